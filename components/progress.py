@@ -1,0 +1,18 @@
+"""Lets a long node say how far it is, to whoever listens; nobody does outside the local runner."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+_listeners: list[Callable[[str], None]] = []
+
+
+def subscribe(listener: Callable[[str], None]) -> None:
+    """Calls `listener` with each progress line that this process reports from now on."""
+    _listeners.append(listener)
+
+
+def report(text: str) -> None:
+    """Reports progress as one short line, for instance "epoch 3, loss 0.412"."""
+    for listener in _listeners:
+        listener(text)

@@ -1,0 +1,107 @@
+"""Pusher: publishes a blessed model to the Serving directory, together with where it came from."""
+
+import json
+import os
+from datetime import UTC, datetime
+from importlib.metadata import version as library_version
+from typing import Any
+
+from tfx import v1 as tfx
+
+from components.artifacts import schema_uri, serving_model_uri, statistics_uri
+from components.evaluator.executor import BLESSED_FILE
+from components.evaluator.results import OVERALL, read_metrics
+from components.served_model import TRAINING_STATISTICS
+from serving.directory import PROVENANCE_FILE, ModelDirectory, model_digest
+
+_LIBRARIES = ("tfx", "tensorflow", "tf-keras", "tensorflow-transform", "apache-beam", "numpy")
+
+
+@tfx.dsl.components.component
+def Pusher(
+    model: tfx.dsl.components.InputArtifact[tfx.types.standard_artifacts.Model],
+    blessing: tfx.dsl.components.InputArtifact[tfx.types.standard_artifacts.ModelBlessing],
+    evaluation: tfx.dsl.components.InputArtifact[tfx.types.standard_artifacts.ModelEvaluation],
+    examples: tfx.dsl.components.InputArtifact[tfx.types.standard_artifacts.Examples],
+    statistics: tfx.dsl.components.InputArtifact[tfx.types.standard_artifacts.ExampleStatistics],
+    schema: tfx.dsl.components.InputArtifact[tfx.types.standard_artifacts.Schema],
+    pushed_model: tfx.dsl.components.OutputArtifact[tfx.types.standard_artifacts.PushedModel],
+    serving_dir: tfx.dsl.components.Parameter[str],
+    model_name: tfx.dsl.components.Parameter[str],
+    run_key: tfx.dsl.components.Parameter[str] = "",
+) -> None:
+    """Publishes the model as a new version, if it is blessed and is not being published already.
+
+    Args:
+      model: The model to publish.
+      blessing: Whether the Evaluator accepts it.
+      evaluation: Its metrics, kept with the version.
+      examples: What it learned from and was judged on.
+      statistics: Statistics of `examples`; those of the split `train` are kept with the version and
+        are what the data of later runs is compared with.
+      schema: The schema of `examples`, kept with the version.
+      pushed_model: Component `outputs` contains: an artifact with the custom properties `pushed` (1
+        or 0), `pushed_version` and `pushed_destination`, as the stock Pusher sets them, and `reason`
+        where nothing was pushed.
+      serving_dir: URI of the Serving directory.
+      model_name: Name of the model in it.
+      run_key: Identifies data, configuration and code of the run; kept with the version.
+    """
+    directory = ModelDirectory(serving_dir, model_name)
+    pushed_model.set_int_custom_property("pushed", 0)
+    if not tfx.dsl.io.fileio.exists(os.path.join(blessing.uri, BLESSED_FILE)):
+        pushed_model.set_string_custom_property("reason", "not blessed")
+        return
+    source = serving_model_uri(model)
+    digest = model_digest(source)
+    if (existing := directory.find_digest(digest)) is not None:
+        pushed_model.set_string_custom_property("reason", f"the same model is version {existing}")
+        return
+    version = directory.next_version()
+    record = {
+        "version": version,
+        "model_name": model_name,
+        "model_digest": digest,
+        "run_key": run_key,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "spans": json.loads(examples.get_string_custom_property("spans") or "{}"),
+        "rows": json.loads(examples.get_string_custom_property("rows") or "{}"),
+        "metrics": read_metrics(evaluation.uri).get(OVERALL, {}),
+        "artifacts": {
+            a.type_name: _identify(a)
+            for a in (model, blessing, evaluation, examples, statistics, schema)
+        },
+        "libraries": {name: library_version(name) for name in _LIBRARIES},
+    }
+    provenance = os.path.join(pushed_model.uri, "provenance")
+    _write_provenance(provenance, record, read_metrics(evaluation.uri), statistics, schema)
+    directory.publish(version, source, provenance)
+    pushed_model.set_int_custom_property("pushed", 1)
+    pushed_model.set_string_custom_property("pushed_version", str(version))
+    pushed_model.set_string_custom_property("pushed_destination", directory.version_uri(version))
+
+
+def _identify(artifact: tfx.dsl.Artifact) -> dict[str, Any]:
+    """Where MLMD knows an artifact by. TFX ends the URI of an output in the id of its execution."""
+    execution = os.path.basename(artifact.uri.rstrip("/"))
+    return {
+        "artifact_id": artifact.id,
+        "execution_id": int(execution) if execution.isdigit() else None,
+        "uri": artifact.uri,
+    }
+
+
+def _write_provenance(
+    uri: str,
+    record: dict[str, Any],
+    metrics: dict[str, dict[str, float]],
+    statistics: tfx.dsl.Artifact,
+    schema: tfx.dsl.Artifact,
+) -> None:
+    fileio = tfx.dsl.io.fileio
+    fileio.makedirs(uri)
+    for name, content in ((PROVENANCE_FILE, record), ("metrics.json", metrics)):
+        with fileio.open(os.path.join(uri, name), "w") as file:
+            file.write(json.dumps(content, indent=2, sort_keys=True) + "\n")
+    fileio.copy(statistics_uri(statistics, "train"), os.path.join(uri, TRAINING_STATISTICS))
+    fileio.copy(schema_uri(schema), os.path.join(uri, os.path.basename(schema_uri(schema))))

@@ -1,0 +1,54 @@
+"""ServedModel: what is being served now, as artifacts, so that a new model can be compared with it."""
+
+import json
+
+from tfx import v1 as tfx
+
+from components.artifacts import serving_model_uri, statistics_uri
+from components.errors import UserError
+from serving.directory import SAVED_MODEL, ModelDirectory, copy_tree
+
+TRAINING_STATISTICS = "training_statistics.pb"
+
+
+@tfx.dsl.components.component
+def ServedModel(
+    model: tfx.dsl.components.OutputArtifact[tfx.types.standard_artifacts.Model],
+    statistics: tfx.dsl.components.OutputArtifact[tfx.types.standard_artifacts.ExampleStatistics],
+    serving_dir: tfx.dsl.components.Parameter[str],
+    model_name: tfx.dsl.components.Parameter[str],
+    version: tfx.dsl.components.Parameter[int] = 0,
+) -> None:
+    """Copies the served version and its training statistics out of the Serving directory.
+
+    Args:
+      model: Component `outputs` contains: the served SavedModel, or an empty artifact while nothing
+        is served.
+      statistics: Component `outputs` contains: the statistics of the split `train` that the served
+        model learned from, or an empty artifact while nothing is served.
+      serving_dir: URI of the Serving directory.
+      model_name: Name of the model in it.
+      version: The version being served, so that the cache key tells the truth; 0 means that the
+        component is to look, and its result is not to be cached.
+
+    Raises:
+      UserError: If `version` is not in the Serving directory.
+    """
+    directory = ModelDirectory(serving_dir, model_name)
+    if version and version not in directory.versions():
+        raise UserError(f"version {version} of {model_name} is not in {serving_dir}")
+    served = version or directory.served()
+    statistics.split_names = "[]"
+    fileio = tfx.dsl.io.fileio
+    fileio.makedirs(model.uri)
+    fileio.makedirs(statistics.uri)
+    if served is None:
+        return
+    model.set_int_custom_property("version", served)
+    copy_tree(directory.version_uri(served), serving_model_uri(model), last=SAVED_MODEL)
+    source = f"{directory.provenance_uri(served)}/{TRAINING_STATISTICS}"
+    if fileio.exists(source):
+        statistics.split_names = json.dumps(["train"])
+        target = statistics_uri(statistics, "train")
+        fileio.makedirs(target.rpartition("/")[0])
+        fileio.copy(source, target)

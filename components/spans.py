@@ -1,0 +1,143 @@
+"""Finds monthly spans (`span-YYYYMM/*.parquet`) and the window of them that a run learns from.
+
+Imports nothing of TFX or TensorFlow, so that a scheduler can look for new data at no cost.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from dataclasses import dataclass
+
+from pyarrow import fs
+
+from components.errors import DataError
+
+_SPAN_FOLDER = re.compile(r"span-(\d{4})(0[1-9]|1[0-2])$")
+
+
+@dataclass(frozen=True)
+class Span:
+    """One month of data.
+
+    Attributes:
+      month: The month as an integer YYYYMM, for instance 201312.
+      files: Paths of its Parquet files, sorted.
+      fingerprint: Changes whenever a file is added, removed, resized or rewritten.
+    """
+
+    month: int
+    files: tuple[str, ...]
+    fingerprint: str
+
+
+@dataclass(frozen=True)
+class Window:
+    """What a run reads: the months to learn from, and the month after them to be judged on."""
+
+    train: tuple[Span, ...]
+    test: Span
+
+    @property
+    def fingerprint(self) -> str:
+        """Identifies the content of all spans of the window and their roles."""
+        roles = [f"train {s.month} {s.fingerprint}" for s in self.train]
+        roles.append(f"test {self.test.month} {self.test.fingerprint}")
+        return hashlib.sha256("\n".join(roles).encode()).hexdigest()
+
+
+def filesystem(uri: str) -> tuple[fs.FileSystem, str]:
+    """Returns the file system that serves `uri` (a local path or `gs://`, `s3://`) and its path there.
+
+    Raises:
+      DataError: If no file system is known for the URI.
+    """
+    try:
+        return fs.FileSystem.from_uri(uri if "://" in uri else os.path.abspath(uri))
+    except (ValueError, OSError) as error:
+        raise DataError(f"data directory {uri!r} cannot be opened: {error}") from error
+
+
+def find_spans(uri: str) -> list[Span]:
+    """Lists the spans under `uri`, oldest first.
+
+    Args:
+      uri: Directory that holds one folder `span-YYYYMM` per month.
+
+    Returns:
+      The spans, at least one.
+
+    Raises:
+      DataError: If the directory is missing, holds no span, or a span holds no Parquet file.
+    """
+    files, root = filesystem(uri)
+    if files.get_file_info(root).type != fs.FileType.Directory:
+        raise DataError(f"data directory {uri!r} does not exist or is not a directory")
+    spans = []
+    for folder in files.get_file_info(fs.FileSelector(root)):
+        if folder.type == fs.FileType.Directory and (match := _SPAN_FOLDER.match(folder.base_name)):
+            spans.append(_read_span(files, folder.path, int("".join(match.groups()))))
+    if not spans:
+        raise DataError(f"data directory {uri!r} holds no span; expected folders span-YYYYMM")
+    return sorted(spans, key=lambda span: span.month)
+
+
+def resolve_window(uri: str, as_of: int, window: int) -> Window:
+    """Chooses the spans of a run.
+
+    Args:
+      uri: Directory that holds the spans.
+      as_of: The month to be judged on, YYYYMM; 0 means the newest there is.
+      window: How many months before `as_of` to learn from. Fewer are taken where the data begins
+        later than that.
+
+    Returns:
+      The window.
+
+    Raises:
+      DataError: If `as_of` or a month inside the window is missing, or nothing precedes `as_of`.
+    """
+    spans = {span.month: span for span in find_spans(uri)}
+    first, newest = min(spans), max(spans)
+    as_of = as_of or newest
+    if as_of not in spans:
+        raise DataError(
+            f"span-{as_of} is not in {uri!r}; it has span-{first} to span-{newest}, "
+            f"{len(spans)} in all"
+        )
+    wanted = [m for m in _months_before(as_of, window) if m >= first]
+    if not wanted:
+        raise DataError(
+            f"nothing to learn from: {uri!r} has no span before span-{as_of}; "
+            f"choose a later month than its first, span-{first}"
+        )
+    missing = [f"span-{month}" for month in wanted if month not in spans]
+    if missing:
+        raise DataError(
+            f"the {window} months before span-{as_of} lack {', '.join(missing)} in {uri!r}"
+        )
+    return Window(train=tuple(spans[month] for month in wanted), test=spans[as_of])
+
+
+def _read_span(files: fs.FileSystem, folder: str, month: int) -> Span:
+    infos = [
+        info
+        for info in files.get_file_info(fs.FileSelector(folder))
+        if info.type == fs.FileType.File and info.extension == "parquet"
+    ]
+    if not infos:
+        raise DataError(f"{folder} holds no .parquet file")
+    infos.sort(key=lambda info: info.path)
+    facts = "\n".join(f"{i.base_name} {i.size} {i.mtime_ns}" for i in infos)
+    return Span(
+        month=month,
+        files=tuple(info.path for info in infos),
+        fingerprint=hashlib.sha256(facts.encode()).hexdigest(),
+    )
+
+
+def _months_before(month: int, count: int) -> list[int]:
+    """The `count` months before `month`, oldest first."""
+    index = month // 100 * 12 + month % 100 - 1
+    return [(i // 12) * 100 + i % 12 + 1 for i in range(index - count, index)]

@@ -1,0 +1,221 @@
+"""Runs a TFX pipeline on one machine, independent nodes at the same time, each in its own process."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import time
+from dataclasses import dataclass, field
+from multiprocessing import connection
+from multiprocessing.context import ForkServerProcess
+from pathlib import Path
+from typing import Protocol
+
+from orchestration.node_process import FAILED, NodeResult, NodeTask, Summary, run_node
+from orchestration.output_directory import OutputDirectory
+
+# Imported once, in the server that node processes are forked from. The server itself only imports:
+# a process that has started TensorFlow's threads cannot be forked safely.
+PRELOAD = [
+    "tfx.v1",
+    "tensorflow",
+    "tf_keras",
+    "tensorflow_model_analysis",
+    "orchestration.tfx_internals",
+]
+
+SKIPPED = "skipped"
+
+_POLL_SECONDS = 0.1
+_STOP_SECONDS = 10.0
+
+
+class RunObserver(Protocol):
+    """Told what happens during a run, as it happens."""
+
+    def started(self, node_id: str) -> None:
+        """A node's process has started."""
+
+    def progressed(self, node_id: str, text: str) -> None:
+        """A running node says how far it is."""
+
+    def finished(self, node_id: str, result: NodeResult) -> None:
+        """A node has ended, or will not be run."""
+
+    def tick(self) -> None:
+        """Time has passed; called about ten times a second."""
+
+
+def start_fork_server(log_path: Path) -> None:
+    """Starts importing the libraries that node processes need, in the background.
+
+    Args:
+      log_path: File that takes what the libraries print while they are imported.
+    """
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(PRELOAD)
+    from multiprocessing import forkserver
+
+    log = os.open(log_path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    kept = [os.dup(1), os.dup(2)]
+    try:
+        os.dup2(log, 1)
+        os.dup2(log, 2)
+        forkserver.ensure_running()
+    finally:
+        for descriptor, copy in zip((1, 2), kept, strict=True):
+            os.dup2(copy, descriptor)
+            os.close(copy)
+        os.close(log)
+
+
+@dataclass
+class _Running:
+    process: ForkServerProcess
+    answer: connection.Connection
+    result: NodeResult | None = None
+
+
+@dataclass
+class ConcurrentDagRunner:
+    """Runs the nodes of a compiled pipeline, each as soon as all it waits for is done.
+
+    A node that fails keeps those that depend on it from running; all others are run to their end.
+    A node whose inputs, parameters and code did not change is taken from the cache, so a second run
+    resumes where the first one failed or was stopped.
+
+    Attributes:
+      output: Where the run keeps its files.
+      run_id: Identifies the run; names its folder of logs.
+      summarize: Import path of what describes a node's outputs, see `NodeTask`.
+      observer: Told what happens.
+      workers: How many nodes may run at the same time.
+    """
+
+    output: OutputDirectory
+    run_id: str
+    summarize: str
+    observer: RunObserver
+    workers: int = field(default_factory=lambda: os.cpu_count() or 1)
+
+    def run(self, pipeline: bytes, upstream: dict[str, tuple[str, ...]]) -> dict[str, NodeResult]:
+        """Runs a pipeline.
+
+        Args:
+          pipeline: Serialized intermediate representation of the run.
+          upstream: For each node, in topological order, the nodes it must wait for.
+
+        Returns:
+          How each node ended.
+
+        Raises:
+          KeyboardInterrupt: After all node processes were stopped.
+        """
+        results: dict[str, NodeResult] = {}
+        running: dict[str, _Running] = {}
+        try:
+            while len(results) < len(upstream):
+                for node_id in self._ready(upstream, results, running):
+                    running[node_id] = self._start(node_id, pipeline)
+                self._skip_unreachable(upstream, results, running)
+                self._listen(running)
+                for node_id in [n for n, r in running.items() if r.result]:
+                    self._finish(node_id, running.pop(node_id), results)
+                self.observer.tick()
+        except BaseException:
+            self._stop(running)
+            raise
+        return results
+
+    def _ready(
+        self,
+        upstream: dict[str, tuple[str, ...]],
+        results: dict[str, NodeResult],
+        running: dict[str, _Running],
+    ) -> list[str]:
+        done = {n for n, result in results.items() if result.state not in (FAILED, SKIPPED)}
+        ready = [
+            node_id
+            for node_id, needs in upstream.items()
+            if node_id not in results and node_id not in running and done.issuperset(needs)
+        ]
+        return ready[: self.workers - len(running)]
+
+    def _start(self, node_id: str, pipeline: bytes) -> _Running:
+        ours, theirs = multiprocessing.Pipe(duplex=False)
+        task = NodeTask(
+            node_id=node_id,
+            pipeline=pipeline,
+            metadata_path=str(self.output.metadata),
+            lock_path=str(self.output.metadata_lock),
+            log_path=str(self.log_path(node_id)),
+            summarize=self.summarize,
+        )
+        context = multiprocessing.get_context("forkserver")
+        process = context.Process(target=run_node, args=(task, theirs), name=node_id)
+        process.start()
+        theirs.close()
+        self.observer.started(node_id)
+        return _Running(process, ours)
+
+    def log_path(self, node_id: str) -> Path:
+        """File that takes what a node prints and logs."""
+        return self.output.logs(self.run_id) / f"{node_id}.log"
+
+    def _skip_unreachable(
+        self,
+        upstream: dict[str, tuple[str, ...]],
+        results: dict[str, NodeResult],
+        running: dict[str, _Running],
+    ) -> None:
+        for node_id, needs in upstream.items():
+            broken = [n for n in needs if n in results and results[n].state in (FAILED, SKIPPED)]
+            if broken and node_id not in results and node_id not in running:
+                results[node_id] = NodeResult(SKIPPED, Summary(f"needs {', '.join(broken)}"))
+                self.observer.finished(node_id, results[node_id])
+
+    def _listen(self, running: dict[str, _Running]) -> None:
+        """Takes in what node processes say, waiting a moment for it."""
+        by_answer = {r.answer: (node_id, r) for node_id, r in running.items()}
+        for answer in connection.wait(list(by_answer), _POLL_SECONDS) if by_answer else ():
+            node_id, node = by_answer[answer]  # type: ignore[index]
+            try:
+                message = node.answer.recv()
+            except EOFError:
+                node.process.join()
+                node.result = NodeResult(FAILED, Summary(_describe_death(node.process)), "Died")
+                continue
+            if isinstance(message, NodeResult):
+                node.result = message
+            else:
+                self.observer.progressed(node_id, message)
+
+    def _finish(self, node_id: str, node: _Running, results: dict[str, NodeResult]) -> None:
+        _end(node.process, _STOP_SECONDS)
+        node.answer.close()
+        assert node.result is not None
+        results[node_id] = node.result
+        self.observer.finished(node_id, node.result)
+
+    def _stop(self, running: dict[str, _Running]) -> None:
+        """Stops all node processes: politely, then for good."""
+        for node in running.values():
+            node.process.terminate()
+        deadline = time.monotonic() + _STOP_SECONDS
+        for node in running.values():
+            _end(node.process, deadline - time.monotonic())
+
+
+def _end(process: ForkServerProcess, seconds: float) -> None:
+    """Waits for a process to end, and kills it if it does not."""
+    process.join(max(0.0, seconds))
+    if process.is_alive():
+        process.kill()
+        process.join()
+
+
+def _describe_death(process: ForkServerProcess) -> str:
+    code = process.exitcode or 0
+    how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exited with status {code}"
+    return f"the process of the node was {how}" if code < 0 else f"the process of the node {how}"

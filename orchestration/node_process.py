@@ -1,0 +1,140 @@
+"""What one node does in its own process: quiet its libraries, launch, say how it went."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import os
+import signal
+import sys
+import traceback
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from types import FrameType
+from typing import NoReturn
+
+from components.errors import UserError
+
+COMPLETE = "complete"
+CACHED = "cached"
+FAILED = "failed"
+
+
+@dataclass(frozen=True)
+class NodeTask:
+    """What a node process is told.
+
+    Attributes:
+      node_id: Id of the node.
+      pipeline: Serialized intermediate representation of the run.
+      metadata_path: SQLite file of ML Metadata.
+      lock_path: File whose lock whoever is connected to ML Metadata holds.
+      log_path: File that takes everything the process prints and logs.
+      summarize: Import path `module.function` of what turns the id of a node and its output
+        artifacts by key into a `Summary`.
+    """
+
+    node_id: str
+    pipeline: bytes
+    metadata_path: str
+    lock_path: str
+    log_path: str
+    summarize: str
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What a node produced, for a person.
+
+    Attributes:
+      line: One line.
+      details: Further lines, worth reading after the run.
+      outcome: A word for what it means to the run as a whole, for instance "pushed"; mostly empty.
+    """
+
+    line: str
+    details: tuple[str, ...] = ()
+    outcome: str = ""
+
+
+@dataclass(frozen=True)
+class NodeResult:
+    """How a node ended.
+
+    Attributes:
+      state: `complete`, `cached` or `failed`.
+      summary: What it produced, or the error's message.
+      error: Name of the error's class; empty unless failed.
+    """
+
+    state: str
+    summary: Summary
+    error: str = ""
+
+
+class Interrupted(Exception):
+    """The runner asked this process to stop. Not a KeyboardInterrupt, so that TFX cleans up."""
+
+
+def run_node(task: NodeTask, answer: Connection) -> None:
+    """Runs one node; the target of its process.
+
+    Sends progress lines (`str`), and at last one `NodeResult`, through `answer`.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # The runner decides what Ctrl-C means.
+    signal.signal(signal.SIGTERM, _interrupt)
+    redirect_output(task.log_path)
+    try:
+        answer.send(_launch(task, answer))
+    except Exception as error:
+        traceback.print_exc()
+        answer.send(_failure(error))
+    finally:
+        answer.close()
+
+
+def redirect_output(log_path: str) -> None:
+    """Sends all output of this process, that of C++ libraries included, to the end of a file."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    log = os.open(log_path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    os.close(log)
+
+
+def _launch(task: NodeTask, answer: Connection) -> NodeResult:
+    # Imported here, in the process that the fork server has them preloaded for.
+    from absl import logging as absl_logging
+    from tfx.proto.orchestration import pipeline_pb2
+
+    from components import progress
+    from orchestration import tfx_internals
+
+    absl_logging.use_absl_handler()
+    absl_logging.set_verbosity(absl_logging.INFO)
+    logging.getLogger().setLevel(logging.INFO)
+    progress.subscribe(answer.send)
+    store = tfx_internals.LockedMetadata(task.metadata_path, task.lock_path)
+    compiled = pipeline_pb2.Pipeline.FromString(task.pipeline)
+    execution = tfx_internals.launch_node(compiled, task.node_id, store)
+    module, _, function = task.summarize.rpartition(".")
+    summarize = getattr(importlib.import_module(module), function)
+    outputs = tfx_internals.read_outputs(store, execution)
+    state = CACHED if tfx_internals.is_cached(store, execution) else COMPLETE
+    return NodeResult(state, summarize(task.node_id, outputs))
+
+
+def _failure(error: Exception) -> NodeResult:
+    """Keeps the message of an error meant for a person; names the kind of any other."""
+    kind = type(error).__name__
+    text = str(error).strip() or kind
+    if isinstance(error, UserError):
+        line, *details = text.splitlines()
+        return NodeResult(FAILED, Summary(line, tuple(details)), kind)
+    return NodeResult(FAILED, Summary(f"{kind}: {text.splitlines()[-1][:500]}"), kind)
+
+
+def _interrupt(signum: int, frame: FrameType | None) -> NoReturn:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    raise Interrupted("stopped by the runner")

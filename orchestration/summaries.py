@@ -1,0 +1,126 @@
+"""Says in one line what a node produced, from its output artifacts."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+
+import tensorflow_transform as tft
+from tensorflow_metadata.proto.v0 import anomalies_pb2
+from tfx import v1 as tfx
+
+from components.artifacts import load_schema
+from components.evaluator.results import OVERALL, read_failures, read_metrics
+from orchestration.node_process import Summary
+
+PUSHED = "pushed"
+NOT_BLESSED = "not blessed"
+
+Outputs = dict[str, tfx.dsl.Artifact]
+
+
+def summarize(node_id: str, outputs: Outputs) -> Summary:
+    """Describes what a node produced.
+
+    Args:
+      node_id: Id of the node.
+      outputs: Its output artifacts, by key.
+
+    Returns:
+      The summary; an empty line for a node that this module does not know.
+    """
+    describe = _BY_NODE.get(node_id)
+    return describe(outputs) if describe else Summary("")
+
+
+def _span_example_gen(outputs: Outputs) -> Summary:
+    examples = outputs["examples"]
+    rows = json.loads(examples.get_string_custom_property("rows"))
+    spans = json.loads(examples.get_string_custom_property("spans"))
+    counts = ", ".join(f"{count:,} {split}" for split, count in rows.items())
+    months = spans["train"]
+    learned = f"{months[0]}" if len(months) == 1 else f"{months[0]} to {months[-1]}"
+    return Summary(f"{counts} rows; learns from {learned}, judged on {spans['test'][0]}")
+
+
+def _import_schema_gen(outputs: Outputs) -> Summary:
+    return Summary(f"{len(load_schema(outputs['schema']).feature)} features")
+
+
+def _statistics_gen(outputs: Outputs) -> Summary:
+    splits = json.loads(outputs["statistics"].split_names)
+    return Summary(f"statistics of {', '.join(splits)}")
+
+
+def _example_validator(outputs: Outputs) -> Summary:
+    anomalies = outputs["anomalies"]
+    lines = []
+    for split in json.loads(anomalies.split_names):
+        path = os.path.join(anomalies.uri, f"Split-{split}", "SchemaDiff.pb")
+        with tfx.dsl.io.fileio.open(path, "rb") as file:
+            found = anomalies_pb2.Anomalies.FromString(file.read())
+        lines += [f"{split}: {name}" for name in sorted(found.anomaly_info)]
+    return Summary(f"{len(lines)} anomalies: {', '.join(lines)}" if lines else "no anomalies")
+
+
+def _served_model(outputs: Outputs) -> Summary:
+    version = outputs["model"].get_int_custom_property("version")
+    return Summary(f"version {version}" if version else "nothing is served yet")
+
+
+def _data_gate(outputs: Outputs) -> Summary:
+    anomalies = outputs["anomalies"]
+    warnings = anomalies.get_int_custom_property("warnings")
+    drift = anomalies.get_string_custom_property("drift")
+    return Summary(f"passed, {warnings or 'no'} warning{'s'[: warnings != 1]}; drift: {drift}")
+
+
+def _transform(outputs: Outputs) -> Summary:
+    graph = tft.TFTransformOutput(outputs["transform_graph"].uri)
+    return Summary(f"{len(graph.transformed_feature_spec())} transformed features")
+
+
+def _trainer(outputs: Outputs) -> Summary:
+    path = os.path.join(outputs["model_run"].uri, "training.json")
+    if not tfx.dsl.io.fileio.exists(path):
+        return Summary("")
+    with tfx.dsl.io.fileio.open(path, "r") as file:
+        run = json.loads(file.read())
+    return Summary(f"eval AUC {run['auc']:.4f} at epoch {run['best_epoch']} of {run['epochs']}")
+
+
+def _evaluator(outputs: Outputs) -> Summary:
+    uri = outputs["evaluation"].uri
+    overall = read_metrics(uri).get(OVERALL, {})
+    values = ", ".join(
+        f"{label} {overall[name]:.4f}" for name, label in _METRICS.items() if name in overall
+    )
+    if outputs["blessing"].get_int_custom_property("blessed"):
+        return Summary(f"blessed; {values}")
+    return Summary(f"not blessed; {values}", tuple(read_failures(uri)), NOT_BLESSED)
+
+
+def _pusher(outputs: Outputs) -> Summary:
+    pushed = outputs["pushed_model"]
+    if pushed.get_int_custom_property("pushed"):
+        version = pushed.get_string_custom_property("pushed_version")
+        destination = pushed.get_string_custom_property("pushed_destination")
+        return Summary(f"version {version}", (destination,), PUSHED)
+    return Summary(f"not pushed: {pushed.get_string_custom_property('reason')}")
+
+
+_METRICS = {"auc": "AUC", "auc_pr": "AUC-PR", "calibration": "calibration"}
+
+_BY_NODE: dict[str, Callable[[Outputs], Summary]] = {
+    "SpanExampleGen": _span_example_gen,
+    "ImportSchemaGen": _import_schema_gen,
+    "StatisticsGen": _statistics_gen,
+    "ExampleValidator": _example_validator,
+    "ServedModel": _served_model,
+    "DataGate": _data_gate,
+    "Transform": _transform,
+    "Trainer": _trainer,
+    "Evaluator": _evaluator,
+    "Pusher": _pusher,
+}

@@ -1,0 +1,153 @@
+"""The one place that reaches behind TFX's public names.
+
+`tfx.v1` has no way to launch a single node of a pipeline, to say whether it came from the cache, or
+to share one SQLite file between processes. These are the modules that TFX's own `LocalDagRunner` is
+made of, the same in TFX 1.16 and 1.21.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Callable
+from types import TracebackType
+
+from ml_metadata.proto import metadata_store_pb2
+from tfx import types as tfx_types
+from tfx import v1 as tfx
+from tfx.dsl.compiler import compiler, constants
+from tfx.orchestration import metadata
+from tfx.orchestration.local import runner_utils
+from tfx.orchestration.portable import launcher, runtime_parameter_utils
+from tfx.proto.orchestration import pipeline_pb2
+from tfx.types import artifact_utils
+
+_Execution = metadata_store_pb2.Execution
+
+
+class LockedMetadata(metadata.Metadata):
+    """ML Metadata that one process at a time may be connected to.
+
+    SQLite gives up with "database is locked" where two processes write at once; the launcher
+    connects for moments only, before and after an executor runs, so waiting for one's turn is cheap.
+    """
+
+    def __init__(self, sqlite_path: str, lock_path: str):
+        super().__init__(tfx.orchestration.metadata.sqlite_metadata_connection_config(sqlite_path))
+        self._lock_path = lock_path
+        self._lock: int | None = None
+
+    def __enter__(self) -> LockedMetadata:
+        if self._users == 0:
+            self._lock = os.open(self._lock_path, os.O_RDWR | os.O_CREAT, 0o644)
+            fcntl.flock(self._lock, fcntl.LOCK_EX)
+        super().__enter__()
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[Exception] | None = None,
+        exc_value: Exception | None = None,
+        exc_tb: TracebackType | None = None,
+    ) -> None:
+        super().__exit__(exc_type, exc_value, exc_tb)
+        if self._users == 0 and self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+
+def compile_pipeline(
+    pipeline: tfx.dsl.Pipeline, run_id: str, code_version: Callable[[str], str]
+) -> pipeline_pb2.Pipeline:
+    """Compiles a pipeline to the intermediate representation of one run.
+
+    TFX's cache key of a node holds its inputs and parameters, not the code behind them. Each node is
+    therefore given one parameter more, `code_version`, which executors ignore and ML Metadata keeps.
+
+    Args:
+      pipeline: The pipeline.
+      run_id: Identifies the run in ML Metadata.
+      code_version: Gives the version of the code that a node runs, from the text of its parameters.
+
+    Returns:
+      The representation, nodes in topological order.
+    """
+    compiled = compiler.Compiler().compile(pipeline)
+    runtime_parameter_utils.substitute_runtime_parameter(
+        compiled, {constants.PIPELINE_RUN_ID_PARAMETER_NAME: run_id}
+    )
+    for node in compiled.nodes:
+        parameters = node.pipeline_node.parameters.parameters
+        version = code_version(str(node.pipeline_node.parameters))
+        parameters["code_version"].field_value.string_value = version
+    return compiled
+
+
+def launch_node(compiled: pipeline_pb2.Pipeline, node_id: str, store: LockedMetadata) -> int:
+    """Runs driver, executor and publisher of one node.
+
+    Returns:
+      The id of its execution in ML Metadata.
+
+    Raises:
+      RuntimeError: If the node's inputs are missing.
+      Exception: What the executor raised.
+    """
+    deployment = runner_utils.extract_local_deployment_config(compiled)
+    node = next(n.pipeline_node for n in compiled.nodes if n.pipeline_node.node_info.id == node_id)
+    info = launcher.Launcher(
+        pipeline_node=node,
+        mlmd_connection=store,
+        pipeline_info=compiled.pipeline_info,
+        pipeline_runtime_spec=compiled.runtime_spec,
+        executor_spec=runner_utils.extract_executor_spec(deployment, node_id),
+        custom_driver_spec=runner_utils.extract_custom_driver_spec(deployment, node_id),
+    ).launch()
+    if info is None or info.execution_id is None:
+        raise RuntimeError(f"{node_id}: inputs are missing")
+    return int(info.execution_id)
+
+
+def read_outputs(store: LockedMetadata, execution_id: int) -> dict[str, tfx_types.Artifact]:
+    """The first output artifact of an execution, by output key."""
+    with store:
+        events = store.store.get_events_by_execution_ids([execution_id])
+        keys = {
+            event.artifact_id: event.path.steps[0].key
+            for event in events
+            if event.type == metadata_store_pb2.Event.OUTPUT
+        }
+        outputs: dict[str, tfx_types.Artifact] = {}
+        for artifact in store.store.get_artifacts_by_id(list(keys)):
+            (kind,) = store.store.get_artifact_types_by_id([artifact.type_id])
+            outputs[keys[artifact.id]] = artifact_utils.deserialize_artifact(kind, artifact)
+        return outputs
+
+
+def is_cached(store: LockedMetadata, execution_id: int) -> bool:
+    """Whether an execution was taken from the cache."""
+    with store:
+        (execution,) = store.store.get_executions_by_id([execution_id])
+        return bool(execution.last_known_state == _Execution.CACHED)
+
+
+def cancel_unfinished(store: LockedMetadata) -> int:
+    """Marks executions that a stopped run left running as canceled; returns how many."""
+    with store:
+        unfinished = [
+            execution
+            for execution in store.store.get_executions()
+            if execution.last_known_state in (_Execution.NEW, _Execution.RUNNING)
+        ]
+        for execution in unfinished:
+            execution.last_known_state = _Execution.CANCELED
+        if unfinished:
+            store.store.put_executions(unfinished)
+        return len(unfinished)
+
+
+def node_ids(compiled: pipeline_pb2.Pipeline) -> dict[str, tuple[str, ...]]:
+    """The nodes a compiled pipeline has, in topological order, with those each must wait for."""
+    return {
+        n.pipeline_node.node_info.id: tuple(n.pipeline_node.upstream_nodes) for n in compiled.nodes
+    }

@@ -1,0 +1,133 @@
+"""The one DAG, from spans to a pushed version; every node of it is an executor."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+from tfx import v1 as tfx
+
+from components.data_gate import DataGate
+from components.evaluator.component import Evaluator
+from components.pusher import Pusher
+from components.served_model import ServedModel
+from components.span_example_gen import SpanExampleGen
+from pipeline.config import Config
+from pipeline.evaluation import make_eval_config
+
+PIPELINE_NAME = "flightdeck"
+
+
+def create_pipeline(
+    config: Config,
+    *,
+    pipeline_root: str,
+    serving_dir: str,
+    fingerprint: str = "",
+    served_version: int = 0,
+    run_key: str = "",
+    metadata_path: str | None = None,
+    enable_cache: bool = True,
+) -> tfx.dsl.Pipeline:
+    """Builds the training pipeline.
+
+    Args:
+      config: What to learn from and how.
+      pipeline_root: URI under which TFX keeps artifacts.
+      serving_dir: URI of the Serving directory.
+      fingerprint: Content of the window of spans, if the caller has resolved it; part of the cache
+        key of SpanExampleGen.
+      served_version: The version being served, if the caller has looked; part of the cache key of
+        ServedModel. 0 means that ServedModel looks itself.
+      run_key: Identifies data, configuration and code; kept with the pushed version.
+      metadata_path: SQLite file of ML Metadata; None where the orchestrator brings its own.
+      enable_cache: Whether nodes whose inputs and parameters did not change are taken from the cache.
+
+    Returns:
+      The pipeline.
+    """
+    schema_gen = tfx.components.ImportSchemaGen(schema_file=config.gate.schema)
+    example_gen = SpanExampleGen(
+        schema=schema_gen.outputs["schema"],
+        data_uri=config.data.uri,
+        time_column=config.data.time_column,
+        as_of=config.data.as_of,
+        window=config.data.window,
+        eval_days=config.data.eval_days,
+        fingerprint=fingerprint,
+    )
+    statistics_gen = tfx.components.StatisticsGen(
+        examples=example_gen.outputs["examples"], schema=schema_gen.outputs["schema"]
+    )
+    example_validator = tfx.components.ExampleValidator(
+        statistics=statistics_gen.outputs["statistics"], schema=schema_gen.outputs["schema"]
+    )
+    served_model = ServedModel(
+        serving_dir=serving_dir, model_name=config.model_name, version=served_version
+    )
+    data_gate = DataGate(
+        statistics=statistics_gen.outputs["statistics"],
+        schema=schema_gen.outputs["schema"],
+        served_statistics=served_model.outputs["statistics"],
+        warn_only=json.dumps(config.gate.warn_only),
+    )
+    transform = tfx.components.Transform(
+        examples=example_gen.outputs["examples"],
+        schema=schema_gen.outputs["schema"],
+        preprocessing_fn="pipeline.preprocessing.preprocessing_fn",
+        splits_config=tfx.proto.SplitsConfig(analyze=["train"], transform=["train", "eval"]),
+        disable_statistics=True,
+    )
+    transform.add_upstream_node(data_gate)
+    trainer = tfx.components.Trainer(
+        run_fn="pipeline.model.run_fn",
+        examples=transform.outputs["transformed_examples"],
+        transform_graph=transform.outputs["transform_graph"],
+        schema=schema_gen.outputs["schema"],
+        train_args=tfx.proto.TrainArgs(splits=["train"]),
+        eval_args=tfx.proto.EvalArgs(splits=["eval"]),
+        custom_config=dataclasses.asdict(config.training),
+    )
+    evaluator = Evaluator(
+        examples=example_gen.outputs["examples"],
+        model=trainer.outputs["model"],
+        baseline_model=served_model.outputs["model"],
+        schema=schema_gen.outputs["schema"],
+        example_splits=["test"],
+        eval_config=make_eval_config(config.evaluation),
+    )
+    pusher = Pusher(
+        model=trainer.outputs["model"],
+        blessing=evaluator.outputs["blessing"],
+        evaluation=evaluator.outputs["evaluation"],
+        examples=example_gen.outputs["examples"],
+        statistics=statistics_gen.outputs["statistics"],
+        schema=schema_gen.outputs["schema"],
+        serving_dir=serving_dir,
+        model_name=config.model_name,
+        run_key=run_key,
+    )
+    connection = (
+        tfx.orchestration.metadata.sqlite_metadata_connection_config(metadata_path)
+        if metadata_path
+        else None
+    )
+    return tfx.dsl.Pipeline(
+        pipeline_name=PIPELINE_NAME,
+        pipeline_root=pipeline_root,
+        components=[
+            schema_gen,
+            example_gen,
+            statistics_gen,
+            example_validator,
+            served_model,
+            data_gate,
+            transform,
+            trainer,
+            evaluator,
+            pusher,
+        ],
+        enable_cache=enable_cache,
+        metadata_connection_config=connection,
+        beam_pipeline_args=list(config.beam_args),
+    )
