@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import tensorflow_data_validation as tfdv
-from tensorflow_metadata.proto.v0 import anomalies_pb2
+from tensorflow_metadata.proto.v0 import anomalies_pb2, schema_pb2
 from tfx import v1 as tfx
 
 from components.artifacts import load_schema, load_statistics
@@ -60,7 +60,7 @@ def DataGate(
             environment=environment,
             previous_statistics=served if split == "train" else None,
         )
-        found.extend(_read_anomalies(split, result))
+        found.extend(_read_anomalies(split, result, expected))
         folder = os.path.join(anomalies.uri, f"Split-{split}")
         tfx.dsl.io.fileio.makedirs(folder)
         with tfx.dsl.io.fileio.open(os.path.join(folder, "SchemaDiff.pb"), "wb") as file:
@@ -107,18 +107,34 @@ def parse_warn_only(entries: list[str]) -> frozenset[str]:
     return frozenset(entries)
 
 
-def _read_anomalies(split: str, found: anomalies_pb2.Anomalies) -> Iterator[Anomaly]:
+def _read_anomalies(
+    split: str, found: anomalies_pb2.Anomalies, schema: schema_pb2.Schema
+) -> Iterator[Anomaly]:
     """The anomalies of one split, those of the whole data set first."""
     if found.HasField("dataset_anomaly_info"):
-        yield from _read_reasons(split, "(data set)", found.dataset_anomaly_info)
+        yield from _read_reasons(split, "(data set)", found.dataset_anomaly_info, "")
+    allowed = {feature.name: _allowed(feature) for feature in schema.feature}
     for feature, info in sorted(found.anomaly_info.items()):
-        yield from _read_reasons(split, feature, info)
+        yield from _read_reasons(split, feature, info, allowed.get(feature, ""))
 
 
-def _read_reasons(split: str, feature: str, info: anomalies_pb2.AnomalyInfo) -> Iterator[Anomaly]:
+def _read_reasons(
+    split: str, feature: str, info: anomalies_pb2.AnomalyInfo, allowed: str
+) -> Iterator[Anomaly]:
     for reason in info.reason:
         name = anomalies_pb2.AnomalyInfo.Type.Name(reason.type)
-        yield Anomaly(split, feature, name, info.severity, reason.description)
+        about_range = name.startswith(("INT_TYPE", "FLOAT_TYPE"))
+        description = f"{reason.description} {allowed}" if about_range else reason.description
+        yield Anomaly(split, feature, name, info.severity, description.strip())
+
+
+def _allowed(feature: schema_pb2.Feature) -> str:
+    """What the schema says of a feature, as part of a message."""
+    kind = feature.WhichOneof("domain_info")
+    if kind in ("int_domain", "float_domain"):
+        domain = getattr(feature, kind)
+        return f"The schema allows {domain.min:g} to {domain.max:g}."
+    return ""
 
 
 def _describe(blocking: list[Anomaly]) -> str:

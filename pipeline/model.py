@@ -162,12 +162,12 @@ def _fit(
             _ReportProgress(config.epochs, steps),
         ],
     ).history
-    losses = history.get(f"val_{_LOG_LOSS}", [math.nan])
-    if not np.isfinite(losses).all():
+    if not np.isfinite(history["loss"]).all():
         raise UserError(
             "learning diverged: the loss is not finite; lower training.learning_rate "
             f"(now {config.learning_rate:g})"
         )
+    losses = history[f"val_{_LOG_LOSS}"]
     best = int(np.argmin(losses))
     return {"epochs": len(losses), "best_epoch": best + 1, "auc": history["val_auc"][best]}
 
@@ -187,7 +187,8 @@ class _ReportProgress(tf_keras.callbacks.Callback):
         step = batch + 1
         if step % max(1, self._steps // 10) and step != self._steps:
             return
-        loss = (logs or {}).get("loss", math.nan)
+        loss = (logs or {}).get(_LOG_LOSS, math.nan)
         progress.report(
-            f"epoch {self._epoch} of {self._epochs}, step {step} of {self._steps}, loss {loss:.4f}"
+            f"epoch {self._epoch} of {self._epochs}, step {step} of {self._steps}, "
+            f"log loss {loss:.4f}"
         )

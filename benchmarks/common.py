@@ -1,0 +1,130 @@
+"""What the benchmarks share: a measured run of a command, node times out of ML Metadata, reports."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ml_metadata import MetadataStore
+from ml_metadata.proto import metadata_store_pb2
+from rich.console import Console
+from rich.table import Table
+
+PROJECT = Path(__file__).parents[1]
+RESULTS = PROJECT / "output" / "benchmarks"
+
+_Execution = metadata_store_pb2.Execution
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A finished command.
+
+    Attributes:
+      seconds: Wall-clock time.
+      peak_bytes: Most memory that the command and its descendants held at once, each shared page
+        counted once (proportional set size, sampled four times a second).
+      output: What it printed.
+    """
+
+    seconds: float
+    peak_bytes: int
+    output: str
+
+
+def run_measured(arguments: list[str], allowed: Iterable[int] = (0,)) -> Measured:
+    """Runs a command of this project's Python and measures it.
+
+    Raises:
+      RuntimeError: If its exit status is not among `allowed`.
+    """
+    started = time.perf_counter()
+    process = subprocess.Popen(
+        [sys.executable, *arguments],
+        cwd=PROJECT,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+    )
+    peak = [0]
+    done = threading.Event()
+
+    def sample() -> None:
+        while not done.wait(0.25):
+            peak[0] = max(peak[0], _session_memory(process.pid))
+
+    sampler = threading.Thread(target=sample)
+    sampler.start()
+    output = process.communicate()[0]
+    done.set()
+    sampler.join()
+    if process.returncode not in allowed:
+        raise RuntimeError(f"{arguments} ended with status {process.returncode}:\n{output}")
+    return Measured(time.perf_counter() - started, peak[0], output)
+
+
+def node_seconds(metadata_path: Path) -> dict[str, float]:
+    """Seconds from registration to publication of each node that ran, the last run's.
+
+    Args:
+      metadata_path: SQLite file of ML Metadata.
+    """
+    config = metadata_store_pb2.ConnectionConfig()
+    config.sqlite.filename_uri = str(metadata_path)
+    store = MetadataStore(config)
+    kinds = {kind.id: kind.name.rpartition(".")[2] for kind in store.get_execution_types()}
+    return {
+        kinds[execution.type_id]: (
+            execution.last_update_time_since_epoch - execution.create_time_since_epoch
+        )
+        / 1000
+        for execution in store.get_executions()
+        if execution.last_known_state == _Execution.COMPLETE
+    }
+
+
+def report(
+    name: str, columns: list[str], rows: list[list[str]], data: Any, notes: str = ""
+) -> None:
+    """Prints a table and writes the figures behind it as JSON."""
+    table = Table(title=name, caption=notes or None)
+    for index, column in enumerate(columns):
+        table.add_column(column, justify="right" if index else "left")
+    for row in rows:
+        table.add_row(*row)
+    console = Console()
+    console.print(table)
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    path = RESULTS / f"{name}.json"
+    path.write_text(json.dumps(data, indent=2) + "\n")
+    console.print(f"Written to {path.relative_to(PROJECT)}")
+
+
+def _session_memory(session: int) -> int:
+    total = 0
+    for entry in os.scandir("/proc"):
+        if entry.name.isdigit():
+            total += _process_memory(entry.path, session)
+    return total
+
+
+def _process_memory(folder: str, session: int) -> int:
+    """Proportional set size of a process in bytes, 0 if it is of another session or gone."""
+    try:
+        if int(Path(folder, "stat").read_text().rpartition(")")[2].split()[3]) != session:
+            return 0
+        for line in Path(folder, "smaps_rollup").read_text().splitlines():
+            if line.startswith("Pss:"):
+                return int(line.split()[1]) * 1024
+    except (OSError, IndexError, ValueError):
+        pass
+    return 0

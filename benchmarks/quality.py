@@ -1,0 +1,93 @@
+"""Compares the pipeline's model with gradient boosting on the same window, month and features."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from pathlib import Path
+
+import click
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+from sklearn.ensemble import HistGradientBoostingClassifier
+from sklearn.metrics import roc_auc_score
+from sklearn.preprocessing import OrdinalEncoder
+
+from benchmarks.common import report, run_measured
+from components import spans
+from pipeline.config import load_config
+from pipeline.features import LABEL, RAW_FEATURES, VOCABULARIES
+
+_SEED = 7
+
+
+@click.command()
+@click.option(
+    "--month",
+    "months",
+    type=int,
+    multiple=True,
+    default=(201308, 201311, 201312),
+    show_default=True,
+)
+@click.option("--seed", "seeds", type=int, multiple=True, default=(7,), show_default=True)
+def main(months: tuple[int, ...], seeds: tuple[int, ...]) -> None:
+    """Runs the pipeline and the reference for each month and prints the AUC of both on it.
+
+    The reference learns from the whole window; the pipeline's model keeps the window's last days
+    for early stopping.
+    """
+    rows, data = [], []
+    for month in months:
+        ours = [pipeline_auc(month, seed) for seed in seeds]
+        reference = reference_auc(month)
+        data.append({"month": month, "seeds": seeds, "ours": ours, "reference": reference})
+        rows.append(_row(str(month), float(np.mean(ours)), reference))
+    mean = [float(np.mean([np.mean(d[key]) for d in data])) for key in ("ours", "reference")]
+    rows.append(_row("mean", *mean))
+    report("quality", ["AUC on", "ours", "HistGradientBoosting", "difference"], rows, data)
+
+
+def pipeline_auc(month: int, seed: int) -> float:
+    """The AUC that the Evaluator found, of a run into an output directory of its own."""
+    with tempfile.TemporaryDirectory() as output:
+        run_measured(
+            [
+                *("local_runner.py", "run", f"--as-of={month}", f"--output={output}"),
+                *("--set", f"training.seed={seed}", "--set", "evaluation.min_auc=0"),
+                *("--set", "evaluation.min_slice_auc=0", "--set", "evaluation.max_calibration=100"),
+                *("--set", "evaluation.min_calibration=0"),
+            ]
+        )
+        (record,) = Path(output).glob("serving_model/*/.flightdeck/*/provenance.json")
+        return float(json.loads(record.read_text())["metrics"]["auc"])
+
+
+def reference_auc(month: int) -> float:
+    """AUC of scikit-learn's HistGradientBoosting with its defaults, categories as such."""
+    data = load_config().data
+    window = spans.resolve_window(data.uri, month, data.window)
+    learned = _read([path for span in window.train for path in span.files])
+    test = _read(list(window.test.files))
+    categories = list(VOCABULARIES)
+    encoder = OrdinalEncoder(handle_unknown="use_encoded_value", unknown_value=-1)
+    learned[categories] = encoder.fit_transform(learned[categories])
+    test[categories] = encoder.transform(test[categories])
+    model = HistGradientBoostingClassifier(categorical_features=categories, random_state=_SEED)
+    features = list(RAW_FEATURES)
+    model.fit(learned[features], learned[LABEL])
+    return float(roc_auc_score(test[LABEL], model.predict_proba(test[features])[:, 1]))
+
+
+def _read(paths: list[str]) -> pd.DataFrame:
+    columns = [*RAW_FEATURES, LABEL]
+    return pd.concat([pq.read_table(path, columns=columns).to_pandas() for path in paths])
+
+
+def _row(name: str, ours: float, reference: float) -> list[str]:
+    return [name, f"{ours:.4f}", f"{reference:.4f}", f"{ours - reference:+.4f}"]
+
+
+if __name__ == "__main__":
+    main()

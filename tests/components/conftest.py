@@ -1,0 +1,86 @@
+"""What the tests of components share: tiny spans of real flights, and a way to run a component."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+PROJECT = Path(__file__).parents[2]
+MONTHS = (201301, 201302, 201303, 201304)
+ROWS_A_MONTH = 300
+ROW_GROUP_ROWS = 64
+BEAM_ARGS = ["--runner=apache_beam.runners.portability.fn_api_runner.FnApiRunner"]
+
+
+@pytest.fixture(scope="session")
+def tiny_spans(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Four months of flights with about 300 rows each in several row groups; not to be changed."""
+    root = tmp_path_factory.mktemp("tiny") / "flights"
+    for month in MONTHS:
+        table = pq.read_table(PROJECT / f"data/flights/span-{month}/flights.parquet")
+        rows = table.take(np.arange(0, table.num_rows, table.num_rows // ROWS_A_MONTH))
+        folder = root / f"span-{month}"
+        folder.mkdir(parents=True)
+        pq.write_table(rows, folder / "flights.parquet", row_group_size=ROW_GROUP_ROWS)
+    return root
+
+
+@pytest.fixture
+def own_spans(tiny_spans: Path, tmp_path: Path) -> Path:
+    """A copy of the tiny spans that a test may change."""
+    return Path(shutil.copytree(tiny_spans, tmp_path / "flights"))
+
+
+@pytest.fixture(scope="session")
+def curated_schema() -> Path:
+    """The folder of `schema.pbtxt`, laid out like a `Schema` artifact."""
+    return PROJECT / "schema"
+
+
+@pytest.fixture(scope="session")
+def run_component(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., dict[str, Any]]:
+    """Runs the executor of a function component as a TFX runner does.
+
+    The function takes the component, its inputs by name (artifacts, or the folders of artifacts of
+    the declared type) and its parameters; it returns the output artifacts by name.
+    """
+
+    def run(component: Any, inputs: Mapping[str, Any], **parameters: Any) -> dict[str, Any]:
+        folder = tmp_path_factory.mktemp(component.__name__)
+        spec, executor_class = component.SPEC_CLASS, component.EXECUTOR_SPEC.executor_class
+        given = {name: [_artifact(spec.INPUTS[name].type, value)] for name, value in inputs.items()}
+        outputs = {}
+        for name, channel in spec.OUTPUTS.items():
+            (folder / name).mkdir()
+            outputs[name] = [_artifact(channel.type, folder / name)]
+        executor_class(_context(executor_class, folder)).Do(given, outputs, parameters)
+        return {name: artifacts[0] for name, artifacts in outputs.items()}
+
+    return run
+
+
+def _artifact(kind: Any, value: Any) -> Any:
+    if not isinstance(value, Path):
+        return value
+    artifact = kind()
+    artifact.uri = str(value)
+    return artifact
+
+
+def _context(executor_class: Any, folder: Path) -> Any:
+    import apache_beam as beam
+    from tfx.dsl.components.base.base_beam_executor import BaseBeamExecutor
+    from tfx.dsl.components.base.base_executor import BaseExecutor
+
+    if not issubclass(executor_class, BaseBeamExecutor):
+        return BaseExecutor.Context(tmp_dir=str(folder))
+    # Given arguments instead, TFX would repackage itself for remote workers: seconds each time.
+    return BaseBeamExecutor.Context(
+        tmp_dir=str(folder), make_beam_pipeline_fn=lambda: beam.Pipeline(argv=BEAM_ARGS)
+    )

@@ -1,0 +1,142 @@
+"""ServedModel, Evaluator and Pusher on what a real small run left behind."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tensorflow_model_analysis as tfma
+from tfx import v1 as tfx
+
+from components.artifacts import has_serving_model, serving_model_uri, statistics_uri
+from components.errors import UserError
+from components.evaluator.executor import unmet_thresholds
+from components.evaluator.results import read_failures, read_metrics
+from components.pusher import Pusher
+from components.served_model import ServedModel
+from serving.directory import ModelDirectory, model_digest
+from tests.conftest import PushedRun
+
+standard = tfx.types.standard_artifacts
+
+
+def at(kind: Any, uri: Path) -> Any:
+    artifact = kind()
+    artifact.uri = str(uri)
+    return artifact
+
+
+def push(pushed: PushedRun, serving_dir: Path, work: Path) -> standard.PushedModel:
+    """Pushes the model of the run to another Serving directory."""
+    examples = at(standard.Examples, pushed.artifact("SpanExampleGen", "examples"))
+    inputs = {
+        "model": at(standard.Model, pushed.artifact("Trainer", "model")),
+        "blessing": at(standard.ModelBlessing, pushed.artifact("Evaluator", "blessing")),
+        "evaluation": at(standard.ModelEvaluation, pushed.artifact("Evaluator", "evaluation")),
+        "examples": examples,
+        "statistics": at(
+            standard.ExampleStatistics, pushed.artifact("StatisticsGen", "statistics")
+        ),
+        "schema": at(standard.Schema, pushed.artifact("ImportSchemaGen", "schema")),
+    }
+    output = at(standard.PushedModel, work)
+    Pusher.EXECUTOR_SPEC.executor_class().Do(
+        {key: [artifact] for key, artifact in inputs.items()},
+        {"pushed_model": [output]},
+        {"serving_dir": str(serving_dir), "model_name": "flight_delay", "run_key": "abc"},
+    )
+    return output
+
+
+def serve(
+    serving_dir: Path, work: Path, version: int = 0
+) -> tuple[standard.Model, standard.ExampleStatistics]:
+    model = at(standard.Model, work / "model")
+    statistics = at(standard.ExampleStatistics, work / "statistics")
+    ServedModel.EXECUTOR_SPEC.executor_class().Do(
+        {},
+        {"model": [model], "statistics": [statistics]},
+        {"serving_dir": str(serving_dir), "model_name": "flight_delay", "version": version},
+    )
+    return model, statistics
+
+
+def test_a_pushed_version_is_the_trained_model_byte_for_byte(
+    pushed: PushedRun, tmp_path: Path
+) -> None:
+    output = push(pushed, tmp_path / "serving", tmp_path / "work")
+    assert output.get_int_custom_property("pushed") == 1
+    directory = ModelDirectory(str(tmp_path / "serving"), "flight_delay")
+    (version,) = directory.versions()
+    assert output.get_string_custom_property("pushed_version") == str(version)
+    trained = serving_model_uri(at(standard.Model, pushed.artifact("Trainer", "model")))
+    assert model_digest(directory.version_uri(version)) == model_digest(trained)
+    assert directory.provenance(version)["run_key"] == "abc"
+
+
+def test_the_same_model_is_not_pushed_twice(pushed: PushedRun, tmp_path: Path) -> None:
+    first = push(pushed, tmp_path / "serving", tmp_path / "1")
+    second = push(pushed, tmp_path / "serving", tmp_path / "2")
+    assert second.get_int_custom_property("pushed") == 0
+    version = first.get_string_custom_property("pushed_version")
+    assert second.get_string_custom_property("reason") == f"the same model is version {version}"
+    assert ModelDirectory(str(tmp_path / "serving"), "flight_delay").versions() == [int(version)]
+
+
+def test_without_a_blessing_nothing_is_pushed(pushed: PushedRun, tmp_path: Path) -> None:
+    output = tmp_path / "output"
+    shutil.copytree(pushed.cli.output / "artifacts", output / "artifacts")
+    refused = PushedRun(type(pushed.cli)(pushed.cli.data, output), "")
+    (refused.artifact("Evaluator", "blessing") / "BLESSED").unlink()
+    result = push(refused, tmp_path / "serving", tmp_path / "work")
+    assert result.get_int_custom_property("pushed") == 0
+    assert result.get_string_custom_property("reason") == "not blessed"
+    assert not (tmp_path / "serving").exists()
+
+
+def test_what_is_served_becomes_artifacts(pushed: PushedRun, tmp_path: Path) -> None:
+    push(pushed, tmp_path / "serving", tmp_path / "work")
+    model, statistics = serve(tmp_path / "serving", tmp_path / "out")
+    assert has_serving_model(model)
+    directory = ModelDirectory(str(tmp_path / "serving"), "flight_delay")
+    assert model.get_int_custom_property("version") == directory.served()
+    trained_on = Path(
+        statistics_uri(
+            at(standard.ExampleStatistics, pushed.artifact("StatisticsGen", "statistics")), "train"
+        )
+    )
+    assert Path(statistics_uri(statistics, "train")).read_bytes() == trained_on.read_bytes()
+    assert json.loads(statistics.split_names) == ["train"]
+
+
+def test_while_nothing_is_served_the_artifacts_are_empty(tmp_path: Path) -> None:
+    model, statistics = serve(tmp_path / "serving", tmp_path / "out")
+    assert not has_serving_model(model)
+    assert json.loads(statistics.split_names) == []
+
+
+def test_a_version_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="version 12 of flight_delay is not in"):
+        serve(tmp_path / "serving", tmp_path / "out", version=12)
+
+
+def test_metrics_are_read_overall_and_by_slice(pushed: PushedRun) -> None:
+    metrics = read_metrics(str(pushed.artifact("Evaluator", "evaluation")))
+    assert set(metrics["Overall"]) >= {"auc", "auc_pr", "calibration", "example_count"}
+    origins = [metrics[f"origin:{name}"]["example_count"] for name in ("EWR", "JFK", "LGA")]
+    assert sum(origins) == metrics["Overall"]["example_count"]
+
+
+def test_slices_too_small_to_judge_do_not_keep_a_model_from_its_blessing(
+    pushed: PushedRun,
+) -> None:
+    uri = str(pushed.artifact("Evaluator", "evaluation"))
+    stock = tfma.load_validation_result(uri)
+    assert not stock.validation_ok  # A carrier with few flights in the month: stock TFX refuses.
+    assert unmet_thresholds(uri) == []
+    assert read_failures(uri) == []
+    blessing = pushed.artifact("Evaluator", "blessing")
+    assert [path.name for path in blessing.iterdir()] == ["BLESSED"]

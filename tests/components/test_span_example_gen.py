@@ -1,0 +1,598 @@
+"""Tests that SpanExampleGen loses and changes no row, and names what is wrong with bad data."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+import shutil
+from collections import Counter
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import pytest
+import tensorflow as tf
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tensorflow_metadata.proto.v0 import schema_pb2
+from tfx_bsl.coders import example_coder
+
+from components import spans
+from components.errors import DataError
+from components.span_example_gen import (
+    SPLITS,
+    Columns,
+    SpanExampleGen,
+    plan_shards,
+    to_example_batch,
+)
+
+BAD_MONTH = 201302
+TIME = "time_hour"
+DAY = 24 * 60 * 60
+EVAL_DAYS = 7
+
+Row = tuple[tuple[str, Any], ...]
+Generate = Callable[..., Any]
+Edit = Callable[[pa.Table], pa.Table]
+
+
+@pytest.fixture(scope="session")
+def generate(run_component: Callable[..., dict[str, Any]], curated_schema: Path) -> Generate:
+    """Runs SpanExampleGen on a directory, by default with March judged and two months before it."""
+
+    def run(root: Path, schema: Path = curated_schema, **parameters: Any) -> Any:
+        settings = {"time_column": TIME, "as_of": 201303, "window": 2, **parameters}
+        outputs = run_component(SpanExampleGen, {"schema": schema}, data_uri=str(root), **settings)
+        return outputs["examples"]
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def examples(generate: Generate, tiny_spans: Path) -> Any:
+    """What comes of January and February, judged on March."""
+    return generate(tiny_spans)
+
+
+def records(examples: Any, split: str) -> list[bytes]:
+    """The serialized examples of a split, all files in order."""
+    return [record for _, file in sorted(shards(examples, split).items()) for record in file]
+
+
+def shards(examples: Any, split: str) -> dict[str, list[bytes]]:
+    """The serialized examples in each file of a split."""
+    return {
+        path.name: list(tf.data.TFRecordDataset(str(path), "GZIP").as_numpy_iterator())
+        for path in (Path(examples.uri) / f"Split-{split}").iterdir()
+    }
+
+
+def parse(record: bytes) -> dict[str, Any]:
+    """The one value of each feature that is present."""
+    features = tf.train.Example.FromString(record).features.feature
+    values = {}
+    for name, feature in features.items():
+        if kind := feature.WhichOneof("kind"):
+            (values[name],) = getattr(feature, kind).value
+    return values
+
+
+def rows_of(examples: Any, split: str) -> Counter[Row]:
+    return Counter(tuple(sorted(parse(record).items())) for record in records(examples, split))
+
+
+def column_of(examples: Any, split: str, name: str) -> list[Any]:
+    return [parse(record).get(name) for record in records(examples, split)]
+
+
+def source_rows(root: Path, *months: int) -> Counter[Row]:
+    """What the examples of some months should hold, read without the code under test."""
+    rows: Counter[Row] = Counter()
+    for month in months:
+        for record in pq.read_table(root / f"span-{month}").to_pylist():
+            present = {name: value for name, value in record.items() if value is not None}
+            rows[tuple(sorted((name, as_feature(v)) for name, v in present.items()))] += 1
+    return rows
+
+
+def as_feature(value: Any) -> Any:
+    if isinstance(value, datetime):
+        return int(value.timestamp())
+    return value.encode() if isinstance(value, str) else value
+
+
+def span_file(root: Path, month: int = BAD_MONTH) -> Path:
+    return root / f"span-{month}" / "flights.parquet"
+
+
+def edit(path: Path, change: Edit) -> None:
+    """Rewrites a Parquet file with other columns or rows."""
+    pq.write_table(change(pq.read_table(path)), path, row_group_size=64)
+
+
+def with_column(name: str, values: Callable[[pa.Table], Any]) -> Edit:
+    """An edit that sets a column, or adds it."""
+
+    def change(table: pa.Table) -> pa.Table:
+        kept = table.drop([name]) if name in table.column_names else table
+        return kept.append_column(name, values(table))
+
+    return change
+
+
+def refusal(generate: Generate, root: Path, **parameters: Any) -> str:
+    """The message of the DataError with which SpanExampleGen ends."""
+    with pytest.raises(DataError) as failure:
+        generate(root, **parameters)
+    return str(failure.value)
+
+
+# Splits
+
+
+def test_every_row_of_the_window_lands_in_exactly_one_split(
+    examples: Any, tiny_spans: Path
+) -> None:
+    learned = rows_of(examples, "train") + rows_of(examples, "eval")
+    assert learned == source_rows(tiny_spans, 201301, 201302)
+
+
+def test_the_test_split_is_the_whole_month_to_be_judged_on(examples: Any, tiny_spans: Path) -> None:
+    assert rows_of(examples, "test") == source_rows(tiny_spans, 201303)
+
+
+def test_months_outside_the_window_are_not_read(generate: Generate, own_spans: Path) -> None:
+    span_file(own_spans, 201301).write_bytes(b"no Parquet")
+    span_file(own_spans, 201304).write_bytes(b"no Parquet")
+    assert generate(own_spans, window=1).get_string_custom_property("spans") == json.dumps(
+        {"train": [201302], "test": [201303]}
+    )
+
+
+def test_the_last_days_of_the_window_are_eval_and_the_days_before_them_train(
+    examples: Any,
+) -> None:
+    train, held_out, judged = (column_of(examples, split, TIME) for split in SPLITS)
+    cutoff = max(held_out) - EVAL_DAYS * DAY
+    assert max(train) <= cutoff < min(held_out)
+    assert max(held_out) < min(judged)
+
+
+def test_a_row_at_the_cutoff_is_train_and_one_a_second_later_eval(
+    generate: Generate, tmp_path: Path
+) -> None:
+    last = datetime(2013, 2, 28, 23, 30, tzinfo=UTC)
+    cutoff = last - timedelta(days=3)
+    write_clock(tmp_path / "spans/span-201302", [cutoff, last, cutoff + timedelta(seconds=1)])
+    write_clock(tmp_path / "spans/span-201303", [datetime(2013, 3, 1, tzinfo=UTC)])
+    found = generate(
+        tmp_path / "spans", schema_of(tmp_path, ""), time_column="clock", window=1, eval_days=3
+    )
+    at = int(cutoff.timestamp())
+    assert column_of(found, "train", "clock") == [at]
+    assert sorted(column_of(found, "eval", "clock")) == [at + 1, at + 3 * DAY]
+
+
+def write_clock(folder: Path, times: list[datetime]) -> None:
+    folder.mkdir(parents=True)
+    table = pa.table({"clock": pa.array(times, pa.timestamp("us", "UTC"))})
+    pq.write_table(table, folder / "clock.parquet", row_group_size=1)
+
+
+def schema_of(tmp_path: Path, text: str) -> Path:
+    """A folder that is laid out like a `Schema` artifact."""
+    folder = tmp_path / "schema"
+    folder.mkdir()
+    (folder / "schema.pbtxt").write_text(text)
+    return folder
+
+
+def test_a_window_shorter_than_the_days_of_eval_leaves_nothing_to_train_on(
+    generate: Generate, tiny_spans: Path
+) -> None:
+    message = refusal(generate, tiny_spans, window=1, eval_days=31)
+    assert message == "the train split has no row; the window has 1 month(s)"
+
+
+def test_a_span_of_several_files_is_read_whole(
+    generate: Generate, own_spans: Path, tiny_spans: Path
+) -> None:
+    whole = pq.read_table(span_file(own_spans))
+    for name, part in (("a", whole[:50]), ("b", whole[50:51]), ("c", whole[51:]), ("d", whole[:0])):
+        pq.write_table(part, own_spans / f"span-{BAD_MONTH}" / f"{name}.parquet")
+    span_file(own_spans).unlink()
+    found = generate(own_spans)
+    learned = rows_of(found, "train") + rows_of(found, "eval")
+    assert learned == source_rows(tiny_spans, 201301, 201302)
+
+
+def test_the_order_of_the_rows_in_the_files_does_not_matter(
+    generate: Generate, own_spans: Path, examples: Any
+) -> None:
+    shuffled = np.random.default_rng(7).permutation(pq.read_metadata(span_file(own_spans)).num_rows)
+    edit(span_file(own_spans), lambda table: table.take(shuffled))
+    found = generate(own_spans)
+    for split in SPLITS:
+        assert rows_of(found, split) == rows_of(examples, split)
+
+
+def test_the_same_data_gives_the_same_rows_in_the_same_files_and_order(
+    generate: Generate, tiny_spans: Path, examples: Any
+) -> None:
+    again = generate(tiny_spans)
+    for split in SPLITS:
+        before, after = shards(examples, split), shards(again, split)
+        assert {name: len(file) for name, file in after.items()} == {
+            name: len(file) for name, file in before.items()
+        }
+        # Parsed, since protobuf serializes a map in any order.
+        assert list(map(parse, records(again, split))) == list(map(parse, records(examples, split)))
+
+
+def test_the_artifact_says_what_the_splits_are_made_of(examples: Any) -> None:
+    rows = json.loads(examples.get_string_custom_property("rows"))
+    assert json.loads(examples.split_names) == list(SPLITS) == ["train", "eval", "test"]
+    assert rows == {split: len(records(examples, split)) for split in SPLITS}
+    assert min(rows.values()) > 0
+    assert json.loads(examples.get_string_custom_property("spans")) == {
+        "train": [201301, 201302],
+        "test": [201303],
+    }
+
+
+def test_a_large_file_is_shared_out_and_each_of_its_row_groups_read_once() -> None:
+    root = Path(__file__).parents[2] / "data/flights"
+    window = spans.resolve_window(str(root), 201302, 1)
+    columns = Columns({}, frozenset({TIME}), TIME)
+    shards, rows = plan_shards(str(root), window, columns, timedelta(days=1))
+    for split, span in (("train", window.train[0]), ("test", window.test)):
+        parts = [shard for shard in shards if shard.split == split]
+        assert [shard.index for shard in parts] == list(range(len(parts)))
+        assert len(parts) > 1
+        groups = [group for shard in parts for group in shard.row_groups]
+        assert groups == sorted(set(groups))
+        if split == "test":
+            metadata = pq.read_metadata(span.files[0])
+            assert groups == list(range(metadata.num_row_groups))
+            assert rows["test"] == metadata.num_rows
+
+
+# Values
+
+
+def test_nulls_become_absent_features(examples: Any, tiny_spans: Path) -> None:
+    source = pq.read_table(tiny_spans / "span-201303")
+    nullable = [name for name in source.column_names if source[name].null_count]
+    assert nullable
+    spec = {
+        name: tf.io.VarLenFeature(
+            tf.string if pa.types.is_string(source[name].type) else tf.float32
+        )
+        for name in nullable
+    }
+    parsed = tf.io.parse_example(records(examples, "test"), spec)
+    for name in nullable:
+        assert len(parsed[name].values) == len(source) - source[name].null_count
+
+
+def encode(array: pa.Array, kind: int | None = None) -> list[Any]:
+    """Sends a column through Parquet and a tf.Example; None where the feature is absent."""
+    file = io.BytesIO()
+    pq.write_table(pa.table({"x": array}), file, version="2.6")
+    columns = Columns({} if kind is None else {"x": kind}, frozenset(), "time")
+    encoder = example_coder.RecordBatchToExamplesEncoder()
+    return [
+        parse(record).get("x")
+        for batch in pq.ParquetFile(file).iter_batches()
+        for record in encoder.encode(to_example_batch(batch, columns))
+    ]
+
+
+@given(st.lists(st.none() | st.floats(width=32)))
+@settings(deadline=None)
+def test_float32_round_trips_exactly(values: list[float | None]) -> None:
+    found = encode(pa.array(values, pa.float32()), schema_pb2.FLOAT)
+    assert [v if v is None else v.hex() for v in found] == [
+        v if v is None else v.hex() for v in values
+    ]
+
+
+@given(
+    st.sampled_from([(pa.int64(), -(2**63), 2**63 - 1), (pa.uint32(), 0, 2**32 - 1)]).flatmap(
+        lambda kind: st.tuples(
+            st.just(kind[0]), st.lists(st.none() | st.integers(kind[1], kind[2]))
+        )
+    )
+)
+@settings(deadline=None)
+def test_integers_round_trip_exactly(column: tuple[pa.DataType, list[int | None]]) -> None:
+    kind, values = column
+    assert encode(pa.array(values, kind), schema_pb2.INT) == values
+
+
+@given(
+    kind=st.sampled_from([pa.string(), pa.large_string(), pa.dictionary(pa.int32(), pa.string())]),
+    values=st.lists(st.none() | st.text()),
+)
+@settings(deadline=None)
+def test_strings_round_trip_exactly(kind: pa.DataType, values: list[str | None]) -> None:
+    expected = [value if value is None else value.encode() for value in values]
+    assert encode(pa.array(values, kind), schema_pb2.BYTES) == expected
+
+
+@given(st.lists(st.none() | st.binary()))
+@settings(deadline=None)
+def test_bytes_that_are_no_text_round_trip_exactly(values: list[bytes | None]) -> None:
+    assert encode(pa.array(values, pa.binary()), schema_pb2.BYTES) == values
+
+
+@given(
+    unit=st.sampled_from(["s", "ms", "us", "ns"]),
+    zone=st.sampled_from([None, "UTC", "America/New_York"]),
+    seconds=st.lists(st.none() | st.integers(0, 2**33)),
+)
+@settings(deadline=None)
+def test_timestamps_become_seconds_since_the_epoch(
+    unit: str, zone: str | None, seconds: list[int | None]
+) -> None:
+    scale = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}[unit]
+    late_in_the_second = [value if value is None else (value + 1) * scale - 1 for value in seconds]
+    assert encode(pa.array(late_in_the_second, pa.timestamp(unit, zone))) == seconds
+
+
+@given(st.lists(st.none() | st.booleans()))
+@settings(deadline=None)
+def test_booleans_become_zero_and_one(values: list[bool | None]) -> None:
+    assert encode(pa.array(values, pa.bool_())) == values
+
+
+def test_doubles_become_the_nearest_float32() -> None:
+    assert encode(pa.array([0.1, None, -1e-9])) == [np.float32(0.1), None, np.float32(-1e-9)]
+
+
+def test_a_column_of_nothing_but_nulls_is_absent_everywhere(
+    generate: Generate, own_spans: Path
+) -> None:
+    edit(span_file(own_spans, 201303), with_column("engine", lambda table: pa.nulls(len(table))))
+    assert set(column_of(generate(own_spans), "test", "engine")) == {None}
+
+
+# What is more than the schema asks for, or wider
+
+
+def test_what_the_schema_has_no_objection_to_passes(generate: Generate, own_spans: Path) -> None:
+    path = span_file(own_spans, 201303)
+    edit(path, with_column("seats", lambda table: pa.array([180] * len(table), pa.int32())))
+    edit(path, with_column("temp", lambda table: pa.array([float("inf")] * len(table))))
+    edit(path, with_column("gate", lambda table: pa.array(["B22"] * len(table))))
+    (row,) = Counter(
+        tuple(parse(record)[name] for name in ("seats", "temp", "gate"))
+        for record in records(generate(own_spans), "test")
+    )
+    integer_for_float, infinity, extra_column = row
+    assert isinstance(integer_for_float, float)
+    assert integer_for_float == 180
+    assert infinity == float("inf")  # absurd, but for the gate to judge
+    assert extra_column == b"B22"
+
+
+def test_a_column_that_the_schema_does_not_require_may_be_missing(
+    generate: Generate, own_spans: Path, curated_schema: Path, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(curated_schema, tmp_path / "schema"))
+    with (folder / "schema.pbtxt").open("a") as file:
+        file.write('feature { name: "gate" type: BYTES }\n')
+    assert set(column_of(generate(own_spans, folder), "test", "gate")) == {None}
+
+
+# The fingerprint
+
+
+def test_the_fingerprint_of_the_window_is_accepted(generate: Generate, tiny_spans: Path) -> None:
+    seen = spans.resolve_window(str(tiny_spans), 201303, 2).fingerprint
+    assert len(records(generate(tiny_spans, fingerprint=seen), "test")) > 0
+
+
+def test_data_that_changed_since_the_run_was_planned_is_refused(
+    generate: Generate, own_spans: Path
+) -> None:
+    seen = spans.resolve_window(str(own_spans), 201303, 2).fingerprint
+    edit(span_file(own_spans), lambda table: table[1:])
+    message = refusal(generate, own_spans, fingerprint=seen)
+    assert f"{str(own_spans)!r} changed after the run had started" in message
+
+
+# Files that cannot be read
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        pytest.param(lambda whole: whole[: len(whole) // 2], id="truncated in the middle"),
+        pytest.param(lambda whole: whole[:-1], id="truncated by a byte"),
+        pytest.param(lambda whole: b"", id="empty"),
+        pytest.param(lambda whole: b"year,month\n2013,2\n" * 99, id="CSV"),
+        pytest.param(lambda whole: whole[:-40] + b"\xff" * 32 + whole[-8:], id="broken footer"),
+        pytest.param(
+            # The footer is the last place to name the column as a schema element.
+            lambda whole: whole.replace(b"\x18\x07carrier", b"\x18\x07\xff\xffrrier"),
+            id="name of a column is not UTF-8",
+        ),
+    ],
+)
+def test_a_file_that_is_not_readable_parquet_is_named(
+    generate: Generate, own_spans: Path, content: Callable[[bytes], bytes]
+) -> None:
+    path = span_file(own_spans)
+    whole = path.read_bytes()
+    path.write_bytes(content(whole))
+    assert path.read_bytes() != whole
+    assert f"{path} is not a readable Parquet file" in refusal(generate, own_spans)
+
+
+def corrupt(path: Path, group: int, column: str) -> None:
+    """Overwrites the bytes of one column of one row group, and nothing else."""
+    metadata = pq.read_metadata(path)
+    chunk = metadata.row_group(group).column(metadata.schema.names.index(column))
+    start = chunk.dictionary_page_offset or chunk.data_page_offset
+    content = bytearray(path.read_bytes())
+    content[start : start + chunk.total_compressed_size] = b"\xff" * chunk.total_compressed_size
+    path.write_bytes(content)
+
+
+# The time column is read when the shards are planned, the others by the workers of Beam.
+@pytest.mark.parametrize("column", [TIME, "carrier"])
+def test_corrupt_bytes_are_told_by_file_and_row_group(
+    generate: Generate, own_spans: Path, column: str
+) -> None:
+    corrupt(span_file(own_spans), 3, column)
+    message = refusal(generate, own_spans)
+    assert f"{span_file(own_spans)}: row group 3 cannot be read: " in message
+
+
+@pytest.mark.parametrize("column", [TIME, "carrier"])
+def test_the_message_about_corrupt_bytes_is_one_line_without_beam_s_own_words(
+    generate: Generate, own_spans: Path, column: str
+) -> None:
+    corrupt(span_file(own_spans), 3, column)
+    message = refusal(generate, own_spans)
+    assert "while running" not in message
+    assert message == " ".join(message.split())
+
+
+# Columns that are not what the schema asks for
+
+
+def test_a_missing_column_is_named_with_the_file_and_the_columns_it_has(
+    generate: Generate, own_spans: Path
+) -> None:
+    edit(span_file(own_spans), lambda table: table.drop(["origin"]))
+    message = refusal(generate, own_spans)
+    assert f"{span_file(own_spans)}: column 'origin' is missing; it has time_hour, " in message
+
+
+def test_a_missing_time_column_is_named_with_the_file(generate: Generate, own_spans: Path) -> None:
+    edit(span_file(own_spans), lambda table: table.drop([TIME]))
+    assert f"{span_file(own_spans)}: column '{TIME}' is missing" in refusal(generate, own_spans)
+
+
+def test_a_time_column_that_the_schema_does_not_mention_is_required_all_the_same(
+    generate: Generate, own_spans: Path
+) -> None:
+    message = refusal(generate, own_spans, time_column="landed_at")
+    assert f"{span_file(own_spans, 201301)}: column 'landed_at' is missing" in message
+
+
+def as_text(name: str) -> Edit:
+    return with_column(name, lambda table: pc.cast(table[name], pa.string()))
+
+
+@pytest.mark.parametrize(
+    ("change", "column", "found", "allowed"),
+    [
+        (as_text("distance"), "distance", "string", "floating point or integer"),
+        (as_text("day"), "day", "string", "integer"),
+        (
+            with_column("day", lambda table: pc.cast(table["day"], pa.float64())),
+            "day",
+            "double",
+            "integer",
+        ),
+        (with_column("carrier", lambda table: table["day"]), "carrier", "int64", "string"),
+        (with_column(TIME, lambda table: table["day"]), TIME, "int64", "a timestamp"),
+        (
+            with_column(TIME, lambda table: pc.cast(table[TIME], pa.date32())),
+            TIME,
+            "date32[day]",
+            "a timestamp",
+        ),
+        (
+            with_column("temp", lambda table: pa.array([[1.0]] * len(table))),
+            "temp",
+            "list<item: double>",
+            "floating point or integer",
+        ),
+        (
+            with_column("crew", lambda table: pa.array([["a"]] * len(table))),
+            "crew",
+            "list<item: string>",
+            "integer, floating point or string",
+        ),
+        (
+            with_column("crew", lambda table: pa.array([{"a": 1}] * len(table))),
+            "crew",
+            "struct<a: int64>",
+            "integer, floating point or string",
+        ),
+    ],
+)
+def test_a_column_of_another_type_is_named_with_file_type_and_what_is_allowed(
+    generate: Generate, own_spans: Path, change: Edit, column: str, found: str, allowed: str
+) -> None:
+    edit(span_file(own_spans), change)
+    message = refusal(generate, own_spans)
+    assert message == (
+        f"{span_file(own_spans)}: column {column!r} is {found}; {allowed} is expected"
+    )
+
+
+def test_an_integer_too_large_for_int64_is_refused_and_not_made_negative(
+    generate: Generate, own_spans: Path
+) -> None:
+    huge = with_column("serial", lambda table: pa.array([2**63] * len(table), pa.uint64()))
+    edit(span_file(own_spans), huge)
+    message = refusal(generate, own_spans)
+    assert str(span_file(own_spans)) in message
+    assert re.search("row group 0|column 'serial'", message)
+
+
+def test_a_column_that_a_file_has_twice_is_named(generate: Generate, own_spans: Path) -> None:
+    edit(span_file(own_spans), lambda table: table.append_column("temp", table["temp"]))
+    message = refusal(generate, own_spans)
+    assert str(span_file(own_spans)) in message
+    assert "'temp'" in message
+
+
+# Rows that are not there, or have no time
+
+
+@pytest.mark.parametrize("month", [201302, 201303])
+def test_an_empty_month_is_named(generate: Generate, own_spans: Path, month: int) -> None:
+    edit(span_file(own_spans, month), lambda table: table[:0])
+    message = refusal(generate, own_spans)
+    assert message == f"span-{month} has no row: {span_file(own_spans, month)}"
+
+
+def test_an_empty_month_whose_columns_have_no_type_is_named(
+    generate: Generate, own_spans: Path
+) -> None:
+    def without_types(table: pa.Table) -> pa.Table:
+        return pa.table({name: pa.nulls(0) for name in table.column_names})
+
+    edit(span_file(own_spans), without_types)
+    assert str(span_file(own_spans)) in refusal(generate, own_spans)
+
+
+def test_a_row_without_a_time_is_told_by_file_row_group_and_column(
+    generate: Generate, own_spans: Path
+) -> None:
+    def without_two_times(table: pa.Table) -> pa.Table:
+        keep = pa.array([index not in (70, 80) for index in range(len(table))])
+        return with_column(TIME, lambda t: pc.if_else(keep, t[TIME], None))(table)
+
+    edit(span_file(own_spans), without_two_times)
+    assert refusal(generate, own_spans) == (
+        f"{span_file(own_spans)}: row group 1: column '{TIME}' is null in 2 row(s); "
+        "every row needs a time"
+    )
+
+
+def test_a_missing_directory_is_named(generate: Generate, tmp_path: Path) -> None:
+    assert repr(str(tmp_path / "nowhere")) in refusal(generate, tmp_path / "nowhere")

@@ -1,0 +1,106 @@
+"""What tests of several folders share: small spans of real flights, and the command line."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+os.environ["TF_USE_LEGACY_KERAS"] = "1"
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+PROJECT = Path(__file__).parents[1]
+FLIGHTS = PROJECT / "data" / "flights"
+
+
+@dataclass(frozen=True)
+class Cli:
+    """Runs `local_runner.py run` on one data and one output directory, as a person would."""
+
+    data: Path
+    output: Path
+
+    def command(self, *arguments: str) -> list[str]:
+        return [
+            *(sys.executable, str(PROJECT / "local_runner.py"), "run"),
+            *("--output", str(self.output), "--set", f"data.uri={self.data}"),
+            *("--set", "training.epochs=2", "--set", "evaluation.min_auc=0.5"),
+            *("--set", "evaluation.min_slice_auc=0.4", "--set", "evaluation.max_auc_loss=0.5"),
+            *arguments,
+        ]
+
+    def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            self.command(*arguments),
+            cwd=PROJECT,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            timeout=600,
+            check=False,
+        )
+
+    def versions(self) -> list[Path]:
+        """The versions in the Serving directory, oldest first."""
+        model = self.output / "serving_model" / "flight_delay"
+        return sorted(path for path in model.glob("*") if path.name.isdigit())
+
+
+def write_span(root: Path, month: int, table: pa.Table) -> Path:
+    """Writes one span and returns its Parquet file."""
+    path = root / f"span-{month}" / "flights.parquet"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(table, path, row_group_size=500)
+    return path
+
+
+def read_month(month: int) -> pa.Table:
+    """A real month."""
+    return pq.read_table(FLIGHTS / f"span-{month}" / "flights.parquet")
+
+
+def thin(table: pa.Table, rows: int) -> pa.Table:
+    """About so many rows of a table, evenly spread over it, so over the month."""
+    return table.take(list(range(0, len(table), max(1, len(table) // rows))))
+
+
+@pytest.fixture(scope="session")
+def small_spans(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Every tenth flight or so of four months of 2013, one span each."""
+    root = tmp_path_factory.mktemp("spans")
+    for month in (201301, 201302, 201303, 201304):
+        write_span(root, month, thin(read_month(month), 2500))
+    return root
+
+
+@pytest.fixture(scope="session")
+def pushed(small_spans: Path, tmp_path_factory: pytest.TempPathFactory) -> PushedRun:
+    """One finished run that learned from January and February, judged on March. Not to be changed."""
+    cli = Cli(small_spans, tmp_path_factory.mktemp("pushed") / "output")
+    done = cli.run("--as-of", "201303")
+    assert done.returncode == 0, done.stdout
+    return PushedRun(cli, done.stdout)
+
+
+@dataclass(frozen=True)
+class PushedRun:
+    """A finished run and what it printed."""
+
+    cli: Cli
+    screen: str
+
+    def artifact(self, node: str, key: str) -> Path:
+        """Folder of an output artifact of a node."""
+        (folder,) = (self.cli.output / "artifacts" / node / key).iterdir()
+        return folder
+
+    @property
+    def version(self) -> Path:
+        """The pushed version."""
+        (version,) = self.cli.versions()
+        return version

@@ -1,0 +1,267 @@
+"""Whole runs of the pipeline by its command line, on small real data."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+import tensorflow as tf
+
+from tests.conftest import Cli, PushedRun, read_month, thin, write_span
+
+NODES = (
+    "ImportSchemaGen",
+    "SpanExampleGen",
+    "StatisticsGen",
+    "ExampleValidator",
+    "ServedModel",
+    "DataGate",
+    "Transform",
+    "Trainer",
+    "Evaluator",
+    "Pusher",
+)
+
+
+def final_states(screen: str) -> dict[str, str]:
+    """The last state that the screen shows of each node."""
+    states = {}
+    for line in screen.splitlines():
+        words = line.split()
+        if len(words) > 1 and words[0] in NODES:
+            states[words[0]] = words[1]
+    return states
+
+
+@pytest.fixture()
+def after_push(pushed: PushedRun, tmp_path: Path) -> Cli:
+    """The command line on a copy of the output directory of a run that pushed a version.
+
+    ML Metadata in the copy still names the artifacts of the original, which stay as they are.
+    """
+    shutil.copytree(pushed.cli.output, tmp_path / "output")
+    return Cli(pushed.cli.data, tmp_path / "output")
+
+
+def tree(root: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(root)): p.read_bytes() for p in root.rglob("*") if p.is_file()}
+
+
+def test_a_first_run_pushes_a_version_that_tensorflow_loads(pushed: PushedRun) -> None:
+    loaded = tf.saved_model.load(str(pushed.version))
+    assert set(loaded.signatures) == {"serving_default", "raw_features"}
+
+
+def test_every_node_is_shown_complete_with_what_it_made(pushed: PushedRun) -> None:
+    assert final_states(pushed.screen) == dict.fromkeys(NODES, "complete")
+    for result in (
+        r"\d train, \d+ eval, [\d,]+ test rows; learns from 201301 to 201302, judged on 201303",
+        r"nothing is served yet",
+        r"epoch 1 of 2, step \d+ of \d+, log loss 0\.\d+",
+        r"blessed; AUC 0\.\d{4}",
+        r"Pushed version \d+ to .*serving_model",
+    ):
+        assert re.search(result, pushed.screen), result
+
+
+def test_the_screen_shows_the_run_and_not_the_libraries_logs(pushed: PushedRun) -> None:
+    strange = [
+        line
+        for line in pushed.screen.splitlines()
+        if line and not line.startswith((*NODES, "Importing TFX", "Pushed version"))
+    ]
+    assert strange == []
+    (logs,) = (pushed.cli.output / "logs").iterdir()
+    assert {f"{node}.log" for node in NODES} <= {path.name for path in logs.iterdir()}
+    assert "Running launcher" in (logs / "Trainer.log").read_text()
+
+
+def test_provenance_says_where_a_version_came_from(pushed: PushedRun) -> None:
+    folder = pushed.version.parent / ".flightdeck" / pushed.version.name
+    record = json.loads((folder / "provenance.json").read_text())
+    assert record["spans"] == {"train": [201301, 201302], "test": [201303]}
+    assert record["rows"]["test"] == read_rows(pushed, "test")
+    assert 0.5 < record["metrics"]["auc"] < 1
+    assert record["libraries"]["tensorflow"] == tf.__version__
+    assert record["artifacts"]["Model"]["execution_id"] > 0
+    assert (folder / "schema.pbtxt").read_text() == (Path("schema/schema.pbtxt")).read_text()
+    assert (folder / "training_statistics.pb").stat().st_size > 0
+    metrics = json.loads((folder / "metrics.json").read_text())
+    assert {"Overall", "carrier:UA", "origin:JFK"} <= metrics.keys()
+
+
+def read_rows(pushed: PushedRun, split: str) -> int:
+    files = sorted((pushed.artifact("SpanExampleGen", "examples") / f"Split-{split}").iterdir())
+    return sum(1 for _ in tf.data.TFRecordDataset([str(f) for f in files], "GZIP"))
+
+
+def test_the_trainer_leaves_logs_that_tensorboard_reads(pushed: PushedRun) -> None:
+    run = pushed.artifact("Trainer", "model_run")
+    events = list(run.rglob("events.out.tfevents.*"))
+    tags = {
+        value.tag
+        for path in events
+        for event in tf.compat.v1.train.summary_iterator(str(path))
+        for value in event.summary.value
+    }
+    assert {"epoch_loss", "epoch_auc"} <= tags
+
+
+def test_a_run_with_nothing_new_says_so_and_pushes_nothing(after_push: Cli) -> None:
+    before = tree(after_push.output / "serving_model")
+    done = after_push.run("--as-of", "201303")
+    assert done.returncode == 0
+    assert done.stdout.startswith("Nothing new: version ")
+    assert tree(after_push.output / "serving_model") == before
+
+
+def test_a_new_month_is_compared_with_what_is_served_and_pushed_beside_it(after_push: Cli) -> None:
+    (old,) = after_push.versions()
+    done = after_push.run("--as-of", "201304")
+    assert done.returncode == 0, done.stdout
+    assert f"version {old.name}" in done.stdout
+    assert "drift: compared" in done.stdout
+    assert [v.name for v in after_push.versions()][0] == old.name
+    assert len(after_push.versions()) == 2
+    runs = (after_push.output / "artifacts" / "Evaluator" / "evaluation").iterdir()
+    newest = max(runs, key=lambda path: int(path.name))
+    assert '"isBaseline": true' in (newest / "eval_config.json").read_text()
+
+
+def test_a_model_below_a_threshold_is_not_pushed_and_the_run_says_why(after_push: Cli) -> None:
+    before = tree(after_push.output / "serving_model")
+    done = after_push.run("--as-of", "201303", "--set", "evaluation.min_auc=0.99")
+    assert done.returncode == 4
+    assert re.search(r"Overall: auc 0\.\d{4}, at least 0\.99 is required", done.stdout)
+    assert tree(after_push.output / "serving_model") == before
+    # Only the threshold changed, so only what depends on it, and on what is served, ran again.
+    states = final_states(done.stdout)
+    assert {n for n in NODES if states[n] == "cached"} == {
+        "ImportSchemaGen",
+        "SpanExampleGen",
+        "StatisticsGen",
+        "ExampleValidator",
+        "Transform",
+        "Trainer",
+    }
+
+
+def test_a_bad_label_stops_the_run_at_the_gate(after_push: Cli, tmp_path: Path) -> None:
+    spans = copy_spans(after_push, tmp_path)
+    month = pa.Table.from_batches(thin(read_month(201303), 1000).to_batches())
+    labels = month["late"].to_pylist()
+    labels[17] = 7
+    index = month.schema.get_field_index("late")
+    write_span(spans, 201303, month.set_column(index, month.field(index), [pa.array(labels)]))
+    before = tree(after_push.output / "serving_model")
+    done = Cli(spans, after_push.output).run("--as-of", "201303")
+    assert done.returncode == 3
+    assert re.search(r"test: late: INT_TYPE_BIG_INT: .*7\. .*0 to 1", done.stdout), done.stdout
+    states = final_states(done.stdout)
+    assert states["DataGate"] == "failed"
+    assert all(states[n] == "skipped" for n in ("Transform", "Trainer", "Evaluator", "Pusher"))
+    assert states["ExampleValidator"] == "complete"
+    assert tree(after_push.output / "serving_model") == before
+
+
+def test_a_truncated_file_fails_the_run_naming_it_and_the_next_run_recovers(
+    after_push: Cli, tmp_path: Path
+) -> None:
+    spans = copy_spans(after_push, tmp_path)
+    path = spans / "span-201304" / "flights.parquet"
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    before = tree(after_push.output / "serving_model")
+    done = Cli(spans, after_push.output).run()
+    assert done.returncode == 1
+    assert f"{path} is not a readable Parquet file" in done.stdout
+    assert "Traceback" not in done.stdout
+    assert re.search(r"log: .*/SpanExampleGen\.log", done.stdout)
+    assert tree(after_push.output / "serving_model") == before
+    path.write_bytes(whole)
+    assert Cli(spans, after_push.output).run().returncode == 0
+
+
+def copy_spans(cli: Cli, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(cli.data, tmp_path / "spans"))
+
+
+def test_ctrl_c_stops_all_processes_and_the_next_run_resumes(
+    small_spans: Path, tmp_path: Path
+) -> None:
+    cli = Cli(small_spans, tmp_path / "output")
+    command = cli.command("--as-of", "201302", "--set", "training.epochs=500")
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+    )
+    screen = ""
+    assert process.stdout is not None
+    for line in process.stdout:
+        screen += line
+        if "epoch 1 of 500" in line:
+            break
+    process.send_signal(signal.SIGINT)
+    screen += process.communicate(timeout=60)[0]
+    assert process.returncode == 130
+    assert "Stopped." in screen
+    assert "Traceback" not in screen
+    assert wait_until_gone(process.pid)
+    assert cli.versions() == []
+    done = cli.run("--as-of", "201302")
+    assert done.returncode == 0, done.stdout
+    states = final_states(done.stdout)
+    assert states["Transform"] == "cached"
+    assert states["Trainer"] == "complete"
+
+
+def wait_until_gone(session: int) -> bool:
+    """Whether no process of a session is left, soon."""
+    for _ in range(100):
+        listed = subprocess.run(
+            ["ps", "-o", "pid=", "-s", str(session)], stdout=subprocess.PIPE, text=True, check=False
+        )
+        if not listed.stdout.strip():
+            return True
+        time.sleep(0.1)
+    return False
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "message"),
+    [
+        (("--set", "data.uri=nowhere"), 1, "data directory 'nowhere' does not exist"),
+        (("--as-of", "201405"), 1, "span-201405 is not in"),
+        (("--as-of", "201301"), 1, "nothing to learn from"),
+        (("--as-of", "201313"), 2, "data.as_of = '201313': a month YYYYMM is expected"),
+        (("--window", "0"), 2, "data.window = '0': Input should be greater than or equal to 1"),
+        (("--set", "training.epoch=3"), 2, "did you mean training.epochs?"),
+        (("--config", "none.toml"), 2, "configuration file none.toml"),
+        (("--set", "gate.schema=none.pbtxt"), 1, "none.pbtxt cannot be read"),
+        (("--output", "/proc/output"), 1, "output directory /proc/output cannot be written"),
+    ],
+)
+def test_what_cannot_work_is_refused_at_once(
+    small_spans: Path, tmp_path: Path, arguments: tuple[str, ...], status: int, message: str
+) -> None:
+    done = Cli(small_spans, tmp_path / "output").run(*arguments)
+    assert done.returncode == status
+    assert message in " ".join(done.stdout.split())
+    assert "Traceback" not in done.stdout
+
+
+def test_a_corrupt_metadata_file_is_named_and_left_alone(after_push: Cli) -> None:
+    database = after_push.output / "metadata.sqlite"
+    database.write_bytes(b"not a database at all" * 100)
+    before = tree(after_push.output)
+    done = after_push.run("--as-of", "201304")
+    assert done.returncode == 1
+    assert f"{database} is corrupt" in done.stdout
+    after = tree(after_push.output)
+    assert {name: after[name] for name in before} == before

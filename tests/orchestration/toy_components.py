@@ -1,0 +1,139 @@
+"""Tiny TFX components for the runner's tests: each does one thing that a node may do to its runner."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+from tfx import v1 as tfx
+
+from components import progress
+from components.errors import BlockingAnomalies, DataError, UserError
+from orchestration.node_process import Summary
+
+_ERRORS = {kind.__name__: kind for kind in (UserError, DataError, BlockingAnomalies, ValueError)}
+
+
+class Note(tfx.dsl.Artifact):
+    """Some text, and when the executor that wrote it started and ended."""
+
+    TYPE_NAME = "Note"
+
+
+_In = tfx.dsl.components.InputArtifact[Note]
+_Out = tfx.dsl.components.OutputArtifact[Note]
+_Text = tfx.dsl.components.Parameter[str]
+_Seconds = tfx.dsl.components.Parameter[float]
+_Count = tfx.dsl.components.Parameter[int]
+
+
+def summarize(node_id: str, outputs: dict[str, tfx.dsl.Artifact]) -> Summary:
+    """The text of a node's note; in the details, when its executor started and ended."""
+    note = outputs["note"]
+    times = (note.get_float_custom_property(name) for name in ("start", "end"))
+    return Summary(_read(note), tuple(map(repr, times)))
+
+
+@tfx.dsl.components.component
+def Source(note: _Out, text: _Text = "") -> None:
+    """Writes its text."""
+    _write(note, text)
+
+
+@tfx.dsl.components.component
+def Join(left: _In, right: _In, note: _Out, separator: _Text = "") -> None:
+    """Writes the texts of two notes one after the other."""
+    _write(note, separator.join([_read(left), _read(right)]))
+
+
+@tfx.dsl.components.component
+def Wait(
+    note: _Out, file: _Text, touch: _Text = "", seconds: _Seconds = 60.0, stubborn: _Count = 0
+) -> None:
+    """Makes one file and waits for another; a stubborn one carries on when it is told to stop."""
+    note.set_float_custom_property("start", time.monotonic())
+    if touch:
+        Path(touch).touch()
+    end = time.monotonic() + seconds
+    while not os.path.exists(file):
+        if time.monotonic() > end:
+            raise TimeoutError(f"{os.path.basename(file)} never came")
+        if stubborn:
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        time.sleep(0.02)
+    _write(note, "waited")
+
+
+@tfx.dsl.components.component
+def Fail(note: _Out, kind: _Text = "ValueError", message: _Text = "no", unless: _Text = "") -> None:
+    """Raises an error, unless a file exists."""
+    if not os.path.exists(unless):
+        raise _ERRORS[kind](message)
+    _write(note, "mended")
+
+
+@tfx.dsl.components.component
+def Kill(note: _Out, number: _Count = 9, leave_child: _Seconds = 0.0) -> None:
+    """Prints, and is killed by a signal; may leave a child that holds all that it had open."""
+    print("last words")
+    if leave_child:
+        subprocess.Popen(["sleep", str(leave_child)], close_fds=False)
+    os.kill(os.getpid(), number)
+
+
+@tfx.dsl.components.component
+def Exit(note: _Out, status: _Count = 0) -> None:
+    """Ends its process."""
+    os._exit(status)
+
+
+@tfx.dsl.components.component
+def LeaveThread(note: _Out, seconds: _Seconds = 0.0, leave: _Count = 0) -> None:
+    """Is done, or leaves the interpreter, while a thread of it is not."""
+    threading.Thread(target=time.sleep, args=(seconds,)).start()
+    if leave:
+        sys.exit("enough")
+    _write(note, "done")
+
+
+@tfx.dsl.components.component
+def Report(note: _Out, lines: _Count = 1, length: _Count = 1) -> None:
+    """Reports progress: numbered lines, filled up to a length."""
+    for number in range(lines):
+        progress.report(f"{number} ".ljust(length, "."))
+    _write(note, "reported")
+
+
+@tfx.dsl.components.component
+def DieTalking(note: _Out, length: _Count = 10_000_000, seconds: _Seconds = 0.3) -> None:
+    """Is killed while the listener has taken in a part of a long message only."""
+    progress.report("listen")
+    threading.Timer(seconds, os.kill, (os.getpid(), signal.SIGKILL)).start()
+    progress.report("." * length)
+
+
+@tfx.dsl.components.component
+def Print(note: _Out) -> None:
+    """Prints in all the ways there are."""
+    print("python stdout")
+    print("python stderr", file=sys.stderr)
+    os.write(1, b"descriptor 1\n")
+    os.write(2, b"descriptor 2\n")
+    subprocess.run("echo child stdout; echo child stderr >&2", shell=True, check=True)
+    _write(note, "printed")
+
+
+def _write(note: tfx.dsl.Artifact, text: str) -> None:
+    if not note.get_float_custom_property("start"):
+        note.set_float_custom_property("start", time.monotonic())
+    with tfx.dsl.io.fileio.open(os.path.join(note.uri, "text"), "w") as file:
+        file.write(text)
+    note.set_float_custom_property("end", time.monotonic())
+
+
+def _read(note: tfx.dsl.Artifact) -> str:
+    with tfx.dsl.io.fileio.open(os.path.join(note.uri, "text"), "r") as file:
+        return str(file.read())

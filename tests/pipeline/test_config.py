@@ -1,0 +1,359 @@
+"""Tests that a configuration is what file and settings say, or refused with what is allowed."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from pipeline.config import Config, ConfigError, config_keys, load_config
+
+
+def write(tmp_path: Path, text: str) -> str:
+    path = tmp_path / "my.toml"
+    path.write_text(text, encoding="utf-8")
+    return str(path)
+
+
+def refusal(path: str | None = None, *settings: str) -> str:
+    with pytest.raises(ConfigError) as failure:
+        load_config(path, settings)
+    return str(failure.value)
+
+
+def flat(config: Config) -> dict[str, Any]:
+    """The values by dotted key."""
+    return {key: value_of(config, key) for key in config_keys()}
+
+
+def value_of(config: Any, key: str) -> Any:
+    for name in key.split("."):
+        config = getattr(config, name)
+    return config
+
+
+# What is accepted
+
+
+def test_the_defaults_are_allowed_values() -> None:
+    assert load_config() == Config()
+
+
+def test_the_default_schema_and_data_are_in_the_repository() -> None:
+    project = Path(__file__).parents[2]
+    config = load_config()
+    assert (project / config.gate.schema).is_file()
+    assert (project / config.data.uri / "span-201301").is_dir()
+
+
+def test_a_file_sets_what_it_mentions_and_leaves_the_rest(tmp_path: Path) -> None:
+    path = write(
+        tmp_path,
+        """
+        model_name = "my_model"
+        [data]
+        window = 3
+        [training]
+        learning_rate = 0.5
+        [gate]
+        warn_only = ["engine:ENUM_TYPE_UNEXPECTED_STRING_VALUES"]
+        """,
+    )
+    changed = {
+        "model_name": "my_model",
+        "data.window": 3,
+        "training.learning_rate": 0.5,
+        "gate.warn_only": ("engine:ENUM_TYPE_UNEXPECTED_STRING_VALUES",),
+    }
+    assert flat(load_config(path)) == {**flat(Config()), **changed}
+
+
+def test_an_empty_file_changes_nothing(tmp_path: Path) -> None:
+    assert load_config(write(tmp_path, "")) == Config()
+
+
+def test_a_setting_goes_over_the_file_and_the_last_over_the_others(tmp_path: Path) -> None:
+    path = write(tmp_path, "[training]\nepochs = 3\nseed = 5\n")
+    config = load_config(path, ["training.epochs=4", "training.epochs=6", "data.window=2"])
+    assert (config.training.epochs, config.training.seed, config.data.window) == (6, 5, 2)
+
+
+@pytest.mark.parametrize(
+    ("setting", "key", "value"),
+    [
+        ("data.as_of=201312", "data.as_of", 201312),
+        ("data.as_of=0", "data.as_of", 0),
+        ("training.learning_rate=1e-4", "training.learning_rate", 1e-4),
+        ("evaluation.min_auc=1", "evaluation.min_auc", 1.0),
+        (" training.epochs = 3 ", "training.epochs", 3),
+        ("data.uri=gs://bucket/a=b", "data.uri", "gs://bucket/a=b"),
+        ('gate.warn_only=["A", "b:C"]', "gate.warn_only", ("A", "b:C")),
+        ("gate.warn_only=[]", "gate.warn_only", ()),
+        ('beam_args=["--runner=X", "--y"]', "beam_args", ("--runner=X", "--y")),
+    ],
+)
+def test_a_setting_is_read_as_the_type_of_its_key(setting: str, key: str, value: Any) -> None:
+    loaded = value_of(load_config(settings=[setting]), key)
+    assert loaded == value
+    assert type(loaded) is type(value)
+
+
+def test_every_key_is_listed_once_and_tables_by_what_is_in_them() -> None:
+    keys = config_keys()
+    assert len(keys) == len(set(keys))
+    assert {"model_name", "data.as_of", "training.epochs"} <= set(keys)
+    assert not {"data", "gate", "training", "evaluation"} & set(keys)
+
+
+def test_a_configuration_cannot_be_changed() -> None:
+    config = load_config()
+    for part in (config, config.data, config.gate, config.training, config.evaluation):
+        name = dataclasses.fields(part)[0].name
+        with pytest.raises(dataclasses.FrozenInstanceError):
+            setattr(part, name, getattr(part, name))
+
+
+# Keys
+
+
+@pytest.mark.parametrize(
+    ("key", "meant"),
+    [
+        ("training.epoch", "training.epochs"),
+        ("epochs", "training.epochs"),
+        ("data.windows", "data.window"),
+        ("modelname", "model_name"),
+    ],
+)
+def test_an_unknown_key_is_refused_with_the_one_that_may_be_meant(key: str, meant: str) -> None:
+    assert refusal(None, f"{key}=3").startswith(f"{key}: no such key; did you mean {meant}? ")
+
+
+def test_an_unknown_key_is_refused_with_all_that_there_are() -> None:
+    message = refusal(None, "zzz=3")
+    assert message == f"zzz: no such key; the keys are {', '.join(config_keys())}"
+
+
+@pytest.mark.parametrize(
+    ("text", "key"),
+    [
+        ("epochs = 3", "epochs"),
+        ("[training]\nepoch = 3", "training.epoch"),
+        ("[trainin]\nepochs = 3", "trainin"),
+        ("[data.window]\nx = 3\n[nope]", "nope"),
+    ],
+)
+def test_an_unknown_key_of_a_file_is_refused(tmp_path: Path, text: str, key: str) -> None:
+    assert refusal(write(tmp_path, text)).startswith(f"{key}: no such key; ")
+
+
+@pytest.mark.parametrize("key", ["", "training.", ".epochs", "training..epochs", "a b"])
+def test_what_is_no_key_at_all_is_refused(key: str) -> None:
+    assert ": no such key; " in refusal(None, f"{key}=3")
+
+
+# Values
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "allowed"),
+    [
+        ("data.as_of", "201313", "a month YYYYMM is expected, or 0 for the newest"),
+        ("data.as_of", "201300", "a month YYYYMM is expected, or 0 for the newest"),
+        ("data.as_of", "12", "a month YYYYMM is expected, or 0 for the newest"),
+        ("data.as_of", "-1", "a month YYYYMM is expected, or 0 for the newest"),
+        ("data.as_of", "December", "valid integer"),
+        ("data.window", "0", "greater than or equal to 1"),
+        ("data.window", "121", "less than or equal to 120"),
+        ("data.eval_days", "0", "greater than or equal to 1"),
+        ("data.eval_days", "", "valid integer"),
+        ("training.epochs", "0", "greater than or equal to 1"),
+        ("training.epochs", "1.5", "valid integer"),
+        ("training.epochs", "3 4", "valid integer"),
+        ("training.batch_size", "-1", "greater than or equal to 1"),
+        ("training.learning_rate", "0", "greater than 0"),
+        ("training.learning_rate", "nan", "less than or equal to 1"),
+        ("training.dropout", "1", "less than 1"),
+        ("training.l2", "-0.1", "greater than or equal to 0"),
+        ("training.patience", "0", "greater than or equal to 1"),
+        ("training.seed", "-1", "greater than or equal to 0"),
+        ("training.seed", "4294967296", "less than"),
+        ("evaluation.min_auc", "1.01", "less than or equal to 1"),
+        ("evaluation.min_auc", "nan", "less than or equal to 1"),
+        ("evaluation.min_slice_auc", "-0.1", "greater than or equal to 0"),
+        ("evaluation.min_slice_examples", "0", "greater than or equal to 1"),
+        ("evaluation.max_calibration", "nan", "greater than 0"),
+        ("evaluation.max_auc_loss", "half", "valid number"),
+        ("model_name", "Model", "match pattern '^[a-z][a-z0-9_]*$'"),
+        ("model_name", "../model", "match pattern '^[a-z][a-z0-9_]*$'"),
+        ("model_name", "", "match pattern '^[a-z][a-z0-9_]*$'"),
+        ("gate.warn_only", "A", "valid tuple"),
+        ("beam_args", "--runner=X", "valid tuple"),
+    ],
+)
+def test_a_value_that_is_not_allowed_is_refused_with_what_is(
+    key: str, value: str, allowed: str
+) -> None:
+    message = refusal(None, f"{key}={value}")
+    assert message.startswith(f"{key} = {value!r}: ")
+    assert allowed in message
+
+
+@pytest.mark.parametrize(
+    ("text", "start"),
+    [
+        ("[data]\nuri = 5", "data.uri = 5: "),
+        ('[data]\nuri = ["data"]', "data.uri = ['data']: "),
+        ("[data]\nas_of = 2013-12-01", "data.as_of = datetime.date(2013, 12, 1): "),
+        ("[training]\nepochs = 1.5", "training.epochs = 1.5: "),
+        ("[training]\nepochs = [3]", "training.epochs = [3]: "),
+        ("[training]\nepochs = true", "training.epochs = True: "),
+        ("[training.epochs]\nmost = 3", "training.epochs: "),
+        ("[evaluation]\nmin_auc = nan", "evaluation.min_auc = nan: "),
+        ("model_name = 3", "model_name = 3: "),
+        ('[gate]\nwarn_only = "A"', "gate.warn_only = 'A': "),
+        ("[gate]\nwarn_only = [1]", "gate.warn_only.0 = 1: "),
+    ],
+)
+def test_a_value_of_another_type_is_refused_with_key_and_value(
+    tmp_path: Path, text: str, start: str
+) -> None:
+    assert refusal(write(tmp_path, text)).startswith(start)
+
+
+def test_every_value_that_is_not_allowed_is_named_at_once(tmp_path: Path) -> None:
+    path = write(tmp_path, "[training]\nepochs = 0\n[data]\nwindow = 0\n")
+    message = refusal(path, "model_name=X")
+    for key in ("training.epochs = 0: ", "data.window = 0: ", "model_name = 'X': "):
+        assert key in message
+
+
+def test_a_bad_value_of_the_file_is_no_harm_where_a_setting_replaces_it(tmp_path: Path) -> None:
+    path = write(tmp_path, "[training]\nepochs = 0\n")
+    assert load_config(path, ["training.epochs=3"]).training.epochs == 3
+
+
+# Tables and lists
+
+
+@pytest.mark.parametrize("text", ["training = 5", "training = [5]", "[[training]]\nepochs = 3"])
+def test_a_value_in_place_of_a_table_is_refused(tmp_path: Path, text: str) -> None:
+    message = refusal(write(tmp_path, text))
+    assert message.startswith("training = ")
+    assert message.endswith("a table is expected, as in training.name=value")
+
+
+def test_a_setting_in_place_of_a_table_is_refused() -> None:
+    assert refusal(None, "training=5") == (
+        "training = '5': a table is expected, as in training.name=value"
+    )
+
+
+def test_a_setting_inside_a_value_is_refused(tmp_path: Path) -> None:
+    path = write(tmp_path, "[training]\nepochs = 3\n")
+    assert refusal(path, "training.epochs.most=4") == (
+        "training.epochs.most: epochs is not a table"
+    )
+
+
+@pytest.mark.parametrize("text", ["[A]", '["A"', "['A']", "[tmp]/schema"])
+def test_a_list_that_is_not_json_is_refused_with_its_key(text: str) -> None:
+    assert refusal(None, f"gate.warn_only={text}").startswith(
+        f"gate.warn_only = {text!r}: not a JSON list: "
+    )
+
+
+@pytest.mark.parametrize(
+    "text", ["[" * 100_000, "[" + "1" * 5_000 + "]"], ids=["deep", "a long number"]
+)
+def test_a_list_that_json_gives_up_on_is_refused_with_its_key(text: str) -> None:
+    assert refusal(None, f"gate.warn_only={text}").startswith("gate.warn_only = ")
+
+
+@pytest.mark.parametrize("setting", ["training.epochs", "", "nothing"])
+def test_a_setting_without_a_value_is_refused_with_an_example(setting: str) -> None:
+    assert refusal(None, setting) == (
+        f"--set {setting!r}: expected key=value, as in training.epochs=3"
+    )
+
+
+# Files
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"[training\nepochs = 3",
+        b"training.epochs 3",
+        b"model_name = 'a'\nmodel_name = 'b'",
+        b"model_name = '\xff'",
+        b"x = " + b"1" * 5_000,
+        b"x = " + b"[" * 100_000,
+    ],
+    ids=["bracket", "equals", "twice", "not UTF-8", "a long number", "deep"],
+)
+def test_a_file_that_is_not_toml_is_named(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "broken.toml"
+    path.write_bytes(content)
+    assert refusal(str(path)).startswith(f"configuration file {path}: ")
+
+
+def test_the_line_of_a_mistake_is_named(tmp_path: Path) -> None:
+    assert "line 2" in refusal(write(tmp_path, "model_name = 'a'\nwindow 3\n"))
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    message = refusal(str(tmp_path / "nowhere.toml"))
+    assert message.startswith(f"configuration file {tmp_path / 'nowhere.toml'}: ")
+    assert "No such file" in message
+
+
+def test_a_directory_in_place_of_the_file_is_named(tmp_path: Path) -> None:
+    assert refusal(str(tmp_path)).startswith(f"configuration file {tmp_path}: ")
+
+
+# Any value at all
+
+values = st.one_of(
+    st.text(st.characters()),  # lone surrogates too: a command line may hold any bytes
+    st.integers().map(str),
+    st.floats().map(str),
+    st.recursive(
+        st.none() | st.booleans() | st.floats() | st.text(),
+        lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+        max_leaves=5,
+    ).map(json.dumps),
+)
+
+
+@given(key=st.sampled_from(config_keys()), value=values)
+@example(key="training.epochs", value="9" * 5000)
+@example(key="model_name", value="\udcff")
+def test_any_value_of_a_key_changes_that_key_alone_or_is_refused_by_its_name(
+    key: str, value: str
+) -> None:
+    match load(f"{key}={value}"):
+        case str(message):
+            assert message.startswith(key)
+        case config:
+            loaded, defaults = flat(config), flat(Config())
+            del loaded[key], defaults[key]
+            assert loaded == defaults
+
+
+@given(st.text())
+def test_any_text_as_a_setting_is_taken_or_refused(setting: str) -> None:
+    assert load(setting)
+
+
+def load(setting: str) -> Config | str:
+    """The configuration, or the message with which it is refused."""
+    try:
+        return load_config(settings=[setting])
+    except ConfigError as failure:
+        return str(failure)

@@ -1,0 +1,109 @@
+"""Tests that each folder imports only what its place in the design allows (docs: the rooms)."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+PROJECT = Path(__file__).parents[1]
+FOLDERS = ("components", "pipeline", "orchestration", "serving")
+RUNNERS = ("local_runner", "kubeflow_runner")
+
+# What the names of the worked example are told by; the project itself is called Flightdeck.
+EXAMPLE = re.compile(r"flight(?!deck)|carrier|airport|departure", re.IGNORECASE)
+
+
+def modules(folder: str) -> list[Path]:
+    found = sorted((PROJECT / folder).rglob("*.py"))
+    assert found, f"{folder} holds no module"
+    return found
+
+
+def imports(path: Path, source: str) -> Iterator[tuple[int, str]]:
+    """Line and full name of whatever a module imports, at its top or inside a function."""
+    package = path.relative_to(PROJECT).parent.parts
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            yield from ((node.lineno, alias.name) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else ()
+            parts = (*base, *([node.module] if node.module else []))
+            yield from ((node.lineno, ".".join((*parts, alias.name))) for alias in node.names)
+
+
+def is_in(name: str, module: str) -> bool:
+    return name == module or name.startswith(f"{module}.")
+
+
+def violations(folder: str, forbidden: tuple[str, ...], allowed: tuple[str, ...] = ()) -> list[str]:
+    """Imports of `forbidden` modules in a folder, but for those of `allowed` ones inside them."""
+    return [
+        f"{path.relative_to(PROJECT)}:{line} imports {name}"
+        for path in modules(folder)
+        for line, name in imports(path, path.read_text(encoding="utf-8"))
+        if any(is_in(name, module) for module in forbidden)
+        and not any(is_in(name, module) for module in allowed)
+    ]
+
+
+def test_imports_are_found_wherever_and_however_they_are_written() -> None:
+    source = """
+import a, b.c as d
+from e.f import g
+from . import h
+from .i import j
+from ..k import l
+def function():
+    from m import n
+"""
+    found = [name for _, name in imports(PROJECT / "x" / "y" / "z.py", source)]
+    assert found == ["a", "b.c", "e.f.g", "x.y.h", "x.y.i.j", "x.k.l", "m.n"]
+
+
+def test_components_import_nothing_of_the_project_but_the_serving_directory() -> None:
+    others = ("pipeline", "orchestration", "serving", "data", "benchmarks", "tests", *RUNNERS)
+    assert violations("components", others, allowed=("serving.directory",)) == []
+
+
+def test_the_pipeline_imports_nothing_of_the_project_but_components() -> None:
+    others = ("orchestration", "serving", "data", "benchmarks", "tests", *RUNNERS)
+    assert violations("pipeline", others) == []
+
+
+def test_orchestration_imports_nothing_of_the_pipeline_or_of_serving() -> None:
+    assert violations("orchestration", ("pipeline", "serving", "tests", *RUNNERS)) == []
+
+
+def test_serving_imports_nothing_of_tfx_or_of_the_folders_before_it() -> None:
+    training = ("tfx", "tensorflow_transform", "pipeline", "components", "orchestration")
+    assert violations("serving", (*training, "tests", *RUNNERS)) == []
+
+
+@pytest.mark.parametrize("folder", ["components", "orchestration", "serving"])
+def test_what_is_generic_holds_no_word_of_the_example(folder: str) -> None:
+    found = [
+        f"{path.relative_to(PROJECT)}:{number}: {line.strip()}"
+        for path in modules(folder)
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1)
+        if EXAMPLE.search(line)
+    ]
+    assert found == []
+
+
+@pytest.mark.parametrize("module", ["components.spans", "serving.directory"])
+def test_what_a_scheduler_or_a_server_imports_brings_neither_tensorflow_nor_tfx(
+    module: str,
+) -> None:
+    script = f"import sys, {module}; print(*sys.modules, sep='\\n')"
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=PROJECT, capture_output=True, text=True, check=True
+    )
+    loaded = set(done.stdout.split())
+    assert module in loaded
+    assert not {"tensorflow", "tfx", "tensorflow_transform", "apache_beam", "keras"} & loaded
