@@ -25,13 +25,16 @@ format: $(READY)
 
 # uv takes Python 3.11 where it is installed and fetches it elsewhere. TFX's wheels say "<3.11" and
 # run on 3.11; uv, unlike pip, installs them there.
+# TFDV's dependency pyfarmhash comes as source only and has to be compiled.
 $(READY): requirements/$(STACK).txt | $(UV)
+	@command -v g++ >/dev/null || { echo "g++ is missing; try: sudo apt-get install g++" >&2; exit 1; }
 	rm -rf $(VENV)
 	$(UV) venv --quiet --python 3.11 $(VENV)
 	$(UV) pip install --quiet --python $(PYTHON) --require-hashes --compile-bytecode -r $<
 	touch $@
 
 .uv/bin/uv:
+	@python3 -m pip --version >/dev/null || { echo "pip is missing; try: sudo apt-get install python3-pip" >&2; exit 1; }
 	python3 -m pip install --quiet --target .uv uv
 
 # Recompiles the hashed requirements of both stacks from pyproject.toml.

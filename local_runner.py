@@ -11,7 +11,9 @@ os.environ["TF_USE_LEGACY_KERAS"] = "1"
 import dataclasses
 import hashlib
 import json
+import signal
 import sys
+import traceback
 from collections.abc import Callable, Iterable
 from importlib.metadata import version
 from pathlib import Path
@@ -19,6 +21,8 @@ from typing import Any
 
 import click
 from rich.console import Console
+from rich.live import Live
+from rich.spinner import Spinner
 from rich.text import Text
 
 from components import spans
@@ -85,6 +89,7 @@ def run(
         raise click.UsageError(str(error)) from error
     console = Console(file=os.fdopen(os.dup(1), "w"), highlight=False)
     directory = OutputDirectory(output.resolve())
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # Stops as cleanly as on Ctrl-C.
     try:
         with directory.locked():
             status = _run(config, directory, console, use_cache=not no_cache)
@@ -94,7 +99,19 @@ def run(
     except KeyboardInterrupt:
         console.print("Stopped. The next run resumes from the nodes that are complete.")
         status = INTERRUPTED_STATUS
+    except Exception:
+        # Output is in the log by now, so a traceback would not be seen: say where it is.
+        traceback.print_exc()
+        _say_error(console, f"The run failed: {traceback.format_exc().splitlines()[-1]}")
+        if log := newest_log(directory):
+            console.print(Text(f"  log: {log}"), soft_wrap=True)
+        status = FAILED_STATUS
     sys.exit(status)
+
+
+def newest_log(directory: OutputDirectory) -> Path | None:
+    """The log of the run that was started last, if it came that far."""
+    return max((directory.root / "logs").glob("*/runner.log"), default=None)
 
 
 def _run(config: Config, directory: OutputDirectory, console: Console, *, use_cache: bool) -> int:
@@ -117,7 +134,10 @@ def _run(config: Config, directory: OutputDirectory, console: Console, *, use_ca
     logs.mkdir(parents=True)
     start_fork_server(logs / "imports.log")
     redirect_output(str(logs / "runner.log"))
-    with console.status("Importing TFX …"):
+    spinner = Spinner("dots", "Importing TFX …")
+    with Live(
+        spinner, console=console, transient=True, redirect_stdout=False, redirect_stderr=False
+    ):
         from orchestration import tfx_internals
         from pipeline.pipeline import create_pipeline
     pipeline = create_pipeline(

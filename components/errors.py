@@ -29,9 +29,12 @@ def from_worker_traceback(text: str) -> UserError | None:
       The last `UserError` that the traceback names, or None if there is none.
     """
     kinds = {kind.__name__: kind for kind in (UserError, DataError, BlockingAnomalies)}
-    pattern = rf"{re.escape(__name__)}\.({'|'.join(kinds)}): (.+)"
-    found = re.findall(pattern, text)
+    # A message ends where Beam adds the step, where the next traceback begins, or with the text.
+    end = r" \[while running |\n\n(?:During handling|The above exception)|\s*\Z"
+    found = re.findall(
+        rf"{re.escape(__name__)}\.({'|'.join(kinds)}): (.+?)(?={end})", text, flags=re.DOTALL
+    )
     if not found:
         return None
     name, message = found[-1]
-    return kinds[name](re.sub(r" \[while running .*$", "", message))
+    return kinds[name](message)

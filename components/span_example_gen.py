@@ -2,6 +2,8 @@
 
 import json
 import os
+import traceback
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import timedelta
@@ -78,7 +80,8 @@ def SpanExampleGen(
                 | "Write" >> beam.ParDo(_WriteShard(data_uri, columns, examples.uri))
             )
     except Exception as error:
-        raise from_worker_traceback(str(error)) or error from None
+        raised = "".join(traceback.format_exception_only(error))
+        raise from_worker_traceback(raised) or error from None
     examples.split_names = json.dumps(SPLITS)
     examples.set_string_custom_property("rows", json.dumps(rows))
     months = {"train": [s.month for s in chosen.train], "test": [chosen.test.month]}
@@ -119,12 +122,15 @@ class Columns:
         """
         for name in sorted(self.required - set(found.names)):
             raise DataError(f"{path}: column {name!r} is missing; it has {', '.join(found.names)}")
+        for name, count in Counter(found.names).items():
+            if count > 1:
+                raise DataError(f"{path}: column {name!r} is there {count} times")
         for field in found:
             self.check_type(path, field)
 
     def check_type(self, path: str, field: pa.Field) -> None:
         """Checks that a column converts to the type its feature has in the schema."""
-        if pa.types.is_null(field.type):
+        if pa.types.is_null(field.type) and field.name != self.time:
             return
         natural = _feature_type(field.type)
         if field.name == self.time and not pa.types.is_timestamp(field.type):
@@ -210,7 +216,7 @@ def plan_shards(
 class _WriteShard(beam.DoFn):
     """Reads the row groups of a `Shard` and writes them as one TFRecord file of tf.Examples.
 
-    A shard that a runner tries twice is written twice under one name with the same bytes.
+    A shard that a runner tries twice is written twice under one name with the same rows.
     """
 
     def __init__(self, data_uri: str, columns: Columns, examples_uri: str):
@@ -241,11 +247,11 @@ class _WriteShard(beam.DoFn):
         try:
             table = parquet.read_row_group(group)
             seconds = _seconds(table[self._columns.time])
+            keep = pa.array(_within(seconds, shard.after, shard.until))
+            batches = [to_example_batch(b, self._columns) for b in table.filter(keep).to_batches()]
         except (pa.ArrowException, OSError) as error:
-            raise DataError(f"{shard.path}: row group {group} cannot be read: {error}") from error
-        keep = pa.array(_within(seconds, shard.after, shard.until))
-        for batch in table.filter(keep).to_batches():
-            yield to_example_batch(batch, self._columns)
+            raise _unreadable(shard.path, group, error) from error
+        yield from batches
 
 
 def to_example_batch(batch: pa.RecordBatch, columns: Columns) -> pa.RecordBatch:
@@ -291,9 +297,13 @@ def _feature_type(kind: pa.DataType) -> int | None:
 def _convert(array: pa.Array, kind: int | None) -> pa.Array:
     if pa.types.is_timestamp(array.type):
         array = array.cast(pa.timestamp("s", array.type.tz), safe=False).cast(pa.int64())
+    if pa.types.is_dictionary(array.type):
+        array = array.dictionary_decode()
     if kind == schema_pb2.BYTES:
-        return array.cast(pa.string()).cast(pa.binary())
-    return array.cast(pa.int64() if kind == schema_pb2.INT else pa.float32(), safe=False)
+        return array.cast(pa.binary())
+    if kind == schema_pb2.INT:
+        return array.cast(pa.int64())  # raises where an unsigned value is too large
+    return array.cast(pa.float32(), safe=False)
 
 
 def _to_lists(array: pa.Array) -> pa.ListArray:
@@ -360,7 +370,7 @@ def _read_times(parquet: pq.ParquetFile, path: str, group: int, column: str) -> 
     try:
         values = parquet.read_row_group(group, columns=[column])[column]
     except (pa.ArrowException, OSError) as error:
-        raise DataError(f"{path}: row group {group} cannot be read: {error}") from error
+        raise _unreadable(path, group, error) from error
     if values.null_count:
         nulls = pc.sum(values.is_null()).as_py()
         raise DataError(
@@ -372,6 +382,17 @@ def _read_times(parquet: pq.ParquetFile, path: str, group: int, column: str) -> 
 
 def _open(files: pa.fs.FileSystem, path: str) -> pq.ParquetFile:
     try:
-        return pq.ParquetFile(files.open_input_file(path))
-    except (pa.ArrowException, OSError) as error:
-        raise DataError(f"{path} is not a readable Parquet file: {error}") from error
+        parquet = pq.ParquetFile(files.open_input_file(path))
+        _ = parquet.schema_arrow.names  # fails where a name is no UTF-8
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path} is not a readable Parquet file: {_one_line(error)}") from error
+    return parquet
+
+
+def _unreadable(path: str, group: int, error: Exception) -> DataError:
+    return DataError(f"{path}: row group {group} cannot be read: {_one_line(error)}")
+
+
+def _one_line(error: Exception) -> str:
+    """The message of an error; Parquet's own have line breaks."""
+    return " ".join(str(error).split())

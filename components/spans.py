@@ -14,7 +14,7 @@ from pyarrow import fs
 
 from components.errors import DataError
 
-_SPAN_FOLDER = re.compile(r"span-(\d{4})(0[1-9]|1[0-2])$")
+_SPAN_FOLDER = re.compile(r"span-([0-9]{4})(0[1-9]|1[0-2])")
 
 
 @dataclass(frozen=True)
@@ -69,14 +69,24 @@ def find_spans(uri: str) -> list[Span]:
       The spans, at least one.
 
     Raises:
-      DataError: If the directory is missing, holds no span, or a span holds no Parquet file.
+      DataError: If the directory is missing or may not be read, holds no span, or a span holds no
+        Parquet file.
     """
     files, root = filesystem(uri)
+    try:
+        return _list_spans(files, root, uri)
+    except OSError as error:
+        raise DataError(f"data directory {uri!r} cannot be read: {error}") from error
+
+
+def _list_spans(files: fs.FileSystem, root: str, uri: str) -> list[Span]:
     if files.get_file_info(root).type != fs.FileType.Directory:
         raise DataError(f"data directory {uri!r} does not exist or is not a directory")
     spans = []
     for folder in files.get_file_info(fs.FileSelector(root)):
-        if folder.type == fs.FileType.Directory and (match := _SPAN_FOLDER.match(folder.base_name)):
+        if folder.type == fs.FileType.Directory and (
+            match := _SPAN_FOLDER.fullmatch(folder.base_name)
+        ):
             spans.append(_read_span(files, folder.path, int("".join(match.groups()))))
     if not spans:
         raise DataError(f"data directory {uri!r} holds no span; expected folders span-YYYYMM")

@@ -52,7 +52,12 @@ class RunDisplay:
         self._console = console
         self._width = max(map(len, nodes))
         self._rows = {node_id: _Row() for node_id in nodes}
-        self._live = Live(console=console, auto_refresh=False) if console.is_terminal else None
+        self._live = (
+            # What libraries print goes where the runner sent it, not above the table.
+            Live(console=console, auto_refresh=False, redirect_stdout=False, redirect_stderr=False)
+            if console.is_terminal and not console.is_dumb_terminal
+            else None
+        )
 
     def __enter__(self) -> RunDisplay:
         if self._live:

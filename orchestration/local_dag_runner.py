@@ -117,7 +117,7 @@ class ConcurrentDagRunner:
         try:
             while len(results) < len(upstream):
                 for node_id in self._ready(upstream, results, running):
-                    running[node_id] = self._start(node_id, pipeline)
+                    self._start(node_id, pipeline, running)
                 self._skip_unreachable(upstream, results, running)
                 self._listen(running)
                 for node_id in [n for n, r in running.items() if r.result]:
@@ -142,7 +142,7 @@ class ConcurrentDagRunner:
         ]
         return ready[: self.workers - len(running)]
 
-    def _start(self, node_id: str, pipeline: bytes) -> _Running:
+    def _start(self, node_id: str, pipeline: bytes, running: dict[str, _Running]) -> None:
         ours, theirs = multiprocessing.Pipe(duplex=False)
         task = NodeTask(
             node_id=node_id,
@@ -154,10 +154,10 @@ class ConcurrentDagRunner:
         )
         context = multiprocessing.get_context("forkserver")
         process = context.Process(target=run_node, args=(task, theirs), name=node_id)
+        running[node_id] = _Running(process, ours)  # Before it starts, so that `_stop` finds it.
         process.start()
         theirs.close()
         self.observer.started(node_id)
-        return _Running(process, ours)
 
     def log_path(self, node_id: str) -> Path:
         """File that takes what a node prints and logs."""
@@ -177,19 +177,27 @@ class ConcurrentDagRunner:
 
     def _listen(self, running: dict[str, _Running]) -> None:
         """Takes in what node processes say, waiting a moment for it."""
-        by_answer = {r.answer: (node_id, r) for node_id, r in running.items()}
-        for answer in connection.wait(list(by_answer), _POLL_SECONDS) if by_answer else ():
-            node_id, node = by_answer[answer]  # type: ignore[index]
-            try:
-                message = node.answer.recv()
-            except EOFError:
-                node.process.join()
-                node.result = NodeResult(FAILED, Summary(_describe_death(node.process)), "Died")
-                continue
-            if isinstance(message, NodeResult):
-                node.result = message
-            else:
-                self.observer.progressed(node_id, message)
+        answers = [node.answer for node in running.values()]
+        # A child of a node's process may outlive it and hold its end of the pipe.
+        deaths = [node.process.sentinel for node in running.values()]
+        ready = connection.wait([*answers, *deaths], _POLL_SECONDS) if running else []
+        for node_id, node in running.items():
+            dead = node.process.sentinel in ready
+            if node.answer in ready or (dead and node.answer.poll()):
+                self._hear(node_id, node)
+            elif dead:
+                node.result = _death(node.process)
+
+    def _hear(self, node_id: str, node: _Running) -> None:
+        try:
+            message = node.answer.recv()
+        except (EOFError, OSError):  # OSError: in the middle of a message.
+            node.result = _death(node.process)
+            return
+        if isinstance(message, NodeResult):
+            node.result = message
+        else:
+            self.observer.progressed(node_id, message)
 
     def _finish(self, node_id: str, node: _Running, results: dict[str, NodeResult]) -> None:
         _end(node.process, _STOP_SECONDS)
@@ -199,12 +207,17 @@ class ConcurrentDagRunner:
         self.observer.finished(node_id, node.result)
 
     def _stop(self, running: dict[str, _Running]) -> None:
-        """Stops all node processes: politely, then for good."""
-        for node in running.values():
-            node.process.terminate()
+        """Stops all node processes: politely, then, or on a second Ctrl-C, for good."""
+        processes = [node.process for node in running.values() if node.process.pid]
         deadline = time.monotonic() + _STOP_SECONDS
-        for node in running.values():
-            _end(node.process, deadline - time.monotonic())
+        try:
+            for process in processes:
+                process.terminate()
+            for process in processes:
+                process.join(max(0.0, deadline - time.monotonic()))
+        finally:
+            for process in processes:
+                _end(process, 0.0)
 
 
 def _end(process: ForkServerProcess, seconds: float) -> None:
@@ -215,7 +228,13 @@ def _end(process: ForkServerProcess, seconds: float) -> None:
         process.join()
 
 
-def _describe_death(process: ForkServerProcess) -> str:
+def _death(process: ForkServerProcess) -> NodeResult:
+    """What to say of a node whose process ended, or fell silent, without a result."""
+    _end(process, _STOP_SECONDS)
     code = process.exitcode or 0
-    how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exited with status {code}"
-    return f"the process of the node was {how}" if code < 0 else f"the process of the node {how}"
+    if code >= 0:
+        how = f"exited with status {code}"
+    else:
+        names = {number.value: number.name for number in signal.Signals}
+        how = f"was killed by {names.get(-code, f'signal {-code}')}"
+    return NodeResult(FAILED, Summary(f"the process of the node {how}"), "Died")

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import logging
+import multiprocessing
 import os
 import signal
 import sys
+import threading
+import time
 import traceback
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
@@ -18,6 +22,8 @@ from components.errors import UserError
 COMPLETE = "complete"
 CACHED = "cached"
 FAILED = "failed"
+
+_CLEAN_UP_SECONDS = 5.0
 
 
 @dataclass(frozen=True)
@@ -83,14 +89,31 @@ def run_node(task: NodeTask, answer: Connection) -> None:
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # The runner decides what Ctrl-C means.
     signal.signal(signal.SIGTERM, _interrupt)
-    redirect_output(task.log_path)
+    threading.Thread(target=_end_with_runner, daemon=True).start()
     try:
-        answer.send(_launch(task, answer))
-    except Exception as error:
-        traceback.print_exc()
-        answer.send(_failure(error))
-    finally:
-        answer.close()
+        redirect_output(task.log_path)
+        result = _launch(task, answer)
+    except (Exception, SystemExit) as error:
+        result = _failure(error)
+        with contextlib.suppress(OSError):  # The disk may be full.
+            traceback.print_exc()
+    answer.send(result)
+    answer.close()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError):
+            stream.flush()
+    # The node is done; threads that its libraries left behind must not hold up the run.
+    os._exit(0)
+
+
+def _end_with_runner() -> None:
+    """Ends this process when the runner has, however it did: another run may have the lock then."""
+    runner = multiprocessing.parent_process()
+    assert runner is not None
+    runner.join()
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(_CLEAN_UP_SECONDS)
+    os._exit(1)
 
 
 def redirect_output(log_path: str) -> None:
@@ -101,6 +124,7 @@ def redirect_output(log_path: str) -> None:
     os.dup2(log, 1)
     os.dup2(log, 2)
     os.close(log)
+    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
 
 
 def _launch(task: NodeTask, answer: Connection) -> NodeResult:
@@ -125,7 +149,7 @@ def _launch(task: NodeTask, answer: Connection) -> NodeResult:
     return NodeResult(state, summarize(task.node_id, outputs))
 
 
-def _failure(error: Exception) -> NodeResult:
+def _failure(error: Exception | SystemExit) -> NodeResult:
     """Keeps the message of an error meant for a person; names the kind of any other."""
     kind = type(error).__name__
     text = str(error).strip() or kind

@@ -6,7 +6,7 @@ import fcntl
 import os
 import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -60,33 +60,39 @@ class OutputDirectory:
                 f"output directory {self.root} cannot be written: {error.strerror}"
             ) from error
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise UserError(f"another run is using the output directory {self.root}") from error
             self._check_space(lock)
             self._check_metadata()
             yield
-        except BlockingIOError as error:
-            raise UserError(f"another run is using the output directory {self.root}") from error
         finally:
             os.close(lock)
 
     def _check_space(self, lock: int) -> None:
         """Writes what a run writes at once, so that a full disk shows before anything is lost."""
         try:
-            os.pwrite(lock, bytes(1 << 20), 0)
-            os.fsync(lock)
-            os.ftruncate(lock, 0)
+            # Not os.write: on a full disk that writes a part, and raises nothing.
+            with open(lock, "wb", closefd=False) as file:
+                file.write(bytes(1 << 20))
+                file.flush()
+                os.fsync(lock)
         except OSError as error:
             raise UserError(
                 f"output directory {self.root} cannot be written: {error.strerror}"
             ) from error
+        finally:
+            os.ftruncate(lock, 0)
 
     def _check_metadata(self) -> None:
         if not self.metadata.exists():
             return
         try:
-            with sqlite3.connect(self.metadata) as database:
+            with closing(sqlite3.connect(self.metadata)) as database:
                 (verdict,) = database.execute("PRAGMA quick_check(1)").fetchone()
-            database.close()
+        except sqlite3.OperationalError as error:  # Locked by another program, not readable, ...
+            raise UserError(f"{self.metadata} cannot be read: {error}") from error
         except sqlite3.DatabaseError as error:
             verdict = str(error)
         if verdict != "ok":

@@ -61,7 +61,8 @@ def _example_validator(outputs: Outputs) -> Summary:
         with tfx.dsl.io.fileio.open(path, "rb") as file:
             found = anomalies_pb2.Anomalies.FromString(file.read())
         lines += [f"{split}: {name}" for name in sorted(found.anomaly_info)]
-    return Summary(f"{len(lines)} anomalies: {', '.join(lines)}" if lines else "no anomalies")
+    count = "1 anomaly" if len(lines) == 1 else f"{len(lines)} anomalies"
+    return Summary(f"{count}: {', '.join(lines)}" if lines else "no anomalies")
 
 
 def _served_model(outputs: Outputs) -> Summary:

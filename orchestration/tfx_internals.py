@@ -23,6 +23,10 @@ from tfx.proto.orchestration import pipeline_pb2
 from tfx.types import artifact_utils
 
 _Execution = metadata_store_pb2.Execution
+_DONE = (_Execution.COMPLETE, _Execution.CACHED)
+
+# What it does outlives its artifacts, and may have been undone since: a version was rolled back.
+_NEVER_CACHED = ("Pusher",)
 
 
 class LockedMetadata(metadata.Metadata):
@@ -38,10 +42,17 @@ class LockedMetadata(metadata.Metadata):
         self._lock: int | None = None
 
     def __enter__(self) -> LockedMetadata:
-        if self._users == 0:
-            self._lock = os.open(self._lock_path, os.O_RDWR | os.O_CREAT, 0o644)
-            fcntl.flock(self._lock, fcntl.LOCK_EX)
-        super().__enter__()
+        if self._users:
+            super().__enter__()
+            return self
+        lock = os.open(self._lock_path, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            super().__enter__()
+        except BaseException:  # Or the next attempt of this very process would wait for ever.
+            os.close(lock)
+            raise
+        self._lock = lock
         return self
 
     def __exit__(
@@ -76,10 +87,16 @@ def compile_pipeline(
     runtime_parameter_utils.substitute_runtime_parameter(
         compiled, {constants.PIPELINE_RUN_ID_PARAMETER_NAME: run_id}
     )
+    # A folder for each run: artifacts' folders are named after execution ids, and those start again
+    # at 1 where the metadata was lost.
+    root = compiled.runtime_spec.pipeline_root.field_value
+    root.string_value = os.path.join(root.string_value, run_id)
     for node in compiled.nodes:
         parameters = node.pipeline_node.parameters.parameters
         version = code_version(str(node.pipeline_node.parameters))
         parameters["code_version"].field_value.string_value = version
+        if node.pipeline_node.node_info.id in _NEVER_CACHED:
+            node.pipeline_node.execution_options.caching_options.enable_cache = False
     return compiled
 
 
@@ -103,7 +120,7 @@ def launch_node(compiled: pipeline_pb2.Pipeline, node_id: str, store: LockedMeta
         executor_spec=runner_utils.extract_executor_spec(deployment, node_id),
         custom_driver_spec=runner_utils.extract_custom_driver_spec(deployment, node_id),
     ).launch()
-    if info is None or info.execution_id is None:
+    if info is None or info.execution_id is None or _state(store, info.execution_id) not in _DONE:
         raise RuntimeError(f"{node_id}: inputs are missing")
     return int(info.execution_id)
 
@@ -126,9 +143,13 @@ def read_outputs(store: LockedMetadata, execution_id: int) -> dict[str, tfx_type
 
 def is_cached(store: LockedMetadata, execution_id: int) -> bool:
     """Whether an execution was taken from the cache."""
+    return bool(_state(store, execution_id) == _Execution.CACHED)
+
+
+def _state(store: LockedMetadata, execution_id: int) -> int:
     with store:
         (execution,) = store.store.get_executions_by_id([execution_id])
-        return bool(execution.last_known_state == _Execution.CACHED)
+        return int(execution.last_known_state)
 
 
 def cancel_unfinished(store: LockedMetadata) -> int:

@@ -86,7 +86,7 @@ class TrainingConfig:
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
     l2: Annotated[float, Field(ge=0)] = 1e-3
     patience: Annotated[int, Field(ge=1)] = 2
-    seed: int = 7
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 7
 
 
 @dataclass(frozen=True, config=_CHECKED)
@@ -123,6 +123,8 @@ class Config:
     beam_args: tuple[str, ...] = (
         # Named in full: Beam's default DirectRunner first tries to download another runner.
         "--runner=apache_beam.runners.portability.fn_api_runner.FnApiRunner",
+        # What remote workers install; without it TFX packages itself anew for every Beam node.
+        "--setup_file=./setup.py",
     )
     data: DataConfig = field(default_factory=DataConfig)
     gate: GateConfig = field(default_factory=GateConfig)
@@ -169,7 +171,7 @@ def config_keys(kind: Any = Config, prefix: str = "") -> list[str]:
 def _read_toml(path: str) -> dict[str, Any]:
     try:
         return tomllib.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(f"configuration file {path}: {error}") from error
 
 
@@ -186,7 +188,7 @@ def _put(values: dict[str, Any], key: str, text: str) -> None:
 def _parse_list(key: str, text: str) -> Any:
     try:
         return json.loads(text)
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise ConfigError(f"{key} = {text!r}: not a JSON list: {error}") from error
 
 
@@ -202,6 +204,8 @@ def _check_keys(values: Mapping[str, Any], kind: Any, prefix: str = "") -> None:
             if not isinstance(value, Mapping):
                 raise ConfigError(f"{key} = {value!r}: a table is expected, as in {key}.name=value")
             _check_keys(value, hints[name], f"{key}.")
+        elif isinstance(value, bool):  # pydantic takes it for the number 0 or 1
+            raise ConfigError(f"{key} = {value!r}: no key is true or false")
 
 
 def _explain(error: Mapping[str, Any]) -> str:

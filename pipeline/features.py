@@ -1,6 +1,7 @@
 """The columns of the flights data, by what the model makes of them."""
 
 LABEL = "late"
+TIME = "time_hour"
 
 # Strings that become ids of a vocabulary, by the length of their embedding.
 VOCABULARIES = {"carrier": 8, "origin": 4, "dest": 8}
@@ -27,6 +28,9 @@ WEATHER = (
 # What a request has to hold: everything the model reads, and nothing else.
 RAW_FEATURES = (*VOCABULARIES, *SCHEDULE, *WEATHER)
 
-# Name of the transformed feature that holds all numbers, and of the model's only output.
+# Transformed features: all numbers, and how much a row counts in training.
 NUMERIC = "numeric"
+WEIGHT = "weight"
+
+# The model's only output.
 PROBABILITY = "probability"

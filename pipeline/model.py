@@ -17,9 +17,10 @@ from tfx_bsl.public import tfxio
 from components import progress
 from components.errors import UserError
 from components.keras_setup import skip_autograph_of_keras
+from components.weight_average import AverageWeights
 from pipeline.config import TrainingConfig
 from pipeline.export import save_model
-from pipeline.features import CROSSES, IDS, LABEL, NUMERIC, PROBABILITY, VOCABULARIES
+from pipeline.features import CROSSES, IDS, LABEL, NUMERIC, PROBABILITY, VOCABULARIES, WEIGHT
 
 _TRUNK = (256, 128, 64)
 _LOG_LOSS = "log_loss"
@@ -150,12 +151,15 @@ def _fit(
     history = model.fit(
         train,
         train[LABEL],
+        # Of mean 1, or the learning rate and the L2 penalty would mean something else.
+        sample_weight=train[WEIGHT] / train[WEIGHT].mean(),
         batch_size=config.batch_size,
         epochs=config.epochs,
         validation_data=(evaluation, evaluation[LABEL]),
         validation_batch_size=8192,
         verbose=2,
         callbacks=[
+            AverageWeights(),
             stopping,
             tf_keras.callbacks.TensorBoard(log_dir, update_freq="epoch"),
             tf_keras.callbacks.TerminateOnNaN(),

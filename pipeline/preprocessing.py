@@ -7,11 +7,12 @@ import math
 import tensorflow as tf
 import tensorflow_transform as tft
 
-from pipeline.features import LABEL, NUMERIC, VOCABULARIES
+from pipeline.features import LABEL, NUMERIC, TIME, VOCABULARIES, WEIGHT
 
 Tensors = dict[str, tf.Tensor | tf.SparseTensor]
 
 _RARE = 20  # A category seen less often shares one id with those never seen.
+_HALF_LIFE = 60 * 24 * 3600  # Seconds; a row that much older than the newest counts half.
 _CLIP = 4.0  # Standard deviations; keeps an extreme from saturating the network.
 _NAN = math.nan
 
@@ -28,7 +29,8 @@ def preprocessing_fn(inputs: Tensors) -> dict[str, tf.Tensor]:
 
     Returns:
       Ids (int64) of `carrier`, `origin`, `dest`, `hour` and `weekday`, all numbers as `numeric`
-      (float32), and the label, each of shape [batch, 1] but for `numeric` [batch, numbers].
+      (float32), the label (int64), and how much a row counts in training as `weight` (float32),
+      each of shape [batch, 1] but for `numeric` [batch, numbers].
     """
     outputs = {
         name: tft.compute_and_apply_vocabulary(
@@ -53,6 +55,8 @@ def preprocessing_fn(inputs: Tensors) -> dict[str, tf.Tensor]:
         axis=1,
     )
     outputs[LABEL] = inputs[LABEL]
+    age = tf.cast(tft.max(inputs[TIME]) - inputs[TIME], tf.float32)
+    outputs[WEIGHT] = tf.pow(0.5, age / _HALF_LIFE)
     return outputs
 
 

@@ -53,7 +53,7 @@ class ModelDirectory:
         """The versions that a server can load, oldest first."""
         return sorted(
             version
-            for version in _numbered(self.uri)
+            for version in set(_numbered(self.uri))
             if exists(os.path.join(self.version_uri(version), SAVED_MODEL))
         )
 
@@ -98,17 +98,23 @@ class ModelDirectory:
 
         Raises:
           FileExistsError: If the version exists.
+          FileNotFoundError: If there is no SavedModel in `model_uri`.
         """
         if exists(self.version_uri(version)):
             raise FileExistsError(f"version {version} exists in {self.uri}")
+        if not exists(os.path.join(model_uri, SAVED_MODEL)):
+            raise FileNotFoundError(f"there is no {SAVED_MODEL} in {model_uri}")
         copy_tree(provenance_uri, self.provenance_uri(version))
         files, target = _open(self.version_uri(version))
         if not isinstance(files, fs.LocalFileSystem):
             copy_tree(model_uri, self.version_uri(version), last=SAVED_MODEL)
             return
         staging = os.path.join(self.uri, _PROVENANCE, f"staging-{version}")
+        _, staged = _open(staging)
+        if exists(staging):
+            files.delete_dir(staged)
         copy_tree(model_uri, staging)
-        files.move(staging, target)
+        files.move(staged, target)
 
 
 def model_digest(model_uri: str) -> str:

@@ -19,7 +19,7 @@ def read_metrics(evaluation_uri: str) -> dict[str, dict[str, float]]:
       evaluation_uri: URI of a `ModelEvaluation` artifact.
 
     Returns:
-      Value by metric name, by slice; the slices are called `Overall`, `carrier:UA` and so on.
+      Value by metric name, by slice; the slices are called `Overall`, `<column>:<value>` and so on.
     """
     result = tfma.load_eval_result(evaluation_uri, model_name=_candidate(evaluation_uri))
     metrics: dict[str, dict[str, float]] = {}

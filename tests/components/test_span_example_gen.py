@@ -171,13 +171,15 @@ def test_a_row_at_the_cutoff_is_train_and_one_a_second_later_eval(
     last = datetime(2013, 2, 28, 23, 30, tzinfo=UTC)
     cutoff = last - timedelta(days=3)
     write_clock(tmp_path / "spans/span-201302", [cutoff, last, cutoff + timedelta(seconds=1)])
-    write_clock(tmp_path / "spans/span-201303", [datetime(2013, 3, 1, tzinfo=UTC)])
+    judged = [datetime(2013, 3, 1, tzinfo=UTC), cutoff - timedelta(days=1)]
+    write_clock(tmp_path / "spans/span-201303", judged)
     found = generate(
         tmp_path / "spans", schema_of(tmp_path, ""), time_column="clock", window=1, eval_days=3
     )
     at = int(cutoff.timestamp())
     assert column_of(found, "train", "clock") == [at]
     assert sorted(column_of(found, "eval", "clock")) == [at + 1, at + 3 * DAY]
+    assert len(records(found, "test")) == len(judged)  # by their folder, whatever their time
 
 
 def write_clock(folder: Path, times: list[datetime]) -> None:
@@ -495,48 +497,44 @@ def as_text(name: str) -> Edit:
 
 
 @pytest.mark.parametrize(
-    ("change", "column", "found", "allowed"),
+    ("change", "column", "allowed"),
     [
-        (as_text("distance"), "distance", "string", "floating point or integer"),
-        (as_text("day"), "day", "string", "integer"),
+        (as_text("distance"), "distance", "floating point or integer"),
+        (as_text("day"), "day", "integer"),
         (
             with_column("day", lambda table: pc.cast(table["day"], pa.float64())),
             "day",
-            "double",
             "integer",
         ),
-        (with_column("carrier", lambda table: table["day"]), "carrier", "int64", "string"),
-        (with_column(TIME, lambda table: table["day"]), TIME, "int64", "a timestamp"),
+        (with_column("carrier", lambda table: table["day"]), "carrier", "string"),
+        (with_column(TIME, lambda table: table["day"]), TIME, "a timestamp"),
         (
             with_column(TIME, lambda table: pc.cast(table[TIME], pa.date32())),
             TIME,
-            "date32[day]",
             "a timestamp",
         ),
         (
             with_column("temp", lambda table: pa.array([[1.0]] * len(table))),
             "temp",
-            "list<item: double>",
             "floating point or integer",
         ),
         (
             with_column("crew", lambda table: pa.array([["a"]] * len(table))),
             "crew",
-            "list<item: string>",
             "integer, floating point or string",
         ),
         (
             with_column("crew", lambda table: pa.array([{"a": 1}] * len(table))),
             "crew",
-            "struct<a: int64>",
             "integer, floating point or string",
         ),
     ],
 )
 def test_a_column_of_another_type_is_named_with_file_type_and_what_is_allowed(
-    generate: Generate, own_spans: Path, change: Edit, column: str, found: str, allowed: str
+    generate: Generate, own_spans: Path, change: Edit, column: str, allowed: str
 ) -> None:
     edit(span_file(own_spans), change)
+    found = pq.read_schema(span_file(own_spans)).field(column).type
     message = refusal(generate, own_spans)
     assert message == (
         f"{span_file(own_spans)}: column {column!r} is {found}; {allowed} is expected"

@@ -10,7 +10,7 @@ import tensorflow as tf
 import tensorflow_transform as tft
 import tf_keras
 
-from pipeline.features import LABEL, PROBABILITY, RAW_FEATURES
+from pipeline.features import PROBABILITY, RAW_FEATURES
 from tests.conftest import PushedRun
 
 Columns = dict[str, np.ndarray]
@@ -67,8 +67,8 @@ def expected(
     spec = graph.raw_feature_spec()
     raw = tf.io.parse_example(examples, spec)
     transformed = graph.transform_raw_features(raw)
-    transformed.pop(LABEL)
-    return np.asarray(model.predict(transformed, batch_size=4096, verbose=0))
+    inputs = {name: transformed[name] for name in model.input_names}
+    return np.asarray(model.predict(inputs, batch_size=4096, verbose=0))
 
 
 def test_serialized_examples_get_the_networks_answers(

@@ -102,7 +102,9 @@ class Lab:
         runner = ConcurrentDagRunner(
             self.output, self.run_id, "toy_components.summarize", observer or Recorder(), workers
         )
-        upstream = {node_id: () for node_id in only} or tfx_internals.node_ids(compiled)
+        upstream = tfx_internals.node_ids(compiled)
+        if only:
+            upstream = dict.fromkeys(only, ())
         return runner.run(compiled.SerializeToString(), upstream)
 
     @property
@@ -518,15 +520,17 @@ def test_a_second_ctrl_c_kills_what_does_not_stop(
     touched = tmp_path / "touched"
     never = str(tmp_path / "never")
     waiting = toys.Wait(file=never, touch=str(touched), stubborn=1).with_id("Wait")
+    second = threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT))
 
     def it_waits(observer: InterruptedWhen) -> bool:
         if touched.exists():
-            threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT)).start()
+            second.start()
         return touched.exists()
 
     start = time.monotonic()
     with pytest.raises(KeyboardInterrupt):
         lab.run([waiting], InterruptedWhen(it_waits))
+    second.cancel()
     assert multiprocessing.active_children() == []
     assert time.monotonic() - start < PATIENCE_SECONDS
 

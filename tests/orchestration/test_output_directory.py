@@ -50,9 +50,8 @@ def lock_elsewhere(
 def mounted(options: str, directory: Path) -> tuple[str, ...]:
     """Runs a command where a tmpfs is mounted over a directory."""
     mount = 'mount -t tmpfs -o "$0" none "$1" && shift && exec "$@"'
-    return ("unshare", "--user", "--map-root-user", "--mount", "sh", "-c", mount, options) + (
-        str(directory),
-    )
+    apart = ("unshare", "--user", "--map-root-user", "--mount")
+    return (*apart, "sh", "-c", mount, options, str(directory))
 
 
 def can_mount() -> bool:
@@ -137,7 +136,10 @@ def test_the_directory_is_free_once_its_user_was_killed(output: OutputDirectory)
     with lock_elsewhere(output.root) as first:
         assert first.stdout is not None
         assert first.stdout.readline() == "locked\n"
-        with pytest.raises(UserError, match=f"another run is using .*{output.root}"), output.locked():
+        with (
+            pytest.raises(UserError, match=f"another run is using .*{output.root}"),
+            output.locked(),
+        ):
             pass
         first.kill()
     with output.locked():

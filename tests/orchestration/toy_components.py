@@ -1,4 +1,4 @@
-"""Tiny TFX components for the runner's tests: each does one thing that a node may do to its runner."""
+"""Tiny TFX components for the runner's tests; each does one thing a node may do to its runner."""
 
 import os
 import signal
@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import TypeAlias
 
 from tfx import v1 as tfx
 
@@ -23,11 +24,11 @@ class Note(tfx.dsl.Artifact):
     TYPE_NAME = "Note"
 
 
-_In = tfx.dsl.components.InputArtifact[Note]
-_Out = tfx.dsl.components.OutputArtifact[Note]
-_Text = tfx.dsl.components.Parameter[str]
-_Seconds = tfx.dsl.components.Parameter[float]
-_Count = tfx.dsl.components.Parameter[int]
+_In: TypeAlias = tfx.dsl.components.InputArtifact[Note]
+_Out: TypeAlias = tfx.dsl.components.OutputArtifact[Note]
+_Text: TypeAlias = tfx.dsl.components.Parameter[str]
+_Seconds: TypeAlias = tfx.dsl.components.Parameter[float]
+_Count: TypeAlias = tfx.dsl.components.Parameter[int]
 
 
 def summarize(node_id: str, outputs: dict[str, tfx.dsl.Artifact]) -> Summary:
@@ -55,14 +56,14 @@ def Wait(
 ) -> None:
     """Makes one file and waits for another; a stubborn one carries on when it is told to stop."""
     note.set_float_custom_property("start", time.monotonic())
+    if stubborn:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
     if touch:
         Path(touch).touch()
     end = time.monotonic() + seconds
     while not os.path.exists(file):
         if time.monotonic() > end:
             raise TimeoutError(f"{os.path.basename(file)} never came")
-        if stubborn:
-            signal.signal(signal.SIGTERM, signal.SIG_IGN)
         time.sleep(0.02)
     _write(note, "waited")
 

@@ -91,6 +91,7 @@ def test_a_setting_goes_over_the_file_and_the_last_over_the_others(tmp_path: Pat
         ("training.learning_rate=1e-4", "training.learning_rate", 1e-4),
         ("evaluation.min_auc=1", "evaluation.min_auc", 1.0),
         (" training.epochs = 3 ", "training.epochs", 3),
+        (" data.uri = elsewhere ", "data.uri", "elsewhere"),
         ("data.uri=gs://bucket/a=b", "data.uri", "gs://bucket/a=b"),
         ('gate.warn_only=["A", "b:C"]', "gate.warn_only", ("A", "b:C")),
         ("gate.warn_only=[]", "gate.warn_only", ()),

@@ -11,7 +11,7 @@ from components.errors import UserError
 from components.keras_setup import skip_autograph_of_keras
 from pipeline import model as network
 from pipeline.config import TrainingConfig
-from pipeline.features import LABEL, NUMERIC
+from pipeline.features import LABEL, NUMERIC, WEIGHT
 
 SIZES = {"carrier": 5, "origin": 4, "dest": 9}
 NUMBERS = 6
@@ -30,6 +30,7 @@ def make_rows(count: int, seed: int) -> dict[str, np.ndarray]:
     rows[NUMERIC] = rng.normal(size=(count, NUMBERS)).astype(np.float32)
     logit = 2 * rows[NUMERIC][:, :1] + 3 * ((rows["carrier"] == 1) & (rows["origin"] == 2)) - 1
     rows[LABEL] = (rng.random((count, 1)) < 1 / (1 + np.exp(-logit))).astype(np.int64)
+    rows[WEIGHT] = np.ones((count, 1), np.float32)
     return rows
 
 

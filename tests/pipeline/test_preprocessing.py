@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from tensorflow_transform.tf_metadata import dataset_metadata, schema_utils
 from tfx_bsl.public import tfxio
 
 from pipeline.config import load_config
-from pipeline.features import NUMERIC, RAW_FEATURES, VOCABULARIES
+from pipeline.features import LABEL, NUMERIC, RAW_FEATURES, TIME, VOCABULARIES, WEIGHT
 from pipeline.preprocessing import preprocessing_fn
 from tests.conftest import PROJECT, read_month, thin
 
@@ -26,7 +27,7 @@ Row = dict[str, Any]
 
 @pytest.fixture(scope="module")
 def rows() -> list[Row]:
-    return thin(read_month(201303), 2000).select([*RAW_FEATURES, "late"]).to_pylist()
+    return thin(read_month(201303), 2000).select([*RAW_FEATURES, TIME, LABEL]).to_pylist()
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +53,7 @@ def graph(rows: list[Row], tmp_path_factory: pytest.TempPathFactory) -> tft.TFTr
 def _read_spec() -> dict[str, Any]:
     schema = tfdv.load_schema_text(str(PROJECT / "schema" / "schema.pbtxt"))
     spec = schema_utils.schema_as_feature_spec(schema).feature_spec
-    return {name: spec[name] for name in (*RAW_FEATURES, "late")}
+    return {name: spec[name] for name in (*RAW_FEATURES, TIME, LABEL)}
 
 
 SPEC = _read_spec()
@@ -64,6 +65,8 @@ def encode(row: Row) -> bytes:
         feature = example.features.feature[name]
         if isinstance(value, str):
             feature.bytes_list.value.append(value.encode())
+        elif isinstance(value, datetime):
+            feature.int64_list.value.append(int(value.timestamp()))
         elif isinstance(value, int):
             feature.int64_list.value.append(value)
         elif value is not None:
@@ -142,6 +145,16 @@ def test_clock_times_become_hours_and_days_become_weekdays_from_zero(
     )
     assert made["hour"].ravel().tolist() == [0, 9, 23]
     assert made["weekday"].ravel().tolist() == [0, 4, 6]
+
+
+def test_a_row_sixty_days_older_than_the_newest_counts_half(
+    graph: tft.TFTransformOutput, rows: list[Row]
+) -> None:
+    newest = max(row[TIME] for row in rows)
+    made = transform(
+        graph, [rows[0] | {TIME: newest - timedelta(days=days)} for days in (0, 60, 120)]
+    )
+    np.testing.assert_allclose(made[WEIGHT].ravel(), [1, 0.5, 0.25])
 
 
 def test_the_transformation_is_saved_without_the_rows_it_was_learned_from(

@@ -1,0 +1,123 @@
+"""Tests of the one-line summaries that can be told from artifacts made by hand.
+
+The others (Transform, Evaluator) are covered where whole pipelines run.
+"""
+
+import json
+from pathlib import Path
+
+import pytest
+from tensorflow_metadata.proto.v0 import anomalies_pb2
+from tfx import v1 as tfx
+
+from orchestration.node_process import Summary
+from orchestration.summaries import PUSHED, summarize
+
+artifacts = tfx.types.standard_artifacts
+
+
+def test_a_node_it_does_not_know_has_an_empty_summary() -> None:
+    assert summarize("Unheard", {"model": artifacts.Model()}) == Summary("")
+
+
+def test_examples_are_counted_by_split_and_dated() -> None:
+    examples = artifacts.Examples()
+    rows = {"train": 123456, "eval": 7890, "test": 27020}
+    examples.set_string_custom_property("rows", json.dumps(rows))
+    for months, learned in [
+        (["201311"], "201311"),
+        (["201309", "201310", "201311"], "201309 to 201311"),
+    ]:
+        spans = {"train": months, "test": ["201312"]}
+        examples.set_string_custom_property("spans", json.dumps(spans))
+        assert summarize("SpanExampleGen", {"examples": examples}) == Summary(
+            f"123,456 train, 7,890 eval, 27,020 test rows; learns from {learned}, judged on 201312"
+        )
+
+
+def test_a_schema_is_told_by_its_number_of_features(tmp_path: Path) -> None:
+    schema = artifacts.Schema()
+    schema.uri = str(tmp_path)
+    (tmp_path / "schema.pbtxt").write_text('feature { name: "a" } feature { name: "b" }')
+    assert summarize("ImportSchemaGen", {"schema": schema}).line == "2 features"
+
+
+def test_statistics_are_told_by_their_splits() -> None:
+    statistics = artifacts.ExampleStatistics()
+    statistics.split_names = '["train", "eval", "test"]'
+    summary = summarize("StatisticsGen", {"statistics": statistics})
+    assert summary.line == "statistics of train, eval, test"
+
+
+@pytest.mark.parametrize(
+    ("found", "line"),
+    [
+        ({"train": [], "test": []}, "no anomalies"),
+        ({"train": ["origin"], "test": []}, "1 anomaly: train: origin"),
+        (
+            {"train": ["tailnum", "origin"], "test": ["origin"]},
+            "3 anomalies: train: origin, train: tailnum, test: origin",
+        ),
+    ],
+)
+def test_anomalies_are_counted_and_named(
+    tmp_path: Path, found: dict[str, list[str]], line: str
+) -> None:
+    anomalies = artifacts.ExampleAnomalies()
+    anomalies.uri = str(tmp_path)
+    anomalies.split_names = json.dumps(list(found))
+    for split, features in found.items():
+        diff = anomalies_pb2.Anomalies()
+        for feature in features:
+            diff.anomaly_info[feature].short_description = "Unexpected string values"
+        (tmp_path / f"Split-{split}").mkdir()
+        (tmp_path / f"Split-{split}" / "SchemaDiff.pb").write_bytes(diff.SerializeToString())
+    assert summarize("ExampleValidator", {"anomalies": anomalies}) == Summary(line)
+
+
+def test_the_served_model_is_told_by_its_version() -> None:
+    model = artifacts.Model()
+    assert summarize("ServedModel", {"model": model}).line == "nothing is served yet"
+    model.set_int_custom_property("version", 1795417831)
+    assert summarize("ServedModel", {"model": model}).line == "version 1795417831"
+
+
+@pytest.mark.parametrize(
+    ("warnings", "line"),
+    [
+        (0, "passed, no warnings; drift: compared"),
+        (1, "passed, 1 warning; drift: compared"),
+        (12, "passed, 12 warnings; drift: compared"),
+    ],
+)
+def test_a_passed_gate_tells_warnings_and_drift(warnings: int, line: str) -> None:
+    anomalies = artifacts.ExampleAnomalies()
+    anomalies.set_int_custom_property("warnings", warnings)
+    anomalies.set_string_custom_property("drift", "compared")
+    assert summarize("DataGate", {"anomalies": anomalies}) == Summary(line)
+
+
+def test_a_trainer_tells_its_best_epoch_if_it_left_a_record(tmp_path: Path) -> None:
+    model_run = artifacts.ModelRun()
+    model_run.uri = str(tmp_path)
+    assert summarize("Trainer", {"model_run": model_run}) == Summary("")
+    record = {"auc": 0.71239, "best_epoch": 3, "epochs": 5}
+    (tmp_path / "training.json").write_text(json.dumps(record))
+    assert summarize("Trainer", {"model_run": model_run}).line == "eval AUC 0.7124 at epoch 3 of 5"
+
+
+def test_a_pushed_version_is_the_outcome_of_the_run() -> None:
+    pushed = artifacts.PushedModel()
+    pushed.set_int_custom_property("pushed", 1)
+    pushed.set_string_custom_property("pushed_version", "7")
+    pushed.set_string_custom_property("pushed_destination", "serving/flight_delay/7")
+    assert summarize("Pusher", {"pushed_model": pushed}) == Summary(
+        "version 7", ("serving/flight_delay/7",), PUSHED
+    )
+
+
+def test_what_was_not_pushed_says_why() -> None:
+    pushed = artifacts.PushedModel()
+    pushed.set_int_custom_property("pushed", 0)
+    pushed.set_string_custom_property("reason", "not blessed")
+    assert summarize("Pusher", {"pushed_model": pushed}) == Summary("not pushed: not blessed")
