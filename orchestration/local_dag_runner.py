@@ -97,7 +97,7 @@ class ConcurrentDagRunner:
     run_id: str
     summarize: str
     observer: RunObserver
-    workers: int = field(default_factory=lambda: os.cpu_count() or 1)
+    workers: int = field(default_factory=lambda: len(os.sched_getaffinity(0)))
 
     def run(self, pipeline: bytes, upstream: dict[str, tuple[str, ...]]) -> dict[str, NodeResult]:
         """Runs a pipeline.

@@ -46,6 +46,9 @@ def save_model(model: tf_keras.Model, graph: tft.TFTransformOutput, path: str) -
         path,
         save_format="tf",
         include_optimizer=False,
+        # The layers are Keras's own and are rebuilt from their configuration when the model is
+        # loaded; tracing each of them would take three times as long as all the rest.
+        save_traces=False,
         signatures={"serving_default": serve_examples, RAW_SIGNATURE: serve_raw_features},
     )
 

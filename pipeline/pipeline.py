@@ -77,6 +77,7 @@ def create_pipeline(
         preprocessing_fn="pipeline.preprocessing.preprocessing_fn",
         splits_config=tfx.proto.SplitsConfig(analyze=["train"], transform=["train", "eval"]),
         disable_statistics=True,
+        disable_analyzer_cache=True,
     )
     transform.add_upstream_node(data_gate)
     trainer = tfx.components.Trainer(
