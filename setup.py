@@ -1,4 +1,4 @@
-"""Packages the project for Beam workers (`--setup_file`); everything is declared in pyproject.toml."""
+"""Packages the project for Beam workers (`--setup_file`); pyproject.toml declares it."""
 
 from setuptools import setup
 

@@ -1,4 +1,4 @@
-"""What the benchmarks share: a measured run of a command, node times out of ML Metadata, reports."""
+"""What the benchmarks share: a measured command, node times out of ML Metadata, reports."""
 
 from __future__ import annotations
 

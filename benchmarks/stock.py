@@ -1,4 +1,4 @@
-"""Times every node of this pipeline beside its stock-TFX equivalent, on the same rows, in one run."""
+"""Times every node of this pipeline beside its stock-TFX equivalent, on the same rows."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def main(window: int) -> None:
 
 
 def _row(name: str, ours: float, stock: float) -> list[str]:
-    return [name, f"{ours:.1f}", f"{stock:.1f}", f"{stock / ours:.1f}×" if ours else ""]
+    return [name, f"{ours:.1f}", f"{stock:.1f}", f"{stock / ours:.1f} x" if ours else ""]
 
 
 def _gigabytes(measured: Measured) -> str:

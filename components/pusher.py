@@ -41,8 +41,8 @@ def Pusher(
         are what the data of later runs is compared with.
       schema: The schema of `examples`, kept with the version.
       pushed_model: Component `outputs` contains: an artifact with the custom properties `pushed` (1
-        or 0), `pushed_version` and `pushed_destination`, as the stock Pusher sets them, and `reason`
-        where nothing was pushed.
+        or 0), `pushed_version` and `pushed_destination`, as the stock Pusher sets them, and
+        `reason` where nothing was pushed.
       serving_dir: URI of the Serving directory.
       model_name: Name of the model in it.
       run_key: Identifies data, configuration and code of the run; kept with the version.

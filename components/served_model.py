@@ -1,4 +1,4 @@
-"""ServedModel: what is being served now, as artifacts, so that a new model can be compared with it."""
+"""ServedModel: what is being served now, as artifacts that a new model is compared with."""
 
 import json
 

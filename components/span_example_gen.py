@@ -1,4 +1,4 @@
-"""SpanExampleGen: monthly Parquet spans in, `train`, `eval` and `test` examples split by time out."""
+"""SpanExampleGen: monthly Parquet spans in; `train`, `eval` and `test` by time out."""
 
 import json
 import os

@@ -48,7 +48,7 @@ class Window:
 
 
 def filesystem(uri: str) -> tuple[fs.FileSystem, str]:
-    """Returns the file system that serves `uri` (a local path or `gs://`, `s3://`) and its path there.
+    """Returns the file system of `uri` (a local path or `gs://`, `s3://`) and the path there.
 
     Raises:
       DataError: If no file system is known for the URI.

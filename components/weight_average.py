@@ -1,4 +1,4 @@
-"""Averages a network's weights over its last steps, which makes one training run much like another."""
+"""Averages a network's weights over its last steps, so that one run ends much like another."""
 
 from __future__ import annotations
 

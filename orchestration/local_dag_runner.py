@@ -1,4 +1,4 @@
-"""Runs a TFX pipeline on one machine, independent nodes at the same time, each in its own process."""
+"""Runs a TFX pipeline on one machine, each node in a process, independent ones at once."""
 
 from __future__ import annotations
 

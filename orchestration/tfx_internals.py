@@ -32,8 +32,8 @@ _NEVER_CACHED = ("Pusher",)
 class LockedMetadata(metadata.Metadata):
     """ML Metadata that one process at a time may be connected to.
 
-    SQLite gives up with "database is locked" where two processes write at once; the launcher
-    connects for moments only, before and after an executor runs, so waiting for one's turn is cheap.
+    SQLite gives up with "database is locked" where two processes write at once. The launcher
+    connects for moments only, before and after an executor runs: waiting for one's turn is cheap.
     """
 
     def __init__(self, sqlite_path: str, lock_path: str):
@@ -72,8 +72,9 @@ def compile_pipeline(
 ) -> pipeline_pb2.Pipeline:
     """Compiles a pipeline to the intermediate representation of one run.
 
-    TFX's cache key of a node holds its inputs and parameters, not the code behind them. Each node is
-    therefore given one parameter more, `code_version`, which executors ignore and ML Metadata keeps.
+    TFX's cache key of a node holds its inputs and parameters, not the code behind them. Each node
+    is therefore given one parameter more, `code_version`, which executors ignore and ML Metadata
+    keeps.
 
     Args:
       pipeline: The pipeline.

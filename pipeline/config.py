@@ -1,4 +1,4 @@
-"""What a person can vary in a run: frozen dataclasses, a TOML file and `key=value` on top of them."""
+"""What a person can vary in a run: frozen dataclasses, a TOML file and `key=value` over them."""
 
 from __future__ import annotations
 

@@ -41,7 +41,7 @@ def create_pipeline(
         ServedModel. 0 means that ServedModel looks itself.
       run_key: Identifies data, configuration and code; kept with the pushed version.
       metadata_path: SQLite file of ML Metadata; None where the orchestrator brings its own.
-      enable_cache: Whether nodes whose inputs and parameters did not change are taken from the cache.
+      enable_cache: Whether nodes whose inputs and parameters did not change come from the cache.
 
     Returns:
       The pipeline.

@@ -80,7 +80,7 @@ def small_spans(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def pushed(small_spans: Path, tmp_path_factory: pytest.TempPathFactory) -> PushedRun:
-    """One finished run that learned from January and February, judged on March. Not to be changed."""
+    """One finished run: learned from January and February, judged on March. Leave it as it is."""
     cli = Cli(small_spans, tmp_path_factory.mktemp("pushed") / "output")
     done = cli.run("--as-of", "201303")
     assert done.returncode == 0, done.stdout
@@ -96,7 +96,7 @@ class PushedRun:
 
     def artifact(self, node: str, key: str) -> Path:
         """Folder of an output artifact of a node."""
-        (folder,) = (self.cli.output / "artifacts" / node / key).iterdir()
+        (folder,) = self.cli.output.glob(f"artifacts/*/{node}/{key}/*")
         return folder
 
     @property

@@ -1,4 +1,4 @@
-"""The stock Evaluator's executor, and what it lacks: an absent baseline and slices too small to judge."""
+"""The stock Evaluator's executor, and what it lacks: absent baselines and slices too small."""
 
 import os
 from typing import Any

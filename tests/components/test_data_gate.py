@@ -14,14 +14,12 @@ import pandas as pd
 import pytest
 import tensorflow_data_validation as tfdv
 from tensorflow_metadata.proto.v0 import anomalies_pb2
-from tfx import v1 as tfx
+from tfx.v1.types import standard_artifacts as standard
 
 from components.artifacts import statistics_uri
 from components.data_gate import DataGate, parse_warn_only
 from components.errors import BlockingAnomalies, UserError
 from tests.conftest import PROJECT, read_month, thin
-
-standard = tfx.types.standard_artifacts
 
 Fault = Callable[[pd.DataFrame], None]
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import tensorflow_model_analysis as tfma
-from tfx import v1 as tfx
+from tfx.v1.types import standard_artifacts as standard
 
 from components.artifacts import has_serving_model, serving_model_uri, statistics_uri
 from components.errors import UserError
@@ -19,8 +19,6 @@ from components.pusher import Pusher
 from components.served_model import ServedModel
 from serving.directory import ModelDirectory, model_digest
 from tests.conftest import PushedRun
-
-standard = tfx.types.standard_artifacts
 
 
 def at(kind: Any, uri: Path) -> Any:

@@ -40,7 +40,7 @@ def final_states(screen: str) -> dict[str, str]:
     return states
 
 
-@pytest.fixture()
+@pytest.fixture
 def after_push(pushed: PushedRun, tmp_path: Path) -> Cli:
     """The command line on a copy of the output directory of a run that pushed a version.
 
@@ -128,9 +128,9 @@ def test_a_new_month_is_compared_with_what_is_served_and_pushed_beside_it(after_
     assert done.returncode == 0, done.stdout
     assert f"version {old.name}" in done.stdout
     assert "drift: compared" in done.stdout
-    assert [v.name for v in after_push.versions()][0] == old.name
+    assert after_push.versions()[0].name == old.name
     assert len(after_push.versions()) == 2
-    runs = (after_push.output / "artifacts" / "Evaluator" / "evaluation").iterdir()
+    runs = after_push.output.glob("artifacts/*/Evaluator/evaluation/*")
     newest = max(runs, key=lambda path: int(path.name))
     assert '"isBaseline": true' in (newest / "eval_config.json").read_text()
 
