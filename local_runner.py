@@ -9,15 +9,10 @@ import os
 os.environ["TF_USE_LEGACY_KERAS"] = "1"
 
 import dataclasses
-import hashlib
-import json
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Iterable
-from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import click
 from rich.console import Console
@@ -27,6 +22,7 @@ from rich.text import Text
 
 from components import spans
 from components.errors import BlockingAnomalies, UserError
+from orchestration.cache_keys import CodeVersion
 from orchestration.display import RunDisplay
 from orchestration.local_dag_runner import ConcurrentDagRunner, start_fork_server
 from orchestration.node_process import FAILED, NodeResult, redirect_output
@@ -119,8 +115,9 @@ def _run(config: Config, directory: OutputDirectory, console: Console, *, use_ca
     config = dataclasses.replace(
         config, data=dataclasses.replace(config.data, as_of=window.test.month)
     )
-    code_version = make_code_version(config)
-    key = run_key(config, window, code_version("pipeline."))
+    here = Path(__file__).parent
+    code_version = CodeVersion(here / "components", here / "pipeline", (config.gate.schema,))
+    key = code_version.run_key(dataclasses.asdict(config), window.fingerprint)
     models = ModelDirectory(str(directory.serving), config.model_name)
     served = models.served() or 0
     if use_cache and served and models.provenance(served).get("run_key") == key:
@@ -193,49 +190,6 @@ def _conclude(console: Console, runner: ConcurrentDagRunner, results: dict[str, 
             return 0
     console.print("Nothing new was pushed.")
     return 0
-
-
-def make_code_version(config: Config) -> Callable[[str], str]:
-    """Gives the version of the code and files that a node depends on.
-
-    All nodes depend on `components/` and the libraries, those whose parameters name an import path
-    in `pipeline/` also on that folder, and the one that imports the schema on the schema file.
-
-    Returns:
-      A function from the text of a node's parameters to a short hexadecimal digest.
-    """
-    here = Path(__file__).parent
-    libraries = " ".join(f"{name} {version(name)}" for name in ("tfx", "tensorflow"))
-    components = [*(here / "components").rglob("*.py")]
-    user_code = [*(here / "pipeline").rglob("*.py")]
-
-    def code_version(parameters: str) -> str:
-        files = list(components)
-        if "pipeline." in parameters:
-            files += user_code
-        if config.gate.schema in parameters:
-            files.append(Path(config.gate.schema))
-        return _digest([libraries, *_contents(files)])
-
-    return code_version
-
-
-def run_key(config: Config, window: spans.Window, code: str) -> str:
-    """Identifies everything that a run's result depends on, as a short hexadecimal digest."""
-    schema = _contents([Path(config.gate.schema)])
-    settings: dict[str, Any] = dataclasses.asdict(config)
-    return _digest([json.dumps(settings, sort_keys=True), window.fingerprint, code, *schema])
-
-
-def _contents(files: Iterable[Path]) -> list[str]:
-    try:
-        return [path.read_text(encoding="utf-8") for path in sorted(files)]
-    except OSError as error:
-        raise UserError(f"{error.filename} cannot be read: {error.strerror}") from error
-
-
-def _digest(parts: list[str]) -> str:
-    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
 
 
 def _say_error(console: Console, message: str) -> None:
