@@ -161,13 +161,13 @@ def _fit(
         f"val_{_LOG_LOSS}", mode="min", patience=config.patience, restore_best_weights=True
     )
     history = model.fit(
-        train,
+        _select_inputs(model, train),
         train[LABEL],
         # Of mean 1, or the learning rate and the L2 penalty would mean something else.
         sample_weight=train[WEIGHT] / train[WEIGHT].mean(),
         batch_size=config.batch_size,
         epochs=config.epochs,
-        validation_data=(evaluation, evaluation[LABEL]),
+        validation_data=(_select_inputs(model, evaluation), evaluation[LABEL]),
         validation_batch_size=8192,
         verbose=2,
         callbacks=[
@@ -186,6 +186,10 @@ def _fit(
     losses = history[f"val_{_LOG_LOSS}"]
     best = int(np.argmin(losses))
     return {"epochs": len(losses), "best_epoch": best + 1, "auc": history["val_auc"][best]}
+
+
+def _select_inputs(model: tf_keras.Model, columns: Columns) -> Columns:
+    return {name: columns[name] for name in model.input_names}
 
 
 class _ReportProgress(tf_keras.callbacks.Callback):
