@@ -106,8 +106,8 @@ def create_stock_pipeline(config: Config, csv: Path, output: Path) -> tfx.dsl.Pi
         metadata_connection_config=tfx.orchestration.metadata.sqlite_metadata_connection_config(
             str(output / "metadata.sqlite")
         ),
-        # Without a runner's name Beam tries to download one first.
-        beam_pipeline_args=list(config.beam_args),
+        # Without a runner's name Beam tries to download one first. All else is as TFX has it.
+        beam_pipeline_args=[arg for arg in config.beam_args if arg.startswith("--runner=")],
     )
 
 
