@@ -58,6 +58,7 @@ def Pusher(
         pushed_model.set_string_custom_property("reason", f"the same model is version {existing}")
         return
     version = directory.next_version()
+    metrics = read_metrics(evaluation.uri)
     record = {
         "version": version,
         "model_name": model_name,
@@ -66,7 +67,7 @@ def Pusher(
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "spans": json.loads(examples.get_string_custom_property("spans") or "{}"),
         "rows": json.loads(examples.get_string_custom_property("rows") or "{}"),
-        "metrics": read_metrics(evaluation.uri).get(OVERALL, {}),
+        "metrics": metrics.get(OVERALL, {}),
         "artifacts": {
             a.type_name: _identify(a)
             for a in (model, blessing, evaluation, examples, statistics, schema)
@@ -74,7 +75,7 @@ def Pusher(
         "libraries": {name: library_version(name) for name in _LIBRARIES},
     }
     provenance = os.path.join(pushed_model.uri, "provenance")
-    _write_provenance(provenance, record, read_metrics(evaluation.uri), statistics, schema)
+    _write_provenance(provenance, record, metrics, statistics, schema)
     directory.publish(version, source, provenance)
     pushed_model.set_int_custom_property("pushed", 1)
     pushed_model.set_string_custom_property("pushed_version", str(version))

@@ -74,7 +74,7 @@ def compile_pipeline(
 
     TFX's cache key of a node holds its inputs and parameters, not the code behind them. Each node
     is therefore given one parameter more, `code_version`, which executors ignore and ML Metadata
-    keeps.
+    keeps. Artifacts go to a folder of the run, and the Pusher is never taken from the cache.
 
     Args:
       pipeline: The pipeline.
@@ -127,7 +127,7 @@ def launch_node(compiled: pipeline_pb2.Pipeline, node_id: str, store: LockedMeta
 
 
 def read_outputs(store: LockedMetadata, execution_id: int) -> dict[str, tfx_types.Artifact]:
-    """The first output artifact of an execution, by output key."""
+    """The output artifact of an execution, by output key."""
     with store:
         events = store.store.get_events_by_execution_ids([execution_id])
         keys = {

@@ -114,7 +114,7 @@ def lose(column: str, share: float) -> Fault:
         (put("late", 3, None), "late", "fewer"),
         (put("temp", 3, math.inf), "temp", "inf"),
         (put("humid", 3, 101.0), "humid", "101"),
-        (put("origin", 3, "XXX"), "origin", "XXX"),
+        (put("origin", 3, "QQQ"), "origin", "QQQ"),
         (put("distance", 3, -5.0), "distance", "-5"),
         (replace("carrier", "UA", "U2"), "carrier", "U2"),
         (drop("carrier"), "carrier", "missing"),

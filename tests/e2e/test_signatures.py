@@ -37,7 +37,7 @@ def examples(pushed: PushedRun) -> list[bytes]:
 
 STRANGE: tuple[dict[str, object], ...] = (
     {"carrier": b"ZZ"},
-    {"dest": b"XXX", "origin": b"???"},
+    {"dest": b"QQQ", "origin": b"???"},
     {"temp": None, "pressure": None, "wind_dir": None},
     {"wind_speed": 0.0, "wind_dir": None},
     {"temp": 1e30, "visib": -1e30},
