@@ -123,7 +123,8 @@ def _run(config: Config, directory: OutputDirectory, console: Console, *, use_ca
     if use_cache and served and models.provenance(served).get("run_key") == key:
         console.print(
             f"Nothing new: version {served} of {config.model_name} was made from this data, "
-            "configuration and code."
+            "configuration and code.",
+            soft_wrap=True,
         )
         return 0
     run_id = new_run_id()
