@@ -1,15 +1,22 @@
 """Where TFX's standard artifacts keep their files, in one place."""
 
+import json
 import os
+from typing import Any
 
 import tensorflow_data_validation as tfdv
 from tensorflow_metadata.proto.v0 import schema_pb2, statistics_pb2
 from tfx import v1 as tfx
 
+from components.errors import UserError
+
 # The layouts that TFX 1.x writes; it publishes no helper for them under `tfx.v1`.
 SCHEMA_FILE = "schema.pbtxt"
 STATISTICS_FILE = "FeatureStats.pb"
 _SERVING_FOLDER = "Format-Serving"
+
+# The name under which TensorFlow Serving looks for it beside `saved_model.pb`.
+TFLITE_MODEL = "model.tflite"
 
 
 def serving_model_uri(model: tfx.dsl.Artifact) -> str:
@@ -43,3 +50,38 @@ def schema_uri(schema: tfx.dsl.Artifact) -> str:
 def load_schema(schema: tfx.dsl.Artifact) -> schema_pb2.Schema:
     """The schema of a `Schema` artifact."""
     return tfdv.load_schema_text(schema_uri(schema))
+
+
+def split_pattern(examples: tfx.dsl.Artifact, split: str) -> str:
+    """Pattern of the files of one split of an `Examples` artifact.
+
+    Raises:
+      UserError: If it has no such split, naming those it has.
+    """
+    splits = json.loads(examples.split_names)
+    if split not in splits:
+        raise UserError(f"the examples have no split {split!r}; they have {', '.join(splits)}")
+    return os.path.join(examples.uri, f"Split-{split}", "*")
+
+
+class CompressionReport(tfx.dsl.Artifact):
+    """How a model was made smaller, and what that cost: `report.json`, and plots beside it."""
+
+    TYPE_NAME = "CompressionReport"
+
+    @property
+    def path(self) -> str:
+        """Path of the report."""
+        return os.path.join(self.uri, "report.json")
+
+    def write(self, content: dict[str, Any]) -> None:
+        """Writes the report as JSON."""
+        tfx.dsl.io.fileio.makedirs(self.uri)
+        with tfx.dsl.io.fileio.open(self.path, "w") as file:
+            file.write(json.dumps(content, indent=2) + "\n")
+
+    def read(self) -> dict[str, Any]:
+        """Reads the report."""
+        with tfx.dsl.io.fileio.open(self.path, "r") as file:
+            content: dict[str, Any] = json.loads(file.read())
+        return content

@@ -8,7 +8,7 @@ from typing import Any
 
 from tfx import v1 as tfx
 
-from components.artifacts import schema_uri, serving_model_uri, statistics_uri
+from components.artifacts import CompressionReport, schema_uri, serving_model_uri, statistics_uri
 from components.evaluator.executor import BLESSED_FILE
 from components.evaluator.results import OVERALL, read_metrics
 from components.served_model import TRAINING_STATISTICS
@@ -21,6 +21,10 @@ _LIBRARIES = ("tfx", "tensorflow", "tf-keras", "tensorflow-transform", "apache-b
 def Pusher(
     model: tfx.dsl.components.InputArtifact[tfx.types.standard_artifacts.Model],
     blessing: tfx.dsl.components.InputArtifact[tfx.types.standard_artifacts.ModelBlessing],
+    compression_blessing: tfx.dsl.components.InputArtifact[
+        tfx.types.standard_artifacts.ModelBlessing
+    ],
+    compression_report: tfx.dsl.components.InputArtifact[CompressionReport],
     evaluation: tfx.dsl.components.InputArtifact[tfx.types.standard_artifacts.ModelEvaluation],
     examples: tfx.dsl.components.InputArtifact[tfx.types.standard_artifacts.Examples],
     statistics: tfx.dsl.components.InputArtifact[tfx.types.standard_artifacts.ExampleStatistics],
@@ -35,6 +39,8 @@ def Pusher(
     Args:
       model: The model to publish.
       blessing: Whether the Evaluator accepts it.
+      compression_blessing: Whether the CompressionEvaluator accepts it.
+      compression_report: What the Quantizer measured, kept with the version.
       evaluation: Its metrics, kept with the version.
       examples: What it learned from and was judged on.
       statistics: Statistics of `examples`; those of the split `train` are kept with the version and
@@ -49,7 +55,8 @@ def Pusher(
     """
     directory = ModelDirectory(serving_dir, model_name)
     pushed_model.set_int_custom_property("pushed", 0)
-    if not tfx.dsl.io.fileio.exists(os.path.join(blessing.uri, BLESSED_FILE)):
+    blessings = (blessing, compression_blessing)
+    if not all(tfx.dsl.io.fileio.exists(os.path.join(b.uri, BLESSED_FILE)) for b in blessings):
         pushed_model.set_string_custom_property("reason", "not blessed")
         return
     source = serving_model_uri(model)
@@ -70,12 +77,13 @@ def Pusher(
         "metrics": metrics.get(OVERALL, {}),
         "artifacts": {
             a.type_name: _identify(a)
-            for a in (model, blessing, evaluation, examples, statistics, schema)
+            for a in (model, blessing, compression_report, evaluation, examples, statistics, schema)
         },
+        "compression": compression_report.read()["mode"],
         "libraries": {name: library_version(name) for name in _LIBRARIES},
     }
     provenance = os.path.join(pushed_model.uri, "provenance")
-    _write_provenance(provenance, record, metrics, statistics, schema)
+    _write_provenance(provenance, record, metrics, compression_report.read(), statistics, schema)
     directory.publish(version, source, provenance)
     pushed_model.set_int_custom_property("pushed", 1)
     pushed_model.set_string_custom_property("pushed_version", str(version))
@@ -96,12 +104,18 @@ def _write_provenance(
     uri: str,
     record: dict[str, Any],
     metrics: dict[str, dict[str, float]],
+    compression: dict[str, Any],
     statistics: tfx.dsl.Artifact,
     schema: tfx.dsl.Artifact,
 ) -> None:
     fileio = tfx.dsl.io.fileio
     fileio.makedirs(uri)
-    for name, content in ((PROVENANCE_FILE, record), ("metrics.json", metrics)):
+    files = {
+        PROVENANCE_FILE: record,
+        "metrics.json": metrics,
+        "compression.json": compression,
+    }
+    for name, content in files.items():
         with fileio.open(os.path.join(uri, name), "w") as file:
             file.write(json.dumps(content, indent=2, sort_keys=True) + "\n")
     fileio.copy(statistics_uri(statistics, "train"), os.path.join(uri, TRAINING_STATISTICS))

@@ -22,6 +22,8 @@ PRELOAD = [
     "tensorflow",
     "tf_keras",
     "tensorflow_model_analysis",
+    "tensorflow_model_optimization",
+    "sklearn.metrics",
     "orchestration.tfx_internals",
 ]
 

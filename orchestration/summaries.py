@@ -11,7 +11,8 @@ from tensorflow_metadata.proto.v0 import anomalies_pb2
 from tfx import v1 as tfx
 
 from components.artifacts import load_schema
-from components.evaluator.results import OVERALL, read_failures, read_metrics
+from components.compression_evaluator import read_budgets
+from components.evaluator.results import OVERALL, read_changes, read_failures, read_metrics
 from orchestration.node_process import Summary
 
 PUSHED = "pushed"
@@ -91,6 +92,38 @@ def _trainer(outputs: Outputs) -> Summary:
     return Summary(f"eval AUC {run['auc']:.4f} at epoch {run['best_epoch']} of {run['epochs']}")
 
 
+def _pruner(outputs: Outputs) -> Summary:
+    report = outputs["report"].read()
+    after, before = report["after"]["loss"], report["before"]["loss"]
+    return Summary(
+        f"{report['sparsity']:.1%} of the weights are zero; eval loss {after:.4f}, was {before:.4f}"
+    )
+
+
+def _quantizer(outputs: Outputs) -> Summary:
+    report = outputs["report"].read()
+    shipped, original = report["modes"][report["mode"]], report["float"]
+    return Summary(
+        f"{report['mode']}: model.tflite {shipped['bytes'] / 1000:.1f} kB, "
+        f"{original['bytes'] / shipped['bytes']:.1f} times smaller than float; "
+        f"{shipped['p50_ms'] * 1000:.1f} µs a row",
+        (report["why"],),
+    )
+
+
+def _compression_evaluator(outputs: Outputs) -> Summary:
+    uri = outputs["evaluation"].uri
+    changes = read_changes(uri, "auc")
+    slices = {name: change for name, change in changes.items() if name != OVERALL}
+    line = f"AUC {changes[OVERALL]:+.4f} against float"
+    if slices:
+        worst = min(slices, key=lambda name: slices[name])
+        line += f", {slices[worst]:+.4f} at worst ({worst})"
+    if outputs["blessing"].get_int_custom_property("blessed"):
+        return Summary(f"blessed; {line}")
+    return Summary(f"not blessed; {line}", (*read_budgets(uri), *read_failures(uri)), NOT_BLESSED)
+
+
 def _evaluator(outputs: Outputs) -> Summary:
     uri = outputs["evaluation"].uri
     overall = read_metrics(uri).get(OVERALL, {})
@@ -122,6 +155,9 @@ _BY_NODE: dict[str, Callable[[Outputs], Summary]] = {
     "DataGate": _data_gate,
     "Transform": _transform,
     "Trainer": _trainer,
+    "Pruner": _pruner,
+    "Quantizer": _quantizer,
+    "CompressionEvaluator": _compression_evaluator,
     "Evaluator": _evaluator,
     "Pusher": _pusher,
 }

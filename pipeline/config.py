@@ -10,7 +10,7 @@ import types
 from collections.abc import Iterable, Mapping
 from dataclasses import field
 from pathlib import Path
-from typing import Annotated, Any, get_type_hints
+from typing import Annotated, Any, Literal, get_type_hints
 
 from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
@@ -27,6 +27,8 @@ def _check_month(month: int) -> int:
 
 
 Share = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[int, Field(ge=1)]
+Mode = Literal["none", "float16", "dynamic_range", "int8", "qat", "pqat"]
 
 
 class ConfigError(UserError):
@@ -90,6 +92,75 @@ class TrainingConfig:
 
 
 @dataclass(frozen=True, config=_CHECKED)
+class PruningConfig:
+    """How many weights become zero, and how; see `components.pruner`.
+
+    Attributes:
+      target_sparsity: Share of the weights of the dense layers that become zero; 0 for none.
+      schedule: "polynomial", from none to the target, or "constant".
+      frequency: Steps between two choices of the weights that are zero.
+      block_size: Inputs and outputs of a dense layer whose weights become zero together.
+      m_by_n: [2, 4] makes 2 of every 4 consecutive weights zero, instead of `target_sparsity`.
+      layers: Names or types of layers; none named means all dense layers but the output.
+      epochs: Passes over `train` to fine-tune in.
+      learning_rate: Adam's learning rate at the start.
+    """
+
+    target_sparsity: Annotated[float, Field(ge=0, lt=1)] = 0.85
+    schedule: Literal["polynomial", "constant"] = "polynomial"
+    frequency: Annotated[int, Field(ge=1)] = 20
+    block_size: tuple[Positive, Positive] = (1, 1)
+    m_by_n: tuple[Positive, Positive] | tuple[()] = ()
+    layers: tuple[str, ...] = ()
+    epochs: Annotated[int, Field(ge=1, le=1000)] = 3
+    learning_rate: Annotated[float, Field(gt=0, le=1)] = 3e-4
+
+
+@dataclass(frozen=True, config=_CHECKED)
+class QuantizationConfig:
+    """How the TFLite model stores and multiplies numbers; see `components.quantizer`.
+
+    Attributes:
+      mode: One of the modes, or "auto" for the best of `auto_modes`.
+      auto_modes: What "auto" chooses from.
+      policy: Whether "auto" takes the smallest or the fastest.
+      weight_bits: How many of its 8 bits a weight uses; with fewer the file compresses better.
+      sparse: 1 to store weights that are mostly zero without the zeros, 0 to store them all.
+      representative_rows: Training examples that the ranges of activations are taken from.
+      epochs: Passes over `train` in the modes "qat" and "pqat".
+      learning_rate: Adam's learning rate at the start.
+    """
+
+    mode: Mode | Literal["auto"] = "int8"
+    auto_modes: tuple[Mode, ...] = ("float16", "dynamic_range", "int8", "qat", "pqat")
+    policy: Literal["smallest", "fastest"] = "smallest"
+    weight_bits: Annotated[int, Field(ge=5, le=8)] = 5
+    sparse: Annotated[int, Field(ge=0, le=1)] = 1
+    representative_rows: Positive = 2000
+    epochs: Annotated[int, Field(ge=1, le=1000)] = 1
+    learning_rate: Annotated[float, Field(gt=0, le=1)] = 1e-4
+
+
+@dataclass(frozen=True, config=_CHECKED)
+class CompressionConfig:
+    """What the compressed model must keep and may cost, or it is not blessed.
+
+    Attributes:
+      max_auc_loss: How much lower than the float model's its AUC may be.
+      max_slice_auc_loss: The same for every slice that is large enough.
+      max_bytes: Largest size of `model.tflite`; 0 for no limit.
+      max_p99_ms: Highest 99th percentile of the time it takes for one row; 0 for no limit.
+      min_sparsity: Smallest share of zeros among its weights.
+    """
+
+    max_auc_loss: Share = 0.005
+    max_slice_auc_loss: Share = 0.02
+    max_bytes: Annotated[int, Field(ge=0)] = 0
+    max_p99_ms: Annotated[float, Field(ge=0)] = 0.0
+    min_sparsity: Share = 0.0
+
+
+@dataclass(frozen=True, config=_CHECKED)
 class EvaluationConfig:
     """What a model must reach on the month `as_of` to be blessed.
 
@@ -129,6 +200,9 @@ class Config:
     data: DataConfig = field(default_factory=DataConfig)
     gate: GateConfig = field(default_factory=GateConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
+    pruning: PruningConfig = field(default_factory=PruningConfig)
+    quantization: QuantizationConfig = field(default_factory=QuantizationConfig)
+    compression: CompressionConfig = field(default_factory=CompressionConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
 
 

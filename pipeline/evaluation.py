@@ -7,12 +7,14 @@ from typing import Any
 import tensorflow_model_analysis as tfma
 from google.protobuf import json_format
 
-from pipeline.config import EvaluationConfig
+from components.compression_evaluator import FLOAT, SAVED_MODEL, TFLITE
+from pipeline.config import CompressionConfig, EvaluationConfig
 from pipeline.features import LABEL
 
 SLICES = ("carrier", "origin")
 
 _OVERALL: dict[str, Any] = {}
+_BY_COLUMN = [{"feature_keys": [column]} for column in SLICES]
 
 
 def make_eval_config(config: EvaluationConfig) -> tfma.EvalConfig:
@@ -25,36 +27,70 @@ def make_eval_config(config: EvaluationConfig) -> tfma.EvalConfig:
       An `EvalConfig` with a candidate and a baseline model. The AUC has a floor overall and per
       slice and a change threshold against the baseline; calibration has bounds overall.
     """
-    by_column = [{"feature_keys": [column]} for column in SLICES]
-    model = {"signature_name": "serving_default", "label_key": LABEL}
-    change = {"absolute": -config.max_auc_loss, "direction": "HIGHER_IS_BETTER"}
     calibration = {"lower_bound": config.min_calibration, "upper_bound": config.max_calibration}
     metrics = [
         _metric(
             "AUC",
             "auc",
             _threshold([_OVERALL], value_threshold={"lower_bound": config.min_auc}),
-            _threshold([_OVERALL], change_threshold=change),
-            _threshold(by_column, value_threshold={"lower_bound": config.min_slice_auc}),
+            _threshold([_OVERALL], change_threshold=_at_most(config.max_auc_loss)),
+            _threshold(_BY_COLUMN, value_threshold={"lower_bound": config.min_slice_auc}),
         ),
         _metric("AUCPrecisionRecall", "auc_pr"),
         _metric("Calibration", "calibration", _threshold([_OVERALL], value_threshold=calibration)),
         _metric("ExampleCount", "example_count"),
     ]
+    return _eval_config(["candidate"], "served", metrics, config.min_slice_examples)
+
+
+def make_compression_eval_config(
+    config: CompressionConfig, min_slice_examples: int
+) -> tfma.EvalConfig:
+    """Builds the TFMA configuration that compares both forms of a compressed model with the float.
+
+    Args:
+      config: How much AUC may be lost.
+      min_slice_examples: Slices with fewer rows are reported, not judged.
+
+    Returns:
+      An `EvalConfig` with the models `tflite` and `saved_model`, the baseline `float`, and change
+      thresholds overall and per slice.
+    """
+    metrics = [
+        _metric(
+            "AUC",
+            "auc",
+            _threshold([_OVERALL], change_threshold=_at_most(config.max_auc_loss)),
+            _threshold(_BY_COLUMN, change_threshold=_at_most(config.max_slice_auc_loss)),
+        ),
+        _metric("ExampleCount", "example_count"),
+    ]
+    return _eval_config([TFLITE, SAVED_MODEL], FLOAT, metrics, min_slice_examples)
+
+
+def _eval_config(
+    candidates: list[str], baseline: str, metrics: list[dict[str, Any]], min_slice_examples: int
+) -> tfma.EvalConfig:
+    # "tf_generic": asked by its signature, whatever made it.
+    model = {"model_type": "tf_generic", "label_key": LABEL}
     settings = {
         "model_specs": [
-            {"name": "candidate", **model},
-            {"name": "baseline", "is_baseline": True, **model},
+            *({"name": name, **model} for name in candidates),
+            {"name": baseline, "is_baseline": True, **model},
         ],
-        "slicing_specs": [_OVERALL, *by_column],
+        "slicing_specs": [_OVERALL, *_BY_COLUMN],
         "metrics_specs": [{"metrics": metrics}],
         "options": {
             # The model's own Keras metrics would be computed too, in a third of the time of all.
             "include_default_metrics": False,
-            "min_slice_size": config.min_slice_examples,
+            "min_slice_size": min_slice_examples,
         },
     }
     return json_format.ParseDict(settings, tfma.EvalConfig())
+
+
+def _at_most(loss: float) -> dict[str, Any]:
+    return {"absolute": -loss, "direction": "HIGHER_IS_BETTER"}
 
 
 def _metric(class_name: str, name: str, *thresholds: dict[str, Any]) -> dict[str, Any]:

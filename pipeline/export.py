@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import tensorflow as tf
 import tensorflow_transform as tft
 import tf_keras
@@ -12,7 +10,7 @@ from pipeline.features import PROBABILITY, RAW_FEATURES
 
 RAW_SIGNATURE = "raw_features"
 
-FeatureSpec = dict[str, tf.io.FixedLenFeature | tf.io.VarLenFeature]
+FeatureSpec = dict[str, tf.io.FixedLenFeature]
 
 
 def save_model(model: tf_keras.Model, graph: tft.TFTransformOutput, path: str) -> None:
@@ -40,7 +38,7 @@ def save_model(model: tf_keras.Model, graph: tft.TFTransformOutput, path: str) -
 
     @tf.function(input_signature=[_raw_signature(spec)])
     def serve_raw_features(features: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-        return {PROBABILITY: model(model.transform(from_dense(features, spec)))}
+        return {PROBABILITY: model(model.transform(_as_columns(features)))}
 
     model.save(
         path,
@@ -57,31 +55,6 @@ def _raw_signature(spec: FeatureSpec) -> dict[str, tf.TensorSpec]:
     return {name: tf.TensorSpec([None], spec[name].dtype, name=name) for name in spec}
 
 
-def from_dense(
-    features: dict[str, tf.Tensor], spec: FeatureSpec
-) -> dict[str, tf.Tensor | tf.SparseTensor]:
-    """Raw features of shape [batch] as `tf.io.parse_example` would give them.
-
-    Args:
-      features: By name; an absent value is "" or NaN.
-      spec: How they are parsed; a feature that may be absent is a `VarLenFeature`.
-
-    Returns:
-      By name, tensors of shape [batch, 1], sparse and without the absent values where the spec says
-      `VarLenFeature`.
-    """
-    parsed: dict[str, tf.Tensor | tf.SparseTensor] = {}
-    for name, feature in features.items():
-        column = feature[:, tf.newaxis]
-        if isinstance(spec[name], tf.io.VarLenFeature):
-            absent = "" if feature.dtype == tf.string else math.nan
-            column = _drop_absent(column, absent)
-        parsed[name] = column
-    return parsed
-
-
-def _drop_absent(column: tf.Tensor, absent: str | float) -> tf.SparseTensor:
-    present = tf.not_equal(column, absent) if absent == "" else ~tf.math.is_nan(column)
-    indices = tf.where(present)
-    shape = tf.shape(column, out_type=tf.int64)
-    return tf.SparseTensor(indices, tf.gather_nd(column, indices), shape)
+def _as_columns(features: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+    """Features of shape [batch] as the transformation takes them, [batch, 1]."""
+    return {name: tf.reshape(feature, [-1, 1]) for name, feature in features.items()}

@@ -3,11 +3,11 @@
 LABEL = "late"
 TIME = "time_hour"
 
-# Strings that become ids of a vocabulary, by the length of their embedding.
-VOCABULARIES = {"carrier": 8, "origin": 4, "dest": 8}
+# Strings that become ids of a vocabulary.
+VOCABULARIES = ("carrier", "origin", "dest")
 
-# Integers that are ids already: how many there are, and the length of their embedding.
-IDS = {"hour": (24, 8), "weekday": (7, 4)}
+# Integers that are ids already, by how many there are.
+IDS = {"hour": 24, "weekday": 7}
 
 # Pairs of ids whose every combination has a weight of its own in the wide part.
 CROSSES = (("carrier", "origin"), ("carrier", "dest"), ("origin", "hour"), ("carrier", "hour"))

@@ -4,16 +4,23 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from typing import Any
 
+from google.protobuf import json_format
 from tfx import v1 as tfx
 
+from components.compression_evaluator import CompressionEvaluator
 from components.data_gate import DataGate
 from components.evaluator.component import Evaluator
+from components.pruner import Pruner
 from components.pusher import Pusher
+from components.quantizer.component import Quantizer
 from components.served_model import ServedModel
 from components.span_example_gen import SpanExampleGen
 from pipeline.config import Config
-from pipeline.evaluation import make_eval_config
+from pipeline.evaluation import make_compression_eval_config, make_eval_config
+from pipeline.export import RAW_SIGNATURE
+from pipeline.features import LABEL, WEIGHT
 
 PIPELINE_NAME = "flightdeck"
 
@@ -89,17 +96,57 @@ def create_pipeline(
         eval_args=tfx.proto.EvalArgs(splits=["eval"]),
         custom_config=dataclasses.asdict(config.training),
     )
+    learning = {
+        "save_fn": "pipeline.export.save_model",
+        "label_key": LABEL,
+        "weight_key": WEIGHT,
+        "batch_size": config.training.batch_size,
+        "seed": config.training.seed,
+    }
+    pruner = Pruner(
+        model=trainer.outputs["model"],
+        examples=transform.outputs["transformed_examples"],
+        transform_graph=transform.outputs["transform_graph"],
+        **learning,
+        **_as_parameters(config.pruning),
+    )
+    quantizer = Quantizer(
+        model=pruner.outputs["pruned_model"],
+        float_model=trainer.outputs["model"],
+        examples=example_gen.outputs["examples"],
+        transformed_examples=transform.outputs["transformed_examples"],
+        transform_graph=transform.outputs["transform_graph"],
+        signature=RAW_SIGNATURE,
+        max_auc_loss=config.compression.max_auc_loss,
+        **learning,
+        **_as_parameters(config.quantization),
+    )
+    compression_evaluator = CompressionEvaluator(
+        examples=example_gen.outputs["examples"],
+        schema=schema_gen.outputs["schema"],
+        model=quantizer.outputs["quantized_model"],
+        float_model=trainer.outputs["model"],
+        report=quantizer.outputs["report"],
+        eval_config=json_format.MessageToJson(
+            make_compression_eval_config(config.compression, config.evaluation.min_slice_examples)
+        ),
+        max_bytes=config.compression.max_bytes,
+        max_p99_ms=config.compression.max_p99_ms,
+        min_sparsity=config.compression.min_sparsity,
+    )
     evaluator = Evaluator(
         examples=example_gen.outputs["examples"],
-        model=trainer.outputs["model"],
+        model=quantizer.outputs["quantized_model"],
         baseline_model=served_model.outputs["model"],
         schema=schema_gen.outputs["schema"],
         example_splits=["test"],
         eval_config=make_eval_config(config.evaluation),
     )
     pusher = Pusher(
-        model=trainer.outputs["model"],
+        model=quantizer.outputs["quantized_model"],
         blessing=evaluator.outputs["blessing"],
+        compression_blessing=compression_evaluator.outputs["blessing"],
+        compression_report=quantizer.outputs["report"],
         evaluation=evaluator.outputs["evaluation"],
         examples=example_gen.outputs["examples"],
         statistics=statistics_gen.outputs["statistics"],
@@ -125,6 +172,9 @@ def create_pipeline(
             data_gate,
             transform,
             trainer,
+            pruner,
+            quantizer,
+            compression_evaluator,
             evaluator,
             pusher,
         ],
@@ -132,3 +182,11 @@ def create_pipeline(
         metadata_connection_config=connection,
         beam_pipeline_args=list(config.beam_args),
     )
+
+
+def _as_parameters(config: Any) -> dict[str, Any]:
+    """The fields of a part of the configuration as component parameters: tuples become JSON."""
+    return {
+        name: json.dumps(value) if isinstance(value, tuple) else value
+        for name, value in dataclasses.asdict(config).items()
+    }

@@ -33,13 +33,22 @@ class Executor(stock.Executor):
         super().Do(inputs, output_dict, exec_properties)
         (evaluation,) = output_dict["evaluation"]
         (blessing,) = output_dict["blessing"]
-        fileio = tfx.dsl.io.fileio
-        refused = os.path.join(blessing.uri, NOT_BLESSED_FILE)
-        if fileio.exists(refused) and not unmet_thresholds(evaluation.uri):
-            fileio.remove(refused)
-            with fileio.open(os.path.join(blessing.uri, BLESSED_FILE), "w") as file:
-                file.write("")  # Without a write no file is made.
-            blessing.set_int_custom_property("blessed", 1)
+        if not blessing.get_int_custom_property("blessed"):
+            write_blessing(blessing, not unmet_thresholds(evaluation.uri))
+
+
+def write_blessing(blessing: types.Artifact, blessed: bool) -> None:
+    """Says in a `ModelBlessing` artifact whether a model is blessed, as stock TFX does."""
+    fileio = tfx.dsl.io.fileio
+    fileio.makedirs(blessing.uri)
+    for name in (BLESSED_FILE, NOT_BLESSED_FILE):
+        if fileio.exists(os.path.join(blessing.uri, name)):
+            fileio.remove(os.path.join(blessing.uri, name))
+    with fileio.open(
+        os.path.join(blessing.uri, BLESSED_FILE if blessed else NOT_BLESSED_FILE), "w"
+    ) as file:
+        file.write("")  # Without a write no file is made.
+    blessing.set_int_custom_property("blessed", int(blessed))
 
 
 def unmet_thresholds(evaluation_uri: str) -> list[tuple[Any, Any]]:

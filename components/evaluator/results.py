@@ -21,7 +21,11 @@ def read_metrics(evaluation_uri: str) -> dict[str, dict[str, float]]:
     Returns:
       Value by metric name, by slice; the slices are called `Overall`, `<column>:<value>` and so on.
     """
-    result = tfma.load_eval_result(evaluation_uri, model_name=_candidate(evaluation_uri))
+    return _read(evaluation_uri, _candidate(evaluation_uri))
+
+
+def _read(evaluation_uri: str, model_name: str | None) -> dict[str, dict[str, float]]:
+    result = tfma.load_eval_result(evaluation_uri, model_name=model_name)
     metrics: dict[str, dict[str, float]] = {}
     for key, by_output in result.slicing_metrics:
         values = by_output[""][""]
@@ -31,6 +35,26 @@ def read_metrics(evaluation_uri: str) -> dict[str, dict[str, float]]:
             if "doubleValue" in value
         }
     return metrics
+
+
+def read_changes(evaluation_uri: str, metric: str) -> dict[str, float]:
+    """How much higher a metric of the first candidate is than the baseline's.
+
+    Args:
+      evaluation_uri: URI of a `ModelEvaluation` artifact of several models.
+      metric: Name of the metric.
+
+    Returns:
+      The difference by slice; slices too small to be measured are left out.
+    """
+    (baseline,) = (spec for spec in _eval_config(evaluation_uri).model_specs if spec.is_baseline)
+    candidate = _read(evaluation_uri, _candidate(evaluation_uri))
+    reference = _read(evaluation_uri, baseline.name)
+    return {
+        name: values[metric] - reference[name][metric]
+        for name, values in candidate.items()
+        if metric in values and metric in reference.get(name, {})
+    }
 
 
 def read_failures(evaluation_uri: str) -> list[str]:
@@ -43,15 +67,23 @@ def read_failures(evaluation_uri: str) -> list[str]:
       A line for each threshold that was not met, naming slice, metric, value and bound; empty if
       the model was blessed.
     """
+    config = _eval_config(evaluation_uri)
+    baselines = [spec.name for spec in config.model_specs if spec.is_baseline]
+    several = len(config.model_specs) - len(baselines) > 1
     return [
-        f"{_proto_slice_name(key)}: {_describe(failure)}"
+        f"{_proto_slice_name(key)}: {f'{failure.metric_key.model_name} ' * several}"
+        f"{_describe(failure, *baselines)}"
         for key, failure in unmet_thresholds(evaluation_uri)
     ]
 
 
+def _eval_config(evaluation_uri: str) -> tfma.EvalConfig:
+    return tfma.load_eval_result(evaluation_uri, model_name=None).config
+
+
 def _candidate(evaluation_uri: str) -> str | None:
     """TFMA keeps a model's results under its name where there is a baseline, else under none."""
-    config = tfma.load_eval_result(evaluation_uri, model_name=None).config
+    config = _eval_config(evaluation_uri)
     names = [spec.name for spec in config.model_specs if not spec.is_baseline]
     return names[0] if len(config.model_specs) > 1 else None
 
@@ -69,10 +101,10 @@ def _proto_slice_name(key: Any) -> str:
     return _slice_name(tuple(parts))
 
 
-def _describe(failure: Any) -> str:
+def _describe(failure: Any, baseline: str = "") -> str:
     name = failure.metric_key.name
     if failure.metric_key.is_diff:
-        name += " change against the model being served"
+        name += f" change against the {baseline} model"
     value = failure.metric_value.double_value.value
     return f"{name} {value:.4f}, {_bounds(failure.metric_threshold)}"
 

@@ -11,7 +11,13 @@ import pytest
 import tensorflow_model_analysis as tfma
 from tfx.v1.types import standard_artifacts as standard
 
-from components.artifacts import has_serving_model, serving_model_uri, statistics_uri
+from components.artifacts import (
+    TFLITE_MODEL,
+    CompressionReport,
+    has_serving_model,
+    serving_model_uri,
+    statistics_uri,
+)
 from components.errors import UserError
 from components.evaluator.executor import unmet_thresholds
 from components.evaluator.results import read_failures, read_metrics
@@ -31,8 +37,12 @@ def push(pushed: PushedRun, serving_dir: Path, work: Path) -> standard.PushedMod
     """Pushes the model of the run to another Serving directory."""
     examples = at(standard.Examples, pushed.artifact("SpanExampleGen", "examples"))
     inputs = {
-        "model": at(standard.Model, pushed.artifact("Trainer", "model")),
+        "model": at(standard.Model, pushed.artifact("Quantizer", "quantized_model")),
         "blessing": at(standard.ModelBlessing, pushed.artifact("Evaluator", "blessing")),
+        "compression_blessing": at(
+            standard.ModelBlessing, pushed.artifact("CompressionEvaluator", "blessing")
+        ),
+        "compression_report": at(CompressionReport, pushed.artifact("Quantizer", "report")),
         "evaluation": at(standard.ModelEvaluation, pushed.artifact("Evaluator", "evaluation")),
         "examples": examples,
         "statistics": at(
@@ -62,7 +72,7 @@ def serve(
     return model, statistics
 
 
-def test_a_pushed_version_is_the_trained_model_byte_for_byte(
+def test_a_pushed_version_is_the_compressed_model_byte_for_byte(
     pushed: PushedRun, tmp_path: Path
 ) -> None:
     output = push(pushed, tmp_path / "serving", tmp_path / "work")
@@ -70,9 +80,12 @@ def test_a_pushed_version_is_the_trained_model_byte_for_byte(
     directory = ModelDirectory(str(tmp_path / "serving"), "flight_delay")
     (version,) = directory.versions()
     assert output.get_string_custom_property("pushed_version") == str(version)
-    trained = serving_model_uri(at(standard.Model, pushed.artifact("Trainer", "model")))
-    assert model_digest(directory.version_uri(version)) == model_digest(trained)
+    made = serving_model_uri(at(standard.Model, pushed.artifact("Quantizer", "quantized_model")))
+    assert model_digest(directory.version_uri(version)) == model_digest(made)
+    assert {"saved_model.pb", TFLITE_MODEL} <= {p.name for p in Path(made).iterdir()}
     assert directory.provenance(version)["run_key"] == "abc"
+    report = json.loads(Path(directory.provenance_uri(version), "compression.json").read_text())
+    assert report["modes"][report["mode"]]["bytes"] == Path(made, TFLITE_MODEL).stat().st_size
 
 
 def test_the_same_model_is_not_pushed_twice(pushed: PushedRun, tmp_path: Path) -> None:
@@ -84,11 +97,14 @@ def test_the_same_model_is_not_pushed_twice(pushed: PushedRun, tmp_path: Path) -
     assert ModelDirectory(str(tmp_path / "serving"), "flight_delay").versions() == [int(version)]
 
 
-def test_without_a_blessing_nothing_is_pushed(pushed: PushedRun, tmp_path: Path) -> None:
+@pytest.mark.parametrize("evaluator", ["Evaluator", "CompressionEvaluator"])
+def test_without_both_blessings_nothing_is_pushed(
+    pushed: PushedRun, tmp_path: Path, evaluator: str
+) -> None:
     output = tmp_path / "output"
     shutil.copytree(pushed.cli.output / "artifacts", output / "artifacts")
     refused = PushedRun(type(pushed.cli)(pushed.cli.data, output), "")
-    (refused.artifact("Evaluator", "blessing") / "BLESSED").unlink()
+    (refused.artifact(evaluator, "blessing") / "BLESSED").unlink()
     result = push(refused, tmp_path / "serving", tmp_path / "work")
     assert result.get_int_custom_property("pushed") == 0
     assert result.get_string_custom_property("reason") == "not blessed"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,9 +17,15 @@ from tests.conftest import PushedRun
 Columns = dict[str, np.ndarray]
 
 
+@pytest.fixture(scope="module", params=[("Trainer", "model"), ("Pruner", "pruned_model")])
+def folder(pushed: PushedRun, request: pytest.FixtureRequest) -> Path:
+    """A SavedModel whose network can be loaded apart from its signatures."""
+    return pushed.artifact(*request.param) / "Format-Serving"
+
+
 @pytest.fixture(scope="module")
-def model(pushed: PushedRun) -> tf_keras.Model:
-    return tf_keras.models.load_model(str(pushed.version))
+def model(folder: Path) -> tf_keras.Model:
+    return tf_keras.models.load_model(str(folder))
 
 
 @pytest.fixture(scope="module")
@@ -72,18 +79,18 @@ def expected(
 
 
 def test_serialized_examples_get_the_networks_answers(
-    pushed: PushedRun, examples: list[bytes], expected: np.ndarray
+    folder: Path, examples: list[bytes], expected: np.ndarray
 ) -> None:
-    serve = tf.saved_model.load(str(pushed.version)).signatures["serving_default"]
+    serve = tf.saved_model.load(str(folder)).signatures["serving_default"]
     answers = serve(examples=tf.constant(examples))[PROBABILITY].numpy()
     assert np.isfinite(answers).all()
     np.testing.assert_allclose(answers, expected, atol=1e-6)
 
 
 def test_raw_features_get_the_networks_answers(
-    pushed: PushedRun, graph: tft.TFTransformOutput, examples: list[bytes], expected: np.ndarray
+    folder: Path, graph: tft.TFTransformOutput, examples: list[bytes], expected: np.ndarray
 ) -> None:
-    serve = tf.saved_model.load(str(pushed.version)).signatures["raw_features"]
+    serve = tf.saved_model.load(str(folder)).signatures["raw_features"]
     answers = serve(**to_dense(examples, graph))[PROBABILITY].numpy()
     np.testing.assert_allclose(answers, expected, atol=1e-6)
 
@@ -101,12 +108,12 @@ def to_dense(examples: list[bytes], graph: tft.TFTransformOutput) -> dict[str, t
 
 
 def test_a_request_needs_neither_the_label_nor_what_the_model_does_not_read(
-    pushed: PushedRun, examples: list[bytes], expected: np.ndarray
+    folder: Path, examples: list[bytes], expected: np.ndarray
 ) -> None:
     example = tf.train.Example.FromString(examples[0])
     for name in set(example.features.feature) - set(RAW_FEATURES):
         del example.features.feature[name]
-    serve = tf.saved_model.load(str(pushed.version)).signatures["serving_default"]
+    serve = tf.saved_model.load(str(folder)).signatures["serving_default"]
     answer = serve(examples=tf.constant([example.SerializeToString()]))[PROBABILITY].numpy()
     np.testing.assert_allclose(answer, expected[:1], atol=1e-6)
 

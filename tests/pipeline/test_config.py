@@ -108,7 +108,7 @@ def test_every_key_is_listed_once_and_tables_by_what_is_in_them() -> None:
     keys = config_keys()
     assert len(keys) == len(set(keys))
     assert {"model_name", "data.as_of", "training.epochs"} <= set(keys)
-    assert not {"data", "gate", "training", "evaluation"} & set(keys)
+    assert not {"data", "gate", "training", "pruning", "evaluation"} & set(keys)
 
 
 def test_a_configuration_cannot_be_changed() -> None:
@@ -126,7 +126,7 @@ def test_a_configuration_cannot_be_changed() -> None:
     ("key", "meant"),
     [
         ("training.epoch", "training.epochs"),
-        ("epochs", "training.epochs"),
+        ("trainingepochs", "training.epochs"),
         ("data.windows", "data.window"),
         ("modelname", "model_name"),
     ],

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import tf_keras
@@ -11,7 +13,7 @@ from components.errors import UserError
 from components.keras_setup import skip_autograph_of_keras
 from pipeline import model as network
 from pipeline.config import TrainingConfig
-from pipeline.features import LABEL, NUMERIC, WEIGHT
+from pipeline.features import CROSSES, LABEL, NUMERIC, WEIGHT
 
 SIZES = {"carrier": 5, "origin": 4, "dest": 9}
 NUMBERS = 6
@@ -46,9 +48,23 @@ def test_the_output_starts_at_the_prior() -> None:
 
 
 def test_the_wide_part_has_a_weight_for_every_pair_of_ids() -> None:
-    layer = build(TrainingConfig()).get_layer("carrier_origin_wide")
-    assert layer.input_dim == SIZES["carrier"] * SIZES["origin"]
+    layer = build(TrainingConfig()).get_layer("wide")
+    sizes = SIZES | {"hour": 24, "weekday": 7}
+    pairs = sum(sizes[left] * sizes[right] for left, right in CROSSES)
+    assert layer.input_dim == sum(sizes.values()) + pairs
     assert not layer.get_weights()[0].any()
+
+
+def test_no_two_ids_share_an_embedding_or_a_weight() -> None:
+    """Changing one id changes the rows of the tables that are read for it, and no others."""
+    model = build(TrainingConfig())
+    tables = tf_keras.Model(
+        model.inputs, [model.get_layer(name).input for name in ("embedding", "wide")]
+    )
+    rows = make_rows(2000, 3)
+    for looked_up in tables.predict({name: rows[name] for name in model.input_names}, verbose=0):
+        ranges = [(column.min(), column.max()) for column in looked_up.T]
+        assert all(end < start for (_, end), (start, _) in pairwise(ranges))
 
 
 def test_it_learns_keeps_the_best_epoch_and_reports_progress(tmp_path: object) -> None:

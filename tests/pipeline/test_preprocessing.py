@@ -14,7 +14,7 @@ import tensorflow as tf
 import tensorflow_data_validation as tfdv
 import tensorflow_transform as tft
 import tensorflow_transform.beam as tft_beam
-from tensorflow_transform.tf_metadata import dataset_metadata, schema_utils
+from tensorflow_transform.tf_metadata import schema_utils
 from tfx_bsl.public import tfxio
 
 from pipeline.config import load_config
@@ -34,10 +34,7 @@ def rows() -> list[Row]:
 def graph(rows: list[Row], tmp_path_factory: pytest.TempPathFactory) -> tft.TFTransformOutput:
     """A transform graph learned from a sample of March."""
     folder = tmp_path_factory.mktemp("transform")
-    source = tfxio.TFExampleBeamRecord(
-        physical_format="inmem",
-        schema=dataset_metadata.DatasetMetadata.from_feature_spec(SPEC).schema,
-    )
+    source = tfxio.TFExampleBeamRecord(physical_format="inmem", schema=SCHEMA).Project(list(SPEC))
     with (
         beam.Pipeline(argv=list(load_config().beam_args)) as pipeline,
         tft_beam.Context(temp_dir=str(folder / "tmp")),
@@ -50,13 +47,12 @@ def graph(rows: list[Row], tmp_path_factory: pytest.TempPathFactory) -> tft.TFTr
     return tft.TFTransformOutput(str(folder / "graph"))
 
 
-def _read_spec() -> dict[str, Any]:
-    schema = tfdv.load_schema_text(str(PROJECT / "schema" / "schema.pbtxt"))
-    spec = schema_utils.schema_as_feature_spec(schema).feature_spec
-    return {name: spec[name] for name in (*RAW_FEATURES, TIME, LABEL)}
-
-
-SPEC = _read_spec()
+SCHEMA = tfdv.load_schema_text(str(PROJECT / "schema" / "schema.pbtxt"))
+SPEC = {
+    name: spec
+    for name, spec in schema_utils.schema_as_feature_spec(SCHEMA).feature_spec.items()
+    if name in (*RAW_FEATURES, TIME, LABEL)
+}
 
 
 def encode(row: Row) -> bytes:
@@ -114,12 +110,12 @@ def test_every_number_is_finite_and_within_four_deviations_whatever_comes(
     assert np.abs(numbers).max() <= 4
 
 
-def test_unseen_rare_and_absent_categories_share_the_last_id(
+def test_unseen_rare_and_absent_categories_share_id_0(
     graph: tft.TFTransformOutput, rows: list[Row]
 ) -> None:
     rare = next(r for r in rows if sum(o["dest"] == r["dest"] for o in rows) < 20)
     ids = transform(graph, [rows[0] | {"dest": "ZZZ"}, rows[0] | {"dest": ""}, rare])["dest"]
-    assert set(ids.ravel()) == {graph.vocabulary_size_by_name("dest")}
+    assert set(ids.ravel()) == {0}
 
 
 @pytest.mark.parametrize("name", VOCABULARIES)
@@ -129,7 +125,7 @@ def test_frequent_categories_have_ids_of_their_own(
     values = sorted({row[name] for row in rows})
     frequent = [v for v in values if sum(row[name] == v for row in rows) >= 20]
     ids = transform(graph, [rows[0] | {name: value} for value in frequent])[name].ravel()
-    assert sorted(ids) == list(range(graph.vocabulary_size_by_name(name)))
+    assert sorted(ids) == list(range(1, graph.vocabulary_size_by_name(name) + 1))
 
 
 def test_clock_times_become_hours_and_days_become_weekdays_from_zero(
@@ -145,6 +141,19 @@ def test_clock_times_become_hours_and_days_become_weekdays_from_zero(
     )
     assert made["hour"].ravel().tolist() == [0, 9, 23]
     assert made["weekday"].ravel().tolist() == [0, 4, 6]
+
+
+def test_clock_times_and_days_that_do_not_exist_still_have_an_hour_and_a_weekday(
+    graph: tft.TFTransformOutput, rows: list[Row]
+) -> None:
+    strange = [
+        rows[0] | {"sched_dep_time": clock, "sched_arr_time": clock, "day_of_week": day}
+        for clock, day in ((2400, 0), (9999, 8), (-5, -3), (2**40, 2**62), (-(2**62), -(2**62)))
+    ]
+    made = transform(graph, strange)
+    assert ((made["hour"] >= 0) & (made["hour"] < 24)).all()
+    assert ((made["weekday"] >= 0) & (made["weekday"] < 7)).all()
+    assert np.isfinite(made[NUMERIC]).all()
 
 
 def test_a_row_sixty_days_older_than_the_newest_counts_half(

@@ -1,0 +1,91 @@
+"""How the Evaluators ask models of either form, SavedModel or TFLite, for their predictions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import apache_beam as beam
+import numpy as np
+import tensorflow_model_analysis as tfma
+from tfx_bsl.public import tfxio
+
+from components.predictors import Predictor, load_predictor
+
+# Where TFMA keeps a batch of serialized examples, what was parsed from it, and predictions.
+_INPUT = "input"
+_RECORD_BATCH = "arrow_record_batch"
+
+
+def custom_extractors(
+    eval_shared_model: Any,
+    eval_config: tfma.EvalConfig,
+    tensor_adapter_config: tfxio.TensorAdapterConfig | None,
+) -> list[tfma.extractors.Extractor]:
+    """The hook of the stock Evaluator: candidate and baseline, as TFLite where they have it."""
+    shared = eval_shared_model if isinstance(eval_shared_model, list) else [eval_shared_model]
+    models = {model.model_name: (model.model_path, True) for model in shared}
+    return make_extractors(models, eval_shared_model, eval_config, tensor_adapter_config)
+
+
+def make_extractors(
+    models: dict[str, tuple[str, bool]],
+    eval_shared_model: Any,
+    eval_config: tfma.EvalConfig,
+    tensor_adapter_config: tfxio.TensorAdapterConfig | None,
+) -> list[tfma.extractors.Extractor]:
+    """TFMA's extractors, with predictions from `components.predictors`, a batch at a time.
+
+    Args:
+      models: By name, the folder of a SavedModel and whether the TFLite model in it is preferred.
+      eval_shared_model: The models as TFMA knows them.
+      eval_config: What is evaluated.
+      tensor_adapter_config: How features are read.
+
+    Returns:
+      The extractors.
+    """
+    columns = {key for spec in eval_config.slicing_specs for key in spec.feature_keys}
+    columns |= {key for spec in eval_config.slicing_specs for key in spec.feature_values}
+    predict = tfma.extractors.Extractor(
+        stage_name="ExtractPredictions",
+        ptransform=beam.ParDo(_Predict(models, frozenset(columns))),
+    )
+    return tfma.default_extractors(
+        eval_shared_model=eval_shared_model,
+        eval_config=eval_config,
+        tensor_adapter_config=tensor_adapter_config,
+        custom_predict_extractor=predict,
+    )
+
+
+class _Predict(beam.DoFn):
+    """Adds predictions to a batch of extracts.
+
+    What no later step reads is left out: TFMA takes batches apart, and each feature of each row
+    then costs time.
+    """
+
+    def __init__(self, models: dict[str, tuple[str, bool]], columns: frozenset[str]):
+        self._models, self._columns = models, columns
+        self._predictors: dict[str, Predictor] = {}
+
+    def setup(self) -> None:
+        """Loads the models."""
+        self._predictors = {
+            name: load_predictor(uri, prefer_tflite=tflite)
+            for name, (uri, tflite) in self._models.items()
+        }
+
+    def process(self, extracts: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        """Asks each model."""
+        examples = np.asarray(extracts[_INPUT], object)
+        answers = {
+            name: predictor.predict(examples) for name, predictor in self._predictors.items()
+        }
+        kept = {key: value for key, value in extracts.items() if key != _RECORD_BATCH}
+        features = extracts[tfma.FEATURES_KEY]
+        kept[tfma.FEATURES_KEY] = {name: features[name] for name in self._columns}
+        (only, *more) = answers.values()
+        kept[tfma.PREDICTIONS_KEY] = answers if more else only
+        yield kept

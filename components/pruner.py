@@ -1,0 +1,254 @@
+"""Pruner: sets a trained network's small weights to zero and lets the others make up for it."""
+
+import json
+from typing import Any
+
+import numpy as np
+import tensorflow_model_optimization as tfmot
+import tensorflow_transform as tft
+import tf_keras
+from tfx import v1 as tfx
+
+from components.artifacts import CompressionReport, serving_model_uri
+from components.errors import UserError
+from components.keras_setup import skip_autograph_of_keras
+from components.networks import (
+    FitSettings,
+    choose_layers,
+    clone,
+    evaluate,
+    fine_tune,
+    load_function,
+    load_network,
+    read_columns,
+    require,
+)
+
+_SCHEDULES = ("polynomial", "constant")
+# The share of the steps in which a polynomial schedule reaches its target; the rest recovers.
+_RAMP = 0.7
+
+
+@tfx.dsl.components.component
+def Pruner(
+    model: tfx.dsl.components.InputArtifact[tfx.types.standard_artifacts.Model],
+    examples: tfx.dsl.components.InputArtifact[tfx.types.standard_artifacts.Examples],
+    transform_graph: tfx.dsl.components.InputArtifact[tfx.types.standard_artifacts.TransformGraph],
+    pruned_model: tfx.dsl.components.OutputArtifact[tfx.types.standard_artifacts.Model],
+    report: tfx.dsl.components.OutputArtifact[CompressionReport],
+    save_fn: tfx.dsl.components.Parameter[str],
+    label_key: tfx.dsl.components.Parameter[str],
+    weight_key: tfx.dsl.components.Parameter[str] = "",
+    loss: tfx.dsl.components.Parameter[str] = "binary_crossentropy",
+    target_sparsity: tfx.dsl.components.Parameter[float] = 0.8,
+    schedule: tfx.dsl.components.Parameter[str] = "polynomial",
+    frequency: tfx.dsl.components.Parameter[int] = 20,
+    block_size: tfx.dsl.components.Parameter[str] = "[1, 1]",
+    m_by_n: tfx.dsl.components.Parameter[str] = "[]",
+    layers: tfx.dsl.components.Parameter[str] = "[]",
+    epochs: tfx.dsl.components.Parameter[int] = 2,
+    batch_size: tfx.dsl.components.Parameter[int] = 1024,
+    learning_rate: tfx.dsl.components.Parameter[float] = 3e-4,
+    seed: tfx.dsl.components.Parameter[int] = 7,
+) -> None:
+    """Prunes a `tf_keras` model by magnitude while fine-tuning it.
+
+    Starts from the trained weights and leaves the artifact `model` as it is. Zhu and Gupta 2017,
+    https://arxiv.org/abs/1710.01878; the implementation is the TensorFlow Model Optimization
+    Toolkit's.
+
+    Args:
+      model: A Sequential or Functional `tf_keras` model.
+      examples: Transformed examples with the splits `train`, to learn from, and `eval`, to measure
+        on.
+      transform_graph: The transformation that made them.
+      pruned_model: Component `outputs` contains: the pruned model, with the signatures of `model`.
+      report: Component `outputs` contains: the sparsity of each layer and of all, loss and AUC on
+        `eval` before and after.
+      save_fn: Import path of the function `(network, transform graph, path)` that saves a network
+        with its serving signatures.
+      label_key: Feature that is the label.
+      weight_key: Feature that says how much a row counts; empty if all count the same.
+      loss: Name of the Keras loss to fine-tune with.
+      target_sparsity: Share of the weights that become zero, 0 to below 1; 0 passes the network on
+        as it is.
+      schedule: "polynomial": from none to the target in the first 70% of the steps; "constant": the
+        target from the start.
+      frequency: Steps between two choices of the weights that are zero.
+      block_size: JSON pair of rows and columns of a kernel (inputs and outputs) that become zero
+        together.
+      m_by_n: JSON pair [m, n]: of every n consecutive weights m become zero, as in [2, 4];
+        `target_sparsity` is then m / n.
+      layers: JSON list of names or types of layers; an empty list means every dense and convolution
+        layer but those whose output is the network's.
+      epochs: Passes over `train`.
+      batch_size: Rows per step.
+      learning_rate: Adam's learning rate at the start, from which it falls along a cosine to 0.
+      seed: Seed of all random choices.
+
+    Raises:
+      UserError: Naming the parameter that is not allowed, the layer that cannot be pruned or the
+        model that is not `tf_keras`, before any work is done; or if fine-tuning diverges.
+    """
+    skip_autograph_of_keras()
+    settings = FitSettings(label_key, weight_key, loss, epochs, batch_size, learning_rate, seed)
+    settings.check()
+    forms = check_form(target_sparsity, schedule, frequency, block_size, m_by_n, epochs)
+    save = load_function(save_fn)
+    network = load_network(model)
+    chosen = choose_layers(network, json.loads(layers))
+    _check_prunable(chosen, forms)
+    names = [layer.name for layer in chosen]
+    graph = tft.TFTransformOutput(transform_graph.uri)
+    schema = graph.transformed_metadata.schema
+    evaluation = read_columns(examples, "eval", schema)
+    before = evaluate(network, evaluation, settings)
+    if forms["sparsity"] > 0:
+        train = read_columns(examples, "train", schema)
+        network = prune(network, names, forms, train, settings)
+    save(network, graph, serving_model_uri(pruned_model))
+    report.write(
+        {
+            **measure_sparsity(network, names),
+            "before": before,
+            "after": evaluate(network, evaluation, settings),
+            "form": forms,
+        }
+    )
+
+
+def check_form(
+    target_sparsity: float,
+    schedule: str,
+    frequency: int,
+    block_size: str,
+    m_by_n: str,
+    epochs: int,
+) -> dict[str, Any]:
+    """Checks how to prune; see the parameters of `Pruner`.
+
+    Returns:
+      `sparsity`, `schedule`, `frequency`, `block_size`, and `m_by_n` or None.
+
+    Raises:
+      UserError: Naming the parameter, its value and what is allowed.
+    """
+    require(0 <= target_sparsity < 1, "target_sparsity", target_sparsity, "0 to below 1")
+    require(schedule in _SCHEDULES, "schedule", schedule, " or ".join(_SCHEDULES))
+    require(frequency >= 1, "frequency", frequency, "1 or more")
+    require(epochs >= 1 or target_sparsity == 0, "epochs", epochs, "1 or more, in order to prune")
+    block = _read_pair("block_size", block_size)
+    require(block is not None and min(block) >= 1, "block_size", block_size, "a pair as in [4, 1]")
+    pattern = _read_pair("m_by_n", m_by_n)
+    if pattern:
+        require(0 < pattern[0] < pattern[1], "m_by_n", m_by_n, "a pair as in [2, 4], or []")
+        require(block == (1, 1), "block_size", block_size, "[1, 1] together with m_by_n")
+    return {
+        "sparsity": pattern[0] / pattern[1] if pattern else target_sparsity,
+        "schedule": "constant" if pattern else schedule,
+        "frequency": frequency,
+        "block_size": block,
+        "m_by_n": pattern,
+    }
+
+
+def _read_pair(name: str, text: str) -> tuple[int, int] | None:
+    """A JSON pair of whole numbers, or None for an empty list."""
+    try:
+        pair = json.loads(text)
+    except ValueError:
+        pair = text
+    if pair == []:
+        return None
+    right = isinstance(pair, list) and len(pair) == 2 and all(type(n) is int for n in pair)
+    require(right, name, text, "a JSON pair of whole numbers, as in [4, 1]")
+    return pair[0], pair[1]
+
+
+def _check_prunable(layers: list[tf_keras.layers.Layer], forms: dict[str, Any]) -> None:
+    """Raises a `UserError` that names a layer which cannot be pruned in this form."""
+    for layer in layers:
+        try:
+            tfmot.sparsity.keras.prune_low_magnitude(
+                type(layer).from_config(layer.get_config()), **_arguments(forms, steps=1)
+            )
+        except ValueError as error:
+            raise UserError(
+                f"layer {layer.name} ({type(layer).__name__}) cannot be pruned: choose others in "
+                f"`layers`, or make it a PrunableLayer ({error})"
+            ) from error
+        flat = len(getattr(layer, "kernel", np.zeros((1, 1))).shape) == 2
+        require(
+            flat or forms["block_size"] == (1, 1),
+            "block_size",
+            list(forms["block_size"]),
+            f"[1, 1] for layer {layer.name} ({type(layer).__name__}); blocks are for dense layers",
+        )
+
+
+def _arguments(forms: dict[str, Any], steps: int) -> dict[str, Any]:
+    """Arguments of tfmot's `prune_low_magnitude` for so many steps of training."""
+    sparsity, frequency = forms["sparsity"], forms["frequency"]
+    schedules = tfmot.sparsity.keras
+    if forms["schedule"] == "constant":
+        schedule = schedules.ConstantSparsity(sparsity, begin_step=0, frequency=frequency)
+    else:
+        schedule = schedules.PolynomialDecay(
+            0.0, sparsity, begin_step=0, end_step=max(1, int(_RAMP * steps)), frequency=frequency
+        )
+    arguments: dict[str, Any] = {"pruning_schedule": schedule}
+    if forms["m_by_n"]:
+        return arguments | {"sparsity_m_by_n": forms["m_by_n"]}
+    return arguments | {"block_size": forms["block_size"]}
+
+
+def prune(
+    network: tf_keras.Model,
+    names: list[str],
+    forms: dict[str, Any],
+    train: dict[str, np.ndarray],
+    settings: FitSettings,
+) -> tf_keras.Model:
+    """Prunes some layers of a network.
+
+    Args:
+      network: The network; it stays as it is.
+      names: Names of the layers.
+      forms: From `check_form`.
+      train: Columns to learn from.
+      settings: How to fine-tune.
+
+    Returns:
+      A network of the same layers, without tfmot's wrappers.
+    """
+    steps = settings.epochs * -(-len(train[settings.label_key]) // settings.batch_size)
+    arguments = _arguments(forms, steps)
+
+    def wrap(layer: tf_keras.layers.Layer) -> tf_keras.layers.Layer:
+        if layer.name not in names:
+            return layer
+        return tfmot.sparsity.keras.prune_low_magnitude(layer, **arguments)
+
+    # The wrappers prune the layers they are given in place, so those of a copy.
+    wrapped = tf_keras.models.clone_model(clone(network), clone_function=wrap)
+    fine_tune(wrapped, train, settings, [tfmot.sparsity.keras.UpdatePruningStep()])
+    return clone(tfmot.sparsity.keras.strip_pruning(wrapped))
+
+
+def measure_sparsity(network: tf_keras.Model, names: list[str]) -> dict[str, Any]:
+    """How many of the weights of some layers are zero.
+
+    Returns:
+      `sparsity`, the share in all, and `layers`: by name, `sparsity` and `weights`, their number.
+    """
+    zeros = {
+        name: [weight.numpy() == 0 for weight in network.get_layer(name).trainable_weights[:1]]
+        for name in names
+    }
+    layers = {
+        name: {"sparsity": float(np.mean(kernel)), "weights": int(kernel.size)}
+        for name, (kernel,) in zeros.items()
+    }
+    total = sum(layer["weights"] for layer in layers.values())
+    pruned = sum(layer["weights"] * layer["sparsity"] for layer in layers.values())
+    return {"sparsity": pruned / total, "layers": layers}

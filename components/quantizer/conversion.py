@@ -1,0 +1,179 @@
+"""Converts a signature of a SavedModel to a TFLite model of built-in operators alone."""
+
+from __future__ import annotations
+
+import os
+import re
+import tempfile
+from typing import Any
+
+import flatbuffers
+import numpy as np
+import tensorflow as tf
+from ai_edge_litert import schema_py_generated as schema
+
+# TensorFlow publishes no name for what its converter raises.
+from tensorflow.lite.python.convert import ConverterError
+
+from components.errors import UserError
+
+_WEIGHTED = ("FULLY_CONNECTED", "CONV_2D", "DEPTHWISE_CONV_2D")
+
+
+def convert(
+    saved_model: str, signature: str, *, float16: bool, quantize: bool, sparse: bool
+) -> bytes:
+    """Converts one signature.
+
+    Args:
+      saved_model: Path of the SavedModel.
+      signature: Name of the signature; the TFLite model has one of the same name, inputs and
+        outputs.
+      float16: Store weights in 16 bits.
+      quantize: Store the weights of large constants in 8 bits and compute in int8 where fake-quant
+        nodes say so.
+      sparse: Store weights that are mostly zero without the zeros.
+
+    Returns:
+      The TFLite model.
+
+    Raises:
+      UserError: If there is no such signature, or it needs operators that TFLite lacks.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        path = os.path.join(folder, "model")
+        _save_with_tables(saved_model, signature, path)
+        converter = tf.lite.TFLiteConverter.from_saved_model(path, signature_keys=[signature])
+        converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
+        if float16:
+            converter.target_spec.supported_types = [tf.float16]
+        converter.optimizations = [
+            *([tf.lite.Optimize.DEFAULT] if quantize or float16 else []),
+            *([tf.lite.Optimize.EXPERIMENTAL_SPARSITY] if sparse else []),
+        ]
+        try:
+            converted = converter.convert()
+        except ConverterError as error:
+            raise UserError(_explain(signature, str(error))) from error
+    return _slim(converted)
+
+
+def _explain(signature: str, message: str) -> str:
+    missing = re.findall(r"(?:TF Select|Custom) ops: (.+)", message)
+    reason = f"has no operators {', '.join(missing)}" if missing else message.strip()[-500:]
+    return f"the signature {signature!r} cannot become a TFLite model: TFLite {reason}"
+
+
+class _Bundle(tf.Module):
+    """What a function needs to live on, kept together so that it is saved with it."""
+
+    def __init__(self, *parts: Any):
+        super().__init__()
+        self.parts = parts
+
+
+def _save_with_tables(saved_model: str, signature: str, path: str) -> None:
+    """Saves one signature of a SavedModel, with the content of its lookup tables in the graph.
+
+    TFLite reads no vocabulary files.
+    """
+    loaded = tf.saved_model.load(saved_model)
+    if signature not in loaded.signatures:
+        raise UserError(
+            f"{saved_model} has no signature {signature!r}; it has {', '.join(loaded.signatures)}"
+        )
+    function = loaded.signatures[signature]
+    tables = []
+    captures = []
+    variables = {id(variable.handle) for variable in function.variables}
+    for capture in function.captured_inputs:
+        if capture.dtype == tf.resource and id(capture) not in variables:
+            tables.append(_copy_table(capture))
+            capture = tables[-1].resource_handle
+        captures.append(capture)
+    function.set_external_captures(captures)
+    inputs = function.structured_input_signature[1]
+
+    @tf.function(
+        input_signature=[
+            {name: tf.TensorSpec(spec.shape, spec.dtype, name) for name, spec in inputs.items()}
+        ]
+    )
+    def serve(features: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        return function(**features)
+
+    bundle = _Bundle(loaded, tables)
+    bundle.serve = serve
+    tf.saved_model.save(bundle, path, signatures={signature: serve})
+
+
+def _copy_table(handle: tf.Tensor) -> tf.lookup.StaticHashTable:
+    """A table in memory with the content of another, from strings to integers."""
+    keys, values = tf.raw_ops.LookupTableExportV2(
+        table_handle=handle, Tkeys=tf.string, Tvalues=tf.int64
+    )
+    # What is looked up and not found has its value from the graph, not from the table.
+    return tf.lookup.StaticHashTable(tf.lookup.KeyValueTensorInitializer(keys, values), -1)
+
+
+def _slim(content: bytes) -> bytes:
+    """Leaves out what is not needed to run a model: names of inner tensors, empty buffers."""
+    model = _parse(content)
+    filled = [0]
+    filled += [index for index, buffer in enumerate(model.buffers) if index and _size(buffer)]
+    places = {index: place for place, index in enumerate(filled)}
+    for graph in model.subgraphs:
+        outer = {*graph.inputs, *graph.outputs}
+        for index, tensor in enumerate(graph.tensors):
+            tensor.buffer = places.get(tensor.buffer, 0)  # Buffer 0 is the one that is empty.
+            if index not in outer:
+                tensor.name = tensor.shapeSignature = None
+            if tensor.quantization is not None and tensor.quantization.scale is None:
+                tensor.quantization = None
+    for entry in model.metadata or ():
+        entry.buffer = places.get(entry.buffer, 0)
+    model.buffers = [model.buffers[index] for index in filled]
+    builder = flatbuffers.Builder(len(content))
+    builder.Finish(model.Pack(builder), file_identifier=b"TFL3")
+    return bytes(builder.Output())
+
+
+def _size(buffer: Any) -> int:
+    return 0 if buffer.data is None else len(buffer.data)
+
+
+def weight_sparsity(content: bytes) -> float:
+    """The share of zeros among the weights of dense and convolution operators of a TFLite model."""
+    model = _parse(content)
+    names = {value: name for name, value in vars(schema.BuiltinOperator).items()}
+    zeros = total = 0
+    for graph in model.subgraphs:
+        densified: dict[int, int] = {}
+        for operator in graph.operators:
+            code = model.operatorCodes[operator.opcodeIndex]
+            name = names[max(code.builtinCode, code.deprecatedBuiltinCode)]
+            if name in ("DENSIFY", "DEQUANTIZE"):
+                source = operator.inputs[0]
+                densified[operator.outputs[0]] = densified.get(source, source)
+            if name in _WEIGHTED:
+                index = operator.inputs[1]
+                tensor = graph.tensors[densified.get(index, index)]
+                size = int(np.prod(tensor.shape))
+                values = np.frombuffer(
+                    np.asarray(model.buffers[tensor.buffer].data, np.uint8).tobytes(),
+                    _DTYPES[tensor.type],
+                )
+                zeros += size - np.count_nonzero(values)
+                total += size
+    return zeros / total if total else 0.0
+
+
+_DTYPES = {
+    schema.TensorType.FLOAT32: np.float32,
+    schema.TensorType.FLOAT16: np.float16,
+    schema.TensorType.INT8: np.int8,
+}
+
+
+def _parse(content: bytes) -> Any:
+    return schema.ModelT.InitFromObj(schema.Model.GetRootAsModel(content, 0))

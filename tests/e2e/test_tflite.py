@@ -1,0 +1,157 @@
+"""The TFLite model: it takes raw features, needs no TensorFlow, and answers as the SavedModel."""
+
+from __future__ import annotations
+
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from tfx.v1.types import standard_artifacts as standard
+
+from components.artifacts import TFLITE_MODEL
+from components.predictors import TFLitePredictor, load_predictor
+from components.quantizer.component import Quantizer
+from pipeline.export import RAW_SIGNATURE
+from pipeline.features import LABEL, RAW_FEATURES, WEIGHT
+from tests.conftest import PushedRun
+from tests.e2e.test_signatures import STRANGE, make_strange
+
+# How far an answer may be from the SavedModel's: the modes int8 and pqat emulate the int8 kernels
+# there, so that only roundings differ; dynamic_range quantizes activations in TFLite alone, float16
+# also rounds the constants of the transformation.
+TOLERANCE = {"none": 1e-5, "float16": 5e-3, "dynamic_range": 0.05, "int8": 0.02, "pqat": 0.02}
+
+# What a device does: it has ai-edge-litert and numpy, and nothing of TensorFlow.
+ON_A_DEVICE = """
+import json, sys
+
+class Forbidden:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in ("tensorflow", "tf_keras", "keras", "tensorflow_transform", "tfx"):
+            raise ImportError(f"{name} is not on this device")
+
+sys.meta_path.insert(0, Forbidden())
+import numpy as np
+from ai_edge_litert.interpreter import Interpreter
+
+columns = np.load(sys.argv[2], allow_pickle=True)
+model = Interpreter(sys.argv[1]).get_signature_runner("raw_features")
+answers = model(**{name: columns[name] for name in columns.files})
+np.save(sys.argv[3], answers["probability"])
+assert not {"tensorflow", "tfx"} & set(sys.modules)
+"""
+
+
+@pytest.fixture(scope="module")
+def examples(pushed: PushedRun) -> np.ndarray:
+    """Every row of the month that the model was judged on, and rows that no month has."""
+    folder = pushed.artifact("SpanExampleGen", "examples") / "Split-test"
+    files = [str(path) for path in sorted(folder.iterdir())]
+    real = list(tf.data.TFRecordDataset(files, "GZIP").as_numpy_iterator())
+    return np.array(real + [make_strange(real[0], **change) for change in STRANGE], object)
+
+
+@pytest.fixture(scope="module")
+def columns(examples: np.ndarray) -> dict[str, np.ndarray]:
+    """The rows as a device has them: a value a row, NaN or "" where it is absent."""
+    kinds = {
+        "carrier": tf.string,
+        "origin": tf.string,
+        "dest": tf.string,
+        **dict.fromkeys(("day_of_week", "sched_dep_time", "sched_arr_time"), tf.int64),
+    }
+    specs = {}
+    for name in RAW_FEATURES:
+        kind = kinds.get(name, tf.float32)
+        absent = {tf.string: "", tf.int64: 0, tf.float32: math.nan}[kind]
+        specs[name] = tf.io.FixedLenFeature([], kind, absent)
+    parsed = tf.io.parse_example(examples, specs)
+    return {name: column.numpy() for name, column in parsed.items()}
+
+
+def test_a_device_without_tensorflow_answers_as_the_server_does(
+    pushed: PushedRun, columns: dict[str, np.ndarray], tmp_path: Path
+) -> None:
+    np.savez(tmp_path / "columns.npz", **columns)
+    done = subprocess.run(
+        [
+            *(sys.executable, "-c", ON_A_DEVICE, str(pushed.version / TFLITE_MODEL)),
+            *(str(tmp_path / "columns.npz"), str(tmp_path / "answers.npy")),
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    on_device = np.load(tmp_path / "answers.npy")
+    server = tf.saved_model.load(str(pushed.version)).signatures[RAW_SIGNATURE]
+    on_server = server(**{name: tf.constant(column) for name, column in columns.items()})
+    np.testing.assert_allclose(on_device, on_server["probability"].numpy(), atol=TOLERANCE["int8"])
+    assert on_device.std() > 0.02
+
+
+@pytest.mark.parametrize("mode", TOLERANCE)
+def test_both_forms_agree_in_every_mode_within_its_tolerance(
+    pushed: PushedRun, examples: np.ndarray, tmp_path: Path, mode: str
+) -> None:
+    folder = quantize(pushed, tmp_path, mode)
+    tflite = load_predictor(str(folder)).predict(examples)
+    server = load_predictor(str(folder), prefer_tflite=False).predict(examples)
+    assert tflite.shape == server.shape == (len(examples), 1)
+    np.testing.assert_allclose(tflite, server, atol=TOLERANCE[mode])
+    assert np.isfinite(tflite).all()
+
+
+def quantize(pushed: PushedRun, work: Path, mode: str) -> Path:
+    """Quantizes the pruned model of the run in another mode; returns the folder of both forms."""
+    kinds = Quantizer.SPEC_CLASS
+    inputs = {
+        "model": pushed.artifact("Pruner", "pruned_model"),
+        "float_model": pushed.artifact("Trainer", "model"),
+        "examples": pushed.artifact("SpanExampleGen", "examples"),
+        "transformed_examples": pushed.artifact("Transform", "transformed_examples"),
+        "transform_graph": pushed.artifact("Transform", "transform_graph"),
+    }
+    given = {}
+    for name, uri in inputs.items():
+        artifact = kinds.INPUTS[name].type()
+        artifact.uri = str(uri)
+        if isinstance(artifact, standard.Examples):
+            artifact.split_names = json.dumps(
+                [p.name.removeprefix("Split-") for p in uri.iterdir()]
+            )
+        given[name] = [artifact]
+    outputs = {}
+    for name, channel in kinds.OUTPUTS.items():
+        outputs[name] = [channel.type()]
+        outputs[name][0].uri = str(work / name)
+    parameters = {
+        "save_fn": "pipeline.export.save_model",
+        "label_key": LABEL,
+        "weight_key": WEIGHT,
+        "mode": mode,
+        "representative_rows": 500,
+    }
+    Quantizer.EXECUTOR_SPEC.executor_class().Do(given, outputs, parameters)
+    return work / "quantized_model" / "Format-Serving"
+
+
+def test_the_tflite_model_needs_built_in_operators_alone(pushed: PushedRun) -> None:
+    predictor = TFLitePredictor((pushed.version / TFLITE_MODEL).read_bytes())
+    operators = {detail["op_name"] for detail in predictor.interpreter._get_ops_details()}
+    assert "FULLY_CONNECTED" in operators
+    assert not [name for name in operators if name.startswith(("Flex", "Custom"))]
+
+
+def test_one_row_and_many_rows_get_the_same_answers(
+    pushed: PushedRun, examples: np.ndarray
+) -> None:
+    predictor = load_predictor(str(pushed.version))
+    together = predictor.predict(examples[-40:])
+    alone = np.concatenate([predictor.predict(examples[i : i + 1]) for i in range(-40, -1)])
+    np.testing.assert_allclose(together[:-1], alone, atol=1e-6)
