@@ -27,6 +27,9 @@ from components.networks import (
 _SCHEDULES = ("polynomial", "constant")
 # The share of the steps in which a polynomial schedule reaches its target; the rest recovers.
 _RAMP = 0.7
+# With little data weights are chosen more often than asked for, in order to come to the target.
+_MIN_CHOICES = 10
+_MIN_STEPS = 10
 
 
 @tfx.dsl.components.component
@@ -74,7 +77,8 @@ def Pruner(
         as it is.
       schedule: "polynomial": from none to the target in the first 70% of the steps; "constant": the
         target from the start.
-      frequency: Steps between two choices of the weights that are zero.
+      frequency: Steps between two choices of the weights that are zero, at most; there are ten
+        choices at least.
       block_size: JSON pair of rows and columns of a kernel (inputs and outputs) that become zero
         together.
       m_by_n: JSON pair [m, n]: of every n consecutive weights m become zero, as in [2, 4];
@@ -193,8 +197,11 @@ def _arguments(forms: dict[str, Any], steps: int) -> dict[str, Any]:
     if forms["schedule"] == "constant":
         schedule = schedules.ConstantSparsity(sparsity, begin_step=0, frequency=frequency)
     else:
+        # The last choice is made at a multiple of the frequency, and has to be the target's.
+        frequency = min(frequency, max(1, int(_RAMP * steps) // _MIN_CHOICES))
+        end_step = max(1, int(_RAMP * steps) // frequency) * frequency
         schedule = schedules.PolynomialDecay(
-            0.0, sparsity, begin_step=0, end_step=max(1, int(_RAMP * steps)), frequency=frequency
+            0.0, sparsity, begin_step=0, end_step=end_step, frequency=frequency
         )
     arguments: dict[str, Any] = {"pruning_schedule": schedule}
     if forms["m_by_n"]:
@@ -220,8 +227,16 @@ def prune(
 
     Returns:
       A network of the same layers, without tfmot's wrappers.
+
+    Raises:
+      UserError: If there are too few steps to prune in, or fine-tuning diverges.
     """
     steps = settings.epochs * -(-len(train[settings.label_key]) // settings.batch_size)
+    if steps < _MIN_STEPS:
+        raise UserError(
+            f"{steps} steps are too few to prune in ({_MIN_STEPS} are needed): raise epochs (now "
+            f"{settings.epochs}) or lower batch_size (now {settings.batch_size})"
+        )
     arguments = _arguments(forms, steps)
 
     def wrap(layer: tf_keras.layers.Layer) -> tf_keras.layers.Layer:

@@ -31,6 +31,8 @@ class Cli:
             *("--output", str(self.output), "--set", f"data.uri={self.data}"),
             *("--set", "training.epochs=2", "--set", "evaluation.min_auc=0.5"),
             *("--set", "evaluation.min_slice_auc=0.4", "--set", "evaluation.max_auc_loss=0.5"),
+            *("--set", "compression.max_auc_loss=0.5", "--set", "compression.max_slice_auc_loss=1"),
+            *("--set", "training.batch_size=256"),
             *arguments,
         ]
 

@@ -25,6 +25,9 @@ NODES = (
     "DataGate",
     "Transform",
     "Trainer",
+    "Pruner",
+    "Quantizer",
+    "CompressionEvaluator",
     "Evaluator",
     "Pusher",
 )
@@ -65,6 +68,9 @@ def test_every_node_is_shown_complete_with_what_it_made(pushed: PushedRun) -> No
         r"\d train, \d+ eval, [\d,]+ test rows; learns from 201301 to 201302, judged on 201303",
         r"nothing is served yet",
         r"epoch 1 of 2, step \d+ of \d+, log loss 0\.\d+",
+        r"8\d\.\d% of the weights are zero; eval loss 0\.\d{4}, was 0\.\d{4}",
+        r"int8: model\.tflite [\d.]+ kB, [\d.]+ times smaller than float; [\d.]+ µs a row",
+        r"blessed; AUC [+-]0\.\d{4} against float, [+-]0\.\d{4} at worst \(\w+:\w+\)",
         r"blessed; AUC 0\.\d{4}",
         r"Pushed version \d+ to .*serving_model",
     ):
@@ -150,7 +156,33 @@ def test_a_model_below_a_threshold_is_not_pushed_and_the_run_says_why(after_push
         "ExampleValidator",
         "Transform",
         "Trainer",
+        "Pruner",
+        "Quantizer",
+        "CompressionEvaluator",
     }
+
+
+def test_a_model_over_its_budgets_is_not_pushed_and_the_run_says_by_how_much(
+    after_push: Cli,
+) -> None:
+    before = tree(after_push.output / "serving_model")
+    done = after_push.run(
+        *("--as-of", "201303", "--set", "compression.max_bytes=1000"),
+        *("--set", "compression.min_sparsity=0.99", "--set", "compression.max_p99_ms=1e-6"),
+        *("--set", "compression.max_slice_auc_loss=0", "--set", "compression.max_auc_loss=0"),
+    )
+    assert done.returncode == 4
+    for reason in (
+        r"max_bytes: model\.tflite has [\d,]+ bytes, [\d,]+ more than the 1,000 allowed",
+        r"min_sparsity: 0\.\d+ of the weights are zero, 0\.\d+ less than the 0\.99 required",
+        r"max_p99_ms: a row takes 0\.\d+ ms \(99th percentile\), 0\.\d+ ms more than",
+        r"(tflite|saved_model) auc change against the float model -0\.\d{4}, allowed -0 absolute",
+    ):
+        assert re.search(reason, done.stdout), (reason, done.stdout)
+    assert tree(after_push.output / "serving_model") == before
+    states = final_states(done.stdout)
+    assert states["Quantizer"] == "complete"  # It takes `max_auc_loss` too.
+    assert states["Pruner"] == "cached"
 
 
 def test_a_bad_label_stops_the_run_at_the_gate(after_push: Cli, tmp_path: Path) -> None:
