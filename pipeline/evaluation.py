@@ -63,7 +63,6 @@ def make_compression_eval_config(
             _threshold([_OVERALL], change_threshold=_at_most(config.max_auc_loss)),
             _threshold(_BY_COLUMN, change_threshold=_at_most(config.max_slice_auc_loss)),
         ),
-        _metric("ExampleCount", "example_count"),
     ]
     return _eval_config([TFLITE, SAVED_MODEL], FLOAT, metrics, min_slice_examples)
 
