@@ -274,12 +274,12 @@ def area_under_curve(labels: np.ndarray, answers: np.ndarray) -> float | None:
       answers: Probability of the positive class [rows, 1] or of each class [rows, classes].
 
     Returns:
-      The area, or None where the rows do not hold every class.
+      The area, or None where the rows do not hold every class or an answer is NaN or infinite.
     """
     labels = np.ravel(labels)
     answers = answers.reshape(len(labels), -1)
     classes = max(2, answers.shape[1])
-    if len(np.unique(labels)) < classes:
+    if len(np.unique(labels)) < classes or not np.isfinite(answers).all():
         return None
     if classes == 2:
         return float(roc_auc_score(labels, answers[:, -1]))

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import os
 import tempfile
 from dataclasses import dataclass
@@ -46,6 +47,9 @@ POLICIES = {"smallest": "gzip_bytes", "fastest": "p50_ms"}
 _EMULATED = ("int8", "qat", "pqat")
 # Rows of the split `eval` that candidates are measured on, at most.
 _EVALUATION_ROWS = 20_000
+# Rows on which two ways to store a model are compared, and how far their answers may be apart.
+_PROBE_ROWS = 256
+_ROUNDING = 0.01
 
 
 @tfx.dsl.components.component
@@ -114,8 +118,8 @@ def Quantizer(
       max_auc_loss: Most that `auto` may lose in AUC on `eval`.
       weight_bits: How many of its 8 bits a weight uses in the modes `int8`, `qat` and `pqat`, 5 to
         8; with fewer the file compresses better.
-      sparse: Whether to store weights that are mostly zero without the zeros (1 or 0). Where the
-        installed interpreter cannot run such a model, it is stored with them.
+      sparse: Whether to store weights that are mostly zero without the zeros (1 or 0), where that
+        is smaller and the installed interpreter gives the same answers.
       representative_rows: Training examples in the representative dataset.
       epochs: Passes over `train` in `qat` and `pqat`.
       batch_size: Rows per step.
@@ -156,7 +160,7 @@ def Quantizer(
             settings=settings,
             weight_bits=weight_bits,
             store_sparse=bool(sparse),
-            probe=serialized[:2],
+            probe=serialized[:_PROBE_ROWS],
         )
         progress.report("float model")
         baseline = maker.make("none", load_network(float_model), {}, {})
@@ -231,7 +235,10 @@ def choose(
     if mode != "auto":
         return mode, f"{mode} was asked for"
     lost = {
-        name: (reference.auc or 0) - (result.auc or 0)
+        # An AUC that cannot be measured proves nothing.
+        name: math.inf
+        if reference.auc is None or result.auc is None
+        else reference.auc - result.auc
         for name, result in measured.items()
         if name != "none"
     }
@@ -288,26 +295,29 @@ class _Maker:
             fine_tune(network, train, self.settings)
         path = tempfile.mkdtemp(dir=self.folder)
         self.save(network, tft.TFTransformOutput(self.graph_uri), path)
-        smaller = self.store_sparse and mode != "none"
-        for sparse in (True, False) if smaller else (False,):
-            content = convert(
-                path,
-                self.signature,
-                float16=mode == "float16",
-                quantize=mode in ("dynamic_range", *_EMULATED),
-                sparse=sparse,
-            )
-            if not sparse or self._runs(content):
-                break
-        return _Candidate(path, content, sparse)
+        options = {
+            "float16": mode == "float16",
+            "quantize": mode in ("dynamic_range", *_EMULATED),
+        }
+        content = convert(path, self.signature, **options, sparse=False)
+        if self.store_sparse and mode != "none":
+            smaller = convert(path, self.signature, **options, sparse=True)
+            if len(smaller) < len(content) and self._agree(content, smaller):
+                return _Candidate(path, smaller, sparse=True)
+        return _Candidate(path, content, sparse=False)
 
-    def _runs(self, content: bytes) -> bool:
-        """Whether the installed interpreter can run a model; some cannot if it is stored sparse."""
+    def _agree(self, content: bytes, other: bytes) -> bool:
+        """Whether another form of a model runs here and gives its answers.
+
+        LiteRT from 2.1.5 on cannot run int8 weights that are stored sparse, and TensorFlow's
+        converter loses the last inputs of a layer whose width is no multiple of the block.
+        """
+        expected = TFLitePredictor(content).predict(self.probe)
         try:
-            TFLitePredictor(content).predict(self.probe)
+            answers = TFLitePredictor(other).predict(self.probe)
         except RuntimeError:
             return False
-        return True
+        return np.allclose(answers, expected, atol=_ROUNDING)
 
 
 def _read_examples(examples: tfx.dsl.Artifact, label_key: str) -> tuple[np.ndarray, np.ndarray]:

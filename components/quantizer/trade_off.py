@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -35,8 +36,9 @@ def plot_trade_off(
     for axis, (label, values) in zip(axes, horizontal, strict=True):
         for (name, point), value in zip(points.items(), values, strict=True):
             colour = {"float": _FLOAT, chosen: _CHOSEN}.get(name, _OTHER)
-            axis.scatter(value, point.auc, color=colour, s=60, zorder=3)
-            axis.annotate(name, (value, point.auc), xytext=(6, 5), textcoords="offset points")
+            auc = math.nan if point.auc is None else point.auc
+            axis.scatter(value, auc, color=colour, s=60, zorder=3)
+            axis.annotate(name, (value, auc), xytext=(6, 5), textcoords="offset points")
         axis.set_xlabel(label)
         axis.set_xlim(0, max(values) * 1.25)
         axis.grid(alpha=0.3)
