@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 import math
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -60,9 +61,11 @@ class FitSettings:
         require(self.batch_size >= 1, "batch_size", self.batch_size, "1 or more")
         require(0 < self.learning_rate <= 1, "learning_rate", self.learning_rate, "above 0, to 1")
         try:
-            tf_keras.losses.get(self.loss)
-        except ValueError as error:
-            raise UserError(f"loss = {self.loss!r}: not the name of a Keras loss") from error
+            known = callable(tf_keras.losses.get(self.loss))
+        except (TypeError, ValueError):
+            known = False
+        if not known:
+            raise UserError(f"loss = {self.loss!r}: not the name of a Keras loss")
 
 
 def require(condition: bool, name: str, value: Any, allowed: str) -> None:
@@ -80,7 +83,9 @@ def load_function(path: str) -> Callable[..., Any]:
     module, _, name = path.rpartition(".")
     try:
         function = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as error:
+        if not callable(function):
+            raise TypeError(f"it is a {type(function).__name__}")
+    except (ImportError, AttributeError, ValueError, TypeError) as error:
         raise UserError(f"{path!r} is not the import path of a function: {error}") from error
     return function
 
@@ -107,7 +112,9 @@ def read_columns(examples: tfx.dsl.Artifact, split: str, schema: schema_pb2.Sche
 def columns_of_files(patterns: list[str], schema: schema_pb2.Schema) -> Columns:
     """Reads transformed examples of the files that match some patterns; see `read_columns`."""
     source = tfxio.TFExampleRecord(patterns, schema=schema, telemetry_descriptors=["networks"])
-    options = tfxio.RecordBatchesOptions(batch_size=8192, drop_final_batch=False, num_epochs=1)
+    options = tfxio.RecordBatchesOptions(
+        batch_size=8192, drop_final_batch=False, num_epochs=1, shuffle=False
+    )
     batches = [batch for batch in source.RecordBatches(options) if batch.num_rows]
     if not batches:
         raise UserError(f"there are no examples in {', '.join(patterns)}")
@@ -142,13 +149,48 @@ def load_network(model: tfx.dsl.Artifact) -> tf_keras.Model:
             f"{uri} is not a tf_keras model (it has no keras_metadata.pb); "
             "save it with tf_keras: model.save(path, save_format='tf')"
         )
-    loaded = tf_keras.models.load_model(uri, compile=False)
+    try:
+        loaded = tf_keras.models.load_model(uri, compile=False)
+    except (TypeError, ValueError) as error:
+        raise UserError(
+            f"the model in {uri} cannot be rebuilt; is a layer of its own not registered with "
+            f"tf_keras.saving.register_keras_serializable? ({str(error).splitlines()[0]})"
+        ) from error
     if not getattr(loaded, "_is_graph_network", False):
         raise UserError(
             f"the model in {uri} is a {type(loaded).__name__}; only Sequential and Functional "
             "tf_keras models can be rebuilt layer by layer"
         )
-    return tf_keras.Model(loaded.inputs, loaded.outputs, name=loaded.name)
+    network = tf_keras.Model(loaded.inputs, loaded.outputs, name=loaded.name)
+    for layer in network.layers:
+        if isinstance(layer, tf_keras.Model):
+            raise UserError(
+                f"layer {layer.name} of the model in {uri} is a model itself; its layers have to "
+                "be the model's own"
+            )
+    return network
+
+
+def check_keys(columns: Columns, settings: FitSettings) -> None:
+    """Raises a `UserError` if label or weight are not among the columns, which it lists."""
+    for name in ("label_key", "weight_key"):
+        key = getattr(settings, name)
+        require(not key or key in columns, name, key, " or ".join(sorted(columns)))
+
+
+def parse_names(name: str, text: str) -> list[str]:
+    """Reads a parameter that is a JSON list of strings.
+
+    Raises:
+      UserError: If it is something else.
+    """
+    try:
+        names = json.loads(text)
+    except ValueError:
+        names = None
+    listed = isinstance(names, list) and all(isinstance(entry, str) for entry in names)
+    require(listed, name, text, "a JSON list of strings")
+    return names
 
 
 def clone(network: tf_keras.Model) -> tf_keras.Model:
@@ -245,9 +287,11 @@ def fine_tune(
         verbose=0,
         callbacks=[*callbacks, ReportProgress(settings.epochs, steps)],
     ).history
-    if not np.isfinite(history.get("loss", [])).all():
+    # A loss may stay finite where weights do not: a ReLU makes 0 of NaN.
+    numbers = [history.get("loss", []), *network.get_weights()]
+    if not all(np.isfinite(array).all() for array in numbers):
         raise UserError(
-            "fine-tuning diverged: the loss is not finite; lower the learning rate "
+            "fine-tuning diverged: loss or weights are not finite; lower the learning rate "
             f"(now {settings.learning_rate:g})"
         )
 

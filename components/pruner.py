@@ -4,6 +4,7 @@ import json
 from typing import Any
 
 import numpy as np
+import tensorflow as tf
 import tensorflow_model_optimization as tfmot
 import tensorflow_transform as tft
 import tf_keras
@@ -14,12 +15,14 @@ from components.errors import UserError
 from components.keras_setup import skip_autograph_of_keras
 from components.networks import (
     FitSettings,
+    check_keys,
     choose_layers,
     clone,
     evaluate,
     fine_tune,
     load_function,
     load_network,
+    parse_names,
     read_columns,
     require,
 )
@@ -98,14 +101,16 @@ def Pruner(
     settings = FitSettings(label_key, weight_key, loss, epochs, batch_size, learning_rate, seed)
     settings.check()
     forms = check_form(target_sparsity, schedule, frequency, block_size, m_by_n, epochs)
+    wanted = parse_names("layers", layers)
     save = load_function(save_fn)
     network = load_network(model)
-    chosen = choose_layers(network, json.loads(layers))
+    chosen = choose_layers(network, wanted)
     _check_prunable(chosen, forms)
     names = [layer.name for layer in chosen]
     graph = tft.TFTransformOutput(transform_graph.uri)
     schema = graph.transformed_metadata.schema
     evaluation = read_columns(examples, "eval", schema)
+    check_keys(evaluation, settings)
     before = evaluate(network, evaluation, settings)
     if forms["sparsity"] > 0:
         train = read_columns(examples, "train", schema)
@@ -140,15 +145,16 @@ def check_form(
     require(0 <= target_sparsity < 1, "target_sparsity", target_sparsity, "0 to below 1")
     require(schedule in _SCHEDULES, "schedule", schedule, " or ".join(_SCHEDULES))
     require(frequency >= 1, "frequency", frequency, "1 or more")
-    require(epochs >= 1 or target_sparsity == 0, "epochs", epochs, "1 or more, in order to prune")
     block = _read_pair("block_size", block_size)
     require(block is not None and min(block) >= 1, "block_size", block_size, "a pair as in [4, 1]")
     pattern = _read_pair("m_by_n", m_by_n)
     if pattern:
         require(0 < pattern[0] < pattern[1], "m_by_n", m_by_n, "a pair as in [2, 4], or []")
         require(block == (1, 1), "block_size", block_size, "[1, 1] together with m_by_n")
+    sparsity = pattern[0] / pattern[1] if pattern else target_sparsity
+    require(epochs >= 1 or sparsity == 0, "epochs", epochs, "1 or more, in order to prune")
     return {
-        "sparsity": pattern[0] / pattern[1] if pattern else target_sparsity,
+        "sparsity": sparsity,
         "schedule": "constant" if pattern else schedule,
         "frequency": frequency,
         "block_size": block,
@@ -172,22 +178,31 @@ def _read_pair(name: str, text: str) -> tuple[int, int] | None:
 def _check_prunable(layers: list[tf_keras.layers.Layer], forms: dict[str, Any]) -> None:
     """Raises a `UserError` that names a layer which cannot be pruned in this form."""
     for layer in layers:
-        try:
-            tfmot.sparsity.keras.prune_low_magnitude(
-                type(layer).from_config(layer.get_config()), **_arguments(forms, steps=1)
-            )
-        except ValueError as error:
-            raise UserError(
-                f"layer {layer.name} ({type(layer).__name__}) cannot be pruned: choose others in "
-                f"`layers`, or make it a PrunableLayer ({error})"
-            ) from error
-        flat = len(getattr(layer, "kernel", np.zeros((1, 1))).shape) == 2
-        require(
-            flat or forms["block_size"] == (1, 1),
-            "block_size",
-            list(forms["block_size"]),
-            f"[1, 1] for layer {layer.name} ({type(layer).__name__}); blocks are for dense layers",
-        )
+        name = f"layer {layer.name} ({type(layer).__name__})"
+        kernels = _prunable_weights(layer)
+        if not kernels:
+            raise UserError(f"{name} cannot be pruned: tfmot knows no kernel of it")
+        for kernel in kernels:
+            if forms["block_size"] != (1, 1):
+                sides = zip(kernel.shape, forms["block_size"], strict=False)
+                fits = len(kernel.shape) == 2 and all(side > block for side, block in sides)
+                allowed = f"a block smaller than the kernel {tuple(kernel.shape)} of a dense layer"
+                require(fits, "block_size", list(forms["block_size"]), f"for {name}, {allowed}")
+            if forms["m_by_n"]:
+                inputs = kernel.shape[-2] if len(kernel.shape) > 1 else 0
+                fits = len(kernel.shape) in (2, 4) and inputs % forms["m_by_n"][1] == 0
+                allowed = "dense layers and 2D convolutions whose inputs are a multiple of n"
+                require(fits, "m_by_n", list(forms["m_by_n"]), f"{allowed}, which {name} is not")
+
+
+def _prunable_weights(layer: tf_keras.layers.Layer) -> list[tf.Variable]:
+    """The kernels of a layer that tfmot can prune; none where it does not know the layer."""
+    try:
+        tfmot.sparsity.keras.prune_low_magnitude(layer)
+    except ValueError:
+        return []
+    # tfmot gave the layer this method just now.
+    return list(layer.get_prunable_weights())
 
 
 def _arguments(forms: dict[str, Any], steps: int) -> dict[str, Any]:
@@ -195,7 +210,7 @@ def _arguments(forms: dict[str, Any], steps: int) -> dict[str, Any]:
     sparsity, frequency = forms["sparsity"], forms["frequency"]
     schedules = tfmot.sparsity.keras
     if forms["schedule"] == "constant":
-        schedule = schedules.ConstantSparsity(sparsity, begin_step=0, frequency=frequency)
+        schedule = schedules.ConstantSparsity(sparsity, begin_step=1, frequency=frequency)
     else:
         # The last choice is made at a multiple of the frequency, and has to be the target's.
         frequency = min(frequency, max(1, int(_RAMP * steps) // _MIN_CHOICES))
@@ -257,12 +272,14 @@ def measure_sparsity(network: tf_keras.Model, names: list[str]) -> dict[str, Any
       `sparsity`, the share in all, and `layers`: by name, `sparsity` and `weights`, their number.
     """
     zeros = {
-        name: [weight.numpy() == 0 for weight in network.get_layer(name).trainable_weights[:1]]
+        name: np.concatenate(
+            [kernel.numpy().ravel() == 0 for kernel in _prunable_weights(network.get_layer(name))]
+        )
         for name in names
     }
     layers = {
         name: {"sparsity": float(np.mean(kernel)), "weights": int(kernel.size)}
-        for name, (kernel,) in zeros.items()
+        for name, kernel in zeros.items()
     }
     total = sum(layer["weights"] for layer in layers.values())
     pruned = sum(layer["weights"] * layer["sparsity"] for layer in layers.values())

@@ -26,10 +26,12 @@ from components.networks import (
     Columns,
     FitSettings,
     SaveFn,
+    check_keys,
     clone,
     fine_tune,
     load_function,
     load_network,
+    parse_names,
     read_columns,
     require,
     select_inputs,
@@ -144,12 +146,13 @@ def Quantizer(
     if any(mode in _EMULATED for mode in modes):
         check_quantizable(network)
         train = read_columns(transformed_examples, "train", schema)
+        check_keys(train, settings)
     rows = np.random.default_rng(seed).permutation(len(next(iter(train.values()), ())))
     representative = {
         name: column[rows[:representative_rows]]
         for name, column in (select_inputs(network, train) if train else {}).items()
     }
-    check_representative(representative)
+    check_representative(select_inputs(network, train) if train else {})
     serialized, labels = _read_examples(examples, label_key)
     with tempfile.TemporaryDirectory() as folder:
         maker = _Maker(
@@ -203,13 +206,9 @@ def check_modes(mode: str, auto_modes: str, policy: str, max_auc_loss: float) ->
     require(0 <= max_auc_loss <= 1, "max_auc_loss", max_auc_loss, "0 to 1")
     if mode != "auto":
         return [mode]
-    try:
-        names = json.loads(auto_modes)
-    except ValueError:
-        names = None
-    allowed = f"a JSON list of some of {', '.join(MODES)}"
-    listed = isinstance(names, list) and bool(names) and all(name in MODES for name in names)
-    require(listed, "auto_modes", auto_modes, allowed)
+    names = parse_names("auto_modes", auto_modes)
+    known = bool(names) and all(name in MODES for name in names)
+    require(known, "auto_modes", auto_modes, f"a JSON list of some of {', '.join(MODES)}")
     return list(dict.fromkeys(["none", *names]))
 
 
@@ -327,8 +326,13 @@ def _read_examples(examples: tfx.dsl.Artifact, label_key: str) -> tuple[np.ndarr
     serialized = np.array(list(dataset.as_numpy_iterator()), object)
     if not len(serialized):
         raise UserError("the split 'eval' is empty; there is nothing to measure on")
-    parsed = tf.io.parse_example(serialized, {label_key: tf.io.FixedLenFeature([], tf.int64)})
-    return serialized, parsed[label_key].numpy()
+    spec = {label_key: tf.io.FixedLenFeature([], tf.int64)}
+    try:
+        return serialized, tf.io.parse_example(serialized, spec)[label_key].numpy()
+    except tf.errors.InvalidArgumentError as error:
+        raise UserError(
+            f"label_key = {label_key!r}: not an integer in every raw example ({error.message})"
+        ) from error
 
 
 def _write(model: tfx.dsl.Artifact, candidate: _Candidate) -> None:

@@ -60,6 +60,7 @@ def convert(
 
 def _explain(signature: str, message: str) -> str:
     missing = re.findall(r"(?:TF Select|Custom) ops: (.+)", message)
+    missing += re.findall(r"operation 'tf\.(\w+)'", message)
     reason = f"has no operators {', '.join(missing)}" if missing else message.strip()[-500:]
     return f"the signature {signature!r} cannot become a TFLite model: TFLite {reason}"
 
@@ -80,7 +81,7 @@ def _save_with_tables(saved_model: str, signature: str, path: str) -> None:
     loaded = tf.saved_model.load(saved_model)
     if signature not in loaded.signatures:
         raise UserError(
-            f"{saved_model} has no signature {signature!r}; it has {', '.join(loaded.signatures)}"
+            f"the model has no signature {signature!r}; it has {', '.join(loaded.signatures)}"
         )
     function = loaded.signatures[signature]
     tables = []

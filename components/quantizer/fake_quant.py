@@ -76,12 +76,14 @@ def check_quantizable(network: tf_keras.Model) -> None:
     """Raises a `UserError` that names the layers of a network that cannot be quantized."""
     found = kernel_layers(network)
     unsupported = [layer for layer in found if type(layer) not in _SUPPORTED]
+    unsupported += [layer for layer in network.layers if hasattr(layer, "depthwise_kernel")]
     if unsupported or not found:
         names = ", ".join(f"{layer.name} ({type(layer).__name__})" for layer in unsupported)
         raise UserError(
             f"layers that cannot be quantized: {names or 'the network has none that could be'}; "
             f"can be: {', '.join(kind.__name__ for kind in _SUPPORTED)} before the output layer"
         )
+    _insert_nodes(network, bits=8, keep_zeros=False)
 
 
 def check_representative(rows: dict[str, np.ndarray]) -> None:
@@ -110,11 +112,16 @@ def _insert_nodes(network: tf_keras.Model, bits: int, keep_zeros: bool) -> tf_ke
             return _quantization.quantize_annotate_layer(layer, _TableConfig(bits))
         return layer
 
-    with _quantization.quantize_scope(
-        {kind.__name__: kind for kind in (_KernelConfig, _EntryConfig, _TableConfig, _KeepZeros)}
-    ):
-        annotated = tf_keras.models.clone_model(clone(network), clone_function=annotate)
-        return _quantization.quantize_apply(annotated)
+    kinds = (_KernelConfig, _EntryConfig, _TableConfig, _KeepZeros)
+    try:
+        with _quantization.quantize_scope({kind.__name__: kind for kind in kinds}):
+            annotated = tf_keras.models.clone_model(clone(network), clone_function=annotate)
+            return _quantization.quantize_apply(annotated)
+    except (NotImplementedError, RuntimeError, TypeError, ValueError) as error:
+        layers = ", ".join(f"{layer.name} ({type(layer).__name__})" for layer in network.layers)
+        raise UserError(
+            f"the network cannot be quantized: {str(error).splitlines()[0]} Its layers are {layers}"
+        ) from error
 
 
 def _entries(network: tf_keras.Model, names: set[str]) -> set[str]:
@@ -241,7 +248,7 @@ class _KernelConfig(_Config):
         self.bits, self.keep_zeros = bits, keep_zeros
 
     def get_weights_and_quantizers(self, layer: Any) -> list[tuple[Any, Any]]:
-        per_axis = not isinstance(layer, _layers.Dense)
+        per_axis = isinstance(layer, _layers.Conv2D)
         return [
             (
                 layer.kernel,

@@ -84,3 +84,40 @@ def _context(executor_class: Any, folder: Path) -> Any:
     return BaseBeamExecutor.Context(
         tmp_dir=str(folder), make_beam_pipeline_fn=lambda: beam.Pipeline(argv=BEAM_ARGS)
     )
+
+
+@pytest.fixture(scope="session")
+def digits(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """Handwritten digits and a network that tells them; see `tests.components.digits.Digits`."""
+    from tests.components.digits import make_digits
+
+    return make_digits(tmp_path_factory.mktemp("digits"))
+
+
+@pytest.fixture(scope="session")
+def pruned_digits(digits: Any, run_component: Callable[..., dict[str, Any]]) -> dict[str, Any]:
+    """What the Pruner makes of that network; not to be changed."""
+    from components.pruner import Pruner
+    from tests.components.digits import PRUNING
+
+    return run_component(Pruner, digits.for_pruner(), **PRUNING)
+
+
+@pytest.fixture
+def refused(
+    run_component: Callable[..., dict[str, Any]], tmp_path_factory: pytest.TempPathFactory
+) -> Callable[..., None]:
+    """Runs a component that has to raise a `UserError` and to leave its outputs empty.
+
+    The function takes the component, its inputs, a pattern of the message, and the parameters.
+    """
+    from components.errors import UserError
+
+    def check(component: Any, inputs: Mapping[str, Any], message: str, **parameters: Any) -> None:
+        known = set(tmp_path_factory.getbasetemp().iterdir())
+        with pytest.raises(UserError, match=message):
+            run_component(component, inputs, **parameters)
+        (folder,) = set(tmp_path_factory.getbasetemp().iterdir()) - known
+        assert [path for path in folder.rglob("*") if path.is_file()] == []
+
+    return check

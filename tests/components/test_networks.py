@@ -1,0 +1,299 @@
+"""Columns of examples, small networks, and how good one is."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tensorflow_transform as tft
+import tf_keras
+from sklearn.metrics import roc_auc_score
+from tfx.v1.types import standard_artifacts as standard
+
+from components.errors import UserError
+from components.keras_setup import skip_autograph_of_keras
+from components.networks import (
+    FitSettings,
+    area_under_curve,
+    choose_layers,
+    clone,
+    evaluate,
+    fine_tune,
+    kernel_layers,
+    load_function,
+    load_network,
+    read_columns,
+)
+from tests.components.digits import (
+    SAVE_FN,
+    Digits,
+    build_network,
+    read_digits,
+    save_model,
+    write_examples,
+    write_model,
+)
+
+layers = tf_keras.layers
+
+SETTINGS = FitSettings("label", "", "binary_crossentropy", 3, 16, 0.05, 7)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _quick_first_fit() -> None:
+    skip_autograph_of_keras()
+
+
+def wide_and_deep() -> tf_keras.Model:
+    """A linear part and a deep one, added up after the last weights."""
+    tf_keras.utils.set_random_seed(3)
+    wide, deep = tf_keras.Input((2,), name="wide"), tf_keras.Input((4,), name="deep")
+    hidden = layers.Dense(8, "relu", name="first")(deep)
+    hidden = layers.Dense(4, "relu", name="second")(layers.BatchNormalization(name="norm")(hidden))
+    together = layers.Add()(
+        [layers.Dense(1, name="linear")(wide), layers.Dense(1, name="top")(hidden)]
+    )
+    return tf_keras.Model([wide, deep], layers.Activation("sigmoid", name="late")(together))
+
+
+def draw_columns(rows: int = 200) -> dict[str, np.ndarray]:
+    """Rows whose label depends on both inputs, mostly."""
+    random = np.random.default_rng(5)
+    wide, deep = random.normal(size=(rows, 2)), random.normal(size=(rows, 4))
+    score = wide[:, :1] - deep[:, :1] + 0.3 * random.normal(size=(rows, 1))
+    return {
+        "wide": wide.astype(np.float32),
+        "deep": deep.astype(np.float32),
+        "label": (score > 0).astype(np.int64),
+        "weight": random.uniform(0.5, 2, (rows, 1)).astype(np.float32),
+    }
+
+
+def names_of(found: list[Any]) -> list[str]:
+    return [layer.name for layer in found]
+
+
+def same_weights(one: tf_keras.Model, other: tf_keras.Model) -> bool:
+    return all(map(np.array_equal, one.get_weights(), other.get_weights()))
+
+
+@pytest.mark.parametrize("columns", [1, 2])
+def test_the_area_under_the_curve_of_two_classes_is_that_of_the_positive_one(columns: int) -> None:
+    random = np.random.default_rng(1)
+    labels, positive = random.integers(0, 2, (300, 1)), random.random((300, 1)).round(1)
+    answers = positive if columns == 1 else np.hstack([1 - positive, positive])
+    assert area_under_curve(labels, answers) == roc_auc_score(labels.ravel(), positive.ravel())
+
+
+def test_the_area_under_the_curve_of_ten_classes_is_the_mean_of_one_against_the_rest() -> None:
+    random = np.random.default_rng(2)
+    labels = np.repeat(np.arange(10), 30)[:, np.newaxis]
+    logits = random.normal(size=(300, 10)).astype(np.float32) + np.eye(10)[labels.ravel()]
+    answers = (np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)).astype(np.float32)
+    each = [roc_auc_score(labels.ravel() == digit, answers[:, digit]) for digit in range(10)]
+    assert area_under_curve(labels, answers) == pytest.approx(np.mean(each), abs=1e-4)
+
+
+@pytest.mark.parametrize(("labels", "columns"), [([1, 1, 1], 1), ([0, 0, 0], 2), ([0, 1, 1], 3)])
+def test_there_is_no_area_under_the_curve_where_a_class_is_missing(
+    labels: list[int], columns: int
+) -> None:
+    answers = np.full((3, columns), 1 / columns, np.float32)
+    assert area_under_curve(np.array(labels), answers) is None
+
+
+def test_the_layers_before_the_last_weights_are_found_behind_layers_without_any() -> None:
+    assert names_of(kernel_layers(wide_and_deep())) == ["first", "second"]
+
+
+def test_convolutions_are_found_and_tables_are_not() -> None:
+    word = tf_keras.Input((6,), dtype="int32")
+    embedded = layers.Embedding(9, 4, name="table")(word)
+    hidden = layers.Flatten()(layers.Conv1D(3, 2, name="convolution")(embedded))
+    network = tf_keras.Model(word, layers.Dropout(0.1)(layers.Dense(1)(hidden)))
+    assert names_of(kernel_layers(network)) == ["convolution"]
+
+
+def test_each_of_several_outputs_keeps_its_last_layer() -> None:
+    image = tf_keras.Input((4,))
+    hidden = layers.Dense(3, name="hidden")(image)
+    outputs = [layers.Dense(1, name="one")(hidden), layers.Dense(1, name="two")(hidden)]
+    assert names_of(kernel_layers(tf_keras.Model(image, outputs))) == ["hidden"]
+
+
+@pytest.mark.parametrize(
+    ("chosen", "found"),
+    [
+        ([], ["first", "second"]),
+        (["top"], ["top"]),
+        (["second", "first"], ["first", "second"]),
+        (["Dense"], ["first", "second", "linear", "top"]),
+        (["BatchNormalization", "top"], ["norm", "top"]),
+    ],
+)
+def test_layers_are_chosen_by_name_or_by_type(chosen: list[str], found: list[str]) -> None:
+    network = wide_and_deep()
+    in_order = [name for name in names_of(network.layers) if name in found]
+    assert names_of(choose_layers(network, chosen)) == in_order
+    assert len(in_order) == len(found)
+
+
+def test_a_choice_that_fits_no_layer_is_refused_with_the_layers_there_are() -> None:
+    with pytest.raises(UserError, match=r"'third' is none of first \(Dense\).* norm \(Batch"):
+        choose_layers(wide_and_deep(), ["first", "third"])
+
+
+def test_a_network_without_a_layer_before_its_output_has_nothing_to_choose() -> None:
+    network = tf_keras.Sequential([tf_keras.Input((4,)), layers.Dense(1, name="only")])
+    with pytest.raises(UserError, match=r"no layer to choose.*its layers are only \(Dense\)"):
+        choose_layers(network, [])
+
+
+def test_a_clone_has_the_same_weights_and_shares_nothing() -> None:
+    network = wide_and_deep()
+    copy = clone(network)
+    assert same_weights(copy, network)
+    ids = [{id(part) for part in (*n.layers, *n.weights)} for n in (network, copy)]
+    assert not ids[0] & ids[1]
+    before = [weight.copy() for weight in network.get_weights()]
+    fine_tune(copy, draw_columns(), SETTINGS)
+    assert not same_weights(copy, network)
+    assert all(map(np.array_equal, network.get_weights(), before))
+
+
+def test_fine_tuning_learns_and_the_same_seed_learns_the_same() -> None:
+    network, columns = wide_and_deep(), draw_columns()
+    first, again = clone(network), clone(network)
+    for copy in (first, again):
+        fine_tune(copy, columns, SETTINGS)
+    assert same_weights(first, again)
+    before, after = evaluate(network, columns, SETTINGS), evaluate(first, columns, SETTINGS)
+    assert before["loss"] is not None
+    assert after["loss"] is not None
+    assert after["loss"] < 0.8 * before["loss"]
+    assert after["auc"] is not None
+    assert after["auc"] > 0.9
+
+
+def test_only_how_weights_of_rows_compare_to_one_another_matters() -> None:
+    settings = dataclasses.replace(SETTINGS, weight_key="weight")
+    columns = draw_columns()
+    networks = [wide_and_deep() for _ in range(3)]
+    fine_tune(networks[0], columns, settings)
+    fine_tune(networks[1], columns | {"weight": 64 * columns["weight"]}, settings)
+    fine_tune(networks[2], columns | {"weight": columns["weight"] ** 2}, settings)
+    assert same_weights(networks[0], networks[1])
+    assert not same_weights(networks[0], networks[2])
+
+
+@pytest.mark.parametrize("odd", [1e30, np.nan])
+def test_learning_that_diverges_is_an_error_that_names_the_learning_rate(odd: float) -> None:
+    network = tf_keras.Sequential(
+        [tf_keras.Input((4,), name="deep"), layers.Dense(8, "relu"), layers.Dense(1)]
+    )
+    columns = draw_columns()
+    columns["deep"][3] = odd
+    settings = dataclasses.replace(SETTINGS, loss="mean_squared_error", learning_rate=1.0)
+    with pytest.raises(UserError, match=r"diverged.*learning rate \(now 1\)"):
+        fine_tune(network, columns, settings)
+
+
+def test_the_loss_is_the_mean_of_the_rows() -> None:
+    network, columns = wide_and_deep(), draw_columns()
+    answers = network.predict([columns["wide"], columns["deep"]], verbose=0).astype(np.float64)
+    right = np.where(columns["label"] == 1, answers, 1 - answers)
+    found = evaluate(network, columns, SETTINGS)
+    assert found["loss"] == pytest.approx(-np.log(right).mean(), rel=1e-4)
+    assert found["auc"] == roc_auc_score(columns["label"].ravel(), answers.ravel())
+
+
+def test_a_function_is_imported_by_its_path() -> None:
+    assert load_function(SAVE_FN) is save_model
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "",
+        "save_model",
+        "no_such_module.save_model",
+        "tests.components.digits.no_such_function",
+        "tests.components.digits.",
+        ".digits.save_model",
+        "..digits.save_model",
+        "tests.components.digits.PIXELS",
+        "tests.components.digits",
+    ],
+)
+def test_what_is_not_the_path_of_a_function_is_refused(path: str) -> None:
+    with pytest.raises(UserError, match=f"{re.escape(repr(path))} is not the import path of a"):
+        load_function(path)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"epochs": -1}, "epochs = -1: allowed is 0 or more"),
+        ({"batch_size": 0}, "batch_size = 0: allowed is 1 or more"),
+        ({"learning_rate": 0.0}, r"learning_rate = 0\.0: allowed is above 0, to 1"),
+        ({"learning_rate": 1.1}, r"learning_rate = 1\.1: allowed is above 0, to 1"),
+        ({"loss": "no_such_loss"}, "loss = 'no_such_loss': not the name of a Keras loss"),
+    ],
+)
+def test_a_setting_that_is_not_allowed_is_refused_by_name(
+    change: dict[str, Any], message: str
+) -> None:
+    SETTINGS.check()
+    with pytest.raises(UserError, match=message):
+        dataclasses.replace(SETTINGS, **change).check()
+
+
+@pytest.fixture(scope="module")
+def some(tmp_path_factory: pytest.TempPathFactory) -> standard.Examples:
+    """A hundred rows to learn from, and a split without any."""
+    rows = read_digits()["train"]
+    folder = tmp_path_factory.mktemp("some") / "examples"
+    return write_examples(folder, {"train": rows[:100], "nothing": rows[:0]})
+
+
+def test_columns_hold_every_row_in_the_order_of_the_file(
+    some: standard.Examples, digits: Digits
+) -> None:
+    schema = tft.TFTransformOutput(digits.graph.uri).transformed_metadata.schema
+    columns = read_columns(some, "train", schema)
+    expected = read_digits()["train"][:100]
+    assert columns["label"].shape == (100, 1)
+    np.testing.assert_array_equal(columns["label"].ravel(), expected.labels)
+    np.testing.assert_array_equal(columns["image"], expected.images)
+
+
+@pytest.mark.parametrize(
+    ("split", "message"),
+    [
+        ("test", "no split 'test'; they have train, nothing"),
+        ("nothing", "no examples in .*nothing"),
+    ],
+)
+def test_a_split_that_is_missing_or_empty_is_refused_by_name(
+    some: standard.Examples, digits: Digits, split: str, message: str
+) -> None:
+    schema = tft.TFTransformOutput(digits.graph.uri).transformed_metadata.schema
+    with pytest.raises(UserError, match=message):
+        read_columns(some, split, schema)
+
+
+def test_a_loaded_network_is_the_one_that_was_saved_without_what_serves_it(
+    digits: Digits, tmp_path: Path
+) -> None:
+    network = build_network()
+    loaded = load_network(write_model(tmp_path, network, digits.graph))
+    assert names_of(loaded.layers) == ["image", "first", "second", "digit"]
+    assert same_weights(loaded, network)
+    images = read_digits()["test"].images[:50]
+    np.testing.assert_array_equal(
+        loaded.predict({"image": images}, verbose=0), network.predict(images, verbose=0)
+    )

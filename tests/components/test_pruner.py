@@ -1,0 +1,436 @@
+"""Pruner on a network that tells handwritten digits, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tensorflow as tf
+import tf_keras
+from hypothesis import given
+from hypothesis import strategies as st
+from sklearn.metrics import roc_auc_score
+from tfx.v1.types import standard_artifacts as standard
+
+from components.artifacts import serving_model_uri
+from components.errors import UserError
+from components.predictors import load_predictor
+from components.pruner import Pruner, check_form, measure_sparsity
+from tests.components.digits import (
+    PIXELS,
+    PRUNING,
+    Digits,
+    build_network,
+    digest,
+    load_kernels,
+    measure_accuracy,
+    read_digits,
+    write_examples,
+    write_model,
+)
+
+layers = tf_keras.layers
+Layers = list[tf_keras.layers.Layer]
+Outputs = dict[str, Any]
+Prune = Callable[..., Outputs]
+
+
+@pytest.fixture(scope="module")
+def prune(digits: Digits, run_component: Callable[..., Outputs]) -> Prune:
+    """Prunes the digits' network, or another, with other parameters."""
+
+    def run(model: standard.Model | None = None, **parameters: Any) -> Outputs:
+        inputs = digits.for_pruner(**({"model": model} if model else {}))
+        return run_component(Pruner, inputs, **(PRUNING | parameters))
+
+    return run
+
+
+def zeros(kernel: np.ndarray) -> float:
+    return float(np.mean(kernel == 0))
+
+
+def predict(model: standard.Model, split: str) -> np.ndarray:
+    predictor = load_predictor(serving_model_uri(model))
+    return predictor.predict(read_digits()[split].serialize())
+
+
+def test_every_hidden_layer_reaches_the_target_and_the_report_says_so(
+    pruned_digits: Outputs,
+) -> None:
+    kernels = load_kernels(pruned_digits["pruned_model"])
+    report = pruned_digits["report"].read()
+    assert list(report["layers"]) == ["first", "second"]
+    for name, layer in report["layers"].items():
+        assert zeros(kernels[name]) == pytest.approx(0.8, abs=0.002)
+        assert layer == {"sparsity": zeros(kernels[name]), "weights": kernels[name].size}
+    together = np.concatenate([kernels["first"].ravel(), kernels["second"].ravel()])
+    assert report["sparsity"] == pytest.approx(zeros(together))
+
+
+def test_the_output_layer_keeps_all_its_weights(pruned_digits: Outputs) -> None:
+    assert zeros(load_kernels(pruned_digits["pruned_model"])["digit"]) == 0
+
+
+def test_the_pruned_network_tells_digits_about_as_well(
+    digits: Digits, pruned_digits: Outputs
+) -> None:
+    models = (digits.model, pruned_digits["pruned_model"])
+    before, after = (measure_accuracy(load_predictor(serving_model_uri(m))) for m in models)
+    print(f"accuracy on the test split: {before:.3f} before pruning, {after:.3f} after")
+    assert after > 0.9
+    assert after > before - 0.03
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_the_report_tells_loss_and_area_under_curve_of_both_models(
+    digits: Digits, pruned_digits: Outputs, when: str
+) -> None:
+    model = digits.model if when == "before" else pruned_digits["pruned_model"]
+    answers, labels = predict(model, "eval"), read_digits()["eval"].labels
+    loss = -np.log(answers[np.arange(len(labels)), labels]).mean()
+    # scikit-learn wants sums of 1 that float32 does not hold.
+    exact = answers.astype(np.float64)
+    area = roc_auc_score(labels, exact / exact.sum(axis=1, keepdims=True), multi_class="ovr")
+    report = pruned_digits["report"].read()
+    assert report[when]["loss"] == pytest.approx(loss, rel=1e-3)
+    assert report[when]["auc"] == pytest.approx(area, abs=1e-5)
+
+
+def test_the_pruned_model_has_the_signatures_of_the_model(
+    digits: Digits, pruned_digits: Outputs
+) -> None:
+    def signatures(model: standard.Model) -> dict[str, Any]:
+        loaded = tf.saved_model.load(serving_model_uri(model)).signatures
+        return {
+            name: (signature.structured_input_signature, signature.structured_outputs)
+            for name, signature in loaded.items()
+        }
+
+    given = signatures(digits.model)
+    assert set(given) == {"serving_default", "raw_features"}
+    assert signatures(pruned_digits["pruned_model"]) == given
+
+
+def test_no_wrapper_of_the_toolkit_is_left_in_the_saved_model(
+    digits: Digits, pruned_digits: Outputs
+) -> None:
+    folders = [serving_model_uri(m) for m in (digits.model, pruned_digits["pruned_model"])]
+    before, after = (tf_keras.models.load_model(folder, compile=False) for folder in folders)
+    assert [type(layer).__name__ for layer in after.layers if layer.weights] == ["Dense"] * 3
+    assert [w.shape for w in after.get_weights()] == [w.shape for w in before.get_weights()]
+    for path in filter(Path.is_file, Path(folders[1]).rglob("*")):
+        assert not re.search(rb"(?i)prune_?low|pruning_step", path.read_bytes()), path
+
+
+@pytest.fixture(scope="module")
+def again(digits: Digits, prune: Prune) -> Outputs:
+    """The same once more, and whether the inputs stayed the same."""
+    tf_keras.utils.set_random_seed(1)  # What was random before must not matter.
+    folders = [artifact.uri for artifact in digits.for_pruner().values()]
+    before = [digest(folder) for folder in folders]
+    outputs = prune()
+    return outputs | {"inputs_stayed": before == [digest(folder) for folder in folders]}
+
+
+def test_what_it_reads_is_left_as_it_is_byte_for_byte(again: Outputs) -> None:
+    assert again["inputs_stayed"]
+
+
+def test_the_seed_alone_decides_the_weights(pruned_digits: Outputs, again: Outputs) -> None:
+    first, second = (load_kernels(done["pruned_model"]) for done in (pruned_digits, again))
+    assert all(np.array_equal(first[name], second[name]) for name in first)
+
+
+def test_four_inputs_of_a_neuron_get_weights_together_or_none(prune: Prune) -> None:
+    kernels = load_kernels(prune(block_size="[4, 1]", epochs=2)["pruned_model"])
+    for name in ("first", "second"):
+        assert zeros(kernels[name]) == pytest.approx(0.8, abs=0.005)
+        blocks = kernels[name].T.reshape(-1, 4)
+        assert set(np.unique(np.count_nonzero(blocks, axis=1))) == {0, 4}
+
+
+def test_of_every_four_inputs_of_a_neuron_two_get_no_weight(prune: Prune) -> None:
+    done = prune(m_by_n="[2, 4]", epochs=1)
+    kernels = load_kernels(done["pruned_model"])
+    for name in ("first", "second"):
+        groups = kernels[name].T.reshape(-1, 4)
+        assert (np.count_nonzero(groups, axis=1) <= 2).all()
+    assert done["report"].read()["sparsity"] == pytest.approx(0.5, abs=0.001)
+
+
+def test_a_constant_schedule_reaches_the_target(prune: Prune) -> None:
+    report = prune(schedule="constant", target_sparsity=0.6, epochs=2)["report"].read()
+    assert report["sparsity"] == pytest.approx(0.6, abs=0.002)
+
+
+@pytest.mark.parametrize("schedule", ["polynomial", "constant"])
+def test_the_target_is_reached_however_low_the_frequency(prune: Prune, schedule: str) -> None:
+    report = prune(epochs=1, schedule=schedule, frequency=1000)["report"].read()
+    assert report["sparsity"] == pytest.approx(0.8, abs=0.005)
+
+
+def test_layers_that_were_not_chosen_keep_their_weights(prune: Prune) -> None:
+    done = prune(layers='["second"]', epochs=2)
+    assert list(done["report"].read()["layers"]) == ["second"]
+    kernels = load_kernels(done["pruned_model"])
+    assert zeros(kernels["second"]) == pytest.approx(0.8, abs=0.002)
+    assert zeros(kernels["first"]) == zeros(kernels["digit"]) == 0
+
+
+def test_a_target_of_zero_passes_the_network_on(digits: Digits, prune: Prune) -> None:
+    done = prune(target_sparsity=0.0, epochs=0)
+    given, passed = load_kernels(digits.model), load_kernels(done["pruned_model"])
+    assert all(np.array_equal(given[name], passed[name]) for name in given)
+    report = done["report"].read()
+    assert report["sparsity"] == 0
+    assert report["before"] == report["after"]
+
+
+def test_a_convolution_is_pruned_too(digits: Digits, prune: Prune, tmp_path: Path) -> None:
+    network = build_network(
+        layers.Reshape((28, 28, 1)), layers.Conv2D(8, 5, 4, name="strokes"), layers.Flatten()
+    )
+    done = prune(write_model(tmp_path, network, digits.graph), epochs=1)
+    assert list(done["report"].read()["layers"]) == ["strokes"]
+    assert zeros(load_kernels(done["pruned_model"])["strokes"]) == pytest.approx(0.8, abs=0.01)
+
+
+def test_the_sparsity_of_a_layer_that_does_not_learn_is_measured() -> None:
+    network = build_network(layers.Dense(4, name="frozen", trainable=False))
+    kernel = np.ones((PIXELS, 4))
+    kernel[::2] = 0
+    network.get_layer("frozen").set_weights([kernel, np.zeros(4)])
+    assert measure_sparsity(network, ["frozen"])["sparsity"] == 0.5
+
+
+def test_the_sparsity_of_a_separable_convolution_is_that_of_the_kernel_that_is_pruned() -> None:
+    separable = layers.SeparableConv2D(8, 3, name="separable")
+    network = build_network(layers.Reshape((28, 28, 1)), separable, layers.Flatten())
+    separable.pointwise_kernel.assign(tf.zeros_like(separable.pointwise_kernel))
+    assert measure_sparsity(network, ["separable"])["sparsity"] == 1
+
+
+REFUSED: list[tuple[dict[str, Any], str]] = [
+    ({"target_sparsity": 1.2}, r"target_sparsity = 1\.2: allowed is 0 to below 1"),
+    ({"target_sparsity": 1.0}, r"target_sparsity = 1\.0: allowed is 0 to below 1"),
+    ({"target_sparsity": -0.1}, r"target_sparsity = -0\.1: allowed is 0 to below 1"),
+    ({"target_sparsity": float("nan")}, "target_sparsity = nan"),
+    ({"schedule": "linear"}, "schedule = 'linear': allowed is polynomial or constant"),
+    ({"frequency": 0}, "frequency = 0: allowed is 1 or more"),
+    ({"epochs": 0}, "epochs = 0: allowed is 1 or more, in order to prune"),
+    ({"epochs": 0, "target_sparsity": 0.0, "m_by_n": "[2, 4]"}, "epochs = 0"),
+    ({"epochs": -1}, "epochs = -1"),
+    ({"epochs": 1, "batch_size": 2000}, "1 steps are too few to prune in"),
+    ({"batch_size": 0}, "batch_size = 0: allowed is 1 or more"),
+    ({"learning_rate": 0.0}, r"learning_rate = 0\.0: allowed is above 0"),
+    ({"learning_rate": float("nan")}, "learning_rate = nan"),
+    ({"block_size": "[4]"}, r"block_size = '\[4\]': allowed is a JSON pair"),
+    ({"block_size": "4"}, "block_size = '4': allowed is a JSON pair"),
+    ({"block_size": "four by one"}, "block_size = 'four by one': allowed is a JSON pair"),
+    ({"block_size": "[4, 1.5]"}, r"block_size = '\[4, 1\.5\]': allowed is a JSON pair"),
+    ({"block_size": "[0, 1]"}, r"block_size = '\[0, 1\]': allowed is a pair"),
+    ({"block_size": "[64, 1]", "layers": '["second"]'}, "block_size.*second"),
+    ({"m_by_n": "[4, 2]"}, r"m_by_n = '\[4, 2\]': allowed is a pair as in \[2, 4\]"),
+    ({"m_by_n": "[4, 4]"}, r"m_by_n = '\[4, 4\]'"),
+    ({"m_by_n": "2:4"}, "m_by_n = '2:4': allowed is a JSON pair"),
+    ({"m_by_n": "[2, 4]", "block_size": "[4, 1]"}, r"block_size = .* together with m_by_n"),
+    ({"layers": '["third"]'}, r"'third' is none of first \(Dense\), second \(Dense\), digit"),
+    ({"layers": '["Conv2D"]'}, r"'Conv2D' is none of first \(Dense\), second \(Dense\)"),
+    ({"layers": "first"}, "layers.*first"),
+    ({"layers": '"first"'}, "layers.*first"),
+    ({"loss": "sparse_nonsense"}, "loss = 'sparse_nonsense': not the name of a Keras loss"),
+    ({"save_fn": "tests.components.digits.lose"}, r"'tests\.components\.digits\.lose' is not"),
+    ({"save_fn": "no_such_module.save"}, r"'no_such_module\.save' is not the import path"),
+    ({"label_key": "digit"}, "label_key.*digit"),
+    ({"weight_key": "weight"}, "weight_key.*weight"),
+]
+
+
+@pytest.mark.parametrize(
+    ("parameters", "message"), REFUSED, ids=[json.dumps(given) for given, _ in REFUSED]
+)
+def test_a_parameter_that_is_not_allowed_is_refused_by_name(
+    digits: Digits, refused: Callable[..., None], parameters: dict[str, Any], message: str
+) -> None:
+    refused(Pruner, digits.for_pruner(), message, **(PRUNING | parameters))
+
+
+@tf_keras.saving.register_keras_serializable("digits")
+class Mix(tf_keras.layers.Layer):
+    """A dense layer of one's own, which tfmot does not know."""
+
+    def build(self, input_shape: tuple[int, ...]) -> None:
+        self.kernel = self.add_weight("kernel", (input_shape[-1], 8))
+
+    def call(self, inputs: tf.Tensor) -> tf.Tensor:
+        return inputs @ self.kernel
+
+
+class Unregistered(Mix):
+    """A layer that Keras cannot load without being told of it."""
+
+
+def images(*after: tf_keras.layers.Layer) -> Layers:
+    return [layers.Reshape((28, 28, 1)), *after, layers.Flatten()]
+
+
+# Networks whose layer "odd" cannot become sparse as the parameters ask for.
+UNPRUNABLE: dict[str, tuple[Callable[[], Layers], dict[str, Any]]] = {
+    "own layer": (lambda: [Mix(name="odd")], {}),
+    "own layer that is not registered": (lambda: [Unregistered(name="odd")], {}),
+    "einsum": (lambda: [layers.EinsumDense("ab,bc->ac", 8, name="odd")], {}),
+    "convolution in blocks": (
+        lambda: images(layers.Conv2D(4, 3, name="odd")),
+        {"block_size": "[4, 1]"},
+    ),
+    "convolution of one channel in groups of four": (
+        lambda: images(layers.Conv2D(4, 3, name="odd")),
+        {"m_by_n": "[2, 4]"},
+    ),
+    "convolution over time in groups of four": (
+        lambda: [
+            layers.Reshape((28, 28)),
+            layers.Conv1D(4, 3, name="odd"),
+            layers.GlobalMaxPooling1D(),
+        ],
+        {"m_by_n": "[2, 4]"},
+    ),
+    "no kernel": (
+        lambda: [layers.Dense(8), layers.LayerNormalization(name="odd")],
+        {"layers": '["LayerNormalization"]'},
+    ),
+    "no weights": (
+        lambda: [layers.Dense(8), layers.Dropout(0.1, name="odd")],
+        {"layers": '["Dropout"]'},
+    ),
+    "depthwise": (
+        lambda: images(layers.DepthwiseConv2D(3, name="odd")),
+        {"layers": '["odd"]'},
+    ),
+}
+
+
+@pytest.mark.parametrize("case", UNPRUNABLE)
+def test_a_layer_that_cannot_become_sparse_is_refused_by_name(
+    digits: Digits, refused: Callable[..., None], tmp_path: Path, case: str
+) -> None:
+    make_layers, parameters = UNPRUNABLE[case]
+    model = write_model(tmp_path, build_network(*make_layers()), digits.graph)
+    parameters = PRUNING | {"epochs": 1} | parameters
+    refused(Pruner, digits.for_pruner(model=model), r"\bodd\b", **parameters)
+
+
+def test_a_network_with_nothing_to_prune_is_refused(
+    digits: Digits, refused: Callable[..., None], tmp_path: Path
+) -> None:
+    model = write_model(tmp_path, build_network(layers.BatchNormalization()), digits.graph)
+    message = r"no layer to choose.* its layers are .*digit \(Dense\)"
+    refused(Pruner, digits.for_pruner(model=model), message, **PRUNING)
+
+
+def serving_folder(root: Path) -> tuple[standard.Model, str]:
+    model = standard.Model()
+    model.uri = str(root)
+    return model, serving_model_uri(model)
+
+
+def test_a_model_that_is_not_of_keras_is_refused(
+    digits: Digits, refused: Callable[..., None], tmp_path: Path
+) -> None:
+    model, folder = serving_folder(tmp_path)
+    module = tf.Module()
+    module.double = tf.function(lambda x: 2 * x, [tf.TensorSpec([None], tf.float32)])
+    tf.saved_model.save(module, folder)
+    message = f"{re.escape(folder)} is not a tf_keras model"
+    refused(Pruner, digits.for_pruner(model=model), message, **PRUNING)
+
+
+class Subclassed(tf_keras.Model):
+    """A model that says in code how its layers follow one another."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.last = layers.Dense(10, "softmax")
+
+    def call(self, inputs: tf.Tensor) -> tf.Tensor:
+        return self.last(inputs)
+
+
+def test_a_subclassed_model_is_refused(
+    digits: Digits, refused: Callable[..., None], tmp_path: Path
+) -> None:
+    model, folder = serving_folder(tmp_path)
+    network = Subclassed()
+    network(np.zeros((1, PIXELS), np.float32))
+    network.save(folder, save_format="tf")
+    message = r"is a Subclassed; only Sequential and Functional"
+    refused(Pruner, digits.for_pruner(model=model), message, **PRUNING)
+
+
+@pytest.mark.parametrize("split", ["train", "eval"])
+def test_a_split_that_is_not_there_is_refused_by_name(
+    digits: Digits, refused: Callable[..., None], tmp_path: Path, split: str
+) -> None:
+    kept = {name: rows[:50] for name, rows in read_digits().items() if name != split}
+    inputs = digits.for_pruner(examples=write_examples(tmp_path, kept))
+    message = f"have no split '{split}'; they have {', '.join(kept)}"
+    refused(Pruner, inputs, message, **PRUNING)
+
+
+@pytest.mark.parametrize("split", ["train", "eval"])
+def test_an_empty_split_is_refused(
+    digits: Digits, refused: Callable[..., None], tmp_path: Path, split: str
+) -> None:
+    splits = {"train": read_digits()["train"][:50], "eval": read_digits()["eval"][:50]}
+    splits[split] = splits[split][:0]
+    inputs = digits.for_pruner(examples=write_examples(tmp_path, splits))
+    refused(Pruner, inputs, f"there are no examples in .*Split-{split}", **PRUNING)
+
+
+def test_learning_from_a_value_that_is_not_a_number_is_refused(
+    digits: Digits, refused: Callable[..., None], tmp_path: Path
+) -> None:
+    splits = read_digits() | {"train": read_digits()["train"][:400].with_nan()}
+    inputs = digits.for_pruner(examples=write_examples(tmp_path, splits))
+    refused(Pruner, inputs, "diverged|image", **PRUNING)
+
+
+numbers = st.floats() | st.integers()
+pairs = st.lists(numbers, max_size=3).map(json.dumps) | st.text()
+PARAMETERS = ("target_sparsity", "schedule", "frequency", "block_size", "m_by_n", "epochs")
+
+
+@given(
+    target_sparsity=numbers | st.floats(0, 1),
+    schedule=st.sampled_from(["polynomial", "constant"]) | st.text(),
+    frequency=st.integers(),
+    block_size=st.sampled_from(["[1, 1]", "[4, 1]"]) | pairs,
+    m_by_n=st.sampled_from(["[]", "[2, 4]"]) | pairs,
+    epochs=st.integers(),
+)
+def test_a_form_is_sound_or_refused_by_the_name_of_a_parameter(**parameters: Any) -> None:
+    try:
+        form = check_form(**parameters)
+    except UserError as error:
+        refusal = str(error)
+    else:
+        refusal = ""
+        assert 0 <= form["sparsity"] < 1
+        assert form["schedule"] in ("polynomial", "constant")
+        assert min(form["frequency"], *form["block_size"]) >= 1
+        assert form["m_by_n"] is None or 0 < form["m_by_n"][0] < form["m_by_n"][1]
+    assert not refusal or refusal.partition(" = ")[0] in PARAMETERS
+
+
+@given(target=st.floats(0, 1, exclude_max=True), pair=st.tuples(*[st.integers(1, 64)] * 2))
+def test_every_target_and_every_block_is_a_form(target: float, pair: tuple[int, int]) -> None:
+    check = partial(check_form, schedule="polynomial", frequency=1, m_by_n="[]", epochs=1)
+    form = check(target_sparsity=target, block_size=json.dumps(pair))
+    assert (form["sparsity"], form["block_size"]) == (target, pair)

@@ -1,0 +1,462 @@
+"""Quantizer on a network that tells handwritten digits, and what it refuses."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from collections.abc import Callable
+from functools import cache, partial
+from pathlib import Path
+from typing import Any
+
+import matplotlib.image
+import numpy as np
+import pytest
+import tf_keras
+from ai_edge_litert.interpreter import Interpreter
+from hypothesis import given
+from hypothesis import strategies as st
+
+from components.artifacts import TFLITE_MODEL, serving_model_uri
+from components.errors import UserError
+from components.predictors import load_predictor
+from components.quantizer.component import MODES, POLICIES, Quantizer, check_modes, choose
+from components.quantizer.conversion import convert, weight_sparsity
+from components.quantizer.fake_quant import check_representative, emulate_int8
+from components.quantizer.measurement import Measurement
+from components.quantizer.trade_off import plot_trade_off
+from tests.components.digits import (
+    LEARNING,
+    PIXELS,
+    Digits,
+    build_network,
+    digest,
+    load_kernels,
+    measure_accuracy,
+    read_digits,
+    write_examples,
+    write_model,
+)
+
+layers = tf_keras.layers
+Outputs = dict[str, Any]
+Quantize = Callable[..., Outputs]
+
+EMULATED = ("int8", "qat", "pqat")
+# How far the probabilities of the two forms may lie apart.
+TOLERANCE = {"none": 1e-5, "float16": 2e-3, "dynamic_range": 0.04} | dict.fromkeys(EMULATED, 0.04)
+
+
+@pytest.fixture(scope="module")
+def quantize(
+    digits: Digits, pruned_digits: Outputs, run_component: Callable[..., Outputs]
+) -> Quantize:
+    """Quantizes the pruned network, or another, with other parameters."""
+
+    def run(inputs: dict[str, Any] | None = None, **parameters: Any) -> Outputs:
+        inputs = inputs or digits.for_quantizer(model=pruned_digits["pruned_model"])
+        return run_component(Quantizer, inputs, **(LEARNING | {"batch_size": 32} | parameters))
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def unpruned(digits: Digits, quantize: Quantize) -> Outputs:
+    """The network with all its weights in int8; not to be changed."""
+    return quantize(digits.for_quantizer(), mode="int8")
+
+
+@pytest.fixture(scope="module")
+def quantized(digits: Digits, pruned_digits: Outputs, quantize: Quantize) -> Quantize:
+    """The pruned network in a mode, and whether its inputs stayed the same; not to be changed."""
+
+    @cache
+    def run(mode: str) -> Outputs:
+        inputs = digits.for_quantizer(model=pruned_digits["pruned_model"])
+        before = [digest(artifact.uri) for artifact in inputs.values()]
+        outputs = quantize(inputs, mode=mode)
+        after = [digest(artifact.uri) for artifact in inputs.values()]
+        return outputs | {"inputs_stayed": before == after}
+
+    return run
+
+
+def folder_of(outputs: Outputs) -> Path:
+    return Path(serving_model_uri(outputs["quantized_model"]))
+
+
+def tflite_of(outputs: Outputs) -> bytes:
+    return (folder_of(outputs) / TFLITE_MODEL).read_bytes()
+
+
+def measurement(outputs: Outputs, mode: str) -> dict[str, Any]:
+    row: dict[str, Any] = outputs["report"].read()["modes"][mode]
+    return row
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_both_forms_of_a_model_give_the_same_answers(quantized: Quantize, mode: str) -> None:
+    folder = str(folder_of(quantized(mode)))
+    records = read_digits()["test"].serialize()
+    saved_model = load_predictor(folder, prefer_tflite=False).predict(records)
+    tflite = load_predictor(folder).predict(records)
+    assert tflite.shape == saved_model.shape == (len(records), 10)
+    np.testing.assert_allclose(tflite, saved_model, atol=TOLERANCE[mode])
+    assert np.mean(tflite.argmax(axis=1) == saved_model.argmax(axis=1)) >= 0.98
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_the_edge_model_tells_digits_about_as_well(
+    digits: Digits, quantized: Quantize, mode: str
+) -> None:
+    before = measure_accuracy(load_predictor(serving_model_uri(digits.model)))
+    after = measure_accuracy(load_predictor(str(folder_of(quantized(mode)))))
+    print(f"accuracy on the test split: {before:.3f} in float, {after:.3f} pruned and {mode}")
+    assert after > 0.9
+    assert after > before - 0.03
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_the_report_tells_what_the_file_weighs(quantized: Quantize, mode: str) -> None:
+    report, content = quantized(mode)["report"].read(), tflite_of(quantized(mode))
+    assert report["mode"] == mode
+    assert report["why"] == f"{mode} was asked for"
+    assert list(report["modes"]) == [mode]
+    row = report["modes"][mode]
+    assert row["bytes"] == len(content)
+    assert row["gzip_bytes"] == len(gzip.compress(content, 9))
+    assert 0 < row["p50_ms"] <= row["p99_ms"]
+    assert row["batch_us_per_row"] > 0
+    assert abs(report["float"]["auc"] - row["auc"]) < 0.002
+
+
+def test_int8_is_at_least_three_times_smaller(quantized: Quantize, unpruned: Outputs) -> None:
+    whole = measurement(quantized("none"), "none")["bytes"]
+    for mode in EMULATED:
+        assert measurement(quantized(mode), mode)["bytes"] * 3 < whole
+    assert measurement(unpruned, "int8")["bytes"] * 3 < whole
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_activations_are_int8_where_the_mode_says_so(quantized: Quantize, mode: str) -> None:
+    interpreter = Interpreter(model_content=tflite_of(quantized(mode)))
+    # Weights are quantized around zero; images, and what comes out of ReLU, are not.
+    found = [
+        detail["index"]
+        for detail in interpreter.get_tensor_details()
+        if detail["dtype"] == np.int8 and detail["quantization"][1] != 0
+    ]
+    assert len(found) >= 3 if mode in EMULATED else not found
+
+
+def test_pqat_keeps_the_zeros_of_the_pruner(pruned_digits: Outputs, quantized: Quantize) -> None:
+    kernels = load_kernels(pruned_digits["pruned_model"]).values()
+    pruned = sum(np.sum(kernel == 0) for kernel in kernels) / sum(k.size for k in kernels)
+    assert measurement(quantized("pqat"), "pqat")["sparsity"] >= pruned - 0.01
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_what_it_reads_is_left_as_it_is_byte_for_byte(quantized: Quantize, mode: str) -> None:
+    assert quantized(mode)["inputs_stayed"]
+
+
+def test_zeros_are_counted_alike_however_they_are_stored(pruned_digits: Outputs) -> None:
+    saved_model = serving_model_uri(pruned_digits["pruned_model"])
+    dense, sparse = (
+        convert(saved_model, "raw_features", float16=True, quantize=False, sparse=sparse)
+        for sparse in (False, True)
+    )
+    assert len(sparse) < 0.7 * len(dense)
+    kernels = load_kernels(pruned_digits["pruned_model"]).values()
+    zeros = sum(np.sum(kernel == 0) for kernel in kernels) / sum(k.size for k in kernels)
+    assert weight_sparsity(dense) == weight_sparsity(sparse) == pytest.approx(zeros, abs=1e-3)
+
+
+def test_the_report_says_whether_zeros_are_left_out(
+    quantize: Quantize, quantized: Quantize, unpruned: Outputs
+) -> None:
+    assert measurement(quantized("float16"), "float16")["stored_sparse"] is True
+    dense = quantize(mode="float16", sparse=0)
+    assert measurement(dense, "float16")["stored_sparse"] is False
+    assert measurement(unpruned, "int8")["stored_sparse"] is False
+
+
+def test_auto_ships_the_smallest_mode_and_shows_them_all(quantize: Quantize) -> None:
+    done = quantize(mode="auto", auto_modes='["dynamic_range", "float16"]', max_auc_loss=0.01)
+    report = done["report"].read()
+    sizes = {mode: row["gzip_bytes"] for mode, row in report["modes"].items()}
+    assert list(sizes) == ["none", "dynamic_range", "float16"]
+    assert report["mode"] == min(sizes, key=lambda mode: sizes[mode])
+    assert report["why"] == "smallest of 2 modes that lose at most 0.01 in AUC"
+    assert len(gzip.compress(tflite_of(done), 9)) == sizes[report["mode"]]
+    check_picture(Path(done["report"].uri) / "trade_off.png")
+
+
+def check_picture(path: Path) -> None:
+    """A picture that is not blank: something is drawn in each half of it, in several colours."""
+    assert path.stat().st_size > 5000
+    picture = matplotlib.image.imread(path)[:, :, :3]
+    for half in np.array_split(picture, 2, axis=1):
+        coloured = half[np.ptp(half, axis=2) > 0.1]
+        assert len(coloured) > 50
+        assert len(np.unique(coloured.round(1), axis=0)) >= 2
+
+
+def made(**values: Any) -> Measurement:
+    defaults = {"bytes": 2, "gzip_bytes": 1, "sparsity": 0.0, "auc": 0.9, "p50_ms": 1.0}
+    return Measurement(**(defaults | {"p99_ms": 2.0, "batch_us_per_row": 1.0} | values))
+
+
+def test_a_trade_off_without_an_area_under_the_curve_is_drawn(tmp_path: Path) -> None:
+    nothing = made(auc=None)
+    plot_trade_off(str(tmp_path / "plot.png"), nothing, {"int8": nothing}, "int8")
+    assert (tmp_path / "plot.png").stat().st_size > 5000
+
+
+measurements = st.builds(
+    made,
+    gzip_bytes=st.integers(1, 10**6),
+    auc=st.floats(0, 1),
+    p50_ms=st.floats(0.001, 10),
+)
+
+
+@given(
+    none=measurements,
+    others=st.dictionaries(st.sampled_from(MODES[1:]), measurements, min_size=1),
+    reference=measurements,
+    policy=st.sampled_from(list(POLICIES)),
+    max_auc_loss=st.floats(0, 1),
+)
+def test_auto_takes_the_cheapest_mode_that_is_good_enough_or_float(
+    none: Measurement,
+    others: dict[str, Measurement],
+    reference: Measurement,
+    policy: str,
+    max_auc_loss: float,
+) -> None:
+    measured = {"none": none, **others}
+    chosen, why = choose(measured, reference, "auto", policy, max_auc_loss)
+    assert reference.auc is not None
+    good = [
+        other
+        for other in others.values()
+        if other.auc is not None and reference.auc - other.auc <= max_auc_loss
+    ]
+    if not good:
+        assert chosen == "none"
+        assert why.startswith("float: every mode loses more than")
+        return
+    cost = {"smallest": lambda m: m.gzip_bytes, "fastest": lambda m: m.p50_ms}[policy]
+    assert others[chosen] in good
+    assert cost(others[chosen]) == min(map(cost, good))
+    assert why.startswith(f"{policy} of {len(good)} modes")
+
+
+SMALL_AND_SLOW, LARGE_AND_FAST = made(gzip_bytes=10, p50_ms=5), made(gzip_bytes=20, p50_ms=2)
+
+
+@pytest.mark.parametrize(("policy", "mode"), [("smallest", "qat"), ("fastest", "float16")])
+def test_the_policy_says_what_is_cheapest(policy: str, mode: str) -> None:
+    measured = {"none": made(), "float16": LARGE_AND_FAST, "qat": SMALL_AND_SLOW}
+    assert choose(measured, made(), "auto", policy, 0.002)[0] == mode
+
+
+def test_float_is_shipped_with_what_each_mode_would_have_lost() -> None:
+    measured = {"none": made(), "int8": made(auc=0.8), "qat": made(auc=0.85)}
+    chosen, why = choose(measured, made(), "auto", "smallest", 0.002)
+    assert chosen == "none"
+    assert why == "float: every mode loses more than 0.002 in AUC (int8 0.1000, qat 0.0500)"
+
+
+def test_a_mode_that_was_asked_for_is_shipped_whatever_it_loses() -> None:
+    measured = {"int8": made(auc=0.1)}
+    assert choose(measured, made(), "int8", "smallest", 0.0) == ("int8", "int8 was asked for")
+
+
+def test_no_mode_is_good_enough_where_that_cannot_be_told() -> None:
+    measured = {"none": made(auc=None), "int8": made(auc=None)}
+    assert choose(measured, made(auc=None), "auto", "smallest", 0.002)[0] == "none"
+
+
+@given(modes=st.lists(st.sampled_from(MODES), min_size=1))
+def test_auto_converts_each_of_its_modes_once_and_float_to_fall_back_to(modes: list[str]) -> None:
+    found = check_modes("auto", json.dumps(modes), "smallest", 0.002)
+    assert sorted(found) == sorted({"none", *modes})
+
+
+REFUSED: list[tuple[dict[str, Any], str]] = [
+    ({"mode": "int4"}, r"mode = 'int4': allowed is none, float16, .* or auto"),
+    ({"mode": "auto", "auto_modes": "int8"}, "auto_modes = 'int8': allowed is a JSON list"),
+    ({"mode": "auto", "auto_modes": '"int8"'}, "auto_modes = .*: allowed is a JSON list"),
+    ({"mode": "auto", "auto_modes": '["int8", "int4"]'}, "auto_modes = .*: allowed is"),
+    ({"mode": "auto", "auto_modes": "[]"}, r"auto_modes = '\[\]': allowed is a JSON list"),
+    ({"mode": "auto", "auto_modes": "[[]]"}, r"auto_modes = '\[\[\]\]': allowed is"),
+    ({"mode": "auto", "policy": "best"}, "policy = 'best': allowed is smallest or fastest"),
+    ({"max_auc_loss": -0.1}, r"max_auc_loss = -0\.1: allowed is 0 to 1"),
+    ({"max_auc_loss": float("nan")}, "max_auc_loss = nan: allowed is 0 to 1"),
+    ({"weight_bits": 4}, "weight_bits = 4: allowed is 5 to 8"),
+    ({"weight_bits": 9}, "weight_bits = 9: allowed is 5 to 8"),
+    ({"representative_rows": 0}, "representative_rows = 0: allowed is 1 or more"),
+    ({"epochs": -1}, "epochs = -1: allowed is 0 or more"),
+    ({"batch_size": 0}, "batch_size = 0: allowed is 1 or more"),
+    ({"learning_rate": 2.0}, r"learning_rate = 2\.0: allowed is above 0, to 1"),
+    ({"loss": "sparse_nonsense"}, "loss = 'sparse_nonsense': not the name of a Keras loss"),
+    ({"save_fn": "tests.components.digits.lose"}, r"'tests\.components\.digits\.lose' is not"),
+    ({"label_key": "digit"}, "digit"),
+    ({"mode": "qat", "weight_key": "weight"}, "weight_key.*weight"),
+    ({"signature": "raw"}, r"no signature 'raw'; it has .*raw_features"),
+    ({"signature": "serving_default"}, "'serving_default' .* no operators ParseExampleV2"),
+    (
+        {
+            "mode": "none",
+            "save_fn": "tests.components.digits.save_with_determinant",
+            "signature": "determinant",
+        },
+        "'determinant' .* no operators MatrixDeterminant",
+    ),
+]
+
+
+@pytest.mark.parametrize(
+    ("parameters", "message"), REFUSED, ids=[json.dumps(given) for given, _ in REFUSED]
+)
+def test_a_parameter_that_is_not_allowed_is_refused_by_name(
+    digits: Digits, refused: Callable[..., None], parameters: dict[str, Any], message: str
+) -> None:
+    refused(Quantizer, digits.for_quantizer(), message, **(LEARNING | parameters))
+
+
+def images(*after: tf_keras.layers.Layer) -> tf_keras.Model:
+    return build_network(layers.Reshape((28, 28, 1)), *after, layers.Flatten(), layers.Dense(8))
+
+
+def inner() -> tf_keras.Model:
+    return tf_keras.Sequential([tf_keras.Input((PIXELS,)), layers.Dense(8)], name="odd")
+
+
+# Networks whose layer "odd" int8 kernels are not to be had for, or cannot be emulated.
+UNQUANTIZABLE: dict[str, Callable[[], tf_keras.Model]] = {
+    "transposed convolution": lambda: images(layers.Conv2DTranspose(2, 3, name="odd")),
+    "depthwise convolution": lambda: images(layers.DepthwiseConv2D(3, name="odd")),
+    "activation": lambda: build_network(layers.Dense(8, "elu", name="odd")),
+    "network in a network": lambda: build_network(inner(), layers.Dense(8)),
+    "lambda": lambda: build_network(layers.Lambda(lambda x: 2 * x, name="odd"), layers.Dense(8)),
+}
+
+
+@pytest.mark.parametrize("case", UNQUANTIZABLE)
+def test_a_layer_that_cannot_be_quantized_is_refused_by_name(
+    digits: Digits, refused: Callable[..., None], tmp_path: Path, case: str
+) -> None:
+    model = write_model(tmp_path, UNQUANTIZABLE[case](), digits.graph)
+    inputs = digits.for_quantizer(model=model, float_model=model)
+    refused(Quantizer, inputs, r"\bodd\b", **LEARNING)
+
+
+def test_a_network_with_nothing_to_quantize_is_refused(
+    digits: Digits, refused: Callable[..., None], tmp_path: Path
+) -> None:
+    network = build_network(layers.Reshape((28, 28)), layers.LSTM(8))
+    model = write_model(tmp_path, network, digits.graph)
+    inputs = digits.for_quantizer(model=model, float_model=model)
+    refused(Quantizer, inputs, "cannot be quantized: .* none that could be", **LEARNING)
+
+
+def test_an_operator_that_the_converter_cannot_lower_is_named(
+    digits: Digits, refused: Callable[..., None], tmp_path: Path
+) -> None:
+    network = build_network(layers.Reshape((28, 28)), layers.SimpleRNN(4))
+    model = write_model(tmp_path, network, digits.graph)
+    inputs = digits.for_quantizer(model=model, float_model=model)
+    refused(Quantizer, inputs, r"\bTensorListReserve\b", **(LEARNING | {"mode": "none"}))
+
+
+def test_arithmetic_before_a_layer_that_cannot_be_emulated_is_refused_by_name() -> None:
+    image = tf_keras.Input((PIXELS,), name="image")
+    network = tf_keras.Model(image, layers.Dense(10)(layers.Dense(8, "relu")(image - 1)))
+    name = network.layers[1].name
+    with pytest.raises(UserError, match=name):
+        emulate_int8(network, {"image": read_digits()["train"].images[:50]})
+
+
+@pytest.mark.parametrize(
+    "convolutions",
+    [
+        lambda: [layers.Reshape((28, 28, 1)), layers.Conv2D(8, 5, 4, activation="relu")],
+        lambda: [layers.Reshape((28, 28)), layers.Conv1D(8, 5, 4, activation="relu")],
+    ],
+    ids=["Conv2D", "Conv1D"],
+)
+def test_convolutions_are_quantized(
+    digits: Digits, quantize: Quantize, tmp_path: Path, convolutions: Callable[[], list[Any]]
+) -> None:
+    network = build_network(*convolutions(), layers.Flatten(), layers.Dense(16, "relu"))
+    model = write_model(tmp_path, network, digits.graph)
+    done = quantize(digits.for_quantizer(model=model, float_model=model), mode="int8")
+    records = read_digits()["test"].serialize()
+    expected = load_predictor(serving_model_uri(model)).predict(records)
+    found = load_predictor(str(folder_of(done))).predict(records)
+    np.testing.assert_allclose(found, expected, atol=0.02)
+
+
+@pytest.mark.parametrize(
+    ("key", "split"), [("examples", "eval"), ("transformed_examples", "train")]
+)
+@pytest.mark.parametrize("empty", [False, True], ids=["missing", "empty"])
+def test_a_split_that_is_missing_or_empty_is_refused_by_name(
+    digits: Digits, refused: Callable[..., None], tmp_path: Path, key: str, split: str, empty: bool
+) -> None:
+    splits = {name: rows[:50] for name, rows in read_digits().items() if name != split}
+    if empty:
+        splits[split] = read_digits()[split][:0]
+    inputs = digits.for_quantizer(**{key: write_examples(tmp_path, splits)})
+    message = rf"no examples.*Split-{split}|'{split}' is empty" if empty else f"no split '{split}'"
+    refused(Quantizer, inputs, message, **LEARNING)
+
+
+def test_a_representative_value_that_is_not_a_number_is_refused_naming_the_feature(
+    digits: Digits, refused: Callable[..., None], tmp_path: Path
+) -> None:
+    splits = {"train": read_digits()["train"][:100].with_nan()}
+    inputs = digits.for_quantizer(transformed_examples=write_examples(tmp_path, splits))
+    refused(Quantizer, inputs, "NaN or infinity in 'image'", **LEARNING)
+
+
+def test_learning_from_a_value_that_is_not_a_number_is_refused(
+    digits: Digits, refused: Callable[..., None], tmp_path: Path
+) -> None:
+    splits = {"train": read_digits()["train"].with_nan()}
+    inputs = digits.for_quantizer(transformed_examples=write_examples(tmp_path, splits))
+    others = {"mode": "qat", "representative_rows": 1, "batch_size": 128}
+    save_fn = "tests.components.digits.save_if_finite"
+    refused(Quantizer, inputs, "image|diverged", **(LEARNING | others | {"save_fn": save_fn}))
+
+
+@pytest.mark.parametrize(
+    ("column", "message"),
+    [
+        (np.zeros((0, 2), np.float32), "the representative dataset is empty"),
+        (np.array([[0, 1], [2, np.nan]], np.float32), r"NaN or infinity in 'pixels' \(row 1\)"),
+        (np.array([[0, -np.inf]], np.float32), r"NaN or infinity in 'pixels' \(row 0\)"),
+    ],
+)
+def test_what_is_wrong_with_a_representative_dataset_is_said(
+    column: np.ndarray, message: str
+) -> None:
+    whole = np.zeros((len(column), 1), np.int64)
+    with pytest.raises(UserError, match=message):
+        check_representative({"whole": whole, "pixels": column})
+
+
+def test_emulation_leaves_the_network_as_it_is_and_answers_nearly_alike() -> None:
+    network = build_network()
+    network = tf_keras.Model(network.inputs, network.outputs)
+    before = [weight.copy() for weight in network.get_weights()]
+    rows = read_digits()["train"].images[:200] / 255
+    answer = partial(network.predict, rows, verbose=0)
+    expected = answer()
+    emulated = emulate_int8(network, {"image": rows})
+    np.testing.assert_allclose(emulated.predict(rows, verbose=0), expected, atol=0.01)
+    assert all(map(np.array_equal, before, network.get_weights()))
+    np.testing.assert_array_equal(answer(), expected)
