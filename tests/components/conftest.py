@@ -113,11 +113,15 @@ def refused(
     """
     from components.errors import UserError
 
+    def folders() -> set[Path]:
+        # pytest also makes a symbolic link to the newest of a name.
+        return {path for path in tmp_path_factory.getbasetemp().iterdir() if not path.is_symlink()}
+
     def check(component: Any, inputs: Mapping[str, Any], message: str, **parameters: Any) -> None:
-        known = set(tmp_path_factory.getbasetemp().iterdir())
+        known = folders()
         with pytest.raises(UserError, match=message):
             run_component(component, inputs, **parameters)
-        (folder,) = set(tmp_path_factory.getbasetemp().iterdir()) - known
+        (folder,) = folders() - known
         assert [path for path in folder.rglob("*") if path.is_file()] == []
 
     return check
