@@ -106,13 +106,13 @@ class PruningConfig:
       learning_rate: Adam's learning rate at the start.
     """
 
-    target_sparsity: Annotated[float, Field(ge=0, lt=1)] = 0.85
+    target_sparsity: Annotated[float, Field(ge=0, lt=1)] = 0.84
     schedule: Literal["polynomial", "constant"] = "polynomial"
     frequency: Annotated[int, Field(ge=1)] = 20
     block_size: tuple[Positive, Positive] = (1, 1)
     m_by_n: tuple[Positive, Positive] | tuple[()] = ()
     layers: tuple[str, ...] = ()
-    epochs: Annotated[int, Field(ge=1, le=1000)] = 3
+    epochs: Annotated[int, Field(ge=1, le=1000)] = 4
     learning_rate: Annotated[float, Field(gt=0, le=1)] = 3e-4
 
 
