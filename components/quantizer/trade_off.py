@@ -42,6 +42,7 @@ def plot_trade_off(
         axis.set_xlabel(label)
         axis.set_xlim(0, max(values) * 1.25)
         axis.grid(alpha=0.3)
+    axes[0].margins(y=0.15)
     axes[0].set_ylabel("AUC on eval")
     figure.suptitle(f"Shipped: {chosen}")
     picture = io.BytesIO()
