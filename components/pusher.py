@@ -14,7 +14,16 @@ from components.evaluator.results import OVERALL, read_metrics
 from components.served_model import TRAINING_STATISTICS
 from serving.directory import PROVENANCE_FILE, ModelDirectory, model_digest
 
-_LIBRARIES = ("tfx", "tensorflow", "tf-keras", "tensorflow-transform", "apache-beam", "numpy")
+_LIBRARIES = (
+    "tfx",
+    "tensorflow",
+    "tf-keras",
+    "tensorflow-model-optimization",
+    "tensorflow-transform",
+    "ai-edge-litert",
+    "apache-beam",
+    "numpy",
+)
 
 
 @tfx.dsl.components.component
