@@ -176,13 +176,12 @@ def _conclude(console: Console, runner: ConcurrentDagRunner, results: dict[str, 
     if failed:
         stopped = all(result.error == BlockingAnomalies.__name__ for result in failed.values())
         return STOPPED_BY_GATE_STATUS if stopped else FAILED_STATUS
-    for node_id, result in results.items():
-        if result.summary.outcome == NOT_BLESSED:
-            _say_error(
-                console,
-                "\n  ".join([f"{node_id}: the model is not blessed:", *result.summary.details]),
-            )
-            return NOT_BLESSED_STATUS
+    refused = {i: r.summary for i, r in results.items() if r.summary.outcome == NOT_BLESSED}
+    for node_id, summary in refused.items():
+        reasons = [f"{node_id}: the model is not blessed:", *summary.details]
+        _say_error(console, "\n  ".join(reasons))
+    if refused:
+        return NOT_BLESSED_STATUS
     for result in results.values():
         if result.summary.outcome == PUSHED:
             console.print(

@@ -170,9 +170,11 @@ def test_a_model_over_its_budgets_is_not_pushed_and_the_run_says_by_how_much(
         *("--as-of", "201303", "--set", "compression.max_bytes=1000"),
         *("--set", "compression.min_sparsity=0.99", "--set", "compression.max_p99_ms=1e-6"),
         *("--set", "compression.max_slice_auc_loss=0", "--set", "compression.max_auc_loss=0"),
+        *("--set", "evaluation.min_auc=0.99"),
     )
     assert done.returncode == 4
     for reason in (
+        r"Overall: auc 0\.\d{4}, at least 0\.99 is required",
         r"max_bytes: model\.tflite has [\d,]+ bytes, [\d,]+ more than the 1,000 allowed",
         r"min_sparsity: 0\.\d+ of the weights are zero, 0\.\d+ less than the 0\.99 required",
         r"max_p99_ms: a row takes 0\.\d+ ms \(99th percentile\), 0\.\d+ ms more than",
