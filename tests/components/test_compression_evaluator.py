@@ -55,7 +55,7 @@ def evaluate(pushed: PushedRun, model: Path, work: Path, **budgets: Any) -> tupl
     for name, channel in spec.OUTPUTS.items():
         outputs[name] = [channel.type()]
         outputs[name][0].uri = str(work / name)
-    config = CompressionConfig(max_auc_loss=0.05, max_slice_auc_loss=0.1)
+    config = CompressionConfig(max_auc_loss=0.15, max_slice_auc_loss=0.6)
     parameters = {
         "eval_config": json_format.MessageToJson(make_compression_eval_config(config, MIN_SLICE)),
         **budgets,
@@ -70,13 +70,15 @@ def evaluate(pushed: PushedRun, model: Path, work: Path, **budgets: Any) -> tupl
 
 
 @pytest.fixture(scope="module")
-def untrained(pushed: PushedRun, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Both forms of a network like the run's that has learned nothing."""
-    path = tmp_path_factory.mktemp("untrained")
+def contrary(pushed: PushedRun, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Both forms of a network that answers high where the run's answers low."""
+    path = tmp_path_factory.mktemp("contrary")
     trained = tf_keras.models.load_model(
         str(pushed.artifact("Trainer", "model") / "Format-Serving"), compile=False
     )
-    network = tf_keras.models.clone_model(tf_keras.Model(trained.inputs, trained.outputs))
+    network = tf_keras.Model(trained.inputs, trained.outputs)
+    for layer in (network.get_layer("deep"), network.get_layer("wide")):
+        layer.set_weights([-weight for weight in layer.get_weights()])
     graph = tft.TFTransformOutput(str(pushed.artifact("Transform", "transform_graph")))
     save_model(network, graph, str(path))
     content = convert(str(path), RAW_SIGNATURE, float16=False, quantize=False, sparse=False)
@@ -118,14 +120,14 @@ def test_the_tflite_form_is_what_the_evaluator_judges(pushed: PushedRun) -> None
 
 @pytest.mark.parametrize(("broken", "named"), [("tflite", "tflite"), ("server", "saved_model")])
 def test_a_model_is_refused_if_either_form_of_it_is_bad(
-    pushed: PushedRun, untrained: Path, copied_model: Path, tmp_path: Path, broken: str, named: str
+    pushed: PushedRun, contrary: Path, copied_model: Path, tmp_path: Path, broken: str, named: str
 ) -> None:
     folder = copied_model / "Format-Serving"
     good = (folder / TFLITE_MODEL).read_bytes()
     if broken == "server":
         shutil.rmtree(folder)
-        shutil.copytree(untrained, folder)
-    bad = (untrained / TFLITE_MODEL).read_bytes()
+        shutil.copytree(contrary, folder)
+    bad = (contrary / TFLITE_MODEL).read_bytes()
     (folder / TFLITE_MODEL).write_bytes(good if broken == "server" else bad)
     blessing, evaluation = evaluate(pushed, copied_model, tmp_path / "work")
     assert blessing.get_int_custom_property("blessed") == 0
@@ -134,7 +136,7 @@ def test_a_model_is_refused_if_either_form_of_it_is_bad(
     start = f"Overall: {named} auc change against the float model -0."
     assert any(line.startswith(start) for line in failures), failures
     assert all(f": {named} auc" in line for line in failures)
-    assert all(line.endswith(("allowed -0.05 absolute", "-0.1 absolute")) for line in failures)
+    assert failures[0].endswith("allowed -0.15 absolute")
 
 
 def test_a_good_model_over_a_budget_is_refused_with_by_how_much(
