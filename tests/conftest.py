@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 os.environ["TF_USE_LEGACY_KERAS"] = "1"
 
@@ -106,3 +109,29 @@ class PushedRun:
         """The pushed version."""
         (version,) = self.cli.versions()
         return version
+
+
+def make_artifacts(
+    component: Any, inputs: Mapping[str, Path], work: Path
+) -> tuple[dict[str, list[Any]], dict[str, list[Any]]]:
+    """Inputs and outputs for the executor of a function component.
+
+    Args:
+      component: The component.
+      inputs: Folder of each input artifact.
+      work: Folder in which each output artifact has one.
+
+    Returns:
+      Both, each a list of one artifact by name.
+    """
+    kinds = component.SPEC_CLASS
+    given = {name: [_at(kinds.INPUTS[name].type(), folder)] for name, folder in inputs.items()}
+    made = {name: [_at(channel.type(), work / name)] for name, channel in kinds.OUTPUTS.items()}
+    return given, made
+
+
+def _at(artifact: Any, folder: Path) -> Any:
+    artifact.uri = str(folder)
+    if splits := [path.name.removeprefix("Split-") for path in folder.glob("Split-*")]:
+        artifact.split_names = json.dumps(splits)
+    return artifact

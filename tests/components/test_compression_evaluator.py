@@ -17,7 +17,6 @@ import tf_keras
 from google.protobuf import json_format
 from hypothesis import given
 from hypothesis import strategies as st
-from tfx.v1.types import standard_artifacts as standard
 
 from components.artifacts import TFLITE_MODEL
 from components.compression_evaluator import CompressionEvaluator, read_budgets, unmet_budgets
@@ -29,14 +28,13 @@ from components.quantizer.conversion import convert
 from pipeline.config import CompressionConfig, load_config
 from pipeline.evaluation import make_compression_eval_config
 from pipeline.export import RAW_SIGNATURE, save_model
-from tests.conftest import PushedRun
+from tests.conftest import PushedRun, make_artifacts
 
 MIN_SLICE = 500
 
 
 def evaluate(pushed: PushedRun, model: Path, work: Path, **budgets: Any) -> tuple[Any, str]:
     """Evaluates a compressed model of the run; returns the blessing and the evaluation's folder."""
-    spec = CompressionEvaluator.SPEC_CLASS
     folders = {
         "examples": pushed.artifact("SpanExampleGen", "examples"),
         "schema": pushed.artifact("ImportSchemaGen", "schema"),
@@ -44,17 +42,7 @@ def evaluate(pushed: PushedRun, model: Path, work: Path, **budgets: Any) -> tupl
         "float_model": pushed.artifact("Trainer", "model"),
         "report": pushed.artifact("Quantizer", "report"),
     }
-    inputs = {}
-    for name, folder in folders.items():
-        artifact = spec.INPUTS[name].type()
-        artifact.uri = str(folder)
-        if isinstance(artifact, standard.Examples):
-            artifact.split_names = '["train", "eval", "test"]'
-        inputs[name] = [artifact]
-    outputs = {}
-    for name, channel in spec.OUTPUTS.items():
-        outputs[name] = [channel.type()]
-        outputs[name][0].uri = str(work / name)
+    inputs, outputs = make_artifacts(CompressionEvaluator, folders, work)
     config = CompressionConfig(max_auc_loss=0.15, max_slice_auc_loss=0.6)
     parameters = {
         "eval_config": json_format.MessageToJson(make_compression_eval_config(config, MIN_SLICE)),

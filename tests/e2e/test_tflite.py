@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import subprocess
 import sys
@@ -11,20 +10,26 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tensorflow as tf
-from tfx.v1.types import standard_artifacts as standard
 
 from components.artifacts import TFLITE_MODEL
 from components.predictors import TFLitePredictor, load_predictor
 from components.quantizer.component import Quantizer
 from pipeline.export import RAW_SIGNATURE
 from pipeline.features import LABEL, RAW_FEATURES, WEIGHT
-from tests.conftest import PushedRun
+from tests.conftest import PushedRun, make_artifacts
 from tests.e2e.test_signatures import STRANGE, make_strange
 
-# How far an answer may be from the SavedModel's: the modes int8 and pqat emulate the int8 kernels
-# there, so that only roundings differ; dynamic_range quantizes activations in TFLite alone, float16
-# also rounds the constants of the transformation.
-TOLERANCE = {"none": 1e-5, "float16": 5e-3, "dynamic_range": 0.05, "int8": 0.02, "pqat": 0.02}
+# How far an answer may be from the SavedModel's: the modes int8, qat and pqat emulate the int8
+# kernels there, so that only roundings differ; dynamic_range quantizes activations in TFLite alone,
+# float16 also rounds the constants of the transformation.
+TOLERANCE = {
+    "none": 1e-5,
+    "float16": 5e-3,
+    "dynamic_range": 0.05,
+    "int8": 0.02,
+    "qat": 0.02,
+    "pqat": 0.02,
+}
 
 # What a device does: it has ai-edge-litert and numpy, and nothing of TensorFlow.
 ON_A_DEVICE = """
@@ -109,7 +114,6 @@ def test_both_forms_agree_in_every_mode_within_its_tolerance(
 
 def quantize(pushed: PushedRun, work: Path, mode: str) -> Path:
     """Quantizes the pruned model of the run in another mode; returns the folder of both forms."""
-    kinds = Quantizer.SPEC_CLASS
     inputs = {
         "model": pushed.artifact("Pruner", "pruned_model"),
         "float_model": pushed.artifact("Trainer", "model"),
@@ -117,19 +121,7 @@ def quantize(pushed: PushedRun, work: Path, mode: str) -> Path:
         "transformed_examples": pushed.artifact("Transform", "transformed_examples"),
         "transform_graph": pushed.artifact("Transform", "transform_graph"),
     }
-    given = {}
-    for name, uri in inputs.items():
-        artifact = kinds.INPUTS[name].type()
-        artifact.uri = str(uri)
-        if isinstance(artifact, standard.Examples):
-            artifact.split_names = json.dumps(
-                [p.name.removeprefix("Split-") for p in uri.iterdir()]
-            )
-        given[name] = [artifact]
-    outputs = {}
-    for name, channel in kinds.OUTPUTS.items():
-        outputs[name] = [channel.type()]
-        outputs[name][0].uri = str(work / name)
+    given, outputs = make_artifacts(Quantizer, inputs, work)
     parameters = {
         "save_fn": "pipeline.export.save_model",
         "label_key": LABEL,
