@@ -1,4 +1,4 @@
-"""Saves the trained network with the transformation inside, behind two serving signatures."""
+"""Saves the trained network with the transformation inside, behind its serving signatures."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import tensorflow as tf
 import tensorflow_transform as tft
 import tf_keras
 
-from pipeline.features import PROBABILITY, RAW_FEATURES
+from pipeline.features import CLASSES, PROBABILITY, RAW_FEATURES
 
 RAW_SIGNATURE = "raw_features"
 
@@ -19,8 +19,11 @@ def save_model(model: tf_keras.Model, graph: tft.TFTransformOutput, path: str) -
     Signatures:
       - `serving_default`: `examples`, serialized tf.Examples, string [batch].
       - `raw_features`: one tensor of shape [batch] per raw feature; "" or NaN where it is absent.
+      - `classify`, `regress`: `inputs`, serialized tf.Examples, string [batch], as the methods of
+        those names of TensorFlow Serving want it.
 
-    Both return `probability`, float32 [batch, 1].
+    The first two return `probability`, float32 [batch, 1]; `regress` returns it as `outputs`;
+    `classify` returns `classes`, string [batch, 2], and their `scores`, float32 [batch, 2].
 
     Args:
       model: Network from transformed features to a probability.
@@ -40,6 +43,16 @@ def save_model(model: tf_keras.Model, graph: tft.TFTransformOutput, path: str) -
     def serve_raw_features(features: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         return {PROBABILITY: model(model.transform(_as_columns(features)))}
 
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="inputs")])
+    def classify(inputs: tf.Tensor) -> dict[str, tf.Tensor]:
+        late = serve_examples(inputs)[PROBABILITY]
+        classes = tf.broadcast_to(tf.constant(CLASSES), [tf.shape(late)[0], len(CLASSES)])
+        return {"classes": classes, "scores": tf.concat([1 - late, late], axis=1)}
+
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="inputs")])
+    def regress(inputs: tf.Tensor) -> dict[str, tf.Tensor]:
+        return {"outputs": serve_examples(inputs)[PROBABILITY]}
+
     model.save(
         path,
         save_format="tf",
@@ -47,7 +60,12 @@ def save_model(model: tf_keras.Model, graph: tft.TFTransformOutput, path: str) -
         # The layers are Keras's own and are rebuilt from their configuration when the model is
         # loaded; tracing each of them would take three times as long as all the rest.
         save_traces=False,
-        signatures={"serving_default": serve_examples, RAW_SIGNATURE: serve_raw_features},
+        signatures={
+            "serving_default": serve_examples,
+            RAW_SIGNATURE: serve_raw_features,
+            "classify": classify,
+            "regress": regress,
+        },
     )
 
 

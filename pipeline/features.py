@@ -34,3 +34,6 @@ WEIGHT = "weight"
 
 # The model's only output.
 PROBABILITY = "probability"
+
+# What a flight is by its label, 0 or 1, as TensorFlow Serving's Classify says it.
+CLASSES = ("on time", "late")

@@ -118,8 +118,15 @@ def _copy_table(handle: tf.Tensor) -> tf.lookup.StaticHashTable:
 
 
 def _slim(content: bytes) -> bytes:
-    """Leaves out what is not needed to run a model: names of inner tensors, empty buffers."""
+    """Leaves out what is not needed to run a model: names of inner tensors, empty buffers.
+
+    Inputs and outputs are named as the signature names them: those are the names that clients of
+    TensorFlow Serving have to give, which does not read a TFLite model's signatures.
+    """
     model = _parse(content)
+    for signature in model.signatureDefs or ():
+        for entry in (*signature.inputs, *signature.outputs):
+            model.subgraphs[signature.subgraphIndex].tensors[entry.tensorIndex].name = entry.name
     filled = [0]
     filled += [index for index, buffer in enumerate(model.buffers) if index and _size(buffer)]
     places = {index: place for place, index in enumerate(filled)}

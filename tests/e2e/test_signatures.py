@@ -1,4 +1,4 @@
-"""No training/serving skew: both signatures answer as the network does on transformed examples."""
+"""No training/serving skew: every signature answers as the network does on transformed examples."""
 
 from __future__ import annotations
 
@@ -93,6 +93,19 @@ def test_raw_features_get_the_networks_answers(
     serve = tf.saved_model.load(str(folder)).signatures["raw_features"]
     answers = serve(**to_dense(examples, graph))[PROBABILITY].numpy()
     np.testing.assert_allclose(answers, expected, atol=1e-6)
+
+
+def test_classify_and_regress_get_the_networks_answers(
+    folder: Path, examples: list[bytes], expected: np.ndarray
+) -> None:
+    signatures = tf.saved_model.load(str(folder)).signatures
+    regressed = signatures["regress"](inputs=tf.constant(examples))["outputs"].numpy()
+    np.testing.assert_allclose(regressed, expected, atol=1e-6)
+    classified = signatures["classify"](inputs=tf.constant(examples))
+    assert {tuple(row) for row in classified["classes"].numpy()} == {(b"on time", b"late")}
+    np.testing.assert_allclose(
+        classified["scores"].numpy(), np.hstack([1 - expected, expected]), atol=1e-6
+    )
 
 
 def to_dense(examples: list[bytes], graph: tft.TFTransformOutput) -> dict[str, tf.Tensor]:

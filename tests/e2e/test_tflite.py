@@ -15,7 +15,7 @@ from components.artifacts import TFLITE_MODEL
 from components.predictors import TFLitePredictor, load_predictor
 from components.quantizer.component import Quantizer
 from pipeline.export import RAW_SIGNATURE
-from pipeline.features import LABEL, RAW_FEATURES, WEIGHT
+from pipeline.features import LABEL, PROBABILITY, RAW_FEATURES, WEIGHT
 from tests.conftest import PushedRun, make_artifacts
 from tests.e2e.test_signatures import STRANGE, make_strange
 
@@ -147,3 +147,13 @@ def test_one_row_and_many_rows_get_the_same_answers(
     together = predictor.predict(examples[-40:])
     alone = np.concatenate([predictor.predict(examples[i : i + 1]) for i in range(-40, -1)])
     np.testing.assert_allclose(together[:-1], alone, atol=1e-6)
+
+
+def test_tensors_have_the_names_that_clients_of_tensorflow_serving_give(pushed: PushedRun) -> None:
+    """It asks a TFLite model by the names of its tensors, and knows nothing of its signature."""
+    content = (
+        pushed.artifact("Quantizer", "quantized_model") / "Format-Serving" / TFLITE_MODEL
+    ).read_bytes()
+    interpreter = tf.lite.Interpreter(model_content=content)
+    assert {d["name"] for d in interpreter.get_input_details()} == set(RAW_FEATURES)
+    assert {d["name"] for d in interpreter.get_output_details()} == {PROBABILITY}
