@@ -1,0 +1,505 @@
+"""The command line of serving: which versions there are, and which of them is live."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from serving.directory import ModelDirectory, exists, file_sizes, find_models
+from serving.server.settings import GRPC_PORT, REST_PORT, ServerSettings
+from serving.signing import KeyFileError, SignatureError, default_public_key
+from serving.signing import verify as verify_signature
+
+_SERVING_DIR = "output/serving_model"
+_LIVE, _OLDER, _ROLLED_BACK = "live", "older", "rolled back"
+_WIDTH_OF_A_FILE = 160
+_ROOMY = 100
+_PORT = click.IntRange(0, 65535)
+_FILE = click.Path(exists=True, dir_okay=False)
+
+_Command = TypeVar("_Command", bound=Callable[..., None])
+
+
+@click.group()
+def main() -> None:
+    """Looks after the versions of models in a Serving directory.
+
+    \b
+    Examples:
+      python -m serving versions
+      python -m serving rollback
+      python -m serving pin 1795434497 --label stable
+
+    SERVING_DIR is output/serving_model unless given; a folder whose name is a number is given as
+    ./2013. The live version, which a server answers from by default, is always the newest.
+
+    \b
+    Exit status:
+      0 done    1 refused, or failed    2 wrong usage
+    """
+
+
+def _model_option(command: _Command) -> _Command:
+    return click.option(
+        "--model", metavar="NAME", help="Name of the model; needed if there are several."
+    )(command)
+
+
+@main.command()
+@click.argument("serving_dir", default=_SERVING_DIR)
+@_model_option
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON list, for programs.")
+def versions(serving_dir: str, model: str | None, as_json: bool) -> None:
+    """Lists the versions of a model, newest first.
+
+    \b
+    Examples:
+      python -m serving versions
+      python -m serving versions /data/serving_model --model my_model
+      python -m serving versions --json
+    """
+    with _refusals():
+        directory = _directory(serving_dir, model)
+        rows = _describe(directory)
+    if as_json:
+        click.echo(json.dumps(rows, indent=2))
+    else:
+        _print_table(directory, rows)
+
+
+@main.command()
+@click.argument("arguments", nargs=-1, metavar="[SERVING_DIR] [VERSION]")
+@_model_option
+def rollback(arguments: tuple[str, ...], model: str | None) -> None:
+    """Moves a version aside; nothing is deleted.
+
+    It is the newest unless one is given. Servers fall back to the newest version that is left; the
+    last one stays.
+
+    \b
+    Examples:
+      python -m serving rollback
+      python -m serving rollback 1795434497
+      python -m serving rollback /data/serving_model --model my_model
+    """
+    serving_dir, chosen = _split(arguments, at_most=1)
+    with _refusals():
+        change = _directory(serving_dir, model).rollback(*chosen)
+    still = "now" if change.version > change.served else "still"
+    click.echo(f"Rolled back version {change.version}; live is {still} version {change.served}.")
+
+
+@main.command()
+@click.argument("arguments", nargs=-1, metavar="[SERVING_DIR] [VERSION]")
+@_model_option
+def promote(arguments: tuple[str, ...], model: str | None) -> None:
+    """Brings back a version that was rolled back.
+
+    It is the newest of those unless one is given, and live again only if there is no newer version.
+
+    \b
+    Examples:
+      python -m serving promote
+      python -m serving promote 1795434497
+      python -m serving promote /data/serving_model --model my_model
+    """
+    serving_dir, chosen = _split(arguments, at_most=1)
+    with _refusals():
+        change = _directory(serving_dir, model).promote(*chosen)
+    if change.version == change.served:
+        click.echo(f"Promoted version {change.version}; it is live now.")
+    else:
+        click.echo(
+            f"Promoted version {change.version}; live is still version {change.served}, which is "
+            "newer: roll that back to have the older one live."
+        )
+
+
+@main.command()
+@click.argument("arguments", nargs=-1, required=True, metavar="[SERVING_DIR] VERSION")
+@click.option("--label", required=True, help="What clients say for it, such as stable.")
+@_model_option
+def pin(arguments: tuple[str, ...], label: str, model: str | None) -> None:
+    """Gives a version a label.
+
+    Servers answer to the label, and the version is kept when old ones are deleted. A label that
+    another version has moves.
+
+    \b
+    Examples:
+      python -m serving pin 1795434497 --label stable
+      python -m serving pin /data/serving_model 1795434497 --label stable
+      python -m serving pin 1795434497 --label canary --model my_model
+    """
+    serving_dir, chosen = _split(arguments, at_most=1)
+    if not chosen:
+        raise click.UsageError("Missing argument 'VERSION'.")
+    (version,) = chosen
+    with _refusals():
+        directory = _directory(serving_dir, model)
+        directory.pin(version, label)
+        click.echo(
+            f"Version {version} has the label {label}; live is version {directory.served()}."
+        )
+
+
+@main.command()
+@click.argument("arguments", nargs=-1, required=True, metavar="[SERVING_DIR] LABEL")
+@_model_option
+def unpin(arguments: tuple[str, ...], model: str | None) -> None:
+    """Takes a label away from the version that has it.
+
+    \b
+    Examples:
+      python -m serving unpin stable
+      python -m serving unpin /data/serving_model stable
+      python -m serving unpin canary --model my_model
+    """
+    *before, label = arguments
+    if len(before) > 1:
+        raise click.UsageError(f"Got unexpected extra argument ({before[1]})")
+    with _refusals():
+        directory = _directory(before[0] if before else _SERVING_DIR, model)
+        version = directory.unpin(label)
+        served = directory.served()
+    click.echo(f"Version {version} no longer has the label {label}; live is version {served}.")
+
+
+@main.command()
+@click.argument("arguments", nargs=-1, metavar="[SERVING_DIR] [VERSION ...]")
+@click.option(
+    "--public-key",
+    metavar="FILE",
+    help="Public key of whoever signed. Default: keys/signing.pub beside SERVING_DIR.",
+)
+@_model_option
+def verify(arguments: tuple[str, ...], public_key: str | None, model: str | None) -> None:
+    """Checks that versions are, file by file, what was signed.
+
+    All that a server can load are checked, unless some are given; those may be rolled back.
+
+    \b
+    Examples:
+      python -m serving verify
+      python -m serving verify 1795434497 --public-key keys/signing.pub
+      python -m serving verify /data/serving_model --model my_model
+    """
+    serving_dir, chosen = _split(arguments)
+    key = public_key or default_public_key(serving_dir)
+    failed = False
+    with _refusals():
+        directory = _directory(serving_dir, model)
+        rolled_back = directory.rolled_back()
+        places = {version: directory.rolled_back_uri(version) for version in rolled_back}
+        places |= {version: directory.version_uri(version) for version in directory.versions()}
+        for version in chosen or directory.versions():
+            try:
+                if version not in places:
+                    raise SignatureError(f"there is no such version in {directory.uri}")
+                verify_signature(places[version], directory.signature_uri(version), key)
+                click.echo(f"version {version}: ok")
+            except KeyFileError:
+                raise
+            except SignatureError as error:
+                failed = True
+                click.echo(f"version {version}: FAILED, {error}")
+    sys.exit(int(failed))
+
+
+@main.command()
+@click.argument("serving_dir", default=_SERVING_DIR)
+@click.option(
+    "--model", "models", multiple=True, metavar="NAME", help="A model to serve. Default: all."
+)
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@click.option(
+    "--grpc-port", type=_PORT, default=GRPC_PORT, show_default=True, help="0 for any that is free."
+)
+@click.option(
+    "--rest-port", type=_PORT, default=REST_PORT, show_default=True, help="0 for any that is free."
+)
+@click.option("--prefer-tflite", is_flag=True, help="Serve model.tflite where there is one.")
+@click.option(
+    "--public-key",
+    type=_FILE,
+    help="Public key of whoever signed. Default: keys/signing.pub beside SERVING_DIR.",
+)
+@click.option("--no-verify", is_flag=True, help="Serve versions whether they are signed or not.")
+@click.option(
+    "--poll-seconds",
+    type=click.FloatRange(min=0.05),
+    default=1.0,
+    show_default=True,
+    help="Time between two looks for other versions.",
+)
+@click.option(
+    "--workers",
+    type=click.IntRange(1, 256),
+    default=2,
+    show_default=True,
+    help="Requests that are computed at a time.",
+)
+@click.option(
+    "--max-queue",
+    type=click.IntRange(min=0),
+    default=2048,
+    show_default=True,
+    help="Requests that may wait; one more is refused (503).",
+)
+@click.option(
+    "--max-request-mb",
+    type=click.FloatRange(min=0.001, max=2047),
+    default=16,
+    show_default=True,
+    help="Largest request.",
+)
+@click.option(
+    "--deadline-seconds",
+    type=click.FloatRange(min=0.01),
+    default=30,
+    show_default=True,
+    help="Longest time from a request to its answer.",
+)
+@click.option("--token-file", type=_FILE, help="Bearer token that requests have to bring.")
+@click.option("--tls-certificate", type=_FILE, help="Certificate chain, PEM.")
+@click.option("--tls-key", type=_FILE, help="Its private key, PEM.")
+@click.option("--request-log", metavar="DIR", default="", help="Log requests and answers there.")
+@click.option(
+    "--request-log-sampling",
+    type=click.FloatRange(0, 1),
+    default=0.01,
+    show_default=True,
+    help="Share of the requests to log.",
+)
+@click.option("--no-access-log", is_flag=True, help="Do not print a line for each request.")
+def serve(
+    serving_dir: str,
+    models: tuple[str, ...],
+    public_key: str | None,
+    no_verify: bool,
+    max_request_mb: float,
+    token_file: str | None,
+    tls_certificate: str | None,
+    tls_key: str | None,
+    no_access_log: bool,
+    **settings: Any,
+) -> None:
+    """Serves models over TensorFlow Serving's gRPC and REST interfaces.
+
+    New versions take over when they are loaded; versions that were changed after they were signed
+    are refused. SIGTERM and Ctrl-C stop it when the requests at hand are answered.
+
+    \b
+    Examples:
+      python -m serving serve
+      python -m serving serve --prefer-tflite --request-log output/requests
+      python -m serving serve /data/serving_model --host 0.0.0.0 --token-file token.txt \\
+          --tls-certificate server.pem --tls-key server.key
+    """
+    if not os.path.isdir(serving_dir):
+        raise click.UsageError(f"There is no folder {serving_dir}.")
+    if no_verify and public_key:
+        raise click.UsageError("--public-key and --no-verify exclude each other.")
+    if bool(tls_certificate) != bool(tls_key):
+        raise click.UsageError("--tls-certificate and --tls-key belong together.")
+    if not no_verify:
+        public_key = public_key or default_public_key(serving_dir)
+        if not os.path.isfile(public_key):
+            raise click.UsageError(
+                f"There is no public key {public_key} to verify versions with: name it with "
+                "--public-key, or serve unverified versions with --no-verify."
+            )
+    token = Path(token_file).read_text(encoding="utf-8").strip() if token_file else ""
+    if token_file and not token:
+        raise click.UsageError(f"There is no token in {token_file}.")
+    # Before TensorFlow is imported, which would tell on the standard error what it found.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    from serving.server.app import serve as run_server
+    from serving.server.request_log import RequestLogError
+
+    with _refusals(RequestLogError):
+        run_server(
+            ServerSettings(
+                serving_dir=serving_dir,
+                models=models,
+                public_key=public_key,
+                max_request_bytes=int(max_request_mb * 2**20),
+                token=token,
+                tls_certificate=tls_certificate or "",
+                tls_key=tls_key or "",
+                access_log=not no_access_log,
+                **settings,
+            )
+        )
+
+
+@main.command()
+@click.argument("file", type=_FILE)
+@click.option(
+    "--server",
+    default=f"http://127.0.0.1:{REST_PORT}",
+    show_default=True,
+    help="Address of the server's REST interface.",
+)
+@click.option("--model", metavar="NAME", required=True, help="Name of the model.")
+@click.option("--version", "version", type=int, help="Version to ask. Default: the live one.")
+@click.option("--label", help="Label of the version to ask.")
+@click.option("--signature", help="Signature to ask. Default: the first that the columns fit.")
+@click.option("--rows", type=click.IntRange(min=1), help="Ask for the first rows only.")
+@click.option("--token-file", type=_FILE, help="Bearer token that the server wants.")
+@click.option("--ca-file", type=_FILE, help="Certificates to trust, PEM, for https.")
+def predict(
+    file: str, version: int | None, label: str | None, token_file: str | None, **options: Any
+) -> None:
+    """Asks a server about the rows of a CSV or Parquet file, and prints its answers as CSV.
+
+    Columns that the model does not read are passed over; an empty value is an absent one.
+
+    \b
+    Examples:
+      python -m serving predict rows.csv --model my_model
+      python -m serving predict rows.parquet --model my_model --label stable --rows 10
+    """
+    if version is not None and label:
+        raise click.UsageError("--version and --label exclude each other.")
+    from serving.client import ClientError, print_predictions
+
+    token = Path(token_file).read_text(encoding="utf-8").strip() if token_file else ""
+    with _refusals(ClientError):
+        print_predictions(file, version=version, label=label, token=token, **options)
+
+
+@contextlib.contextmanager
+def _refusals(*more: type[Exception]) -> Iterator[None]:
+    """Shows what the Serving directory refuses as a message, and exits with status 1."""
+    expected: tuple[type[Exception], ...] = (
+        *(LookupError, ValueError, OSError, SignatureError),
+        *more,
+    )
+    try:
+        yield
+    except expected as error:
+        raise click.ClickException(str(error)) from error
+
+
+def _split(arguments: tuple[str, ...], at_most: int | None = None) -> tuple[str, list[int]]:
+    """Tells the Serving directory from the versions after it.
+
+    Args:
+      arguments: What was given.
+      at_most: How many versions there may be; None for any number.
+
+    Returns:
+      The Serving directory, and the versions.
+    """
+    serving_dir, numbers = _SERVING_DIR, list(arguments)
+    if numbers and not _is_number(numbers[0]):
+        serving_dir = numbers.pop(0)
+    if wrong := [number for number in numbers if not _is_number(number)]:
+        raise click.UsageError(f"{wrong[0]!r} is not the number of a version.")
+    if at_most is not None and len(numbers) > at_most:
+        raise click.UsageError(f"Got unexpected extra argument ({numbers[at_most]})")
+    return serving_dir, [int(number) for number in numbers]
+
+
+def _is_number(argument: str) -> bool:
+    return argument.isascii() and argument.isdigit()
+
+
+def _directory(serving_dir: str, model: str | None) -> ModelDirectory:
+    """The model that is meant, which may go unnamed if there is but one."""
+    models = find_models(serving_dir)
+    if not models:
+        raise click.UsageError(f"There is no model in {serving_dir}.")
+    if model is None and len(models) > 1:
+        raise click.UsageError(
+            f"There are several models in {serving_dir}; choose one with --model: "
+            f"{', '.join(models)}."
+        )
+    if model is not None and model not in models:
+        raise click.UsageError(
+            f"There is no model {model!r} in {serving_dir}; it has {', '.join(models)}."
+        )
+    return ModelDirectory(serving_dir, model or models[0])
+
+
+def _describe(directory: ModelDirectory) -> list[dict[str, Any]]:
+    """What is known of each version, newest first."""
+    served, labels = directory.served(), directory.labels()
+    places = {version: (_OLDER, directory.version_uri(version)) for version in directory.versions()}
+    if served is not None:
+        places[served] = (_LIVE, directory.version_uri(served))
+    for version in directory.rolled_back():
+        places[version] = (_ROLLED_BACK, directory.rolled_back_uri(version))
+    rows = []
+    for version, (state, uri) in sorted(places.items(), reverse=True):
+        record, sizes = directory.provenance(version), file_sizes(uri)
+        spans = record.get("spans", {})
+        rows.append(
+            {
+                "version": version,
+                "state": state,
+                "labels": [name for name, pinned in labels.items() if pinned == version],
+                "created": record.get("created"),
+                "auc": record.get("metrics", {}).get("auc"),
+                "learned_from": spans.get("train", []),
+                "judged_on": spans.get("test", []),
+                "bytes": sum(sizes.values()),
+                "tflite_bytes": sizes.get("model.tflite"),
+                "signed": exists(directory.signature_uri(version)),
+            }
+        )
+    return rows
+
+
+def _print_table(directory: ModelDirectory, rows: list[dict[str, Any]]) -> None:
+    from rich.console import Console
+    from rich.filesize import decimal
+    from rich.table import Table
+    from rich.text import Text
+
+    console = Console(width=None if sys.stdout.isatty() else _WIDTH_OF_A_FILE, highlight=False)
+    gap = 1 if console.width < _ROOMY else 2
+    table = Table(
+        title=Text(f"{directory.model_name} in {directory.serving_dir}"),
+        title_justify="left",
+        box=None,
+        padding=(0, gap, 0, 0),
+        pad_edge=False,
+    )
+    for name, width in (("version", 10), ("state", 11), ("made, UTC", 10), ("AUC", 6)):
+        table.add_column(name, min_width=width, overflow="fold")
+    for name, width in (("learned", 9), ("judged", 6), ("size", 6), ("TFLite", 7)):
+        table.add_column(name, min_width=width, overflow="fold", justify="right")
+    table.add_column("signed", min_width=6)
+    for row in rows:
+        cells = (
+            str(row["version"]),
+            ", ".join([row["state"], *row["labels"]]),
+            (row["created"] or "").replace("T", " ")[:16],
+            "" if row["auc"] is None else f"{row['auc']:.4f}",
+            _months(row["learned_from"]),
+            _months(row["judged_on"]),
+            decimal(row["bytes"], precision=0),
+            "none" if row["tflite_bytes"] is None else decimal(row["tflite_bytes"]),
+            "yes" if row["signed"] else "no",
+        )
+        style = {_LIVE: "bold green", _ROLLED_BACK: "dim"}.get(row["state"], "")
+        table.add_row(*map(Text, cells), style=style)
+    console.print(table)
+
+
+def _months(spans: list[int]) -> str:
+    first_and_last = (spans[0], spans[-1]) if len(spans) > 1 else spans
+    return " to ".join(map(str, first_and_last))
+
+
+if __name__ == "__main__":
+    main()

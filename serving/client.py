@@ -1,0 +1,157 @@
+"""Asks a model server about the rows of a file, over TensorFlow Serving's REST interface."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import ssl
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import httpx
+import pyarrow as pa
+import pyarrow.compute as pc
+from pyarrow import csv as pa_csv
+from pyarrow import parquet
+
+_BATCH = 500
+_SECONDS = 60.0
+
+# Types of a column that an input of a dtype is filled with, and what stands for an absent value.
+_TYPES = {
+    "DT_FLOAT": (pa.float32(), math.nan),
+    "DT_DOUBLE": (pa.float64(), math.nan),
+    "DT_INT64": (pa.int64(), None),
+    "DT_INT32": (pa.int32(), None),
+    "DT_BOOL": (pa.bool_(), None),
+    "DT_STRING": (pa.string(), ""),
+}
+
+
+class ClientError(Exception):
+    """A file that a model cannot be asked about, or a server that does not answer."""
+
+
+def print_predictions(
+    file: str,
+    *,
+    server: str,
+    model: str,
+    version: int | None,
+    label: str | None,
+    signature: str | None,
+    rows: int | None,
+    token: str,
+    ca_file: str | None,
+) -> None:
+    """Prints the answers for the rows of a file as CSV: the row's number, then each output.
+
+    Args:
+      file: A CSV or Parquet file.
+      server: URL of the REST interface.
+      model: Name of the model.
+      version: Version to ask; None for the live one.
+      label: Label of the version to ask.
+      signature: Signature to ask; None for the first that the columns fit.
+      rows: How many rows to ask about; None for all.
+      token: Bearer token; empty for none.
+      ca_file: Certificates to trust; None for the usual ones.
+
+    Raises:
+      ClientError: If the file does not fit the model, or the server does not answer.
+    """
+    table = _read(file)
+    if rows is not None:
+        table = table.slice(0, rows)
+    url = f"{server.rstrip('/')}/v1/models/{quote(model, safe='')}"
+    if version is not None:
+        url += f"/versions/{version}"
+    if label is not None:
+        url += f"/labels/{quote(label, safe='')}"
+    headers = {"Authorization": f"Bearer {token}"} if token else {}
+    trusted = ssl.create_default_context(cafile=ca_file)
+    with httpx.Client(headers=headers, timeout=_SECONDS, verify=trusted) as client:
+        metadata = _ask(client, "GET", f"{url}/metadata")["metadata"]
+        signatures = metadata["signature_def"]["signature_def"]
+        name, inputs = _choose(signatures, table, signature)
+        columns = {key: _fill(table, key, kind, file) for key, kind in inputs.items()}
+        writer = None
+        for start in range(0, table.num_rows, _BATCH):
+            part = {key: values[start : start + _BATCH] for key, values in columns.items()}
+            body = json.dumps({"signature_name": name, "inputs": part})
+            outputs = _ask(client, "POST", f"{url}:predict", body)["outputs"]
+            if not isinstance(outputs, dict):
+                (output,) = signatures[name]["outputs"]
+                outputs = {output: outputs}
+            if writer is None:
+                writer = csv.writer(sys.stdout)
+                writer.writerow(["row", *outputs])
+            for offset, values in enumerate(zip(*outputs.values(), strict=True)):
+                writer.writerow([start + offset, *map(_flat, values)])
+
+
+def _read(file: str) -> pa.Table:
+    kinds = {".csv": pa_csv.read_csv, ".parquet": parquet.read_table}
+    reader = kinds.get(Path(file).suffix.lower())
+    if reader is None:
+        raise ClientError(f"{file}: a .csv or .parquet file is expected")
+    try:
+        return reader(file)
+    except (pa.ArrowException, OSError) as error:
+        raise ClientError(f"{file}: {error}") from error
+
+
+def _ask(client: httpx.Client, method: str, url: str, body: str | None = None) -> dict[str, Any]:
+    try:
+        response = client.request(method, url, content=body)
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
+        raise ClientError(f"{url} does not answer: {error or type(error).__name__}") from error
+    try:
+        answer: dict[str, Any] = response.json()
+    except ValueError:
+        answer = {"error": response.text[:200]}
+    if response.status_code != 200:
+        raise ClientError(f"{url}: {response.status_code}: {answer.get('error', answer)}")
+    return answer
+
+
+def _choose(
+    signatures: Mapping[str, Any], table: pa.Table, wanted: str | None
+) -> tuple[str, dict[str, str]]:
+    """A signature whose inputs are columns of a table, and their dtypes."""
+    if wanted is not None and wanted not in signatures:
+        raise ClientError(f"there is no signature {wanted!r}: there are {', '.join(signatures)}")
+    misses = []
+    for name in [wanted] if wanted else sorted(signatures):
+        inputs = {key: info["dtype"] for key, info in signatures[name]["inputs"].items()}
+        missing = sorted(inputs.keys() - set(table.column_names))
+        if inputs and not missing:
+            return name, inputs
+        misses.append(f"{name} needs {', '.join(missing) or 'nothing'}")
+    raise ClientError(f"no signature fits the columns of the file: {'; '.join(misses)} besides")
+
+
+def _fill(table: pa.Table, name: str, dtype: str, file: str) -> list[Any]:
+    """The values of a column as an input takes them."""
+    if dtype not in _TYPES:
+        raise ClientError(f"the input {name} is of {dtype}; only {', '.join(_TYPES)} can be sent")
+    kind, absent = _TYPES[dtype]
+    try:
+        column = pc.cast(table[name], kind)
+    except pa.ArrowException as error:
+        raise ClientError(f"{file}: column {name} is {table[name].type}: {error}") from error
+    values: list[Any] = column.to_pylist()
+    if absent is None and None in values:
+        raise ClientError(f"{file}: column {name} is empty in row {values.index(None)}")
+    return [absent if value is None else value for value in values]
+
+
+def _flat(value: Any) -> Any:
+    """A list of one value as that value; a longer one as JSON."""
+    while isinstance(value, list) and len(value) == 1:
+        (value,) = value
+    return json.dumps(value) if isinstance(value, list) else value

@@ -1,0 +1,46 @@
+"""What a request is refused with: a status of gRPC, and its counterpart in HTTP."""
+
+from __future__ import annotations
+
+import grpc
+
+# As TensorFlow Serving's `ToHTTPStatusCode` maps them; all others are 500.
+_HTTP_STATUS = {
+    grpc.StatusCode.OK: 200,
+    grpc.StatusCode.INVALID_ARGUMENT: 400,
+    grpc.StatusCode.FAILED_PRECONDITION: 400,
+    grpc.StatusCode.OUT_OF_RANGE: 400,
+    grpc.StatusCode.UNAUTHENTICATED: 401,
+    grpc.StatusCode.PERMISSION_DENIED: 403,
+    grpc.StatusCode.NOT_FOUND: 404,
+    grpc.StatusCode.ALREADY_EXISTS: 409,
+    grpc.StatusCode.ABORTED: 409,
+    grpc.StatusCode.RESOURCE_EXHAUSTED: 429,
+    grpc.StatusCode.UNIMPLEMENTED: 501,
+    grpc.StatusCode.UNAVAILABLE: 503,
+    grpc.StatusCode.DEADLINE_EXCEEDED: 504,
+}
+
+
+class ServingError(Exception):
+    """A request that cannot be answered.
+
+    Attributes:
+      code: Status of gRPC.
+      message: What is wrong, where, and what is allowed.
+    """
+
+    def __init__(self, code: grpc.StatusCode, message: str):
+        super().__init__(message)
+        self.code = code
+        self.message = message
+
+    @property
+    def http_status(self) -> int:
+        """Status of HTTP."""
+        return _HTTP_STATUS.get(self.code, 500)
+
+
+def invalid(message: str) -> ServingError:
+    """The error of a request that could not be right whatever the server's state."""
+    return ServingError(grpc.StatusCode.INVALID_ARGUMENT, message)

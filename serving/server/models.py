@@ -1,0 +1,240 @@
+"""A version of a model, loaded: what it can be asked, and its answers to arrays.
+
+A SavedModel runs in a session of its own, as in TensorFlow Serving, so that a run can be ended when
+its time is over. A `model.tflite` runs in interpreters, one for each request that is computed at a
+time.
+"""
+
+from __future__ import annotations
+
+import queue
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import grpc
+import numpy as np
+import tensorflow as tf
+from ai_edge_litert.interpreter import Interpreter
+from tensorflow.core.protobuf import meta_graph_pb2, saved_model_pb2
+
+from serving.directory import SAVED_MODEL
+from serving.server.errors import ServingError, invalid
+from serving.server.signatures import DEFAULT_SIGNATURE, PROTO_DTYPES, Signature, TensorInfo
+
+# The name under which TensorFlow Serving looks for it beside `saved_model.pb`.
+TFLITE_MODEL = "model.tflite"
+
+_STATUS = {code.value[0]: code for code in grpc.StatusCode}
+
+Arrays = dict[str, np.ndarray]
+
+
+class LoadedModel(Protocol):
+    """A version of a model that can be asked; what it holds is given back when it is forgotten.
+
+    Attributes:
+      signatures: What it can be asked.
+      signature_defs: The same as TensorFlow's protocol says it, for clients that ask for metadata.
+    """
+
+    signatures: Mapping[str, Signature]
+    signature_defs: Mapping[str, meta_graph_pb2.SignatureDef]
+
+    def run(
+        self,
+        signature: str,
+        inputs: Mapping[str, np.ndarray],
+        outputs: Sequence[str],
+        seconds: float,
+    ) -> Arrays:
+        """Answers arrays that fit a signature.
+
+        Args:
+          signature: Name of the signature.
+          inputs: Its inputs by name.
+          outputs: Names of the outputs that are wanted.
+          seconds: Time in which the answer is of use.
+
+        Returns:
+          The outputs by name; strings are bytes objects.
+
+        Raises:
+          ServingError: If the model cannot answer.
+        """
+        ...
+
+
+def load_model(folder: str, *, prefer_tflite: bool, concurrency: int) -> LoadedModel:
+    """Loads a version of a model.
+
+    Args:
+      folder: Its folder.
+      prefer_tflite: Whether to load its `model.tflite` if it has one.
+      concurrency: Requests that are computed at a time.
+
+    Returns:
+      The loaded model.
+
+    Raises:
+      Exception: Whatever keeps it from being loaded.
+    """
+    tflite = Path(folder) / TFLITE_MODEL
+    if prefer_tflite and tflite.exists():
+        return TFLiteModel(tflite.read_bytes(), concurrency)
+    return SavedModel(folder)
+
+
+class SavedModel:
+    """A SavedModel; see `LoadedModel`."""
+
+    def __init__(self, folder: str):
+        saved = saved_model_pb2.SavedModel.FromString((Path(folder) / SAVED_MODEL).read_bytes())
+        tag = tf.saved_model.SERVING
+        graphs = [graph for graph in saved.meta_graphs if tag in graph.meta_info_def.tags]
+        if not graphs:
+            raise ValueError(f'{SAVED_MODEL} has no graph with the tag "{tag}"')
+        self.signature_defs: Mapping[str, meta_graph_pb2.SignatureDef] = dict(
+            graphs[0].signature_def
+        )
+        self.signatures: Mapping[str, Signature] = {
+            name: Signature.from_proto(signature)
+            for name, signature in self.signature_defs.items()
+            if signature.method_name  # Those without one are for the loader.
+        }
+        self._session = tf.compat.v1.Session(graph=tf.Graph())
+        with self._session.graph.as_default():
+            tf.compat.v1.saved_model.load(self._session, [tag], folder)
+        self._calls: dict[tuple[str, tuple[str, ...]], Any] = {}
+
+    def run(
+        self,
+        signature: str,
+        inputs: Mapping[str, np.ndarray],
+        outputs: Sequence[str],
+        seconds: float,
+    ) -> Arrays:
+        """See `LoadedModel`."""
+        call = self._call(signature, tuple(outputs))
+        options = tf.compat.v1.RunOptions(timeout_in_ms=max(1, int(seconds * 1000)))
+        try:
+            arrays = call(
+                *(inputs[name] for name in self.signatures[signature].inputs), options=options
+            )
+        except tf.errors.OpError as error:
+            raise ServingError(_STATUS[error.error_code], error.message.strip()) from error
+        return dict(zip(outputs, arrays, strict=True))
+
+    def _call(self, name: str, outputs: tuple[str, ...]) -> Any:
+        if (name, outputs) not in self._calls:
+            signature = self.signatures[name]
+            self._calls[name, outputs] = self._session.make_callable(
+                [signature.outputs[output].name for output in outputs],
+                feed_list=[info.name for info in signature.inputs.values()],
+                accept_options=True,
+            )
+        return self._calls[name, outputs]
+
+
+class TFLiteModel:
+    """A TFLite model with at most one signature; see `LoadedModel`.
+
+    As in TensorFlow Serving, its inputs and outputs are those of `serving_default`; they are also
+    those of the signature that the model names.
+
+    Args:
+      content: The model.
+      concurrency: Requests that are computed at a time.
+
+    Raises:
+      ValueError: If it has more than one signature.
+    """
+
+    def __init__(self, content: bytes, concurrency: int):
+        interpreters = [_Interpreter(content) for _ in range(concurrency)]
+        first = interpreters[0]
+        self.signatures: Mapping[str, Signature] = dict.fromkeys(
+            [DEFAULT_SIGNATURE, *first.names], first.signature
+        )
+        self.signature_defs: Mapping[str, meta_graph_pb2.SignatureDef] = dict.fromkeys(
+            self.signatures, first.signature.to_proto()
+        )
+        self._idle: queue.SimpleQueue[_Interpreter] = queue.SimpleQueue()
+        for interpreter in interpreters:
+            self._idle.put(interpreter)
+
+    def run(
+        self,
+        signature: str,
+        inputs: Mapping[str, np.ndarray],
+        outputs: Sequence[str],
+        seconds: float,
+    ) -> Arrays:
+        """See `LoadedModel`; a run that has begun is not ended when its time is over."""
+        for name, array in inputs.items():
+            if array.size == 0:
+                raise invalid(f'input "{name}" is empty; a TFLite model needs a row or more')
+        try:
+            interpreter = self._idle.get(timeout=seconds)
+        except queue.Empty:
+            raise ServingError(
+                grpc.StatusCode.DEADLINE_EXCEEDED, "all interpreters were busy"
+            ) from None
+        try:
+            return interpreter.run(inputs, outputs)
+        finally:
+            self._idle.put(interpreter)
+
+
+class _Interpreter:
+    """An interpreter, for one request at a time."""
+
+    def __init__(self, content: bytes):
+        self._interpreter = Interpreter(model_content=content, num_threads=1)
+        self.names = list(self._interpreter.get_signature_list())
+        if len(self.names) > 1:
+            raise ValueError(f"a TFLite model with one signature is needed, not {self.names}")
+        if self.names:
+            runner = self._interpreter.get_signature_runner()
+            inputs, outputs = runner.get_input_details(), runner.get_output_details()
+        else:
+            inputs = _by_name(self._interpreter.get_input_details())
+            outputs = _by_name(self._interpreter.get_output_details())
+        self.signature = Signature(
+            {name: _tensor_info(detail) for name, detail in sorted(inputs.items())},
+            {name: _tensor_info(detail) for name, detail in sorted(outputs.items())},
+        )
+        self._inputs = {name: detail["index"] for name, detail in inputs.items()}
+        self._outputs = {name: detail["index"] for name, detail in outputs.items()}
+        self._shapes: dict[str, tuple[int, ...]] = {}
+
+    def run(self, inputs: Mapping[str, np.ndarray], outputs: Sequence[str]) -> Arrays:
+        shapes = {name: inputs[name].shape for name in self._inputs}
+        try:
+            if shapes != self._shapes:
+                self._shapes = {}
+                for name, index in self._inputs.items():
+                    self._interpreter.resize_tensor_input(index, shapes[name])
+                self._interpreter.allocate_tensors()
+                self._shapes = shapes
+            for name, index in self._inputs.items():
+                self._interpreter.set_tensor(index, inputs[name])
+            self._interpreter.invoke()
+        except (RuntimeError, ValueError) as error:
+            raise ServingError(grpc.StatusCode.INTERNAL, f"the model failed: {error}") from error
+        return {
+            name: np.asarray(self._interpreter.get_tensor(self._outputs[name])) for name in outputs
+        }
+
+
+def _by_name(details: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    return {detail["name"].removesuffix(":0"): detail for detail in details}
+
+
+def _tensor_info(detail: dict[str, Any]) -> TensorInfo:
+    dtype = np.dtype(detail["dtype"])
+    shape = tuple(None if size < 0 else int(size) for size in detail["shape_signature"])
+    # LiteRT says strings to be numpy's bytes.
+    return TensorInfo(
+        PROTO_DTYPES[np.dtype(object) if dtype.kind == "S" else dtype], shape, detail["name"]
+    )

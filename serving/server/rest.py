@@ -1,0 +1,183 @@
+"""TensorFlow Serving's REST interface."""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import re
+from collections.abc import Awaitable, Callable
+from urllib.parse import unquote
+
+import numpy as np
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from starlette.applications import Starlette
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.routing import Route
+from tensorflow_serving.apis import get_model_metadata_pb2
+
+from serving.server import inference, json_format
+from serving.server.errors import ServingError, invalid
+from serving.server.manager import Served
+from serving.server.rpc import SIGNATURE_DEF, read_metadata
+from serving.server.service import Call, Service
+from serving.server.settings import METRICS_PATH
+
+_MODEL = r"/v1/models/(?P<name>[^/:]+)(?:/versions/(?P<version>\d+)|/labels/(?P<label>[^/:]+))?"
+_ASK = re.compile(_MODEL + r":(?P<method>classify|regress|predict)", re.IGNORECASE | re.ASCII)
+_LOOK = re.compile(_MODEL + r"(?P<metadata>/metadata)?", re.IGNORECASE | re.ASCII)
+
+_METHODS = ["GET", "POST", "PUT", "PATCH", "DELETE"]
+_HIGHEST_VERSION = 2**63 - 1
+
+
+class RestInterface:
+    """Answers requests over HTTP.
+
+    Args:
+      service: What answers.
+      max_bytes: Largest body.
+      deadline_seconds: Longest time for a client to send its request.
+      token: Bearer token that each request has to bring; empty for none.
+    """
+
+    def __init__(self, service: Service, *, max_bytes: int, deadline_seconds: float, token: str):
+        self._service = service
+        self._max_bytes = max_bytes
+        self._deadline_seconds = deadline_seconds
+        self._expected = f"Bearer {token}" if token else ""
+
+    def make_app(self) -> Starlette:
+        """The application that a server runs."""
+        return Starlette(
+            routes=[
+                Route(METRICS_PATH, self._guarded(self._metrics), methods=["GET"]),
+                Route("/v1/{path:path}", self._guarded(self._answer), methods=_METHODS),
+            ],
+            exception_handlers={404: _not_found},
+        )
+
+    def _guarded(
+        self, endpoint: Callable[[Request], Awaitable[Response]]
+    ) -> Callable[[Request], Awaitable[Response]]:
+        async def guarded(request: Request) -> Response:
+            given = request.headers.get("authorization", "")
+            if not hmac.compare_digest(given.encode(), self._expected.encode()) and self._expected:
+                response = _error_response(401, "a bearer token is required")
+                response.headers["WWW-Authenticate"] = "Bearer"
+                return response
+            try:
+                return await endpoint(request)
+            except ServingError as error:
+                return _error_response(error.http_status, error.message)
+
+        return guarded
+
+    async def _metrics(self, request: Request) -> Response:
+        page = generate_latest(self._service.metrics.registry)
+        return Response(page, media_type=CONTENT_TYPE_LATEST)
+
+    async def _answer(self, request: Request) -> Response:
+        path = request.url.path
+        if request.method == "POST" and (match := _ASK.fullmatch(path)):
+            method = match["method"].lower()
+            call = _call(method, match, request)
+            body = await self._read(request)
+            work = getattr(self, f"_{method}")
+            content = await self._service.compute(
+                call, lambda served, left: work(call, served, body, left)
+            )
+        elif request.method == "GET" and (match := _LOOK.fullmatch(path)):
+            method = "metadata" if match["metadata"] else "status"
+            call = _call(method, match, request)
+            content = self._service.look_up(call, lambda: getattr(self, f"_{method}")(call))
+        else:
+            raise invalid(f"Malformed request: {request.method} {path}")
+        return Response(content, media_type="application/json")
+
+    async def _read(self, request: Request) -> bytes:
+        """The body of a request.
+
+        Raises:
+          ServingError: If it is too large or too slow.
+        """
+        size = 0
+        chunks = []
+        try:
+            async with asyncio.timeout(self._deadline_seconds):
+                async for chunk in request.stream():
+                    size += len(chunk)
+                    if size > self._max_bytes:
+                        raise _TooLarge(self._max_bytes)
+                    chunks.append(chunk)
+        except TimeoutError:
+            raise _TooSlow(self._deadline_seconds) from None
+        except ClientDisconnect:
+            raise invalid("the client went before it had sent its request") from None
+        return b"".join(chunks)
+
+    def _predict(self, call: Call, served: Served, body: bytes, seconds: float) -> bytes:
+        request = json_format.parse_predict(
+            body, lambda name: inference.find_signature(served.model, name).inputs
+        )
+        outputs = self._service.predict(
+            call, served, request.signature_name, request.inputs, (), seconds
+        )
+        return json_format.format_predict(outputs, request.row_format)
+
+    def _classify(self, call: Call, served: Served, body: bytes, seconds: float) -> bytes:
+        signature, examples = json_format.parse_examples(body)
+        rows = np.array(examples, object)
+        result = self._service.classify(call, served, signature, rows, seconds)
+        return json_format.format_classifications(result)
+
+    def _regress(self, call: Call, served: Served, body: bytes, seconds: float) -> bytes:
+        signature, examples = json_format.parse_examples(body)
+        rows = np.array(examples, object)
+        result = self._service.regress(call, served, signature, rows, seconds)
+        return json_format.format_regressions(result)
+
+    def _status(self, call: Call) -> bytes:
+        version = call.version
+        if call.label is not None:
+            version = self._service.manager.find(call.name, None, call.label).version
+        return json_format.format_status(self._service.manager.status(call.name, version))
+
+    def _metadata(self, call: Call) -> bytes:
+        request = get_model_metadata_pb2.GetModelMetadataRequest(metadata_field=[SIGNATURE_DEF])
+        return json_format.format_metadata(read_metadata(self._service, call, request))
+
+
+class _TooLarge(ServingError):
+    http_status = 413
+
+    def __init__(self, max_bytes: int):
+        super().__init__(
+            invalid("").code, f"the request is larger than the {max_bytes:,} bytes allowed"
+        )
+
+
+class _TooSlow(ServingError):
+    http_status = 408
+
+    def __init__(self, seconds: float):
+        super().__init__(invalid("").code, f"the request did not arrive within {seconds:g} seconds")
+
+
+def _call(method: str, match: re.Match, request: Request) -> Call:
+    version = int(match["version"]) if match["version"] else None
+    if version is not None and version > _HIGHEST_VERSION:
+        raise invalid(f"Failed to convert version: {version} to numeric.")
+    label = unquote(match["label"]) if match["label"] else None
+    peer = f"{request.client.host}:{request.client.port}" if request.client else ""
+    return Call("rest", method, peer, unquote(match["name"]), version, label)
+
+
+def _error_response(status: int, message: str) -> Response:
+    return Response(
+        json_format.format_error(message), status_code=status, media_type="application/json"
+    )
+
+
+async def _not_found(request: Request, error: Exception) -> Response:
+    return _error_response(404, f"there is nothing at {request.url.path}")

@@ -1,0 +1,235 @@
+"""TensorFlow Serving's gRPC services, and the standard health service."""
+
+from __future__ import annotations
+
+import hmac
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeAlias
+
+import grpc
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from tensorflow_serving.apis import (
+    classification_pb2,
+    get_model_metadata_pb2,
+    get_model_status_pb2,
+    model_pb2,
+    model_service_pb2_grpc,
+    predict_pb2,
+    prediction_service_pb2_grpc,
+    regression_pb2,
+)
+
+from serving.server import inference
+from serving.server.errors import ServingError, invalid
+from serving.server.manager import Served
+from serving.server.service import Call, Service
+
+Context: TypeAlias = grpc.aio.ServicerContext
+
+SIGNATURE_DEF = "signature_def"
+
+
+class PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
+    """`tensorflow.serving.PredictionService`; MultiInference is not implemented.
+
+    Args:
+      service: What answers.
+      max_bytes: Largest tensor of a request, unfolded.
+    """
+
+    def __init__(self, service: Service, max_bytes: int):
+        self._service = service
+        self._max_bytes = max_bytes
+
+    async def Predict(
+        self, request: predict_pb2.PredictRequest, context: Context
+    ) -> predict_pb2.PredictResponse:
+        """Outputs by name for inputs by name."""
+        call = _call("predict", request, context)
+        signature = request.model_spec.signature_name
+
+        def work(served: Served, left: float) -> predict_pb2.PredictResponse:
+            inputs = inference.read_inputs(request, self._max_bytes)
+            outputs = self._service.predict(
+                call, served, signature, inputs, request.output_filter, left
+            )
+            response = inference.to_response(outputs)
+            inference.fill_model_spec(response.model_spec, served.name, served.version, signature)
+            return response
+
+        return await self._answer(call, work, context)
+
+    async def Classify(
+        self, request: classification_pb2.ClassificationRequest, context: Context
+    ) -> classification_pb2.ClassificationResponse:
+        """Classes and scores for tf.Examples."""
+        call = _call("classify", request, context)
+        signature = request.model_spec.signature_name
+
+        def work(served: Served, left: float) -> classification_pb2.ClassificationResponse:
+            examples = inference.serialized_examples(request.input)
+            result = self._service.classify(call, served, signature, examples, left)
+            response = classification_pb2.ClassificationResponse(result=result)
+            inference.fill_model_spec(response.model_spec, served.name, served.version, signature)
+            return response
+
+        return await self._answer(call, work, context)
+
+    async def Regress(
+        self, request: regression_pb2.RegressionRequest, context: Context
+    ) -> regression_pb2.RegressionResponse:
+        """A value for each tf.Example."""
+        call = _call("regress", request, context)
+        signature = request.model_spec.signature_name
+
+        def work(served: Served, left: float) -> regression_pb2.RegressionResponse:
+            examples = inference.serialized_examples(request.input)
+            result = self._service.regress(call, served, signature, examples, left)
+            response = regression_pb2.RegressionResponse(result=result)
+            inference.fill_model_spec(response.model_spec, served.name, served.version, signature)
+            return response
+
+        return await self._answer(call, work, context)
+
+    async def GetModelMetadata(
+        self, request: get_model_metadata_pb2.GetModelMetadataRequest, context: Context
+    ) -> get_model_metadata_pb2.GetModelMetadataResponse:
+        """The signatures of a model."""
+        call = _call("metadata", request, context)
+        return await _refuse(
+            context,
+            lambda: self._service.look_up(
+                call, lambda: read_metadata(self._service, call, request)
+            ),
+        )
+
+    async def _answer(
+        self, call: Call, work: Callable[[Served, float], Any], context: Context
+    ) -> Any:
+        try:
+            return await self._service.compute(call, work, context.time_remaining())
+        except ServingError as error:
+            await context.abort(error.code, error.message)
+
+
+class ModelService(model_service_pb2_grpc.ModelServiceServicer):
+    """`tensorflow.serving.ModelService`; its configuration cannot be reloaded.
+
+    Args:
+      service: What answers.
+    """
+
+    def __init__(self, service: Service):
+        self._service = service
+
+    async def GetModelStatus(
+        self, request: get_model_status_pb2.GetModelStatusRequest, context: Context
+    ) -> get_model_status_pb2.GetModelStatusResponse:
+        """The states of a model's versions."""
+        call = _call("status", request, context)
+        return await _refuse(
+            context,
+            lambda: self._service.look_up(
+                call, lambda: self._service.manager.status(call.name, call.version)
+            ),
+        )
+
+
+def read_metadata(
+    service: Service, call: Call, request: get_model_metadata_pb2.GetModelMetadataRequest
+) -> get_model_metadata_pb2.GetModelMetadataResponse:
+    """Answers a request for metadata.
+
+    Raises:
+      ServingError: If something other than the signatures is asked for, or the version is not being
+        served.
+    """
+    if not request.metadata_field:
+        raise invalid("GetModelMetadataRequest must specify at least one metadata_field")
+    for name in request.metadata_field:
+        if name != SIGNATURE_DEF:
+            raise invalid(f"Metadata field {name} is not supported; {SIGNATURE_DEF} is")
+    served = service.manager.find(call.name, call.version, call.label)
+    response = get_model_metadata_pb2.GetModelMetadataResponse()
+    response.model_spec.name = served.name
+    response.model_spec.version.value = served.version
+    signatures = get_model_metadata_pb2.SignatureDefMap(signature_def=served.model.signature_defs)
+    response.metadata[SIGNATURE_DEF].Pack(signatures)
+    return response
+
+
+def make_server(
+    service: Service,
+    health_servicer: health.aio.HealthServicer,
+    *,
+    max_bytes: int,
+    token: str,
+) -> grpc.aio.Server:
+    """A gRPC server, not started.
+
+    Args:
+      service: What answers.
+      health_servicer: The health service, which needs no token.
+      max_bytes: Largest request.
+      token: Bearer token that each request has to bring; empty for none.
+
+    Returns:
+      The server.
+    """
+    server = grpc.aio.server(
+        interceptors=[_TokenInterceptor(token)] if token else [],
+        options=[
+            ("grpc.max_receive_message_length", max_bytes),
+            ("grpc.max_send_message_length", -1),
+            ("grpc.so_reuseport", 0),
+        ],
+    )
+    prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(
+        PredictionService(service, max_bytes), server
+    )
+    model_service_pb2_grpc.add_ModelServiceServicer_to_server(ModelService(service), server)
+    health_pb2_grpc.add_HealthServicer_to_server(health_servicer, server)
+    return server
+
+
+class _TokenInterceptor(grpc.aio.ServerInterceptor):
+    """Refuses requests without the token."""
+
+    def __init__(self, token: str):
+        self._expected = f"Bearer {token}"
+
+        async def refuse(request: object, context: Context) -> None:
+            await context.abort(grpc.StatusCode.UNAUTHENTICATED, "a bearer token is required")
+
+        self._refusal = grpc.unary_unary_rpc_method_handler(refuse)
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler]],
+        details: grpc.HandlerCallDetails,
+    ) -> grpc.RpcMethodHandler:
+        """See `grpc.aio.ServerInterceptor`."""
+        given = dict(details.invocation_metadata).get("authorization", "")
+        is_health = details.method.startswith(f"/{health.SERVICE_NAME}/")
+        if is_health or hmac.compare_digest(str(given).encode(), self._expected.encode()):
+            return await continuation(details)
+        return self._refusal
+
+
+def _call(method: str, request: Any, context: Context) -> Call:
+    spec: model_pb2.ModelSpec = request.model_spec
+    version = spec.version.value if spec.HasField("version") else None
+    return Call("grpc", method, context.peer(), spec.name, version, spec.version_label or None)
+
+
+async def _refuse(context: Context, answer: Callable[[], Any]) -> Any:
+    try:
+        return answer()
+    except ServingError as error:
+        await context.abort(error.code, error.message)
+
+
+def set_health(servicer: health.aio.HealthServicer, name: str, available: bool) -> Awaitable[None]:
+    """Says whether a model can be asked; the name "" stands for all."""
+    status = health_pb2.HealthCheckResponse
+    return servicer.set(name, status.SERVING if available else status.NOT_SERVING)

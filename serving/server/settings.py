@@ -1,0 +1,55 @@
+"""Where the model server listens and what it allows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+# TensorFlow Serving's own.
+GRPC_PORT = 8500
+REST_PORT = 8501
+METRICS_PATH = "/monitoring/prometheus/metrics"
+
+
+@dataclass(frozen=True)
+class ServerSettings:
+    """How a model server runs.
+
+    Attributes:
+      serving_dir: The Serving directory.
+      models: Names of the models to serve; none named means all in the directory.
+      prefer_tflite: Whether to serve `model.tflite` where a version has one.
+      public_key: File of the key that versions are verified with; None serves them unverified.
+      host: Address to listen on.
+      grpc_port: Port for gRPC; 0 for any that is free.
+      rest_port: Port for REST; 0 for any that is free.
+      poll_seconds: Seconds between two looks at the Serving directory.
+      workers: Requests that are computed at a time.
+      max_queue: Requests that may wait for a worker; one more is refused with UNAVAILABLE (503).
+      max_request_bytes: Largest request, also when its tensors are unfolded.
+      deadline_seconds: Longest time from a request to its answer.
+      token: Bearer token that each request has to bring; empty for none.
+      tls_certificate: File of the server's certificate chain (PEM); empty for no TLS.
+      tls_key: File of its private key.
+      request_log: Folder for the log of requests and answers; empty for none.
+      request_log_sampling: Share of the requests that are logged.
+      access_log: Whether each request is a line on the standard output.
+    """
+
+    serving_dir: str
+    models: tuple[str, ...] = ()
+    prefer_tflite: bool = False
+    public_key: str | None = None
+    host: str = "127.0.0.1"
+    grpc_port: int = GRPC_PORT
+    rest_port: int = REST_PORT
+    poll_seconds: float = 1.0
+    workers: int = 2
+    max_queue: int = 2048
+    max_request_bytes: int = 16 << 20
+    deadline_seconds: float = 30.0
+    token: str = ""
+    tls_certificate: str = ""
+    tls_key: str = ""
+    request_log: str = ""
+    request_log_sampling: float = 0.01
+    access_log: bool = True

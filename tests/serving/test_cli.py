@@ -1,0 +1,342 @@
+"""Tests of `python -m serving`: what it prints, what it changes, and how it ends."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+
+from serving.__main__ import main
+from serving.directory import PROVENANCE_FILE, SAVED_MODEL, ModelDirectory
+from serving.signing import ensure_key_pair, sign
+
+PROJECT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> ModelDirectory:
+    return ModelDirectory(str(tmp_path / "serving_model"), "model_name")
+
+
+def publish(directory: ModelDirectory, *versions: int, signed: bool = True) -> None:
+    """Publishes small versions with what the Pusher records of them."""
+    root = Path(directory.serving_dir).parent
+    keys = ensure_key_pair(str(root / "keys" / "signing.key"))
+    for version in versions:
+        model, provenance = root / "made" / "model", root / "made" / "provenance"
+        (model / "variables").mkdir(parents=True, exist_ok=True)
+        provenance.mkdir(exist_ok=True)
+        (model / SAVED_MODEL).write_bytes(bytes(300_000 + version))
+        (model / "model.tflite").write_bytes(bytes(40_784))
+        record = {
+            "version": version,
+            "created": f"2014-01-{version:02}T08:30:00+00:00",
+            "metrics": {"auc": 0.69 + version / 10_000, "auc_pr": 0.5},
+            "spans": {"train": [201306, 201307, 201308], "test": [201309]},
+        }
+        (provenance / PROVENANCE_FILE).write_text(json.dumps(record))
+
+        def sign_it(model_path: str, signature_path: str) -> None:
+            sign(model_path, signature_path, keys.private)
+
+        directory.publish(version, str(model), str(provenance), sign_it if signed else None)
+
+
+def run(*arguments: object) -> Result:
+    return CliRunner().invoke(main, [str(argument) for argument in arguments])
+
+
+def done(*arguments: object) -> str:
+    result = run(*arguments)
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+def rows(directory: ModelDirectory, *arguments: str) -> list[dict[str, Any]]:
+    listed: list[dict[str, Any]] = json.loads(
+        done("versions", directory.serving_dir, "--json", *arguments)
+    )
+    return listed
+
+
+# versions
+
+
+def test_versions_are_listed_newest_first_with_what_is_known_of_them(
+    directory: ModelDirectory,
+) -> None:
+    publish(directory, 7)
+    publish(directory, 8, signed=False)
+    publish(directory, 9, 10)
+    directory.rollback()
+    directory.pin(8, "stable")
+    directory.pin(8, "canary")
+    listed = rows(directory)
+    assert [row["version"] for row in listed] == [10, 9, 8, 7]
+    assert [row["state"] for row in listed] == ["rolled back", "live", "older", "older"]
+    assert [row["signed"] for row in listed] == [True, True, False, True]
+    assert listed[2] == {
+        "version": 8,
+        "state": "older",
+        "labels": ["canary", "stable"],
+        "created": "2014-01-08T08:30:00+00:00",
+        "auc": 0.6908,
+        "learned_from": [201306, 201307, 201308],
+        "judged_on": [201309],
+        "bytes": 300_008 + 40_784,
+        "tflite_bytes": 40_784,
+        "signed": False,
+    }
+
+
+def test_the_table_shows_each_version_in_a_line(directory: ModelDirectory) -> None:
+    publish(directory, 7, 8, 9)
+    directory.rollback()
+    directory.pin(8, "stable")
+    title, header, *lines = done("versions", directory.serving_dir).rstrip().splitlines()
+    assert f"model_name in {directory.serving_dir}" in title
+    assert re.split(r"\s{2,}", header.strip()) == [
+        *("version", "state", "made, UTC", "AUC", "learned", "judged", "size", "TFLite"),
+        "signed",
+    ]
+    spans, sizes = ("201306 to 201308", "201309"), ("341 kB", "40.8 kB", "yes")
+    assert [re.split(r"\s{2,}", line.strip()) for line in lines] == [
+        ["9", "rolled back", "2014-01-09 08:30", "0.6909", *spans, *sizes],
+        ["8", "live, stable", "2014-01-08 08:30", "0.6908", *spans, *sizes],
+        ["7", "older", "2014-01-07 08:30", "0.6907", *spans, *sizes],
+    ]
+
+
+def test_a_version_of_which_nothing_is_recorded_is_listed_too(directory: ModelDirectory) -> None:
+    folder = Path(directory.version_uri(7))
+    folder.mkdir(parents=True)
+    (folder / SAVED_MODEL).write_bytes(b"graph")
+    (row,) = rows(directory)
+    assert (row["created"], row["auc"], row["learned_from"]) == (None, None, [])
+    assert (row["bytes"], row["tflite_bytes"], row["signed"]) == (5, None, False)
+    assert "7 live 5 bytes none no" in " ".join(done("versions", directory.serving_dir).split())
+
+
+def test_listing_changes_nothing(directory: ModelDirectory, tmp_path: Path) -> None:
+    folder = Path(directory.version_uri(7))
+    folder.mkdir(parents=True)
+    (folder / SAVED_MODEL).write_bytes(b"graph")
+    before = sorted(tmp_path.rglob("*"))
+    done("versions", directory.serving_dir)
+    run("verify", directory.serving_dir)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+# rollback, promote, pin, unpin
+
+
+def test_rolling_back_and_promoting_say_what_is_live_now(directory: ModelDirectory) -> None:
+    publish(directory, 7, 8, 9)
+    where = directory.serving_dir
+    assert done("rollback", where) == "Rolled back version 9; live is now version 8.\n"
+    assert done("promote", where) == "Promoted version 9; it is live now.\n"
+    assert done("rollback", where, 8) == "Rolled back version 8; live is still version 9.\n"
+    assert done("promote", where, 8) == (
+        "Promoted version 8; live is still version 9, which is newer: roll that back to have the "
+        "older one live.\n"
+    )
+    assert directory.versions() == [7, 8, 9]
+
+
+def test_pinning_and_unpinning_say_what_is_live_now(directory: ModelDirectory) -> None:
+    publish(directory, 7, 8)
+    where = directory.serving_dir
+    assert done("pin", where, 7, "--label", "stable") == (
+        "Version 7 has the label stable; live is version 8.\n"
+    )
+    assert directory.labels() == {"stable": 7}
+    assert done("unpin", where, "stable") == (
+        "Version 7 no longer has the label stable; live is version 8.\n"
+    )
+    assert directory.labels() == {}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (("rollback",), "version 7 is the only one"),
+        (("rollback", "9"), "no version 9 to roll back"),
+        (("promote",), "no version to promote"),
+        (("promote", "7"), "no version 7 to promote"),
+        (("pin", "9", "--label", "stable"), "no version 9 to pin"),
+        (("pin", "7", "--label", "a/b"), "'a/b' is no label"),
+        (("unpin", "stable"), "no label 'stable'"),
+    ],
+)
+def test_what_is_refused_ends_with_status_1_and_a_reason(
+    directory: ModelDirectory, arguments: tuple[str, ...], reason: str
+) -> None:
+    publish(directory, 7)
+    command, *rest = arguments
+    result = run(command, directory.serving_dir, *rest)
+    assert result.exit_code == 1
+    assert result.output.startswith("Error: ")
+    assert reason in result.output
+    assert directory.versions() == [7]
+
+
+def test_what_the_file_system_refuses_is_a_message_too(directory: ModelDirectory) -> None:
+    publish(directory, 7, 8)
+    lock = Path(directory.uri, ".flightdeck", "lock")
+    lock.unlink()
+    lock.mkdir()
+    result = run("rollback", directory.serving_dir)
+    assert result.exit_code == 1
+    assert result.output.startswith("Error: ")
+    assert str(lock) in result.output
+    assert directory.versions() == [7, 8]
+
+
+# verify
+
+
+def test_versions_that_are_what_was_signed_verify(directory: ModelDirectory) -> None:
+    publish(directory, 7, 8)
+    assert done("verify", directory.serving_dir) == "version 7: ok\nversion 8: ok\n"
+    assert done("verify", directory.serving_dir, 8) == "version 8: ok\n"
+
+
+def test_versions_that_fail_are_told_one_a_line_and_the_status_is_1(
+    directory: ModelDirectory,
+) -> None:
+    publish(directory, 7)
+    publish(directory, 8, signed=False)
+    publish(directory, 9, 10)
+    Path(directory.version_uri(9), "model.tflite").write_bytes(b"changed")
+    directory.rollback(10)
+    result = run("verify", directory.serving_dir)
+    assert result.exit_code == 1
+    assert result.output.splitlines() == [
+        "version 7: ok",
+        f"version 8: FAILED, there is no signature {directory.signature_uri(8)}",
+        "version 9: FAILED, files differ from what was signed; changed: model.tflite",
+    ]
+    assert run("verify", directory.serving_dir, 7, 10).exit_code == 0
+    missing = run("verify", directory.serving_dir, 7, 11)
+    assert missing.exit_code == 1
+    assert missing.output == (
+        f"version 7: ok\nversion 11: FAILED, there is no such version in {directory.uri}\n"
+    )
+
+
+def test_another_public_key_may_be_given(directory: ModelDirectory, tmp_path: Path) -> None:
+    publish(directory, 7)
+    other = ensure_key_pair(str(tmp_path / "other.key"))
+    result = run("verify", directory.serving_dir, "--public-key", other.public)
+    assert result.exit_code == 1
+    assert f"was made with another key than that of {other.public}" in result.output
+    missing = run("verify", directory.serving_dir, "--public-key", tmp_path / "missing.pub")
+    assert missing.exit_code == 1
+    assert missing.output == (
+        f"Error: the public key {tmp_path}/missing.pub cannot be read: No such file or directory\n"
+    )
+
+
+# Arguments
+
+
+def test_the_default_is_the_output_of_local_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    directory = ModelDirectory(str(tmp_path / "output" / "serving_model"), "model_name")
+    monkeypatch.chdir(tmp_path)
+    publish(directory, 7, 8, 9)
+    assert "output/serving_model" in done("versions")
+    assert done("verify", "8") == "version 8: ok\n"
+    assert "version 9" in done("rollback")
+    assert "version 8" in done("rollback", "8")
+    assert "version 8" in done("promote", "8")
+    assert "version 8" in done("pin", "8", "--label", "stable")
+    assert "version 8" in done("unpin", "stable").lower()
+
+
+def test_a_folder_whose_name_is_a_number_is_given_as_a_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish(ModelDirectory(str(tmp_path / "2013"), "model_name"), 7, 8)
+    monkeypatch.chdir(tmp_path)
+    assert "version 8" in done("rollback", "./2013")
+
+
+def test_of_several_models_one_must_be_named(directory: ModelDirectory) -> None:
+    publish(directory, 7, 8)
+    other = ModelDirectory(directory.serving_dir, "another")
+    publish(other, 9, 10)
+    result = run("rollback", directory.serving_dir)
+    assert result.exit_code == 2
+    assert "choose one with --model: another, model_name." in result.output
+    assert "version 9" in done("rollback", directory.serving_dir, "--model", "another")
+    assert directory.versions() == [7, 8]
+    assert [row["version"] for row in rows(directory, "--model", "model_name")] == [8, 7]
+
+
+@pytest.mark.parametrize("command", ["versions", "rollback", "promote", "verify"])
+def test_a_model_that_is_not_there_is_wrong_usage_and_nothing_is_made(
+    directory: ModelDirectory, tmp_path: Path, command: str
+) -> None:
+    nowhere = tmp_path / "nowhere"
+    result = run(command, nowhere)
+    assert (result.exit_code, nowhere.exists()) == (2, False)
+    assert f"There is no model in {nowhere}." in result.output
+    publish(directory, 7)
+    result = run(command, directory.serving_dir, "--model", "other")
+    assert (result.exit_code, Path(directory.serving_dir, "other").exists()) == (2, False)
+    assert "There is no model 'other'" in result.output
+    assert "it has model_name." in result.output
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("nonsense",),
+        ("versions", "a", "b"),
+        ("rollback", "7", "8"),
+        ("rollback", "a", "b"),
+        ("rollback", "a", "7", "8"),
+        ("rollback", "a", "-7"),
+        ("promote", "7", "a"),
+        ("verify", "a", "7", "b"),
+        ("pin", "--label", "stable"),
+        ("pin", "a", "--label", "stable"),
+        ("pin", "7"),
+        ("unpin",),
+        ("unpin", "a", "b", "c"),
+    ],
+)
+def test_wrong_usage_ends_with_status_2(arguments: tuple[str, ...]) -> None:
+    result = run(*arguments)
+    assert result.exit_code == 2, result.output
+    assert result.output.startswith("Usage: ")
+
+
+@pytest.mark.parametrize("command", [None, *main.commands])
+def test_help_opens_with_examples(command: str | None) -> None:
+    text = done(*([command] if command else []), "--help")
+    examples = text[text.index("Examples:") : text.index("Options:")]
+    assert examples.count("python -m serving") >= 2
+    assert text.index("Examples:") < 600
+
+
+def test_help_imports_nothing_heavy_and_the_module_is_the_command() -> None:
+    environment = {**os.environ, "PYTHONPROFILEIMPORTTIME": "1"}
+    command = [sys.executable, "-m", "serving", "versions", "--help"]
+    result = subprocess.run(
+        command, cwd=PROJECT, env=environment, capture_output=True, text=True, check=True
+    )
+    assert "Usage: python -m serving versions" in result.stdout
+    imported = {line.rpartition("|")[2].strip() for line in result.stderr.splitlines()}
+    assert "serving.directory" in imported
+    heavy = {"tensorflow", "pandas", "grpc", "model_signing", "cryptography", "uvicorn", "rich"}
+    assert not heavy & imported
