@@ -145,6 +145,7 @@ def _run(config: Config, directory: OutputDirectory, console: Console, *, use_ca
         fingerprint=window.fingerprint,
         served_version=served,
         run_key=key,
+        signing_key=_signing_key(config, directory),
         metadata_path=str(directory.metadata),
         enable_cache=use_cache,
     )
@@ -161,6 +162,13 @@ def _run(config: Config, directory: OutputDirectory, console: Console, *, use_ca
     finally:
         tfx_internals.cancel_unfinished(store)
     return _conclude(console, runner, results)
+
+
+def _signing_key(config: Config, directory: OutputDirectory) -> str:
+    """The private key to sign with; "" where signing is turned off."""
+    if not config.serving.sign:
+        return ""
+    return str(Path(config.serving.signing_key or directory.signing_key).resolve())
 
 
 def _conclude(console: Console, runner: ConcurrentDagRunner, results: dict[str, NodeResult]) -> int:

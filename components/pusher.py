@@ -1,18 +1,27 @@
 """Pusher: publishes a blessed model to the Serving directory, together with where it came from."""
 
+import functools
 import json
 import os
+from collections.abc import Callable
 from datetime import UTC, datetime
 from importlib.metadata import version as library_version
 from typing import Any
 
 from tfx import v1 as tfx
+from tfx.utils import path_utils
 
 from components.artifacts import CompressionReport, schema_uri, serving_model_uri, statistics_uri
+from components.errors import UserError
 from components.evaluator.executor import BLESSED_FILE
 from components.evaluator.results import OVERALL, read_metrics
 from components.served_model import TRAINING_STATISTICS
+from components.serving_validator.component import INFRA_BLESSED_FILE
 from serving.directory import PROVENANCE_FILE, ModelDirectory, model_digest
+from serving.signing import SignatureError, ensure_key_pair, sign
+
+# What a push of another run may take to copy and sign its model.
+_LOCK_SECONDS = 600
 
 _LIBRARIES = (
     "tfx",
@@ -33,6 +42,7 @@ def Pusher(
     compression_blessing: tfx.dsl.components.InputArtifact[
         tfx.types.standard_artifacts.ModelBlessing
     ],
+    infra_blessing: tfx.dsl.components.InputArtifact[tfx.types.standard_artifacts.InfraBlessing],
     compression_report: tfx.dsl.components.InputArtifact[CompressionReport],
     evaluation: tfx.dsl.components.InputArtifact[tfx.types.standard_artifacts.ModelEvaluation],
     examples: tfx.dsl.components.InputArtifact[tfx.types.standard_artifacts.Examples],
@@ -42,6 +52,8 @@ def Pusher(
     serving_dir: tfx.dsl.components.Parameter[str],
     model_name: tfx.dsl.components.Parameter[str],
     run_key: tfx.dsl.components.Parameter[str] = "",
+    signing_key: tfx.dsl.components.Parameter[str] = "",
+    keep_versions: tfx.dsl.components.Parameter[int] = 0,
 ) -> None:
     """Publishes the model as a new version, if it is blessed and is not being published already.
 
@@ -49,6 +61,8 @@ def Pusher(
       model: The model to publish.
       blessing: Whether the Evaluator accepts it.
       compression_blessing: Whether the CompressionEvaluator accepts it.
+      infra_blessing: Whether a model server answers with it; where it holds a copy of the model
+        with warm-up requests, that copy is what is published.
       compression_report: What the Quantizer measured, kept with the version.
       evaluation: Its metrics, kept with the version.
       examples: What it learned from and was judged on.
@@ -61,24 +75,28 @@ def Pusher(
       serving_dir: URI of the Serving directory.
       model_name: Name of the model in it.
       run_key: Identifies data, configuration and code of the run; kept with the version.
+      signing_key: Path of the private key that signs the version; made with its public key, which
+        ends in `.pub`, where there is none. "" leaves the version unsigned.
+      keep_versions: How many versions to keep, besides those with a label; older ones are deleted
+        after the push. 0 keeps all.
+
+    Raises:
+      UserError: If `keep_versions` is negative, the version cannot be signed, or another process
+        keeps changing the Serving directory.
     """
-    directory = ModelDirectory(serving_dir, model_name)
+    if keep_versions < 0:
+        raise UserError(f"keep_versions is {keep_versions}; 0 or more is allowed")
     pushed_model.set_int_custom_property("pushed", 0)
-    blessings = (blessing, compression_blessing)
-    if not all(tfx.dsl.io.fileio.exists(os.path.join(b.uri, BLESSED_FILE)) for b in blessings):
+    files = [os.path.join(b.uri, BLESSED_FILE) for b in (blessing, compression_blessing)]
+    files.append(os.path.join(infra_blessing.uri, INFRA_BLESSED_FILE))
+    if not all(tfx.dsl.io.fileio.exists(file) for file in files):
         pushed_model.set_string_custom_property("reason", "not blessed")
         return
-    source = serving_model_uri(model)
-    digest = model_digest(source)
-    if (existing := directory.find_digest(digest)) is not None:
-        pushed_model.set_string_custom_property("reason", f"the same model is version {existing}")
-        return
-    version = directory.next_version()
     metrics = read_metrics(evaluation.uri)
     record = {
-        "version": version,
         "model_name": model_name,
-        "model_digest": digest,
+        # Of the model itself: requests for warming up differ from run to run.
+        "model_digest": model_digest(serving_model_uri(model)),
         "run_key": run_key,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "spans": json.loads(examples.get_string_custom_property("spans") or "{}"),
@@ -86,17 +104,58 @@ def Pusher(
         "metrics": metrics.get(OVERALL, {}),
         "artifacts": {
             a.type_name: _identify(a)
-            for a in (model, blessing, compression_report, evaluation, examples, statistics, schema)
+            for a in (
+                *(model, blessing, infra_blessing, compression_report),
+                *(evaluation, examples, statistics, schema),
+            )
         },
         "compression": compression_report.read()["mode"],
         "libraries": {name: library_version(name) for name in _LIBRARIES},
+        "signed": bool(signing_key),
     }
     provenance = os.path.join(pushed_model.uri, "provenance")
-    _write_provenance(provenance, record, metrics, compression_report.read(), statistics, schema)
-    directory.publish(version, source, provenance)
+    directory = ModelDirectory(serving_dir, model_name)
+    try:
+        with directory.locked(_LOCK_SECONDS):
+            if reason := _why_not_new(directory, record["model_digest"]):
+                pushed_model.set_string_custom_property("reason", reason)
+                return
+            version = record["version"] = directory.next_version()
+            _write_provenance(
+                provenance, record, metrics, compression_report.read(), statistics, schema
+            )
+            source = _model_to_push(model, infra_blessing)
+            directory.publish(version, source, provenance, _signer(signing_key))
+            if keep_versions:
+                directory.retain(keep_versions)
+    except (SignatureError, TimeoutError) as error:
+        raise UserError(str(error)) from error
     pushed_model.set_int_custom_property("pushed", 1)
     pushed_model.set_string_custom_property("pushed_version", str(version))
     pushed_model.set_string_custom_property("pushed_destination", directory.version_uri(version))
+
+
+def _why_not_new(directory: ModelDirectory, digest: str) -> str:
+    """The version that the model is already, or an empty string."""
+    existing = directory.find_digest(digest)
+    if existing is None:
+        return ""
+    aside = ", which was rolled back" if existing in directory.rolled_back() else ""
+    return f"the same model is version {existing}{aside}"
+
+
+def _model_to_push(model: tfx.dsl.Artifact, infra_blessing: tfx.dsl.Artifact) -> str:
+    """Folder of the model, or of its copy with warm-up requests."""
+    if infra_blessing.get_int_custom_property("has_model"):
+        return str(path_utils.stamped_model_path(infra_blessing.uri))
+    return serving_model_uri(model)
+
+
+def _signer(signing_key: str) -> Callable[[str, str], None] | None:
+    """What signs a model, as `ModelDirectory.publish` calls it, or None."""
+    if not signing_key:
+        return None
+    return functools.partial(sign, private_key=ensure_key_pair(signing_key).private)
 
 
 def _identify(artifact: tfx.dsl.Artifact) -> dict[str, Any]:

@@ -40,6 +40,11 @@ class OutputDirectory:
         """The Serving directory."""
         return self.root / "serving_model"
 
+    @property
+    def signing_key(self) -> Path:
+        """The private key that signs what is pushed, unless another one is named."""
+        return self.root / "keys" / "signing.key"
+
     def logs(self, run_id: str) -> Path:
         """Folder of a run's logs."""
         return self.root / "logs" / run_id

@@ -13,6 +13,7 @@ from tfx import v1 as tfx
 from components.artifacts import load_schema
 from components.compression_evaluator import read_budgets
 from components.evaluator.results import OVERALL, read_changes, read_failures, read_metrics
+from components.serving_validator.component import read_report
 from orchestration.node_process import Summary
 
 PUSHED = "pushed"
@@ -135,6 +136,22 @@ def _evaluator(outputs: Outputs) -> Summary:
     return Summary(f"not blessed; {values}", tuple(read_failures(uri)), NOT_BLESSED)
 
 
+def _serving_validator(outputs: Outputs) -> Summary:
+    report = read_report(outputs["blessing"])
+    times: dict[str, float] = {}
+    for form in report["forms"].values():
+        for protocol, took in form["protocols"].items():
+            times[protocol] = max(took["p99_ms"], times.get(protocol, 0.0))
+    starts = [form["startup_seconds"] or 0.0 for form in report["forms"].values()]
+    line = f"{report['rows']} rows"
+    if times:
+        slowest = ", ".join(f"{time:.1f} ms over {protocol}" for protocol, time in times.items())
+        line += f", p99 {slowest}; ready in {max(starts):.1f} s"
+    if outputs["blessing"].get_int_custom_property("blessed"):
+        return Summary(f"blessed; {line}")
+    return Summary(f"not blessed; {line}", tuple(report["reasons"]), NOT_BLESSED)
+
+
 def _pusher(outputs: Outputs) -> Summary:
     pushed = outputs["pushed_model"]
     if pushed.get_int_custom_property("pushed"):
@@ -159,5 +176,6 @@ _BY_NODE: dict[str, Callable[[Outputs], Summary]] = {
     "Quantizer": _quantizer,
     "CompressionEvaluator": _compression_evaluator,
     "Evaluator": _evaluator,
+    "ServingValidator": _serving_validator,
     "Pusher": _pusher,
 }

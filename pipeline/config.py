@@ -182,6 +182,37 @@ class EvaluationConfig:
 
 
 @dataclass(frozen=True, config=_CHECKED)
+class ServingConfig:
+    """What a model must do on a real server to be blessed, and how versions are kept.
+
+    Attributes:
+      rows: Rows of the month `as_of` that the server is asked about.
+      tolerance: How far its answers may be from the model's own.
+      max_p50_ms: Highest median time of a request about one row; 0 for no limit.
+      max_p99_ms: Highest 99th percentile of that; 0 for no limit.
+      max_startup_seconds: Longest time until the server is ready; 0 for no limit.
+      max_memory_mb: Highest peak of its memory, in MB; 0 for no limit.
+      timeout_seconds: How long a model may take to load or to answer before it is taken to hang.
+      warmup_rows: Rows that each server asks a version about before its clients do.
+      sign: 1 to sign versions, 0 to leave them unsigned.
+      signing_key: File of the private key; "" for one of the output directory, made on first use.
+      keep_versions: Newest versions to keep, besides those with a label; 0 for all.
+    """
+
+    rows: Positive = 200
+    tolerance: Annotated[float, Field(gt=0, le=1)] = 0.005
+    max_p50_ms: Annotated[float, Field(ge=0)] = 0.0
+    max_p99_ms: Annotated[float, Field(ge=0)] = 0.0
+    max_startup_seconds: Annotated[float, Field(ge=0)] = 0.0
+    max_memory_mb: Annotated[float, Field(ge=0)] = 0.0
+    timeout_seconds: Annotated[float, Field(gt=0)] = 60.0
+    warmup_rows: Annotated[int, Field(ge=0, le=1000)] = 10
+    sign: Annotated[int, Field(ge=0, le=1)] = 1
+    signing_key: str = ""
+    keep_versions: Annotated[int, Field(ge=0)] = 10
+
+
+@dataclass(frozen=True, config=_CHECKED)
 class Config:
     """All of it.
 
@@ -204,6 +235,7 @@ class Config:
     quantization: QuantizationConfig = field(default_factory=QuantizationConfig)
     compression: CompressionConfig = field(default_factory=CompressionConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    serving: ServingConfig = field(default_factory=ServingConfig)
 
 
 def load_config(path: str | None = None, settings: Iterable[str] = ()) -> Config:

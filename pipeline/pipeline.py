@@ -16,6 +16,7 @@ from components.pruner import Pruner
 from components.pusher import Pusher
 from components.quantizer.component import Quantizer
 from components.served_model import ServedModel
+from components.serving_validator.component import ServingValidator
 from components.span_example_gen import SpanExampleGen
 from pipeline.config import Config
 from pipeline.evaluation import make_compression_eval_config, make_eval_config
@@ -33,6 +34,7 @@ def create_pipeline(
     fingerprint: str = "",
     served_version: int = 0,
     run_key: str = "",
+    signing_key: str = "",
     metadata_path: str | None = None,
     enable_cache: bool = True,
 ) -> tfx.dsl.Pipeline:
@@ -47,6 +49,8 @@ def create_pipeline(
       served_version: The version being served, if the caller has looked; part of the cache key of
         ServedModel. 0 means that ServedModel looks itself.
       run_key: Identifies data, configuration and code; kept with the pushed version.
+      signing_key: File of the private key that signs what is pushed, made on first use; "" leaves
+        it unsigned.
       metadata_path: SQLite file of ML Metadata; None where the orchestrator brings its own.
       enable_cache: Whether nodes whose inputs and parameters did not change come from the cache.
 
@@ -142,10 +146,26 @@ def create_pipeline(
         example_splits=["test"],
         eval_config=make_eval_config(config.evaluation),
     )
+    serving_validator = ServingValidator(
+        model=quantizer.outputs["quantized_model"],
+        examples=example_gen.outputs["examples"],
+        model_name=config.model_name,
+        rows=config.serving.rows,
+        tolerance=config.serving.tolerance,
+        max_p50_ms=config.serving.max_p50_ms,
+        max_p99_ms=config.serving.max_p99_ms,
+        max_startup_seconds=config.serving.max_startup_seconds,
+        max_memory_mb=config.serving.max_memory_mb,
+        timeout_seconds=config.serving.timeout_seconds,
+        warmup_rows=config.serving.warmup_rows,
+    )
+    # Beside the two evaluations its times would be theirs.
+    serving_validator.add_upstream_nodes([compression_evaluator, evaluator])
     pusher = Pusher(
         model=quantizer.outputs["quantized_model"],
         blessing=evaluator.outputs["blessing"],
         compression_blessing=compression_evaluator.outputs["blessing"],
+        infra_blessing=serving_validator.outputs["blessing"],
         compression_report=quantizer.outputs["report"],
         evaluation=evaluator.outputs["evaluation"],
         examples=example_gen.outputs["examples"],
@@ -154,6 +174,8 @@ def create_pipeline(
         serving_dir=serving_dir,
         model_name=config.model_name,
         run_key=run_key,
+        signing_key=signing_key,
+        keep_versions=config.serving.keep_versions,
     )
     connection = (
         tfx.orchestration.metadata.sqlite_metadata_connection_config(metadata_path)
@@ -176,6 +198,7 @@ def create_pipeline(
             quantizer,
             compression_evaluator,
             evaluator,
+            serving_validator,
             pusher,
         ],
         enable_cache=enable_cache,

@@ -5,15 +5,18 @@ The others (Transform, Evaluator) are covered where whole pipelines run.
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tensorflow_metadata.proto.v0 import anomalies_pb2
 from tfx import v1 as tfx
 
 from orchestration.node_process import Summary
-from orchestration.summaries import PUSHED, summarize
+from orchestration.summaries import NOT_BLESSED, PUSHED, summarize
 
 artifacts = tfx.types.standard_artifacts
+
+NEVER_READY: dict[str, Any] = {"startup_seconds": None, "protocols": {}}
 
 
 def test_a_node_it_does_not_know_has_an_empty_summary() -> None:
@@ -104,6 +107,54 @@ def test_a_trainer_tells_its_best_epoch_if_it_left_a_record(tmp_path: Path) -> N
     record = {"auc": 0.71239, "best_epoch": 3, "epochs": 5}
     (tmp_path / "training.json").write_text(json.dumps(record))
     assert summarize("Trainer", {"model_run": model_run}).line == "eval AUC 0.7124 at epoch 3 of 5"
+
+
+def serving_report(folder: Path, saved_model: dict[str, Any], reasons: list[str]) -> Any:
+    """An `InfraBlessing` as ServingValidator leaves it."""
+    tflite = {
+        "startup_seconds": 4.06,
+        "protocols": {"gRPC": {"p99_ms": 0.91}, "REST": {"p99_ms": 12.34}},
+    }
+    report = {
+        "rows": 200,
+        "forms": {"SavedModel": saved_model, "TFLite": tflite},
+        "reasons": reasons,
+    }
+    (folder / "report.json").write_text(json.dumps(report))
+    blessing = artifacts.InfraBlessing()
+    blessing.uri = str(folder)
+    blessing.set_int_custom_property("blessed", int(not reasons))
+    return blessing
+
+
+def test_a_model_that_serves_well_tells_its_slowest_form(tmp_path: Path) -> None:
+    saved_model = {
+        "startup_seconds": 5.55,
+        "protocols": {"gRPC": {"p99_ms": 1.96}, "REST": {"p99_ms": 3.0}},
+    }
+    blessing = serving_report(tmp_path, saved_model, [])
+    assert summarize("ServingValidator", {"blessing": blessing}) == Summary(
+        "blessed; 200 rows, p99 2.0 ms over gRPC, 12.3 ms over REST; ready in 5.5 s"
+    )
+
+
+def test_a_model_that_does_not_serve_tells_every_reason(tmp_path: Path) -> None:
+    reasons = ["SavedModel: the server ended by SIGSEGV", "TFLite: took 9.00 MB"]
+    blessing = serving_report(tmp_path, NEVER_READY, reasons)
+    assert summarize("ServingValidator", {"blessing": blessing}) == Summary(
+        "not blessed; 200 rows, p99 0.9 ms over gRPC, 12.3 ms over REST; ready in 4.1 s",
+        tuple(reasons),
+        NOT_BLESSED,
+    )
+
+
+def test_a_server_that_never_answered_tells_no_times(tmp_path: Path) -> None:
+    report = {"rows": 7, "forms": {"SavedModel": NEVER_READY}, "reasons": ["SavedModel: it hangs"]}
+    (tmp_path / "report.json").write_text(json.dumps(report))
+    blessing = artifacts.InfraBlessing()
+    blessing.uri = str(tmp_path)
+    summary = summarize("ServingValidator", {"blessing": blessing})
+    assert summary == Summary("not blessed; 7 rows", ("SavedModel: it hangs",), NOT_BLESSED)
 
 
 def test_a_pushed_version_is_the_outcome_of_the_run() -> None:

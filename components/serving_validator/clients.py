@@ -1,0 +1,201 @@
+"""Asks a model server over gRPC or REST, a row at a time, and says why there is no answer."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import socket
+from collections.abc import Callable
+from typing import Protocol
+from urllib.parse import quote
+
+import grpc
+import numpy as np
+import tensorflow as tf
+from tensorflow.core.protobuf import meta_graph_pb2
+from tensorflow_serving.apis import (
+    get_model_metadata_pb2,
+    get_model_status_pb2,
+    model_service_pb2_grpc,
+    prediction_service_pb2_grpc,
+)
+
+from components.serving_validator.rows import Inputs, predict_request, rest_body
+from components.serving_validator.server import HOST
+
+SIGNATURE = "serving_default"
+State = get_model_status_pb2.ModelVersionStatus.State
+
+_CHANNEL_OPTIONS = [("grpc.enable_http_proxy", 0)]
+_CONNECT_SECONDS = 1.0
+
+
+class NoAnswer(Exception):
+    """The server did not answer in time."""
+
+
+class Disconnected(Exception):
+    """The server cannot be reached, or broke the connection."""
+
+
+class Refused(Exception):
+    """The server answered with an error, or with something that is no prediction."""
+
+
+class Client(Protocol):
+    """One of the interfaces of a model server."""
+
+    def prepare(self, inputs: Inputs, row: int) -> Callable[[float], np.ndarray]:
+        """Makes a request to `serving_default` about one row.
+
+        Args:
+          inputs: Inputs of the signature by name, each [batch, ...].
+          row: Which row.
+
+        Returns:
+          A function that sends the request, given the seconds in which the answer has to come, and
+          returns the one output, float64 [values]. It raises `NoAnswer`, `Disconnected` or
+          `Refused`.
+        """
+        ...
+
+
+class GrpcClient:
+    """TensorFlow Serving's gRPC interface; see `Client`.
+
+    Args:
+      port: Port of the loopback interface.
+      model_name: Name of the model to ask.
+    """
+
+    def __init__(self, port: int, model_name: str):
+        self._port = port
+        self._channel = grpc.insecure_channel(f"{HOST}:{port}", options=_CHANNEL_OPTIONS)
+        self._model_name = model_name
+        self._predict = prediction_service_pb2_grpc.PredictionServiceStub(self._channel)
+        self._models = model_service_pb2_grpc.ModelServiceStub(self._channel)
+
+    def close(self) -> None:
+        """Closes the connection."""
+        self._channel.close()
+
+    def status(self) -> tuple[int, str]:
+        """State of the model's one version, `State.UNKNOWN` if there is none yet, and its error."""
+        if not _listens(self._port):  # A call now would keep the next one waiting for a second.
+            return State.UNKNOWN, ""
+        request = get_model_status_pb2.GetModelStatusRequest()
+        request.model_spec.name = self._model_name
+        try:
+            response = self._models.GetModelStatus(request, timeout=_CONNECT_SECONDS)
+        except grpc.RpcError:
+            return State.UNKNOWN, ""
+        for version in response.model_version_status:
+            return version.state, version.status.error_message
+        return State.UNKNOWN, ""
+
+    def signature(self, seconds: float) -> meta_graph_pb2.SignatureDef:
+        """What the server says that `serving_default` takes and returns; see `Client.prepare`."""
+        request = get_model_metadata_pb2.GetModelMetadataRequest()
+        request.model_spec.name = self._model_name
+        request.metadata_field.append("signature_def")
+        try:
+            response = self._predict.GetModelMetadata(request, timeout=seconds)
+        except grpc.RpcError as error:
+            raise _explain(error) from error
+        found = get_model_metadata_pb2.SignatureDefMap()
+        response.metadata["signature_def"].Unpack(found)
+        if SIGNATURE not in found.signature_def:
+            raise Refused(
+                f"no signature {SIGNATURE}; it has {', '.join(sorted(found.signature_def))}"
+            )
+        return found.signature_def[SIGNATURE]
+
+    def prepare(self, inputs: Inputs, row: int) -> Callable[[float], np.ndarray]:
+        """See `Client`."""
+        request = predict_request(self._model_name, SIGNATURE, inputs, row)
+
+        def send(seconds: float) -> np.ndarray:
+            try:
+                response = self._predict.Predict(request, timeout=seconds)
+            except grpc.RpcError as error:
+                raise _explain(error) from error
+            return _one_output([tf.make_ndarray(proto) for proto in response.outputs.values()])
+
+        return send
+
+
+class RestClient:
+    """TensorFlow Serving's REST interface; see `Client`.
+
+    Args:
+      port: Port of the loopback interface.
+      model_name: Name of the model to ask.
+    """
+
+    def __init__(self, port: int, model_name: str):
+        self._port = port
+        self._connection = http.client.HTTPConnection(HOST, port)
+        self._path = f"/v1/models/{quote(model_name)}:predict"
+
+    def close(self) -> None:
+        """Closes the connection."""
+        self._connection.close()
+
+    def is_up(self) -> bool:
+        """Whether the server listens."""
+        return _listens(self._port)
+
+    def prepare(self, inputs: Inputs, row: int) -> Callable[[float], np.ndarray]:
+        """See `Client`."""
+        body = rest_body(SIGNATURE, inputs, row)
+
+        def send(seconds: float) -> np.ndarray:
+            status, answer = self._post(body, seconds)
+            try:
+                content = json.loads(answer)
+                if status != http.client.OK:
+                    raise Refused(f"{status}: {content['error']}")
+                return _one_output([np.asarray(content["predictions"])])
+            except (ValueError, KeyError, TypeError) as error:
+                raise Refused(f"{status}: {answer[:300].decode(errors='replace')}") from error
+
+        return send
+
+    def _post(self, body: bytes, seconds: float) -> tuple[int, bytes]:
+        headers = {"Content-Type": "application/json"}
+        try:
+            if self._connection.sock is None:
+                self._connection.timeout = seconds
+                self._connection.connect()
+            self._connection.sock.settimeout(seconds)
+            self._connection.request("POST", self._path, body, headers)
+            response = self._connection.getresponse()
+            return response.status, response.read()
+        except TimeoutError as error:
+            raise NoAnswer from error
+        except (OSError, http.client.HTTPException) as error:
+            raise Disconnected(str(error) or type(error).__name__) from error
+
+
+def _listens(port: int) -> bool:
+    """Whether something listens on a port of the loopback interface."""
+    try:
+        socket.create_connection((HOST, port), _CONNECT_SECONDS).close()
+    except OSError:
+        return False
+    return True
+
+
+def _explain(error: grpc.RpcError) -> Exception:
+    code, message = error.code(), error.details()
+    if code == grpc.StatusCode.DEADLINE_EXCEEDED:
+        return NoAnswer()
+    if code == grpc.StatusCode.UNAVAILABLE:
+        return Disconnected(message)
+    return Refused(f"{code.name}: {message}")
+
+
+def _one_output(outputs: list[np.ndarray]) -> np.ndarray:
+    if len(outputs) != 1 or outputs[0].dtype.kind not in "fiub":
+        raise Refused(f"{len(outputs)} outputs; one, of numbers, is needed")
+    return outputs[0].astype(np.float64).ravel()

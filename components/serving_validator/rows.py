@@ -1,0 +1,155 @@
+"""Turns serialized tf.Examples into what a serving signature takes, whatever its inputs are."""
+
+from __future__ import annotations
+
+import base64
+import json
+import math
+import random
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+from tensorflow.core.framework import types_pb2
+from tensorflow.core.protobuf import meta_graph_pb2
+from tensorflow_serving.apis import predict_pb2
+
+from components.errors import DataError, UserError
+
+Inputs = Mapping[str, np.ndarray]
+
+_SEED = 7
+
+
+def sample_rows(pattern: str, count: int) -> tuple[np.ndarray, list[int]]:
+    """Takes rows from all over a split, the same ones each time.
+
+    Args:
+      pattern: Pattern of its files, compressed TFRecords.
+      count: How many rows to take, at most.
+
+    Returns:
+      Serialized tf.Examples, bytes [rows], and the number of each within the split, from 0.
+
+    Raises:
+      DataError: If there are no rows.
+    """
+    # Algorithm R (Vitter, Random Sampling with a Reservoir, 1985): one pass, whatever its length.
+    chance = random.Random(_SEED)
+    kept: list[tuple[int, bytes]] = []
+    files = sorted(tf.io.gfile.glob(pattern))
+    for number, row in enumerate(tf.data.TFRecordDataset(files, "GZIP").as_numpy_iterator()):
+        if len(kept) < count:
+            kept.append((number, row))
+        elif (place := chance.randrange(number + 1)) < count:
+            kept[place] = (number, row)
+    if not kept:
+        raise DataError(f"there are no rows in {pattern}")
+    kept.sort()
+    return np.array([row for _, row in kept], object), [number for number, _ in kept]
+
+
+def accepts_rows(signature: meta_graph_pb2.SignatureDef) -> bool:
+    """Whether serialized tf.Examples can be turned into the inputs of a signature."""
+    return _takes_examples(signature) or (
+        bool(signature.inputs)
+        and all(
+            info.dtype in _PARSED and info.tensor_shape.dim and -1 not in _row_shape(info)
+            for info in signature.inputs.values()
+        )
+    )
+
+
+def make_inputs(signature: meta_graph_pb2.SignatureDef, examples: np.ndarray) -> Inputs:
+    """Turns examples into the inputs of a signature.
+
+    A signature whose only input is a string takes the examples as they are. Any other takes
+    features by name, each [batch, ...]; one of shape [batch] that an example does not hold is "" if
+    it is a string, NaN if it is a float, as `components.predictors.TFLitePredictor` has it.
+
+    Args:
+      signature: The signature.
+      examples: Serialized tf.Examples, bytes [batch].
+
+    Returns:
+      Its inputs by name, each [batch, ...].
+
+    Raises:
+      DataError: If an example lacks a feature that has to be there.
+      UserError: If a feature has a shape or dtype that no tf.Example holds.
+    """
+    if _takes_examples(signature):
+        return dict.fromkeys(signature.inputs, examples)
+    if not accepts_rows(signature):
+        raise UserError(
+            "no example can be turned into the inputs of the signature: "
+            + ", ".join(
+                f"{name} ({types_pb2.DataType.Name(info.dtype)}, {_row_shape(info)} a row)"
+                for name, info in sorted(signature.inputs.items())
+            )
+        )
+    specs = {name: _parsing_spec(info) for name, info in signature.inputs.items()}
+    try:
+        parsed = tf.io.parse_example(examples, specs)
+    except tf.errors.InvalidArgumentError as error:
+        raise DataError(f"an example does not fit the signature: {error.message}") from error
+    return {
+        name: column.numpy().astype(tf.as_dtype(signature.inputs[name].dtype).as_numpy_dtype)
+        for name, column in parsed.items()
+    }
+
+
+def predict_request(
+    model_name: str, signature_name: str, inputs: Inputs, row: int
+) -> predict_pb2.PredictRequest:
+    """A request of TensorFlow Serving's gRPC interface about one row."""
+    request = predict_pb2.PredictRequest()
+    request.model_spec.name = model_name
+    request.model_spec.signature_name = signature_name
+    for name, column in inputs.items():
+        request.inputs[name].CopyFrom(tf.make_tensor_proto(column[row : row + 1]))
+    return request
+
+
+def rest_body(signature_name: str, inputs: Inputs, row: int) -> bytes:
+    """The body of a request of TensorFlow Serving's REST interface about one row."""
+    instance = {
+        name: _as_json(column[row : row + 1].tolist()[0]) for name, column in inputs.items()
+    }
+    # NaN is no JSON, but TensorFlow Serving reads and writes it.
+    return json.dumps({"signature_name": signature_name, "instances": [instance]}).encode()
+
+
+def _as_json(value: Any) -> Any:
+    if isinstance(value, bytes):
+        return {"b64": base64.b64encode(value).decode()}
+    return [_as_json(part) for part in value] if isinstance(value, list) else value
+
+
+# Dtype of an input, and the one of the three kinds of feature that it is parsed from.
+_PARSED = {
+    types_pb2.DT_STRING: tf.string,
+    types_pb2.DT_FLOAT: tf.float32,
+    types_pb2.DT_DOUBLE: tf.float32,
+    types_pb2.DT_INT64: tf.int64,
+    types_pb2.DT_INT32: tf.int64,
+    types_pb2.DT_INT16: tf.int64,
+    types_pb2.DT_INT8: tf.int64,
+    types_pb2.DT_UINT8: tf.int64,
+    types_pb2.DT_BOOL: tf.int64,
+}
+
+
+def _takes_examples(signature: meta_graph_pb2.SignatureDef) -> bool:
+    return [info.dtype for info in signature.inputs.values()] == [types_pb2.DT_STRING]
+
+
+def _row_shape(info: meta_graph_pb2.TensorInfo) -> list[int]:
+    return [dim.size for dim in info.tensor_shape.dim[1:]]
+
+
+def _parsing_spec(info: meta_graph_pb2.TensorInfo) -> tf.io.FixedLenFeature:
+    kind, shape = _PARSED[info.dtype], _row_shape(info)
+    absent = {tf.string: "", tf.float32: math.nan}.get(kind) if not shape else None
+    return tf.io.FixedLenFeature(shape, kind, absent)

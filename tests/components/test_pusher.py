@@ -1,0 +1,251 @@
+"""Pusher on small made-up artifacts: what it asks for, what it publishes, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import tensorflow_model_analysis as tfma
+from google.protobuf import text_format
+from tfx.utils import path_utils
+from tfx.v1.types import standard_artifacts as standard
+
+from components.artifacts import TFLITE_MODEL, CompressionReport
+from components.errors import UserError
+from components.pusher import Pusher
+from serving.directory import ModelDirectory, model_digest
+from serving.signing import SignatureError, ensure_key_pair, verify
+
+WARMUP = "assets.extra/tf_serving_warmup_requests"
+MODEL = {"saved_model.pb": b"graph", TFLITE_MODEL: b"tflite", "variables/index": b"index"}
+
+
+@pytest.fixture(scope="module")
+def evaluation(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What an Evaluator leaves behind."""
+    folder = tmp_path_factory.mktemp("evaluation")
+    config = text_format.Parse(
+        """
+        model_specs { label_key: "label" prediction_key: "probability" }
+        metrics_specs { metrics { class_name: "AUC" } }
+        slicing_specs {}
+        """,
+        tfma.EvalConfig(),
+    )
+    rows = pd.DataFrame({"label": [0.0, 1.0, 0.0, 1.0], "probability": [0.1, 0.9, 0.6, 0.4]})
+    tfma.analyze_raw_data(rows, config, output_path=str(folder))
+    return folder
+
+
+def write(root: Path, tree: Mapping[str, bytes]) -> Path:
+    for name, content in tree.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(content)
+    return root
+
+
+def at(kind: Any, uri: Path) -> Any:
+    artifact = kind()
+    artifact.uri = str(uri)
+    return artifact
+
+
+class Run:
+    """Pushes models as a run of the pipeline does, from artifacts below a folder."""
+
+    def __init__(self, root: Path, evaluation: Path, run_component: Callable[..., Any]):
+        self.root = root
+        self.directory = ModelDirectory(str(root / "serving"), "model_name")
+        self.blessings = {
+            "blessing": write(root / "blessing", {"BLESSED": b""}),
+            "compression_blessing": write(root / "compression", {"BLESSED": b""}),
+            "infra_blessing": write(root / "infra", {"INFRA_BLESSED": b""}),
+        }
+        report = at(CompressionReport, root / "report")
+        report.write({"mode": "int8"})
+        examples = at(standard.Examples, root / "examples")
+        examples.set_string_custom_property("spans", '{"train": [201301], "test": [201302]}')
+        statistics = write(root / "statistics", {"Split-train/FeatureStats.pb": b"statistics"})
+        self.inputs = {
+            "compression_report": report,
+            "evaluation": evaluation,
+            "examples": examples,
+            "statistics": statistics,
+            "schema": write(root / "schema", {"schema.pbtxt": b"schema"}),
+        }
+        self.run_component = run_component
+
+    def push(
+        self, model: Mapping[str, bytes] = MODEL, infra_blessing: Any = None, **parameters: Any
+    ) -> Any:
+        folder = self.root / "models" / str(len(list(self.root.glob("models/*"))))
+        write(folder / "Format-Serving", model)
+        inputs = {"model": folder, **self.blessings, **self.inputs}
+        if infra_blessing is not None:
+            inputs["infra_blessing"] = infra_blessing
+        return self.run_component(
+            Pusher,
+            inputs,
+            serving_dir=self.directory.serving_dir,
+            model_name=self.directory.model_name,
+            **parameters,
+        )["pushed_model"]
+
+    def with_warmup(self, requests: bytes) -> Any:
+        """A blessing that holds a copy of the model with warm-up requests."""
+        blessing = at(standard.InfraBlessing, self.root / f"infra_{requests.decode()}")
+        write(Path(blessing.uri), {"INFRA_BLESSED": b""})
+        copy = Path(path_utils.stamped_model_path(blessing.uri))
+        write(copy, {**MODEL, WARMUP: requests})
+        blessing.set_int_custom_property("has_model", 1)
+        return blessing
+
+
+@pytest.fixture
+def run(tmp_path: Path, evaluation: Path, run_component: Callable[..., dict[str, Any]]) -> Run:
+    return Run(tmp_path, evaluation, run_component)
+
+
+def read(root: str) -> dict[str, bytes]:
+    files = (path for path in Path(root).rglob("*") if path.is_file())
+    return {path.relative_to(root).as_posix(): path.read_bytes() for path in files}
+
+
+def test_a_blessed_model_is_published_with_where_it_came_from(run: Run) -> None:
+    pushed = run.push(run_key="abc")
+    (version,) = run.directory.versions()
+    assert pushed.get_int_custom_property("pushed") == 1
+    assert pushed.get_string_custom_property("pushed_version") == str(version)
+    destination = pushed.get_string_custom_property("pushed_destination")
+    assert destination == run.directory.version_uri(version)
+    assert read(destination) == MODEL
+    record = run.directory.provenance(version)
+    assert (record["version"], record["run_key"], record["compression"]) == (version, "abc", "int8")
+    assert record["spans"] == {"train": [201301], "test": [201302]}
+    assert record["metrics"]["auc"] == pytest.approx(0.75)
+    assert "InfraBlessing" in record["artifacts"]
+    assert set(os.listdir(run.directory.provenance_uri(version))) == {
+        *("provenance.json", "metrics.json", "compression.json", "schema.pbtxt"),
+        "training_statistics.pb",
+    }
+
+
+@pytest.mark.parametrize("name", ["blessing", "compression_blessing", "infra_blessing"])
+def test_without_all_three_blessings_nothing_is_published(run: Run, name: str) -> None:
+    for file in run.blessings[name].iterdir():
+        file.rename(file.with_name(file.name.replace("BLESSED", "NOT_BLESSED")))
+    pushed = run.push(signing_key=str(run.root / "keys" / "signing.key"))
+    assert pushed.get_int_custom_property("pushed") == 0
+    assert pushed.get_string_custom_property("reason") == "not blessed"
+    assert not Path(run.directory.serving_dir).exists()
+    assert not (run.root / "keys").exists()
+
+
+def test_the_copy_with_warmup_requests_is_what_is_published(run: Run) -> None:
+    run.push(infra_blessing=run.with_warmup(b"requests"))
+    (version,) = run.directory.versions()
+    assert read(run.directory.version_uri(version)) == {**MODEL, WARMUP: b"requests"}
+
+
+def test_the_same_model_is_not_published_twice_whatever_its_warmup_requests(run: Run) -> None:
+    run.push(infra_blessing=run.with_warmup(b"some"))
+    (version,) = run.directory.versions()
+    for blessing in (run.with_warmup(b"others"), None):
+        pushed = run.push(infra_blessing=blessing)
+        assert pushed.get_int_custom_property("pushed") == 0
+        reason = pushed.get_string_custom_property("reason")
+        assert reason == f"the same model is version {version}"
+    assert run.directory.versions() == [version]
+
+
+def test_a_model_that_was_rolled_back_is_not_published_again_as_new(run: Run) -> None:
+    run.push({**MODEL, TFLITE_MODEL: b"older"})
+    run.push()
+    (older, newer) = run.directory.versions()
+    run.directory.rollback()
+    pushed = run.push()
+    assert pushed.get_int_custom_property("pushed") == 0
+    assert pushed.get_string_custom_property("reason") == (
+        f"the same model is version {newer}, which was rolled back"
+    )
+    assert run.directory.versions() == [older]
+
+
+def test_a_version_is_signed_with_its_warmup_requests_by_a_key_made_on_first_use(run: Run) -> None:
+    key = run.root / "keys" / "signing.key"
+    run.push(infra_blessing=run.with_warmup(b"requests"), signing_key=str(key))
+    (version,) = run.directory.versions()
+    assert stat.S_IMODE(key.stat().st_mode) == 0o600
+    assert run.directory.provenance(version)["signed"] is True
+    model, signature = run.directory.version_uri(version), run.directory.signature_uri(version)
+    public = str(key.with_name("signing.pub"))
+    verify(model, signature, public)
+    Path(model, WARMUP).write_bytes(b"changed")
+    with pytest.raises(SignatureError, match=f"changed: {WARMUP}"):
+        verify(model, signature, public)
+
+
+def test_the_next_version_is_signed_with_the_same_key(run: Run) -> None:
+    key = str(run.root / "keys" / "signing.key")
+    run.push(signing_key=key)
+    run.push({**MODEL, TFLITE_MODEL: b"newer"}, signing_key=key)
+    for version in run.directory.versions():
+        model, signature = run.directory.version_uri(version), run.directory.signature_uri(version)
+        verify(model, signature, ensure_key_pair(key).public)
+
+
+def test_without_a_key_a_version_is_not_signed_and_says_so(run: Run) -> None:
+    run.push()
+    (version,) = run.directory.versions()
+    assert run.directory.provenance(version)["signed"] is False
+    assert not Path(run.directory.signature_uri(version)).exists()
+
+
+def test_what_cannot_be_signed_is_not_published(run: Run) -> None:
+    keys = ensure_key_pair(str(run.root / "signing.key"))
+    os.chmod(keys.private, 0o644)
+    with pytest.raises(UserError, match=f"chmod 600 {keys.private}"):
+        run.push(signing_key=keys.private)
+    assert run.directory.versions() == []
+    os.chmod(keys.private, 0o600)
+    run.push(signing_key=keys.private)
+    assert len(run.directory.versions()) == 1
+
+
+def test_old_versions_are_deleted_after_a_push_but_those_with_a_label_are_kept(run: Run) -> None:
+    versions = []
+    for content in (b"1", b"2", b"3", b"4"):
+        run.push({**MODEL, TFLITE_MODEL: content})
+        versions.append(run.directory.served())
+    run.directory.pin(run.directory.versions()[0], "stable")
+    run.push({**MODEL, TFLITE_MODEL: b"5"}, keep_versions=2)
+    newest = run.directory.served()
+    assert run.directory.versions() == [versions[0], versions[3], newest]
+
+
+def test_a_model_that_is_not_pushed_deletes_nothing(run: Run) -> None:
+    run.push({**MODEL, TFLITE_MODEL: b"1"})
+    run.push()
+    run.push(keep_versions=1)
+    assert len(run.directory.versions()) == 2
+
+
+def test_a_negative_number_of_versions_cannot_be_kept(run: Run) -> None:
+    with pytest.raises(UserError, match="keep_versions is -1; 0 or more is allowed"):
+        run.push(keep_versions=-1)
+    assert not Path(run.directory.serving_dir).exists()
+
+
+def test_the_digest_that_is_recorded_is_that_of_the_model_without_warmup_requests(run: Run) -> None:
+    run.push(infra_blessing=run.with_warmup(b"requests"))
+    (version,) = run.directory.versions()
+    model = str(run.root / "models" / "0" / "Format-Serving")
+    assert run.directory.provenance(version)["model_digest"] == model_digest(model)
+    saved = json.loads(Path(run.directory.provenance_uri(version), "provenance.json").read_text())
+    assert saved["model_digest"] != model_digest(run.directory.version_uri(version))
