@@ -29,6 +29,7 @@ from orchestration.node_process import FAILED, NodeResult, redirect_output
 from orchestration.output_directory import OutputDirectory, new_run_id
 from pipeline.config import Config, load_config
 from serving.directory import ModelDirectory
+from serving.signing import KeyFileError, ensure_key_pair
 
 FAILED_STATUS = 1
 STOPPED_BY_GATE_STATUS = 3
@@ -127,6 +128,7 @@ def _run(config: Config, directory: OutputDirectory, console: Console, *, use_ca
             soft_wrap=True,
         )
         return 0
+    signing_key = _signing_key(config, directory)
     run_id = new_run_id()
     logs = directory.logs(run_id)
     logs.mkdir(parents=True)
@@ -145,7 +147,7 @@ def _run(config: Config, directory: OutputDirectory, console: Console, *, use_ca
         fingerprint=window.fingerprint,
         served_version=served,
         run_key=key,
-        signing_key=_signing_key(config, directory),
+        signing_key=signing_key,
         metadata_path=str(directory.metadata),
         enable_cache=use_cache,
     )
@@ -165,10 +167,19 @@ def _run(config: Config, directory: OutputDirectory, console: Console, *, use_ca
 
 
 def _signing_key(config: Config, directory: OutputDirectory) -> str:
-    """The private key to sign with; "" where signing is turned off."""
+    """The private key to sign with, made where there is none; "" where signing is turned off.
+
+    Raises:
+      UserError: If the key cannot be made or used, which the Pusher would find out last.
+    """
     if not config.serving.sign:
         return ""
-    return str(Path(config.serving.signing_key or directory.signing_key).resolve())
+    try:
+        return ensure_key_pair(
+            str(Path(config.serving.signing_key or directory.signing_key).resolve())
+        ).private
+    except KeyFileError as error:
+        raise UserError(str(error)) from error
 
 
 def _conclude(console: Console, runner: ConcurrentDagRunner, results: dict[str, NodeResult]) -> int:

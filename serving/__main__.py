@@ -1,4 +1,4 @@
-"""The command line of serving: which versions there are, and which of them is live."""
+"""The command line of serving: serve models, ask them, and choose which version is live."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ _Command = TypeVar("_Command", bound=Callable[..., None])
 
 @click.group()
 def main() -> None:
-    """Looks after the versions of models in a Serving directory.
+    """Serves the models of a Serving directory, and looks after their versions.
 
     \b
     Examples:
+      python -m serving serve
       python -m serving versions
       python -m serving rollback
-      python -m serving pin 1795434497 --label stable
 
     SERVING_DIR is output/serving_model unless given; a folder whose name is a number is given as
     ./2013. The live version, which a server answers from by default, is always the newest.

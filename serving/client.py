@@ -7,7 +7,7 @@ import json
 import math
 import ssl
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -65,8 +65,6 @@ def print_predictions(
       ClientError: If the file does not fit the model, or the server does not answer.
     """
     table = _read(file)
-    if rows is not None:
-        table = table.slice(0, rows)
     url = f"{server.rstrip('/')}/v1/models/{quote(model, safe='')}"
     if version is not None:
         url += f"/versions/{version}"
@@ -78,6 +76,8 @@ def print_predictions(
         metadata = _ask(client, "GET", f"{url}/metadata")["metadata"]
         signatures = metadata["signature_def"]["signature_def"]
         name, inputs = _choose(signatures, table, signature)
+        table = _read(file, [key for key, kind in inputs.items() if kind == "DT_STRING"])
+        table = table.slice(0, rows)
         columns = {key: _fill(table, key, kind, file) for key, kind in inputs.items()}
         writer = None
         for start in range(0, table.num_rows, _BATCH):
@@ -94,13 +94,19 @@ def print_predictions(
                 writer.writerow([start + offset, *map(_flat, values)])
 
 
-def _read(file: str) -> pa.Table:
-    kinds = {".csv": pa_csv.read_csv, ".parquet": parquet.read_table}
-    reader = kinds.get(Path(file).suffix.lower())
-    if reader is None:
+def _read(file: str, texts: Sequence[str] = ()) -> pa.Table:
+    """The rows of a file; the columns `texts` as they are written, whatever they look like."""
+    suffix = Path(file).suffix.lower()
+    if suffix not in (".csv", ".parquet"):
         raise ClientError(f"{file}: a .csv or .parquet file is expected")
     try:
-        return reader(file)
+        if suffix == ".parquet":
+            return parquet.read_table(file)
+        return pa_csv.read_csv(
+            file,
+            parse_options=pa_csv.ParseOptions(newlines_in_values=True),
+            convert_options=pa_csv.ConvertOptions(column_types=dict.fromkeys(texts, pa.string())),
+        )
     except (pa.ArrowException, OSError) as error:
         raise ClientError(f"{file}: {error}") from error
 
@@ -131,7 +137,8 @@ def _choose(
         missing = sorted(inputs.keys() - set(table.column_names))
         if inputs and not missing:
             return name, inputs
-        misses.append(f"{name} needs {', '.join(missing) or 'nothing'}")
+        if inputs:  # Those without are for the loader.
+            misses.append(f"{name} needs {', '.join(missing)}")
     raise ClientError(f"no signature fits the columns of the file: {'; '.join(misses)} besides")
 
 
@@ -151,7 +158,7 @@ def _fill(table: pa.Table, name: str, dtype: str, file: str) -> list[Any]:
 
 
 def _flat(value: Any) -> Any:
-    """A list of one value as that value; a longer one as JSON."""
+    """A list of one value as that value; a longer one, or bytes in base64, as JSON."""
     while isinstance(value, list) and len(value) == 1:
         (value,) = value
-    return json.dumps(value) if isinstance(value, list) else value
+    return json.dumps(value) if isinstance(value, list | dict) else value

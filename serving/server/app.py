@@ -8,6 +8,7 @@ import gc
 import logging
 import signal
 import socket
+import ssl
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,16 +16,17 @@ from pathlib import Path
 import grpc
 import uvicorn
 import uvloop
-from grpc_health.v1 import health
 
 from serving.directory import ModelDirectory
+from serving.server.connections import BoundedProtocol
+from serving.server.health import HealthService
 from serving.server.logs import log_event, start_logging
 from serving.server.manager import ModelManager
 from serving.server.metrics import ServerMetrics
 from serving.server.models import LoadedModel, load_model
 from serving.server.request_log import RequestLog
 from serving.server.rest import RestInterface
-from serving.server.rpc import make_server, set_health
+from serving.server.rpc import make_server
 from serving.server.service import Service
 from serving.server.settings import ServerSettings
 from serving.server.warmup import warm_up
@@ -58,16 +60,10 @@ async def _serve(settings: ServerSettings) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
     metrics = ServerMetrics()
-    health_servicer = health.aio.HealthServicer()
-    healthy: dict[str, bool] = {}
+    health = HealthService()
 
     def on_change(name: str, available: bool) -> None:
-        async def say() -> None:
-            healthy[name] = available
-            await set_health(health_servicer, name, available)
-            await set_health(health_servicer, "", all(healthy.values()))
-
-        loop.call_soon_threadsafe(lambda: loop.create_task(say()))
+        loop.call_soon_threadsafe(health.set, name, available)
 
     manager = ModelManager(
         settings.serving_dir,
@@ -88,10 +84,7 @@ async def _serve(settings: ServerSettings) -> None:
         access_log=settings.access_log,
         request_log=request_log,
     )
-    await set_health(health_servicer, "", False)
-    rpc = make_server(
-        service, health_servicer, max_bytes=settings.max_request_bytes, token=settings.token
-    )
+    rpc = make_server(service, health, max_bytes=settings.max_request_bytes, token=settings.token)
     grpc_port = _listen(rpc, settings)
     rest = RestInterface(
         service,
@@ -107,7 +100,7 @@ async def _serve(settings: ServerSettings) -> None:
             access_log=False,
             server_header=False,
             lifespan="off",
-            http="httptools",
+            http=BoundedProtocol,
             ws="none",
             timeout_keep_alive=_KEEP_ALIVE_SECONDS,
             timeout_graceful_shutdown=int(settings.deadline_seconds) + 1,
@@ -124,14 +117,13 @@ async def _serve(settings: ServerSettings) -> None:
         rest_port=rest_socket.getsockname()[1],
         tls=bool(settings.tls_certificate),
     )
-    await asyncio.to_thread(manager.look)
     manager.start(settings.poll_seconds)
     await asyncio.wait(
         [web_task, asyncio.create_task(stopping.wait())], return_when=asyncio.FIRST_COMPLETED
     )
     log_event("stopping")
     manager.stop()
-    await health_servicer.enter_graceful_shutdown()
+    health.stop()
     web.should_exit = True
     await asyncio.gather(web_task, rpc.stop(settings.deadline_seconds))
     service.close()
@@ -182,13 +174,24 @@ def _listen(server: grpc.aio.Server, settings: ServerSettings) -> int:
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
     address = f"{host}:{settings.grpc_port}"
     logging.getLogger("grpc").setLevel(logging.CRITICAL)
+    _bind(settings.host, settings.grpc_port).close()  # It says what is wrong, and gRPC does not.
     try:
         if settings.tls_certificate:
-            pair = (
-                Path(settings.tls_key).read_bytes(),
-                Path(settings.tls_certificate).read_bytes(),
-            )
+            pair = _read_certificate(settings)
             return server.add_secure_port(address, grpc.ssl_server_credentials([pair]))
         return server.add_insecure_port(address)
     except RuntimeError as error:
         raise OSError(f"{address} cannot be listened on: is it in use?") from error
+
+
+def _read_certificate(settings: ServerSettings) -> tuple[bytes, bytes]:
+    """The private key and the certificate of the server, which belong together."""
+    key, certificate = Path(settings.tls_key), Path(settings.tls_certificate)
+    try:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(certificate, key, password="")
+    except OSError as error:
+        raise OSError(
+            f"{certificate} and {key} are no certificate with its key: {error}"
+        ) from error
+    return key.read_bytes(), certificate.read_bytes()

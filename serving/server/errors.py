@@ -21,16 +21,22 @@ _HTTP_STATUS = {
     grpc.StatusCode.DEADLINE_EXCEEDED: 504,
 }
 
+# In bytes. gRPC sends a message as a header, of which a client takes 8 KB, and with three bytes for
+# each that is not ASCII.
+_LONGEST_MESSAGE = 2000
+
 
 class ServingError(Exception):
     """A request that cannot be answered.
 
     Attributes:
       code: Status of gRPC.
-      message: What is wrong, where, and what is allowed.
+      message: What is wrong, where, and what is allowed; as much of it as gRPC can send.
     """
 
     def __init__(self, code: grpc.StatusCode, message: str):
+        encoded = message.encode(errors="backslashreplace")
+        message = encoded[:_LONGEST_MESSAGE].decode(errors="ignore")
         super().__init__(message)
         self.code = code
         self.message = message

@@ -20,7 +20,7 @@ from tensorflow_serving.apis import (
 
 from serving.server.errors import ServingError, invalid
 from serving.server.models import Arrays, LoadedModel
-from serving.server.signatures import DEFAULT_SIGNATURE, Signature
+from serving.server.signatures import DEFAULT_SIGNATURE, PROTO_DTYPES, Signature
 from serving.server.tensors import check_inputs, to_array, to_proto
 
 # Names that a signature for Classify or Regress gives to its tensors.
@@ -85,7 +85,17 @@ def predict(
 
 
 def to_response(outputs: Arrays) -> predict_pb2.PredictResponse:
-    """The answer to a request for a prediction, without its model."""
+    """The answer to a request for a prediction, without its model.
+
+    Raises:
+      ServingError: If an output has a dtype that the server does not know.
+    """
+    for name, array in outputs.items():
+        if array.dtype not in PROTO_DTYPES:
+            raise ServingError(
+                grpc.StatusCode.UNIMPLEMENTED,
+                f'output "{name}" has the dtype {array.dtype}, which is not supported',
+            )
     return predict_pb2.PredictResponse(
         outputs={name: to_proto(array) for name, array in outputs.items()}
     )

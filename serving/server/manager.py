@@ -16,8 +16,8 @@ from pathlib import Path
 import grpc
 from tensorflow_serving.apis import get_model_status_pb2
 
-from serving.directory import SAVED_MODEL, ModelDirectory, find_models
-from serving.server.errors import ServingError
+from serving.directory import ModelDirectory, find_models
+from serving.server.errors import ServingError, invalid
 from serving.server.logs import log_event
 from serving.server.metrics import ServerMetrics
 from serving.server.models import LoadedModel
@@ -89,6 +89,7 @@ class ModelManager:
         Raises:
           ServingError: If it is not being served.
         """
+        _check_name(name)
         model = self._models.get(name)
         if model is not None and label is not None:
             if label not in model.labels:
@@ -123,6 +124,7 @@ class ModelManager:
         Raises:
           ServingError: If there is no such model or version.
         """
+        _check_name(name)
         model = self._models.get(name)
         states = dict(model.states) if model else {}
         if version is not None and version not in states:
@@ -145,26 +147,25 @@ class ModelManager:
     def look(self) -> None:
         """Looks at the Serving directory once, and loads and forgets versions as it asks for."""
         if not self._names:
-            for name in find_models(self._serving_dir):
-                if name not in self._models:
-                    self._models = {**self._models, name: self._add(name)}
+            self._add_new()
         for name, model in self._models.items():
-            self._update(name, model)
+            try:
+                self._update(name, model)
+            except Exception as error:  # It must not keep other models from being looked at.
+                log_event("look failed", logging.ERROR, model=name, reason=_explain(error))
             self._on_change(name, model.newest is not None)
 
     def start(self, seconds: float) -> None:
-        """Looks again and again, in a thread of its own.
+        """Looks at once and then again and again, in a thread of its own.
 
         Args:
           seconds: Time between two looks.
         """
 
         def watch() -> None:
+            self.look()
             while not self._stopping.wait(seconds):
-                try:
-                    self.look()
-                except Exception as error:  # The next look may find the directory again.
-                    log_event("look failed", logging.ERROR, reason=_explain(error))
+                self.look()
 
         self._thread = threading.Thread(target=watch, name="watch", daemon=True)
         self._thread.start()
@@ -176,9 +177,19 @@ class ModelManager:
     def _add(self, name: str) -> _Model:
         return _Model(ModelDirectory(self._serving_dir, name))
 
+    def _add_new(self) -> None:
+        try:
+            found = find_models(self._serving_dir)
+        except OSError as error:  # The next look may find the directory again.
+            log_event("look failed", logging.ERROR, reason=str(error))
+            return
+        new = {name: self._add(name) for name in found if name not in self._models}
+        if new:
+            self._models = {**self._models, **new}
+
     def _update(self, name: str, model: _Model) -> None:
         there = model.directory.versions()
-        labels = {label: v for label, v in model.directory.labels().items() if v in there}
+        labels = {label: v for label, v in self._labels(name, model).items() if v in there}
         loaded = {}
         newest = None
         for version in sorted(there, reverse=True):
@@ -191,12 +202,13 @@ class ModelManager:
             # Better the last model that was good than none.
             newest = model.newest
             loaded[newest.version] = newest
-        if newest is not model.newest and newest is not None:
-            log_event("serving", model=name, version=newest.version)
         gone = [version for version in model.loaded if version not in loaded]
         # Requests that began with a version that goes keep it until they are answered.
+        before = model.newest
         model.newest, model.loaded = newest, loaded
         model.labels = {label: v for label, v in labels.items() if v in loaded}
+        if newest is not None and newest is not before:
+            log_event("serving", model=name, version=newest.version)
         for version in loaded:
             self._metrics.versions.labels(name, str(version)).set(1)
         for version in gone:
@@ -209,6 +221,13 @@ class ModelManager:
             del model.states[version]
         if gone:
             gc.collect()  # A session's graph refers to itself.
+
+    def _labels(self, name: str, model: _Model) -> Mapping[str, int]:
+        try:
+            return model.directory.labels()
+        except ValueError as error:
+            log_event("labels cannot be read", logging.ERROR, model=name, reason=str(error))
+            return model.labels
 
     def _try(self, name: str, model: _Model, version: int) -> Served | None:
         """Loads a version, unless it was refused and has not changed since."""
@@ -231,10 +250,15 @@ class ModelManager:
         return served
 
 
+def _check_name(name: str) -> None:
+    if not name:
+        raise invalid("ModelSpec has no name specified.")
+
+
 def _fingerprint(directory: ModelDirectory, version: int) -> object:
     """What changes when somebody mends a version."""
     folder = Path(directory.version_uri(version))
-    files = (folder, folder / SAVED_MODEL, Path(directory.signature_uri(version)))
+    files = (folder, *sorted(folder.rglob("*")), Path(directory.signature_uri(version)))
     return [
         (stat.st_ino, stat.st_mtime_ns, stat.st_size)
         for stat in (path.stat() for path in files if path.exists())

@@ -123,6 +123,9 @@ class SavedModel:
             )
         except tf.errors.OpError as error:
             raise ServingError(_STATUS[error.error_code], error.message.strip()) from error
+        except UnicodeDecodeError as error:
+            # In place of an OpError whose message quotes bytes of the request.
+            raise invalid(error.object.decode(errors="replace").strip()) from error
         return dict(zip(outputs, arrays, strict=True))
 
     def _call(self, name: str, outputs: tuple[str, ...]) -> Any:

@@ -14,6 +14,7 @@ half a file.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import logging
 import os
@@ -21,10 +22,11 @@ import queue
 import random
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import tensorflow as tf
@@ -38,6 +40,10 @@ VERSION_FEATURE = "request.version"
 SUFFIX = ".tfrecord.gz"
 _PART = ".part"
 _WAITING_REQUESTS = 1000
+_FLUSH_SECONDS = 1.0
+_END_SECONDS = 10.0
+
+_Arrays: TypeAlias = Mapping[str, np.ndarray]
 
 
 class RequestLogError(Exception):
@@ -54,6 +60,7 @@ class RequestLog:
       max_file_bytes: Size at which a file is closed and the next begun, before compression.
       max_file_seconds: Age at which a file is closed, in seconds.
       max_files: Files to keep of each model; the oldest goes first.
+      retry_seconds: Time for which a model is not logged after its file could not be written.
 
     Raises:
       RequestLogError: If another server writes to the folder.
@@ -68,6 +75,7 @@ class RequestLog:
         max_file_bytes: int = 64 << 20,
         max_file_seconds: float = 3600.0,
         max_files: int = 500,
+        retry_seconds: float = 10.0,
     ):
         self._folder = Path(folder)
         self._sampling = sampling
@@ -75,16 +83,17 @@ class RequestLog:
         self._max_file_bytes = max_file_bytes
         self._max_file_seconds = max_file_seconds
         self._max_files = max_files
+        self._retry_seconds = retry_seconds
         self._random = random.Random()
-        self._queue: queue.Queue[tuple[str, list[bytes]] | None] = queue.Queue(_WAITING_REQUESTS)
+        self._queue: queue.Queue[_Request | None] = queue.Queue(_WAITING_REQUESTS)
         self._files: dict[str, _File] = {}
+        self._retries: dict[str, float] = {}
         self._folder.mkdir(parents=True, exist_ok=True)
-        self._lock = os.open(
-            self._folder / ".lock", os.O_CREAT | os.O_RDWR
-        )  # Until this process ends.
+        self._lock = os.open(self._folder / ".lock", os.O_CREAT | os.O_RDWR)
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
+            os.close(self._lock)
             raise RequestLogError(f"another server writes its request log to {folder}") from None
         for part in self._folder.glob(f"*/*{SUFFIX}{_PART}"):
             _recover(part)
@@ -95,8 +104,8 @@ class RequestLog:
         self,
         name: str,
         version: int,
-        inputs: Mapping[str, np.ndarray],
-        outputs: Mapping[str, np.ndarray],
+        inputs: _Arrays,
+        outputs: _Arrays,
     ) -> None:
         """Logs a request and its answer, if the sample takes it; never waits.
 
@@ -109,56 +118,96 @@ class RequestLog:
         """
         if self._random.random() >= self._sampling:
             return
-        records = make_records(version, inputs, outputs, int(time.time() * 1e6))
+        request = _Request(name, version, inputs, outputs, int(time.time() * 1e6))
         try:
-            self._queue.put_nowait((name, records))
+            self._queue.put_nowait(request)
         except queue.Full:
-            self._metrics.logged.labels(name, "dropped").inc(len(records))
+            self._metrics.logged.labels(name, "dropped").inc(request.rows)
 
     def close(self) -> None:
-        """Writes what waits and closes the files."""
-        self._queue.put(None)
-        self._thread.join(timeout=10)
+        """Writes what waits, closes the files and lets others write to the folder."""
+        if not self._thread.is_alive():
+            return
+        with contextlib.suppress(queue.Full):
+            self._queue.put(None, timeout=_END_SECONDS)
+        self._thread.join(timeout=_END_SECONDS)
 
     def _write(self) -> None:
         while True:
             try:
-                item = self._queue.get(timeout=1.0)
+                request = self._queue.get(timeout=_FLUSH_SECONDS)
             except queue.Empty:
-                item = ("", [])
-            try:
-                if item is None:
-                    for file in self._files.values():
-                        file.close()
-                    return
-                self._append(*item)
-            except Exception as error:  # A full disk must not end the log for good.
-                log_event("request log failed", logging.ERROR, reason=str(error))
+                pass
+            else:
+                if request is None:
+                    break
+                self._append(request)
+            for name, file in list(self._files.items()):
+                if file.bytes >= self._max_file_bytes or file.age >= self._max_file_seconds:
+                    self._settle(name, file.close)
+                elif file.is_behind:
+                    self._settle(name, file.flush)
+        for name, file in list(self._files.items()):
+            self._settle(name, file.close)
+        os.close(self._lock)
 
-    def _append(self, name: str, records: list[bytes]) -> None:
-        for model, file in list(self._files.items()):
-            if file.bytes >= self._max_file_bytes or file.age >= self._max_file_seconds:
-                del self._files[model]
-                file.close()
-                self._forget_oldest(model)
-        if not records:
-            for file in self._files.values():
-                file.flush()
+    def _append(self, request: _Request) -> None:
+        name = request.name
+        rows = request.rows
+        if not rows:
             return
-        if name not in self._files:
-            self._files[name] = _File(self._folder / name)
+        if time.monotonic() < self._retries.get(name, 0.0):
+            self._metrics.logged.labels(name, "dropped").inc(rows)
+            return
         try:
+            records = make_records(
+                request.version, request.inputs, request.outputs, request.time_us
+            )
+            if name not in self._files:
+                self._files[name] = _File(self._folder / name)
             self._files[name].write(records)
-        except Exception:
-            self._metrics.logged.labels(name, "dropped").inc(len(records))
+        except Exception as error:  # A full disk must not end the log for good.
+            self._give_up(name, rows, error)
+
+    def _settle(self, name: str, write_out: Callable[[], None]) -> None:
+        """Closes or flushes a file; what it holds is then written, or lost."""
+        file = self._files[name]
+        try:
+            write_out()
+        except Exception as error:
+            self._give_up(name, 0, error)
+            return
+        self._metrics.logged.labels(name, "written").inc(file.settle())
+        if file.is_closed:
             del self._files[name]
-            raise
-        self._metrics.logged.labels(name, "written").inc(len(records))
+            self._forget_oldest(name)
+
+    def _give_up(self, name: str, rows: int, error: Exception) -> None:
+        if file := self._files.pop(name, None):
+            rows += file.settle()
+        self._retries[name] = time.monotonic() + self._retry_seconds
+        self._metrics.logged.labels(name, "dropped").inc(rows)
+        log_event("request log failed", logging.ERROR, model=name, reason=str(error))
 
     def _forget_oldest(self, name: str) -> None:
         files = sorted((self._folder / name).glob(f"*{SUFFIX}"))
         for path in files[: max(0, len(files) - self._max_files)]:
             path.unlink(missing_ok=True)
+
+
+@dataclass(frozen=True)
+class _Request:
+    """A request that was answered."""
+
+    name: str
+    version: int
+    inputs: _Arrays
+    outputs: _Arrays
+    time_us: int
+
+    @property
+    def rows(self) -> int:
+        return _rows(self.inputs, self.outputs)
 
 
 class _File:
@@ -170,14 +219,22 @@ class _File:
         self._path = folder / f"requests-{now}-{os.getpid()}{SUFFIX}"
         self._part = self._path.with_name(self._path.name + _PART)
         self._writer = tf.io.TFRecordWriter(str(self._part), options="GZIP")
-        self._opened = time.monotonic()
+        self._opened = self._flushed = time.monotonic()
+        self._waiting = 0
         self.bytes = 0
+        self.is_closed = False
 
     @property
     def age(self) -> float:
         return time.monotonic() - self._opened
 
+    @property
+    def is_behind(self) -> bool:
+        """Whether records wait for the disk for too long."""
+        return self._waiting > 0 and time.monotonic() - self._flushed >= _FLUSH_SECONDS
+
     def write(self, records: list[bytes]) -> None:
+        self._waiting += len(records)
         for record in records:
             self._writer.write(record)
             self.bytes += len(record)
@@ -188,6 +245,13 @@ class _File:
     def close(self) -> None:
         self._writer.close()
         self._part.rename(self._path)
+        self.is_closed = True
+
+    def settle(self) -> int:
+        """How many records waited until now."""
+        waiting, self._waiting = self._waiting, 0
+        self._flushed = time.monotonic()
+        return waiting
 
 
 def _recover(part: Path) -> None:
@@ -204,12 +268,7 @@ def _recover(part: Path) -> None:
     part.unlink()
 
 
-def make_records(
-    version: int,
-    inputs: Mapping[str, np.ndarray],
-    outputs: Mapping[str, np.ndarray],
-    time_us: int,
-) -> list[bytes]:
+def make_records(version: int, inputs: _Arrays, outputs: _Arrays, time_us: int) -> list[bytes]:
     """A serialized tf.Example for each row of a request.
 
     Args:
@@ -221,40 +280,50 @@ def make_records(
     Returns:
       The records; none if inputs and outputs have no rows in common.
     """
-    rows = {len(array) if array.ndim else 0 for array in (*inputs.values(), *outputs.values())}
-    if len(rows) != 1:
+    rows = _rows(inputs, outputs)
+    if not rows:
         return []
-    (only, *others) = inputs.values()
-    serialized = not others and only.dtype == object and only.ndim == 1
+    answers = [(PREDICTION_PREFIX + name, *_by_row(array)) for name, array in outputs.items()]
+    first, *others = inputs.values()
+    serialized = not others and first.dtype == object and first.ndim == 1
+    columns = [(name, *_by_row(array)) for name, array in inputs.items()]
     records = []
-    for row in range(rows.pop()):
+    for row in range(rows):
         example = tf.train.Example()
         features = example.features.feature
         features[TIME_FEATURE].int64_list.value.append(time_us)
         features[VERSION_FEATURE].int64_list.value.append(version)
-        for name, array in outputs.items():
-            _put(features[PREDICTION_PREFIX + name], array[row])
+        for name, kind, values in answers:
+            getattr(features[name], kind).value.extend(values[row])
         if serialized:
             # Concatenated messages are one message with the fields of both.
-            records.append(only[row] + example.SerializeToString())
+            records.append(first[row] + example.SerializeToString())
             continue
-        for name, array in inputs.items():
-            if not _is_absent(array[row]):
-                _put(features[name], array[row])
+        for name, kind, values in columns:
+            if not _is_absent(values[row]):
+                getattr(features[name], kind).value.extend(values[row])
         records.append(example.SerializeToString())
     return records
 
 
-def _put(feature: tf.train.Feature, value: Any) -> None:
-    values = np.ravel(value)
-    if values.dtype == object:
-        feature.bytes_list.value.extend(values.tolist())
-    elif np.issubdtype(values.dtype, np.floating):
-        feature.float_list.value.extend(values.tolist())
-    else:
-        feature.int64_list.value.extend(values.astype(np.int64).tolist())
+def _rows(inputs: _Arrays, outputs: _Arrays) -> int:
+    """The rows that inputs and outputs have in common; 0 if they have none."""
+    if not inputs or not outputs:
+        return 0
+    rows = {len(array) if array.ndim else 0 for array in (*inputs.values(), *outputs.values())}
+    return rows.pop() if len(rows) == 1 else 0
 
 
-def _is_absent(value: Any) -> bool:
-    """Whether it says, as raw columns do, that there is no value."""
-    return value == b"" or (isinstance(value, np.floating) and bool(np.isnan(value)))
+def _by_row(array: np.ndarray) -> tuple[str, list[list[Any]]]:
+    """The kind of feature for an array [batch, ...], and the values of each row."""
+    flat = array.reshape(len(array), -1)
+    if array.dtype == object:
+        return "bytes_list", flat.tolist()
+    if np.issubdtype(array.dtype, np.floating):
+        return "float_list", flat.tolist()
+    return "int64_list", flat.astype(np.int64).tolist()
+
+
+def _is_absent(values: list[Any]) -> bool:
+    """Whether a row says, as raw columns do, that there is no value: by "" or NaN."""
+    return len(values) == 1 and (values[0] == b"" or values[0] != values[0])

@@ -6,7 +6,6 @@ import asyncio
 import hmac
 import re
 from collections.abc import Awaitable, Callable
-from urllib.parse import unquote
 
 import numpy as np
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
@@ -27,8 +26,9 @@ _MODEL = r"/v1/models/(?P<name>[^/:]+)(?:/versions/(?P<version>\d+)|/labels/(?P<
 _ASK = re.compile(_MODEL + r":(?P<method>classify|regress|predict)", re.IGNORECASE | re.ASCII)
 _LOOK = re.compile(_MODEL + r"(?P<metadata>/metadata)?", re.IGNORECASE | re.ASCII)
 
-_METHODS = ["GET", "POST", "PUT", "PATCH", "DELETE"]
+_METHODS = ["GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
 _HIGHEST_VERSION = 2**63 - 1
+_MOST_DIGITS = 100  # Python refuses to read more than some thousands.
 
 
 class RestInterface:
@@ -49,13 +49,15 @@ class RestInterface:
 
     def make_app(self) -> Starlette:
         """The application that a server runs."""
-        return Starlette(
+        app = Starlette(
             routes=[
                 Route(METRICS_PATH, self._guarded(self._metrics), methods=["GET"]),
                 Route("/v1/{path:path}", self._guarded(self._answer), methods=_METHODS),
             ],
             exception_handlers={404: _not_found},
         )
+        app.router.redirect_slashes = False
+        return app
 
     def _guarded(
         self, endpoint: Callable[[Request], Awaitable[Response]]
@@ -69,7 +71,10 @@ class RestInterface:
             try:
                 return await endpoint(request)
             except ServingError as error:
-                return _error_response(error.http_status, error.message)
+                response = _error_response(error.http_status, error.message)
+                if isinstance(error, _TooSlow):
+                    response.headers["Connection"] = "close"
+                return response
 
         return guarded
 
@@ -78,11 +83,14 @@ class RestInterface:
         return Response(page, media_type=CONTENT_TYPE_LATEST)
 
     async def _answer(self, request: Request) -> Response:
-        path = request.url.path
+        path = request.scope["path"]
         if request.method == "POST" and (match := _ASK.fullmatch(path)):
             method = match["method"].lower()
             call = _call(method, match, request)
-            body = await self._read(request)
+            try:
+                body = await self._read(request)
+            except ServingError as error:
+                self._service.refuse(call, error)
             work = getattr(self, f"_{method}")
             content = await self._service.compute(
                 call, lambda served, left: work(call, served, body, left)
@@ -165,12 +173,12 @@ class _TooSlow(ServingError):
 
 
 def _call(method: str, match: re.Match, request: Request) -> Call:
-    version = int(match["version"]) if match["version"] else None
-    if version is not None and version > _HIGHEST_VERSION:
-        raise invalid(f"Failed to convert version: {version} to numeric.")
-    label = unquote(match["label"]) if match["label"] else None
+    digits = match["version"]
+    if digits and (len(digits) > _MOST_DIGITS or int(digits) > _HIGHEST_VERSION):
+        raise invalid(f"Failed to convert version: {digits[:_MOST_DIGITS]} to numeric.")
+    version = int(digits) if digits else None
     peer = f"{request.client.host}:{request.client.port}" if request.client else ""
-    return Call("rest", method, peer, unquote(match["name"]), version, label)
+    return Call("rest", method, peer, match["name"], version, match["label"])
 
 
 def _error_response(status: int, message: str) -> Response:

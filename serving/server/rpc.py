@@ -7,20 +7,20 @@ from collections.abc import Awaitable, Callable
 from typing import Any, TypeAlias
 
 import grpc
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from google.protobuf.message import DecodeError, Message
+from grpc_health.v1 import health, health_pb2_grpc
 from tensorflow_serving.apis import (
     classification_pb2,
     get_model_metadata_pb2,
     get_model_status_pb2,
     model_pb2,
-    model_service_pb2_grpc,
     predict_pb2,
-    prediction_service_pb2_grpc,
     regression_pb2,
 )
 
 from serving.server import inference
 from serving.server.errors import ServingError, invalid
+from serving.server.health import HealthService
 from serving.server.manager import Served
 from serving.server.service import Call, Service
 
@@ -29,8 +29,10 @@ Context: TypeAlias = grpc.aio.ServicerContext
 SIGNATURE_DEF = "signature_def"
 
 
-class PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
-    """`tensorflow.serving.PredictionService`; MultiInference is not implemented.
+class RpcInterface:
+    """Answers `tensorflow.serving.PredictionService` and `ModelService`.
+
+    MultiInference is not implemented, and the configuration cannot be reloaded.
 
     Args:
       service: What answers.
@@ -41,10 +43,36 @@ class PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
         self._service = service
         self._max_bytes = max_bytes
 
-    async def Predict(
+    def handlers(self) -> list[grpc.GenericRpcHandler]:
+        """What a gRPC server is given, once for each service."""
+        predict, classify = predict_pb2.PredictRequest, classification_pb2.ClassificationRequest
+        regress, metadata = (
+            regression_pb2.RegressionRequest,
+            get_model_metadata_pb2.GetModelMetadataRequest,
+        )
+        return [
+            grpc.method_handlers_generic_handler(
+                "tensorflow.serving.PredictionService",
+                {
+                    "Predict": _handler(self._predict, predict),
+                    "Classify": _handler(self._classify, classify),
+                    "Regress": _handler(self._regress, regress),
+                    "GetModelMetadata": _handler(self._metadata, metadata),
+                },
+            ),
+            grpc.method_handlers_generic_handler(
+                "tensorflow.serving.ModelService",
+                {
+                    "GetModelStatus": _handler(
+                        self._status, get_model_status_pb2.GetModelStatusRequest
+                    )
+                },
+            ),
+        ]
+
+    async def _predict(
         self, request: predict_pb2.PredictRequest, context: Context
     ) -> predict_pb2.PredictResponse:
-        """Outputs by name for inputs by name."""
         call = _call("predict", request, context)
         signature = request.model_spec.signature_name
 
@@ -57,12 +85,11 @@ class PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
             inference.fill_model_spec(response.model_spec, served.name, served.version, signature)
             return response
 
-        return await self._answer(call, work, context)
+        return await self._service.compute(call, work, context.time_remaining())
 
-    async def Classify(
+    async def _classify(
         self, request: classification_pb2.ClassificationRequest, context: Context
     ) -> classification_pb2.ClassificationResponse:
-        """Classes and scores for tf.Examples."""
         call = _call("classify", request, context)
         signature = request.model_spec.signature_name
 
@@ -73,12 +100,11 @@ class PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
             inference.fill_model_spec(response.model_spec, served.name, served.version, signature)
             return response
 
-        return await self._answer(call, work, context)
+        return await self._service.compute(call, work, context.time_remaining())
 
-    async def Regress(
+    async def _regress(
         self, request: regression_pb2.RegressionRequest, context: Context
     ) -> regression_pb2.RegressionResponse:
-        """A value for each tf.Example."""
         call = _call("regress", request, context)
         signature = request.model_spec.signature_name
 
@@ -89,50 +115,42 @@ class PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
             inference.fill_model_spec(response.model_spec, served.name, served.version, signature)
             return response
 
-        return await self._answer(call, work, context)
+        return await self._service.compute(call, work, context.time_remaining())
 
-    async def GetModelMetadata(
+    async def _metadata(
         self, request: get_model_metadata_pb2.GetModelMetadataRequest, context: Context
     ) -> get_model_metadata_pb2.GetModelMetadataResponse:
-        """The signatures of a model."""
         call = _call("metadata", request, context)
-        return await _refuse(
-            context,
-            lambda: self._service.look_up(
-                call, lambda: read_metadata(self._service, call, request)
-            ),
+        return self._service.look_up(call, lambda: read_metadata(self._service, call, request))
+
+    async def _status(
+        self, request: get_model_status_pb2.GetModelStatusRequest, context: Context
+    ) -> get_model_status_pb2.GetModelStatusResponse:
+        call = _call("status", request, context)
+        return self._service.look_up(
+            call, lambda: self._service.manager.status(call.name, call.version)
         )
 
-    async def _answer(
-        self, call: Call, work: Callable[[Served, float], Any], context: Context
-    ) -> Any:
+
+def _handler(
+    answer: Callable[[Any, Context], Awaitable[Any]], kind: type[Message]
+) -> grpc.RpcMethodHandler:
+    """Parses requests of a kind, and ends those that are refused with their status."""
+
+    async def handle(content: bytes, context: Context) -> Any:
         try:
-            return await self._service.compute(call, work, context.time_remaining())
+            request = kind.FromString(content)
+        except DecodeError as error:
+            # As gRPC says in C++; here it would be UNKNOWN.
+            await context.abort(grpc.StatusCode.INTERNAL, f"no {kind.__name__}: {error}")
+        try:
+            return await answer(request, context)
         except ServingError as error:
             await context.abort(error.code, error.message)
 
-
-class ModelService(model_service_pb2_grpc.ModelServiceServicer):
-    """`tensorflow.serving.ModelService`; its configuration cannot be reloaded.
-
-    Args:
-      service: What answers.
-    """
-
-    def __init__(self, service: Service):
-        self._service = service
-
-    async def GetModelStatus(
-        self, request: get_model_status_pb2.GetModelStatusRequest, context: Context
-    ) -> get_model_status_pb2.GetModelStatusResponse:
-        """The states of a model's versions."""
-        call = _call("status", request, context)
-        return await _refuse(
-            context,
-            lambda: self._service.look_up(
-                call, lambda: self._service.manager.status(call.name, call.version)
-            ),
-        )
+    return grpc.unary_unary_rpc_method_handler(
+        handle, response_serializer=lambda response: response.SerializeToString()
+    )
 
 
 def read_metadata(
@@ -160,7 +178,7 @@ def read_metadata(
 
 def make_server(
     service: Service,
-    health_servicer: health.aio.HealthServicer,
+    health_service: HealthService,
     *,
     max_bytes: int,
     token: str,
@@ -169,7 +187,7 @@ def make_server(
 
     Args:
       service: What answers.
-      health_servicer: The health service, which needs no token.
+      health_service: The health service, which needs no token.
       max_bytes: Largest request.
       token: Bearer token that each request has to bring; empty for none.
 
@@ -184,11 +202,8 @@ def make_server(
             ("grpc.so_reuseport", 0),
         ],
     )
-    prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(
-        PredictionService(service, max_bytes), server
-    )
-    model_service_pb2_grpc.add_ModelServiceServicer_to_server(ModelService(service), server)
-    health_pb2_grpc.add_HealthServicer_to_server(health_servicer, server)
+    server.add_generic_rpc_handlers(RpcInterface(service, max_bytes).handlers())
+    health_pb2_grpc.add_HealthServicer_to_server(health_service, server)
     return server
 
 
@@ -220,16 +235,3 @@ def _call(method: str, request: Any, context: Context) -> Call:
     spec: model_pb2.ModelSpec = request.model_spec
     version = spec.version.value if spec.HasField("version") else None
     return Call("grpc", method, context.peer(), spec.name, version, spec.version_label or None)
-
-
-async def _refuse(context: Context, answer: Callable[[], Any]) -> Any:
-    try:
-        return answer()
-    except ServingError as error:
-        await context.abort(error.code, error.message)
-
-
-def set_health(servicer: health.aio.HealthServicer, name: str, available: bool) -> Awaitable[None]:
-    """Says whether a model can be asked; the name "" stands for all."""
-    status = health_pb2.HealthCheckResponse
-    return servicer.set(name, status.SERVING if available else status.NOT_SERVING)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import grpc
 import numpy as np
@@ -23,6 +24,8 @@ from serving.server.models import Arrays
 from serving.server.request_log import RequestLog
 
 Answer = TypeVar("Answer")
+
+_LOGGER = logging.getLogger(__name__)
 
 # Metrics have no label for each name that somebody made up.
 _UNKNOWN_MODEL = "(unknown)"
@@ -110,7 +113,14 @@ class Service:
             left = end - time.monotonic()
             if left <= 0:
                 raise _late(limit)
-            return work(served, left)
+            try:
+                return work(served, left)
+            except ServingError:
+                raise
+            except Exception as error:
+                _LOGGER.exception("unforeseen error")
+                reason = f"{type(error).__name__}: {error}"
+                raise ServingError(grpc.StatusCode.INTERNAL, reason) from error
 
         with _Recorded(self, call):
             served = self.manager.find(call.name, call.version, call.label)
@@ -169,6 +179,11 @@ class Service:
         """Answers a request that needs no worker; see `compute`."""
         with _Recorded(self, call):
             return work()
+
+    def refuse(self, call: Call, error: ServingError) -> NoReturn:
+        """Refuses a request that does not come as far as a worker; see `compute`."""
+        with _Recorded(self, call):
+            raise error
 
     def close(self) -> None:
         """Waits for what is being computed."""

@@ -12,6 +12,7 @@ from serving.server import inference
 from serving.server.errors import ServingError
 from serving.server.logs import log_event
 from serving.server.models import LoadedModel
+from serving.server.tensors import check_inputs
 
 # Where TensorFlow Serving looks for them, below a version's folder.
 WARMUP_FILE = "assets.extra/tf_serving_warmup_requests"
@@ -48,10 +49,10 @@ def warm_up(model: LoadedModel, folder: str) -> int:
         signature = request.model_spec.signature_name
         try:
             inputs = inference.read_inputs(request, _MAX_BYTES)
-            inference.predict(model, signature, inputs, request.output_filter, _SECONDS)
-            answered += 1
+            check_inputs(inference.find_signature(model, signature), inputs)
         except ServingError as error:
-            if error.http_status != 400:
-                raise
             log_event("warm-up passed over", logging.WARNING, folder=folder, reason=error.message)
+            continue
+        inference.predict(model, signature, inputs, request.output_filter, _SECONDS)
+        answered += 1
     return answered

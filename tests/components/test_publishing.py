@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 import tensorflow_model_analysis as tfma
+from tfx.utils.path_utils import stamped_model_path
 from tfx.v1.types import standard_artifacts as standard
 
 from components.artifacts import (
     TFLITE_MODEL,
     CompressionReport,
     has_serving_model,
-    serving_model_uri,
     statistics_uri,
 )
 from components.errors import UserError
@@ -36,12 +36,15 @@ def at(kind: Any, uri: Path) -> Any:
 def push(pushed: PushedRun, serving_dir: Path, work: Path) -> standard.PushedModel:
     """Pushes the model of the run to another Serving directory."""
     examples = at(standard.Examples, pushed.artifact("SpanExampleGen", "examples"))
+    infra_blessing = at(standard.InfraBlessing, pushed.artifact("ServingValidator", "blessing"))
+    infra_blessing.set_int_custom_property("has_model", 1)
     inputs = {
         "model": at(standard.Model, pushed.artifact("Quantizer", "quantized_model")),
         "blessing": at(standard.ModelBlessing, pushed.artifact("Evaluator", "blessing")),
         "compression_blessing": at(
             standard.ModelBlessing, pushed.artifact("CompressionEvaluator", "blessing")
         ),
+        "infra_blessing": infra_blessing,
         "compression_report": at(CompressionReport, pushed.artifact("Quantizer", "report")),
         "evaluation": at(standard.ModelEvaluation, pushed.artifact("Evaluator", "evaluation")),
         "examples": examples,
@@ -72,7 +75,7 @@ def serve(
     return model, statistics
 
 
-def test_a_pushed_version_is_the_compressed_model_byte_for_byte(
+def test_a_pushed_version_is_byte_for_byte_what_the_server_was_tried_with(
     pushed: PushedRun, tmp_path: Path
 ) -> None:
     output = push(pushed, tmp_path / "serving", tmp_path / "work")
@@ -80,12 +83,23 @@ def test_a_pushed_version_is_the_compressed_model_byte_for_byte(
     directory = ModelDirectory(str(tmp_path / "serving"), "flight_delay")
     (version,) = directory.versions()
     assert output.get_string_custom_property("pushed_version") == str(version)
-    made = serving_model_uri(at(standard.Model, pushed.artifact("Quantizer", "quantized_model")))
-    assert model_digest(directory.version_uri(version)) == model_digest(made)
-    assert {"saved_model.pb", TFLITE_MODEL} <= {p.name for p in Path(made).iterdir()}
+    tried = stamped_model_path(str(pushed.artifact("ServingValidator", "blessing")))
+    assert model_digest(directory.version_uri(version)) == model_digest(tried)
     assert directory.provenance(version)["run_key"] == "abc"
-    report = json.loads(Path(directory.provenance_uri(version), "compression.json").read_text())
-    assert report["modes"][report["mode"]]["bytes"] == Path(made, TFLITE_MODEL).stat().st_size
+
+
+def test_what_the_server_was_tried_with_is_the_compressed_model_and_what_servers_need(
+    pushed: PushedRun,
+) -> None:
+    tried = files_of(Path(stamped_model_path(str(pushed.artifact("ServingValidator", "blessing")))))
+    made = files_of(pushed.artifact("Quantizer", "quantized_model") / "Format-Serving")
+    assert set(tried) - set(made) == {"assets.extra/tf_serving_warmup_requests"}
+    assert {name for name in made if tried[name] != made[name]} == {TFLITE_MODEL}
+
+
+def files_of(folder: Path) -> dict[str, bytes]:
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
 
 
 def test_the_same_model_is_not_pushed_twice(pushed: PushedRun, tmp_path: Path) -> None:
@@ -97,14 +111,21 @@ def test_the_same_model_is_not_pushed_twice(pushed: PushedRun, tmp_path: Path) -
     assert ModelDirectory(str(tmp_path / "serving"), "flight_delay").versions() == [int(version)]
 
 
-@pytest.mark.parametrize("evaluator", ["Evaluator", "CompressionEvaluator"])
-def test_without_both_blessings_nothing_is_pushed(
-    pushed: PushedRun, tmp_path: Path, evaluator: str
+@pytest.mark.parametrize(
+    ("node", "marker"),
+    [
+        ("Evaluator", "BLESSED"),
+        ("CompressionEvaluator", "BLESSED"),
+        ("ServingValidator", "INFRA_BLESSED"),
+    ],
+)
+def test_without_all_blessings_nothing_is_pushed(
+    pushed: PushedRun, tmp_path: Path, node: str, marker: str
 ) -> None:
     output = tmp_path / "output"
     shutil.copytree(pushed.cli.output / "artifacts", output / "artifacts")
     refused = PushedRun(type(pushed.cli)(pushed.cli.data, output), "")
-    (refused.artifact(evaluator, "blessing") / "BLESSED").unlink()
+    (refused.artifact(node, "blessing") / marker).unlink()
     result = push(refused, tmp_path / "serving", tmp_path / "work")
     assert result.get_int_custom_property("pushed") == 0
     assert result.get_string_custom_property("reason") == "not blessed"

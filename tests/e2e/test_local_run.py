@@ -29,6 +29,7 @@ NODES = (
     "Quantizer",
     "CompressionEvaluator",
     "Evaluator",
+    "ServingValidator",
     "Pusher",
 )
 
@@ -59,7 +60,7 @@ def tree(root: Path) -> dict[str, bytes]:
 
 def test_a_first_run_pushes_a_version_that_tensorflow_loads(pushed: PushedRun) -> None:
     loaded = tf.saved_model.load(str(pushed.version))
-    assert set(loaded.signatures) == {"serving_default", "raw_features"}
+    assert set(loaded.signatures) == {"serving_default", "raw_features", "classify", "regress"}
 
 
 def test_every_node_is_shown_complete_with_what_it_made(pushed: PushedRun) -> None:
@@ -72,6 +73,7 @@ def test_every_node_is_shown_complete_with_what_it_made(pushed: PushedRun) -> No
         r"int8: model\.tflite [\d.]+ kB, [\d.]+ times smaller than float; [\d.]+ µs a row",
         r"blessed; AUC [+-]0\.\d{4} against float, [+-]0\.\d{4} at worst \(\w+:\w+\)",
         r"blessed; AUC 0\.\d{4}",
+        r"blessed; 200 rows, p99 [\d.]+ ms over gRPC, [\d.]+ ms over REST; ready in [\d.]+ s",
         r"Pushed version \d+ to .*serving_model",
     ):
         assert re.search(result, pushed.screen), result
@@ -159,6 +161,7 @@ def test_a_model_below_a_threshold_is_not_pushed_and_the_run_says_why(after_push
         "Pruner",
         "Quantizer",
         "CompressionEvaluator",
+        "ServingValidator",
     }
 
 
@@ -170,7 +173,7 @@ def test_a_model_over_its_budgets_is_not_pushed_and_the_run_says_by_how_much(
         *("--as-of", "201303", "--set", "compression.max_bytes=1000"),
         *("--set", "compression.min_sparsity=0.99", "--set", "compression.max_p99_ms=1e-6"),
         *("--set", "compression.max_slice_auc_loss=0", "--set", "compression.max_auc_loss=0"),
-        *("--set", "evaluation.min_auc=0.99"),
+        *("--set", "evaluation.min_auc=0.99", "--set", "serving.max_memory_mb=1"),
     )
     assert done.returncode == 4
     for reason in (
@@ -178,6 +181,7 @@ def test_a_model_over_its_budgets_is_not_pushed_and_the_run_says_by_how_much(
         r"max_bytes: model\.tflite has [\d,]+ bytes, [\d,]+ more than the 1,000 allowed",
         r"min_sparsity: 0\.\d+ of the weights are zero, 0\.\d+ less than the 0\.99 required",
         r"max_p99_ms: a row takes 0\.\d+ ms \(99th percentile\), 0\.\d+ ms more than",
+        r"TFLite: took [\d.]+ MB, [\d.]+ more than the 1 that max_memory_mb allows",
         r"(tflite|saved_model) auc change against the float model -0\.\d{4}, allowed -0 absolute",
     ):
         assert re.search(reason, done.stdout), (reason, done.stdout)

@@ -1,0 +1,63 @@
+"""HTTP connections whose clients may neither send a head without end nor take for ever over it."""
+
+from __future__ import annotations
+
+import asyncio
+
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+_LONGEST_HEAD = 64 << 10
+
+
+class BoundedProtocol(HttpToolsProtocol):
+    """Bounds the head of a request, its first line and headers; the body is the application's.
+
+    A head has as much time as uvicorn gives an idle connection (`timeout_keep_alive`).
+    """
+
+    _head_timer: asyncio.TimerHandle | None = None
+    _in_head = True
+    _heads = 0
+    _head_bytes = 0
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """See `asyncio.Protocol`."""
+        super().connection_made(transport)
+        self._start_timer()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """See `asyncio.Protocol`."""
+        self._stop_timer()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """See `asyncio.Protocol`."""
+        in_head, heads = self._in_head, self._heads
+        if in_head:
+            if self._head_bytes > _LONGEST_HEAD:
+                self.send_400_response("The first line and the headers are too large.")
+                return
+            self._start_timer()
+        super().data_received(data)
+        if in_head and self._heads == heads:  # There was nothing in it but head.
+            self._head_bytes += len(data)
+
+    def on_headers_complete(self) -> None:
+        """See `httptools.HttpRequestParser`."""
+        self._in_head, self._heads, self._head_bytes = False, self._heads + 1, 0
+        self._stop_timer()
+        super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        """See `httptools.HttpRequestParser`."""
+        self._in_head = True
+        super().on_message_complete()
+
+    def _start_timer(self) -> None:
+        if self._head_timer is None:
+            self._head_timer = self.loop.call_later(self.timeout_keep_alive, self.transport.close)
+
+    def _stop_timer(self) -> None:
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None

@@ -1,0 +1,545 @@
+"""Tests that the manager serves the newest version that loads, whatever happens to its folder."""
+
+from __future__ import annotations
+
+import gc
+import json
+import shutil
+import tempfile
+import threading
+import weakref
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import grpc
+import numpy as np
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+from tensorflow.core.protobuf import meta_graph_pb2
+from tensorflow_serving.apis import get_model_status_pb2
+
+from serving.directory import ModelDirectory
+from serving.server.errors import ServingError
+from serving.server.manager import ModelManager
+from serving.server.metrics import ServerMetrics
+from serving.server.signatures import Signature
+
+State = get_model_status_pb2.ModelVersionStatus
+
+BAD = b"bad"
+
+
+@dataclass(eq=False)
+class Loaded:
+    """What is loaded of a version."""
+
+    content: bytes
+    signatures: Mapping[str, Signature] = field(default_factory=dict)
+    signature_defs: Mapping[str, meta_graph_pb2.SignatureDef] = field(default_factory=dict)
+
+    def run(
+        self,
+        signature: str,
+        inputs: Mapping[str, np.ndarray],
+        outputs: Sequence[str],
+        seconds: float,
+    ) -> dict[str, np.ndarray]:
+        raise NotImplementedError
+
+
+class Serving:
+    """A Serving directory, and a manager that loads what says in one of its files not to be bad.
+
+    Attributes:
+      loads: Model and version of each attempt to load one.
+      changes: What the manager said of each model's health.
+    """
+
+    def __init__(self, root: Path, names: tuple[str, ...] = ()):
+        self.root = root
+        self.loads: list[tuple[str, int]] = []
+        self.changes: list[tuple[str, bool]] = []
+        self.before_load: Callable[[], None] = lambda: None
+        self.metrics = ServerMetrics()
+        self.manager = ModelManager(
+            str(root),
+            names,
+            self._load,
+            self.metrics,
+            lambda name, available: self.changes.append((name, available)),
+        )
+
+    def _load(self, directory: ModelDirectory, version: int) -> Loaded:
+        self.before_load()
+        self.loads.append((directory.model_name, version))
+        folder = Path(directory.version_uri(version))
+        for path in sorted(folder.rglob("*")):
+            if path.is_file() and path.read_bytes().startswith(BAD):
+                raise ValueError(f"{path.name} is bad\nand the rest of a long message")
+        return Loaded((folder / "saved_model.pb").read_bytes())
+
+    def directory(self, name: str = "toy") -> ModelDirectory:
+        return ModelDirectory(str(self.root), name)
+
+    def add(self, version: int, content: bytes = b"good", name: str = "toy") -> Path:
+        folder = self.root / name / str(version)
+        (folder / "variables").mkdir(parents=True)
+        (folder / "assets.extra").mkdir()
+        for path in ("variables/data", "assets.extra/requests", "model.tflite"):
+            (folder / path).write_bytes(b"good")
+        (folder / "saved_model.pb").write_bytes(content)
+        return folder
+
+    def look(self) -> None:
+        self.manager.look()
+
+    def served(self, name: str = "toy") -> int:
+        return self.manager.find(name).version
+
+    def states(self, name: str = "toy") -> dict[int, int]:
+        response = self.manager.status(name)
+        return {one.version: one.state for one in response.model_version_status}
+
+    def gauge(self) -> set[tuple[str, int]]:
+        """Models and versions of which the metrics say that they are being served."""
+        return {
+            (sample.labels["model"], int(sample.labels["version"]))
+            for sample in next(iter(self.metrics.versions.collect())).samples
+            if sample.value == 1
+        }
+
+    def count(self, outcome: str, name: str = "toy") -> float:
+        return self.metrics.loads.labels(name, outcome)._value.get()
+
+
+@pytest.fixture
+def serving(tmp_path: Path) -> Serving:
+    return Serving(tmp_path)
+
+
+def not_served(serving: Serving, *args: Any) -> ServingError:
+    with pytest.raises(ServingError) as refused:
+        serving.manager.find(*args)
+    return refused.value
+
+
+def test_the_newest_version_is_served_and_no_other_is_loaded(serving: Serving) -> None:
+    for version in (9, 10, 2):
+        serving.add(version)
+    serving.look()
+    assert serving.served() == 10
+    assert serving.loads == [("toy", 10)]
+    assert serving.states() == {10: State.AVAILABLE}
+    assert serving.gauge() == {("toy", 10)}
+
+
+def test_what_is_no_version_is_passed_over(serving: Serving) -> None:
+    serving.add(1)
+    (serving.root / "toy" / "2").mkdir()
+    for name in ("next", "3.new", "-4", ".5"):
+        shutil.copytree(serving.root / "toy" / "1", serving.root / "toy" / name)
+    (serving.root / "a file").write_text("")
+    (serving.root / "empty").mkdir()
+    serving.look()
+    assert serving.loads == [("toy", 1)]
+
+
+def test_a_new_version_takes_over_and_the_old_one_is_forgotten(serving: Serving) -> None:
+    serving.add(1)
+    serving.look()
+    old = weakref.ref(serving.manager.find("toy").model)
+    serving.add(2)
+    serving.look()
+    assert serving.served() == 2
+    assert not_served(serving, "toy", 1).code is grpc.StatusCode.NOT_FOUND
+    assert serving.states() == {1: State.END, 2: State.AVAILABLE}
+    assert serving.gauge() == {("toy", 2)}
+    gc.collect()
+    assert old() is None
+
+
+def test_nothing_is_loaded_twice(serving: Serving) -> None:
+    serving.add(1)
+    for _ in range(3):
+        serving.look()
+    assert serving.loads == [("toy", 1)]
+
+
+def test_the_old_version_is_served_while_the_new_one_loads(serving: Serving) -> None:
+    serving.add(1)
+    serving.look()
+    began, may_end = threading.Event(), threading.Event()
+
+    def wait() -> None:
+        began.set()
+        may_end.wait()
+
+    serving.before_load = wait
+    serving.add(2)
+    looking = threading.Thread(target=serving.look)
+    looking.start()
+    began.wait()
+    assert serving.served() == 1
+    assert serving.states() == {1: State.AVAILABLE, 2: State.LOADING}
+    may_end.set()
+    looking.join()
+    assert serving.served() == 2
+
+
+class TestRefusals:
+    def test_the_old_version_stays_and_the_reason_is_told(
+        self, serving: Serving, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        serving.add(1)
+        serving.look()
+        serving.add(2, BAD)
+        serving.look()
+        assert serving.served() == 1
+        status = serving.manager.status("toy", 2).model_version_status[0]
+        assert status.state == State.END
+        assert status.status.error_code == grpc.StatusCode.UNKNOWN.value[0]
+        assert status.status.error_message == "saved_model.pb is bad"
+        (line,) = [r for r in caplog.records if r.getMessage() == "refused"]
+        assert line.__dict__["fields"] == {
+            "model": "toy",
+            "version": 2,
+            "reason": "saved_model.pb is bad",
+        }
+        assert (serving.count("loaded"), serving.count("refused")) == (1, 1)
+
+    def test_at_the_start_the_next_newest_is_served(self, serving: Serving) -> None:
+        serving.add(1)
+        serving.add(2)
+        serving.add(3, BAD)
+        serving.add(4, BAD)
+        serving.look()
+        assert serving.served() == 2
+        assert serving.loads == [("toy", 4), ("toy", 3), ("toy", 2)]
+
+    def test_it_is_not_tried_again_as_long_as_it_stays_as_it_is(self, serving: Serving) -> None:
+        serving.add(1)
+        serving.add(2, BAD)
+        for _ in range(3):
+            serving.look()
+        assert serving.loads == [("toy", 2), ("toy", 1)]
+
+    @pytest.mark.parametrize(
+        "name", ["saved_model.pb", "variables/data", "assets.extra/requests", "model.tflite"]
+    )
+    def test_it_is_loaded_when_its_file_is_mended(self, serving: Serving, name: str) -> None:
+        serving.add(1)
+        folder = serving.add(2)
+        (folder / name).write_bytes(BAD)
+        serving.look()
+        assert serving.served() == 1
+        (folder / name).write_bytes(b"well")
+        serving.look()
+        assert serving.served() == 2
+        assert serving.states()[2] == State.AVAILABLE
+        assert serving.manager.status("toy", 2).model_version_status[0].status.error_message == ""
+
+    def test_it_is_tried_again_when_it_gets_a_file_or_a_signature(self, serving: Serving) -> None:
+        folder = serving.add(1, BAD)
+        serving.look()
+        (folder / "variables" / "more").write_bytes(b"")
+        serving.look()
+        signature = Path(serving.directory().signature_uri(1))
+        signature.parent.mkdir(parents=True)
+        signature.write_bytes(b"signature")
+        serving.look()
+        assert serving.loads == [("toy", 1)] * 3
+
+    def test_one_that_goes_and_comes_back_is_tried_again(self, serving: Serving) -> None:
+        serving.add(1)
+        serving.add(2, BAD)
+        serving.look()
+        serving.directory().rollback()
+        serving.look()
+        serving.directory().promote()
+        serving.look()
+        assert serving.loads == [("toy", 2), ("toy", 1), ("toy", 2)]
+
+    def test_a_reason_without_words_is_the_kind_of_error(self, serving: Serving) -> None:
+        def fail() -> None:
+            raise MemoryError
+
+        serving.before_load = fail
+        serving.add(1)
+        serving.look()
+        (status,) = serving.manager.status("toy").model_version_status
+        assert status.status.error_message == "MemoryError"
+
+
+class TestRollback:
+    def test_the_version_before_is_served(self, serving: Serving) -> None:
+        serving.add(1)
+        serving.add(2)
+        serving.look()
+        serving.directory().rollback()
+        serving.look()
+        assert serving.served() == 1
+        serving.directory().promote()
+        serving.look()
+        assert serving.served() == 2
+        assert serving.loads == [("toy", 2), ("toy", 1), ("toy", 2)]
+
+    def test_the_last_good_one_stays_if_the_version_before_does_not_load(
+        self, serving: Serving
+    ) -> None:
+        serving.add(1, BAD)
+        serving.add(2)
+        serving.look()
+        serving.directory().rollback()
+        serving.look()
+        assert serving.served() == 2
+        assert serving.states()[2] == State.AVAILABLE
+
+    def test_the_last_good_one_stays_when_all_are_gone_and_till_there_is_another(
+        self, serving: Serving
+    ) -> None:
+        serving.add(1)
+        serving.look()
+        shutil.rmtree(serving.root / "toy")
+        serving.look()
+        assert serving.served() == 1
+        serving.add(3, BAD)
+        serving.look()
+        assert serving.served() == 1
+        serving.add(2)
+        serving.look()
+        assert serving.served() == 2
+        assert serving.gauge() == {("toy", 2)}
+
+    def test_all_of_the_directory_may_go(self, serving: Serving) -> None:
+        serving.add(1)
+        serving.look()
+        shutil.rmtree(serving.root)
+        serving.look()
+        assert serving.served() == 1
+
+
+class TestLabels:
+    def test_a_labelled_version_stays_loaded_and_answers_to_its_label(
+        self, serving: Serving
+    ) -> None:
+        serving.add(1)
+        serving.directory().pin(1, "stable")
+        serving.add(2)
+        serving.look()
+        assert serving.served() == 2
+        assert serving.manager.find("toy", label="stable").version == 1
+        assert serving.manager.find("toy", 1).version == 1
+        assert serving.gauge() == {("toy", 1), ("toy", 2)}
+        stable = serving.manager.find("toy", label="stable").model
+        serving.add(3)
+        serving.look()
+        assert serving.manager.find("toy", label="stable").model is stable
+
+    def test_a_label_that_moves_is_followed(self, serving: Serving) -> None:
+        for version in (1, 2, 3):
+            serving.add(version)
+        serving.directory().pin(1, "stable")
+        serving.look()
+        serving.directory().pin(2, "stable")
+        serving.look()
+        assert serving.manager.find("toy", label="stable").version == 2
+        assert not_served(serving, "toy", 1).code is grpc.StatusCode.NOT_FOUND
+        serving.directory().unpin("stable")
+        serving.look()
+        error = not_served(serving, "toy", None, "stable")
+        assert error.code is grpc.StatusCode.INVALID_ARGUMENT
+        assert error.message.endswith("label: stable; model toy has none")
+        assert serving.gauge() == {("toy", 3)}
+
+    def test_a_label_of_a_version_that_does_not_load_is_unknown(self, serving: Serving) -> None:
+        serving.add(1, BAD)
+        serving.add(2)
+        serving.directory().pin(1, "stable")
+        serving.directory().pin(2, "canary")
+        serving.look()
+        assert serving.served() == 2
+        error = not_served(serving, "toy", None, "stable")
+        assert error.message.endswith("label: stable; model toy has canary")
+
+    def test_when_labels_cannot_be_read_those_before_hold(
+        self, serving: Serving, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        serving.add(1)
+        serving.directory().pin(1, "stable")
+        serving.look()
+        labels = serving.root / "toy" / ".flightdeck" / "labels.json"
+        labels.write_text("{")
+        serving.add(2)
+        serving.look()
+        assert serving.served() == 2
+        assert serving.manager.find("toy", label="stable").version == 1
+        assert any("labels.json is not JSON" in str(record.__dict__) for record in caplog.records)
+        labels.write_text(json.dumps({"stable": 2}))
+        serving.look()
+        assert serving.manager.find("toy", label="stable").version == 2
+
+
+class TestSeveralModels:
+    def test_each_is_served_and_one_that_is_broken_disturbs_no_other(
+        self, serving: Serving
+    ) -> None:
+        serving.add(1, BAD, name="a")
+        serving.add(1, name="b")
+        serving.add(7, name="b")
+        serving.add(1, name="c")
+        (serving.root / "c" / ".flightdeck").mkdir()
+        (serving.root / "c" / ".flightdeck" / "labels.json").write_text("{")
+        serving.add(5, name="d")
+        serving.look()
+        assert [serving.served(name) for name in "bcd"] == [7, 1, 5]
+        assert not_served(serving, "a").message.endswith("being served are the models b, c, d")
+        assert serving.states("a") == {1: State.END}
+        assert set(serving.changes) == {("a", False), ("b", True), ("c", True), ("d", True)}
+
+    def test_a_folder_that_cannot_be_read_disturbs_no_other(
+        self, serving: Serving, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        serving.add(1, name="a")
+        serving.add(1, name="b")
+        serving.look()
+        serving.add(2, name="a")
+        serving.add(2, name="b")
+
+        def versions(self: ModelDirectory) -> list[int]:
+            if self.model_name == "a":
+                raise PermissionError(f"{self.uri}: permission denied")
+            return [1, 2]
+
+        # The tests may run as root, who can read everything.
+        monkeypatch.setattr(ModelDirectory, "versions", versions)
+        serving.look()
+        assert (serving.served("a"), serving.served("b")) == (1, 2)
+
+    def test_one_that_comes_later_is_served(self, serving: Serving) -> None:
+        serving.add(1, name="a")
+        serving.look()
+        assert not serving.manager.knows("b")
+        serving.add(1, name="b")
+        serving.look()
+        assert serving.served("b") == 1
+        assert serving.manager.knows("b")
+
+    def test_only_those_that_are_named_are_served(self, tmp_path: Path) -> None:
+        serving = Serving(tmp_path, names=("b", "later"))
+        serving.add(1, name="a")
+        serving.add(1, name="b")
+        serving.look()
+        assert serving.loads == [("b", 1)]
+        assert serving.changes == [("b", True), ("later", False)]
+        serving.add(4, name="later")
+        serving.look()
+        assert serving.served("later") == 4
+
+
+def test_it_looks_again_and_again_until_it_is_stopped(serving: Serving) -> None:
+    looks = threading.Semaphore(0)
+    serving.add(1)
+    serving.look()
+    serving.before_load = looks.release
+    serving.manager.start(0.01)
+    for version in (2, 3):
+        serving.add(version)
+        assert looks.acquire(timeout=60)
+    serving.manager.stop()
+
+
+class Swaps(RuleBasedStateMachine):
+    """Versions come, go, break and are mended in any order."""
+
+    @initialize()
+    def begin(self) -> None:
+        self.folder = tempfile.TemporaryDirectory()
+        self.serving = Serving(Path(self.folder.name))
+        self.good: dict[int, bool] = {}
+        self.aside: set[int] = set()
+        self.last_good: int | None = None
+        self.serving.directory()
+
+    def teardown(self) -> None:
+        self.folder.cleanup()
+
+    @rule(version=st.integers(1, 6), good=st.booleans())
+    def push(self, version: int, good: bool) -> None:
+        if version not in self.good and version not in self.aside:
+            self.serving.add(version, b"good" if good else BAD)
+            self.good[version] = good
+
+    @precondition(lambda self: len(self.good) > 1)
+    @rule(data=st.data())
+    def roll_back(self, data: st.DataObject) -> None:
+        labelled = self.serving.directory().labels().values()
+        free = sorted(self.good.keys() - set(labelled))
+        if free:
+            version = data.draw(st.sampled_from(free))
+            self.serving.directory().rollback(version)
+            self.aside.add(version)
+            self.was = {**getattr(self, "was", {}), version: self.good.pop(version)}
+
+    @precondition(lambda self: self.aside)
+    @rule(data=st.data())
+    def promote(self, data: st.DataObject) -> None:
+        version = data.draw(st.sampled_from(sorted(self.aside)))
+        self.serving.directory().promote(version)
+        self.aside.remove(version)
+        self.good[version] = self.was[version]
+
+    @precondition(lambda self: self.good)
+    @rule(data=st.data(), label=st.sampled_from("ab"))
+    def pin(self, data: st.DataObject, label: str) -> None:
+        version = data.draw(st.sampled_from(sorted(self.good)))
+        self.serving.directory().pin(version, label)
+
+    @precondition(lambda self: not all(self.good.values()))
+    @rule(data=st.data())
+    def mend(self, data: st.DataObject) -> None:
+        version = data.draw(st.sampled_from(sorted(v for v, good in self.good.items() if not good)))
+        (self.serving.root / "toy" / str(version) / "saved_model.pb").write_bytes(b"mended")
+        self.good[version] = True
+
+    @rule()
+    def look(self) -> None:
+        self.serving.look()
+        good = {version for version, fine in self.good.items() if fine}
+        self.last_good = max(good, default=self.last_good)
+        if self.last_good is None:
+            assert not_served(self.serving, "toy").code is grpc.StatusCode.NOT_FOUND
+            return
+        assert self.serving.served() == self.last_good
+        labels = {
+            label: version
+            for label, version in self.serving.directory().labels().items()
+            if version in good
+        }
+        for label, version in labels.items():
+            assert self.serving.manager.find("toy", label=label).version == version
+        expected = {self.last_good, *labels.values()}
+        assert self.serving.gauge() == {("toy", version) for version in expected}
+        available = {v for v, state in self.serving.states().items() if state == State.AVAILABLE}
+        assert available == expected
+
+    @invariant()
+    def something_is_served_once_something_was(self) -> None:
+        if getattr(self, "last_good", None) is not None:
+            assert self.serving.manager.find("toy")
+
+
+def test_in_whatever_order_things_happen_the_newest_that_loads_is_served() -> None:
+    run_state_machine_as_test(
+        Swaps, settings=settings(max_examples=40, stateful_step_count=15, deadline=None)
+    )

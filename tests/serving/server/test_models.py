@@ -1,0 +1,230 @@
+"""Tests that a model is loaded as it is saved, answers within its time, and says what is wrong."""
+
+from __future__ import annotations
+
+import gc
+import threading
+import weakref
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import grpc
+import numpy as np
+import pytest
+import tensorflow as tf
+from tensorflow.core.protobuf import saved_model_pb2
+from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
+
+from serving.server import inference
+from serving.server.errors import ServingError
+from serving.server.models import SavedModel, TFLiteModel, load_model
+from serving.server.warmup import WARMUP_FILE, warm_up
+from tests.serving.server.running import example_of, predict_request, strings
+from tests.serving.server.toys import (
+    FOR_EVER,
+    f32,
+    i64,
+    save_counter,
+    save_odd,
+    save_scorer,
+    save_versioned,
+)
+
+LONG = 600.0
+
+
+@pytest.fixture(scope="module")
+def odd(tmp_path_factory: pytest.TempPathFactory) -> SavedModel:
+    return SavedModel(str(save_odd(tmp_path_factory.mktemp("odd") / "1")))
+
+
+@pytest.fixture(scope="module")
+def counter(tmp_path_factory: pytest.TempPathFactory) -> SavedModel:
+    return SavedModel(str(save_counter(tmp_path_factory.mktemp("counter") / "1")))
+
+
+@pytest.fixture
+def tflite(toys: Path) -> TFLiteModel:
+    model = load_model(str(toys / "toy" / "2"), prefer_tflite=True, concurrency=2)
+    assert isinstance(model, TFLiteModel)
+    return model
+
+
+def refused(model: Any, signature: str, **inputs: np.ndarray) -> ServingError:
+    with pytest.raises(ServingError) as error:
+        inference.to_response(inference.predict(model, signature, inputs, (), LONG))
+    return error.value
+
+
+class TestSavedModel:
+    def test_a_run_ends_when_its_time_is_over_and_the_next_one_is_answered(
+        self, counter: SavedModel
+    ) -> None:
+        with pytest.raises(ServingError) as error:
+            counter.run("serving_default", {"x": i64([FOR_EVER])}, ["count"], 0.2)
+        assert error.value.code is grpc.StatusCode.DEADLINE_EXCEEDED
+        answer = counter.run("serving_default", {"x": i64([3, 2])}, ["count"], LONG)
+        assert answer["count"].tolist() == [3, 3]
+
+    def test_what_the_model_itself_refuses_has_its_message(self, odd: SavedModel) -> None:
+        error = refused(odd, "checked", x=i64([-7]))
+        assert error.code is grpc.StatusCode.INVALID_ARGUMENT
+        assert "negative" in error.message
+        assert "-7" in error.message
+        error = refused(odd, "checked", x=i64([2]))
+        assert error.code is grpc.StatusCode.INVALID_ARGUMENT
+        assert "not in [0, 2)" in error.message
+
+    def test_a_signature_without_inputs_is_answered(self, odd: SavedModel) -> None:
+        assert inference.predict(odd, "nothing_in", {}, (), LONG)["answer"].tolist() == [42]
+
+    @pytest.mark.parametrize("shape", [(), (2,), (0, 3), (1, 2, 3)])
+    def test_a_signature_without_a_shape_takes_any(
+        self, odd: SavedModel, shape: tuple[int, ...]
+    ) -> None:
+        inputs = {"x": np.ones(shape, np.float32)}
+        outputs = inference.predict(odd, "any_shape", inputs, (), LONG)
+        assert outputs["sum"] == np.prod(shape)
+        assert outputs["shape"].tolist() == list(shape)
+        assert outputs["sum"].shape == ()
+
+    def test_dtypes_that_the_server_does_not_know_are_named(self, odd: SavedModel) -> None:
+        error = refused(odd, "half_out", x=f32([1]))
+        assert error.code is grpc.StatusCode.UNIMPLEMENTED
+        assert 'output "half"' in error.message
+        found = inference.predict(odd, "half_out", {"x": f32([1])}, ["whole"], LONG)
+        assert inference.to_response(found).outputs["whole"].float_val == [1]
+        error = refused(odd, "half_in", x=f32([1]))
+        assert error.message == 'input "x" has the dtype float, half is expected'
+
+    def test_only_signatures_that_can_be_asked_are_offered(self, odd: SavedModel) -> None:
+        assert "nothing_in" in odd.signatures
+        assert "__saved_model_init_op" not in odd.signatures
+
+    @pytest.mark.parametrize("damage", ["graph", "variables", "tags"])
+    def test_one_that_is_damaged_does_not_load(self, tmp_path: Path, damage: str) -> None:
+        folder = save_scorer(tmp_path / "1", 0.0)
+        graph = folder / "saved_model.pb"
+        if damage == "graph":
+            graph.write_bytes(graph.read_bytes()[:-100])
+        elif damage == "variables":
+            next(folder.glob("variables/*.data*")).unlink()
+        else:
+            saved = saved_model_pb2.SavedModel.FromString(graph.read_bytes())
+            saved.meta_graphs[0].meta_info_def.tags[:] = ["train"]
+            graph.write_bytes(saved.SerializeToString())
+        with pytest.raises(Exception, match=r"\w"):
+            SavedModel(str(folder))
+
+    def test_what_it_holds_is_given_back(self, tmp_path: Path) -> None:
+        model = SavedModel(str(save_versioned(tmp_path / "3")))
+        assert model.run("serving_default", {"x": np.zeros(2, np.float32)}, ["version"], LONG)
+        graph = weakref.ref(model._session.graph)
+        del model
+        gc.collect()
+        assert graph() is None
+
+
+class TestTFLite:
+    def test_it_is_preferred_only_if_told_and_there_is_one(
+        self, toys: Path, tmp_path: Path
+    ) -> None:
+        both = str(toys / "toy" / "2")
+        assert isinstance(load_model(both, prefer_tflite=False, concurrency=1), SavedModel)
+        alone = str(save_versioned(tmp_path / "1"))
+        assert isinstance(load_model(alone, prefer_tflite=True, concurrency=1), SavedModel)
+
+    def test_a_file_that_is_no_model_does_not_load(self, tmp_path: Path) -> None:
+        (tmp_path / "model.tflite").write_bytes(b"TFL3 or not")
+        with pytest.raises(ValueError, match=r"\w"):
+            load_model(str(tmp_path), prefer_tflite=True, concurrency=1)
+
+    def test_requests_at_the_same_time_have_each_their_own_answers(
+        self, tflite: TFLiteModel
+    ) -> None:
+        def ask(rows: int) -> list[float]:
+            inputs: dict[str, np.ndarray] = {
+                "distance": np.full(rows, rows, np.float32),
+                "hour": np.zeros(rows, np.int64),
+                "carrier": strings(*[b"AA"] * rows),
+            }
+            answer = tflite.run("raw_features", inputs, ["probability"], LONG)
+            return answer["probability"].ravel().tolist()
+
+        alone = {rows: ask(rows) for rows in range(1, 20)}
+        with ThreadPoolExecutor(6) as pool:
+            for rows, values in zip(list(alone) * 10, pool.map(ask, list(alone) * 10), strict=True):
+                assert values == alone[rows]
+
+    def test_a_request_waits_no_longer_than_it_may_for_an_interpreter(self, toys: Path) -> None:
+        model = load_model(str(toys / "toy" / "2"), prefer_tflite=True, concurrency=1)
+        assert isinstance(model, TFLiteModel)
+        taken = model._idle.get()
+        inputs: dict[str, np.ndarray] = {
+            "distance": np.zeros(1, np.float32),
+            "hour": np.zeros(1, np.int64),
+            "carrier": strings(b""),
+        }
+        with pytest.raises(ServingError) as error:
+            model.run("raw_features", inputs, ["probability"], 0.05)
+        assert error.value.code is grpc.StatusCode.DEADLINE_EXCEEDED
+        threading.Timer(0.05, model._idle.put, [taken]).start()
+        assert model.run("raw_features", inputs, ["probability"], LONG)
+
+
+class TestWarmUp:
+    """What the warm-up file of a version does when it is loaded."""
+
+    @pytest.fixture
+    def folder(self, odd: SavedModel, tmp_path: Path) -> Path:
+        (tmp_path / "assets.extra").mkdir()
+        return tmp_path
+
+    def write(self, folder: Path, *requests: predict_pb2.PredictRequest) -> None:
+        with tf.io.TFRecordWriter(str(folder / WARMUP_FILE)) as writer:
+            for request in requests:
+                log = prediction_log_pb2.PredictionLog()
+                log.predict_log.request.CopyFrom(request)
+                writer.write(log.SerializeToString())
+
+    def test_its_requests_are_answered(self, odd: SavedModel, folder: Path) -> None:
+        request = predict_request("toy", "checked", x=i64([1]))
+        self.write(folder, request, request)
+        assert warm_up(odd, str(folder)) == 2
+
+    def test_there_need_be_none(self, odd: SavedModel, folder: Path) -> None:
+        assert warm_up(odd, str(folder)) == 0
+        self.write(folder)
+        assert warm_up(odd, str(folder)) == 0
+
+    def test_requests_for_the_other_form_are_passed_over(
+        self, odd: SavedModel, folder: Path
+    ) -> None:
+        self.write(
+            folder,
+            predict_request("toy", "", examples=strings(example_of(x=1).SerializeToString())),
+            predict_request("toy", "checked", z=i64([1])),
+            predict_request("toy", "checked", x=f32([1])),
+            predict_request("toy", "checked", x=i64([1])),
+        )
+        assert warm_up(odd, str(folder)) == 1
+
+    def test_a_model_that_fails_over_one_that_fits_it_is_refused(
+        self, odd: SavedModel, folder: Path
+    ) -> None:
+        self.write(folder, predict_request("toy", "checked", x=i64([-1])))
+        with pytest.raises(ServingError, match="negative"):
+            warm_up(odd, str(folder))
+
+    def test_a_file_that_is_damaged_is_refused(self, odd: SavedModel, folder: Path) -> None:
+        request = predict_request("toy", "checked", x=i64([1]))
+        self.write(folder, request)
+        content = (folder / WARMUP_FILE).read_bytes()
+        (folder / WARMUP_FILE).write_bytes(content[:-20])
+        with pytest.raises(tf.errors.DataLossError):
+            warm_up(odd, str(folder))
+        with tf.io.TFRecordWriter(str(folder / WARMUP_FILE)) as writer:
+            writer.write(b"no PredictionLog")
+        with pytest.raises(Exception, match="parsing"):
+            warm_up(odd, str(folder))

@@ -1,0 +1,396 @@
+"""Tests that the request log holds what was sent and answered, and never costs a request."""
+
+from __future__ import annotations
+
+import resource
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tensorflow.core.example import example_pb2
+
+from serving.server import request_log
+from serving.server.metrics import ServerMetrics
+from serving.server.request_log import SUFFIX, RequestLog, RequestLogError, make_records
+from tests.serving.conftest import LIVE
+from tests.serving.server.running import (
+    PATIENCE,
+    RunningServer,
+    example_of,
+    predict_request,
+    running,
+    strings,
+)
+from tests.serving.server.toys import f32, i64
+
+INPUTS = {
+    "distance": f32([1.5, np.nan]),
+    "hour": i64([7, 0]),
+    "carrier": strings(b"AA", b""),
+}
+OUTPUTS = {"probability": f32([[0.25], [0.5]])}
+
+
+def values_of(record: bytes) -> dict[str, list[Any]]:
+    """The values of each feature of a serialized tf.Example."""
+    found = {}
+    for name, feature in example_pb2.Example.FromString(record).features.feature.items():
+        kind = feature.WhichOneof("kind")
+        found[name] = list(getattr(feature, kind).value) if kind else []
+    return found
+
+
+def read(folder: Path) -> list[dict[str, list[Any]]]:
+    """What a reader of the log finds, oldest first."""
+    files = [str(path) for path in sorted(folder.glob(f"*{SUFFIX}"))]
+    if not files:
+        return []
+    records = tf.data.TFRecordDataset(files, "GZIP").as_numpy_iterator()
+    return [values_of(record) for record in records]
+
+
+@pytest.fixture
+def metrics() -> ServerMetrics:
+    return ServerMetrics()
+
+
+@pytest.fixture
+def open_log(tmp_path: Path, metrics: ServerMetrics) -> Iterator[Callable[..., RequestLog]]:
+    """Opens a log in the folder `log`, and closes it at the end."""
+    opened = []
+
+    def make(sampling: float = 1.0, **options: Any) -> RequestLog:
+        opened.append(RequestLog(str(tmp_path / "log"), sampling, metrics, **options))
+        return opened[-1]
+
+    yield make
+    for log in opened:
+        log.close()
+
+
+def rows(metrics: ServerMetrics, outcome: str, name: str = "toy") -> float:
+    labels = {"model": name, "outcome": outcome}
+    return metrics.registry.get_sample_value("flightdeck_serving_logged_rows_total", labels) or 0.0
+
+
+def until(condition: Callable[[], Any]) -> None:
+    end = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+class TestRecords:
+    def test_a_record_is_a_row_with_its_answer_and_absent_features_are_absent(self) -> None:
+        first, second = map(values_of, make_records(3, INPUTS, OUTPUTS, 1_700_000_000_000_000))
+        assert first == {
+            "distance": [1.5],
+            "hour": [7],
+            "carrier": [b"AA"],
+            "prediction.probability": [0.25],
+            "request.time": [1_700_000_000_000_000],
+            "request.version": [3],
+        }
+        assert second.keys() == first.keys() - {"distance", "carrier"}
+        assert second["hour"] == [0]
+
+    def test_serialized_examples_are_logged_as_the_features_that_they_hold(self) -> None:
+        examples = strings(
+            example_of(distance=1.5, carrier="AA").SerializeToString(),
+            b"",
+        )
+        first, second = map(values_of, make_records(3, {"examples": examples}, OUTPUTS, 1))
+        assert first == {
+            "distance": [1.5],
+            "carrier": [b"AA"],
+            "prediction.probability": [0.25],
+            "request.time": [1],
+            "request.version": [3],
+        }
+        assert second.keys() == first.keys() - {"distance", "carrier"}
+
+    def test_every_dtype_has_its_kind_of_feature(self) -> None:
+        outputs = {
+            "matrix": np.array([[[1.0, 2], [3, 4]]]),
+            "flag": np.array([True]),
+            "byte": np.array([255], np.uint8),
+            "label": strings(b"late"),
+            "empty": np.zeros((1, 0), np.float32),
+        }
+        (record,) = map(values_of, make_records(1, {"x": np.array([-1], np.int8)}, outputs, 1))
+        assert record["prediction.matrix"] == [1, 2, 3, 4]
+        assert record["prediction.flag"] == [1]
+        assert record["prediction.byte"] == [255]
+        assert record["prediction.label"] == [b"late"]
+        assert record["prediction.empty"] == []
+        assert record["x"] == [-1]
+
+    @pytest.mark.parametrize(
+        ("inputs", "outputs"),
+        [
+            ({}, {"y": f32([1])}),
+            ({"x": f32(1)}, {"y": f32([1])}),
+            ({"x": f32([1, 2])}, {"y": f32([1])}),
+            ({"x": f32([])}, {"y": f32([])}),
+            ({"x": f32([1])}, {"y": f32(1)}),
+        ],
+    )
+    def test_a_request_without_rows_has_no_records(
+        self, inputs: Mapping[str, np.ndarray], outputs: Mapping[str, np.ndarray]
+    ) -> None:
+        assert make_records(1, inputs, outputs, 1) == []
+
+    @settings(max_examples=50)
+    @given(
+        st.lists(
+            st.fixed_dictionaries(
+                {
+                    "distance": st.floats(width=32),
+                    "hour": st.integers(-(2**63), 2**63 - 1),
+                    "carrier": st.binary(max_size=5),
+                }
+            ),
+            min_size=1,
+            max_size=4,
+        )
+    )
+    def test_whatever_was_sent_is_found_again_in_either_form(
+        self, sent: list[dict[str, Any]]
+    ) -> None:
+        columns = {
+            "distance": f32([row["distance"] for row in sent]),
+            "hour": i64([row["hour"] for row in sent]),
+            "carrier": strings(*(row["carrier"] for row in sent)),
+        }
+        there = [{name: v for name, v in row.items() if v == v and v != b""} for row in sent]
+        examples = strings(*(example_of(**row).SerializeToString() for row in there))
+        outputs = {"y": np.arange(len(sent), dtype=np.int64)}
+        for inputs in (columns, {"examples": examples}):
+            found = list(map(values_of, make_records(1, inputs, outputs, 1)))
+            for index, (row, record) in enumerate(zip(there, found, strict=True)):
+                assert record.pop("prediction.y") == [index]
+                assert record.pop("request.time") == record.pop("request.version") == [1]
+                assert record == {name: [value] for name, value in row.items()}
+
+
+class TestFiles:
+    def test_what_is_offered_is_there_when_the_log_is_closed(
+        self, tmp_path: Path, open_log: Callable[..., RequestLog], metrics: ServerMetrics
+    ) -> None:
+        before = time.time() * 1e6
+        log = open_log()
+        log.offer("toy", 3, INPUTS, OUTPUTS)
+        log.offer("other", 1, INPUTS, OUTPUTS)
+        log.close()
+        found = read(tmp_path / "log" / "toy")
+        assert [record["prediction.probability"] for record in found] == [[0.25], [0.5]]
+        assert all(before <= record["request.time"][0] <= time.time() * 1e6 for record in found)
+        assert len(read(tmp_path / "log" / "other")) == 2
+        assert rows(metrics, "written") == 2
+
+    def test_a_file_that_is_being_written_is_not_seen(
+        self, tmp_path: Path, open_log: Callable[..., RequestLog], metrics: ServerMetrics
+    ) -> None:
+        log = open_log()
+        log.offer("toy", 3, INPUTS, OUTPUTS)
+        until(lambda: rows(metrics, "written") == 2)
+        assert read(tmp_path / "log" / "toy") == []
+        (part,) = (tmp_path / "log" / "toy").iterdir()
+        assert part.name.endswith(f"{SUFFIX}.part")
+
+    @pytest.mark.parametrize("limit", [{"max_file_bytes": 1}, {"max_file_seconds": 0.0}])
+    def test_a_file_that_is_full_or_old_is_closed_and_the_next_begun(
+        self,
+        tmp_path: Path,
+        open_log: Callable[..., RequestLog],
+        metrics: ServerMetrics,
+        limit: dict[str, float],
+    ) -> None:
+        log = open_log(**limit)
+        for number in range(4):
+            log.offer("toy", number, INPUTS, OUTPUTS)
+        # The last one is closed although nothing comes after it.
+        until(lambda: len(read(tmp_path / "log" / "toy")) == 8)
+        assert len(list((tmp_path / "log" / "toy").iterdir())) == 4
+        versions = [record["request.version"][0] for record in read(tmp_path / "log" / "toy")]
+        assert versions == [0, 0, 1, 1, 2, 2, 3, 3]
+
+    def test_the_oldest_files_go(self, tmp_path: Path, open_log: Callable[..., RequestLog]) -> None:
+        log = open_log(max_file_bytes=1, max_files=2)
+        for number in range(6):
+            log.offer("toy", number, INPUTS, OUTPUTS)
+        log.offer("other", 7, INPUTS, OUTPUTS)
+        log.close()
+        versions = {record["request.version"][0] for record in read(tmp_path / "log" / "toy")}
+        assert versions <= {3, 4, 5}
+        assert 5 in versions
+        assert len(read(tmp_path / "log" / "other")) == 2
+
+    def test_an_older_log_is_left_and_goes_on(
+        self, tmp_path: Path, open_log: Callable[..., RequestLog]
+    ) -> None:
+        for number in range(3):
+            log = open_log()
+            log.offer("toy", number, INPUTS, OUTPUTS)
+            log.close()
+        versions = [record["request.version"][0] for record in read(tmp_path / "log" / "toy")]
+        assert versions == [0, 0, 1, 1, 2, 2]
+
+    def test_no_two_logs_write_to_a_folder(
+        self, tmp_path: Path, open_log: Callable[..., RequestLog]
+    ) -> None:
+        log = open_log()
+        with pytest.raises(RequestLogError, match=f"another server writes .* {tmp_path}/log"):
+            open_log()
+        log.close()
+        open_log()
+
+    @pytest.mark.parametrize("cut", [0, 1, 40, 10**9])
+    def test_what_a_server_that_was_killed_had_written_is_kept(
+        self, tmp_path: Path, open_log: Callable[..., RequestLog], cut: int
+    ) -> None:
+        log = open_log()
+        for number in range(100):
+            log.offer("toy", number, INPUTS, OUTPUTS)
+        log.close()
+        (path,) = (tmp_path / "log" / "toy").iterdir()
+        content = path.read_bytes()
+        part = path.with_name(path.name + ".part")
+        part.write_bytes(content[: max(0, len(content) - cut)])
+        path.unlink()
+        open_log().close()
+        found = [record["request.version"][0] for record in read(tmp_path / "log" / "toy")]
+        assert found == [number // 2 for number in range(len(found))]
+        assert len(found) == 200 or cut > 0
+        assert found or cut == 10**9
+        assert [path.name for path in (tmp_path / "log" / "toy").iterdir()] == [path.name]
+
+
+class TestSampling:
+    def test_none_are_logged_at_zero_and_all_at_one(
+        self, tmp_path: Path, open_log: Callable[..., RequestLog]
+    ) -> None:
+        for sampling, expected in ((0.0, 0), (1.0, 200)):
+            log = open_log(sampling)
+            for _ in range(100):
+                log.offer("toy", 1, INPUTS, OUTPUTS)
+            log.close()
+            assert len(read(tmp_path / "log" / "toy")) == expected
+
+    def test_a_share_is_logged_in_between(
+        self, tmp_path: Path, open_log: Callable[..., RequestLog]
+    ) -> None:
+        log = open_log(0.5)
+        log._random.seed(1)
+        for _ in range(200):
+            log.offer("toy", 1, INPUTS, OUTPUTS)
+        log.close()
+        assert 120 < len(read(tmp_path / "log" / "toy")) < 280
+
+
+class TestTrouble:
+    """Whatever happens to the log, `offer` neither waits nor raises."""
+
+    def test_what_it_cannot_keep_up_with_is_dropped_and_counted(
+        self,
+        tmp_path: Path,
+        open_log: Callable[..., RequestLog],
+        metrics: ServerMetrics,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        may_write = threading.Event()
+        write = request_log._File.write
+
+        def slow(file: Any, records: list[bytes]) -> None:
+            may_write.wait()
+            write(file, records)
+
+        monkeypatch.setattr(request_log._File, "write", slow)
+        log = open_log()
+        for _ in range(request_log._WAITING_REQUESTS + 100):
+            log.offer("toy", 1, INPUTS, OUTPUTS)
+        assert rows(metrics, "dropped") in (2 * 99, 2 * 100)
+        may_write.set()
+        log.close()
+        assert rows(metrics, "written") + rows(metrics, "dropped") == 2 * 1100
+        assert len(read(tmp_path / "log" / "toy")) == rows(metrics, "written")
+
+    def test_a_folder_that_cannot_be_written_costs_the_rows_until_it_can(
+        self, tmp_path: Path, open_log: Callable[..., RequestLog], metrics: ServerMetrics
+    ) -> None:
+        log = open_log(retry_seconds=0.0)
+        (tmp_path / "log" / "toy").write_text("a file in its place")
+        log.offer("toy", 1, INPUTS, OUTPUTS)
+        log.offer("other", 1, INPUTS, OUTPUTS)
+        until(lambda: rows(metrics, "dropped") == 2)
+        (tmp_path / "log" / "toy").unlink()
+        log.offer("toy", 2, INPUTS, OUTPUTS)
+        log.close()
+        assert rows(metrics, "written") == 2
+        assert {record["request.version"][0] for record in read(tmp_path / "log" / "toy")} == {2}
+        assert len(read(tmp_path / "log" / "other")) == 2
+
+    def test_a_signature_without_inputs_can_be_asked(
+        self, open_log: Callable[..., RequestLog]
+    ) -> None:
+        open_log().offer("toy", 1, {}, {"y": f32([1])})
+
+    def test_it_may_be_offered_something_after_its_end(
+        self, open_log: Callable[..., RequestLog]
+    ) -> None:
+        log = open_log()
+        log.close()
+        log.offer("toy", 1, INPUTS, OUTPUTS)
+        log.close()
+
+
+def ask(server: RunningServer, times: int = 1) -> None:
+    columns = {name: array[:1] for name, array in INPUTS.items()}
+    for _ in range(times):
+        server.predictions.Predict(predict_request("toy", "raw_features", **columns))
+
+
+class TestServer:
+    def test_both_protocols_are_logged_and_a_killed_server_loses_little(
+        self, toys: Path, tmp_path: Path
+    ) -> None:
+        options = ("--request-log", str(tmp_path), "--request-log-sampling", "1")
+        with running(toys, *options, status=-signal.SIGKILL) as server:
+            ask(server)
+            row = {"distance": 1.5, "hour": 7, "carrier": "AA"}
+            server.rest("toy:predict", {"signature_name": "raw_features", "instances": [row]})
+            server.rest("toy:regress", {"signature_name": "regress", "examples": [row]})
+            until(lambda: 'logged_rows_total{model="toy",outcome="written"} 3' in server.metrics())
+            server.process.kill()
+            server.process.wait()
+        assert read(tmp_path / "toy") == []
+        with running(toys, *options) as server:
+            found = read(tmp_path / "toy")
+            assert len(found) == 3
+            for record in found:
+                assert record["distance"] == [1.5]
+                assert record["carrier"] == [b"AA"]
+                assert record["request.version"] == [LIVE]
+            assert found[0]["prediction.probability"] == found[1]["prediction.probability"]
+            assert found[0]["prediction.probability"] == found[2]["prediction.outputs"]
+            ask(server)
+        assert len(read(tmp_path / "toy")) == 4
+
+    def test_a_full_disk_costs_no_request(self, toys: Path, tmp_path: Path) -> None:
+        options = ("--request-log", str(tmp_path), "--request-log-sampling", "1")
+        with running(toys, *options) as server:
+            server.wait_for("serving", model="toy")
+            # To write more than this into a file fails.
+            resource.prlimit(server.process.pid, resource.RLIMIT_FSIZE, (100, 100))
+            ask(server, times=50)
+            server.wait_for("request log failed")
+            until(lambda: 'outcome="dropped"} 5' in server.metrics())
+            ask(server)

@@ -1,0 +1,324 @@
+"""Tests of the way of a request: its place in the queue, its time, and what is counted and logged.
+
+The model computes what a test tells it to; the interfaces are the server's own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import threading
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import grpc
+import httpx
+import numpy as np
+import pytest
+from tensorflow.core.framework import types_pb2
+from tensorflow_serving.apis import prediction_service_pb2_grpc
+
+from serving.server.health import HealthService
+from serving.server.manager import ModelManager
+from serving.server.metrics import ServerMetrics
+from serving.server.models import Arrays
+from serving.server.request_log import RequestLog
+from serving.server.rest import RestInterface
+from serving.server.rpc import make_server
+from serving.server.service import Service
+from serving.server.signatures import Signature, TensorInfo
+from tests.serving.server.running import PATIENCE, predict_request
+from tests.serving.server.toys import f32
+
+SIGNATURE = Signature(
+    {"x": TensorInfo(types_pb2.DT_FLOAT, (None,))}, {"y": TensorInfo(types_pb2.DT_FLOAT, (None,))}
+)
+REQUEST = predict_request("toy", "", x=f32([1, 2]))
+DOCUMENT = {"instances": [1.0, 2.0]}
+
+
+class Told:
+    """A model that computes what it is told to.
+
+    Attributes:
+      seconds: The time that each run was given.
+    """
+
+    signatures: Mapping[str, Signature] = {"serving_default": SIGNATURE}
+    signature_defs: Mapping[str, Any] = {"serving_default": SIGNATURE.to_proto()}
+
+    def __init__(self, compute: Callable[[np.ndarray], np.ndarray]):
+        self._compute = compute
+        self.seconds: list[float] = []
+
+    def run(
+        self,
+        signature: str,
+        inputs: Mapping[str, np.ndarray],
+        outputs: Sequence[str],
+        seconds: float,
+    ) -> Arrays:
+        self.seconds.append(seconds)
+        return {"y": self._compute(inputs["x"])}
+
+
+class Gate:
+    """A computation that waits until the gate is open."""
+
+    def __init__(self) -> None:
+        self._open = threading.Event()
+
+    def __call__(self, x: np.ndarray) -> np.ndarray:
+        assert self._open.wait(PATIENCE)
+        return 2 * x
+
+    def open(self) -> None:
+        self._open.set()
+
+
+@dataclass
+class Asked:
+    """A service, and clients of its interfaces."""
+
+    service: Service
+    model: Told
+    rest: httpx.AsyncClient
+    predictions: prediction_service_pb2_grpc.PredictionServiceStub
+
+    async def until_waiting(self, requests: int) -> None:
+        """Waits until so many requests are being computed or wait for it."""
+        async with asyncio.timeout(PATIENCE):
+            while self.value("waiting_requests") != requests:
+                await asyncio.sleep(0.005)
+
+    def value(self, name: str, **labels: str) -> float:
+        """The value of a metric."""
+        name = f"flightdeck_serving_{name}"
+        return self.service.metrics.registry.get_sample_value(name, labels) or 0.0
+
+    def post(self) -> asyncio.Task[httpx.Response]:
+        """Begins to ask over REST."""
+        return asyncio.create_task(self.rest.post("/v1/models/toy:predict", json=DOCUMENT))
+
+    def predict(self, **options: Any) -> Any:
+        """Begins to ask over gRPC."""
+        return self.predictions.Predict(REQUEST, **options)
+
+
+@pytest.fixture
+def serve(tmp_path: Path) -> Callable[..., Any]:
+    """Opens a service whose model computes a function; see `Service` for the options."""
+    folder = tmp_path / "models" / "toy" / "3"
+    folder.mkdir(parents=True)
+    (folder / "saved_model.pb").touch()
+
+    @asynccontextmanager
+    async def opened(
+        compute: Callable[[np.ndarray], np.ndarray],
+        workers: int = 1,
+        max_queue: int = 1,
+        deadline_seconds: float = PATIENCE,
+        request_log: RequestLog | None = None,
+    ) -> AsyncIterator[Asked]:
+        model, metrics = Told(compute), ServerMetrics()
+        manager = ModelManager(str(tmp_path / "models"), (), lambda *_: model, metrics)
+        manager.look()
+        service = Service(
+            manager,
+            metrics,
+            workers=workers,
+            max_queue=max_queue,
+            deadline_seconds=deadline_seconds,
+            access_log=True,
+            request_log=request_log,
+        )
+        app = RestInterface(
+            service, max_bytes=10**6, deadline_seconds=deadline_seconds, token=""
+        ).make_app()
+        rpc = make_server(service, HealthService(), max_bytes=10**6, token="")
+        port = rpc.add_insecure_port("127.0.0.1:0")
+        await rpc.start()
+        async with (
+            httpx.AsyncClient(
+                transport=httpx.ASGITransport(app), base_url="http://toy", timeout=PATIENCE
+            ) as rest,
+            grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel,
+        ):
+            stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)
+            yield Asked(service, model, rest, stub)
+        await rpc.stop(None)
+        service.close()
+
+    return opened
+
+
+def test_one_request_too_many_is_refused_at_once_and_those_before_are_answered(
+    serve: Callable[..., Any],
+) -> None:
+    async def run() -> None:
+        gate = Gate()
+        async with serve(gate, workers=1, max_queue=2) as asked:
+            over_rest, over_grpc, another = asked.post(), asked.predict(), asked.predict()
+            await asked.until_waiting(3)
+            refused = await asked.post()
+            assert refused.status_code == 503
+            assert refused.json()["error"].startswith("the queue is full: 3 requests")
+            with pytest.raises(grpc.aio.AioRpcError, match="the queue is full") as error:
+                await asked.predict()
+            assert error.value.code() is grpc.StatusCode.UNAVAILABLE
+            gate.open()
+            assert (await over_rest).json() == {"predictions": [2.0, 4.0]}
+            for call in (over_grpc, another, asked.predict()):
+                assert list((await call).outputs["y"].float_val) == [2, 4]
+            await asked.until_waiting(0)
+
+    asyncio.run(run())
+
+
+def test_what_takes_too_long_is_given_up_and_keeps_its_worker_till_it_ends(
+    serve: Callable[..., Any],
+) -> None:
+    async def run() -> None:
+        gate = Gate()
+        async with serve(gate, workers=2, deadline_seconds=0.1) as asked:
+            over_rest, over_grpc = asked.post(), asked.predict()
+            answer = await over_rest
+            assert answer.status_code == 504
+            assert answer.json() == {"error": "no answer within 0.1 seconds"}
+            with pytest.raises(grpc.aio.AioRpcError) as error:
+                await over_grpc
+            assert error.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+            assert asked.value("waiting_requests") == 2
+            gate.open()
+            await asked.until_waiting(0)
+
+    asyncio.run(run())
+
+
+def test_what_waited_too_long_is_not_computed(serve: Callable[..., Any]) -> None:
+    async def run() -> None:
+        gate = Gate()
+        async with serve(gate, workers=1, deadline_seconds=0.2) as asked:
+            first = asked.post()
+            await asked.until_waiting(1)
+            assert (await asked.post()).status_code == 504
+            assert (await first).status_code == 504
+            gate.open()
+            await asked.until_waiting(0)
+            assert len(asked.model.seconds) == 1
+
+    asyncio.run(run())
+
+
+def test_the_model_is_given_no_more_time_than_the_client_gives(serve: Callable[..., Any]) -> None:
+    async def run() -> None:
+        async with serve(lambda x: x, deadline_seconds=PATIENCE) as asked:
+            await asked.predict(timeout=PATIENCE / 2)
+            await asked.predict(timeout=PATIENCE * 2)
+            await asked.predict()
+            short, *longer = asked.model.seconds
+            assert 0 < short <= PATIENCE / 2
+            assert all(PATIENCE / 2 < seconds <= PATIENCE for seconds in longer)
+
+    asyncio.run(run())
+
+
+def test_a_client_that_leaves_gives_its_place_to_another(serve: Callable[..., Any]) -> None:
+    async def run() -> None:
+        gate = Gate()
+        async with serve(gate, workers=1, max_queue=1) as asked:
+            first = asked.post()
+            await asked.until_waiting(1)
+            second = asked.predict()
+            waiting = asyncio.create_task(second.code())
+            await asked.until_waiting(2)
+            second.cancel()
+            await waiting
+            await asked.until_waiting(1)
+            third = asked.post()
+            await asked.until_waiting(2)
+            gate.open()
+            assert [(await task).status_code for task in (first, third)] == [200, 200]
+
+    asyncio.run(run())
+
+
+def test_an_error_that_nobody_foresaw_is_internal_in_both_protocols_and_logged(
+    serve: Callable[..., Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(x: np.ndarray) -> np.ndarray:
+        raise RuntimeError("out of luck")
+
+    async def run() -> None:
+        async with serve(fail) as asked:
+            answer = await asked.post()
+            assert answer.status_code == 500
+            assert "out of luck" in answer.json()["error"]
+            with pytest.raises(grpc.aio.AioRpcError, match="out of luck") as error:
+                await asked.predict()
+            assert error.value.code() is grpc.StatusCode.INTERNAL
+            await asked.until_waiting(0)
+
+    asyncio.run(run())
+    failures = [record for record in caplog.records if record.exc_info]
+    assert len(failures) == 2
+    assert all(record.name.startswith("serving") for record in failures)
+
+
+def test_each_request_is_counted_and_logged(
+    serve: Callable[..., Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "serving")
+
+    async def run() -> None:
+        async with serve(lambda x: x) as asked:
+            await asked.predict()
+            await asked.post()
+            await asked.rest.get("/v1/models/toy")
+            assert (await asked.rest.post("/v1/models/nobody:predict", json={})).status_code == 404
+            assert (await asked.rest.post("/v1/models/toy:predict", content="x")).is_error
+            labels = {"model": "toy", "method": "predict"}
+            for protocol in ("grpc", "rest"):
+                found = asked.value("requests_total", **labels, protocol=protocol, status="OK")
+                assert found == 1
+            for name, status in (("toy", "INVALID_ARGUMENT"), ("(unknown)", "NOT_FOUND")):
+                labels = {"model": name, "method": "predict", "protocol": "rest", "status": status}
+                assert asked.value("requests_total", **labels) == 1
+            assert asked.value("rows_total", model="toy", version="3") == 4
+            labels = {"model": "toy", "method": "predict", "protocol": "grpc"}
+            assert asked.value("latency_seconds_count", **labels) == 1
+
+    asyncio.run(run())
+    lines = [r.__dict__["fields"] for r in caplog.records if r.getMessage() == "request"]
+    keys = ("protocol", "method", "model", "version", "rows", "status")
+    assert [tuple(line[key] for key in keys) for line in lines] == [
+        ("grpc", "predict", "toy", 3, 2, "OK"),
+        ("rest", "predict", "toy", 3, 2, "OK"),
+        ("rest", "status", "toy", None, 0, "OK"),
+        ("rest", "predict", "nobody", None, 0, "NOT_FOUND"),
+        ("rest", "predict", "toy", 3, 0, "INVALID_ARGUMENT"),
+    ]
+    assert all(json.dumps(line) and line["ms"] >= 0 for line in lines)
+    assert lines[3]["reason"].startswith("Servable not found")
+
+
+def test_a_body_that_is_too_large_is_counted_and_logged_too(
+    serve: Callable[..., Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "serving")
+
+    async def run() -> None:
+        async with serve(lambda x: x) as asked:
+            answer = await asked.rest.post("/v1/models/toy:predict", content=bytes(10**6 + 1))
+            assert answer.status_code == 413
+            labels = {"model": "toy", "method": "predict", "protocol": "rest"}
+            assert asked.value("requests_total", **labels, status="INVALID_ARGUMENT") == 1
+
+    asyncio.run(run())
+    (line,) = [r.__dict__["fields"] for r in caplog.records if r.getMessage() == "request"]
+    assert (line["model"], line["status"]) == ("toy", "INVALID_ARGUMENT")
+    assert line["reason"] == "the request is larger than the 1,000,000 bytes allowed"

@@ -1,0 +1,224 @@
+"""Tests that `python -m serving predict` asks about the rows of a file as they stand in it."""
+
+from __future__ import annotations
+
+import base64
+import csv
+import io
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from click.testing import CliRunner, Result
+
+from serving.__main__ import main
+from tests.serving.conftest import LIVE, STABLE
+
+if TYPE_CHECKING:
+    from tests.serving.server.running import RunningServer
+
+CSV = """tail,distance,hour,carrier,note
+N1,1500,7,UA,a
+N2,96.5,23,B6,b
+N3,,0,,c
+"""
+
+
+@pytest.fixture
+def predict(server: RunningServer) -> Callable[..., Result]:
+    """Runs the command on the server."""
+
+    def run(file: Path, *options: Any, model: str = "toy") -> Result:
+        arguments = ["predict", str(file), "--server", server.rest_url, "--model", model]
+        return CliRunner().invoke(main, [*arguments, *map(str, options)])
+
+    return run
+
+
+@pytest.fixture
+def flights(tmp_path: Path) -> Path:
+    path = tmp_path / "rows.csv"
+    path.write_text(CSV)
+    return path
+
+
+def rows_of(result: Result) -> list[dict[str, str]]:
+    assert result.exit_code == 0, result.output
+    return list(csv.DictReader(io.StringIO(result.stdout)))
+
+
+def answers(server: RunningServer, rows: list[dict[str, Any]], path: str = "toy") -> list[float]:
+    """What the server says of rows of raw features."""
+    document = {"signature_name": "raw_features", "instances": rows}
+    response = server.rest(f"{path}:predict", document)
+    assert response.status_code == 200, response.text
+    return [value for (value,) in response.json()["predictions"]]
+
+
+ROWS = [
+    {"distance": 1500.0, "hour": 7, "carrier": "UA"},
+    {"distance": 96.5, "hour": 23, "carrier": "B6"},
+    {"distance": math.nan, "hour": 0, "carrier": ""},
+]
+
+
+def test_each_row_of_a_csv_file_has_its_answer(
+    predict: Callable[..., Result], server: RunningServer, flights: Path
+) -> None:
+    found = rows_of(predict(flights))
+    assert [list(row) for row in found] == [["row", "probability"]] * 3
+    assert [row["row"] for row in found] == ["0", "1", "2"]
+    first, second, absent = answers(server, ROWS)
+    assert [float(row["probability"]) for row in found[:2]] == [first, second]
+    assert math.isnan(absent)
+    assert found[2]["probability"] == "nan"
+
+
+def test_a_parquet_file_is_answered_alike(
+    predict: Callable[..., Result], tmp_path: Path, flights: Path
+) -> None:
+    path = tmp_path / "rows.parquet"
+    table = pa.table(
+        {
+            "distance": pa.array([1500.0, 96.5, None], pa.float64()),
+            "hour": pa.array([7, 23, 0], pa.int8()),
+            "carrier": pa.array(["UA", "B6", None]).dictionary_encode(),
+            "note": pa.array([[1], [], None]),
+        }
+    )
+    pq.write_table(table, path)
+    assert predict(path).stdout == predict(flights).stdout
+
+
+def test_all_rows_are_asked_about_and_in_their_order(
+    predict: Callable[..., Result], server: RunningServer, tmp_path: Path
+) -> None:
+    rows = [{"distance": float(n), "hour": n % 24, "carrier": "AA"} for n in range(1203)]
+    path = tmp_path / "many.csv"
+    lines = [f"{row['distance']},{row['hour']},{row['carrier']}" for row in rows]
+    path.write_text("distance,hour,carrier\n" + "\n".join(lines))
+    found = rows_of(predict(path))
+    assert [int(row["row"]) for row in found] == list(range(1203))
+    assert [float(row["probability"]) for row in found] == answers(server, rows)
+    assert rows_of(predict(path, "--rows", 700)) == found[:700]
+
+
+@pytest.mark.parametrize(
+    ("options", "path"),
+    [
+        (("--version", STABLE), f"toy/versions/{STABLE}"),
+        (("--label", "stable"), f"toy/versions/{STABLE}"),
+        (("--version", LIVE), "toy"),
+    ],
+)
+def test_the_version_that_is_meant_is_asked(
+    predict: Callable[..., Result],
+    server: RunningServer,
+    flights: Path,
+    options: tuple[Any, ...],
+    path: str,
+) -> None:
+    found = rows_of(predict(flights, "--rows", 2, *options))
+    assert [float(row["probability"]) for row in found] == answers(server, ROWS[:2], path)
+
+
+def test_texts_are_asked_about_as_they_are_written(
+    predict: Callable[..., Result], tmp_path: Path
+) -> None:
+    """Be they numbers with leading zeros, dates, truth values, gaps, or whatever."""
+    path = tmp_path / "texts.csv"
+    for texts in (
+        ["007", "1e3", "08"],
+        ["2013-01-01 05:00"],
+        ["True", "false"],
+        ["NA", "null", ""],
+        ["a,b", 'say "x"', "two\nlines", "é", " 1 "],
+    ):
+        with path.open("w", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerows([["number", "text"], *([1, text] for text in texts)])
+        found = rows_of(predict(path))
+        assert [row["text"] for row in found] == texts
+        assert [json.loads(row["pair"]) for row in found] == [[text, text] for text in texts]
+        assert [
+            base64.b64decode(json.loads(row["text_bytes"])["b64"]).decode() for row in found
+        ] == texts
+
+
+def test_a_file_with_no_rows_has_no_answers(predict: Callable[..., Result], tmp_path: Path) -> None:
+    path = tmp_path / "none.csv"
+    path.write_text("distance,hour,carrier\n")
+    result = predict(path)
+    assert (result.exit_code, result.output) == (0, "")
+
+
+class TestRefusals:
+    def message(self, result: Result) -> str:
+        assert result.exit_code == 1, result.output
+        line = result.stderr.strip()
+        assert line.startswith("Error: ")
+        assert len(line.splitlines()) == 1
+        return line.removeprefix("Error: ")
+
+    @pytest.mark.parametrize(
+        ("content", "options", "message"),
+        [
+            ("distance,carrier\n1,AA\n", (), "raw_features needs hour;"),
+            ("distance,hour,carrier\n1,2,AA\n1,,AA\n", (), "column hour is empty in row 1"),
+            ("distance,hour,carrier\nfar,2,AA\n", (), "column distance"),
+            ("distance,hour,carrier\n1,2.5,AA\n", (), "column hour"),
+            ("distance,hour,carrier\n1,2,AA\n", ("--signature", "x"), "there is no signature 'x'"),
+            (
+                "distance,hour,carrier\n1,2,AA\n",
+                ("--signature", "classify"),
+                "classify needs inputs",
+            ),
+            ("distance,hour,carrier\n1,2\n", (), "rows.csv: "),
+            ("", (), "rows.csv: "),
+            ("distance,hour,carrier\n1,2,AA\n", ("--version", 9), "404: Servable not found"),
+            ("distance,hour,carrier\n1,2,AA\n", ("--label", "x"), "400: Unrecognized"),
+        ],
+    )
+    def test_what_does_not_fit_is_named(
+        self,
+        predict: Callable[..., Result],
+        tmp_path: Path,
+        content: str,
+        options: tuple[Any, ...],
+        message: str,
+    ) -> None:
+        path = tmp_path / "rows.csv"
+        path.write_text(content)
+        assert message in self.message(predict(path, *options))
+
+    def test_a_model_that_is_not_served_is_named(
+        self, predict: Callable[..., Result], flights: Path
+    ) -> None:
+        assert "Latest(nobody)" in self.message(predict(flights, model="nobody"))
+
+    @pytest.mark.parametrize("name", ["rows.json", "rows.parquet"])
+    def test_a_file_of_another_kind_is_named(
+        self, predict: Callable[..., Result], tmp_path: Path, name: str
+    ) -> None:
+        path = tmp_path / name
+        path.write_text(json.dumps(ROWS[:1]))
+        assert self.message(predict(path)).startswith(f"{path}: ")
+
+    @pytest.mark.parametrize(
+        "address", ["http://127.0.0.1:1", "127.0.0.1:1", "http://[", "ftp://127.0.0.1"]
+    )
+    def test_a_server_that_does_not_answer_is_named(self, flights: Path, address: str) -> None:
+        arguments = ["predict", str(flights), "--server", address, "--model", "toy"]
+        assert address in self.message(CliRunner().invoke(main, arguments))
+
+    def test_so_is_one_that_does_not_speak_the_protocol(
+        self, server: RunningServer, flights: Path
+    ) -> None:
+        for address in (f"{server.rest_url}/v2", f"http://127.0.0.1:{server.grpc_port}"):
+            arguments = ["predict", str(flights), "--server", address, "--model", "toy"]
+            assert address in self.message(CliRunner().invoke(main, arguments))
