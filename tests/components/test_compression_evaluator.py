@@ -231,6 +231,7 @@ def test_an_example_without_an_integer_that_the_model_reads_is_named(pushed: Pus
 def test_the_report_is_json_with_a_row_for_the_mode_that_is_shipped(pushed: PushedRun) -> None:
     report = json.loads((pushed.artifact("Quantizer", "report") / "report.json").read_text())
     shipped = report["modes"][report["mode"]]
-    assert shipped["bytes"] == (pushed.version / TFLITE_MODEL).stat().st_size
+    folder = pushed.artifact("Quantizer", "quantized_model") / "Format-Serving"
+    assert shipped["bytes"] == (folder / TFLITE_MODEL).stat().st_size
     assert shipped["bytes"] < report["float"]["bytes"] / 4
     assert shipped["sparsity"] > 0.8
