@@ -6,7 +6,7 @@ from tfx import v1 as tfx
 
 from components.artifacts import serving_model_uri, statistics_uri
 from components.errors import UserError
-from serving.directory import SAVED_MODEL, ModelDirectory, copy_tree
+from serving.directory import SAVED_MODEL, ModelDirectory, copy_tree, exists, read_file
 
 TRAINING_STATISTICS = "training_statistics.pb"
 
@@ -47,8 +47,9 @@ def ServedModel(
     model.set_int_custom_property("version", served)
     copy_tree(directory.version_uri(served), serving_model_uri(model), last=SAVED_MODEL)
     source = f"{directory.provenance_uri(served)}/{TRAINING_STATISTICS}"
-    if fileio.exists(source):
+    if exists(source):
         statistics.split_names = json.dumps(["train"])
         target = statistics_uri(statistics, "train")
         fileio.makedirs(target.rpartition("/")[0])
-        fileio.copy(source, target)
+        with fileio.open(target, "wb") as file:
+            file.write(read_file(source))

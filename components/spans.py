@@ -6,13 +6,13 @@ Imports nothing of TFX or TensorFlow, so that a scheduler can look for new data 
 from __future__ import annotations
 
 import hashlib
-import os
 import re
 from dataclasses import dataclass
 
 from pyarrow import fs
 
 from components.errors import DataError
+from serving.directory import open_uri
 
 _SPAN_FOLDER = re.compile(r"span-([0-9]{4})(0[1-9]|1[0-2])")
 
@@ -54,7 +54,7 @@ def filesystem(uri: str) -> tuple[fs.FileSystem, str]:
       DataError: If no file system is known for the URI.
     """
     try:
-        return fs.FileSystem.from_uri(uri if "://" in uri else os.path.abspath(uri))
+        return open_uri(uri)
     except (ValueError, OSError) as error:
         raise DataError(f"data directory {uri!r} cannot be opened: {error}") from error
 

@@ -161,7 +161,7 @@ class ModelDirectory:
         Raises:
           TimeoutError: If it is held for longer.
         """
-        files, path = _open(os.path.join(self.uri, _PROVENANCE, "lock"))
+        files, path = open_uri(os.path.join(self.uri, _PROVENANCE, "lock"))
         if not isinstance(files, fs.LocalFileSystem) or path in _held.paths:
             yield
             return
@@ -214,16 +214,16 @@ class ModelDirectory:
                 raise FileExistsError(f"version {version} exists in {self.uri}, rolled back")
             _delete_tree(self.provenance_uri(version))  # Of a push that came no further.
             copy_tree(provenance_uri, self.provenance_uri(version))
-            files, target = _open(self.version_uri(version))
+            files, target = open_uri(self.version_uri(version))
             if not isinstance(files, fs.LocalFileSystem):
                 self._publish_to_store(version, model_uri, sign)
                 return
             staging = os.path.join(self.uri, _PROVENANCE, f"{_STAGING}{version}")
-            _, staged = _open(os.path.join(staging, str(version)))
+            _, staged = open_uri(os.path.join(staging, str(version)))
             copy_tree(model_uri, staged)
             if sign:
-                sign(staged, _open(self.signature_uri(version))[1])
-            for folder in (staged, _open(self.provenance_uri(version))[1]):
+                sign(staged, open_uri(self.signature_uri(version))[1])
+            for folder in (staged, open_uri(self.provenance_uri(version))[1]):
                 _flush(folder)
             files.move(staged, target)
             _delete_tree(staging)
@@ -238,12 +238,12 @@ class ModelDirectory:
             # What is uploaded is what was signed.
             staged, signature = os.path.join(work, str(version)), os.path.join(work, SIGNATURE_FILE)
             local = fs.LocalFileSystem()
-            _copy_tree(_open(model_uri), (local, staged))
+            _copy_tree(open_uri(model_uri), (local, staged))
             sign(staged, signature)
-            files, target = _open(self.signature_uri(version))
+            files, target = open_uri(self.signature_uri(version))
             with open(signature, "rb") as file:
                 _write(files, target, file.read())
-            _copy_tree((local, staged), _open(self.version_uri(version)), last=SAVED_MODEL)
+            _copy_tree((local, staged), open_uri(self.version_uri(version)), last=SAVED_MODEL)
 
     def rollback(self, version: int | None = None) -> Change:
         """Moves a version aside, so that servers fall back to the newest one that is left.
@@ -394,8 +394,8 @@ class ModelDirectory:
 
     def _move(self, source: str, target: str) -> None:
         """Moves a version; whoever reads `source` or `target` never sees half of it."""
-        files, source_path = _open(source)
-        target_path = _open(target)[1]
+        files, source_path = open_uri(source)
+        target_path = open_uri(target)[1]
         if not isinstance(files, fs.LocalFileSystem):
             copy_tree(source, target, last=SAVED_MODEL)
             files.delete_file(f"{source_path}/{SAVED_MODEL}")
@@ -410,11 +410,11 @@ class ModelDirectory:
         for uri in (self.version_uri(version), self.rolled_back_uri(version)):
             if not exists(uri):
                 continue
-            files, path = _open(uri)
+            files, path = open_uri(uri)
             if isinstance(files, fs.LocalFileSystem):
                 # The new name is also the note by which an interrupted deletion is finished.
                 home = os.path.join(self.uri, _PROVENANCE)
-                files.move(path, _open(os.path.join(home, f"{_DELETED}{version}"))[1])
+                files.move(path, open_uri(os.path.join(home, f"{_DELETED}{version}"))[1])
                 self._clean_up()
                 continue
             if exists(os.path.join(uri, SAVED_MODEL)):
@@ -425,16 +425,16 @@ class ModelDirectory:
     def _clean_up(self) -> None:
         """Deletes what was to be deleted, and what a crash left half-made."""
         home = os.path.join(self.uri, _PROVENANCE)
-        for name in os.listdir(_open(home)[1]):
+        for name in os.listdir(open_uri(home)[1]):
             if unfinished := _UNFINISHED.fullmatch(name):
                 if unfinished[1] == _DELETED:
                     _delete_tree(self.provenance_uri(int(unfinished[2])))
                 _delete_tree(os.path.join(home, name))
             elif name == LABELS_FILE + _NEW:
-                os.remove(_open(os.path.join(home, name))[1])
+                os.remove(open_uri(os.path.join(home, name))[1])
 
     def _write_labels(self, labels: dict[str, int]) -> None:
-        files, path = _open(os.path.join(self.uri, _PROVENANCE, LABELS_FILE))
+        files, path = open_uri(os.path.join(self.uri, _PROVENANCE, LABELS_FILE))
         content = (json.dumps(labels, indent=2, sort_keys=True) + "\n").encode()
         if not isinstance(files, fs.LocalFileSystem):
             _write(files, path, content)  # An object appears when it is whole.
@@ -446,7 +446,7 @@ class ModelDirectory:
 
 def find_models(serving_dir: str) -> list[str]:
     """Names of the models that have a version in a Serving directory, be it rolled back."""
-    files, root = _open(serving_dir)
+    files, root = open_uri(serving_dir)
     names = [
         info.base_name
         for info in files.get_file_info(fs.FileSelector(root, allow_not_found=True))
@@ -458,7 +458,7 @@ def find_models(serving_dir: str) -> list[str]:
 
 def model_digest(model_uri: str) -> str:
     """SHA-256 over the names and contents of a model's files, as 64 hexadecimal digits."""
-    files, root = _open(model_uri)
+    files, root = open_uri(model_uri)
     digest = hashlib.sha256()
     for name in sorted(file_sizes(model_uri)):
         content = hashlib.sha256(_read(files, f"{root}/{name}")).hexdigest()
@@ -468,12 +468,12 @@ def model_digest(model_uri: str) -> str:
 
 def file_sizes(uri: str) -> dict[str, int]:
     """Size in bytes of each file below a folder, by its path relative to it."""
-    return dict(_sizes(*_open(uri)))
+    return dict(_sizes(*open_uri(uri)))
 
 
 def local_path(uri: str) -> str | None:
     """Path of a local file or folder, or None if it is in an object store."""
-    files, path = _open(uri)
+    files, path = open_uri(uri)
     return path if isinstance(files, fs.LocalFileSystem) else None
 
 
@@ -483,18 +483,40 @@ def read_file(uri: str) -> bytes:
     Raises:
       FileNotFoundError: If there is none.
     """
-    return _read(*_open(uri))
+    return _read(*open_uri(uri))
 
 
 def exists(uri: str) -> bool:
     """Whether there is a file or folder."""
-    files, path = _open(uri)
+    files, path = open_uri(uri)
     return bool(files.get_file_info(path).type != fs.FileType.NotFound)
+
+
+def open_uri(uri: str) -> tuple[fs.FileSystem, str]:
+    """The file system of a URI, and the path in it.
+
+    Args:
+      uri: A path, `gs://...` or `s3://...`. As in Amazon's own tools, the environment says where an
+        S3 server is that is not Amazon's (`AWS_ENDPOINT_URL`), and with whose credentials.
+
+    Raises:
+      OSError, ValueError: If there is no such file system.
+    """
+    scheme, separator, rest = uri.partition("://")
+    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+    if scheme == "s3" and endpoint and "?" not in uri:
+        # pyarrow reads the variable itself from version 17 on.
+        files = fs.S3FileSystem(
+            endpoint_override=endpoint, region=os.environ.get("AWS_REGION", "us-east-1")
+        )
+        return files, rest.rstrip("/")
+    files, path = fs.FileSystem.from_uri(uri if separator else os.path.abspath(uri))
+    return files, path.rstrip("/")
 
 
 def copy_tree(source: str, target: str, last: str = "") -> None:
     """Copies the files below `source` to `target`, the one named `last` after all others."""
-    _copy_tree(_open(source), _open(target), last)
+    _copy_tree(open_uri(source), open_uri(target), last)
 
 
 def _copy_tree(
@@ -516,14 +538,9 @@ def _copy_tree(
 
 def _delete_tree(uri: str) -> None:
     """Deletes a folder, if there is one."""
-    files, path = _open(uri)
+    files, path = open_uri(uri)
     if exists(uri):
         files.delete_dir(path)
-
-
-def _open(uri: str) -> tuple[fs.FileSystem, str]:
-    files, path = fs.FileSystem.from_uri(uri if "://" in uri else os.path.abspath(uri))
-    return files, path.rstrip("/")
 
 
 def _read_json(uri: str) -> dict[str, Any]:
@@ -593,7 +610,7 @@ def _sizes(files: fs.FileSystem, root: str) -> Iterator[tuple[str, int]]:
 
 
 def _numbered(uri: str) -> Iterator[int]:
-    files, root = _open(uri)
+    files, root = open_uri(uri)
     for info in files.get_file_info(fs.FileSelector(root, allow_not_found=True)):
         if info.base_name.isascii() and info.base_name.isdigit():
             yield int(info.base_name)

@@ -33,7 +33,9 @@ def at(kind: Any, uri: Path) -> Any:
     return artifact
 
 
-def push(pushed: PushedRun, serving_dir: Path, work: Path) -> standard.PushedModel:
+def push(
+    pushed: PushedRun, serving_dir: Path | str, work: Path, **parameters: Any
+) -> standard.PushedModel:
     """Pushes the model of the run to another Serving directory."""
     examples = at(standard.Examples, pushed.artifact("SpanExampleGen", "examples"))
     infra_blessing = at(standard.InfraBlessing, pushed.artifact("ServingValidator", "blessing"))
@@ -57,13 +59,18 @@ def push(pushed: PushedRun, serving_dir: Path, work: Path) -> standard.PushedMod
     Pusher.EXECUTOR_SPEC.executor_class().Do(
         {key: [artifact] for key, artifact in inputs.items()},
         {"pushed_model": [output]},
-        {"serving_dir": str(serving_dir), "model_name": "flight_delay", "run_key": "abc"},
+        {
+            "serving_dir": str(serving_dir),
+            "model_name": "flight_delay",
+            "run_key": "abc",
+            **parameters,
+        },
     )
     return output
 
 
 def serve(
-    serving_dir: Path, work: Path, version: int = 0
+    serving_dir: Path | str, work: Path, version: int = 0
 ) -> tuple[standard.Model, standard.ExampleStatistics]:
     model = at(standard.Model, work / "model")
     statistics = at(standard.ExampleStatistics, work / "statistics")

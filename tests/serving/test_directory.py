@@ -161,7 +161,7 @@ def as_object_store(crash_before: int | None = None) -> Iterator[None]:
     store = fs.PyFileSystem(ObjectStore(crash_before))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
-            serving_directory, "_open", lambda uri: (store, os.path.abspath(uri).lstrip("/"))
+            serving_directory, "open_uri", lambda uri: (store, os.path.abspath(uri).lstrip("/"))
         )
         yield
 

@@ -1,0 +1,117 @@
+"""Tests that data and Serving directory may be in a bucket of an S3 server that is not Amazon's."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from moto.server import ThreadedMotoServer
+from pyarrow import fs
+
+from components import spans
+from components.artifacts import has_serving_model, statistics_uri
+from components.errors import DataError
+from components.span_example_gen import SpanExampleGen
+from serving.directory import ModelDirectory, copy_tree, open_uri
+from serving.signing import verify
+from tests.components.test_publishing import push, serve
+from tests.conftest import PushedRun
+
+BUCKET = "s3://flightdeck"
+
+
+@pytest.fixture(scope="module")
+def bucket() -> Iterator[str]:
+    """An empty bucket, on a server that the environment names."""
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0)
+    server.start()
+    host, port = server.get_host_and_port()
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
+        environment.setenv("AWS_ACCESS_KEY_ID", "anybody")
+        environment.setenv("AWS_SECRET_ACCESS_KEY", "anything")
+        endpoint = f"http://{host}:{port}"
+        fs.S3FileSystem(endpoint_override=endpoint, allow_bucket_creation=True).create_dir(
+            "flightdeck"
+        )
+        yield BUCKET
+    server.stop()
+
+
+def test_spans_are_read_from_a_bucket_as_from_a_folder(
+    bucket: str,
+    tiny_spans: Path,
+    curated_schema: Path,
+    run_component: Callable[..., dict[str, Any]],
+) -> None:
+    copy_tree(str(tiny_spans), f"{bucket}/data")
+    settings = {"time_column": "time_hour", "as_of": 0, "window": 2}
+    rows = []
+    for uri in (str(tiny_spans), f"{bucket}/data"):
+        outputs = run_component(
+            SpanExampleGen, {"schema": curated_schema}, data_uri=uri, **settings
+        )
+        rows.append(json.loads(outputs["examples"].get_string_custom_property("rows")))
+        assert json.loads(outputs["examples"].get_string_custom_property("spans")) == {
+            "train": [201302, 201303],
+            "test": [201304],
+        }
+    assert rows[0] == rows[1]
+    assert rows[0]["test"] > 200
+
+
+def test_a_bucket_that_is_not_there_is_named(bucket: str) -> None:
+    with pytest.raises(DataError, match="data directory 's3://nowhere/data'"):
+        spans.find_spans("s3://nowhere/data")
+
+
+def test_a_model_is_pushed_to_a_bucket_signed_and_served_from_it(
+    bucket: str, pushed: PushedRun, tmp_path: Path
+) -> None:
+    serving_dir = f"{bucket}/serving"
+    nothing, _ = serve(serving_dir, tmp_path / "nothing")
+    assert not has_serving_model(nothing)
+
+    key = tmp_path / "signing.key"
+    output = push(pushed, serving_dir, tmp_path / "pushed", signing_key=str(key))
+    directory = ModelDirectory(serving_dir, "flight_delay")
+    (version,) = directory.versions()
+    assert output.get_string_custom_property("pushed_version") == str(version)
+    verify(
+        directory.version_uri(version),
+        directory.signature_uri(version),
+        str(key.with_suffix(".pub")),
+    )
+
+    model, statistics = serve(serving_dir, tmp_path / "served")
+    assert has_serving_model(model)
+    assert Path(statistics_uri(statistics, "train")).stat().st_size > 0
+
+    again = push(pushed, serving_dir, tmp_path / "again")
+    assert f"version {version}" in again.get_string_custom_property("reason")
+    assert directory.versions() == [version]
+
+
+def test_a_version_in_a_bucket_is_rolled_back_and_promoted(
+    bucket: str, pushed: PushedRun, tmp_path: Path
+) -> None:
+    serving_dir = f"{bucket}/rolled"
+    push(pushed, serving_dir, tmp_path / "pushed")
+    directory = ModelDirectory(serving_dir, "flight_delay")
+    (first,) = directory.versions()
+    directory.publish(first + 1, str(pushed.version), str(tmp_path / "pushed" / "provenance"))
+    assert directory.served() == first + 1
+    directory.rollback()
+    assert directory.served() == first
+    directory.promote(first + 1)
+    assert directory.served() == first + 1
+
+
+def test_the_endpoint_is_for_s3_alone(bucket: str, tmp_path: Path) -> None:
+    files, path = open_uri(str(tmp_path))
+    assert (files.type_name, path) == ("local", str(tmp_path))
+    files, path = open_uri(f"{bucket}/a/")
+    assert (files.type_name, path) == ("s3", "flightdeck/a")
