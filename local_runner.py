@@ -27,7 +27,7 @@ from orchestration.display import RunDisplay
 from orchestration.local_dag_runner import ConcurrentDagRunner, start_fork_server
 from orchestration.node_process import FAILED, NodeResult, redirect_output
 from orchestration.output_directory import OutputDirectory, new_run_id
-from pipeline.config import Config, load_config
+from pipeline.config import Config, KubeflowConfig, load_config
 from serving.directory import ModelDirectory
 from serving.signing import KeyFileError, ensure_key_pair
 
@@ -118,7 +118,9 @@ def _run(config: Config, directory: OutputDirectory, console: Console, *, use_ca
     )
     here = Path(__file__).parent
     code_version = CodeVersion(here / "components", here / "pipeline", (config.gate.schema,))
-    key = code_version.run_key(dataclasses.asdict(config), window.fingerprint)
+    # Where it would run on Kubeflow makes no difference here.
+    settings = dataclasses.asdict(dataclasses.replace(config, kubeflow=KubeflowConfig()))
+    key = code_version.run_key(settings, window.fingerprint)
     models = ModelDirectory(str(directory.serving), config.model_name)
     served = models.served() or 0
     if use_cache and served and models.provenance(served).get("run_key") == key:

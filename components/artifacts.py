@@ -67,7 +67,8 @@ def split_pattern(examples: tfx.dsl.Artifact, split: str) -> str:
 class CompressionReport(tfx.dsl.Artifact):
     """How a model was made smaller, and what that cost: `report.json`, and plots beside it."""
 
-    TYPE_NAME = "CompressionReport"
+    # On Kubeflow TFX imports the class by this name, in which it accepts one dot.
+    TYPE_NAME = "components.CompressionReport"
 
     @property
     def path(self) -> str:

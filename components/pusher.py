@@ -103,7 +103,7 @@ def Pusher(
         "rows": json.loads(examples.get_string_custom_property("rows") or "{}"),
         "metrics": metrics.get(OVERALL, {}),
         "artifacts": {
-            a.type_name: _identify(a)
+            a.type_name.rpartition(".")[2]: _identify(a)
             for a in (
                 *(model, blessing, infra_blessing, compression_report),
                 *(evaluation, examples, statistics, schema),

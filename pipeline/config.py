@@ -5,12 +5,13 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import json
+import re
 import tomllib
 import types
 from collections.abc import Iterable, Mapping
 from dataclasses import field
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_type_hints
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
@@ -26,8 +27,23 @@ def _check_month(month: int) -> int:
     return month
 
 
+def _match(pattern: str, expected: str) -> AfterValidator:
+    """Checks that a text is empty, or matches a pattern as a whole."""
+
+    def check(text: str) -> str:
+        if text and not re.fullmatch(pattern, text):
+            raise ValueError(f"{expected} is expected, or nothing")
+        return text
+
+    return AfterValidator(check)
+
+
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[int, Field(ge=1)]
+_DNS_NAME = r"[a-z0-9]([a-z0-9.-]*[a-z0-9])?"
+Cpu = Annotated[str, _match(r"[0-9]+(\.[0-9]+)?|[0-9]+m", 'processors such as "2" or "500m"')]
+Memory = Annotated[str, _match(r"[0-9]+(\.[0-9]+)?([KMGT]i|[kMGT])", 'memory such as "4Gi"')]
+EnvName = Annotated[str, _match(r"[A-Za-z_]\w*", "the name of an environment variable")]
 Mode = Literal["none", "float16", "dynamic_range", "int8", "qat", "pqat"]
 
 
@@ -131,7 +147,7 @@ class QuantizationConfig:
       learning_rate: Adam's learning rate at the start.
     """
 
-    mode: Mode | Literal["auto"] = "int8"
+    mode: Literal[Mode, "auto"] = "int8"
     auto_modes: tuple[Mode, ...] = ("float16", "dynamic_range", "int8", "qat", "pqat")
     policy: Literal["smallest", "fastest"] = "smallest"
     weight_bits: Annotated[int, Field(ge=5, le=8)] = 5
@@ -213,12 +229,81 @@ class ServingConfig:
 
 
 @dataclass(frozen=True, config=_CHECKED)
+class NodeConfig:
+    """What one node gets on Kubeflow, over what `KubeflowConfig` says of all.
+
+    Attributes:
+      cpu: Processors, as Kubernetes writes them: "2" or "500m"; "" for no request and no limit.
+      memory: Memory, as Kubernetes writes it: "4Gi"; "" for no request and no limit.
+      accelerator: Name of the resource, as in "nvidia.com/gpu"; "" for none.
+      accelerators: How many of them.
+      retries: How often a failed task is tried again; -1 for as often as those of all nodes.
+    """
+
+    cpu: Cpu = ""
+    memory: Memory = ""
+    accelerator: Annotated[
+        str, _match(rf"{_DNS_NAME}/[A-Za-z0-9][\w.-]*", 'a resource such as "nvidia.com/gpu"')
+    ] = ""
+    accelerators: Positive = 1
+    retries: Annotated[int, Field(ge=-1, le=10)] = -1
+
+
+@dataclass(frozen=True, config=_CHECKED)
+class KubeflowConfig:
+    """Where the pipeline runs on Kubeflow, and with what.
+
+    Attributes:
+      image: The project's image, by digest: `registry/name@sha256:...`.
+      volume_claim: PersistentVolumeClaim that all tasks see; "" for none.
+      mount_path: Where they see it. `data.uri` and `serving_dir`, where they are relative, and the
+        signing key are on it.
+      serving_dir: Serving directory: a path on the volume, or `gs://...` or `s3://...`.
+      pipeline_root: Where Kubeflow keeps artifacts; "" for where it is set up to.
+      cpu: Processors for each node, as in `NodeConfig`.
+      memory: Memory for each node.
+      retries: How often a failed task is tried again.
+      cache: 1 to take tasks whose inputs, parameters and image did not change from the cache.
+      uncached: Nodes that always run, because what they look at is not among their inputs.
+      env: Environment variables of all tasks.
+      secret_env: Environment variables of all tasks that come from a Secret, as "name/key".
+      nodes: What single nodes get otherwise, by id.
+    """
+
+    image: Annotated[
+        str, _match(r"[^\s@]+@sha256:[0-9a-f]{64}", "an image by digest, name@sha256:...,")
+    ] = ""
+    volume_claim: Annotated[str, _match(_DNS_NAME, "the name of a PersistentVolumeClaim")] = ""
+    mount_path: Annotated[str, Field(min_length=2), _match(r"/\S+", "an absolute path")] = (
+        "/mnt/flightdeck"
+    )
+    serving_dir: Annotated[str, Field(min_length=1)] = "serving_model"
+    pipeline_root: Annotated[
+        str, _match(r"(gs|s3|minio)://[^\s/]+(/\S*)?", "gs://..., s3://... or minio://...")
+    ] = ""
+    cpu: Cpu = ""
+    memory: Memory = ""
+    retries: Annotated[int, Field(ge=0, le=10)] = 2
+    cache: Annotated[int, Field(ge=0, le=1)] = 1
+    uncached: tuple[str, ...] = ("SpanExampleGen", "ServedModel", "Pusher")
+    env: dict[EnvName, str] = field(default_factory=dict)
+    secret_env: dict[EnvName, Annotated[str, Field(pattern=rf"^{_DNS_NAME}/[\w.-]+$")]] = field(
+        default_factory=dict
+    )
+    # What DataGate stops, it would stop again.
+    nodes: dict[str, NodeConfig] = field(
+        default_factory=lambda: {"DataGate": NodeConfig(retries=0)}
+    )
+
+
+@dataclass(frozen=True, config=_CHECKED)
 class Config:
     """All of it.
 
     Attributes:
       model_name: Name of the model in the Serving directory and to its clients.
       beam_args: Arguments of the Beam nodes (`--runner=...`).
+      node_beam_args: Arguments of single Beam nodes, by id, after `beam_args` and over them.
     """
 
     model_name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")] = "flight_delay"
@@ -228,6 +313,7 @@ class Config:
         # What remote workers install; without it TFX packages itself anew for every Beam node.
         "--setup_file=./setup.py",
     )
+    node_beam_args: dict[str, tuple[str, ...]] = field(default_factory=dict)
     data: DataConfig = field(default_factory=DataConfig)
     gate: GateConfig = field(default_factory=GateConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
@@ -236,6 +322,7 @@ class Config:
     compression: CompressionConfig = field(default_factory=CompressionConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     serving: ServingConfig = field(default_factory=ServingConfig)
+    kubeflow: KubeflowConfig = field(default_factory=KubeflowConfig)
 
 
 def load_config(path: str | None = None, settings: Iterable[str] = ()) -> Config:
@@ -266,12 +353,14 @@ def load_config(path: str | None = None, settings: Iterable[str] = ()) -> Config
 
 
 def config_keys(kind: Any = Config, prefix: str = "") -> list[str]:
-    """All dotted keys of the configuration."""
-    keys: list[str] = []
-    for name, hint in get_type_hints(kind).items():
-        nested = dataclasses.is_dataclass(hint)
-        keys += config_keys(hint, f"{prefix}{name}.") if nested else [prefix + name]
-    return keys
+    """All dotted keys of the configuration; <name> stands for one that is free to choose."""
+    if get_origin(kind) is dict:
+        return config_keys(get_args(kind)[1], f"{prefix}.<name>")
+    if not dataclasses.is_dataclass(kind):
+        return [prefix]
+    dot = "." if prefix else ""
+    hints = get_type_hints(kind)
+    return [key for name in hints for key in config_keys(hints[name], f"{prefix}{dot}{name}")]
 
 
 def _read_toml(path: str) -> dict[str, Any]:
@@ -299,17 +388,18 @@ def _parse_list(key: str, text: str) -> Any:
 
 
 def _check_keys(values: Mapping[str, Any], kind: Any, prefix: str = "") -> None:
-    hints = get_type_hints(kind)
+    hints = get_type_hints(kind) if dataclasses.is_dataclass(kind) else {}
     for name, value in values.items():
         key = prefix + name
-        if name not in hints:
+        hint = hints.get(name) if hints else get_args(kind)[1]
+        if hint is None:
             near = difflib.get_close_matches(key, config_keys(), n=1, cutoff=0.5)
-            hint = f"did you mean {near[0]}? " if near else ""
-            raise ConfigError(f"{key}: no such key; {hint}the keys are {', '.join(config_keys())}")
-        if dataclasses.is_dataclass(hints[name]):
+            guess = f"did you mean {near[0]}? " if near else ""
+            raise ConfigError(f"{key}: no such key; {guess}the keys are {', '.join(config_keys())}")
+        if dataclasses.is_dataclass(hint) or get_origin(hint) is dict:
             if not isinstance(value, Mapping):
                 raise ConfigError(f"{key} = {value!r}: a table is expected, as in {key}.name=value")
-            _check_keys(value, hints[name], f"{key}.")
+            _check_keys(value, hint, f"{key}.")
         elif isinstance(value, bool):  # pydantic takes it for the number 0 or 1
             raise ConfigError(f"{key} = {value!r}: no key is true or false")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from google.protobuf import json_format
@@ -18,7 +19,8 @@ from components.quantizer.component import Quantizer
 from components.served_model import ServedModel
 from components.serving_validator.component import ServingValidator
 from components.span_example_gen import SpanExampleGen
-from pipeline.config import Config
+from components.trainer.component import Trainer
+from pipeline.config import Config, ConfigError
 from pipeline.evaluation import make_compression_eval_config, make_eval_config
 from pipeline.export import RAW_SIGNATURE
 from pipeline.features import LABEL, WEIGHT
@@ -91,14 +93,14 @@ def create_pipeline(
         disable_analyzer_cache=True,
     )
     transform.add_upstream_node(data_gate)
-    trainer = tfx.components.Trainer(
+    trainer = Trainer(
         run_fn="pipeline.model.run_fn",
         examples=transform.outputs["transformed_examples"],
         transform_graph=transform.outputs["transform_graph"],
         schema=schema_gen.outputs["schema"],
         train_args=tfx.proto.TrainArgs(splits=["train"]),
         eval_args=tfx.proto.EvalArgs(splits=["eval"]),
-        custom_config=dataclasses.asdict(config.training),
+        settings=dataclasses.asdict(config.training),
     )
     learning = {
         "save_fn": "pipeline.export.save_model",
@@ -182,29 +184,46 @@ def create_pipeline(
         if metadata_path
         else None
     )
+    components = [
+        schema_gen,
+        example_gen,
+        statistics_gen,
+        example_validator,
+        served_model,
+        data_gate,
+        transform,
+        trainer,
+        pruner,
+        quantizer,
+        compression_evaluator,
+        evaluator,
+        serving_validator,
+        pusher,
+    ]
+    _set_beam_args(components, config.node_beam_args)
     return tfx.dsl.Pipeline(
         pipeline_name=PIPELINE_NAME,
         pipeline_root=pipeline_root,
-        components=[
-            schema_gen,
-            example_gen,
-            statistics_gen,
-            example_validator,
-            served_model,
-            data_gate,
-            transform,
-            trainer,
-            pruner,
-            quantizer,
-            compression_evaluator,
-            evaluator,
-            serving_validator,
-            pusher,
-        ],
+        components=components,
         enable_cache=enable_cache,
         metadata_connection_config=connection,
         beam_pipeline_args=list(config.beam_args),
     )
+
+
+def _set_beam_args(components: Sequence[Any], node_args: Mapping[str, Sequence[str]]) -> None:
+    """Gives single Beam nodes arguments of their own, after those of the pipeline.
+
+    Raises:
+      ConfigError: If a name is not that of a Beam node.
+    """
+    nodes = {c.id: c for c in components if isinstance(c, tfx.types.BaseBeamComponent)}
+    for name, args in node_args.items():
+        if name not in nodes:
+            raise ConfigError(
+                f"node_beam_args.{name}: no such Beam node; they are {', '.join(nodes)}"
+            )
+        nodes[name].with_beam_pipeline_args(list(args))
 
 
 def _as_parameters(config: Any) -> dict[str, Any]:

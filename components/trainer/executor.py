@@ -1,0 +1,29 @@
+"""The stock Trainer's executor, with settings that are parameters of their own."""
+
+from typing import Any
+
+from tfx import types
+from tfx.components.trainer.executor import GenericExecutor
+from tfx.types.standard_component_specs import CUSTOM_CONFIG_KEY
+from tfx.utils import json_utils
+
+SETTING = "setting_"
+
+
+class Executor(GenericExecutor):
+    """Hands the settings to `run_fn` as its `custom_config`."""
+
+    def Do(
+        self,
+        input_dict: dict[str, list[types.Artifact]],
+        output_dict: dict[str, list[types.Artifact]],
+        exec_properties: dict[str, Any],
+    ) -> None:
+        """Runs the stock Trainer."""
+        settings = {
+            name.removeprefix(SETTING): value
+            for name, value in exec_properties.items()
+            if name.startswith(SETTING)
+        }
+        properties = {**exec_properties, CUSTOM_CONFIG_KEY: json_utils.dumps(settings)}
+        super().Do(input_dict, output_dict, properties)
