@@ -1,0 +1,168 @@
+"""Measures what Kubeflow costs: compiling, a run task by task, and the entrypoint of a task.
+
+The run is by `kfp.local`, each task in a process of its own that imports TFX anew, as on a cluster,
+where a pod and its image come on top of that. Beside it stands the local runner, whose nodes share
+their imports, on the same two small spans with the same settings.
+"""
+
+from __future__ import annotations
+
+import os
+
+# Before TensorFlow is imported, which would tell on the standard error what it found.
+os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
+
+import argparse
+import contextlib
+import io
+import json
+import logging
+import re
+import statistics
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+import yaml
+
+from benchmarks.common import PROJECT, node_seconds, report, run_measured
+from tests.conftest import read_month, thin, write_span
+
+_MONTHS = (201301, 201302)
+_ROWS = 2500
+_IMAGE = "flightdeck@sha256:" + "0" * 64
+_NODE = "ImportSchemaGen"
+_SETTINGS = (
+    *("data.window=1", "data.as_of=201302", "training.epochs=2", "training.batch_size=256"),
+    *("evaluation.min_auc=0.5", "evaluation.min_slice_auc=0.4"),
+    *("compression.max_auc_loss=0.5", "compression.max_slice_auc_loss=1"),
+)
+
+
+@click.command()
+@click.option("--calls", type=click.IntRange(3), default=30, show_default=True)
+def main(calls: int) -> None:
+    """Prints what compiling takes, each task of a run, and the entrypoint of one of them."""
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        for month in _MONTHS:
+            write_span(root / "spans", month, thin(read_month(month), _ROWS))
+        settings = [*_SETTINGS, f"data.uri={root / 'spans'}"]
+        package, compile_seconds = compile_package(root, settings)
+        local = local_run(root, settings)
+        kubeflow = kubeflow_run(root, package)
+        overhead = entrypoint_overhead(root, package, calls)
+    nodes = [name for name in kubeflow if name != "whole"]
+    rows = [[name, f"{kubeflow[name]:.1f}", f"{local.get(name, 0):.1f}"] for name in nodes]
+    rows.append(["whole command", f"{kubeflow['whole']:.1f}", f"{local['whole']:.1f}"])
+    rows.append(["compile, whole command", f"{compile_seconds:.1f}", ""])
+    rows += [[f"{_NODE}, {name}", f"{seconds:.4f}", ""] for name, seconds in overhead.items()]
+    data = {"compile": compile_seconds, "kubeflow": kubeflow, "local": local, "entry": overhead}
+    report("kubeflow", ["seconds", "kfp.local", "local runner"], rows, data)
+
+
+def compile_package(root: Path, settings: list[str]) -> tuple[Path, float]:
+    """Compiles, and returns the package and the seconds the whole command took."""
+    package = root / "pipeline.yaml"
+    places = (
+        f"kubeflow.image={_IMAGE}",
+        f"kubeflow.serving_dir={root / 'serving'}",
+        f"serving.signing_key={root / 'signing.key'}",
+    )
+    sets = [argument for setting in (*settings, *places) for argument in ("--set", setting)]
+    done = run_measured(["kubeflow_runner.py", "compile", "--output", str(package), *sets])
+    return package, done.seconds
+
+
+def local_run(root: Path, settings: list[str]) -> dict[str, float]:
+    """Seconds of each node in the local runner."""
+    output = root / "output"
+    sets = [argument for setting in settings for argument in ("--set", setting)]
+    done = run_measured(["local_runner.py", "run", "--output", str(output), *sets])
+    return node_seconds(output / "metadata.sqlite") | {"whole": done.seconds}
+
+
+def kubeflow_run(root: Path, package: Path) -> dict[str, float]:
+    """Seconds of each task, process and imports included."""
+    os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    runner = "tests/e2e/run_package.py"
+    done = run_measured([runner, str(package), str(root / "pipeline_root"), "{}"])
+    found = re.findall(r"^ *seconds (\w+) ([0-9.]+)$", done.output, re.MULTILINE)
+    return {name: float(seconds) for name, seconds in found} | {"whole": done.seconds}
+
+
+def entrypoint_overhead(root: Path, package: Path, calls: int) -> dict[str, float]:
+    """Median seconds of a task in one process: its executor alone, TFX's entrypoint, and ours."""
+    from tfx.orchestration.kubeflow.v2.container import kubeflow_v2_run_executor
+
+    # Called like that TFX logs each artifact; nobody reads it here.
+    warnings.simplefilter("ignore")
+    logging.disable()
+    from orchestration import kfp_entrypoint
+
+    task = _task(root, package)
+    invocation, _ = kfp_entrypoint.prepare(task)
+    arguments = argparse.Namespace(
+        executor_class_path=task.executor,
+        json_serialized_invocation_args=json.dumps(invocation),
+        json_serialized_inputs_spec_args=json.dumps(task.inputs_spec),
+    )
+
+    def bare() -> None:
+        from tfx import v1 as tfx
+        from tfx.components.schema_gen import import_schema_executor as module
+
+        schema = tfx.types.standard_artifacts.Schema()
+        schema.uri = str(root / "bare")
+        parameters = dict(task.invocation["inputs"]["parameterValues"])
+        module.Executor().Do({}, {"schema": [schema]}, parameters)
+
+    return {
+        "executor alone": _median(bare, calls),
+        "TFX's entrypoint": _median(lambda: kubeflow_v2_run_executor.main((arguments, [])), calls),
+        "this project's entrypoint": _median(lambda: kfp_entrypoint.run(task), calls),
+    }
+
+
+def _task(root: Path, package: Path) -> Any:
+    """The task of a node as `kfp.local` would call it."""
+    from orchestration.kfp_entrypoint import parse_task
+
+    spec = next(yaml.safe_load_all(package.read_text(encoding="utf-8")))
+    container = spec["deploymentSpec"]["executors"][f"exec-{_NODE}"]["container"]
+    given = spec["root"]["dag"]["tasks"][_NODE]["inputs"]["parameters"]
+    outputs = spec["components"][f"comp-{_NODE}"]["outputDefinitions"]["artifacts"]
+    invocation = {
+        "inputs": {"parameterValues": {k: v["runtimeValue"]["constant"] for k, v in given.items()}},
+        "outputs": {
+            "artifacts": {
+                name: {
+                    "artifacts": [{"type": kind["artifactType"], "uri": str(root / "task" / name)}]
+                }
+                for name, kind in outputs.items()
+            },
+            "outputFile": str(root / "task" / "executor_output.json"),
+        },
+    }
+    arguments = container["command"][3:] + container["args"]
+    return parse_task([json.dumps(invocation) if a == "{{$}}" else a for a in arguments])
+
+
+def _median(call: Callable[[], object], calls: int) -> float:
+    seconds = []
+    with contextlib.redirect_stdout(io.StringIO()):
+        for _ in range(calls + 1):
+            started = time.perf_counter()
+            call()
+            seconds.append(time.perf_counter() - started)
+    return statistics.median(seconds[1:])  # The first imports.
+
+
+if __name__ == "__main__":
+    os.chdir(PROJECT)
+    main()

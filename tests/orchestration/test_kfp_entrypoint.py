@@ -1,0 +1,278 @@
+"""Tests of the entrypoint, called as the open-source driver and as `kfp.local` would."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import toy_components
+from google.protobuf import json_format
+from tfx import v1 as tfx
+
+from orchestration import kfp_entrypoint
+from orchestration.kfp_entrypoint import Task, local_path, parse_task, prepare, restore
+from orchestration.kubeflow.package import check_package
+from orchestration.kubeflow.spec import Platform, compile_package
+
+PROJECT = Path(__file__).parents[2]
+# A TYPE_NAME that TFX accepts on Kubeflow and imports: a module and a class.
+NOTE = "toy_components.Note"
+
+
+@pytest.fixture(autouse=True)
+def importable_note(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(toy_components.Note, "TYPE_NAME", NOTE)
+
+
+def join() -> Any:
+    left = toy_components.Source(text="a").with_id("Left")
+    right = toy_components.Source(text="b").with_id("Right")
+    return toy_components.Join(
+        left=left.outputs["note"], right=right.outputs["note"], separator=" and "
+    )
+
+
+def compiled(component: Any) -> list[str]:
+    """The arguments of the task that a component becomes."""
+    others = {channel.producer_component for channel in component.inputs.values()}
+    pipeline = tfx.dsl.Pipeline("toy", pipeline_root="", components=[*others, component])
+    platform = Platform(image="image", nodes={})
+    package = compile_package(pipeline, platform, {})
+    spec, _ = check_package(package)
+    document: dict[str, Any] = json_format.MessageToDict(spec)
+    container = document["deploymentSpec"]["executors"][f"exec-{component.id}"]["container"]
+    arguments: list[str] = container["command"][3:] + container["args"]
+    return arguments
+
+
+def write_note(folder: Path, text: str) -> Path:
+    folder.mkdir(parents=True)
+    (folder / "text").write_text(text)
+    return folder
+
+
+def task_of(component: Any, invocation: dict[str, Any]) -> Task:
+    arguments = compiled(component)
+    arguments[arguments.index("{{$}}")] = json.dumps(invocation)
+    return parse_task(arguments)
+
+
+def driver_artifact(uri: str, number: str, **metadata: Any) -> dict[str, Any]:
+    """An input artifact as the open-source driver reads it from ML Metadata: no type, its id."""
+    defaults = {"display_name": "note", "store_session_info": '{"Provider":"minio"}'}
+    return {"name": number, "uri": uri, "metadata": defaults | metadata}
+
+
+def local_artifact(uri: str, **metadata: Any) -> dict[str, Any]:
+    """The same as `kfp.local` hands it on: every type is `system.Artifact`."""
+    kind = {"schemaTitle": "system.Artifact", "schemaVersion": "0.0.1"}
+    return {"name": "note", "type": kind, "uri": uri, "metadata": metadata}
+
+
+def output_artifact(uri: str) -> dict[str, Any]:
+    return {"type": {"instanceSchema": f"title: {NOTE}\ntype: object\n"}, "uri": uri}
+
+
+def invocation(
+    inputs: dict[str, dict[str, Any]], outputs: dict[str, dict[str, Any]], folder: Path, **more: Any
+) -> dict[str, Any]:
+    return {
+        "inputs": {
+            "parameterValues": {"separator": " and "},
+            "artifacts": {name: {"artifacts": [each]} for name, each in inputs.items()},
+        },
+        "outputs": {
+            "artifacts": {name: {"artifacts": [each]} for name, each in outputs.items()},
+            "outputFile": str(folder / "executor_output.json"),
+        },
+        **more,
+    }
+
+
+def answer(folder: Path) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads((folder / "executor_output.json").read_text())
+    return content
+
+
+@pytest.fixture
+def mirror(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder in which buckets are mirrored, here not at the root."""
+    mounts = {scheme: f"{tmp_path}{path}" for scheme, path in kfp_entrypoint._MOUNTS.items()}
+    monkeypatch.setattr(kfp_entrypoint, "_MOUNTS", mounts)
+    return tmp_path
+
+
+@pytest.mark.parametrize("scheme", ["gs", "s3", "minio"])
+def test_a_task_of_the_open_source_driver_runs_on_the_mirror_and_answers_with_the_bucket(
+    scheme: str, mirror: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    folder = {"gs": "gcs"}.get(scheme, scheme)
+    root = f"{scheme}://bucket/v2/artifacts/toy/run-1"
+    on_disk = mirror / folder / "bucket" / "v2" / "artifacts" / "toy" / "run-1"
+    write_note(on_disk / "left", "a")
+    write_note(on_disk / "right", "b")
+    given = invocation(
+        {
+            "left": driver_artifact(f"{root}/left", "7"),
+            "right": driver_artifact(f"{root}/right", "8"),
+        },
+        {"note": output_artifact(f"{root}/join/note")},
+        on_disk / "join",
+    )
+
+    kfp_entrypoint.run(task_of(join(), given))
+
+    assert (on_disk / "join" / "note" / "text").read_text() == "a and b"
+    (made,) = answer(on_disk / "join")["artifacts"]["note"]["artifacts"]
+    assert made["uri"] == f"{root}/join/note"
+
+
+def test_a_task_of_kfp_local_runs_on_the_types_that_its_component_declares(tmp_path: Path) -> None:
+    left, right = write_note(tmp_path / "l", "a"), write_note(tmp_path / "r", "b")
+    given = invocation(
+        {"left": local_artifact(str(left)), "right": local_artifact(str(right))},
+        {"note": output_artifact(str(tmp_path / "join" / "note"))},
+        tmp_path / "join",
+    )
+
+    kfp_entrypoint.run(task_of(join(), given))
+
+    assert (tmp_path / "join" / "note" / "text").read_text() == "a and b"
+    (made,) = answer(tmp_path / "join")["artifacts"]["note"]["artifacts"]
+    assert made["uri"] == str(tmp_path / "join" / "note")
+
+
+def test_custom_properties_come_out_as_they_are_and_go_into_the_next_task(tmp_path: Path) -> None:
+    folder = tmp_path / "source"
+    given = invocation({}, {"note": output_artifact(str(folder / "note"))}, folder)
+    given["inputs"]["parameterValues"] = {"text": "a"}
+    kfp_entrypoint.run(task_of(toy_components.Source(text="a"), given))
+    (made,) = answer(folder)["artifacts"]["note"]["artifacts"]
+    assert made["metadata"]["start"] > 0
+    assert made["metadata"]["end"] >= made["metadata"]["start"]
+
+    # What the driver makes of them: numbers stay numbers, lists and mappings are wrapped.
+    metadata = made["metadata"] | {"months": {"list": [1, 2]}, "rows": {"struct": {"train": 3}}}
+    inputs = {"left": driver_artifact(made["uri"], "7", **metadata)}
+    prepared, _ = prepare(task_of(join(), invocation(inputs, {}, folder)))
+    (read,) = prepared["inputs"]["artifacts"]["left"]["artifacts"]
+    assert read["metadata"]["start"] == made["metadata"]["start"]
+    assert (read["metadata"]["months"], read["metadata"]["rows"]) == ([1, 2], {"train": 3})
+
+
+def test_a_property_that_is_null_is_left_out_since_ml_metadata_refuses_it() -> None:
+    made = {"note": {"artifacts": [{"uri": "/a", "metadata": {"span": None, "rows": 3}}]}}
+    (artifact,) = restore({"artifacts": made}, {})["artifacts"]["note"]["artifacts"]
+    assert artifact == {"uri": "/a", "metadata": {"rows": 3}}
+
+
+def test_outputs_of_kubeflow_itself_are_not_shown_to_the_executor(tmp_path: Path) -> None:
+    logs = {"type": {"schemaTitle": "system.Artifact"}, "uri": "minio://bucket/executor-logs"}
+    outputs = {"note": output_artifact("/note"), "executor-logs": logs}
+    prepared, _ = prepare(task_of(join(), invocation({}, outputs, tmp_path)))
+    assert list(prepared["outputs"]["artifacts"]) == ["note"]
+
+
+def test_what_was_given_is_not_changed(tmp_path: Path) -> None:
+    inputs = {"left": driver_artifact("s3://bucket/left", "7", months={"list": [1]})}
+    task = task_of(join(), invocation(inputs, {"note": output_artifact("s3://b/n")}, tmp_path))
+    before = json.dumps(task.invocation)
+    prepare(task)
+    assert json.dumps(task.invocation) == before
+
+
+@pytest.mark.parametrize(
+    ("uri", "path"),
+    [
+        ("gs://bucket/a/b", "/gcs/bucket/a/b"),
+        ("s3://bucket/a", "/s3/bucket/a"),
+        ("minio://mlpipeline/v2", "/minio/mlpipeline/v2"),
+        ("/mnt/a", "/mnt/a"),
+        ("file:///a", "file:///a"),
+    ],
+)
+def test_buckets_are_mirrored_where_the_launcher_puts_them(uri: str, path: str) -> None:
+    assert local_path(uri) == path
+
+
+def test_whole_numbers_stay_whole_and_beam_arguments_go_to_beam() -> None:
+    component = toy_components.Report(lines=3, length=5)
+    arguments = compiled(component)
+    arguments[arguments.index("{{$}}")] = "{}"
+    task = parse_task([*arguments, "--runner=X", "--direct_num_workers", "2"])
+    assert task.beam_args == ("--runner=X", "--direct_num_workers", "2")
+    kinds = {name: kind["parameterType"] for name, kind in task.inputs_spec["parameters"].items()}
+    assert kinds == {"lines": "NUMBER_INTEGER", "length": "NUMBER_INTEGER"}
+    assert (task.node_id, task.executor) == ("Report", "toy_components.Report_Executor")
+
+
+def run_failing(kind: str, message: str, tmp_path: Path) -> subprocess.CompletedProcess[str]:
+    component = toy_components.Fail(kind=kind, message=message)
+    given = invocation({}, {"note": output_artifact(str(tmp_path / "note"))}, tmp_path)
+    given["inputs"]["parameterValues"] = {"kind": kind, "message": message, "unless": "/no/file"}
+    arguments = compiled(component)
+    arguments[arguments.index("{{$}}")] = json.dumps(given)
+    # Its artifact's type is to be found where the task looks for it.
+    program = (
+        "import sys, toy_components; from orchestration import kfp_entrypoint; "
+        f"toy_components.Note.TYPE_NAME = {NOTE!r}; sys.exit(kfp_entrypoint.main())"
+    )
+    path = os.pathsep.join([str(PROJECT), str(Path(toy_components.__file__).parent)])
+    return subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", program, *arguments],
+        env={**os.environ, "PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_a_user_error_ends_the_task_with_its_message_alone(tmp_path: Path) -> None:
+    done = run_failing("DataError", "column 'x' is missing", tmp_path)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1] == "Fail: column 'x' is missing"
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "executor_output.json").exists()
+
+
+def test_another_error_ends_the_task_with_a_traceback_and_then_what_it_was(tmp_path: Path) -> None:
+    done = run_failing("ValueError", "not a number", tmp_path)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1] == "Fail: ValueError: not a number"
+    assert "Traceback" in done.stderr
+
+
+def test_a_failing_task_leaves_a_termination_message(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    message = tmp_path / "termination-log"
+    message.touch()
+    monkeypatch.setattr(kfp_entrypoint, "_TERMINATION_MESSAGE", message)
+    given = invocation({}, {"note": output_artifact(str(tmp_path / "note"))}, tmp_path)
+    arguments = compiled(toy_components.Fail())
+    arguments[arguments.index("{{$}}")] = json.dumps(given)
+    # The parameters are missing, as they never are.
+    assert kfp_entrypoint.main(arguments) == 1
+    assert message.read_text().startswith("Fail: ")
+    assert capsys.readouterr().err.splitlines()[-1] == message.read_text()
+
+
+def test_a_task_says_in_a_line_what_it_came_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from orchestration import summaries
+
+    monkeypatch.setattr(summaries, "summarize", toy_components.summarize)
+    folder = tmp_path / "source"
+    given = invocation({}, {"note": output_artifact(str(folder / "note"))}, folder)
+    given["inputs"]["parameterValues"] = {"text": "what it came to"}
+    kfp_entrypoint.run(task_of(toy_components.Source(), given))
+    first, *details = capsys.readouterr().out.splitlines()
+    assert first == "Source: what it came to"
+    # The times in the note's properties.
+    assert [float(line) > 0 for line in details] == [True, True]

@@ -1,0 +1,1036 @@
+"""Tests of runs and schedules on Kubeflow Pipelines, over HTTP against a server that refuses."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import datetime
+import ipaddress
+import socket
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import kfp
+import kfp_server_api
+import pytest
+import yaml
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from orchestration.kubeflow.client import (
+    CREATED,
+    HOST_ENV,
+    NAMESPACE_ENV,
+    UI_HOST_ENV,
+    UNCHANGED,
+    UPDATED,
+    KubeflowPipelines,
+    TaskStatus,
+)
+from orchestration.kubeflow.cron import six_fields
+from orchestration.kubeflow.errors import KubeflowError
+from orchestration.kubeflow.package import Package, read_package
+from orchestration.kubeflow.transport import TOKEN_ENV
+from tests.orchestration.kubeflow_stub import (
+    DROP,
+    DROP_AFTER,
+    HANG,
+    HTML,
+    PACKAGE,
+    REDIRECT,
+    KubeflowStub,
+    check_cron,
+)
+
+TIMEOUT, SHORT = 10, 1.0
+CRON, OTHER_CRON = "0 6 1 * *", "0 7 2 * *"
+VALUES: dict[str, int | float | str] = {"epochs": 3}
+ALL_VALUES: dict[str, int | float | str] = {
+    **VALUES,
+    "rate": 0.5,
+    "uri": "gs://bucket/data",
+    "window": 6,
+}
+MAKING = ("CreatePipeline", "UploadPipelineVersion", "CreateExperiment", "CreateRun")
+
+
+@pytest.fixture
+def package() -> Package:
+    return read_package(PACKAGE.encode())
+
+
+@pytest.fixture(autouse=True)
+def _own_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in (HOST_ENV, NAMESPACE_ENV, TOKEN_ENV, UI_HOST_ENV, "KF_PIPELINES_SA_TOKEN_PATH"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture
+def stub() -> Iterator[KubeflowStub]:
+    with KubeflowStub() as running:
+        yield running
+
+
+@pytest.fixture
+def kubeflow(stub: KubeflowStub) -> KubeflowPipelines:
+    return KubeflowPipelines(stub.host, timeout=TIMEOUT)
+
+
+def changed(package: Package, comment: str = "changed") -> Package:
+    return dataclasses.replace(package, content=package.content + f"\n# {comment}\n".encode())
+
+
+@contextlib.contextmanager
+def refused(*parts: str) -> Iterator[None]:
+    """Expects an error of one line whose message has all these parts."""
+    with pytest.raises(KubeflowError) as caught:
+        yield
+    message = str(caught.value)
+    assert "\n" not in message
+    for part in parts:
+        assert part in message
+
+
+# Cron expressions
+
+
+@pytest.mark.parametrize(
+    ("given", "six"),
+    [
+        ("0 6 1 * *", "0 0 6 1 * *"),
+        ("  30 6 * * mon-FRI ", "0 30 6 * * mon-FRI"),
+        ("15 0 6 1 * ?", "15 0 6 1 * ?"),
+        ("*/15 8-18/2 1,15 jan,JUL *", "0 */15 8-18/2 1,15 jan,JUL *"),
+        ("0 0 29 2 *", "0 0 0 29 2 *"),
+        ("0 0 31 2 mon", "0 0 0 31 2 mon"),  # also any Monday
+        ("5/10 * * * 0", "0 5/10 * * * 0"),
+    ],
+)
+def test_a_cron_expression_gets_six_fields_that_the_server_takes(given: str, six: str) -> None:
+    assert six_fields(given) == six
+    check_cron(six)
+
+
+@pytest.mark.parametrize(
+    ("given", "reason"),
+    [
+        ("", "has 0 fields"),
+        ("0 6 1 *", "has 4 fields"),
+        ("0 0 6 1 * * 2026", "has 7 fields"),
+        ("@monthly", "has 1 fields"),
+        ("60 6 1 * *", "the minute '60' is not within 0 to 59"),
+        ("0 24 1 * *", "the hour '24' is not within 0 to 23"),
+        ("0 6 0 * *", "the day '0' is not within 1 to 31"),
+        ("0 6 1 13 *", "the month '13' is not within 1 to 12"),
+        ("0 6 1 * 7", "the weekday '7' is not within 0 to 6"),
+        ("0 6 20-10 * *", "the day '20-10' is not within 1 to 31"),
+        ("*/0 6 1 * *", "the minute '*/0' has a step of 0"),
+        ("0 6 1 * monday", "the weekday 'monday' is not understood"),
+        ("0 6 1, * *", "the day '1,' is not understood"),
+        ("0 6 L * *", "the day 'L' is not understood"),
+        ("0 six 1 * *", "the hour 'six' is not understood"),
+        ("-1 6 1 * *", "the minute '-1' is not understood"),
+    ],
+)
+def test_a_bad_cron_expression_is_refused_with_what_is_allowed(given: str, reason: str) -> None:
+    with refused(reason, "allowed are 5 fields", "'0 6 1 * *'"):
+        six_fields(given)
+
+
+@pytest.mark.parametrize("given", ["0 0 30 2 *", "0 0 31 4,6,9,11 *", "0 0 0 30-31 feb ?"])
+def test_a_cron_expression_that_never_comes_is_refused(given: str) -> None:
+    """The server takes it, and its controller would look for the next time for ever."""
+    six = given if given.count(" ") == 5 else f"0 {given}"
+    check_cron(six)
+    with refused("never comes"):
+        six_fields(given)
+
+
+def test_the_server_would_take_five_fields_for_something_else() -> None:
+    check_cron("0 6 1 * *")  # second, minute, hour, day and month: every day at 1:06
+
+
+# Packages and parameters
+
+
+def test_a_version_is_named_after_the_content_of_the_package(package: Package) -> None:
+    assert package.version == read_package(package.content).version
+    assert package.version != changed(package).version
+    assert len(package.version) == 12
+
+
+def test_caching_is_written_into_the_package(package: Package) -> None:
+    for enabled, wanted in ((True, {"enableCache": True}), (False, {})):
+        spec = yaml.safe_load(read_package(package.content, enabled).content)
+        assert spec["root"]["dag"]["tasks"]["train"]["cachingOptions"] == wanted
+    assert read_package(package.content, None) == package
+
+
+def bad_packages() -> dict[str, tuple[bytes, str, str]]:
+    """Content by what is wrong with it, what the client says of it, and what the server says."""
+    good = "schemaVersion: 2.1.0\npipelineInfo: {name: toy}\nroot: {dag: {}}\n"
+    return {
+        "not YAML": (b"a: [", "is not YAML", "failed to parse pipeline spec YAML"),
+        "empty": (b"", "it holds no pipeline spec", "unknown template format"),
+        "text": (b"hello", "not a mapping", "unknown template format"),
+        "no name": (
+            good.replace("{name: toy}", "{}").encode(),
+            "name ''",
+            "unknown template format",
+        ),
+        "no root": (
+            good.replace("root", "roots").encode(),
+            'no field named "roots"',
+            "unknown template format",
+        ),
+        "two": (
+            f"{good}---\n{good}".encode(),
+            "more than one pipeline spec",
+            "multiple pipeline specs",
+        ),
+        "old": (good.replace("2.1.0", "2.0.0").encode(), "'2.0.0'", "only supports schema version"),
+        "name": (good.replace("toy", "Toy_1").encode(), "'Toy_1'", "must contain only lowercase"),
+    }
+
+
+@pytest.mark.parametrize("kind", bad_packages())
+def test_a_bad_package_is_refused_before_the_server_is_asked(kind: str, tmp_path: Path) -> None:
+    content, reason, _ = bad_packages()[kind]
+    file = tmp_path / "bad.yaml"
+    file.write_bytes(content)
+    with refused(reason, str(file)):
+        read_package(file)
+
+
+@pytest.mark.parametrize("kind", bad_packages())
+def test_a_package_that_the_server_refuses_leaves_nothing_behind(
+    kind: str, stub: KubeflowStub, kubeflow: KubeflowPipelines
+) -> None:
+    content, _, reason = bad_packages()[kind]
+    with refused("Cannot upload version", reason, "HTTP 400", "was deleted again: pipeline 'toy'"):
+        kubeflow.submit(Package("toy", content, {}), {})
+    assert not any(stub.state.values())
+
+
+def test_a_package_that_is_missing_is_named(tmp_path: Path) -> None:
+    with refused("Cannot read", str(tmp_path / "none.yaml"), "No such file"):
+        read_package(tmp_path / "none.yaml")
+
+
+@pytest.mark.parametrize(
+    ("given", "reason"),
+    [
+        ({}, "parameter 'epochs' is missing"),
+        ({"epochs": 3, "epoch": 4}, "no parameter 'epoch' (there are epochs, rate, uri, window)"),
+        ({"epochs": "3"}, "parameter 'epochs' is '3', but a whole number is expected"),
+        ({"epochs": 3.5}, "parameter 'epochs' is 3.5, but a whole number is expected"),
+        ({"epochs": True}, "parameter 'epochs' is True, but a whole number is expected"),
+        ({"epochs": 2**53 + 1}, "but a whole number is expected"),
+        ({"epochs": 3, "rate": "fast"}, "parameter 'rate' is 'fast', but a number is expected"),
+        ({"epochs": 3, "rate": float("nan")}, "parameter 'rate' is nan, but a number is expected"),
+        ({"epochs": 3, "uri": 5}, "parameter 'uri' is 5, but text is expected"),
+    ],
+)
+def test_parameters_that_do_not_fit_are_refused_before_the_server_is_asked(
+    given: dict[str, Any],
+    reason: str,
+    package: Package,
+    stub: KubeflowStub,
+    kubeflow: KubeflowPipelines,
+) -> None:
+    with refused(reason):
+        kubeflow.submit(package, given)
+    with refused(reason):
+        kubeflow.schedule("monthly", CRON, package, given)
+    assert stub.calls == []
+
+
+def test_all_problems_with_parameters_are_said_at_once(package: Package) -> None:
+    with refused("'epochs' is missing", "'rate' is 'x'", "no parameter 'other'"):
+        package.complete({"rate": "x", "other": 1})
+
+
+def test_parameters_are_read_as_the_types_that_the_pipeline_declares(package: Package) -> None:
+    read = package.parse({"epochs": "7", "rate": "1e-3", "uri": "7"})
+    assert read == {"epochs": 7, "rate": 0.001, "uri": "7"}
+    assert [type(value) for value in read.values()] == [int, float, str]
+    with refused("parameter 'epochs' is '7.5'", "no parameter 'other'"):
+        package.parse({"epochs": "7.5", "other": "1"})
+
+
+@pytest.mark.parametrize(
+    ("values", "reason"),
+    [
+        ({}, "epochs is not optional"),
+        ({"epochs": "3"}, "epochs requires type double or integer"),
+        ({"epochs": 3, "other": 1}, "not required by pipeline: other"),
+    ],
+)
+def test_parameters_that_the_server_refuses_leave_nothing_behind(
+    values: dict[str, Any],
+    reason: str,
+    package: Package,
+    stub: KubeflowStub,
+    kubeflow: KubeflowPipelines,
+) -> None:
+    kinds = {int: "NUMBER_INTEGER", str: "STRING"}
+    declared = {name: {"parameterType": kinds[type(value)]} for name, value in values.items()}
+    other = dataclasses.replace(package, parameters=declared)
+    with refused("Cannot start the run", reason, "HTTP 400", "was deleted again"):
+        kubeflow.submit(other, values)
+    with refused("Cannot create the schedule 'monthly'", reason, "was deleted again"):
+        kubeflow.schedule("monthly", CRON, other, values)
+    assert not any(stub.state.values())
+
+
+# Submitting
+
+
+def test_a_run_gets_a_version_of_the_pipeline_and_all_parameters(
+    package: Package, stub: KubeflowStub, kubeflow: KubeflowPipelines
+) -> None:
+    done = kubeflow.submit(package, VALUES, experiment="nightly", service_account="trainer")
+    (pipeline,) = stub.pipelines.values()
+    (version,) = stub.versions.values()
+    (experiment,) = stub.experiments.values()
+    (run,) = stub.runs.values()
+    assert pipeline["display_name"] == "toy-pipeline"
+    assert version["display_name"] == package.version == done.version
+    assert experiment["display_name"] == "nightly"
+    assert run["run_id"] == done.run_id
+    assert run["experiment_id"] == experiment["experiment_id"]
+    assert run["pipeline_version_reference"] == {
+        "pipeline_id": pipeline["pipeline_id"],
+        "pipeline_version_id": version["pipeline_version_id"],
+    }
+    assert run["runtime_config"]["parameters"] == ALL_VALUES
+    assert run["service_account"] == "trainer"
+    assert done.uploaded
+    assert done.url == f"{stub.host}/#/runs/details/{done.run_id}"
+
+
+def test_the_same_package_uses_the_version_that_is_there(
+    package: Package, stub: KubeflowStub, kubeflow: KubeflowPipelines
+) -> None:
+    kubeflow.submit(package, VALUES)
+    again = kubeflow.submit(package, {"epochs": 4}, run_name="another")
+    assert not again.uploaded
+    assert [len(ids) for ids in stub.state.values()] == [1, 1, 1, 2, 0]
+    assert stub.runs[again.run_id]["display_name"] == "another"
+
+
+def test_another_package_is_another_version(
+    package: Package, stub: KubeflowStub, kubeflow: KubeflowPipelines
+) -> None:
+    kubeflow.submit(package, VALUES)
+    assert kubeflow.submit(changed(package), VALUES).uploaded
+    assert [len(ids) for ids in stub.state.values()] == [1, 2, 1, 2, 0]
+
+
+def test_what_is_there_is_found_on_any_page_and_by_any_name(
+    package: Package, stub: KubeflowStub, kubeflow: KubeflowPipelines
+) -> None:
+    stub.largest_page = 2
+    names = ["a+b", "100%", 'say "x" & y', "ä/ö", "toy"]
+    for number, name in enumerate([*names, *names]):
+        other = changed(package, str(number % len(names)))
+        kubeflow.submit(other, VALUES, pipeline_name=name, experiment=name)
+    assert [len(ids) for ids in stub.state.values()] == [5, 5, 5, 10, 0]
+
+
+def test_the_link_to_the_ui_may_have_another_host(
+    package: Package, stub: KubeflowStub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(HOST_ENV, stub.host)
+    monkeypatch.setenv(UI_HOST_ENV, "https://kubeflow.example.com/pipeline/")
+    done = KubeflowPipelines(timeout=TIMEOUT).submit(package, VALUES)
+    assert done.url == f"https://kubeflow.example.com/pipeline/#/runs/details/{done.run_id}"
+
+
+@pytest.mark.parametrize("how", [500, 503, 409, 401, 403, HTML, REDIRECT, DROP])
+@pytest.mark.parametrize("operation", MAKING)
+def test_whatever_fails_nothing_is_half_created(
+    operation: str,
+    how: int | str,
+    package: Package,
+    stub: KubeflowStub,
+    kubeflow: KubeflowPipelines,
+) -> None:
+    stub.fail(operation, how)
+    with refused("Cannot "):
+        kubeflow.submit(package, VALUES)
+    assert not any(stub.state.values())
+    assert kubeflow.submit(package, VALUES).run_id in stub.runs
+
+
+@pytest.mark.parametrize("operation", ["ListRuns", "ListPipelineVersions", "ListExperiments"])
+def test_nor_is_it_if_something_cannot_be_looked_up(
+    operation: str, package: Package, stub: KubeflowStub, kubeflow: KubeflowPipelines
+) -> None:
+    stub.fail(operation, 500)
+    with refused("Cannot list", "HTTP 500"):
+        kubeflow.submit(package, VALUES)
+    assert not any(stub.state.values())
+
+
+@pytest.mark.parametrize("operation", MAKING)
+def test_no_answer_in_time_leaves_nothing_half_created(
+    operation: str, package: Package, stub: KubeflowStub
+) -> None:
+    stub.fail(operation, HANG)
+    with refused("did not answer within 1 s"):
+        KubeflowPipelines(stub.host, timeout=SHORT).submit(package, VALUES)
+    assert not any(stub.state.values())
+
+
+@pytest.mark.parametrize("operation", MAKING)
+def test_what_was_made_without_an_answer_is_found_and_used(
+    operation: str, package: Package, stub: KubeflowStub, kubeflow: KubeflowPipelines
+) -> None:
+    stub.fail(operation, DROP_AFTER)
+    done = kubeflow.submit(package, VALUES)
+    assert list(stub.runs) == [done.run_id]
+    assert [len(ids) for ids in stub.state.values()] == [1, 1, 1, 1, 0]
+
+
+def test_a_run_of_the_same_name_is_not_taken_for_the_one_that_failed(
+    package: Package, stub: KubeflowStub, kubeflow: KubeflowPipelines
+) -> None:
+    kubeflow.submit(package, VALUES, run_name="nightly")
+    stub.fail("CreateRun", DROP)
+    with refused("Cannot start the run 'nightly'"):
+        kubeflow.submit(package, VALUES, run_name="nightly")
+    assert len(stub.runs) == 1
+
+
+def test_what_was_there_before_stays_when_a_run_is_refused(
+    package: Package, stub: KubeflowStub, kubeflow: KubeflowPipelines
+) -> None:
+    kubeflow.submit(package, VALUES)
+    before = stub.state
+    stub.fail("CreateRun", 500)
+    other = changed(package)
+    with refused(f"deleted again: version {other.version} of the pipeline 'toy-pipeline'."):
+        kubeflow.submit(other, VALUES)
+    assert stub.state == before
+
+
+def test_what_cannot_be_taken_back_is_said_and_used_by_the_next_try(
+    package: Package, stub: KubeflowStub, kubeflow: KubeflowPipelines
+) -> None:
+    stub.fail("CreateRun", 500)
+    stub.fail("DeletePipelineVersion", 503)
+    version = f"version {package.version} of the pipeline 'toy-pipeline'"
+    with refused("is still there", f"used by the next try: pipeline 'toy-pipeline', {version} ("):
+        kubeflow.submit(package, VALUES)
+    assert not kubeflow.submit(package, VALUES).uploaded
+
+
+def test_if_it_is_unsure_whether_a_run_was_started_its_version_stays(
+    package: Package, stub: KubeflowStub, kubeflow: KubeflowPipelines
+) -> None:
+    stub.fail("CreateRun", DROP_AFTER)
+    stub.fail("ListRuns", 503, nth=2)
+    with refused("Whether it was done all the same is not known", "look in the UI"):
+        kubeflow.submit(package, VALUES)
+    assert [len(ids) for ids in stub.state.values()] == [1, 1, 1, 1, 0]
+
+
+def test_a_pipeline_whose_name_differs_in_case_only_is_not_used(
+    package: Package, stub: KubeflowStub, kubeflow: KubeflowPipelines
+) -> None:
+    kubeflow.submit(package, VALUES, pipeline_name="Toy")
+    with refused("Cannot create the pipeline 'toy'", "HTTP 409", "choose another name"):
+        kubeflow.submit(package, VALUES, pipeline_name="toy")
+
+
+# Connecting
+
+
+def test_where_nothing_listens_the_port_forward_is_mentioned(package: Package) -> None:
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        host = f"http://127.0.0.1:{unused.getsockname()[1]}"
+    with refused("nothing answers at", host, "kubectl port-forward -n kubeflow"):
+        KubeflowPipelines(host, timeout=TIMEOUT).submit(package, VALUES)
+
+
+@pytest.mark.parametrize(
+    ("how", "reason"),
+    [
+        (HANG, "did not answer within 1 s"),
+        (DROP, "closed the connection without an answer"),
+        (HTML, "a web page instead of data"),
+        (REDIRECT, "/dex/auth (HTTP 302)"),
+        (503, "the server failed (HTTP 503"),
+        (404, "HTTP 404"),
+    ],
+)
+def test_a_server_that_is_not_well_is_described(
+    how: int | str, reason: str, stub: KubeflowStub
+) -> None:
+    stub.fail("GetHealthz", how)
+    with refused(f"Cannot use Kubeflow Pipelines at {stub.host}", reason):
+        KubeflowPipelines(stub.host, timeout=SHORT).schedules()
+    assert stub.operations == ["GetHealthz"]  # one try
+
+
+def test_an_address_of_something_else_is_described(stub: KubeflowStub) -> None:
+    host = f"{stub.host}/somewhere/else"
+    with refused("there is no API of Kubeflow Pipelines at", host, "HTTP 404"):
+        KubeflowPipelines(host, timeout=TIMEOUT).schedules()
+
+
+def test_without_a_token_it_is_said_how_to_give_one(
+    package: Package, stub: KubeflowStub, kubeflow: KubeflowPipelines
+) -> None:
+    stub.token = "s3cret"
+    with refused("HTTP 401", "missing or expired", "--token-file", TOKEN_ENV):
+        kubeflow.submit(package, VALUES)
+    assert not any(stub.state.values())
+
+
+def test_a_wrong_token_is_not_shown(stub: KubeflowStub, monkeypatch: pytest.MonkeyPatch) -> None:
+    stub.token = "right"
+    monkeypatch.setenv(TOKEN_ENV, "wr0ng")
+    with pytest.raises(KubeflowError) as caught:
+        KubeflowPipelines(stub.host, timeout=TIMEOUT).schedules()
+    assert stub.headers["authorization"] == "Bearer wr0ng"
+    assert "wr0ng" not in str(caught.value)
+    assert caught.value.status == 401
+
+
+def test_a_token_file_is_read_anew_for_every_request(stub: KubeflowStub, tmp_path: Path) -> None:
+    file = tmp_path / "token"
+    file.write_text("first\n")
+    kubeflow = KubeflowPipelines(stub.host, token_file=str(file), timeout=TIMEOUT)
+    for token in ("first", "renewed"):
+        file.write_text(f"{token}\n")
+        stub.token = token
+        assert kubeflow.schedules() == []
+
+
+@pytest.mark.parametrize("variable", [TOKEN_ENV, "KF_PIPELINES_SA_TOKEN_PATH"])
+def test_a_token_may_come_from_the_environment(
+    variable: str, stub: KubeflowStub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stub.token = "s3cret"
+    (tmp_path / "token").write_text("s3cret")
+    monkeypatch.setenv(variable, "s3cret" if variable == TOKEN_ENV else str(tmp_path / "token"))
+    assert KubeflowPipelines(stub.host, timeout=TIMEOUT).schedules() == []
+
+
+@pytest.mark.parametrize("option", ["token_file", "ca_file"])
+def test_a_file_that_is_missing_or_empty_is_named(option: str, tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    with refused(f"Cannot read {file}"):
+        KubeflowPipelines("http://localhost:1", **{option: str(file)})  # type: ignore[arg-type]
+    file.touch()
+    with refused(f"{file} is empty"):
+        KubeflowPipelines("http://localhost:1", **{option: str(file)})  # type: ignore[arg-type]
+
+
+def test_a_deployment_for_several_users_wants_a_namespace(
+    package: Package, stub: KubeflowStub, kubeflow: KubeflowPipelines
+) -> None:
+    stub.multi_user = True
+    with refused("has several namespaces", "--namespace", NAMESPACE_ENV):
+        kubeflow.submit(package, VALUES)
+    assert stub.operations == ["GetHealthz"]
+
+
+def test_all_that_is_made_is_in_the_namespace(
+    package: Package, stub: KubeflowStub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stub.multi_user = True
+    stub.namespaces = ("team", "other")
+    monkeypatch.setenv(NAMESPACE_ENV, "team")
+    for namespace in (None, "other"):
+        kubeflow = KubeflowPipelines(stub.host, namespace=namespace, timeout=TIMEOUT)
+        kubeflow.submit(package, VALUES)
+        kubeflow.schedule("monthly", CRON, package, VALUES)
+        assert len(kubeflow.schedules()) == 1
+    made = [*stub.pipelines.values(), *stub.experiments.values(), *stub.runs.values()]
+    made += stub.recurring_runs.values()
+    assert sorted(one["namespace"] for one in made) == ["other"] * 4 + ["team"] * 4
+
+
+def test_a_namespace_that_is_not_allowed_is_refused(package: Package, stub: KubeflowStub) -> None:
+    stub.multi_user = True
+    with refused("HTTP 403", "Namespace:secret", "is the namespace right"):
+        KubeflowPipelines(stub.host, namespace="secret", timeout=TIMEOUT).submit(package, VALUES)
+    assert not any(stub.state.values())
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
+    """Files of a certificate that signs itself, and of its key."""
+    folder = tmp_path_factory.mktemp("tls")
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "127.0.0.1")])
+    now = datetime.datetime.now(datetime.UTC)
+    built = (
+        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
+        .not_valid_before(now - datetime.timedelta(days=1))
+        .not_valid_after(now + datetime.timedelta(days=1))
+        .add_extension(
+            x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), False
+        )
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), True)
+        .sign(key, hashes.SHA256())
+    )
+    pem = serialization.Encoding.PEM
+    (folder / "server.pem").write_bytes(built.public_bytes(pem))
+    (folder / "server.key").write_bytes(
+        key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    )
+    return str(folder / "server.pem"), str(folder / "server.key")
+
+
+def test_a_certificate_that_is_not_trusted_can_be_named(certificate: tuple[str, str]) -> None:
+    with KubeflowStub(tls=certificate) as stub:
+        with refused("certificate", "is not trusted", "--ca-file"):
+            KubeflowPipelines(stub.host, timeout=TIMEOUT).schedules()
+        trusting = KubeflowPipelines(stub.host, ca_file=certificate[0], timeout=TIMEOUT)
+        assert trusting.schedules() == []
+
+
+@pytest.mark.parametrize("scheme", ["https://", ""])
+def test_tls_to_a_server_without_is_described(scheme: str, stub: KubeflowStub) -> None:
+    host = stub.host.replace("http://", scheme)
+    with refused("does not speak TLS", "http://"):
+        KubeflowPipelines(host, timeout=TIMEOUT).schedules()
+
+
+# Runs
+
+
+STEPS: list[dict[str, Any]] = [
+    {"state": "PENDING"},
+    {"state": "RUNNING", "tasks": {"Load": "DRIVING"}},
+    {"state": "RUNNING", "tasks": {"Load": "RUNNING"}},
+    {"state": "RUNNING", "tasks": {"Load": "SUCCEEDED", "Train": "RUNNING"}},
+]
+WELL: dict[str, Any] = {"state": "SUCCEEDED", "tasks": {"Load": "SUCCEEDED", "Train": "SUCCEEDED"}}
+BADLY: dict[str, Any] = {
+    "state": "FAILED",
+    "tasks": {"Load": "SUCCEEDED", "Train": ("FAILED", "no\nmemory left")},
+    "error": "a task failed",
+}
+
+
+@pytest.fixture
+def run_id(package: Package, kubeflow: KubeflowPipelines) -> str:
+    return kubeflow.submit(package, VALUES).run_id
+
+
+def test_waiting_tells_each_change_of_a_task_once(
+    run_id: str, stub: KubeflowStub, kubeflow: KubeflowPipelines
+) -> None:
+    stub.script = [*STEPS, STEPS[-1], WELL]
+    told: list[TaskStatus] = []
+    status = kubeflow.wait(run_id, told.append, poll_seconds=0.01)
+    assert [(task.name, task.state) for task in told] == [
+        *(("Load", "RUNNING"), ("Load", "SUCCEEDED")),
+        *(("Train", "RUNNING"), ("Train", "SUCCEEDED")),
+    ]
+    assert status.state == "SUCCEEDED"
+    assert status.finished is not None
+
+
+def test_the_status_of_a_failed_run_has_its_tasks_and_their_errors(
+    run_id: str, stub: KubeflowStub, kubeflow: KubeflowPipelines
+) -> None:
+    stub.script = [BADLY]
+    status = kubeflow.status(run_id)
+    assert status.state == "FAILED"
+    assert status.error == "a task failed"
+    assert status.tasks == (
+        TaskStatus("Load", "SUCCEEDED"),
+        TaskStatus("Train", "FAILED", "no memory left"),
+    )
+    assert status.url.endswith(f"/#/runs/details/{run_id}")
+
+
+def test_a_run_that_is_not_over_has_no_end(
+    run_id: str, stub: KubeflowStub, kubeflow: KubeflowPipelines
+) -> None:
+    stub.script = STEPS[2:]
+    status = kubeflow.status(run_id)
+    assert status.finished is None
+    assert status.created is not None
+
+
+def test_waiting_goes_on_when_the_server_is_away_for_a_moment(
+    run_id: str, stub: KubeflowStub, kubeflow: KubeflowPipelines
+) -> None:
+    stub.script = [*STEPS, WELL]
+    stub.fail("GetRun", 503, nth=1, times=2)
+    stub.fail("GetRun", DROP, nth=4, times=3)
+    assert kubeflow.wait(run_id, poll_seconds=0.01).state == "SUCCEEDED"
+
+
+def test_waiting_ends_when_the_server_stays_away(
+    run_id: str, stub: KubeflowStub, kubeflow: KubeflowPipelines
+) -> None:
+    stub.script = STEPS
+    stub.fail("GetRun", 503, nth=2, times=1000)
+    with refused(f"Cannot look up the run {run_id}", "HTTP 503"):
+        kubeflow.wait(run_id, poll_seconds=0.001)
+
+
+def test_waiting_ends_at_once_when_the_token_has_expired(
+    run_id: str, stub: KubeflowStub, kubeflow: KubeflowPipelines
+) -> None:
+    stub.token = "another"
+    with refused("HTTP 401"):
+        kubeflow.wait(run_id, poll_seconds=60)
+
+
+def test_a_run_is_terminated_once(
+    run_id: str, stub: KubeflowStub, kubeflow: KubeflowPipelines
+) -> None:
+    kubeflow.terminate(run_id)
+    assert stub.runs[run_id]["state"] == "CANCELING"
+    assert stub.operations[-1] == "TerminateRun"
+    assert kubeflow.wait(run_id, poll_seconds=0.01).state == "CANCELED"
+    with refused(f"The run {run_id} cannot be stopped: it is CANCELED already"):
+        kubeflow.terminate(run_id)
+
+
+@pytest.mark.parametrize("act", [KubeflowPipelines.status, KubeflowPipelines.terminate])
+def test_a_run_that_does_not_exist_is_named(
+    act: Callable[[KubeflowPipelines, str], object], kubeflow: KubeflowPipelines
+) -> None:
+    with refused("Cannot look up the run no-such", "Run no-such not found (HTTP 404)"):
+        act(kubeflow, "no-such")
+    with refused("ID of the run is empty"):
+        act(kubeflow, " ")
+
+
+# Schedules
+
+
+def of_name(stub: KubeflowStub, name: str = "monthly") -> list[dict[str, Any]]:
+    return [one for one in stub.recurring_runs.values() if one["display_name"] == name]
+
+
+def cron_of(recurring_run: dict[str, Any]) -> str:
+    cron: str = recurring_run["trigger"]["cron_schedule"]["cron"]
+    return cron
+
+
+def enabled(stub: KubeflowStub) -> list[str]:
+    """Cron expressions of what is enabled."""
+    return [cron_of(one) for one in of_name(stub) if one["status"] == "ENABLED"]
+
+
+def test_a_schedule_runs_a_version_with_all_parameters_one_at_a_time_and_never_late(
+    package: Package, stub: KubeflowStub, kubeflow: KubeflowPipelines
+) -> None:
+    schedule, change = kubeflow.schedule("monthly", CRON, package, VALUES, service_account="me")
+    assert change == CREATED
+    assert (schedule.name, schedule.cron, schedule.enabled) == ("monthly", "0 0 6 1 * *", True)
+    assert schedule.url == f"{stub.host}/#/recurringrun/details/{schedule.schedule_id}"
+    (made,) = stub.recurring_runs.values()
+    (version,) = stub.versions.values()
+    assert cron_of(made) == "0 0 6 1 * *"
+    assert made["no_catchup"] is True
+    assert made["max_concurrency"] == "1"
+    assert made["runtime_config"]["parameters"] == ALL_VALUES == schedule.parameters
+    assert made["service_account"] == "me"
+    reference = made["pipeline_version_reference"]
+    assert reference["pipeline_version_id"] == version["pipeline_version_id"]
+
+
+def test_the_same_schedule_again_changes_nothing(
+    package: Package, stub: KubeflowStub, kubeflow: KubeflowPipelines
+) -> None:
+    first, _ = kubeflow.schedule("monthly", CRON, package, VALUES)
+    calls = len(stub.calls)
+    again, change = kubeflow.schedule("monthly", "0 0 6 1 * *", package, ALL_VALUES)
+    assert (again, change) == (first, UNCHANGED)
+    assert all(operation.startswith("List") for operation in stub.operations[calls:])
+
+
+CHANGES: dict[str, dict[str, Any]] = {
+    "cron": {"cron": OTHER_CRON},
+    "parameters": {"parameters": {"epochs": 4}},
+    "package": {"package": "other"},
+    "experiment": {"experiment": "another"},
+    "service account": {"service_account": "another"},
+}
+
+
+@pytest.mark.parametrize("what", CHANGES)
+def test_a_schedule_with_other_content_takes_the_place_of_the_old_one(
+    what: str, package: Package, stub: KubeflowStub, kubeflow: KubeflowPipelines
+) -> None:
+    given: dict[str, Any] = {"cron": CRON, "package": package, "parameters": VALUES}
+    first, _ = kubeflow.schedule("monthly", **given)
+    given |= CHANGES[what]
+    if given["package"] == "other":
+        given["package"] = changed(package)
+    second, change = kubeflow.schedule("monthly", **given)
+    assert change == UPDATED
+    assert list(stub.recurring_runs) == [second.schedule_id] != [first.schedule_id]
+    assert second.enabled
+    assert len(enabled(stub)) == 1
+    assert stub.most_enabled["monthly"] == 1
+    assert kubeflow.schedule("monthly", **given) == (second, UNCHANGED)
+
+
+def test_schedules_of_other_names_stay_and_are_told_apart_on_any_page(
+    package: Package, stub: KubeflowStub, kubeflow: KubeflowPipelines
+) -> None:
+    stub.largest_page = 2
+    names = ["a", "A", "a+b", "a b", "100%"]
+    for cron in (CRON, OTHER_CRON):
+        for name in names:
+            kubeflow.schedule(name, cron, package, VALUES)
+    assert [schedule.name for schedule in kubeflow.schedules()] == sorted(names)
+    assert {schedule.cron for schedule in kubeflow.schedules()} == {"0 0 7 2 * *"}
+
+
+@pytest.mark.parametrize("how", [500, DROP, DROP_AFTER])
+@pytest.mark.parametrize(
+    "operation", ["CreateRecurringRun", "DisableRecurringRun", "EnableRecurringRun"]
+)
+def test_if_an_update_fails_the_old_schedule_goes_on(
+    operation: str,
+    how: int | str,
+    package: Package,
+    stub: KubeflowStub,
+    kubeflow: KubeflowPipelines,
+) -> None:
+    kubeflow.schedule("monthly", CRON, package, VALUES)
+    before = stub.state
+    stub.fail(operation, how)
+    if (operation, how) == ("CreateRecurringRun", DROP_AFTER):
+        # It was created, which is found out: nothing has failed.
+        assert kubeflow.schedule("monthly", OTHER_CRON, package, VALUES)[1] == UPDATED
+        assert enabled(stub) == ["0 0 7 2 * *"]
+        assert len(stub.recurring_runs) == 1
+        return
+    other = changed(package)
+    with refused("Cannot ", f"deleted again: version {other.version}"):
+        kubeflow.schedule("monthly", OTHER_CRON, other, VALUES)
+    assert stub.state == before
+    assert enabled(stub) == ["0 0 6 1 * *"]
+    assert stub.most_enabled["monthly"] == 1
+
+
+def test_if_the_old_schedule_cannot_be_deleted_the_new_one_runs_and_a_rerun_cleans_up(
+    package: Package, stub: KubeflowStub, kubeflow: KubeflowPipelines
+) -> None:
+    kubeflow.schedule("monthly", CRON, package, VALUES)
+    stub.fail("DeleteRecurringRun", 500)
+    with refused("Cannot delete", "the schedule that 'monthly' replaces"):
+        kubeflow.schedule("monthly", OTHER_CRON, changed(package), VALUES)
+    assert enabled(stub) == ["0 0 7 2 * *"]
+    assert len(of_name(stub)) == len(stub.versions) == 2
+    assert kubeflow.schedule("monthly", OTHER_CRON, changed(package), VALUES)[1] == UPDATED
+    assert enabled(stub) == ["0 0 7 2 * *"]
+    assert len(of_name(stub)) == stub.most_enabled["monthly"] == 1
+
+
+STEPS_OF_AN_UPDATE = (
+    "CreateRecurringRun",
+    "DisableRecurringRun",
+    "EnableRecurringRun",
+    "DeleteRecurringRun",
+)
+
+
+@pytest.mark.parametrize("cron", [CRON, OTHER_CRON, "0 8 3 * *"])
+@pytest.mark.parametrize("step", STEPS_OF_AN_UPDATE)
+def test_a_rerun_puts_in_order_what_was_killed_after_any_step(
+    step: str, cron: str, package: Package, stub: KubeflowStub, kubeflow: KubeflowPipelines
+) -> None:
+    """Whether it is run with the old content, with the new one, or with yet another."""
+    kubeflow.schedule("monthly", CRON, package, VALUES)
+    stub.die_after(step)
+    with contextlib.suppress(KubeflowError):
+        kubeflow.schedule("monthly", OTHER_CRON, package, VALUES)
+    stub.revive()
+    assert len(enabled(stub)) == (0 if step == "DisableRecurringRun" else 1)
+    schedule, _ = kubeflow.schedule("monthly", cron, package, VALUES)
+    assert enabled(stub) == [six_fields(cron)]
+    assert list(stub.recurring_runs) == [schedule.schedule_id]
+    assert stub.most_enabled["monthly"] == 1
+
+
+def test_if_an_update_can_not_be_undone_either_this_is_said(
+    package: Package, stub: KubeflowStub, kubeflow: KubeflowPipelines
+) -> None:
+    kubeflow.schedule("monthly", CRON, package, VALUES)
+    stub.die_after("DisableRecurringRun")
+    with refused("Cannot enable the schedule 'monthly'", "Nor could that be undone", "run the com"):
+        kubeflow.schedule("monthly", OTHER_CRON, changed(package), VALUES)
+    assert len(stub.versions) == 2  # the schedule uses it
+
+
+@pytest.mark.parametrize("step", [None, *STEPS_OF_AN_UPDATE])
+def test_a_schedule_that_a_person_has_disabled_stays_so_when_it_is_updated(
+    step: str | None, package: Package, stub: KubeflowStub, kubeflow: KubeflowPipelines
+) -> None:
+    kubeflow.schedule("monthly", CRON, package, VALUES)
+    kubeflow.disable_schedule("monthly")
+    if step:
+        stub.die_after(step)
+        with contextlib.suppress(KubeflowError):
+            kubeflow.schedule("monthly", OTHER_CRON, package, VALUES)
+        stub.revive()
+    schedule, change = kubeflow.schedule("monthly", OTHER_CRON, package, VALUES)
+    assert not schedule.enabled
+    assert list(stub.recurring_runs) == [schedule.schedule_id]
+    assert enabled(stub) == []
+    assert kubeflow.schedule("monthly", OTHER_CRON, package, VALUES) == (schedule, UNCHANGED)
+    assert change in (UPDATED, UNCHANGED)
+
+
+def test_a_schedule_whose_run_is_in_progress_is_neither_replaced_nor_deleted(
+    package: Package, stub: KubeflowStub, kubeflow: KubeflowPipelines
+) -> None:
+    stub.largest_page = 2
+    schedule, _ = kubeflow.schedule("monthly", CRON, package, VALUES)
+    for _ in range(3):
+        kubeflow.submit(package, VALUES)
+    run_id = stub.start_scheduled_run(schedule.schedule_id)
+    stub.runs[run_id]["created_at"] = stub.recurring_runs[schedule.schedule_id]["created_at"]
+    before = stub.state
+    with refused("'monthly' cannot be replaced while its run", run_id, "wait until it is over"):
+        kubeflow.schedule("monthly", OTHER_CRON, changed(package), VALUES)
+    with refused("'monthly' cannot be deleted while its run", run_id):
+        kubeflow.delete_schedule("monthly")
+    assert kubeflow.schedule("monthly", CRON, package, VALUES)[1] == UNCHANGED
+    assert stub.state == before
+    assert stub.runs[run_id]["state"] == "RUNNING"
+    stub.runs[run_id]["state"] = "SUCCEEDED"
+    assert kubeflow.schedule("monthly", OTHER_CRON, package, VALUES)[1] == UPDATED
+    kubeflow.delete_schedule("monthly")
+    assert not stub.recurring_runs
+
+
+def test_a_run_that_begins_while_its_schedule_is_replaced_is_not_stopped(
+    package: Package, stub: KubeflowStub, kubeflow: KubeflowPipelines
+) -> None:
+    schedule, _ = kubeflow.schedule("monthly", CRON, package, VALUES)
+    stub.before["DisableRecurringRun"] = lambda: stub.start_scheduled_run(schedule.schedule_id)
+    with refused("the schedule that 'monthly' replaces", "while its run", "is in progress"):
+        kubeflow.schedule("monthly", OTHER_CRON, package, VALUES)
+    assert enabled(stub) == ["0 0 7 2 * *"]
+    (run,) = stub.runs.values()
+    assert run["state"] == "RUNNING"
+    run["state"] = "SUCCEEDED"
+    assert kubeflow.schedule("monthly", OTHER_CRON, package, VALUES)[1] == UPDATED
+    assert len(of_name(stub)) == stub.most_enabled["monthly"] == 1
+
+
+def test_several_schedules_of_a_name_become_one(
+    package: Package, stub: KubeflowStub, kubeflow: KubeflowPipelines
+) -> None:
+    kubeflow.schedule("monthly", CRON, package, VALUES)
+    (one,) = stub.recurring_runs.values()
+    for number in range(3):
+        stub.recurring_runs[f"copy-{number}"] = {**one, "recurring_run_id": f"copy-{number}"}
+    with refused("There are 4 schedules 'monthly'"):
+        kubeflow.enable_schedule("monthly")
+    assert kubeflow.schedule("monthly", CRON, package, VALUES)[1] == UPDATED
+    assert len(of_name(stub)) == len(enabled(stub)) == 1
+
+
+def test_a_schedule_that_is_refused_leaves_nothing_behind(
+    package: Package, stub: KubeflowStub, kubeflow: KubeflowPipelines
+) -> None:
+    stub.fail("CreateRecurringRun", 500)
+    with refused("Cannot create the schedule 'monthly'", "HTTP 500", "deleted again"):
+        kubeflow.schedule("monthly", CRON, package, VALUES)
+    with refused("has 2 fields"):
+        kubeflow.schedule("monthly", "0 6", package, VALUES)
+    with refused("name of the schedule is empty"):
+        kubeflow.schedule(" ", CRON, package, VALUES)
+    assert not any(stub.state.values())
+
+
+def test_a_schedule_is_disabled_enabled_listed_and_deleted_by_name(
+    package: Package, stub: KubeflowStub, kubeflow: KubeflowPipelines
+) -> None:
+    kubeflow.schedule("monthly", CRON, package, VALUES)
+    kubeflow.schedule("other", CRON, package, VALUES)
+    kubeflow.disable_schedule("monthly")
+    assert [(one.name, one.enabled) for one in kubeflow.schedules()] == [
+        ("monthly", False),
+        ("other", True),
+    ]
+    kubeflow.enable_schedule("monthly")
+    assert len(enabled(stub)) == 1
+    kubeflow.delete_schedule("monthly")
+    assert [one.name for one in kubeflow.schedules()] == ["other"]
+
+
+@pytest.mark.parametrize(
+    "act",
+    [
+        KubeflowPipelines.enable_schedule,
+        KubeflowPipelines.disable_schedule,
+        KubeflowPipelines.delete_schedule,
+    ],
+)
+def test_a_schedule_that_does_not_exist_is_named_with_those_that_do(
+    act: Callable[[KubeflowPipelines, str], None], package: Package, kubeflow: KubeflowPipelines
+) -> None:
+    with refused("There is no schedule 'monthly'; there are: none"):
+        act(kubeflow, "monthly")
+    kubeflow.schedule("weekly", CRON, package, VALUES)
+    with refused("There is no schedule 'monthly'; there are: weekly"):
+        act(kubeflow, "monthly")
+
+
+# The server that these tests run against
+
+
+@pytest.fixture
+def plain(stub: KubeflowStub) -> kfp.Client:
+    """kfp's own client, which checks nothing beforehand."""
+    return kfp.Client(stub.host, namespace="any")
+
+
+def test_the_stub_refuses_what_the_real_server_refuses(
+    plain: kfp.Client, package: Package, stub: KubeflowStub, kubeflow: KubeflowPipelines
+) -> None:
+    kubeflow.submit(package, VALUES)
+    (experiment,), (version,) = stub.experiments, stub.versions.values()
+    reference = {
+        "pipeline_id": version["pipeline_id"],
+        "version_id": version["pipeline_version_id"],
+    }
+    schedule = {"experiment_id": experiment, "job_name": "x", "params": VALUES, **reference}
+    named = kfp_server_api.V2beta1Pipeline(display_name="toy-pipeline")
+    refusals: list[tuple[int, str, Callable[[], Any]]] = [
+        (400, "Expected 5 to 6 fields, found 4", lambda: cron("0 6 1 *")),
+        (400, "End of range (60) above maximum (59)", lambda: cron("60 0 6 1 * *")),
+        (400, "at least 1 and at most 10", lambda: cron("0 0 6 1 * *", max_concurrency=11)),
+        (404, "Experiment no not found", lambda: cron("0 0 6 1 * *", experiment_id="no")),
+        (500, "version not found", lambda: cron("0 0 6 1 * *", version_id="no")),
+        (404, "Run no not found", lambda: plain.get_run("no")),
+        (404, "Job no not found", lambda: plain.enable_recurring_run("no")),
+        (404, "Job no not found", lambda: plain.delete_recurring_run("no")),
+        (400, "has existing pipeline versions", lambda: plain.delete_pipeline(*stub.pipelines)),
+        (409, "already exist", lambda: plain.pipelines.pipeline_service_create_pipeline(named)),
+        (400, "Invalid page token", lambda: plain.list_runs(page_token="x")),
+        (400, "failed to parse valid filter", lambda: plain.list_runs(filter="x")),
+        (400, "epochs is not optional", lambda: cron("0 0 6 1 * *", params={})),
+    ]
+
+    def cron(expression: str, **changes: Any) -> Any:
+        given = {"no_catchup": True, "cron_expression": expression, **schedule, **changes}
+        return plain.create_recurring_run(**given)
+
+    for status, reason, call in refusals:
+        with pytest.raises(kfp_server_api.ApiException) as caught:
+            call()
+        assert caught.value.status == status, reason
+        assert reason in caught.value.body

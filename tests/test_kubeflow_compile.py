@@ -1,0 +1,207 @@
+"""Tests of the one pipeline, compiled for Kubeflow Pipelines."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+import kubeflow_runner
+from components.errors import UserError
+from pipeline.config import load_config
+from pipeline.parameters import KEYS, parameter_name, parameter_values, with_parameters
+
+PROJECT = Path(__file__).parents[1]
+GOLDEN = PROJECT / "tests" / "golden"
+DIGEST = "sha256:" + "0123456789abcdef" * 4
+
+
+def run_compile(output: Path, *settings: str) -> subprocess.CompletedProcess[str]:
+    sets = [argument for setting in settings for argument in ("--set", setting)]
+    return subprocess.run(
+        [sys.executable, "kubeflow_runner.py", "compile", "--output", str(output), *sets],
+        cwd=PROJECT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def compiled(*settings: str) -> list[Any]:
+    given = [f"kubeflow.image=flightdeck@{DIGEST}", "kubeflow.volume_claim=flightdeck", *settings]
+    return list(yaml.safe_load_all(kubeflow_runner.compile_config(load_config(None, given))))
+
+
+@pytest.mark.skipif(not version("tfx").startswith("1.16."), reason="TFX 1.16 made it")
+def test_the_package_changes_on_purpose_only() -> None:
+    # On purpose: the command is in the first line of the configuration.
+    package = kubeflow_runner.compile_config(load_config(str(GOLDEN / "kubeflow.toml")))
+    assert package == (GOLDEN / "pipeline.yaml").read_text(encoding="utf-8")
+
+
+def test_every_setting_that_may_be_varied_is_read_by_a_task() -> None:
+    spec, _ = compiled()
+    read = {
+        given.get("componentInputParameter")
+        for task in spec["root"]["dag"]["tasks"].values()
+        for given in task["inputs"].get("parameters", {}).values()
+    }
+    declared = set(spec["root"]["inputDefinitions"]["parameters"])
+    assert declared == {parameter_name(key) for key in KEYS} | {"serving_dir", "fingerprint"}
+    assert declared <= read
+
+
+def test_parameters_have_the_configured_values_as_defaults() -> None:
+    spec, _ = compiled("training.epochs=9", "data.as_of=201310", "quantization.mode=qat")
+    declared = spec["root"]["inputDefinitions"]["parameters"]
+    assert declared["training_epochs"] == {"parameterType": "NUMBER_INTEGER", "defaultValue": 9}
+    assert declared["data_as_of"]["defaultValue"] == 201310
+    assert declared["quantization_mode"] == {"parameterType": "STRING", "defaultValue": "qat"}
+    assert declared["pruning_learning_rate"]["parameterType"] == "NUMBER_DOUBLE"
+
+
+def test_relative_paths_are_on_the_volume() -> None:
+    spec, platform = compiled("kubeflow.mount_path=/data")
+    declared = spec["root"]["inputDefinitions"]["parameters"]
+    assert declared["data_uri"]["defaultValue"] == "/data/data/flights"
+    assert declared["serving_dir"]["defaultValue"] == "/data/serving_model"
+    pusher = spec["root"]["dag"]["tasks"]["Pusher"]["inputs"]["parameters"]
+    assert pusher["signing_key"]["runtimeValue"]["constant"] == "/data/keys/signing.key"
+    executors = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
+    assert executors["exec-Pusher"]["pvcMount"][0]["mountPath"] == "/data"
+
+
+def test_buckets_need_no_volume() -> None:
+    settings = ("kubeflow.volume_claim=", "data.uri=s3://b/data", "kubeflow.serving_dir=gs://b/s")
+    (spec,) = compiled(*settings, "serving.sign=0")
+    declared = spec["root"]["inputDefinitions"]["parameters"]
+    assert declared["data_uri"]["defaultValue"] == "s3://b/data"
+    assert declared["serving_dir"]["defaultValue"] == "gs://b/s"
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (["kubeflow.image="], "kubeflow.image is missing"),
+        (["kubeflow.volume_claim="], "data.uri = 'data/flights': without kubeflow.volume_claim"),
+        (
+            ["kubeflow.volume_claim=", "data.uri=/data", "kubeflow.serving_dir=/serving"],
+            "serving.sign = 1 needs a private key",
+        ),
+        (["kubeflow.nodes.Trainr.cpu=2"], "Trainr: no such node; the nodes are ImportSchemaGen"),
+        (['kubeflow.uncached=["Pushr"]'], "Pushr: no such node"),
+        (['node_beam_args.Trainer=["--x"]'], "node_beam_args.Trainer: no such Beam node"),
+    ],
+)
+def test_what_cannot_work_on_kubeflow_is_refused(settings: list[str], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        compiled(*settings)
+
+
+def test_what_single_nodes_get_goes_over_what_all_get() -> None:
+    spec, _ = compiled(
+        *("kubeflow.cpu=1", "kubeflow.memory=2Gi", "kubeflow.retries=1"),
+        *("kubeflow.nodes.Trainer.memory=8Gi", "kubeflow.nodes.Pruner.retries=0"),
+    )
+    executors = spec["deploymentSpec"]["executors"]
+    trainer = executors["exec-Trainer"]["container"]["resources"]
+    assert (trainer["resourceCpuLimit"], trainer["resourceMemoryLimit"]) == ("1", "8Gi")
+    assert executors["exec-Pusher"]["container"]["resources"]["resourceMemoryLimit"] == "2Gi"
+    tasks = spec["root"]["dag"]["tasks"]
+    assert tasks["Trainer"]["retryPolicy"]["maxRetryCount"] == 1
+    assert "retryPolicy" not in tasks["Pruner"]
+
+
+def test_what_the_data_gate_stops_is_not_tried_again() -> None:
+    spec, _ = compiled()
+    assert "retryPolicy" not in spec["root"]["dag"]["tasks"]["DataGate"]
+
+
+def test_what_looks_at_the_world_is_never_cached() -> None:
+    tasks = compiled()[0]["root"]["dag"]["tasks"]
+    cached = {name for name, task in tasks.items() if "cachingOptions" in task}
+    assert set(tasks) - cached == {"SpanExampleGen", "ServedModel", "Pusher"}
+
+
+def test_a_beam_node_gets_its_own_arguments_after_those_of_all() -> None:
+    spec, _ = compiled('node_beam_args.Transform=["--direct_num_workers=2"]')
+    executors = spec["deploymentSpec"]["executors"]
+    args = {
+        name: executors[f"exec-{name}"]["container"]["args"] for name in ("Transform", "Pruner")
+    }
+    assert args["Transform"][-1] == "--direct_num_workers=2"
+    assert args["Transform"][:-1][-2:] == args["Pruner"][-2:]
+
+
+def test_a_configuration_takes_parameters_without_losing_its_own() -> None:
+    config = load_config(None, ["training.epochs=9"])
+    names = {name: f"<{name}>" for name in parameter_values(config)}
+    varied = with_parameters(config, names)
+    assert parameter_values(varied) == names
+    assert config.training.epochs == 9
+    assert varied.evaluation == config.evaluation
+
+
+def test_the_command_says_what_it_wrote_and_nothing_else(tmp_path: Path) -> None:
+    output = tmp_path / "pipeline.yaml"
+    done = run_compile(
+        output, f"kubeflow.image=flightdeck@{DIGEST}", "kubeflow.volume_claim=flightdeck"
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == f"Wrote {output}: accepted by the checks of Kubeflow Pipelines.\n"
+    assert output.exists()
+
+
+@pytest.mark.parametrize(
+    ("setting", "status", "message"),
+    [
+        ("kubeflow.cpu=2x", 2, "kubeflow.cpu = '2x': processors such as"),
+        ("kubeflow.volume_claim=flightdeck", 1, "kubeflow.image is missing"),
+    ],
+)
+def test_the_command_writes_nothing_where_something_is_wrong(
+    setting: str, status: int, message: str, tmp_path: Path
+) -> None:
+    done = run_compile(tmp_path / "pipeline.yaml", setting)
+    assert done.returncode == status
+    assert message in done.stderr
+    assert not (tmp_path / "pipeline.yaml").exists()
+
+
+def test_run_parameters_go_over_the_configuration_and_are_checked_like_it() -> None:
+    settings = ("kubeflow.volume_claim=flightdeck", "training.epochs=9", "training.seed=5")
+    values = kubeflow_runner.run_parameters(
+        None, settings, ("training_epochs=3", "serving_dir=/mnt/elsewhere")
+    )
+    assert (values["training_epochs"], values["training_seed"]) == (3, 5)
+    assert (values["serving_dir"], values["fingerprint"]) == ("/mnt/elsewhere", "")
+
+
+@pytest.mark.parametrize(
+    ("parameter", "message"),
+    [
+        ("training_epochs", "expected name=value, where the name is one of compression_max_bytes"),
+        ("epochs=3", "expected name=value, where the name is one of compression_max_bytes"),
+        ("training_epochs=0", "training.epochs = '0': .*greater than or equal to 1"),
+        ("quantization_mode=int4", "quantization.mode = 'int4': .*'none', 'float16'"),
+    ],
+)
+def test_a_run_parameter_that_is_not_allowed_is_refused(parameter: str, message: str) -> None:
+    from click import UsageError
+
+    with pytest.raises(UsageError, match=message):
+        kubeflow_runner.run_parameters(None, ("kubeflow.volume_claim=f",), (parameter,))
+
+
+def test_where_ingestion_may_come_from_the_cache_the_data_is_part_of_the_run(
+    small_spans: Path,
+) -> None:
+    settings = ('kubeflow.uncached=["ServedModel", "Pusher"]', f"data.uri={small_spans}")
+    values = kubeflow_runner.run_parameters(None, (*settings, "kubeflow.volume_claim=f"), ())
+    assert values["data_as_of"] == 201304
+    assert len(str(values["fingerprint"])) == 64

@@ -1,0 +1,314 @@
+"""Tests of the commands of kubeflow_runner.py that talk to Kubeflow Pipelines, over HTTP."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+
+from kubeflow_runner import main
+from tests.orchestration.kubeflow_stub import HTML, PACKAGE, KubeflowStub
+
+PROJECT = Path(__file__).parents[1]
+VARIABLES = ("KF_PIPELINES_ENDPOINT", "KF_PIPELINES_NAMESPACE", "KF_PIPELINES_TOKEN")
+
+
+@pytest.fixture(autouse=True)
+def _own_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in (*VARIABLES, "KF_PIPELINES_UI_ENDPOINT", "KF_PIPELINES_SA_TOKEN_PATH"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture
+def stub(monkeypatch: pytest.MonkeyPatch) -> Iterator[KubeflowStub]:
+    with KubeflowStub() as running:
+        monkeypatch.setenv("KF_PIPELINES_ENDPOINT", running.host)
+        yield running
+
+
+@pytest.fixture
+def package(tmp_path: Path) -> str:
+    path = tmp_path / "toy.yaml"
+    path.write_text(PACKAGE)
+    return str(path)
+
+
+def run(*arguments: str) -> Result:
+    return CliRunner().invoke(main, arguments)
+
+
+def done(*arguments: str) -> str:
+    result = run(*arguments)
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+def failed(*arguments: str, status: int = 1) -> str:
+    result = run(*arguments)
+    assert result.exit_code == status, result.output
+    assert "Traceback" not in result.output
+    return result.output
+
+
+def submit(package: str, *arguments: str) -> tuple[str, ...]:
+    return ("submit", "--package", package, "--param", "epochs=3", *arguments)
+
+
+def schedule(package: str, *arguments: str) -> tuple[str, ...]:
+    return ("schedule", "--package", package, "--param", "epochs=3", *arguments)
+
+
+# submit, status, terminate
+
+
+def test_submit_says_what_was_uploaded_and_where_to_look(package: str, stub: KubeflowStub) -> None:
+    uploaded, started = done(*submit(package)).splitlines()
+    (run_id,) = stub.runs
+    (version,) = stub.versions.values()
+    assert uploaded == f"Uploaded version {version['name']} of the pipeline toy-pipeline."
+    assert started == f"Started run {run_id}: {stub.host}/#/runs/details/{run_id}"
+    again, _ = done(*submit(package, "--run-name", "again")).splitlines()
+    assert again == f"Already there: version {version['name']} of the pipeline toy-pipeline."
+
+
+def test_what_submit_is_given_reaches_the_server(package: str, stub: KubeflowStub) -> None:
+    done(
+        *submit(package, "--param", "rate=0.1", "--param", "uri=s3://a=b", "--no-cache"),
+        *("--pipeline", "mine", "--experiment", "nightly", "--run-name", "first"),
+        *("--service-account", "trainer"),
+    )
+    ((submitted,), (pipeline,), (experiment,)) = (
+        stub.runs.values(),
+        stub.pipelines.values(),
+        stub.experiments.values(),
+    )
+    assert submitted["runtime_config"]["parameters"] == {
+        **{"epochs": 3, "rate": 0.1, "uri": "s3://a=b"},
+        "window": 6,
+    }
+    assert (submitted["display_name"], submitted["service_account"]) == ("first", "trainer")
+    assert (pipeline["name"], experiment["display_name"]) == ("mine", "nightly")
+    (version,) = stub.versions.values()
+    task = version["pipeline_spec"]["root"]["dag"]["tasks"]["train"]
+    assert "enableCache" not in task["cachingOptions"]
+
+
+def test_waiting_shows_a_line_for_each_change_and_ends_well(
+    package: str, stub: KubeflowStub
+) -> None:
+    stub.script = [
+        {"state": "RUNNING", "tasks": {"Load": "RUNNING"}},
+        {"state": "RUNNING", "tasks": {"Load": "SUCCEEDED", "Train": "RUNNING"}},
+        {"state": "SUCCEEDED", "tasks": {"Load": "SUCCEEDED", "Train": "SUCCEEDED"}},
+    ]
+    _, _, *lines, last = done(*submit(package, "--wait", "--poll-seconds", "0.01")).splitlines()
+    assert [re.sub(r"^\d\d:\d\d:\d\d  ", "", line) for line in lines] == [
+        *("Load  RUNNING", "Load  SUCCEEDED", "Train  RUNNING", "Train  SUCCEEDED"),
+    ]
+    assert last == "The run ended as SUCCEEDED."
+
+
+FAILURE: dict[str, Any] = {
+    "state": "FAILED",
+    "tasks": {"Load": "SUCCEEDED", "Train": ("FAILED", "out of memory")},
+}
+
+
+def test_waiting_for_a_run_that_fails_names_the_task_its_error_and_the_link(
+    package: str, stub: KubeflowStub
+) -> None:
+    stub.script = [FAILURE]
+    output = failed(*submit(package, "--wait", "--poll-seconds", "0.01"))
+    (run_id,) = stub.runs
+    assert output.endswith(
+        f"The run ended as FAILED: Train: out of memory\n{stub.host}/#/runs/details/{run_id}\n"
+    )
+
+
+def test_status_shows_tasks_with_their_errors(package: str, stub: KubeflowStub) -> None:
+    done(*submit(package, "--run-name", "nightly"))
+    stub.script = [FAILURE]
+    (run_id,) = stub.runs
+    first, times, *tasks, link = done("status", run_id).splitlines()
+    assert first == "nightly: FAILED"
+    assert re.fullmatch(r"created at \d{4}-\S+ \S+ \S+; over at \d{4}-\S+ \S+ \S+", times)
+    assert tasks == ["  Load   SUCCEEDED", "  Train  FAILED: out of memory"]
+    assert link == f"{stub.host}/#/runs/details/{run_id}"
+
+
+def test_terminate_stops_a_run_that_is_not_over(package: str, stub: KubeflowStub) -> None:
+    done(*submit(package))
+    (run_id,) = stub.runs
+    assert f"Terminating run {run_id}" in done("terminate", run_id)
+    stub.runs[run_id]["state"] = "CANCELED"
+    assert f"The run {run_id} cannot be stopped: it is CANCELED already." in failed(
+        "terminate", run_id
+    )
+
+
+def test_interrupting_the_wait_leaves_the_run_and_says_how_to_stop_it(
+    package: str, stub: KubeflowStub
+) -> None:
+    stub.script = [{"state": "RUNNING", "tasks": {"Load": "RUNNING"}}]
+    command = submit(package, "--wait", "--poll-seconds", "0.05")
+    process = subprocess.Popen(
+        [sys.executable, "kubeflow_runner.py", *command],
+        cwd=PROJECT,
+        env={**os.environ, "PYTHONUNBUFFERED": "1"},
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
+    assert process.stdout
+    for line in process.stdout:
+        if "Load  RUNNING" in line:
+            break
+    process.send_signal(signal.SIGINT)
+    rest = process.stdout.read()
+    assert process.wait(timeout=30) == 130
+    (run_id,) = stub.runs
+    assert rest == (f"The run goes on; to stop it: python kubeflow_runner.py terminate {run_id}\n")
+    assert stub.runs[run_id]["state"] == "RUNNING"
+
+
+# schedule, schedules
+
+
+def test_schedule_says_created_unchanged_or_updated(package: str, stub: KubeflowStub) -> None:
+    created, link = done(*schedule(package, "--cron", "0 6 1 * *")).splitlines()
+    (schedule_id,) = stub.recurring_runs
+    assert created.startswith("Schedule toy-pipeline was created: version ")
+    assert "runs at 0 0 6 1 * * (second, minute, hour, day, month, weekday)." in created
+    assert link == f"{stub.host}/#/recurringrun/details/{schedule_id}"
+    again = done(*schedule(package, "--cron", "0 6 1 * *"))
+    assert again.startswith("Schedule toy-pipeline is unchanged: version ")
+    other = done(*schedule(package, "--cron", "0 7 1 * *"))
+    assert other.startswith("Schedule toy-pipeline was updated: version ")
+    assert len(stub.recurring_runs) == 1
+
+
+def test_schedules_are_listed_disabled_enabled_and_deleted(
+    package: str, stub: KubeflowStub
+) -> None:
+    assert done("schedules", "list") == "There are no schedules.\n"
+    done(*schedule(package, "--cron", "0 6 1 * *", "--name", "monthly"))
+    done(*schedule(package, "--cron", "0 6 * * mon", "--name", "weekly"))
+    assert done("schedules", "disable", "monthly") == "Schedule monthly is disabled.\n"
+    rows = [line.split("  ") for line in done("schedules", "list").splitlines()]
+    assert [[cell.strip() for cell in row if cell.strip()][:3] for row in rows] == [
+        ["monthly", "disabled", "0 0 6 1 * *"],
+        ["weekly", "enabled", "0 0 6 * * mon"],
+    ]
+    again = done(*schedule(package, "--cron", "0 8 1 * *", "--name", "monthly"))
+    assert "It is disabled: python kubeflow_runner.py schedules enable monthly\n" in again
+    assert done("schedules", "enable", "monthly") == "Schedule monthly is enabled.\n"
+    assert done("schedules", "delete", "weekly") == "Schedule weekly is deleted.\n"
+    assert "weekly" not in done("schedules", "list")
+    assert "There is no schedule 'weekly'; there are: monthly." in failed(
+        "schedules", "delete", "weekly"
+    )
+
+
+# What goes wrong
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (("--param", "epochs=3", "--param", "epoch=3"), "there is no parameter 'epoch'"),
+        (("--param", "epochs=many"), "parameter 'epochs' is 'many', but a whole number"),
+        (("--param", "epochs"), "NAME=VALUE is expected"),
+        ((), "parameter 'epochs' is missing"),
+        (("--param", "epochs=3", "--set", "data.window=3"), "--package excludes"),
+        (("--param", "epochs=3", "--token-file", "no-such-file"), "no-such-file"),
+        (("--param", "epochs=3", "--timeout", "0"), "--timeout"),
+    ],
+)
+def test_wrong_usage_is_status_2_and_asks_nothing(
+    arguments: tuple[str, ...], reason: str, package: str, stub: KubeflowStub
+) -> None:
+    for command in (("submit",), ("schedule", "--cron", "0 6 1 * *")):
+        output = failed(*command, "--package", package, *arguments, status=2)
+        assert reason in " ".join(output.split())
+    assert stub.calls == []
+
+
+def test_a_wrong_cron_expression_is_wrong_usage(package: str, stub: KubeflowStub) -> None:
+    output = failed(*schedule(package, "--cron", "0 6 1 *"), status=2)
+    assert "has 4 fields" in output
+    assert "allowed are 5 fields" in output
+    assert stub.calls == []
+
+
+def test_a_refusal_is_status_1_and_a_line(package: str, stub: KubeflowStub) -> None:
+    stub.fail("CreateRun", HTML)
+    (line,) = failed(*submit(package)).splitlines()
+    assert line.startswith("Cannot start the run 'toy-pipeline ")
+    assert "--token-file" in line
+    assert not any(stub.state.values())
+    (line,) = failed("status", "no-such").splitlines()
+    assert line == "Cannot look up the run no-such: Run no-such not found (HTTP 404)."
+
+
+def test_without_any_address_it_is_said_how_to_give_one(tmp_path: Path) -> None:
+    environment = {name: value for name, value in os.environ.items() if name not in VARIABLES}
+    ended = subprocess.run(
+        [sys.executable, "kubeflow_runner.py", "schedules", "list"],
+        cwd=PROJECT,
+        env={**environment, "HOME": str(tmp_path), "KUBECONFIG": str(tmp_path / "none")},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ended.returncode == 1
+    assert "give --host or set KF_PIPELINES_ENDPOINT" in ended.stderr
+    assert "kubectl port-forward" in ended.stderr
+    assert "Traceback" not in ended.stderr
+    assert ended.stdout == ""
+
+
+# The one pipeline, compiled on the way
+
+CONFIGURED = (
+    *("--set", f"kubeflow.image=flightdeck@sha256:{'0' * 64}"),
+    *("--set", "kubeflow.volume_claim=flightdeck", "--set", "training.epochs=9"),
+)
+
+
+def test_the_pipeline_is_submitted_with_the_value_of_every_parameter(stub: KubeflowStub) -> None:
+    done("submit", *CONFIGURED, "--param", "data_as_of=201310")
+    done("submit", *CONFIGURED, "--param", "training_epochs=3")
+    (version,) = stub.versions.values()
+    # The server keeps the two documents of a package under a name each.
+    spec = version["pipeline_spec"]["pipeline_spec"]
+    declared = spec["root"]["inputDefinitions"]["parameters"]
+    first, second = (run["runtime_config"]["parameters"] for run in stub.runs.values())
+    assert first.keys() == second.keys() == declared.keys()
+    assert (first["data_as_of"], first["training_epochs"]) == (201310, 9)
+    assert (second["data_as_of"], second["training_epochs"]) == (0, 3)
+    assert first["data_uri"] == "/mnt/flightdeck/data/flights"
+
+
+def test_the_pipeline_is_scheduled_once_however_often_it_is_said(stub: KubeflowStub) -> None:
+    command = ("schedule", "--cron", "0 6 1 * *", "--name", "monthly", *CONFIGURED)
+    assert "was created" in done(*command)
+    assert "is unchanged" in done(*command)
+    (recurring,) = stub.recurring_runs.values()
+    assert recurring["display_name"] == "monthly"
+
+
+def test_a_schedule_that_would_not_look_at_the_data_is_refused(
+    stub: KubeflowStub, small_spans: Path
+) -> None:
+    pinned = ("--set", 'kubeflow.uncached=["Pusher"]', "--set", f"data.uri={small_spans}")
+    output = failed("schedule", "--cron", "0 6 1 * *", *CONFIGURED, *pinned, status=2)
+    assert "kubeflow.uncached lacks SpanExampleGen" in output
+    assert not any(stub.state.values())
