@@ -316,9 +316,7 @@ def serve(
                 f"There is no public key {public_key} to verify versions with: name it with "
                 "--public-key, or serve unverified versions with --no-verify."
             )
-    token = Path(token_file).read_text(encoding="utf-8").strip() if token_file else ""
-    if token_file and not token:
-        raise click.UsageError(f"There is no token in {token_file}.")
+    token = _read_token(token_file)
     # Before TensorFlow is imported, which would tell on the standard error what it found.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     from serving.server.app import serve as run_server
@@ -371,9 +369,26 @@ def predict(
         raise click.UsageError("--version and --label exclude each other.")
     from serving.client import ClientError, print_predictions
 
-    token = Path(token_file).read_text(encoding="utf-8").strip() if token_file else ""
+    token = _read_token(token_file)
     with _refusals(ClientError):
         print_predictions(file, version=version, label=label, token=token, **options)
+
+
+def _read_token(token_file: str | None) -> str:
+    """The token in a file; "" where there is no file.
+
+    Raises:
+      click.UsageError: If it cannot be read as text, or is empty.
+    """
+    if not token_file:
+        return ""
+    try:
+        token = Path(token_file).read_text(encoding="ascii").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise click.UsageError(f"There is no token in {token_file}: {error}.") from error
+    if not token:
+        raise click.UsageError(f"There is no token in {token_file}: it is empty.")
+    return token
 
 
 @contextlib.contextmanager

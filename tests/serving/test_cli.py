@@ -340,3 +340,26 @@ def test_help_imports_nothing_heavy_and_the_module_is_the_command() -> None:
     assert "serving.directory" in imported
     heavy = {"tensorflow", "pandas", "grpc", "model_signing", "cryptography", "uvicorn", "rich"}
     assert not heavy & imported
+
+
+@pytest.mark.parametrize(
+    "command", [("serve", "models", "--no-verify"), ("predict", "rows.csv", "--model", "m")]
+)
+@pytest.mark.parametrize(
+    ("content", "reason"), [(b"\xff\xfe", "'ascii' codec"), (b" \n", "it is empty")]
+)
+def test_a_file_without_a_token_is_wrong_usage(
+    command: tuple[str, ...],
+    content: bytes,
+    reason: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("models").mkdir()
+    Path("rows.csv").write_text("a\n1\n")
+    Path("token").write_bytes(content)
+    result = run(*command, "--token-file", "token")
+    assert result.exit_code == 2, result.output
+    assert "There is no token in token: " in result.output
+    assert reason in result.output

@@ -419,7 +419,10 @@ class TestNoStart:
         ("arguments", "message"),
         [
             (["nowhere", "--no-verify"], "There is no folder nowhere."),
-            (["models", "--no-verify", "--token-file", "empty"], "There is no token in empty."),
+            (
+                ["models", "--no-verify", "--token-file", "empty"],
+                "There is no token in empty: it is empty.",
+            ),
             (["models", "--no-verify", "--token-file", "nowhere"], "'nowhere' does not exist"),
             (["models"], "There is no public key"),
             (["models", "--no-verify", "--public-key", "empty"], "exclude each other"),
