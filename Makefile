@@ -6,13 +6,49 @@ PYTHON := $(VENV)/bin/python
 READY := $(VENV)/.ready-$(STACK)
 UV := $(shell command -v uv || echo .uv/bin/uv)
 
-.PHONY: run test lint format requirements clean
+# `make image` takes docker where a docker daemon answers, and podman elsewhere.
+CONTAINER_TOOL ?= $(shell docker info >/dev/null 2>&1 && echo docker || echo podman)
+IMAGE ?= flightdeck:$(STACK)
+# The Containerfile says what these are; empty for its defaults.
+BASE ?=
+BEAM_IMAGE ?=
+
+# `make test-containers` runs what is compiled by a newer SDK than the project's own.
+KFP_LOCAL := $(VENV)/kfp-local
+KFP_LOCAL_READY := $(KFP_LOCAL)/.ready
+
+.PHONY: run test image test-containers lint format requirements clean
 
 run: $(READY)
 	$(PYTHON) local_runner.py run $(ARGS)
 
 test: $(READY)
 	$(PYTHON) -m pytest $(ARGS)
+
+# What says here where packages come from, and whose certificates to trust, holds inside as well; neither is kept in the
+# image.
+image:
+	@set -e; registries=$$(mktemp); trap 'rm -f "$$registries"' EXIT; \
+	export -p | grep -E '^export (PIP|UV)_(DEFAULT_INDEX|EXTRA_INDEX_URL|INDEX|INDEX_URL)=' >"$$registries" || true; \
+	set -x; $(CONTAINER_TOOL) build --file Containerfile --tag $(IMAGE) --build-arg STACK=$(STACK) \
+	  $(if $(BASE),--build-arg BASE=$(BASE)) $(if $(BEAM_IMAGE),--build-arg BEAM_IMAGE=$(BEAM_IMAGE)) \
+	  --secret id=registries,src="$$registries" $${SSL_CERT_FILE:+--secret id=ca,src="$$SSL_CERT_FILE"} .
+	@$(CONTAINER_TOOL) image inspect --format 'Built $(IMAGE), {{.Id}}' $(IMAGE)
+
+# The compiled pipeline, task by task, in containers of the image; with root and `podman runc netavark mmdebstrap` from
+# Debian's packages. The image is built upon a base of Debian's packages.
+test-containers: export CONTAINERS_CONF = $(CURDIR)/tests/containers/containers.conf
+test-containers: BASE = localhost/debian:bookworm
+test-containers: IMAGE = localhost/flightdeck:$(STACK)
+test-containers: $(READY) $(KFP_LOCAL_READY)
+	tests/containers/bootstrap_base.sh $(BASE)
+	$(MAKE) image CONTAINER_TOOL=podman BASE=$(BASE) IMAGE=$(IMAGE)
+	IMAGE=$(IMAGE) KFP_LOCAL=$(KFP_LOCAL)/bin/python $(PYTHON) -m pytest tests/containers $(ARGS)
+
+$(KFP_LOCAL_READY): requirements/containers.txt $(READY) | $(UV)
+	$(UV) venv --quiet --clear --python 3.11 $(KFP_LOCAL)
+	$(UV) pip install --quiet --python $(KFP_LOCAL) --require-hashes -r $<
+	touch $@
 
 lint: $(READY)
 	$(VENV)/bin/ruff format --check .
@@ -37,13 +73,15 @@ $(READY): requirements/$(STACK).txt | $(UV)
 	@python3 -m pip --version >/dev/null || { echo "pip is missing; try: sudo apt-get install python3-pip" >&2; exit 1; }
 	python3 -m pip install --quiet --target .uv uv
 
-# Recompiles the hashed requirements of both stacks from pyproject.toml.
+# Recompiles the hashed requirements: of both stacks from pyproject.toml, and those of `make test-containers`.
 requirements: | $(UV)
 	for stack in 1.16.0 1.21.0; do \
 	  echo "tfx==$$stack" | $(UV) pip compile pyproject.toml --group dev --universal --python-version 3.11 \
 	    --generate-hashes --no-emit-index-url --no-header --quiet --constraint /dev/stdin \
 	    --output-file requirements/tfx-$${stack%.*}.txt || exit 1; \
 	done
+	$(UV) pip compile tests/containers/requirements.in --universal --python-version 3.11 --generate-hashes \
+	  --no-emit-index-url --no-header --quiet --output-file requirements/containers.txt
 
 clean:
 	rm -rf $(VENV) .uv output build *.egg-info

@@ -1,0 +1,76 @@
+"""The image: whose rights its processes have, what is in it and what is not."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from tests.containers.conftest import Image
+
+# As the strictest clusters start it: a user that they choose, who may write to /tmp alone.
+RESTRICTED = (
+    "--user=1234567890:0",
+    "--read-only",
+    "--cap-drop=all",
+    "--security-opt=no-new-privileges",
+)
+
+
+def test_its_user_is_no_root_and_a_number_that_kubernetes_can_check(image: Image) -> None:
+    assert image.inspect("{{.Config.User}}") == "65532:0"
+    assert image.output("id", "-u") == "65532"
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("python", "-c", "import pipeline.pipeline"),
+        ("python", "-m", "orchestration.kfp_entrypoint", "--help"),
+        ("python", "local_runner.py", "--help"),
+        ("python", "kubeflow_runner.py", "--help"),
+        ("python", "-m", "serving", "--help"),
+    ],
+    ids=" ".join,
+)
+def test_any_user_can_run_it_on_a_read_only_file_system(
+    image: Image, command: tuple[str, ...]
+) -> None:
+    image.output(*command, options=RESTRICTED)
+
+
+def test_the_project_is_installed_and_not_only_in_the_working_directory(image: Image) -> None:
+    where = image.output(
+        *("python", "-c", "import components, pipeline; print(pipeline.__file__)"),
+        options=("--workdir=/",),
+    )
+
+    assert where.startswith("/opt/venv/lib/")
+
+
+def test_it_packages_the_project_for_beam_workers(image: Image) -> None:
+    image.output("python", "setup.py", "--quiet", "sdist", "--dist-dir", "/tmp/dist")
+
+
+def test_no_module_is_compiled_anew_at_each_start(image: Image) -> None:
+    done = image.run("python", "-v", "-c", "import pipeline.pipeline")
+
+    assert done.returncode == 0, done.stderr
+    loaded = re.findall(r"^# code object from '(.+)'$", done.stderr, flags=re.MULTILINE)
+    assert "/flightdeck/pipeline/__pycache__/pipeline.cpython-311.pyc" in loaded
+    assert [path for path in loaded if path.endswith(".py")] == []
+
+
+def test_neither_data_nor_tests_nor_keys_are_inside(image: Image) -> None:
+    inside = set(image.output("ls", "-A", "/flightdeck").split())
+
+    assert {"components", "orchestration", "pipeline", "schema", "serving"} <= inside
+    assert not {"data", "output", "tests", ".git", ".venv"} & inside
+    assert image.output("find", "/flightdeck", "-name", "*.key", "-o", "-name", "*.parquet") == ""
+
+
+def test_options_without_a_command_go_to_beams_boot_program(image: Image) -> None:
+    done = image.run("--id=1", "--provision_endpoint=localhost:1")
+
+    assert done.returncode == 127
+    assert "/opt/apache/beam/boot" in done.stderr
