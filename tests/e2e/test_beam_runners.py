@@ -1,0 +1,288 @@
+"""Tests that the Beam nodes make the same artifacts wherever Beam runs them."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import apache_beam as beam
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import tensorflow as tf
+import tensorflow_data_validation as tfdv
+import tensorflow_transform as tft
+from google.protobuf import json_format
+from tfx import v1 as tfx
+from tfx.orchestration.pipeline import RunOptions
+
+from components.errors import DataError
+from pipeline.config import Config, load_config
+from pipeline.pipeline import create_pipeline
+from tests.conftest import PROJECT, PushedRun
+
+NODES = ("SpanExampleGen", "StatisticsGen", "Transform")
+SPLITS = ("train", "eval", "test")
+CACHED_JARS = Path("~/.apache_beam/cache/jars").expanduser()
+
+
+def find_flink_jar() -> str:
+    """The jar of the Flink job server: what the environment names, else what Beam has fetched."""
+    fetched = CACHED_JARS.glob(f"beam-runners-flink-*-job-server-{beam.__version__}.jar")
+    return os.environ.get("FLINK_JOB_SERVER_JAR") or max(map(str, fetched), default="")
+
+
+FLINK_JAR = find_flink_jar()
+
+Row = tuple[tuple[str, bytes], ...]
+
+
+@pytest.fixture(scope="module")
+def worker_pool(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Address of a pool of Beam workers: a process of its own, as beside a Flink TaskManager."""
+    with socket.socket() as free:
+        free.bind(("", 0))
+        port = free.getsockname()[1]
+    command = ["-m", "apache_beam.runners.worker.worker_pool_main", f"--service_port={port}"]
+    # It starts each worker as `python`.
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    log = tmp_path_factory.mktemp("pool") / "log"
+    with log.open("w") as output:
+        pool = subprocess.Popen(
+            [sys.executable, *command],
+            cwd=PROJECT,
+            env={**os.environ, "PATH": path},
+            stdout=output,
+            stderr=output,
+        )
+    try:
+        wait_until_open(port, pool, log)
+        yield f"localhost:{port}"
+    finally:
+        pool.terminate()
+        pool.wait()
+
+
+def wait_until_open(port: int, process: subprocess.Popen[bytes], log: Path) -> None:
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and process.poll() is None:
+        with socket.socket() as client:
+            if client.connect_ex(("localhost", port)) == 0:
+                return
+        time.sleep(0.2)
+    pytest.fail(f"the worker pool did not start: {log.read_text()}")
+
+
+SEVERAL_PROCESSES = ("--direct_running_mode=multi_processing", "--direct_num_workers=2")
+# What jobs are submitted to: the job server that Beam has in Python, or Flink's.
+JOB_SERVERS = {
+    "a worker pool": ("--runner=PortableRunner", "--job_endpoint=embed"),
+    "Flink": (
+        *("--runner=FlinkRunner", "--flink_master=[local]", "--parallelism=2"),
+        f"--flink_job_server_jar={FLINK_JAR}",
+    ),
+}
+ON_FLINK = pytest.param(
+    "Flink",
+    marks=pytest.mark.skipif(
+        not (FLINK_JAR and shutil.which("java")),
+        reason="needs java, and the jar of Beam's Flink job server: see docs/beam.md",
+    ),
+)
+
+
+def submitted(place: str, pool: str) -> list[str]:
+    """Settings for a runner that jobs are submitted to, with its workers in a pool."""
+    environment = ("--environment_type=EXTERNAL", f"--environment_config={pool}")
+    # The image is named for TFX, which else packages itself for the workers.
+    arguments = [*JOB_SERVERS[place], *environment, "--sdk_container_image=flightdeck"]
+    return [f"beam_args={json.dumps(arguments)}"]
+
+
+@pytest.fixture(scope="module", params=["several processes", "a worker pool", ON_FLINK])
+def elsewhere(
+    request: pytest.FixtureRequest, pushed: PushedRun, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """Artifacts of a run of the data of `pushed` up to Transform, with Beam running elsewhere."""
+    if request.param == "several processes":
+        settings = [f"node_beam_args.{n}={json.dumps(SEVERAL_PROCESSES)}" for n in NODES]
+    else:
+        settings = submitted(request.param, request.getfixturevalue("worker_pool"))
+    root = tmp_path_factory.mktemp("elsewhere")
+    run(configure(pushed.cli.data, settings), root, NODES[1:])
+    return root
+
+
+def configure(data: Path, settings: list[str]) -> Config:
+    return load_config(settings=[f"data.uri={data}", "data.as_of=201303", *settings])
+
+
+def run(config: Config, root: Path, to_nodes: tuple[str, ...]) -> None:
+    """Runs the pipeline up to some of its nodes with TFX's own runner."""
+    pipeline = create_pipeline(
+        config,
+        pipeline_root=str(root),
+        serving_dir=str(root / "serving"),
+        metadata_path=str(root / "metadata.sqlite"),
+    )
+    with no_longer_than(600):
+        tfx.orchestration.LocalDagRunner().run(
+            pipeline, run_options=RunOptions(to_nodes=list(to_nodes))
+        )
+
+
+@contextmanager
+def no_longer_than(seconds: int) -> Iterator[None]:
+    """A job waits for ever for a worker that does not come up."""
+
+    def give_up(*_: object) -> None:
+        raise TimeoutError(f"not done after {seconds} seconds")
+
+    before = signal.signal(signal.SIGALRM, give_up)
+    signal.alarm(seconds)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def artifact(root: Path, node: str, key: str) -> Path:
+    (folder,) = root.glob(f"{node}/{key}/*")
+    return folder
+
+
+def records(examples: Path, split: str) -> list[bytes]:
+    files = sorted(map(str, (examples / f"Split-{split}").iterdir()))
+    return list(tf.data.TFRecordDataset(files, "GZIP").as_numpy_iterator())
+
+
+def rows_of(examples: Path, split: str) -> Counter[Row]:
+    """Rows with their features in order, which protobuf varies."""
+    rows: Counter[Row] = Counter()
+    for record in records(examples, split):
+        features = tf.train.Example.FromString(record).features.feature
+        rows[tuple(sorted((n, f.SerializeToString()) for n, f in features.items()))] += 1
+    return rows
+
+
+def test_the_same_rows_are_in_every_split(elsewhere: Path, pushed: PushedRun) -> None:
+    found = artifact(elsewhere, "SpanExampleGen", "examples")
+    for split in SPLITS:
+        expected = rows_of(pushed.artifact("SpanExampleGen", "examples"), split)
+        assert expected
+        assert rows_of(found, split) == expected
+
+
+def test_the_statistics_are_the_same_but_for_rounding(elsewhere: Path, pushed: PushedRun) -> None:
+    found = artifact(elsewhere, "StatisticsGen", "statistics")
+    for split in SPLITS:
+        numbers, others = read_statistics(found, split)
+        expected = read_statistics(pushed.artifact("StatisticsGen", "statistics"), split)
+        assert expected[0]
+        assert numbers == pytest.approx(expected[0], rel=1e-9)
+        assert others == expected[1]
+
+
+def read_statistics(statistics: Path, split: str) -> tuple[dict[str, float], dict[str, Any]]:
+    """The floating point values in the statistics of a split, and all others, by where they are."""
+    file = statistics / f"Split-{split}" / "FeatureStats.pb"
+    (dataset,) = tfdv.load_stats_binary(str(file)).datasets
+    numbers: dict[str, float] = {}
+    others: dict[str, Any] = {"rows": dataset.num_examples}
+    for feature in dataset.features:
+        for place, value in flatten(json_format.MessageToDict(feature), feature.path.step[0]):
+            (numbers if isinstance(value, float) else others)[place] = value
+    return numbers, others
+
+
+def flatten(tree: Any, place: str) -> Iterator[tuple[str, Any]]:
+    if isinstance(tree, dict | list):
+        for key, branch in tree.items() if isinstance(tree, dict) else enumerate(tree):
+            yield from flatten(branch, f"{place}.{key}")
+    else:
+        yield place, tree
+
+
+def test_transform_learns_the_same(elsewhere: Path, pushed: PushedRun) -> None:
+    found, expected = (
+        artifact(elsewhere, "Transform", "transform_graph"),
+        pushed.artifact("Transform", "transform_graph"),
+    )
+    assert vocabularies(found)
+    assert vocabularies(found) == vocabularies(expected)
+    sample = records(pushed.artifact("SpanExampleGen", "examples"), "test")[:200]
+    made, as_before = transform(found, sample), transform(expected, sample)
+    assert made.keys() == as_before.keys()
+    for name, values in made.items():
+        # Means and deviations are sums of float32, here taken in another order.
+        np.testing.assert_allclose(values, as_before[name], rtol=0, atol=1e-3, err_msg=name)
+
+
+def vocabularies(graph: Path) -> dict[str, str]:
+    return {path.name: path.read_text() for path in graph.glob("transform_fn/assets/*")}
+
+
+def transform(graph: Path, serialized: list[bytes]) -> dict[str, np.ndarray]:
+    """What a transform graph makes of raw examples; all of it numbers, NaN where absent."""
+    output = tft.TFTransformOutput(str(graph))
+    raw = tf.io.parse_example(serialized, output.raw_feature_spec())
+    made = output.transform_features_layer()(raw)
+    return {name: values.numpy() for name, values in made.items()}
+
+
+def test_every_row_is_transformed(elsewhere: Path, pushed: PushedRun) -> None:
+    found = artifact(elsewhere, "Transform", "transformed_examples")
+    for split in ("train", "eval"):
+        expected = records(pushed.artifact("Transform", "transformed_examples"), split)
+        assert len(records(found, split)) == len(expected) > 0
+
+
+@pytest.mark.parametrize("place", ["a worker pool", ON_FLINK])
+def test_bad_data_found_by_a_worker_is_told_in_one_line(
+    place: str, worker_pool: str, small_spans: Path, tmp_path: Path
+) -> None:
+    data = Path(shutil.copytree(small_spans, tmp_path / "spans"))
+    file = data / "span-201302" / "flights.parquet"
+    corrupt(file, 2, "carrier")
+    with pytest.raises(DataError) as failure:
+        run(configure(data, submitted(place, worker_pool)), tmp_path / "run", NODES[:1])
+    message = str(failure.value)
+    assert message.startswith(f"{file}: row group 2 cannot be read: ")
+    assert message == " ".join(message.split())
+    assert "while running" not in message
+
+
+def corrupt(path: Path, group: int, column: str) -> None:
+    """Overwrites the bytes of one column of one row group."""
+    metadata = pq.read_metadata(path)
+    chunk = metadata.row_group(group).column(metadata.schema.names.index(column))
+    start = chunk.dictionary_page_offset or chunk.data_page_offset
+    content = bytearray(path.read_bytes())
+    content[start : start + chunk.total_compressed_size] = b"\xff" * chunk.total_compressed_size
+    path.write_bytes(content)
+
+
+def test_what_setup_file_packages_has_every_module(tmp_path: Path) -> None:
+    command = ["setup.py", "-q", "egg_info", f"--egg-base={tmp_path}"]
+    subprocess.run(
+        [sys.executable, *command, "sdist", f"--dist-dir={tmp_path}"], cwd=PROJECT, check=True
+    )
+    (package,) = tmp_path.glob("*.tar.gz")
+    shutil.unpack_archive(package, tmp_path / "unpacked")
+    (unpacked,) = (tmp_path / "unpacked").iterdir()
+    for folder in ("components", "orchestration", "pipeline", "serving"):
+        modules = {path.relative_to(PROJECT) for path in (PROJECT / folder).rglob("*.py")}
+        packaged = {path.relative_to(unpacked) for path in (unpacked / folder).rglob("*.py")}
+        assert packaged == modules
