@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import os
 
-# tfmot and TFX work with tf_keras, not with Keras 3. Set before anything imports TensorFlow, which
-# is also told to keep to itself what the screen is not for.
+# tfmot and TFX work with tf_keras, not with Keras 3. Set before anything imports TensorFlow.
 os.environ["TF_USE_LEGACY_KERAS"] = "1"
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import contextlib
 import dataclasses
@@ -404,12 +402,10 @@ def compile_config(config: Config) -> str:
       UserError: If the configuration lacks what Kubeflow needs, or Kubeflow would refuse the
         package.
     """
-    # Libraries that TFX imports warn about each other.
-    warnings.simplefilter("ignore")
-    logging.getLogger().setLevel(logging.ERROR)
-    from orchestration.kubeflow.spec import Platform, Resources, compile_package
-    from pipeline.parameters import runtime_parameters, with_parameters
-    from pipeline.pipeline import create_pipeline
+    with _silence():
+        from orchestration.kubeflow.spec import Platform, Resources, compile_package
+        from pipeline.parameters import runtime_parameters, with_parameters
+        from pipeline.pipeline import create_pipeline
 
     kubeflow = config.kubeflow
     if not kubeflow.image:
@@ -445,6 +441,21 @@ def compile_config(config: Config) -> str:
         secret_env=kubeflow.secret_env,
     )
     return compile_package(pipeline, platform, defaults)
+
+
+@contextlib.contextmanager
+def _silence() -> Iterator[None]:
+    """Keeps from the screen what the libraries that TFX imports say of each other."""
+    warnings.simplefilter("ignore")
+    logging.getLogger().setLevel(logging.ERROR)
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)  # TensorFlow's C++ part writes there.
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
 
 
 def pipeline_parameters(config: Config) -> dict[str, int | float | str]:
