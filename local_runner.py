@@ -9,34 +9,48 @@ import os
 os.environ["TF_USE_LEGACY_KERAS"] = "1"
 
 import dataclasses
+import hashlib
+import json
+import math
+import shlex
 import signal
 import sys
 import traceback
+from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import click
 from rich.console import Console
 from rich.live import Live
 from rich.spinner import Spinner
+from rich.table import Table
 from rich.text import Text
 
 from components import spans
 from components.errors import BlockingAnomalies, UserError
+from orchestration import history
 from orchestration.cache_keys import CodeVersion
 from orchestration.display import RunDisplay
+from orchestration.history import RunRecord
+from orchestration.hooks import Hooks
 from orchestration.local_dag_runner import ConcurrentDagRunner, start_fork_server
 from orchestration.node_process import FAILED, NodeResult, redirect_output
-from orchestration.output_directory import OutputDirectory, new_run_id
+from orchestration.output_directory import BusyError, OutputDirectory, new_run_id
+from orchestration.schedule import (
+    BUSY_STATUS,
+    STATUS,
+    Backoff,
+    Schedule,
+    Situation,
+    SystemClock,
+)
 from pipeline.config import Config, KubeflowConfig, load_config
-from serving.directory import ModelDirectory
-from serving.signing import KeyFileError, ensure_key_pair
+from serving.directory import ModelDirectory, find_models
+from serving.signing import KeyFileError, SignatureError, default_public_key, ensure_key_pair
+from serving.signing import verify as verify_signature
 
-FAILED_STATUS = 1
-STOPPED_BY_GATE_STATUS = 3
-NOT_BLESSED_STATUS = 4
-INTERRUPTED_STATUS = 130
-
-_EPILOG = """\b
+_RUN_EPILOG = """\b
 Examples:
   python local_runner.py run
   python local_runner.py run --as-of 201309 --window 3 --output output/september
@@ -46,29 +60,69 @@ Examples:
 Exit status:
   0 a version was pushed, or there is nothing new    3 stopped by DataGate
   1 failed    2 wrong usage or configuration         4 not blessed
+  75 another run is using the output directory       130 stopped by Ctrl-C or SIGTERM
 """
+
+_SCHEDULE_EPILOG = """\b
+Examples:
+  python local_runner.py schedule --cron "0 6 * * *"
+  python local_runner.py schedule --cron "*/10 * * * *" --webhook https://example.com/hook
+  python local_runner.py schedule --once --config my.toml --notify "python notify.py"
+
+\b
+Exit status with --once: as of `run`; 0 also when nothing is new, or data is not complete yet.
+"""
+
+_WIDTH_OF_A_FILE = 160
 
 
 @click.group()
 def main() -> None:
-    """Runs the pipeline on this machine."""
+    """Runs the pipeline on this machine, once or on a schedule, and says what was run."""
 
 
-@main.command(epilog=_EPILOG)
-@click.option("--as-of", type=int, help="Month to judge on, YYYYMM. Default: the newest.")
-@click.option("--window", type=int, help="Months before it to learn from. Default: 6.")
-@click.option(
+_output_option = click.option(
     "--output",
     type=click.Path(file_okay=False, path_type=Path),
     default=Path("output"),
     show_default=True,
     help="Directory for artifacts, metadata, logs and the Serving directory.",
 )
-@click.option("--config", "config_path", metavar="FILE.toml", help="Configuration file.")
-@click.option(
-    "--set", "settings", multiple=True, metavar="KEY=VALUE", help="One setting; over the file."
-)
+
+
+def _run_options(command: Any) -> Any:
+    """The options that say what a run does."""
+    for option in reversed(
+        (
+            click.option("--as-of", type=int, help="Month to judge on, YYYYMM. Default: newest."),
+            click.option("--window", type=int, help="Months before it to learn from. Default: 6."),
+            _output_option,
+            click.option(
+                "--config", "config_path", metavar="FILE.toml", help="Configuration file."
+            ),
+            click.option(
+                "--set",
+                "settings",
+                multiple=True,
+                metavar="KEY=VALUE",
+                help="One setting; over the file.",
+            ),
+        )
+    ):
+        command = option(command)
+    return command
+
+
+def _given(as_of: int | None, window: int | None, settings: tuple[str, ...]) -> list[str]:
+    """All settings of the command line, as `--set` has them."""
+    flags = {"data.as_of": as_of, "data.window": window}
+    return [*settings, *(f"{key}={value}" for key, value in flags.items() if value is not None)]
+
+
+@main.command(epilog=_RUN_EPILOG)
+@_run_options
 @click.option("--no-cache", is_flag=True, help="Run every node, even if nothing is new.")
+@click.option("--run-id", hidden=True, help="Names the run. Default: the time.")
 def run(
     as_of: int | None,
     window: int | None,
@@ -76,12 +130,11 @@ def run(
     config_path: str | None,
     settings: tuple[str, ...],
     no_cache: bool,
+    run_id: str | None,
 ) -> None:
     """Learns from a window of months, and pushes the model if it is good enough."""
-    flags = {"data.as_of": as_of, "data.window": window}
-    given = [f"{key}={value}" for key, value in flags.items() if value is not None]
     try:
-        config = load_config(config_path, [*settings, *given])
+        config = load_config(config_path, _given(as_of, window, settings))
     except UserError as error:
         raise click.UsageError(str(error)) from error
     console = Console(file=os.fdopen(os.dup(1), "w"), highlight=False)
@@ -89,29 +142,241 @@ def run(
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # Stops as cleanly as on Ctrl-C.
     try:
         with directory.locked():
-            status = _run(config, directory, console, use_cache=not no_cache)
+            record = RunRecord(run_id or new_run_id(), started=history.now())
+            status = STATUS[_recorded(config, directory, console, record, use_cache=not no_cache)]
+    except BusyError as error:
+        _say_error(console, str(error))
+        status = BUSY_STATUS
     except UserError as error:
         _say_error(console, str(error))
-        status = FAILED_STATUS
+        status = STATUS[history.FAILED]
     except KeyboardInterrupt:
-        console.print("Stopped. The next run resumes from the nodes that are complete.")
-        status = INTERRUPTED_STATUS
-    except Exception:
-        # Output is in the log by now, so a traceback would not be seen: say where it is.
-        traceback.print_exc()
-        _say_error(console, f"The run failed: {traceback.format_exc().splitlines()[-1]}")
-        if log := newest_log(directory):
-            console.print(Text(f"  log: {log}"), soft_wrap=True)
-        status = FAILED_STATUS
+        status = STATUS[history.INTERRUPTED]
     sys.exit(status)
 
 
-def newest_log(directory: OutputDirectory) -> Path | None:
-    """The log of the run that was started last, if it came that far."""
-    return max((directory.root / "logs").glob("*/runner.log"), default=None)
+class _Seconds(click.FloatRange):
+    """A time, 0 or longer; "nan" is in no range and outside none, and nobody waits for "inf"."""
+
+    def __init__(self) -> None:
+        super().__init__(min=0)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        seconds = super().convert(value, param, ctx)
+        if not math.isfinite(seconds):
+            self.fail(f"{value!r} is not a finite number.", param, ctx)
+        return seconds
 
 
-def _run(config: Config, directory: OutputDirectory, console: Console, *, use_cache: bool) -> int:
+@main.command(epilog=_SCHEDULE_EPILOG)
+@_run_options
+@click.option("--cron", "expression", metavar="EXPRESSION", help="When to look, as in a crontab.")
+@click.option("--timezone", default="", help="Time zone of the expression. Default: the machine's.")
+@click.option("--once", is_flag=True, help="Look once, now; for cron or a systemd timer.")
+@click.option(
+    "--retries",
+    type=click.IntRange(min=0),
+    default=2,
+    show_default=True,
+    help="How often a failed run is tried again.",
+)
+@click.option(
+    "--backoff-seconds",
+    type=_Seconds(),
+    default=300.0,
+    show_default=True,
+    help="Pause before that; each further one is twice as long, up to 6 hours.",
+)
+@click.option(
+    "--settle-seconds",
+    type=_Seconds(),
+    default=60.0,
+    show_default=True,
+    help="Files of the data that are younger may not be complete.",
+)
+@click.option(
+    "--notify", metavar="COMMAND", default="", help="Gets each outcome as JSON on standard input."
+)
+@click.option(
+    "--webhook",
+    metavar="URL",
+    default="",
+    envvar="FLIGHTDECK_WEBHOOK",
+    help="Each outcome is posted to it as JSON. Default: FLIGHTDECK_WEBHOOK.",
+)
+def schedule(
+    as_of: int | None,
+    window: int | None,
+    output: Path,
+    config_path: str | None,
+    settings: tuple[str, ...],
+    expression: str | None,
+    timezone: str,
+    once: bool,
+    retries: int,
+    backoff_seconds: float,
+    settle_seconds: float,
+    notify: str,
+    webhook: str,
+) -> None:
+    """Retrains when there is new data, another configuration or code, or a drift alarm."""
+    if not (once or expression):
+        raise click.UsageError("--cron EXPRESSION or --once is needed")
+    if webhook and not webhook.startswith(("http://", "https://")):
+        raise click.BadParameter(
+            "an address http://… or https://… is expected", param_hint="--webhook"
+        )
+    given = _given(as_of, window, settings)
+    directory = OutputDirectory(output.resolve())
+
+    def command(run_id: str, afresh: bool) -> list[str]:
+        options = [f"--output={directory.root}", f"--run-id={run_id}"]
+        options += [f"--config={config_path}"] if config_path else []
+        options += [f"--set={setting}" for setting in given]
+        options += ["--no-cache"] if afresh else []
+        return [sys.executable, str(Path(__file__).resolve()), "run", *options]
+
+    def look() -> Situation:
+        return _prepare(load_config(config_path, given), directory).situation
+
+    try:
+        load_config(config_path, given)
+        shlex.split(notify)
+    except (UserError, ValueError) as error:
+        raise click.UsageError(str(error)) from error
+    scheduled = Schedule(
+        directory=directory,
+        look=look,
+        command=command,
+        say=_say_plainly if once else _say_with_time,
+        clock=SystemClock(),
+        backoff=Backoff(retries, backoff_seconds),
+        settle_seconds=settle_seconds,
+        hooks=Hooks(notify, webhook),
+    )
+    if once:
+        sys.exit(STATUS[scheduled.fire()])
+    assert expression is not None
+    from orchestration.cron import Cron  # Here, because --once needs it not and must be quick.
+
+    try:
+        cron = Cron(expression, timezone)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from error
+    try:
+        scheduled.keep_firing(cron)
+    except UserError as error:
+        raise click.ClickException(str(error)) from error
+
+
+def _say_plainly(text: str) -> None:
+    click.echo(text)
+
+
+def _say_with_time(text: str) -> None:
+    click.echo(f"{datetime.now():%Y-%m-%d %H:%M:%S} {text}")
+
+
+@main.command()
+@_output_option
+def runs(output: Path) -> None:
+    """Lists the runs, newest first: when, how long, and what came of it."""
+    found = history.list_runs(OutputDirectory(output.resolve()))
+    if not found:
+        click.echo(f"There are no runs in {output}.")
+        return
+    table = Table(box=None, pad_edge=False)
+    for name in ("run", "started", "time", "outcome"):
+        table.add_column(name, no_wrap=True)
+    table.add_column("result", overflow="fold")
+    for record in found:
+        version = f"version {record.version}" if record.version else ""
+        table.add_row(
+            *(record.run_id, record.started.replace("+00:00", "Z"), _took(record), record.outcome),
+            Text(version or "\n".join(record.reasons)),
+        )
+    _console().print(table)
+
+
+def _took(record: RunRecord) -> str:
+    if not record.ended:
+        return ""
+    took = datetime.fromisoformat(record.ended) - datetime.fromisoformat(record.started)
+    return f"{took.total_seconds():,.0f} s"
+
+
+def _console() -> Console:
+    """What tables and trees are printed on; in a file they have room."""
+    return Console(width=None if sys.stdout.isatty() else _WIDTH_OF_A_FILE, highlight=False)
+
+
+@main.command()
+@click.argument("version", type=int, required=False)
+@_output_option
+@click.option("--model", metavar="NAME", help="Name of the model; needed if there are several.")
+def lineage(version: int | None, output: Path, model: str | None) -> None:
+    """Prints what a version was made of, back to spans, schema, parameters and code.
+
+    Without VERSION it is the one that is served.
+    """
+    directory = OutputDirectory(output.resolve())
+    serving = str(directory.serving)
+    names = [model] if model else find_models(serving)
+    if len(names) != 1:
+        held = f"models {', '.join(names)}: choose one by --model" if names else "no model"
+        raise click.ClickException(f"{serving} holds {held}")
+    models = ModelDirectory(serving, names[0])
+    known = sorted({*models.versions(), *models.rolled_back()}, reverse=True)
+    version = version or models.served() or 0
+    if version not in known:
+        wanted = f"no version {version}" if version else "no version"
+        has = ", ".join(map(str, known)) or "none"
+        raise click.ClickException(f"there is {wanted} of {names[0]} in {serving}; it has {has}")
+    try:
+        provenance = models.provenance(version)
+    except ValueError as error:
+        raise click.ClickException(str(error)) from error
+    facts = _version_facts(models, version)
+    _console().print(history.lineage(directory, version, provenance, facts))
+
+
+def _version_facts(models: ModelDirectory, version: int) -> list[str]:
+    """What the Serving directory says of a version, a line each."""
+    rolled_back = version in models.rolled_back()
+    state = "live" if version == models.served() else "older"
+    facts = ["rolled back" if rolled_back else state]
+    uri = models.rolled_back_uri(version) if rolled_back else models.version_uri(version)
+    signature = models.signature_uri(version)
+    if not Path(signature).exists():
+        facts.append("not signed")
+    else:
+        try:
+            verify_signature(uri, signature, default_public_key(models.serving_dir))
+            facts.append("signature valid")
+        except SignatureError as error:
+            facts.append(f"signature not valid: {error}")
+    for schema in sorted(Path(models.provenance_uri(version)).glob("*.pbtxt")):
+        digest = hashlib.sha256(schema.read_bytes()).hexdigest()
+        facts.append(f"schema: {schema}, SHA-256 {digest[:16]}")
+    return facts
+
+
+@dataclasses.dataclass(frozen=True)
+class _Prepared:
+    """What a run would do, found out without TFX."""
+
+    config: Config
+    window: spans.Window
+    code_version: CodeVersion
+    situation: Situation
+
+
+def _prepare(config: Config, directory: OutputDirectory) -> _Prepared:
+    """Resolves the window, and finds out what it would be learned from and what is served.
+
+    Raises:
+      UserError: If the data cannot be used.
+    """
     window = spans.resolve_window(config.data.uri, config.data.as_of, config.data.window)
     config = dataclasses.replace(
         config, data=dataclasses.replace(config.data, as_of=window.test.month)
@@ -120,20 +385,97 @@ def _run(config: Config, directory: OutputDirectory, console: Console, *, use_ca
     code_version = CodeVersion(here / "components", here / "pipeline", (config.gate.schema,))
     # Where it would run on Kubeflow makes no difference here.
     settings = dataclasses.asdict(dataclasses.replace(config, kubeflow=KubeflowConfig()))
+    # The months that a run would take are no change of the configuration.
+    stable = {**settings, "data": {**settings["data"], "as_of": 0}}
     key = code_version.run_key(settings, window.fingerprint)
     models = ModelDirectory(str(directory.serving), config.model_name)
-    served = models.served() or 0
-    if use_cache and served and models.provenance(served).get("run_key") == key:
-        console.print(
-            f"Nothing new: version {served} of {config.model_name} was made from this data, "
-            "configuration and code.",
-            soft_wrap=True,
+    served = models.served()
+    provenance = _provenance(models, served) if served else {}
+    rolled_back = models.rolled_back()
+    situation = Situation(
+        model_name=config.model_name,
+        run_key=key,
+        data=window.fingerprint,
+        configuration=hashlib.sha256(json.dumps(stable, sort_keys=True).encode()).hexdigest(),
+        data_uri=config.data.uri,
+        files=tuple(file for span in (*window.train, window.test) for file in span.files),
+        months={"train": tuple(s.month for s in window.train), "test": (window.test.month,)},
+        served=served,
+        served_key=str(provenance.get("run_key", "")),
+        served_months={name: tuple(m) for name, m in provenance.get("spans", {}).items()},
+        rolled_back=next(
+            (v for v in rolled_back if _provenance(models, v).get("run_key") == key), None
+        ),
+    )
+    return _Prepared(config, window, code_version, situation)
+
+
+def _provenance(models: ModelDirectory, version: int) -> dict[str, Any]:
+    """The provenance of a version; nothing if it cannot be read, as if it came from elsewhere."""
+    try:
+        return models.provenance(version)
+    except ValueError:
+        return {}
+
+
+def _recorded(
+    config: Config,
+    directory: OutputDirectory,
+    console: Console,
+    record: RunRecord,
+    *,
+    use_cache: bool,
+) -> str:
+    """Runs the pipeline, keeps a record of that unless nothing is new, and returns the outcome."""
+    try:
+        prepared = _prepare(config, directory)
+        situation = prepared.situation
+        if use_cache and situation.is_served:
+            console.print(situation.nothing_new, soft_wrap=True)
+            return history.NOTHING_NEW
+        record = dataclasses.replace(
+            record,
+            months=situation.months,
+            run_key=situation.run_key,
+            log=str(directory.logs(record.run_id) / "runner.log"),
         )
-        return 0
+        record.write(directory)
+        record = _run(prepared, directory, console, record, use_cache=use_cache)
+    except UserError as error:
+        _say_error(console, str(error))
+        reasons = tuple(str(error).splitlines())
+        record = dataclasses.replace(record, outcome=history.FAILED, reasons=reasons)
+    except KeyboardInterrupt:
+        console.print("Stopped. The next run resumes from the nodes that are complete.")
+        record = dataclasses.replace(record, outcome=history.INTERRUPTED)
+    except Exception:
+        # Output is in the log by now, so a traceback would not be seen: say where it is.
+        traceback.print_exc()
+        reason = f"The run failed: {traceback.format_exc().splitlines()[-1]}"
+        _say_error(console, reason)
+        if record.log:
+            console.print(Text(f"  log: {record.log}"), soft_wrap=True)
+        record = dataclasses.replace(record, outcome=history.FAILED, reasons=(reason,))
+    try:
+        dataclasses.replace(record, ended=history.now()).write(directory)
+    except OSError as error:  # What was done is done.
+        _say_error(console, f"the record of the run cannot be written: {error}")
+    return record.outcome
+
+
+def _run(
+    prepared: _Prepared,
+    directory: OutputDirectory,
+    console: Console,
+    record: RunRecord,
+    *,
+    use_cache: bool,
+) -> RunRecord:
+    """Runs the pipeline, and returns the record with the outcome."""
+    config, run_id = prepared.config, record.run_id
     signing_key = _signing_key(config, directory)
-    run_id = new_run_id()
     logs = directory.logs(run_id)
-    logs.mkdir(parents=True)
+    logs.mkdir(parents=True, exist_ok=True)
     start_fork_server(logs / "imports.log")
     redirect_output(str(logs / "runner.log"))
     spinner = Spinner("dots", "Importing TFX …")
@@ -146,15 +488,15 @@ def _run(config: Config, directory: OutputDirectory, console: Console, *, use_ca
         config,
         pipeline_root=str(directory.artifacts),
         serving_dir=str(directory.serving),
-        fingerprint=window.fingerprint,
-        served_version=served,
-        run_key=key,
+        fingerprint=prepared.window.fingerprint,
+        served_version=prepared.situation.served or 0,
+        run_key=prepared.situation.run_key,
         signing_key=signing_key,
         metadata_path=str(directory.metadata),
         enable_cache=use_cache,
     )
     store = tfx_internals.LockedMetadata(str(directory.metadata), str(directory.metadata_lock))
-    compiled = tfx_internals.compile_pipeline(pipeline, run_id, code_version)
+    compiled = tfx_internals.compile_pipeline(pipeline, run_id, prepared.code_version)
     upstream = tfx_internals.node_ids(compiled)
     tfx_internals.cancel_unfinished(store)
     try:
@@ -165,7 +507,7 @@ def _run(config: Config, directory: OutputDirectory, console: Console, *, use_ca
             results = runner.run(compiled.SerializeToString(), upstream)
     finally:
         tfx_internals.cancel_unfinished(store)
-    return _conclude(console, runner, results)
+    return _conclude(console, runner, results, record)
 
 
 def _signing_key(config: Config, directory: OutputDirectory) -> str:
@@ -184,33 +526,45 @@ def _signing_key(config: Config, directory: OutputDirectory) -> str:
         raise UserError(str(error)) from error
 
 
-def _conclude(console: Console, runner: ConcurrentDagRunner, results: dict[str, NodeResult]) -> int:
-    """Says what the run came to, and returns the exit status."""
+def _conclude(
+    console: Console,
+    runner: ConcurrentDagRunner,
+    results: dict[str, NodeResult],
+    record: RunRecord,
+) -> RunRecord:
+    """Says what the run came to, and returns its record with that."""
     from orchestration.summaries import NOT_BLESSED, PUSHED
+
+    def ended(outcome: str, reasons: list[str], **facts: Any) -> RunRecord:
+        return dataclasses.replace(record, outcome=outcome, reasons=tuple(reasons), **facts)
 
     console.print()
     failed = {node_id: result for node_id, result in results.items() if result.state == FAILED}
+    reasons: list[str] = []
     for node_id, result in failed.items():
         summary = result.summary
-        _say_error(console, "\n".join([f"{node_id}: {summary.line}", *summary.details]))
+        lines = [f"{node_id}: {summary.line}", *summary.details]
+        reasons += lines
+        _say_error(console, "\n".join(lines))
         console.print(Text(f"  log: {runner.log_path(node_id)}"), soft_wrap=True)
     if failed:
         stopped = all(result.error == BlockingAnomalies.__name__ for result in failed.values())
-        return STOPPED_BY_GATE_STATUS if stopped else FAILED_STATUS
+        log = str(runner.log_path(next(iter(failed))))
+        return ended(history.STOPPED_BY_GATE if stopped else history.FAILED, reasons, log=log)
     refused = {i: r.summary for i, r in results.items() if r.summary.outcome == NOT_BLESSED}
     for node_id, summary in refused.items():
-        reasons = [f"{node_id}: the model is not blessed:", *summary.details]
-        _say_error(console, "\n  ".join(reasons))
+        lines = [f"{node_id}: the model is not blessed:", *summary.details]
+        reasons += lines
+        _say_error(console, "\n  ".join(lines))
     if refused:
-        return NOT_BLESSED_STATUS
+        return ended(history.NOT_BLESSED, reasons)
     for result in results.values():
         if result.summary.outcome == PUSHED:
-            console.print(
-                Text(f"Pushed {result.summary.line} to {result.summary.details[0]}"), soft_wrap=True
-            )
-            return 0
+            version, destination = result.summary.line, result.summary.details[0]
+            console.print(Text(f"Pushed {version} to {destination}"), soft_wrap=True)
+            return ended(history.PUSHED, [], version=int(Path(destination).name))
     console.print("Nothing new was pushed.")
-    return 0
+    return ended(history.NOTHING_NEW, [results["Pusher"].summary.line])
 
 
 def _say_error(console: Console, message: str) -> None:

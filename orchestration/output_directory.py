@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import sqlite3
+import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -12,6 +13,13 @@ from datetime import datetime
 from pathlib import Path
 
 from components.errors import UserError
+
+# Whoever only looks whether the directory is in use holds its lock for less than this.
+_LOOK_SECONDS = 0.2
+
+
+class BusyError(UserError):
+    """Somebody else is using the output directory."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +53,25 @@ class OutputDirectory:
         """The private key that signs what is pushed, unless another one is named."""
         return self.root / "keys" / "signing.key"
 
+    @property
+    def runs(self) -> Path:
+        """Folder of a record of each run."""
+        return self.root / "runs"
+
+    @property
+    def schedule(self) -> Path:
+        """What the schedule remembers."""
+        return self.root / "schedule.json"
+
+    @property
+    def alarm(self) -> Path:
+        """What asks the schedule to retrain although nothing is new."""
+        return self.root / "alarm.json"
+
+    @property
+    def _run_lock(self) -> Path:
+        return self.root / ".run.lock"
+
     def logs(self, run_id: str) -> Path:
         """Folder of a run's logs."""
         return self.root / "logs" / run_id
@@ -54,9 +81,44 @@ class OutputDirectory:
         """Makes the directory and keeps other runs out of it.
 
         Raises:
-          UserError: If it cannot be written, another run uses it, or its metadata is corrupt.
+          BusyError: If another run uses it.
+          UserError: If it cannot be written, or its metadata is corrupt.
         """
-        path = self.root / ".run.lock"
+        busy = f"another run is using the output directory {self.root}"
+        with self._lock(self._run_lock, busy) as lock:
+            self._check_space(lock)
+            self._check_metadata()
+            yield
+
+    def in_use(self) -> bool:
+        """Whether a run is using the directory."""
+        try:
+            lock = os.open(self._run_lock, os.O_RDONLY)
+        except FileNotFoundError:
+            return False
+        try:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        finally:
+            os.close(lock)
+        return False
+
+    @contextmanager
+    def scheduling(self) -> Iterator[None]:
+        """Makes the directory and keeps other schedules from deciding on it at the same time.
+
+        Raises:
+          BusyError: If another schedule does.
+          UserError: If the directory cannot be written.
+        """
+        busy = f"another schedule is at work in {self.root}"
+        with self._lock(self.root / ".schedule.lock", busy):
+            yield
+
+    @contextmanager
+    def _lock(self, path: Path, busy: str) -> Iterator[int]:
+        """Holds a lock of the kernel's, which ends with the process however that ends."""
         try:
             self.root.mkdir(parents=True, exist_ok=True)
             lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
@@ -65,13 +127,16 @@ class OutputDirectory:
                 f"output directory {self.root} cannot be written: {error.strerror}"
             ) from error
         try:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise UserError(f"another run is using the output directory {self.root}") from error
-            self._check_space(lock)
-            self._check_metadata()
-            yield
+            deadline = time.monotonic() + _LOOK_SECONDS
+            while True:
+                try:
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError as error:
+                    if time.monotonic() > deadline:
+                        raise BusyError(busy) from error
+                time.sleep(_LOOK_SECONDS / 10)
+            yield lock
         finally:
             os.close(lock)
 
@@ -105,6 +170,17 @@ class OutputDirectory:
                 f"{self.metadata} is corrupt ({verdict}): move it away and run again; the Serving "
                 "directory does not need it, only the cache and the history of runs are lost"
             )
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Writes a file that is never seen half written, be the process killed or the power cut."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    new = path.with_name(f".{path.name}.new")
+    with open(new, "w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(new, path)
 
 
 def new_run_id() -> str:

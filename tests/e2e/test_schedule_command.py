@@ -1,0 +1,261 @@
+"""The commands `schedule`, `runs` and `lineage`, on what one real run left behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from orchestration.output_directory import OutputDirectory
+from tests.conftest import PROJECT, Cli, PushedRun, read_month, thin, write_span
+
+MODEL = Path("serving_model") / "flight_delay"
+
+
+@pytest.fixture
+def after_push(pushed: PushedRun, tmp_path: Path) -> Cli:
+    """The command line on a copy of what the run left, and of its data."""
+    shutil.copytree(pushed.cli.output, tmp_path / "output")
+    # The fingerprints of the files hold times of change, and `copytree` keeps those.
+    shutil.copytree(pushed.cli.data, tmp_path / "spans")
+    return Cli(pushed.cli.data, tmp_path / "output")
+
+
+@pytest.fixture
+def new_data(after_push: Cli, tmp_path: Path) -> Cli:
+    """The same with data of its own, which may be changed."""
+    return Cli(tmp_path / "spans", after_push.output)
+
+
+def command(cli: Cli, *arguments: str) -> list[str]:
+    """`schedule` with the options that the run had."""
+    return ["schedule" if word == "run" else word for word in cli.command(*arguments)]
+
+
+def call(*command: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command,
+        cwd=PROJECT,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        timeout=120,
+        check=False,
+    )
+
+
+def runner(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return call(sys.executable, str(PROJECT / "local_runner.py"), *arguments)
+
+
+def versions(cli: Cli) -> list[str]:
+    return [path.name for path in cli.versions()]
+
+
+def test_with_nothing_new_it_says_so_within_a_second_and_runs_nothing(after_push: Cli) -> None:
+    before = sorted(after_push.output.rglob("*"))
+    took = []
+    for _ in range(3):
+        # Time of the processor: others may be at work on this machine.
+        start = resource.getrusage(resource.RUSAGE_CHILDREN)
+        done = call(*command(after_push, "--once", "--as-of", "201303"))
+        end = resource.getrusage(resource.RUSAGE_CHILDREN)
+        took.append(end.ru_utime + end.ru_stime - start.ru_utime - start.ru_stime)
+        assert done.returncode == 0, done.stdout
+        assert re.fullmatch(r"Nothing new: version \d+ of \w+ was made from this .*\n", done.stdout)
+    assert min(took) < 1
+    added = {path.name for path in after_push.output.rglob("*")} - {path.name for path in before}
+    assert added <= {"schedule.json", ".schedule.lock"}
+
+
+def test_with_nothing_new_neither_tensorflow_nor_tfx_is_imported(after_push: Cli) -> None:
+    arguments = command(after_push, "--once", "--as-of", "201303")[1:]
+    script = f"""
+import sys
+sys.argv = {arguments!r}
+import local_runner
+try:
+    local_runner.main()
+finally:
+    print(*sys.modules, sep="\\n")
+"""
+    done = call(sys.executable, "-c", script)
+    assert done.returncode == 0, done.stdout
+    assert done.stdout.startswith("Nothing new")
+    loaded = set(done.stdout.split())
+    assert "orchestration.schedule" in loaded
+    heavy = {"tensorflow", "tfx", "tensorflow_transform", "apache_beam", "keras", "tf_keras"}
+    assert not (heavy | {"ml_metadata", "pandas", "httpx"}) & loaded
+
+
+def test_a_span_that_is_half_there_starts_no_run(new_data: Cli) -> None:
+    path = new_data.data / "span-201304" / "flights.parquet"
+    path.write_bytes(path.read_bytes()[:5000])
+    before = versions(new_data)
+    for status, said in ((0, "Not complete yet"), (1, "Failed")):
+        done = call(*command(new_data, "--once"))
+        assert done.returncode == status, done.stdout
+        assert done.stdout.startswith(f"{said}: {path} (5,000 bytes) is not a whole Parquet file")
+    assert versions(new_data) == before
+    assert len(list((new_data.output / "logs").iterdir())) == 1
+
+
+def test_a_month_that_comes_before_the_one_before_it_is_waited_for(new_data: Cli) -> None:
+    write_span(new_data.data, 201306, thin(read_month(201306), 100))
+    done = call(*command(new_data, "--once"))
+    assert done.returncode == 0
+    assert "Not complete yet: the 6 months before span-201306 lack span-201305" in done.stdout
+
+
+def test_what_was_rolled_back_is_not_trained_again(after_push: Cli) -> None:
+    model = after_push.output / MODEL
+    version = after_push.versions()[0]
+    aside = model / ".flightdeck" / "rolled_back" / version.name
+    shutil.copytree(version, aside)
+    older = version.rename(model / "1000")
+    assert older.exists()
+    done = call(*command(after_push, "--once", "--as-of", "201303"))
+    assert done.returncode == 0, done.stdout
+    assert f"version {version.name} of flight_delay" in done.stdout
+    assert "was rolled back" in done.stdout
+
+
+def test_a_run_that_is_going_on_is_left_alone(after_push: Cli) -> None:
+    with OutputDirectory(after_push.output).locked():
+        done = call(*command(after_push, "--once"))
+        assert done.returncode == 75
+        assert "Missed, and to be made up for: a run is using the output directory" in done.stdout
+        done = call(*after_push.command())
+        assert done.returncode == 75
+        assert "another run is using the output directory" in done.stdout
+
+
+def test_sigterm_ends_schedule_and_run_and_leaves_what_is_served(new_data: Cli) -> None:
+    before = versions(new_data)
+    write_span(new_data.data, 201305, thin(read_month(201305), 500))
+    process = subprocess.Popen(
+        command(new_data, "--once", "--settle-seconds", "0"),
+        cwd=PROJECT,
+        text=True,
+        stdout=subprocess.PIPE,
+        start_new_session=True,
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "Retraining: span-201304 is new; span-201305 is new.\n"
+    run_id = process.stdout.readline().split()[1].rstrip(",")
+    record = new_data.output / "runs" / f"{run_id}.json"
+    for _ in range(600):
+        if record.exists():
+            break
+        time.sleep(0.05)
+    os.kill(process.pid, signal.SIGTERM)
+    said, _ = process.communicate(timeout=60)
+    assert process.returncode == 130, said
+    assert f"Run {run_id} was interrupted." in said
+    assert json.loads(record.read_text())["outcome"] == "interrupted"
+    assert versions(new_data) == before
+    with OutputDirectory(new_data.output).locked():  # It is free, and its metadata sound.
+        pass
+    listed = runner("runs", "--output", str(new_data.output)).stdout
+    assert re.search(rf"^{run_id} .* interrupted", listed, re.MULTILINE)
+
+
+def test_runs_lists_what_was_pushed(pushed: PushedRun) -> None:
+    done = runner("runs", "--output", str(pushed.cli.output))
+    assert done.returncode == 0, done.stdout
+    heading, run = done.stdout.rstrip().splitlines()
+    assert heading.split() == ["run", "started", "time", "outcome", "result"]
+    expected = rf"\d{{8}}-\d{{6}}-\d{{3}}  *\S+Z  *\d+ s  *pushed  *version {pushed.version.name} *"
+    assert re.fullmatch(expected, run)
+
+
+def test_runs_says_so_where_there_are_none(tmp_path: Path) -> None:
+    done = runner("runs", "--output", str(tmp_path))
+    assert (done.returncode, done.stdout) == (0, f"There are no runs in {tmp_path}.\n")
+
+
+def test_lineage_goes_back_to_spans_schema_parameters_and_code(pushed: PushedRun) -> None:
+    version = pushed.version.name
+    done = runner("lineage", version, "--output", str(pushed.cli.output))
+    assert done.returncode == 0, done.stdout
+    for fact in (
+        rf"^version {version} of flight_delay$",
+        r"── live$",
+        r"── signature valid$",
+        r"── schema: .*schema\.pbtxt, SHA-256 [0-9a-f]{16}$",
+        r"── model digest [0-9a-f]{64}$",
+        r"run key [0-9a-f]{16}$",
+        r"── metrics: auc 0\.\d+",
+        r"train: span-201301, span-201302 \([\d,]+ rows\)",
+        r"Pusher #\d+, code [0-9a-f]{16}$",
+        r"model ◄ Quantizer #\d+, code [0-9a-f]{16}$",
+        r"Trainer #\d+, code [0-9a-f]{16}$",
+        r"epochs=2\b",
+        r"examples ◄ SpanExampleGen #\d+, code",
+        r"test: span-201303$",
+        r"ImportSchemaGen #\d+, code",
+        r"schema_file=schema/schema\.pbtxt",
+        r"ServingValidator #\d+",
+    ):
+        assert re.search(fact, done.stdout, re.MULTILINE), (fact, done.stdout)
+    # The version that is served is the default.
+    assert runner("lineage", "--output", str(pushed.cli.output)).stdout == done.stdout
+
+
+def test_lineage_without_metadata_knows_what_the_provenance_does(after_push: Cli) -> None:
+    (after_push.output / "metadata.sqlite").unlink()
+    done = runner("lineage", "--output", str(after_push.output))
+    assert done.returncode == 0, done.stdout
+    assert "there is no ML Metadata" in done.stdout
+    assert "train: span-201301, span-201302" in done.stdout
+    assert "SpanExampleGen/examples" in done.stdout
+
+
+def test_lineage_tells_of_a_version_that_was_changed(after_push: Cli) -> None:
+    with (after_push.versions()[0] / "model.tflite").open("ab") as file:
+        file.write(b"more")
+    assert "signature not valid: " in runner("lineage", "--output", str(after_push.output)).stdout
+
+
+def test_lineage_of_an_unknown_version_says_which_there_are(pushed: PushedRun) -> None:
+    done = runner("lineage", "12", "--output", str(pushed.cli.output))
+    assert done.returncode == 1
+    assert "there is no version 12 of flight_delay" in done.stdout
+    assert f"it has {pushed.version.name}" in done.stdout
+
+
+def test_lineage_without_any_version_says_so(tmp_path: Path) -> None:
+    done = runner("lineage", "--output", str(tmp_path))
+    assert done.returncode == 1
+    assert "holds no model" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((), "--cron EXPRESSION or --once is needed"),
+        (("--cron", "at six"), "'at six' has 2 fields"),
+        (("--cron", "0 6 * * *", "--timezone", "Mars/North"), "'Mars/North' is no time zone"),
+        (("--once", "--webhook", "example.com"), "an address http://… or https://… is expected"),
+        (("--once", "--notify", "'unclosed"), "No closing quotation"),
+        (("--once", "--set", "training.epoch=3"), "did you mean training.epochs?"),
+        (("--once", "--retries", "-1"), "--retries"),
+        (("--once", "--backoff-seconds", "nan"), "--backoff-seconds"),
+    ],
+)
+def test_what_cannot_work_is_refused_at_once(
+    tmp_path: Path, arguments: tuple[str, ...], message: str
+) -> None:
+    done = runner("schedule", "--output", str(tmp_path / "output"), *arguments)
+    assert done.returncode == 2
+    assert message in " ".join(done.stdout.split())
+    assert not (tmp_path / "output").exists()
