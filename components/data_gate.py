@@ -1,24 +1,54 @@
 """DataGate: stops the run when the data is not what the schema says, or has drifted too far."""
 
 import json
+import math
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import pandas as pd
 import tensorflow_data_validation as tfdv
-from tensorflow_metadata.proto.v0 import anomalies_pb2, schema_pb2
+from sklearn.metrics import roc_auc_score
+from tensorflow_metadata.proto.v0 import anomalies_pb2, schema_pb2, statistics_pb2
 from tfx import v1 as tfx
 
 from components.artifacts import load_schema, load_statistics
 from components.errors import BlockingAnomalies, UserError
+from components.relations import Relations, read_rows
 
-ANOMALY_TYPES = frozenset(anomalies_pb2.AnomalyInfo.Type.keys())
+# What TFDV has no type for.
+OWN_TYPES = frozenset(
+    {
+        "CONSTANT",
+        "DRIFT_NEAR_THRESHOLD",
+        "DUPLICATE_ROWS",
+        "LABEL_UNRELATED",
+        "MISSING_RATE_CHANGED",
+        "RELATION_CHANGED",
+        "UNSEEN_VALUES",
+        "VALUE_VANISHED",
+    }
+)
+ANOMALY_TYPES = frozenset(anomalies_pb2.AnomalyInfo.Type.keys()) | OWN_TYPES
 
+_ERROR = anomalies_pb2.AnomalyInfo.ERROR
+_WARNING = anomalies_pb2.AnomalyInfo.WARNING
+_DATA_SET = "(data set)"
 _SHOWN = 10
+
+# The days held out are too few to be compared: a week has its own weather.
+_COMPARED = ("train", "test")
+# Of a limit; above it there is a warning.
+_WARN_FROM = 0.7
+# Of the served rows: a category that had more does not end by chance or season.
+_VANISHING_SHARE = 0.01
+_TRAINING_SAMPLE = 10_000
+_IMPROBABLE = 1e-9
 
 
 @tfx.dsl.components.component
 def DataGate(
+    examples: tfx.dsl.components.InputArtifact[tfx.types.standard_artifacts.Examples],
     statistics: tfx.dsl.components.InputArtifact[tfx.types.standard_artifacts.ExampleStatistics],
     schema: tfx.dsl.components.InputArtifact[tfx.types.standard_artifacts.Schema],
     served_statistics: tfx.dsl.components.InputArtifact[
@@ -27,50 +57,90 @@ def DataGate(
     anomalies: tfx.dsl.components.OutputArtifact[tfx.types.standard_artifacts.ExampleAnomalies],
     environment: tfx.dsl.components.Parameter[str] = "TRAINING",
     warn_only: tfx.dsl.components.Parameter[str] = "[]",
+    features: tfx.dsl.components.Parameter[str] = "[]",
+    label: tfx.dsl.components.Parameter[str] = "",
+    max_missing_change: tfx.dsl.components.Parameter[float] = 0.35,
+    max_duplicates: tfx.dsl.components.Parameter[float] = 0.005,
+    max_error_growth: tfx.dsl.components.Parameter[float] = 40.0,
+    min_label_relation: tfx.dsl.components.Parameter[float] = 0.25,
 ) -> None:
     """Fails on blocking anomalies, and so keeps every node that is ordered behind it from running.
 
-    Each split is validated against the schema. The split `train` is also compared with the training
-    statistics of the model being served, by the drift comparators that the schema sets (L-infinity
-    distance for categorical features, Jensen-Shannon divergence for numeric ones).
+    Each split is validated against the schema. The splits `train` and `test` are also compared with
+    the training statistics of the model being served: by the drift comparators that the schema sets
+    (L-infinity distance for categorical features, Jensen-Shannon divergence for numeric ones), by
+    the share of rows without a value, and by the categories that are no longer there. Of `test`,
+    the new month, the rows themselves are looked at too: for duplicates, and for what `Relations`
+    tells by `train`.
 
     Args:
+      examples: The splits, gzipped TFRecords; rows are looked at where it has `train` and `test`.
       statistics: Statistics of every split.
       schema: What the data should be.
       served_statistics: Statistics of the split `train` of the model being served; may be empty.
       anomalies: Component `outputs` contains: the anomalies of each split that do not block, in the
-        layout of ExampleValidator.
+        layout of ExampleValidator; how many there are, the first of them and the largest drift are
+        the custom properties `warnings`, `warned` and `drift`.
       environment: Environment of the schema to validate in.
       warn_only: JSON list of anomalies that are reported and do not block: a type of
-        `anomalies_pb2.AnomalyInfo.Type`, or `feature:TYPE` for one feature alone.
+        `ANOMALY_TYPES`, or `feature:TYPE` for one feature alone.
+      features: JSON list of the features whose relations are compared: those that the model reads.
+      label: The feature that the model predicts, 0 or 1; "" compares no label.
+      max_missing_change: How far the share of rows without a value may move.
+      max_duplicates: Share of the rows of `test` that may repeat another row.
+      max_error_growth: How many times the squared error may grow with which a number is predicted
+        from the other features.
+      min_label_relation: Share of its AUC above 0.5 that a linear prediction of the label must
+        keep.
 
     Raises:
       BlockingAnomalies: Naming split, feature, anomaly and numbers of each blocking anomaly.
-      UserError: If `warn_only` names a type that does not exist.
+      UserError: If `warn_only` names a type that does not exist, or `features` or `label` a feature
+        that the schema does not have.
     """
     exceptions = parse_warn_only(json.loads(warn_only))
     expected = load_schema(schema)
+    related = _check_features([*json.loads(features), *filter(None, [label])], expected)
     served = load_statistics(served_statistics, "train")
+    learned = load_statistics(statistics, "train")
+    drift = "nothing served yet"
     found: list[Anomaly] = []
-    split_names = json.loads(statistics.split_names)
-    for split in split_names:
+    for split in json.loads(statistics.split_names):
+        new = load_statistics(statistics, split)
+        baseline = served if split in _COMPARED else None
         result = tfdv.validate_statistics(
-            load_statistics(statistics, split),
-            expected,
-            environment=environment,
-            previous_statistics=served if split == "train" else None,
+            new, expected, environment=environment, previous_statistics=baseline
         )
-        found.extend(_read_anomalies(split, result, expected))
-        folder = os.path.join(anomalies.uri, f"Split-{split}")
-        tfx.dsl.io.fileio.makedirs(folder)
-        with tfx.dsl.io.fileio.open(os.path.join(folder, "SchemaDiff.pb"), "wb") as file:
-            file.write(result.SerializeToString())
+        of_split = list(_read_anomalies(split, result, expected))
+        own = list(_find_unseen(split, new, expected))
+        if baseline:
+            own += _find_near_thresholds(split, result)
+            own += _find_missing(split, new, baseline, max_missing_change)
+            own += _find_vanished(split, new, baseline, expected)
+            drift = _describe_drift(result)
+        if (
+            split == "test"
+            and learned
+            and {"train", "test"} <= set(json.loads(examples.split_names))
+        ):
+            rows = read_rows(examples, "test", expected)
+            step = max(1, learned.datasets[0].num_examples // _TRAINING_SAMPLE)
+            before = read_rows(examples, "train", _only(related, expected), step)[related]
+            own += _find_duplicates(split, rows, max_duplicates)
+            rows = rows[related]
+            own += _find_constant(split, rows, before)
+            relations = Relations(before)
+            own += _find_changed_relations(split, rows, relations, label, max_error_growth)
+            own += _find_label_unrelated(split, rows, before, relations, label, min_label_relation)
+        found += of_split + own
+        _write_anomalies(anomalies, split, result, own)
     anomalies.split_names = statistics.split_names
     blocking = [anomaly for anomaly in found if anomaly.blocks(exceptions)]
     if blocking:
         raise BlockingAnomalies(_describe(blocking))
     anomalies.set_int_custom_property("warnings", len(found))
-    anomalies.set_string_custom_property("drift", "compared" if served else "nothing served yet")
+    anomalies.set_string_custom_property("warned", "\n".join(map(str, found[:_SHOWN])))
+    anomalies.set_string_custom_property("drift", drift)
 
 
 @dataclass(frozen=True)
@@ -84,9 +154,9 @@ class Anomaly:
     description: str
 
     def blocks(self, warn_only: frozenset[str]) -> bool:
-        """Whether it stops the run: TFDV calls it an error, and no exception names it."""
+        """Whether it stops the run: it is an error, and no exception names it."""
         named = {self.type, f"{self.feature}:{self.type}"}
-        return self.severity == anomalies_pb2.AnomalyInfo.ERROR and not named & warn_only
+        return self.severity == _ERROR and not named & warn_only
 
     def __str__(self) -> str:
         return f"{self.split}: {self.feature}: {self.type}: {self.description}"
@@ -102,9 +172,23 @@ def parse_warn_only(entries: list[str]) -> frozenset[str]:
         if entry.rpartition(":")[2] not in ANOMALY_TYPES:
             raise UserError(
                 f"{entry!r} is not an anomaly; allowed are the types of tensorflow_metadata's "
-                "AnomalyInfo, such as ENUM_TYPE_UNEXPECTED_STRING_VALUES, or feature:TYPE"
+                "AnomalyInfo, such as ENUM_TYPE_UNEXPECTED_STRING_VALUES, or feature:TYPE, or "
+                f"{', '.join(sorted(OWN_TYPES))}"
             )
     return frozenset(entries)
+
+
+def _check_features(names: list[str], schema: schema_pb2.Schema) -> list[str]:
+    known = {feature.name for feature in schema.feature}
+    if unknown := sorted(set(names) - known):
+        raise UserError(f"the schema has no feature {', '.join(unknown)}")
+    return names
+
+
+def _only(names: list[str], schema: schema_pb2.Schema) -> schema_pb2.Schema:
+    """A schema of some of the features of another, to read these alone."""
+    kept = [feature for feature in schema.feature if feature.name in names]
+    return schema_pb2.Schema(feature=kept, string_domain=schema.string_domain)
 
 
 def _read_anomalies(
@@ -112,7 +196,7 @@ def _read_anomalies(
 ) -> Iterator[Anomaly]:
     """The anomalies of one split, those of the whole data set first."""
     if found.HasField("dataset_anomaly_info"):
-        yield from _read_reasons(split, "(data set)", found.dataset_anomaly_info, "")
+        yield from _read_reasons(split, _DATA_SET, found.dataset_anomaly_info, "")
     allowed = {feature.name: _allowed(feature) for feature in schema.feature}
     for feature, info in sorted(found.anomaly_info.items()):
         yield from _read_reasons(split, feature, info, allowed.get(feature, ""))
@@ -135,6 +219,206 @@ def _allowed(feature: schema_pb2.Feature) -> str:
         domain = getattr(feature, kind)
         return f"The schema allows {domain.min:g} to {domain.max:g}."
     return ""
+
+
+def _find_unseen(
+    split: str, new: statistics_pb2.DatasetFeatureStatisticsList, expected: schema_pb2.Schema
+) -> Iterator[Anomaly]:
+    """Warns of values outside a domain, so few that the schema lets them pass."""
+    domains = {domain.name: set(domain.value) for domain in expected.string_domain}
+    for feature in expected.feature:
+        known = domains.get(feature.domain)
+        values = _categories(new, feature.name)
+        if known is None or not values:
+            continue
+        unseen = {value: count for value, count in values.items() if value not in known}
+        if (
+            0
+            < sum(unseen.values())
+            <= (1 - feature.distribution_constraints.min_domain_mass) * sum(values.values())
+        ):
+            named = ", ".join(sorted(unseen)[:_SHOWN])
+            text = f"{sum(unseen.values()):,.0f} rows have values outside the domain: {named}"
+            yield Anomaly(split, feature.name, "UNSEEN_VALUES", _WARNING, text)
+
+
+def _find_near_thresholds(split: str, result: anomalies_pb2.Anomalies) -> Iterator[Anomaly]:
+    """Warns of drift that does not block yet."""
+    for feature, value, threshold in _drifts(result):
+        if _WARN_FROM * threshold < value <= threshold:
+            text = f"drift {value:.3f}; more than {threshold:g} blocks"
+            yield Anomaly(split, feature, "DRIFT_NEAR_THRESHOLD", _WARNING, text)
+
+
+def _find_missing(
+    split: str,
+    new: statistics_pb2.DatasetFeatureStatisticsList,
+    served: statistics_pb2.DatasetFeatureStatisticsList,
+    limit: float,
+) -> Iterator[Anomaly]:
+    """Compares the shares of rows without a value."""
+    now, before = _missing_rates(new), _missing_rates(served)
+    for feature in sorted(now.keys() & before.keys()):
+        change = abs(now[feature] - before[feature])
+        if change > _WARN_FROM * limit:
+            text = (
+                f"{now[feature]:.1%} of the rows have no value, {before[feature]:.1%} of the "
+                f"served model's; a change by more than {limit:.0%} blocks"
+            )
+            severity = _ERROR if change > limit else _WARNING
+            yield Anomaly(split, feature, "MISSING_RATE_CHANGED", severity, text)
+
+
+def _find_vanished(
+    split: str,
+    new: statistics_pb2.DatasetFeatureStatisticsList,
+    served: statistics_pb2.DatasetFeatureStatisticsList,
+    expected: schema_pb2.Schema,
+) -> Iterator[Anomaly]:
+    """Looks for categories that many rows had and none has, as when one is renamed."""
+    for feature in expected.feature:
+        if not feature.drift_comparator.HasField("infinity_norm"):
+            continue
+        now, before = _categories(new, feature.name), _categories(served, feature.name)
+        rows, rows_before = sum(now.values()), sum(before.values())
+        for value in sorted(before.keys() - now.keys()):
+            share = before[value] / rows_before
+            if share >= _VANISHING_SHARE and _improbable(1 - share, rows):
+                text = f"no row has {value!r}; {share:.1%} of the served model's had"
+                yield Anomaly(split, feature.name, "VALUE_VANISHED", _ERROR, text)
+
+
+def _find_duplicates(split: str, rows: pd.DataFrame, limit: float) -> Iterator[Anomaly]:
+    """Counts rows that repeat another in every column."""
+    repeated = int(rows.duplicated().sum())
+    if repeated:
+        text = (
+            f"{repeated:,} of {len(rows):,} rows repeat another; more than {limit:.1%} block. "
+            "Was a day delivered twice?"
+        )
+        severity = _ERROR if repeated > limit * len(rows) else _WARNING
+        yield Anomaly(split, _DATA_SET, "DUPLICATE_ROWS", severity, text)
+
+
+def _find_constant(split: str, rows: pd.DataFrame, before: pd.DataFrame) -> Iterator[Anomaly]:
+    """Looks for features of one value that had several, too many to be chance."""
+    for feature in rows:
+        values = rows[feature].dropna()
+        shares = before[feature].value_counts(normalize=True)
+        if values.nunique() != 1 or len(shares) < 2:
+            continue
+        (value,) = values.unique()
+        if _improbable(shares.get(value, 0.0), len(values)):
+            text = f"all of {len(values):,} values are {value}; in train they vary"
+            yield Anomaly(split, feature, "CONSTANT", _ERROR, text)
+
+
+def _find_changed_relations(
+    split: str, rows: pd.DataFrame, relations: Relations, label: str, limit: float
+) -> Iterator[Anomaly]:
+    """Looks for numbers that no longer follow from the others, as in other units."""
+    growths = relations.error_growth(rows)
+    for name in sorted(growths, key=lambda name: -growths[name]):
+        if name != label and growths[name] > _WARN_FROM * limit:
+            text = (
+                f"it follows from the other features with {growths[name]:.0f} times the squared "
+                f"error of train; more than {limit:g} blocks. Are their units the same?"
+            )
+            severity = _ERROR if growths[name] > limit else _WARNING
+            yield Anomaly(split, name, "RELATION_CHANGED", severity, text)
+
+
+def _find_label_unrelated(
+    split: str,
+    rows: pd.DataFrame,
+    before: pd.DataFrame,
+    relations: Relations,
+    label: str,
+    share: float,
+) -> Iterator[Anomaly]:
+    """Compares how well the label follows from the features, as shuffled labels do not."""
+    if not label or any(set(part[label].dropna()) != {0, 1} for part in (rows, before)):
+        return  # what else a label may be, the schema says
+    now, known = (
+        _label_auc(part.dropna(subset=[label]), relations, label) for part in (rows, before)
+    )
+    positive = int(rows[label].sum())
+    negative = int(rows[label].count()) - positive
+    # The standard deviation of the AUC of labels that follow from nothing (Mann and Whitney, 1947).
+    deviation = math.sqrt((positive + negative + 1) / (12 * positive * negative))
+    needed = 0.5 + share * (known - 0.5)
+    if now + 3 * deviation < needed:
+        text = (
+            f"a linear prediction from the other features has an AUC of {now:.3f}, {known:.3f} in "
+            f"train; at least {needed:.3f} is needed. Do labels and rows belong together?"
+        )
+        yield Anomaly(split, label, "LABEL_UNRELATED", _ERROR, text)
+
+
+def _label_auc(rows: pd.DataFrame, relations: Relations, label: str) -> float:
+    return float(roc_auc_score(rows[label], relations.predict(rows, label)))
+
+
+def _categories(
+    statistics: statistics_pb2.DatasetFeatureStatisticsList, name: str
+) -> dict[str, float]:
+    """How many rows have each category of a feature."""
+    return {
+        bucket.label: bucket.sample_count
+        for feature in statistics.datasets[0].features
+        if feature.path.step == [name]
+        for bucket in feature.string_stats.rank_histogram.buckets
+    }
+
+
+def _missing_rates(statistics: statistics_pb2.DatasetFeatureStatisticsList) -> dict[str, float]:
+    """The share of rows without a value, by feature."""
+    (data,) = statistics.datasets
+    return {
+        feature.path.step[0]: 1
+        - getattr(feature, feature.WhichOneof("stats")).common_stats.num_non_missing
+        / data.num_examples
+        for feature in data.features
+    }
+
+
+def _drifts(result: anomalies_pb2.Anomalies) -> Iterator[tuple[str, float, float]]:
+    """Feature, drift and threshold of each comparison that TFDV made."""
+    for info in result.drift_skew_info:
+        for measured in info.drift_measurements:
+            yield info.path.step[0], measured.value, measured.threshold
+
+
+def _describe_drift(result: anomalies_pb2.Anomalies) -> str:
+    drifts = sorted(_drifts(result), key=lambda drift: drift[1] / drift[2])
+    if not drifts:
+        return "compared"
+    feature, value, threshold = drifts[-1]
+    return f"compared, nearest its limit {feature} ({value:.2g} of {threshold:g})"
+
+
+def _improbable(share: float, rows: float) -> bool:
+    """Whether so many rows would hardly all have what each has with probability `share`."""
+    return share == 0 or rows * math.log(share) < math.log(_IMPROBABLE)
+
+
+def _write_anomalies(
+    artifact: tfx.dsl.Artifact, split: str, result: anomalies_pb2.Anomalies, own: list[Anomaly]
+) -> None:
+    """Writes TFDV's anomalies and those found here, as ExampleValidator does."""
+    for anomaly in own:
+        of_data_set = anomaly.feature == _DATA_SET
+        info = result.dataset_anomaly_info if of_data_set else result.anomaly_info[anomaly.feature]
+        info.severity = max(info.severity, anomaly.severity)
+        info.reason.add(
+            type=anomalies_pb2.AnomalyInfo.CUSTOM_VALIDATION,
+            short_description=anomaly.type,
+            description=anomaly.description,
+        )
+    folder = os.path.join(artifact.uri, f"Split-{split}")
+    tfx.dsl.io.fileio.makedirs(folder)
+    with tfx.dsl.io.fileio.open(os.path.join(folder, "SchemaDiff.pb"), "wb") as file:
+        file.write(result.SerializeToString())
 
 
 def _describe(blocking: list[Anomaly]) -> str:

@@ -61,8 +61,9 @@ def SpanExampleGen(
       beam_pipeline: Supplied by TFX.
 
     Raises:
-      DataError: If a span, file, row group or column is missing, unreadable, empty or mistyped, or
-        if the data is no longer what `fingerprint` says.
+      DataError: If a span, file, row group or column is missing, unreadable, empty or mistyped, if
+        rows are of another month than their span, or if the data is no longer what `fingerprint`
+        says.
     """
     chosen = spans.resolve_window(data_uri, as_of, window)
     if fingerprint and fingerprint != chosen.fingerprint:
@@ -180,7 +181,8 @@ def plan_shards(
       The shards, and the number of rows of each split.
 
     Raises:
-      DataError: If a file cannot be read or has the wrong columns, or a span or split has no row.
+      DataError: If a file cannot be read, has the wrong columns or rows of another month, or if a
+        span or split has no row.
     """
     files, _ = spans.filesystem(data_uri)
     times = {
@@ -361,9 +363,23 @@ def _read_span_times(
             times[path] = [
                 _read_times(parquet, path, g, columns.time) for g in range(parquet.num_row_groups)
             ]
+        _check_month(path, span.month, times[path], columns.time)
     if not any(len(group) for groups in times.values() for group in groups):
         raise DataError(f"span-{span.month} has no row: {', '.join(span.files)}")
     return times
+
+
+def _check_month(path: str, month: int, times: list[np.ndarray], column: str) -> None:
+    """Checks that the rows of a file are of its span's month, give or take a day for time zones."""
+    begin, end = spans.month_bounds(month)
+    seconds = np.concatenate([np.empty(0, np.int64), *times])
+    outside = seconds[(seconds < begin) | (seconds >= end)]
+    if len(outside):
+        first, last = np.array([outside.min(), outside.max()]).astype("datetime64[s]")
+        raise DataError(
+            f"{path}: {len(outside):,} of {len(seconds):,} rows are not of the month {month}: "
+            f"their {column!r} is {first} to {last}, UTC"
+        )
 
 
 def _read_times(parquet: pq.ParquetFile, path: str, group: int, column: str) -> np.ndarray:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import re
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 
 from pyarrow import fs
 
@@ -128,6 +129,22 @@ def resolve_window(uri: str, as_of: int, window: int) -> Window:
             f"the {window} months before span-{as_of} lack {', '.join(missing)} in {uri!r}"
         )
     return Window(train=tuple(spans[month] for month in wanted), test=spans[as_of])
+
+
+def month_bounds(month: int) -> tuple[int, int]:
+    """The time that a month may have anywhere on Earth, since spans follow some local calendar.
+
+    Args:
+      month: The month, YYYYMM.
+
+    Returns:
+      Seconds since the Unix epoch: a day before the month begins in UTC, and a day after it ends.
+    """
+    year, number = divmod(month, 100)
+    begin = datetime(year, number, 1, tzinfo=UTC)
+    end = datetime(year + number // 12, number % 12 + 1, 1, tzinfo=UTC)
+    day = timedelta(days=1)
+    return int((begin - day).timestamp()), int((end + day).timestamp())
 
 
 def _read_span(files: fs.FileSystem, folder: str, month: int) -> Span:

@@ -76,7 +76,9 @@ def _data_gate(outputs: Outputs) -> Summary:
     anomalies = outputs["anomalies"]
     warnings = anomalies.get_int_custom_property("warnings")
     drift = anomalies.get_string_custom_property("drift")
-    return Summary(f"passed, {warnings or 'no'} warning{'s'[: warnings != 1]}; drift: {drift}")
+    warned = anomalies.get_string_custom_property("warned").splitlines()
+    line = f"passed, {warnings or 'no'} warning{'s'[: warnings != 1]}; drift: {drift}"
+    return Summary(line, tuple(warned))
 
 
 def _transform(outputs: Outputs) -> Summary:

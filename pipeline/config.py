@@ -72,16 +72,29 @@ class DataConfig:
 
 @dataclass(frozen=True, config=_CHECKED)
 class GateConfig:
-    """Which anomalies stop a run: all that TFDV calls errors, but for `warn_only`.
+    """Which anomalies stop a run: all that DataGate calls errors, but for `warn_only`.
+
+    How far a feature may drift, and how often it may be absent, is said in the schema; see
+    docs/data-gate.md for what was measured.
 
     Attributes:
       schema: Path of the curated schema.
-      warn_only: Types of anomaly (of TFMD's `AnomalyInfo`) that do not stop the run, or
-        `feature:TYPE`.
+      warn_only: Types of anomaly (of TFMD's `AnomalyInfo`, or DataGate's own) that do not stop the
+        run, or `feature:TYPE`.
+      max_missing_change: How far the share of rows without a value may be from the served model's.
+      max_duplicates: Share of the new month's rows that may repeat another row.
+      max_error_growth: How many times worse (in squared error) than in the window a number may
+        follow from the other features in the new month.
+      min_label_relation: Share of its AUC above 0.5 in the window that a linear prediction of the
+        label must keep in the new month.
     """
 
     schema: str = "schema/schema.pbtxt"
     warn_only: tuple[str, ...] = ()
+    max_missing_change: Annotated[float, Field(gt=0, le=1)] = 0.35
+    max_duplicates: Share = 0.005
+    max_error_growth: Annotated[float, Field(gt=1)] = 40
+    min_label_relation: Share = 0.25
 
 
 @dataclass(frozen=True, config=_CHECKED)

@@ -23,7 +23,7 @@ from components.trainer.component import Trainer
 from pipeline.config import Config, ConfigError
 from pipeline.evaluation import make_compression_eval_config, make_eval_config
 from pipeline.export import RAW_SIGNATURE
-from pipeline.features import LABEL, WEIGHT
+from pipeline.features import LABEL, RAW_FEATURES, WEIGHT
 
 PIPELINE_NAME = "flightdeck"
 
@@ -79,10 +79,17 @@ def create_pipeline(
         serving_dir=serving_dir, model_name=config.model_name, version=served_version
     )
     data_gate = DataGate(
+        examples=example_gen.outputs["examples"],
         statistics=statistics_gen.outputs["statistics"],
         schema=schema_gen.outputs["schema"],
         served_statistics=served_model.outputs["statistics"],
         warn_only=json.dumps(config.gate.warn_only),
+        features=json.dumps(RAW_FEATURES),
+        label=LABEL,
+        max_missing_change=config.gate.max_missing_change,
+        max_duplicates=config.gate.max_duplicates,
+        max_error_growth=config.gate.max_error_growth,
+        min_label_relation=config.gate.min_label_relation,
     )
     transform = tfx.components.Transform(
         examples=example_gen.outputs["examples"],

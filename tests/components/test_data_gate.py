@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -11,24 +12,64 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
+import tensorflow as tf
 import tensorflow_data_validation as tfdv
 from tensorflow_metadata.proto.v0 import anomalies_pb2
 from tfx.v1.types import standard_artifacts as standard
+from tfx_bsl.coders import example_coder
 
 from components.artifacts import statistics_uri
 from components.data_gate import DataGate, parse_warn_only
 from components.errors import BlockingAnomalies, UserError
+from components.span_example_gen import Columns, to_example_batch
+from pipeline.config import GateConfig
+from pipeline.features import LABEL, RAW_FEATURES
 from tests.conftest import PROJECT, read_month, thin
 
 Fault = Callable[[pd.DataFrame], None]
+
+# Frames that no test changes: what is made of them is made once.
+_KEPT: dict[int, pd.DataFrame] = {}
 
 
 @cache
 def month(number: int) -> pd.DataFrame:
     frame = thin(read_month(number), 5000).to_pandas()
     frame["time_hour"] = frame["time_hour"].astype("int64") // 10**9
+    return keep(frame)
+
+
+@cache
+def window(first: int, last: int) -> pd.DataFrame:
+    """Some months to learn from, all of them together thinned to about 5,000 rows."""
+    months = [month(number) for number in range(first, last + 1)]
+    return keep(pd.concat([frame.iloc[:: len(months)] for frame in months], ignore_index=True))
+
+
+def window_before(number: int) -> pd.DataFrame:
+    """What a run by default learns from before it is judged on a month."""
+    return window(max(201301, number - 6), number - 1)
+
+
+def keep(frame: pd.DataFrame) -> pd.DataFrame:
+    _KEPT[id(frame)] = frame
     return frame
+
+
+def statistics_of(frame: pd.DataFrame) -> bytes:
+    return kept_statistics(id(frame)) if id(frame) in _KEPT else make_statistics(frame)
+
+
+@cache
+def kept_statistics(key: int) -> bytes:
+    return make_statistics(_KEPT[key])
+
+
+def make_statistics(frame: pd.DataFrame) -> bytes:
+    content: bytes = tfdv.generate_statistics_from_dataframe(frame).SerializeToString()
+    return content
 
 
 def write_statistics(uri: Path, **splits: pd.DataFrame) -> standard.ExampleStatistics:
@@ -38,30 +79,73 @@ def write_statistics(uri: Path, **splits: pd.DataFrame) -> standard.ExampleStati
     for split, frame in splits.items():
         path = Path(statistics_uri(artifact, split))
         path.parent.mkdir(parents=True)
-        found = tfdv.generate_statistics_from_dataframe(frame)
-        path.write_bytes(found.SerializeToString())
+        path.write_bytes(statistics_of(frame))
+    return artifact
+
+
+def write_examples(uri: Path, **splits: pd.DataFrame) -> standard.Examples:
+    artifact = standard.Examples()
+    artifact.uri = str(uri)
+    artifact.split_names = json.dumps(list(splits))
+    schema = tfdv.load_schema_text(str(PROJECT / "schema/schema.pbtxt"))
+    columns = Columns.from_schema(schema, "time_hour")
+    for split, frame in splits.items():
+        folder = uri / f"Split-{split}"
+        folder.mkdir(parents=True)
+        batch = pa.RecordBatch.from_pandas(frame, preserve_index=False)
+        records = example_coder.RecordBatchToExamplesEncoder().encode(
+            to_example_batch(batch, columns)
+        )
+        with tf.io.TFRecordWriter(str(folder / "data_tfrecord-00000.gz"), "GZIP") as file:
+            for record in records:
+                file.write(record)
     return artifact
 
 
 def pass_gate(
-    root: Path, served: pd.DataFrame | None = None, warn_only: tuple[str, ...] = (), **splits: Any
+    root: Path,
+    served: pd.DataFrame | None = None,
+    warn_only: tuple[str, ...] = (),
+    features: tuple[str, ...] = RAW_FEATURES,
+    **splits: Any,
 ) -> standard.ExampleAnomalies:
-    """Runs the component's executor on statistics of some splits."""
+    """Runs the component's executor, as the pipeline sets it, on some splits.
+
+    Examples are written only where DataGate looks at them: with `train` and `test`.
+    """
+    rows = splits if {"train", "test"} <= splits.keys() else {}
     schema = standard.Schema()
     schema.uri = str(PROJECT / "schema")
     anomalies = standard.ExampleAnomalies()
     anomalies.uri = str(root / "anomalies")
     inputs = {
+        "examples": [write_examples(root / "examples", **rows)],
         "statistics": [write_statistics(root / "statistics", **splits)],
         "schema": [schema],
         "served_statistics": [
             write_statistics(root / "served", **({} if served is None else {"train": served}))
         ],
     }
+    gate = GateConfig()
+    parameters = {
+        "environment": "TRAINING",
+        "warn_only": json.dumps(warn_only),
+        "features": json.dumps(features),
+        "label": LABEL,
+        "max_missing_change": gate.max_missing_change,
+        "max_duplicates": gate.max_duplicates,
+        "max_error_growth": gate.max_error_growth,
+        "min_label_relation": gate.min_label_relation,
+    }
     executor = DataGate.EXECUTOR_SPEC.executor_class()
-    parameters = {"environment": "TRAINING", "warn_only": json.dumps(warn_only)}
     executor.Do(inputs, {"anomalies": [anomalies]}, parameters)
     return anomalies
+
+
+def warnings_of(passed: standard.ExampleAnomalies) -> list[str]:
+    lines = passed.get_string_custom_property("warned").splitlines()
+    assert passed.get_int_custom_property("warnings") == len(lines)
+    return lines
 
 
 @pytest.mark.parametrize("number", range(201301, 201313))
@@ -75,7 +159,7 @@ def test_real_months_pass_against_the_statistics_of_another_season(
     tmp_path: Path, served: int, new: int
 ) -> None:
     passed = pass_gate(tmp_path, served=month(served), train=month(new), eval=month(new))
-    assert passed.get_string_custom_property("drift") == "compared"
+    assert passed.get_string_custom_property("drift").startswith("compared, nearest its limit ")
 
 
 def put(column: str, row: int, value: object) -> Fault:
@@ -135,11 +219,14 @@ def test_a_fault_stops_the_run_naming_split_feature_and_numbers(
     assert "train: " not in str(stopped.value)
 
 
-def test_a_few_unseen_categories_are_absorbed_where_the_domain_leaves_room(tmp_path: Path) -> None:
+def test_a_few_unseen_categories_are_a_warning_where_the_domain_leaves_room(tmp_path: Path) -> None:
     frame = month(201303).copy()
     put("carrier", 3, "ZZ")(frame)
     put("dest", 4, "ZZZ")(frame)
-    pass_gate(tmp_path, test=frame)
+    assert warnings_of(pass_gate(tmp_path, test=frame)) == [
+        "test: carrier: UNSEEN_VALUES: 1 rows have values outside the domain: ZZ",
+        "test: dest: UNSEEN_VALUES: 1 rows have values outside the domain: ZZZ",
+    ]
 
 
 def test_a_category_that_moves_too_far_from_what_is_served_is_drift(tmp_path: Path) -> None:
@@ -178,3 +265,189 @@ def test_warn_only_for_one_feature_leaves_others_blocking(tmp_path: Path) -> Non
 def test_an_anomaly_that_does_not_exist_is_refused() -> None:
     with pytest.raises(UserError, match="late:TOO_LATE"):
         parse_warn_only(["INT_TYPE_BIG_INT", "late:TOO_LATE"])
+
+
+# A new month beside the window before it, and the window that the served model learned from
+
+
+@pytest.mark.parametrize("number", range(201302, 201313))
+def test_real_months_pass_with_the_window_before_them_being_served(
+    tmp_path: Path, number: int
+) -> None:
+    before = window_before(number)
+    pass_gate(tmp_path, served=before, train=before, test=month(number))
+
+
+@pytest.mark.parametrize("length", [1, 3, 6])
+def test_real_months_pass_however_old_the_served_model_is(tmp_path: Path, length: int) -> None:
+    new = {number: month(number) for number in range(201301, 201313)}
+    for first in range(201301, 201313 - length):
+        for number in range(first + length, 201313):
+            folder = tmp_path / f"{first} {number}"
+            served = window(first, first + length - 1)
+            pass_gate(folder, served=served, train=new[number])
+
+
+def judge_new_month(
+    root: Path, number: int, fault: Fault, *, statistics_alone: bool = False
+) -> list[str]:
+    """The reasons why a month with a fault does not pass beside the window before it."""
+    broken = month(number).copy()
+    fault(broken)
+    before = window_before(number)
+    window = {} if statistics_alone else {"train": before}
+    with pytest.raises(BlockingAnomalies) as stopped:
+        pass_gate(root, served=before, test=broken, **window)
+    return [line.strip() for line in str(stopped.value).splitlines()[1:]]
+
+
+def convert(column: str, change: Callable[[pd.Series], Any]) -> Fault:
+    def fault(frame: pd.DataFrame) -> None:
+        frame[column] = change(frame[column])
+
+    return fault
+
+
+def freeze(column: str) -> Fault:
+    return convert(column, lambda values: values.where(values.isna(), values.median()))
+
+
+def shuffle(column: str) -> Fault:
+    return convert(column, lambda values: values.sample(frac=1, random_state=7).to_numpy())
+
+
+def repeat_day(day: int, instead_of: int) -> Fault:
+    """Its rows once more, in place of some of another day's."""
+
+    def fault(frame: pd.DataFrame) -> None:
+        source, target = (frame.index[frame["day"] == number] for number in (day, instead_of))
+        count = min(len(source), len(target))
+        frame.loc[target[:count]] = frame.loc[source[:count]].to_numpy()
+
+    return fault
+
+
+@pytest.mark.parametrize("number", [201302, 201307, 201312])
+@pytest.mark.parametrize("column", ["temp", "dewp"])
+def test_degrees_celsius_instead_of_fahrenheit_are_found_in_any_season(
+    tmp_path: Path, column: str, number: int
+) -> None:
+    reasons = judge_new_month(tmp_path, number, convert(column, lambda f: (f - 32) / 1.8))
+    assert any(f"test: {column}: RELATION_CHANGED: " in reason for reason in reasons), reasons
+
+
+@pytest.mark.parametrize(
+    ("column", "factor"),
+    [("distance", 1.609), ("visib", 1.609), ("wind_speed", 0.447), ("pressure", 0.02953)],
+)
+def test_a_column_in_other_units_is_found(tmp_path: Path, column: str, factor: float) -> None:
+    reasons = judge_new_month(tmp_path, 201312, convert(column, lambda values: values * factor))
+    assert any(f"test: {column}: " in reason for reason in reasons), reasons
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "anomaly"),
+    [
+        ("UA", "U2", "ENUM_TYPE_UNEXPECTED_STRING_VALUES"),
+        ("UA", "AA", "COMPARATOR_L_INFTY_HIGH"),
+        ("WN", "AA", "VALUE_VANISHED"),
+        ("VX", "AA", "VALUE_VANISHED"),
+    ],
+)
+def test_a_carrier_that_is_renamed_everywhere_is_found(
+    tmp_path: Path, old: str, new: str, anomaly: str
+) -> None:
+    reasons = judge_new_month(tmp_path, 201308, replace("carrier", old, new), statistics_alone=True)
+    assert any(f"test: carrier: {anomaly}: " in reason for reason in reasons), reasons
+
+
+def test_a_small_carrier_that_is_renamed_is_a_warning(tmp_path: Path) -> None:
+    frame = month(201308).copy()
+    replace("carrier", "HA", "H2")(frame)
+    passed = pass_gate(tmp_path, served=window_before(201308), test=frame)
+    assert any("carrier: UNSEEN_VALUES: " in line for line in warnings_of(passed))
+
+
+@pytest.mark.parametrize("column", ["temp", "humid", "wind_gust", "precip"])
+def test_a_constant_column_is_found_even_before_a_model_is_served(
+    tmp_path: Path, column: str
+) -> None:
+    broken = month(201310).copy()
+    freeze(column)(broken)
+    with pytest.raises(BlockingAnomalies, match=f"test: {column}: CONSTANT: all of "):
+        pass_gate(tmp_path, train=window_before(201310), test=broken)
+
+
+@pytest.mark.parametrize("number", [201305, 201309])
+@pytest.mark.parametrize("column", ["carrier", "temp", "wind_dir", "precip", "pressure", "seats"])
+def test_a_column_that_lost_30_percent_is_found(tmp_path: Path, column: str, number: int) -> None:
+    reasons = judge_new_month(tmp_path, number, lose(column, 0.3), statistics_alone=True)
+    assert any(f"test: {column}: " in reason for reason in reasons), reasons
+
+
+def test_a_missing_rate_far_from_the_served_models_is_found_where_the_schema_allows_it(
+    tmp_path: Path,
+) -> None:
+    def give_everyone_a_gust(frame: pd.DataFrame) -> None:
+        frame["wind_gust"] = frame["wind_gust"].fillna(frame["wind_speed"] * 1.3)
+
+    (reason,) = (
+        reason
+        for reason in judge_new_month(tmp_path, 201310, give_everyone_a_gust, statistics_alone=True)
+        if "MISSING_RATE_CHANGED" in reason
+    )
+    assert re.fullmatch(
+        r"test: wind_gust: MISSING_RATE_CHANGED: 0\.\d% of the rows have no value, 80\.\d% of "
+        r"the served model's; a change by more than 35% blocks",
+        reason,
+    )
+
+
+@pytest.mark.parametrize("number", [201302, 201308])
+def test_a_day_delivered_twice_is_found(tmp_path: Path, number: int) -> None:
+    reasons = judge_new_month(tmp_path, number, repeat_day(9, instead_of=20))
+    assert re.match(r"test: \(data set\): DUPLICATE_ROWS: \d+ of 5,\d+ rows repeat", reasons[0])
+
+
+@pytest.mark.parametrize("number", range(201302, 201313))
+def test_shuffled_labels_are_found_in_every_month(tmp_path: Path, number: int) -> None:
+    (reason,) = judge_new_month(tmp_path, number, shuffle("late"))
+    assert re.match(
+        r"test: late: LABEL_UNRELATED: .* AUC of 0\.[45]\d\d, 0\.[67]\d\d in train", reason
+    )
+
+
+def test_inverted_labels_are_found(tmp_path: Path) -> None:
+    reasons = judge_new_month(tmp_path, 201310, convert("late", lambda late: 1 - late))
+    assert any("test: late: COMPARATOR_JENSEN_SHANNON_DIVERGENCE_HIGH" in r for r in reasons)
+    assert any("test: late: LABEL_UNRELATED" in r for r in reasons)
+
+
+def test_a_drift_that_comes_near_its_threshold_is_a_warning(tmp_path: Path) -> None:
+    frame = month(201303).copy()
+    frame.loc[frame.index[frame["carrier"] == "EV"][:220], "carrier"] = "UA"
+    passed = pass_gate(tmp_path, served=month(201303), test=frame)
+    assert warnings_of(passed) == [
+        "test: carrier: DRIFT_NEAR_THRESHOLD: drift 0.039; more than 0.05 blocks"
+    ]
+    assert passed.get_string_custom_property("drift") == (
+        "compared, nearest its limit carrier (0.039 of 0.05)"
+    )
+    content = Path(passed.uri, "Split-test", "SchemaDiff.pb").read_bytes()
+    kept = anomalies_pb2.Anomalies.FromString(content).anomaly_info["carrier"]
+    assert kept.severity == anomalies_pb2.AnomalyInfo.WARNING
+    assert [reason.short_description for reason in kept.reason] == ["DRIFT_NEAR_THRESHOLD"]
+
+
+def test_what_the_gate_finds_itself_can_be_made_a_warning_too(tmp_path: Path) -> None:
+    broken, before = month(201308).copy(), window_before(201308)
+    shuffle("late")(broken)
+    passed = pass_gate(
+        tmp_path, served=before, warn_only=("late:LABEL_UNRELATED",), train=before, test=broken
+    )
+    assert any("test: late: LABEL_UNRELATED: " in line for line in warnings_of(passed))
+
+
+def test_a_feature_that_the_schema_does_not_have_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="the schema has no feature altitude"):
+        pass_gate(tmp_path, features=("temp", "altitude"), test=month(201303))

@@ -32,6 +32,7 @@ from components.span_example_gen import (
     plan_shards,
     to_example_batch,
 )
+from tests.conftest import FLIGHTS
 
 BAD_MONTH = 201302
 TIME = "time_hour"
@@ -171,7 +172,7 @@ def test_a_row_at_the_cutoff_is_train_and_one_a_second_later_eval(
     last = datetime(2013, 2, 28, 23, 30, tzinfo=UTC)
     cutoff = last - timedelta(days=3)
     write_clock(tmp_path / "spans/span-201302", [cutoff, last, cutoff + timedelta(seconds=1)])
-    judged = [datetime(2013, 3, 1, tzinfo=UTC), cutoff - timedelta(days=1)]
+    judged = [datetime(2013, 3, 1, tzinfo=UTC), datetime(2013, 2, 28, 0, 30, tzinfo=UTC)]
     write_clock(tmp_path / "spans/span-201303", judged)
     found = generate(
         tmp_path / "spans", schema_of(tmp_path, ""), time_column="clock", window=1, eval_days=3
@@ -179,7 +180,7 @@ def test_a_row_at_the_cutoff_is_train_and_one_a_second_later_eval(
     at = int(cutoff.timestamp())
     assert column_of(found, "train", "clock") == [at]
     assert sorted(column_of(found, "eval", "clock")) == [at + 1, at + 3 * DAY]
-    assert len(records(found, "test")) == len(judged)  # by their folder, whatever their time
+    assert len(records(found, "test")) == len(judged)  # by their folder, not their time
 
 
 def write_clock(folder: Path, times: list[datetime]) -> None:
@@ -594,3 +595,52 @@ def test_a_row_without_a_time_is_told_by_file_row_group_and_column(
 
 def test_a_missing_directory_is_named(generate: Generate, tmp_path: Path) -> None:
     assert repr(str(tmp_path / "nowhere")) in refusal(generate, tmp_path / "nowhere")
+
+
+# Rows of another month
+
+
+def shift(days: int) -> Edit:
+    def change(table: pa.Table) -> pa.Table:
+        times = pc.add(table[TIME], pa.scalar(timedelta(days=days), pa.duration("ms")))
+        return table.set_column(table.schema.get_field_index(TIME), TIME, times)
+
+    return change
+
+
+@pytest.mark.parametrize("month", [BAD_MONTH, 201303])
+def test_a_month_of_last_year_under_this_months_name_is_refused_with_its_times(
+    generate: Generate, own_spans: Path, month: int
+) -> None:
+    path = span_file(own_spans, month)
+    edit(path, shift(-365))
+    rows = pq.read_metadata(path).num_rows
+    message = refusal(generate, own_spans)
+    expected = rf"{path}: {rows} of {rows} rows are not of the month {month}: their 'time_hour' is "
+    assert re.match(re.escape(expected) + r"2012-0\d-\d\dT.* to 2012-0\d-\d\dT.*, UTC$", message)
+
+
+def test_another_month_under_this_months_name_is_refused(
+    generate: Generate, own_spans: Path
+) -> None:
+    shutil.copy(span_file(own_spans, 201304), span_file(own_spans, 201303))
+    assert "rows are not of the month 201303" in refusal(generate, own_spans)
+
+
+def test_a_few_rows_of_another_month_are_counted(generate: Generate, own_spans: Path) -> None:
+    stray = pq.read_table(span_file(own_spans, 201304))[100:103]
+    edit(span_file(own_spans), lambda table: pa.concat_tables([table, stray]))
+    assert f"{span_file(own_spans)}: 3 of " in refusal(generate, own_spans)
+
+
+@pytest.mark.parametrize("month", range(201301, 201313))
+def test_real_months_of_a_local_calendar_are_their_own_in_utc(month: int) -> None:
+    times = pq.read_table(span_file(FLIGHTS, month), columns=[TIME])[TIME].to_pylist()
+    begin, end = spans.month_bounds(month)
+    assert begin <= min(times).timestamp() <= max(times).timestamp() < end
+
+
+def test_the_bounds_of_a_month_leave_a_day_for_time_zones() -> None:
+    begin, end = (datetime.fromtimestamp(t, UTC) for t in spans.month_bounds(201312))
+    assert begin == datetime(2013, 11, 30, tzinfo=UTC)
+    assert end == datetime(2014, 1, 2, tzinfo=UTC)
