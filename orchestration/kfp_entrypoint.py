@@ -7,7 +7,8 @@ and `kfp.local`, is put right here, before and after it runs:
 - Artifacts in a bucket are mirrored to a folder, and uploaded from there. The executor gets the
   folder, and what it answers names the bucket again.
 - ML Metadata wraps properties that are lists or mappings, and refuses those that are null.
-- Folders of output artifacts are not there yet; TFX's own launcher makes them.
+- Folders of output artifacts are not there yet; TFX's own launcher makes them. Nor is the mirror of
+  an input artifact that holds no file, for a bucket has no empty folders.
 - There may be outputs that are not the component's: the launcher's own logs.
 - A failing task is known by the last thing it says, and by its termination message.
 
@@ -110,8 +111,9 @@ def run(task: Task) -> None:
     from tfx.orchestration.kubeflow.v2.container import kubeflow_v2_run_executor
 
     invocation, remote = prepare(task)
-    for _, artifact in _artifacts(invocation["outputs"]):
-        os.makedirs(artifact["uri"], exist_ok=True)
+    outputs = [artifact["uri"] for _, artifact in _artifacts(invocation["outputs"])]
+    for folder in {*outputs, *remote}:
+        os.makedirs(folder, exist_ok=True)
     arguments = argparse.Namespace(
         executor_class_path=task.executor,
         json_serialized_invocation_args=json.dumps(invocation),

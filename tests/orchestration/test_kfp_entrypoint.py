@@ -132,6 +132,22 @@ def test_a_task_of_the_open_source_driver_runs_on_the_mirror_and_answers_with_th
     assert made["uri"] == f"{root}/join/note"
 
 
+def test_the_mirror_of_an_artifact_without_files_is_an_empty_folder(mirror: Path) -> None:
+    # Nothing is uploaded of it, so the launcher downloads nothing.
+    write_note(mirror / "s3" / "b" / "left", "a")
+    given = invocation(
+        {
+            "left": driver_artifact("s3://b/left", "7"),
+            "right": driver_artifact("s3://b/right", "8"),
+        },
+        {"note": output_artifact("s3://b/note")},
+        mirror / "s3" / "b",
+    )
+    with pytest.raises(Exception, match="No such file"):
+        kfp_entrypoint.run(task_of(join(), given))
+    assert list((mirror / "s3" / "b" / "right").iterdir()) == []
+
+
 def test_a_task_of_kfp_local_runs_on_the_types_that_its_component_declares(tmp_path: Path) -> None:
     left, right = write_note(tmp_path / "l", "a"), write_note(tmp_path / "r", "b")
     given = invocation(
