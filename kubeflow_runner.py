@@ -403,11 +403,9 @@ def compile_config(config: Config) -> str:
         package.
     """
     kubeflow = config.kubeflow
-    # What is missing is said at once; TFX takes seconds to import.
     if not kubeflow.image:
         raise UserError("kubeflow.image is missing: the image by digest, name@sha256:...")
-    signing_key = _signing_key(config)
-    with _silence():
+    with _silence():  # Not before that is said: TFX takes seconds to import.
         from orchestration.kubeflow.spec import Platform, Resources, compile_package
         from pipeline.parameters import runtime_parameters, with_parameters
         from pipeline.pipeline import create_pipeline
@@ -420,7 +418,7 @@ def compile_config(config: Config) -> str:
         pipeline_root=kubeflow.pipeline_root,
         serving_dir=parameters["serving_dir"],
         fingerprint=parameters["fingerprint"],
-        signing_key=signing_key,
+        signing_key=_signing_key(config),
         enable_cache=bool(kubeflow.cache),
     )
     everywhere = Resources(kubeflow.cpu, kubeflow.memory, retries=kubeflow.retries)
