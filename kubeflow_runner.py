@@ -22,6 +22,7 @@ import click
 
 from components import spans
 from components.errors import UserError
+from components.span_store import STORE_VARIABLE
 from pipeline.config import Config, KubeflowConfig, load_config
 
 if TYPE_CHECKING:
@@ -431,13 +432,17 @@ def compile_config(config: Config) -> str:
             accelerators=node.accelerators,
             retries=kubeflow.retries if node.retries < 0 else node.retries,
         )
+    env = dict(kubeflow.env)
+    with contextlib.suppress(UserError):  # It can do without.
+        store = _on_volume("kubeflow.span_store", kubeflow.span_store, kubeflow)
+        env = {STORE_VARIABLE: store} | env if kubeflow.span_store else env
     platform = Platform(
         image=kubeflow.image,
         nodes=nodes,
         volume_claim=kubeflow.volume_claim,
         mount_path=kubeflow.mount_path,
         uncached=kubeflow.uncached,
-        env=kubeflow.env,
+        env=env,
         secret_env=kubeflow.secret_env,
     )
     return compile_package(pipeline, platform, defaults)

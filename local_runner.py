@@ -29,6 +29,7 @@ from rich.text import Text
 
 from components import spans
 from components.errors import BlockingAnomalies, UserError
+from components.span_store import STORE_VARIABLE
 from orchestration import history
 from orchestration.cache_keys import CodeVersion
 from orchestration.display import RunDisplay
@@ -501,8 +502,9 @@ def _run(
     tfx_internals.cancel_unfinished(store)
     try:
         with RunDisplay(console, list(upstream)) as display:
+            kept = {STORE_VARIABLE: str(directory.spans) if use_cache else ""}
             runner = ConcurrentDagRunner(
-                directory, run_id, "orchestration.summaries.summarize", display
+                directory, run_id, "orchestration.summaries.summarize", display, kept
             )
             results = runner.run(compiled.SerializeToString(), upstream)
     finally:

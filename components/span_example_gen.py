@@ -1,8 +1,10 @@
 """SpanExampleGen: monthly Parquet spans in; `train`, `eval` and `test` by time out."""
 
+import hashlib
 import json
 import os
 import traceback
+import zlib
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -21,12 +23,16 @@ from tfx_bsl.coders import example_coder
 from components import progress, spans
 from components.artifacts import load_schema
 from components.errors import DataError, from_worker_traceback
+from components.span_store import ShardName, SpanStore
 
 SPLITS = ("train", "eval", "test")
 
 _ROWS_PER_SHARD = 16_384
 # Level 1 costs a quarter of zlib's default 6 and gives files a third larger.
 _TFRECORD_OPTIONS = tf.io.TFRecordOptions(compression_type="GZIP", compression_level=1)
+_KIND = "examples"
+# Of how rows are written; another one leaves what is kept unused.
+_ENCODING = 1
 
 
 @tfx.dsl.components.component(use_beam=True)
@@ -43,7 +49,10 @@ def SpanExampleGen(
 ) -> None:
     """Writes a window of monthly spans as tf.Examples, split by time.
 
-    Nulls become absent features. Timestamps become int64 seconds since the Unix epoch.
+    Nulls become absent features. Timestamps become int64 seconds since the Unix epoch. Every month
+    is cut where its last days begin, so that it consists of the same files whether it is judged on,
+    held out or learned from: those of a month that an earlier run has read are taken out of the
+    `SpanStore` of the environment as they are.
 
     Args:
       schema: Types of the columns, and which of them every file must have.
@@ -72,17 +81,20 @@ def SpanExampleGen(
         )
     columns = Columns.from_schema(load_schema(schema), time_column)
     shards, rows = plan_shards(data_uri, chosen, columns, timedelta(days=eval_days))
+    store = SpanStore.of_environment()
     try:
         with beam_pipeline as pipeline:
             _ = (
                 pipeline
                 | "Shards" >> beam.Create(shards)
                 | "Spread" >> beam.Reshuffle()
-                | "Write" >> beam.ParDo(_WriteShard(data_uri, columns, examples.uri))
+                | "Write" >> beam.ParDo(_WriteShard(data_uri, columns, examples.uri, store))
             )
     except Exception as error:
         raised = "".join(traceback.format_exception_only(error))
-        raise from_worker_traceback(raised) or error from None
+        if user_error := from_worker_traceback(raised):
+            raise user_error from None
+        raise
     examples.split_names = json.dumps(SPLITS)
     examples.set_string_custom_property("rows", json.dumps(rows))
     months = {"train": [s.month for s in chosen.train], "test": [chosen.test.month]}
@@ -114,6 +126,11 @@ class Columns:
             required=frozenset(required | {time_column}),
             time=time_column,
         )
+
+    @property
+    def key(self) -> str:
+        """Changes with all that it says."""
+        return repr((sorted(self.types.items()), sorted(self.required), self.time))
 
     def check(self, path: str, found: pa.Schema) -> None:
         """Checks the columns of one file.
@@ -151,7 +168,7 @@ class Shard:
 
     Attributes:
       split: Name of the split.
-      index: Position of the shard in its split.
+      name: Name of the TFRecord file.
       path: The Parquet file.
       row_groups: Indices of the row groups to read.
       after: Seconds since the epoch; rows at or before it are left out. None: no such bound.
@@ -159,7 +176,7 @@ class Shard:
     """
 
     split: str
-    index: int
+    name: ShardName
     path: str
     row_groups: tuple[int, ...]
     after: int | None = None
@@ -185,33 +202,35 @@ def plan_shards(
         span or split has no row.
     """
     files, _ = spans.filesystem(data_uri)
+    seconds = int(eval_span.total_seconds())
     times = {
-        path: group_times
-        for span in (*window.train, window.test)
-        for path, group_times in _read_span_times(files, span, columns).items()
+        span.month: _read_span_times(files, span, columns) for span in (*window.train, window.test)
     }
-    train_files = [path for span in window.train for path in span.files]
-    last = max(int(group.max()) for path in train_files for group in times[path] if len(group))
-    cutoff = last - int(eval_span.total_seconds())
-    bounds: dict[str, tuple[int | None, int | None]] = {
-        "train": (None, cutoff),
-        "eval": (cutoff, None),
-        "test": (None, None),
-    }
+    cutoff = max(_bounds(times[span.month])[1] for span in window.train) - seconds
     shards: list[Shard] = []
-    rows: dict[str, int] = {}
-    for split, (after, until) in bounds.items():
-        paths = window.test.files if split == "test" else train_files
-        counts = {path: [_count(g, after, until) for g in times[path]] for path in paths}
-        rows[split] = sum(map(sum, counts.values()))
+    rows = dict.fromkeys(SPLITS, 0)
+    for span in (*window.train, window.test):
+        of_span = times[span.month]
+        first, last = _bounds(of_span)
+        cuts = sorted({last - seconds, cutoff} if first <= cutoff < last else {last - seconds})
+        index = 0
+        for piece, (after, until) in enumerate(zip([None, *cuts], [*cuts, None], strict=True)):
+            split = "train" if (last if until is None else until) <= cutoff else "eval"
+            split = "test" if span == window.test else split
+            for path, groups in of_span.items():
+                counts = [_count(group, after, until) for group in groups]
+                rows[split] += sum(counts)
+                for portion in _portions(counts):
+                    facts = (_ENCODING, span.fingerprint, path, portion, after, until, columns.key)
+                    key = hashlib.sha256(repr(facts).encode()).hexdigest()[:16]
+                    name = ShardName(span.month, piece, index, key)
+                    shards.append(Shard(split, name, path, portion, after, until))
+                    index += 1
+    for split in SPLITS:
         if not rows[split]:
             raise DataError(
                 f"the {split} split has no row; the window has {len(window.train)} month(s)"
             )
-        groups = [(path, part) for path in paths for part in _portions(counts[path])]
-        shards += [
-            Shard(split, i, path, part, after, until) for i, (path, part) in enumerate(groups)
-        ]
     return shards, rows
 
 
@@ -221,18 +240,33 @@ class _WriteShard(beam.DoFn):
     A shard that a runner tries twice is written twice under one name with the same rows.
     """
 
-    def __init__(self, data_uri: str, columns: Columns, examples_uri: str):
+    def __init__(self, data_uri: str, columns: Columns, examples_uri: str, store: SpanStore):
         self._data_uri = data_uri
         self._columns = columns
         self._examples_uri = examples_uri
+        self._store = store
 
     def process(self, shard: Shard) -> Iterator[None]:
         folder = os.path.join(self._examples_uri, f"Split-{shard.split}")
         tf.io.gfile.makedirs(folder)
+        output = os.path.join(folder, str(shard.name))
+        kept = self._store.read(_KIND, shard.name.month, shard.name.key)
+        if kept is not None and _is_whole(kept):
+            with tf.io.gfile.GFile(output, "wb") as out:
+                out.write(kept)
+            did = "as kept"
+        else:
+            did = f"{self._encode(shard, output):,} rows"
+            with tf.io.gfile.GFile(output, "rb") as written:
+                self._store.write(_KIND, shard.name.month, shard.name.key, written.read())
+        progress.report(f"{shard.split} {shard.name.month} file {shard.name.number}: {did}")
+        yield from ()
+
+    def _encode(self, shard: Shard, output: str) -> int:
+        """Writes the rows of a shard and returns how many there are."""
         files, _ = spans.filesystem(self._data_uri)
         encoder = example_coder.RecordBatchToExamplesEncoder()
-        output = os.path.join(folder, f"data_tfrecord-{shard.index:05d}.gz")
-        written = 0
+        rows = 0
         with (
             _open(files, shard.path) as parquet,
             tf.io.TFRecordWriter(output, _TFRECORD_OPTIONS) as out,
@@ -241,9 +275,8 @@ class _WriteShard(beam.DoFn):
                 for batch in self._read(parquet, shard, group):
                     for example in encoder.encode(batch):
                         out.write(example)
-                    written += batch.num_rows
-        progress.report(f"{shard.split} shard {shard.index}: {written:,} rows")
-        yield from ()
+                    rows += batch.num_rows
+        return rows
 
     def _read(self, parquet: pq.ParquetFile, shard: Shard, group: int) -> Iterator[pa.RecordBatch]:
         try:
@@ -330,6 +363,22 @@ def _within(seconds: np.ndarray, after: int | None, until: int | None) -> np.nda
     if until is not None:
         keep &= seconds <= until
     return keep
+
+
+def _is_whole(gzipped: bytes) -> bool:
+    """Whether nothing of a gzip file is missing or was changed: it ends in a checksum."""
+    stream = zlib.decompressobj(wbits=31)
+    try:
+        stream.decompress(gzipped)
+    except zlib.error:
+        return False
+    return stream.eof
+
+
+def _bounds(times: dict[str, list[np.ndarray]]) -> tuple[int, int]:
+    """The first and the last time of a span, in seconds since the epoch."""
+    seconds = np.concatenate([group for groups in times.values() for group in groups])
+    return int(seconds.min()), int(seconds.max())
 
 
 def _count(seconds: np.ndarray, after: int | None, until: int | None) -> int:

@@ -92,6 +92,7 @@ class ConcurrentDagRunner:
       run_id: Identifies the run; names its folder of logs.
       summarize: Import path of what describes a node's outputs, see `NodeTask`.
       observer: Told what happens.
+      environment: Environment variables of the nodes, over those of this process.
       workers: How many nodes may run at the same time.
     """
 
@@ -99,6 +100,7 @@ class ConcurrentDagRunner:
     run_id: str
     summarize: str
     observer: RunObserver
+    environment: dict[str, str] = field(default_factory=dict)
     workers: int = field(default_factory=lambda: len(os.sched_getaffinity(0)))
 
     def run(self, pipeline: bytes, upstream: dict[str, tuple[str, ...]]) -> dict[str, NodeResult]:
@@ -153,6 +155,7 @@ class ConcurrentDagRunner:
             lock_path=str(self.output.metadata_lock),
             log_path=str(self.log_path(node_id)),
             summarize=self.summarize,
+            environment=self.environment,
         )
         context = multiprocessing.get_context("forkserver")
         process = context.Process(target=run_node, args=(task, theirs), name=node_id)

@@ -38,6 +38,7 @@ class NodeTask:
       log_path: File that takes everything the process prints and logs.
       summarize: Import path `module.function` of what turns the id of a node and its output
         artifacts by key into a `Summary`.
+      environment: Environment variables to set.
     """
 
     node_id: str
@@ -46,6 +47,7 @@ class NodeTask:
     lock_path: str
     log_path: str
     summarize: str
+    environment: dict[str, str]
 
 
 @dataclass(frozen=True)
@@ -128,6 +130,7 @@ def redirect_output(log_path: str) -> None:
 
 
 def _launch(task: NodeTask, answer: Connection) -> NodeResult:
+    os.environ.update(task.environment)
     # Imported here, in the process that the fork server has them preloaded for.
     from absl import logging as absl_logging
     from tfx.proto.orchestration import pipeline_pb2

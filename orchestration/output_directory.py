@@ -44,6 +44,11 @@ class OutputDirectory:
         return self.root / "artifacts"
 
     @property
+    def spans(self) -> Path:
+        """What is kept of each span from run to run."""
+        return self.root / "spans"
+
+    @property
     def serving(self) -> Path:
         """The Serving directory."""
         return self.root / "serving_model"

@@ -272,6 +272,8 @@ class KubeflowConfig:
       mount_path: Where they see it. `data.uri` and `serving_dir`, where they are relative, and the
         signing key are on it.
       serving_dir: Serving directory: a path on the volume, or `gs://...` or `s3://...`.
+      span_store: Where what was made of a month is kept for later runs, as `serving_dir` is; "" for
+        nowhere, and so is a relative path without a volume.
       pipeline_root: Where Kubeflow keeps artifacts; "" for where it is set up to.
       cpu: Processors for each node, as in `NodeConfig`.
       memory: Memory for each node.
@@ -291,6 +293,7 @@ class KubeflowConfig:
         "/mnt/flightdeck"
     )
     serving_dir: Annotated[str, Field(min_length=1)] = "serving_model"
+    span_store: str = "spans"
     pipeline_root: Annotated[
         str, _match(r"(gs|s3|minio)://[^\s/]+(/\S*)?", "gs://..., s3://... or minio://...")
     ] = ""

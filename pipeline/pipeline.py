@@ -19,7 +19,9 @@ from components.quantizer.component import Quantizer
 from components.served_model import ServedModel
 from components.serving_validator.component import ServingValidator
 from components.span_example_gen import SpanExampleGen
+from components.statistics_gen import StatisticsGen
 from components.trainer.component import Trainer
+from components.transform import Transform
 from pipeline.config import Config, ConfigError
 from pipeline.evaluation import make_compression_eval_config, make_eval_config
 from pipeline.export import RAW_SIGNATURE
@@ -69,7 +71,7 @@ def create_pipeline(
         eval_days=config.data.eval_days,
         fingerprint=fingerprint,
     )
-    statistics_gen = tfx.components.StatisticsGen(
+    statistics_gen = StatisticsGen(
         examples=example_gen.outputs["examples"], schema=schema_gen.outputs["schema"]
     )
     example_validator = tfx.components.ExampleValidator(
@@ -91,13 +93,10 @@ def create_pipeline(
         max_error_growth=config.gate.max_error_growth,
         min_label_relation=config.gate.min_label_relation,
     )
-    transform = tfx.components.Transform(
+    transform = Transform(
         examples=example_gen.outputs["examples"],
         schema=schema_gen.outputs["schema"],
         preprocessing_fn="pipeline.preprocessing.preprocessing_fn",
-        splits_config=tfx.proto.SplitsConfig(analyze=["train"], transform=["train", "eval"]),
-        disable_statistics=True,
-        disable_analyzer_cache=True,
     )
     transform.add_upstream_node(data_gate)
     trainer = Trainer(

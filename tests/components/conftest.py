@@ -11,6 +11,8 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from components.span_store import STORE_VARIABLE
+
 PROJECT = Path(__file__).parents[2]
 MONTHS = (201301, 201302, 201303, 201304)
 ROWS_A_MONTH = 300
@@ -35,6 +37,13 @@ def tiny_spans(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def own_spans(tiny_spans: Path, tmp_path: Path) -> Path:
     """A copy of the tiny spans that a test may change."""
     return Path(shutil.copytree(tiny_spans, tmp_path / "flights"))
+
+
+@pytest.fixture
+def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty span store, which components that run in the test use."""
+    monkeypatch.setenv(STORE_VARIABLE, str(tmp_path / "store"))
+    return tmp_path / "store"
 
 
 @pytest.fixture(scope="session")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import re
 import shutil
 from collections import Counter
@@ -250,21 +251,84 @@ def test_the_artifact_says_what_the_splits_are_made_of(examples: Any) -> None:
     }
 
 
-def test_a_large_file_is_shared_out_and_each_of_its_row_groups_read_once() -> None:
+def test_a_large_file_is_shared_out_and_each_of_its_row_groups_read_once_in_each_piece() -> None:
     root = Path(__file__).parents[2] / "data/flights"
     window = spans.resolve_window(str(root), 201302, 1)
     columns = Columns({}, frozenset({TIME}), TIME)
     shards, rows = plan_shards(str(root), window, columns, timedelta(days=1))
-    for split, span in (("train", window.train[0]), ("test", window.test)):
-        parts = [shard for shard in shards if shard.split == split]
-        assert [shard.index for shard in parts] == list(range(len(parts)))
-        assert len(parts) > 1
-        groups = [group for shard in parts for group in shard.row_groups]
-        assert groups == sorted(set(groups))
-        if split == "test":
-            metadata = pq.read_metadata(span.files[0])
-            assert groups == list(range(metadata.num_row_groups))
-            assert rows["test"] == metadata.num_rows
+    for span in (*window.train, window.test):
+        parts = [shard for shard in shards if shard.name.month == span.month]
+        assert [shard.name.number for shard in parts] == list(range(len(parts)))
+        assert {shard.name.piece for shard in parts} == {0, 1}
+        for piece in (0, 1):
+            of_piece = [shard for shard in parts if shard.name.piece == piece]
+            groups = [group for shard in of_piece for group in shard.row_groups]
+            assert groups == sorted(set(groups))
+        assert len([shard for shard in parts if shard.name.piece == 0]) > 1
+    assert rows["test"] == pq.read_metadata(window.test.files[0]).num_rows
+
+
+# What is kept
+
+
+def test_a_month_that_was_read_is_not_read_again_whatever_its_part_in_the_window(
+    generate: Generate, own_spans: Path, store: Path
+) -> None:
+    """February and March are judged on, then held out and learned from, then all learned from."""
+    expected = generate(own_spans, as_of=201304, window=2)
+    shutil.rmtree(store)
+    earlier = [generate(own_spans, as_of=as_of, window=1) for as_of in (201302, 201303)]
+    for month in (201302, 201303):
+        # All that planning looks at stays: the times, which are the last column of this file.
+        damage_but_for_times(span_file(own_spans, month))
+    found = generate(own_spans, as_of=201304, window=2)
+    for split in SPLITS:
+        assert rows_of(found, split) == rows_of(expected, split)
+    assert shards(earlier[1], "test").keys() <= {
+        name for split in SPLITS for name in shards(found, split)
+    }
+    shutil.rmtree(store)
+    assert "cannot be read" in refusal(generate, own_spans, as_of=201304, window=2)
+
+
+def damage_but_for_times(path: Path) -> None:
+    """Makes all columns but the times unreadable, with size and time of the file as they were."""
+    metadata, status = pq.read_metadata(path), path.stat()
+    content = bytearray(path.read_bytes())
+    for group in range(metadata.num_row_groups):
+        for index in range(metadata.num_columns):
+            column = metadata.row_group(group).column(index)
+            if column.path_in_schema != TIME:
+                begin = column.dictionary_page_offset or column.data_page_offset
+                content[begin : begin + column.total_compressed_size] = bytes(
+                    column.total_compressed_size
+                )
+    path.write_bytes(content)
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
+def test_a_month_whose_file_was_rewritten_is_read_again(
+    generate: Generate, own_spans: Path, store: Path
+) -> None:
+    generate(own_spans)
+    assert any(store.iterdir())
+    edit(span_file(own_spans), with_column("distance", lambda t: pa.array([7] * len(t))))
+    found = generate(own_spans)
+    assert set(column_of(found, "eval", "distance")) == {7}
+
+
+def test_a_kept_file_that_is_damaged_is_written_anew(
+    generate: Generate, own_spans: Path, store: Path, examples: Any
+) -> None:
+    generate(own_spans)
+    kept = sorted(store.rglob("examples-*"))
+    kept[0].write_bytes(kept[0].read_bytes()[:-9])
+    kept[1].write_bytes(b"")
+    kept[2].write_bytes(kept[2].read_bytes()[:40] + bytes(4) + kept[2].read_bytes()[44:])
+    found = generate(own_spans)
+    for split in SPLITS:
+        assert rows_of(found, split) == rows_of(examples, split)
+    assert min(path.stat().st_size for path in kept) > 0
 
 
 # Values

@@ -100,7 +100,11 @@ class Lab:
         )
         compiled = tfx_internals.compile_pipeline(pipeline, self.run_id, code_version)
         runner = ConcurrentDagRunner(
-            self.output, self.run_id, "toy_components.summarize", observer or Recorder(), workers
+            self.output,
+            self.run_id,
+            "toy_components.summarize",
+            observer or Recorder(),
+            workers=workers,
         )
         upstream = tfx_internals.node_ids(compiled)
         if only:

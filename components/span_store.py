@@ -1,0 +1,101 @@
+"""What was made of single spans, kept from run to run: a month is not read or counted twice."""
+
+from __future__ import annotations
+
+import os
+import re
+import uuid
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import NamedTuple
+
+from pyarrow import fs
+
+from serving.directory import open_uri, read_file
+
+# Of what is no longer asked for, nobody knows; what is older than this goes when its span is
+# written anew. A month serves in windows of up to ten years, but it is then not written anew.
+_KEPT = timedelta(days=400)
+_PART = ".part"
+# A variable and no parameter of the nodes: where results are kept changes none of them, but every
+# parameter is part of a node's cache key.
+STORE_VARIABLE = "FLIGHTDECK_SPAN_STORE"
+_SHARD = re.compile(r"span-(\d{6})-(\d+)-(\d+)-([0-9a-f]+)\.gz")
+
+
+class ShardName(NamedTuple):
+    """What the name of a file of examples says.
+
+    Attributes:
+      month: The month of its rows, YYYYMM.
+      piece: Position, among the parts into which the month is cut by time, of the one it is of.
+      number: Its own position in the month.
+      key: Digest of all that its content depends on.
+    """
+
+    month: int
+    piece: int
+    number: int
+    key: str
+
+    def __str__(self) -> str:
+        return f"span-{self.month}-{self.piece}-{self.number:04d}-{self.key}.gz"
+
+    @classmethod
+    def parse(cls, name: str) -> ShardName | None:
+        """Reads a name; None if it is another one's."""
+        match = _SHARD.fullmatch(name)
+        if not match:
+            return None
+        month, piece, number, key = match.groups()
+        return cls(int(month), int(piece), int(number), key)
+
+
+@dataclass(frozen=True)
+class SpanStore:
+    """Keeps results by the digest of what they were made from; that of another is another result.
+
+    An entry is whole or not there, whoever is killed or writes at the same time. Whatever is in it
+    can be made again: it may be deleted at any time.
+
+    Attributes:
+      uri: Folder of the entries, a path, `gs://...` or `s3://...`; "" keeps nothing.
+    """
+
+    uri: str
+
+    @classmethod
+    def of_environment(cls) -> SpanStore:
+        """The store that the environment names by `STORE_VARIABLE`, or one that keeps nothing."""
+        return cls(os.environ.get(STORE_VARIABLE, ""))
+
+    def read(self, kind: str, month: int, key: str) -> bytes | None:
+        """Reads an entry; None if there is none."""
+        if not self.uri:
+            return None
+        try:
+            return read_file(f"{self.uri}/{month}/{kind}-{key}")
+        except FileNotFoundError:
+            return None
+
+    def write(self, kind: str, month: int, key: str, content: bytes) -> None:
+        """Writes an entry, and removes the month's old ones of its kind."""
+        if not self.uri:
+            return
+        files, root = open_uri(f"{self.uri}/{month}")
+        files.create_dir(root, recursive=True)
+        path = f"{root}/{kind}-{key}"
+        part = f"{path}.{uuid.uuid4().hex}{_PART}"
+        with files.open_output_stream(part, compression=None) as stream:
+            stream.write(content)
+        files.move(part, path)
+        self._remove_old(files, root, kind)
+
+    def _remove_old(self, files: fs.FileSystem, root: str, kind: str) -> None:
+        before = datetime.now(UTC) - _KEPT
+        for info in files.get_file_info(fs.FileSelector(root)):
+            if info.base_name.startswith(f"{kind}-") and info.mtime < before:
+                try:
+                    files.delete_file(info.path)
+                except FileNotFoundError:  # Somebody else did.
+                    continue

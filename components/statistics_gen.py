@@ -1,0 +1,165 @@
+"""StatisticsGen: the statistics of every split, merged of those of its files."""
+
+import hashlib
+import io
+import json
+import logging
+import os
+import pickle
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import apache_beam as beam
+import pyarrow as pa
+import tensorflow as tf
+import tensorflow_data_validation as tfdv
+
+# TFDV's own API has no statistics that can be merged; this is the module behind it, the same in the
+# versions that belong to TFX 1.16 and 1.21.
+from tensorflow_data_validation.statistics import stats_impl
+from tensorflow_metadata.proto.v0 import schema_pb2
+from tfx import v1 as tfx
+from tfx_bsl.coders import example_coder
+
+from components.artifacts import load_schema, split_pattern, statistics_uri
+from components.span_store import ShardName, SpanStore
+
+_KIND = "statistics"
+_BATCH_ROWS = 16_384
+# All that TFDV's accumulators are made of: what is kept can construct nothing else.
+_UNPICKLED = ("tensorflow_data_validation", "tfx_bsl", "numpy", "collections")
+
+
+@tfx.dsl.components.component(use_beam=True)
+def StatisticsGen(
+    examples: tfx.dsl.components.InputArtifact[tfx.types.standard_artifacts.Examples],
+    schema: tfx.dsl.components.InputArtifact[tfx.types.standard_artifacts.Schema],
+    statistics: tfx.dsl.components.OutputArtifact[tfx.types.standard_artifacts.ExampleStatistics],
+    beam_pipeline: tfx.dsl.components.BeamComponentParameter[beam.Pipeline] = None,
+) -> None:
+    """Computes what TFX's StatisticsGen does, in the same layout.
+
+    TFDV's accumulators of each file are kept in the `SpanStore` of the environment; those of a file
+    that an earlier run has counted are merged as they are. They are made of whole files at once:
+    the stock component spends most of its time on merging those of small batches.
+
+    Args:
+      examples: The splits, gzipped TFRecords.
+      schema: Types and domains of the features.
+      statistics: Component `outputs` contains: the statistics of each split.
+      beam_pipeline: Supplied by TFX.
+    """
+    expected = load_schema(schema)
+    splits = json.loads(examples.split_names)
+    files = [(s, f) for s in splits for f in tf.io.gfile.glob(split_pattern(examples, s))]
+    with beam_pipeline as pipeline:
+        _ = (
+            pipeline
+            | "Files" >> beam.Create(files)
+            | "Spread" >> beam.Reshuffle()
+            | "Count" >> beam.ParDo(_Count(expected, SpanStore.of_environment()))
+            | "Of a split" >> beam.GroupByKey()
+            | "Merge"
+            >> beam.ParDo(_Merge(expected, {s: statistics_uri(statistics, s) for s in splits}))
+        )
+    statistics.split_names = examples.split_names
+    statistics.span = examples.span
+
+
+Accumulators = list[Any]
+
+
+def _generators(schema: schema_pb2.Schema) -> list[Any]:
+    """What computes the statistics, each with an accumulator of its own."""
+    generators = stats_impl.get_generators(tfdv.StatsOptions(schema=schema), in_memory=True)
+    for generator in generators:
+        generator.setup()
+    return list(generators)
+
+
+class _Count(beam.DoFn):
+    """Makes the accumulators of a file of a split, or reads those that are kept."""
+
+    def __init__(self, schema: schema_pb2.Schema, store: SpanStore):
+        self._schema = schema
+        self._store = store
+
+    def setup(self) -> None:
+        self._generators = _generators(self._schema)
+        facts = self._schema.SerializeToString(deterministic=True) + tfdv.__version__.encode()
+        self._version = hashlib.sha256(facts).hexdigest()[:16]
+
+    def process(self, file: tuple[str, str]) -> Iterator[tuple[str, tuple[str, Accumulators]]]:
+        split, path = file
+        name = ShardName.parse(os.path.basename(path))
+        if name is None:  # Not of SpanExampleGen: its content may change under its name.
+            yield split, (path, self._count(path))
+            return
+        key = f"{name.key}-{self._version}"
+        accumulators = _load(self._store.read(_KIND, name.month, key))
+        if accumulators is None:
+            accumulators = self._count(path)
+            self._store.write(_KIND, name.month, key, pickle.dumps(accumulators))
+        yield split, (path, accumulators)
+
+    def _count(self, path: str) -> Accumulators:
+        accumulators = [g.create_accumulator() for g in self._generators]
+        for batch in _read(path):
+            accumulators = [
+                g.add_input(a, batch) for g, a in zip(self._generators, accumulators, strict=True)
+            ]
+        return [g.compact(a) for g, a in zip(self._generators, accumulators, strict=True)]
+
+
+class _Merge(beam.DoFn):
+    """Merges the accumulators of the files of a split and writes its statistics."""
+
+    def __init__(self, schema: schema_pb2.Schema, uris: dict[str, str]):
+        self._schema = schema
+        self._uris = uris
+
+    def setup(self) -> None:
+        self._generators = _generators(self._schema)
+
+    def process(self, element: tuple[str, Iterable[tuple[str, Accumulators]]]) -> Iterator[None]:
+        split, of_files = element
+        # In one order, whatever Beam's: quantiles depend on it a little.
+        in_order = [accumulators for _, accumulators in sorted(of_files, key=lambda file: file[0])]
+        merged = [
+            generator.merge_accumulators(list(accumulators))
+            for generator, accumulators in zip(
+                self._generators, zip(*in_order, strict=True), strict=True
+            )
+        ]
+        result = stats_impl.extract_statistics_output(merged, self._generators)
+        tf.io.gfile.makedirs(os.path.dirname(self._uris[split]))
+        with tf.io.gfile.GFile(self._uris[split], "wb") as file:
+            file.write(result.SerializeToString())
+        yield from ()
+
+
+def _read(path: str) -> Iterator[pa.RecordBatch]:
+    decoder = example_coder.ExamplesToRecordBatchDecoder()
+    for records in tf.data.TFRecordDataset(path, "GZIP").batch(_BATCH_ROWS).as_numpy_iterator():
+        yield decoder.DecodeBatch(list(records))
+
+
+def _load(kept: bytes | None) -> Accumulators | None:
+    """The accumulators that are kept; None if there are none, or they cannot be read."""
+    if kept is None:
+        return None
+    try:
+        accumulators: Accumulators = _Unpickler(io.BytesIO(kept)).load()
+    except Exception as error:  # Whatever damaged content makes of it.
+        logging.warning("Statistics that were kept cannot be read, and are made again: %s", error)
+        return None
+    return accumulators
+
+
+class _Unpickler(pickle.Unpickler):
+    """Refuses what accumulators do not hold: a pickle can otherwise call anything."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        if module.partition(".")[0] not in _UNPICKLED:
+            raise pickle.UnpicklingError(f"{module}.{name} is no part of statistics")
+        return super().find_class(module, name)

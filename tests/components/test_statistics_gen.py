@@ -1,0 +1,155 @@
+"""Tests that merged statistics are those of all rows, and that a file is counted once."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tensorflow_data_validation as tfdv
+from tensorflow_metadata.proto.v0 import statistics_pb2
+from tfx import v1 as tfx
+
+from components.artifacts import load_schema, load_statistics
+from components.span_example_gen import SPLITS, SpanExampleGen
+from components.statistics_gen import StatisticsGen
+
+TIME = "time_hour"
+Count = Callable[[Any], Any]
+
+
+@pytest.fixture(scope="session")
+def examples_of(
+    run_component: Callable[..., dict[str, Any]], curated_schema: Path, tiny_spans: Path
+) -> Callable[[int], Any]:
+    def run(as_of: int) -> Any:
+        parameters = {"time_column": TIME, "as_of": as_of, "window": 2, "data_uri": str(tiny_spans)}
+        return run_component(SpanExampleGen, {"schema": curated_schema}, **parameters)["examples"]
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def examples(examples_of: Callable[[int], Any]) -> Any:
+    return examples_of(201303)
+
+
+@pytest.fixture(scope="session")
+def count(run_component: Callable[..., dict[str, Any]], curated_schema: Path) -> Count:
+    def run(examples: Any) -> Any:
+        inputs = {"examples": examples, "schema": curated_schema}
+        return run_component(StatisticsGen, inputs)["statistics"]
+
+    return run
+
+
+def by_feature(
+    statistics: statistics_pb2.DatasetFeatureStatisticsList | None,
+) -> dict[str, statistics_pb2.FeatureNameStatistics]:
+    assert statistics is not None
+    return {feature.path.step[0]: feature for feature in statistics.datasets[0].features}
+
+
+def test_statistics_are_those_that_the_stock_component_finds(
+    count: Count, examples: Any, curated_schema: Path
+) -> None:
+    schema_artifact = tfx.types.standard_artifacts.Schema()
+    schema_artifact.uri = str(curated_schema)
+    schema = load_schema(schema_artifact)
+    ours = count(examples)
+    assert ours.split_names == examples.split_names
+    for split in SPLITS:
+        stock = tfdv.generate_statistics_from_tfrecord(
+            os.path.join(examples.uri, f"Split-{split}", "*"),
+            stats_options=tfdv.StatsOptions(schema=schema),
+        )
+        found = load_statistics(ours, split)
+        assert found is not None
+        assert found.datasets[0].num_examples == stock.datasets[0].num_examples
+        expected = by_feature(stock)
+        assert by_feature(found).keys() == expected.keys()
+        for name, feature in by_feature(found).items():
+            kind = feature.WhichOneof("stats")
+            assert kind == expected[name].WhichOneof("stats")
+            mine, other = getattr(feature, kind), getattr(expected[name], kind)
+            for field in ("num_non_missing", "num_missing", "tot_num_values"):
+                assert getattr(mine.common_stats, field) == getattr(other.common_stats, field)
+            if kind == "num_stats":
+                for field in ("mean", "std_dev", "min", "max", "num_zeros"):
+                    assert getattr(mine, field) == pytest.approx(getattr(other, field))
+                assert mine.median == pytest.approx(other.median, rel=0.02, abs=0.02)
+            else:
+                assert categories(mine) == categories(other)
+                assert mine.unique == other.unique
+        assert not tfdv.validate_statistics(
+            found, schema, environment="TRAINING", previous_statistics=stock
+        ).anomaly_info
+
+
+def categories(stats: statistics_pb2.StringStatistics) -> dict[str, float]:
+    return {bucket.label: bucket.sample_count for bucket in stats.rank_histogram.buckets}
+
+
+def test_a_file_that_was_counted_is_not_read_again(
+    count: Count, examples_of: Callable[[int], Any], store: Path
+) -> None:
+    """The files of a month are the same when it moves on in the window."""
+    examples = examples_of(201303)
+    first = count(examples)
+    for path in Path(examples.uri).rglob("*.gz"):
+        path.write_bytes(b"")
+    assert counts(count(examples)) == counts(first)
+
+
+def counts(statistics: Any) -> dict[str, dict[str, int]]:
+    return {
+        split: {
+            name: getattr(feature, feature.WhichOneof("stats")).common_stats.num_non_missing
+            for name, feature in by_feature(load_statistics(statistics, split)).items()
+        }
+        for split in SPLITS
+    }
+
+
+class Call:
+    """What a pickle of somebody else might do."""
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    def __reduce__(self) -> Any:
+        return (Path.touch, (self.path,))
+
+
+def test_what_is_kept_and_cannot_be_read_is_made_again_and_calls_nothing(
+    count: Count, examples: Any, store: Path, tmp_path: Path
+) -> None:
+    first = count(examples)
+    truncated, emptied, foreign, *_ = sorted(store.rglob("statistics-*"))
+    truncated.write_bytes(truncated.read_bytes()[:-20])
+    emptied.write_bytes(b"")
+    foreign.write_bytes(pickle.dumps(Call(tmp_path / "called")))
+    assert counts(count(examples)) == counts(first)
+    assert not (tmp_path / "called").exists()
+    assert min(len(path.read_bytes()) for path in (truncated, emptied, foreign)) > 200
+
+
+def test_another_schema_is_counted_anew(
+    run_component: Callable[..., dict[str, Any]],
+    count: Count,
+    examples: Any,
+    store: Path,
+    curated_schema: Path,
+    tmp_path: Path,
+) -> None:
+    count(examples)
+    kept = len(list(store.rglob("statistics-*")))
+    other = shutil.copytree(curated_schema, tmp_path / "schema")
+    text = (other / "schema.pbtxt").read_text()
+    (other / "schema.pbtxt").write_text(text + '\nfeature { name: "other" type: INT }\n')
+    run_component(StatisticsGen, {"examples": examples, "schema": other})
+    assert len(list(store.rglob("statistics-*"))) == 2 * kept

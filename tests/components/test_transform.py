@@ -1,0 +1,197 @@
+"""Tests that a transformation is TFT's own whatever was kept, and that a month is analysed once."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tensorflow as tf
+import tensorflow_transform as tft
+from tfx import v1 as tfx
+
+from components.errors import UserError
+from components.networks import read_columns
+from components.span_example_gen import SpanExampleGen
+from components.transform import Transform
+
+Run = Callable[..., dict[str, Any]]
+MONTHS = (201303, 201304)
+
+
+def learn(inputs: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+    """A `preprocessing_fn` with several kinds of analyzers."""
+    return {
+        "dest": tft.compute_and_apply_vocabulary(inputs["dest"], num_oov_buckets=1),
+        "distance": tft.scale_to_z_score(inputs["distance"]),
+        "age": tft.max(inputs["time_hour"]) - inputs["time_hour"],
+        "late": inputs["late"],
+    }
+
+
+def learn_in_phases(inputs: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+    """One that learns a mean of what it has scaled by another."""
+    distance = tft.scale_to_z_score(inputs["distance"])
+    return {"above": distance - tft.mean(tf.maximum(distance, 0.0))}
+
+
+def fail(inputs: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+    raise UserError("this function cannot be applied")
+
+
+@pytest.fixture(scope="session")
+def examples(run_component: Run, curated_schema: Path, tiny_spans: Path) -> dict[int, Any]:
+    """Two windows, of which the second has one month more and one less."""
+    found = {}
+    for as_of in MONTHS:
+        parameters = {"time_column": "time_hour", "as_of": as_of, "window": 2}
+        inputs = {"schema": curated_schema}
+        found[as_of] = run_component(
+            SpanExampleGen, inputs, data_uri=str(tiny_spans), **parameters
+        )["examples"]
+    return found
+
+
+@pytest.fixture(scope="session")
+def transform(run_component: Run, curated_schema: Path) -> Run:
+    def run(examples: Any, function: str = "learn", **parameters: Any) -> dict[str, Any]:
+        inputs = {"examples": examples, "schema": curated_schema}
+        name = f"{__name__}.{function}" if "." not in function else function
+        return run_component(Transform, inputs, preprocessing_fn=name, **parameters)
+
+    return run
+
+
+def columns_of(outputs: dict[str, Any], split: str) -> dict[str, np.ndarray]:
+    schema = tft.TFTransformOutput(outputs["transform_graph"].uri).transformed_metadata.schema
+    return read_columns(outputs["transformed_examples"], split, schema)
+
+
+def assert_same(one: dict[str, Any], other: dict[str, Any]) -> None:
+    for split in ("train", "eval"):
+        left, right = columns_of(one, split), columns_of(other, split)
+        assert left.keys() == right.keys()
+        for name in left:
+            np.testing.assert_allclose(left[name], right[name], rtol=1e-5, atol=1e-6)
+
+
+@pytest.fixture(scope="session")
+def fresh(transform: Run, examples: dict[int, Any]) -> dict[int, dict[str, Any]]:
+    """What comes of both windows without a store."""
+    return {as_of: transform(examples[as_of]) for as_of in MONTHS}
+
+
+def test_every_row_is_what_the_saved_graph_makes_of_it_in_its_file_and_order(
+    fresh: dict[int, dict[str, Any]], examples: dict[int, Any], curated_schema: Path
+) -> None:
+    outputs = fresh[MONTHS[0]]
+    graph = tft.TFTransformOutput(outputs["transform_graph"].uri)
+    assert outputs["transformed_examples"].split_names == '["train", "eval"]'
+    for split in ("train", "eval"):
+        names = sorted(p.name for p in Path(examples[MONTHS[0]].uri, f"Split-{split}").iterdir())
+        folder = Path(outputs["transformed_examples"].uri, f"Split-{split}")
+        assert sorted(path.name for path in folder.iterdir()) == names
+        files = [str(Path(examples[MONTHS[0]].uri, f"Split-{split}", name)) for name in names]
+        records = list(tf.data.TFRecordDataset(files, "GZIP").as_numpy_iterator())
+        raw = tf.io.parse_example(records, graph.raw_feature_spec())
+        expected = graph.transform_features_layer()(raw)
+        found = columns_of(outputs, split)
+        assert found.keys() == expected.keys()
+        for name in found:
+            np.testing.assert_allclose(found[name], expected[name].numpy(), rtol=1e-5, atol=1e-6)
+
+
+def test_what_is_learned_is_learned_of_the_split_to_analyze_alone(
+    fresh: dict[int, dict[str, Any]],
+) -> None:
+    train = columns_of(fresh[MONTHS[0]], "train")
+    assert np.mean(train["distance"]) == pytest.approx(0, abs=1e-4)
+    assert np.std(train["distance"]) == pytest.approx(1, abs=1e-4)
+    assert set(np.unique(train["dest"])) == set(range(train["dest"].max() + 1))
+    assert np.mean(columns_of(fresh[MONTHS[0]], "eval")["distance"]) != pytest.approx(0, abs=1e-4)
+
+
+def test_with_what_is_kept_of_earlier_months_it_is_the_same_transformation(
+    transform: Run, examples: dict[int, Any], fresh: dict[int, dict[str, Any]], store: Path
+) -> None:
+    assert_same(transform(examples[MONTHS[0]]), fresh[MONTHS[0]])
+    before = {path.name: path.stat().st_mtime_ns for path in store.rglob("analysis-*")}
+    assert {path.parent.name for path in store.rglob("analysis-*")} == {"201301", "201302"}
+    assert_same(transform(examples[MONTHS[1]]), fresh[MONTHS[1]])
+    after = {path.name: path for path in store.rglob("analysis-*")}
+    # January is not in the window; of February its last days are new, and March is.
+    assert sorted(path.parent.name for name, path in after.items() if name not in before) == [
+        "201302",
+        "201303",
+    ]
+    assert all(after[name].stat().st_mtime_ns == written for name, written in before.items())
+    # Once more, with everything kept.
+    assert_same(transform(examples[MONTHS[1]]), fresh[MONTHS[1]])
+    assert len(list(store.rglob("analysis-*"))) == len(after)
+
+
+def test_a_month_that_is_kept_is_not_read_to_be_analysed(
+    transform: Run, examples: dict[int, Any], fresh: dict[int, dict[str, Any]], store: Path
+) -> None:
+    transform(examples[MONTHS[0]])
+    damaged = tfx.types.standard_artifacts.Examples()
+    damaged.uri = str(shutil.copytree(examples[MONTHS[0]].uri, store.parent / "damaged"))
+    damaged.split_names = examples[MONTHS[0]].split_names
+    for path in Path(damaged.uri, "Split-train").iterdir():
+        path.write_bytes(b"")
+    found = transform(damaged, transform='["eval"]')
+    for name, column in columns_of(found, "eval").items():
+        np.testing.assert_allclose(column, columns_of(fresh[MONTHS[0]], "eval")[name], rtol=1e-5)
+
+
+def test_what_is_kept_and_cannot_be_read_is_made_again(
+    transform: Run, examples: dict[int, Any], fresh: dict[int, dict[str, Any]], store: Path
+) -> None:
+    transform(examples[MONTHS[0]], transform='["eval"]')
+    truncated, emptied = sorted(store.rglob("analysis-*"))
+    truncated.write_bytes(truncated.read_bytes()[:-20])
+    emptied.write_bytes(b"")
+    assert_same(transform(examples[MONTHS[0]]), fresh[MONTHS[0]])
+    assert min(len(path.read_bytes()) for path in (truncated, emptied)) > 100
+
+
+def test_another_function_is_analysed_anew(
+    transform: Run, examples: dict[int, Any], store: Path
+) -> None:
+    transform(examples[MONTHS[0]], transform="[]")
+    kept = len(list(store.rglob("analysis-*")))
+    other = "pipeline.preprocessing.preprocessing_fn"
+    found = transform(examples[MONTHS[0]], other)
+    assert len(list(store.rglob("analysis-*"))) == 2 * kept
+    assert "numeric" in columns_of(found, "train")
+
+
+def test_a_function_that_learns_in_phases_has_all_rows_whatever_is_kept(
+    transform: Run, examples: dict[int, Any], store: Path
+) -> None:
+    """TFT keeps no second phase, for it depends on the first one of the whole window."""
+    one, other = (transform(examples[MONTHS[0]], "learn_in_phases") for _ in range(2))
+    assert_same(one, other)
+    assert np.min(columns_of(one, "train")["above"]) < 0
+
+
+def test_a_function_that_is_not_there_is_named(transform: Run, examples: dict[int, Any]) -> None:
+    with pytest.raises(
+        UserError, match=r"'pipeline\.nothing' is not the import path of a function"
+    ):
+        transform(examples[MONTHS[0]], "pipeline.nothing")
+
+
+def test_a_split_that_is_not_there_is_named(transform: Run, examples: dict[int, Any]) -> None:
+    with pytest.raises(UserError, match="no split 'other'; they have train, eval, test"):
+        transform(examples[MONTHS[0]], analyze='["other"]')
+
+
+def test_what_the_function_says_is_wrong_is_the_message(
+    transform: Run, examples: dict[int, Any]
+) -> None:
+    with pytest.raises(UserError, match=r"^this function cannot be applied$"):
+        transform(examples[MONTHS[0]], "fail")
