@@ -20,6 +20,7 @@ from components.artifacts import (
     split_pattern,
 )
 from components.data_gate import nearest_drift
+from components.errors import DataError
 from components.evaluator.results import OVERALL, read_baseline_metrics, read_metrics
 from components.predictors import load_predictor
 from orchestration import tfx_internals
@@ -89,16 +90,24 @@ def measure(
     return Measurement(new_auc, served_version, served_auc, first_auc, _drift(run))
 
 
-def _auc(model_uri: str, examples: tfx.dsl.Artifact, label: str) -> float:
-    """AUC of a model, in the form that the Evaluator takes, on the split `test`."""
+def _auc(model_uri: str, examples: tfx.dsl.Artifact, label: str) -> float | None:
+    """AUC of a model, in the form that the Evaluator takes, on the split `test`.
+
+    None where there is none: the model cannot read the rows, or the labels are not 0 and 1.
+    """
     model = load_predictor(model_uri)
+    spec = {label: tf.io.FixedLenFeature([], tf.int64, default_value=-1)}
     files = sorted(tf.io.gfile.glob(split_pattern(examples, _TEST)))
     answers, labels = [], []
     for batch in tf.data.TFRecordDataset(files, "GZIP").batch(_BATCH_ROWS):
         rows = batch.numpy()
-        answers.append(model.predict(rows)[:, 0])
-        spec = {label: tf.io.FixedLenFeature([], tf.int64)}
-        labels.append(tf.io.parse_example(rows, spec)[label].numpy())
+        try:
+            answers.append(model.predict(rows)[:, 0])
+            labels.append(tf.io.parse_example(rows, spec)[label].numpy())
+        except (DataError, tf.errors.InvalidArgumentError):
+            return None
+    if not labels or set(np.concatenate(labels)) != {0, 1}:
+        return None
     return float(roc_auc_score(np.concatenate(labels), np.concatenate(answers)))
 
 
