@@ -288,9 +288,16 @@ def _say_with_time(text: str) -> None:
     click.echo(f"{datetime.now():%Y-%m-%d %H:%M:%S} {text}")
 
 
+_MONTH = click.IntRange(190001, 299912)
+
+
 @main.command("replay", epilog=_REPLAY_EPILOG)
-@click.option("--from", "first", type=int, required=True, help="First month to judge on, YYYYMM.")
-@click.option("--to", "last", type=int, required=True, help="Last month to judge on, YYYYMM.")
+@click.option(
+    "--from", "first", type=_MONTH, required=True, metavar="YYYYMM", help="First month to judge on."
+)
+@click.option(
+    "--to", "last", type=_MONTH, required=True, metavar="YYYYMM", help="Last month to judge on."
+)
 @_window_option
 @click.option(
     "--output",

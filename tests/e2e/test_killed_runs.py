@@ -30,6 +30,9 @@ from serving.signing import default_public_key
 from serving.signing import verify as verify_signature
 from tests.conftest import PROJECT, Cli, PushedRun
 
+# The worst moment: the version can be seen, and nothing else knows of it yet.
+PUBLISHED = "published"
+
 # Nodes to be killed at work, in the order in which a run after the other gets to them, and seconds
 # within which.
 TARGETS = (
@@ -41,9 +44,9 @@ TARGETS = (
     ("Quantizer", 4.0),
     ("Evaluator", 3.0),
     ("ServingValidator", 3.0),
-    ("Pusher", 0.3),
-    ("Pusher", 0.6),
-    ("Pusher", 0.9),
+    ("Pusher", 0.4),
+    ("Pusher", 0.8),
+    (PUBLISHED, 0.1),
 )
 # Others are killed within so many seconds of their start, whatever they do then.
 UNTARGETED, WITHIN = 9, 4.0
@@ -152,8 +155,10 @@ def test_runs_that_are_killed_at_any_moment_harm_nothing(
     print(f"To repeat this: KILL_SEED={seed}")
     chance = random.Random(seed)
     targets = iter(TARGETS)
-    kinds = [True] * len(TARGETS) + [False] * UNTARGETED
-    chance.shuffle(kinds)
+    # Whether at a target or at any time, and whether all processes or the runner alone.
+    kills = [(True, number % 2 == 0) for number in range(len(TARGETS))]
+    kills += [(False, number % 2 == 0) for number in range(UNTARGETED)]
+    chance.shuffle(kills)
     shutil.copytree(pushed.cli.output, tmp_path / "output")
     firings = Firings(Cli(pushed.cli.data, tmp_path / "output"), tmp_path)
     directory = OutputDirectory(firings.cli.output)
@@ -161,30 +166,31 @@ def test_runs_that_are_killed_at_any_moment_harm_nothing(
     firings.check()
     killed = set()
     pushes = 0
-    for number, targeted in enumerate(kinds):
+    for number, (targeted, alone) in enumerate(kills):
         run_id = f"kill-{number:02}"
         process = firings.start(run_id)
-        node, within = next(targets) if targeted else ("", WITHIN)
-        if node:
-            log = directory.logs(run_id) / f"{node}.log"
+        target, within = next(targets) if targeted else ("", WITHIN)
+        if target == PUBLISHED:
+            wait_until(lambda: firings.models.versions() != before, process)
+        elif target:
+            log = directory.logs(run_id) / f"{target}.log"
             wait_until(log.exists, process)
         moment = time.monotonic() + chance.uniform(0, within)
         wait_until(lambda: time.monotonic() >= moment, process)  # noqa: B023
-        if process.is_alive():
-            killed.add(run_id)
-        alone = chance.random() < 0.5
         if alone:  # Its nodes notice, while the next run may have begun.
             process.kill()
         else:
             kill_all(server)
         process.join()
-        print(f"{run_id}: {node or 'any'}, {'runner' if alone else 'all'}, {process.exitcode}")
+        print(f"{run_id}: {target or 'any'}, {'runner' if alone else 'all'}, {process.exitcode}")
         firings.check()
         assert process.exitcode in (-signal.SIGKILL, 0)
+        if process.exitcode:
+            killed.add(run_id)
         if new := set(firings.models.versions()) - set(before):
-            pushes += 1
             kill_all(server)
             assert "Nothing new" in firings.finish(f"idle-{number:02}")
+            pushes += 1
             (version,) = new
             firings.forget(version)
     kill_all(server)
@@ -197,3 +203,4 @@ def test_runs_that_are_killed_at_any_moment_harm_nothing(
     # The earliest are killed before they have left a trace.
     assert {outcomes[run_id] for run_id in killed & outcomes.keys()} == {KILLED}
     assert len(killed & outcomes.keys()) >= len(TARGETS) - 3
+    assert pushes >= 1  # By the one that was killed just after that.
