@@ -25,7 +25,7 @@ from rich.table import Table
 from rich.text import Text
 
 from components.errors import UserError
-from orchestration.helper_process import Helper
+from orchestration.helper_process import Helper, HelperError
 from orchestration.history import (
     INTERRUPTED,
     NOT_BLESSED,
@@ -69,7 +69,7 @@ class Month:
       served_auc: AUC of that version.
       first_auc: AUC of the first version that was ever pushed: what would have been served had it
         never been retrained.
-      reference_auc: AUC of the reference that is no part of the pipeline.
+      reference_auc: AUC of the reference that is no part of the pipeline; None if it failed.
       drift: Feature, drift and limit of the feature that came nearest to its limit.
     """
 
@@ -153,7 +153,7 @@ class Life:
         Raises:
           BusyError: If a run is using the directory.
           ForeignDirectoryError: See `check`.
-          HelperError: If the reference or the measurement failed.
+          HelperError: If a finished run could not be measured.
           KeyboardInterrupt: If it was stopped.
         """
         with self.directory.locked():
@@ -243,7 +243,10 @@ class Life:
             finally:
                 measuring.stop()
             if beside:
-                reference = beside.result()
+                try:
+                    reference = beside.result()
+                except HelperError as error:  # What the gate stopped may be of no use to it either.
+                    self.say(f"no reference for {month}: {error}")
             return dataclasses.replace(lived, reference_auc=reference, **measured)
         finally:
             if beside:

@@ -178,6 +178,15 @@ def test_a_reference_that_is_known_is_not_computed_again(world: World, tmp_path:
     assert notes == ["201302", "201303", "201304"]
 
 
+def test_a_reference_that_fails_is_told_and_does_not_end_the_replay(world: World) -> None:
+    life = world.life()
+    life = replace(life, reference=("toy_measurement.fail", dict.fromkeys(KEYS, ("no",))))
+    months = life.live({})
+    assert [m.outcome for m in months] == ["pushed"] * 3
+    assert [m.reference_auc for m in months] == [None] * 3
+    assert "no reference for 201303: toy_measurement.fail: ValueError: no" in world.said[3]
+
+
 def lived(world: World) -> None:
     world.life().live({})
 
