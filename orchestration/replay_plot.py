@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping, Sequence
+from math import nan
 from pathlib import Path
 
 from matplotlib.axes import Axes
@@ -56,11 +57,13 @@ def _draw_aucs(axes: Axes, lives: Mapping[str, Sequence[Month]], place: dict[int
     references: dict[int, float] = {}
     for color, rows in zip(_cycle(len(lives)), lives.values(), strict=True):
         for key, (_, style, own, marker) in _LINES.items():
-            points = [(place[r.month], auc) for r in rows if (auc := getattr(r, key)) is not None]
+            # A month without a value is a gap in the line.
+            aucs = [nan if (auc := getattr(row, key)) is None else auc for row in rows]
+            points = list(zip((place[row.month] for row in rows), aucs, strict=True))
             shown = color if several else own
             axes.plot(*_columns(points), style, color=shown, marker=marker, markersize=5)
             if key == "new_auc":
-                held = [p for p, r in zip(points, _with(rows, key), strict=True) if r != PUSHED]
+                held = [p for p, r in zip(points, rows, strict=True) if r.outcome != PUSHED]
                 axes.plot(*_columns(held), "o", color="white", markeredgecolor=shown, markersize=9)
         references |= {r.month: r.reference_auc for r in rows if r.reference_auc is not None}
     _, style, color, marker = _REFERENCE
@@ -86,14 +89,17 @@ def _draw_aucs(axes: Axes, lives: Mapping[str, Sequence[Month]], place: dict[int
 
 
 def _draw_drift(axes: Axes, lives: Mapping[str, Sequence[Month]], place: dict[int, int]) -> None:
+    several = len(lives) > 1
     width = 0.6 / len(lives)
     for number, (color, rows) in enumerate(zip(_cycle(len(lives)), lives.values(), strict=True)):
         for row in rows:
             center = place[row.month] + width * (number - (len(lives) - 1) / 2)
             share = row.drift[1] / row.drift[2] if row.drift else 0.0
-            axes.bar(center, share, width * 0.95, color=color if len(lives) > 1 else "#adb5bd")
+            axes.bar(center, share, width * 0.95, color=color if several else "#adb5bd")
             text = _SHORT.get(row.outcome, row.outcome)
-            if row.drift and len(lives) == 1:
+            if several:  # There is little room: what is not said was pushed.
+                text = "" if row.outcome == PUSHED else text
+            elif row.drift:
                 text = f"{row.drift[0]}\n{text}"
             axes.annotate(
                 text,
@@ -103,17 +109,13 @@ def _draw_drift(axes: Axes, lives: Mapping[str, Sequence[Month]], place: dict[in
                 ha="center",
                 va="bottom",
                 fontsize=8,
+                rotation=90 if several else 0,
                 color="#212529" if row.outcome == PUSHED else "#c92a2a",
             )
     axes.axhline(1, color="#c92a2a", linewidth=1, linestyle="--")
     axes.set_ylabel("drift nearest its limit,\nshare of the limit")
     axes.yaxis.set_major_formatter(PercentFormatter(1))
     axes.set_ylim(0, max(1.55, axes.dataLim.y1 + 0.5))
-
-
-def _with(rows: Sequence[Month], key: str) -> list[str]:
-    """Outcomes of the months that have a value."""
-    return [row.outcome for row in rows if getattr(row, key) is not None]
 
 
 def _columns(points: Sequence[tuple[float, float]]) -> tuple[list[float], list[float]]:
