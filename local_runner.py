@@ -10,6 +10,7 @@ os.environ["TF_USE_LEGACY_KERAS"] = "1"
 
 import dataclasses
 import hashlib
+import importlib
 import json
 import math
 import shlex
@@ -30,7 +31,7 @@ from rich.text import Text
 from components import spans
 from components.errors import BlockingAnomalies, UserError
 from components.span_store import STORE_VARIABLE
-from orchestration import history
+from orchestration import history, replay
 from orchestration.cache_keys import CodeVersion
 from orchestration.display import RunDisplay
 from orchestration.history import RunRecord
@@ -47,6 +48,7 @@ from orchestration.schedule import (
     SystemClock,
 )
 from pipeline.config import Config, KubeflowConfig, load_config
+from pipeline.features import LABEL
 from serving.directory import ModelDirectory, find_models
 from serving.signing import KeyFileError, SignatureError, default_public_key, ensure_key_pair
 from serving.signing import verify as verify_signature
@@ -74,6 +76,19 @@ Examples:
 Exit status with --once: as of `run`; 0 also when nothing is new, or data is not complete yet.
 """
 
+_REPLAY_EPILOG = """\b
+Examples:
+  python local_runner.py replay --from 201306 --to 201312
+  python local_runner.py replay --from 201306 --to 201312 --window 3 --output output/three
+  python local_runner.py replay --from 201306 --to 201312 --compare slow:training.learning_rate=1e-4
+
+\b
+Exit status:
+  0 all months were lived through, whatever was decided    1 a run failed
+  2 wrong usage, or the directory holds something else    75 another run is using it
+  130 stopped by Ctrl-C or SIGTERM; the same command goes on from there
+"""
+
 _WIDTH_OF_A_FILE = 160
 
 
@@ -91,25 +106,21 @@ _output_option = click.option(
 )
 
 
+_window_option = click.option(
+    "--window", type=int, help="Months before it to learn from. Default: 6."
+)
+_config_option = click.option(
+    "--config", "config_path", metavar="FILE.toml", help="Configuration file."
+)
+_set_option = click.option(
+    "--set", "settings", multiple=True, metavar="KEY=VALUE", help="One setting; over the file."
+)
+
+
 def _run_options(command: Any) -> Any:
     """The options that say what a run does."""
-    for option in reversed(
-        (
-            click.option("--as-of", type=int, help="Month to judge on, YYYYMM. Default: newest."),
-            click.option("--window", type=int, help="Months before it to learn from. Default: 6."),
-            _output_option,
-            click.option(
-                "--config", "config_path", metavar="FILE.toml", help="Configuration file."
-            ),
-            click.option(
-                "--set",
-                "settings",
-                multiple=True,
-                metavar="KEY=VALUE",
-                help="One setting; over the file.",
-            ),
-        )
-    ):
+    as_of = click.option("--as-of", type=int, help="Month to judge on, YYYYMM. Default: newest.")
+    for option in (_set_option, _config_option, _output_option, _window_option, as_of):
         command = option(command)
     return command
 
@@ -276,6 +287,157 @@ def _say_plainly(text: str) -> None:
 
 def _say_with_time(text: str) -> None:
     click.echo(f"{datetime.now():%Y-%m-%d %H:%M:%S} {text}")
+
+
+_MONTH = click.IntRange(190001, 299912)
+
+
+@main.command("replay", epilog=_REPLAY_EPILOG)
+@click.option(
+    "--from", "first", type=_MONTH, required=True, metavar="YYYYMM", help="First month to judge on."
+)
+@click.option(
+    "--to", "last", type=_MONTH, required=True, metavar="YYYYMM", help="Last month to judge on."
+)
+@_window_option
+@click.option(
+    "--output",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=Path("output/replay"),
+    show_default=True,
+    help="Directory for what the runs leave behind, and for the result.",
+)
+@_config_option
+@_set_option
+@click.option(
+    "--compare",
+    "variants",
+    multiple=True,
+    metavar="NAME:KEY=VALUE[,KEY=VALUE]",
+    help="Live through the months once more, with these settings over the others.",
+)
+def replay_months(
+    first: int,
+    last: int,
+    window: int | None,
+    output: Path,
+    config_path: str | None,
+    settings: tuple[str, ...],
+    variants: tuple[str, ...],
+) -> None:
+    """Lives through past months as the schedule would have, and says what retraining was worth.
+
+    Each month is a run as of that month; what it pushes is served on the next one. The result, a
+    table and a plot, goes to the output directory as replay.csv and replay.png.
+    """
+    months = spans.months_between(first, last)
+    if not months:
+        raise click.UsageError(f"--from {first} comes after --to {last}")
+    given = _given(None, window, settings)
+    console = Console(
+        file=os.fdopen(os.dup(1), "w"),
+        highlight=False,
+        width=None if sys.stdout.isatty() else _WIDTH_OF_A_FILE,
+    )
+    directory = OutputDirectory(output.resolve())
+
+    def make_life(name: str, root: Path, settings: list[str]) -> replay.Life:
+        return _make_life(name, OutputDirectory(root), config_path, settings, months, console)
+
+    try:
+        lives = [make_life("base", directory.root, given)]
+        for variant in variants:
+            name, changes = replay.parse_variant(variant)
+            if name in {life.name for life in lives}:
+                raise click.UsageError(f"--compare {variant!r}: the name {name!r} is taken")
+            root = directory.root / "compare" / name
+            lives.append(make_life(name, root, [*given, *changes]))
+        for life in lives:
+            life.check()
+    except (UserError, ValueError) as error:
+        raise click.UsageError(str(error)) from error
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        status = _live(lives, directory, console)
+    except BusyError as error:
+        _say_error(console, str(error))
+        status = BUSY_STATUS
+    except UserError as error:
+        _say_error(console, str(error))
+        status = STATUS[history.FAILED]
+    except KeyboardInterrupt:
+        console.print("Stopped. The same command goes on from there.")
+        status = STATUS[history.INTERRUPTED]
+    sys.exit(status)
+
+
+def _make_life(
+    name: str,
+    directory: OutputDirectory,
+    config_path: str | None,
+    settings: list[str],
+    months: list[int],
+    console: Console,
+) -> replay.Life:
+    """What a replay needs to know of one set of settings.
+
+    Raises:
+      UserError: If the configuration or the data of a month cannot be used.
+    """
+    configs = {m: load_config(config_path, [*settings, f"data.as_of={m}"]) for m in months}
+    data = {month: config.data for month, config in configs.items()}
+
+    def run(month: int) -> RunRecord:
+        record = RunRecord(new_run_id(), started=history.now())
+        outcome = _recorded(configs[month], directory, console, record, use_cache=True)
+        written = history.read_run(directory, record.run_id)
+        return written or dataclasses.replace(record, outcome=outcome)
+
+    def served() -> tuple[int, str] | None:
+        models = ModelDirectory(str(directory.serving), configs[months[0]].model_name)
+        version = models.served()
+        key = str(_provenance(models, version).get("run_key", "")) if version else ""
+        return (version, key) if version else None
+
+    def prepare() -> None:
+        logs = directory.logs("replay")
+        logs.mkdir(parents=True, exist_ok=True)
+        start_fork_server(logs / "imports.log")
+        redirect_output(str(logs / "replay.log"))
+        _import_tfx(console)
+
+    return replay.Life(
+        name=name,
+        directory=directory,
+        run_keys={m: _prepare(configs[m], directory).situation.run_key for m in months},
+        run=run,
+        served=served,
+        reference=(
+            "pipeline.reference.reference_auc",
+            {m: (data[m].uri, data[m].as_of, data[m].window) for m in months},
+        ),
+        label=LABEL,
+        prepare=prepare,
+        say=lambda text: console.print(Text(f"\n{text}", "bold")),
+    )
+
+
+def _live(lives: list[replay.Life], directory: OutputDirectory, console: Console) -> int:
+    """Lives through all lives, shows what came of them, and returns the exit status."""
+    references: dict[tuple[Any, ...], float] = {}
+    lived = {life.name: life.live(references) for life in lives}
+    from orchestration.replay_plot import draw
+
+    table, plot = directory.root / "replay.csv", directory.root / "replay.png"
+    replay.write_csv(lived, table)
+    draw(lived, plot)
+    console.print()
+    console.print(replay.make_table(lived))
+    for line in replay.conclusion(lived):
+        console.print(Text(line), soft_wrap=True)
+    console.print(Text(f"Written to {table} and {plot}"), soft_wrap=True)
+    whole = all(month.is_lived for months in lived.values() for month in months)
+    return STATUS[history.NOTHING_NEW if whole else history.FAILED]
 
 
 @main.command()
@@ -479,12 +641,10 @@ def _run(
     logs.mkdir(parents=True, exist_ok=True)
     start_fork_server(logs / "imports.log")
     redirect_output(str(logs / "runner.log"))
-    spinner = Spinner("dots", "Importing TFX …")
-    with Live(
-        spinner, console=console, transient=True, redirect_stdout=False, redirect_stderr=False
-    ):
-        from orchestration import tfx_internals
-        from pipeline.pipeline import create_pipeline
+    _import_tfx(console)
+    from orchestration import tfx_internals
+    from pipeline.pipeline import create_pipeline
+
     pipeline = create_pipeline(
         config,
         pipeline_root=str(directory.artifacts),
@@ -510,6 +670,15 @@ def _run(
     finally:
         tfx_internals.cancel_unfinished(store)
     return _conclude(console, runner, results, record)
+
+
+def _import_tfx(console: Console) -> None:
+    """Imports what takes long, and says so."""
+    spinner = Spinner("dots", "Importing TFX …")
+    with Live(
+        spinner, console=console, transient=True, redirect_stdout=False, redirect_stderr=False
+    ):
+        importlib.import_module("pipeline.pipeline")
 
 
 def _signing_key(config: Config, directory: OutputDirectory) -> str:

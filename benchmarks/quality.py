@@ -7,18 +7,10 @@ import tempfile
 from pathlib import Path
 
 import click
-import pandas as pd
-import pyarrow.parquet as pq
-from sklearn.ensemble import HistGradientBoostingClassifier
-from sklearn.metrics import roc_auc_score
-from sklearn.preprocessing import OrdinalEncoder
 
 from benchmarks.common import report, run_measured
-from components import spans
 from pipeline.config import load_config
-from pipeline.features import LABEL, RAW_FEATURES, VOCABULARIES
-
-_SEED = 7
+from pipeline.reference import reference_auc
 
 
 @click.command()
@@ -37,12 +29,13 @@ def main(months: tuple[int, ...], seeds: tuple[int, ...]) -> None:
     The reference learns from the whole window; the pipeline's model keeps the window's last days
     for early stopping.
     """
+    source = load_config().data
     rows, data = [], []
     ours, references = [], []
     for month in months:
         by_seed = [pipeline_auc(month, seed) for seed in seeds]
         ours.append(sum(by_seed) / len(by_seed))
-        references.append(reference_auc(month))
+        references.append(reference_auc(source.uri, month, source.window))
         rows.append(_row(str(month), ours[-1], references[-1]))
         data.append({"month": month, "seeds": seeds, "ours": by_seed, "reference": references[-1]})
     rows.append(_row("mean", sum(ours) / len(ours), sum(references) / len(references)))
@@ -63,27 +56,6 @@ def pipeline_auc(month: int, seed: int) -> float:
         )
         (record,) = Path(output).glob("serving_model/*/.flightdeck/*/provenance.json")
         return float(json.loads(record.read_text())["metrics"]["auc"])
-
-
-def reference_auc(month: int) -> float:
-    """AUC of scikit-learn's HistGradientBoosting with its defaults, categories as such."""
-    data = load_config().data
-    window = spans.resolve_window(data.uri, month, data.window)
-    learned = _read([path for span in window.train for path in span.files])
-    test = _read(list(window.test.files))
-    categories = list(VOCABULARIES)
-    encoder = OrdinalEncoder(handle_unknown="use_encoded_value", unknown_value=-1)
-    learned[categories] = encoder.fit_transform(learned[categories])
-    test[categories] = encoder.transform(test[categories])
-    model = HistGradientBoostingClassifier(categorical_features=categories, random_state=_SEED)
-    features = list(RAW_FEATURES)
-    model.fit(learned[features], learned[LABEL])
-    return float(roc_auc_score(test[LABEL], model.predict_proba(test[features])[:, 1]))
-
-
-def _read(paths: list[str]) -> pd.DataFrame:
-    columns = [*RAW_FEATURES, LABEL]
-    return pd.concat([pq.read_table(path, columns=columns).to_pandas() for path in paths])
 
 
 def _row(name: str, ours: float, reference: float) -> list[str]:

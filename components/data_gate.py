@@ -389,11 +389,33 @@ def _drifts(result: anomalies_pb2.Anomalies) -> Iterator[tuple[str, float, float
             yield info.path.step[0], measured.value, measured.threshold
 
 
+def nearest_drift(
+    new: statistics_pb2.DatasetFeatureStatisticsList,
+    served: statistics_pb2.DatasetFeatureStatisticsList,
+    schema: schema_pb2.Schema,
+) -> tuple[str, float, float] | None:
+    """The drift that comes nearest to its limit, or is furthest beyond it.
+
+    Args:
+      new: Statistics of the new data.
+      served: Statistics that the served model learned from.
+      schema: What sets the limits.
+
+    Returns:
+      The feature, how far it has drifted, and its limit; None if the schema limits no drift.
+    """
+    return _nearest(tfdv.validate_statistics(new, schema, previous_statistics=served))
+
+
+def _nearest(result: anomalies_pb2.Anomalies) -> tuple[str, float, float] | None:
+    return max(_drifts(result), key=lambda drift: drift[1] / drift[2], default=None)
+
+
 def _describe_drift(result: anomalies_pb2.Anomalies) -> str:
-    drifts = sorted(_drifts(result), key=lambda drift: drift[1] / drift[2])
-    if not drifts:
+    nearest = _nearest(result)
+    if nearest is None:
         return "compared"
-    feature, value, threshold = drifts[-1]
+    feature, value, threshold = nearest
     return f"compared, nearest its limit {feature} ({value:.2g} of {threshold:g})"
 
 

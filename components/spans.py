@@ -131,6 +131,12 @@ def resolve_window(uri: str, as_of: int, window: int) -> Window:
     return Window(train=tuple(spans[month] for month in wanted), test=spans[as_of])
 
 
+def months_between(first: int, last: int) -> list[int]:
+    """All months YYYYMM from `first` to `last`; none if `last` comes before."""
+    count = last // 100 * 12 + last % 100 - first // 100 * 12 - first % 100
+    return [*_months_before(last, count), last] if count >= 0 else []
+
+
 def month_bounds(month: int) -> tuple[int, int]:
     """The time that a month may have anywhere on Earth, since spans follow some local calendar.
 

@@ -91,7 +91,7 @@ def run_node(task: NodeTask, answer: Connection) -> None:
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # The runner decides what Ctrl-C means.
     signal.signal(signal.SIGTERM, _interrupt)
-    threading.Thread(target=_end_with_runner, daemon=True).start()
+    threading.Thread(target=end_with_runner, daemon=True).start()
     try:
         redirect_output(task.log_path)
         result = _launch(task, answer)
@@ -108,7 +108,7 @@ def run_node(task: NodeTask, answer: Connection) -> None:
     os._exit(0)
 
 
-def _end_with_runner() -> None:
+def end_with_runner() -> None:
     """Ends this process when the runner has, however it did: another run may have the lock then."""
     runner = multiprocessing.parent_process()
     assert runner is not None

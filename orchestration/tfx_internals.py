@@ -142,6 +142,21 @@ def read_outputs(store: LockedMetadata, execution_id: int) -> dict[str, tfx_type
         return outputs
 
 
+def find_executions(store: LockedMetadata, run_id: str) -> dict[str, int]:
+    """The ids of a run's executions that are complete or from the cache, by name of component."""
+    with store:
+        run = store.store.get_context_by_type_and_name(
+            constants.PIPELINE_RUN_CONTEXT_TYPE_NAME, run_id
+        )
+        if run is None:
+            return {}
+        return {
+            execution.type.rpartition(".")[2]: execution.id
+            for execution in store.store.get_executions_by_context(run.id)
+            if execution.last_known_state in _DONE
+        }
+
+
 def is_cached(store: LockedMetadata, execution_id: int) -> bool:
     """Whether an execution was taken from the cache."""
     return bool(_state(store, execution_id) == _Execution.CACHED)

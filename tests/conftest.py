@@ -30,14 +30,14 @@ def pytest_configure() -> None:
 
 @dataclass(frozen=True)
 class Cli:
-    """Runs `local_runner.py run` on one data and one output directory, as a person would."""
+    """Runs `local_runner.py` on one data and one output directory, as a person would."""
 
     data: Path
     output: Path
 
-    def command(self, *arguments: str) -> list[str]:
+    def command(self, *arguments: str, command: str = "run") -> list[str]:
         return [
-            *(sys.executable, str(PROJECT / "local_runner.py"), "run"),
+            *(sys.executable, str(PROJECT / "local_runner.py"), command),
             *("--output", str(self.output), "--set", f"data.uri={self.data}"),
             *("--set", "training.epochs=2", "--set", "evaluation.min_auc=0.5"),
             *("--set", "evaluation.min_slice_auc=0.4", "--set", "evaluation.max_auc_loss=0.5"),
@@ -46,9 +46,9 @@ class Cli:
             *arguments,
         ]
 
-    def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+    def run(self, *arguments: str, command: str = "run") -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            self.command(*arguments),
+            self.command(*arguments, command=command),
             cwd=PROJECT,
             text=True,
             stdout=subprocess.PIPE,

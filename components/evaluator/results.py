@@ -24,6 +24,19 @@ def read_metrics(evaluation_uri: str) -> dict[str, dict[str, float]]:
     return _read(evaluation_uri, _candidate(evaluation_uri))
 
 
+def read_baseline_metrics(evaluation_uri: str) -> dict[str, dict[str, float]]:
+    """The metrics of the model that the candidate was compared with.
+
+    Args:
+      evaluation_uri: URI of a `ModelEvaluation` artifact.
+
+    Returns:
+      The same as `read_metrics`; empty if there was no baseline.
+    """
+    names = [spec.name for spec in _eval_config(evaluation_uri).model_specs if spec.is_baseline]
+    return _read(evaluation_uri, names[0]) if names else {}
+
+
 def _read(evaluation_uri: str, model_name: str | None) -> dict[str, dict[str, float]]:
     result = tfma.load_eval_result(evaluation_uri, model_name=model_name)
     metrics: dict[str, dict[str, float]] = {}

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from components.errors import DataError
-from components.spans import Window, filesystem, find_spans, resolve_window
+from components.spans import Window, filesystem, find_spans, months_between, resolve_window
 
 
 def make_spans(root: Path, months: Iterable[int]) -> Path:
@@ -337,3 +337,9 @@ def months_since(first: int, until: int) -> list[int]:
         months.append(first)
         first = month_after(first)
     return months
+
+
+def test_the_months_between_two_include_both_and_cross_the_year() -> None:
+    assert months_between(201211, 201302) == [201211, 201212, 201301, 201302]
+    assert months_between(201302, 201302) == [201302]
+    assert months_between(201302, 201301) == []

@@ -130,9 +130,15 @@ def test_a_run_with_nothing_new_says_so_and_pushes_nothing(after_push: Cli) -> N
     assert tree(after_push.output / "serving_model") == before
 
 
-def test_a_new_month_is_compared_with_what_is_served_and_pushed_beside_it(after_push: Cli) -> None:
+def test_a_replay_goes_on_from_a_month_that_was_run_and_compares_the_next_one_with_it(
+    after_push: Cli,
+) -> None:
     (old,) = after_push.versions()
-    done = after_push.run("--as-of", "201304")
+    (record,) = (after_push.output / "runs").glob("*.json")
+    key = json.loads(record.read_text())["run_key"]
+    # As a replay leaves it that was killed right after its first run.
+    (after_push.output / "replay.json").write_text(json.dumps({"run_keys": {"201303": key}}))
+    done = after_push.run("--from", "201303", "--to", "201304", command="replay")
     assert done.returncode == 0, done.stdout
     assert f"version {old.name}" in done.stdout
     assert "drift: compared" in done.stdout
@@ -141,6 +147,57 @@ def test_a_new_month_is_compared_with_what_is_served_and_pushed_beside_it(after_
     runs = after_push.output.glob("artifacts/*/Evaluator/evaluation/*")
     newest = max(runs, key=lambda path: int(path.name))
     assert '"isBaseline": true' in (newest / "eval_config.json").read_text()
+
+    first, second = json.loads((after_push.output / "replay.json").read_text())["months"]
+    for month, version in zip((first, second), after_push.versions(), strict=True):
+        assert month["version"] == int(version.name)
+        provenance = version.parent / ".flightdeck" / version.name / "provenance.json"
+        assert month["new_auc"] == json.loads(provenance.read_text())["metrics"]["auc"]
+        assert 0.5 < month["reference_auc"] < 1
+    assert (first["served_version"], first["served_auc"], first["drift"]) == (None, None, None)
+    assert second["served_version"] == int(old.name)
+    assert 0.5 < second["served_auc"] == second["first_auc"] != second["new_auc"]
+    feature, drift, limit = second["drift"]
+    assert 0 < drift < limit
+    assert f"{feature} {drift:.2g} of {limit:g}" in done.stdout
+    assert re.search(rf"^201304 .* pushed version {second['version']}", done.stdout, re.MULTILINE)
+    assert (after_push.output / "replay.csv").read_text().count("\n") == 3
+    assert (after_push.output / "replay.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--from", "201304", "--to", "201303"), "--from 201304 comes after --to 201303"),
+        (("--from", "201303", "--to", "201306"), "span-201305 is not in"),
+        (("--from", "201301", "--to", "201302"), "nothing to learn from"),
+        (("--from", "201303", "--to", "201304", "--compare", "few"), "NAME:KEY=VALUE[,KEY=VALUE]"),
+        (
+            ("--from", "201303", "--to", "201304", "--compare", "a:training.epoch=3"),
+            "did you mean training.epochs?",
+        ),
+        (
+            ("--from", "201303", "--to", "201304", "--compare", "base:training.epochs=3"),
+            "the name 'base' is taken",
+        ),
+        (("--from", "201303", "--to", "201313"), "a month YYYYMM is expected"),
+    ],
+)
+def test_a_replay_that_cannot_work_is_refused_at_once(
+    small_spans: Path, tmp_path: Path, arguments: tuple[str, ...], message: str
+) -> None:
+    done = Cli(small_spans, tmp_path / "output").run(*arguments, command="replay")
+    assert done.returncode == 2
+    assert message in " ".join(done.stdout.split())
+    assert not (tmp_path / "output").exists()
+
+
+def test_a_replay_refuses_the_directory_of_other_runs(after_push: Cli) -> None:
+    before = tree(after_push.output)
+    done = after_push.run("--from", "201304", "--to", "201304", command="replay")
+    assert done.returncode == 2
+    assert "which is not of this replay; choose another directory" in done.stdout
+    assert tree(after_push.output) == before
 
 
 def test_a_model_below_a_threshold_is_not_pushed_and_the_run_says_why(after_push: Cli) -> None:

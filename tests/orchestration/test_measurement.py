@@ -1,0 +1,67 @@
+"""Tests of what a real run's artifacts say of its month."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import tensorflow as tf
+from tfx import v1 as tfx
+
+from components.artifacts import serving_model_uri
+from orchestration.measurement import _auc, measure
+from orchestration.output_directory import OutputDirectory
+from tests.conftest import PushedRun
+
+
+@pytest.fixture
+def model_uri(pushed: PushedRun) -> str:
+    model = tfx.types.standard_artifacts.Model()
+    model.uri = str(pushed.artifact("Quantizer", "quantized_model"))
+    return serving_model_uri(model)
+
+
+def examples(rows: list[bytes], folder: Path) -> tfx.dsl.Artifact:
+    (folder / "Split-test").mkdir(parents=True)
+    with tf.io.TFRecordWriter(str(folder / "Split-test" / "data.gz"), "GZIP") as writer:
+        for row in rows:
+            writer.write(row)
+    artifact = tfx.types.standard_artifacts.Examples()
+    artifact.uri, artifact.split_names = str(folder), '["test"]'
+    return artifact
+
+
+def labelled(pushed: PushedRun, label: int | None) -> list[bytes]:
+    """Some rows whose first one has that label, or none."""
+    (file,) = (pushed.artifact("SpanExampleGen", "examples") / "Split-test").iterdir()
+    rows = list(tf.data.TFRecordDataset(str(file), "GZIP").take(200).as_numpy_iterator())
+    example = tf.train.Example.FromString(rows[0])
+    del example.features.feature["late"]
+    if label is not None:
+        example.features.feature["late"].int64_list.value.append(label)
+    return [example.SerializeToString(), *rows[1:]]
+
+
+def test_a_model_that_is_asked_here_has_the_auc_that_the_evaluator_found(pushed: PushedRun) -> None:
+    output = OutputDirectory(pushed.cli.output)
+    (record,) = output.runs.glob("*.json")
+    files = (str(output.metadata), str(output.metadata_lock))
+    found = measure(*files, record.stem, (1, record.stem), "late")
+    provenance = pushed.version.parent / ".flightdeck" / pushed.version.name / "provenance.json"
+    assert found.new_auc == json.loads(provenance.read_text())["metrics"]["auc"]
+    assert found.first_auc == pytest.approx(found.new_auc, abs=1e-3)
+    assert (found.served_version, found.served_auc, found.drift) == (None, None, None)
+
+
+@pytest.mark.parametrize(("label", "known"), [(0, True), (1, True), (7, False), (None, False)])
+def test_rows_without_good_labels_have_no_auc(
+    pushed: PushedRun, model_uri: str, label: int | None, known: bool, tmp_path: Path
+) -> None:
+    auc = _auc(model_uri, examples(labelled(pushed, label), tmp_path), "late")
+    assert (auc is not None) == known
+
+
+def test_rows_that_the_model_cannot_read_have_no_auc(model_uri: str, tmp_path: Path) -> None:
+    empty = [tf.train.Example().SerializeToString()] * 2
+    assert _auc(model_uri, examples(empty, tmp_path), "late") is None
