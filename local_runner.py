@@ -490,9 +490,11 @@ def _show_report(console: Console, report: dict[str, Any]) -> None:
         table.add_column(name, justify="right", no_wrap=True)
     alarms = sum(check["alarms"] for check in report["checks"])
     for check in report["checks"][: max(_CHECKS_SHOWN, alarms)]:
-        limit = f"{'≥ ' * check['at_least']}{check['limit']:.3f}"
+        # An anomaly of the schema has neither.
+        value = f"{check['value']:.3f}" if check["limit"] else ""
+        limit = f"{'≥ ' * check['at_least']}{check['limit']:.3f}" if check["limit"] else ""
         table.add_row(
-            *(check["kind"], check["subject"], check["against"], f"{check['value']:.3f}", limit),
+            *(check["kind"], check["subject"], check["against"], value, limit),
             style="bold red" if check["alarms"] else None,
         )
     console.print(table)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import jinja2
+import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -86,8 +87,10 @@ svg { max-width: 100%; height: auto; }
 {% for check in checks %}
 <tr{% if check.alarms %} class="alarm"{% endif %} title="{{ check.text }}"><td>{{ check.kind }}</td>
 <td>{{ check.subject }}</td><td>{{ check.against }}</td>
+{% if check.limit %}
 <td class="number">{{ "%.3f" | format(check.value) }}</td>
-<td class="number">{{ "≥ " if check.at_least }}{{ "%.3f" | format(check.limit) }}</td></tr>
+<td class="number">{{ "≥ " if check.at_least }}{{ "%.3f" | format(check.limit) }}</td>
+{% else %}<td></td><td></td>{% endif %}</tr>
 {% endfor %}
 </table>
 </body>
@@ -126,7 +129,9 @@ def _plot(report: Mapping[str, Any], draw: Callable[[Axes, Any], None], height: 
     axes.spines[["top", "right"]].set_visible(False)
     draw(axes, report)
     picture = io.StringIO()
-    figure.savefig(picture, format="svg", metadata={"Date": None})
+    # So that one report is one page, not a new one each time.
+    with matplotlib.rc_context({"svg.hashsalt": "report"}):
+        figure.savefig(picture, format="svg", metadata={"Date": None})
     markup = picture.getvalue()
     return markup[markup.index("<svg") :]
 

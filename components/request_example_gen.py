@@ -109,7 +109,7 @@ class Requests:
     rows: dict[str, int] = field(default_factory=dict)
     labelled: dict[str, int] = field(default_factory=dict)
     label_months: dict[str, list[int]] = field(default_factory=dict)
-    other_versions: dict[int, int] = field(default_factory=dict)
+    other_versions: dict[str, int] = field(default_factory=dict)
     without_prediction: int = 0
 
     def to_json(self) -> str:
@@ -143,7 +143,7 @@ def _read_log(
             parts[split].append(rows.loc[chosen & own & answered, columns])
         read += len(rows)
         progress.report(f"{read:,} rows of the log")
-    requests.other_versions = dict(others)
+    requests.other_versions = {str(version): rows for version, rows in others.items()}
     return {split: pd.concat(frames, ignore_index=True) for split, frames in parts.items()}
 
 

@@ -6,7 +6,9 @@ beside them `prediction.<output>`, `request.time` and `request.version`.
 
 from __future__ import annotations
 
+import gzip
 import os
+import zlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -29,6 +31,7 @@ VERSION_FEATURE = "request.version"
 SUFFIX = ".tfrecord.gz"
 
 _BATCH = 8192
+_PART_BYTES = 1 << 20
 _MICROSECONDS = 1_000_000
 _DAY = 24 * 60 * 60
 # Monday, the 5th of January 1970: from it on, periods of 7 days are weeks.
@@ -189,20 +192,36 @@ def _files(uri: str, model: str) -> list[str]:
 
 
 def _read_records(path: str) -> Iterator[list[bytes]]:
-    if not tf.io.gfile.stat(path).length:
-        raise DataError(f"{path} is empty, so it was cut: mend or remove it")
+    _check_whole(path)
     batches = tf.data.TFRecordDataset(path, "GZIP").batch(_BATCH).as_numpy_iterator()
     while True:
         try:
             records = next(batches, None)
         except tf.errors.OpError as error:
-            reason = error.message.splitlines()[0]
-            raise DataError(
-                f"{path} was cut or is no file of a request log ({reason}): mend or remove it"
-            ) from error
+            raise _unreadable(path, error.message) from error
         if records is None:
             return
         yield list(records)
+
+
+def _check_whole(path: str) -> None:
+    """Reads a file to its end: TensorFlow takes one that was cut between two records for whole."""
+    size = 0
+    try:
+        with tf.io.gfile.GFile(path, "rb") as file, gzip.open(file) as content:
+            while part := content.read(_PART_BYTES):
+                size += len(part)
+    except (OSError, EOFError, zlib.error, tf.errors.OpError) as error:
+        raise _unreadable(path, str(error)) from error
+    if not size:
+        raise _unreadable(path, "it is empty")
+
+
+def _unreadable(path: str, reason: str) -> DataError:
+    return DataError(
+        f"{path} was cut or is no file of a request log ({reason.splitlines()[0]}): mend or "
+        "remove it"
+    )
 
 
 def _to_frame(path: str, batch: pa.RecordBatch, kinds: dict[str, int]) -> pd.DataFrame:

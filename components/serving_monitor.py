@@ -95,7 +95,7 @@ def ServingMonitor(
         of the training data.
       min_auc: Lowest live AUC. Three standard deviations are granted.
       min_slice_auc: The same for each slice.
-      min_slice_rows: Slices with fewer labelled rows are left out.
+      min_slice_rows: Slices with fewer labelled rows are left out, and so is the whole.
       max_calibration: How many times higher or lower the mean prediction may be than the label rate
         of the labels that have arrived.
 
@@ -379,13 +379,12 @@ def _measure_live(
     for column in slices:
         for value, part in known.groupby(column):
             shown = value.decode(errors="replace") if isinstance(value, bytes) else value
-            if len(part) >= min_rows:
-                parts.append((f"{column}:{shown}", part))
+            parts.append((f"{column}:{shown}", part))
     parts.sort(key=lambda part: -len(part[1]))
     return [
         measured
         for name, part in parts
-        if (measured := _measure(name, part[label], part[prediction]))
+        if len(part) >= min_rows and (measured := _measure(name, part[label], part[prediction]))
     ]
 
 
@@ -462,9 +461,10 @@ def _notes(
         notes.append("No labels of the period have arrived: there is no live AUC.")
     else:
         labelled = requests.labelled[CURRENT]
+        few = "" if live else ": too few for a live AUC"
         notes.append(
             f"{labelled:,} of {rows:,} requests ({labelled / rows:.1%}) found their label in the "
-            f"spans {months}{'' if live else ': there is no live AUC'}."
+            f"spans {months}{few}."
         )
     for version, count in sorted(requests.other_versions.items()):
         notes.append(f"{count:,} more rows of the period were answered by version {version}.")

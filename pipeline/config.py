@@ -261,7 +261,7 @@ class MonitorConfig:
         of the training data.
       min_auc: Lowest live AUC, where labels have arrived; three standard deviations are granted.
       min_slice_auc: Lowest live AUC of every slice that is large enough; the same.
-      min_slice_rows: Slices with fewer labelled rows are left out.
+      min_slice_rows: Slices with fewer labelled rows are left out, and so is the whole.
       max_calibration: How many times higher or lower the mean prediction may be than the rate of
         the labels that have arrived.
     """

@@ -1,4 +1,4 @@
-"""Plays real flights through a model and the server's own request log, as if each had been asked."""
+"""Plays real flights through a model and the server's request log, as if each had been asked."""
 
 from __future__ import annotations
 
