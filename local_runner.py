@@ -353,6 +353,9 @@ def monitor(
                 f"nothing is served yet: {directory.serving} holds no version of "
                 f"{config.model_name}"
             )
+        if version is not None and version not in versions:
+            there = ", ".join(map(str, versions))
+            raise UserError(f"version {version} is not in {directory.serving}; it has {there}")
         # A directory of its own: it must neither wait for a run nor hold one up.
         work = OutputDirectory(directory.monitoring)
         with work.locked():
@@ -464,16 +467,13 @@ def _monitored_version(answered: dict[int, int], asked: _Asked, serving: str) ->
     """The version that was named, or the one that answered most of those there are.
 
     Raises:
-      UserError: If it is not in the Serving directory.
+      UserError: If none of them is in the Serving directory.
     """
-    there = ", ".join(map(str, asked.versions))
     if asked.version is not None:
-        if asked.version not in asked.versions:
-            raise UserError(f"version {asked.version} is not in {serving}; it has {there}")
         return asked.version
     known = [version for version in answered if version in asked.versions]
     if not known:
-        log = ", ".join(map(str, sorted(answered)))
+        log, there = (", ".join(map(str, sorted(some))) for some in (answered, asked.versions))
         raise UserError(
             f"the requests were answered by version {log}, and {serving} has {there}: without its "
             "training statistics there is nothing to compare with"

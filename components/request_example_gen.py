@@ -25,6 +25,7 @@ CURRENT = "current"
 PREVIOUS = "previous"
 
 _ROWS_PER_FILE = 16_384
+_ROWS_A_LINE = 100_000
 
 
 @tfx.dsl.components.component
@@ -142,7 +143,8 @@ def _read_log(
         ):
             parts[split].append(rows.loc[chosen & own & answered, columns])
         read += len(rows)
-        progress.report(f"{read:,} rows of the log")
+        if read // _ROWS_A_LINE > (read - len(rows)) // _ROWS_A_LINE:
+            progress.report(f"{read:,} rows of the log")
     requests.other_versions = {str(version): rows for version, rows in others.items()}
     return {split: pd.concat(frames, ignore_index=True) for split, frames in parts.items()}
 

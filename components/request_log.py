@@ -14,7 +14,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-import numpy as np
 import pandas as pd
 import pyarrow as pa
 import tensorflow as tf
@@ -233,7 +232,7 @@ def _to_frame(path: str, batch: pa.RecordBatch, kinds: dict[str, int]) -> pd.Dat
             f"{VERSION_FEATURE}"
         )
     for name in (name for name, kind in kinds.items() if kind == schema_pb2.BYTES):
-        rows[name] = np.where(rows[name] == b"", None, rows[name])
+        rows[name] = rows[name].where(rows[name] != b"", None)
     return rows.astype({TIME_FEATURE: "int64", VERSION_FEATURE: "int64"})
 
 

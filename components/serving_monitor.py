@@ -4,7 +4,7 @@ import json
 import math
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import pandas as pd
@@ -33,7 +33,7 @@ _QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 # TFDV counts so many categories of a feature; where there are more, an unknown one may be known.
 _COUNTED_CATEGORIES = 1000
 
-_Statistics = statistics_pb2.DatasetFeatureStatisticsList
+_Statistics: TypeAlias = statistics_pb2.DatasetFeatureStatisticsList
 
 
 @tfx.dsl.components.component
@@ -119,8 +119,8 @@ def ServingMonitor(
     columns = only([*names, label], expected)
     columns.feature.add(name=prediction, type=schema_pb2.FLOAT)
     rows = {split: read_rows(examples, split, columns) for split in statistics_by_split}
-    current, before = rows[CURRENT], rows.get(PREVIOUS)
-    compared = before is not None and len(before) >= min_rows
+    current, before = rows[CURRENT], rows.get(PREVIOUS, pd.DataFrame())
+    compared = len(before) >= min_rows
     schema_of_features = only(names, expected)
     now = statistics_by_split[CURRENT]
     checks = [
