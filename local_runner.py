@@ -16,8 +16,9 @@ import math
 import shlex
 import signal
 import sys
+import time
 import traceback
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,7 @@ from orchestration.schedule import (
     Situation,
     SystemClock,
 )
-from pipeline.config import Config, KubeflowConfig, load_config
+from pipeline.config import Config, KubeflowConfig, MonitorConfig, load_config
 from pipeline.features import LABEL
 from serving.directory import ModelDirectory, find_models
 from serving.signing import KeyFileError, SignatureError, default_public_key, ensure_key_pair
@@ -440,6 +441,231 @@ def _live(lives: list[replay.Life], directory: OutputDirectory, console: Console
     return STATUS[history.NOTHING_NEW if whole else history.FAILED]
 
 
+_MONITOR_EPILOG = """\b
+Examples:
+  python local_runner.py monitor --requests requests
+  python local_runner.py monitor --requests requests --since 2013-10-01 --until 2013-11-01
+  python local_runner.py monitor --requests requests --days 7 --set monitor.min_rows=500
+
+\b
+Exit status:
+  0 no alarm       2 wrong usage or configuration    75 another one is at work
+  1 failed         5 alarm                           130 stopped by Ctrl-C or SIGTERM
+"""
+
+_ALARM_STATUS = 5
+_CHECKS_SHOWN = 8
+
+
+class _Time(click.ParamType):
+    """A date or time in ISO form, UTC unless it says otherwise, as seconds since the epoch."""
+
+    name = "time"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        try:
+            time = datetime.fromisoformat(value)
+        except ValueError:
+            self.fail(f"{value!r} is no date or time such as 2013-10-01 or 2013-10-01T06:00.")
+        return int((time if time.tzinfo else time.replace(tzinfo=UTC)).timestamp())
+
+
+@main.command(epilog=_MONITOR_EPILOG)
+@click.option(
+    "--requests", metavar="DIR", required=True, help="Request log of the server (--request-log)."
+)
+@_output_option
+@click.option("--config", "config_path", metavar="FILE.toml", help="Configuration file.")
+@click.option(
+    "--set", "settings", multiple=True, metavar="KEY=VALUE", help="One setting; over the file."
+)
+@click.option("--since", type=_Time(), help="When the period begins: a date or time, UTC.")
+@click.option("--until", type=_Time(), help="When it ends.")
+@click.option(
+    "--days",
+    type=click.IntRange(min=1),
+    default=28,
+    show_default=True,
+    help="Length of the period. Without --since and --until: the newest complete one in the log.",
+)
+@click.option("--version", type=int, help="Version. Default: the one that answered most.")
+def monitor(
+    requests: str,
+    output: Path,
+    config_path: str | None,
+    settings: tuple[str, ...],
+    since: int | None,
+    until: int | None,
+    days: int,
+    version: int | None,
+) -> None:
+    """Compares what a version was asked and answered with what it learned from; alarms."""
+    try:
+        config = load_config(config_path, settings)
+    except UserError as error:
+        raise click.UsageError(str(error)) from error
+    if since is not None and until is not None and since >= until:
+        raise click.UsageError("--since must be before --until")
+    console = Console(file=os.fdopen(os.dup(1), "w"), highlight=False)
+    directory = OutputDirectory(output.resolve())
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        versions = ModelDirectory(str(directory.serving), config.model_name).versions()
+        if not versions:
+            raise UserError(
+                f"nothing is served yet: {directory.serving} holds no version of "
+                f"{config.model_name}"
+            )
+        if version is not None and version not in versions:
+            there = ", ".join(map(str, versions))
+            raise UserError(f"version {version} is not in {directory.serving}; it has {there}")
+        # A directory of its own: it must neither wait for a run nor hold one up.
+        work = OutputDirectory(directory.monitoring)
+        with work.locked():
+            asked = _Asked(requests, since, until, days, version, tuple(versions))
+            status = _monitor(config, directory, work, console, asked)
+    except BusyError as error:
+        _say_error(console, str(error))
+        status = BUSY_STATUS
+    except UserError as error:
+        _say_error(console, str(error))
+        status = STATUS[history.FAILED]
+    except KeyboardInterrupt:
+        console.print("Stopped.")
+        status = STATUS[history.INTERRUPTED]
+    except Exception:
+        traceback.print_exc()
+        _say_error(console, f"It failed: {traceback.format_exc().splitlines()[-1]}")
+        status = STATUS[history.FAILED]
+    sys.exit(status)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Asked:
+    """What is to be monitored, as it was asked for."""
+
+    requests: str
+    since: int | None
+    until: int | None
+    days: int
+    version: int | None
+    versions: tuple[int, ...]
+
+
+def _monitor(
+    config: Config,
+    directory: OutputDirectory,
+    work: OutputDirectory,
+    console: Console,
+    asked: _Asked,
+) -> int:
+    """Runs the monitoring pipeline, publishes its report, and returns the exit status."""
+    run_id = new_run_id()
+    logs = work.logs(run_id)
+    logs.mkdir(parents=True, exist_ok=True)
+    start_fork_server(logs / "imports.log")
+    redirect_output(str(logs / "runner.log"))
+    spinner = Spinner("dots", "Importing TFX …")
+    with Live(
+        spinner, console=console, transient=True, redirect_stdout=False, redirect_stderr=False
+    ):
+        from components import request_log
+        from orchestration import alarms, tfx_internals
+        from pipeline.monitoring import create_monitoring_pipeline
+    survey = request_log.survey(
+        asked.requests,
+        config.model_name,
+        since=asked.since,
+        until=asked.until,
+        days=asked.days,
+        now=time.time(),
+    )
+    version = _monitored_version(survey.versions, asked, str(directory.serving))
+    console.print(
+        f"Version {version} of {config.model_name}, requests of {survey.period} (UTC)",
+        soft_wrap=True,
+    )
+    pipeline = create_monitoring_pipeline(
+        config,
+        pipeline_root=str(work.artifacts),
+        serving_dir=str(directory.serving),
+        log_uri=asked.requests,
+        version=version,
+        since=survey.period.since,
+        until=survey.period.until,
+        metadata_path=str(work.metadata),
+    )
+    here = Path(__file__).parent
+    code_version = CodeVersion(here / "components", here / "pipeline", (config.gate.schema,))
+    compiled = tfx_internals.compile_pipeline(pipeline, run_id, code_version)
+    upstream = tfx_internals.node_ids(compiled)
+    store = tfx_internals.LockedMetadata(str(work.metadata), str(work.metadata_lock))
+    tfx_internals.cancel_unfinished(store)
+    try:
+        with RunDisplay(console, list(upstream)) as display:
+            runner = ConcurrentDagRunner(work, run_id, "orchestration.summaries.summarize", display)
+            results = runner.run(compiled.SerializeToString(), upstream)
+    finally:
+        tfx_internals.cancel_unfinished(store)
+    console.print()
+    failed = {node_id: result for node_id, result in results.items() if result.state == FAILED}
+    for node_id, result in failed.items():
+        _say_error(
+            console, "\n".join([f"{node_id}: {result.summary.line}", *result.summary.details])
+        )
+        console.print(Text(f"  log: {runner.log_path(node_id)}"), soft_wrap=True)
+    if failed:
+        return STATUS[history.FAILED]
+    made = Path(results["ServingMonitor"].summary.details[0])
+    page, said = alarms.publish(directory, made)
+    _show_report(console, json.loads((made / "report.json").read_text(encoding="utf-8")))
+    console.print(Text(f"Report: {page}"), soft_wrap=True)
+    if not said:
+        return 0
+    _say_error(console, said)
+    return _ALARM_STATUS
+
+
+def _monitored_version(answered: dict[int, int], asked: _Asked, serving: str) -> int:
+    """The version that was named, or the one that answered most of those there are.
+
+    Raises:
+      UserError: If none of them is in the Serving directory.
+    """
+    if asked.version is not None:
+        return asked.version
+    known = [version for version in answered if version in asked.versions]
+    if not known:
+        log, there = (", ".join(map(str, sorted(some))) for some in (answered, asked.versions))
+        raise UserError(
+            f"the requests were answered by version {log}, and {serving} has {there}: without its "
+            "training statistics there is nothing to compare with"
+        )
+    return max(known, key=lambda version: answered[version])
+
+
+def _show_report(console: Console, report: dict[str, Any]) -> None:
+    """Prints what alarms, and what is nearest to that, as a table, and the notes."""
+    table = Table(box=None, pad_edge=False)
+    for name in ("check", "of", "against"):
+        table.add_column(name, no_wrap=True)
+    for name in ("value", "limit"):
+        table.add_column(name, justify="right", no_wrap=True)
+    alarms = sum(check["alarms"] for check in report["checks"])
+    for check in report["checks"][: max(_CHECKS_SHOWN, alarms)]:
+        # An anomaly of the schema has neither.
+        value = f"{check['value']:.3f}" if check["limit"] else ""
+        limit = f"{'≥ ' * check['at_least']}{check['limit']:.3f}" if check["limit"] else ""
+        table.add_row(
+            *(check["kind"], check["subject"], check["against"], value, limit),
+            style="bold red" if check["alarms"] else None,
+        )
+    console.print(table)
+    console.print()
+    for note in report["notes"]:
+        console.print(Text(note), soft_wrap=True)
+
+
 @main.command()
 @_output_option
 def runs(output: Path) -> None:
@@ -546,8 +772,10 @@ def _prepare(config: Config, directory: OutputDirectory) -> _Prepared:
     )
     here = Path(__file__).parent
     code_version = CodeVersion(here / "components", here / "pipeline", (config.gate.schema,))
-    # Where it would run on Kubeflow makes no difference here.
-    settings = dataclasses.asdict(dataclasses.replace(config, kubeflow=KubeflowConfig()))
+    # Where it would run on Kubeflow, and what alarms later, makes no difference here.
+    settings = dataclasses.asdict(
+        dataclasses.replace(config, kubeflow=KubeflowConfig(), monitor=MonitorConfig())
+    )
     # The months that a run would take are no change of the configuration.
     stable = {**settings, "data": {**settings["data"], "as_of": 0}}
     key = code_version.run_key(settings, window.fingerprint)

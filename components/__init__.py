@@ -4,9 +4,9 @@ from typing import Any
 
 
 def __getattr__(name: str) -> Any:
-    """Finds the custom artifact type where its `TYPE_NAME` says, importing TFX only then."""
-    if name == "CompressionReport":
-        from components.artifacts import CompressionReport
+    """Finds a custom artifact type where its `TYPE_NAME` says, importing TFX only then."""
+    if name in ("CompressionReport", "MonitoringReport"):
+        from components import artifacts
 
-        return CompressionReport
+        return getattr(artifacts, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

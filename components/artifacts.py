@@ -64,11 +64,8 @@ def split_pattern(examples: tfx.dsl.Artifact, split: str) -> str:
     return os.path.join(examples.uri, f"Split-{split}", "*")
 
 
-class CompressionReport(tfx.dsl.Artifact):
-    """How a model was made smaller, and what that cost: `report.json`, and plots beside it."""
-
-    # On Kubeflow TFX imports the class by this name, in which it accepts one dot.
-    TYPE_NAME = "components.CompressionReport"
+class _Report(tfx.dsl.Artifact):
+    """A folder with a `report.json`."""
 
     @property
     def path(self) -> str:
@@ -86,3 +83,23 @@ class CompressionReport(tfx.dsl.Artifact):
         with tfx.dsl.io.fileio.open(self.path, "r") as file:
             content: dict[str, Any] = json.loads(file.read())
         return content
+
+
+# On Kubeflow TFX imports each class by its type's name, in which it accepts one dot.
+
+
+class CompressionReport(_Report):
+    """How a model was made smaller, and what that cost: `report.json`, and plots beside it."""
+
+    TYPE_NAME = "components.CompressionReport"
+
+
+class MonitoringReport(_Report):
+    """What a model was asked and answered: `report.json`, and the same to look at."""
+
+    TYPE_NAME = "components.MonitoringReport"
+
+    @property
+    def page(self) -> str:
+        """Path of the report to look at."""
+        return os.path.join(self.uri, "report.html")

@@ -4,7 +4,6 @@ import json
 import math
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import pandas as pd
 import tensorflow_data_validation as tfdv
@@ -13,6 +12,16 @@ from tensorflow_metadata.proto.v0 import anomalies_pb2, schema_pb2, statistics_p
 from tfx import v1 as tfx
 
 from components.artifacts import load_schema, load_statistics
+from components.comparisons import (
+    DATA_SET,
+    Anomaly,
+    categories,
+    drifts,
+    improbable,
+    missing_rates,
+    only,
+    read_anomalies,
+)
 from components.errors import BlockingAnomalies, UserError
 from components.relations import Relations, read_rows
 
@@ -33,7 +42,6 @@ ANOMALY_TYPES = frozenset(anomalies_pb2.AnomalyInfo.Type.keys()) | OWN_TYPES
 
 _ERROR = anomalies_pb2.AnomalyInfo.ERROR
 _WARNING = anomalies_pb2.AnomalyInfo.WARNING
-_DATA_SET = "(data set)"
 _SHOWN = 10
 
 # The days held out are too few to be compared: a week has its own weather.
@@ -43,7 +51,6 @@ _WARN_FROM = 0.7
 # Of the served rows: a category that had more does not end by chance or season.
 _VANISHING_SHARE = 0.01
 _TRAINING_SAMPLE = 10_000
-_IMPROBABLE = 1e-9
 
 
 @tfx.dsl.components.component
@@ -111,7 +118,7 @@ def DataGate(
         result = tfdv.validate_statistics(
             new, expected, environment=environment, previous_statistics=baseline
         )
-        of_split = list(_read_anomalies(split, result, expected))
+        of_split = list(read_anomalies(split, result, expected))
         own = list(_find_unseen(split, new, expected))
         if baseline:
             own += _find_near_thresholds(split, result)
@@ -125,7 +132,7 @@ def DataGate(
         ):
             rows = read_rows(examples, "test", expected)
             step = max(1, learned.datasets[0].num_examples // _TRAINING_SAMPLE)
-            before = read_rows(examples, "train", _only(related, expected), step)[related]
+            before = read_rows(examples, "train", only(related, expected), step)[related]
             own += _find_duplicates(split, rows, max_duplicates)
             rows = rows[related]
             own += _find_constant(split, rows, before)
@@ -141,25 +148,6 @@ def DataGate(
     anomalies.set_int_custom_property("warnings", len(found))
     anomalies.set_string_custom_property("warned", "\n".join(map(str, found[:_SHOWN])))
     anomalies.set_string_custom_property("drift", drift)
-
-
-@dataclass(frozen=True)
-class Anomaly:
-    """One reason why one feature of one split is not what it should be."""
-
-    split: str
-    feature: str
-    type: str
-    severity: int
-    description: str
-
-    def blocks(self, warn_only: frozenset[str]) -> bool:
-        """Whether it stops the run: it is an error, and no exception names it."""
-        named = {self.type, f"{self.feature}:{self.type}"}
-        return self.severity == _ERROR and not named & warn_only
-
-    def __str__(self) -> str:
-        return f"{self.split}: {self.feature}: {self.type}: {self.description}"
 
 
 def parse_warn_only(entries: list[str]) -> frozenset[str]:
@@ -185,42 +173,6 @@ def _check_features(names: list[str], schema: schema_pb2.Schema) -> list[str]:
     return names
 
 
-def _only(names: list[str], schema: schema_pb2.Schema) -> schema_pb2.Schema:
-    """A schema of some of the features of another, to read these alone."""
-    kept = [feature for feature in schema.feature if feature.name in names]
-    return schema_pb2.Schema(feature=kept, string_domain=schema.string_domain)
-
-
-def _read_anomalies(
-    split: str, found: anomalies_pb2.Anomalies, schema: schema_pb2.Schema
-) -> Iterator[Anomaly]:
-    """The anomalies of one split, those of the whole data set first."""
-    if found.HasField("dataset_anomaly_info"):
-        yield from _read_reasons(split, _DATA_SET, found.dataset_anomaly_info, "")
-    allowed = {feature.name: _allowed(feature) for feature in schema.feature}
-    for feature, info in sorted(found.anomaly_info.items()):
-        yield from _read_reasons(split, feature, info, allowed.get(feature, ""))
-
-
-def _read_reasons(
-    split: str, feature: str, info: anomalies_pb2.AnomalyInfo, allowed: str
-) -> Iterator[Anomaly]:
-    for reason in info.reason:
-        name = anomalies_pb2.AnomalyInfo.Type.Name(reason.type)
-        about_range = name.startswith(("INT_TYPE", "FLOAT_TYPE"))
-        description = f"{reason.description} {allowed}" if about_range else reason.description
-        yield Anomaly(split, feature, name, info.severity, description.strip())
-
-
-def _allowed(feature: schema_pb2.Feature) -> str:
-    """What the schema says of a feature, as part of a message."""
-    kind = feature.WhichOneof("domain_info")
-    if kind in ("int_domain", "float_domain"):
-        domain = getattr(feature, kind)
-        return f"The schema allows {domain.min:g} to {domain.max:g}."
-    return ""
-
-
 def _find_unseen(
     split: str, new: statistics_pb2.DatasetFeatureStatisticsList, expected: schema_pb2.Schema
 ) -> Iterator[Anomaly]:
@@ -228,7 +180,7 @@ def _find_unseen(
     domains = {domain.name: set(domain.value) for domain in expected.string_domain}
     for feature in expected.feature:
         known = domains.get(feature.domain)
-        values = _categories(new, feature.name)
+        values = categories(new, feature.name)
         if known is None or not values:
             continue
         unseen = {value: count for value, count in values.items() if value not in known}
@@ -244,7 +196,7 @@ def _find_unseen(
 
 def _find_near_thresholds(split: str, result: anomalies_pb2.Anomalies) -> Iterator[Anomaly]:
     """Warns of drift that does not block yet."""
-    for feature, value, threshold in _drifts(result):
+    for feature, value, threshold in drifts(result):
         if _WARN_FROM * threshold < value <= threshold:
             text = f"drift {value:.3f}; more than {threshold:g} blocks"
             yield Anomaly(split, feature, "DRIFT_NEAR_THRESHOLD", _WARNING, text)
@@ -257,7 +209,7 @@ def _find_missing(
     limit: float,
 ) -> Iterator[Anomaly]:
     """Compares the shares of rows without a value."""
-    now, before = _missing_rates(new), _missing_rates(served)
+    now, before = missing_rates(new), missing_rates(served)
     for feature in sorted(now.keys() & before.keys()):
         change = abs(now[feature] - before[feature])
         if change > _WARN_FROM * limit:
@@ -279,11 +231,11 @@ def _find_vanished(
     for feature in expected.feature:
         if not feature.drift_comparator.HasField("infinity_norm"):
             continue
-        now, before = _categories(new, feature.name), _categories(served, feature.name)
+        now, before = categories(new, feature.name), categories(served, feature.name)
         rows, rows_before = sum(now.values()), sum(before.values())
         for value in sorted(before.keys() - now.keys()):
             share = before[value] / rows_before
-            if share >= _VANISHING_SHARE and _improbable(1 - share, rows):
+            if share >= _VANISHING_SHARE and improbable(1 - share, rows):
                 text = f"no row has {value!r}; {share:.1%} of the served model's had"
                 yield Anomaly(split, feature.name, "VALUE_VANISHED", _ERROR, text)
 
@@ -297,7 +249,7 @@ def _find_duplicates(split: str, rows: pd.DataFrame, limit: float) -> Iterator[A
             "Was a day delivered twice?"
         )
         severity = _ERROR if repeated > limit * len(rows) else _WARNING
-        yield Anomaly(split, _DATA_SET, "DUPLICATE_ROWS", severity, text)
+        yield Anomaly(split, DATA_SET, "DUPLICATE_ROWS", severity, text)
 
 
 def _find_constant(split: str, rows: pd.DataFrame, before: pd.DataFrame) -> Iterator[Anomaly]:
@@ -308,7 +260,7 @@ def _find_constant(split: str, rows: pd.DataFrame, before: pd.DataFrame) -> Iter
         if values.nunique() != 1 or len(shares) < 2:
             continue
         (value,) = values.unique()
-        if _improbable(shares.get(value, 0.0), len(values)):
+        if improbable(shares.get(value, 0.0), len(values)):
             text = f"all of {len(values):,} values are {value}; in train they vary"
             yield Anomaly(split, feature, "CONSTANT", _ERROR, text)
 
@@ -359,36 +311,6 @@ def _label_auc(rows: pd.DataFrame, relations: Relations, label: str) -> float:
     return float(roc_auc_score(rows[label], relations.predict(rows, label)))
 
 
-def _categories(
-    statistics: statistics_pb2.DatasetFeatureStatisticsList, name: str
-) -> dict[str, float]:
-    """How many rows have each category of a feature."""
-    return {
-        bucket.label: bucket.sample_count
-        for feature in statistics.datasets[0].features
-        if feature.path.step == [name]
-        for bucket in feature.string_stats.rank_histogram.buckets
-    }
-
-
-def _missing_rates(statistics: statistics_pb2.DatasetFeatureStatisticsList) -> dict[str, float]:
-    """The share of rows without a value, by feature."""
-    (data,) = statistics.datasets
-    return {
-        feature.path.step[0]: 1
-        - getattr(feature, feature.WhichOneof("stats")).common_stats.num_non_missing
-        / data.num_examples
-        for feature in data.features
-    }
-
-
-def _drifts(result: anomalies_pb2.Anomalies) -> Iterator[tuple[str, float, float]]:
-    """Feature, drift and threshold of each comparison that TFDV made."""
-    for info in result.drift_skew_info:
-        for measured in info.drift_measurements:
-            yield info.path.step[0], measured.value, measured.threshold
-
-
 def nearest_drift(
     new: statistics_pb2.DatasetFeatureStatisticsList,
     served: statistics_pb2.DatasetFeatureStatisticsList,
@@ -408,7 +330,7 @@ def nearest_drift(
 
 
 def _nearest(result: anomalies_pb2.Anomalies) -> tuple[str, float, float] | None:
-    return max(_drifts(result), key=lambda drift: drift[1] / drift[2], default=None)
+    return max(drifts(result), key=lambda drift: drift[1] / drift[2], default=None)
 
 
 def _describe_drift(result: anomalies_pb2.Anomalies) -> str:
@@ -419,17 +341,12 @@ def _describe_drift(result: anomalies_pb2.Anomalies) -> str:
     return f"compared, nearest its limit {feature} ({value:.2g} of {threshold:g})"
 
 
-def _improbable(share: float, rows: float) -> bool:
-    """Whether so many rows would hardly all have what each has with probability `share`."""
-    return share == 0 or rows * math.log(share) < math.log(_IMPROBABLE)
-
-
 def _write_anomalies(
     artifact: tfx.dsl.Artifact, split: str, result: anomalies_pb2.Anomalies, own: list[Anomaly]
 ) -> None:
     """Writes TFDV's anomalies and those found here, as ExampleValidator does."""
     for anomaly in own:
-        of_data_set = anomaly.feature == _DATA_SET
+        of_data_set = anomaly.feature == DATA_SET
         info = result.dataset_anomaly_info if of_data_set else result.anomaly_info[anomaly.feature]
         info.severity = max(info.severity, anomaly.severity)
         info.reason.add(

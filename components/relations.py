@@ -99,11 +99,11 @@ def read_rows(
     decoder = example_coder.ExamplesToRecordBatchDecoder(schema.SerializeToString())
     batches = [decoder.DecodeBatch(list(b)) for b in records.batch(_BATCH).as_numpy_iterator()]
     table = pa.Table.from_batches(batches)
-    rows = pd.DataFrame({name: _first_values(table[name]) for name in table.column_names})
+    rows = pd.DataFrame({name: first_values(table[name]) for name in table.column_names})
     return rows.replace([np.inf, -np.inf], np.nan)
 
 
-def _first_values(column: pa.ChunkedArray) -> np.ndarray:
+def first_values(column: pa.ChunkedArray) -> np.ndarray:
     """The first value of each list, shape [rows], NaN or None where there is none."""
     present = pc.fill_null(pc.list_value_length(column), 0).to_numpy() > 0
     values = pc.list_element(column.filter(pa.array(present)), 0).to_numpy()

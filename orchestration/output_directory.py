@@ -74,6 +74,11 @@ class OutputDirectory:
         return self.root / "alarm.json"
 
     @property
+    def monitoring(self) -> Path:
+        """Folder of what monitoring reports, and of its own runs, metadata and lock."""
+        return self.root / "monitoring"
+
+    @property
     def _run_lock(self) -> Path:
         return self.root / ".run.lock"
 

@@ -13,11 +13,13 @@ from tfx import v1 as tfx
 from components.artifacts import load_schema
 from components.compression_evaluator import read_budgets
 from components.evaluator.results import OVERALL, read_changes, read_failures, read_metrics
+from components.request_example_gen import Requests
 from components.serving_validator.component import read_report
 from orchestration.node_process import Summary
 
 PUSHED = "pushed"
 NOT_BLESSED = "not blessed"
+ALARMED = "alarmed"
 
 Outputs = dict[str, tfx.dsl.Artifact]
 
@@ -163,6 +165,22 @@ def _pusher(outputs: Outputs) -> Summary:
     return Summary(f"not pushed: {pushed.get_string_custom_property('reason')}")
 
 
+def _request_example_gen(outputs: Outputs) -> Summary:
+    requests = Requests.from_examples(outputs["examples"])
+    counts = ", ".join(f"{count:,} {split}" for split, count in requests.rows.items())
+    return Summary(f"{counts} rows; {sum(requests.labelled.values()):,} of them with a label")
+
+
+def _serving_monitor(outputs: Outputs) -> Summary:
+    content = outputs["report"].read()
+    alarms = content["alarms"]
+    if alarms:
+        line = f"{len(alarms)} alarm{'s'[: len(alarms) != 1]}"
+        return Summary(line, (outputs["report"].uri,), ALARMED)
+    line = f"{len(content['checks'])} checks, no alarm"
+    return Summary(line if content["judged"] else "too few rows to judge", (outputs["report"].uri,))
+
+
 _METRICS = {"auc": "AUC", "auc_pr": "AUC-PR", "calibration": "calibration"}
 
 _BY_NODE: dict[str, Callable[[Outputs], Summary]] = {
@@ -180,4 +198,6 @@ _BY_NODE: dict[str, Callable[[Outputs], Summary]] = {
     "Evaluator": _evaluator,
     "ServingValidator": _serving_validator,
     "Pusher": _pusher,
+    "RequestExampleGen": _request_example_gen,
+    "ServingMonitor": _serving_monitor,
 }

@@ -242,6 +242,43 @@ class ServingConfig:
 
 
 @dataclass(frozen=True, config=_CHECKED)
+class MonitorConfig:
+    """What alarms when requests and answers are looked at; see docs/monitoring.md.
+
+    How far a feature may be from the training data, and from the period before, is said in the
+    schema.
+
+    Attributes:
+      min_rows: A period of fewer rows raises no alarm, and is compared with none.
+      max_missing_change: How far the share of rows without a value may be from the training data's,
+        and from the period before.
+      max_unseen: Share of rows that may have a category that the training data does not have.
+      max_error_growth: How many times worse (in squared error) than in the period before a number
+        may follow from the other features.
+      max_prediction_drift: Jensen-Shannon divergence that predictions may have from those of the
+        period before.
+      max_mean_ratio: How many times higher or lower the mean prediction may be than the label rate
+        of the training data.
+      min_auc: Lowest live AUC, where labels have arrived; three standard deviations are granted.
+      min_slice_auc: Lowest live AUC of every slice that is large enough; the same.
+      min_slice_rows: Slices with fewer labelled rows are left out, and so is the whole.
+      max_calibration: How many times higher or lower the mean prediction may be than the rate of
+        the labels that have arrived.
+    """
+
+    min_rows: Positive = 2000
+    max_missing_change: Annotated[float, Field(gt=0, le=1)] = 0.35
+    max_unseen: Share = 0.03
+    max_error_growth: Annotated[float, Field(gt=1)] = 40
+    max_prediction_drift: Annotated[float, Field(gt=0, le=1)] = 0.15
+    max_mean_ratio: Annotated[float, Field(gt=1)] = 2.5
+    min_auc: Share = 0.58
+    min_slice_auc: Share = 0.5
+    min_slice_rows: Positive = 500
+    max_calibration: Annotated[float, Field(gt=1)] = 3.0
+
+
+@dataclass(frozen=True, config=_CHECKED)
 class NodeConfig:
     """What one node gets on Kubeflow, over what `KubeflowConfig` says of all.
 
@@ -338,6 +375,7 @@ class Config:
     compression: CompressionConfig = field(default_factory=CompressionConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     serving: ServingConfig = field(default_factory=ServingConfig)
+    monitor: MonitorConfig = field(default_factory=MonitorConfig)
     kubeflow: KubeflowConfig = field(default_factory=KubeflowConfig)
 
 

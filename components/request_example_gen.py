@@ -1,0 +1,222 @@
+"""RequestExampleGen: the request log of a period in; `current` and `previous`, with labels, out."""
+
+import json
+import os
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import tensorflow as tf
+from tensorflow_metadata.proto.v0 import schema_pb2
+from tfx import v1 as tfx
+from tfx_bsl.coders import example_coder
+
+from components import progress, request_log, spans
+from components.artifacts import load_schema
+from components.errors import DataError
+from components.relations import first_values
+from components.request_log import PREDICTION_PREFIX, VERSION_FEATURE, Period
+from components.span_example_gen import Columns, to_example_batch
+
+CURRENT = "current"
+PREVIOUS = "previous"
+
+_ROWS_PER_FILE = 16_384
+_ROWS_A_LINE = 100_000
+
+
+@tfx.dsl.components.component
+def RequestExampleGen(
+    schema: tfx.dsl.components.InputArtifact[tfx.types.standard_artifacts.Schema],
+    examples: tfx.dsl.components.OutputArtifact[tfx.types.standard_artifacts.Examples],
+    log_uri: tfx.dsl.components.Parameter[str],
+    model_name: tfx.dsl.components.Parameter[str],
+    version: tfx.dsl.components.Parameter[int],
+    since: tfx.dsl.components.Parameter[int],
+    until: tfx.dsl.components.Parameter[int],
+    features: tfx.dsl.components.Parameter[str],
+    output: tfx.dsl.components.Parameter[str],
+    data_uri: tfx.dsl.components.Parameter[str] = "",
+    label: tfx.dsl.components.Parameter[str] = "",
+) -> None:
+    """Writes what a version was asked and answered in a period, and in the one before it.
+
+    A row holds the features as the pipeline's data has them, what the model answered as
+    `prediction.<output>`, and the label where it has arrived: that of the rows of the monthly spans
+    whose features are the same. Rows of one set of features with different labels have none; a
+    feature that no request of the period has is not compared.
+
+    Args:
+      schema: Types of the features.
+      examples: Component `outputs` contains: the splits `current` and, if there are such requests,
+        `previous`, as gzipped TFRecords. The custom property `requests` says in JSON what they were
+        made of, see `Requests`.
+      log_uri: Directory of the request log.
+      model_name: Name of the model; rows of others are in other folders.
+      version: The version whose rows are taken; those of others are counted.
+      since: When the period begins, seconds since the Unix epoch.
+      until: When it ends.
+      features: JSON list of the features that a request has.
+      output: The model's output that is looked at; rows without it are counted and left out.
+      data_uri: Directory of the spans that bring labels; "" for none.
+      label: The feature that the model predicts.
+
+    Raises:
+      DataError: If there is no log, a file of it or of the labels cannot be read, or `current` has
+        no row.
+    """
+    period = Period(since, until)
+    names = json.loads(features)
+    types = request_log.features_of(load_schema(schema), names)
+    requests = Requests(version)
+    frames = _read_log(log_uri, model_name, requests, period, types, PREDICTION_PREFIX + output)
+    if frames[CURRENT].empty:
+        raise DataError(_describe_nothing(log_uri, model_name, requests, period, output))
+    if label and data_uri:
+        kinds = request_log.features_of(load_schema(schema), [*names, label])
+        for split, span in ((CURRENT, period), (PREVIOUS, period.previous)):
+            if not frames[split].empty:
+                labels, months = _read_labels(data_uri, span, kinds, label)
+                frames[split] = _join(frames[split], labels, names, label)
+                requests.label_months[split] = months
+                requests.labelled[split] = int(frames[split][label].notna().sum())
+        types = kinds
+    columns = Columns({**types, PREDICTION_PREFIX + output: schema_pb2.FLOAT}, frozenset(), "")
+    for split, frame in frames.items():
+        requests.rows[split] = len(frame)
+        if not frame.empty:
+            _write(os.path.join(examples.uri, f"Split-{split}"), frame, columns)
+    examples.split_names = json.dumps([split for split, frame in frames.items() if not frame.empty])
+    examples.set_string_custom_property("requests", requests.to_json())
+
+
+@dataclass
+class Requests:
+    """What splits of requests were made of.
+
+    Attributes:
+      version: The version that answered.
+      rows: Rows by split.
+      labelled: Rows by split that found their label; empty where no labels were looked for.
+      label_months: The months whose labels have arrived, by split.
+      other_versions: Rows of the period that other versions answered, by version.
+      without_prediction: Rows of the period that were answered with another output.
+    """
+
+    version: int
+    rows: dict[str, int] = field(default_factory=dict)
+    labelled: dict[str, int] = field(default_factory=dict)
+    label_months: dict[str, list[int]] = field(default_factory=dict)
+    other_versions: dict[str, int] = field(default_factory=dict)
+    without_prediction: int = 0
+
+    def to_json(self) -> str:
+        """As JSON."""
+        return json.dumps(vars(self))
+
+    @classmethod
+    def from_examples(cls, examples: tfx.dsl.Artifact) -> "Requests":
+        """Reads what an artifact of RequestExampleGen says."""
+        return cls(**json.loads(examples.get_string_custom_property("requests")))
+
+
+def _read_log(
+    uri: str, model: str, requests: Requests, period: Period, types: dict[str, int], prediction: str
+) -> dict[str, pd.DataFrame]:
+    """The rows of each split, and what was left out into `requests`."""
+    columns = [*types, prediction]
+    parts: dict[str, list[pd.DataFrame]] = {CURRENT: [], PREVIOUS: []}
+    others: Counter[int] = Counter()
+    read = 0
+    for rows in request_log.read(uri, model, {**types, prediction: schema_pb2.FLOAT}):
+        own = rows[VERSION_FEATURE] == requests.version
+        answered = rows[prediction].notna()
+        current = request_log.within(rows, period)
+        others.update(rows.loc[current & ~own, VERSION_FEATURE].tolist())
+        requests.without_prediction += int((current & own & ~answered).sum())
+        for split, chosen in (
+            (CURRENT, current),
+            (PREVIOUS, request_log.within(rows, period.previous)),
+        ):
+            parts[split].append(rows.loc[chosen & own & answered, columns])
+        read += len(rows)
+        if read // _ROWS_A_LINE > (read - len(rows)) // _ROWS_A_LINE:
+            progress.report(f"{read:,} rows of the log")
+    requests.other_versions = {str(version): rows for version, rows in others.items()}
+    return {split: pd.concat(frames, ignore_index=True) for split, frames in parts.items()}
+
+
+def _describe_nothing(uri: str, model: str, requests: Requests, period: Period, output: str) -> str:
+    if requests.without_prediction:
+        found = request_log.count_features(uri, model)
+        outputs = [name for name in sorted(found) if name.startswith(PREDICTION_PREFIX)]
+        return (
+            f"the {requests.without_prediction:,} rows of {period} in the request log {uri} have "
+            f"no {PREDICTION_PREFIX}{output}; its newest have "
+            f"{', '.join(outputs) or 'no prediction'}"
+        )
+    others = ", ".join(f"{v} ({n:,} rows)" for v, n in sorted(requests.other_versions.items()))
+    return (
+        f"the request log {uri} has no row of {period} that version {requests.version} of {model} "
+        f"answered; others did: {others or 'none'}"
+    )
+
+
+def _read_labels(
+    uri: str, period: Period, types: dict[str, int], label: str
+) -> tuple[pd.DataFrame, list[int]]:
+    """Features and labels of the spans that may hold rows of a period, and their months."""
+    columns = Columns(types, frozenset([label]), "")
+    files, _ = spans.filesystem(uri)
+    found, months = [pd.DataFrame(columns=list(types))], []
+    for span in spans.find_spans(uri):
+        begin, end = spans.month_bounds(span.month)
+        if begin >= period.until or end <= period.since:
+            continue
+        for path in span.files:
+            try:
+                parquet = pq.ParquetFile(files.open_input_file(path))
+                columns.check(path, parquet.schema_arrow)
+                wanted = [name for name in parquet.schema_arrow.names if name in types]
+                batches = [
+                    to_example_batch(batch, columns) for batch in parquet.read(wanted).to_batches()
+                ]
+            except (pa.ArrowException, OSError) as error:
+                raise DataError(f"labels of {path} cannot be read: {error}") from error
+            found += [_to_frame(batch) for batch in batches]
+        months.append(span.month)
+    filled = [frame for frame in found if len(frame)]
+    return pd.concat(filled or found, ignore_index=True), months
+
+
+def _to_frame(batch: pa.RecordBatch) -> pd.DataFrame:
+    table = pa.Table.from_batches([batch])
+    return pd.DataFrame({name: first_values(table[name]) for name in table.column_names})
+
+
+def _join(
+    rows: pd.DataFrame, labels: pd.DataFrame, features: Sequence[str], label: str
+) -> pd.DataFrame:
+    """Adds the label, NaN where there is none, to rows; none is added, lost or moved."""
+    keys = [name for name in features if name in labels and rows[name].notna().any()]
+    if labels.empty or not keys:
+        return rows.assign(**{label: float("nan")})
+    known = labels.dropna(subset=[label]).groupby(keys, dropna=False)[label].agg(["min", "max"])
+    known = known[known["min"] == known["max"]]["min"].rename(label).reset_index()
+    return rows.merge(known, how="left", on=keys, validate="many_to_one")
+
+
+def _write(folder: str, frame: pd.DataFrame, columns: Columns) -> None:
+    tf.io.gfile.makedirs(folder)
+    encoder = example_coder.RecordBatchToExamplesEncoder()
+    for number, begin in enumerate(range(0, len(frame), _ROWS_PER_FILE)):
+        part = pa.RecordBatch.from_pandas(
+            frame.iloc[begin : begin + _ROWS_PER_FILE], preserve_index=False
+        )
+        path = os.path.join(folder, f"data_tfrecord-{number:05d}.gz")
+        with tf.io.TFRecordWriter(path, "GZIP") as file:
+            for example in encoder.encode(to_example_batch(part, columns)):
+                file.write(example)

@@ -1,0 +1,91 @@
+"""The second DAG: from the request log of a model server to a report on what is served."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+from tfx import v1 as tfx
+
+from components.request_example_gen import RequestExampleGen
+from components.served_model import ServedModel
+from components.serving_monitor import ServingMonitor
+from components.statistics_gen import StatisticsGen
+from pipeline.config import Config
+from pipeline.evaluation import SLICES
+from pipeline.features import LABEL, PROBABILITY, RAW_FEATURES
+
+PIPELINE_NAME = "flightdeck-monitoring"
+
+
+def create_monitoring_pipeline(
+    config: Config,
+    *,
+    pipeline_root: str,
+    serving_dir: str,
+    log_uri: str,
+    version: int,
+    since: int,
+    until: int,
+    metadata_path: str | None = None,
+) -> tfx.dsl.Pipeline:
+    """Builds the pipeline that looks at what a version was asked and what it answered.
+
+    Args:
+      config: Schema, data and thresholds.
+      pipeline_root: URI under which TFX keeps artifacts.
+      serving_dir: URI of the Serving directory.
+      log_uri: Directory of the request log.
+      version: The version to look at.
+      since: When the period begins, seconds since the Unix epoch.
+      until: When it ends.
+      metadata_path: SQLite file of ML Metadata; None where the orchestrator brings its own.
+
+    Returns:
+      The pipeline. It is never cached: a log grows, and labels arrive.
+    """
+    period = {"since": since, "until": until}
+    features = json.dumps(RAW_FEATURES)
+    schema_gen = tfx.components.ImportSchemaGen(schema_file=config.gate.schema)
+    example_gen = RequestExampleGen(
+        schema=schema_gen.outputs["schema"],
+        log_uri=log_uri,
+        model_name=config.model_name,
+        version=version,
+        features=features,
+        output=PROBABILITY,
+        data_uri=config.data.uri,
+        label=LABEL,
+        **period,
+    )
+    statistics_gen = StatisticsGen(
+        examples=example_gen.outputs["examples"], schema=schema_gen.outputs["schema"]
+    )
+    served_model = ServedModel(
+        serving_dir=serving_dir, model_name=config.model_name, version=version
+    )
+    monitor = ServingMonitor(
+        examples=example_gen.outputs["examples"],
+        statistics=statistics_gen.outputs["statistics"],
+        schema=schema_gen.outputs["schema"],
+        served_statistics=served_model.outputs["statistics"],
+        model_name=config.model_name,
+        features=features,
+        output=PROBABILITY,
+        label=LABEL,
+        slices=json.dumps(SLICES),
+        **period,
+        **dataclasses.asdict(config.monitor),
+    )
+    return tfx.dsl.Pipeline(
+        pipeline_name=PIPELINE_NAME,
+        pipeline_root=pipeline_root,
+        components=[schema_gen, example_gen, statistics_gen, served_model, monitor],
+        enable_cache=False,
+        metadata_connection_config=(
+            tfx.orchestration.metadata.sqlite_metadata_connection_config(metadata_path)
+            if metadata_path
+            else None
+        ),
+        beam_pipeline_args=list(config.beam_args),
+    )

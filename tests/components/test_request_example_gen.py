@@ -1,0 +1,273 @@
+"""Tests that the request log of a period is read as it is, or refused with what is wrong."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import tensorflow as tf
+
+from components import request_log
+from components.artifacts import load_schema
+from components.relations import read_rows
+from components.request_example_gen import RequestExampleGen, Requests
+from pipeline.features import LABEL, PROBABILITY, RAW_FEATURES
+from serving.server import request_log as server
+from tests.conftest import read_month, thin, write_span
+
+MODEL = "a_model"
+VERSION = 7
+DAY = 86_400
+SINCE = 15_768 * DAY  # 2013-03-04, a Monday
+UNTIL = SINCE + 7 * DAY
+
+Generate = Callable[..., Any]
+
+
+@pytest.fixture(scope="module")
+def flights() -> pa.Table:
+    return thin(read_month(201303), 40)
+
+
+@pytest.fixture
+def generate(
+    run_component: Callable[..., dict[str, Any]], curated_schema: Path, tmp_path: Path
+) -> Generate:
+    def run(**parameters: Any) -> Any:
+        settings = {
+            "log_uri": str(tmp_path / "log"),
+            "model_name": MODEL,
+            "version": VERSION,
+            "since": SINCE,
+            "until": UNTIL,
+            "features": json.dumps(RAW_FEATURES),
+            "output": PROBABILITY,
+            "data_uri": str(tmp_path / "spans"),
+            "label": LABEL,
+            **parameters,
+        }
+        outputs = run_component(RequestExampleGen, {"schema": curated_schema}, **settings)
+        return outputs["examples"]
+
+    return run
+
+
+@pytest.fixture
+def refusal(generate: Generate) -> Callable[..., str]:
+    def run(**parameters: Any) -> str:
+        with pytest.raises(request_log.DataError) as failure:
+            generate(**parameters)
+        return str(failure.value)
+
+    return run
+
+
+def write_log(
+    root: Path,
+    flights: pa.Table,
+    second: int,
+    *,
+    version: int = VERSION,
+    output: str = PROBABILITY,
+    model: str = MODEL,
+    serialized: bool = False,
+) -> Path:
+    """A file of the log as the server writes it: a request for all flights, all at one time."""
+    rows = flights.to_pandas()
+    inputs: dict[str, np.ndarray] = {}
+    for name in RAW_FEATURES:
+        values = rows[name].to_numpy()
+        if values.dtype == object:
+            values = np.array([value.encode() for value in values], object)
+        elif values.dtype == np.float64:
+            values = values.astype(np.float32)
+        inputs[name] = values
+    if serialized:
+        plain = server.make_records(1, inputs, {"x": np.zeros(len(rows), np.float32)}, 0)
+        inputs = {"examples": np.array(plain, object)}
+    answers = np.linspace(0.1, 0.9, len(rows), dtype=np.float32)[:, None]
+    records = server.make_records(version, inputs, {output: answers}, second * 1_000_000)
+    folder = root / "log" / model
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"requests-{len(list(folder.iterdir()))}{server.SUFFIX}"
+    with tf.io.TFRecordWriter(str(path), "GZIP") as file:
+        for record in records:
+            file.write(record)
+    return path
+
+
+def rows_of(examples: Any, schema_folder: Path, split: str) -> Any:
+    artifact = type("Schema", (), {"uri": str(schema_folder)})()
+    schema = load_schema(artifact)
+    schema.feature.add(name=f"prediction.{PROBABILITY}", type=3)
+    return read_rows(examples, split, schema)
+
+
+def test_what_it_reads_is_called_as_the_server_calls_it() -> None:
+    names = ("PREDICTION_PREFIX", "TIME_FEATURE", "VERSION_FEATURE", "SUFFIX")
+    for name in names:
+        assert getattr(request_log, name) == getattr(server, name)
+
+
+@pytest.mark.parametrize("serialized", [False, True])
+def test_rows_are_as_they_were_sent_with_what_was_answered_and_the_label_that_arrived(
+    generate: Generate, flights: pa.Table, tmp_path: Path, curated_schema: Path, serialized: bool
+) -> None:
+    write_span(tmp_path / "spans", 201303, flights)
+    write_log(tmp_path, flights, SINCE, serialized=serialized)
+    examples = generate()
+    assert json.loads(examples.split_names) == ["current"]
+    found = rows_of(examples, curated_schema, "current")
+    sent = flights.to_pandas()
+    assert len(found) == len(sent)
+    for name in RAW_FEATURES:
+        expected = sent[name].to_numpy()
+        if expected.dtype == object:
+            assert [value.decode() for value in found[name]] == list(expected)
+        else:
+            np.testing.assert_allclose(found[name].astype(float), expected, rtol=1e-6)
+    assert list(found[LABEL]) == list(sent[LABEL])
+    answers = found[f"prediction.{PROBABILITY}"]
+    np.testing.assert_allclose(answers, np.linspace(0.1, 0.9, len(sent)), rtol=1e-6)
+    requests = Requests.from_examples(examples)
+    assert requests.labelled == {"current": len(sent)}
+    assert requests.label_months == {"current": [201303]}
+
+
+def test_the_period_before_is_a_split_of_its_own_and_other_times_and_models_are_left_out(
+    generate: Generate, flights: pa.Table, tmp_path: Path
+) -> None:
+    write_span(tmp_path / "spans", 201301, flights)
+    for rows, second in ((5, SINCE - 7 * DAY - 1), (6, SINCE - 1), (7, UNTIL - 1), (8, UNTIL)):
+        write_log(tmp_path, flights.slice(0, rows), second)
+    write_log(tmp_path, flights, SINCE, model="another")
+    requests = Requests.from_examples(generate())
+    assert requests.rows == {"current": 7, "previous": 6}
+    # January's labels are not those of March.
+    assert requests.labelled == {"current": 0, "previous": 0}
+    assert requests.label_months == {"current": [], "previous": []}
+
+
+def test_rows_of_other_versions_and_without_the_prediction_are_counted(
+    generate: Generate, flights: pa.Table, tmp_path: Path
+) -> None:
+    write_span(tmp_path / "spans", 201303, flights)
+    write_log(tmp_path, flights.slice(0, 5), SINCE)
+    write_log(tmp_path, flights.slice(0, 6), SINCE, version=8)
+    write_log(tmp_path, flights.slice(0, 7), SINCE, output="scores")
+    requests = Requests.from_examples(generate())
+    assert requests.rows["current"] == 5
+    assert requests.other_versions == {"8": 6}
+    assert requests.without_prediction == 7
+
+
+def test_labels_are_joined_by_the_features_that_requests_have_and_never_guessed(
+    generate: Generate, flights: pa.Table, tmp_path: Path, curated_schema: Path
+) -> None:
+    known, twice, unknown = flights.slice(0, 10), flights.slice(10, 1), flights.slice(11, 5)
+    place = twice.schema.get_field_index(LABEL)
+    other = twice.set_column(
+        place, twice.schema.field(place), pa.array([1 - twice[LABEL][0].as_py()])
+    )
+    write_span(tmp_path / "spans", 201303, pa.concat_tables([known, twice, other]))
+    lost = pa.concat_tables([known, twice, unknown]).to_pandas()
+    lost["wind_gust"] = float("nan")
+    write_log(tmp_path, pa.Table.from_pandas(lost), SINCE)
+    examples = generate()
+    found = rows_of(examples, curated_schema, "current")
+    assert list(found[LABEL][:10]) == list(known.to_pandas()[LABEL])
+    assert found[LABEL][10:].isna().all()
+    assert Requests.from_examples(examples).labelled == {"current": 10}
+
+
+def test_a_file_that_is_still_written_is_not_read(
+    generate: Generate, flights: pa.Table, tmp_path: Path
+) -> None:
+    write_span(tmp_path / "spans", 201303, flights)
+    write_log(tmp_path, flights, SINCE)
+    part = write_log(tmp_path, flights, SINCE)
+    part.rename(f"{part}.part")
+    assert Requests.from_examples(generate()).rows["current"] == len(flights)
+
+
+def test_a_file_that_was_cut_is_named(
+    refusal: Callable[..., str], flights: pa.Table, tmp_path: Path
+) -> None:
+    path = write_log(tmp_path, flights, SINCE)
+    whole = path.read_bytes()
+    for size in (0, 5, len(whole) // 2, len(whole) - 9):
+        path.write_bytes(whole[:size])
+        message = refusal()
+        assert str(path) in message
+        assert "mend or remove it" in message
+        assert "\n" not in message
+
+
+def test_a_file_that_is_something_else_is_named(
+    refusal: Callable[..., str], flights: pa.Table, tmp_path: Path
+) -> None:
+    path = write_log(tmp_path, flights, SINCE)
+    foreign = tf.train.Example()
+    foreign.features.feature["x"].int64_list.value.append(1)
+    mistyped = tf.train.Example()
+    mistyped.features.feature["request.time"].bytes_list.value.append(b"noon")
+    for record in (foreign.SerializeToString(), mistyped.SerializeToString(), b"\xff\xff\xff"):
+        with tf.io.TFRecordWriter(str(path), "GZIP") as file:
+            file.write(record)
+        message = refusal()
+        assert message.startswith(f"{path} is no file of a request log")
+    path.write_text("a,b\n1,2\n")
+    assert str(path) in refusal()
+
+
+def test_what_is_not_there_is_said(
+    refusal: Callable[..., str], flights: pa.Table, tmp_path: Path
+) -> None:
+    assert refusal().startswith(f"there is no request log {tmp_path / 'log'}")
+    write_log(tmp_path, flights, SINCE, model="another")
+    assert refusal().endswith(f"has no file {MODEL}/*.tfrecord.gz; it has folders of another")
+    write_log(tmp_path, flights, SINCE, version=8)
+    message = refusal()
+    assert "no row of 2013-03-04 to 2013-03-11 that version 7 of a_model answered" in message
+    assert message.endswith(f"others did: 8 ({len(flights)} rows)")
+    write_log(tmp_path, flights, SINCE, output="scores")
+    assert refusal().endswith("have no prediction.probability; its newest have prediction.scores")
+
+
+# Which period
+
+
+def survey(root: Path, now: int, **asked: Any) -> request_log.Survey:
+    chosen = {"since": None, "until": None, "days": 7, **asked}
+    return request_log.survey(str(root / "log"), MODEL, now=now, **chosen)
+
+
+def test_the_newest_complete_period_is_a_week_from_monday_on(
+    flights: pa.Table, tmp_path: Path
+) -> None:
+    write_log(tmp_path, flights.slice(0, 3), SINCE - 1)
+    write_log(tmp_path, flights.slice(0, 4), UNTIL - 1, version=8)
+    write_log(tmp_path, flights.slice(0, 5), UNTIL - 2)
+    late = UNTIL + 3600
+    found = survey(tmp_path, late)
+    assert found.period == request_log.Period(SINCE, UNTIL)
+    assert found.versions == {VERSION: 5, 8: 4}
+    assert survey(tmp_path, late - 1).period == request_log.Period(SINCE - 7 * DAY, SINCE)
+    # However long ago it was.
+    assert survey(tmp_path, late + 999 * DAY).period == request_log.Period(SINCE, UNTIL)
+
+
+def test_a_period_can_be_named(flights: pa.Table, tmp_path: Path) -> None:
+    write_log(tmp_path, flights, SINCE)
+    now = UNTIL + DAY
+    for asked in ({"since": SINCE}, {"until": UNTIL}, {"since": SINCE, "until": UNTIL}):
+        assert survey(tmp_path, now, **asked).period == request_log.Period(SINCE, UNTIL)
+    with pytest.raises(request_log.DataError, match=r"no request to a_model of 2013-03-11 to"):
+        survey(tmp_path, now, since=UNTIL)
+    with pytest.raises(request_log.DataError, match=r"no complete period of 7 day\(s\) yet"):
+        survey(tmp_path, SINCE + 5)

@@ -1,0 +1,248 @@
+"""Tests that ServingMonitor lets real months pass, and says what is wrong with others."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pytest
+import tensorflow as tf
+import tensorflow_data_validation as tfdv
+from scipy.spatial.distance import jensenshannon
+from tensorflow_metadata.proto.v0 import schema_pb2
+from tfx.v1.types import standard_artifacts as standard
+from tfx_bsl.coders import example_coder
+
+from components.artifacts import statistics_uri
+from components.errors import UserError
+from components.monitoring_page import render
+from components.request_example_gen import Requests
+from components.serving_monitor import ServingMonitor, jensen_shannon
+from components.span_example_gen import Columns, to_example_batch
+from pipeline.config import MonitorConfig
+from pipeline.features import LABEL, PROBABILITY, RAW_FEATURES
+from tests.conftest import PROJECT, read_month, thin
+
+ANSWER = f"prediction.{PROBABILITY}"
+COLUMNS = [*RAW_FEATURES, LABEL, ANSWER]
+VERSION = 1795462379
+MARCH = {"since": 1362096000, "until": 1364774400}
+
+Monitor = Callable[..., dict[str, Any]]
+
+
+@cache
+def month(number: int) -> pd.DataFrame:
+    """Flights of a real month, with answers that know a little of the label."""
+    rows = thin(read_month(number), 2600).to_pandas()
+    random = np.random.default_rng(number)
+    rows[ANSWER] = np.clip(0.2 + 0.08 * rows[LABEL] + random.normal(0, 0.08, len(rows)), 0.01, 0.99)
+    return rows[COLUMNS]
+
+
+@cache
+def training() -> tfdv.types.statistics_pb2.DatasetFeatureStatisticsList:
+    months = pd.concat([month(201301), month(201302)], ignore_index=True)
+    return tfdv.generate_statistics_from_dataframe(months.drop(columns=ANSWER))
+
+
+def faulty(**columns: Any) -> pd.DataFrame:
+    return month(201303).assign(**columns)
+
+
+@pytest.fixture
+def monitor(
+    run_component: Callable[..., dict[str, Any]], curated_schema: Path, tmp_path: Path
+) -> Monitor:
+    """Runs ServingMonitor on rows of March, by default with those of February before them."""
+    before = month(201302)
+
+    def run(
+        current: pd.DataFrame,
+        previous: pd.DataFrame | None = before,
+        served: Any = training,
+        requests: Requests | None = None,
+    ) -> dict[str, Any]:
+        frames = {"current": current, "previous": previous}
+        splits = {name: frame for name, frame in frames.items() if frame is not None}
+        examples, statistics = standard.Examples(), standard.ExampleStatistics()
+        served_statistics = standard.ExampleStatistics()
+        for name, artifact in (
+            ("examples", examples),
+            ("statistics", statistics),
+            ("served", served_statistics),
+        ):
+            artifact.uri = str(tmp_path / name)
+            artifact.split_names = json.dumps(list(splits))
+        requests = requests or Requests(VERSION, label_months={"current": [201303]})
+        requests.rows = {name: len(frame) for name, frame in splits.items()}
+        requests.labelled = {n: int(frame[LABEL].notna().sum()) for n, frame in splits.items()}
+        examples.set_string_custom_property("requests", requests.to_json())
+        for split, frame in splits.items():
+            write_examples(tmp_path / "examples" / f"Split-{split}", frame)
+            # As of StatisticsGen: what no row has, it has no statistics of.
+            there = tfdv.generate_statistics_from_dataframe(frame.dropna(axis=1, how="all"))
+            write(statistics_uri(statistics, split), there)
+        if served:
+            write(statistics_uri(served_statistics, "train"), served())
+        inputs = {
+            "examples": examples,
+            "statistics": statistics,
+            "schema": curated_schema,
+            "served_statistics": served_statistics,
+        }
+        outputs = run_component(
+            ServingMonitor,
+            inputs,
+            model_name="a_model",
+            features=json.dumps(RAW_FEATURES),
+            output=PROBABILITY,
+            label=LABEL,
+            slices='["carrier"]',
+            **MARCH,
+            **vars(MonitorConfig(min_slice_rows=200)),
+        )
+        report: dict[str, Any] = outputs["report"].read()
+        assert Path(outputs["report"].page).read_text() == render(report)
+        return report
+
+    return run
+
+
+def write(path: str, statistics: Any) -> None:
+    Path(path).parent.mkdir(parents=True)
+    Path(path).write_bytes(statistics.SerializeToString())
+
+
+def write_examples(folder: Path, frame: pd.DataFrame) -> None:
+    folder.mkdir(parents=True)
+    schema = tfdv.load_schema_text(str(PROJECT / "schema/schema.pbtxt"))
+    types = {feature.name: feature.type for feature in schema.feature}
+    columns = Columns({**types, ANSWER: schema_pb2.FLOAT}, frozenset(), "")
+    batch = pa.RecordBatch.from_pandas(frame, preserve_index=False)
+    with tf.io.TFRecordWriter(str(folder / "data_tfrecord-00000.gz"), "GZIP") as file:
+        encoder = example_coder.RecordBatchToExamplesEncoder()
+        for record in encoder.encode(to_example_batch(batch, columns)):
+            file.write(record)
+
+
+def alarming(report: dict[str, Any]) -> set[tuple[str, str, str]]:
+    return {(c["kind"], c["subject"], c["against"]) for c in report["checks"] if c["alarms"]}
+
+
+def values(report: dict[str, Any]) -> dict[tuple[str, str, str], float]:
+    return {(c["kind"], c["subject"], c["against"]): c["value"] for c in report["checks"]}
+
+
+def test_a_real_month_is_compared_with_all_there_is_and_raises_no_alarm(monitor: Monitor) -> None:
+    march = month(201303)
+    report = monitor(march)
+    assert report["alarms"] == []
+    assert report["judged"] is True
+    measured = values(report)
+    for kind, against in (("skew", "training"), ("drift", "previous period")):
+        assert 0 < measured[kind, "carrier", against] < 0.05
+    missing = march["wind_gust"].isna().mean() - month(201302)["wind_gust"].isna().mean()
+    assert measured["missing", "wind_gust", "previous period"] == pytest.approx(abs(missing))
+    assert measured["unseen", "carrier", "training"] == 0
+    assert measured["relation", "temp", "previous period"] < 10
+    assert measured["prediction drift", "", "previous period"] < 0.05
+    overall, *slices = report["live"]
+    late = march[LABEL] == 1
+    pairs = march.loc[late, [ANSWER]].merge(march.loc[~late, [ANSWER]], how="cross").to_numpy()
+    assert overall["auc"] == pytest.approx((pairs[:, 0] > pairs[:, 1]).mean(), abs=1e-3)
+    assert overall["label_rate"] == pytest.approx(late.mean())
+    assert {row["name"] for row in slices} == {
+        f"carrier:{name}" for name, count in march["carrier"].value_counts().items() if count >= 200
+    }
+    assert report["predictions"]["current"]["mean"] == pytest.approx(march[ANSWER].mean())
+
+
+def test_what_is_wrong_with_the_features_is_named(monitor: Monitor) -> None:
+    march = month(201303)
+    report = monitor(
+        faulty(
+            temp=(march["temp"] - 32) / 1.8,
+            distance=march["distance"] * 1.609,
+            wind_gust=np.nan,
+            carrier=march["carrier"].replace("DL", "ZZ"),
+        )
+    )
+    assert alarming(report) >= {
+        ("relation", "temp", "previous period"),
+        ("skew", "distance", "training"),
+        ("drift", "distance", "previous period"),
+        ("SCHEMA_MISSING_COLUMN", "wind_gust", "schema"),
+        ("unseen", "carrier", "training"),
+        ("skew", "carrier", "training"),
+    }
+    (unseen,) = (text for text in report["alarms"] if "does not have" in text)
+    assert unseen.startswith("carrier: ")
+    assert "(ZZ)" in unseen
+
+
+def test_what_is_wrong_with_the_answers_is_named(monitor: Monitor) -> None:
+    march = month(201303)
+    shuffled = march[ANSWER].sample(frac=1, random_state=0).to_numpy()
+    report = monitor(faulty(**{ANSWER: shuffled / 8}))
+    assert alarming(report) == {
+        ("prediction drift", "", "previous period"),
+        ("mean prediction", "", "training"),
+        ("live AUC", "", "labels"),
+        ("calibration", "", "labels"),
+    }
+
+
+def test_few_rows_raise_no_alarm(monitor: Monitor) -> None:
+    few = faulty(temp=0.0).head(300)
+    report = monitor(few)
+    assert report["alarms"] == []
+    assert alarming(report)
+    assert "300 rows are too few to judge by: 2,000 are needed." in report["notes"]
+
+
+def test_without_a_previous_period_and_labels_it_says_so_and_compares_with_training(
+    monitor: Monitor,
+) -> None:
+    requests = Requests(VERSION, other_versions={"8": 12}, without_prediction=3)
+    report = monitor(faulty(**{LABEL: np.nan}), previous=None, requests=requests)
+    assert report["alarms"] == []
+    assert report["live"] == []
+    assert {against for _, _, against in values(report)} == {"training"}
+    assert report["notes"] == [
+        "The previous period (2013-01-29 to 2013-03-01) has 0 rows of this version, fewer than "
+        "2,000: nothing is compared with it.",
+        "No labels of the period have arrived: there is no live AUC.",
+        "12 more rows of the period were answered by version 8.",
+        "3 more rows have no such prediction.",
+    ]
+
+
+def test_without_training_statistics_there_is_nothing_to_compare_with(monitor: Monitor) -> None:
+    with pytest.raises(UserError, match=f"version {VERSION} of a_model has no training statistics"):
+        monitor(month(201303).head(10), previous=None, served=None)
+
+
+def test_what_comes_from_the_log_is_escaped_on_the_page(monitor: Monitor) -> None:
+    rows = month(201303)
+    report = monitor(
+        rows.assign(carrier=rows["carrier"].replace("UA", "<script>alert(1)</script>")),
+        previous=None,
+    )
+    page = render(report)
+    assert any("<script>" in text for text in report["alarms"])
+    assert "<script" not in page
+    assert "&lt;script&gt;" in page
+    assert page.count("<svg") == 3
+
+
+def test_the_divergence_is_that_of_jensen_and_shannon() -> None:
+    first, second = np.array([0.5, 0.5, 0.0]), np.array([0.1, 0.2, 0.7])
+    assert jensen_shannon(first, second) == pytest.approx(jensenshannon(first, second, 2) ** 2)
+    assert jensen_shannon(np.array([1.0, 0]), np.array([0, 1.0])) == 1

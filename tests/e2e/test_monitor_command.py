@@ -1,0 +1,156 @@
+"""The command `monitor`, on real months of requests to what one real run pushed."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from orchestration.output_directory import OutputDirectory
+from tests.conftest import PROJECT, Cli, PushedRun, read_month, thin
+from tests.played_requests import play
+
+MARCH = ("--since", "2013-03-01", "--until", "2013-04-01")
+APRIL = ("--since", "2013-04-01", "--until", "2013-05-01")
+
+
+def corrupt(requests: pd.DataFrame) -> None:
+    """Another unit, and a column that is lost."""
+    requests["temp"] = (requests["temp"] - 32) / 1.8
+    requests["wind_gust"] = float("nan")
+
+
+@pytest.fixture(scope="module")
+def real(pushed: PushedRun, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A log of real requests of February and March."""
+    folder = tmp_path_factory.mktemp("requests") / "log"
+    for month in (201302, 201303):
+        play(folder, pushed.version, thin(read_month(month), 2500))
+    return folder
+
+
+@pytest.fixture
+def served(pushed: PushedRun, tmp_path: Path) -> Cli:
+    """What the run left, as far as monitoring and a look of the schedule read it."""
+    for name in ("serving_model", "keys"):
+        shutil.copytree(pushed.cli.output / name, tmp_path / "output" / name)
+    return Cli(pushed.cli.data, tmp_path / "output")
+
+
+def call(command: list[str]) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command,
+        cwd=PROJECT,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        timeout=300,
+        check=False,
+    )
+
+
+def monitor(cli: Cli, requests: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return call(
+        [
+            *(sys.executable, str(PROJECT / "local_runner.py"), "monitor"),
+            *("--requests", str(requests), "--output", str(cli.output)),
+            *("--set", f"data.uri={cli.data}", *arguments),
+        ]
+    )
+
+
+def report_of(screen: str) -> Path:
+    """The page that the screen names."""
+    (line,) = (line for line in screen.splitlines() if line.startswith("Report: "))
+    return Path(line.removeprefix("Report: "))
+
+
+def files(root: Path) -> set[Path]:
+    return {path for path in root.rglob("*") if path.is_file()}
+
+
+def test_a_real_month_is_reported_and_raises_no_alarm(
+    served: Cli, real: Path, pushed: PushedRun
+) -> None:
+    before = files(served.output)
+    done = monitor(served, real, *MARCH)
+    assert done.returncode == 0, done.stdout
+    page = report_of(done.stdout)
+    assert page.parent.parent == served.output / "monitoring"
+    assert "No alarm" in page.read_text()
+    report = json.loads(page.with_name("report.json").read_text())
+    assert report["version"] == int(pushed.version.name)
+    assert report["alarms"] == []
+    assert report["live"][0]["auc"] > 0.58
+    rows = report["requests"]
+    assert rows["rows"]["current"] > 2400
+    assert rows["rows"]["previous"] > 2400
+    # The spans hold the same flights; those of the last evening are another month's in UTC.
+    assert rows["labelled"] == rows["rows"]
+    assert {check["against"] for check in report["checks"]} == {
+        *("training", "previous period", "labels")
+    }
+    # Neither runs, nor the schedule, nor ML Metadata of the training pipeline are touched.
+    added = files(served.output) - before
+    assert {path.relative_to(served.output).parts[0] for path in added} == {"monitoring"}
+
+
+def test_a_corrupted_month_alarms_and_the_schedule_obeys(
+    served: Cli, real: Path, pushed: PushedRun, tmp_path: Path
+) -> None:
+    log = Path(shutil.copytree(real, tmp_path / "log"))
+    play(log, pushed.version, thin(read_month(201304), 2500), corrupt)
+    # A run that goes on meanwhile does not hold it up.
+    with OutputDirectory(served.output).locked():
+        done = monitor(served, log, *APRIL)
+    assert done.returncode == 5, done.stdout
+    report = json.loads(report_of(done.stdout).with_name("report.json").read_text())
+    alarms = {(c["kind"], c["subject"]) for c in report["checks"] if c["alarms"]}
+    assert ("relation", "temp") in alarms
+    assert "wind_gust" in {subject for _, subject in alarms}
+    alarm = json.loads((served.output / "alarm.json").read_text())
+    assert f"Alarm {alarm['id']} is raised" in done.stdout
+    assert alarm["id"] == report["alarm"]
+
+    # The next look finds the data as it was learned from, and retrains because of the alarm alone;
+    # it is stopped there, since what a run does is tested elsewhere.
+    command = ["schedule" if word == "run" else word for word in served.command("--once")]
+    with subprocess.Popen(
+        [*command, "--as-of", "201303"], cwd=PROJECT, text=True, stdout=subprocess.PIPE
+    ) as schedule:
+        assert schedule.stdout
+        said = schedule.stdout.readline()
+        schedule.terminate()
+        schedule.communicate(timeout=60)
+    assert said.startswith(f"Retraining: alarm {alarm['id']}: requests of 2013-04-01")
+
+
+def test_what_cannot_be_monitored_is_said_in_one_line(
+    served: Cli, real: Path, pushed: PushedRun, tmp_path: Path
+) -> None:
+    done = monitor(Cli(served.data, tmp_path / "empty"), real)
+    assert done.returncode == 1
+    assert done.stdout.startswith("nothing is served yet: ")
+    assert not (tmp_path / "empty").exists()
+    done = monitor(served, real, "--version", "5", *MARCH)
+    assert done.returncode == 1
+    assert f"version 5 is not in {served.output / 'serving_model'}" in done.stdout
+    assert pushed.version.name in done.stdout
+    with OutputDirectory(served.output / "monitoring").locked():
+        assert monitor(served, real).returncode == 75
+
+
+def test_wrong_usage_is_refused(served: Cli, real: Path) -> None:
+    for arguments, said in (
+        (("--since", "yesterday"), "'yesterday' is no date or time"),
+        (("--since", "2013-04-01", "--until", "2013-04-01"), "--since must be before --until"),
+        (("--set", "monitor.min_rows=0"), "monitor.min_rows"),
+    ):
+        done = monitor(served, real, *arguments)
+        assert done.returncode == 2
+        assert said in done.stdout

@@ -1,0 +1,93 @@
+"""Tests that an alarm of monitoring reaches the schedule, once, and none is lost."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from orchestration.alarms import publish
+from orchestration.output_directory import OutputDirectory
+
+
+def publish_report(root: Path, *wrong: str, until: str = "2013-04-01") -> tuple[Path, str]:
+    """Publishes a report in which these features are wrong; there are others that are not."""
+    made = root / "made"
+    made.mkdir(exist_ok=True)
+    names = sorted({"temp", "distance", *wrong})
+    checks = [
+        {"kind": "skew", "subject": name, "against": "training", "alarms": name in wrong}
+        for name in names
+    ]
+    report = {
+        "model": "a_model",
+        "version": 7,
+        "since": "2013-03-01",
+        "until": until,
+        "alarms": [f"{name}: skew" for name in wrong],
+        "checks": checks,
+    }
+    (made / "report.json").write_text(json.dumps(report))
+    (made / "report.html").write_text(f"<p>{wrong}</p>")
+    return publish(OutputDirectory(root), made)
+
+
+def alarm(root: Path) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads((root / "alarm.json").read_text())
+    return content
+
+
+def obey(root: Path) -> None:
+    """What the schedule writes when it has."""
+    (root / "schedule.json").write_text(json.dumps({"obeyed_alarm": alarm(root)["id"]}))
+
+
+def test_a_report_without_alarms_is_kept_by_period_and_version(tmp_path: Path) -> None:
+    page, said = publish_report(tmp_path)
+    assert said == ""
+    assert page == tmp_path / "monitoring" / "2013-03-01_2013-04-01_7" / "report.html"
+    assert json.loads(page.with_name("report.json").read_text())["alarm"] == ""
+    assert not (tmp_path / "alarm.json").exists()
+
+
+def test_what_is_wrong_with_a_period_raises_one_alarm_however_often_it_is_looked_at(
+    tmp_path: Path,
+) -> None:
+    _, said = publish_report(tmp_path, "temp")
+    first = alarm(tmp_path)
+    assert first["id"] in said
+    assert first["reason"] == "requests of 2013-03-01 to 2013-04-01 to version 7: temp: skew"
+    (tmp_path / "alarm.json").unlink()
+    _, said = publish_report(tmp_path, "temp")
+    assert said == f"Alarm {first['id']} was raised before."
+    assert not (tmp_path / "alarm.json").exists()
+
+
+def test_something_else_and_another_period_are_alarms_of_their_own(tmp_path: Path) -> None:
+    ids = []
+    for wrong, until in ((["temp"], "2013-04-01"), (["distance"], "2013-04-01"), (["temp"], "x")):
+        publish_report(tmp_path, *wrong, until=until)
+        ids.append(alarm(tmp_path)["id"])
+    assert len(set(ids)) == 3
+
+
+def test_an_alarm_that_waits_is_taken_in_by_the_next(tmp_path: Path) -> None:
+    publish_report(tmp_path, "temp")
+    first = alarm(tmp_path)
+    _, said = publish_report(tmp_path, "distance", until="2013-05-01")
+    second = alarm(tmp_path)
+    assert second["id"] != first["id"]
+    assert second["reason"].endswith(f"distance: skew; before that, {first['reason']}")
+    assert f"it takes in {first['id']}, which was not obeyed yet" in said
+
+
+def test_an_alarm_that_was_obeyed_is_replaced(tmp_path: Path) -> None:
+    publish_report(tmp_path, "temp")
+    obey(tmp_path)
+    publish_report(tmp_path, "distance", until="2013-05-01")
+    assert "temp" not in alarm(tmp_path)["reason"]
+
+
+def test_a_long_reason_names_the_first_and_counts_the_rest(tmp_path: Path) -> None:
+    publish_report(tmp_path, "a", "b", "c", "d", "e")
+    assert alarm(tmp_path)["reason"].endswith("a: skew; b: skew; c: skew; and 2 more")

@@ -1,0 +1,57 @@
+"""Plays real flights through a model and the server's request log, as if each had been asked."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from unittest import mock
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+
+from pipeline.export import RAW_SIGNATURE
+from pipeline.features import PROBABILITY, RAW_FEATURES, TIME, VOCABULARIES
+from serving.server import request_log
+from serving.server.metrics import ServerMetrics
+
+Fault = Callable[[pd.DataFrame], None]
+
+MODEL = "flight_delay"
+
+
+def play(folder: Path, version: Path, flights: pa.Table, fault: Fault | None = None) -> None:
+    """Logs a request for all flights of each hour, in the hour before they are to leave.
+
+    Args:
+      folder: The request log.
+      version: The version that answers, a folder of the Serving directory.
+      flights: Rows of a span.
+      fault: Changes what is sent.
+    """
+    import tensorflow as tf
+
+    ask = tf.saved_model.load(str(version)).signatures[RAW_SIGNATURE]
+    dtypes = {name: spec.dtype for name, spec in ask.structured_input_signature[1].items()}
+    rows = flights.to_pandas()
+    rows["asked"] = rows[TIME].astype("int64") / 1e9 - 3600
+    if fault:
+        fault(rows)
+    log = request_log.RequestLog(str(folder), 1.0, ServerMetrics())
+    try:
+        with mock.patch.object(request_log.time, "time") as clock:
+            for asked, hour in rows.sort_values("asked").groupby("asked"):
+                inputs = {name: _column(hour[name], name, dtypes[name]) for name in RAW_FEATURES}
+                answer = ask(**{name: tf.constant(column) for name, column in inputs.items()})
+                clock.return_value = asked
+                outputs = {PROBABILITY: answer[PROBABILITY].numpy()}
+                log.offer(MODEL, int(version.name), inputs, outputs)
+    finally:
+        log.close()
+
+
+def _column(values: pd.Series, name: str, dtype: object) -> np.ndarray:
+    """Values as a client sends them: "" or NaN where there is none."""
+    if name in VOCABULARIES:
+        return np.array([(value or "").encode() for value in values], object)
+    return values.to_numpy(dtype.as_numpy_dtype)  # type: ignore[attr-defined]
