@@ -94,7 +94,11 @@ def _trainer(outputs: Outputs) -> Summary:
         return Summary("")
     with tfx.dsl.io.fileio.open(path, "r") as file:
         run = json.loads(file.read())
-    return Summary(f"eval AUC {run['auc']:.4f} at epoch {run['best_epoch']} of {run['epochs']}")
+    line = f"eval AUC {run['auc']:.4f} at epoch {run['best_epoch']} of {run['epochs']}"
+    if start := run.get("warm_start"):
+        why_cold = start.get("why_cold")
+        line += f"; cold start: {why_cold}" if why_cold else "; started from the served model"
+    return Summary(line)
 
 
 def _pruner(outputs: Outputs) -> Summary:

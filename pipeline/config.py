@@ -109,6 +109,8 @@ class TrainingConfig:
       l2: Weight of the L2 penalty on the dense kernels.
       patience: Epochs without a lower log loss on `eval` before learning stops.
       seed: Seed of all random choices.
+      warm_start: How much of the served model's weights the network starts from: 0 for none of
+        them, 1 for nothing else. See docs/replay.md for what that does.
     """
 
     epochs: Annotated[int, Field(ge=1, le=1000)] = 5
@@ -118,6 +120,7 @@ class TrainingConfig:
     l2: Annotated[float, Field(ge=0)] = 1e-3
     patience: Annotated[int, Field(ge=1)] = 2
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 7
+    warm_start: Share = 0.0
 
 
 @dataclass(frozen=True, config=_CHECKED)

@@ -20,6 +20,7 @@ from components.weight_average import AverageWeights
 from pipeline.config import TrainingConfig
 from pipeline.export import save_model
 from pipeline.features import CROSSES, IDS, LABEL, NUMERIC, PROBABILITY, VOCABULARIES, WEIGHT
+from pipeline.warm_start import start_from
 
 _TRUNK = (256, 128, 64)
 _EMBEDDING = 8
@@ -30,7 +31,8 @@ def run_fn(fn_args: tfx.components.FnArgs) -> None:
     """Trains and saves the network; the `run_fn` of Trainer.
 
     Args:
-      fn_args: Supplied by Trainer; `custom_config` holds the fields of `TrainingConfig`.
+      fn_args: Supplied by Trainer; `custom_config` holds the fields of `TrainingConfig`, and
+        `base_model` is the folder of the served model where `warm_start` is not 0.
 
     Raises:
       UserError: If learning diverges.
@@ -44,7 +46,13 @@ def run_fn(fn_args: tfx.components.FnArgs) -> None:
     evaluation = columns_of_files(fn_args.eval_files, schema)
     prior = float(train[LABEL].mean())
     model = build_model(config, vocabulary_sizes(graph), train[NUMERIC].shape[1], prior)
-    summary = _fit(model, config, train, evaluation, fn_args.model_run_dir)
+    start: dict[str, Any] = {}
+    if config.warm_start and fn_args.base_model:
+        known = {name: graph.vocabulary_by_name(name) for name in VOCABULARIES}
+        start = {
+            "warm_start": start_from(model, fn_args.base_model, known, config.warm_start),
+        }
+    summary = _fit(model, config, train, evaluation, fn_args.model_run_dir) | start
     save_model(model, graph, fn_args.serving_model_dir)
     with tfx.dsl.io.fileio.open(os.path.join(fn_args.model_run_dir, "training.json"), "w") as file:
         file.write(json.dumps(summary))

@@ -107,6 +107,8 @@ def create_pipeline(
         train_args=tfx.proto.TrainArgs(splits=["train"]),
         eval_args=tfx.proto.EvalArgs(splits=["eval"]),
         settings=dataclasses.asdict(config.training),
+        # Only where it is asked for: it would be part of the cache key.
+        base_model=served_model.outputs["model"] if config.training.warm_start else None,
     )
     learning = {
         "save_fn": "pipeline.export.save_model",
