@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +57,7 @@ def served(served_network: tf_keras.Model, tmp_path_factory: pytest.TempPathFact
 
 
 def rows_of(
-    vocabularies: dict[str, list[bytes]], flights: list[tuple[bytes, ...]]
+    vocabularies: dict[str, list[bytes]], flights: Sequence[tuple[bytes, ...]]
 ) -> dict[str, np.ndarray]:
     """Rows as the network reads them, of categories as the data has them."""
     rng = np.random.default_rng(3)
