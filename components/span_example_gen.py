@@ -87,7 +87,6 @@ def SpanExampleGen(
             _ = (
                 pipeline
                 | "Shards" >> beam.Create(shards)
-                | "Spread" >> beam.Reshuffle()
                 | "Write" >> beam.ParDo(_WriteShard(data_uri, columns, examples.uri, store))
             )
     except Exception as error:

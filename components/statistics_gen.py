@@ -56,7 +56,6 @@ def StatisticsGen(
         _ = (
             pipeline
             | "Files" >> beam.Create(files)
-            | "Spread" >> beam.Reshuffle()
             | "Count" >> beam.ParDo(_Count(expected, SpanStore.of_environment()))
             | "Of a split" >> beam.GroupByKey()
             | "Merge"

@@ -80,7 +80,6 @@ def Transform(
     source = tfxio.TFExampleBeamRecord("in memory", schema=raw)
     specs = source.TensorAdapter().OriginalTypeSpecs()
     to_analyze = source.Project(tft.get_analyze_input_columns(function, specs))
-    to_transform = source.Project(tft.get_transform_input_columns(function, specs))
     temporary = os.path.join(transform_graph.uri, ".temp")
     try:
         with (
@@ -104,10 +103,12 @@ def Transform(
                 os.path.join(transform_graph.uri, tft.TFTransformOutput.RAW_METADATA_DIR), pipeline
             )
             _ = learned | "Write graph" >> tft_beam.WriteTransformFn(transform_graph.uri)
-            with tft_beam.Context(passthrough_keys={_FILE}):
-                for split, files in applied_to.items():
-                    folder = os.path.join(transformed_examples.uri, f"Split-{split}")
-                    _apply(pipeline, split, files, to_transform, learned, folder)
+            if applied_to:
+                read = source.Project(tft.get_transform_input_columns(function, specs))
+                with tft_beam.Context(passthrough_keys={_FILE}):
+                    for split, files in applied_to.items():
+                        folder = os.path.join(transformed_examples.uri, f"Split-{split}")
+                        _apply(pipeline, split, files, read, learned, folder)
     except Exception as error:
         raised = "".join(traceback.format_exception_only(error))
         if user_error := from_worker_traceback(raised):
@@ -126,7 +127,6 @@ def _read(pipeline: beam.Pipeline, label: str, files: list[str], source: tfxio.T
     return (
         pipeline
         | f"{label} files" >> beam.Create(files)
-        | f"{label} spread" >> beam.Reshuffle()
         | f"{label} read" >> beam.ParDo(_Read(source.ArrowSchema()))
     )
 
@@ -179,7 +179,6 @@ def _apply(
     rows = (
         pipeline
         | f"{split} files" >> beam.Create(files)
-        | f"{split} spread" >> beam.Reshuffle()
         | f"{split} read" >> beam.ParDo(_Read(columns))
     )
     config = tfxio.TensorAdapterConfig(columns, source.TensorRepresentations())
@@ -249,7 +248,8 @@ class _KeptAnalyses:
         if kept:
             # Those of all months in one: TFT takes its time for each data set that it is given.
             entries = {
-                name: pipeline | f"Kept {i}" >> beam.Create(a).with_output_types(bytes)
+                name: pipeline
+                | f"Kept {i}" >> beam.Create(a, reshuffle=False).with_output_types(bytes)
                 for i, (name, a) in enumerate(kept.items())
             }
             cache[_KEPT] = analyzer_cache.DatasetCache(entries, None)
@@ -310,7 +310,7 @@ class _KeptAnalyses:
 
     def _keep(self, output: Mapping[Any, Any], new: Mapping[Any, tuple[int, list[str]]]) -> None:
         found = [
-            accumulators | f"Of {key.key} {i}" >> beam.Map(lambda a, of: (of, a), (key.key, name))
+            accumulators | f"Of {key.key} {i}" >> beam.Map(_with_name, key.key, name)
             for key, cache in output.items()
             if key in new and new[key][0]
             for i, (name, accumulators) in enumerate(cache.items())
@@ -323,10 +323,13 @@ class _KeptAnalyses:
             _ = (
                 found
                 | "All accumulators" >> beam.Flatten()
-                | "By data set" >> beam.Map(lambda found: (found[0][0], (found[0][1], found[1])))
                 | "Of a data set" >> beam.GroupByKey()
                 | "Keep" >> beam.Map(_keep, self.store, months, names)
             )
+
+
+def _with_name(accumulator: bytes, data_set: str, name: bytes) -> tuple[str, tuple[bytes, bytes]]:
+    return data_set, (name, accumulator)
 
 
 def _keep(
