@@ -13,6 +13,7 @@ import yaml
 
 import kubeflow_runner
 from components.errors import UserError
+from components.span_store import STORE_VARIABLE
 from pipeline.config import load_config
 from pipeline.parameters import KEYS, parameter_name, parameter_values, with_parameters
 
@@ -205,3 +206,20 @@ def test_where_ingestion_may_come_from_the_cache_the_data_is_part_of_the_run(
     values = kubeflow_runner.run_parameters(None, (*settings, "kubeflow.volume_claim=f"), ())
     assert values["data_as_of"] == 201304
     assert len(str(values["fingerprint"])) == 64
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ((), "/data/spans"),
+        (("kubeflow.span_store=gs://b/spans",), "gs://b/spans"),
+        (("kubeflow.span_store=",), None),
+    ],
+)
+def test_tasks_know_where_what_was_made_of_a_month_is_kept(
+    settings: tuple[str, ...], expected: str | None
+) -> None:
+    spec, _ = compiled("kubeflow.mount_path=/data", *settings)
+    for executor in spec["deploymentSpec"]["executors"].values():
+        env = {e["name"]: e["value"] for e in executor["container"].get("env", [])}
+        assert env.get(STORE_VARIABLE) == expected

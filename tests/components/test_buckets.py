@@ -15,6 +15,7 @@ from components import spans
 from components.artifacts import has_serving_model, statistics_uri
 from components.errors import DataError
 from components.span_example_gen import SpanExampleGen
+from components.span_store import SpanStore
 from serving.directory import ModelDirectory, copy_tree, open_uri
 from serving.signing import verify
 from tests.components.test_publishing import push, serve
@@ -61,6 +62,16 @@ def test_spans_are_read_from_a_bucket_as_from_a_folder(
         }
     assert rows[0] == rows[1]
     assert rows[0]["test"] > 200
+
+
+def test_what_is_kept_of_spans_may_be_in_a_bucket(bucket: str) -> None:
+    store = SpanStore(f"{bucket}/spans")
+    assert store.read("examples", 201301, "key") is None
+    for content in (b"one", b"two"):
+        store.write("examples", 201301, "key", content)
+        assert store.read("examples", 201301, "key") == content
+    files, path = open_uri(f"{bucket}/spans/201301")
+    assert [i.base_name for i in files.get_file_info(fs.FileSelector(path))] == ["examples-key"]
 
 
 def test_a_bucket_that_is_not_there_is_named(bucket: str) -> None:

@@ -16,6 +16,7 @@ from tfx import v1 as tfx
 from components.errors import UserError
 from components.networks import read_columns
 from components.span_example_gen import SpanExampleGen
+from components.span_store import STORE_VARIABLE
 from components.transform import Transform
 
 Run = Callable[..., dict[str, Any]]
@@ -36,6 +37,10 @@ def learn_in_phases(inputs: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
     """One that learns a mean of what it has scaled by another."""
     distance = tft.scale_to_z_score(inputs["distance"])
     return {"above": distance - tft.mean(tf.maximum(distance, 0.0))}
+
+
+def learn_other(inputs: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+    return {"carrier": tft.compute_and_apply_vocabulary(inputs["carrier"])}
 
 
 def fail(inputs: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
@@ -84,6 +89,23 @@ def fresh(transform: Run, examples: dict[int, Any]) -> dict[int, dict[str, Any]]
     return {as_of: transform(examples[as_of]) for as_of in MONTHS}
 
 
+@pytest.fixture(scope="session")
+def kept_once(
+    transform: Run, examples: dict[int, Any], tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, dict[str, Any]]:
+    """A store in which the first window was analysed, and what came of that."""
+    folder = tmp_path_factory.mktemp("kept") / "store"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(STORE_VARIABLE, str(folder))
+        return folder, transform(examples[MONTHS[0]])
+
+
+@pytest.fixture
+def kept(kept_once: tuple[Path, dict[str, Any]], store: Path) -> Path:
+    """A copy of it, which components that run in the test use."""
+    return Path(shutil.copytree(kept_once[0], store))
+
+
 def test_every_row_is_what_the_saved_graph_makes_of_it_in_its_file_and_order(
     fresh: dict[int, dict[str, Any]], examples: dict[int, Any], curated_schema: Path
 ) -> None:
@@ -115,13 +137,17 @@ def test_what_is_learned_is_learned_of_the_split_to_analyze_alone(
 
 
 def test_with_what_is_kept_of_earlier_months_it_is_the_same_transformation(
-    transform: Run, examples: dict[int, Any], fresh: dict[int, dict[str, Any]], store: Path
+    transform: Run,
+    examples: dict[int, Any],
+    fresh: dict[int, dict[str, Any]],
+    kept_once: tuple[Path, dict[str, Any]],
+    kept: Path,
 ) -> None:
-    assert_same(transform(examples[MONTHS[0]]), fresh[MONTHS[0]])
-    before = {path.name: path.stat().st_mtime_ns for path in store.rglob("analysis-*")}
-    assert {path.parent.name for path in store.rglob("analysis-*")} == {"201301", "201302"}
+    assert_same(kept_once[1], fresh[MONTHS[0]])
+    before = {path.name: path.stat().st_mtime_ns for path in kept.rglob("analysis-*")}
+    assert {path.parent.name for path in kept.rglob("analysis-*")} == {"201301", "201302"}
     assert_same(transform(examples[MONTHS[1]]), fresh[MONTHS[1]])
-    after = {path.name: path for path in store.rglob("analysis-*")}
+    after = {path.name: path for path in kept.rglob("analysis-*")}
     # January is not in the window; of February its last days are new, and March is.
     assert sorted(path.parent.name for name, path in after.items() if name not in before) == [
         "201302",
@@ -130,15 +156,14 @@ def test_with_what_is_kept_of_earlier_months_it_is_the_same_transformation(
     assert all(after[name].stat().st_mtime_ns == written for name, written in before.items())
     # Once more, with everything kept.
     assert_same(transform(examples[MONTHS[1]]), fresh[MONTHS[1]])
-    assert len(list(store.rglob("analysis-*"))) == len(after)
+    assert len(list(kept.rglob("analysis-*"))) == len(after)
 
 
 def test_a_month_that_is_kept_is_not_read_to_be_analysed(
-    transform: Run, examples: dict[int, Any], fresh: dict[int, dict[str, Any]], store: Path
+    transform: Run, examples: dict[int, Any], fresh: dict[int, dict[str, Any]], kept: Path
 ) -> None:
-    transform(examples[MONTHS[0]])
     damaged = tfx.types.standard_artifacts.Examples()
-    damaged.uri = str(shutil.copytree(examples[MONTHS[0]].uri, store.parent / "damaged"))
+    damaged.uri = str(shutil.copytree(examples[MONTHS[0]].uri, kept.parent / "damaged"))
     damaged.split_names = examples[MONTHS[0]].split_names
     for path in Path(damaged.uri, "Split-train").iterdir():
         path.write_bytes(b"")
@@ -148,10 +173,9 @@ def test_a_month_that_is_kept_is_not_read_to_be_analysed(
 
 
 def test_what_is_kept_and_cannot_be_read_is_made_again(
-    transform: Run, examples: dict[int, Any], fresh: dict[int, dict[str, Any]], store: Path
+    transform: Run, examples: dict[int, Any], fresh: dict[int, dict[str, Any]], kept: Path
 ) -> None:
-    transform(examples[MONTHS[0]], transform='["eval"]')
-    truncated, emptied = sorted(store.rglob("analysis-*"))
+    truncated, emptied = sorted(kept.rglob("analysis-*"))
     truncated.write_bytes(truncated.read_bytes()[:-20])
     emptied.write_bytes(b"")
     assert_same(transform(examples[MONTHS[0]]), fresh[MONTHS[0]])
@@ -159,14 +183,12 @@ def test_what_is_kept_and_cannot_be_read_is_made_again(
 
 
 def test_another_function_is_analysed_anew(
-    transform: Run, examples: dict[int, Any], store: Path
+    transform: Run, examples: dict[int, Any], kept: Path
 ) -> None:
-    transform(examples[MONTHS[0]], transform="[]")
-    kept = len(list(store.rglob("analysis-*")))
-    other = "pipeline.preprocessing.preprocessing_fn"
-    found = transform(examples[MONTHS[0]], other)
-    assert len(list(store.rglob("analysis-*"))) == 2 * kept
-    assert "numeric" in columns_of(found, "train")
+    before = len(list(kept.rglob("analysis-*")))
+    found = transform(examples[MONTHS[0]], "learn_other")
+    assert len(list(kept.rglob("analysis-*"))) == 2 * before
+    assert columns_of(found, "train")["carrier"].max() > 5
 
 
 def test_a_function_that_learns_in_phases_has_all_rows_whatever_is_kept(

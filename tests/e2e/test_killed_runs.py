@@ -6,6 +6,7 @@ import fcntl
 import multiprocessing
 import os
 import random
+import re
 import shutil
 import signal
 import sqlite3
@@ -198,6 +199,7 @@ def test_runs_that_are_killed_at_any_moment_harm_nothing(
     firings.check()
     assert len(set(firings.models.versions()) - set(before)) == 1, screen
     assert set(before) < set(firings.models.versions())
+    assert re.search(r"^Transform +cached", screen, re.MULTILINE)  # What is complete stays so.
     outcomes = {record.run_id: record.outcome for record in list_runs(directory)}
     assert outcomes["last"] == PUSHED
     # The earliest are killed before they have left a trace.
