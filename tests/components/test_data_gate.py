@@ -154,6 +154,19 @@ def test_real_months_pass_the_schema(tmp_path: Path, number: int) -> None:
     assert passed.get_int_custom_property("warnings") == 0
 
 
+@pytest.mark.parametrize("number", [201309, 201312])
+def test_a_held_out_week_that_lacks_what_a_month_has_warns_and_does_not_block(
+    tmp_path: Path, number: int
+) -> None:
+    """September ended with hardly a gust, and December with many hours without data."""
+    rows = month(number)
+    week = rows[rows["time_hour"] > rows["time_hour"].max() - 7 * 24 * 3600].reset_index(drop=True)
+    passed = pass_gate(tmp_path / "held out", train=rows, eval=week)
+    assert any("LOW_FRACTION_PRESENT" in line for line in warnings_of(passed))
+    with pytest.raises(BlockingAnomalies, match="LOW_FRACTION_PRESENT"):
+        pass_gate(tmp_path / "judged", test=week)
+
+
 @pytest.mark.parametrize(("served", "new"), [(201301, 201307), (201306, 201312), (201311, 201312)])
 def test_real_months_pass_against_the_statistics_of_another_season(
     tmp_path: Path, served: int, new: int
