@@ -139,7 +139,7 @@ def ServingMonitor(
         )
     rate = _label_rate(served, label)
     checks += _check_ratio(
-        "mean prediction", current[prediction].mean(), rate, TRAINING, max_mean_ratio
+        "mean prediction", float(current[prediction].mean()), rate, TRAINING, max_mean_ratio
     )
     live = _measure_live(current, prediction, label, json.loads(slices), min_slice_rows)
     checks += _check_live(live, min_auc, min_slice_auc, max_calibration)

@@ -77,7 +77,11 @@ def _generators(schema: schema_pb2.Schema) -> list[Any]:
 
 
 class _Count(beam.DoFn):
-    """Makes the accumulators of a file of a split, or reads those that are kept."""
+    """Makes the accumulators of a file of a split, or reads those that are kept.
+
+    As bytes, so that each is read once whether it was kept, and wherever it was made: which of
+    several equally frequent values come first depends on how often a sketch was written and read.
+    """
 
     def __init__(self, schema: schema_pb2.Schema, store: SpanStore):
         self._schema = schema
@@ -88,26 +92,28 @@ class _Count(beam.DoFn):
         facts = self._schema.SerializeToString(deterministic=True) + tfdv.__version__.encode()
         self._version = hashlib.sha256(facts).hexdigest()[:16]
 
-    def process(self, file: tuple[str, str]) -> Iterator[tuple[str, tuple[str, Accumulators]]]:
+    def process(self, file: tuple[str, str]) -> Iterator[tuple[str, tuple[str, bytes]]]:
         split, path = file
         name = ShardName.parse(os.path.basename(path))
         if name is None:  # Not of SpanExampleGen: its content may change under its name.
             yield split, (path, self._count(path))
             return
         key = f"{name.key}-{self._version}"
-        accumulators = _load(self._store.read(_KIND, name.month, key))
-        if accumulators is None:
-            accumulators = self._count(path)
-            self._store.write(_KIND, name.month, key, pickle.dumps(accumulators))
-        yield split, (path, accumulators)
+        kept = self._store.read(_KIND, name.month, key)
+        if kept is None or not _is_readable(kept):
+            kept = self._count(path)
+            self._store.write(_KIND, name.month, key, kept)
+        yield split, (path, kept)
 
-    def _count(self, path: str) -> Accumulators:
+    def _count(self, path: str) -> bytes:
         accumulators = [g.create_accumulator() for g in self._generators]
         for batch in _read(path):
             accumulators = [
                 g.add_input(a, batch) for g, a in zip(self._generators, accumulators, strict=True)
             ]
-        return [g.compact(a) for g, a in zip(self._generators, accumulators, strict=True)]
+        return pickle.dumps(
+            [g.compact(a) for g, a in zip(self._generators, accumulators, strict=True)]
+        )
 
 
 class _Merge(beam.DoFn):
@@ -120,10 +126,10 @@ class _Merge(beam.DoFn):
     def setup(self) -> None:
         self._generators = _generators(self._schema)
 
-    def process(self, element: tuple[str, Iterable[tuple[str, Accumulators]]]) -> Iterator[None]:
+    def process(self, element: tuple[str, Iterable[tuple[str, bytes]]]) -> Iterator[None]:
         split, of_files = element
         # In one order, whatever Beam's: quantiles depend on it a little.
-        in_order = [accumulators for _, accumulators in sorted(of_files, key=lambda file: file[0])]
+        in_order = [_load(accumulators) for _, accumulators in sorted(of_files)]
         merged = [
             generator.merge_accumulators(list(accumulators))
             for generator, accumulators in zip(
@@ -143,15 +149,17 @@ def _read(path: str) -> Iterator[pa.RecordBatch]:
         yield decoder.DecodeBatch(list(records))
 
 
-def _load(kept: bytes | None) -> Accumulators | None:
-    """The accumulators that are kept; None if there are none, or they cannot be read."""
-    if kept is None:
-        return None
+def _is_readable(kept: bytes) -> bool:
     try:
-        accumulators: Accumulators = _Unpickler(io.BytesIO(kept)).load()
+        _load(kept)
     except Exception as error:  # Whatever damaged content makes of it.
         logging.warning("Statistics that were kept cannot be read, and are made again: %s", error)
-        return None
+        return False
+    return True
+
+
+def _load(kept: bytes) -> Accumulators:
+    accumulators: Accumulators = _Unpickler(io.BytesIO(kept)).load()
     return accumulators
 
 
