@@ -79,8 +79,7 @@ def _generators(schema: schema_pb2.Schema) -> list[Any]:
 class _Count(beam.DoFn):
     """Makes the accumulators of a file of a split, or reads those that are kept.
 
-    As bytes, so that each is read once whether it was kept, and wherever it was made: which of
-    several equally frequent values come first depends on how often a sketch was written and read.
+    As bytes, which is what Beam would make of them: each is read once, where it is merged.
     """
 
     def __init__(self, schema: schema_pb2.Schema, store: SpanStore):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -202,8 +203,14 @@ def read_statistics(statistics: Path, split: str) -> tuple[dict[str, float], dic
     numbers: dict[str, float] = {}
     others: dict[str, Any] = {"rows": dataset.num_examples}
     for feature in dataset.features:
-        for place, value in flatten(json_format.MessageToDict(feature), feature.path.step[0]):
-            (numbers if isinstance(value, float) else others)[place] = value
+        name = feature.path.step[0]
+        for place, value in flatten(json_format.MessageToDict(feature), name):
+            if not re.search(r"(rankHistogram|topValues)\..*\.(label|value)$", place):
+                (numbers if isinstance(value, float) else others)[place] = value
+        # Of values equally frequent any may come first, and be the last of the thousand counted.
+        buckets = feature.string_stats.rank_histogram.buckets
+        if len(buckets) < 1000:
+            others[f"{name} by value"] = {b.label: b.sample_count for b in buckets}
     return numbers, others
 
 
