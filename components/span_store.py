@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import uuid
@@ -77,11 +78,22 @@ class SpanStore:
             return read_file(f"{self.uri}/{month}/{kind}-{key}")
         except FileNotFoundError:
             return None
+        except OSError as error:
+            logging.warning("What was kept of %d cannot be read: %s", month, error)
+            return None
 
     def write(self, kind: str, month: int, key: str, content: bytes) -> None:
-        """Writes an entry, and removes the month's old ones of its kind."""
-        if not self.uri:
-            return
+        """Writes an entry, and removes the month's old ones of its kind.
+
+        Where it cannot be written the next run makes it again: that is no reason to end this one.
+        """
+        if self.uri:
+            try:
+                self._write(kind, month, key, content)
+            except OSError as error:
+                logging.warning("What was made of %d cannot be kept: %s", month, error)
+
+    def _write(self, kind: str, month: int, key: str, content: bytes) -> None:
         files, root = open_uri(f"{self.uri}/{month}")
         files.create_dir(root, recursive=True)
         path = f"{root}/{kind}-{key}"

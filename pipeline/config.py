@@ -333,7 +333,7 @@ class KubeflowConfig:
         "/mnt/flightdeck"
     )
     serving_dir: Annotated[str, Field(min_length=1)] = "serving_model"
-    span_store: str = "spans"
+    span_store: str = "span_store"
     pipeline_root: Annotated[
         str, _match(r"(gs|s3|minio)://[^\s/]+(/\S*)?", "gs://..., s3://... or minio://...")
     ] = ""

@@ -211,7 +211,7 @@ def test_where_ingestion_may_come_from_the_cache_the_data_is_part_of_the_run(
 @pytest.mark.parametrize(
     ("settings", "expected"),
     [
-        ((), "/data/spans"),
+        ((), "/data/span_store"),
         (("kubeflow.span_store=gs://b/spans",), "gs://b/spans"),
         (("kubeflow.span_store=",), None),
     ],

@@ -59,6 +59,16 @@ def age(root: Path, days: int, name: str = "*") -> None:
         os.utime(path, (before, before))
 
 
+def test_a_store_that_cannot_be_used_keeps_nothing_and_ends_no_run(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    store = SpanStore(str(tmp_path / "file"))
+    store.write("a", 201301, "k", b"one")
+    assert "What was made of 201301 cannot be kept" in caplog.text
+    assert store.read("a", 201301, "k") is None
+
+
 def test_no_store_keeps_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(STORE_VARIABLE, raising=False)
     monkeypatch.chdir(tmp_path)
