@@ -22,8 +22,9 @@ KFP_LOCAL_READY := $(KFP_LOCAL)/.ready
 run: $(READY)
 	$(PYTHON) local_runner.py run $(ARGS)
 
+# The tests of a file run in one process; there is one for each core.
 test: $(READY)
-	$(PYTHON) -m pytest $(ARGS)
+	$(PYTHON) -m pytest --numprocesses auto --dist loadgroup $(ARGS)
 
 # What says here where packages come from, and whose certificates to trust, holds inside as well; neither is kept in the
 # image.

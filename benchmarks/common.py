@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import json
 import os
+import platform
+import re
+import shlex
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version as library_version
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +25,8 @@ from rich.table import Table
 
 PROJECT = Path(__file__).parents[1]
 RESULTS = PROJECT / "output" / "benchmarks"
+# Names another file than docs/results.md, for measurements that are not to be kept.
+PAGE_VARIABLE = "FLIGHTDECK_RESULTS"
 
 _Execution = metadata_store_pb2.Execution
 
@@ -95,7 +102,15 @@ def node_seconds(metadata_path: Path) -> dict[str, float]:
 def report(
     name: str, columns: list[str], rows: list[list[str]], data: Any, notes: str = ""
 ) -> None:
-    """Prints a table and writes the figures behind it as JSON."""
+    """Prints a table, writes its figures as JSON, and puts it into docs/results.md.
+
+    Args:
+      name: Name of the measurement and of its section of the page, which it replaces.
+      columns: Heads of the columns.
+      rows: Cells of the rows.
+      data: The figures behind the table, for programs.
+      notes: What a reader of the table has to know.
+    """
     table = Table(title=name, caption=notes or None)
     for index, column in enumerate(columns):
         table.add_column(column, justify="right" if index else "left")
@@ -106,7 +121,47 @@ def report(
     RESULTS.mkdir(parents=True, exist_ok=True)
     path = RESULTS / f"{name}.json"
     path.write_text(json.dumps(data, indent=2) + "\n")
-    console.print(f"Written to {path.relative_to(PROJECT)}")
+    page = Path(os.environ.get(PAGE_VARIABLE) or PROJECT / "docs" / "results.md")
+    section = [_origin(), "", _markdown(columns), _markdown(["---"] * len(columns))]
+    section += [_markdown(row) for row in rows]
+    section += ["", notes] if notes else []
+    before = page.read_text(encoding="utf-8") if page.exists() else "# Measured\n"
+    page.write_text(replace_section(before, name, "\n".join(section)), encoding="utf-8")
+    console.print(f"Written to {path.relative_to(PROJECT)} and {page.name}")
+
+
+def replace_section(page: str, name: str, content: str) -> str:
+    """The Markdown page with the content of its section `name` replaced, or added at the end.
+
+    Example:
+      >>> replace_section("# Measured\\n\\n## a\\n\\nold\\n\\n## b\\n\\nkept\\n", "a", "new")
+      '# Measured\\n\\n## a\\n\\nnew\\n\\n## b\\n\\nkept\\n'
+    """
+    head, *sections = re.split(r"^## ", page, flags=re.MULTILINE)
+    bodies = dict(section.split("\n", 1) for section in sections)
+    bodies[name] = f"\n{content}\n"
+    parts = [f"## {title}\n\n{body.strip()}\n" for title, body in bodies.items()]
+    return "\n".join([f"{head.strip()}\n", *parts])
+
+
+def _origin() -> str:
+    """When, on which commit and where a section was measured, and with which command."""
+    git = ["git", "-C", str(PROJECT)]
+    commit = subprocess.run(
+        [*git, "describe", "--always", "--dirty"], capture_output=True, text=True, check=False
+    ).stdout.strip()
+    module = Path(sys.argv[0]).stem
+    command = shlex.join(["python", "-m", f"benchmarks.{module}", *sys.argv[1:]])
+    gigabytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    return (
+        f"`{command}`, {datetime.now(UTC):%Y-%m-%d}, commit {commit or 'unknown'}, "
+        f"{len(os.sched_getaffinity(0))} cores ({platform.machine()}), {gigabytes:.0f} GiB, "
+        f"TFX {library_version('tfx')}"
+    )
+
+
+def _markdown(cells: Iterable[str]) -> str:
+    return f"| {' | '.join(cell.replace('|', '/') for cell in cells)} |"
 
 
 def _session_memory(session: int) -> int:

@@ -7,16 +7,17 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 os.environ["TF_USE_LEGACY_KERAS"] = "1"
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from filelock import FileLock
 
 PROJECT = Path(__file__).parents[1]
 FLIGHTS = PROJECT / "data" / "flights"
@@ -26,6 +27,13 @@ def pytest_configure() -> None:
     # A shell starts its background jobs with Ctrl-C ignored, and all that the tests start would
     # inherit that.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keeps the tests of a file, which share fixtures, in one process; whole pipelines go first."""
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group(str(item.path)))
+    items.sort(key=lambda item: item.path.parent.name != "e2e")
 
 
 @dataclass(frozen=True)
@@ -81,22 +89,54 @@ def thin(table: pa.Table, rows: int) -> pa.Table:
     return table.take(list(range(0, len(table), max(1, len(table) // rows))))
 
 
+Once: TypeAlias = Callable[[str, Callable[[Path], Any]], Any]
+
+
 @pytest.fixture(scope="session")
-def small_spans(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def once(tmp_path_factory: pytest.TempPathFactory) -> Once:
+    """Makes something once for all the processes that the tests run in.
+
+    The function takes a name and what makes the thing in a folder of that name; the thing is then
+    the same in every process.
+    """
+    base = tmp_path_factory.getbasetemp()
+    shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+
+    def make(name: str, function: Callable[[Path], Any]) -> Any:
+        folder, made = shared / f"shared-{name}", shared / f"shared-{name}.json"
+        with FileLock(shared / f"shared-{name}.lock"):
+            if not made.exists():
+                folder.mkdir()
+                made.write_text(json.dumps(function(folder)))
+        return json.loads(made.read_text())
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def small_spans(once: Once) -> Path:
     """Every tenth flight or so of four months of 2013, one span each."""
-    root = tmp_path_factory.mktemp("spans")
-    for month in (201301, 201302, 201303, 201304):
-        write_span(root, month, thin(read_month(month), 2500))
-    return root
+
+    def write(root: Path) -> str:
+        for month in (201301, 201302, 201303, 201304):
+            write_span(root, month, thin(read_month(month), 2500))
+        return str(root)
+
+    return Path(once("spans", write))
 
 
 @pytest.fixture(scope="session")
-def pushed(small_spans: Path, tmp_path_factory: pytest.TempPathFactory) -> PushedRun:
+def pushed(small_spans: Path, once: Once) -> PushedRun:
     """One finished run: learned from January and February, judged on March. Leave it as it is."""
-    cli = Cli(small_spans, tmp_path_factory.mktemp("pushed") / "output")
-    done = cli.run("--as-of", "201303")
-    assert done.returncode == 0, done.stdout
-    return PushedRun(cli, done.stdout)
+
+    def run(root: Path) -> tuple[str, int, str]:
+        cli = Cli(small_spans, root / "output")
+        done = cli.run("--as-of", "201303")
+        return str(cli.output), done.returncode, done.stdout
+
+    output, status, screen = once("pushed", run)
+    assert status == 0, screen
+    return PushedRun(Cli(small_spans, Path(output)), screen)
 
 
 @dataclass(frozen=True)

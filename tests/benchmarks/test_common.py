@@ -1,0 +1,55 @@
+"""Tests of what the benchmarks write."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from benchmarks import common
+
+_LINES = st.text(st.characters(codec="ascii", exclude_characters="#\r\n\x0b\x0c\x1c\x1d\x1e"))
+_CONTENT = st.lists(_LINES, min_size=1).map("\n".join)
+_NAMES = st.text("abcdef_", min_size=1)
+
+
+@pytest.fixture
+def page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The page that measurements in a test go to."""
+    monkeypatch.setenv(common.PAGE_VARIABLE, str(tmp_path / "results.md"))
+    monkeypatch.setattr(common, "RESULTS", common.PROJECT / "output" / "benchmarks" / "test")
+    return tmp_path / "results.md"
+
+
+def test_report_writes_a_section_that_says_where_its_figures_are_from(
+    page: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["benchmarks/window.py", "--window", "3"])
+    common.report("window", ["seconds", "a|b"], [["all", "1.5"]], {"all": 1.5}, "Notes.")
+    common.report("other", ["x"], [["1"]], {})
+    common.report("window", ["seconds", "a|b"], [["all", "2.5"]], {"all": 2.5}, "Notes.")
+    text = page.read_text()
+    assert text.count("## window") == 1
+    assert "`python -m benchmarks.window --window 3`" in text
+    assert "| seconds | a/b |\n| --- | --- |\n| all | 2.5 |\n\nNotes." in text
+    assert "1.5" not in text
+    assert "commit " in text
+
+
+@given(st.dictionaries(_NAMES, _CONTENT, min_size=1), _NAMES, _CONTENT)
+def test_replace_section_leaves_the_other_sections_as_they_are(
+    sections: dict[str, str], name: str, content: str
+) -> None:
+    page = "# Measured\n"
+    for title, body in sections.items():
+        page = common.replace_section(page, title, body)
+    replaced = common.replace_section(page, name, content)
+    expected = {**sections, name: content}
+    rest = replaced
+    for title, body in expected.items():
+        assert f"## {title}\n\n{body.strip()}\n" in rest
+        rest = rest.split(f"## {title}\n", 1)[1]
+    assert common.replace_section(replaced, name, content) == replaced
