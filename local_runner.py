@@ -595,8 +595,7 @@ def _monitor(
         until=survey.period.until,
         metadata_path=str(work.metadata),
     )
-    here = Path(__file__).parent
-    code_version = CodeVersion(here / "components", here / "pipeline", (config.gate.schema,))
+    code_version = CodeVersion(Path(__file__).parent, (config.gate.schema,))
     compiled = tfx_internals.compile_pipeline(pipeline, run_id, code_version)
     upstream = tfx_internals.node_ids(compiled)
     store = tfx_internals.LockedMetadata(str(work.metadata), str(work.metadata_lock))
@@ -770,15 +769,14 @@ def _prepare(config: Config, directory: OutputDirectory) -> _Prepared:
     config = dataclasses.replace(
         config, data=dataclasses.replace(config.data, as_of=window.test.month)
     )
-    here = Path(__file__).parent
-    code_version = CodeVersion(here / "components", here / "pipeline", (config.gate.schema,))
+    code_version = CodeVersion(Path(__file__).parent, (config.gate.schema,))
     # Where it would run on Kubeflow, and what alarms later, makes no difference here.
     settings = dataclasses.asdict(
         dataclasses.replace(config, kubeflow=KubeflowConfig(), monitor=MonitorConfig())
     )
     # The months that a run would take are no change of the configuration.
     stable = {**settings, "data": {**settings["data"], "as_of": 0}}
-    key = code_version.run_key(settings, window.fingerprint)
+    key = code_version.run_key("pipeline.pipeline", settings, window.fingerprint)
     models = ModelDirectory(str(directory.serving), config.model_name)
     served = models.served()
     provenance = _provenance(models, served) if served else {}

@@ -11,58 +11,61 @@ from pathlib import Path
 from typing import Any
 
 from components.errors import UserError
+from components.import_closure import ImportClosure, import_paths
 
 
 @dataclass(frozen=True)
 class CodeVersion:
     """Versions of the code and files that nodes depend on.
 
-    All nodes depend on the generic code and the libraries, those whose parameters name an import
-    path in the user code also on that, and those whose parameters name one of `files` on it.
+    A node depends on the libraries, on what its executor imports of the project, on the same of the
+    functions that its parameters name by import path, and on those of `files` that they name. A
+    comment makes no difference.
 
     Attributes:
-      generic: Folder of the components.
-      user: Folder of the code that is named by import path, called as its package is.
+      root: Folder of the project.
       files: Files that parameters name by path.
     """
 
-    generic: Path
-    user: Path
+    root: Path
     files: tuple[str, ...] = ()
 
-    def __call__(self, parameters: str) -> str:
-        """The version of a node's code, 16 hexadecimal digits, from the text of its parameters.
+    def __call__(self, executor: str, parameters: str) -> str:
+        """The version of a node's code, 16 hexadecimal digits.
+
+        Args:
+          executor: Import path of its executor.
+          parameters: Text of its parameters.
 
         Raises:
           UserError: If a file cannot be read.
         """
-        files = [*self.generic.rglob("*.py")]
-        if f"{self.user.name}." in parameters:
-            files += self.user.rglob("*.py")
-        files += [Path(name) for name in self.files if name in parameters]
-        libraries = " ".join(f"{name} {version(name)}" for name in ("tfx", "tensorflow"))
-        return _digest([libraries, *_read(files)])
+        named = [name for name in self.files if name in parameters]
+        return self._digest([executor, *import_paths(parameters)], named)
 
-    def run_key(self, settings: Mapping[str, Any], data: str) -> str:
+    def run_key(self, pipeline: str, settings: Mapping[str, Any], data: str) -> str:
         """Identifies all that a run's result depends on, by 16 hexadecimal digits.
 
         Args:
+          pipeline: Import path of what makes the pipeline, and so imports what its nodes run.
           settings: The configuration.
           data: Fingerprint of the data.
 
         Raises:
           UserError: If a file cannot be read.
         """
-        everything = " ".join([f"{self.user.name}.", *self.files])
-        return _digest([json.dumps(settings, sort_keys=True), data, self(everything)])
+        return self._digest([pipeline], self.files, json.dumps(settings, sort_keys=True), data)
+
+    def _digest(self, names: Iterable[str], files: Iterable[str], *facts: str) -> str:
+        code = ImportClosure(self.root).code(names)
+        libraries = {name: version(name) for name in ("tfx", "tensorflow")}
+        contents = {name: _read(name) for name in files}
+        everything = json.dumps([libraries, code, contents, *facts], sort_keys=True)
+        return hashlib.sha256(everything.encode()).hexdigest()[:16]
 
 
-def _read(files: Iterable[Path]) -> list[str]:
+def _read(path: str) -> str:
     try:
-        return [path.read_text(encoding="utf-8") for path in sorted(files)]
+        return Path(path).read_bytes().hex()
     except OSError as error:
-        raise UserError(f"{error.filename} cannot be read: {error.strerror}") from error
-
-
-def _digest(parts: list[str]) -> str:
-    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
+        raise UserError(f"{path} cannot be read: {error.strerror}") from error

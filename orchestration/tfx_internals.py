@@ -11,6 +11,7 @@ import fcntl
 import os
 from collections.abc import Callable
 from types import TracebackType
+from typing import Any
 
 from ml_metadata.proto import metadata_store_pb2
 from tfx import types as tfx_types
@@ -19,7 +20,7 @@ from tfx.dsl.compiler import compiler, constants
 from tfx.orchestration import metadata
 from tfx.orchestration.local import runner_utils
 from tfx.orchestration.portable import launcher, runtime_parameter_utils
-from tfx.proto.orchestration import pipeline_pb2
+from tfx.proto.orchestration import executable_spec_pb2, pipeline_pb2
 from tfx.types import artifact_utils
 
 _Execution = metadata_store_pb2.Execution
@@ -68,7 +69,7 @@ class LockedMetadata(metadata.Metadata):
 
 
 def compile_pipeline(
-    pipeline: tfx.dsl.Pipeline, run_id: str, code_version: Callable[[str], str]
+    pipeline: tfx.dsl.Pipeline, run_id: str, code_version: Callable[[str, str], str]
 ) -> pipeline_pb2.Pipeline:
     """Compiles a pipeline to the intermediate representation of one run.
 
@@ -79,7 +80,8 @@ def compile_pipeline(
     Args:
       pipeline: The pipeline.
       run_id: Identifies the run in ML Metadata.
-      code_version: Gives the version of the code that a node runs, from the text of its parameters.
+      code_version: Gives the version of the code that a node runs, from the import path of its
+        executor and the text of its parameters.
 
     Returns:
       The representation, nodes in topological order.
@@ -92,13 +94,23 @@ def compile_pipeline(
     # at 1 where the metadata was lost.
     root = compiled.runtime_spec.pipeline_root.field_value
     root.string_value = os.path.join(root.string_value, run_id)
+    deployment = runner_utils.extract_local_deployment_config(compiled)
     for node in compiled.nodes:
+        node_id = node.pipeline_node.node_info.id
         parameters = node.pipeline_node.parameters.parameters
-        version = code_version(str(node.pipeline_node.parameters))
+        executor = runner_utils.extract_executor_spec(deployment, node_id)
+        version = code_version(_class_path(executor), str(node.pipeline_node.parameters))
         parameters["code_version"].field_value.string_value = version
-        if node.pipeline_node.node_info.id in _NEVER_CACHED:
+        if node_id in _NEVER_CACHED:
             node.pipeline_node.execution_options.caching_options.enable_cache = False
     return compiled
+
+
+def _class_path(executor: Any) -> str:
+    """Import path of an executor: that of a Beam one is a level deeper."""
+    if isinstance(executor, executable_spec_pb2.BeamExecutableSpec):
+        executor = executor.python_executor_spec
+    return str(executor.class_path)
 
 
 def launch_node(compiled: pipeline_pb2.Pipeline, node_id: str, store: LockedMetadata) -> int:

@@ -1,7 +1,8 @@
-"""When code, files, settings or data change, so do the digests of what depends on them alone."""
+"""Tests that digests change with what a node or a run depends on, and with nothing else."""
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -9,50 +10,88 @@ import pytest
 from components.errors import UserError
 from orchestration.cache_keys import CodeVersion
 
-GENERIC, USER, SCHEMA = "window: 6", "run_fn: user.model.run_fn", "schema_file: {schema}"
+PROJECT = Path(__file__).parents[2]
+USER = {
+    "Transform": "preprocessing_fn: pipeline.preprocessing.preprocessing_fn",
+    "Trainer": "run_fn: pipeline.model.run_fn",
+    "Pruner": "save_fn: pipeline.export.save_model",
+    "Quantizer": "save_fn: pipeline.export.save_model",
+    "ImportSchemaGen": "schema_file: {schema}",
+}
+EXECUTORS = {
+    "ImportSchemaGen": "tfx.components.schema_gen.import_schema_gen.executor.Executor",
+    "SpanExampleGen": "components.span_example_gen.SpanExampleGen_Executor",
+    "StatisticsGen": "components.statistics_gen.StatisticsGen_Executor",
+    "DataGate": "components.data_gate.DataGate_Executor",
+    "Transform": "components.transform.Transform_Executor",
+    "Trainer": "components.trainer.executor.Executor",
+    "Pruner": "components.pruner.Pruner_Executor",
+    "Quantizer": "components.quantizer.component.Quantizer_Executor",
+    "Evaluator": "components.evaluator.executor.Executor",
+    "Pusher": "components.pusher.Pusher_Executor",
+    "ServingMonitor": "components.serving_monitor.ServingMonitor_Executor",
+}
 
 
-@pytest.fixture
-def code(tmp_path: Path) -> CodeVersion:
-    for name in ("generic/a.py", "user/model.py", "schema.pbtxt"):
-        path = tmp_path / name
-        path.parent.mkdir(exist_ok=True)
-        path.write_text(name)
-    return CodeVersion(tmp_path / "generic", tmp_path / "user", (str(tmp_path / "schema.pbtxt"),))
+@pytest.fixture(scope="module")
+def copied(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("project")
+    for folder in ("components", "pipeline", "serving", "schema", "orchestration"):
+        ignored = shutil.ignore_patterns("__pycache__")
+        shutil.copytree(PROJECT / folder, root / folder, ignore=ignored)
+    return root
+
+
+def digests(root: Path) -> dict[str, str]:
+    """The version of each node's code, and the key of the run."""
+    schema = str(root / "schema" / "schema.pbtxt")
+    version = CodeVersion(root, (schema,))
+    nodes = {
+        node: version(executor, USER.get(node, "").format(schema=schema))
+        for node, executor in EXECUTORS.items()
+    }
+    return {**nodes, "run": version.run_key("pipeline.pipeline", {}, "data")}
 
 
 @pytest.mark.parametrize(
-    ("changed", "affected"),
+    ("file", "affected"),
     [
-        ("generic/a.py", {GENERIC, USER, SCHEMA}),
-        ("generic/new.py", {GENERIC, USER, SCHEMA}),
-        ("user/model.py", {USER}),
-        ("schema.pbtxt", {SCHEMA}),
-        ("generic/notes.txt", set()),
+        ("pipeline/model.py", {"Trainer", "run"}),
+        ("pipeline/preprocessing.py", {"Transform", "run"}),
+        ("pipeline/export.py", {"Trainer", "Pruner", "Quantizer", "run"}),
+        ("components/pruner.py", {"Pruner", "run"}),
+        ("components/quantizer/fake_quant.py", {"Quantizer", "run"}),
+        ("components/monitoring_page.py", {"ServingMonitor"}),
+        ("orchestration/display.py", set()),
+        ("schema/schema.pbtxt", {"ImportSchemaGen", "run"}),
     ],
 )
-def test_a_change_reaches_the_nodes_that_depend_on_it(
-    code: CodeVersion, tmp_path: Path, changed: str, affected: set[str]
+def test_code_version_changes_for_the_nodes_that_run_what_was_changed(
+    copied: Path, file: str, affected: set[str]
 ) -> None:
-    def versions() -> dict[str, str]:
-        schema = tmp_path / "schema.pbtxt"
-        return {node: code(node.format(schema=schema)) for node in (GENERIC, USER, SCHEMA)}
+    before, path = digests(copied), copied / file
+    content = path.read_text()
+    try:
+        path.write_text(f"{content}\nCHANGED = 1\n")
+        after = digests(copied)
+        path.write_text(f"# A comment.\n{content}")
+        commented = digests(copied)
+    finally:
+        path.write_text(content)
+    assert {name for name in before if before[name] != after[name]} == affected
+    if path.suffix == ".py":
+        assert commented == before
 
-    before, key = versions(), code.run_key({}, "data")
-    (tmp_path / changed).write_text("changed")
-    after = versions()
-    assert {node for node in before if before[node] != after[node]} == affected
-    assert (code.run_key({}, "data") != key) == bool(affected)
 
-
-def test_a_run_is_another_with_other_settings_or_other_data(code: CodeVersion) -> None:
-    keys = [code.run_key({"window": 6}, "a"), code.run_key({"window": 6}, "b")]
-    keys.append(code.run_key({"window": 5}, "a"))
+def test_run_key_changes_with_settings_and_data(copied: Path) -> None:
+    version = CodeVersion(copied)
+    arguments = [({"window": 6}, "a"), ({"window": 6}, "b"), ({"window": 5}, "a")]
+    keys = [version.run_key("pipeline.pipeline", *a) for a in arguments]
     assert len(set(keys)) == 3
-    assert code.run_key({"window": 6}, "a") == keys[0]
+    assert version.run_key("pipeline.pipeline", {"window": 6}, "a") == keys[0]
 
 
-def test_a_file_that_is_not_there_is_named(code: CodeVersion, tmp_path: Path) -> None:
-    (tmp_path / "schema.pbtxt").unlink()
-    with pytest.raises(UserError, match=r"schema\.pbtxt cannot be read: No such file"):
-        code.run_key({}, "data")
+def test_run_key_names_a_file_that_is_missing(copied: Path) -> None:
+    version = CodeVersion(copied, (str(copied / "none.pbtxt"),))
+    with pytest.raises(UserError, match=r"none\.pbtxt cannot be read: No such file"):
+        version.run_key("pipeline.pipeline", {}, "data")

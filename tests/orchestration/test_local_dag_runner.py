@@ -77,7 +77,7 @@ class Lab:
         components: Components,
         observer: Recorder | None = None,
         *,
-        code_version: Callable[[str], str] = lambda parameters: "1",
+        code_version: Callable[[str, str], str] = lambda executor, parameters: "1",
         workers: int = 2,
         logs: bool = True,
         only: tuple[str, ...] = (),
@@ -280,7 +280,7 @@ def test_a_failure_stops_what_depends_on_it_and_the_next_run_resumes_there(
 def test_only_what_changed_and_what_follows_from_it_runs_again(lab: Lab, toys: ModuleType) -> None:
     everything = ["Top", "Left", "Right", "Bottom"]
 
-    def new_code_of_right(parameters: str) -> str:
+    def new_code_of_right(executor: str, parameters: str) -> str:
         return "2" if '"+"' in parameters else "1"
 
     lab.run(diamond(toys, "a"))

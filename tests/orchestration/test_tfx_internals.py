@@ -86,9 +86,12 @@ def test_a_compiled_run_has_its_nodes_in_order_and_versions_of_their_code() -> N
     third = toys.Source(text="b").with_id("Third")
     third.add_upstream_node(second)
     pipeline = tfx.dsl.Pipeline("toys", "root", components=[third, second, first])
-    compiled = tfx_internals.compile_pipeline(
-        pipeline, "run-7", lambda parameters: "new" if '"b"' in parameters else "old"
-    )
+
+    def code_version(executor: str, parameters: str) -> str:
+        age = "new" if '"b"' in parameters else "old"
+        return f"{executor.rpartition('.')[2]} {age}"
+
+    compiled = tfx_internals.compile_pipeline(pipeline, "run-7", code_version)
     upstream = {"First": (), "Second": ("First",), "Third": ("Second",)}
     assert tfx_internals.node_ids(compiled) == upstream
     assert list(tfx_internals.node_ids(compiled)) == list(upstream)
@@ -99,13 +102,17 @@ def test_a_compiled_run_has_its_nodes_in_order_and_versions_of_their_code() -> N
         ].field_value.string_value
         for node in compiled.nodes
     }
-    assert versions == {"First": "old", "Second": "old", "Third": "new"}
+    assert versions == {
+        "First": "Source_Executor old",
+        "Second": "Join_Executor old",
+        "Third": "Source_Executor new",
+    }
 
 
 def test_what_is_done_to_the_serving_directory_is_never_taken_from_the_cache() -> None:
     """A cached Pusher says "pushed", whatever became of the Serving directory since."""
     pipeline = create_pipeline(load_config(), pipeline_root="root", serving_dir="serving")
-    compiled = tfx_internals.compile_pipeline(pipeline, "run", lambda parameters: "")
+    compiled = tfx_internals.compile_pipeline(pipeline, "run", lambda executor, parameters: "")
     cached = {
         node.pipeline_node.node_info.id: bool(
             node.pipeline_node.execution_options.caching_options.enable_cache
