@@ -115,7 +115,7 @@ def _imported(tree: ast.Module, package: tuple[str, ...]) -> Iterator[str]:
             parts = (*base, *([node.module] if node.module else []))
             yield from (".".join((*parts, alias.name)) for alias in node.names)
         elif isinstance(node, ast.List | ast.Tuple):
-            texts = [item.value if isinstance(item, ast.Constant) else None for item in node.elts]
-            yield from (f"{name}.__main__" for flag, name in pairwise(texts) if flag == "-m")
+            values = [item.value if isinstance(item, ast.Constant) else None for item in node.elts]
+            yield from (f"{name!s}.__main__" for flag, name in pairwise(values) if flag == "-m")
         elif isinstance(node, ast.Constant) and isinstance(node.value, str):
             yield from filter(_IMPORT_PATH.fullmatch, [node.value])
