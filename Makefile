@@ -17,7 +17,7 @@ BEAM_IMAGE ?=
 KFP_LOCAL := $(VENV)/kfp-local
 KFP_LOCAL_READY := $(KFP_LOCAL)/.ready
 
-.PHONY: run test image test-containers lint format requirements clean
+.PHONY: run test image test-containers lint format docs requirements clean
 
 run: $(READY)
 	$(PYTHON) local_runner.py run $(ARGS)
@@ -59,6 +59,10 @@ lint: $(READY)
 format: $(READY)
 	$(VENV)/bin/ruff format .
 	$(VENV)/bin/ruff check --fix .
+
+# What is written in docs/ by programs, but for measurements.
+docs: $(READY)
+	$(PYTHON) -m pipeline.config_page
 
 # uv takes Python 3.11 where it is installed and fetches it elsewhere. TFX's wheels say "<3.11" and
 # run on 3.11; uv, unlike pip, installs them there.

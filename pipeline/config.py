@@ -354,7 +354,7 @@ class KubeflowConfig:
 
 @dataclass(frozen=True, config=_CHECKED)
 class Config:
-    """All of it.
+    """The settings of a run; a part of them to each table.
 
     Attributes:
       model_name: Name of the model in the Serving directory and to its clients.
