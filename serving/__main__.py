@@ -16,6 +16,7 @@ from serving.directory import ModelDirectory, exists, file_sizes, find_models
 from serving.keys import KeyFileError, SignatureError, TrustStore, default_trust, short_id
 from serving.private_copy import private_copy
 from serving.server.settings import GRPC_PORT, REST_PORT, ServerSettings
+from serving.signing import sign as sign_version
 
 _SERVING_DIR = "output/serving_model"
 _LIVE, _OLDER, _ROLLED_BACK = "live", "older", "rolled back"
@@ -91,22 +92,29 @@ def versions(serving_dir: str, model: str | None, as_json: bool) -> None:
 
 @main.command()
 @click.argument("arguments", nargs=-1, metavar="[SERVING_DIR] [VERSION]")
+@click.option("--withdraw", is_flag=True, help="Also the last version: nothing is served then.")
 @_model_option
-def rollback(arguments: tuple[str, ...], model: str | None) -> None:
+def rollback(arguments: tuple[str, ...], withdraw: bool, model: str | None) -> None:
     """Moves a version aside; nothing is deleted.
 
     It is the newest unless one is given. Servers fall back to the newest version that is left; the
-    last one stays.
+    last one stays, unless it is to be withdrawn.
 
     \b
     Examples:
       python -m serving rollback
       python -m serving rollback 1795434497
-      python -m serving rollback /data/serving_model --model my_model
+      python -m serving rollback /data/serving_model --model my_model --withdraw
     """
     serving_dir, chosen = _split(arguments, at_most=1)
     with _refusals():
-        change = _directory(serving_dir, model).rollback(*chosen)
+        change = _directory(serving_dir, model).rollback(*chosen, withdraw=withdraw)
+    if change.served is None:
+        click.echo(
+            f"Withdrew version {change.version}; nothing is live until a version is promoted or "
+            "pushed."
+        )
+        return
     still = "now" if change.version > change.served else "still"
     click.echo(f"Rolled back version {change.version}; live is {still} version {change.served}.")
 
@@ -221,6 +229,50 @@ def verify(arguments: tuple[str, ...], public_keys: tuple[str, ...], model: str 
                 key = short_id(signed.key_id)
                 click.echo(f"version {version}: ok, signed {signed.time} by the key {key}")
     sys.exit(int(failed))
+
+
+@main.command()
+@click.argument("arguments", nargs=-1, metavar="[SERVING_DIR] VERSION")
+@click.option(
+    "--signing-key",
+    metavar="KEY",
+    required=True,
+    help="Private key: its file, env:NAME, fd:NUMBER, or a PKCS #11 URI.",
+)
+@click.option(
+    "--password-from",
+    metavar="PLACE",
+    default="",
+    help="Where its password is: env:NAME, fd:NUMBER, or a file.",
+)
+@_model_option
+def sign(
+    arguments: tuple[str, ...], signing_key: str, password_from: str, model: str | None
+) -> None:
+    """Signs a version again, under the name and number that it has now.
+
+    A signature is good for one version of one model. Whoever moves a version on purpose, to another
+    model or number, copies its folder and its provenance, verifies them where they came from, and
+    signs it where it is now.
+
+    \b
+    Examples:
+      python -m serving sign 1795434497 --signing-key output/keys/signing.key
+      python -m serving sign /data/serving_model 1795434497 --model my_model \\
+          --signing-key env:SIGNING_KEY --password-from env:SIGNING_PASSWORD
+    """
+    serving_dir, chosen = _split(arguments, at_most=1)
+    if not chosen:
+        raise click.UsageError("Missing argument 'VERSION'.")
+    (version,) = chosen
+    with _refusals():
+        directory = _directory(serving_dir, model)
+        with directory.locked():
+            aside = version in directory.rolled_back()
+            with private_copy(directory, version, None, rolled_back=aside) as copy:
+                sign_version(copy.directory, version, signing_key, password_from)
+                directory.put_signature(version, copy.directory)
+    click.echo(f"Signed version {version} of {directory.model_name}.")
 
 
 @main.command()
