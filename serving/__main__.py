@@ -392,8 +392,8 @@ def serve(
             trust = _trust(serving_dir, public_keys)
         except KeyFileError as error:
             raise click.UsageError(
-                f"{error}: name the keys that sign versions with --public-key, or serve "
-                "unverified versions with --no-verify."
+                f"There is no public key to verify versions with: {error}. Name it with "
+                "--public-key, or serve unverified versions with --no-verify."
             ) from error
     token = _read_token(token_file)
     # Before TensorFlow is imported, which would tell on the standard error what it found.

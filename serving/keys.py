@@ -90,9 +90,7 @@ class TrustStore:
                 pem = _parse_public_key(_read_public(file), file)
                 keys[hashlib.sha256(pem).hexdigest()] = pem
         if not keys:
-            raise KeyFileError(
-                f"there is no public key to verify versions with in {', '.join(self.paths)}"
-            )
+            raise KeyFileError(f"{', '.join(self.paths)}: no file there ends in .pub")
         self._keys = keys
 
     def __str__(self) -> str:

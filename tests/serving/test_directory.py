@@ -895,19 +895,20 @@ class Changes(RuleBasedStateMachine):
             publish(self.directory, version)
             self.live.add(version)
 
-    @rule(version=st.none() | st.integers(1, 12))
-    def rollback(self, version: int | None) -> None:
+    @rule(version=st.none() | st.integers(1, 12), withdraw=st.booleans())
+    def rollback(self, version: int | None, withdraw: bool) -> None:
         chosen = max(self.live, default=0) if version is None else version
         if chosen not in self.live:
             with pytest.raises(LookupError):
-                self.directory.rollback(version)
-        elif len(self.live) == 1 or chosen in self.labels.values():
+                self.directory.rollback(version, withdraw=withdraw)
+        elif (len(self.live) == 1 and not withdraw) or chosen in self.labels.values():
             with pytest.raises(ValueError, match=f"version {chosen}"):
-                self.directory.rollback(version)
+                self.directory.rollback(version, withdraw=withdraw)
         else:
             self.live.remove(chosen)
             self.aside.add(chosen)
-            assert self.directory.rollback(version) == Change(chosen, max(self.live))
+            change = self.directory.rollback(version, withdraw=withdraw)
+            assert change == Change(chosen, max(self.live, default=None))
 
     @rule(version=st.none() | st.integers(1, 12))
     def promote(self, version: int | None) -> None:
@@ -950,6 +951,7 @@ class Changes(RuleBasedStateMachine):
         assert self.directory.versions() == sorted(self.live)
         assert self.directory.rolled_back() == sorted(self.aside)
         assert self.directory.labels() == self.labels
+        assert self.directory.withdrawn() == (not self.live and bool(self.aside))
         for version in self.live:
             assert read(Path(self.directory.version_uri(version))) == content_of(version)
         for version in self.aside:
