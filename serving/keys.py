@@ -249,10 +249,10 @@ def _read_secret(source: str) -> bytes:
             mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
             content = file.read()
     except OSError as error:
-        raise KeyFileError(f"the private key {source} cannot be read: {error.strerror}") from error
+        raise KeyFileError(f"{source} cannot be read: {error.strerror}") from error
     if mode & 0o077:
         raise KeyFileError(
-            f"the private key {source} has mode {mode:04o}, so that others can use it; "
+            f"{source} has mode {mode:04o}, so that others can use what is in it; "
             f"allow its owner alone: chmod 600 {source}"
         )
     return content
