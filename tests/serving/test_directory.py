@@ -33,11 +33,13 @@ from serving.directory import (
     SIGNATURE_FILE,
     Change,
     ModelDirectory,
+    NotAFileError,
     copy_tree,
     file_sizes,
     find_models,
     local_path,
     model_digest,
+    read_file,
 )
 
 PROJECT = Path(__file__).parents[2]
@@ -722,6 +724,41 @@ def test_a_label_is_a_name_that_a_url_can_hold(directory: ModelDirectory, label:
     with pytest.raises(ValueError, match="letters, digits"):
         directory.pin(7, label)
     assert directory.labels() == {}
+
+
+def a_pipe(path: Path) -> None:
+    os.mkfifo(path)
+
+
+def an_endless_device(path: Path) -> None:
+    path.symlink_to("/dev/zero")
+
+
+def a_large_file(path: Path) -> None:
+    with open(path, "wb") as file:
+        file.truncate(1 << 40)
+
+
+def a_deep_file(path: Path) -> None:
+    path.write_text("[" * 10**5)
+
+
+@pytest.mark.parametrize("make", [a_pipe, an_endless_device, a_large_file, a_deep_file, a_folder])
+def test_what_would_never_end_is_not_read(
+    directory: ModelDirectory, make: Callable[[Path], None]
+) -> None:
+    publish(directory, 7)
+    home = Path(directory.uri, ".flightdeck")
+    Path(home, "7", PROVENANCE_FILE).unlink()
+    for path in (home / LABELS_FILE, home / "7" / PROVENANCE_FILE, home / "7" / SIGNATURE_FILE):
+        make(path)
+    with pytest.raises(ValueError, match=LABELS_FILE):
+        directory.labels()
+    with pytest.raises(ValueError, match=PROVENANCE_FILE):
+        directory.provenance(7)
+    if make is not a_deep_file:
+        with pytest.raises(NotAFileError, match=SIGNATURE_FILE):
+            read_file(directory.signature_uri(7), 1000)
 
 
 def test_a_label_that_is_not_there_is_not_taken_away(directory: ModelDirectory) -> None:
