@@ -51,8 +51,17 @@ from orchestration.schedule import (
 from pipeline.config import Config, KubeflowConfig, MonitorConfig, load_config
 from pipeline.features import LABEL
 from serving.directory import ModelDirectory, find_models
-from serving.signing import KeyFileError, SignatureError, default_public_key, ensure_key_pair
-from serving.signing import verify as verify_signature
+from serving.keys import (
+    KeyFileError,
+    SignatureError,
+    TrustStore,
+    default_trust,
+    ensure_key_pair,
+    is_file,
+    public_key_of,
+    signing_config,
+)
+from serving.private_copy import PrivateCopy, private_copy
 
 _RUN_EPILOG = """\b
 Examples:
@@ -593,6 +602,7 @@ def _monitor(
         version=version,
         since=survey.period.since,
         until=survey.period.until,
+        public_keys=_public_keys(config, directory),
         metadata_path=str(work.metadata),
     )
     code_version = CodeVersion(Path(__file__).parent, (config.gate.schema,))
@@ -720,33 +730,35 @@ def lineage(version: int | None, output: Path, model: str | None) -> None:
         wanted = f"no version {version}" if version else "no version"
         has = ", ".join(map(str, known)) or "none"
         raise click.ClickException(f"there is {wanted} of {names[0]} in {serving}; it has {has}")
-    try:
-        provenance = models.provenance(version)
-    except ValueError as error:
-        raise click.ClickException(str(error)) from error
-    facts = _version_facts(models, version)
+    signature, copy = _verified(models, version)
+    with copy:
+        try:
+            provenance = copy.directory.provenance(version)
+        except ValueError as error:
+            raise click.ClickException(str(error)) from error
+        state = "live" if version == models.served() else "older"
+        facts = ["rolled back" if version in models.rolled_back() else state, signature]
+        for schema in sorted(Path(copy.directory.provenance_uri(version)).glob("*.pbtxt")):
+            digest = hashlib.sha256(schema.read_bytes()).hexdigest()
+            here = Path(models.provenance_uri(version), schema.name)
+            facts.append(f"schema: {here}, SHA-256 {digest[:16]}")
     _console().print(history.lineage(directory, version, provenance, facts))
 
 
-def _version_facts(models: ModelDirectory, version: int) -> list[str]:
-    """What the Serving directory says of a version, a line each."""
-    rolled_back = version in models.rolled_back()
-    state = "live" if version == models.served() else "older"
-    facts = ["rolled back" if rolled_back else state]
-    uri = models.rolled_back_uri(version) if rolled_back else models.version_uri(version)
-    signature = models.signature_uri(version)
-    if not Path(signature).exists():
-        facts.append("not signed")
-    else:
+def _verified(models: ModelDirectory, version: int) -> tuple[str, PrivateCopy]:
+    """What is to be said of a version's signature, and a copy of the version as it then was."""
+    aside = version in models.rolled_back()
+    try:
+        if not Path(models.signature_uri(version)).exists():
+            return "not signed", private_copy(models, version, None, rolled_back=aside)
         try:
-            verify_signature(uri, signature, default_public_key(models.serving_dir))
-            facts.append("signature valid")
+            trust = TrustStore([default_trust(models.serving_dir)])
+            return "signature valid", private_copy(models, version, trust, rolled_back=aside)
         except SignatureError as error:
-            facts.append(f"signature not valid: {error}")
-    for schema in sorted(Path(models.provenance_uri(version)).glob("*.pbtxt")):
-        digest = hashlib.sha256(schema.read_bytes()).hexdigest()
-        facts.append(f"schema: {schema}, SHA-256 {digest[:16]}")
-    return facts
+            unverified = private_copy(models, version, None, rolled_back=aside)
+            return f"signature not valid: {error}", unverified
+    except (SignatureError, OSError) as error:
+        raise click.ClickException(str(error)) from error
 
 
 @dataclasses.dataclass(frozen=True)
@@ -879,6 +891,7 @@ def _run(
         served_version=prepared.situation.served or 0,
         run_key=prepared.situation.run_key,
         signing_key=signing_key,
+        public_keys=_public_keys(config, directory),
         metadata_path=str(directory.metadata),
         enable_cache=use_cache,
     )
@@ -908,19 +921,32 @@ def _import_tfx(console: Console) -> None:
 
 
 def _signing_key(config: Config, directory: OutputDirectory) -> str:
-    """The private key to sign with, made where there is none; "" where signing is turned off.
+    """The private key to sign with, its file made where there is none; "" to leave unsigned.
 
     Raises:
       UserError: If the key cannot be made or used, which the Pusher would find out last.
     """
     if not config.serving.sign:
         return ""
+    key, password = config.serving.signing_key, config.serving.signing_password
     try:
-        return ensure_key_pair(
-            str(Path(config.serving.signing_key or directory.signing_key).resolve())
-        ).private
+        if is_file(key):
+            return ensure_key_pair(
+                str(Path(key or directory.signing_key).resolve()), password
+            ).private
+        with signing_config(key, password):
+            return key
     except KeyFileError as error:
         raise UserError(str(error)) from error
+
+
+def _public_keys(config: Config, directory: OutputDirectory) -> list[str]:
+    """Where the keys are that versions are verified with; none where signing is turned off."""
+    if not config.serving.sign:
+        return []
+    key = config.serving.signing_key
+    own = public_key_of(key) if key and is_file(key) else directory.signing_key.parent
+    return [str(Path(path).resolve()) for path in config.serving.public_keys or (own,)]
 
 
 def _conclude(

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
+import stat
 import subprocess
 import sys
 import tempfile
@@ -23,6 +25,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from pyarrow import fs
 
 from serving import directory as serving_directory
+from serving import private_copy
 from serving.directory import (
     LABELS_FILE,
     PROVENANCE_FILE,
@@ -30,11 +33,13 @@ from serving.directory import (
     SIGNATURE_FILE,
     Change,
     ModelDirectory,
+    NotAFileError,
     copy_tree,
     file_sizes,
     find_models,
     local_path,
     model_digest,
+    read_file,
 )
 
 PROJECT = Path(__file__).parents[2]
@@ -50,7 +55,7 @@ MODEL = {
 }
 BETTER_MODEL = {SAVED_MODEL: b"better graph", "variables/better.index": b"better index"}
 PROVENANCE = {PROVENANCE_FILE: b'{"model_digest": "abc"}', "metrics.json": b"{}"}
-FILES_TO_COPY = len(MODEL) + len(PROVENANCE)
+FILES_TO_COPY = 2 * (len(MODEL) + len(PROVENANCE))  # Into a private folder, and from there.
 
 
 def write(root: Path, tree: Tree) -> Path:
@@ -160,9 +165,8 @@ def as_object_store(crash_before: int | None = None) -> Iterator[None]:
     """Makes local paths pass for those of an object store."""
     store = fs.PyFileSystem(ObjectStore(crash_before))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(
-            serving_directory, "open_uri", lambda uri: (store, os.path.abspath(uri).lstrip("/"))
-        )
+        for module in (serving_directory, private_copy):
+            patch.setattr(module, "open_uri", lambda uri: (store, os.path.abspath(uri).lstrip("/")))
         yield
 
 
@@ -337,6 +341,7 @@ def test_after_a_crash_the_same_number_may_be_published_and_has_its_own_files_on
     assert read(Path(directory.provenance_uri(7))) == BETTER_MODEL
 
 
+@pytest.mark.usefixtures("object_store")
 def test_the_number_of_a_version_that_was_not_published_whole_is_not_used_again(
     directory: ModelDirectory, model: str, provenance: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -449,6 +454,36 @@ def fill(root: str, content: Mapping[str, object]) -> ModelDirectory:
     return directory
 
 
+@pytest.mark.parametrize("name", ["20261126153000123456", "9" * 200, "007", "٧", str(2**63)])  # noqa: RUF001
+def test_a_number_that_no_server_can_load_is_no_version_and_is_named(
+    directory: ModelDirectory, name: str
+) -> None:
+    for folder in ("6", name, f".flightdeck/{name}", f".flightdeck/rolled_back/{name}"):
+        a_model(Path(directory.uri, folder))
+    assert directory.versions() == [6]
+    assert directory.rolled_back() == []
+    assert directory.ignored() == [name]
+    assert directory.next_version() < 2**63
+    version = directory.next_version()
+    publish(directory, version)
+    assert directory.versions() == [6, version]
+
+
+@pytest.mark.parametrize("version", [-1, 2**63])
+def test_a_number_that_no_server_can_load_is_not_published(
+    directory: ModelDirectory, model: str, provenance: str, version: int
+) -> None:
+    with pytest.raises(ValueError, match=f"{version} is no number of a version"):
+        directory.publish(version, model, provenance)
+    assert not Path(directory.uri).exists()
+
+
+def test_after_the_highest_number_there_is_no_other(directory: ModelDirectory) -> None:
+    a_model(Path(directory.uri) / str(2**63 - 1))
+    with pytest.raises(ValueError, match="leaves no higher number for a new version: move it away"):
+        directory.next_version()
+
+
 def test_versions_published_within_a_second_have_numbers_in_order(
     directory: ModelDirectory, model: str, provenance: str
 ) -> None:
@@ -478,7 +513,9 @@ def test_the_next_version_grows_when_the_clock_goes_back(
 
 
 def publish(
-    directory: ModelDirectory, *versions: int, sign: Callable[[str, str], None] | None = None
+    directory: ModelDirectory,
+    *versions: int,
+    sign: Callable[[ModelDirectory, int], None] | None = None,
 ) -> None:
     """Publishes versions whose content and digest say which they are."""
     with tempfile.TemporaryDirectory() as folder:
@@ -490,8 +527,8 @@ def publish(
             directory.publish(version, str(model), str(source), sign)
 
 
-def sign_with_nothing(model_path: str, signature_path: str) -> None:
-    Path(signature_path).touch()
+def sign_with_nothing(private: ModelDirectory, version: int) -> None:
+    Path(private.signature_uri(version)).touch()
 
 
 def content_of(version: int) -> dict[str, bytes]:
@@ -550,6 +587,40 @@ def test_the_last_version_that_loads_is_not_rolled_back(either: ModelDirectory) 
         with pytest.raises(ValueError, match="version 7 is the only one"):
             either.rollback(version)
     assert either.versions() == [7]
+
+
+def test_the_last_version_is_withdrawn_on_purpose_and_comes_back(either: ModelDirectory) -> None:
+    publish(either, 7)
+    assert not either.withdrawn()
+    assert either.rollback(withdraw=True) == Change(7, None)
+    assert (either.versions(), either.rolled_back()) == ([], [7])
+    assert either.withdrawn()
+    assert either.promote() == Change(7, 7)
+    assert not either.withdrawn()
+    assert read(Path(either.version_uri(7))) == content_of(7)
+    either.rollback(withdraw=True)
+    publish(either, 8)
+    assert not either.withdrawn()
+    assert either.served() == 8
+
+
+def test_what_is_gone_without_a_word_was_not_withdrawn(either: ModelDirectory) -> None:
+    publish(either, 7, 8)
+    assert either.rollback(withdraw=True) == Change(8, 7)
+    shutil.rmtree(either.version_uri(7))
+    assert not either.withdrawn()
+    shutil.rmtree(either.uri)
+    assert not either.withdrawn()
+
+
+def test_a_withdrawal_that_a_crash_left_undone_withdraws_nothing(
+    directory: ModelDirectory,
+) -> None:
+    publish(directory, 7)
+    note = write(Path(directory.uri, ".flightdeck"), {"withdrawn": b"7\n"}) / "withdrawn"
+    assert not directory.withdrawn()
+    directory.pin(7, "stable")
+    assert not note.exists()
 
 
 def test_a_version_with_a_label_is_not_rolled_back_before_the_label_is_taken_away(
@@ -655,6 +726,63 @@ def test_a_label_is_a_name_that_a_url_can_hold(directory: ModelDirectory, label:
     assert directory.labels() == {}
 
 
+def test_nothing_is_written_through_a_link(directory: ModelDirectory, tmp_path: Path) -> None:
+    publish(directory, 7)
+    home, target = Path(directory.uri, ".flightdeck"), tmp_path / "target"
+    target.write_text("precious")
+    (home / f"{LABELS_FILE}.new").symlink_to(target)
+    with directory.locked():  # Put there after what was left behind is deleted.
+        (home / f"{LABELS_FILE}.new").symlink_to(target)
+        directory.pin(7, "stable")
+    assert directory.labels() == {"stable": 7}
+    (home / LABELS_FILE).unlink()
+    (home / LABELS_FILE).symlink_to(target)
+    with pytest.raises(ValueError, match="is not JSON"):
+        directory.pin(7, "stable")
+    (home / LABELS_FILE).unlink()
+    (home / "lock").unlink()
+    (home / "lock").symlink_to(tmp_path / "made")
+    with pytest.raises(OSError, match="symbolic links"):
+        directory.pin(7, "stable")
+    assert target.read_text() == "precious"
+    assert not (tmp_path / "made").exists()
+
+
+def a_pipe(path: Path) -> None:
+    os.mkfifo(path)
+
+
+def an_endless_device(path: Path) -> None:
+    path.symlink_to("/dev/zero")
+
+
+def a_large_file(path: Path) -> None:
+    with open(path, "wb") as file:
+        file.truncate(1 << 40)
+
+
+def a_deep_file(path: Path) -> None:
+    path.write_text("[" * 10**5)
+
+
+@pytest.mark.parametrize("make", [a_pipe, an_endless_device, a_large_file, a_deep_file, a_folder])
+def test_what_would_never_end_is_not_read(
+    directory: ModelDirectory, make: Callable[[Path], None]
+) -> None:
+    publish(directory, 7)
+    home = Path(directory.uri, ".flightdeck")
+    Path(home, "7", PROVENANCE_FILE).unlink()
+    for path in (home / LABELS_FILE, home / "7" / PROVENANCE_FILE, home / "7" / SIGNATURE_FILE):
+        make(path)
+    with pytest.raises(ValueError, match=LABELS_FILE):
+        directory.labels()
+    with pytest.raises(ValueError, match=PROVENANCE_FILE):
+        directory.provenance(7)
+    if make is not a_deep_file:
+        with pytest.raises(NotAFileError, match=SIGNATURE_FILE):
+            read_file(directory.signature_uri(7), 1000)
+
+
 def test_a_label_that_is_not_there_is_not_taken_away(directory: ModelDirectory) -> None:
     publish(directory, 7)
     with pytest.raises(LookupError, match=r"no label 'stable' .*, which has none"):
@@ -714,6 +842,49 @@ def test_the_served_version_is_kept_whatever_is_newer_among_those_rolled_back(
     assert either.rolled_back() == [9]
 
 
+# Who may read
+
+
+@pytest.mark.parametrize("umask", [0o077, 0o027, 0])
+@pytest.mark.parametrize("file_mode", [0o644, 0o640, 0o600])
+def test_modes_are_those_that_are_set_whatever_the_umask(
+    tmp_path: Path, model: str, provenance: str, umask: int, file_mode: int
+) -> None:
+    directory = ModelDirectory(str(tmp_path / "serving"), "model_name", file_mode)
+    before = os.umask(umask)
+    try:
+        for version in (7, 8):
+            directory.publish(version, model, provenance)
+        directory.pin(7, "stable")
+        directory.rollback(8)
+    finally:
+        os.umask(before)
+    modes = {
+        path.relative_to(tmp_path).as_posix(): stat.S_IMODE(path.stat().st_mode)
+        for path in (tmp_path / "serving", *(tmp_path / "serving").rglob("*"))
+        if path.name != "lock"
+    }
+    folder_mode = file_mode | (file_mode & 0o444) >> 2
+    assert {modes[path] for path in modes if (tmp_path / path).is_dir()} == {folder_mode}
+    assert {modes[path] for path in modes if (tmp_path / path).is_file()} == {file_mode}
+    assert {path.partition(".flightdeck/")[2] for path in modes} >= {
+        *("labels.json", "rolled_back/8/saved_model.pb", "7/provenance.json")
+    }
+
+
+def test_nobody_else_reads_a_version_before_it_is_published(
+    directory: ModelDirectory, model: str, provenance: str
+) -> None:
+    before = os.umask(0)
+    try:
+        with crash_after(FILES_TO_COPY - 1), pytest.raises(Crash):
+            directory.publish(7, model, provenance)
+    finally:
+        os.umask(before)
+    staging = Path(directory.uri, ".flightdeck", "staging-7")
+    assert stat.S_IMODE(staging.stat().st_mode) == 0o700
+
+
 # Signing
 
 
@@ -722,12 +893,15 @@ def test_what_is_signed_is_the_copy_before_a_server_sees_it(
 ) -> None:
     seen = []
 
-    def sign(model_path: str, signature_path: str) -> None:
-        seen.append((os.path.basename(model_path), read(Path(model_path)), either.versions()))
-        Path(signature_path).write_bytes(b"signature")
+    def sign(private: ModelDirectory, version: int) -> None:
+        model, provenance = Path(private.version_uri(7)), Path(private.provenance_uri(7))
+        seen.append((version, private.model_name, read(model), read(provenance), either.versions()))
+        assert stat.S_IMODE(os.stat(private.serving_dir).st_mode) == 0o700
+        assert not Path(private.serving_dir).is_relative_to(either.serving_dir)
+        (provenance / SIGNATURE_FILE).write_bytes(b"signature")
 
     either.publish(7, model, provenance, sign)
-    assert seen == [("7", MODEL, [])]
+    assert seen == [(7, "model_name", MODEL, PROVENANCE, [])]
     assert Path(either.signature_uri(7)).read_bytes() == b"signature"
     assert read(Path(either.provenance_uri(7))) == {**PROVENANCE, SIGNATURE_FILE: b"signature"}
     assert read(Path(either.version_uri(7))) == MODEL
@@ -736,7 +910,7 @@ def test_what_is_signed_is_the_copy_before_a_server_sees_it(
 def test_what_cannot_be_signed_is_not_published(
     either: ModelDirectory, model: str, provenance: str
 ) -> None:
-    def sign(model_path: str, signature_path: str) -> None:
+    def sign(private: ModelDirectory, version: int) -> None:
         raise OSError("no key")
 
     with pytest.raises(OSError, match="no key"):
@@ -780,19 +954,20 @@ class Changes(RuleBasedStateMachine):
             publish(self.directory, version)
             self.live.add(version)
 
-    @rule(version=st.none() | st.integers(1, 12))
-    def rollback(self, version: int | None) -> None:
+    @rule(version=st.none() | st.integers(1, 12), withdraw=st.booleans())
+    def rollback(self, version: int | None, withdraw: bool) -> None:
         chosen = max(self.live, default=0) if version is None else version
         if chosen not in self.live:
             with pytest.raises(LookupError):
-                self.directory.rollback(version)
-        elif len(self.live) == 1 or chosen in self.labels.values():
+                self.directory.rollback(version, withdraw=withdraw)
+        elif (len(self.live) == 1 and not withdraw) or chosen in self.labels.values():
             with pytest.raises(ValueError, match=f"version {chosen}"):
-                self.directory.rollback(version)
+                self.directory.rollback(version, withdraw=withdraw)
         else:
             self.live.remove(chosen)
             self.aside.add(chosen)
-            assert self.directory.rollback(version) == Change(chosen, max(self.live))
+            change = self.directory.rollback(version, withdraw=withdraw)
+            assert change == Change(chosen, max(self.live, default=None))
 
     @rule(version=st.none() | st.integers(1, 12))
     def promote(self, version: int | None) -> None:
@@ -835,6 +1010,7 @@ class Changes(RuleBasedStateMachine):
         assert self.directory.versions() == sorted(self.live)
         assert self.directory.rolled_back() == sorted(self.aside)
         assert self.directory.labels() == self.labels
+        assert self.directory.withdrawn() == (not self.live and bool(self.aside))
         for version in self.live:
             assert read(Path(self.directory.version_uri(version))) == content_of(version)
         for version in self.aside:
