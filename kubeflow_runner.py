@@ -24,6 +24,7 @@ from components import spans
 from components.errors import UserError
 from components.span_store import STORE_VARIABLE
 from pipeline.config import Config, KubeflowConfig, load_config
+from serving.terminal import run_command
 
 if TYPE_CHECKING:
     from orchestration.kubeflow.client import KubeflowPipelines
@@ -422,8 +423,15 @@ def compile_config(config: Config) -> str:
         signing_key=_signing_key(config),
         enable_cache=bool(kubeflow.cache),
     )
-    everywhere = Resources(kubeflow.cpu, kubeflow.memory, retries=kubeflow.retries)
-    nodes = {component.id: everywhere for component in pipeline.components}
+    nodes = {
+        component.id: Resources(
+            kubeflow.cpu,
+            kubeflow.memory,
+            retries=kubeflow.retries,
+            seconds=config.node_timeout_seconds(component.id),
+        )
+        for component in pipeline.components
+    }
     for name, node in kubeflow.nodes.items():
         nodes[name] = Resources(
             cpu=node.cpu or kubeflow.cpu,
@@ -431,6 +439,7 @@ def compile_config(config: Config) -> str:
             accelerator=node.accelerator,
             accelerators=node.accelerators,
             retries=kubeflow.retries if node.retries < 0 else node.retries,
+            seconds=config.node_timeout_seconds(name),
         )
     env = dict(kubeflow.env)
     with contextlib.suppress(UserError):  # It can do without.
@@ -548,4 +557,4 @@ def fail(message: str) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

@@ -18,6 +18,7 @@ import signal
 import sys
 import time
 import traceback
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,7 @@ from orchestration.hooks import Hooks
 from orchestration.local_dag_runner import ConcurrentDagRunner, start_fork_server
 from orchestration.node_process import FAILED, NodeResult, redirect_output
 from orchestration.output_directory import BusyError, OutputDirectory, new_run_id
+from orchestration.proxies import spare_loopback
 from orchestration.schedule import (
     BUSY_STATUS,
     STATUS,
@@ -53,6 +55,7 @@ from pipeline.features import LABEL
 from serving.directory import ModelDirectory, find_models
 from serving.signing import KeyFileError, SignatureError, default_public_key, ensure_key_pair
 from serving.signing import verify as verify_signature
+from serving.terminal import open_console, print_table, run_command
 
 _RUN_EPILOG = """\b
 Examples:
@@ -90,12 +93,11 @@ Exit status:
   130 stopped by Ctrl-C or SIGTERM; the same command goes on from there
 """
 
-_WIDTH_OF_A_FILE = 160
-
 
 @click.group()
 def main() -> None:
     """Runs the pipeline on this machine, once or on a schedule, and says what was run."""
+    spare_loopback(os.environ)
 
 
 _output_option = click.option(
@@ -150,7 +152,7 @@ def run(
         config = load_config(config_path, _given(as_of, window, settings))
     except UserError as error:
         raise click.UsageError(str(error)) from error
-    console = Console(file=os.fdopen(os.dup(1), "w"), highlight=False)
+    console = open_console()
     directory = OutputDirectory(output.resolve())
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # Stops as cleanly as on Ctrl-C.
     try:
@@ -261,7 +263,7 @@ def schedule(
         directory=directory,
         look=look,
         command=command,
-        say=_say_plainly if once else _say_with_time,
+        say=_say_on(open_console(), with_time=not once),
         clock=SystemClock(),
         backoff=Backoff(retries, backoff_seconds),
         settle_seconds=settle_seconds,
@@ -282,12 +284,12 @@ def schedule(
         raise click.ClickException(str(error)) from error
 
 
-def _say_plainly(text: str) -> None:
-    click.echo(text)
+def _say_on(console: Console, *, with_time: bool) -> Callable[[str], None]:
+    def say(text: str) -> None:
+        time = f"{datetime.now().astimezone():%Y-%m-%d %H:%M:%S %Z} " if with_time else ""
+        console.print(Text(time + text), soft_wrap=True)
 
-
-def _say_with_time(text: str) -> None:
-    click.echo(f"{datetime.now():%Y-%m-%d %H:%M:%S} {text}")
+    return say
 
 
 _MONTH = click.IntRange(190001, 299912)
@@ -335,11 +337,7 @@ def replay_months(
     if not months:
         raise click.UsageError(f"--from {first} comes after --to {last}")
     given = _given(None, window, settings)
-    console = Console(
-        file=os.fdopen(os.dup(1), "w"),
-        highlight=False,
-        width=None if sys.stdout.isatty() else _WIDTH_OF_A_FILE,
-    )
+    console = open_console()
     directory = OutputDirectory(output.resolve())
 
     def make_life(name: str, root: Path, settings: list[str]) -> replay.Life:
@@ -433,7 +431,7 @@ def _live(lives: list[replay.Life], directory: OutputDirectory, console: Console
     replay.write_csv(lived, table)
     draw(lived, plot)
     console.print()
-    console.print(replay.make_table(lived))
+    print_table(replay.make_table(lived), console)
     for line in replay.conclusion(lived):
         console.print(Text(line), soft_wrap=True)
     console.print(Text(f"Written to {table} and {plot}"), soft_wrap=True)
@@ -506,7 +504,7 @@ def monitor(
         raise click.UsageError(str(error)) from error
     if since is not None and until is not None and since >= until:
         raise click.UsageError("--since must be before --until")
-    console = Console(file=os.fdopen(os.dup(1), "w"), highlight=False)
+    console = open_console()
     directory = OutputDirectory(output.resolve())
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
@@ -603,7 +601,13 @@ def _monitor(
     tfx_internals.cancel_unfinished(store)
     try:
         with RunDisplay(console, list(upstream)) as display:
-            runner = ConcurrentDagRunner(work, run_id, "orchestration.summaries.summarize", display)
+            runner = ConcurrentDagRunner(
+                work,
+                run_id,
+                "orchestration.summaries.summarize",
+                display,
+                time_limits={node_id: config.node_timeout_seconds(node_id) for node_id in upstream},
+            )
             results = runner.run(compiled.SerializeToString(), upstream)
     finally:
         tfx_internals.cancel_unfinished(store)
@@ -660,7 +664,7 @@ def _show_report(console: Console, report: dict[str, Any]) -> None:
             *(check["kind"], check["subject"], check["against"], value, limit),
             style="bold red" if check["alarms"] else None,
         )
-    console.print(table)
+    print_table(table, console)
     console.print()
     for note in report["notes"]:
         console.print(Text(note), soft_wrap=True)
@@ -684,7 +688,7 @@ def runs(output: Path) -> None:
             *(record.run_id, record.started.replace("+00:00", "Z"), _took(record), record.outcome),
             Text(version or "\n".join(record.reasons)),
         )
-    _console().print(table)
+    print_table(table)
 
 
 def _took(record: RunRecord) -> str:
@@ -692,11 +696,6 @@ def _took(record: RunRecord) -> str:
         return ""
     took = datetime.fromisoformat(record.ended) - datetime.fromisoformat(record.started)
     return f"{took.total_seconds():,.0f} s"
-
-
-def _console() -> Console:
-    """What tables and trees are printed on; in a file they have room."""
-    return Console(width=None if sys.stdout.isatty() else _WIDTH_OF_A_FILE, highlight=False)
 
 
 @main.command()
@@ -726,7 +725,7 @@ def lineage(version: int | None, output: Path, model: str | None) -> None:
     except ValueError as error:
         raise click.ClickException(str(error)) from error
     facts = _version_facts(models, version)
-    _console().print(history.lineage(directory, version, provenance, facts))
+    open_console().print(history.lineage(directory, version, provenance, facts))
 
 
 def _version_facts(models: ModelDirectory, version: int) -> list[str]:
@@ -772,9 +771,10 @@ def _prepare(config: Config, directory: OutputDirectory) -> _Prepared:
     )
     here = Path(__file__).parent
     code_version = CodeVersion(here / "components", here / "pipeline", (config.gate.schema,))
-    # Where it would run on Kubeflow, and what alarms later, makes no difference here.
+    # Where it would run on Kubeflow, what alarms later and how long it may take change no model.
+    nowhere = {"kubeflow": KubeflowConfig(), "monitor": MonitorConfig()}
     settings = dataclasses.asdict(
-        dataclasses.replace(config, kubeflow=KubeflowConfig(), monitor=MonitorConfig())
+        dataclasses.replace(config, **nowhere, node_timeout_minutes=0, node_timeouts={})
     )
     # The months that a run would take are no change of the configuration.
     stable = {**settings, "data": {**settings["data"], "as_of": 0}}
@@ -892,7 +892,12 @@ def _run(
         with RunDisplay(console, list(upstream)) as display:
             kept = {STORE_VARIABLE: str(directory.spans) if use_cache else ""}
             runner = ConcurrentDagRunner(
-                directory, run_id, "orchestration.summaries.summarize", display, kept
+                directory,
+                run_id,
+                "orchestration.summaries.summarize",
+                display,
+                kept,
+                time_limits={node_id: config.node_timeout_seconds(node_id) for node_id in upstream},
             )
             results = runner.run(compiled.SerializeToString(), upstream)
     finally:
@@ -971,4 +976,4 @@ def _say_error(console: Console, message: str) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

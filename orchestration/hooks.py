@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shlex
-import signal
 import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
+
+import psutil
 
 _COMMAND_SECONDS = 30.0
 _WEBHOOK_SECONDS = 10.0
@@ -83,6 +85,9 @@ def _post(url: str, text: str) -> None:
 
 
 def kill_session(process: subprocess.Popen[bytes]) -> None:
-    """Kills a process that leads a session, and all of its children that did not leave it."""
-    os.killpg(process.pid, signal.SIGKILL)
+    """Kills a process that leads a session, and all processes that did not leave the session."""
+    for other in psutil.process_iter():
+        with contextlib.suppress(ProcessLookupError, psutil.NoSuchProcess):
+            if os.getsid(other.pid) == process.pid:
+                other.kill()
     process.wait()

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
 import multiprocessing
 import os
 import signal
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from multiprocessing import connection
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Protocol
+
+import psutil
 
 from orchestration.node_process import FAILED, NodeResult, NodeTask, Summary, run_node
 from orchestration.output_directory import OutputDirectory
@@ -76,6 +81,8 @@ def start_fork_server(log_path: Path) -> None:
 class _Running:
     process: ForkServerProcess
     answer: connection.Connection
+    deadline: float
+    asked_to_stop: bool = False
     result: NodeResult | None = None
 
 
@@ -94,6 +101,7 @@ class ConcurrentDagRunner:
       observer: Told what happens.
       environment: Environment variables of the nodes, over those of this process.
       workers: How many nodes may run at the same time.
+      time_limits: Seconds that a node may take, by id, before it is stopped; any time if absent.
     """
 
     output: OutputDirectory
@@ -102,6 +110,7 @@ class ConcurrentDagRunner:
     observer: RunObserver
     environment: dict[str, str] = field(default_factory=dict)
     workers: int = field(default_factory=lambda: len(os.sched_getaffinity(0)))
+    time_limits: Mapping[str, float] = field(default_factory=dict)
 
     def run(self, pipeline: bytes, upstream: dict[str, tuple[str, ...]]) -> dict[str, NodeResult]:
         """Runs a pipeline.
@@ -124,6 +133,7 @@ class ConcurrentDagRunner:
                     self._start(node_id, pipeline, running)
                 self._skip_unreachable(upstream, results, running)
                 self._listen(running)
+                self._end_overdue(running)
                 for node_id in [n for n, r in running.items() if r.result]:
                     self._finish(node_id, running.pop(node_id), results)
                 self.observer.tick()
@@ -159,8 +169,10 @@ class ConcurrentDagRunner:
         )
         context = multiprocessing.get_context("forkserver")
         process = context.Process(target=run_node, args=(task, theirs), name=node_id)
-        running[node_id] = _Running(process, ours)  # Before it starts, so that `_stop` finds it.
+        # Before it starts, so that `_stop` finds it.
+        running[node_id] = node = _Running(process, ours, deadline=math.inf)
         process.start()
+        node.deadline = time.monotonic() + self.time_limits.get(node_id, math.inf)
         theirs.close()
         self.observer.started(node_id)
 
@@ -204,10 +216,26 @@ class ConcurrentDagRunner:
         else:
             self.observer.progressed(node_id, message)
 
+    def _end_overdue(self, running: dict[str, _Running]) -> None:
+        """Stops nodes that took too long: politely, then for good."""
+        now = time.monotonic()
+        for node in running.values():
+            if node.result or now < node.deadline:
+                continue
+            if node.asked_to_stop:
+                _kill(node.process)
+            else:
+                node.asked_to_stop, node.deadline = True, now + _STOP_SECONDS
+                _signal_group(node.process, signal.SIGTERM)
+
     def _finish(self, node_id: str, node: _Running, results: dict[str, NodeResult]) -> None:
         _end(node.process, _STOP_SECONDS)
         node.answer.close()
         assert node.result is not None
+        if node.asked_to_stop and node.result.state == FAILED:
+            limit = f"{self.time_limits[node_id] / 60:.4g} minutes"
+            line = f"it was stopped because it took longer than {limit}"
+            node.result = NodeResult(FAILED, Summary(line), "TookTooLong")
         results[node_id] = node.result
         self.observer.finished(node_id, node.result)
 
@@ -226,11 +254,31 @@ class ConcurrentDagRunner:
 
 
 def _end(process: ForkServerProcess, seconds: float) -> None:
-    """Waits for a process to end, and kills it if it does not."""
+    """Waits for a process to end, kills it if it does not, and kills what it left behind."""
     process.join(max(0.0, seconds))
     if process.is_alive():
-        process.kill()
+        _kill(process)
         process.join()
+    _signal_group(process, signal.SIGKILL)
+
+
+def _kill(process: ForkServerProcess) -> None:
+    """Kills a process, its group, and those that it started and that left the group."""
+    family = []
+    with contextlib.suppress(psutil.NoSuchProcess):
+        family = psutil.Process(process.pid).children(recursive=True)
+    process.kill()  # It may not have made its group yet.
+    _signal_group(process, signal.SIGKILL)
+    for child in family:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            child.kill()
+
+
+def _signal_group(process: ForkServerProcess, number: signal.Signals) -> None:
+    """Sends a signal to a node's process and all that it started; to what there is of them."""
+    assert process.pid is not None
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, number)
 
 
 def _death(process: ForkServerProcess) -> NodeResult:

@@ -16,11 +16,10 @@ from serving.directory import ModelDirectory, exists, file_sizes, find_models
 from serving.server.settings import GRPC_PORT, REST_PORT, ServerSettings
 from serving.signing import KeyFileError, SignatureError, default_public_key
 from serving.signing import verify as verify_signature
+from serving.terminal import print_table, run_command
 
 _SERVING_DIR = "output/serving_model"
 _LIVE, _OLDER, _ROLLED_BACK = "live", "older", "rolled back"
-_WIDTH_OF_A_FILE = 160
-_ROOMY = 100
 _PORT = click.IntRange(0, 65535)
 _FILE = click.Path(exists=True, dir_okay=False)
 
@@ -475,18 +474,14 @@ def _describe(directory: ModelDirectory) -> list[dict[str, Any]]:
 
 
 def _print_table(directory: ModelDirectory, rows: list[dict[str, Any]]) -> None:
-    from rich.console import Console
     from rich.filesize import decimal
     from rich.table import Table
     from rich.text import Text
 
-    console = Console(width=None if sys.stdout.isatty() else _WIDTH_OF_A_FILE, highlight=False)
-    gap = 1 if console.width < _ROOMY else 2
     table = Table(
         title=Text(f"{directory.model_name} in {directory.serving_dir}"),
         title_justify="left",
         box=None,
-        padding=(0, gap, 0, 0),
         pad_edge=False,
     )
     for name, width in (("version", 10), ("state", 11), ("made, UTC", 10), ("AUC", 6)):
@@ -508,7 +503,7 @@ def _print_table(directory: ModelDirectory, rows: list[dict[str, Any]]) -> None:
         )
         style = {_LIVE: "bold green", _ROLLED_BACK: "dim"}.get(row["state"], "")
         table.add_row(*map(Text, cells), style=style)
-    console.print(table)
+    print_table(table)
 
 
 def _months(spans: list[int]) -> str:
@@ -517,4 +512,4 @@ def _months(spans: list[int]) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

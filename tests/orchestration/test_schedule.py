@@ -247,6 +247,7 @@ def test_what_failed_is_tried_again_after_a_pause_that_doubles_up_to_six_hours(
         ("0 6 * * fri", "Fri 6 06:00"),
         ("0 6 20 * 5", "Fri 6 06:00"),  # Either fits, as in a crontab.
         ("0 6 5 * sun", "Thu 5 06:00"),
+        ("0 6 20 * */2", "Sat 20 06:00"),  # A field that begins with * has to fit as well.
         ("*/20 * * * *", "Mon 2 12:20"),
     ],
 )
@@ -260,9 +261,9 @@ def test_an_expression_means_what_it_means_in_a_crontab(expression: str, first: 
     [
         ("0 6 * *", "has 4 fields"),
         ("61 * * * *", "61"),
-        ("0 6 * * 8", "8 is no day of the week"),
-        ("0 0 30 2 *", "never fits"),
-        ("0 6 * * mon/0", "step"),
+        ("0 6 * * 8", "day-of-week"),
+        ("0 0 30 2 *", "never comes"),
+        ("0 6 * * mon/0", "day-of-week"),
         ("at six", "fields"),
     ],
 )
