@@ -24,7 +24,7 @@ from components import spans
 from components.errors import UserError
 from components.span_store import STORE_VARIABLE
 from pipeline.config import Config, KubeflowConfig, load_config
-from serving.terminal import run_command
+from serving.streams import run_command
 
 if TYPE_CHECKING:
     from orchestration.kubeflow.client import KubeflowPipelines

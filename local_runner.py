@@ -40,7 +40,7 @@ from orchestration.history import RunRecord
 from orchestration.hooks import Hooks
 from orchestration.local_dag_runner import ConcurrentDagRunner, start_fork_server
 from orchestration.node_process import FAILED, NodeResult, redirect_output
-from orchestration.output_directory import BusyError, OutputDirectory, new_run_id
+from orchestration.output_directory import BusyError, OutputDirectory
 from orchestration.proxies import spare_loopback
 from orchestration.schedule import (
     BUSY_STATUS,
@@ -55,7 +55,8 @@ from pipeline.features import LABEL
 from serving.directory import ModelDirectory, find_models
 from serving.signing import KeyFileError, SignatureError, default_public_key, ensure_key_pair
 from serving.signing import verify as verify_signature
-from serving.terminal import open_console, print_table, run_command
+from serving.streams import run_command
+from serving.tables import open_console, print_table
 
 _RUN_EPILOG = """\b
 Examples:
@@ -157,7 +158,7 @@ def run(
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # Stops as cleanly as on Ctrl-C.
     try:
         with directory.locked():
-            record = RunRecord(run_id or new_run_id(), started=history.now())
+            record = RunRecord(run_id or directory.new_run_id(), started=history.now())
             status = STATUS[_recorded(config, directory, console, record, use_cache=not no_cache)]
     except BusyError as error:
         _say_error(console, str(error))
@@ -387,7 +388,7 @@ def _make_life(
     data = {month: config.data for month, config in configs.items()}
 
     def run(month: int) -> RunRecord:
-        record = RunRecord(new_run_id(), started=history.now())
+        record = RunRecord(directory.new_run_id(), started=history.now())
         outcome = _recorded(configs[month], directory, console, record, use_cache=True)
         written = history.read_run(directory, record.run_id)
         return written or dataclasses.replace(record, outcome=outcome)
@@ -558,7 +559,7 @@ def _monitor(
     asked: _Asked,
 ) -> int:
     """Runs the monitoring pipeline, publishes its report, and returns the exit status."""
-    run_id = new_run_id()
+    run_id = work.new_run_id()
     logs = work.logs(run_id)
     logs.mkdir(parents=True, exist_ok=True)
     start_fork_server(logs / "imports.log")
@@ -692,10 +693,11 @@ def runs(output: Path) -> None:
 
 
 def _took(record: RunRecord) -> str:
-    if not record.ended:
-        return ""
-    took = datetime.fromisoformat(record.ended) - datetime.fromisoformat(record.started)
-    return f"{took.total_seconds():,.0f} s"
+    seconds = record.seconds
+    if seconds is None and record.ended:
+        took = datetime.fromisoformat(record.ended) - datetime.fromisoformat(record.started)
+        seconds = took.total_seconds()
+    return "" if seconds is None or seconds < 0 else f"{seconds:,.0f} s"
 
 
 @main.command()
@@ -818,6 +820,7 @@ def _recorded(
     use_cache: bool,
 ) -> str:
     """Runs the pipeline, keeps a record of that unless nothing is new, and returns the outcome."""
+    began = time.monotonic()
     try:
         prepared = _prepare(config, directory)
         situation = prepared.situation
@@ -848,7 +851,8 @@ def _recorded(
             console.print(Text(f"  log: {record.log}"), soft_wrap=True)
         record = dataclasses.replace(record, outcome=history.FAILED, reasons=(reason,))
     try:
-        dataclasses.replace(record, ended=history.now()).write(directory)
+        seconds = round(time.monotonic() - began, 1)
+        dataclasses.replace(record, ended=history.now(), seconds=seconds).write(directory)
     except OSError as error:  # What was done is done.
         _say_error(console, f"the record of the run cannot be written: {error}")
     return record.outcome

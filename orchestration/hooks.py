@@ -79,7 +79,10 @@ def _post(url: str, text: str) -> None:
     import httpx  # Here, because a firing that finds nothing new needs it not.
 
     headers = {"Content-Type": "application/json"}
-    response = httpx.post(url, content=text.encode(), headers=headers, timeout=_WEBHOOK_SECONDS)
+    try:
+        response = httpx.post(url, content=text.encode(), headers=headers, timeout=_WEBHOOK_SECONDS)
+    except ImportError as error:  # httpx speaks SOCKS by a library that is not there.
+        raise _Refused("the proxy that the environment names cannot be used") from error
     if not response.is_success:
         raise _Refused(f"answered {response.status_code}")
 

@@ -7,16 +7,18 @@ import math
 import multiprocessing
 import os
 import signal
+import tempfile
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from multiprocessing import connection
+from multiprocessing import connection, util
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Protocol
 
 import psutil
 
+from components.errors import UserError
 from orchestration.node_process import FAILED, NodeResult, NodeTask, Summary, run_node
 from orchestration.output_directory import OutputDirectory
 
@@ -35,6 +37,8 @@ PRELOAD = [
 SKIPPED = "skipped"
 
 _POLL_SECONDS = 0.1
+# Of 107 bytes of a socket's path, `multiprocessing` adds 31.
+_LONGEST_SOCKET_FOLDER = 70
 _STOP_SECONDS = 10.0
 
 
@@ -64,6 +68,7 @@ def start_fork_server(log_path: Path) -> None:
     context.set_forkserver_preload(PRELOAD)
     from multiprocessing import forkserver
 
+    _place_sockets()
     log = os.open(log_path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     kept = [os.dup(1), os.dup(2)]
     try:
@@ -77,12 +82,34 @@ def start_fork_server(log_path: Path) -> None:
         os.close(log)
 
 
+def _place_sockets() -> None:
+    """Chooses a folder for the sockets of `multiprocessing`, whose paths must be short.
+
+    Raises:
+      UserError: If there is none.
+    """
+    kept = tempfile.tempdir
+    try:
+        for folder in (tempfile.gettempdir(), "/tmp", "/var/tmp", "/dev/shm"):
+            if len(os.fsencode(folder)) <= _LONGEST_SOCKET_FOLDER and os.access(folder, os.W_OK):
+                tempfile.tempdir = folder
+                util.get_temp_dir()  # Makes a folder there, and remembers it.
+                return
+    finally:
+        tempfile.tempdir = kept
+    raise UserError(
+        f"TMPDIR is {tempfile.gettempdir()}, which is too long for sockets, and /tmp cannot be "
+        f"written: set TMPDIR to a path of at most {_LONGEST_SOCKET_FOLDER} bytes"
+    )
+
+
 @dataclass
 class _Running:
     process: ForkServerProcess
     answer: connection.Connection
     deadline: float
     asked_to_stop: bool = False
+    family: list[psutil.Process] = field(default_factory=list)
     result: NodeResult | None = None
 
 
@@ -226,14 +253,17 @@ class ConcurrentDagRunner:
                 _kill(node.process)
             else:
                 node.asked_to_stop, node.deadline = True, now + _STOP_SECONDS
+                node.family = _descendants(node.process)
                 _signal_group(node.process, signal.SIGTERM)
 
     def _finish(self, node_id: str, node: _Running, results: dict[str, NodeResult]) -> None:
         _end(node.process, _STOP_SECONDS)
+        _kill_each(node.family)
         node.answer.close()
         assert node.result is not None
         if node.asked_to_stop and node.result.state == FAILED:
-            limit = f"{self.time_limits[node_id] / 60:.4g} minutes"
+            seconds = self.time_limits[node_id]
+            limit = f"{seconds:g} s" if seconds < 120 else f"{seconds / 60:g} minutes"
             line = f"it was stopped because it took longer than {limit}"
             node.result = NodeResult(FAILED, Summary(line), "TookTooLong")
         results[node_id] = node.result
@@ -264,14 +294,23 @@ def _end(process: ForkServerProcess, seconds: float) -> None:
 
 def _kill(process: ForkServerProcess) -> None:
     """Kills a process, its group, and those that it started and that left the group."""
-    family = []
-    with contextlib.suppress(psutil.NoSuchProcess):
-        family = psutil.Process(process.pid).children(recursive=True)
+    family = _descendants(process)
     process.kill()  # It may not have made its group yet.
     _signal_group(process, signal.SIGKILL)
-    for child in family:
+    _kill_each(family)
+
+
+def _descendants(process: ForkServerProcess) -> list[psutil.Process]:
+    try:
+        return psutil.Process(process.pid).children(recursive=True)
+    except psutil.NoSuchProcess:
+        return []
+
+
+def _kill_each(processes: list[psutil.Process]) -> None:
+    for process in processes:
         with contextlib.suppress(psutil.NoSuchProcess):
-            child.kill()
+            process.kill()
 
 
 def _signal_group(process: ForkServerProcess, number: signal.Signals) -> None:

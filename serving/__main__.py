@@ -16,7 +16,7 @@ from serving.directory import ModelDirectory, exists, file_sizes, find_models
 from serving.server.settings import GRPC_PORT, REST_PORT, ServerSettings
 from serving.signing import KeyFileError, SignatureError, default_public_key
 from serving.signing import verify as verify_signature
-from serving.terminal import print_table, run_command
+from serving.streams import run_command
 
 _SERVING_DIR = "output/serving_model"
 _LIVE, _OLDER, _ROLLED_BACK = "live", "older", "rolled back"
@@ -477,6 +477,8 @@ def _print_table(directory: ModelDirectory, rows: list[dict[str, Any]]) -> None:
     from rich.filesize import decimal
     from rich.table import Table
     from rich.text import Text
+
+    from serving.tables import print_table
 
     table = Table(
         title=Text(f"{directory.model_name} in {directory.serving_dir}"),

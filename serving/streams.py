@@ -1,0 +1,78 @@
+"""Standard streams that may be closed, ended early, or lack a character."""
+
+from __future__ import annotations
+
+import errno
+import io
+import os
+import sys
+from collections.abc import Callable, Collection
+from typing import Any, TextIO
+
+# A pipe that nobody reads any more, and a terminal that was closed.
+_NOBODY_LISTENS = (errno.EPIPE, errno.EIO)
+
+
+def run_command(command: Callable[[], object]) -> None:
+    """Runs a command line to its end, whatever its terminal, its files and its directory are.
+
+    What nobody reads any more is dropped, and so is no reason to fail. A character that the
+    terminal does not have is written as its number.
+
+    Args:
+      command: What parses the arguments and exits, such as a click group.
+    """
+    # On nothing, or the next file that is opened, such as a lock, is the standard output.
+    for descriptor in (0, 1, 2):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # Gets the lowest number that is free: this one.
+    if sys.stdin is None:
+        sys.stdin = open(0, closefd=False)  # noqa: SIM115
+    sys.stdout = open_stream(1, _NOBODY_LISTENS, sys.stdout)
+    sys.stderr = open_stream(2, (), sys.stderr)
+    try:
+        os.getcwd()
+    except OSError:
+        sys.exit("the current directory does not exist any more: change to another one")
+    try:
+        command()
+    except OSError as error:
+        try:
+            sys.stdout.flush()
+        except OSError:  # That was it. Python would try again when it ends.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+            sys.exit(f"the output cannot be written: {error.strerror}")
+        sys.exit(str(error))
+
+
+class _Lenient(io.FileIO):
+    """The file below a stream of `open_stream`."""
+
+    def __init__(self, descriptor: int, reasons: Collection[int]):
+        super().__init__(descriptor, "wb", closefd=descriptor > 2)
+        self._reasons = reasons
+
+    def write(self, data: Any) -> int:
+        try:
+            return super().write(data) or 0
+        except OSError as error:
+            if self._reasons and error.errno not in self._reasons:
+                raise
+            return memoryview(data).nbytes
+
+
+def open_stream(
+    descriptor: int, reasons: Collection[int] = (), like: TextIO | None = None
+) -> io.TextIOWrapper:
+    """Opens a stream that drops what it cannot write.
+
+    Args:
+      descriptor: Where it goes.
+      reasons: Numbers of the errors for which it does so; for any, if there are none.
+      like: A stream that has its encoding; None for that of the surroundings.
+    """
+    encoding = like.encoding if like else None
+    raw = io.BufferedWriter(_Lenient(descriptor, reasons))
+    return io.TextIOWrapper(raw, encoding, errors="backslashreplace", line_buffering=True)
