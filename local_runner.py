@@ -56,7 +56,7 @@ from serving.directory import ModelDirectory, find_models
 from serving.signing import KeyFileError, SignatureError, default_public_key, ensure_key_pair
 from serving.signing import verify as verify_signature
 from serving.streams import run_command
-from serving.tables import open_console, print_table
+from serving.tables import open_console, print_table, standard_output
 
 _RUN_EPILOG = """\b
 Examples:
@@ -689,7 +689,7 @@ def runs(output: Path) -> None:
             *(record.run_id, record.started.replace("+00:00", "Z"), _took(record), record.outcome),
             Text(version or "\n".join(record.reasons)),
         )
-    print_table(table)
+    print_table(table, standard_output())
 
 
 def _took(record: RunRecord) -> str:
@@ -727,7 +727,7 @@ def lineage(version: int | None, output: Path, model: str | None) -> None:
     except ValueError as error:
         raise click.ClickException(str(error)) from error
     facts = _version_facts(models, version)
-    open_console().print(history.lineage(directory, version, provenance, facts))
+    standard_output().print(history.lineage(directory, version, provenance, facts))
 
 
 def _version_facts(models: ModelDirectory, version: int) -> list[str]:

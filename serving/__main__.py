@@ -478,7 +478,7 @@ def _print_table(directory: ModelDirectory, rows: list[dict[str, Any]]) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from serving.tables import print_table
+    from serving.tables import print_table, standard_output
 
     table = Table(
         title=Text(f"{directory.model_name} in {directory.serving_dir}"),
@@ -505,7 +505,7 @@ def _print_table(directory: ModelDirectory, rows: list[dict[str, Any]]) -> None:
         )
         style = {_LIVE: "bold green", _ROLLED_BACK: "dim"}.get(row["state"], "")
         table.add_row(*map(Text, cells), style=style)
-    print_table(table)
+    print_table(table, standard_output())
 
 
 def _months(spans: list[int]) -> str:

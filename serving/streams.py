@@ -39,12 +39,8 @@ def run_command(command: Callable[[], object]) -> None:
     try:
         command()
     except OSError as error:
-        try:
-            sys.stdout.flush()
-        except OSError:  # That was it. Python would try again when it ends.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-            sys.exit(f"the output cannot be written: {error.strerror}")
-        sys.exit(str(error))
+        place = f"{error.filename}: " if error.filename else ""
+        sys.exit(f"{place}{error.strerror or error}")
 
 
 class _Lenient(io.FileIO):
@@ -59,7 +55,9 @@ class _Lenient(io.FileIO):
             return super().write(data) or 0
         except OSError as error:
             if self._reasons and error.errno not in self._reasons:
-                raise
+                self._reasons = ()  # It is said once; Python writes again when it ends.
+                reason = f"the output cannot be written: {error.strerror}"
+                raise OSError(error.errno, reason) from error
             return memoryview(data).nbytes
 
 

@@ -27,16 +27,20 @@ def open_console() -> Console:
     return Console(file=screen, highlight=False, width=_WIDTH_OF_A_FILE)
 
 
-def print_table(table: Table, console: Console | None = None) -> None:
+def standard_output() -> Console:
+    """What a command prints its result on; what cannot be written is an error."""
+    if sys.stdout.isatty():
+        return _TerminalConsole(highlight=False)
+    return Console(highlight=False, width=_WIDTH_OF_A_FILE)
+
+
+def print_table(table: Table, console: Console) -> None:
     """Prints a table; where there is no room for it, each row as lines.
 
     Args:
       table: The table; its cells are texts.
-      console: Where to print; None for the standard output.
+      console: Where to print.
     """
-    if console is None:
-        width = None if sys.stdout.isatty() else _WIDTH_OF_A_FILE
-        console = Console(highlight=False, width=width)
     needed = sum(map(_width, table.columns))
     for gap in (2, 1):
         if needed + gap * (len(table.columns) - 1) <= console.width:
@@ -67,7 +71,10 @@ class _TerminalConsole(Console):
 
     @property
     def size(self) -> ConsoleDimensions:  # type: ignore[misc]  # It has a setter there.
-        columns, lines = os.get_terminal_size(self.file.fileno())
+        try:
+            columns, lines = os.get_terminal_size(self.file.fileno())
+        except OSError:  # It was closed.
+            columns = 0
         if not columns or os.environ.get("COLUMNS", "").isdigit():
             return super().size
         return ConsoleDimensions(columns, lines or 25)
