@@ -33,9 +33,15 @@ def run_command(command: Callable[[], object]) -> None:
     sys.stdout = open_stream(1, _NOBODY_LISTENS, sys.stdout)
     sys.stderr = open_stream(2, (), sys.stderr)
     try:
-        os.getcwd()
+        texts = [*sys.argv[1:], os.getcwd()]
     except OSError:
         sys.exit("the current directory does not exist any more: change to another one")
+    for text in texts:
+        if text != text.encode("utf-8", "replace").decode():
+            sys.exit(
+                f"{text!r} is no text in {sys.getfilesystemencoding()}: use another name, or set "
+                "PYTHONUTF8=1 if it is one in UTF-8"
+            )
     try:
         command()
     except OSError as error:

@@ -196,6 +196,23 @@ def test_runs_works_without_a_home_and_from_another_directory(output: Path, tmp_
     assert RUN_ID.format(159) in done.stdout
 
 
+@pytest.mark.parametrize(
+    ("name", "environment"),
+    [
+        ("ö", {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}),
+        (r"$(printf '\xff')", {}),
+    ],
+    ids=["not in this character set", "not in any"],
+)
+def test_commands_refuse_names_that_are_no_text(
+    output: Path, name: str, environment: Mapping[str, str]
+) -> None:
+    done = shell(f'"$@" --output "{name}"', *LOCAL, "run", cwd=output, **environment)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "is no text in" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
 @pytest.mark.parametrize("name", ["mit Leerzeichen und ö", "-dash", "new\nline"])
 def test_runs_reads_an_output_directory_of_any_name(output: Path, name: str) -> None:
     moved = output.rename(output.with_name(name))
