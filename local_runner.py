@@ -774,9 +774,9 @@ def _prepare(config: Config, directory: OutputDirectory) -> _Prepared:
     here = Path(__file__).parent
     code_version = CodeVersion(here / "components", here / "pipeline", (config.gate.schema,))
     # Where it would run on Kubeflow, what alarms later and how long it may take change no model.
-    nowhere = {"kubeflow": KubeflowConfig(), "monitor": MonitorConfig()}
+    other = dataclasses.replace(config, kubeflow=KubeflowConfig(), monitor=MonitorConfig())
     settings = dataclasses.asdict(
-        dataclasses.replace(config, **nowhere, node_timeout_minutes=0, node_timeouts={})
+        dataclasses.replace(other, node_timeout_minutes=0.0, node_timeouts={})
     )
     # The months that a run would take are no change of the configuration.
     stable = {**settings, "data": {**settings["data"], "as_of": 0}}

@@ -69,8 +69,8 @@ def _width(column: Column) -> int:
 class _TerminalConsole(Console):
     """Is as wide as its own terminal, whatever the standard streams are."""
 
-    @property
-    def size(self) -> ConsoleDimensions:  # type: ignore[misc]  # It has a setter there.
+    @property  # type: ignore[misc]  # It has a setter there.
+    def size(self) -> ConsoleDimensions:
         try:
             columns, lines = os.get_terminal_size(self.file.fileno())
         except OSError:  # It was closed.

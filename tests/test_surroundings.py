@@ -49,13 +49,16 @@ def output(tmp_path: Path) -> Path:
 
 
 def shell(
-    command: str, *arguments: object, cwd: Path = PROJECT, **environment: str
+    command: str,
+    *arguments: object,
+    cwd: Path = PROJECT,
+    environment: Mapping[str, str] | None = None,
 ) -> subprocess.CompletedProcess[str]:
     """Runs a shell command in which "$@" are the arguments."""
     return subprocess.run(
         ["bash", "-o", "pipefail", "-c", command, "bash", *map(str, arguments)],
         cwd=cwd,
-        env={**os.environ, "PYTHONPATH": str(PROJECT), **environment},
+        env={**os.environ, "PYTHONPATH": str(PROJECT), **(environment or {})},
         capture_output=True,
         timeout=120,
         check=False,
@@ -105,7 +108,7 @@ def test_runs_cuts_off_nothing_however_narrow_the_terminal_is(output: Path, colu
     "environment", [{"TERM": "dumb"}, {"NO_COLOR": "1"}, {"TERM": ""}], ids=str
 )
 def test_runs_sends_no_colour_to_a_terminal_without(
-    output: Path, environment: Mapping[str, str]
+    output: Path, environment: dict[str, str]
 ) -> None:
     shown = on_terminal([*LOCAL, "runs", "--output", str(output)], 40, **environment)
     assert "\x1b[3" not in shown
@@ -122,9 +125,9 @@ def test_runs_sends_no_colour_to_a_terminal_without(
     ids=str,
 )
 def test_runs_writes_what_the_character_set_lacks_as_numbers(
-    output: Path, environment: Mapping[str, str]
+    output: Path, environment: dict[str, str]
 ) -> None:
-    done = shell('"$@"', *LOCAL, "runs", "--output", output, **environment)
+    done = shell('"$@"', *LOCAL, "runs", "--output", output, environment=environment)
     assert (done.returncode, done.stderr) == (0, "")
     assert r"0.62 \u2026 see" in done.stdout
 
@@ -205,9 +208,9 @@ def test_runs_works_without_a_home_and_from_another_directory(output: Path, tmp_
     ids=["not in this character set", "not in any"],
 )
 def test_commands_refuse_names_that_are_no_text(
-    output: Path, name: str, environment: Mapping[str, str]
+    output: Path, name: str, environment: dict[str, str]
 ) -> None:
-    done = shell(f'"$@" --output "{name}"', *LOCAL, "run", cwd=output, **environment)
+    done = shell(f'"$@" --output "{name}"', *LOCAL, "run", cwd=output, environment=environment)
     assert (done.returncode, done.stdout) == (1, "")
     assert "is no text in" in done.stderr
     assert len(done.stderr.splitlines()) == 1

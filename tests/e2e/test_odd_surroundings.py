@@ -1,4 +1,4 @@
-"""A whole run where much is odd at once: proxies, no terminal, a long TMPDIR, a name in Greek."""
+"""A run where much is odd at once: proxies, no terminal, a long TMPDIR, a name in Greek."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ import os
 import subprocess
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 
-from orchestration.history import RunRecord, list_runs
+from orchestration.history import STOPPED_BY_GATE, list_runs
 from orchestration.output_directory import OutputDirectory
-from tests.conftest import PROJECT, Cli
+from tests.conftest import PROJECT, Cli, read_month, thin, write_span
 
 PROXIES = {
     name: "http://127.0.0.1:9"  # Nobody is there.
@@ -21,45 +22,40 @@ PROXIES = {
 SEVERAL_PROCESSES = json.dumps(["--direct_running_mode=multi_processing", "--direct_num_workers=2"])
 
 
-@pytest.fixture(scope="module")
-def record(small_spans: Path, tmp_path_factory: pytest.TempPathFactory) -> RunRecord:
-    """The record of a run, one of whose nodes has several Beam processes, and another takes too long."""
-    root = tmp_path_factory.mktemp("odd")
-    cli = Cli(small_spans, root / "Ausgabe mit Leerzeichen und λ")
-    temporary = root / "/".join(["temporary"] * 12)
+@pytest.fixture
+def blocked(tmp_path: Path) -> Path:
+    """Two months, of which DataGate stops the second: each row is there twice."""
+    month = thin(read_month(201302), 1000)
+    write_span(tmp_path / "spans", 201301, thin(read_month(201301), 1000))
+    write_span(tmp_path / "spans", 201302, pa.concat_tables([month, month]))
+    return tmp_path / "spans"
+
+
+def test_run_in_odd_surroundings_runs_beam_in_several_processes_and_records_its_outcome(
+    blocked: Path, tmp_path: Path
+) -> None:
+    cli = Cli(blocked, tmp_path / "Ausgabe mit Leerzeichen und λ")
+    temporary = tmp_path / "/".join(["temporary"] * 12)
     temporary.mkdir(parents=True)
-    command = cli.command(
-        *("--as-of", "201303", "--window", "1"),
-        *("--set", f"node_beam_args.SpanExampleGen={SEVERAL_PROCESSES}"),
-        *("--set", "node_timeouts.StatisticsGen=0.005"),
-    )
-    odd = {"TMPDIR": str(temporary), "TZ": "Mars/North", "LC_ALL": "C"}
-    environment = {name: text for name, text in os.environ.items() if name != "HOME"}
+    beam = f"node_beam_args.SpanExampleGen={SEVERAL_PROCESSES}"
+    odd = {"TMPDIR": str(temporary), "TZ": "Mars/North", "LC_ALL": "C", **PROXIES}
     done = subprocess.run(
-        ["bash", "-c", '"$@" <&- 2>&- | true; exit "${PIPESTATUS[0]}"', "bash", *command],
+        # Nobody reads what it shows.
+        [
+            "bash",
+            "-c",
+            '"$@" <&- 2>&- | true; exit "${PIPESTATUS[0]}"',
+            "bash",
+            *cli.command("--window", "1", "--set", beam),
+        ],
         cwd=PROJECT,
-        env={**environment, **PROXIES, **odd},
-        timeout=300,
+        env={**{name: text for name, text in os.environ.items() if name != "HOME"}, **odd},
+        timeout=600,
         check=False,
     )
-    directory = OutputDirectory(cli.output)
-    (record,) = list_runs(directory)
-    assert done.returncode == 1, record
-    return record
-
-
-def test_run_behind_a_proxy_runs_beam_in_several_processes(record: RunRecord) -> None:
-    assert not any(line.startswith("SpanExampleGen") for line in record.reasons)
-
-
-def test_run_says_which_node_took_longer_than_its_limit(record: RunRecord) -> None:
-    (reason,) = record.reasons
-    assert reason == "StatisticsGen: it was stopped because it took longer than 0.3 s"
-    assert Path(record.log).name == "StatisticsGen.log"
-    assert Path(record.log).exists()
-
-
-def test_run_takes_down_its_outcome_although_nobody_sees_it(record: RunRecord) -> None:
-    assert (record.outcome, record.version) == ("failed", None)
+    (record,) = list_runs(OutputDirectory(cli.output))
+    assert (done.returncode, record.outcome) == (3, STOPPED_BY_GATE), record
+    assert record.reasons[0].startswith("DataGate: ")
     assert record.seconds is not None
     assert record.seconds > 0
+    assert Path(record.log).exists()
