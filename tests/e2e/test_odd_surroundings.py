@@ -39,15 +39,10 @@ def test_run_in_odd_surroundings_runs_beam_in_several_processes_and_records_its_
     temporary.mkdir(parents=True)
     beam = f"node_beam_args.SpanExampleGen={SEVERAL_PROCESSES}"
     odd = {"TMPDIR": str(temporary), "TZ": "Mars/North", "LC_ALL": "C", **PROXIES}
+    command = cli.command("--window", "1", "--set", beam)
     done = subprocess.run(
         # Nobody reads what it shows.
-        [
-            "bash",
-            "-c",
-            '"$@" <&- 2>&- | true; exit "${PIPESTATUS[0]}"',
-            "bash",
-            *cli.command("--window", "1", "--set", beam),
-        ],
+        ["bash", "-c", '"$@" <&- 2>&- | true; exit "${PIPESTATUS[0]}"', "bash", *command],
         cwd=PROJECT,
         env={**{name: text for name, text in os.environ.items() if name != "HOME"}, **odd},
         timeout=600,
