@@ -75,8 +75,11 @@ def open_stream(
     Args:
       descriptor: Where it goes.
       reasons: Numbers of the errors for which it does so; for any, if there are none.
-      like: A stream that has its encoding; None for that of the surroundings.
+      like: A stream that has its encoding and buffering; None for those of the surroundings.
     """
-    encoding = like.encoding if like else None
-    raw = io.BufferedWriter(_Lenient(descriptor, reasons))
-    return io.TextIOWrapper(raw, encoding, errors="backslashreplace", line_buffering=True)
+    return io.TextIOWrapper(
+        io.BufferedWriter(_Lenient(descriptor, reasons)),
+        encoding=like.encoding if like else None,
+        errors="backslashreplace",
+        line_buffering=bool(like and like.line_buffering),
+    )

@@ -72,4 +72,4 @@ def test_spare_loopback_is_understood_by_urllib(monkeypatch: pytest.MonkeyPatch)
     spare_loopback(environment)
     monkeypatch.setenv("no_proxy", environment["no_proxy"])
     for host in ("localhost:80", "127.0.0.1:80", "a.example"):
-        assert urllib.request.proxy_bypass_environment(host)
+        assert urllib.request.proxy_bypass(host)

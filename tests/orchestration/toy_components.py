@@ -68,7 +68,10 @@ def Wait(
     if stubborn:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
     if children:
-        pids = [subprocess.Popen(["sleep", "120"], start_new_session=alone).pid for alone in (False, True)]
+        pids = [
+            subprocess.Popen(["sleep", "120"], start_new_session=alone).pid
+            for alone in (False, True)
+        ]
         Path(children).write_text(" ".join(map(str, pids)))
     if touch:
         Path(touch).touch()
