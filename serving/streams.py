@@ -7,7 +7,7 @@ import io
 import os
 import sys
 from collections.abc import Callable, Collection
-from typing import Any, TextIO
+from typing import TextIO
 
 # A pipe that nobody reads any more, and a terminal that was closed.
 _NOBODY_LISTENS = (errno.EPIPE, errno.EIO)
@@ -49,37 +49,49 @@ def run_command(command: Callable[[], object]) -> None:
         sys.exit(f"{place}{error.strerror or error}")
 
 
-class _Lenient(io.FileIO):
-    """The file below a stream of `open_stream`."""
+class _Lenient(io.TextIOWrapper):
+    """The stream that `open_stream` opens."""
 
-    def __init__(self, descriptor: int, reasons: Collection[int]):
-        super().__init__(descriptor, "wb", closefd=descriptor > 2)
+    def __init__(self, descriptor: int, reasons: Collection[int], like: TextIO | None):
+        super().__init__(
+            open(descriptor, "wb", closefd=descriptor > 2),  # noqa: SIM115
+            encoding=like.encoding if like else None,
+            errors="backslashreplace",
+            line_buffering=bool(like and like.line_buffering),
+        )
         self._reasons = reasons
 
-    def write(self, data: Any) -> int:
+    def write(self, text: str) -> int:
         try:
-            return super().write(data) or 0
+            return super().write(text)
         except OSError as error:
-            if self._reasons and error.errno not in self._reasons:
-                self._reasons = ()  # It is said once; Python writes again when it ends.
-                reason = f"the output cannot be written: {error.strerror}"
-                raise OSError(error.errno, reason) from error
-            return memoryview(data).nbytes
+            self._end(error)
+            return len(text)
+
+    def flush(self) -> None:
+        try:
+            super().flush()
+        except OSError as error:
+            self._end(error)
+
+    def _end(self, error: OSError) -> None:
+        """Sends what is left, and all that follows, to nothing."""
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, self.fileno())
+        os.close(nowhere)
+        super().flush()
+        if self._reasons and error.errno not in self._reasons:
+            raise OSError(error.errno, f"the output cannot be written: {error.strerror}") from error
 
 
 def open_stream(
     descriptor: int, reasons: Collection[int] = (), like: TextIO | None = None
 ) -> io.TextIOWrapper:
-    """Opens a stream that drops what it cannot write.
+    """Opens a stream that goes nowhere from the first error on.
 
     Args:
       descriptor: Where it goes.
-      reasons: Numbers of the errors for which it does so; for any, if there are none.
+      reasons: Numbers of the errors that are no failure; without any, no error is one.
       like: A stream that has its encoding and buffering; None for those of the surroundings.
     """
-    return io.TextIOWrapper(
-        io.BufferedWriter(_Lenient(descriptor, reasons)),
-        encoding=like.encoding if like else None,
-        errors="backslashreplace",
-        line_buffering=bool(like and like.line_buffering),
-    )
+    return _Lenient(descriptor, reasons, like)

@@ -79,7 +79,7 @@ def test_relative_paths_are_on_the_volume() -> None:
 
 def test_buckets_need_no_volume() -> None:
     settings = ("kubeflow.volume_claim=", "data.uri=s3://b/data", "kubeflow.serving_dir=gs://b/s")
-    (spec,) = compiled(*settings, "serving.sign=0")
+    spec, _ = compiled(*settings, "serving.sign=0")
     declared = spec["root"]["inputDefinitions"]["parameters"]
     assert declared["data_uri"]["defaultValue"] == "s3://b/data"
     assert declared["serving_dir"]["defaultValue"] == "gs://b/s"
