@@ -25,6 +25,7 @@ from components.errors import UserError
 from components.span_store import STORE_VARIABLE
 from pipeline.config import Config, KubeflowConfig, load_config
 from serving.keys import is_file, public_key_of
+from serving.streams import run_command
 
 if TYPE_CHECKING:
     from orchestration.kubeflow.client import KubeflowPipelines
@@ -424,8 +425,15 @@ def compile_config(config: Config) -> str:
         public_keys=_public_keys(config),
         enable_cache=bool(kubeflow.cache),
     )
-    everywhere = Resources(kubeflow.cpu, kubeflow.memory, retries=kubeflow.retries)
-    nodes = {component.id: everywhere for component in pipeline.components}
+    nodes = {
+        component.id: Resources(
+            kubeflow.cpu,
+            kubeflow.memory,
+            retries=kubeflow.retries,
+            seconds=config.node_timeout_seconds(component.id),
+        )
+        for component in pipeline.components
+    }
     for name, node in kubeflow.nodes.items():
         nodes[name] = Resources(
             cpu=node.cpu or kubeflow.cpu,
@@ -433,6 +441,7 @@ def compile_config(config: Config) -> str:
             accelerator=node.accelerator,
             accelerators=node.accelerators,
             retries=kubeflow.retries if node.retries < 0 else node.retries,
+            seconds=config.node_timeout_seconds(name),
         )
     env = dict(kubeflow.env)
     with contextlib.suppress(UserError):  # It can do without.
@@ -562,4 +571,4 @@ def fail(message: str) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

@@ -18,6 +18,7 @@ import signal
 import sys
 import time
 import traceback
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -39,7 +40,8 @@ from orchestration.history import RunRecord
 from orchestration.hooks import Hooks
 from orchestration.local_dag_runner import ConcurrentDagRunner, start_fork_server
 from orchestration.node_process import FAILED, NodeResult, redirect_output
-from orchestration.output_directory import BusyError, OutputDirectory, new_run_id
+from orchestration.output_directory import BusyError, OutputDirectory
+from orchestration.proxies import spare_loopback
 from orchestration.schedule import (
     BUSY_STATUS,
     STATUS,
@@ -62,6 +64,8 @@ from serving.keys import (
     signing_config,
 )
 from serving.private_copy import PrivateCopy, private_copy
+from serving.streams import run_command
+from serving.tables import open_console, print_table, standard_output
 
 _RUN_EPILOG = """\b
 Examples:
@@ -99,12 +103,11 @@ Exit status:
   130 stopped by Ctrl-C or SIGTERM; the same command goes on from there
 """
 
-_WIDTH_OF_A_FILE = 160
-
 
 @click.group()
 def main() -> None:
     """Runs the pipeline on this machine, once or on a schedule, and says what was run."""
+    spare_loopback(os.environ)
 
 
 _output_option = click.option(
@@ -159,12 +162,12 @@ def run(
         config = load_config(config_path, _given(as_of, window, settings))
     except UserError as error:
         raise click.UsageError(str(error)) from error
-    console = Console(file=os.fdopen(os.dup(1), "w"), highlight=False)
+    console = open_console()
     directory = OutputDirectory(output.resolve())
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # Stops as cleanly as on Ctrl-C.
     try:
         with directory.locked():
-            record = RunRecord(run_id or new_run_id(), started=history.now())
+            record = RunRecord(run_id or directory.new_run_id(), started=history.now())
             status = STATUS[_recorded(config, directory, console, record, use_cache=not no_cache)]
     except BusyError as error:
         _say_error(console, str(error))
@@ -270,7 +273,7 @@ def schedule(
         directory=directory,
         look=look,
         command=command,
-        say=_say_plainly if once else _say_with_time,
+        say=_say_on(open_console(), with_time=not once),
         clock=SystemClock(),
         backoff=Backoff(retries, backoff_seconds),
         settle_seconds=settle_seconds,
@@ -291,12 +294,12 @@ def schedule(
         raise click.ClickException(str(error)) from error
 
 
-def _say_plainly(text: str) -> None:
-    click.echo(text)
+def _say_on(console: Console, *, with_time: bool) -> Callable[[str], None]:
+    def say(text: str) -> None:
+        time = f"{datetime.now().astimezone():%Y-%m-%d %H:%M:%S %Z} " if with_time else ""
+        console.print(Text(time + text), soft_wrap=True)
 
-
-def _say_with_time(text: str) -> None:
-    click.echo(f"{datetime.now():%Y-%m-%d %H:%M:%S} {text}")
+    return say
 
 
 _MONTH = click.IntRange(190001, 299912)
@@ -344,11 +347,7 @@ def replay_months(
     if not months:
         raise click.UsageError(f"--from {first} comes after --to {last}")
     given = _given(None, window, settings)
-    console = Console(
-        file=os.fdopen(os.dup(1), "w"),
-        highlight=False,
-        width=None if sys.stdout.isatty() else _WIDTH_OF_A_FILE,
-    )
+    console = open_console()
     directory = OutputDirectory(output.resolve())
 
     def make_life(name: str, root: Path, settings: list[str]) -> replay.Life:
@@ -398,7 +397,7 @@ def _make_life(
     data = {month: config.data for month, config in configs.items()}
 
     def run(month: int) -> RunRecord:
-        record = RunRecord(new_run_id(), started=history.now())
+        record = RunRecord(directory.new_run_id(), started=history.now())
         outcome = _recorded(configs[month], directory, console, record, use_cache=True)
         written = history.read_run(directory, record.run_id)
         return written or dataclasses.replace(record, outcome=outcome)
@@ -442,7 +441,7 @@ def _live(lives: list[replay.Life], directory: OutputDirectory, console: Console
     replay.write_csv(lived, table)
     draw(lived, plot)
     console.print()
-    console.print(replay.make_table(lived))
+    print_table(replay.make_table(lived), console)
     for line in replay.conclusion(lived):
         console.print(Text(line), soft_wrap=True)
     console.print(Text(f"Written to {table} and {plot}"), soft_wrap=True)
@@ -515,7 +514,7 @@ def monitor(
         raise click.UsageError(str(error)) from error
     if since is not None and until is not None and since >= until:
         raise click.UsageError("--since must be before --until")
-    console = Console(file=os.fdopen(os.dup(1), "w"), highlight=False)
+    console = open_console()
     directory = OutputDirectory(output.resolve())
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
@@ -569,7 +568,7 @@ def _monitor(
     asked: _Asked,
 ) -> int:
     """Runs the monitoring pipeline, publishes its report, and returns the exit status."""
-    run_id = new_run_id()
+    run_id = work.new_run_id()
     logs = work.logs(run_id)
     logs.mkdir(parents=True, exist_ok=True)
     start_fork_server(logs / "imports.log")
@@ -612,7 +611,13 @@ def _monitor(
     tfx_internals.cancel_unfinished(store)
     try:
         with RunDisplay(console, list(upstream)) as display:
-            runner = ConcurrentDagRunner(work, run_id, "orchestration.summaries.summarize", display)
+            runner = ConcurrentDagRunner(
+                work,
+                run_id,
+                "orchestration.summaries.summarize",
+                display,
+                time_limits={node_id: config.node_timeout_seconds(node_id) for node_id in upstream},
+            )
             results = runner.run(compiled.SerializeToString(), upstream)
     finally:
         tfx_internals.cancel_unfinished(store)
@@ -669,7 +674,7 @@ def _show_report(console: Console, report: dict[str, Any]) -> None:
             *(check["kind"], check["subject"], check["against"], value, limit),
             style="bold red" if check["alarms"] else None,
         )
-    console.print(table)
+    print_table(table, console)
     console.print()
     for note in report["notes"]:
         console.print(Text(note), soft_wrap=True)
@@ -693,19 +698,15 @@ def runs(output: Path) -> None:
             *(record.run_id, record.started.replace("+00:00", "Z"), _took(record), record.outcome),
             Text(version or "\n".join(record.reasons)),
         )
-    _console().print(table)
+    print_table(table, standard_output())
 
 
 def _took(record: RunRecord) -> str:
-    if not record.ended:
-        return ""
-    took = datetime.fromisoformat(record.ended) - datetime.fromisoformat(record.started)
-    return f"{took.total_seconds():,.0f} s"
-
-
-def _console() -> Console:
-    """What tables and trees are printed on; in a file they have room."""
-    return Console(width=None if sys.stdout.isatty() else _WIDTH_OF_A_FILE, highlight=False)
+    seconds = record.seconds
+    if seconds is None and record.ended:
+        took = datetime.fromisoformat(record.ended) - datetime.fromisoformat(record.started)
+        seconds = took.total_seconds()
+    return "" if seconds is None or seconds < 0 else f"{seconds:,.0f} s"
 
 
 @main.command()
@@ -742,7 +743,7 @@ def lineage(version: int | None, output: Path, model: str | None) -> None:
             digest = hashlib.sha256(schema.read_bytes()).hexdigest()
             here = Path(models.provenance_uri(version), schema.name)
             facts.append(f"schema: {here}, SHA-256 {digest[:16]}")
-    _console().print(history.lineage(directory, version, provenance, facts))
+    standard_output().print(history.lineage(directory, version, provenance, facts))
 
 
 def _verified(models: ModelDirectory, version: int) -> tuple[str, PrivateCopy]:
@@ -782,9 +783,10 @@ def _prepare(config: Config, directory: OutputDirectory) -> _Prepared:
         config, data=dataclasses.replace(config.data, as_of=window.test.month)
     )
     code_version = CodeVersion(Path(__file__).parent, (config.gate.schema,))
-    # Where it would run on Kubeflow, and what alarms later, makes no difference here.
+    # Where it would run on Kubeflow, what alarms later and how long it may take change no model.
+    other = dataclasses.replace(config, kubeflow=KubeflowConfig(), monitor=MonitorConfig())
     settings = dataclasses.asdict(
-        dataclasses.replace(config, kubeflow=KubeflowConfig(), monitor=MonitorConfig())
+        dataclasses.replace(other, node_timeout_minutes=0.0, node_timeouts={})
     )
     # The months that a run would take are no change of the configuration.
     stable = {**settings, "data": {**settings["data"], "as_of": 0}}
@@ -828,6 +830,7 @@ def _recorded(
     use_cache: bool,
 ) -> str:
     """Runs the pipeline, keeps a record of that unless nothing is new, and returns the outcome."""
+    began = time.monotonic()
     try:
         prepared = _prepare(config, directory)
         situation = prepared.situation
@@ -858,7 +861,8 @@ def _recorded(
             console.print(Text(f"  log: {record.log}"), soft_wrap=True)
         record = dataclasses.replace(record, outcome=history.FAILED, reasons=(reason,))
     try:
-        dataclasses.replace(record, ended=history.now()).write(directory)
+        seconds = round(time.monotonic() - began, 1)
+        dataclasses.replace(record, ended=history.now(), seconds=seconds).write(directory)
     except OSError as error:  # What was done is done.
         _say_error(console, f"the record of the run cannot be written: {error}")
     return record.outcome
@@ -903,7 +907,12 @@ def _run(
         with RunDisplay(console, list(upstream)) as display:
             kept = {STORE_VARIABLE: str(directory.spans) if use_cache else ""}
             runner = ConcurrentDagRunner(
-                directory, run_id, "orchestration.summaries.summarize", display, kept
+                directory,
+                run_id,
+                "orchestration.summaries.summarize",
+                display,
+                kept,
+                time_limits={node_id: config.node_timeout_seconds(node_id) for node_id in upstream},
             )
             results = runner.run(compiled.SerializeToString(), upstream)
     finally:
@@ -995,4 +1004,4 @@ def _say_error(console: Console, message: str) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

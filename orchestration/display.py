@@ -15,6 +15,8 @@ from orchestration.node_process import CACHED, COMPLETE, FAILED, NodeResult
 
 _WAITING = "waiting"
 _RUNNING = "running"
+# For a state, a time, and enough of a result to be read.
+_ROOM_BESIDE_NAMES = 40
 
 _STYLES = {
     _WAITING: "dim",
@@ -52,10 +54,11 @@ class RunDisplay:
         self._console = console
         self._width = max(map(len, nodes))
         self._rows = {node_id: _Row() for node_id in nodes}
+        has_room = console.width >= self._width + _ROOM_BESIDE_NAMES
         self._live = (
             # What libraries print goes where the runner sent it, not above the table.
             Live(console=console, auto_refresh=False, redirect_stdout=False, redirect_stderr=False)
-            if console.is_terminal and not console.is_dumb_terminal
+            if console.is_terminal and not console.is_dumb_terminal and has_room
             else None
         )
 

@@ -5,14 +5,12 @@ from __future__ import annotations
 import importlib
 import multiprocessing
 import os
-import signal
-import threading
 import traceback
 from multiprocessing.connection import Connection
 from typing import Any
 
 from components.errors import UserError
-from orchestration.node_process import end_with_runner, redirect_output
+from orchestration.node_process import begin, redirect_output
 
 
 class HelperError(UserError):
@@ -62,8 +60,7 @@ class Helper:
 
 
 def _call(function: str, arguments: tuple[Any, ...], log_path: str, answer: Connection) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # The runner decides what Ctrl-C means.
-    threading.Thread(target=end_with_runner, daemon=True).start()
+    begin()
     redirect_output(log_path)
     module, _, name = function.rpartition(".")
     try:

@@ -47,6 +47,7 @@ class RunRecord:
       run_id: Identifies the run; names its record, its logs and its artifacts.
       started: When it began, ISO 8601, UTC.
       ended: When it ended; "" if it did not say.
+      seconds: How long it took, whatever the clock was set to meanwhile; None if it did not say.
       outcome: "pushed", "nothing new", "not blessed", "stopped by the gate", "failed",
         "interrupted" or "running".
       version: The version that it pushed, or None.
@@ -59,6 +60,7 @@ class RunRecord:
     run_id: str
     started: str
     ended: str = ""
+    seconds: float | None = None
     outcome: str = RUNNING
     version: int | None = None
     reasons: tuple[str, ...] = ()

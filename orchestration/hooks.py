@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shlex
-import signal
 import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
+
+import psutil
 
 _COMMAND_SECONDS = 30.0
 _WEBHOOK_SECONDS = 10.0
@@ -77,12 +79,18 @@ def _post(url: str, text: str) -> None:
     import httpx  # Here, because a firing that finds nothing new needs it not.
 
     headers = {"Content-Type": "application/json"}
-    response = httpx.post(url, content=text.encode(), headers=headers, timeout=_WEBHOOK_SECONDS)
+    try:
+        response = httpx.post(url, content=text.encode(), headers=headers, timeout=_WEBHOOK_SECONDS)
+    except ImportError as error:  # httpx speaks SOCKS by a library that is not there.
+        raise _Refused("the proxy that the environment names cannot be used") from error
     if not response.is_success:
         raise _Refused(f"answered {response.status_code}")
 
 
 def kill_session(process: subprocess.Popen[bytes]) -> None:
-    """Kills a process that leads a session, and all of its children that did not leave it."""
-    os.killpg(process.pid, signal.SIGKILL)
+    """Kills a process that leads a session, and all processes that did not leave the session."""
+    for other in psutil.process_iter():
+        with contextlib.suppress(ProcessLookupError, psutil.NoSuchProcess):
+            if os.getsid(other.pid) == process.pid:
+                other.kill()
     process.wait()

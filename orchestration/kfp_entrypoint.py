@@ -32,6 +32,7 @@ from typing import Any
 os.environ["TF_USE_LEGACY_KERAS"] = "1"
 
 from components.errors import UserError
+from orchestration.proxies import spare_loopback
 
 # Where the launcher mirrors buckets, by the beginning of their URIs.
 _MOUNTS = {"gs://": "/gcs/", "s3://": "/s3/", "minio://": "/minio/"}
@@ -71,6 +72,7 @@ class Task:
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs a task and returns its exit status: 0, or 1 after saying why it failed."""
     task = parse_task(argv)
+    spare_loopback(os.environ)
     try:
         run(task)
     except UserError as error:

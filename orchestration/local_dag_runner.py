@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
 import multiprocessing
 import os
 import signal
+import tempfile
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from multiprocessing import connection
+from multiprocessing import connection, util
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Protocol
 
+import psutil
+
+from components.errors import UserError
 from orchestration.node_process import FAILED, NodeResult, NodeTask, Summary, run_node
 from orchestration.output_directory import OutputDirectory
 
@@ -30,6 +37,8 @@ PRELOAD = [
 SKIPPED = "skipped"
 
 _POLL_SECONDS = 0.1
+# Of 107 bytes of a socket's path, `multiprocessing` adds 31.
+_LONGEST_SOCKET_FOLDER = 70
 _STOP_SECONDS = 10.0
 
 
@@ -59,6 +68,7 @@ def start_fork_server(log_path: Path) -> None:
     context.set_forkserver_preload(PRELOAD)
     from multiprocessing import forkserver
 
+    _place_sockets()
     log = os.open(log_path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     kept = [os.dup(1), os.dup(2)]
     try:
@@ -72,10 +82,34 @@ def start_fork_server(log_path: Path) -> None:
         os.close(log)
 
 
+def _place_sockets() -> None:
+    """Chooses a folder for the sockets of `multiprocessing`, whose paths must be short.
+
+    Raises:
+      UserError: If there is none.
+    """
+    kept = tempfile.tempdir
+    try:
+        for folder in (tempfile.gettempdir(), "/tmp", "/var/tmp", "/dev/shm"):
+            if len(os.fsencode(folder)) <= _LONGEST_SOCKET_FOLDER and os.access(folder, os.W_OK):
+                tempfile.tempdir = folder
+                util.get_temp_dir()  # Makes a folder there, and remembers it.
+                return
+    finally:
+        tempfile.tempdir = kept
+    raise UserError(
+        f"TMPDIR is {tempfile.gettempdir()}, which is too long for sockets, and /tmp cannot be "
+        f"written: set TMPDIR to a path of at most {_LONGEST_SOCKET_FOLDER} bytes"
+    )
+
+
 @dataclass
 class _Running:
     process: ForkServerProcess
     answer: connection.Connection
+    deadline: float
+    asked_to_stop: bool = False
+    family: list[psutil.Process] = field(default_factory=list)
     result: NodeResult | None = None
 
 
@@ -94,6 +128,7 @@ class ConcurrentDagRunner:
       observer: Told what happens.
       environment: Environment variables of the nodes, over those of this process.
       workers: How many nodes may run at the same time.
+      time_limits: Seconds that a node may take, by id, before it is stopped; any time if absent.
     """
 
     output: OutputDirectory
@@ -102,6 +137,7 @@ class ConcurrentDagRunner:
     observer: RunObserver
     environment: dict[str, str] = field(default_factory=dict)
     workers: int = field(default_factory=lambda: len(os.sched_getaffinity(0)))
+    time_limits: Mapping[str, float] = field(default_factory=dict)
 
     def run(self, pipeline: bytes, upstream: dict[str, tuple[str, ...]]) -> dict[str, NodeResult]:
         """Runs a pipeline.
@@ -124,6 +160,7 @@ class ConcurrentDagRunner:
                     self._start(node_id, pipeline, running)
                 self._skip_unreachable(upstream, results, running)
                 self._listen(running)
+                self._end_overdue(running)
                 for node_id in [n for n, r in running.items() if r.result]:
                     self._finish(node_id, running.pop(node_id), results)
                 self.observer.tick()
@@ -159,8 +196,10 @@ class ConcurrentDagRunner:
         )
         context = multiprocessing.get_context("forkserver")
         process = context.Process(target=run_node, args=(task, theirs), name=node_id)
-        running[node_id] = _Running(process, ours)  # Before it starts, so that `_stop` finds it.
+        # Before it starts, so that `_stop` finds it.
+        running[node_id] = node = _Running(process, ours, deadline=math.inf)
         process.start()
+        node.deadline = time.monotonic() + self.time_limits.get(node_id, math.inf)
         theirs.close()
         self.observer.started(node_id)
 
@@ -204,10 +243,29 @@ class ConcurrentDagRunner:
         else:
             self.observer.progressed(node_id, message)
 
+    def _end_overdue(self, running: dict[str, _Running]) -> None:
+        """Stops nodes that took too long: politely, then for good."""
+        now = time.monotonic()
+        for node in running.values():
+            if node.result or now < node.deadline:
+                continue
+            if node.asked_to_stop:
+                _kill(node.process)
+            else:
+                node.asked_to_stop, node.deadline = True, now + _STOP_SECONDS
+                node.family = _descendants(node.process)
+                _signal_group(node.process, signal.SIGTERM)
+
     def _finish(self, node_id: str, node: _Running, results: dict[str, NodeResult]) -> None:
         _end(node.process, _STOP_SECONDS)
+        _kill_each(node.family)
         node.answer.close()
         assert node.result is not None
+        if node.asked_to_stop and node.result.state == FAILED:
+            seconds = self.time_limits[node_id]
+            limit = f"{seconds:g} s" if seconds < 120 else f"{seconds / 60:g} minutes"
+            line = f"it was stopped because it took longer than {limit}"
+            node.result = NodeResult(FAILED, Summary(line), "TookTooLong")
         results[node_id] = node.result
         self.observer.finished(node_id, node.result)
 
@@ -226,11 +284,40 @@ class ConcurrentDagRunner:
 
 
 def _end(process: ForkServerProcess, seconds: float) -> None:
-    """Waits for a process to end, and kills it if it does not."""
+    """Waits for a process to end, kills it if it does not, and kills what it left behind."""
     process.join(max(0.0, seconds))
     if process.is_alive():
-        process.kill()
+        _kill(process)
         process.join()
+    _signal_group(process, signal.SIGKILL)
+
+
+def _kill(process: ForkServerProcess) -> None:
+    """Kills a process, its group, and those that it started and that left the group."""
+    family = _descendants(process)
+    process.kill()  # It may not have made its group yet.
+    _signal_group(process, signal.SIGKILL)
+    _kill_each(family)
+
+
+def _descendants(process: ForkServerProcess) -> list[psutil.Process]:
+    try:
+        return psutil.Process(process.pid).children(recursive=True)
+    except psutil.NoSuchProcess:
+        return []
+
+
+def _kill_each(processes: list[psutil.Process]) -> None:
+    for process in processes:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
+
+
+def _signal_group(process: ForkServerProcess, number: signal.Signals) -> None:
+    """Sends a signal to a node's process and all that it started; to what there is of them."""
+    assert process.pid is not None
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, number)
 
 
 def _death(process: ForkServerProcess) -> NodeResult:

@@ -18,6 +18,7 @@ from types import FrameType
 from typing import NoReturn
 
 from components.errors import UserError
+from orchestration.proxies import spare_loopback
 
 COMPLETE = "complete"
 CACHED = "cached"
@@ -89,9 +90,8 @@ def run_node(task: NodeTask, answer: Connection) -> None:
 
     Sends progress lines (`str`), and at last one `NodeResult`, through `answer`.
     """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # The runner decides what Ctrl-C means.
+    begin()
     signal.signal(signal.SIGTERM, _interrupt)
-    threading.Thread(target=end_with_runner, daemon=True).start()
     try:
         redirect_output(task.log_path)
         result = _launch(task, answer)
@@ -108,14 +108,22 @@ def run_node(task: NodeTask, answer: Connection) -> None:
     os._exit(0)
 
 
-def end_with_runner() -> None:
+def begin() -> None:
+    """What a process does first that is forked for the runner."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # The runner decides what Ctrl-C means.
+    os.setpgid(0, 0)  # What it starts can be ended with it.
+    spare_loopback(os.environ)
+    threading.Thread(target=_end_with_runner, daemon=True).start()
+
+
+def _end_with_runner() -> None:
     """Ends this process when the runner has, however it did: another run may have the lock then."""
     runner = multiprocessing.parent_process()
     assert runner is not None
     runner.join()
     os.kill(os.getpid(), signal.SIGTERM)
     time.sleep(_CLEAN_UP_SECONDS)
-    os._exit(1)
+    os.killpg(0, signal.SIGKILL)
 
 
 def redirect_output(log_path: str) -> None:

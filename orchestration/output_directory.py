@@ -7,15 +7,16 @@ import os
 import sqlite3
 import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from components.errors import UserError
 
 # Whoever only looks whether the directory is in use holds its lock for less than this.
 _LOOK_SECONDS = 0.2
+_RUN_ID = "%Y%m%d-%H%M%S-%f"
 
 
 class BusyError(UserError):
@@ -85,6 +86,19 @@ class OutputDirectory:
     def logs(self, run_id: str) -> Path:
         """Folder of a run's logs."""
         return self.root / "logs" / run_id
+
+    def new_run_id(self) -> str:
+        """An id for a new run: the time, UTC, but later than all ids there are.
+
+        So ids sort as the runs began, also where the clock was put back. It is a good file name.
+        """
+        now = datetime.now(UTC)
+        names = [path.stem for path in (*self.runs.glob("*.json"), *self.root.glob("logs/*"))]
+        for name in names:
+            with suppress(ValueError, OverflowError):
+                then = datetime.strptime(name, _RUN_ID).replace(tzinfo=UTC)
+                now = max(now, then + timedelta(milliseconds=1))
+        return f"{now:{_RUN_ID}}"[:-3]
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -191,8 +205,3 @@ def write_whole(path: Path, text: str) -> None:
         file.flush()
         os.fsync(file.fileno())
     os.replace(new, path)
-
-
-def new_run_id() -> str:
-    """An id for a new run, which sorts by time and is a good file name."""
-    return datetime.now().strftime("%Y%m%d-%H%M%S-%f")[:-3]

@@ -39,7 +39,7 @@ from orchestration.history import (
     read_run,
 )
 from orchestration.hooks import Hooks, kill_session
-from orchestration.output_directory import BusyError, OutputDirectory, new_run_id, write_whole
+from orchestration.output_directory import BusyError, OutputDirectory, write_whole
 
 if TYPE_CHECKING:
     from orchestration.cron import Cron
@@ -611,7 +611,7 @@ class Schedule:
         subjects = (subject(situation, alarm), subject(situation, None))
         before = state.attempts.get(subjects[0])
         number = before.number + 1 if before else 1
-        run_id = new_run_id()
+        run_id = self.directory.new_run_id()
         state.launched = Launched(
             subjects=subjects,
             run_id=run_id,

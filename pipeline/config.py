@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import codecs
 import dataclasses
 import difflib
 import json
+import math
 import re
 import tomllib
 import types
@@ -46,6 +48,7 @@ def _check_secret_place(place: str) -> str:
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[int, Field(ge=1)]
+Minutes = Annotated[float, Field(ge=0, le=60 * 24 * 365)]
 _DNS_NAME = r"[a-z0-9]([a-z0-9.-]*[a-z0-9])?"
 Cpu = Annotated[str, _match(r"[0-9]+(\.[0-9]+)?|[0-9]+m", 'processors such as "2" or "500m"')]
 Memory = Annotated[str, _match(r"[0-9]+(\.[0-9]+)?([KMGT]i|[kMGT])", 'memory such as "4Gi"')]
@@ -376,6 +379,9 @@ class Config:
       model_name: Name of the model in the Serving directory and to its clients.
       beam_args: Arguments of the Beam nodes (`--runner=...`).
       node_beam_args: Arguments of single Beam nodes, by id, after `beam_args` and over them.
+      node_timeout_minutes: How long a node may take before it is stopped and fails; 0 for any time.
+        On Kubeflow, each attempt may.
+      node_timeouts: The same of single nodes of the training pipeline, by id.
     """
 
     model_name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")] = "flight_delay"
@@ -386,6 +392,8 @@ class Config:
         "--setup_file=./setup.py",
     )
     node_beam_args: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    node_timeout_minutes: Minutes = 1440.0
+    node_timeouts: dict[str, Minutes] = field(default_factory=dict)
     data: DataConfig = field(default_factory=DataConfig)
     gate: GateConfig = field(default_factory=GateConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
@@ -396,6 +404,10 @@ class Config:
     serving: ServingConfig = field(default_factory=ServingConfig)
     monitor: MonitorConfig = field(default_factory=MonitorConfig)
     kubeflow: KubeflowConfig = field(default_factory=KubeflowConfig)
+
+    def node_timeout_seconds(self, node_id: str) -> float:
+        """How long a node may take; infinite if it may take any time."""
+        return self.node_timeouts.get(node_id, self.node_timeout_minutes) * 60 or math.inf
 
 
 def load_config(path: str | None = None, settings: Iterable[str] = ()) -> Config:
@@ -438,7 +450,15 @@ def config_keys(kind: Any = Config, prefix: str = "") -> list[str]:
 
 def _read_toml(path: str) -> dict[str, Any]:
     try:
-        return tomllib.loads(Path(path).read_text(encoding="utf-8"))
+        content = Path(path).read_bytes()
+        if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+            raise ValueError("it is UTF-16: save it as UTF-8")
+        return tomllib.loads(content.decode("utf-8-sig"))  # Some editors begin with such a mark.
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise ConfigError(
+            f"configuration file {path}: line {line} is not UTF-8: save it as UTF-8"
+        ) from error
     except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(f"configuration file {path}: {error}") from error
 

@@ -217,6 +217,9 @@ def create_pipeline(
         pusher,
     ]
     _set_beam_args(components, config.node_beam_args)
+    known = [component.id for component in components]
+    if unknown := sorted(config.node_timeouts.keys() - set(known)):
+        raise ConfigError(f"node_timeouts.{unknown[0]}: no such node; they are {', '.join(known)}")
     return tfx.dsl.Pipeline(
         pipeline_name=PIPELINE_NAME,
         pipeline_root=pipeline_root,

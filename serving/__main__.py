@@ -18,11 +18,10 @@ from serving.private_copy import private_copy
 from serving.server.settings import GRPC_PORT, REST_PORT, ServerSettings
 from serving.signing import claimed_key
 from serving.signing import sign as sign_version
+from serving.streams import run_command
 
 _SERVING_DIR = "output/serving_model"
 _LIVE, _OLDER, _ROLLED_BACK = "live", "older", "rolled back"
-_WIDTH_OF_A_FILE = 160
-_ROOMY = 100
 _PORT = click.IntRange(0, 65535)
 _FILE = click.Path(exists=True, dir_okay=False)
 
@@ -567,18 +566,16 @@ def _printable(text: str) -> str:
 
 
 def _print_table(directory: ModelDirectory, rows: list[dict[str, Any]]) -> None:
-    from rich.console import Console
     from rich.filesize import decimal
     from rich.table import Table
     from rich.text import Text
 
-    console = Console(width=None if sys.stdout.isatty() else _WIDTH_OF_A_FILE, highlight=False)
-    gap = 1 if console.width < _ROOMY else 2
+    from serving.tables import print_table, standard_output
+
     table = Table(
         title=Text(f"{directory.model_name} in {directory.serving_dir}"),
         title_justify="left",
         box=None,
-        padding=(0, gap, 0, 0),
         pad_edge=False,
     )
     for name, width in (("version", 10), ("state", 11), ("made, UTC", 10), ("AUC", 6)):
@@ -604,7 +601,7 @@ def _print_table(directory: ModelDirectory, rows: list[dict[str, Any]]) -> None:
         )
         style = {_LIVE: "bold green", _ROLLED_BACK: "dim"}.get(row["state"], "")
         table.add_row(*map(Text, cells), style=style)
-    console.print(table)
+    print_table(table, standard_output())
 
 
 def _months(spans: list[int]) -> str:
@@ -613,4 +610,4 @@ def _months(spans: list[int]) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

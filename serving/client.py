@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import ipaddress
 import json
 import math
 import ssl
@@ -10,7 +11,8 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 import httpx
 import pyarrow as pa
@@ -72,7 +74,7 @@ def print_predictions(
         url += f"/labels/{quote(label, safe='')}"
     headers = {"Authorization": f"Bearer {token}"} if token else {}
     trusted = ssl.create_default_context(cafile=ca_file)
-    with httpx.Client(headers=headers, timeout=_SECONDS, verify=trusted) as client:
+    with _Client(server, headers, trusted) as client:
         metadata = _ask(client, "GET", f"{url}/metadata")["metadata"]
         signatures = metadata["signature_def"]["signature_def"]
         name, inputs = _choose(signatures, table, signature)
@@ -111,17 +113,66 @@ def _read(file: str, texts: Sequence[str] = ()) -> pa.Table:
         raise ClientError(f"{file}: {error}") from error
 
 
-def _ask(client: httpx.Client, method: str, url: str, body: str | None = None) -> dict[str, Any]:
+class _Client(httpx.Client):
+    """Asks a server through the proxy that the environment names for it.
+
+    Raises:
+      ClientError: If the proxy cannot be used.
+    """
+
+    def __init__(self, server: str, headers: Mapping[str, str], trusted: ssl.SSLContext):
+        proxy = _find_proxy(server)
+        self.through = _through(proxy)
+        try:
+            # Given the environment, it fails over proxies that it does not need.
+            super().__init__(
+                headers=headers, timeout=_SECONDS, verify=trusted, proxy=proxy, trust_env=False
+            )
+        except (ImportError, ValueError, httpx.InvalidURL) as error:
+            raise ClientError(f"{server} cannot be asked{self.through}: {error}") from error
+
+
+def _find_proxy(server: str) -> str | None:
+    """The proxy through which a server is asked; none for one on this machine."""
+    try:
+        address = urlsplit(server)
+        host, port = address.hostname or "", address.port
+    except ValueError:
+        return None  # It is no address, which the request will say.
+    if _is_loopback(host) or proxy_bypass(f"{host}:{port}" if port else host):
+        return None
+    proxies = getproxies()
+    proxy = proxies.get(address.scheme) or proxies.get("all")
+    return proxy if proxy is None or "://" in proxy else f"http://{proxy}"
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost" or host.endswith(".localhost")
+
+
+def _through(proxy: str | None) -> str:
+    """Says through which proxy, if through any; without its password."""
+    if proxy is None:
+        return ""
+    return f" through the proxy {proxy.rpartition('@')[2]} (no_proxy exempts servers)"
+
+
+def _ask(client: _Client, method: str, url: str, body: str | None = None) -> dict[str, Any]:
     try:
         response = client.request(method, url, content=body)
     except (httpx.HTTPError, httpx.InvalidURL) as error:
-        raise ClientError(f"{url} does not answer: {error or type(error).__name__}") from error
+        reason = str(error) or type(error).__name__
+        raise ClientError(f"{url} does not answer{client.through}: {reason}") from error
     try:
         answer: dict[str, Any] = response.json()
     except ValueError:
         answer = {"error": response.text[:200]}
     if response.status_code != 200:
-        raise ClientError(f"{url}: {response.status_code}: {answer.get('error', answer)}")
+        reason = answer.get("error", answer)
+        raise ClientError(f"{url}: {response.status_code}{client.through}: {reason}")
     return answer
 
 

@@ -79,7 +79,7 @@ def test_relative_paths_are_on_the_volume() -> None:
 
 def test_buckets_need_no_volume() -> None:
     settings = ("kubeflow.volume_claim=", "data.uri=s3://b/data", "kubeflow.serving_dir=gs://b/s")
-    (spec,) = compiled(*settings, "serving.sign=0")
+    spec, _ = compiled(*settings, "serving.sign=0")
     declared = spec["root"]["inputDefinitions"]["parameters"]
     assert declared["data_uri"]["defaultValue"] == "s3://b/data"
     assert declared["serving_dir"]["defaultValue"] == "gs://b/s"
@@ -97,6 +97,7 @@ def test_buckets_need_no_volume() -> None:
         (["kubeflow.nodes.Trainr.cpu=2"], "Trainr: no such node; the nodes are ImportSchemaGen"),
         (['kubeflow.uncached=["Pushr"]'], "Pushr: no such node"),
         (['node_beam_args.Trainer=["--x"]'], "node_beam_args.Trainer: no such Beam node"),
+        (["node_timeouts.Trainr=5"], "node_timeouts.Trainr: no such node"),
     ],
 )
 def test_what_cannot_work_on_kubeflow_is_refused(settings: list[str], message: str) -> None:
@@ -105,14 +106,19 @@ def test_what_cannot_work_on_kubeflow_is_refused(settings: list[str], message: s
 
 
 def test_what_single_nodes_get_goes_over_what_all_get() -> None:
-    spec, _ = compiled(
+    spec, platform = compiled(
         *("kubeflow.cpu=1", "kubeflow.memory=2Gi", "kubeflow.retries=1"),
         *("kubeflow.nodes.Trainer.memory=8Gi", "kubeflow.nodes.Pruner.retries=0"),
+        *("node_timeout_minutes=60", "node_timeouts.Trainer=90", "node_timeouts.Pusher=0"),
     )
     executors = spec["deploymentSpec"]["executors"]
     trainer = executors["exec-Trainer"]["container"]["resources"]
     assert (trainer["resourceCpuLimit"], trainer["resourceMemoryLimit"]) == ("1", "8Gi")
     assert executors["exec-Pusher"]["container"]["resources"]["resourceMemoryLimit"] == "2Gi"
+    limits = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
+    assert limits["exec-Trainer"]["activeDeadlineSeconds"] == "5400"
+    assert limits["exec-DataGate"]["activeDeadlineSeconds"] == "3600"
+    assert "activeDeadlineSeconds" not in limits["exec-Pusher"]
     tasks = spec["root"]["dag"]["tasks"]
     assert tasks["Trainer"]["retryPolicy"]["maxRetryCount"] == 1
     assert "retryPolicy" not in tasks["Pruner"]

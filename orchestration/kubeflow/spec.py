@@ -7,6 +7,7 @@ Kubernetes, which holds what the first has no place for: volumes.
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -38,6 +39,7 @@ class Resources:
       accelerator: Name of an extended resource such as "nvidia.com/gpu"; "" for none.
       accelerators: How many of them.
       retries: How often a failed task is tried again.
+      seconds: How long each attempt may take; infinite for any time.
     """
 
     cpu: str = ""
@@ -45,6 +47,7 @@ class Resources:
     accelerator: str = ""
     accelerators: int = 1
     retries: int = 0
+    seconds: float = math.inf
 
 
 @dataclass(frozen=True)
@@ -111,8 +114,9 @@ def compile_package(
     _rename(spec)
     _set_tasks(spec, platform)
     documents = [spec]
-    if config := _executor_config(platform):
-        executors = dict.fromkeys(spec["deploymentSpec"]["executors"], config)
+    configs = {name: _executor_config(platform, name) for name in known}
+    if any(configs.values()):
+        executors = {f"exec-{name}": config for name, config in configs.items() if config}
         documents.append(
             {"platforms": {"kubernetes": {"deploymentSpec": {"executors": executors}}}}
         )
@@ -197,9 +201,13 @@ def _number(quantity: str) -> float:
     return float(digits) / 1000 if unit == "m" else float(digits) * _UNITS[unit]
 
 
-def _executor_config(platform: Platform) -> dict[str, Any]:
-    """What every task's pod gets: a `KubernetesExecutorConfig`, empty if that is nothing."""
+def _executor_config(platform: Platform, node_id: str) -> dict[str, Any]:
+    """What a task's pod gets: a `KubernetesExecutorConfig`, empty if that is nothing."""
     config: dict[str, Any] = {}
+    seconds = platform.nodes.get(node_id, Resources()).seconds
+    if math.isfinite(seconds):
+        # 64 bits, as text: so protobuf writes them in JSON.
+        config["activeDeadlineSeconds"] = str(math.ceil(seconds))
     # `constant` and `secretName` are deprecated, and the one form that every back end from 2.0 on
     # understands.
     if platform.volume_claim:

@@ -172,3 +172,17 @@ def test_a_terminal_that_cannot_redraw_gets_plain_lines(clock: Clock) -> None:
         shown.finished("Only", NodeResult(COMPLETE, Summary("all of it")))
         assert take() == "Only  complete    0.0 s  all of it\n"
     assert take() == ""
+
+
+@pytest.mark.parametrize("width", [10, 40])
+def test_display_shows_lines_that_nothing_is_cut_from_where_a_table_has_no_room(width: int) -> None:
+    console, take = terminal(width=width)
+    names = ["CompressionEvaluator", "Pusher"]
+    with RunDisplay(console, names) as shown:
+        shown.started(names[0])
+        shown.finished(names[0], NodeResult(FAILED, Summary("the AUC 0.6012 is below 0.62")))
+        shown.tick()
+    text = _ESCAPES.sub("", take())
+    assert "CompressionEvaluator  failed" in text
+    assert "the AUC 0.6012 is below 0.62" in text
+    assert "…" not in text

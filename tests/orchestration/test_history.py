@@ -264,4 +264,4 @@ def test_neither_tensorflow_nor_tfx_nor_ml_metadata_is_imported(module: str) -> 
     )
     loaded = set(done.stdout.split())
     assert module in loaded
-    assert not {"tensorflow", "tfx", "apache_beam", "ml_metadata", "apscheduler"} & loaded
+    assert not {"tensorflow", "tfx", "apache_beam", "ml_metadata", "cronsim"} & loaded

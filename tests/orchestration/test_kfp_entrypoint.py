@@ -292,3 +292,16 @@ def test_a_task_says_in_a_line_what_it_came_to(
     assert first == "Source: what it came to"
     # The times in the note's properties.
     assert [float(line) > 0 for line in details] == [True, True]
+
+
+def test_a_task_reaches_its_own_machine_without_a_proxy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("no_proxy", "a.example")
+    seen: list[str] = []
+    monkeypatch.setattr(kfp_entrypoint, "run", lambda task: seen.append(os.environ["no_proxy"]))
+    given = invocation({}, {"note": output_artifact(str(tmp_path / "note"))}, tmp_path)
+    arguments = compiled(toy_components.Source())
+    arguments[arguments.index("{{$}}")] = json.dumps(given)
+    assert kfp_entrypoint.main(arguments) == 0
+    assert seen == ["a.example,localhost,127.0.0.1,::1"]

@@ -123,6 +123,15 @@ def test_a_failed_task_is_tried_again_as_often_as_is_said() -> None:
     assert "retryPolicy" not in task(text, "Left")
 
 
+def test_tasks_have_a_time_limit_that_kubernetes_keeps() -> None:
+    nodes = {"Join": Resources(seconds=90.5), "Left": Resources()}
+    text = package(Platform("image", nodes, "claim", "/mnt"))
+    executors = documents(text)[1]["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
+    assert executors["exec-Join"]["activeDeadlineSeconds"] == "91"
+    assert "activeDeadlineSeconds" not in executors["exec-Left"]
+    check_package(package(Platform("image", nodes)))
+
+
 def test_tasks_come_from_the_cache_but_for_those_that_must_not() -> None:
     text = package(Platform("image", {}, uncached=["Left"]))
     assert task(text, "Right")["cachingOptions"] == {"enableCache": True}

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
@@ -81,6 +81,7 @@ class Lab:
         workers: int = 2,
         logs: bool = True,
         only: tuple[str, ...] = (),
+        time_limits: Mapping[str, float] | None = None,
     ) -> dict[str, NodeResult]:
         from tfx import v1 as tfx
 
@@ -105,6 +106,7 @@ class Lab:
             "toy_components.summarize",
             observer or Recorder(),
             workers=workers,
+            time_limits=time_limits or {},
         )
         upstream = tfx_internals.node_ids(compiled)
         if only:
@@ -564,6 +566,54 @@ def test_runs_leave_no_descriptors_open(lab: Lab, toys: ModuleType) -> None:
     assert counts[0] == counts[1]
 
 
+@pytest.mark.parametrize("stubborn", [0, 1], ids=["polite", "stubborn"])
+def test_runner_stops_node_that_exceeds_its_time_limit_with_all_it_started(
+    lab: Lab, toys: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stubborn: int
+) -> None:
+    monkeypatch.setattr(local_dag_runner, "_STOP_SECONDS", 0.5)
+    children = tmp_path / "children"
+    wait = toys.Wait(file=str(tmp_path / "never"), stubborn=stubborn, children=str(children))
+    after = toys.Join(left=wait.outputs["note"], right=wait.outputs["note"]).with_id("After")
+    other = toys.Source(text="other").with_id("Other")
+    results = lab.run([wait.with_id("Slow"), after, other], time_limits={"Slow": 1.0})
+    assert states(results) == {"Slow": FAILED, "After": SKIPPED, "Other": COMPLETE}
+    line = "it was stopped because it took longer than 1 s"
+    assert results["Slow"].summary.line == line
+    if children.exists():  # On a busy machine it may be stopped before.
+        pids = [int(pid) for pid in children.read_text().split()]
+        assert wait_until(lambda: not any(map(is_alive, pids)))
+
+
+def test_runner_takes_the_result_of_a_node_within_its_time_limit(
+    lab: Lab, toys: ModuleType
+) -> None:
+    results = lab.run([toys.Source(text="quick").with_id("Top")], time_limits={"Top": 3600.0})
+    assert states(results) == {"Top": COMPLETE}
+
+
+@pytest.mark.parametrize("name", ["no_proxy", "NO_PROXY"])
+def test_nodes_reach_this_machine_without_a_proxy(lab: Lab, toys: ModuleType, name: str) -> None:
+    results = lab.run([toys.Environment(name=name).with_id("Node")])
+    assert {"localhost", "127.0.0.1", "::1"} <= set(results["Node"].summary.line.split(","))
+
+
+@pytest.mark.parametrize("folder", ["long/" * 40, "missing", "file"])
+def test_runner_starts_processes_wherever_tmpdir_points(tmp_path: Path, folder: str) -> None:
+    temporary = tmp_path / folder
+    if folder == "file":
+        temporary.touch()
+    elif folder != "missing":
+        temporary.mkdir(parents=True)
+    run = SleepyRun(tmp_path)
+    run.start(TMPDIR=str(temporary))
+    assert run.process is not None
+    try:
+        assert wait_until(lambda: bool(run.pid_in("node.pid")))
+    finally:
+        run.process.terminate()
+        assert wait_until(run.is_gone)
+
+
 @dataclass
 class SleepyRun:
     """A run in a process and folder of its own, of one node that sleeps."""
@@ -571,11 +621,15 @@ class SleepyRun:
     folder: Path
     process: subprocess.Popen[bytes] | None = None
 
-    def start(self, *preload: str) -> None:
+    def start(self, *preload: str, **environment: str) -> None:
         self.process = subprocess.Popen(
             [sys.executable, str(Path(__file__).with_name("sleepy_run.py")), *preload],
             cwd=self.folder,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(map(os.path.abspath, sys.path))},
+            env={
+                **os.environ,
+                "PYTHONPATH": os.pathsep.join(map(os.path.abspath, sys.path)),
+                **environment,
+            },
             stderr=subprocess.DEVNULL,
             start_new_session=True,
         )

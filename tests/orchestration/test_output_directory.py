@@ -6,14 +6,16 @@ import shutil
 import sqlite3
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from contextlib import closing
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
 from components.errors import UserError
-from orchestration.output_directory import OutputDirectory, new_run_id
+from orchestration.output_directory import OutputDirectory
 
 ROOT = Path(__file__).parents[2]
 
@@ -102,17 +104,44 @@ def test_a_fresh_directory_is_made_with_its_parents(tmp_path: Path) -> None:
 def test_everything_lies_below_the_directory(tmp_path: Path) -> None:
     output = OutputDirectory(tmp_path)
     paths = [output.metadata, output.metadata_lock, output.artifacts, output.serving]
-    paths.append(output.logs(new_run_id()))
+    paths.append(output.logs(output.new_run_id()))
     assert all(path.is_relative_to(tmp_path) for path in paths)
     assert len(set(paths)) == len(paths)
 
 
-def test_run_ids_sort_by_time_and_are_plain_file_names() -> None:
-    first = new_run_id()
-    while (second := new_run_id()) == first:
-        pass
-    assert first < second
-    assert first.replace("-", "").isdigit()
+def test_run_ids_are_plain_file_names_of_the_time_in_utc(
+    output: OutputDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TZ", "Pacific/Kiritimati")  # 14 hours ahead
+    time.tzset()
+    try:
+        before = datetime.now(UTC)
+        run_id = output.new_run_id()
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+    assert run_id.replace("-", "").isdigit()
+    made = datetime.strptime(run_id, "%Y%m%d-%H%M%S-%f").replace(tzinfo=UTC)
+    assert abs(made - before) < timedelta(hours=1)
+
+
+@pytest.mark.parametrize("place", ["runs/{}.json", "logs/{}"])
+def test_run_ids_sort_as_runs_began_although_the_clock_was_put_back(
+    output: OutputDirectory, place: str
+) -> None:
+    ids = [f"{datetime.now(UTC) + timedelta(hours=2):%Y%m%d-%H%M%S}-999"]  # Of local time, once.
+    for _ in range(3):
+        path = output.root / place.format(ids[-1])
+        path.parent.mkdir(exist_ok=True)
+        path.touch()
+        ids.append(output.new_run_id())
+    assert sorted(set(ids)) == ids
+
+
+@pytest.mark.parametrize("name", ["99991231-235959-999", "replay", "20261399-000000-000", ".x"])
+def test_run_ids_are_made_whatever_else_lies_there(output: OutputDirectory, name: str) -> None:
+    (output.root / "logs" / name).mkdir(parents=True)
+    assert output.new_run_id() < "9999"
 
 
 def test_a_sound_directory_can_be_used_again_and_again(output: OutputDirectory) -> None:

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -247,6 +248,7 @@ def test_what_failed_is_tried_again_after_a_pause_that_doubles_up_to_six_hours(
         ("0 6 * * fri", "Fri 6 06:00"),
         ("0 6 20 * 5", "Fri 6 06:00"),  # Either fits, as in a crontab.
         ("0 6 5 * sun", "Thu 5 06:00"),
+        ("0 6 20 * */2", "Sat 20 06:00"),  # A field that begins with * has to fit as well.
         ("*/20 * * * *", "Mon 2 12:20"),
     ],
 )
@@ -260,9 +262,9 @@ def test_an_expression_means_what_it_means_in_a_crontab(expression: str, first: 
     [
         ("0 6 * *", "has 4 fields"),
         ("61 * * * *", "61"),
-        ("0 6 * * 8", "8 is no day of the week"),
-        ("0 0 30 2 *", "never fits"),
-        ("0 6 * * mon/0", "step"),
+        ("0 6 * * 8", "day-of-week"),
+        ("0 0 30 2 *", "never comes"),
+        ("0 6 * * mon/0", "day-of-week"),
         ("at six", "fields"),
     ],
 )
@@ -285,6 +287,56 @@ def test_the_next_time_is_later_even_when_clocks_are_changed(time: datetime) -> 
         following = cron.after(time)
         assert timedelta(0) < following - time.astimezone(UTC) < timedelta(hours=26)
         time = following
+
+
+@pytest.mark.parametrize(
+    ("expression", "zone", "before", "times"),
+    [
+        # Midnight is left out, where clocks go forward at midnight.
+        ("0 0 * * *", "America/Sao_Paulo", "2018-11-03T12", ["04T01:00-02:00", "05T00:00-02:00"]),
+        ("30 2 * * *", "Europe/Berlin", "2026-03-28T12", ["29T03:00+02:00", "30T02:30+02:00"]),
+        ("15 2 * * *", "Australia/Lord_Howe", "2026-10-03T10", ["04T02:30+11:00"]),
+        # A whole day is left out.
+        ("0 0 * * *", "Pacific/Apia", "2011-12-29T12", ["31T00:00+14:00"]),
+        # 2:30 comes twice, and fires once; what fires each half hour does so in both.
+        ("30 2 * * *", "Europe/Berlin", "2026-10-24T12", ["25T02:30+02:00", "26T02:30+01:00"]),
+        ("30 2 * * *", "Europe/Berlin", "2026-10-25T01:10", ["26T02:30+01:00"]),
+        (
+            "*/30 * * * *",
+            "Europe/Berlin",
+            "2026-10-25T00:10",
+            ["25T02:30+02:00", "25T02:00+01:00", "25T02:30+01:00", "25T03:00+01:00"],
+        ),
+    ],
+)
+def test_cron_fires_once_on_days_on_which_clocks_change(
+    expression: str, zone: str, before: str, times: list[str]
+) -> None:
+    time = datetime.fromisoformat(before).replace(tzinfo=UTC)
+    found = []
+    for _ in times:
+        time = Cron(expression, zone).after(time)
+        found.append(f"{time:%dT%H:%M}{time.isoformat()[-6:]}")
+    assert found == times
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.text(alphabet="0123456789*/,-? #LWlw@٣monjan", max_size=30))
+def test_cron_refuses_any_text_that_is_no_expression_by_a_value_error(text: str) -> None:
+    with suppress(ValueError):
+        assert Cron(text, "UTC").after(NOON) > NOON
+
+
+@pytest.mark.parametrize("zone", ["Mars/North", "CET-1CEST", "../x", "\0"])
+def test_cron_refuses_a_time_zone_of_the_machine_that_it_does_not_know(
+    zone: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(ValueError, match="time zone"):
+        Cron("0 6 * * *", zone)
+    if "\0" not in zone:
+        monkeypatch.setenv("TZ", zone)
+        with pytest.raises(ValueError, match="time zone"):
+            Cron("0 6 * * *")
 
 
 def firings(desk: Desk, cron: str, **options: Any) -> list[datetime]:

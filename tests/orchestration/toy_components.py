@@ -52,12 +52,27 @@ def Join(left: _In, right: _In, note: _Out, separator: _Text = "") -> None:
 
 @tfx.dsl.components.component
 def Wait(
-    note: _Out, file: _Text, touch: _Text = "", seconds: _Seconds = 60.0, stubborn: _Count = 0
+    note: _Out,
+    file: _Text,
+    touch: _Text = "",
+    seconds: _Seconds = 60.0,
+    stubborn: _Count = 0,
+    children: _Text = "",
 ) -> None:
-    """Makes one file and waits for another; a stubborn one carries on when it is told to stop."""
+    """Makes one file and waits for another.
+
+    A stubborn one carries on when it is told to stop. Children, one of which leads a session of its
+    own, are noted in a file.
+    """
     note.set_float_custom_property("start", time.monotonic())
     if stubborn:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    if children:
+        pids = [
+            subprocess.Popen(["sleep", "120"], start_new_session=alone).pid
+            for alone in (False, True)
+        ]
+        Path(children).write_text(" ".join(map(str, pids)))
     if touch:
         Path(touch).touch()
     end = time.monotonic() + seconds
@@ -114,6 +129,12 @@ def DieTalking(note: _Out, length: _Count = 10_000_000, seconds: _Seconds = 0.3)
     progress.report("listen")
     threading.Timer(seconds, os.kill, (os.getpid(), signal.SIGKILL)).start()
     progress.report("." * length)
+
+
+@tfx.dsl.components.component
+def Environment(note: _Out, name: _Text = "") -> None:
+    """Writes an environment variable of its process."""
+    _write(note, os.environ.get(name, ""))
 
 
 @tfx.dsl.components.component

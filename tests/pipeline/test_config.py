@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -347,6 +348,43 @@ def test_a_file_that_is_not_toml_is_named(tmp_path: Path, content: bytes) -> Non
     path = tmp_path / "broken.toml"
     path.write_bytes(content)
     assert refusal(str(path)).startswith(f"configuration file {path}: ")
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        ("model_name = 'a'".encode("utf-16"), "it is UTF-16: save it as UTF-8"),
+        ("# \n# größer\nmodel_name = 'a'".encode("latin-1"), "line 2 is not UTF-8"),
+        (b"model_name = 'a\0b'", r"'\x00'"),
+    ],
+    ids=["UTF-16", "Latin-1", "NUL"],
+)
+def test_a_file_in_another_encoding_is_refused_in_one_line(
+    tmp_path: Path, content: bytes, problem: str
+) -> None:
+    path = tmp_path / "odd.toml"
+    path.write_bytes(content)
+    message = refusal(str(path))
+    assert problem in message
+    assert "\n" not in message
+
+
+@pytest.mark.parametrize("start", [b"", b"\xef\xbb\xbf"], ids=["plain", "byte order mark"])
+@pytest.mark.parametrize("end", [b"\n", b"\r\n"], ids=["LF", "CRLF"])
+def test_a_file_from_any_editor_is_read(tmp_path: Path, start: bytes, end: bytes) -> None:
+    path = tmp_path / "odd.toml"
+    path.write_bytes(start + end.join([b"model_name = 'a'", b"[training]", b"epochs = 3", b""]))
+    config = load_config(str(path))
+    assert (config.model_name, config.training.epochs) == ("a", 3)
+
+
+def test_a_node_has_the_time_limit_of_all_nodes_unless_it_has_its_own() -> None:
+    config = load_config(None, ["node_timeout_minutes=2", "node_timeouts.Trainer=0"])
+    assert config.node_timeout_seconds("Pusher") == 120
+    assert config.node_timeout_seconds("Trainer") == math.inf
+    assert math.isfinite(load_config().node_timeout_seconds("Trainer"))
+    for wrong in ("node_timeout_minutes=-1", "node_timeouts.X=nan", "node_timeout_minutes=inf"):
+        assert wrong.partition("=")[0] in refusal(None, wrong)
 
 
 def test_the_line_of_a_mistake_is_named(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
@@ -13,8 +14,10 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
+from rich.console import Console
 
-from serving.__main__ import main
+from serving import tables
+from serving.__main__ import _print_table, main
 from serving.directory import PROVENANCE_FILE, SAVED_MODEL, ModelDirectory
 from serving.keys import TrustStore, ensure_key_pair, short_id
 from serving.signing import sign
@@ -163,6 +166,24 @@ def test_the_table_shows_each_version_in_a_line(directory: ModelDirectory) -> No
         ["8", "live, stable", "2014-01-08 08:30", "0.6908", *spans, *sizes],
         ["7", "older", "2014-01-07 08:30", "0.6907", *spans, *sizes],
     ]
+
+
+@pytest.mark.parametrize("width", [10, 40, 80, 200])
+def test_versions_cuts_off_nothing_however_narrow_the_terminal_is(
+    directory: ModelDirectory, width: int
+) -> None:
+    publish(directory, 7, 8)
+    directory.pin(8, "canary")
+    table_rows = rows(directory)
+    console = Console(file=io.StringIO(), width=width, force_terminal=True, color_system=None)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tables, "standard_output", lambda: console)
+        _print_table(directory, table_rows)
+    assert isinstance(console.file, io.StringIO)
+    text = console.file.getvalue()
+    for part in ("canary", "201306", "201308", "341", "40.8", "0.6908", "2014-01-08", "08:30"):
+        assert part in text
+    assert "…" not in text
 
 
 def test_a_version_of_which_nothing_is_recorded_is_listed_too(directory: ModelDirectory) -> None:

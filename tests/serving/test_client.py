@@ -216,6 +216,41 @@ class TestRefusals:
         arguments = ["predict", str(flights), "--server", address, "--model", "toy"]
         assert address in self.message(CliRunner().invoke(main, arguments))
 
+    @pytest.mark.parametrize("name", ["http_proxy", "all_proxy", "HTTP_PROXY", "ALL_PROXY"])
+    @pytest.mark.parametrize("proxy", ["http://127.0.0.1:9", "socks5://127.0.0.1:9", "ftp://x"])
+    def test_predict_asks_a_local_server_without_the_proxy(
+        self,
+        predict: Callable[..., Result],
+        flights: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        name: str,
+        proxy: str,
+    ) -> None:
+        monkeypatch.setenv(name, proxy)
+        assert len(rows_of(predict(flights))) == 3
+
+    @pytest.mark.parametrize(
+        "proxy", ["http://user:s3cret@127.0.0.1:9", "socks5://127.0.0.1:9", "ftp://x", "http://["]
+    )
+    @pytest.mark.parametrize("address", ["http://model.example:8501", "https://model.example"])
+    def test_predict_names_a_proxy_that_cannot_be_used(
+        self, flights: Path, monkeypatch: pytest.MonkeyPatch, address: str, proxy: str
+    ) -> None:
+        monkeypatch.setenv("all_proxy", proxy)
+        arguments = ["predict", str(flights), "--server", address, "--model", "toy"]
+        message = self.message(CliRunner().invoke(main, arguments))
+        assert address in message
+        assert f"through the proxy {proxy.rpartition('@')[2]}" in message
+        assert "s3cret" not in message
+
+    def test_predict_obeys_no_proxy(self, flights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("all_proxy", "socks5://127.0.0.1:9")
+        monkeypatch.setenv("no_proxy", "invalid")
+        arguments = ["--server", "http://model.invalid", "--model", "toy"]
+        message = self.message(CliRunner().invoke(main, ["predict", str(flights), *arguments]))
+        assert "http://model.invalid" in message
+        assert "proxy" not in message
+
     def test_so_is_one_that_does_not_speak_the_protocol(
         self, server: RunningServer, flights: Path
     ) -> None:

@@ -1,0 +1,56 @@
+"""A run where much is odd at once: proxies, no terminal, a long TMPDIR, a name in Greek."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from orchestration.history import STOPPED_BY_GATE, list_runs
+from orchestration.output_directory import OutputDirectory
+from tests.conftest import PROJECT, Cli, read_month, thin, write_span
+
+PROXIES = {
+    name: "http://127.0.0.1:9"  # Nobody is there.
+    for lower in ("http_proxy", "https_proxy", "grpc_proxy", "all_proxy")
+    for name in (lower, lower.upper())
+}
+SEVERAL_PROCESSES = json.dumps(["--direct_running_mode=multi_processing", "--direct_num_workers=2"])
+
+
+@pytest.fixture
+def blocked(tmp_path: Path) -> Path:
+    """Two months, of which DataGate stops the second: each row is there twice."""
+    month = thin(read_month(201302), 1000)
+    write_span(tmp_path / "spans", 201301, thin(read_month(201301), 1000))
+    write_span(tmp_path / "spans", 201302, pa.concat_tables([month, month]))
+    return tmp_path / "spans"
+
+
+def test_run_in_odd_surroundings_runs_beam_in_several_processes_and_records_its_outcome(
+    blocked: Path, tmp_path: Path
+) -> None:
+    cli = Cli(blocked, tmp_path / "Ausgabe mit Leerzeichen und λ")
+    temporary = tmp_path / "/".join(["temporary"] * 12)
+    temporary.mkdir(parents=True)
+    beam = f"node_beam_args.SpanExampleGen={SEVERAL_PROCESSES}"
+    odd = {"TMPDIR": str(temporary), "TZ": "Mars/North", "LC_ALL": "C", **PROXIES}
+    command = cli.command("--window", "1", "--set", beam)
+    done = subprocess.run(
+        # Nobody reads what it shows.
+        ["bash", "-c", '"$@" <&- 2>&- | true; exit "${PIPESTATUS[0]}"', "bash", *command],
+        cwd=PROJECT,
+        env={**{name: text for name, text in os.environ.items() if name != "HOME"}, **odd},
+        timeout=600,
+        check=False,
+    )
+    (record,) = list_runs(OutputDirectory(cli.output))
+    assert (done.returncode, record.outcome) == (3, STOPPED_BY_GATE), record
+    assert record.reasons[0].startswith("DataGate: ")
+    assert record.seconds is not None
+    assert record.seconds > 0
+    assert Path(record.log).exists()
