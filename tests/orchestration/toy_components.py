@@ -45,6 +45,12 @@ def Source(note: _Out, text: _Text = "") -> None:
 
 
 @tfx.dsl.components.component
+def Empty(note: _Out) -> None:
+    """Leaves an empty folder."""
+    tfx.dsl.io.fileio.makedirs(note.uri)
+
+
+@tfx.dsl.components.component
 def Join(left: _In, right: _In, note: _Out, separator: _Text = "") -> None:
     """Writes the texts of two notes one after the other."""
     _write(note, separator.join([_read(left), _read(right)]))
@@ -136,5 +142,8 @@ def _write(note: tfx.dsl.Artifact, text: str) -> None:
 
 
 def _read(note: tfx.dsl.Artifact) -> str:
-    with tfx.dsl.io.fileio.open(os.path.join(note.uri, "text"), "r") as file:
+    text = os.path.join(note.uri, "text")
+    if not os.path.exists(text):
+        return ""
+    with tfx.dsl.io.fileio.open(text, "r") as file:
         return str(file.read())
