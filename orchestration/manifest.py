@@ -1,4 +1,4 @@
-"""What lies in an artifact's folder, in one line: whether a file was lost or changed since shows."""
+"""What lies in an artifact's folder, in one line that shows whether a file was lost or changed."""
 
 from __future__ import annotations
 

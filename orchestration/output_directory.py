@@ -79,6 +79,11 @@ class OutputDirectory:
         return self.root / "monitoring"
 
     @property
+    def temporary(self) -> Path:
+        """Says where runs, the killed ones too, have their temporary files."""
+        return self.root / ".temporary.json"
+
+    @property
     def _run_lock(self) -> Path:
         return self.root / ".run.lock"
 

@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -284,6 +285,30 @@ def test_runner_makes_outputs_again_that_were_damaged(lab: Lab, toys: ModuleType
     }
     assert "Not taken from the cache" in lab.log("CutShort").read_text()
     assert set(states(lab.run(components())).values()) == {CACHED}
+
+
+def test_runner_leaves_no_temporary_files_and_lets_libraries_clean_up(
+    lab: Lab, toys: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    temporary = tmp_path / "t"
+    temporary.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
+    exited = tmp_path / "exited"
+    results = lab.run(
+        [
+            toys.LeaveFiles(socket="yes", exited=str(exited)).with_id("Good"),
+            toys.LeaveFiles(hang=1).with_id("Hanging"),
+            toys.LeaveFiles(die=1).with_id("Killed"),
+        ]
+    )
+    assert states(results) == {"Good": COMPLETE, "Hanging": COMPLETE, "Killed": FAILED}
+    one, other = (Path(results[name].summary.line) for name in ("Good", "Hanging"))
+    assert one.parent == other.parent != temporary
+    assert one != other
+    assert exited.exists()
+    assert not one.parent.exists()
+    assert not list(temporary.iterdir())
+    assert not lab.output.temporary.exists()
 
 
 def test_runner_runs_on_metadata_that_is_empty_or_gone(lab: Lab, toys: ModuleType) -> None:
