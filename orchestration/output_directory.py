@@ -105,6 +105,22 @@ class OutputDirectory:
             self._check_metadata()
             yield
 
+    def is_there(self) -> bool:
+        """Whether this is an output directory: runs were made in it."""
+        return self._run_lock.is_file()
+
+    @contextmanager
+    def cleaned(self) -> Iterator[None]:
+        """As `locked`, but the disk may be full.
+
+        Raises:
+          BusyError: If a run uses it.
+          UserError: If its metadata is corrupt.
+        """
+        with self._lock(self._run_lock, f"a run is using the output directory {self.root}"):
+            self._check_metadata()
+            yield
+
     def in_use(self) -> bool:
         """Whether a run is using the directory."""
         try:
