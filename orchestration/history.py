@@ -79,7 +79,7 @@ def read_run(directory: OutputDirectory, run_id: str) -> RunRecord | None:
     """The record of a run; None if there is none, or it is not one."""
     try:
         return TypeAdapter(RunRecord).validate_json(_record(directory, run_id).read_bytes())
-    except (FileNotFoundError, ValidationError):
+    except (OSError, ValidationError):
         return None
 
 
