@@ -122,6 +122,22 @@ def test_the_trainer_leaves_logs_that_tensorboard_reads(pushed: PushedRun) -> No
     assert {"epoch_loss", "epoch_auc"} <= tags
 
 
+def test_run_leaves_no_temporary_files(pushed: PushedRun) -> None:
+    assert list(pushed.temporary.rglob("*")) == []
+
+
+def test_run_refuses_a_served_version_that_lost_files(after_push: Cli) -> None:
+    """Although nothing is new: a model server that starts again could not load it."""
+    (version,) = after_push.versions()
+    (version / "variables" / "variables.index").unlink()
+    done = after_push.run("--as-of", "201303")
+    assert done.returncode == 1
+    line = f"version {version.name} of flight_delay lost files"
+    assert line in done.stdout
+    assert "variables/variables.index is missing or cut short" in done.stdout
+    assert "Traceback" not in done.stdout
+
+
 def test_a_run_with_nothing_new_says_so_and_pushes_nothing(after_push: Cli) -> None:
     before = tree(after_push.output / "serving_model")
     done = after_push.run("--as-of", "201303")
