@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 from components.errors import UserError
 from components.span_store import SpanStore
 from orchestration import temporary
-from orchestration.history import PUSHED, MetadataGone, list_runs, open_metadata
+from orchestration.history import PUSHED, UNKNOWN, MetadataGone, list_runs, open_metadata
 from orchestration.output_directory import OutputDirectory
 from orchestration.replay import STATE_FILE
 from serving.directory import ModelDirectory, find_models
@@ -139,7 +139,8 @@ def find_leftovers(directory: OutputDirectory, keep_runs: int) -> list[Leftover]
     if keep_runs < 1:
         raise UserError(f"{keep_runs} runs cannot be kept: at least 1 must be")
     made_of = list(_versions_made_of(directory))
-    recorded = [record.run_id for record in list_runs(directory)]
+    # Of those without a record that can be read, logs or ML Metadata must know.
+    recorded = [run.run_id for run in list_runs(directory) if run.outcome != UNKNOWN]
     kept: set[str] = {*recorded[:keep_runs], *_first_of_backtest(directory)}
     known, needed = {*recorded, *_logged(directory)}, set(made_of)
     if directory.metadata.exists():
@@ -299,11 +300,11 @@ def _artifacts(
 def _logs(directory: OutputDirectory, old: set[str]) -> Iterator[Path]:
     for run in _folders(directory.root / "logs"):
         if run.name in old:
-            yield from (path for path in _entries(run) if path.suffix == ".log")
+            yield from (path for path in _files(run) if path.suffix == ".log")
 
 
 def _records(directory: OutputDirectory, old: set[str]) -> Iterator[Path]:
-    for path in _entries(directory.runs):
+    for path in _files(directory.runs):
         if path.suffix == ".json" and path.stem in old:
             yield path
         # Of a process that was killed while it wrote a record; whoever has the lock writes none.
@@ -315,7 +316,7 @@ def _reports(directory: OutputDirectory, keep: int) -> Iterator[Path]:
     """What monitoring said of old periods, if this is its directory."""
     periods = [path for path in _folders(directory.root) if _PERIOD.fullmatch(path.name)]
     for period in periods[:-keep]:
-        yield from (path for path in _entries(period) if path.name in _REPORT_FILES)
+        yield from (path for path in _files(period) if path.name in _REPORT_FILES)
 
 
 def _entries(folder: Path) -> list[Path]:
@@ -327,6 +328,10 @@ def _entries(folder: Path) -> list[Path]:
 
 def _folders(folder: Path) -> list[Path]:
     return [path for path in _entries(folder) if path.is_dir()]
+
+
+def _files(folder: Path) -> list[Path]:
+    return [path for path in _entries(folder) if path.is_file()]
 
 
 def _size(path: Path) -> int:
