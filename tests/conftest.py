@@ -46,13 +46,10 @@ class Cli:
             *arguments,
         ]
 
-    def run(
-        self, *arguments: str, command: str = "run", temporary: Path | None = None
-    ) -> subprocess.CompletedProcess[str]:
+    def run(self, *arguments: str, command: str = "run") -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             self.command(*arguments, command=command),
             cwd=PROJECT,
-            env={**os.environ, "TMPDIR": str(temporary)} if temporary else None,
             text=True,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -96,21 +93,18 @@ def small_spans(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def pushed(small_spans: Path, tmp_path_factory: pytest.TempPathFactory) -> PushedRun:
     """One finished run: learned from January and February, judged on March. Leave it as it is."""
-    folder = tmp_path_factory.mktemp("pushed")
-    cli, temporary = Cli(small_spans, folder / "output"), folder / "t"
-    temporary.mkdir()
-    done = cli.run("--as-of", "201303", temporary=temporary)
+    cli = Cli(small_spans, tmp_path_factory.mktemp("pushed") / "output")
+    done = cli.run("--as-of", "201303")
     assert done.returncode == 0, done.stdout
-    return PushedRun(cli, done.stdout, temporary)
+    return PushedRun(cli, done.stdout)
 
 
 @dataclass(frozen=True)
 class PushedRun:
-    """A finished run, what it printed, and where its temporary files went."""
+    """A finished run and what it printed."""
 
     cli: Cli
     screen: str
-    temporary: Path
 
     def artifact(self, node: str, key: str) -> Path:
         """Folder of an output artifact of a node."""

@@ -131,7 +131,7 @@ def test_without_all_blessings_nothing_is_pushed(
 ) -> None:
     output = tmp_path / "output"
     shutil.copytree(pushed.cli.output / "artifacts", output / "artifacts")
-    refused = PushedRun(type(pushed.cli)(pushed.cli.data, output), "", pushed.temporary)
+    refused = PushedRun(type(pushed.cli)(pushed.cli.data, output), "")
     (refused.artifact(node, "blessing") / marker).unlink()
     result = push(refused, tmp_path / "serving", tmp_path / "work")
     assert result.get_int_custom_property("pushed") == 0
