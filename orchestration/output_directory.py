@@ -107,7 +107,7 @@ class OutputDirectory:
 
     def is_there(self) -> bool:
         """Whether this is an output directory: runs were made in it."""
-        return self._run_lock.is_file()
+        return self._run_lock.is_file() or self.metadata.is_file()
 
     @contextmanager
     def cleaned(self) -> Iterator[None]:
