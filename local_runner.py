@@ -824,9 +824,10 @@ def _prepare(config: Config, directory: OutputDirectory) -> _Prepared:
     code_version = CodeVersion(here / "components", here / "pipeline", (config.gate.schema,))
     # Where it would run on Kubeflow, and what alarms later, makes no difference here.
     settings = dataclasses.asdict(
-        dataclasses.replace(config, kubeflow=KubeflowConfig(), monitor=MonitorConfig(), keep_runs=0)
+        dataclasses.replace(config, kubeflow=KubeflowConfig(), monitor=MonitorConfig())
     )
     # The months that a run would take are no change of the configuration.
+    del settings["keep_runs"]  # Nor is what is kept of old runs.
     stable = {**settings, "data": {**settings["data"], "as_of": 0}}
     key = code_version.run_key(settings, window.fingerprint)
     models = ModelDirectory(str(directory.serving), config.model_name)

@@ -112,16 +112,6 @@ def run_node(task: NodeTask, answer: Connection) -> None:
     os._exit(0)
 
 
-def clean_up() -> None:
-    """Lets libraries stop what they started, as they would when Python ends, but not for ever.
-
-    Beam's job servers and temporary files go so. `os._exit` would leave them behind.
-    """
-    cleaning = threading.Thread(target=atexit._run_exitfuncs, daemon=True)
-    cleaning.start()
-    cleaning.join(_CLEAN_UP_SECONDS)
-
-
 def end_with_runner() -> None:
     """Ends this process when the runner has, however it did: another run may have the lock then."""
     runner = multiprocessing.parent_process()
@@ -141,6 +131,16 @@ def redirect_output(log_path: str) -> None:
     os.dup2(log, 2)
     os.close(log)
     sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
+
+
+def clean_up() -> None:
+    """Lets libraries stop what they started, as they would when Python ends, but not for ever.
+
+    Beam's job servers and temporary files go so. `os._exit` would leave them behind.
+    """
+    cleaning = threading.Thread(target=atexit._run_exitfuncs, daemon=True)
+    cleaning.start()
+    cleaning.join(_CLEAN_UP_SECONDS)
 
 
 def _launch(task: NodeTask, answer: Connection) -> NodeResult:

@@ -358,13 +358,14 @@ class Config:
 
     Attributes:
       model_name: Name of the model in the Serving directory and to its clients.
-      beam_args: Arguments of the Beam nodes (`--runner=...`).
-      node_beam_args: Arguments of single Beam nodes, by id, after `beam_args` and over them.
       keep_runs: Newest runs whose artifacts, logs and records an output directory keeps, besides
         what versions in the Serving directory and the cache need; 0 for all.
+      beam_args: Arguments of the Beam nodes (`--runner=...`).
+      node_beam_args: Arguments of single Beam nodes, by id, after `beam_args` and over them.
     """
 
     model_name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")] = "flight_delay"
+    keep_runs: Annotated[int, Field(ge=0)] = 10
     beam_args: tuple[str, ...] = (
         # Named in full: Beam's default DirectRunner first tries to download another runner.
         "--runner=apache_beam.runners.portability.fn_api_runner.FnApiRunner",
@@ -372,7 +373,6 @@ class Config:
         "--setup_file=./setup.py",
     )
     node_beam_args: dict[str, tuple[str, ...]] = field(default_factory=dict)
-    keep_runs: Annotated[int, Field(ge=0)] = 10
     data: DataConfig = field(default_factory=DataConfig)
     gate: GateConfig = field(default_factory=GateConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
