@@ -104,7 +104,7 @@ def clean_after_run(directory: OutputDirectory, keep_runs: int) -> None:
         return
     try:
         errors = remove(directory, find_leftovers(directory, keep_runs))
-    except (OSError, UserError) as error:
+    except Exception as error:  # What was done is done.
         errors = [str(error)]
     for line in errors:
         logging.warning("The output directory is not clean: %s", line)
@@ -133,8 +133,8 @@ def find_leftovers(directory: OutputDirectory, keep_runs: int) -> list[Leftover]
       keep_runs: How many of the newest runs to keep, at least 1.
 
     Raises:
-      UserError: If ML Metadata or the state of a backtest cannot be read, so that nobody knows
-        what is needed.
+      UserError: If ML Metadata, the provenance of a version or the state of a backtest cannot be
+        read, so that nobody knows what is needed.
     """
     if keep_runs < 1:
         raise UserError(f"{keep_runs} runs cannot be kept: at least 1 must be")
@@ -191,14 +191,24 @@ def remove(directory: OutputDirectory, leftovers: Iterable[Leftover]) -> list[st
 
 
 def _versions_made_of(directory: OutputDirectory) -> Iterator[tuple[str, ...]]:
-    """Run, node, key and execution of each artifact that the provenance of a version names."""
+    """Run, node, key and execution of each artifact that the provenance of a version names.
+
+    Raises:
+      UserError: If a provenance record is damaged.
+    """
     serving = str(directory.serving)
     for name in find_models(serving):
         models = ModelDirectory(serving, name)
         for version in (*models.versions(), *models.rolled_back()):
-            with suppress(ValueError, AttributeError):  # The record is none of ours.
-                for artifact in models.provenance(version).get("artifacts", {}).values():
-                    yield _parts(artifact.get("uri", ""))
+            try:
+                artifacts = models.provenance(version).get("artifacts", {}).values()
+                made_of = [_parts(artifact["uri"]) for artifact in artifacts]
+            except (ValueError, TypeError, KeyError, AttributeError) as error:
+                raise UserError(
+                    f"{models.provenance_uri(version)} does not say what version {version} of "
+                    f"{name} was made of: nothing in {directory.root} is deleted"
+                ) from error
+            yield from made_of
 
 
 def _parts(uri: str) -> tuple[str, ...]:

@@ -386,6 +386,20 @@ def test_clean_leaves_a_backtest_alone_whose_state_is_damaged(world: World) -> N
     assert snapshot(world.directory.root) == before
 
 
+@pytest.mark.parametrize("record", ["{", '{"artifacts": 5}', '{"artifacts": {"Model": {}}}'])
+def test_clean_refuses_where_a_version_does_not_say_what_it_was_made_of(
+    world: World, record: str
+) -> None:
+    world.run()
+    version = world.push()
+    world.run()
+    (Path(world.models.provenance_uri(version)) / "provenance.json").write_text(record)
+    before = snapshot(world.directory.root)
+    with pytest.raises(UserError, match=f"what version {version} of toy was made of"):
+        world.clean(1)
+    assert snapshot(world.directory.root) == before
+
+
 def test_clean_deletes_span_store_entries_that_were_written_anew_long_ago(world: World) -> None:
     world.run()
     month = world.directory.spans / "201301"
