@@ -33,7 +33,7 @@ from rich.text import Text
 from components import spans
 from components.errors import BlockingAnomalies, UserError
 from components.span_store import STORE_VARIABLE
-from orchestration import history, replay
+from orchestration import cleaning, history, replay
 from orchestration.cache_keys import CodeVersion
 from orchestration.display import RunDisplay
 from orchestration.history import RunRecord
@@ -169,6 +169,8 @@ def run(
         with directory.locked():
             record = RunRecord(run_id or directory.new_run_id(), started=history.now())
             status = STATUS[_recorded(config, directory, console, record, use_cache=not no_cache)]
+            if directory.logs(record.run_id).exists():  # Else nothing was new.
+                cleaning.clean_after_run(directory, config.keep_runs)
     except BusyError as error:
         _say_error(console, str(error))
         status = BUSY_STATUS
@@ -532,6 +534,7 @@ def monitor(
         with work.locked():
             asked = _Asked(requests, since, until, days, version, tuple(versions))
             status = _monitor(config, directory, work, console, asked)
+            cleaning.clean_after_run(work, config.keep_runs)
     except BusyError as error:
         _say_error(console, str(error))
         status = BUSY_STATUS
@@ -701,6 +704,53 @@ def runs(output: Path) -> None:
     print_table(table, standard_output())
 
 
+_CLEAN_EPILOG = """\b
+Examples:
+  python local_runner.py clean --dry-run
+  python local_runner.py clean --keep-runs 3
+  python local_runner.py clean --output output/september --config my.toml
+
+\b
+Exit status:
+  0 all that was found is deleted    2 wrong usage or configuration
+  1 something cannot be deleted     75 a run is using the output directory
+"""
+
+
+@main.command(epilog=_CLEAN_EPILOG)
+@_output_option
+@_config_option
+@_set_option
+@click.option(
+    "--keep-runs", type=click.IntRange(min=1), help="Newest runs to keep. Default: keep_runs."
+)
+@click.option("--dry-run", is_flag=True, help="Say what would be deleted, and delete nothing.")
+def clean(
+    output: Path,
+    config_path: str | None,
+    settings: tuple[str, ...],
+    keep_runs: int | None,
+    dry_run: bool,
+) -> None:
+    """Deletes what old runs left: artifacts, logs, records, reports and temporary files.
+
+    Versions in the Serving directory, what they were made of, and what the next run takes from the
+    cache stay.
+    """
+    given = [*settings, *([f"keep_runs={keep_runs}"] if keep_runs else [])]
+    try:
+        keep = load_config(config_path, given).keep_runs
+    except UserError as error:
+        raise click.UsageError(str(error)) from error
+    try:
+        sys.exit(cleaning.clean_all(output.resolve(), keep, dry_run=dry_run, say=click.echo))
+    except BusyError as error:
+        click.echo(error, err=True)
+        sys.exit(BUSY_STATUS)
+    except UserError as error:
+        raise click.ClickException(str(error)) from error
+
+
 def _took(record: RunRecord) -> str:
     seconds = record.seconds
     if seconds is None and record.ended:
@@ -789,10 +839,18 @@ def _prepare(config: Config, directory: OutputDirectory) -> _Prepared:
         dataclasses.replace(other, node_timeout_minutes=0.0, node_timeouts={})
     )
     # The months that a run would take are no change of the configuration.
+    del settings["keep_runs"]  # Nor is what is kept of old runs.
     stable = {**settings, "data": {**settings["data"], "as_of": 0}}
     key = code_version.run_key("pipeline.pipeline", settings, window.fingerprint)
     models = ModelDirectory(str(directory.serving), config.model_name)
     served = models.served()
+    if served and (lost := history.lost_files(directory, models, served)):
+        more = f" and {len(lost) - 1} more" if len(lost) > 1 else ""
+        raise UserError(
+            f"version {served} of {config.model_name} lost files in {directory.serving}: {lost[0]}"
+            f"{more} is missing or cut short; put back what is missing, or delete "
+            f"{models.version_uri(served)} and run again, which pushes it anew"
+        )
     provenance = _provenance(models, served) if served else {}
     rolled_back = models.rolled_back()
     situation = Situation(
@@ -994,7 +1052,10 @@ def _conclude(
         if result.summary.outcome == PUSHED:
             version, destination = result.summary.line, result.summary.details[0]
             console.print(Text(f"Pushed {version} to {destination}"), soft_wrap=True)
-            return ended(history.PUSHED, [], version=int(Path(destination).name))
+            pushed = Path(destination)
+            models = ModelDirectory(str(pushed.parents[1]), pushed.parent.name)
+            files = history.pushed_files(models, int(pushed.name))
+            return ended(history.PUSHED, [], version=int(pushed.name), files=files)
     console.print("Nothing new was pushed.")
     return ended(history.NOTHING_NEW, [results["Pusher"].summary.line])
 

@@ -6,8 +6,10 @@ import logging
 import os
 import re
 import uuid
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import NamedTuple
 
 from pyarrow import fs
@@ -18,6 +20,7 @@ from serving.directory import open_uri, read_file
 # written anew. A month serves in windows of up to ten years, but it is then not written anew.
 _KEPT = timedelta(days=400)
 _PART = ".part"
+_WRITTEN = timedelta(days=1)  # Nobody takes longer to write an entry.
 # A variable and no parameter of the nodes: where results are kept changes none of them, but every
 # parameter is part of a node's cache key.
 STORE_VARIABLE = "FLIGHTDECK_SPAN_STORE"
@@ -92,6 +95,29 @@ class SpanStore:
                 self._write(kind, month, key, content)
             except OSError as error:
                 logging.warning("What was made of %d cannot be kept: %s", month, error)
+
+    def outdated(self) -> Iterator[str]:
+        """Paths of old entries whose span was written anew, and of what was never written whole.
+
+        For a store on this machine; in a bucket, writing anew deletes old ones.
+        """
+        before = datetime.now(UTC) - _KEPT
+        for month in sorted(Path(self.uri).glob("[0-9]" * 6)):
+            if month.is_symlink() or not month.is_dir():
+                continue
+            written = {
+                path: datetime.fromtimestamp(path.stat().st_mtime, UTC)
+                for path in sorted(month.iterdir())
+                if not path.is_symlink() and path.is_file()
+            }
+            current = {path.name.rpartition("-")[0] for path, t in written.items() if t >= before}
+            for path, time in written.items():
+                if path.suffix == _PART:
+                    is_old = time < datetime.now(UTC) - _WRITTEN
+                else:
+                    is_old = time < before and path.name.rpartition("-")[0] in current
+                if is_old:
+                    yield str(path)
 
     def _write(self, kind: str, month: int, key: str, content: bytes) -> None:
         files, root = open_uri(f"{self.uri}/{month}")

@@ -10,7 +10,7 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 from components.errors import UserError
-from orchestration.node_process import begin, redirect_output
+from orchestration.node_process import begin, clean_up, redirect_output
 
 
 class HelperError(UserError):
@@ -64,9 +64,11 @@ def _call(function: str, arguments: tuple[Any, ...], log_path: str, answer: Conn
     redirect_output(log_path)
     module, _, name = function.rpartition(".")
     try:
-        answer.send(("", getattr(importlib.import_module(module), name)(*arguments)))
+        result = ("", getattr(importlib.import_module(module), name)(*arguments))
     except Exception as error:
         traceback.print_exc()
-        answer.send((f"{type(error).__name__}: {error}", None))
+        result = (f"{type(error).__name__}: {error}", None)
+    clean_up()  # First: whoever has the answer ends this process.
+    answer.send(result)
     answer.close()
     os._exit(0)  # Threads that libraries left behind must not hold it up.

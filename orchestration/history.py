@@ -21,6 +21,7 @@ from rich.text import Text
 from rich.tree import Tree
 
 from orchestration.output_directory import OutputDirectory, write_whole
+from serving.directory import SIGNATURE_FILE, ModelDirectory, exists, file_sizes
 
 if TYPE_CHECKING:
     from ml_metadata.metadata_store import MetadataStore
@@ -55,6 +56,7 @@ class RunRecord:
       months: Months of the data, by split.
       run_key: Identifies data, configuration and code.
       log: Its most telling log.
+      files: Bytes of each file of the version that it pushed, by path in the Serving directory.
     """
 
     run_id: str
@@ -67,6 +69,7 @@ class RunRecord:
     months: dict[str, tuple[int, ...]] = dataclasses.field(default_factory=dict)
     run_key: str = ""
     log: str = ""
+    files: dict[str, int] = dataclasses.field(default_factory=dict)
 
     def write(self, directory: OutputDirectory) -> None:
         """Writes the record, over the one that the run has."""
@@ -78,7 +81,7 @@ def read_run(directory: OutputDirectory, run_id: str) -> RunRecord | None:
     """The record of a run; None if there is none, or it is not one."""
     try:
         return TypeAdapter(RunRecord).validate_json(_record(directory, run_id).read_bytes())
-    except (FileNotFoundError, ValidationError):
+    except (OSError, ValidationError):
         return None
 
 
@@ -88,6 +91,32 @@ def list_runs(directory: OutputDirectory) -> list[RunRecord]:
     names |= {path.parent.name for path in (directory.root / "logs").glob("*/runner.log")}
     in_use = directory.in_use()
     return [_known(directory, name, in_use) for name in sorted(names, reverse=True)]
+
+
+def pushed_files(models: ModelDirectory, version: int) -> dict[str, int]:
+    """Bytes of each file of a version, by its path in the Serving directory.
+
+    Of its provenance too, but for the signature, which may be made again by another key.
+    """
+    folders = (models.version_uri(version), models.provenance_uri(version))
+    return {
+        os.path.relpath(f"{folder}/{name}", models.serving_dir): size
+        for folder in filter(exists, folders)
+        for name, size in file_sizes(folder).items()
+        if name != SIGNATURE_FILE
+    }
+
+
+def lost_files(directory: OutputDirectory, models: ModelDirectory, version: int) -> list[str]:
+    """Files of a version that are gone or shorter than when a run of this directory pushed it."""
+    there = pushed_files(models, version)
+    return sorted(
+        name
+        for run in list_runs(directory)
+        if run.version == version
+        for name, size in run.files.items()
+        if name.startswith(f"{models.model_name}/") and there.get(name, -1) < size
+    )
 
 
 def _known(directory: OutputDirectory, run_id: str, in_use: bool) -> RunRecord:
@@ -127,17 +156,17 @@ def lineage(
     for line in [*facts, *_facts(provenance)]:
         tree.add(Text(line))
     try:
-        with _metadata(directory) as store:
+        with open_metadata(directory) as store:
             _Walk(store).grow(tree, version, provenance)
-    except _Gone as gone:
+    except MetadataGone as gone:
         branch = tree.add(Text(f"{gone}; the provenance alone knows:"))
         for kind, artifact in sorted(provenance.get("artifacts", {}).items()):
             branch.add(Text(f"{kind}: {artifact.get('uri')}"))
     return tree
 
 
-class _Gone(Exception):
-    """ML Metadata cannot say where a version came from."""
+class MetadataGone(Exception):
+    """ML Metadata cannot be read, or does not know a version."""
 
 
 def _facts(provenance: Mapping[str, Any]) -> Iterator[str]:
@@ -158,14 +187,18 @@ def _facts(provenance: Mapping[str, Any]) -> Iterator[str]:
 
 
 @contextmanager
-def _metadata(directory: OutputDirectory) -> Iterator[MetadataStore]:
+def open_metadata(directory: OutputDirectory, writable: bool = False) -> Iterator[MetadataStore]:
     """ML Metadata, which nobody else is connected to meanwhile.
 
+    Args:
+      directory: Where it is.
+      writable: Whether it is to be changed.
+
     Raises:
-      _Gone: If it cannot be read.
+      MetadataGone: If it cannot be read.
     """
     if not directory.metadata.exists():
-        raise _Gone(f"there is no ML Metadata ({directory.metadata})")
+        raise MetadataGone(f"there is no ML Metadata ({directory.metadata})")
     # Here, because a schedule that reads records of runs has to start at once.
     from ml_metadata import errors
     from ml_metadata.metadata_store import MetadataStore
@@ -173,13 +206,14 @@ def _metadata(directory: OutputDirectory) -> Iterator[MetadataStore]:
 
     connection = metadata_store_pb2.ConnectionConfig()
     connection.sqlite.filename_uri = str(directory.metadata)
-    connection.sqlite.connection_mode = metadata_store_pb2.SqliteMetadataSourceConfig.READONLY
+    mode = metadata_store_pb2.SqliteMetadataSourceConfig
+    connection.sqlite.connection_mode = mode.READWRITE if writable else mode.READONLY
     lock = os.open(directory.metadata_lock, os.O_RDONLY | os.O_CREAT, 0o644)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX)  # SQLite would fail a run that writes at that moment.
         yield MetadataStore(connection)
     except (errors.StatusError, RuntimeError) as error:  # The latter when it is opened.
-        raise _Gone(f"ML Metadata ({directory.metadata}) cannot be read: {error}") from error
+        raise MetadataGone(f"ML Metadata ({directory.metadata}) cannot be read: {error}") from error
     finally:
         os.close(lock)
 
@@ -195,7 +229,7 @@ class _Walk:
         """Adds the nodes that a version comes from, each once, with what each was made from.
 
         Raises:
-          _Gone: If nothing is known of the version.
+          MetadataGone: If nothing is known of the version.
         """
         if pusher := self._find_pusher(version, provenance.get("model_name", "")):
             self._add_execution(tree, pusher, "", {})
@@ -204,7 +238,7 @@ class _Walk:
         uris = {artifact.get("uri") for artifact in provenance.get("artifacts", {}).values()}
         known = [a for uri in sorted(filter(None, uris)) for a in self._artifacts_at(uri)]
         if not known:
-            raise _Gone("ML Metadata does not know this version")
+            raise MetadataGone("ML Metadata does not know this version")
         for artifact in known:
             self._add_artifact(tree, artifact, self._kind(artifact))
 

@@ -21,6 +21,7 @@ import psutil
 from components.errors import UserError
 from orchestration.node_process import FAILED, NodeResult, NodeTask, Summary, run_node
 from orchestration.output_directory import OutputDirectory
+from orchestration.temporary import temporary_folder
 
 # Imported once, in the server that node processes are forked from. The server itself only imports:
 # a process that has started TensorFlow's threads cannot be forked safely.
@@ -152,12 +153,18 @@ class ConcurrentDagRunner:
         Raises:
           KeyboardInterrupt: After all node processes were stopped.
         """
+        with temporary_folder(self.output) as temporary:
+            return self._run(pipeline, upstream, temporary)
+
+    def _run(
+        self, pipeline: bytes, upstream: dict[str, tuple[str, ...]], temporary: Path
+    ) -> dict[str, NodeResult]:
         results: dict[str, NodeResult] = {}
         running: dict[str, _Running] = {}
         try:
             while len(results) < len(upstream):
                 for node_id in self._ready(upstream, results, running):
-                    self._start(node_id, pipeline, running)
+                    self._start(node_id, pipeline, running, temporary)
                 self._skip_unreachable(upstream, results, running)
                 self._listen(running)
                 self._end_overdue(running)
@@ -183,7 +190,9 @@ class ConcurrentDagRunner:
         ]
         return ready[: self.workers - len(running)]
 
-    def _start(self, node_id: str, pipeline: bytes, running: dict[str, _Running]) -> None:
+    def _start(
+        self, node_id: str, pipeline: bytes, running: dict[str, _Running], temporary: Path
+    ) -> None:
         ours, theirs = multiprocessing.Pipe(duplex=False)
         task = NodeTask(
             node_id=node_id,
@@ -192,7 +201,7 @@ class ConcurrentDagRunner:
             lock_path=str(self.output.metadata_lock),
             log_path=str(self.log_path(node_id)),
             summarize=self.summarize,
-            environment=self.environment,
+            environment={**self.environment, "TMPDIR": tempfile.mkdtemp(dir=temporary, prefix="")},
         )
         context = multiprocessing.get_context("forkserver")
         process = context.Process(target=run_node, args=(task, theirs), name=node_id)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import importlib
 import logging
@@ -9,6 +10,7 @@ import multiprocessing
 import os
 import signal
 import sys
+import tempfile
 import threading
 import time
 import traceback
@@ -101,6 +103,8 @@ def run_node(task: NodeTask, answer: Connection) -> None:
             traceback.print_exc()
     answer.send(result)
     answer.close()
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # All that is left to do is to clean up.
+    clean_up()
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError):
             stream.flush()
@@ -137,8 +141,19 @@ def redirect_output(log_path: str) -> None:
     sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
 
 
+def clean_up() -> None:
+    """Lets libraries stop what they started, as they would when Python ends, but not for ever.
+
+    Beam's job servers and temporary files go so. `os._exit` would leave them behind.
+    """
+    cleaning = threading.Thread(target=atexit._run_exitfuncs, daemon=True)
+    cleaning.start()
+    cleaning.join(_CLEAN_UP_SECONDS)
+
+
 def _launch(task: NodeTask, answer: Connection) -> NodeResult:
     os.environ.update(task.environment)
+    tempfile.tempdir = None  # Found out in the fork server, which has another one.
     # Imported here, in the process that the fork server has them preloaded for.
     from absl import logging as absl_logging
     from tfx.proto.orchestration import pipeline_pb2

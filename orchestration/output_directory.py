@@ -80,6 +80,11 @@ class OutputDirectory:
         return self.root / "monitoring"
 
     @property
+    def temporary(self) -> Path:
+        """Says where runs, the killed ones too, have their temporary files."""
+        return self.root / ".temporary.json"
+
+    @property
     def _run_lock(self) -> Path:
         return self.root / ".run.lock"
 
@@ -111,6 +116,22 @@ class OutputDirectory:
         busy = f"another run is using the output directory {self.root}"
         with self._lock(self._run_lock, busy) as lock:
             self._check_space(lock)
+            self._check_metadata()
+            yield
+
+    def is_there(self) -> bool:
+        """Whether this is an output directory: runs were made in it."""
+        return self._run_lock.is_file() or self.metadata.is_file()
+
+    @contextmanager
+    def cleaned(self) -> Iterator[None]:
+        """As `locked`, but the disk may be full.
+
+        Raises:
+          BusyError: If a run uses it.
+          UserError: If its metadata is corrupt.
+        """
+        with self._lock(self._run_lock, f"a run is using the output directory {self.root}"):
             self._check_metadata()
             yield
 

@@ -8,8 +8,9 @@ made of, the same in TFX 1.16 and 1.21.
 from __future__ import annotations
 
 import fcntl
+import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from types import TracebackType
 from typing import Any
 
@@ -23,11 +24,16 @@ from tfx.orchestration.portable import launcher, runtime_parameter_utils
 from tfx.proto.orchestration import executable_spec_pb2, pipeline_pb2
 from tfx.types import artifact_utils
 
+from orchestration.manifest import manifest
+
 _Execution = metadata_store_pb2.Execution
 _DONE = (_Execution.COMPLETE, _Execution.CACHED)
 
 # What it does outlives its artifacts, and may have been undone since: a version was rolled back.
 _NEVER_CACHED = ("Pusher",)
+
+# Custom property of an artifact: what its node left in its folder.
+_MANIFEST = "manifest"
 
 
 class LockedMetadata(metadata.Metadata):
@@ -116,6 +122,9 @@ def _class_path(executor: Any) -> str:
 def launch_node(compiled: pipeline_pb2.Pipeline, node_id: str, store: LockedMetadata) -> int:
     """Runs driver, executor and publisher of one node.
 
+    TFX takes outputs from the cache as long as their folders exist. Here they must also hold what
+    the node left in them; or else they are marked as deleted, which makes TFX pass them over.
+
     Returns:
       The id of its execution in ML Metadata.
 
@@ -125,6 +134,7 @@ def launch_node(compiled: pipeline_pb2.Pipeline, node_id: str, store: LockedMeta
     """
     deployment = runner_utils.extract_local_deployment_config(compiled)
     node = next(n.pipeline_node for n in compiled.nodes if n.pipeline_node.node_info.id == node_id)
+    _mark_damaged(store, node)
     info = launcher.Launcher(
         pipeline_node=node,
         mlmd_connection=store,
@@ -135,7 +145,60 @@ def launch_node(compiled: pipeline_pb2.Pipeline, node_id: str, store: LockedMeta
     ).launch()
     if info is None or info.execution_id is None or _state(store, info.execution_id) not in _DONE:
         raise RuntimeError(f"{node_id}: inputs are missing")
+    if not is_cached(store, info.execution_id):
+        _record_manifests(store, info.execution_id)
     return int(info.execution_id)
+
+
+def _record_manifests(store: LockedMetadata, execution_id: int) -> None:
+    """Keeps what a node left in the folders of its outputs.
+
+    A node that is killed before this has left outputs that nothing vouches for: it runs again.
+    """
+    with store:
+        artifacts = _outputs(store, [execution_id])
+        for artifact in artifacts:
+            artifact.custom_properties[_MANIFEST].string_value = manifest(artifact.uri)
+        store.store.put_artifacts(artifacts)
+
+
+def _mark_damaged(store: LockedMetadata, node: pipeline_pb2.PipelineNode) -> None:
+    """Marks those outputs of a node's earlier executions as deleted that are not whole any more."""
+    (name,) = (
+        context.name.field_value.string_value
+        for context in node.contexts.contexts
+        if context.type.name == constants.NODE_CONTEXT_TYPE_NAME
+    )
+    with store:
+        context = store.store.get_context_by_type_and_name(constants.NODE_CONTEXT_TYPE_NAME, name)
+        if context is None:  # It never ran.
+            return
+        executions = store.store.get_executions_by_context(context.id)
+        artifacts = _outputs(store, [execution.id for execution in executions])
+    damaged = []
+    for artifact in artifacts:
+        if artifact.state != metadata_store_pb2.Artifact.LIVE:
+            continue
+        noted = _MANIFEST in artifact.custom_properties  # To ask for it would add an empty one.
+        before = artifact.custom_properties[_MANIFEST].string_value if noted else ""
+        there = manifest(artifact.uri)
+        if not there or there != before:
+            logging.warning(
+                "Not taken from the cache: %s held %s and holds %s",
+                *(artifact.uri, before or "what nobody noted", there or "nothing"),
+            )
+            artifact.state = metadata_store_pb2.Artifact.DELETED
+            damaged.append(artifact)
+    if damaged:
+        with store:
+            store.store.put_artifacts(damaged)
+
+
+def _outputs(store: LockedMetadata, execution_ids: Iterable[int]) -> list[Any]:
+    """The output artifacts of executions, each once."""
+    events = store.store.get_events_by_execution_ids(list(execution_ids))
+    made = {e.artifact_id for e in events if e.type == metadata_store_pb2.Event.OUTPUT}
+    return list(store.store.get_artifacts_by_id(sorted(made)))
 
 
 def read_outputs(store: LockedMetadata, execution_id: int) -> dict[str, tfx_types.Artifact]:

@@ -377,6 +377,8 @@ class Config:
 
     Attributes:
       model_name: Name of the model in the Serving directory and to its clients.
+      keep_runs: Newest runs whose artifacts, logs and records an output directory keeps, besides
+        what versions in the Serving directory and the cache need; 0 for all.
       beam_args: Arguments of the Beam nodes (`--runner=...`).
       node_beam_args: Arguments of single Beam nodes, by id, after `beam_args` and over them.
       node_timeout_minutes: How long a node may take before it is stopped and fails; 0 for any time.
@@ -385,6 +387,7 @@ class Config:
     """
 
     model_name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")] = "flight_delay"
+    keep_runs: Annotated[int, Field(ge=0)] = 10
     beam_args: tuple[str, ...] = (
         # Named in full: Beam's default DirectRunner first tries to download another runner.
         "--runner=apache_beam.runners.portability.fn_api_runner.FnApiRunner",

@@ -90,6 +90,7 @@ class Firings:
         from killable_run import fire
 
         arguments = self.cli.command("--as-of", "201304", "--run-id", run_id)[2:]
+        arguments += ["--set", "keep_runs=0"]  # All of them are looked at in the end.
         process = multiprocessing.get_context("forkserver").Process(
             target=fire, args=(arguments, str(self.screen(run_id)))
         )

@@ -76,7 +76,10 @@ def kubeflow_run(small_spans: Path, tmp_path_factory: pytest.TempPathFactory) ->
     # The tasks call `python`, as they do in the image.
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     done = subprocess.run(
-        [sys.executable, runner, str(package), str(root / "pipeline_root"), json.dumps(parameters)],
+        [
+            *(sys.executable, runner, str(package), str(root / "pipeline_root")),
+            *(json.dumps(parameters), "forked"),
+        ],
         cwd=PROJECT,
         env={**os.environ, "PATH": path},
         stdout=subprocess.PIPE,

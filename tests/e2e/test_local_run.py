@@ -7,7 +7,9 @@ import re
 import shutil
 import signal
 import subprocess
+import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow as pa
@@ -122,6 +124,18 @@ def test_the_trainer_leaves_logs_that_tensorboard_reads(pushed: PushedRun) -> No
     assert {"epoch_loss", "epoch_auc"} <= tags
 
 
+def test_run_refuses_a_served_version_that_lost_files(after_push: Cli) -> None:
+    """Although nothing is new: a model server that starts again could not load it."""
+    (version,) = after_push.versions()
+    (version / "variables" / "variables.index").unlink()
+    done = after_push.run("--as-of", "201303")
+    assert done.returncode == 1
+    line = f"version {version.name} of flight_delay lost files"
+    assert line in done.stdout
+    assert "variables/variables.index is missing or cut short" in done.stdout
+    assert "Traceback" not in done.stdout
+
+
 def test_a_run_with_nothing_new_says_so_and_pushes_nothing(after_push: Cli) -> None:
     before = tree(after_push.output / "serving_model")
     done = after_push.run("--as-of", "201303")
@@ -200,8 +214,16 @@ def test_a_replay_refuses_the_directory_of_other_runs(after_push: Cli) -> None:
     assert tree(after_push.output) == before
 
 
+@pytest.fixture
+def temporary(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Where runs keep temporary files; its path is short enough for sockets."""
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:
+        monkeypatch.setenv("TMPDIR", folder)
+        yield Path(folder)
+
+
 def test_a_model_below_thresholds_and_over_budgets_is_not_pushed_and_the_run_says_by_how_much(
-    after_push: Cli,
+    after_push: Cli, temporary: Path
 ) -> None:
     before = tree(after_push.output / "serving_model")
     done = after_push.run(
@@ -232,6 +254,8 @@ def test_a_model_below_thresholds_and_over_budgets_is_not_pushed_and_the_run_say
         "Trainer",
         "Pruner",  # And not the Quantizer, which takes `max_auc_loss` too.
     }
+    # Nothing that Beam, TensorFlow or the model server wrote there stays.
+    assert list(temporary.iterdir()) == []
 
 
 def test_a_bad_label_stops_the_run_at_the_gate(after_push: Cli, tmp_path: Path) -> None:

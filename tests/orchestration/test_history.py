@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,8 +14,16 @@ from ml_metadata.metadata_store import MetadataStore
 from ml_metadata.proto import metadata_store_pb2
 from rich.console import Console
 
-from orchestration.history import RunRecord, lineage, list_runs, read_run
+from orchestration.history import (
+    RunRecord,
+    lineage,
+    list_runs,
+    lost_files,
+    pushed_files,
+    read_run,
+)
 from orchestration.output_directory import OutputDirectory
+from serving.directory import SAVED_MODEL, ModelDirectory
 
 PROVENANCE: dict[str, Any] = {
     "model_name": "toy",
@@ -77,6 +86,67 @@ def test_a_damaged_record_is_an_unknown_outcome(output: OutputDirectory, content
     output.runs.mkdir(parents=True)
     (output.runs / "20260302.json").write_text(content, encoding="latin-1")
     assert [record.outcome for record in list_runs(output)] == ["unknown"]
+
+
+def test_a_record_that_is_a_folder_is_an_unknown_outcome(output: OutputDirectory) -> None:
+    (output.runs / "20260302.json").mkdir(parents=True)
+    assert [record.outcome for record in list_runs(output)] == ["unknown"]
+
+
+@pytest.fixture
+def models(output: OutputDirectory, tmp_path: Path) -> ModelDirectory:
+    """Version 7 of a model, as the record of the run that pushed it says."""
+    model, provenance = tmp_path / "model", tmp_path / "provenance"
+    (model / "variables").mkdir(parents=True)
+    provenance.mkdir()
+    (model / SAVED_MODEL).write_text("graph")
+    (model / "variables" / "variables.index").write_text("index")
+    (provenance / "provenance.json").write_text("{}")
+    (provenance / "training_statistics.pb").write_text("statistics")
+    models = ModelDirectory(str(output.serving), "toy")
+    models.publish(7, str(model), str(provenance), lambda _, file: Path(file).touch())
+    files = pushed_files(models, 7)
+    RunRecord("20260302", started="", outcome="pushed", version=7, files=files).write(output)
+    return models
+
+
+def test_lost_files_of_a_whole_version_are_none(
+    output: OutputDirectory, models: ModelDirectory
+) -> None:
+    assert lost_files(output, models, 7) == []
+    Path(models.signature_uri(7)).unlink()  # It may be signed anew.
+    (Path(models.version_uri(7)) / "more").touch()
+    assert lost_files(output, models, 7) == []
+    assert lost_files(output, models, 8) == []  # Nobody knows what it had.
+    other = ModelDirectory(str(output.serving), "other")
+    assert lost_files(output, other, 7) == []
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "7/variables/variables.index",
+        ".flightdeck/7/training_statistics.pb",
+        ".flightdeck/7/provenance.json",
+    ],
+)
+@pytest.mark.parametrize("cut", [False, True])
+def test_lost_files_names_what_is_missing_or_cut_short(
+    output: OutputDirectory, models: ModelDirectory, name: str, cut: bool
+) -> None:
+    path = output.serving / "toy" / name
+    if cut:
+        path.write_bytes(b"")
+    else:
+        path.unlink()
+    assert lost_files(output, models, 7) == [f"toy/{name}"]
+
+
+def test_lost_files_of_a_version_without_its_provenance_folder_are_named(
+    output: OutputDirectory, models: ModelDirectory
+) -> None:
+    shutil.rmtree(models.provenance_uri(7))
+    assert len(lost_files(output, models, 7)) == 2
 
 
 def test_there_are_no_runs_where_there_is_no_directory(output: OutputDirectory) -> None:

@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -219,6 +220,105 @@ def test_nodes_run_when_all_they_wait_for_is_done(lab: Lab, toys: ModuleType) ->
 def test_independent_nodes_run_at_the_same_time(lab: Lab, toys: ModuleType, tmp_path: Path) -> None:
     results = lab.run(meeting(toys, tmp_path))
     assert states(results) == {"One": COMPLETE, "Two": COMPLETE}
+
+
+def _link_to_copy(text: Path) -> None:
+    text.rename(text.parents[1] / "copy")
+    text.symlink_to(text.parents[1] / "copy")
+
+
+def _link_to_nothing(text: Path) -> None:
+    text.unlink()
+    text.symlink_to("nothing")
+
+
+def _write_other_content(text: Path) -> None:
+    text.write_text("A" * text.stat().st_size)
+    os.utime(text, (0, 0))
+
+
+def _replace_folder_by_file(text: Path) -> None:
+    shutil.rmtree(text.parent)
+    text.parent.touch()
+
+
+# What may happen to the one file of an old output.
+DAMAGES: dict[str, Callable[[Path], object]] = {
+    "FolderGone": lambda text: shutil.rmtree(text.parent),
+    "FolderEmpty": Path.unlink,
+    "CutShort": lambda text: os.truncate(text, 1),
+    "OtherContent": _write_other_content,
+    "LinkToCopy": _link_to_copy,
+    "LinkToNothing": _link_to_nothing,
+    "FolderIsFile": _replace_folder_by_file,
+    "OneMore": lambda text: text.with_name("more").touch(),
+}
+
+
+def test_runner_makes_outputs_again_that_were_damaged(lab: Lab, toys: ModuleType) -> None:
+    names = [*DAMAGES, "Whole", "NotNoted"]
+
+    def components() -> Components:
+        sources = {name: toys.Source(text=f"text of {name}").with_id(name) for name in names}
+        notes = {name: source.outputs["note"] for name, source in sources.items()}
+        after = [
+            toys.Join(left=notes["Whole"], right=notes["CutShort"]).with_id("AfterCutShort"),
+            toys.Join(left=notes["Whole"], right=notes["Whole"]).with_id("AfterWhole"),
+        ]
+        return [*sources.values(), toys.Empty(), *after]
+
+    first = lab.run(components())
+    for name, damage in DAMAGES.items():
+        (text,) = lab.output.artifacts.glob(f"run-1/{name}/note/*/text")
+        damage(text)
+    with lab.store() as metadata:  # As if its process had been killed just before that.
+        (uri,) = lab.output.artifacts.glob("run-1/NotNoted/note/*")
+        (note,) = metadata.store.get_artifacts_by_uri(str(uri))
+        del note.custom_properties["manifest"]
+        metadata.store.put_artifacts([note])
+    second = lab.run(components())
+    assert states(second) == {
+        **dict.fromkeys([*DAMAGES, "NotNoted", "AfterCutShort"], COMPLETE),
+        # That of ServedModel is without files, too, while nothing is served.
+        **dict.fromkeys(["Whole", "Empty", "AfterWhole"], CACHED),
+    }
+    assert {n: r.summary.line for n, r in second.items()} == {
+        n: r.summary.line for n, r in first.items()
+    }
+    assert "Not taken from the cache" in lab.log("CutShort").read_text()
+    assert set(states(lab.run(components())).values()) == {CACHED}
+
+
+def test_runner_leaves_no_temporary_files_and_lets_libraries_clean_up(
+    lab: Lab, toys: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    temporary = tmp_path / "t"
+    temporary.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
+    exited = tmp_path / "exited"
+    results = lab.run(
+        [
+            toys.LeaveFiles(socket="yes", exited=str(exited)).with_id("Good"),
+            toys.LeaveFiles(hang=1).with_id("Hanging"),
+            toys.LeaveFiles(die=1).with_id("Killed"),
+        ]
+    )
+    assert states(results) == {"Good": COMPLETE, "Hanging": COMPLETE, "Killed": FAILED}
+    one, other = (Path(results[name].summary.line) for name in ("Good", "Hanging"))
+    assert one.parent == other.parent != temporary
+    assert one != other
+    assert exited.exists()
+    assert not one.parent.exists()
+    assert not list(temporary.iterdir())
+    assert not lab.output.temporary.exists()
+
+
+def test_runner_runs_on_metadata_that_is_empty_or_gone(lab: Lab, toys: ModuleType) -> None:
+    lab.run([toys.Source(text="a")])
+    for lose in (lambda: os.truncate(lab.output.metadata, 0), lab.output.metadata.unlink):
+        lose()
+        with lab.output.locked():
+            assert states(lab.run([toys.Source(text="a")])) == {"Source": COMPLETE}
 
 
 def test_no_more_nodes_than_workers_run_at_the_same_time(

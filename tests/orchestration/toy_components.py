@@ -1,11 +1,14 @@
 """Tiny TFX components for the runner's tests; each does one thing a node may do to its runner."""
 
+import atexit
 import os
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
+from multiprocessing import connection
 from pathlib import Path
 from typing import TypeAlias
 
@@ -42,6 +45,41 @@ def summarize(node_id: str, outputs: dict[str, tfx.dsl.Artifact]) -> Summary:
 def Source(note: _Out, text: _Text = "") -> None:
     """Writes its text."""
     _write(note, text)
+
+
+@tfx.dsl.components.component
+def Empty(note: _Out) -> None:
+    """Leaves an empty folder."""
+    tfx.dsl.io.fileio.makedirs(note.uri)
+
+
+@tfx.dsl.components.component
+def LeaveFiles(
+    note: _Out, socket: _Text = "", exited: _Text = "", hang: _Count = 0, die: _Count = 0
+) -> None:
+    """Leaves temporary files; and says where they are.
+
+    Args:
+      note: Component `outputs` contains: the folder of temporary files.
+      socket: Not empty: makes a socket there, too, as Beam's and TensorFlow's servers do.
+      exited: File to write when Python ends, as Beam stops its job server then.
+      hang: Whether that takes for ever.
+      die: Whether it is killed after all.
+    """
+    descriptor, _ = tempfile.mkstemp()
+    os.close(descriptor)
+    os.makedirs(os.path.join(tempfile.mkdtemp(), "deep"))
+    subprocess.run(["mktemp"], check=True, stdout=subprocess.DEVNULL)
+    if socket:
+        listener = connection.Listener(family="AF_UNIX")
+        atexit.register(listener.close)
+    if hang:
+        atexit.register(time.sleep, 3600)
+    if exited:
+        atexit.register(Path(exited).touch)  # The last one is the first to be called.
+    if die:
+        os.kill(os.getpid(), signal.SIGKILL)
+    _write(note, tempfile.gettempdir())
 
 
 @tfx.dsl.components.component
@@ -157,5 +195,8 @@ def _write(note: tfx.dsl.Artifact, text: str) -> None:
 
 
 def _read(note: tfx.dsl.Artifact) -> str:
-    with tfx.dsl.io.fileio.open(os.path.join(note.uri, "text"), "r") as file:
+    text = os.path.join(note.uri, "text")
+    if not os.path.exists(text):
+        return ""
+    with tfx.dsl.io.fileio.open(text, "r") as file:
         return str(file.read())
