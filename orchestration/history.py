@@ -54,6 +54,7 @@ class RunRecord:
       months: Months of the data, by split.
       run_key: Identifies data, configuration and code.
       log: Its most telling log.
+      lasting: Whether it would fail again, if nothing but time passes.
     """
 
     run_id: str
@@ -65,6 +66,7 @@ class RunRecord:
     months: dict[str, tuple[int, ...]] = dataclasses.field(default_factory=dict)
     run_key: str = ""
     log: str = ""
+    lasting: bool = False
 
     def write(self, directory: OutputDirectory) -> None:
         """Writes the record, over the one that the run has."""
