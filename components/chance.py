@@ -15,8 +15,6 @@ _BINS = 10  # Of equal width, as TFDV's standard histogram has them.
 _STEPS = 256
 _SMALLEST_STEP = 1e-6
 
-Histogram = statistics_pb2.Histogram
-
 
 def drift_by_chance(
     feature: schema_pb2.Feature,
@@ -54,12 +52,13 @@ def drift_by_chance(
         shares = np.array([bucket.sample_count for bucket in buckets])
         shares /= shares.sum()
         drawn = random.multinomial(int(rows), shares, _SAMPLES) / int(rows)
-        if feature.drift_comparator.HasField("infinity_norm"):
+        comparators = (feature.drift_comparator, feature.skew_comparator)
+        if any(comparator.HasField("infinity_norm") for comparator in comparators):
             drifts = np.abs(drawn - shares).max(axis=1)
         else:
             drifts = jensen_shannon(drawn, shares)
     elif there.num_stats.histograms:
-        drifts = _numeric_drifts(there.num_stats, int(rows), random)
+        drifts = _numeric_drifts(here.num_stats, there.num_stats, int(rows), random)
     else:
         return 0.0
     return float(np.quantile(drifts, 1 - FALSE_ALARMS))
@@ -123,43 +122,51 @@ def _present(feature: statistics_pb2.FeatureNameStatistics) -> float:
 
 
 def _numeric_drifts(
-    stats: statistics_pb2.NumericStatistics, rows: int, random: np.random.Generator
+    new: statistics_pb2.NumericStatistics,
+    baseline: statistics_pb2.NumericStatistics,
+    rows: int,
+    random: np.random.Generator,
 ) -> np.ndarray:
-    """Divergences of samples of a number from its own histogram, shape [samples]."""
-    (standard,) = (h for h in stats.histograms if h.type == Histogram.STANDARD)
-    values, shares = _distribution(stats)
-    drawn = random.multinomial(rows, shares, _SAMPLES)
-    seen = drawn > 0
-    lowest = values[seen.argmax(axis=1)]
-    highest = values[len(values) - 1 - seen[:, ::-1].argmax(axis=1)]
-    width = np.where(highest > lowest, highest - lowest, 1.0)
-    bins = ((values - lowest[:, None]) / width[:, None] * _BINS).astype(int).clip(0, _BINS - 1)
-    counts = np.zeros((_SAMPLES, _BINS))
-    np.add.at(counts, (np.arange(_SAMPLES)[:, None], bins), drawn)
-    edges = lowest[:, None] + width[:, None] * np.linspace(0, 1, _BINS + 1)
-    return np.array(
-        [
-            1.0 if high == low and len(values) > 1 else _divergence(own, count, standard)
-            for own, count, low, high in zip(edges, counts, lowest, highest, strict=True)
-        ]
+    """Divergences of samples of a number from what they were drawn from, shape [samples].
+
+    TFDV makes ten bins of equal width over the range of each data set, and then spreads each over
+    the bins of both, so that the range alone makes a divergence. The samples have the range of the
+    new data, if by chance a sample could have so narrow a one.
+    """
+    values, shares = _distribution(baseline)
+    low, high = np.clip([new.min, new.max], values[0], values[-1])
+    inside = (low <= values) & (values <= high)
+    mass = shares[inside].sum()
+    if mass**rows < FALSE_ALARMS:
+        inside, low, high, mass = np.ones(len(values), bool), values[0], values[-1], 1.0
+    if low == high:
+        return np.full(_SAMPLES, 0.0 if len(values) == 1 else 1.0)
+    drawn = random.multinomial(rows, shares[inside] / mass, _SAMPLES)
+    edges, all_edges = (np.linspace(*ends, _BINS + 1) for ends in ((low, high), values[[0, -1]]))
+    union = np.union1d(edges, all_edges)
+    return jensen_shannon(
+        _spread(union, edges, _count(values[inside], drawn, edges)),
+        _spread(union, all_edges, _count(values, shares, all_edges)),
     )
 
 
-def _divergence(edges: np.ndarray, counts: np.ndarray, other: Histogram) -> float:
-    """The divergence of two histograms, each spread evenly over the bins of both, as TFDV does."""
-    edges_of_other = np.array([other.buckets[0].low_value, *(b.high_value for b in other.buckets)])
-    counts_of_other = np.array([bucket.sample_count for bucket in other.buckets])
-    union = np.union1d(edges, edges_of_other)
-    return float(
-        jensen_shannon(
-            _spread(union, edges, counts), _spread(union, edges_of_other, counts_of_other)
-        )
-    )
+def _count(values: np.ndarray, counts: np.ndarray, edges: np.ndarray) -> np.ndarray:
+    """How much is in each bin of a histogram, shape [..., bins]."""
+    bins = np.clip(np.searchsorted(edges, values, side="right") - 1, 0, _BINS - 1)
+    return counts @ np.eye(_BINS)[bins]
 
 
 def _spread(union: np.ndarray, edges: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    cumulative = np.concatenate([[0.0], np.cumsum(counts)]) / counts.sum()
-    spread: np.ndarray = np.diff(np.interp(union, edges, cumulative))
+    """The shares of a histogram in finer bins, shape [..., bins]."""
+    start = np.zeros((*counts.shape[:-1], 1))
+    cumulative = np.concatenate([start, np.cumsum(counts, axis=-1)], axis=-1)
+    cumulative /= cumulative[..., -1:]
+    # Where each finer edge lies between two of the histogram's own.
+    place = np.interp(union, edges, np.arange(len(edges)))
+    left = np.minimum(place.astype(int), len(edges) - 2)
+    part = place - left
+    reached = cumulative[..., left] * (1 - part) + cumulative[..., left + 1] * part
+    spread: np.ndarray = np.diff(reached, axis=-1)
     return spread
 
 

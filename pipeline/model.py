@@ -71,8 +71,8 @@ def check_labels(split: str, labels: np.ndarray) -> None:
     if values.tolist() != [0, 1]:
         shown = ", ".join(f"{value:g}" for value in values[:5])
         raise DataError(
-            f"{split}: the values of the label {LABEL!r} are {shown or 'none'}; 0 and 1 are needed, "
-            f"both of them ({len(labels):,} rows). Are the labels of these months there yet?"
+            f"{split}: the values of the label {LABEL!r} are {shown or 'none'}; 0 and 1 are "
+            f"needed, both of them ({len(labels):,} rows). Are the labels of these months there yet?"
         )
 
 
