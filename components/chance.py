@@ -11,6 +11,7 @@ FALSE_ALARMS = 0.001
 
 _SAMPLES = 4000
 _SEED = 13
+_SAME_RANGE = 0.05  # Of a range: ends that are no further apart are the same.
 _BINS = 10  # Of equal width, as TFDV's standard histogram has them.
 _STEPS = 256
 _SMALLEST_STEP = 1e-6
@@ -130,30 +131,44 @@ def _numeric_drifts(
     """Divergences of samples of a number from what they were drawn from, shape [samples].
 
     TFDV makes ten bins of equal width over the range of each data set, and then spreads each over
-    the bins of both, so that the range alone makes a divergence. The samples have the range of the
-    new data, if by chance a sample could have so narrow a one.
+    the bins of both, so that a narrower range alone makes a divergence. Where the new data has one,
+    each sample has its own; else all have the same. They are drawn from what lies midway between
+    the two: the new data may differ somewhat, and what is rare in one may be rarer in the other.
     """
-    values, shares = _distribution(baseline)
-    low, high = np.clip([new.min, new.max], values[0], values[-1])
-    inside = (low <= values) & (values <= high)
-    mass = shares[inside].sum()
-    if mass**rows < FALSE_ALARMS:
-        inside, low, high, mass = np.ones(len(values), bool), values[0], values[-1], 1.0
-    if low == high:
-        return np.full(_SAMPLES, 0.0 if len(values) == 1 else 1.0)
-    drawn = random.multinomial(rows, shares[inside] / mass, _SAMPLES)
-    edges, all_edges = (np.linspace(*ends, _BINS + 1) for ends in ((low, high), values[[0, -1]]))
-    union = np.union1d(edges, all_edges)
-    return jensen_shannon(
-        _spread(union, edges, _count(values[inside], drawn, edges)),
-        _spread(union, all_edges, _count(values, shares, all_edges)),
-    )
+    parts = [_distribution(stats) for stats in (new, baseline)]
+    values, index = np.unique(np.concatenate([part[0] for part in parts]), return_inverse=True)
+    shares = np.bincount(index.reshape(-1), np.concatenate([part[1] for part in parts])) / 2
+    shares /= shares.sum()
+    if len(values) == 1:
+        return np.zeros(_SAMPLES)
+    lowest, highest = values[0], values[-1]
+    drawn = random.multinomial(rows, shares, _SAMPLES)
+    low, high = np.full(_SAMPLES, lowest), np.full(_SAMPLES, highest)
+    slack = _SAME_RANGE * (highest - lowest)
+    if new.min > baseline.min + slack or new.max < baseline.max - slack:
+        seen = drawn > 0
+        low = values[seen.argmax(axis=1)]
+        high = values[len(values) - 1 - seen[:, ::-1].argmax(axis=1)]
+    drifts = np.ones(_SAMPLES)  # Of a sample with one value: no bin of any width has it.
+    ranges, which = np.unique(np.stack([low, high]), axis=1, return_inverse=True)
+    whole = np.linspace(lowest, highest, _BINS + 1)
+    for index, (start, end) in enumerate(ranges.T):
+        if start < end:
+            edges = np.linspace(start, end, _BINS + 1)
+            union = np.union1d(edges, whole)
+            there = which.reshape(-1) == index
+            drifts[there] = jensen_shannon(
+                _spread(union, edges, _count(values, drawn[there], edges)),
+                _spread(union, whole, _count(values, shares, whole)),
+            )
+    return drifts
 
 
 def _count(values: np.ndarray, counts: np.ndarray, edges: np.ndarray) -> np.ndarray:
     """How much is in each bin of a histogram, shape [..., bins]."""
     bins = np.clip(np.searchsorted(edges, values, side="right") - 1, 0, _BINS - 1)
-    return counts @ np.eye(_BINS)[bins]
+    counted: np.ndarray = counts @ np.eye(_BINS)[bins]
+    return counted
 
 
 def _spread(union: np.ndarray, edges: np.ndarray, counts: np.ndarray) -> np.ndarray:
