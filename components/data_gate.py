@@ -54,7 +54,7 @@ _COMPARED = ("train", "test")
 # What the schema says of a month as a whole.
 _OF_MONTHS = frozenset({"FEATURE_TYPE_LOW_FRACTION_PRESENT"})
 # Deviations as small as this, in magnitudes of the values, are the rounding of 32-bit numbers.
-STEADY = 1e-6
+STEADY = 1e-5
 # Of a limit; above it there is a warning.
 _WARN_FROM = 0.7
 # Of the served rows: a category that had more does not end by chance or season.

@@ -55,8 +55,7 @@ def from_worker_traceback(text: str) -> UserError | None:
         return None
     name, message = found[-1]
     error = kinds[name](message)
-    if failed := re.search(
-        r"^(?:OSError|\w*(?:Connection|Timeout)\w*Error): .*", text, re.MULTILINE
-    ):
+    failed = re.search(r"\b(?:OSError|\w*(?:Connection|Timeout)\w*Error): .*", text)
+    if failed:
         error.__cause__ = OSError(failed[0])
     return error

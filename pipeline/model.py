@@ -72,7 +72,8 @@ def check_labels(split: str, labels: np.ndarray) -> None:
         shown = ", ".join(f"{value:g}" for value in values[:5])
         raise DataError(
             f"{split}: the values of the label {LABEL!r} are {shown or 'none'}; 0 and 1 are "
-            f"needed, both of them ({len(labels):,} rows). Are the labels of these months there yet?"
+            f"needed, both of them ({len(labels):,} rows). Are the labels of these months there "
+            "yet?"
         )
 
 

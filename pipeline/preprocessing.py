@@ -13,7 +13,7 @@ Tensors = dict[str, tf.Tensor]
 
 _RARE = 20  # A category seen less often shares one id with those never seen.
 _HALF_LIFE = 60 * 24 * 3600  # Seconds; a row that much older than the newest counts half.
-_STEADY = 1e-6  # Of the mean; deviations as small are the rounding of 32-bit numbers.
+_STEADY = 1e-5  # Of the mean; deviations as small are the rounding of 32-bit numbers.
 _CLIP = 4.0  # Standard deviations; keeps an extreme from saturating the network.
 
 
