@@ -11,7 +11,7 @@ FALSE_ALARMS = 0.001
 
 _SAMPLES = 4000
 _SEED = 13
-_SAME_RANGE = 0.05  # Of a range: ends that are no further apart are the same.
+_SAME_RANGE = 0.01  # Of a range: ends that are no further apart are the same.
 _BINS = 10  # Of equal width, as TFDV's standard histogram has them.
 _STEPS = 256
 _SMALLEST_STEP = 1e-6
