@@ -31,7 +31,7 @@ from rich.table import Table
 from rich.text import Text
 
 from components import spans
-from components.errors import BlockingAnomalies, UserError
+from components.errors import BlockingAnomalies, UserError, lasts
 from components.span_store import STORE_VARIABLE
 from orchestration import cleaning, history, replay
 from orchestration.cache_keys import CodeVersion
@@ -906,7 +906,9 @@ def _recorded(
     except UserError as error:
         _say_error(console, str(error))
         reasons = tuple(str(error).splitlines())
-        record = dataclasses.replace(record, outcome=history.FAILED, reasons=reasons)
+        record = dataclasses.replace(
+            record, outcome=history.FAILED, reasons=reasons, lasting=lasts(error)
+        )
     except KeyboardInterrupt:
         console.print("Stopped. The next run resumes from the nodes that are complete.")
         record = dataclasses.replace(record, outcome=history.INTERRUPTED)
@@ -1040,7 +1042,9 @@ def _conclude(
     if failed:
         stopped = all(result.error == BlockingAnomalies.__name__ for result in failed.values())
         log = str(runner.log_path(next(iter(failed))))
-        return ended(history.STOPPED_BY_GATE if stopped else history.FAILED, reasons, log=log)
+        outcome = history.STOPPED_BY_GATE if stopped else history.FAILED
+        lasting = any(result.lasting for result in failed.values())
+        return ended(outcome, reasons, log=log, lasting=lasting)
     refused = {i: r.summary for i, r in results.items() if r.summary.outcome == NOT_BLESSED}
     for node_id, summary in refused.items():
         lines = [f"{node_id}: the model is not blessed:", *summary.details]

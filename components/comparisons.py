@@ -1,14 +1,17 @@
 """How data differs from a schema and from other data: what DataGate and ServingMonitor share."""
 
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 
 from tensorflow_metadata.proto.v0 import anomalies_pb2, schema_pb2, statistics_pb2
+
+from components.chance import drift_by_chance, is_more
 
 DATA_SET = "(data set)"
 
 _IMPROBABLE = 1e-9
+DRIFTS = frozenset({"COMPARATOR_L_INFTY_HIGH", "COMPARATOR_JENSEN_SHANNON_DIVERGENCE_HIGH"})
 
 
 @dataclass(frozen=True)
@@ -98,6 +101,65 @@ def drifts(result: anomalies_pb2.Anomalies) -> Iterator[tuple[str, float, float]
     for info in result.drift_skew_info:
         for measured in (*info.drift_measurements, *info.skew_measurements):
             yield info.path.step[0], measured.value, measured.threshold
+
+
+def grant_chance(
+    found: Iterable[Anomaly],
+    result: anomalies_pb2.Anomalies,
+    new: statistics_pb2.DatasetFeatureStatisticsList,
+    baseline: statistics_pb2.DatasetFeatureStatisticsList | None,
+    schema: schema_pb2.Schema,
+) -> Iterator[Anomaly]:
+    """Makes a warning of each anomaly that the small number of rows explains.
+
+    Args:
+      found: Anomalies of TFDV's.
+      result: What TFDV measured for them.
+      new: Statistics of the data that has them.
+      baseline: Statistics of what the data was compared with.
+      schema: What the data should be.
+    """
+    features = {feature.name: feature for feature in schema.feature}
+    measured = {name: (value, limit) for name, value, limit in drifts(result)}
+    for anomaly in found:
+        feature = features.get(anomaly.feature)
+        reason = ""
+        if feature is None:
+            pass
+        elif anomaly.type in DRIFTS and baseline and anomaly.feature in measured:
+            value, limit = measured[anomaly.feature]
+            granted = limit + drift_by_chance(feature, new, baseline)
+            if value <= granted:
+                reason = f"so few rows may show {granted:.3g}"
+        elif anomaly.type == "FEATURE_TYPE_LOW_FRACTION_PRESENT":
+            rows = new.datasets[0].num_examples
+            missing = missing_rates(new).get(anomaly.feature, 1.0) * rows
+            allowed = 1 - feature.presence.min_fraction
+            if allowed and not is_more(round(missing), rows, allowed):
+                reason = f"{rows:,} rows are too few to tell"
+        elif anomaly.type == "ENUM_TYPE_UNEXPECTED_STRING_VALUES":
+            unseen, rows = count_unseen(feature, new, schema)
+            allowed = 1 - feature.distribution_constraints.min_domain_mass
+            if allowed and not is_more(unseen, rows, allowed):
+                reason = f"{rows:,.0f} rows are too few to tell"
+        if reason:
+            description = f"{anomaly.description} By chance: {reason}."
+            anomaly = replace(
+                anomaly, severity=anomalies_pb2.AnomalyInfo.WARNING, description=description
+            )
+        yield anomaly
+
+
+def count_unseen(
+    feature: schema_pb2.Feature,
+    statistics: statistics_pb2.DatasetFeatureStatisticsList,
+    schema: schema_pb2.Schema,
+) -> tuple[float, float]:
+    """How many rows have a value outside the domain of a feature, and how many have any."""
+    domains = {domain.name: set(domain.value) for domain in schema.string_domain}
+    known = domains.get(feature.domain, set(feature.string_domain.value))
+    values = categories(statistics, feature.name)
+    return sum(c for value, c in values.items() if value not in known), sum(values.values())
 
 
 def improbable(share: float, rows: float) -> bool:

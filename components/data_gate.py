@@ -13,11 +13,14 @@ from tensorflow_metadata.proto.v0 import anomalies_pb2, schema_pb2, statistics_p
 from tfx import v1 as tfx
 
 from components.artifacts import load_schema, load_statistics
+from components.chance import effective_rows, is_more, share_by_chance
 from components.comparisons import (
     DATA_SET,
+    DRIFTS,
     Anomaly,
     categories,
     drifts,
+    grant_chance,
     improbable,
     missing_rates,
     only,
@@ -33,6 +36,7 @@ OWN_TYPES = frozenset(
         "DRIFT_NEAR_THRESHOLD",
         "DUPLICATE_ROWS",
         "LABEL_UNRELATED",
+        "LABEL_UNUSABLE",
         "MISSING_RATE_CHANGED",
         "RELATION_CHANGED",
         "UNSEEN_VALUES",
@@ -49,6 +53,8 @@ _SHOWN = 10
 _COMPARED = ("train", "test")
 # What the schema says of a month as a whole.
 _OF_MONTHS = frozenset({"FEATURE_TYPE_LOW_FRACTION_PRESENT"})
+# Deviations as small as this, in magnitudes of the values, are the rounding of 32-bit numbers.
+STEADY = 1e-5
 # Of a limit; above it there is a warning.
 _WARN_FROM = 0.7
 # Of the served rows: a category that had more does not end by chance or season.
@@ -82,6 +88,8 @@ def DataGate(
     the share of rows without a value, and by the categories that are no longer there. Of `test`,
     the new month, the rows themselves are looked at too: for duplicates, and for what `Relations`
     tells by `train`.
+
+    What chance alone explains in so few rows is a warning: see `components.chance`.
 
     Args:
       examples: The splits, gzipped TFRecords; rows are looked at where it has `train` and `test`.
@@ -125,9 +133,17 @@ def DataGate(
             replace(anomaly, severity=_WARNING)
             if split not in _COMPARED and anomaly.type in _OF_MONTHS
             else anomaly
-            for anomaly in read_anomalies(split, result, expected)
+            for anomaly in grant_chance(
+                read_anomalies(split, result, expected), result, new, baseline, expected
+            )
         ]
         own = list(_find_unseen(split, new, expected))
+        if label and not any(
+            anomaly.feature == label and anomaly.type not in DRIFTS for anomaly in of_split
+        ):
+            own += _find_label_unusable(split, new, label)
+        if split == "train":
+            own += _find_nothing_to_learn(split, new, related, label)
         if baseline:
             own += _find_near_thresholds(split, result)
             own += _find_missing(split, new, baseline, max_missing_change)
@@ -148,7 +164,7 @@ def DataGate(
             own += _find_changed_relations(split, rows, relations, label, max_error_growth)
             own += _find_label_unrelated(split, rows, before, relations, label, min_label_relation)
         found += of_split + own
-        _write_anomalies(anomalies, split, result, own)
+        _write_anomalies(anomalies, split, result, of_split, own)
     anomalies.split_names = statistics.split_names
     blocking = [anomaly for anomaly in found if anomaly.blocks(exceptions)]
     if blocking:
@@ -202,6 +218,64 @@ def _find_unseen(
             yield Anomaly(split, feature.name, "UNSEEN_VALUES", _WARNING, text)
 
 
+def _find_label_unusable(
+    split: str, new: statistics_pb2.DatasetFeatureStatisticsList, label: str
+) -> Iterator[Anomaly]:
+    """Looks for labels that are not 0 and 1, both of them, in every row.
+
+    Without, there is neither a share of 1 to start from nor an AUC.
+    """
+    (data,) = new.datasets
+    rows = data.num_examples
+    stats = next((f for f in data.features if f.path.step == [label]), None)
+    known = getattr(stats, stats.WhichOneof("stats")).common_stats.num_non_missing if stats else 0
+    if stats is None or not known:
+        reason = f"none of {rows:,} rows has a label"
+    elif not stats.HasField("num_stats"):
+        reason = "the labels are no numbers"
+    elif unknown := rows - known + max((h.num_nan for h in stats.num_stats.histograms), default=0):
+        reason = f"{unknown:,.0f} of {rows:,} rows have no label"
+    elif stats.num_stats.min < 0 or stats.num_stats.max > 1:
+        reason = f"the labels are {stats.num_stats.min:g} to {stats.num_stats.max:g}, not 0 and 1"
+    elif stats.num_stats.min == stats.num_stats.max:
+        reason = f"all of {rows:,} labels are {stats.num_stats.min:g}; both 0 and 1 are needed"
+    else:
+        return
+    text = f"{reason}. Are the labels of these months there yet?"
+    yield Anomaly(split, label, "LABEL_UNUSABLE", _ERROR, text)
+
+
+def _find_nothing_to_learn(
+    split: str,
+    new: statistics_pb2.DatasetFeatureStatisticsList,
+    features: list[str],
+    label: str,
+) -> Iterator[Anomaly]:
+    """Warns of features that have one value, or none, in all rows to learn from."""
+    (data,) = new.datasets
+    known = {feature.path.step[0]: feature for feature in data.features}
+    for name in features:
+        text = _describe_constant(known.get(name))
+        if text and name != label:
+            text += "; the model can learn nothing from it"
+            yield Anomaly(split, name, "CONSTANT", _WARNING, text)
+
+
+def _describe_constant(feature: statistics_pb2.FeatureNameStatistics | None) -> str:
+    """What the only value of a feature is, or an empty string where it varies."""
+    count = 0
+    if feature is not None:
+        count = getattr(feature, feature.WhichOneof("stats")).common_stats.num_non_missing
+    if feature is None or not count:
+        return "no row has a value"
+    stats, texts = feature.num_stats, feature.string_stats
+    if feature.HasField("num_stats"):
+        if stats.std_dev > STEADY * max(abs(stats.min), abs(stats.max)):
+            return ""
+        return f"all of {count:,} values are {stats.min:g}, or as good as that"
+    return f"all of {count:,} values are {texts.top_values[0].value!r}" if texts.unique == 1 else ""
+
+
 def _find_near_thresholds(split: str, result: anomalies_pb2.Anomalies) -> Iterator[Anomaly]:
     """Warns of drift that does not block yet."""
     for feature, value, threshold in drifts(result):
@@ -218,6 +292,7 @@ def _find_missing(
 ) -> Iterator[Anomaly]:
     """Compares the shares of rows without a value."""
     now, before = missing_rates(new), missing_rates(served)
+    rows = effective_rows(new.datasets[0].num_examples, served.datasets[0].num_examples)
     for feature in sorted(now.keys() & before.keys()):
         change = abs(now[feature] - before[feature])
         if change > _WARN_FROM * limit:
@@ -225,7 +300,10 @@ def _find_missing(
                 f"{now[feature]:.1%} of the rows have no value, {before[feature]:.1%} of the "
                 f"served model's; a change by more than {limit:.0%} blocks"
             )
-            severity = _ERROR if change > limit else _WARNING
+            granted = limit + share_by_chance(rows) if change > limit else limit
+            if limit < change <= granted:
+                text += f", of so few rows {granted:.0%}"
+            severity = _ERROR if change > granted else _WARNING
             yield Anomaly(split, feature, "MISSING_RATE_CHANGED", severity, text)
 
 
@@ -256,7 +334,7 @@ def _find_duplicates(split: str, rows: pd.DataFrame, limit: float) -> Iterator[A
             f"{repeated:,} of {len(rows):,} rows repeat another; more than {limit:.1%} block. "
             "Was a day delivered twice?"
         )
-        severity = _ERROR if repeated > limit * len(rows) else _WARNING
+        severity = _ERROR if is_more(repeated, len(rows), limit) else _WARNING
         yield Anomaly(split, DATA_SET, "DUPLICATE_ROWS", severity, text)
 
 
@@ -350,9 +428,15 @@ def _describe_drift(result: anomalies_pb2.Anomalies) -> str:
 
 
 def _write_anomalies(
-    artifact: tfx.dsl.Artifact, split: str, result: anomalies_pb2.Anomalies, own: list[Anomaly]
+    artifact: tfx.dsl.Artifact,
+    split: str,
+    result: anomalies_pb2.Anomalies,
+    of_tfdv: list[Anomaly],
+    own: list[Anomaly],
 ) -> None:
     """Writes TFDV's anomalies and those found here, as ExampleValidator does."""
+    for feature, info in result.anomaly_info.items():
+        info.severity = max(a.severity for a in of_tfdv if a.feature == feature)
     for anomaly in own:
         of_data_set = anomaly.feature == DATA_SET
         info = result.dataset_anomaly_info if of_data_set else result.anomaly_info[anomaly.feature]

@@ -17,6 +17,22 @@ class BlockingAnomalies(UserError):
     """The data gate found anomalies that stop the run."""
 
 
+def lasts(error: BaseException) -> bool:
+    """Whether a failure comes back whenever the same is tried again.
+
+    What a person can mend stays until somebody has; but where it came of an error of files, network
+    or time, it may pass by itself. So may all that nobody foresaw.
+    """
+    if not isinstance(error, UserError):
+        return False
+    cause = error.__cause__
+    while cause:
+        if isinstance(cause, OSError):  # A TimeoutError is one.
+            return False
+        cause = cause.__cause__
+    return True
+
+
 def from_worker_traceback(text: str) -> UserError | None:
     """Recovers the `UserError` behind a failed Beam pipeline.
 
@@ -26,7 +42,8 @@ def from_worker_traceback(text: str) -> UserError | None:
       text: The message of the exception that the Beam runner raised.
 
     Returns:
-      The last `UserError` that the traceback names, or None if there is none.
+      The last `UserError` that the traceback names, or None if there is none; with an `OSError` as
+      its cause if the traceback names one.
     """
     kinds = {kind.__name__: kind for kind in (UserError, DataError, BlockingAnomalies)}
     # A message ends where Beam adds the step, where the next traceback begins, or with the text.
@@ -37,4 +54,8 @@ def from_worker_traceback(text: str) -> UserError | None:
     if not found:
         return None
     name, message = found[-1]
-    return kinds[name](message)
+    error = kinds[name](message)
+    failed = re.search(r"\b(?:OSError|\w*(?:Connection|Timeout)\w*Error): .*", text)
+    if failed:
+        error.__cause__ = OSError(failed[0])
+    return error

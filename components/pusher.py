@@ -15,6 +15,7 @@ from components.artifacts import CompressionReport, schema_uri, serving_model_ur
 from components.errors import UserError
 from components.evaluator.executor import BLESSED_FILE
 from components.evaluator.results import OVERALL, read_metrics
+from components.model_identity import model_identity
 from components.served_model import TRAINING_STATISTICS
 from components.serving_validator.component import INFRA_BLESSED_FILE
 from serving.directory import PROVENANCE_FILE, ModelDirectory, model_digest
@@ -58,7 +59,11 @@ def Pusher(
     file_mode: tfx.dsl.components.Parameter[str] = "0644",
     keep_versions: tfx.dsl.components.Parameter[int] = 0,
 ) -> None:
-    """Publishes the model as a new version, if it is blessed and is not being published already.
+    """Publishes the model as a new version, if it is blessed and is not there already.
+
+    It is there if a version computes the same (see `model_identity`), be it rolled back; and it is
+    not wanted if a version was made from the same data, configuration and code and was rolled back,
+    whatever chance made of them this time.
 
     Args:
       model: The model to publish.
@@ -102,6 +107,7 @@ def Pusher(
     record = {
         "model_name": model_name,
         # Of the model itself: requests for warming up differ from run to run.
+        "model_identity": model_identity(serving_model_uri(model)),
         "model_digest": model_digest(serving_model_uri(model)),
         "run_key": run_key,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -123,7 +129,7 @@ def Pusher(
     directory = ModelDirectory(serving_dir, model_name, int(file_mode, 8))
     try:
         with directory.locked(_LOCK_SECONDS):
-            if reason := _why_not_new(directory, record["model_digest"]):
+            if reason := _why_not_new(directory, record):
                 pushed_model.set_string_custom_property("reason", reason)
                 return
             version = record["version"] = directory.next_version()
@@ -141,13 +147,22 @@ def Pusher(
     pushed_model.set_string_custom_property("pushed_destination", directory.version_uri(version))
 
 
-def _why_not_new(directory: ModelDirectory, digest: str) -> str:
-    """The version that the model is already, or an empty string."""
-    existing = directory.find_digest(digest)
-    if existing is None:
-        return ""
-    aside = ", which was rolled back" if existing in directory.rolled_back() else ""
-    return f"the same model is version {existing}{aside}"
+def _why_not_new(directory: ModelDirectory, record: dict[str, Any]) -> str:
+    """Why a model is not to be published, or an empty string."""
+    rolled_back = directory.rolled_back()
+    # Versions of old have no identity; of those only an equal digest is known to be the same.
+    for name in ("model_identity", "model_digest"):
+        existing = directory.find(name, record[name])
+        if existing is not None:
+            aside = ", which was rolled back" if existing in rolled_back else ""
+            return f"the same model is version {existing}{aside}"
+    for version in reversed(rolled_back):
+        if record["run_key"] and directory.provenance(version).get("run_key") == record["run_key"]:
+            return (
+                f"version {version} was made from the same data, configuration and code, and was "
+                "rolled back: promote it, or change one of them"
+            )
+    return ""
 
 
 def _model_to_push(model: tfx.dsl.Artifact, infra_blessing: tfx.dsl.Artifact) -> str:

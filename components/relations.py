@@ -1,5 +1,7 @@
 """How the columns of a table follow from each other, learned from some rows, tried on others."""
 
+import math
+
 import numpy as np
 import pandas as pd
 import pyarrow as pa
@@ -43,11 +45,14 @@ class Relations:
         columns = self._encode(rows)
         covariance = columns.T @ columns / len(rows)
         self._inverse = np.linalg.inv(covariance + _RIDGE * np.eye(len(covariance)))
-        self._errors = self._squared_errors(rows)
+        self._errors = self._squared_errors(rows, granted=0)
 
     def error_growth(self, rows: pd.DataFrame) -> dict[str, float]:
-        """How many times worse other rows follow these relations, by numeric feature."""
-        errors = self._squared_errors(rows)
+        """How many times worse other rows follow these relations, by numeric feature.
+
+        Three standard errors of the mean are granted, for a few rows have few extremes or many.
+        """
+        errors = self._squared_errors(rows, granted=3)
         return {
             name: error / max(self._errors[name], _SMALLEST_ERROR)
             for name, error in errors.items()
@@ -59,14 +64,17 @@ class Relations:
         columns, index = self._encode(rows), self.numbers.index(name)
         return columns[:, index] - self._residuals(columns)[:, index]
 
-    def _squared_errors(self, rows: pd.DataFrame) -> dict[str, float]:
+    def _squared_errors(self, rows: pd.DataFrame, granted: float) -> dict[str, float]:
+        """Means of the squared errors, less so many of their standard errors."""
         squares = self._residuals(self._encode(rows)) ** 2
         present = rows[self.numbers].notna().to_numpy()
-        return {
-            name: float(np.mean(squares[present[:, i], i]))
-            for i, name in enumerate(self.numbers)
-            if present[:, i].any()
-        }
+        found = {}
+        for index, name in enumerate(self.numbers):
+            errors = squares[present[:, index], index]
+            if len(errors):
+                deviation = float(np.std(errors)) / math.sqrt(len(errors))
+                found[name] = max(0.0, float(np.mean(errors)) - granted * deviation)
+        return found
 
     def _residuals(self, columns: np.ndarray) -> np.ndarray:
         """Of the numeric features, shape [rows, numbers]."""

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any, TypeAlias
 
@@ -14,6 +14,14 @@ from tensorflow_metadata.proto.v0 import anomalies_pb2, schema_pb2, statistics_p
 from tfx import v1 as tfx
 
 from components.artifacts import MonitoringReport, load_schema, load_statistics
+from components.chance import (
+    divergence_by_chance,
+    drift_by_chance,
+    effective_rows,
+    is_more,
+    jensen_shannon,
+    share_by_chance,
+)
 from components.comparisons import categories, drifts, missing_rates, only, read_anomalies
 from components.errors import UserError
 from components.monitoring_page import render
@@ -67,7 +75,8 @@ def ServingMonitor(
 
     A check alarms when its value is beyond its limit. How far a feature may be from the training
     data is said by the schema: by its `skew_comparator`, or where it has none by its
-    `drift_comparator`; how far from the period before, by the latter. A period of fewer rows than
+    `drift_comparator`; how far from the period before, by the latter. What chance alone explains in
+    so few rows is added to a limit (see `components.chance`). A period of fewer rows than
     `min_rows` is reported, and raises no alarm.
 
     Args:
@@ -264,8 +273,8 @@ def _check_skew(
             feature.skew_comparator.CopyFrom(feature.drift_comparator)
         feature.ClearField("drift_comparator")
     found = tfdv.validate_statistics(served, of_skew, serving_statistics=now)
-    for name, value, limit in drifts(found):
-        text = f"{name}: skew {value:.3f} against the training data; {limit:g} is allowed"
+    for name, value, limit in _granted(drifts(found), now, served, of_skew):
+        text = f"{name}: skew {value:.3f} against the training data; {limit:.3g} is allowed"
         yield Check("skew", name, TRAINING, value, limit, text)
 
 
@@ -277,15 +286,29 @@ def _check_drift(now: _Statistics, past: _Statistics, schema: schema_pb2.Schema)
     found = tfdv.validate_statistics(
         now, of_drift, environment=_ENVIRONMENT, previous_statistics=past
     )
-    for name, value, limit in drifts(found):
-        text = f"{name}: drift {value:.3f} against the previous period; {limit:g} is allowed"
+    for name, value, limit in _granted(drifts(found), now, past, of_drift):
+        text = f"{name}: drift {value:.3f} against the previous period; {limit:.3g} is allowed"
         yield Check("drift", name, BEFORE, value, limit, text)
+
+
+def _granted(
+    measured: Iterable[tuple[str, float, float]],
+    now: _Statistics,
+    past: _Statistics,
+    schema: schema_pb2.Schema,
+) -> Iterator[tuple[str, float, float]]:
+    """Drifts with their limits, which are higher by what chance explains in so few rows."""
+    features = {feature.name: feature for feature in schema.feature}
+    for name, value, limit in measured:
+        chance = drift_by_chance(features[name], now, past) if value > limit else 0.0
+        yield name, value, limit + chance
 
 
 def _check_missing(
     now: _Statistics, past: _Statistics, names: list[str], against: str, limit: float
 ) -> Iterator[Check]:
     rates, rates_before = missing_rates(now), missing_rates(past)
+    rows = effective_rows(now.datasets[0].num_examples, past.datasets[0].num_examples)
     for name in names:
         # What no row has, TFDV has no statistics of.
         rate, before = rates.get(name, 1.0), rates_before.get(name, 1.0)
@@ -293,7 +316,9 @@ def _check_missing(
             f"{name}: {rate:.1%} of the rows have no value, {before:.1%} in the {_named(against)}; "
             f"a change by {limit:.0%} is allowed"
         )
-        yield Check("missing", name, against, abs(rate - before), limit, text)
+        change = abs(rate - before)
+        granted = limit + share_by_chance(rows) if change > limit else limit
+        yield Check("missing", name, against, change, granted, text)
 
 
 def _check_unseen(
@@ -304,12 +329,14 @@ def _check_unseen(
         if not values or not 0 < len(known) < _COUNTED_CATEGORIES:
             continue
         unseen = sorted(values.keys() - known.keys(), key=lambda value: -values[value])
-        share = sum(values[value] for value in unseen) / sum(values.values())
+        count, rows = sum(values[value] for value in unseen), sum(values.values())
+        share = count / rows
         text = (
             f"{name}: {share:.1%} of the rows have a value that the training data does not have "
             f"({', '.join(unseen[:5]) or 'none'}); {limit:.0%} are allowed"
         )
-        yield Check("unseen", name, TRAINING, share, limit, text)
+        by_chance = share > limit and not is_more(count, rows, limit)
+        yield Check("unseen", name, TRAINING, share, share if by_chance else limit, text)
 
 
 def _check_relations(now: pd.DataFrame, past: pd.DataFrame, limit: float) -> Iterator[Check]:
@@ -322,9 +349,12 @@ def _check_relations(now: pd.DataFrame, past: pd.DataFrame, limit: float) -> Ite
 
 
 def _check_prediction_drift(now: pd.Series, past: pd.Series, limit: float) -> Iterator[Check]:
-    value = jensen_shannon(_shares(now), _shares(past))
+    shares = _shares(past)
+    value = float(jensen_shannon(_shares(now), shares))
+    if value > limit:
+        limit += divergence_by_chance(shares, effective_rows(len(now), len(past)))
     text = (
-        f"predictions: divergence {value:.3f} from those of the previous period; {limit:g} is "
+        f"predictions: divergence {value:.3f} from those of the previous period; {limit:.3g} is "
         "allowed"
     )
     yield Check("prediction drift", "", BEFORE, value, limit, text)
@@ -403,22 +433,6 @@ def _shares(predictions: pd.Series) -> np.ndarray:
     """The share of predictions in each of ten bins from 0 to 1; what is outside is at its end."""
     counts, _ = np.histogram(np.clip(predictions, 0, 1), bins=_BINS, range=(0, 1))
     return counts / len(predictions)
-
-
-def jensen_shannon(first: np.ndarray, second: np.ndarray) -> float:
-    """The Jensen-Shannon divergence of two distributions, 0 to 1, as TFDV measures it.
-
-    Args:
-      first: Probabilities, shape [bins].
-      second: The other's.
-    """
-    middle = (first + second) / 2
-
-    def divergence(part: np.ndarray) -> float:
-        there = part > 0
-        return float(np.sum(part[there] * np.log2(part[there] / middle[there])))
-
-    return (divergence(first) + divergence(second)) / 2
 
 
 def _describe(predictions: pd.Series) -> dict[str, Any]:

@@ -57,6 +57,7 @@ class RunRecord:
       run_key: Identifies data, configuration and code.
       log: Its most telling log.
       files: Bytes of each file of the version that it pushed, by path in the Serving directory.
+      lasting: Whether it would fail again, if nothing but time passes.
     """
 
     run_id: str
@@ -70,6 +71,7 @@ class RunRecord:
     run_key: str = ""
     log: str = ""
     files: dict[str, int] = dataclasses.field(default_factory=dict)
+    lasting: bool = False
 
     def write(self, directory: OutputDirectory) -> None:
         """Writes the record, over the one that the run has."""

@@ -19,7 +19,7 @@ from multiprocessing.connection import Connection
 from types import FrameType
 from typing import NoReturn
 
-from components.errors import UserError
+from components.errors import UserError, lasts
 from orchestration.proxies import spare_loopback
 
 COMPLETE = "complete"
@@ -76,11 +76,13 @@ class NodeResult:
       state: `complete`, `cached` or `failed`.
       summary: What it produced, or the error's message.
       error: Name of the error's class; empty unless failed.
+      lasting: Whether it would fail again.
     """
 
     state: str
     summary: Summary
     error: str = ""
+    lasting: bool = False
 
 
 class Interrupted(Exception):
@@ -181,7 +183,7 @@ def _failure(error: Exception | SystemExit) -> NodeResult:
     text = str(error).strip() or kind
     if isinstance(error, UserError):
         line, *details = text.splitlines()
-        return NodeResult(FAILED, Summary(line, tuple(details)), kind)
+        return NodeResult(FAILED, Summary(line, tuple(details)), kind, lasts(error))
     return NodeResult(FAILED, Summary(f"{kind}: {text.splitlines()[-1][:500]}"), kind)
 
 

@@ -60,6 +60,7 @@ STATUS = {
     BUSY: BUSY_STATUS,
     INTERRUPTED: 130,
 }
+_WRONG_USAGE = 2
 _OUTCOMES = {
     0: NOTHING_NEW,
     3: STOPPED_BY_GATE,
@@ -149,6 +150,7 @@ class Attempt:
       ended: When the last one ended.
       run_id: The last one.
       reasons: Why it ended as it did.
+      lasting: Whether it would fail again, if nothing but time passes.
     """
 
     outcome: str
@@ -156,6 +158,11 @@ class Attempt:
     ended: datetime
     run_id: str = ""
     reasons: tuple[str, ...] = ()
+    lasting: bool = False
+
+    def is_over(self, retries: int) -> bool:
+        """Whether it is not tried again within a firing: it did not fail, or once too often."""
+        return self.outcome != FAILED or self.lasting or self.number > retries
 
 
 @dataclass(frozen=True)
@@ -298,12 +305,12 @@ def decide(
             "this data, configuration and code, and was rolled back."
         )
     last = state.attempts.get(subject(situation, alarm))
-    if last and last.outcome != FAILED:
+    if last and (last.outcome != FAILED or last.lasting):
         reasons = "".join(f"\n  {line}" for line in last.reasons)
         return Idle(
             f"Nothing new: run {last.run_id} of this data, configuration and code ended "
             f"{last.outcome}; it is not tried again until one of them, or what is served, "
-            f"changes.{reasons}"
+            f"changes, or somebody starts `run`.{reasons}"
         )
     if last:
         due = last.ended + backoff.pause(last.number)
@@ -553,7 +560,7 @@ class Schedule:
             state.problem = None
             outcome = self._run(state, situation, alarm, decision)
             last = state.attempts.get(subject(situation, alarm))
-            if outcome != FAILED or (last and last.number > self.backoff.retries):
+            if outcome != FAILED or (last and last.is_over(self.backoff.retries)):
                 return outcome
         return INTERRUPTED
 
@@ -687,7 +694,12 @@ class Schedule:
             self.say(f"Run {launched.run_id} was interrupted.")
             return INTERRUPTED
         attempt = Attempt(
-            record.outcome, launched.number, self.clock.now(), launched.run_id, record.reasons
+            record.outcome,
+            launched.number,
+            self.clock.now(),
+            launched.run_id,
+            record.reasons,
+            record.lasting,
         )
         for name in launched.subjects:
             _remember(state.attempts, name, attempt)
@@ -696,7 +708,7 @@ class Schedule:
         version = f" version {record.version}" if record.version else ""
         reasons = "".join(f"\n  {line}" for line in record.reasons)
         self.say(f"Run {launched.run_id}: {record.outcome}{version}.{reasons}")
-        if record.outcome != FAILED or launched.number > self.backoff.retries:
+        if attempt.is_over(self.backoff.retries):
             state.untold = _message(
                 record.outcome,
                 model=launched.model_name,
@@ -729,6 +741,7 @@ class Schedule:
             ended=_iso(self.clock.now()),
             outcome=outcome,
             reasons=reasons or _last_lines(screen),
+            lasting=status == _WRONG_USAGE,
             months=record.months or launched.months,
         )
         record.write(self.directory)

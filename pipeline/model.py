@@ -13,7 +13,7 @@ import tensorflow_transform as tft
 import tf_keras
 from tfx import v1 as tfx
 
-from components.errors import UserError
+from components.errors import DataError, UserError
 from components.keras_setup import skip_autograph_of_keras
 from components.networks import Columns, ReportProgress, columns_of_files, select_inputs
 from components.weight_average import AverageWeights
@@ -35,6 +35,7 @@ def run_fn(fn_args: tfx.components.FnArgs) -> None:
         `base_model` is the folder of the served model where `warm_start` is not 0.
 
     Raises:
+      DataError: If the labels of a split are not 0 and 1, both of them.
       UserError: If learning diverges.
     """
     skip_autograph_of_keras()
@@ -44,6 +45,8 @@ def run_fn(fn_args: tfx.components.FnArgs) -> None:
     schema = graph.transformed_metadata.schema
     train = columns_of_files(fn_args.train_files, schema)
     evaluation = columns_of_files(fn_args.eval_files, schema)
+    check_labels("train", train[LABEL])
+    check_labels("eval", evaluation[LABEL])
     prior = float(train[LABEL].mean())
     model = build_model(config, vocabulary_sizes(graph), train[NUMERIC].shape[1], prior)
     start: dict[str, Any] = {}
@@ -56,6 +59,22 @@ def run_fn(fn_args: tfx.components.FnArgs) -> None:
     save_model(model, graph, fn_args.serving_model_dir)
     with tfx.dsl.io.fileio.open(os.path.join(fn_args.model_run_dir, "training.json"), "w") as file:
         file.write(json.dumps(summary))
+
+
+def check_labels(split: str, labels: np.ndarray) -> None:
+    """Refuses labels from which there is nothing to learn, or by which nothing is to be measured.
+
+    Raises:
+      DataError: If they are not 0 and 1, both of them.
+    """
+    values = np.unique(labels)
+    if values.tolist() != [0, 1]:
+        shown = ", ".join(f"{value:g}" for value in values[:5])
+        raise DataError(
+            f"{split}: the values of the label {LABEL!r} are {shown or 'none'}; 0 and 1 are "
+            f"needed, both of them ({len(labels):,} rows). Are the labels of these months there "
+            "yet?"
+        )
 
 
 def vocabulary_sizes(graph: tft.TFTransformOutput) -> dict[str, int]:

@@ -13,6 +13,7 @@ Tensors = dict[str, tf.Tensor]
 
 _RARE = 20  # A category seen less often shares one id with those never seen.
 _HALF_LIFE = 60 * 24 * 3600  # Seconds; a row that much older than the newest counts half.
+_STEADY = 1e-5  # Of the mean; deviations as small are the rounding of 32-bit numbers.
 _CLIP = 4.0  # Standard deviations; keeps an extreme from saturating the network.
 
 
@@ -43,7 +44,7 @@ def preprocessing_fn(inputs: Tensors) -> dict[str, tf.Tensor]:
     departure = _minutes(inputs["sched_dep_time"])
     outputs["hour"] = _cyclic_id(departure // 60, IDS["hour"])
     outputs["weekday"] = _cyclic_id(inputs["day_of_week"] - 1, IDS["weekday"])
-    scaled = tft.scale_to_z_score(_numbers(inputs, departure), elementwise=True)
+    scaled = _standard_scores(_numbers(inputs, departure))
     known = tf.where(tf.math.is_nan(scaled), tf.zeros_like(scaled), scaled)
     outputs[NUMERIC] = tf.concat(
         [
@@ -57,6 +58,20 @@ def preprocessing_fn(inputs: Tensors) -> dict[str, tf.Tensor]:
     age = tf.cast(tft.max(inputs[TIME]) - inputs[TIME], tf.float32)
     outputs[WEIGHT] = tf.pow(0.5, age / _HALF_LIFE)
     return outputs
+
+
+def _standard_scores(numbers: tf.Tensor) -> tf.Tensor:
+    """Each column less its mean, in its standard deviations; 0 where it does not vary.
+
+    No weight has learned what else such a column may hold. `tft.scale_to_z_score` hands on its
+    distance from the mean, and divides by what rounding leaves of a variance.
+    """
+    mean = tft.mean(numbers, reduce_instance_dims=False)
+    deviation = tf.sqrt(tft.var(numbers, reduce_instance_dims=False))
+    varies = deviation > _STEADY * tf.abs(mean)
+    # A whole tensor of it: TFLite's own operator does not broadcast the condition.
+    varies = tf.logical_and(varies, tf.ones_like(numbers, dtype=tf.bool))
+    return tf.where(varies, (numbers - mean) / deviation, tf.zeros_like(numbers))
 
 
 def _numbers(inputs: Tensors, departure: tf.Tensor) -> tf.Tensor:

@@ -168,13 +168,13 @@ class ModelDirectory:
         )
         return record
 
-    def find_digest(self, digest: str) -> int | None:
-        """The version that was published with this model digest, or None.
+    def find(self, name: str, value: str) -> int | None:
+        """The version whose provenance record has this value under a name, or None.
 
         One that a server can load goes before one that was rolled back.
         """
         for version in (*reversed(self.versions()), *reversed(self.rolled_back())):
-            if self.provenance(version).get("model_digest") == digest:
+            if self.provenance(version).get(name) == value:
                 return version
         return None
 

@@ -21,7 +21,7 @@ from tfx.v1.types import standard_artifacts as standard
 from tfx_bsl.coders import example_coder
 
 from components.artifacts import statistics_uri
-from components.data_gate import DataGate, parse_warn_only
+from components.data_gate import DataGate, _find_label_unusable, parse_warn_only
 from components.errors import BlockingAnomalies, UserError
 from components.span_example_gen import Columns, to_example_batch
 from pipeline.config import GateConfig
@@ -464,3 +464,133 @@ def test_what_the_gate_finds_itself_can_be_made_a_warning_too(tmp_path: Path) ->
 def test_a_feature_that_the_schema_does_not_have_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="the schema has no feature altitude"):
         pass_gate(tmp_path, features=("temp", "altitude"), test=month(201303))
+
+
+# Labels that nobody can learn from
+
+
+def only_label(value: object) -> Fault:
+    return convert("late", lambda late: np.full(len(late), value))
+
+
+@pytest.mark.parametrize("split", ["train", "eval", "test"])
+@pytest.mark.parametrize("value", [0, 1])
+def test_labels_of_one_value_stop_the_run_in_any_split(
+    tmp_path: Path, split: str, value: int
+) -> None:
+    broken = month(201303).copy()
+    only_label(value)(broken)
+    splits = {"train": month(201303), "eval": month(201303)} | {split: broken}
+    with pytest.raises(BlockingAnomalies) as stopped:
+        pass_gate(tmp_path, **splits)
+    assert (
+        f"{split}: late: LABEL_UNUSABLE: all of {len(broken):,} labels are {value}; both 0 and 1 "
+        "are needed. Are the labels of these months there yet?" in str(stopped.value)
+    )
+
+
+@pytest.mark.parametrize(
+    ("labels", "reason"),
+    [
+        ([0.0, 1.0, math.nan, math.nan], "2 of 4 rows have no label"),
+        ([math.nan] * 4, "have no label|has a label"),
+        ([None] * 4, "none of 4 rows has a label"),
+        ([1, 2, 1, 2], "the labels are 1 to 2, not 0 and 1"),
+        ([-1, 1, -1, 1], "the labels are -1 to 1, not 0 and 1"),
+        (["0", "1", "0", "1"], "the labels are no numbers"),
+    ],
+)
+def test_labels_that_no_schema_refuses_are_refused(labels: list[Any], reason: str) -> None:
+    statistics = tfdv.generate_statistics_from_dataframe(
+        pd.DataFrame({"late": labels, "x": [1, 2, 3, 4]})
+    )
+    (anomaly,) = _find_label_unusable("train", statistics, "late")
+    assert anomaly.blocks(frozenset())
+    assert re.search(reason, anomaly.description)
+
+
+# What the window says nothing about
+
+
+def test_columns_of_one_value_in_the_whole_window_are_warned_of(tmp_path: Path) -> None:
+    window = month(201303).copy()
+    freeze("temp")(window)
+    replace("origin", "JFK", "EWR")(window)
+    replace("origin", "LGA", "EWR")(window)
+    window["pressure"] = 1013.2 + 1e-5 * (window["day"] % 2)
+    passed = pass_gate(tmp_path, train=window)
+    rows = len(window)
+    assert [line for line in warnings_of(passed) if "CONSTANT" in line] == [
+        f"train: origin: CONSTANT: all of {rows:,} values are 'EWR'; the model can learn nothing "
+        "from it",
+        f"train: temp: CONSTANT: all of {window['temp'].count():,} values are "
+        f"{window['temp'].median():g}, or as good as that; the model can learn nothing from it",
+        f"train: pressure: CONSTANT: all of {rows:,} values are 1013.2, or as good as that; the "
+        "model can learn nothing from it",
+    ]
+
+
+# Months of few rows
+
+
+@cache
+def whole_month(number: int) -> pd.DataFrame:
+    frame = read_month(number).to_pandas()
+    frame["time_hour"] = frame["time_hour"].astype("int64") // 10**9
+    return frame
+
+
+def sample(number: int, rows: int, seed: int) -> pd.DataFrame:
+    return whole_month(number).sample(rows, random_state=seed).reset_index(drop=True)
+
+
+@pytest.mark.parametrize(
+    ("number", "rows", "seed"),
+    [
+        *((201303, 100, seed) for seed in range(6)),
+        *((201303, 200, seed) for seed in range(2)),
+        *((201308, 200, seed) for seed in (7, 16, 19)),  # Without an hour of fog.
+        (201311, 50, 3),
+        (201302, 1000, 1),
+    ],
+)
+def test_a_random_sample_of_a_real_month_passes_however_small(
+    tmp_path: Path, number: int, rows: int, seed: int
+) -> None:
+    pass_gate(tmp_path, served=window_before(number), test=sample(number, rows, seed))
+
+
+def test_a_random_sample_passes_with_its_rows_looked_at(tmp_path: Path) -> None:
+    before = window_before(201303)
+    pass_gate(tmp_path, served=before, train=before, test=sample(201303, 100, 3))
+
+
+@pytest.mark.parametrize(
+    ("fault", "feature"),
+    [
+        (replace("carrier", "UA", "AA"), "carrier"),
+        (replace("carrier", "UA", "U2"), "carrier"),
+        (convert("distance", lambda miles: miles * 1.609), "distance"),
+        (convert("pressure", lambda mbar: mbar * 0.02953), "pressure"),
+        (convert("humid", lambda percent: percent / 100), "humid"),
+        (convert("sched_dep_time", lambda time: time // 2), "sched_dep_time"),
+        (convert("late", lambda late: 1 - late), "late"),
+        (lose("temp", 0.5), "temp"),
+    ],
+)
+def test_a_gross_fault_in_200_rows_still_stops_the_run(
+    tmp_path: Path, fault: Fault, feature: str
+) -> None:
+    broken = sample(201303, 200, 5)
+    fault(broken)
+    with pytest.raises(BlockingAnomalies, match=f"test: {feature}: "):
+        pass_gate(tmp_path, served=window_before(201303), test=broken)
+
+
+def test_what_chance_explains_is_a_warning_that_says_so(tmp_path: Path) -> None:
+    passed = pass_gate(tmp_path, served=window_before(201303), test=sample(201303, 100, 0))
+    (line,) = (x for x in warnings_of(passed) if "carrier: COMPARATOR_L_INFTY_HIGH" in x)
+    assert re.search(r"By chance: so few rows may show 0\.1\d\d?\.$", line)
+    content = Path(passed.uri, "Split-test", "SchemaDiff.pb").read_bytes()
+    kept = anomalies_pb2.Anomalies.FromString(content).anomaly_info["carrier"]
+    assert kept.severity == anomalies_pb2.AnomalyInfo.WARNING

@@ -1,12 +1,19 @@
 """Tests that the error of a Beam worker reaches a person as it was raised."""
 
 import traceback
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from components.errors import BlockingAnomalies, DataError, UserError, from_worker_traceback
+from components.errors import (
+    BlockingAnomalies,
+    DataError,
+    UserError,
+    from_worker_traceback,
+    lasts,
+)
 
 LINE_BREAKS = "\n\v\f\r\x1c\x1d\x1e\x85\u2028\u2029"
 one_line = st.text(
@@ -70,3 +77,39 @@ def test_a_failure_that_is_nobody_s_to_mend_is_not_taken_for_one(text: str) -> N
 @pytest.mark.parametrize("kind", [DataError, BlockingAnomalies])
 def test_what_a_person_can_mend_is_caught_as_user_error(kind: type[UserError]) -> None:
     assert issubclass(kind, UserError)
+
+
+def caused(error: Exception, *causes: Exception) -> Exception:
+    for effect, cause in pairwise((error, *causes)):
+        effect.__cause__ = cause
+    return error
+
+
+@pytest.mark.parametrize(
+    ("error", "lasting"),
+    [
+        (UserError("no such setting"), True),
+        (DataError("all labels are 0"), True),
+        (BlockingAnomalies("1 blocking anomaly"), True),
+        (caused(DataError("a.parquet is no Parquet file"), ValueError("magic bytes")), True),
+        (caused(DataError("a.parquet cannot be read"), OSError("input/output error")), False),
+        (caused(UserError("locked"), ValueError(), TimeoutError("for 600 seconds")), False),
+        (caused(DataError("a.parquet cannot be read"), ConnectionResetError()), False),
+        (OSError("no space left on device"), False),
+        (MemoryError(), False),
+        (ValueError("math domain error"), False),
+    ],
+)
+def test_lasts_tells_what_comes_back_from_what_may_pass(error: Exception, lasting: bool) -> None:
+    assert lasts(error) is lasting
+
+
+@pytest.mark.parametrize(
+    ("cause", "lasting"),
+    [(ValueError("magic bytes"), True), (OSError("input/output error"), False)],
+)
+def test_lasts_knows_the_cause_of_a_worker_s_error(cause: Exception, lasting: bool) -> None:
+    text = worker_text(cause, DataError("a.parquet cannot be read"))
+    recovered = from_worker_traceback(text)
+    assert recovered is not None
+    assert lasts(recovered) is lasting

@@ -22,6 +22,7 @@ from components.pusher import Pusher
 from serving.directory import ModelDirectory, model_digest
 from serving.keys import SignatureError, TrustStore, ensure_key_pair
 from serving.private_copy import private_copy
+from tests.components.small_model import VOCABULARY, export
 
 WARMUP = "assets.extra/tf_serving_warmup_requests"
 MODEL = {"saved_model.pb": b"graph", TFLITE_MODEL: b"tflite", "variables/index": b"index"}
@@ -313,3 +314,63 @@ def test_the_digest_that_is_recorded_is_that_of_the_model_without_warmup_request
     assert run.directory.provenance(version)["model_digest"] == model_digest(model)
     saved = json.loads(Path(run.directory.provenance_uri(version), "provenance.json").read_text())
     assert saved["model_digest"] != model_digest(run.directory.version_uri(version))
+
+
+def exported(folder: Path, **changes: Any) -> dict[str, bytes]:
+    return read(str(export(folder, **changes)))
+
+
+def test_pusher_does_not_publish_a_model_twice_whose_bytes_alone_differ(
+    run: Run, tmp_path: Path
+) -> None:
+    first = exported(tmp_path / "first")
+    second = exported(tmp_path / "second")  # Its functions have other numbers in their names.
+    assert first["saved_model.pb"] != second["saved_model.pb"]
+    run.push()
+    run.push(first)
+    version = run.directory.served()
+    pushed = run.push(second)
+    assert pushed.get_string_custom_property("reason") == f"the same model is version {version}"
+    run.directory.rollback()
+    assert run.push(second).get_string_custom_property("reason") == (
+        f"the same model is version {version}, which was rolled back"
+    )
+    swapped = (VOCABULARY[1], VOCABULARY[0], *VOCABULARY[2:])
+    other = exported(tmp_path / "other", vocabulary=swapped)
+    assert run.push(other).get_int_custom_property("pushed") == 1
+
+
+def test_pusher_does_not_publish_what_was_made_from_the_same_as_a_version_rolled_back(
+    run: Run,
+) -> None:
+    run.push(run_key="old")
+    run.push({**MODEL, TFLITE_MODEL: b"new"}, run_key="new")
+    version = run.directory.served()
+    run.directory.rollback()
+    pushed = run.push({**MODEL, TFLITE_MODEL: b"by chance another"}, run_key="new")
+    assert pushed.get_string_custom_property("reason") == (
+        f"version {version} was made from the same data, configuration and code, and was rolled "
+        "back: promote it, or change one of them"
+    )
+    assert len(run.directory.versions()) == 1
+    run.push({**MODEL, TFLITE_MODEL: b"newer"}, run_key="newer")
+    assert len(run.directory.versions()) == 2
+
+
+def test_pusher_publishes_another_model_of_the_same_data_while_none_was_rolled_back(
+    run: Run,
+) -> None:
+    run.push(run_key="same")
+    pushed = run.push({**MODEL, TFLITE_MODEL: b"by chance another"}, run_key="same")
+    assert pushed.get_int_custom_property("pushed") == 1
+
+
+def test_pusher_knows_a_version_of_old_by_the_digest_of_its_files(run: Run) -> None:
+    run.push()
+    (version,) = run.directory.versions()
+    path = Path(run.directory.provenance_uri(version), "provenance.json")
+    record = json.loads(path.read_text())
+    del record["model_identity"]
+    path.write_text(json.dumps(record))
+    reason = run.push().get_string_custom_property("reason")
+    assert reason == f"the same model is version {version}"

@@ -14,7 +14,6 @@ import pyarrow as pa
 import pytest
 import tensorflow as tf
 import tensorflow_data_validation as tfdv
-from scipy.spatial.distance import jensenshannon
 from tensorflow_metadata.proto.v0 import schema_pb2
 from tfx.v1.types import standard_artifacts as standard
 from tfx_bsl.coders import example_coder
@@ -23,7 +22,7 @@ from components.artifacts import statistics_uri
 from components.errors import UserError
 from components.monitoring_page import render
 from components.request_example_gen import Requests
-from components.serving_monitor import ServingMonitor, jensen_shannon
+from components.serving_monitor import ServingMonitor
 from components.span_example_gen import Columns, to_example_batch
 from pipeline.config import MonitorConfig
 from pipeline.features import LABEL, PROBABILITY, RAW_FEATURES
@@ -242,7 +241,19 @@ def test_what_comes_from_the_log_is_escaped_on_the_page(monitor: Monitor) -> Non
     assert page.count("<svg") == 3
 
 
-def test_the_divergence_is_that_of_jensen_and_shannon() -> None:
-    first, second = np.array([0.5, 0.5, 0.0]), np.array([0.1, 0.2, 0.7])
-    assert jensen_shannon(first, second) == pytest.approx(jensenshannon(first, second, 2) ** 2)
-    assert jensen_shannon(np.array([1.0, 0]), np.array([0, 1.0])) == 1
+@pytest.mark.parametrize("seed", range(3))
+def test_a_period_of_few_requests_raises_no_alarm_by_chance(monitor: Monitor, seed: int) -> None:
+    march = month(201303).sample(150, random_state=seed).reset_index(drop=True)
+    report = monitor(march)
+    assert [check["text"] for check in report["checks"] if check["alarms"]] == []
+
+
+def test_a_gross_fault_in_few_requests_is_an_alarm(monitor: Monitor) -> None:
+    march = month(201303).sample(200, random_state=1).reset_index(drop=True)
+    march["carrier"] = march["carrier"].replace("UA", "ZZ")
+    march["pressure"] *= 0.02953
+    checks = [check for check in monitor(march)["checks"] if check["alarms"]]
+    assert {(check["kind"], check["subject"]) for check in checks} >= {
+        ("unseen", "carrier"),
+        ("skew", "pressure"),
+    }

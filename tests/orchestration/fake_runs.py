@@ -84,7 +84,7 @@ def run(world: World, run_id: str, *options: str) -> int:
 
 def _do(world: World, run_id: str, step: dict[str, Any]) -> int:
     status = step.get("status", 0)
-    outcome = {0: "pushed", 1: "failed", 3: "stopped by the gate", 4: "not blessed"}[status]
+    outcome = {0: "pushed", 1: "failed", 2: "", 3: "stopped by the gate", 4: "not blessed"}[status]
     facts = {"run_id": run_id, "started": "2026-01-01T00:00:00+00:00"}
 
     def record(**more: Any) -> None:
@@ -106,7 +106,8 @@ def _do(world: World, run_id: str, step: dict[str, Any]) -> int:
         world.serve(version, key=KEY)
         record(outcome=outcome, version=version)
     else:
-        record(outcome=outcome, reasons=step.get("reasons", []))
+        lasting = step.get("lasting", False)
+        record(outcome=outcome, reasons=step.get("reasons", []), lasting=lasting)
     return int(status)
 
 

@@ -489,6 +489,27 @@ def test_a_failed_run_is_tried_again_with_growing_pauses_and_then_reported(
     assert [t["outcome"] for t in desk.told] == ["failed", "failed", "pushed"]
 
 
+@pytest.mark.parametrize(
+    "step",
+    [
+        {"status": 1, "lasting": True, "reasons": ["all labels are 0"]},
+        {"status": 2, "record": False, "say": "no such setting"},
+    ],
+)
+def test_a_run_that_would_fail_again_is_reported_once_and_not_tried_again(
+    desk: Desk, world: World, step: dict[str, Any]
+) -> None:
+    world.plan(step)
+    assert desk.fire() == "failed"
+    desk.clock.time += timedelta(days=1)
+    assert desk.fire() == "nothing new"
+    assert len(world.ran()) == 1
+    assert [(t["outcome"], t["attempt"]) for t in desk.told] == [("failed", 1)]
+    assert "not tried again until one of them, or what is served, changes" in desk.said[-1]
+    desk.key = "other data"
+    assert desk.fire() == "pushed"
+
+
 def test_a_run_that_fails_once_is_no_failure(desk: Desk, world: World) -> None:
     world.plan({"status": 1})
     assert desk.fire() == "pushed"

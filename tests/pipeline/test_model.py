@@ -9,7 +9,7 @@ import pytest
 import tf_keras
 
 from components import progress
-from components.errors import UserError
+from components.errors import DataError, UserError
 from components.keras_setup import skip_autograph_of_keras
 from pipeline import model as network
 from pipeline.config import TrainingConfig
@@ -98,3 +98,22 @@ def test_the_same_seed_gives_the_same_network(tmp_path: object) -> None:
         network._fit(model, config, make_rows(1000, 1), make_rows(500, 2), str(tmp_path))
         answers.append(model.predict(make_rows(50, 3), verbose=0))
     np.testing.assert_allclose(answers[0], answers[1], atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("labels", "shown"),
+    [
+        ([0, 0, 0], "are 0; 0 and 1 are needed"),
+        ([1, 1], "are 1; 0 and 1 are needed"),
+        ([1, 2], "are 1, 2; 0 and 1 are needed"),
+        ([0.0, 1.0, np.nan], "are 0, 1, nan; 0 and 1 are needed"),
+        ([], "are none; 0 and 1 are needed"),
+    ],
+)
+def test_check_labels_refuses_what_is_not_0_and_1(labels: list[float], shown: str) -> None:
+    with pytest.raises(DataError, match=f"eval: the values of the label 'late' {shown}, both"):
+        network.check_labels("eval", np.array(labels).reshape(-1, 1))
+
+
+def test_check_labels_accepts_0_and_1() -> None:
+    network.check_labels("train", np.array([[0], [1], [1]]))

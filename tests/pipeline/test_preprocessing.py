@@ -14,11 +14,22 @@ import tensorflow as tf
 import tensorflow_data_validation as tfdv
 import tensorflow_transform as tft
 import tensorflow_transform.beam as tft_beam
-from tensorflow_transform.tf_metadata import schema_utils
+import tf_keras
+from tensorflow_transform.tf_metadata import dataset_metadata, schema_utils
 from tfx_bsl.public import tfxio
 
+from components.quantizer.conversion import convert
 from pipeline.config import load_config
-from pipeline.features import LABEL, NUMERIC, RAW_FEATURES, TIME, VOCABULARIES, WEIGHT
+from pipeline.export import RAW_SIGNATURE, save_model
+from pipeline.features import (
+    LABEL,
+    NUMERIC,
+    PROBABILITY,
+    RAW_FEATURES,
+    TIME,
+    VOCABULARIES,
+    WEIGHT,
+)
 from pipeline.preprocessing import preprocessing_fn
 from tests.conftest import PROJECT, read_month, thin
 
@@ -33,7 +44,24 @@ def rows() -> list[Row]:
 @pytest.fixture(scope="module")
 def graph(rows: list[Row], tmp_path_factory: pytest.TempPathFactory) -> tft.TFTransformOutput:
     """A transform graph learned from a sample of March."""
-    folder = tmp_path_factory.mktemp("transform")
+    return learn(rows, tmp_path_factory.mktemp("transform"))
+
+
+# As 32-bit numbers go: 1013.2 is not one of them, and its variance comes out above 0.
+CONSTANT = {"temp": 51.3, "pressure": 1013.2, "distance": 733.0, "visib": 0.0, "wind_gust": None}
+
+
+@pytest.fixture(scope="module")
+def constant_graph(
+    rows: list[Row], tmp_path_factory: pytest.TempPathFactory
+) -> tft.TFTransformOutput:
+    """A transform graph learned from rows with columns that do not vary, or that nobody filled."""
+    same = [row | CONSTANT | {"humid": None, "origin": "EWR"} for row in rows]
+    same[0] = same[0] | {"pressure": 1013.2001}
+    return learn(same, tmp_path_factory.mktemp("constant"))
+
+
+def learn(rows: list[Row], folder: Path) -> tft.TFTransformOutput:
     source = tfxio.TFExampleBeamRecord(physical_format="inmem", schema=SCHEMA).Project(list(SPEC))
     with (
         beam.Pipeline(argv=list(load_config().beam_args)) as pipeline,
@@ -44,6 +72,8 @@ def graph(rows: list[Row], tmp_path_factory: pytest.TempPathFactory) -> tft.TFTr
             preprocessing_fn
         )
         _ = function | tft_beam.WriteTransformFn(str(folder / "graph"))
+        metadata = dataset_metadata.DatasetMetadata(SCHEMA)
+        _ = metadata | tft_beam.WriteMetadata(str(folder / "graph" / "metadata"), pipeline)
     return tft.TFTransformOutput(str(folder / "graph"))
 
 
@@ -171,3 +201,42 @@ def test_the_transformation_is_saved_without_the_rows_it_was_learned_from(
 ) -> None:
     size = sum(p.stat().st_size for p in Path(graph.transform_savedmodel_dir).rglob("*.*"))
     assert size < 500_000
+
+
+def test_a_column_that_did_not_vary_in_training_is_0_whatever_comes(
+    constant_graph: tft.TFTransformOutput, rows: list[Row]
+) -> None:
+    usual = rows[0] | CONSTANT
+    other = {"temp": 90.0, "pressure": 990.0, "distance": 2475.0, "visib": 10.0, "wind_gust": 40.0}
+    strange = [usual | {name: value} for name, value in other.items()]
+    strange += [usual | {"humid": 50.0}, usual | {"temp": math.inf}]
+    numbers = transform(constant_graph, [usual, *strange])[NUMERIC]
+    np.testing.assert_array_equal(numbers[1:], np.tile(numbers[0], (len(strange), 1)))
+
+
+def test_the_tflite_model_feeds_0_for_such_a_column_too(
+    constant_graph: tft.TFTransformOutput, rows: list[Row], tmp_path: Path
+) -> None:
+    """The edge model is made of the same graph; it must also have operators for it."""
+    names = (*VOCABULARIES, "hour", "weekday")
+    inputs: dict[str, Any] = {n: tf_keras.Input((1,), dtype=tf.int64, name=n) for n in names}
+    width = transform(constant_graph, rows[:1])[NUMERIC].shape[1]
+    inputs[NUMERIC] = tf_keras.Input((width,), name=NUMERIC)
+    dense = tf_keras.layers.Dense(1, "sigmoid", kernel_initializer="ones", name=PROBABILITY)
+    model = tf_keras.Model(inputs, dense(0.1 * inputs[NUMERIC]))
+    save_model(model, constant_graph, str(tmp_path))
+    content = convert(str(tmp_path), RAW_SIGNATURE, float16=False, quantize=False, sparse=False)
+    edge = tf.lite.Interpreter(model_content=content).get_signature_runner(RAW_SIGNATURE)
+    saved = tf.saved_model.load(str(tmp_path)).signatures[RAW_SIGNATURE]
+    usual = rows[0] | CONSTANT
+    asked = [usual, usual | {"temp": 90.0, "pressure": 990.0, "humid": 50.0}, rows[1]]
+    raw = {}
+    for name in RAW_FEATURES:
+        column = [row[name] for row in asked]
+        is_text = SPEC[name].dtype == tf.string
+        column = [math.nan if value is None else value for value in column]
+        raw[name] = np.array(column, object if is_text else SPEC[name].dtype.as_numpy_dtype)
+    by_edge = edge(**raw)[PROBABILITY]
+    by_saved = saved(**{n: tf.constant(v) for n, v in raw.items()})[PROBABILITY].numpy()
+    np.testing.assert_allclose(by_edge, by_saved, atol=1e-6)
+    assert by_edge[0] == by_edge[1] != by_edge[2]

@@ -356,7 +356,7 @@ def test_a_model_that_was_not_published_whole_is_not_found_by_its_digest(
 ) -> None:
     with crash_after(FILES_TO_COPY - 1), pytest.raises(Crash):
         directory.publish(7, model, provenance)
-    assert directory.find_digest("abc") is None
+    assert directory.find("model_digest", "abc") is None
 
 
 @pytest.mark.parametrize("last", [SAVED_MODEL, "variables/variables.index", "assets/vocabulary"])
@@ -679,11 +679,11 @@ def test_a_digest_finds_a_version_that_was_rolled_back_after_those_that_load(
     for version in (7, 8, 9):
         either.publish(version, model, provenance)
     either.rollback()
-    assert either.find_digest("abc") == 8
+    assert either.find("model_digest", "abc") == 8
     publish(either, 10)
     either.rollback(7)
     either.rollback(8)
-    assert either.find_digest("abc") == 9
+    assert either.find("model_digest", "abc") == 9
 
 
 def test_a_local_version_that_is_in_the_way_is_left_alone(directory: ModelDirectory) -> None:
@@ -1300,9 +1300,9 @@ def test_a_digest_finds_the_newest_version_that_was_published_with_it(
     a_model(Path(directory.uri) / "6")
     for version, source in ((7, provenance), (8, provenance), (9, str(other))):
         directory.publish(version, model, source)
-    assert directory.find_digest("abc") == 8
-    assert directory.find_digest("def") == 9
-    assert directory.find_digest("123") is None
+    assert directory.find("model_digest", "abc") == 8
+    assert directory.find("model_digest", "def") == 9
+    assert directory.find("model_digest", "123") is None
 
 
 def test_a_digest_of_a_version_that_was_deleted_is_not_found(
@@ -1311,7 +1311,7 @@ def test_a_digest_of_a_version_that_was_deleted_is_not_found(
     directory.publish(7, model, provenance)
     for name in MODEL:
         os.remove(os.path.join(directory.version_uri(7), name))
-    assert directory.find_digest("abc") is None
+    assert directory.find("model_digest", "abc") is None
 
 
 # Digests
