@@ -35,22 +35,17 @@ from tests.conftest import PROJECT, Cli, PushedRun
 PUBLISHED = "published"
 
 # Nodes to be killed at work, in the order in which a run after the other gets to them, and seconds
-# within which.
+# within which. The nodes between these are launched, recorded and taken from the cache like them.
 TARGETS = (
     ("SpanExampleGen", 0.5),
-    ("StatisticsGen", 1.0),
-    ("Transform", 3.0),
     ("Trainer", 3.0),
-    ("Pruner", 3.0),
-    ("Quantizer", 4.0),
-    ("Evaluator", 3.0),
     ("ServingValidator", 3.0),
     ("Pusher", 0.4),
     ("Pusher", 0.8),
     (PUBLISHED, 0.1),
 )
 # Others are killed within so many seconds of their start, whatever they do then.
-UNTARGETED, WITHIN = 9, 4.0
+UNTARGETED, WITHIN = 3, 4.0
 LONGEST = 240.0
 
 
@@ -205,5 +200,5 @@ def test_runs_that_are_killed_at_any_moment_harm_nothing(
     assert outcomes["last"] == PUSHED
     # The earliest are killed before they have left a trace.
     assert {outcomes[run_id] for run_id in killed & outcomes.keys()} == {KILLED}
-    assert len(killed & outcomes.keys()) >= len(TARGETS) - 3
+    assert len(killed & outcomes.keys()) >= len(TARGETS) - 2
     assert pushes >= 1  # By the one that was killed just after that.
