@@ -51,6 +51,7 @@ from orchestration.schedule import (
 from pipeline.config import Config, KubeflowConfig, MonitorConfig, load_config
 from pipeline.features import LABEL
 from serving.directory import ModelDirectory, find_models
+from serving.encryption import EncryptionError, load_keys, require_keys
 from serving.signing import KeyFileError, SignatureError, default_public_key, ensure_key_pair
 from serving.signing import verify as verify_signature
 
@@ -572,6 +573,10 @@ def _monitor(
         from components import request_log
         from orchestration import alarms, tfx_internals
         from pipeline.monitoring import create_monitoring_pipeline
+    try:
+        keys = load_keys(config.serving.encryption_keys)
+    except EncryptionError as error:
+        raise UserError(str(error)) from error
     survey = request_log.survey(
         asked.requests,
         config.model_name,
@@ -579,6 +584,7 @@ def _monitor(
         until=asked.until,
         days=asked.days,
         now=time.time(),
+        keys=keys,
     )
     version = _monitored_version(survey.versions, asked, str(directory.serving))
     console.print(
@@ -865,6 +871,7 @@ def _run(
     """Runs the pipeline, and returns the record with the outcome."""
     config, run_id = prepared.config, record.run_id
     signing_key = _signing_key(config, directory)
+    encryption_keys = _encryption_keys(config)
     logs = directory.logs(run_id)
     logs.mkdir(parents=True, exist_ok=True)
     start_fork_server(logs / "imports.log")
@@ -881,6 +888,7 @@ def _run(
         served_version=prepared.situation.served or 0,
         run_key=prepared.situation.run_key,
         signing_key=signing_key,
+        encryption_keys=encryption_keys,
         metadata_path=str(directory.metadata),
         enable_cache=use_cache,
     )
@@ -923,6 +931,21 @@ def _signing_key(config: Config, directory: OutputDirectory) -> str:
         ).private
     except KeyFileError as error:
         raise UserError(str(error)) from error
+
+
+def _encryption_keys(config: Config) -> str:
+    """File of the keys that versions are encrypted with; "" for the environment, or none.
+
+    Raises:
+      UserError: If there is no key to encrypt with, which the Pusher would find out last.
+    """
+    path = config.serving.encryption_keys
+    try:
+        if config.serving.encrypt:
+            require_keys(path)
+    except EncryptionError as error:
+        raise UserError(str(error)) from error
+    return str(Path(path).resolve()) if path else ""
 
 
 def _conclude(

@@ -228,6 +228,9 @@ class ServingConfig:
       warmup_rows: Rows that each server asks a version about before its clients do.
       sign: 1 to sign versions, 0 to leave them unsigned.
       signing_key: File of the private key; "" for one of the output directory, made on first use.
+      encrypt: 1 to encrypt versions, 0 to leave them plain.
+      encryption_keys: File of the keys that versions are encrypted with, and that versions and the
+        request log are decrypted with; "" for the variable `FLIGHTDECK_ENCRYPTION_KEYS`.
       keep_versions: Newest versions to keep, besides those with a label; 0 for all.
     """
 
@@ -241,6 +244,8 @@ class ServingConfig:
     warmup_rows: Annotated[int, Field(ge=0, le=1000)] = 10
     sign: Annotated[int, Field(ge=0, le=1)] = 1
     signing_key: str = ""
+    encrypt: Annotated[int, Field(ge=0, le=1)] = 0
+    encryption_keys: str = ""
     keep_versions: Annotated[int, Field(ge=0)] = 10
 
 

@@ -56,13 +56,17 @@ def create_monitoring_pipeline(
         output=PROBABILITY,
         data_uri=config.data.uri,
         label=LABEL,
+        encryption_keys=config.serving.encryption_keys,
         **period,
     )
     statistics_gen = StatisticsGen(
         examples=example_gen.outputs["examples"], schema=schema_gen.outputs["schema"]
     )
     served_model = ServedModel(
-        serving_dir=serving_dir, model_name=config.model_name, version=version
+        serving_dir=serving_dir,
+        model_name=config.model_name,
+        version=version,
+        encryption_keys=config.serving.encryption_keys,
     )
     monitor = ServingMonitor(
         examples=example_gen.outputs["examples"],

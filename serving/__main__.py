@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 import click
 
 from serving.directory import ModelDirectory, exists, file_sizes, find_models
+from serving.encryption import EncryptionError, add_key, load_keys, memory_folder, require_keys
 from serving.keys import KeyFileError, SignatureError, TrustStore, default_trust, short_id
 from serving.private_copy import private_copy
 from serving.server.settings import GRPC_PORT, REST_PORT, ServerSettings
@@ -21,6 +22,7 @@ _SERVING_DIR = "output/serving_model"
 _LIVE, _OLDER, _ROLLED_BACK = "live", "older", "rolled back"
 _WIDTH_OF_A_FILE = 160
 _ROOMY = 100
+_MEMORY = "/dev/shm"
 _PORT = click.IntRange(0, 65535)
 _FILE = click.Path(exists=True, dir_okay=False)
 
@@ -61,6 +63,17 @@ def _public_key_option(command: _Command) -> _Command:
         help="Public key of whoever signs, or folder of them (*.pub); may be given again. "
         "Default: the folder keys beside SERVING_DIR.",
     )(command)
+
+
+_encryption_keys_option = click.option(
+    "--encryption-keys",
+    default="",
+    metavar="FILE",
+    help="Keys to decrypt with. Default: the variable FLIGHTDECK_ENCRYPTION_KEYS, if it is set.",
+)
+_decrypt_to_disk_option = click.option(
+    "--decrypt-to-disk", is_flag=True, help="Decrypt also where that is not in memory."
+)
 
 
 def _trust(serving_dir: str, public_keys: tuple[str, ...]) -> TrustStore:
@@ -190,8 +203,14 @@ def unpin(arguments: tuple[str, ...], model: str | None) -> None:
 @main.command()
 @click.argument("arguments", nargs=-1, metavar="[SERVING_DIR] [VERSION ...]")
 @_public_key_option
+@_encryption_keys_option
 @_model_option
-def verify(arguments: tuple[str, ...], public_keys: tuple[str, ...], model: str | None) -> None:
+def verify(
+    arguments: tuple[str, ...],
+    public_keys: tuple[str, ...],
+    encryption_keys: str,
+    model: str | None,
+) -> None:
     """Checks that versions are, file by file, what was signed.
 
     All that a server can load are checked, unless some are given; those may be rolled back.
@@ -204,16 +223,20 @@ def verify(arguments: tuple[str, ...], public_keys: tuple[str, ...], model: str 
     """
     serving_dir, chosen = _split(arguments)
     failed = False
-    with _refusals():
+    with _refusals(), contextlib.ExitStack() as stack:
         directory = _directory(serving_dir, model)
+        keys = load_keys(encryption_keys)
+        parent = stack.enter_context(memory_folder(_MEMORY)) if keys else None
         trust = _trust(serving_dir, public_keys)
         rolled_back = directory.rolled_back()
         for version in chosen or directory.versions():
             try:
                 aside = version in rolled_back
-                with private_copy(directory, version, trust, rolled_back=aside) as copy:
+                with private_copy(
+                    directory, version, trust, rolled_back=aside, parent=parent, keys=keys
+                ) as copy:
                     signed = copy.signed
-            except (SignatureError, FileNotFoundError) as error:
+            except (SignatureError, EncryptionError, FileNotFoundError) as error:
                 failed = True
                 click.echo(f"version {version}: FAILED, {error}")
             else:
@@ -221,6 +244,105 @@ def verify(arguments: tuple[str, ...], public_keys: tuple[str, ...], model: str 
                 key = short_id(signed.key_id)
                 click.echo(f"version {version}: ok, signed {signed.time} by the key {key}")
     sys.exit(int(failed))
+
+
+@main.command()
+@click.argument("serving_dir")
+@click.argument("target")
+@click.option("--model", "models", multiple=True, metavar="NAME", help="Default: all models.")
+@_public_key_option
+@_encryption_keys_option
+@_decrypt_to_disk_option
+@click.option(
+    "--follow", is_flag=True, help="Go on, until SIGTERM, with versions that come and go."
+)
+@click.option(
+    "--poll-seconds",
+    type=click.FloatRange(min=0.05),
+    default=2.0,
+    show_default=True,
+    help="Time between two looks for other versions.",
+)
+def mirror(
+    serving_dir: str,
+    target: str,
+    models: tuple[str, ...],
+    public_keys: tuple[str, ...],
+    encryption_keys: str,
+    decrypt_to_disk: bool,
+    follow: bool,
+    poll_seconds: float,
+) -> None:
+    """Copies versions to TARGET, verified and decrypted, for TensorFlow Serving, which checks none.
+
+    TARGET gets the newest version of each model that verifies, and those with a label; what was
+    rolled back goes from it. Nobody else should be able to write to it. Where there are keys, it
+    must be in memory.
+
+    \b
+    Examples:
+      python -m serving mirror /serving-directory /models --public-key /keys/signing.pub
+      python -m serving mirror /serving-directory /models --public-key /keys --follow
+    """
+    from serving.mirror import Mirror
+    from serving.server.logs import start_logging
+
+    start_logging()
+    with _refusals(), contextlib.ExitStack() as stack:
+        keys = load_keys(encryption_keys)
+        trust = _trust(serving_dir, public_keys)
+        os.makedirs(target, exist_ok=True)
+        work = stack.enter_context(memory_folder(target, allow_disk=decrypt_to_disk or not keys))
+        copies = Mirror(
+            serving_dir, target, work, models, trust, lambda: load_keys(encryption_keys)
+        )
+        if follow:
+            copies.follow(poll_seconds)
+        elif not copies.look():
+            raise SignatureError(f"{target} does not have every version that it should have")
+
+
+@main.command()
+@click.argument("file")
+def new_key(file: str) -> None:
+    """Puts a new encryption key first in FILE, which is made where there is none.
+
+    The first key encrypts, all decrypt. To replace a key: make a new one, give FILE to all that
+    read, encrypt again what is there with `reencrypt`, and then delete the line of the old key.
+
+    \b
+    Examples:
+      python -m serving new-key keys/encryption.keys
+    """
+    with _refusals():
+        click.echo(f"Key {add_key(file)} is the first of {file}.")
+
+
+@main.command()
+@click.argument("serving_dir", default=_SERVING_DIR)
+@_encryption_keys_option
+@click.option("--request-log", metavar="DIR", help="Request log to encrypt again as well.")
+def reencrypt(serving_dir: str, encryption_keys: str, request_log: str | None) -> None:
+    """Encrypts with the first key what is encrypted with another one; the rest stays as it is.
+
+    Signatures stay good: they are of what is encrypted.
+
+    \b
+    Examples:
+      python -m serving reencrypt --encryption-keys keys/encryption.keys
+      python -m serving reencrypt --encryption-keys keys/encryption.keys --request-log requests
+    """
+    from serving.encryption import reencrypt_log, reencrypt_versions
+
+    with _refusals():
+        keys = require_keys(encryption_keys)
+        changed = sum(
+            reencrypt_versions(ModelDirectory(serving_dir, name), keys)
+            for name in find_models(serving_dir)
+        )
+        if request_log:
+            changed += reencrypt_log(request_log, keys)
+    click.echo(f"Encrypted {changed} files again, with the key {keys.first}.")
 
 
 @main.command()
@@ -284,6 +406,15 @@ def verify(arguments: tuple[str, ...], public_keys: tuple[str, ...], model: str 
     show_default=True,
     help="Share of the requests to log.",
 )
+@_encryption_keys_option
+@click.option(
+    "--decrypt-to",
+    default=_MEMORY,
+    show_default=True,
+    metavar="DIR",
+    help="Folder in memory for what is decrypted.",
+)
+@_decrypt_to_disk_option
 @click.option("--no-access-log", is_flag=True, help="Do not print a line for each request.")
 def serve(
     serving_dir: str,
@@ -403,7 +534,7 @@ def _read_token(token_file: str | None) -> str:
 def _refusals(*more: type[Exception]) -> Iterator[None]:
     """Shows what the Serving directory refuses as a message, and exits with status 1."""
     expected: tuple[type[Exception], ...] = (
-        *(LookupError, ValueError, OSError, SignatureError),
+        *(LookupError, ValueError, OSError, SignatureError, EncryptionError),
         *more,
     )
     try:

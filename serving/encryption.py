@@ -24,9 +24,11 @@ from __future__ import annotations
 import base64
 import binascii
 import contextlib
+import fcntl
 import os
 import re
 import secrets
+import shutil
 import stat
 import struct
 import tempfile
@@ -34,6 +36,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, BinaryIO
+
+from serving.directory import PROVENANCE_FILE, SIGNATURE_FILE, ModelDirectory, local_path
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -43,11 +47,16 @@ KEYS_VARIABLE = "FLIGHTDECK_ENCRYPTION_KEYS"
 
 SEGMENT_BYTES = 1 << 20
 
+# Read without a key: to list, compare and move versions, and to see who signed one.
+CLEAR_FILES = frozenset({PROVENANCE_FILE, SIGNATURE_FILE, "signed.json"})
+
 _MAGIC = b"\x89FDENC1\n"
 _INFO = b"flightdeck file encryption 1"
 _KEY_BYTES, _SALT_BYTES, _PREFIX_BYTES, _TAG_BYTES = 32, 32, 7, 16
 _LENGTH = struct.Struct(">I")
 _LAST = 1 << 31
+_REENCRYPTED = ".reencrypted"
+_MEMORY_FOLDER = "flightdeck-memory-"
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
 
 
@@ -74,8 +83,8 @@ class Keys:
 def load_keys(path: str = "") -> Keys | None:
     """Reads keys from a file, or from the environment variable `FLIGHTDECK_ENCRYPTION_KEYS`.
 
-    A line is the id of a key and 32 bytes in base64; the first key encrypts, all decrypt. `#` begins
-    a comment.
+    A line is the id of a key and 32 bytes in base64; the first key encrypts, all decrypt. A comment
+    begins with `#`.
 
     Args:
       path: The file; "" for the environment.
@@ -243,12 +252,215 @@ def in_memory(content: Iterable[bytes]) -> Iterator[str]:
 
 
 def key_of(start: bytes) -> str | None:
-    """Id of the key that a file is encrypted with, by its first 128 bytes; None for a plain file."""
+    """Id of the key that a file is encrypted with; None for a plain one.
+
+    Args:
+      start: The first 128 bytes of the file, or all of it.
+    """
     if not start.startswith(_MAGIC):
         return None
     length = start[len(_MAGIC)] if len(start) > len(_MAGIC) else 0
     found = start[len(_MAGIC) + 1 :][:length].decode("ascii", errors="replace")
     return found if _ID.fullmatch(found) else "?"
+
+
+def encrypt_tree(root: str, keys: Keys) -> None:
+    """Encrypts the files of a Serving directory, but for those that are read without a key.
+
+    Args:
+      root: A local folder that nobody else can change, as `private_copy` makes it.
+      keys: The first encrypts.
+    """
+    for path in _files(root):
+        if os.path.basename(path) not in CLEAR_FILES:
+            with open(path, "rb") as file, _replacing(path, f"{path}.new") as new:
+                encryptor = Encryptor(new, keys, _name(path, root))
+                while chunk := file.read(SEGMENT_BYTES):
+                    encryptor.write(chunk)
+                encryptor.end()
+
+
+def decrypt_tree(root: str, keys: Keys | None) -> bool:
+    """Decrypts the files of a Serving directory, if they are encrypted.
+
+    Args:
+      root: A local folder that nobody else can change, as `private_copy` makes it.
+      keys: The keys, if there are any.
+
+    Returns:
+      Whether they were encrypted.
+
+    Raises:
+      EncryptionError: If one is not what was encrypted under its name, or is not encrypted where
+        others are.
+    """
+    encrypted, plain = list[str](), list[str]()
+    for path in _files(root):
+        with open(path, "rb") as file:
+            (plain if key_of(file.read(128)) is None else encrypted).append(path)
+    strange = sorted(p for p in plain if os.path.basename(p) not in CLEAR_FILES)
+    if encrypted and strange:
+        raise EncryptionError(
+            f"{_name(strange[0], root)} is not encrypted, but {_name(encrypted[0], root)} is: "
+            "the version was changed"
+        )
+    for path in encrypted:
+        with open(path, "rb") as file, _replacing(path, f"{path}.new") as new:
+            new.writelines(decrypt(file, _name(path, root), keys))
+    return bool(encrypted)
+
+
+def reencrypt_versions(directory: ModelDirectory, keys: Keys) -> int:
+    """Has the versions of a model that are encrypted be encrypted with the first key.
+
+    It may be ended at any moment and begun again: each file is whole, under one key or the other.
+
+    Args:
+      directory: A local Serving directory.
+      keys: Those that versions are encrypted with, and first the new one.
+
+    Returns:
+      How many files were changed.
+
+    Raises:
+      EncryptionError: If a file cannot be decrypted, or the directory is in an object store.
+      TimeoutError: If the directory stays locked.
+    """
+    root = local_path(directory.serving_dir)
+    if root is None:
+        raise EncryptionError(
+            f"{directory.serving_dir} is in an object store: copy it to a disk, encrypt it again "
+            "there, and copy it back"
+        )
+    with directory.locked():
+        here, aside = directory.versions(), directory.rolled_back()
+        published = {directory.version_uri(version): version for version in here}
+        published |= {directory.rolled_back_uri(version): version for version in aside}
+        names = {
+            path: _name(path.replace(folder, directory.version_uri(version), 1), root)
+            for folder, version in published.items()
+            for path in _files(folder)
+        }
+        for version in (*here, *aside):
+            names |= {path: _name(path, root) for path in _files(directory.provenance_uri(version))}
+        new = os.path.join(directory.uri, ".flightdeck", _REENCRYPTED)
+        return sum(_reencrypt(path, name, keys, new) for path, name in names.items())
+
+
+def reencrypt_log(folder: str, keys: Keys) -> int:
+    """Has the files of a request log that are encrypted be encrypted with the first key.
+
+    Args:
+      folder: A local request log; those of its files that are still being written are left.
+      keys: Those that it is encrypted with, and first the new one.
+
+    Returns:
+      How many files were changed.
+
+    Raises:
+      EncryptionError: If a file cannot be decrypted.
+    """
+    new = os.path.join(folder, _REENCRYPTED)
+    files = (path for path in _files(folder) if path.endswith(".gz"))
+    return sum(_reencrypt(path, _name(path, folder), keys, new) for path in files)
+
+
+def _reencrypt(path: str, name: str, keys: Keys, temporary: str) -> bool:
+    """Encrypts a file again; whether that was needed."""
+    with open(path, "rb") as file:
+        if key_of(file.read(128)) in (None, keys.first):
+            return False
+        file.seek(0)
+        with _replacing(path, temporary) as new:
+            encryptor = Encryptor(new, keys, name)
+            for content in decrypt(file, name, keys):
+                encryptor.write(content)
+            encryptor.end()
+    return True
+
+
+@contextlib.contextmanager
+def memory_folder(parent: str, *, allow_disk: bool = False) -> Iterator[str]:
+    """A folder in memory that this user alone can read; it is gone at the end.
+
+    What processes that were killed left in `parent` is removed.
+
+    Args:
+      parent: Where to make it, such as /dev/shm.
+      allow_disk: Whether `parent` may be on a disk.
+
+    Raises:
+      EncryptionError: If `parent` is not there, or on a disk.
+    """
+    if not os.path.isdir(parent):
+        raise EncryptionError(f"there is no folder {parent} to decrypt into")
+    if not allow_disk and (kind := _file_system(parent)) not in ("tmpfs", "ramfs"):
+        raise EncryptionError(
+            f"{parent} is on a file system of kind {kind}, not in memory: what is decrypted there "
+            "could be read from the disk; name a folder on a tmpfs, or allow it with "
+            "--decrypt-to-disk"
+        )
+    for entry in os.scandir(parent):
+        if entry.name.startswith(_MEMORY_FOLDER) and entry.is_dir(follow_symlinks=False):
+            with contextlib.suppress(OSError), _locked(entry.path):
+                shutil.rmtree(entry.path)
+    folder = tempfile.mkdtemp(prefix=_MEMORY_FOLDER, dir=parent)  # Mode 0700.
+    try:
+        with _locked(folder):
+            yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _locked(folder: str) -> Iterator[None]:
+    """Holds a folder's lock, which ends with the process.
+
+    Raises:
+      OSError: If another process holds it.
+    """
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _file_system(folder: str) -> str:
+    """Kind of the file system that a folder is on, as Linux calls it."""
+    device = os.stat(folder).st_dev
+    wanted = f"{os.major(device)}:{os.minor(device)}"
+    with open("/proc/self/mountinfo", encoding="utf-8", errors="replace") as mounts:
+        for line in mounts:
+            fields = line.split()
+            if fields[2] == wanted:
+                return fields[fields.index("-") + 1]
+    return "unknown"
+
+
+def _files(root: str) -> list[str]:
+    return [os.path.join(folder, name) for folder, _, names in os.walk(root) for name in names]
+
+
+def _name(path: str, root: str) -> str:
+    return os.path.relpath(path, root)
+
+
+@contextlib.contextmanager
+def _replacing(path: str, new: str) -> Iterator[BinaryIO]:
+    """A file of the same mode, `new`, that takes the place of another one when it is whole."""
+    try:
+        with open(new, "wb") as file:
+            os.fchmod(file.fileno(), stat.S_IMODE(os.stat(path).st_mode))
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(new, path)
+    except BaseException:
+        with contextlib.suppress(FileNotFoundError):
+            os.remove(new)
+        raise
 
 
 class _Cipher:

@@ -18,6 +18,7 @@ from typing import Self
 from pyarrow import fs
 
 from serving.directory import SIGNATURE_FILE, ModelDirectory, local_path, open_uri
+from serving.encryption import Keys, decrypt_tree
 from serving.keys import SignatureError, TrustStore
 from serving.signing import Signed, verify
 
@@ -40,11 +41,13 @@ class PrivateCopy:
         what to load, `directory.provenance(version)` where it came from.
       version: Number of the version.
       signed: By which key and when it was signed; None if it was not to be verified.
+      encrypted: Whether it was encrypted where it came from; the copy is not.
     """
 
     directory: ModelDirectory
     version: int
     signed: Signed | None
+    encrypted: bool
 
     def close(self) -> None:
         """Deletes the copy."""
@@ -69,8 +72,9 @@ def private_copy(
     *,
     rolled_back: bool = False,
     parent: str | None = None,
+    keys: Keys | None = None,
 ) -> PrivateCopy:
-    """Copies a version with its provenance into a private folder, and verifies the copy.
+    """Copies a version with its provenance into a private folder, decrypts and verifies the copy.
 
     The folder has mode 0700 and a name that cannot be guessed. Links and devices are refused, not
     followed. What the caller gets is, file by file, what was signed under this model's name and
@@ -82,6 +86,7 @@ def private_copy(
       trust: Keys that may have signed it; None takes it unverified, signed or not.
       rolled_back: Whether to take the version from where those are that were rolled back.
       parent: Folder to make the private one in; None for that of temporary files.
+      keys: What it is decrypted with, if it is encrypted.
 
     Returns:
       The copy. Whoever asked for it closes it when its files are no longer read.
@@ -90,6 +95,7 @@ def private_copy(
       FileNotFoundError: If there is no such version, or it went away meanwhile.
       SignatureError: If it does not verify (see `signing.verify`), has no signature, or holds
         something else than files and folders.
+      EncryptionError: If it is encrypted and cannot be decrypted.
       OSError: If it cannot be copied.
     """
     if directory.model_name in ("", ".", "..") or "/" in directory.model_name:
@@ -107,6 +113,7 @@ def private_copy(
             ) from error
         with contextlib.suppress(FileNotFoundError):  # A version from elsewhere has none.
             _copy_files(directory.provenance_uri(version), copy.provenance_uri(version), budget)
+        encrypted = decrypt_tree(root, keys)
         signed = None
         if trust is not None:
             signature = os.path.join(root, SIGNATURE_FILE)
@@ -116,7 +123,7 @@ def private_copy(
             except FileNotFoundError:
                 raise SignatureError(f"there is no signature {uri}") from None
             signed = verify(copy, version, signature, trust, uri)
-        return PrivateCopy(copy, version, signed)
+        return PrivateCopy(copy, version, signed, encrypted)
     except BaseException:
         shutil.rmtree(root, ignore_errors=True)
         raise

@@ -67,7 +67,8 @@ class RequestLog:
       max_file_seconds: Age at which a file is closed, in seconds.
       max_files: Files to keep of each model; the oldest goes first.
       retry_seconds: Time for which a model is not logged after its file could not be written.
-      keys: What the files are encrypted with; None leaves them plain.
+      load_keys: Gives the keys that a file is encrypted with, None to leave it plain; called for
+        each file, so that a log goes on with a new key.
 
     Raises:
       RequestLogError: If another server writes to the folder.
@@ -83,7 +84,7 @@ class RequestLog:
         max_file_seconds: float = 3600.0,
         max_files: int = 500,
         retry_seconds: float = 10.0,
-        keys: Keys | None = None,
+        load_keys: Callable[[], Keys | None] = lambda: None,
     ):
         self._folder = Path(folder)
         self._sampling = sampling
@@ -92,7 +93,7 @@ class RequestLog:
         self._max_file_seconds = max_file_seconds
         self._max_files = max_files
         self._retry_seconds = retry_seconds
-        self._keys = keys
+        self._load_keys = load_keys
         self._random = random.Random()
         self._queue: queue.Queue[_Request | None] = queue.Queue(_WAITING_REQUESTS)
         self._files: dict[str, _File] = {}
@@ -107,7 +108,7 @@ class RequestLog:
             raise RequestLogError(f"another server writes its request log to {folder}") from None
         for part in self._folder.glob(f"*/*{SUFFIX}{_PART}"):
             try:
-                _recover(part, keys)
+                _recover(part, load_keys())
             except Exception as error:  # A full disk, or a key that is missing: it can wait.
                 reason = str(error)
                 log_event("request log not mended", logging.ERROR, file=str(part), reason=reason)
@@ -184,14 +185,15 @@ class RequestLog:
             self._give_up(name, rows, error)
 
     def _open(self, name: str) -> _File:
+        keys = self._load_keys()
         # While this fails no other file is begun, so that they do not pile up.
         if left := self._left.get(name):
-            _recover(left, self._keys)
+            _recover(left, keys)
             del self._left[name]
         folder = self._folder / name
         folder.mkdir(parents=True, exist_ok=True)
         now = datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%fZ")
-        return _File(folder / f"requests-{now}-{os.getpid()}{SUFFIX}", self._keys)
+        return _File(folder / f"requests-{now}-{os.getpid()}{SUFFIX}", keys)
 
     def _settle(self, name: str, write_out: Callable[[], None]) -> None:
         """Closes or flushes a file; what it holds is then written, or lost."""
@@ -248,7 +250,8 @@ class _File:
     def __init__(self, path: Path, keys: Keys | None, ending: str = _PART):
         self._path = path
         self._part = path.with_name(path.name + ending)
-        self._file = open(self._part, "wb", opener=lambda name, flags: os.open(name, flags, 0o600))
+        descriptor = os.open(self._part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        self._file = os.fdopen(descriptor, "wb")
         self._encryptor: Encryptor | None = None
         self._compressor = zlib.compressobj(wbits=_GZIP)
         self._opened = self._flushed = time.monotonic()

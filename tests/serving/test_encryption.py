@@ -179,9 +179,9 @@ class TestKeys:
         assert key_of(b"\x08\x01plain") is None
 
     def test_a_key_that_is_missing_is_named(self) -> None:
-        with pytest.raises(EncryptionError, match="with the key new, which is not .*: other$"):
+        with pytest.raises(EncryptionError, match=r"with the key new, which is not .*: other$"):
             read(encrypt(b""), Keys({"other": b"n" * 32}))
-        with pytest.raises(EncryptionError, match="with the key new: .*--encryption-keys"):
+        with pytest.raises(EncryptionError, match=r"with the key new: .*--encryption-keys"):
             read(encrypt(b""), None)
 
     def test_another_key_under_the_same_id_is_refused_and_named(self) -> None:
@@ -232,7 +232,7 @@ class TestKeys:
             "id secretsecret",
             "id secretsecretsecretsecretsecretsecretsecret0= more",
             "an/id c2VjcmV0c2VjcmV0c2VjcmV0c2VjcmV0c2VjcmV0c2U=",
-            "id c2VjcmV0c2VjcmV0c2VjcmV0c2VjcmV0c2VjcmV0c2U= \nid c2VjcmV0c2VjcmV0c2VjcmV0c2VjcmV0c2U=",
+            "id c2VjcmV0c2VjcmV0c2VjcmV0c2VjcmV0c2VjcmV0c2U=\n" * 2,
             "# no key",
         ],
     )
