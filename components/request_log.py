@@ -1,8 +1,8 @@
 """Reads the request log of a model server: rows of tf.Examples, in files by model.
 
 The format is that of the embedded server (docs/serving.md): the features as they were sent, and
-beside them `prediction.<output>`, `request.time` and `request.version`. Files may be encrypted; they
-are decrypted one at a time, into memory.
+beside them `prediction.<output>`, `request.time` and `request.version`. Encrypted files are
+decrypted into memory, one at a time.
 """
 
 from __future__ import annotations

@@ -40,6 +40,7 @@ def create_pipeline(
     run_key: str = "",
     signing_key: str = "",
     encryption_keys: str = "",
+    public_keys: Sequence[str] = (),
     metadata_path: str | None = None,
     enable_cache: bool = True,
 ) -> tfx.dsl.Pipeline:
@@ -58,6 +59,8 @@ def create_pipeline(
         it unsigned.
       encryption_keys: File of the keys that versions are encrypted and decrypted with; "" for the
         environment.
+      public_keys: Public keys, or folders of them, that the served version is verified with; none
+        takes it unverified.
       metadata_path: SQLite file of ML Metadata; None where the orchestrator brings its own.
       enable_cache: Whether nodes whose inputs and parameters did not change come from the cache.
 
@@ -85,6 +88,7 @@ def create_pipeline(
         model_name=config.model_name,
         version=served_version,
         encryption_keys=encryption_keys,
+        public_keys=json.dumps(public_keys),
     )
     data_gate = DataGate(
         examples=example_gen.outputs["examples"],
@@ -193,6 +197,8 @@ def create_pipeline(
         signing_key=signing_key,
         encrypt=config.serving.encrypt,
         encryption_keys=encryption_keys,
+        signing_password=config.serving.signing_password,
+        file_mode=config.serving.file_mode,
         keep_versions=config.serving.keep_versions,
     )
     connection = (

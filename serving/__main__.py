@@ -13,16 +13,23 @@ from typing import Any, TypeVar
 import click
 
 from serving.directory import ModelDirectory, exists, file_sizes, find_models
-from serving.encryption import EncryptionError, add_key, load_keys, memory_folder, require_keys
+from serving.encryption import (
+    MEMORY,
+    EncryptionError,
+    add_key,
+    load_keys,
+    memory_folder,
+    require_keys,
+)
 from serving.keys import KeyFileError, SignatureError, TrustStore, default_trust, short_id
 from serving.private_copy import private_copy
 from serving.server.settings import GRPC_PORT, REST_PORT, ServerSettings
+from serving.signing import sign as sign_version
 
 _SERVING_DIR = "output/serving_model"
 _LIVE, _OLDER, _ROLLED_BACK = "live", "older", "rolled back"
 _WIDTH_OF_A_FILE = 160
 _ROOMY = 100
-_MEMORY = "/dev/shm"
 _PORT = click.IntRange(0, 65535)
 _FILE = click.Path(exists=True, dir_okay=False)
 
@@ -104,22 +111,29 @@ def versions(serving_dir: str, model: str | None, as_json: bool) -> None:
 
 @main.command()
 @click.argument("arguments", nargs=-1, metavar="[SERVING_DIR] [VERSION]")
+@click.option("--withdraw", is_flag=True, help="Also the last version: nothing is served then.")
 @_model_option
-def rollback(arguments: tuple[str, ...], model: str | None) -> None:
+def rollback(arguments: tuple[str, ...], withdraw: bool, model: str | None) -> None:
     """Moves a version aside; nothing is deleted.
 
     It is the newest unless one is given. Servers fall back to the newest version that is left; the
-    last one stays.
+    last one stays, unless it is to be withdrawn.
 
     \b
     Examples:
       python -m serving rollback
       python -m serving rollback 1795434497
-      python -m serving rollback /data/serving_model --model my_model
+      python -m serving rollback /data/serving_model --model my_model --withdraw
     """
     serving_dir, chosen = _split(arguments, at_most=1)
     with _refusals():
-        change = _directory(serving_dir, model).rollback(*chosen)
+        change = _directory(serving_dir, model).rollback(*chosen, withdraw=withdraw)
+    if change.served is None:
+        click.echo(
+            f"Withdrew version {change.version}; nothing is live until a version is promoted or "
+            "pushed."
+        )
+        return
     still = "now" if change.version > change.served else "still"
     click.echo(f"Rolled back version {change.version}; live is {still} version {change.served}.")
 
@@ -226,7 +240,7 @@ def verify(
     with _refusals(), contextlib.ExitStack() as stack:
         directory = _directory(serving_dir, model)
         keys = load_keys(encryption_keys)
-        parent = stack.enter_context(memory_folder(_MEMORY)) if keys else None
+        parent = stack.enter_context(memory_folder(MEMORY)) if keys else None
         trust = _trust(serving_dir, public_keys)
         rolled_back = directory.rolled_back()
         for version in chosen or directory.versions():
@@ -346,6 +360,56 @@ def reencrypt(serving_dir: str, encryption_keys: str, request_log: str | None) -
 
 
 @main.command()
+@click.argument("arguments", nargs=-1, metavar="[SERVING_DIR] VERSION")
+@click.option(
+    "--signing-key",
+    metavar="KEY",
+    required=True,
+    help="Private key: its file, env:NAME, fd:NUMBER, or a PKCS #11 URI.",
+)
+@click.option(
+    "--password-from",
+    metavar="PLACE",
+    default="",
+    help="Where its password is: env:NAME, fd:NUMBER, or a file.",
+)
+@_encryption_keys_option
+@_model_option
+def sign(
+    arguments: tuple[str, ...],
+    signing_key: str,
+    password_from: str,
+    encryption_keys: str,
+    model: str | None,
+) -> None:
+    """Signs a version again, under the name and number that it has now.
+
+    A signature is good for one version of one model. Whoever moves a version on purpose, to another
+    model or number, copies its folder and its provenance, verifies them where they came from, and
+    signs it where it is now.
+
+    \b
+    Examples:
+      python -m serving sign 1795434497 --signing-key output/keys/signing.key
+      python -m serving sign /data/serving_model 1795434497 --model my_model \\
+          --signing-key env:SIGNING_KEY --password-from env:SIGNING_PASSWORD
+    """
+    serving_dir, chosen = _split(arguments, at_most=1)
+    if not chosen:
+        raise click.UsageError("Missing argument 'VERSION'.")
+    (version,) = chosen
+    with _refusals():
+        directory = _directory(serving_dir, model)
+        with directory.locked():
+            aside = version in directory.rolled_back()
+            keys = load_keys(encryption_keys)
+            with private_copy(directory, version, None, rolled_back=aside, keys=keys) as copy:
+                sign_version(copy.directory, version, signing_key, password_from)
+                directory.put_signature(version, copy.directory)
+    click.echo(f"Signed version {version} of {directory.model_name}.")
+
+
+@main.command()
 @click.argument("serving_dir", default=_SERVING_DIR)
 @click.option(
     "--model", "models", multiple=True, metavar="NAME", help="A model to serve. Default: all."
@@ -409,7 +473,7 @@ def reencrypt(serving_dir: str, encryption_keys: str, request_log: str | None) -
 @_encryption_keys_option
 @click.option(
     "--decrypt-to",
-    default=_MEMORY,
+    default=MEMORY,
     show_default=True,
     metavar="DIR",
     help="Folder in memory for what is decrypted.",

@@ -37,7 +37,13 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, BinaryIO
 
-from serving.directory import PROVENANCE_FILE, SIGNATURE_FILE, ModelDirectory, local_path
+from serving.directory import (
+    PROVENANCE_FILE,
+    SIGNATURE_FILE,
+    STATEMENT_FILE,
+    ModelDirectory,
+    local_path,
+)
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -45,10 +51,13 @@ if TYPE_CHECKING:
 # What a file of keys holds, where no file is named.
 KEYS_VARIABLE = "FLIGHTDECK_ENCRYPTION_KEYS"
 
+# Where Linux has a folder in memory.
+MEMORY = "/dev/shm"
+
 SEGMENT_BYTES = 1 << 20
 
 # Read without a key: to list, compare and move versions, and to see who signed one.
-CLEAR_FILES = frozenset({PROVENANCE_FILE, SIGNATURE_FILE, "signed.json"})
+CLEAR_FILES = frozenset({PROVENANCE_FILE, SIGNATURE_FILE, STATEMENT_FILE})
 
 _MAGIC = b"\x89FDENC1\n"
 _INFO = b"flightdeck file encryption 1"

@@ -100,7 +100,7 @@ class Mirror:
                     wanted.add(version)
                 else:
                     good = False
-        if wanted or not there:  # Better the last version that was good than none.
+        if wanted or source.withdrawn():  # Better the last version that was good than none.
             for version in have - wanted:
                 away = tempfile.mkdtemp(dir=self._work)
                 os.rename(target.version_uri(version), os.path.join(away, str(version)))

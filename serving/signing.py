@@ -18,7 +18,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from serving.directory import SIGNATURE_FILE, ModelDirectory
+from serving.directory import SIGNATURE_FILE, STATEMENT_FILE, ModelDirectory
 from serving.keys import (
     SignatureError,
     TrustStore,
@@ -30,9 +30,6 @@ from serving.keys import (
 
 if TYPE_CHECKING:
     from model_signing import hashing
-
-# Says which version was signed and when; lies with the provenance, and is signed with it.
-STATEMENT_FILE = "signed.json"
 
 _MAX_SIGNATURE_BYTES = 64 << 20
 _NAMES_TO_SHOW = 5

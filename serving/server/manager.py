@@ -24,6 +24,7 @@ from serving.server.models import LoadedModel
 
 _State = get_model_status_pb2.ModelVersionStatus
 _REMEMBERED = 100
+_NAMED = 10
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,7 @@ class _Model:
     newest: Served | None = None
     states: dict[int, tuple[int, str]] = field(default_factory=dict)
     refused: dict[int, object] = field(default_factory=dict)
+    ignored: list[str] = field(default_factory=list)
 
 
 class ModelManager:
@@ -189,6 +191,10 @@ class ModelManager:
 
     def _update(self, name: str, model: _Model) -> None:
         there = model.directory.versions()
+        ignored = model.directory.ignored()
+        if ignored != model.ignored:
+            log_event("ignored", logging.WARNING, model=name, folders=ignored[:_NAMED])
+            model.ignored = ignored
         labels = {label: v for label, v in self._labels(name, model).items() if v in there}
         loaded = {}
         newest = None
@@ -198,8 +204,8 @@ class ModelManager:
                 if served is not None:
                     loaded[version] = served
                     newest = newest or served
-        if newest is None and model.newest is not None:
-            # Better the last model that was good than none.
+        if newest is None and model.newest is not None and not model.directory.withdrawn():
+            # Better the last model that was good than none, unless none is what is wanted.
             newest = model.newest
             loaded[newest.version] = newest
         gone = [version for version in model.loaded if version not in loaded]

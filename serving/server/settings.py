@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from serving.encryption import MEMORY
 from serving.keys import TrustStore
 
 # TensorFlow Serving's own.
@@ -47,7 +48,7 @@ class ServerSettings:
     prefer_tflite: bool = False
     trust: TrustStore | None = None
     encryption_keys: str = ""
-    decrypt_to: str = "/dev/shm"
+    decrypt_to: str = MEMORY
     decrypt_to_disk: bool = False
     host: str = "127.0.0.1"
     grpc_port: int = GRPC_PORT
