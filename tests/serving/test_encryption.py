@@ -5,16 +5,24 @@ from __future__ import annotations
 import io
 import os
 import re
+import shutil
+import stat
 import struct
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from serving import encryption
+from serving.__main__ import main
 from serving.encryption import (
+    CLEAR_FILES,
     KEYS_VARIABLE,
+    MEMORY,
     EncryptionError,
     Encryptor,
     Keys,
@@ -22,8 +30,13 @@ from serving.encryption import (
     decrypt,
     key_of,
     load_keys,
+    memory_folder,
     require_keys,
 )
+from serving.keys import SignatureError
+from serving.private_copy import private_copy
+from tests.conftest import PROJECT
+from tests.serving.conftest import MODEL_FILES, SECRET, Sealed
 
 SEGMENT = 16
 KEYS = Keys({"new": b"n" * 32, "old": b"o" * 32})
@@ -251,3 +264,190 @@ class TestKeys:
         assert "nnn" not in repr(KEYS)
         with pytest.raises(EncryptionError, match="cannot be read"):
             load_keys(str(tmp_path / "none"))
+
+
+def files_of(folder: str | Path) -> dict[str, bytes]:
+    found = (path for path in Path(folder).rglob("*") if path.is_file())
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in found}
+
+
+class TestVersion:
+    def test_nothing_of_a_published_version_can_be_read_without_a_key(self, sealed: Sealed) -> None:
+        sealed.publish(1)
+        there = files_of(sealed.directory.uri)
+        assert "1/saved_model.pb" in there  # What a server looks for.
+        assert [name for name, content in there.items() if SECRET in content] == []
+        plain = {Path(name).name for name, content in there.items() if key_of(content) is None}
+        assert plain - {"lock"} == CLEAR_FILES
+
+    def test_a_private_copy_is_what_was_pushed_and_it_verifies(self, sealed: Sealed) -> None:
+        sealed.publish(1)
+        with sealed.copy(1) as copy:
+            assert files_of(copy.directory.version_uri(1)) == MODEL_FILES
+            assert SECRET in files_of(copy.directory.provenance_uri(1))["training_statistics.pb"]
+            assert copy.encrypted
+            assert copy.signed is not None
+
+    def test_a_version_that_was_rolled_back_can_be_read(self, sealed: Sealed) -> None:
+        sealed.publish(1)
+        sealed.publish(2)
+        sealed.directory.rollback()
+        with sealed.copy(2, rolled_back=True) as copy:
+            assert files_of(copy.directory.version_uri(2)) == MODEL_FILES
+
+    def test_a_version_without_its_key_says_which_key_it_needs(
+        self, sealed: Sealed, tmp_path: Path
+    ) -> None:
+        sealed.publish(1)
+        with pytest.raises(EncryptionError, match=f"is encrypted with the key {sealed.keys.first}"):
+            private_copy(sealed.directory, 1, sealed.trust)
+        add_key(str(tmp_path / "other"))
+        with pytest.raises(
+            EncryptionError, match=f"with the key {sealed.keys.first}, which is not"
+        ):
+            private_copy(sealed.directory, 1, None, keys=load_keys(str(tmp_path / "other")))
+
+    @pytest.mark.parametrize("source", ["1/model.tflite", "2/saved_model.pb"])
+    def test_files_cannot_be_swapped_within_or_between_versions_even_unsigned(
+        self, sealed: Sealed, source: str
+    ) -> None:
+        sealed.publish(1)
+        sealed.publish(2)
+        root = Path(sealed.directory.uri)
+        shutil.copy(root / source, root / "1" / "saved_model.pb")
+        with pytest.raises(EncryptionError, match=r"toy/1/saved_model\.pb was changed or moved"):
+            private_copy(sealed.directory, 1, None, keys=sealed.keys)
+
+    def test_a_plain_file_among_encrypted_ones_is_refused_even_unsigned(
+        self, sealed: Sealed
+    ) -> None:
+        sealed.publish(1)
+        Path(sealed.directory.version_uri(1), "saved_model.pb").write_bytes(b"malicious")
+        with pytest.raises(EncryptionError, match=r"toy/1/saved_model\.pb is not encrypted, but"):
+            private_copy(sealed.directory, 1, None, keys=sealed.keys)
+
+    def test_an_unsigned_version_that_was_encrypted_with_the_key_is_refused(
+        self, sealed: Sealed
+    ) -> None:
+        sealed.publish(1, sign=False)
+        with pytest.raises(SignatureError, match="there is no signature"):
+            sealed.copy(1)
+
+    def test_a_plain_version_can_be_read_where_there_are_keys(self, sealed: Sealed) -> None:
+        sealed.publish(1, encrypt=False)
+        with sealed.copy(1) as copy:
+            assert not copy.encrypted
+            assert files_of(copy.directory.version_uri(1)) == MODEL_FILES
+
+
+class TestRotation:
+    def test_old_and_new_versions_are_read_and_reencrypt_leaves_the_old_key_unneeded(
+        self, sealed: Sealed
+    ) -> None:
+        sealed.publish(1)
+        sealed.publish(2)
+        sealed.directory.rollback()
+        old = sealed.keys
+        add_key(str(sealed.key_file))
+        sealed.publish(3)
+        assert sealed.keys.first != old.first
+        for version, aside in ((1, False), (2, True), (3, False)):
+            sealed.copy(version, rolled_back=aside).close()
+        done = CliRunner().invoke(
+            main,
+            ["reencrypt", sealed.directory.serving_dir, "--encryption-keys", str(sealed.key_file)],
+        )
+        assert done.exit_code == 0, done.output
+        files = len(MODEL_FILES) + 1
+        assert f"Encrypted {2 * files} files again, with the key {sealed.keys.first}" in done.output
+        lines = sealed.key_file.read_text().splitlines(keepends=True)
+        sealed.key_file.write_text(lines[0])
+        for version, aside in ((1, False), (2, True), (3, False)):
+            sealed.copy(version, rolled_back=aside).close()
+
+    def test_reencrypt_that_fails_leaves_every_file_whole(self, sealed: Sealed) -> None:
+        sealed.publish(1)
+        before = files_of(sealed.directory.uri)
+        sealed.key_file.unlink()
+        add_key(str(sealed.key_file))
+        done = CliRunner().invoke(
+            main,
+            ["reencrypt", sealed.directory.serving_dir, "--encryption-keys", str(sealed.key_file)],
+        )
+        assert done.exit_code == 1
+        assert "is encrypted with the key" in done.output
+        assert files_of(sealed.directory.uri) == before
+
+
+class TestCommands:
+    def verify(self, sealed: Sealed, *more: str) -> tuple[int, str]:
+        public = str(sealed.public_key)
+        arguments = ["verify", sealed.directory.serving_dir, "--public-key", public, *more]
+        done = CliRunner().invoke(main, arguments)
+        return done.exit_code, done.output
+
+    def test_verify_decrypts_first(self, sealed: Sealed) -> None:
+        sealed.publish(1)
+        status, said = self.verify(sealed, "--encryption-keys", str(sealed.key_file))
+        assert (status, "version 1: ok" in said) == (0, True)
+
+    def test_verify_without_the_key_says_that_one_is_needed(self, sealed: Sealed) -> None:
+        sealed.publish(1)
+        status, said = self.verify(sealed)
+        assert status == 1
+        assert f"is encrypted with the key {sealed.keys.first}" in said
+
+    def test_versions_and_rollback_need_no_key(self, sealed: Sealed) -> None:
+        sealed.publish(1)
+        sealed.publish(2)
+        for command in ("versions", "rollback"):
+            assert CliRunner().invoke(main, [command, sealed.directory.serving_dir]).exit_code == 0
+        assert sealed.directory.versions() == [1]
+
+    def test_an_encrypted_version_can_be_signed_again(self, sealed: Sealed) -> None:
+        sealed.publish(1, sign=False)
+        arguments = ["sign", sealed.directory.serving_dir, "1", "--signing-key", sealed.private_key]
+        done = CliRunner().invoke(main, [*arguments, "--encryption-keys", str(sealed.key_file)])
+        assert done.exit_code == 0, done.output
+        sealed.copy(1).close()
+
+
+class TestMemory:
+    def test_a_folder_in_memory_is_private_and_gone_at_the_end(self) -> None:
+        with memory_folder(MEMORY) as folder:
+            assert stat.S_IMODE(os.stat(folder).st_mode) == 0o700
+        assert not os.path.exists(folder)
+
+    def test_a_folder_on_a_disk_is_refused_unless_allowed(self, tmp_path: Path) -> None:
+        with (
+            pytest.raises(EncryptionError, match=r"/proc is on .* kind proc.*--decrypt-to-disk"),
+            memory_folder("/proc"),
+        ):
+            pass
+        with memory_folder(str(tmp_path), allow_disk=True) as folder:
+            assert os.path.dirname(folder) == str(tmp_path)
+
+    def test_what_a_killed_process_left_is_removed_and_what_another_one_uses_stays(
+        self, tmp_path: Path
+    ) -> None:
+        script = (
+            "import sys\nfrom serving.encryption import memory_folder\n"
+            f"with memory_folder({str(tmp_path)!r}, allow_disk=True) as folder:\n"
+            "    print(folder, flush=True)\n    sys.stdin.read()\n"
+        )
+        with subprocess.Popen(
+            [sys.executable, "-c", script],
+            cwd=PROJECT,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        ) as process:
+            assert process.stdout is not None
+            theirs = Path(process.stdout.readline().strip())
+            (theirs / "model").write_bytes(SECRET)
+            with memory_folder(str(tmp_path), allow_disk=True):
+                assert (theirs / "model").exists()
+            process.kill()
+        assert (theirs / "model").exists()
+        with memory_folder(str(tmp_path), allow_disk=True):
+            assert not theirs.exists()
