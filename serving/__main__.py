@@ -24,6 +24,7 @@ from serving.encryption import (
 from serving.keys import KeyFileError, SignatureError, TrustStore, default_trust, short_id
 from serving.private_copy import private_copy
 from serving.server.settings import GRPC_PORT, REST_PORT, ServerSettings
+from serving.signing import claimed_key
 from serving.signing import sign as sign_version
 
 _SERVING_DIR = "output/serving_model"
@@ -91,22 +92,40 @@ def _trust(serving_dir: str, public_keys: tuple[str, ...]) -> TrustStore:
 @click.argument("serving_dir", default=_SERVING_DIR)
 @_model_option
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON list, for programs.")
-def versions(serving_dir: str, model: str | None, as_json: bool) -> None:
-    """Lists the versions of a model, newest first.
+@click.option("--verify", "verifies", is_flag=True, help="Verify each version, which reads it.")
+@_public_key_option
+def versions(
+    serving_dir: str,
+    model: str | None,
+    as_json: bool,
+    verifies: bool,
+    public_keys: tuple[str, ...],
+) -> None:
+    """Lists the versions of a model, newest first, with the key that each says it was signed by.
 
     \b
     Examples:
       python -m serving versions
       python -m serving versions /data/serving_model --model my_model
-      python -m serving versions --json
+      python -m serving versions --json --verify
     """
     with _refusals():
         directory = _directory(serving_dir, model)
         rows = _describe(directory)
+        if verifies:
+            trust = _trust(serving_dir, public_keys)
+            for row in rows:
+                aside = row["state"] == _ROLLED_BACK
+                row["verified"] = _why_not(directory, row["version"], trust, aside) == ""
+        ignored, withdrawn = directory.ignored(), directory.withdrawn()
     if as_json:
         click.echo(json.dumps(rows, indent=2))
     else:
         _print_table(directory, rows)
+    if withdrawn:
+        click.echo("Nothing is live: the last version was withdrawn.", err=True)
+    if ignored:
+        click.echo(f"No server can load the folders {', '.join(ignored)}.", err=True)
 
 
 @main.command()
@@ -672,9 +691,23 @@ def _describe(directory: ModelDirectory) -> list[dict[str, Any]]:
                 "bytes": sum(sizes.values()),
                 "tflite_bytes": sizes.get("model.tflite"),
                 "signed": exists(directory.signature_uri(version)),
+                "key_id": claimed_key(directory.signature_uri(version)) or None,
             }
         )
     return rows
+
+
+def _why_not(directory: ModelDirectory, version: int, trust: TrustStore, aside: bool) -> str:
+    """Why a version does not verify; "" if it does."""
+    try:
+        private_copy(directory, version, trust, rolled_back=aside).close()
+    except (SignatureError, FileNotFoundError) as error:
+        return str(error)
+    return ""
+
+
+def _printable(text: str) -> str:
+    return text if text.isprintable() else ascii(text)
 
 
 def _print_table(directory: ModelDirectory, rows: list[dict[str, Any]]) -> None:
@@ -696,7 +729,10 @@ def _print_table(directory: ModelDirectory, rows: list[dict[str, Any]]) -> None:
         table.add_column(name, min_width=width, overflow="fold")
     for name, width in (("learned", 9), ("judged", 6), ("size", 6), ("TFLite", 7)):
         table.add_column(name, min_width=width, overflow="fold", justify="right")
-    table.add_column("signed", min_width=6)
+    table.add_column("signed by", min_width=6, overflow="fold")
+    verified = {True: "yes", False: "NO"}
+    if rows and "verified" in rows[0]:
+        table.add_column("verified", min_width=3)
     for row in rows:
         cells = (
             str(row["version"]),
@@ -707,7 +743,8 @@ def _print_table(directory: ModelDirectory, rows: list[dict[str, Any]]) -> None:
             _months(row["judged_on"]),
             decimal(row["bytes"], precision=0),
             "none" if row["tflite_bytes"] is None else decimal(row["tflite_bytes"]),
-            "yes" if row["signed"] else "no",
+            "no" if not row["signed"] else _printable(short_id(row["key_id"] or "unknown")),
+            *([verified[row["verified"]]] if "verified" in row else []),
         )
         style = {_LIVE: "bold green", _ROLLED_BACK: "dim"}.get(row["state"], "")
         table.add_row(*map(Text, cells), style=style)

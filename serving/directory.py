@@ -342,8 +342,8 @@ class ModelDirectory:
                 if not withdraw:
                     raise ValueError(
                         f"version {chosen} is the only one in {self.uri} that a server can load, "
-                        "so it is not rolled back: promote or push another one first, or say that "
-                        "it is to be withdrawn"
+                        "so it is not rolled back: promote or push another one first, or have "
+                        "nothing served with --withdraw"
                     )
                 # First, so that no server takes the version for lost and goes on serving it.
                 self._write_note(_WITHDRAWN_FILE, f"{chosen}\n".encode())

@@ -24,6 +24,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from pyarrow import fs
 
 from serving import directory as serving_directory
+from serving import private_copy
 from serving.directory import (
     LABELS_FILE,
     PROVENANCE_FILE,
@@ -161,9 +162,8 @@ def as_object_store(crash_before: int | None = None) -> Iterator[None]:
     """Makes local paths pass for those of an object store."""
     store = fs.PyFileSystem(ObjectStore(crash_before))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(
-            serving_directory, "open_uri", lambda uri: (store, os.path.abspath(uri).lstrip("/"))
-        )
+        for module in (serving_directory, private_copy):
+            patch.setattr(module, "open_uri", lambda uri: (store, os.path.abspath(uri).lstrip("/")))
         yield
 
 
