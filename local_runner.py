@@ -8,7 +8,6 @@ import os
 # inherited by all node processes.
 os.environ["TF_USE_LEGACY_KERAS"] = "1"
 
-import contextlib
 import dataclasses
 import hashlib
 import importlib
@@ -57,7 +56,6 @@ from serving.encryption import (
     EncryptionError,
     key_of,
     load_keys,
-    memory_folder,
     require_keys,
 )
 from serving.keys import (
@@ -762,11 +760,10 @@ def _version_facts(models: ModelDirectory, version: int) -> list[str]:
     else:
         try:
             trust, keys = TrustStore([default_trust(models.serving_dir)]), load_keys()
-            with contextlib.ExitStack() as stack:
-                parent = stack.enter_context(memory_folder(MEMORY)) if keys else None
-                private_copy(
-                    models, version, trust, rolled_back=rolled_back, parent=parent, keys=keys
-                ).close()
+            parent = MEMORY if keys else None
+            private_copy(
+                models, version, trust, rolled_back=rolled_back, parent=parent, keys=keys
+            ).close()
             facts.append("signature valid")
         except EncryptionError as error:
             facts.append(f"signature not checked: {error}")

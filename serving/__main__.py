@@ -16,13 +16,14 @@ from serving.directory import ModelDirectory, exists, file_sizes, find_models
 from serving.encryption import (
     MEMORY,
     EncryptionError,
+    Keys,
     add_key,
     load_keys,
     memory_folder,
     require_keys,
 )
 from serving.keys import KeyFileError, SignatureError, TrustStore, default_trust, short_id
-from serving.private_copy import private_copy
+from serving.private_copy import PrivateCopy, private_copy
 from serving.server.settings import GRPC_PORT, REST_PORT, ServerSettings
 from serving.signing import claimed_key
 from serving.signing import sign as sign_version
@@ -94,12 +95,14 @@ def _trust(serving_dir: str, public_keys: tuple[str, ...]) -> TrustStore:
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON list, for programs.")
 @click.option("--verify", "verifies", is_flag=True, help="Verify each version, which reads it.")
 @_public_key_option
+@_encryption_keys_option
 def versions(
     serving_dir: str,
     model: str | None,
     as_json: bool,
     verifies: bool,
     public_keys: tuple[str, ...],
+    encryption_keys: str,
 ) -> None:
     """Lists the versions of a model, newest first, with the key that each says it was signed by.
 
@@ -113,10 +116,10 @@ def versions(
         directory = _directory(serving_dir, model)
         rows = _describe(directory)
         if verifies:
-            trust = _trust(serving_dir, public_keys)
+            trust, keys = _trust(serving_dir, public_keys), load_keys(encryption_keys)
             for row in rows:
                 aside = row["state"] == _ROLLED_BACK
-                row["verified"] = _why_not(directory, row["version"], trust, aside) == ""
+                row["verified"] = _why_not(directory, row["version"], trust, aside, keys) == ""
         ignored, withdrawn = directory.ignored(), directory.withdrawn()
     if as_json:
         click.echo(json.dumps(rows, indent=2))
@@ -256,18 +259,14 @@ def verify(
     """
     serving_dir, chosen = _split(arguments)
     failed = False
-    with _refusals(), contextlib.ExitStack() as stack:
+    with _refusals():
         directory = _directory(serving_dir, model)
-        keys = load_keys(encryption_keys)
-        parent = stack.enter_context(memory_folder(MEMORY)) if keys else None
-        trust = _trust(serving_dir, public_keys)
+        trust, keys = _trust(serving_dir, public_keys), load_keys(encryption_keys)
         rolled_back = directory.rolled_back()
         for version in chosen or directory.versions():
             try:
                 aside = version in rolled_back
-                with private_copy(
-                    directory, version, trust, rolled_back=aside, parent=parent, keys=keys
-                ) as copy:
+                with _copy_privately(directory, version, trust, aside, keys) as copy:
                     signed = copy.signed
             except (SignatureError, EncryptionError, FileNotFoundError) as error:
                 failed = True
@@ -422,7 +421,7 @@ def sign(
         with directory.locked():
             aside = version in directory.rolled_back()
             keys = load_keys(encryption_keys)
-            with private_copy(directory, version, None, rolled_back=aside, keys=keys) as copy:
+            with _copy_privately(directory, version, None, aside, keys) as copy:
                 sign_version(copy.directory, version, signing_key, password_from)
                 directory.put_signature(version, copy.directory)
     click.echo(f"Signed version {version} of {directory.model_name}.")
@@ -697,11 +696,25 @@ def _describe(directory: ModelDirectory) -> list[dict[str, Any]]:
     return rows
 
 
-def _why_not(directory: ModelDirectory, version: int, trust: TrustStore, aside: bool) -> str:
+def _copy_privately(
+    directory: ModelDirectory,
+    version: int,
+    trust: TrustStore | None,
+    aside: bool,
+    keys: Keys | None,
+) -> PrivateCopy:
+    """A private copy, which is in memory if it may have been decrypted."""
+    parent = MEMORY if keys else None
+    return private_copy(directory, version, trust, rolled_back=aside, parent=parent, keys=keys)
+
+
+def _why_not(
+    directory: ModelDirectory, version: int, trust: TrustStore, aside: bool, keys: Keys | None
+) -> str:
     """Why a version does not verify; "" if it does."""
     try:
-        private_copy(directory, version, trust, rolled_back=aside).close()
-    except (SignatureError, FileNotFoundError) as error:
+        _copy_privately(directory, version, trust, aside, keys).close()
+    except (SignatureError, EncryptionError, FileNotFoundError) as error:
         return str(error)
     return ""
 
