@@ -18,8 +18,8 @@ from serving.encryption import (
     EncryptionError,
     Keys,
     add_key,
+    check_is_memory,
     load_keys,
-    memory_folder,
     require_keys,
 )
 from serving.keys import KeyFileError, SignatureError, TrustStore, default_trust, short_id
@@ -320,14 +320,12 @@ def mirror(
     from serving.server.logs import start_logging
 
     start_logging()
-    with _refusals(), contextlib.ExitStack() as stack:
-        keys = load_keys(encryption_keys)
+    with _refusals():
         trust = _trust(serving_dir, public_keys)
         os.makedirs(target, exist_ok=True)
-        work = stack.enter_context(memory_folder(target, allow_disk=decrypt_to_disk or not keys))
-        copies = Mirror(
-            serving_dir, target, work, models, trust, lambda: load_keys(encryption_keys)
-        )
+        if load_keys(encryption_keys) and not decrypt_to_disk:
+            check_is_memory(target)
+        copies = Mirror(serving_dir, target, models, trust, lambda: load_keys(encryption_keys))
         if follow:
             copies.follow(poll_seconds)
         elif not copies.look():

@@ -24,11 +24,9 @@ from __future__ import annotations
 import base64
 import binascii
 import contextlib
-import fcntl
 import os
 import re
 import secrets
-import shutil
 import stat
 import struct
 import tempfile
@@ -65,7 +63,6 @@ _KEY_BYTES, _SALT_BYTES, _PREFIX_BYTES, _TAG_BYTES = 32, 32, 7, 16
 _LENGTH = struct.Struct(">I")
 _LAST = 1 << 31
 _REENCRYPTED = ".reencrypted"
-_MEMORY_FOLDER = "flightdeck-memory-"
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
 
 
@@ -388,52 +385,20 @@ def _reencrypt(path: str, name: str, keys: Keys, temporary: str) -> bool:
     return True
 
 
-@contextlib.contextmanager
-def memory_folder(parent: str, *, allow_disk: bool = False) -> Iterator[str]:
-    """A folder in memory that this user alone can read; it is gone at the end.
-
-    What processes that were killed left in `parent` is removed.
-
-    Args:
-      parent: Where to make it, such as /dev/shm.
-      allow_disk: Whether `parent` may be on a disk.
+def check_is_memory(folder: str) -> None:
+    """Refuses a folder to decrypt into that is on a disk, from which it could be read later.
 
     Raises:
-      EncryptionError: If `parent` is not there, or on a disk.
+      EncryptionError: If it is not there, or on a disk.
     """
-    if not os.path.isdir(parent):
-        raise EncryptionError(f"there is no folder {parent} to decrypt into")
-    if not allow_disk and (kind := _file_system(parent)) not in ("tmpfs", "ramfs"):
+    if not os.path.isdir(folder):
+        raise EncryptionError(f"there is no folder {folder} to decrypt into")
+    if (kind := _file_system(folder)) not in ("tmpfs", "ramfs"):
         raise EncryptionError(
-            f"{parent} is on a file system of kind {kind}, not in memory: what is decrypted there "
+            f"{folder} is on a file system of kind {kind}, not in memory: what is decrypted there "
             "could be read from the disk; name a folder on a tmpfs, or allow it with "
             "--decrypt-to-disk"
         )
-    for entry in os.scandir(parent):
-        if entry.name.startswith(_MEMORY_FOLDER) and entry.is_dir(follow_symlinks=False):
-            with contextlib.suppress(OSError), _locked(entry.path):
-                shutil.rmtree(entry.path)
-    folder = tempfile.mkdtemp(prefix=_MEMORY_FOLDER, dir=parent)  # Mode 0700.
-    try:
-        with _locked(folder):
-            yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-@contextlib.contextmanager
-def _locked(folder: str) -> Iterator[None]:
-    """Holds a folder's lock, which ends with the process.
-
-    Raises:
-      OSError: If another process holds it.
-    """
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield
-    finally:
-        os.close(descriptor)
 
 
 def _file_system(folder: str) -> str:

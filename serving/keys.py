@@ -298,7 +298,7 @@ def _read_public(path: str) -> bytes:
 
 def _refuse_writable(path: str) -> None:
     mode = stat.S_IMODE(os.stat(path).st_mode)
-    if mode & 0o002:
+    if mode & 0o002 and os.access(path, os.W_OK):  # Not so where it is mounted to be read only.
         raise KeyFileError(
             f"{path} has mode {mode:04o}, so that anybody can replace a public key: "
             f"chmod o-w {path}"

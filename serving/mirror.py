@@ -14,7 +14,7 @@ from collections.abc import Callable
 from serving.directory import ModelDirectory, exists, find_models
 from serving.encryption import Keys
 from serving.keys import TrustStore
-from serving.private_copy import private_copy
+from serving.private_copy import PREFIX, private_copy
 from serving.server.logs import log_event
 
 # A version that was refused is looked at again after so many seconds.
@@ -30,8 +30,8 @@ class Mirror:
 
     Args:
       serving_dir: The Serving directory; others may write to it.
-      target: The folder; nobody else may write to it.
-      work: A folder on the same file system for what is not whole yet.
+      target: The folder; nobody else may write to it. What is not whole yet is in it too, under
+        names that are no model's.
       models: Names of the models; none named means all.
       trust: Keys that may have signed versions.
       load_keys: Gives the keys that versions are decrypted with; called for each version.
@@ -41,14 +41,12 @@ class Mirror:
         self,
         serving_dir: str,
         target: str,
-        work: str,
         models: tuple[str, ...],
         trust: TrustStore,
         load_keys: Callable[[], Keys | None],
     ):
         self._serving_dir = serving_dir
         self._target = target
-        self._work = work
         self._models = models
         self._trust = trust
         self._load_keys = load_keys
@@ -102,7 +100,7 @@ class Mirror:
                     good = False
         if wanted or source.withdrawn():  # Better the last version that was good than none.
             for version in have - wanted:
-                away = tempfile.mkdtemp(dir=self._work)
+                away = tempfile.mkdtemp(prefix=PREFIX, dir=self._target)
                 os.rename(target.version_uri(version), os.path.join(away, str(version)))
                 shutil.rmtree(away)
                 log_event("removed", model=name, version=version)
@@ -114,7 +112,7 @@ class Mirror:
             return False
         try:
             with private_copy(
-                source, version, self._trust, parent=self._work, keys=self._load_keys()
+                source, version, self._trust, parent=self._target, keys=self._load_keys()
             ) as copy:
                 os.makedirs(target.uri, exist_ok=True)
                 os.rename(copy.directory.version_uri(version), target.version_uri(version))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import weakref
 
 from serving.directory import ModelDirectory
@@ -43,7 +44,8 @@ def load_version(
     except BaseException:
         copy.close()
         raise
-    # A graph may read its assets with each request, so the copy lives as long as the model.
+    # Variables are read while a graph is loaded; its assets it may read with each request.
+    copy.keep(os.path.join(folder, "assets"))
     weakref.finalize(model, copy.close)
     log_event(
         "loaded",

@@ -6,10 +6,7 @@ import io
 import os
 import re
 import shutil
-import stat
 import struct
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -27,15 +24,14 @@ from serving.encryption import (
     Encryptor,
     Keys,
     add_key,
+    check_is_memory,
     decrypt,
     key_of,
     load_keys,
-    memory_folder,
     require_keys,
 )
 from serving.keys import SignatureError
 from serving.private_copy import private_copy
-from tests.conftest import PROJECT
 from tests.serving.conftest import MODEL_FILES, SECRET, Sealed
 
 SEGMENT = 16
@@ -413,41 +409,9 @@ class TestCommands:
 
 
 class TestMemory:
-    def test_a_folder_in_memory_is_private_and_gone_at_the_end(self) -> None:
-        with memory_folder(MEMORY) as folder:
-            assert stat.S_IMODE(os.stat(folder).st_mode) == 0o700
-        assert not os.path.exists(folder)
-
-    def test_a_folder_on_a_disk_is_refused_unless_allowed(self, tmp_path: Path) -> None:
-        with (
-            pytest.raises(EncryptionError, match=r"/proc is on .* kind proc.*--decrypt-to-disk"),
-            memory_folder("/proc"),
-        ):
-            pass
-        with memory_folder(str(tmp_path), allow_disk=True) as folder:
-            assert os.path.dirname(folder) == str(tmp_path)
-
-    def test_what_a_killed_process_left_is_removed_and_what_another_one_uses_stays(
-        self, tmp_path: Path
-    ) -> None:
-        script = (
-            "import sys\nfrom serving.encryption import memory_folder\n"
-            f"with memory_folder({str(tmp_path)!r}, allow_disk=True) as folder:\n"
-            "    print(folder, flush=True)\n    sys.stdin.read()\n"
-        )
-        with subprocess.Popen(
-            [sys.executable, "-c", script],
-            cwd=PROJECT,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        ) as process:
-            assert process.stdout is not None
-            theirs = Path(process.stdout.readline().strip())
-            (theirs / "model").write_bytes(SECRET)
-            with memory_folder(str(tmp_path), allow_disk=True):
-                assert (theirs / "model").exists()
-            process.kill()
-        assert (theirs / "model").exists()
-        with memory_folder(str(tmp_path), allow_disk=True):
-            assert not theirs.exists()
+    def test_a_folder_in_memory_is_told_from_one_on_a_disk(self) -> None:
+        check_is_memory(MEMORY)
+        with pytest.raises(EncryptionError, match=r"/proc is on .* kind proc.*--decrypt-to-disk"):
+            check_is_memory("/proc")
+        with pytest.raises(EncryptionError, match="no folder /nowhere"):
+            check_is_memory("/nowhere")

@@ -31,11 +31,10 @@ def mirror(
     sealed: Sealed, target: ModelDirectory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Mirror:
     monkeypatch.setattr(mirror_module, "_RETRY_SECONDS", 0.0)
-    (tmp_path / "target" / "work").mkdir(parents=True)
+    (tmp_path / "target").mkdir()
     return Mirror(
         sealed.directory.serving_dir,
         target.serving_dir,
-        str(tmp_path / "target" / "work"),
         (),
         sealed.trust,
         lambda: sealed.keys,
@@ -55,7 +54,7 @@ def test_mirror_has_the_newest_version_decrypted_and_nothing_unfinished(
     assert mirror.look()
     assert target.versions() == [2]
     assert files_of(target.version_uri(2)) == MODEL_FILES
-    assert list((tmp_path / "target" / "work").iterdir()) == []
+    assert [path.name for path in (tmp_path / "target").iterdir()] == ["toy"]
 
 
 def test_mirror_follows_pushes_labels_rollbacks_and_promotions(

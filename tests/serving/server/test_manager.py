@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
+import logging
 import shutil
 import tempfile
 import threading
@@ -152,6 +153,22 @@ def test_what_is_no_version_is_passed_over(serving: Serving) -> None:
     (serving.root / "a file").write_text("")
     (serving.root / "empty").mkdir()
     serving.look()
+    assert serving.loads == [("toy", 1)]
+
+
+@pytest.mark.parametrize("name", ["20261126153000123456", "9" * 200, "007", "٧"])  # noqa: RUF001
+def test_a_number_that_no_client_can_say_is_ignored_and_named_once(
+    serving: Serving, name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    serving.add(1)
+    serving.add(int(name)).rename(serving.root / "toy" / name)
+    with caplog.at_level(logging.WARNING, logger="serving"):
+        serving.look()
+        serving.look()
+    assert serving.served() == 1
+    assert serving.states() == {1: State.AVAILABLE}
+    (record,) = [record for record in caplog.records if record.message == "ignored"]
+    assert record.fields == {"model": "toy", "folders": [name]}  # type: ignore[attr-defined]
     assert serving.loads == [("toy", 1)]
 
 
@@ -320,6 +337,25 @@ class TestRollback:
         serving.look()
         assert serving.served() == 2
         assert serving.gauge() == {("toy", 2)}
+
+    def test_when_the_last_one_is_withdrawn_nothing_is_served_till_it_is_promoted(
+        self, serving: Serving
+    ) -> None:
+        serving.add(1)
+        serving.look()
+        serving.directory().rollback(withdraw=True)
+        serving.look()
+        assert not_served(serving, "toy").code == grpc.StatusCode.NOT_FOUND
+        assert serving.states() == {1: State.END}
+        assert serving.gauge() == set()
+        assert serving.changes[-1] == ("toy", False)
+        serving.directory().promote()
+        serving.look()
+        assert serving.served() == 1
+        assert serving.changes[-1] == ("toy", True)
+        shutil.rmtree(serving.root / "toy" / "1")  # Lost, not withdrawn.
+        serving.look()
+        assert serving.served() == 1
 
     def test_all_of_the_directory_may_go(self, serving: Serving) -> None:
         serving.add(1)
