@@ -33,7 +33,7 @@ import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, BinaryIO, Protocol
 
 from serving.directory import (
     PROVENANCE_FILE,
@@ -54,7 +54,9 @@ MEMORY = "/dev/shm"
 
 SEGMENT_BYTES = 1 << 20
 
-# Read without a key: to list, compare and move versions, and to see who signed one.
+_PROVENANCE = ".flightdeck"
+# Of the provenance, what is read without a key: to list, compare and move versions, and to see by
+# whom one was signed.
 CLEAR_FILES = frozenset({PROVENANCE_FILE, SIGNATURE_FILE, STATEMENT_FILE})
 
 _MAGIC = b"\x89FDENC1\n"
@@ -68,6 +70,14 @@ _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
 
 class EncryptionError(Exception):
     """A file cannot be encrypted or decrypted, or keys cannot be had."""
+
+
+class Readable(Protocol):
+    """A file, or a stream from a store."""
+
+    def read(self, size: int, /) -> bytes:
+        """Up to so many bytes; none at the end."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -199,7 +209,7 @@ class Encryptor:
 
 
 def decrypt(
-    file: BinaryIO, name: str, keys: Keys | None, *, unfinished: bool = False
+    file: Readable, name: str, keys: Keys | None, *, unfinished: bool = False
 ) -> Iterator[bytes]:
     """Decrypts a file, a segment at a time.
 
@@ -217,6 +227,15 @@ def decrypt(
     Raises:
       EncryptionError: If the key is missing, or the file is not what was encrypted under that name.
     """
+    if _read(file, len(_MAGIC)) != _MAGIC:
+        raise EncryptionError(f"{name} is not encrypted")
+    yield from _decrypt_rest(file, name, keys, unfinished)
+
+
+def _decrypt_rest(
+    file: Readable, name: str, keys: Keys | None, unfinished: bool = False
+) -> Iterator[bytes]:
+    """As `decrypt`, from after the magic number on."""
     header = _read_header(file, name)
     if header is None and unfinished:
         return
@@ -278,7 +297,7 @@ def encrypt_tree(root: str, keys: Keys) -> None:
       keys: The first encrypts.
     """
     for path in _files(root):
-        if os.path.basename(path) not in CLEAR_FILES:
+        if not _is_clear(_name(path, root)):
             with open(path, "rb") as file, _replacing(path, f"{path}.new") as new:
                 encryptor = Encryptor(new, keys, _name(path, root))
                 while chunk := file.read(SEGMENT_BYTES):
@@ -286,34 +305,51 @@ def encrypt_tree(root: str, keys: Keys) -> None:
                 encryptor.end()
 
 
-def decrypt_tree(root: str, keys: Keys | None) -> bool:
-    """Decrypts the files of a Serving directory, if they are encrypted.
+class Decryption:
+    """Decrypts the files of a version while they are copied, if they are encrypted.
 
     Args:
-      root: A local folder that nobody else can change, as `private_copy` makes it.
       keys: The keys, if there are any.
-
-    Returns:
-      Whether they were encrypted.
-
-    Raises:
-      EncryptionError: If one is not what was encrypted under its name, or is not encrypted where
-        others are.
     """
-    encrypted, plain = list[str](), list[str]()
-    for path in _files(root):
-        with open(path, "rb") as file:
-            (plain if key_of(file.read(128)) is None else encrypted).append(path)
-    strange = sorted(p for p in plain if os.path.basename(p) not in CLEAR_FILES)
-    if encrypted and strange:
-        raise EncryptionError(
-            f"{_name(strange[0], root)} is not encrypted, but {_name(encrypted[0], root)} is: "
-            "the version was changed"
-        )
-    for path in encrypted:
-        with open(path, "rb") as file, _replacing(path, f"{path}.new") as new:
-            new.writelines(decrypt(file, _name(path, root), keys))
-    return bool(encrypted)
+
+    def __init__(self, keys: Keys | None):
+        self._keys = keys
+        self._encrypted = ""
+        self._plain = ""
+
+    def copy(self, source: Readable, target: BinaryIO, name: str) -> None:
+        """Copies a file.
+
+        Args:
+          source: The file.
+          target: Where its content goes. It is of no use before `finish` has been called.
+          name: Path of the file in the Serving directory that it was published in.
+
+        Raises:
+          EncryptionError: If it is not what was encrypted under its name, or its key is missing.
+        """
+        start = _read(source, len(_MAGIC))
+        if start == _MAGIC:
+            self._encrypted = name
+            target.writelines(_decrypt_rest(source, name, self._keys))
+            return
+        if not _is_clear(name):
+            self._plain = name
+        target.write(start)
+        while chunk := source.read(SEGMENT_BYTES):
+            target.write(chunk)
+
+    def finish(self) -> bool:
+        """Whether the files were encrypted.
+
+        Raises:
+          EncryptionError: If some were and others were not.
+        """
+        if self._encrypted and self._plain:
+            raise EncryptionError(
+                f"{self._plain} is not encrypted, but {self._encrypted} is: the version was changed"
+            )
+        return bool(self._encrypted)
 
 
 def reencrypt_versions(directory: ModelDirectory, keys: Keys) -> int:
@@ -349,7 +385,7 @@ def reencrypt_versions(directory: ModelDirectory, keys: Keys) -> int:
         }
         for version in (*here, *aside):
             names |= {path: _name(path, root) for path in _files(directory.provenance_uri(version))}
-        new = os.path.join(directory.uri, ".flightdeck", _REENCRYPTED)
+        new = os.path.join(directory.uri, _PROVENANCE, _REENCRYPTED)
         return sum(_reencrypt(path, name, keys, new) for path, name in names.items())
 
 
@@ -413,6 +449,12 @@ def _file_system(folder: str) -> str:
     return "unknown"
 
 
+def _is_clear(name: str) -> bool:
+    """Whether a file of a Serving directory is one that is read without a key."""
+    _, *folders, base = name.split("/")
+    return len(folders) == 2 and folders[0] == _PROVENANCE and base in CLEAR_FILES
+
+
 def _files(root: str) -> list[str]:
     return [os.path.join(folder, name) for folder, _, names in os.walk(root) for name in names]
 
@@ -473,11 +515,8 @@ def _header(key_id: str, salt: bytes) -> bytes:
     return _MAGIC + bytes([len(key_id)]) + key_id.encode() + salt
 
 
-def _read_header(file: BinaryIO, name: str) -> tuple[str, bytes] | None:
-    """Id of the key and salt; None if the file ends before."""
-    start = _read(file, len(_MAGIC))
-    if not start or not _MAGIC.startswith(start):
-        raise EncryptionError(f"{name} is not encrypted")
+def _read_header(file: Readable, name: str) -> tuple[str, bytes] | None:
+    """Id of the key and salt, from after the magic number on; None if the file ends before."""
     length = _read(file, 1)
     key_id = _read(file, length[0] if length else 0).decode("ascii", errors="replace")
     salt = _read(file, _SALT_BYTES)
@@ -488,7 +527,7 @@ def _read_header(file: BinaryIO, name: str) -> tuple[str, bytes] | None:
     return key_id, salt
 
 
-def _read_segment(file: BinaryIO) -> tuple[bool, bytes | None]:
+def _read_segment(file: Readable) -> tuple[bool, bytes | None]:
     """Whether a segment is the last, and its ciphertext; None if the file ends before."""
     prefix = _read(file, _LENGTH.size)
     if len(prefix) < _LENGTH.size:
@@ -519,7 +558,7 @@ def _find_key(key_id: str, name: str, keys: Keys | None) -> bytes:
     return keys.by_id[key_id]
 
 
-def _read(file: BinaryIO, size: int) -> bytes:
+def _read(file: Readable, size: int) -> bytes:
     """So many bytes, or what is left; a stream from a store may give fewer at a time."""
     content = file.read(size)
     while len(content) < size and (more := file.read(size - len(content))):

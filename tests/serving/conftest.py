@@ -24,6 +24,7 @@ MODEL_FILES = {
     "saved_model.pb": b"graph, " + SECRET,
     "model.tflite": b"tflite, " + SECRET * 10_000,
     "variables/variables.data-00000-of-00001": b"",
+    "assets/provenance.json": SECRET,
 }
 
 

@@ -322,7 +322,7 @@ def test_the_image_runs_the_default_stacks_tensorflow_as_nobody() -> None:
 
 
 def test_the_image_has_the_files_that_its_server_is_started_with() -> None:
-    copied = {}
+    copied: dict[str, str] = {}
     for name, rest in instructions(FILES["Dockerfile"]):
         if name == "COPY":
             _, *sources, target = rest.split()

@@ -324,7 +324,8 @@ class TestEncryption:
         log = open_log(load_keys=lambda: KEYS)
         for number in range(5):
             log.offer("toy", number, INPUTS, OUTPUTS)
-            until(lambda number=number: rows(metrics, "written") == 2 * (number + 1))
+            wanted = 2 * (number + 1)
+            until(lambda wanted=wanted: rows(metrics, "written") == wanted)  # type: ignore[misc]
         (part,) = (tmp_path / "log" / "toy").iterdir()
         content = part.read_bytes()
         log.close()
