@@ -343,6 +343,7 @@ def new_key(file: str) -> None:
     \b
     Examples:
       python -m serving new-key keys/encryption.keys
+      python -m serving new-key /secrets/encryption.keys
     """
     with _refusals():
         click.echo(f"Key {add_key(file)} is the first of {file}.")

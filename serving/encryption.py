@@ -374,6 +374,7 @@ def reencrypt_versions(directory: ModelDirectory, keys: Keys) -> int:
             f"{directory.serving_dir} is in an object store: copy it to a disk, encrypt it again "
             "there, and copy it back"
         )
+    directory = ModelDirectory(root, directory.model_name)
     with directory.locked():
         here, aside = directory.versions(), directory.rolled_back()
         published = {directory.version_uri(version): version for version in here}
@@ -465,10 +466,13 @@ def _name(path: str, root: str) -> str:
 
 @contextlib.contextmanager
 def _replacing(path: str, new: str) -> Iterator[BinaryIO]:
-    """A file of the same mode, `new`, that takes the place of another one when it is whole."""
+    """A file of the same owner and mode that takes the place of another one when it is whole."""
     try:
         with open(new, "wb") as file:
-            os.fchmod(file.fileno(), stat.S_IMODE(os.stat(path).st_mode))
+            old = os.stat(path)
+            with contextlib.suppress(PermissionError):
+                os.fchown(file.fileno(), old.st_uid, old.st_gid)
+            os.fchmod(file.fileno(), stat.S_IMODE(old.st_mode))
             yield file
             file.flush()
             os.fsync(file.fileno())
