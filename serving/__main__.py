@@ -119,7 +119,7 @@ def versions(
             trust, keys = _trust(serving_dir, public_keys), load_keys(encryption_keys)
             for row in rows:
                 aside = row["state"] == _ROLLED_BACK
-                row["verified"] = _why_not(directory, row["version"], trust, aside, keys) == ""
+                row["verified"] = _verifies(directory, row["version"], trust, aside, keys)
         ignored, withdrawn = directory.ignored(), directory.withdrawn()
     if as_json:
         click.echo(json.dumps(rows, indent=2))
@@ -268,7 +268,7 @@ def verify(
                 aside = version in rolled_back
                 with _copy_privately(directory, version, trust, aside, keys) as copy:
                     signed = copy.signed
-            except (SignatureError, EncryptionError, FileNotFoundError) as error:
+            except (SignatureError, EncryptionError, OSError) as error:
                 failed = True
                 click.echo(f"version {version}: FAILED, {error}")
             else:
@@ -533,8 +533,8 @@ def serve(
             trust = _trust(serving_dir, public_keys)
         except KeyFileError as error:
             raise click.UsageError(
-                f"{error}: name the keys that sign versions with --public-key, or serve "
-                "unverified versions with --no-verify."
+                f"There is no public key to verify versions with: {error}. Name it with "
+                "--public-key, or serve unverified versions with --no-verify."
             ) from error
     token = _read_token(token_file)
     # Before TensorFlow is imported, which would tell on the standard error what it found.
@@ -707,15 +707,14 @@ def _copy_privately(
     return private_copy(directory, version, trust, rolled_back=aside, parent=parent, keys=keys)
 
 
-def _why_not(
+def _verifies(
     directory: ModelDirectory, version: int, trust: TrustStore, aside: bool, keys: Keys | None
-) -> str:
-    """Why a version does not verify; "" if it does."""
+) -> bool:
     try:
         _copy_privately(directory, version, trust, aside, keys).close()
-    except (SignatureError, EncryptionError, FileNotFoundError) as error:
-        return str(error)
-    return ""
+    except (SignatureError, EncryptionError, OSError):
+        return False
+    return True
 
 
 def _printable(text: str) -> str:

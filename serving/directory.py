@@ -16,6 +16,7 @@ before it is whole.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import hashlib
 import json
@@ -26,7 +27,6 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -56,6 +56,11 @@ _UNFINISHED = re.compile(rf"({_STAGING}|{_DELETED})([0-9]+)")
 
 _LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
 _LOCK_POLL_SECONDS = 0.02
+_MAX_JSON_BYTES = 16 << 20
+
+
+class NotAFileError(OSError):
+    """There is no file, but something that would never end, or more than is wanted."""
 
 
 class _Held(threading.local):
@@ -189,7 +194,7 @@ class ModelDirectory:
             )
         return max(int(time.time()), highest + 1)
 
-    @contextmanager
+    @contextlib.contextmanager
     def locked(self, wait_seconds: float = 60) -> Iterator[None]:
         """Keeps other processes and threads from changing the directory meanwhile.
 
@@ -208,7 +213,7 @@ class ModelDirectory:
             yield
             return
         self._make_folders()
-        lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
         try:
             _acquire(lock, wait_seconds, self.uri)
             _held.paths.add(path)
@@ -525,9 +530,13 @@ class ModelDirectory:
             _write(files, path, content)  # An object appears when it is whole.
             return
         new = self._home(os.path.basename(name) + _NEW)
-        _write(files, new, content)
-        os.chmod(new, self._mode & 0o666)
-        _flush(new)
+        with contextlib.suppress(FileNotFoundError):
+            os.remove(new)
+        with open(new, "xb") as file:  # Not through a link that somebody put there.
+            file.write(content)
+            file.flush()
+            os.fchmod(file.fileno(), self._mode & 0o666)
+            os.fsync(file.fileno())
         _make_folder(os.path.dirname(path), self._mode)
         os.replace(new, path)
 
@@ -580,13 +589,24 @@ def local_path(uri: str) -> str | None:
     return path if isinstance(files, fs.LocalFileSystem) else None
 
 
-def read_file(uri: str) -> bytes:
+def read_file(uri: str, at_most: int | None = None) -> bytes:
     """The bytes of a file.
+
+    Args:
+      uri: The file.
+      at_most: How many bytes it may have; None for any number.
 
     Raises:
       FileNotFoundError: If there is none.
+      NotAFileError: If it is a pipe, a device or a folder, which would never end, or is too large.
     """
-    return _read(*open_uri(uri))
+    files, path = open_uri(uri)
+    info = files.get_file_info(path)
+    if info.type in (fs.FileType.Unknown, fs.FileType.Directory):
+        raise NotAFileError(f"{uri} is no file")
+    if at_most is not None and (info.size or 0) > at_most:
+        raise NotAFileError(f"{uri} has {info.size} bytes; {at_most} are allowed")
+    return _read(files, path)
 
 
 def exists(uri: str) -> bool:
@@ -671,9 +691,13 @@ def _set_modes(folder: str, file_mode: int) -> None:
 def _read_json(uri: str) -> dict[str, Any]:
     """The JSON object in a file; an empty one if there is no file."""
     try:
-        content = json.loads(read_file(uri))
+        content = json.loads(read_file(uri, _MAX_JSON_BYTES))
     except FileNotFoundError:
         return {}
+    except NotAFileError as error:
+        raise ValueError(str(error)) from error
+    except RecursionError as error:
+        raise ValueError(f"{uri} is not JSON: it is too deep") from error
     except ValueError as error:
         raise ValueError(f"{uri} is not JSON: {error}") from error
     if not isinstance(content, dict):
@@ -694,9 +718,9 @@ def _write(files: fs.FileSystem, path: str, content: bytes) -> None:
 
 
 def _flush(path: str) -> None:
-    """Has a local file, or the files below a folder, outlast a power cut."""
+    """Has the files below a local folder outlast a power cut."""
     files = [os.path.join(root, name) for root, _, names in os.walk(path) for name in names]
-    for name in files or [path]:
+    for name in files:
         descriptor = os.open(name, os.O_RDONLY)
         try:
             os.fsync(descriptor)

@@ -90,9 +90,7 @@ class TrustStore:
                 pem = _parse_public_key(_read_public(file), file)
                 keys[hashlib.sha256(pem).hexdigest()] = pem
         if not keys:
-            raise KeyFileError(
-                f"there is no public key to verify versions with in {', '.join(self.paths)}"
-            )
+            raise KeyFileError(f"{', '.join(self.paths)}: no file there ends in .pub")
         self._keys = keys
 
     def __str__(self) -> str:
@@ -194,10 +192,7 @@ def signing_config(private_key: str, password_from: str = "") -> Iterator[Any]:
         from model_signing import signing
     config = signing.Config()
     if private_key.startswith(_PKCS11):
-        try:
-            yield config.use_pkcs11_signer(pkcs11_uri=private_key)
-        except RuntimeError as error:  # Of model_signing, where its extra is not installed.
-            raise KeyFileError(str(error)) from error
+        yield _use_hardware(config, private_key)
         return
     # Read once: what was looked at is what signs.
     content, password = _read_secret(private_key), read_password(password_from)
@@ -205,6 +200,18 @@ def signing_config(private_key: str, password_from: str = "") -> Iterator[Any]:
     with in_memory(content) as path:
         # It wants bytes, whatever its type hint says: `cryptography` takes no other password.
         yield config.use_elliptic_key_signer(private_key=path, password=password)  # type: ignore[arg-type]
+
+
+def _use_hardware(config: Any, uri: str) -> Any:
+    if "pin-value" in uri:
+        raise KeyFileError(
+            "a PKCS #11 URI with pin-value shows the PIN to everybody: have it read from a file "
+            "with pin-source"
+        )
+    try:
+        return config.use_pkcs11_signer(pkcs11_uri=uri)
+    except Exception as error:  # The module's own, or that model_signing lacks its extra.
+        raise KeyFileError(f"the key {uri} cannot be used: {error}") from error
 
 
 @contextlib.contextmanager
@@ -242,10 +249,10 @@ def _read_secret(source: str) -> bytes:
             mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
             content = file.read()
     except OSError as error:
-        raise KeyFileError(f"the private key {source} cannot be read: {error.strerror}") from error
+        raise KeyFileError(f"{source} cannot be read: {error.strerror}") from error
     if mode & 0o077:
         raise KeyFileError(
-            f"the private key {source} has mode {mode:04o}, so that others can use it; "
+            f"{source} has mode {mode:04o}, so that others can use what is in it; "
             f"allow its owner alone: chmod 600 {source}"
         )
     return content

@@ -44,9 +44,9 @@ def load_version(
     except BaseException:
         copy.close()
         raise
+    weakref.finalize(model, copy.close)
     # Variables are read while a graph is loaded; its assets it may read with each request.
     copy.keep(os.path.join(folder, "assets"))
-    weakref.finalize(model, copy.close)
     log_event(
         "loaded",
         model=directory.model_name,
