@@ -24,7 +24,8 @@ from tfx_bsl.coders import example_coder
 
 from components.errors import DataError
 from components.relations import first_values
-from serving.encryption import EncryptionError, Keys, decrypt, in_memory, key_of
+from serving.encryption import EncryptionError, Keys, decrypt, key_of
+from serving.keys import in_memory
 
 PREDICTION_PREFIX = "prediction."
 TIME_FEATURE = "request.time"
@@ -227,7 +228,8 @@ def _decrypted(path: str, keys: Keys | None) -> Iterator[str]:
                 if key_of(file.read(128)) is not None:
                     file.seek(0)
                     name = "/".join(path.rsplit("/", 2)[-2:])
-                    path = stack.enter_context(in_memory(decrypt(file, name, keys)))
+                    content = b"".join(decrypt(file, name, keys))
+                    path = stack.enter_context(in_memory(content))
         except EncryptionError as error:
             raise DataError(f"the request log cannot be read: {error}") from error
         except tf.errors.OpError as error:

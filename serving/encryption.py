@@ -30,7 +30,7 @@ import secrets
 import stat
 import struct
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, BinaryIO, Protocol
@@ -262,18 +262,6 @@ def _decrypt_rest(
         yield content
     if _read(file, 1):
         raise EncryptionError(f"{name} has something after its end: it was changed")
-
-
-@contextlib.contextmanager
-def in_memory(content: Iterable[bytes]) -> Iterator[str]:
-    """A path under which this process alone can read some content, which is on no disk."""
-    descriptor = os.memfd_create("decrypted")
-    try:
-        with open(descriptor, "wb", closefd=False) as file:
-            file.writelines(content)
-        yield f"/proc/self/fd/{descriptor}"
-    finally:
-        os.close(descriptor)
 
 
 def key_of(start: bytes) -> str | None:

@@ -33,7 +33,8 @@ from typing import Any, TypeAlias
 import numpy as np
 import tensorflow as tf
 
-from serving.encryption import Encryptor, Keys, decrypt, in_memory, key_of
+from serving.encryption import Encryptor, Keys, decrypt, key_of
+from serving.keys import in_memory
 from serving.server.logs import log_event
 from serving.server.metrics import ServerMetrics
 
@@ -324,7 +325,7 @@ class _File:
 
 def _frame(records: Iterable[bytes]) -> bytes:
     """The records as a TFRecord file has them."""
-    with in_memory([]) as path:
+    with in_memory(b"") as path:
         with tf.io.TFRecordWriter(path) as writer:
             for record in records:
                 writer.write(record)
@@ -358,7 +359,7 @@ def _read_part(part: Path, path: Path, keys: Keys | None) -> Iterator[bytes]:
         if key_of(file.read(128)):
             file.seek(0)
             segments = decrypt(file, _name(path), keys, unfinished=True)
-            readable = stack.enter_context(in_memory(segments))
+            readable = stack.enter_context(in_memory(b"".join(segments)))
         try:
             yield from tf.data.TFRecordDataset(readable, "GZIP").as_numpy_iterator()
         except tf.errors.OpError as error:

@@ -19,7 +19,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tensorflow.core.example import example_pb2
 
-from serving.encryption import EncryptionError, Keys, add_key, decrypt, in_memory, load_keys
+from serving.encryption import EncryptionError, Keys, add_key, decrypt, load_keys
+from serving.keys import in_memory
 from serving.server import request_log
 from serving.server.metrics import ServerMetrics
 from serving.server.request_log import SUFFIX, RequestLog, RequestLogError, make_records
@@ -285,8 +286,8 @@ KEYS = Keys({"new": b"n" * 32})
 def decrypted(path: Path, keys: Keys = KEYS) -> list[dict[str, list[Any]]]:
     """The records of an encrypted file, as a reader with the keys finds them."""
     with path.open("rb") as file:
-        segments = decrypt(file, f"{path.parent.name}/{path.name}", keys)
-        with in_memory(segments) as readable:
+        content = b"".join(decrypt(file, f"{path.parent.name}/{path.name}", keys))
+        with in_memory(content) as readable:
             return [
                 values_of(record)
                 for record in tf.data.TFRecordDataset(readable, "GZIP").as_numpy_iterator()
