@@ -68,6 +68,7 @@ class Mirror:
         for name in names:
             try:
                 outcomes.append(self._update(name))
+                self._reported.pop(name, None)
             except Exception as error:  # It must not keep other models from being looked at.
                 outcomes.append(self._report(name, "look failed", error))
         return bool(outcomes) and all(outcomes)
@@ -90,8 +91,12 @@ class Mirror:
         there = source.versions()
         if not there and not exists(source.uri):
             raise FileNotFoundError(f"there is no model {name} in {self._serving_dir}")
-        labelled = set(source.labels().values())
         have, wanted, good = set(target.versions()), set[int](), True
+        try:
+            labelled = set(source.labels().values())
+        except ValueError as error:  # Those that have one stay until it is known again.
+            good = self._report(f"{name} labels", "labels cannot be read", error, model=name)
+            labelled = have
         for version in sorted(there, reverse=True):
             if not wanted or version in labelled:
                 if version in have or self._copy(source, target, version):

@@ -107,6 +107,19 @@ def test_mirror_keeps_its_version_while_none_verifies_or_storage_is_away(
     assert target.versions() == [1]
 
 
+def test_mirror_takes_a_new_version_while_labels_cannot_be_read(
+    sealed: Sealed, target: ModelDirectory, mirror: Mirror
+) -> None:
+    for version in (1, 2):
+        sealed.publish(version)
+    sealed.directory.pin(1, "stable")
+    mirror.look()
+    sealed.publish(3)
+    Path(sealed.directory.uri, ".flightdeck", "labels.json").write_text("[]")
+    assert not mirror.look()
+    assert target.versions() == [1, 2, 3]
+
+
 def test_mirror_removes_a_version_that_was_withdrawn(
     sealed: Sealed, target: ModelDirectory, mirror: Mirror
 ) -> None:
