@@ -422,6 +422,7 @@ def compile_config(config: Config) -> str:
         serving_dir=parameters["serving_dir"],
         fingerprint=parameters["fingerprint"],
         signing_key=_signing_key(config),
+        encryption_keys=_encryption_keys(config),
         public_keys=_public_keys(config),
         enable_cache=bool(kubeflow.cache),
     )
@@ -550,6 +551,12 @@ def _signing_key(config: Config) -> str:
     return _on_volume(
         "serving.signing_key", config.serving.signing_key or "keys/signing.key", config.kubeflow
     )
+
+
+def _encryption_keys(config: Config) -> str:
+    """Path of the file of keys as tasks see it; "" for the environment (`kubeflow.secret_env`)."""
+    keys = config.serving.encryption_keys
+    return _on_volume("serving.encryption_keys", keys, config.kubeflow) if keys else ""
 
 
 def _public_keys(config: Config) -> list[str]:

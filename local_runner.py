@@ -53,6 +53,12 @@ from orchestration.schedule import (
 from pipeline.config import Config, KubeflowConfig, MonitorConfig, load_config
 from pipeline.features import LABEL
 from serving.directory import ModelDirectory, find_models
+from serving.encryption import (
+    MEMORY,
+    EncryptionError,
+    load_keys,
+    require_keys,
+)
 from serving.keys import (
     KeyFileError,
     SignatureError,
@@ -583,6 +589,10 @@ def _monitor(
         from components import request_log
         from orchestration import alarms, tfx_internals
         from pipeline.monitoring import create_monitoring_pipeline
+    try:
+        keys = load_keys(config.serving.encryption_keys)
+    except EncryptionError as error:
+        raise UserError(str(error)) from error
     survey = request_log.survey(
         asked.requests,
         config.model_name,
@@ -590,6 +600,7 @@ def _monitor(
         until=asked.until,
         days=asked.days,
         now=time.time(),
+        keys=keys,
     )
     version = _monitored_version(survey.versions, asked, str(directory.serving))
     console.print(
@@ -799,16 +810,20 @@ def lineage(version: int | None, output: Path, model: str | None) -> None:
 def _verified(models: ModelDirectory, version: int) -> tuple[str, PrivateCopy]:
     """What is to be said of a version's signature, and a copy of the version as it then was."""
     aside = version in models.rolled_back()
+
+    def copy(trust: TrustStore | None) -> PrivateCopy:
+        keys = load_keys()
+        parent = MEMORY if keys else None
+        return private_copy(models, version, trust, rolled_back=aside, parent=parent, keys=keys)
+
     try:
         if not Path(models.signature_uri(version)).exists():
-            return "not signed", private_copy(models, version, None, rolled_back=aside)
+            return "not signed", copy(None)
         try:
-            trust = TrustStore([default_trust(models.serving_dir)])
-            return "signature valid", private_copy(models, version, trust, rolled_back=aside)
+            return "signature valid", copy(TrustStore([default_trust(models.serving_dir)]))
         except SignatureError as error:
-            unverified = private_copy(models, version, None, rolled_back=aside)
-            return f"signature not valid: {error}", unverified
-    except (SignatureError, OSError) as error:
+            return f"signature not valid: {error}", copy(None)
+    except (SignatureError, EncryptionError, OSError) as error:
         raise click.ClickException(str(error)) from error
 
 
@@ -939,6 +954,7 @@ def _run(
     """Runs the pipeline, and returns the record with the outcome."""
     config, run_id = prepared.config, record.run_id
     signing_key = _signing_key(config, directory)
+    encryption_keys = _encryption_keys(config)
     logs = directory.logs(run_id)
     logs.mkdir(parents=True, exist_ok=True)
     start_fork_server(logs / "imports.log")
@@ -955,6 +971,7 @@ def _run(
         served_version=prepared.situation.served or 0,
         run_key=prepared.situation.run_key,
         signing_key=signing_key,
+        encryption_keys=encryption_keys,
         public_keys=_public_keys(config, directory),
         metadata_path=str(directory.metadata),
         enable_cache=use_cache,
@@ -1007,6 +1024,21 @@ def _signing_key(config: Config, directory: OutputDirectory) -> str:
             return key
     except KeyFileError as error:
         raise UserError(str(error)) from error
+
+
+def _encryption_keys(config: Config) -> str:
+    """File of the keys that versions are encrypted with; "" for the environment, or none.
+
+    Raises:
+      UserError: If there is no key to encrypt with, which the Pusher would find out last.
+    """
+    path = config.serving.encryption_keys
+    try:
+        if config.serving.encrypt:
+            require_keys(path)
+    except EncryptionError as error:
+        raise UserError(str(error)) from error
+    return str(Path(path).resolve()) if path else ""
 
 
 def _public_keys(config: Config, directory: OutputDirectory) -> list[str]:

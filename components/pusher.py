@@ -19,6 +19,7 @@ from components.model_identity import model_identity
 from components.served_model import TRAINING_STATISTICS
 from components.serving_validator.component import INFRA_BLESSED_FILE
 from serving.directory import PROVENANCE_FILE, ModelDirectory, model_digest
+from serving.encryption import EncryptionError, Keys, encrypt_tree, require_keys
 from serving.keys import SignatureError, ensure_key_pair, is_file
 from serving.signing import sign
 
@@ -56,6 +57,8 @@ def Pusher(
     run_key: tfx.dsl.components.Parameter[str] = "",
     signing_key: tfx.dsl.components.Parameter[str] = "",
     signing_password: tfx.dsl.components.Parameter[str] = "",
+    encrypt: tfx.dsl.components.Parameter[int] = 0,
+    encryption_keys: tfx.dsl.components.Parameter[str] = "",
     file_mode: tfx.dsl.components.Parameter[str] = "0644",
     keep_versions: tfx.dsl.components.Parameter[int] = 0,
 ) -> None:
@@ -87,6 +90,8 @@ def Pusher(
         public key, which ends in `.pub`, where there is none; `env:NAME`, or a PKCS #11 URI. ""
         leaves the version unsigned.
       signing_password: Where the key's password is: `env:NAME` or a file; "" for none.
+      encrypt: 1 to encrypt the version when it is signed, and 0 to leave it plain.
+      encryption_keys: File of the keys that it is encrypted with; "" for the environment.
       file_mode: Mode of the published files, in octal digits, whatever the umask.
       keep_versions: How many versions to keep, besides those with a label; older ones are deleted
         after the push. 0 keeps all.
@@ -124,10 +129,15 @@ def Pusher(
         "compression": compression_report.read()["mode"],
         "libraries": {name: library_version(name) for name in _LIBRARIES},
         "signed": bool(signing_key),
+        "encrypted": bool(encrypt),
     }
     provenance = os.path.join(pushed_model.uri, "provenance")
     directory = ModelDirectory(serving_dir, model_name, int(file_mode, 8))
     try:
+        seal = _sealer(
+            _signer(signing_key, signing_password),
+            require_keys(encryption_keys) if encrypt else None,
+        )
         with directory.locked(_LOCK_SECONDS):
             if reason := _why_not_new(directory, record):
                 pushed_model.set_string_custom_property("reason", reason)
@@ -137,10 +147,10 @@ def Pusher(
                 provenance, record, metrics, compression_report.read(), statistics, schema
             )
             source = _model_to_push(model, infra_blessing)
-            directory.publish(version, source, provenance, _signer(signing_key, signing_password))
+            directory.publish(version, source, provenance, seal)
             if keep_versions:
                 directory.retain(keep_versions)
-    except (SignatureError, TimeoutError, ValueError) as error:
+    except (SignatureError, EncryptionError, TimeoutError, ValueError) as error:
         raise UserError(str(error)) from error
     pushed_model.set_int_custom_property("pushed", 1)
     pushed_model.set_string_custom_property("pushed_version", str(version))
@@ -170,6 +180,23 @@ def _model_to_push(model: tfx.dsl.Artifact, infra_blessing: tfx.dsl.Artifact) ->
     if infra_blessing.get_int_custom_property("has_model"):
         return str(path_utils.stamped_model_path(infra_blessing.uri))
     return serving_model_uri(model)
+
+
+def _sealer(
+    sign: Callable[[ModelDirectory, int], None] | None, keys: Keys | None
+) -> Callable[[ModelDirectory, int], None]:
+    """What signs and then encrypts a version, as `ModelDirectory.publish` calls it.
+
+    The signature is of what is loaded: it stays good when the version is encrypted again.
+    """
+
+    def seal(private: ModelDirectory, version: int) -> None:
+        if sign:
+            sign(private, version)
+        if keys:
+            encrypt_tree(private.serving_dir, keys)
+
+    return seal
 
 
 def _signer(signing_key: str, password: str) -> Callable[[ModelDirectory, int], None] | None:

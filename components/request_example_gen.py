@@ -20,6 +20,7 @@ from components.errors import DataError
 from components.relations import first_values
 from components.request_log import PREDICTION_PREFIX, VERSION_FEATURE, Period
 from components.span_example_gen import Columns, to_example_batch
+from serving.encryption import EncryptionError, Keys, load_keys
 
 CURRENT = "current"
 PREVIOUS = "previous"
@@ -41,6 +42,7 @@ def RequestExampleGen(
     output: tfx.dsl.components.Parameter[str],
     data_uri: tfx.dsl.components.Parameter[str] = "",
     label: tfx.dsl.components.Parameter[str] = "",
+    encryption_keys: tfx.dsl.components.Parameter[str] = "",
 ) -> None:
     """Writes what a version was asked and answered in a period, and in the one before it.
 
@@ -63,6 +65,7 @@ def RequestExampleGen(
       output: The model's output that is looked at; rows without it are counted and left out.
       data_uri: Directory of the spans that bring labels; "" for none.
       label: The feature that the model predicts.
+      encryption_keys: File of the keys of an encrypted log; "" for the environment.
 
     Raises:
       DataError: If there is no log, a file of it or of the labels cannot be read, or `current` has
@@ -72,9 +75,14 @@ def RequestExampleGen(
     names = json.loads(features)
     types = request_log.features_of(load_schema(schema), names)
     requests = Requests(version)
-    frames = _read_log(log_uri, model_name, requests, period, types, PREDICTION_PREFIX + output)
+    try:
+        keys = load_keys(encryption_keys)
+    except EncryptionError as error:
+        raise DataError(str(error)) from error
+    prediction = PREDICTION_PREFIX + output
+    frames = _read_log(log_uri, model_name, requests, period, types, prediction, keys)
     if frames[CURRENT].empty:
-        raise DataError(_describe_nothing(log_uri, model_name, requests, period, output))
+        raise DataError(_describe_nothing(log_uri, model_name, requests, period, output, keys))
     if label and data_uri:
         kinds = request_log.features_of(load_schema(schema), [*names, label])
         for split, span in ((CURRENT, period), (PREVIOUS, period.previous)):
@@ -84,7 +92,7 @@ def RequestExampleGen(
                 requests.label_months[split] = months
                 requests.labelled[split] = int(frames[split][label].notna().sum())
         types = kinds
-    columns = Columns({**types, PREDICTION_PREFIX + output: schema_pb2.FLOAT}, frozenset(), "")
+    columns = Columns({**types, prediction: schema_pb2.FLOAT}, frozenset(), "")
     for split, frame in frames.items():
         requests.rows[split] = len(frame)
         if not frame.empty:
@@ -124,14 +132,20 @@ class Requests:
 
 
 def _read_log(
-    uri: str, model: str, requests: Requests, period: Period, types: dict[str, int], prediction: str
+    uri: str,
+    model: str,
+    requests: Requests,
+    period: Period,
+    types: dict[str, int],
+    prediction: str,
+    keys: Keys | None,
 ) -> dict[str, pd.DataFrame]:
     """The rows of each split, and what was left out into `requests`."""
     columns = [*types, prediction]
     parts: dict[str, list[pd.DataFrame]] = {CURRENT: [], PREVIOUS: []}
     others: Counter[int] = Counter()
     read = 0
-    for rows in request_log.read(uri, model, {**types, prediction: schema_pb2.FLOAT}):
+    for rows in request_log.read(uri, model, {**types, prediction: schema_pb2.FLOAT}, keys):
         own = rows[VERSION_FEATURE] == requests.version
         answered = rows[prediction].notna()
         current = request_log.within(rows, period)
@@ -149,9 +163,11 @@ def _read_log(
     return {split: pd.concat(frames, ignore_index=True) for split, frames in parts.items()}
 
 
-def _describe_nothing(uri: str, model: str, requests: Requests, period: Period, output: str) -> str:
+def _describe_nothing(
+    uri: str, model: str, requests: Requests, period: Period, output: str, keys: Keys | None
+) -> str:
     if requests.without_prediction:
-        found = request_log.count_features(uri, model)
+        found = request_log.count_features(uri, model, keys)
         outputs = [name for name in sorted(found) if name.startswith(PREDICTION_PREFIX)]
         return (
             f"the {requests.without_prediction:,} rows of {period} in the request log {uri} have "

@@ -1,11 +1,13 @@
 """Reads the request log of a model server: rows of tf.Examples, in files by model.
 
 The format is that of the embedded server (docs/serving.md): the features as they were sent, and
-beside them `prediction.<output>`, `request.time` and `request.version`.
+beside them `prediction.<output>`, `request.time` and `request.version`. Encrypted files are
+decrypted into memory, one at a time.
 """
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import os
 import zlib
@@ -22,6 +24,8 @@ from tfx_bsl.coders import example_coder
 
 from components.errors import DataError
 from components.relations import first_values
+from serving.encryption import EncryptionError, Keys, decrypt, key_of
+from serving.keys import in_memory
 
 PREDICTION_PREFIX = "prediction."
 TIME_FEATURE = "request.time"
@@ -80,7 +84,14 @@ def show_time(seconds: int) -> str:
 
 
 def survey(
-    uri: str, model: str, *, since: int | None, until: int | None, days: int, now: float
+    uri: str,
+    model: str,
+    *,
+    since: int | None,
+    until: int | None,
+    days: int,
+    now: float,
+    keys: Keys | None = None,
 ) -> Survey:
     """Chooses the period to look at, and counts its rows.
 
@@ -93,6 +104,7 @@ def survey(
         with 7 days the weeks, Monday to Sunday in UTC.
       days: Length of the period unless both are given.
       now: The time, seconds since the epoch.
+      keys: What the log is decrypted with, if it is encrypted.
 
     Returns:
       The period and its rows.
@@ -100,7 +112,7 @@ def survey(
     Raises:
       DataError: If there is no log, it cannot be read, or it has no request in the period.
     """
-    rows = pd.concat(read(uri, model, {}), ignore_index=True)
+    rows = pd.concat(read(uri, model, {}, keys), ignore_index=True)
     seconds = rows[TIME_FEATURE] // _MICROSECONDS
     period = _choose_period(seconds, since, until, days, now)
     if period is None:
@@ -136,20 +148,23 @@ def _choose_period(
     return Period(begin, begin + length)
 
 
-def read(uri: str, model: str, types: dict[str, int]) -> Iterator[pd.DataFrame]:
+def read(
+    uri: str, model: str, types: dict[str, int], keys: Keys | None = None
+) -> Iterator[pd.DataFrame]:
     """Reads the rows of a model, a batch at a time, file by file.
 
     Args:
       uri: Directory of the log.
       model: Name of the model.
       types: TFMD type of each feature to read; all others but time and version are left out.
+      keys: What the log is decrypted with, if it is encrypted.
 
     Yields:
       A column for each feature, with its first value, NaN or None where it has none (or says so by
       NaN or ""), and for the time in microseconds since the epoch and the version.
 
     Raises:
-      DataError: If there is no log, or a file of it is cut or is something else.
+      DataError: If there is no log, a file of it is cut or is something else, or a key is missing.
     """
     kinds = {TIME_FEATURE: schema_pb2.INT, VERSION_FEATURE: schema_pb2.INT, **types}
     features = [schema_pb2.Feature(name=name, type=kind) for name, kind in kinds.items()]
@@ -157,7 +172,7 @@ def read(uri: str, model: str, types: dict[str, int]) -> Iterator[pd.DataFrame]:
         schema_pb2.Schema(feature=features).SerializeToString()
     )
     for path in _files(uri, model):
-        for records in _read_records(path):
+        for records in _read_records(path, keys):
             try:
                 batch = decoder.DecodeBatch(records)
             except Exception as error:  # The decoder raises whatever its library makes of it.
@@ -166,11 +181,11 @@ def read(uri: str, model: str, types: dict[str, int]) -> Iterator[pd.DataFrame]:
             yield _to_frame(path, batch, kinds)
 
 
-def count_features(uri: str, model: str) -> Counter[str]:
+def count_features(uri: str, model: str, keys: Keys | None = None) -> Counter[str]:
     """How many rows have each feature, in the first batch of the log's newest file."""
     *_, newest = _files(uri, model)
     counts: Counter[str] = Counter()
-    for record in next(_read_records(newest), []):
+    for record in next(_read_records(newest, keys), []):
         counts.update(tf.train.Example.FromString(record).features.feature.keys())
     return counts
 
@@ -190,24 +205,43 @@ def _files(uri: str, model: str) -> list[str]:
     return files
 
 
-def _read_records(path: str) -> Iterator[list[bytes]]:
-    _check_whole(path)
-    batches = tf.data.TFRecordDataset(path, "GZIP").batch(_BATCH).as_numpy_iterator()
-    while True:
+def _read_records(path: str, keys: Keys | None) -> Iterator[list[bytes]]:
+    with _decrypted(path, keys) as readable:
+        _check_whole(readable, path)
+        batches = tf.data.TFRecordDataset(readable, "GZIP").batch(_BATCH).as_numpy_iterator()
+        while True:
+            try:
+                records = next(batches, None)
+            except tf.errors.OpError as error:
+                raise _unreadable(path, error.message) from error
+            if records is None:
+                return
+            yield list(records)
+
+
+@contextlib.contextmanager
+def _decrypted(path: str, keys: Keys | None) -> Iterator[str]:
+    """Where a file can be read as it was before it was encrypted, if it was."""
+    with contextlib.ExitStack() as stack:
         try:
-            records = next(batches, None)
+            with tf.io.gfile.GFile(path, "rb") as file:
+                if key_of(file.read(128)) is not None:
+                    file.seek(0)
+                    name = "/".join(path.rsplit("/", 2)[-2:])
+                    content = b"".join(decrypt(file, name, keys))
+                    path = stack.enter_context(in_memory(content))
+        except EncryptionError as error:
+            raise DataError(f"the request log cannot be read: {error}") from error
         except tf.errors.OpError as error:
             raise _unreadable(path, error.message) from error
-        if records is None:
-            return
-        yield list(records)
+        yield path
 
 
-def _check_whole(path: str) -> None:
+def _check_whole(readable: str, path: str) -> None:
     """Reads a file to its end: TensorFlow takes one that was cut between two records for whole."""
     size = 0
     try:
-        with tf.io.gfile.GFile(path, "rb") as file, gzip.open(file) as content:
+        with tf.io.gfile.GFile(readable, "rb") as file, gzip.open(file) as content:
             while part := content.read(_PART_BYTES):
                 size += len(part)
     except (OSError, EOFError, zlib.error, tf.errors.OpError) as error:

@@ -7,6 +7,7 @@ from tfx import v1 as tfx
 from components.artifacts import serving_model_uri, statistics_uri
 from components.errors import UserError
 from serving.directory import SAVED_MODEL, ModelDirectory, copy_tree, exists, read_file
+from serving.encryption import EncryptionError, load_keys
 from serving.keys import SignatureError, TrustStore
 from serving.private_copy import private_copy
 
@@ -21,6 +22,7 @@ def ServedModel(
     model_name: tfx.dsl.components.Parameter[str],
     version: tfx.dsl.components.Parameter[int] = 0,
     public_keys: tfx.dsl.components.Parameter[str] = "[]",
+    encryption_keys: tfx.dsl.components.Parameter[str] = "",
 ) -> None:
     """Copies the served version and its training statistics out of the Serving directory.
 
@@ -37,10 +39,12 @@ def ServedModel(
         component is to look, and its result is not to be cached.
       public_keys: JSON list of the public keys, or folders of them (`*.pub`), of whoever may sign
         versions; with none, the version is taken unverified.
+      encryption_keys: File of the keys that an encrypted version is decrypted with; "" for the
+        environment.
 
     Raises:
-      UserError: If `version` is not in the Serving directory, or does not verify: it is then no
-        baseline.
+      UserError: If `version` is not in the Serving directory, cannot be decrypted or does not
+        verify: it is then no baseline.
     """
     directory = ModelDirectory(serving_dir, model_name)
     if version and version not in directory.versions():
@@ -55,8 +59,9 @@ def ServedModel(
     model.set_int_custom_property("version", served)
     paths = json.loads(public_keys)
     try:
-        copy = private_copy(directory, served, TrustStore(paths) if paths else None)
-    except (SignatureError, OSError) as error:
+        trust = TrustStore(paths) if paths else None
+        copy = private_copy(directory, served, trust, keys=load_keys(encryption_keys))
+    except (SignatureError, EncryptionError, OSError) as error:
         raise UserError(
             f"version {served} of {model_name} in {serving_dir} cannot be the baseline: {error}"
         ) from error

@@ -244,6 +244,9 @@ class ServingConfig:
         output directory's folder of keys.
       file_mode: Mode of the files of pushed versions, whatever the umask; 0640 for readers of the
         same group alone.
+      encrypt: 1 to encrypt versions, 0 to leave them plain.
+      encryption_keys: File of the keys that versions are encrypted with, and that versions and the
+        request log are decrypted with; "" for the variable `FLIGHTDECK_ENCRYPTION_KEYS`.
       keep_versions: Newest versions to keep, besides those with a label; 0 for all.
     """
 
@@ -260,6 +263,8 @@ class ServingConfig:
     signing_password: Annotated[str, AfterValidator(_check_secret_place)] = ""
     public_keys: tuple[str, ...] = ()
     file_mode: Literal["0600", "0640", "0644", "0660", "0664"] = "0644"
+    encrypt: Annotated[int, Field(ge=0, le=1)] = 0
+    encryption_keys: str = ""
     keep_versions: Annotated[int, Field(ge=0)] = 10
 
 

@@ -60,6 +60,7 @@ def create_monitoring_pipeline(
         output=PROBABILITY,
         data_uri=config.data.uri,
         label=LABEL,
+        encryption_keys=config.serving.encryption_keys,
         **period,
     )
     statistics_gen = StatisticsGen(
@@ -69,6 +70,7 @@ def create_monitoring_pipeline(
         serving_dir=serving_dir,
         model_name=config.model_name,
         version=version,
+        encryption_keys=config.serving.encryption_keys,
         public_keys=json.dumps(public_keys),
     )
     monitor = ServingMonitor(

@@ -39,6 +39,7 @@ def create_pipeline(
     served_version: int = 0,
     run_key: str = "",
     signing_key: str = "",
+    encryption_keys: str = "",
     public_keys: Sequence[str] = (),
     metadata_path: str | None = None,
     enable_cache: bool = True,
@@ -56,6 +57,8 @@ def create_pipeline(
       run_key: Identifies data, configuration and code; kept with the pushed version.
       signing_key: File of the private key that signs what is pushed, made on first use; "" leaves
         it unsigned.
+      encryption_keys: File of the keys that versions are encrypted and decrypted with; "" for the
+        environment.
       public_keys: Public keys, or folders of them, that the served version is verified with; none
         takes it unverified.
       metadata_path: SQLite file of ML Metadata; None where the orchestrator brings its own.
@@ -84,6 +87,7 @@ def create_pipeline(
         serving_dir=serving_dir,
         model_name=config.model_name,
         version=served_version,
+        encryption_keys=encryption_keys,
         public_keys=json.dumps(public_keys),
     )
     data_gate = DataGate(
@@ -191,6 +195,8 @@ def create_pipeline(
         model_name=config.model_name,
         run_key=run_key,
         signing_key=signing_key,
+        encrypt=config.serving.encrypt,
+        encryption_keys=encryption_keys,
         signing_password=config.serving.signing_password,
         file_mode=config.serving.file_mode,
         keep_versions=config.serving.keep_versions,

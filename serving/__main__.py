@@ -13,8 +13,17 @@ from typing import Any, TypeVar
 import click
 
 from serving.directory import ModelDirectory, exists, file_sizes, find_models
+from serving.encryption import (
+    MEMORY,
+    EncryptionError,
+    Keys,
+    add_key,
+    check_is_memory,
+    load_keys,
+    require_keys,
+)
 from serving.keys import KeyFileError, SignatureError, TrustStore, default_trust, short_id
-from serving.private_copy import private_copy
+from serving.private_copy import PrivateCopy, private_copy
 from serving.server.settings import GRPC_PORT, REST_PORT, ServerSettings
 from serving.signing import claimed_key
 from serving.signing import sign as sign_version
@@ -64,6 +73,17 @@ def _public_key_option(command: _Command) -> _Command:
     )(command)
 
 
+_encryption_keys_option = click.option(
+    "--encryption-keys",
+    default="",
+    metavar="FILE",
+    help="Keys to decrypt with. Default: the variable FLIGHTDECK_ENCRYPTION_KEYS, if it is set.",
+)
+_decrypt_to_disk_option = click.option(
+    "--decrypt-to-disk", is_flag=True, help="Decrypt also where that is not in memory."
+)
+
+
 def _trust(serving_dir: str, public_keys: tuple[str, ...]) -> TrustStore:
     return TrustStore(public_keys or [default_trust(serving_dir)])
 
@@ -74,12 +94,14 @@ def _trust(serving_dir: str, public_keys: tuple[str, ...]) -> TrustStore:
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON list, for programs.")
 @click.option("--verify", "verifies", is_flag=True, help="Verify each version, which reads it.")
 @_public_key_option
+@_encryption_keys_option
 def versions(
     serving_dir: str,
     model: str | None,
     as_json: bool,
     verifies: bool,
     public_keys: tuple[str, ...],
+    encryption_keys: str,
 ) -> None:
     """Lists the versions of a model, newest first, with the key that each says it was signed by.
 
@@ -93,10 +115,10 @@ def versions(
         directory = _directory(serving_dir, model)
         rows = _describe(directory)
         if verifies:
-            trust = _trust(serving_dir, public_keys)
+            trust, keys = _trust(serving_dir, public_keys), load_keys(encryption_keys)
             for row in rows:
                 aside = row["state"] == _ROLLED_BACK
-                row["verified"] = _verifies(directory, row["version"], trust, aside)
+                row["verified"] = _verifies(directory, row["version"], trust, aside, keys)
         ignored, withdrawn = directory.ignored(), directory.withdrawn()
     if as_json:
         click.echo(json.dumps(rows, indent=2))
@@ -216,8 +238,14 @@ def unpin(arguments: tuple[str, ...], model: str | None) -> None:
 @main.command()
 @click.argument("arguments", nargs=-1, metavar="[SERVING_DIR] [VERSION ...]")
 @_public_key_option
+@_encryption_keys_option
 @_model_option
-def verify(arguments: tuple[str, ...], public_keys: tuple[str, ...], model: str | None) -> None:
+def verify(
+    arguments: tuple[str, ...],
+    public_keys: tuple[str, ...],
+    encryption_keys: str,
+    model: str | None,
+) -> None:
     """Checks that versions are, file by file, what was signed.
 
     All that a server can load are checked, unless some are given; those may be rolled back.
@@ -232,14 +260,14 @@ def verify(arguments: tuple[str, ...], public_keys: tuple[str, ...], model: str 
     failed = False
     with _refusals():
         directory = _directory(serving_dir, model)
-        trust = _trust(serving_dir, public_keys)
+        trust, keys = _trust(serving_dir, public_keys), load_keys(encryption_keys)
         rolled_back = directory.rolled_back()
         for version in chosen or directory.versions():
             try:
                 aside = version in rolled_back
-                with private_copy(directory, version, trust, rolled_back=aside) as copy:
+                with _copy_privately(directory, version, trust, aside, keys) as copy:
                     signed = copy.signed
-            except (SignatureError, OSError) as error:
+            except (SignatureError, EncryptionError, OSError) as error:
                 failed = True
                 click.echo(f"version {version}: FAILED, {error}")
             else:
@@ -247,6 +275,104 @@ def verify(arguments: tuple[str, ...], public_keys: tuple[str, ...], model: str 
                 key = short_id(signed.key_id)
                 click.echo(f"version {version}: ok, signed {signed.time} by the key {key}")
     sys.exit(int(failed))
+
+
+@main.command()
+@click.argument("serving_dir")
+@click.argument("target")
+@click.option("--model", "models", multiple=True, metavar="NAME", help="Default: all models.")
+@_public_key_option
+@_encryption_keys_option
+@_decrypt_to_disk_option
+@click.option(
+    "--follow", is_flag=True, help="Go on, until SIGTERM, with versions that come and go."
+)
+@click.option(
+    "--poll-seconds",
+    type=click.FloatRange(min=0.05),
+    default=2.0,
+    show_default=True,
+    help="Time between two looks for other versions.",
+)
+def mirror(
+    serving_dir: str,
+    target: str,
+    models: tuple[str, ...],
+    public_keys: tuple[str, ...],
+    encryption_keys: str,
+    decrypt_to_disk: bool,
+    follow: bool,
+    poll_seconds: float,
+) -> None:
+    """Copies versions to TARGET, verified and decrypted, for TensorFlow Serving, which checks none.
+
+    TARGET gets the newest version of each model that verifies, and those with a label; what was
+    rolled back goes from it. Nobody else should be able to write to it. Where there are keys, it
+    must be in memory.
+
+    \b
+    Examples:
+      python -m serving mirror /serving-directory /models --public-key /keys/signing.pub
+      python -m serving mirror /serving-directory /models --public-key /keys --follow
+    """
+    from serving.mirror import Mirror
+    from serving.server.logs import start_logging
+
+    start_logging()
+    with _refusals():
+        trust = _trust(serving_dir, public_keys)
+        os.makedirs(target, exist_ok=True)
+        if load_keys(encryption_keys) and not decrypt_to_disk:
+            check_is_memory(target)
+        copies = Mirror(serving_dir, target, models, trust, lambda: load_keys(encryption_keys))
+        if follow:
+            copies.follow(poll_seconds)
+        elif not copies.look():
+            raise SignatureError(f"{target} does not have every version that it should have")
+
+
+@main.command()
+@click.argument("file")
+def new_key(file: str) -> None:
+    """Puts a new encryption key first in FILE, which is made where there is none.
+
+    The first key encrypts, all decrypt. To replace a key: make a new one, give FILE to all that
+    read, encrypt again what is there with `reencrypt`, and then delete the line of the old key.
+
+    \b
+    Examples:
+      python -m serving new-key keys/encryption.keys
+      python -m serving new-key /secrets/encryption.keys
+    """
+    with _refusals():
+        click.echo(f"Key {add_key(file)} is the first of {file}.")
+
+
+@main.command()
+@click.argument("serving_dir", default=_SERVING_DIR)
+@_encryption_keys_option
+@click.option("--request-log", metavar="DIR", help="Request log to encrypt again as well.")
+def reencrypt(serving_dir: str, encryption_keys: str, request_log: str | None) -> None:
+    """Encrypts with the first key what is encrypted with another one; the rest stays as it is.
+
+    Signatures stay good: they are of what is encrypted.
+
+    \b
+    Examples:
+      python -m serving reencrypt --encryption-keys keys/encryption.keys
+      python -m serving reencrypt --encryption-keys keys/encryption.keys --request-log requests
+    """
+    from serving.encryption import reencrypt_log, reencrypt_versions
+
+    with _refusals():
+        keys = require_keys(encryption_keys)
+        changed = sum(
+            reencrypt_versions(ModelDirectory(serving_dir, name), keys)
+            for name in find_models(serving_dir)
+        )
+        if request_log:
+            changed += reencrypt_log(request_log, keys)
+    click.echo(f"Encrypted {changed} files again, with the key {keys.first}.")
 
 
 @main.command()
@@ -263,9 +389,14 @@ def verify(arguments: tuple[str, ...], public_keys: tuple[str, ...], model: str 
     default="",
     help="Where its password is: env:NAME, fd:NUMBER, or a file.",
 )
+@_encryption_keys_option
 @_model_option
 def sign(
-    arguments: tuple[str, ...], signing_key: str, password_from: str, model: str | None
+    arguments: tuple[str, ...],
+    signing_key: str,
+    password_from: str,
+    encryption_keys: str,
+    model: str | None,
 ) -> None:
     """Signs a version again, under the name and number that it has now.
 
@@ -287,7 +418,8 @@ def sign(
         directory = _directory(serving_dir, model)
         with directory.locked():
             aside = version in directory.rolled_back()
-            with private_copy(directory, version, None, rolled_back=aside) as copy:
+            keys = load_keys(encryption_keys)
+            with _copy_privately(directory, version, None, aside, keys) as copy:
                 sign_version(copy.directory, version, signing_key, password_from)
                 directory.put_signature(version, copy.directory)
     click.echo(f"Signed version {version} of {directory.model_name}.")
@@ -354,6 +486,15 @@ def sign(
     show_default=True,
     help="Share of the requests to log.",
 )
+@_encryption_keys_option
+@click.option(
+    "--decrypt-to",
+    default=MEMORY,
+    show_default=True,
+    metavar="DIR",
+    help="Folder in memory for what is decrypted.",
+)
+@_decrypt_to_disk_option
 @click.option("--no-access-log", is_flag=True, help="Do not print a line for each request.")
 def serve(
     serving_dir: str,
@@ -473,7 +614,7 @@ def _read_token(token_file: str | None) -> str:
 def _refusals(*more: type[Exception]) -> Iterator[None]:
     """Shows what the Serving directory refuses as a message, and exits with status 1."""
     expected: tuple[type[Exception], ...] = (
-        *(LookupError, ValueError, OSError, SignatureError),
+        *(LookupError, ValueError, OSError, SignatureError, EncryptionError),
         *more,
     )
     try:
@@ -553,10 +694,24 @@ def _describe(directory: ModelDirectory) -> list[dict[str, Any]]:
     return rows
 
 
-def _verifies(directory: ModelDirectory, version: int, trust: TrustStore, aside: bool) -> bool:
+def _copy_privately(
+    directory: ModelDirectory,
+    version: int,
+    trust: TrustStore | None,
+    aside: bool,
+    keys: Keys | None,
+) -> PrivateCopy:
+    """A private copy, which is in memory if it may have been decrypted."""
+    parent = MEMORY if keys else None
+    return private_copy(directory, version, trust, rolled_back=aside, parent=parent, keys=keys)
+
+
+def _verifies(
+    directory: ModelDirectory, version: int, trust: TrustStore, aside: bool, keys: Keys | None
+) -> bool:
     try:
-        private_copy(directory, version, trust, rolled_back=aside).close()
-    except (SignatureError, OSError):
+        _copy_privately(directory, version, trust, aside, keys).close()
+    except (SignatureError, EncryptionError, OSError):
         return False
     return True
 

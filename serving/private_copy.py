@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import functools
 import os
 import shutil
 import stat
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
@@ -20,15 +22,16 @@ from typing import Self
 from pyarrow import fs
 
 from serving.directory import SIGNATURE_FILE, ModelDirectory, local_path, open_uri
+from serving.encryption import Decryption, Keys
 from serving.keys import SignatureError, TrustStore
 from serving.signing import Signed, verify
 
 # No version of a model has as many files or such deep folders.
 _MAX_FILES = 100_000
 _MAX_DEPTH = 32
-_CHUNK = 1 << 20
 
-_PREFIX = "flightdeck-"
+# Private folders, and what is to be deleted; what nobody uses is deleted with the next copy.
+PREFIX = "flightdeck-"
 _ABANDONED_SECONDS = 60.0
 # Descriptors by which the folders of this process are locked.
 _locks: dict[str, int] = {}
@@ -47,11 +50,13 @@ class PrivateCopy:
         what to load, `directory.provenance(version)` where it came from.
       version: Number of the version.
       signed: By which key and when it was signed; None if it was not to be verified.
+      encrypted: Whether it was encrypted where it came from; the copy is not.
     """
 
     directory: ModelDirectory
     version: int
     signed: Signed | None
+    encrypted: bool
 
     def close(self) -> None:
         """Deletes the copy."""
@@ -83,8 +88,9 @@ def private_copy(
     *,
     rolled_back: bool = False,
     parent: str | None = None,
+    keys: Keys | None = None,
 ) -> PrivateCopy:
-    """Copies a version with its provenance into a private folder, and verifies the copy.
+    """Copies a version with its provenance into a private folder, decrypts and verifies the copy.
 
     The folder has mode 0700 and a name that cannot be guessed. Links and devices are refused, not
     followed. What the caller gets is, file by file, what was signed under this model's name and
@@ -96,6 +102,7 @@ def private_copy(
       trust: Keys that may have signed it; None takes it unverified, signed or not.
       rolled_back: Whether to take the version from where those are that were rolled back.
       parent: Folder to make the private one in; None for that of temporary files.
+      keys: What it is decrypted with, if it is encrypted.
 
     Returns:
       The copy. Whoever asked for it closes it when its files are no longer read.
@@ -104,6 +111,7 @@ def private_copy(
       FileNotFoundError: If there is no such version, or it went away meanwhile.
       SignatureError: If it does not verify (see `signing.verify`), has no signature, or holds
         something else than files and folders.
+      EncryptionError: If it is encrypted and cannot be decrypted.
       OSError: If it cannot be copied.
     """
     if directory.model_name in ("", ".", "..") or "/" in directory.model_name:
@@ -112,15 +120,16 @@ def private_copy(
     root = _make_folder(parent or tempfile.gettempdir())
     try:
         copy = ModelDirectory(root, directory.model_name)
-        budget = _Budget(root)
+        writer = _Writer(root, keys)
         try:
-            _copy_files(source, copy.version_uri(version), budget)
+            _copy_files(source, copy.version_uri(version), writer)
         except FileNotFoundError as error:
             raise FileNotFoundError(
                 f"version {version} is not, or no longer, in {directory.uri}"
             ) from error
         with contextlib.suppress(FileNotFoundError):  # A version from elsewhere has none.
-            _copy_files(directory.provenance_uri(version), copy.provenance_uri(version), budget)
+            _copy_files(directory.provenance_uri(version), copy.provenance_uri(version), writer)
+        encrypted = writer.decryption.finish()
         signed = None
         if trust is not None:
             signature = os.path.join(root, SIGNATURE_FILE)
@@ -130,7 +139,7 @@ def private_copy(
             except FileNotFoundError:
                 raise SignatureError(f"there is no signature {uri}") from None
             signed = verify(copy, version, signature, trust, uri)
-        return PrivateCopy(copy, version, signed)
+        return PrivateCopy(copy, version, signed, encrypted)
     except BaseException:
         _delete_folder(root)
         raise
@@ -141,13 +150,13 @@ def _make_folder(parent: str) -> str:
 
     A folder is locked as long as its process lives.
     """
-    root = tempfile.mkdtemp(prefix=_PREFIX, dir=parent)  # Mode 0700.
+    root = tempfile.mkdtemp(prefix=PREFIX, dir=parent)  # Mode 0700.
     _locks[root] = os.open(root, os.O_RDONLY | os.O_DIRECTORY)
     fcntl.flock(_locks[root], fcntl.LOCK_EX)
     for name in os.listdir(parent):
         path = os.path.join(parent, name)
         with contextlib.suppress(OSError):
-            if name.startswith(_PREFIX) and path not in _locks and _is_abandoned(path):
+            if name.startswith(PREFIX) and path not in _locks and _is_abandoned(path):
                 shutil.rmtree(path)
     return root
 
@@ -173,16 +182,28 @@ def _delete_folder(root: str) -> None:
         os.close(_locks.pop(root))
 
 
-class _Budget:
-    """How much more may be copied: never more than what the disk had free at first.
+class _Writer:
+    """Writes files of a copy, decrypted, and never more than what the disk had free at first.
 
     Args:
-      folder: Folder of the disk that is copied to.
+      root: The private folder.
+      keys: What they are decrypted with, if they are encrypted.
+
+    Attributes:
+      decryption: Tells at the end whether they were.
     """
 
-    def __init__(self, folder: str):
-        self._bytes = shutil.disk_usage(folder).free
+    def __init__(self, root: str, keys: Keys | None):
+        self._root = root
+        self._bytes = shutil.disk_usage(root).free
         self._files = _MAX_FILES
+        self.decryption = Decryption(keys)
+
+    def write(self, read: Callable[[int], bytes], target: str, size: int) -> None:
+        """Copies a file up to the size that was counted, however it grows."""
+        os.makedirs(os.path.dirname(target), exist_ok=True)
+        with open(target, "xb") as file:
+            self.decryption.copy(_Bounded(read, size), file, os.path.relpath(target, self._root))
 
     def take(self, path: str, size: int) -> None:
         """Counts a file.
@@ -201,7 +222,7 @@ class _Budget:
             )
 
 
-def _copy_files(source: str, target: str, budget: _Budget) -> None:
+def _copy_files(source: str, target: str, writer: _Writer) -> None:
     """Copies the files below a folder that others may write, and follows no link.
 
     Raises:
@@ -210,19 +231,19 @@ def _copy_files(source: str, target: str, budget: _Budget) -> None:
     """
     path = local_path(source)
     if path is None:
-        _copy_objects(source, target, budget)
+        _copy_objects(source, target, writer)
         return
     try:
         folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     except NotADirectoryError:
         raise UnsafeContentError(f"{path} is no folder, but a link or a file") from None
     try:
-        _copy_folder(folder, path, target, budget, _MAX_DEPTH)
+        _copy_folder(folder, path, target, writer, _MAX_DEPTH)
     finally:
         os.close(folder)
 
 
-def _copy_folder(folder: int, path: str, target: str, budget: _Budget, depth: int) -> None:
+def _copy_folder(folder: int, path: str, target: str, writer: _Writer, depth: int) -> None:
     """Copies what an open folder holds; names in it are looked up in that very folder."""
     if depth == 0:
         raise UnsafeContentError(f"{path!r} is more than {_MAX_DEPTH} folders deep")
@@ -237,26 +258,31 @@ def _copy_folder(folder: int, path: str, target: str, budget: _Budget, depth: in
             # Another one may have taken its place meanwhile.
             found = os.fstat(descriptor)
             if stat.S_ISDIR(found.st_mode):
-                _copy_folder(descriptor, here, os.path.join(target, name), budget, depth - 1)
+                _copy_folder(descriptor, here, os.path.join(target, name), writer, depth - 1)
             elif stat.S_ISREG(found.st_mode):
-                budget.take(here, found.st_size)
-                os.makedirs(target, exist_ok=True)
-                _copy_bytes(descriptor, os.path.join(target, name), found.st_size)
+                writer.take(here, found.st_size)
+                read = functools.partial(os.read, descriptor)
+                writer.write(read, os.path.join(target, name), found.st_size)
             else:
                 raise UnsafeContentError(f"{here!r} is neither a file nor a folder")
         finally:
             os.close(descriptor)
 
 
-def _copy_bytes(source: int, target: str, size: int) -> None:
-    """Copies a file up to the size that was counted, however it grows."""
-    with open(target, "xb") as file:
-        while size > 0 and (chunk := os.read(source, min(size, _CHUNK))):
-            file.write(chunk)
-            size -= len(chunk)
+class _Bounded:
+    """A file up to a size."""
+
+    def __init__(self, read: Callable[[int], bytes], size: int):
+        self._read = read
+        self._left = size
+
+    def read(self, size: int, /) -> bytes:
+        chunk = self._read(min(size, self._left))
+        self._left -= len(chunk)
+        return chunk
 
 
-def _copy_objects(source: str, target: str, budget: _Budget) -> None:
+def _copy_objects(source: str, target: str, writer: _Writer) -> None:
     files, root = open_uri(source)
     for info in files.get_file_info(fs.FileSelector(root, recursive=True)):
         if info.type != fs.FileType.File:
@@ -264,15 +290,7 @@ def _copy_objects(source: str, target: str, budget: _Budget) -> None:
         name = info.path[len(root) + 1 :]
         if not {"", ".", ".."}.isdisjoint(name.split("/")):
             raise UnsafeContentError(f"{info.path!r} is no name of a file")
-        budget.take(info.path, info.size)
-        path = os.path.join(target, name)
-        os.makedirs(os.path.dirname(path), exist_ok=True)
+        writer.take(info.path, info.size)
         # The name must not decide whether it is decompressed, as it would by default.
-        with (
-            files.open_input_stream(info.path, compression=None) as stream,
-            open(path, "xb") as file,
-        ):
-            left = info.size
-            while left > 0 and (chunk := stream.read(min(left, _CHUNK))):
-                file.write(chunk)
-                left -= len(chunk)
+        with files.open_input_stream(info.path, compression=None) as stream:
+            writer.write(stream.read, os.path.join(target, name), info.size)

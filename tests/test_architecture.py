@@ -68,7 +68,7 @@ def function():
 
 def test_components_import_nothing_of_the_project_but_the_serving_directory_and_its_keys() -> None:
     others = ("pipeline", "orchestration", "serving", "data", "benchmarks", "tests", *RUNNERS)
-    shared = ("directory", "keys", "private_copy", "signing")
+    shared = ("directory", "encryption", "keys", "private_copy", "signing")
     assert violations("components", others, allowed=tuple(f"serving.{m}" for m in shared)) == []
 
 

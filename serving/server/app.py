@@ -17,6 +17,7 @@ import grpc
 import uvicorn
 import uvloop
 
+from serving.encryption import check_is_memory, load_keys
 from serving.server.connections import BoundedProtocol
 from serving.server.health import HealthService
 from serving.server.loading import load_version
@@ -44,14 +45,20 @@ def serve(settings: ServerSettings) -> None:
     Raises:
       OSError: If a port or a file cannot be had.
       RequestLogError: If another server writes to the request log's folder.
+      EncryptionError: If the keys cannot be read, or the folder to decrypt into is on a disk.
     """
     start_logging()
     sys.setswitchinterval(_SWITCH_SECONDS)
     gc.freeze()  # What is imported stays; to look for garbage in it takes a second each time.
-    uvloop.run(_serve(settings))
+    decrypt_to = None
+    if load_keys(settings.encryption_keys):
+        decrypt_to = settings.decrypt_to
+        if not settings.decrypt_to_disk:
+            check_is_memory(decrypt_to)
+    uvloop.run(_serve(settings, decrypt_to))
 
 
-async def _serve(settings: ServerSettings) -> None:
+async def _serve(settings: ServerSettings, decrypt_to: str | None) -> None:
     loop = asyncio.get_running_loop()
     stopping = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -65,13 +72,18 @@ async def _serve(settings: ServerSettings) -> None:
     manager = ModelManager(
         settings.serving_dir,
         settings.models,
-        lambda directory, version: load_version(settings, directory, version),
+        lambda directory, version: load_version(settings, directory, version, decrypt_to),
         metrics,
         on_change,
     )
     request_log = None
     if settings.request_log:
-        request_log = RequestLog(settings.request_log, settings.request_log_sampling, metrics)
+        request_log = RequestLog(
+            settings.request_log,
+            settings.request_log_sampling,
+            metrics,
+            load_keys=lambda: load_keys(settings.encryption_keys),
+        )
     service = Service(
         manager,
         metrics,

@@ -6,6 +6,7 @@ import os
 import weakref
 
 from serving.directory import ModelDirectory
+from serving.encryption import load_keys
 from serving.keys import short_id
 from serving.private_copy import private_copy
 from serving.server.logs import log_event
@@ -14,13 +15,16 @@ from serving.server.settings import ServerSettings
 from serving.server.warmup import warm_up
 
 
-def load_version(settings: ServerSettings, directory: ModelDirectory, version: int) -> LoadedModel:
-    """Verifies, loads and warms a version.
+def load_version(
+    settings: ServerSettings, directory: ModelDirectory, version: int, parent: str | None = None
+) -> LoadedModel:
+    """Decrypts, verifies, loads and warms a version.
 
     Args:
       settings: `trust` says whose versions are loaded.
       directory: Where the version is; others may write to it.
       version: Its number.
+      parent: Folder for the private copy; None for that of temporary files.
 
     Returns:
       The model.
@@ -28,7 +32,9 @@ def load_version(settings: ServerSettings, directory: ModelDirectory, version: i
     Raises:
       Exception: Whatever keeps it from being loaded.
     """
-    copy = private_copy(directory, version, settings.trust)
+    # Read again, so that a server that runs takes what is encrypted with a new key.
+    keys = load_keys(settings.encryption_keys)
+    copy = private_copy(directory, version, settings.trust, parent=parent, keys=keys)
     try:
         folder = copy.directory.version_uri(version)
         model = load_model(
@@ -49,6 +55,7 @@ def load_version(settings: ServerSettings, directory: ModelDirectory, version: i
         verified=copy.signed is not None,
         key_id=short_id(copy.signed.key_id) if copy.signed else None,
         signed=copy.signed.time if copy.signed else None,
+        encrypted=copy.encrypted,
         warmup_requests=answered,
     )
     return model

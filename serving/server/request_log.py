@@ -9,7 +9,8 @@ absent), and beside them what was answered and by whom:
 
 Files are `<folder>/<model>/requests-<time>-<number>.tfrecord.gz`. The one that is being written
 ends in `.part` and is renamed when it is whole, so a reader that takes `*.tfrecord.gz` never sees
-half a file.
+half a file. Where there are keys the files are encrypted (see `serving.encryption`), under the name
+`<model>/<file>`. Nobody but the server's user can read them.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ import queue
 import random
 import threading
 import time
-from collections.abc import Callable, Mapping
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -31,6 +33,8 @@ from typing import Any, TypeAlias
 import numpy as np
 import tensorflow as tf
 
+from serving.encryption import Encryptor, Keys, decrypt, key_of
+from serving.keys import in_memory
 from serving.server.logs import log_event
 from serving.server.metrics import ServerMetrics
 
@@ -39,6 +43,9 @@ TIME_FEATURE = "request.time"
 VERSION_FEATURE = "request.version"
 SUFFIX = ".tfrecord.gz"
 _PART = ".part"
+_MENDED = ".mended"
+_GZIP = 31  # zlib's `wbits`
+_WAITING_BYTES = 1 << 20
 _WAITING_REQUESTS = 1000
 _FLUSH_SECONDS = 1.0
 _END_SECONDS = 10.0
@@ -61,6 +68,8 @@ class RequestLog:
       max_file_seconds: Age at which a file is closed, in seconds.
       max_files: Files to keep of each model; the oldest goes first.
       retry_seconds: Time for which a model is not logged after its file could not be written.
+      load_keys: Gives the keys that a file is encrypted with, None to leave it plain; called for
+        each file, so that a log goes on with a new key.
 
     Raises:
       RequestLogError: If another server writes to the folder.
@@ -76,6 +85,7 @@ class RequestLog:
         max_file_seconds: float = 3600.0,
         max_files: int = 500,
         retry_seconds: float = 10.0,
+        load_keys: Callable[[], Keys | None] = lambda: None,
     ):
         self._folder = Path(folder)
         self._sampling = sampling
@@ -84,19 +94,25 @@ class RequestLog:
         self._max_file_seconds = max_file_seconds
         self._max_files = max_files
         self._retry_seconds = retry_seconds
+        self._load_keys = load_keys
         self._random = random.Random()
         self._queue: queue.Queue[_Request | None] = queue.Queue(_WAITING_REQUESTS)
         self._files: dict[str, _File] = {}
         self._retries: dict[str, float] = {}
+        self._left: dict[str, Path] = {}
         self._folder.mkdir(parents=True, exist_ok=True)
-        self._lock = os.open(self._folder / ".lock", os.O_CREAT | os.O_RDWR)
+        self._lock = os.open(self._folder / ".lock", os.O_CREAT | os.O_RDWR, 0o600)
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             os.close(self._lock)
             raise RequestLogError(f"another server writes its request log to {folder}") from None
         for part in self._folder.glob(f"*/*{SUFFIX}{_PART}"):
-            _recover(part)
+            try:
+                _recover(part, load_keys())
+            except Exception as error:  # A full disk, or a key that is missing: it can wait.
+                reason = str(error)
+                log_event("request log not mended", logging.ERROR, file=str(part), reason=reason)
         self._thread = threading.Thread(target=self._write, name="request-log", daemon=True)
         self._thread.start()
 
@@ -164,10 +180,21 @@ class RequestLog:
                 request.version, request.inputs, request.outputs, request.time_us
             )
             if name not in self._files:
-                self._files[name] = _File(self._folder / name)
+                self._files[name] = self._open(name)
             self._files[name].write(records)
         except Exception as error:  # A full disk must not end the log for good.
             self._give_up(name, rows, error)
+
+    def _open(self, name: str) -> _File:
+        keys = self._load_keys()
+        # While this fails no other file is begun, so that they do not pile up.
+        if left := self._left.get(name):
+            _recover(left, keys)
+            del self._left[name]
+        folder = self._folder / name
+        folder.mkdir(parents=True, exist_ok=True)
+        now = datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%fZ")
+        return _File(folder / f"requests-{now}-{os.getpid()}{SUFFIX}", keys)
 
     def _settle(self, name: str, write_out: Callable[[], None]) -> None:
         """Closes or flushes a file; what it holds is then written, or lost."""
@@ -185,6 +212,8 @@ class RequestLog:
     def _give_up(self, name: str, rows: int, error: Exception) -> None:
         if file := self._files.pop(name, None):
             rows += file.settle()
+            if left := file.abandon():
+                self._left[name] = left
         self._retries[name] = time.monotonic() + self._retry_seconds
         self._metrics.logged.labels(name, "dropped").inc(rows)
         log_event("request log failed", logging.ERROR, model=name, reason=str(error))
@@ -211,18 +240,30 @@ class _Request:
 
 
 class _File:
-    """A file that is being written."""
+    """A file that is being written, under another name until it is whole.
 
-    def __init__(self, folder: Path):
-        folder.mkdir(parents=True, exist_ok=True)
-        now = datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%fZ")
-        self._path = folder / f"requests-{now}-{os.getpid()}{SUFFIX}"
-        self._part = self._path.with_name(self._path.name + _PART)
-        self._writer = tf.io.TFRecordWriter(str(self._part), options="GZIP")
+    Args:
+      path: The file.
+      keys: What it is encrypted with; None leaves it plain.
+      ending: What its name ends in meanwhile.
+    """
+
+    def __init__(self, path: Path, keys: Keys | None, ending: str = _PART):
+        self._path = path
+        self._part = path.with_name(path.name + ending)
+        descriptor = os.open(self._part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        self._file = os.fdopen(descriptor, "wb")
+        self._encryptor: Encryptor | None = None
+        self._compressor = zlib.compressobj(wbits=_GZIP)
         self._opened = self._flushed = time.monotonic()
+        self._records: list[bytes] = []
+        self._unflushed = 0
         self._waiting = 0
+        self._holds_records = False
         self.bytes = 0
         self.is_closed = False
+        if keys is not None:
+            self._encryptor = Encryptor(self._file, keys, _name(path))
 
     @property
     def age(self) -> float:
@@ -235,17 +276,45 @@ class _File:
 
     def write(self, records: list[bytes]) -> None:
         self._waiting += len(records)
-        for record in records:
-            self._writer.write(record)
-            self.bytes += len(record)
+        self._records += records
+        size = sum(map(len, records))
+        self.bytes += size
+        self._unflushed += size
+        if self._unflushed >= _WAITING_BYTES:
+            self.flush()
 
     def flush(self) -> None:
-        self._writer.flush()
+        """Writes what waits, so that it outlasts the process."""
+        framed, self._records, self._unflushed = _frame(self._records), [], 0
+        output = self._encryptor or self._file
+        output.write(self._compressor.compress(framed))
+        output.write(self._compressor.flush(zlib.Z_SYNC_FLUSH))
+        output.flush()
+        self._holds_records = True
 
     def close(self) -> None:
-        self._writer.close()
+        self.flush()
+        output = self._encryptor or self._file
+        output.write(self._compressor.flush())
+        if self._encryptor:
+            self._encryptor.end()
+        self._file.close()
         self._part.rename(self._path)
         self.is_closed = True
+
+    def abandon(self) -> Path | None:
+        """Gives up on a file that cannot be written.
+
+        Returns:
+          What is left of it, which can be mended; None if it never held a record.
+        """
+        with contextlib.suppress(OSError):
+            self._file.close()
+        if self._holds_records:
+            return self._part
+        with contextlib.suppress(OSError):
+            self._part.unlink()
+        return None
 
     def settle(self) -> int:
         """How many records waited until now."""
@@ -254,18 +323,52 @@ class _File:
         return waiting
 
 
-def _recover(part: Path) -> None:
-    """Keeps what can be read of a file that a server was killed over."""
-    path = part.with_name(part.name.removesuffix(_PART))
-    mended = path.with_name(path.name + ".mended")
-    with tf.io.TFRecordWriter(str(mended), options="GZIP") as writer:
-        try:
-            for record in tf.data.TFRecordDataset(str(part), "GZIP").as_numpy_iterator():
+def _frame(records: Iterable[bytes]) -> bytes:
+    """The records as a TFRecord file has them."""
+    with in_memory(b"") as path:
+        with tf.io.TFRecordWriter(path) as writer:
+            for record in records:
                 writer.write(record)
+        return Path(path).read_bytes()
+
+
+def _recover(part: Path, keys: Keys | None) -> None:
+    """Keeps what can be read of a file that was never finished.
+
+    Raises:
+      OSError: If it cannot be written; the part is then left as it is.
+      EncryptionError: If its key is not among those given; the same.
+    """
+    path = part.with_name(part.name.removesuffix(_PART))
+    mended = _File(path, keys, _MENDED)
+    try:
+        for record in _read_part(part, path, keys):
+            mended.write([record])
+        if mended.bytes:
+            mended.close()
+    finally:
+        if not mended.is_closed and (left := mended.abandon()):
+            left.unlink()
+    part.unlink()
+
+
+def _read_part(part: Path, path: Path, keys: Keys | None) -> Iterator[bytes]:
+    with contextlib.ExitStack() as stack:
+        file = stack.enter_context(part.open("rb"))
+        readable = str(part)
+        if key_of(file.read(128)):
+            file.seek(0)
+            segments = decrypt(file, _name(path), keys, unfinished=True)
+            readable = stack.enter_context(in_memory(b"".join(segments)))
+        try:
+            yield from tf.data.TFRecordDataset(readable, "GZIP").as_numpy_iterator()
         except tf.errors.OpError as error:
             log_event("request log was cut", logging.WARNING, file=str(path), reason=error.message)
-    mended.rename(path)
-    part.unlink()
+
+
+def _name(path: Path) -> str:
+    """What a file is called when it is encrypted."""
+    return f"{path.parent.name}/{path.name}"
 
 
 def make_records(version: int, inputs: _Arrays, outputs: _Arrays, time_us: int) -> list[bytes]:

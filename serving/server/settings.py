@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from serving.encryption import MEMORY
 from serving.keys import TrustStore
 
 # TensorFlow Serving's own.
@@ -22,6 +23,10 @@ class ServerSettings:
       prefer_tflite: Whether to serve `model.tflite` where a version has one.
       trust: Keys that versions are verified with; None serves them unverified. Its `reload` reads
         them again.
+      encryption_keys: File of the keys that versions are decrypted and the request log is encrypted
+        with; "" for the environment, which may have none.
+      decrypt_to: Folder in memory for what is decrypted.
+      decrypt_to_disk: Whether that folder may be on a disk.
       host: Address to listen on.
       grpc_port: Port for gRPC; 0 for any that is free.
       rest_port: Port for REST; 0 for any that is free.
@@ -42,6 +47,9 @@ class ServerSettings:
     models: tuple[str, ...] = ()
     prefer_tflite: bool = False
     trust: TrustStore | None = None
+    encryption_keys: str = ""
+    decrypt_to: str = MEMORY
+    decrypt_to_disk: bool = False
     host: str = "127.0.0.1"
     grpc_port: int = GRPC_PORT
     rest_port: int = REST_PORT

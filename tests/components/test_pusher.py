@@ -19,7 +19,9 @@ from tfx.v1.types import standard_artifacts as standard
 from components.artifacts import TFLITE_MODEL, CompressionReport
 from components.errors import UserError
 from components.pusher import Pusher
+from components.served_model import ServedModel
 from serving.directory import ModelDirectory, model_digest
+from serving.encryption import KEYS_VARIABLE, add_key, key_of
 from serving.keys import SignatureError, TrustStore, ensure_key_pair
 from serving.private_copy import private_copy
 from tests.components.small_model import VOCABULARY, export
@@ -374,3 +376,40 @@ def test_pusher_knows_a_version_of_old_by_the_digest_of_its_files(run: Run) -> N
     path.write_text(json.dumps(record))
     reason = run.push().get_string_custom_property("reason")
     assert reason == f"the same model is version {version}"
+
+
+def test_an_encrypted_version_becomes_the_baseline_and_is_not_pushed_twice(
+    run: Run, run_component: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv(KEYS_VARIABLE, raising=False)
+    keys, signing_key = str(run.root / "encryption.keys"), str(run.root / "keys" / "signing.key")
+    with pytest.raises(UserError, match=f"no key to encrypt with.*{KEYS_VARIABLE}"):
+        run.push(encrypt=1, signing_key=signing_key)
+    name = add_key(keys)
+    sealed = {"encrypt": 1, "encryption_keys": keys, "signing_key": signing_key}
+    artifact = run.push(**sealed)
+    (version,) = run.directory.versions()
+    record = run.directory.provenance(version)
+    assert (record["encrypted"], record["signed"]) == (True, True)
+    everything = read(run.directory.uri) | read(artifact.uri)
+    secret = (run.root / "encryption.keys").read_text().split()[1]
+    assert [path for path, content in everything.items() if secret.encode() in content] == []
+    assert key_of(everything[f"{version}/saved_model.pb"]) == name
+    assert "the same model" in run.push(**sealed).get_string_custom_property("reason")
+
+    def baseline(**parameters: Any) -> dict[str, Any]:
+        return run_component(
+            ServedModel,
+            {},
+            serving_dir=run.directory.serving_dir,
+            model_name=run.directory.model_name,
+            public_keys=json.dumps([str(run.root / "keys")]),
+            **parameters,
+        )
+
+    served = baseline(encryption_keys=keys)
+    assert read(os.path.join(served["model"].uri, "Format-Serving")) == MODEL
+    found = read(served["statistics"].uri)
+    assert list(found.values()) == [b"statistics"]
+    with pytest.raises(UserError, match=f"is encrypted with the key {name}: .*serving.encryption"):
+        baseline()

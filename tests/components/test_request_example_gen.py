@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from components.artifacts import load_schema
 from components.relations import read_rows
 from components.request_example_gen import RequestExampleGen, Requests
 from pipeline.features import LABEL, PROBABILITY, RAW_FEATURES
+from serving.encryption import Encryptor, add_key, require_keys
 from serving.server import request_log as server
 from tests.conftest import read_month, thin, write_span
 
@@ -206,6 +208,31 @@ def test_a_file_that_was_cut_is_named(
         assert str(path) in message
         assert "mend or remove it" in message
         assert "\n" not in message
+
+
+def test_an_encrypted_log_is_read_with_its_key_alone(
+    generate: Generate, refusal: Callable[..., str], flights: pa.Table, tmp_path: Path
+) -> None:
+    write_span(tmp_path / "spans", 201303, flights)
+    keys = str(tmp_path / "keys")
+    name = add_key(keys)
+    path = write_log(tmp_path, flights, SINCE)
+    plain = path.read_bytes()
+    with path.open("wb") as file:
+        encryptor = Encryptor(file, require_keys(keys), f"{MODEL}/{path.name}")
+        encryptor.write(plain)
+        encryptor.end()
+    write_log(tmp_path, flights, SINCE)
+    rows = Requests.from_examples(generate(encryption_keys=keys)).rows
+    assert rows["current"] == 2 * len(flights)
+    assert f"is encrypted with the key {name}: " in refusal()
+    os.chmod(keys, 0o644)
+    assert "chmod 600" in refusal(encryption_keys=keys)
+    os.chmod(keys, 0o600)
+    path.write_bytes(path.read_bytes()[:-9])
+    message = refusal(encryption_keys=keys)
+    assert f"{MODEL}/{path.name} was cut" in message
+    assert "\n" not in message
 
 
 def test_a_file_that_is_something_else_is_named(

@@ -118,8 +118,8 @@ def test_a_version_swapped_after_it_was_verified_is_no_baseline(
 ) -> None:
     private_copy = served_model.private_copy
 
-    def swap_after(*arguments: Any) -> PrivateCopy:
-        copy = private_copy(*arguments)
+    def swap_after(*arguments: Any, **options: Any) -> PrivateCopy:
+        copy = private_copy(*arguments, **options)
         write(Path(directory.version_uri(7)), {SAVED_MODEL: b"evil"})
         write(Path(directory.provenance_uri(7)), {TRAINING_STATISTICS: b"evil"})
         return copy

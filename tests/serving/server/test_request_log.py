@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import resource
 import signal
+import stat
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -17,6 +19,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tensorflow.core.example import example_pb2
 
+from serving.encryption import EncryptionError, Keys, add_key, decrypt, load_keys
+from serving.keys import in_memory
 from serving.server import request_log
 from serving.server.metrics import ServerMetrics
 from serving.server.request_log import SUFFIX, RequestLog, RequestLogError, make_records
@@ -48,13 +52,14 @@ def values_of(record: bytes) -> dict[str, list[Any]]:
     return found
 
 
+def records_of(path: Path) -> list[dict[str, list[Any]]]:
+    records = tf.data.TFRecordDataset(str(path), "GZIP").as_numpy_iterator()
+    return [values_of(record) for record in records]
+
+
 def read(folder: Path) -> list[dict[str, list[Any]]]:
     """What a reader of the log finds, oldest first."""
-    files = [str(path) for path in sorted(folder.glob(f"*{SUFFIX}"))]
-    if not files:
-        return []
-    records = tf.data.TFRecordDataset(files, "GZIP").as_numpy_iterator()
-    return [values_of(record) for record in records]
+    return [record for path in sorted(folder.glob(f"*{SUFFIX}")) for record in records_of(path)]
 
 
 @pytest.fixture
@@ -271,7 +276,103 @@ class TestFiles:
         assert found == [number // 2 for number in range(len(found))]
         assert len(found) == 200 or cut > 0
         assert found or cut == 10**9
-        assert [path.name for path in (tmp_path / "log" / "toy").iterdir()] == [path.name]
+        left = [path.name for path in (tmp_path / "log" / "toy").iterdir()]
+        assert left == ([path.name] if found else [])
+
+
+KEYS = Keys({"new": b"n" * 32})
+
+
+def decrypted(path: Path, keys: Keys = KEYS) -> list[dict[str, list[Any]]]:
+    """The records of an encrypted file, as a reader with the keys finds them."""
+    with path.open("rb") as file:
+        content = b"".join(decrypt(file, f"{path.parent.name}/{path.name}", keys))
+        with in_memory(content) as readable:
+            return [
+                values_of(record)
+                for record in tf.data.TFRecordDataset(readable, "GZIP").as_numpy_iterator()
+            ]
+
+
+class TestEncryption:
+    def test_files_can_be_read_with_the_key_alone(
+        self, tmp_path: Path, open_log: Callable[..., RequestLog]
+    ) -> None:
+        log = open_log(load_keys=lambda: KEYS)
+        for number in range(300):
+            log.offer("toy", number, INPUTS, OUTPUTS)
+        log.close()
+        (path,) = (tmp_path / "log" / "toy").iterdir()
+        assert [record["request.version"][0] for record in decrypted(path)] == [
+            number // 2 for number in range(600)
+        ]
+        with pytest.raises(EncryptionError, match="with the key new, which is not"):
+            decrypted(path, Keys({"other": b"o" * 32}))
+        path.rename(path.with_name("requests-other.tfrecord.gz"))
+        with pytest.raises(EncryptionError, match="changed or moved"):
+            decrypted(path.with_name("requests-other.tfrecord.gz"))
+
+    @pytest.mark.parametrize("cut", [0, 1, 40])
+    def test_a_killed_server_loses_at_most_the_last_segment(
+        self,
+        tmp_path: Path,
+        open_log: Callable[..., RequestLog],
+        metrics: ServerMetrics,
+        monkeypatch: pytest.MonkeyPatch,
+        cut: int,
+    ) -> None:
+        monkeypatch.setattr(request_log, "_FLUSH_SECONDS", 0.0)
+        log = open_log(load_keys=lambda: KEYS)
+        for number in range(5):
+            log.offer("toy", number, INPUTS, OUTPUTS)
+            wanted = 2 * (number + 1)
+            until(lambda wanted=wanted: rows(metrics, "written") == wanted)  # type: ignore[misc]
+        (part,) = (tmp_path / "log" / "toy").iterdir()
+        content = part.read_bytes()
+        log.close()
+        (path,) = (tmp_path / "log" / "toy").iterdir()
+        path.unlink()
+        part.write_bytes(content[: len(content) - cut])
+        open_log(load_keys=lambda: KEYS).close()
+        (path,) = (tmp_path / "log" / "toy").iterdir()
+        found = [record["request.version"][0] for record in decrypted(path)]
+        assert found == [0, 0, 1, 1, 2, 2, 3, 3, 4, 4][: 8 if cut else 10]
+
+    def test_a_part_whose_key_is_missing_waits_for_it(
+        self, tmp_path: Path, open_log: Callable[..., RequestLog]
+    ) -> None:
+        log = open_log(load_keys=lambda: KEYS)
+        log.offer("toy", 1, INPUTS, OUTPUTS)
+        log.close()
+        (path,) = (tmp_path / "log" / "toy").iterdir()
+        part = path.rename(path.with_name(path.name + ".part"))
+        open_log().close()
+        assert list((tmp_path / "log" / "toy").iterdir()) == [part]
+        open_log(load_keys=lambda: KEYS).close()
+        assert len(decrypted(path)) == 2
+
+    def test_a_new_key_is_taken_for_the_next_file(
+        self, tmp_path: Path, open_log: Callable[..., RequestLog]
+    ) -> None:
+        keys = str(tmp_path / "keys")
+        old = add_key(keys)
+        log = open_log(load_keys=lambda: load_keys(keys), max_file_bytes=1)
+        log.offer("toy", 1, INPUTS, OUTPUTS)
+        until(lambda: list((tmp_path / "log" / "toy").glob(f"*{SUFFIX}")))
+        new = add_key(keys)
+        log.offer("toy", 2, INPUTS, OUTPUTS)
+        log.close()
+        first, second = sorted((tmp_path / "log" / "toy").iterdir())
+        assert old.encode() in first.read_bytes()[:64]
+        assert new.encode() in second.read_bytes()[:64]
+
+    def test_while_the_key_cannot_be_had_nothing_is_written_in_plain(
+        self, tmp_path: Path, open_log: Callable[..., RequestLog], metrics: ServerMetrics
+    ) -> None:
+        log = open_log(load_keys=lambda: load_keys(str(tmp_path / "none")))
+        log.offer("toy", 1, INPUTS, OUTPUTS)
+        until(lambda: rows(metrics, "dropped") == 2)
+        assert [path.name for path in (tmp_path / "log").rglob("*")] == [".lock"]
 
 
 class TestSampling:
@@ -337,6 +438,77 @@ class TestTrouble:
         assert rows(metrics, "written") == 2
         assert {record["request.version"][0] for record in read(tmp_path / "log" / "toy")} == {2}
         assert len(read(tmp_path / "log" / "other")) == 2
+
+    def test_nobody_else_can_read_it_whatever_the_umask(
+        self, tmp_path: Path, open_log: Callable[..., RequestLog], metrics: ServerMetrics
+    ) -> None:
+        before = os.umask(0)
+        try:
+            log = open_log()
+            log.offer("toy", 1, INPUTS, OUTPUTS)
+            until(lambda: rows(metrics, "written") == 2)
+            (part,) = (tmp_path / "log" / "toy").iterdir()
+            assert stat.S_IMODE(part.stat().st_mode) == 0o600
+            log.close()
+        finally:
+            os.umask(before)
+        files = [path for path in (tmp_path / "log").rglob("*") if path.is_file()]
+        assert {stat.S_IMODE(path.stat().st_mode) for path in files} == {0o600}
+
+    def test_a_part_that_cannot_be_mended_keeps_no_server_from_starting(
+        self, tmp_path: Path, open_log: Callable[..., RequestLog], metrics: ServerMetrics
+    ) -> None:
+        log = open_log()
+        log.offer("toy", 1, INPUTS, OUTPUTS)
+        log.close()
+        (path,) = (tmp_path / "log" / "toy").iterdir()
+        part = path.rename(path.with_name(path.name + ".part"))
+        limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (10, limit[1]))  # As on a full disk.
+        try:
+            log = open_log(retry_seconds=0.0)
+            for _ in range(20):
+                log.offer("toy", 2, INPUTS, OUTPUTS)
+            until(lambda: rows(metrics, "dropped") == 40)
+            log.close()
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+        assert list((tmp_path / "log" / "toy").iterdir()) == [part]
+        open_log().close()
+        assert [record["request.version"] for record in read(tmp_path / "log" / "toy")] == [[1]] * 2
+
+    @pytest.mark.parametrize("keys", [None, KEYS])
+    def test_what_was_written_before_the_disk_was_full_is_mended_when_it_is_not(
+        self,
+        tmp_path: Path,
+        open_log: Callable[..., RequestLog],
+        metrics: ServerMetrics,
+        monkeypatch: pytest.MonkeyPatch,
+        keys: Keys | None,
+    ) -> None:
+        monkeypatch.setattr(request_log, "_FLUSH_SECONDS", 0.0)
+        log = open_log(retry_seconds=0.0, load_keys=lambda: keys)
+        log.offer("toy", 1, INPUTS, OUTPUTS)
+        until(lambda: rows(metrics, "written") == 2)
+        limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (10, limit[1]))
+        try:
+            for _ in range(20):
+                log.offer("toy", 2, INPUTS, OUTPUTS)
+            until(lambda: rows(metrics, "dropped") == 40)
+            (part,) = (tmp_path / "log" / "toy").iterdir()
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+        log.offer("toy", 3, INPUTS, OUTPUTS)
+        log.close()
+        paths = sorted((tmp_path / "log" / "toy").iterdir())
+        assert part not in paths
+        found = [
+            record["request.version"][0]
+            for path in paths
+            for record in (decrypted(path) if keys else records_of(path))
+        ]
+        assert found == [1, 1, 3, 3]
 
     def test_a_signature_without_inputs_can_be_asked(
         self, open_log: Callable[..., RequestLog]

@@ -1,0 +1,137 @@
+"""Keeps copies of versions, verified and decrypted, for servers that themselves check nothing."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import signal
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+
+from serving.directory import ModelDirectory, exists, find_models
+from serving.encryption import Keys
+from serving.keys import TrustStore
+from serving.private_copy import PREFIX, private_copy
+from serving.server.logs import log_event
+
+# A version that was refused is looked at again after so many seconds.
+_RETRY_SECONDS = 60.0
+
+
+class Mirror:
+    """A folder that has of each model the newest version that verifies, and those with a label.
+
+    Servers that watch the folder see versions that are whole. What is rolled back in the Serving
+    directory goes from the folder too, after the version that takes its place has come. While the
+    Serving directory cannot be read, everything stays.
+
+    Args:
+      serving_dir: The Serving directory; others may write to it.
+      target: The folder; nobody else may write to it. What is not whole yet is in it too, under
+        names that are no model's.
+      models: Names of the models; none named means all.
+      trust: Keys that may have signed versions.
+      load_keys: Gives the keys that versions are decrypted with; called for each version.
+    """
+
+    def __init__(
+        self,
+        serving_dir: str,
+        target: str,
+        models: tuple[str, ...],
+        trust: TrustStore,
+        load_keys: Callable[[], Keys | None],
+    ):
+        self._serving_dir = serving_dir
+        self._target = target
+        self._models = models
+        self._trust = trust
+        self._load_keys = load_keys
+        self._refused: dict[tuple[str, int], float] = {}
+        self._reported: dict[str, str] = {}
+
+    def look(self) -> bool:
+        """Looks at the Serving directory once, and brings the folder up to date.
+
+        Returns:
+          Whether all went well, and there is a version.
+        """
+        try:
+            there = find_models(self._serving_dir)
+        except Exception as error:
+            return self._report("", "look failed", error)
+        names = self._models or tuple(sorted({*there, *find_models(self._target)}))
+        outcomes = []
+        for name in names:
+            try:
+                outcomes.append(self._update(name))
+                self._reported.pop(name, None)
+            except Exception as error:  # It must not keep other models from being looked at.
+                outcomes.append(self._report(name, "look failed", error))
+        return bool(outcomes) and all(outcomes)
+
+    def follow(self, seconds: float) -> None:
+        """Looks again and again, until SIGTERM or SIGINT.
+
+        Args:
+          seconds: Time between two looks.
+        """
+        stopping = threading.Event()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: stopping.set())
+        self.look()
+        while not stopping.wait(seconds):
+            self.look()
+
+    def _update(self, name: str) -> bool:
+        source, target = (ModelDirectory(root, name) for root in (self._serving_dir, self._target))
+        there = source.versions()
+        if not there and not exists(source.uri):
+            raise FileNotFoundError(f"there is no model {name} in {self._serving_dir}")
+        have, wanted, good = set(target.versions()), set[int](), True
+        try:
+            labelled = set(source.labels().values())
+        except ValueError as error:  # Those that have one stay until it is known again.
+            good = self._report(f"{name} labels", "labels cannot be read", error, model=name)
+            labelled = have
+        for version in sorted(there, reverse=True):
+            if not wanted or version in labelled:
+                if version in have or self._copy(source, target, version):
+                    wanted.add(version)
+                else:
+                    good = False
+        if wanted or source.withdrawn():  # Better the last version that was good than none.
+            for version in have - wanted:
+                away = tempfile.mkdtemp(prefix=PREFIX, dir=self._target)
+                os.rename(target.version_uri(version), os.path.join(away, str(version)))
+                shutil.rmtree(away)
+                log_event("removed", model=name, version=version)
+        return good and bool(wanted)
+
+    def _copy(self, source: ModelDirectory, target: ModelDirectory, version: int) -> bool:
+        name = source.model_name
+        if time.monotonic() < self._refused.get((name, version), 0.0):
+            return False
+        try:
+            with private_copy(
+                source, version, self._trust, parent=self._target, keys=self._load_keys()
+            ) as copy:
+                os.makedirs(target.uri, exist_ok=True)
+                os.rename(copy.directory.version_uri(version), target.version_uri(version))
+        except Exception as error:  # Whoever can write a version can have it fail in any way.
+            self._refused[name, version] = time.monotonic() + _RETRY_SECONDS
+            return self._report(f"{name} {version}", "refused", error, model=name, version=version)
+        self._refused.pop((name, version), None)
+        log_event("copied", model=name, version=version, encrypted=copy.encrypted)
+        return True
+
+    def _report(self, what: str, event: str, error: Exception, **fields: object) -> bool:
+        """Logs what went wrong, once; False."""
+        reason = str(error) or type(error).__name__
+        if self._reported.get(what) != reason:
+            self._reported[what] = reason
+            log_event(event, logging.ERROR, **fields, reason=reason)
+        return False

@@ -1,0 +1,194 @@
+"""Tests that a mirror holds what was verified and nothing else, for servers that check nothing."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from serving import mirror as mirror_module
+from serving.directory import ModelDirectory
+from serving.mirror import Mirror
+from tests.conftest import PROJECT
+from tests.serving.conftest import MODEL_FILES, Sealed
+
+
+@pytest.fixture
+def target(tmp_path: Path) -> ModelDirectory:
+    return ModelDirectory(str(tmp_path / "target"), "toy")
+
+
+@pytest.fixture
+def mirror(
+    sealed: Sealed, target: ModelDirectory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Mirror:
+    monkeypatch.setattr(mirror_module, "_RETRY_SECONDS", 0.0)
+    (tmp_path / "target").mkdir()
+    return Mirror(
+        sealed.directory.serving_dir,
+        target.serving_dir,
+        (),
+        sealed.trust,
+        lambda: sealed.keys,
+    )
+
+
+def files_of(folder: str) -> dict[str, bytes]:
+    found = (path for path in Path(folder).rglob("*") if path.is_file())
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in found}
+
+
+def test_mirror_has_the_newest_version_decrypted_and_nothing_unfinished(
+    sealed: Sealed, target: ModelDirectory, mirror: Mirror, tmp_path: Path
+) -> None:
+    sealed.publish(1)
+    sealed.publish(2)
+    assert mirror.look()
+    assert target.versions() == [2]
+    assert files_of(target.version_uri(2)) == MODEL_FILES
+    assert [path.name for path in (tmp_path / "target").iterdir()] == ["toy"]
+
+
+def test_mirror_follows_pushes_labels_rollbacks_and_promotions(
+    sealed: Sealed, target: ModelDirectory, mirror: Mirror
+) -> None:
+    sealed.publish(1)
+    mirror.look()
+    sealed.publish(2)
+    mirror.look()
+    assert target.versions() == [2]
+    sealed.directory.rollback()
+    mirror.look()
+    assert target.versions() == [1]
+    sealed.directory.promote()
+    sealed.directory.pin(1, "stable")
+    mirror.look()
+    assert target.versions() == [1, 2]
+    sealed.directory.unpin("stable")
+    mirror.look()
+    assert target.versions() == [2]
+
+
+def test_mirror_refuses_a_version_that_was_changed_and_keeps_the_one_before(
+    sealed: Sealed, target: ModelDirectory, mirror: Mirror
+) -> None:
+    sealed.publish(1, encrypt=False)
+    mirror.look()
+    sealed.publish(2, encrypt=False)
+    path = Path(sealed.directory.version_uri(2), "saved_model.pb")
+    good = path.read_bytes()
+    path.write_bytes(b"malicious")
+    assert not mirror.look()
+    assert target.versions() == [1]
+    path.write_bytes(good)
+    assert mirror.look()
+    assert target.versions() == [2]
+
+
+def test_mirror_keeps_its_version_while_none_verifies_or_storage_is_away(
+    sealed: Sealed, target: ModelDirectory, mirror: Mirror, tmp_path: Path
+) -> None:
+    sealed.publish(1)
+    mirror.look()
+    shutil.move(tmp_path / "serving", tmp_path / "away")
+    assert not mirror.look()
+    (tmp_path / "serving").mkdir()  # An empty mount point.
+    assert not mirror.look()
+    (tmp_path / "serving" / "toy" / ".flightdeck").mkdir(parents=True)
+    assert not mirror.look()
+    assert target.versions() == [1]
+
+
+def test_mirror_takes_a_new_version_while_labels_cannot_be_read(
+    sealed: Sealed, target: ModelDirectory, mirror: Mirror
+) -> None:
+    for version in (1, 2):
+        sealed.publish(version)
+    sealed.directory.pin(1, "stable")
+    mirror.look()
+    sealed.publish(3)
+    Path(sealed.directory.uri, ".flightdeck", "labels.json").write_text("[]")
+    assert not mirror.look()
+    assert target.versions() == [1, 2, 3]
+
+
+def test_mirror_removes_a_version_that_was_withdrawn(
+    sealed: Sealed, target: ModelDirectory, mirror: Mirror
+) -> None:
+    sealed.publish(1)
+    mirror.look()
+    sealed.directory.rollback(withdraw=True)
+    assert not mirror.look()
+    assert target.versions() == []
+
+
+def run(sealed: Sealed, target: ModelDirectory, *more: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [
+            *(sys.executable, "-m", "serving", "mirror"),
+            *(sealed.directory.serving_dir, target.serving_dir),
+            *("--public-key", str(sealed.public_key), *more),
+        ],
+        cwd=PROJECT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+@pytest.fixture
+def followed(
+    sealed: Sealed, target: ModelDirectory
+) -> Iterator[tuple[subprocess.Popen[str], Callable[[list[int]], None]]]:
+    """A mirror that follows, and a function that waits until it has some versions."""
+    keys = ("--encryption-keys", str(sealed.key_file), "--decrypt-to-disk")
+    process = run(sealed, target, *keys, "--follow", "--poll-seconds", "0.05")
+
+    def until(versions: list[int]) -> None:
+        end = time.monotonic() + 90
+        while target.versions() != versions:
+            assert process.poll() is None, process.communicate()
+            assert time.monotonic() < end
+            time.sleep(0.02)
+
+    yield process, until
+    process.kill()
+    process.communicate()
+
+
+def test_mirror_that_follows_takes_new_versions_until_sigterm_and_leaves_nothing_half_made(
+    sealed: Sealed,
+    target: ModelDirectory,
+    followed: tuple[subprocess.Popen[str], Callable[[list[int]], None]],
+) -> None:
+    process, until = followed
+    sealed.publish(1)
+    until([1])
+    sealed.publish(2)
+    until([2])
+    process.send_signal(signal.SIGTERM)
+    output, error = process.communicate(timeout=90)
+    assert (process.returncode, error) == (0, "")
+    copied = [line for line in map(json.loads, output.splitlines()) if line["event"] == "copied"]
+    assert [line["version"] for line in copied] == [1, 2]
+    assert os.listdir(target.serving_dir) == ["toy"]
+
+
+def test_mirror_once_fails_if_a_version_does_not_verify_and_shows_no_key(
+    sealed: Sealed, target: ModelDirectory
+) -> None:
+    sealed.publish(1)
+    process = run(sealed, target, "--decrypt-to-disk")
+    output, error = process.communicate(timeout=90)
+    assert process.returncode == 1
+    assert sealed.keys.first in output
+    assert sealed.key_file.read_text().split()[1] not in output + error
+    assert target.versions() == []
