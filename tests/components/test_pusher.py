@@ -386,7 +386,7 @@ def test_an_encrypted_version_becomes_the_baseline_and_is_not_pushed_twice(
     with pytest.raises(UserError, match=f"no key to encrypt with.*{KEYS_VARIABLE}"):
         run.push(encrypt=1, signing_key=signing_key)
     name = add_key(keys)
-    sealed = {"encrypt": 1, "encryption_keys": keys, "signing_key": signing_key}
+    sealed: dict[str, Any] = {"encrypt": 1, "encryption_keys": keys, "signing_key": signing_key}
     artifact = run.push(**sealed)
     (version,) = run.directory.versions()
     record = run.directory.provenance(version)
