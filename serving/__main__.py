@@ -13,9 +13,9 @@ from typing import Any, TypeVar
 import click
 
 from serving.directory import ModelDirectory, exists, file_sizes, find_models
+from serving.keys import KeyFileError, SignatureError, TrustStore, default_trust, short_id
+from serving.private_copy import private_copy
 from serving.server.settings import GRPC_PORT, REST_PORT, ServerSettings
-from serving.signing import KeyFileError, SignatureError, default_public_key
-from serving.signing import verify as verify_signature
 
 _SERVING_DIR = "output/serving_model"
 _LIVE, _OLDER, _ROLLED_BACK = "live", "older", "rolled back"
@@ -50,6 +50,21 @@ def _model_option(command: _Command) -> _Command:
     return click.option(
         "--model", metavar="NAME", help="Name of the model; needed if there are several."
     )(command)
+
+
+def _public_key_option(command: _Command) -> _Command:
+    return click.option(
+        "--public-key",
+        "public_keys",
+        multiple=True,
+        metavar="PATH",
+        help="Public key of whoever signs, or folder of them (*.pub); may be given again. "
+        "Default: the folder keys beside SERVING_DIR.",
+    )(command)
+
+
+def _trust(serving_dir: str, public_keys: tuple[str, ...]) -> TrustStore:
+    return TrustStore(public_keys or [default_trust(serving_dir)])
 
 
 @main.command()
@@ -174,13 +189,9 @@ def unpin(arguments: tuple[str, ...], model: str | None) -> None:
 
 @main.command()
 @click.argument("arguments", nargs=-1, metavar="[SERVING_DIR] [VERSION ...]")
-@click.option(
-    "--public-key",
-    metavar="FILE",
-    help="Public key of whoever signed. Default: keys/signing.pub beside SERVING_DIR.",
-)
+@_public_key_option
 @_model_option
-def verify(arguments: tuple[str, ...], public_key: str | None, model: str | None) -> None:
+def verify(arguments: tuple[str, ...], public_keys: tuple[str, ...], model: str | None) -> None:
     """Checks that versions are, file by file, what was signed.
 
     All that a server can load are checked, unless some are given; those may be rolled back.
@@ -192,24 +203,23 @@ def verify(arguments: tuple[str, ...], public_key: str | None, model: str | None
       python -m serving verify /data/serving_model --model my_model
     """
     serving_dir, chosen = _split(arguments)
-    key = public_key or default_public_key(serving_dir)
     failed = False
     with _refusals():
         directory = _directory(serving_dir, model)
+        trust = _trust(serving_dir, public_keys)
         rolled_back = directory.rolled_back()
-        places = {version: directory.rolled_back_uri(version) for version in rolled_back}
-        places |= {version: directory.version_uri(version) for version in directory.versions()}
         for version in chosen or directory.versions():
             try:
-                if version not in places:
-                    raise SignatureError(f"there is no such version in {directory.uri}")
-                verify_signature(places[version], directory.signature_uri(version), key)
-                click.echo(f"version {version}: ok")
-            except KeyFileError:
-                raise
-            except SignatureError as error:
+                aside = version in rolled_back
+                with private_copy(directory, version, trust, rolled_back=aside) as copy:
+                    signed = copy.signed
+            except (SignatureError, FileNotFoundError) as error:
                 failed = True
                 click.echo(f"version {version}: FAILED, {error}")
+            else:
+                assert signed is not None
+                key = short_id(signed.key_id)
+                click.echo(f"version {version}: ok, signed {signed.time} by the key {key}")
     sys.exit(int(failed))
 
 
@@ -226,11 +236,7 @@ def verify(arguments: tuple[str, ...], public_key: str | None, model: str | None
     "--rest-port", type=_PORT, default=REST_PORT, show_default=True, help="0 for any that is free."
 )
 @click.option("--prefer-tflite", is_flag=True, help="Serve model.tflite where there is one.")
-@click.option(
-    "--public-key",
-    type=_FILE,
-    help="Public key of whoever signed. Default: keys/signing.pub beside SERVING_DIR.",
-)
+@_public_key_option
 @click.option("--no-verify", is_flag=True, help="Serve versions whether they are signed or not.")
 @click.option(
     "--poll-seconds",
@@ -282,7 +288,7 @@ def verify(arguments: tuple[str, ...], public_key: str | None, model: str | None
 def serve(
     serving_dir: str,
     models: tuple[str, ...],
-    public_key: str | None,
+    public_keys: tuple[str, ...],
     no_verify: bool,
     max_request_mb: float,
     token_file: str | None,
@@ -305,17 +311,19 @@ def serve(
     """
     if not os.path.isdir(serving_dir):
         raise click.UsageError(f"There is no folder {serving_dir}.")
-    if no_verify and public_key:
+    if no_verify and public_keys:
         raise click.UsageError("--public-key and --no-verify exclude each other.")
     if bool(tls_certificate) != bool(tls_key):
         raise click.UsageError("--tls-certificate and --tls-key belong together.")
+    trust = None
     if not no_verify:
-        public_key = public_key or default_public_key(serving_dir)
-        if not os.path.isfile(public_key):
+        try:
+            trust = _trust(serving_dir, public_keys)
+        except KeyFileError as error:
             raise click.UsageError(
-                f"There is no public key {public_key} to verify versions with: name it with "
-                "--public-key, or serve unverified versions with --no-verify."
-            )
+                f"{error}: name the keys that sign versions with --public-key, or serve "
+                "unverified versions with --no-verify."
+            ) from error
     token = _read_token(token_file)
     # Before TensorFlow is imported, which would tell on the standard error what it found.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -327,7 +335,7 @@ def serve(
             ServerSettings(
                 serving_dir=serving_dir,
                 models=models,
-                public_key=public_key,
+                trust=trust,
                 max_request_bytes=int(max_request_mb * 2**20),
                 token=token,
                 tls_certificate=tls_certificate or "",

@@ -1,211 +1,207 @@
 """Signs versions of a model, and finds out whether a file of one was changed since.
 
 A signature is what the `model-signing` package makes of an elliptic-curve key: a Sigstore bundle
-that lists the SHA-256 of each file. Importing that package takes about a second, so the functions
-here do it when they are called.
+that lists the SHA-256 of each file of the version and of its provenance, by their paths below the
+model's folder in the Serving directory. One of these files says which version of which model was
+signed and when, so that a signature is good for that version alone. Importing the package takes
+about a second, so the functions here do it when they are called.
 """
 
 from __future__ import annotations
 
 import base64
-import contextlib
-import hashlib
 import json
 import os
-import stat
-import tempfile
-import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
 
-from serving.directory import SIGNATURE_FILE, copy_tree, local_path, read_file
+from serving.directory import SIGNATURE_FILE, ModelDirectory
+from serving.keys import (
+    SignatureError,
+    TrustStore,
+    in_memory,
+    model_signing_imports,
+    short_id,
+    signing_config,
+)
 
 if TYPE_CHECKING:
-    from cryptography.hazmat.primitives.asymmetric import ec
     from model_signing import hashing
 
-PRIVATE_KEY_FILE = "signing.key"
-PUBLIC_KEY_FILE = "signing.pub"
+# Says which version was signed and when; lies with the provenance, and is signed with it.
+STATEMENT_FILE = "signed.json"
 
-# The curves that signatures are made with: P-256, P-384 and P-521.
-_CURVES = ("secp256r1", "secp384r1", "secp521r1")
+_MAX_SIGNATURE_BYTES = 64 << 20
 _NAMES_TO_SHOW = 5
-
-
-class SignatureError(Exception):
-    """A model cannot be signed, or is not what was signed."""
-
-
-class KeyFileError(SignatureError):
-    """The file of a key is missing, unreadable, no such key, or open to others."""
+_SIGN_AGAIN = "to move a version on purpose, sign it again: python -m serving sign"
 
 
 @dataclass(frozen=True)
-class KeyPair:
-    """Where a private key and its public key are."""
+class Signed:
+    """What a signature that was verified says.
 
-    private: str
-    public: str
-
-
-def default_public_key(serving_dir: str) -> str:
-    """Path of the public key of versions in a Serving directory: `keys/signing.pub` beside it."""
-    folder = os.path.dirname(local_path(serving_dir) or serving_dir.rstrip("/"))
-    return os.path.join(folder, "keys", PUBLIC_KEY_FILE)
-
-
-def ensure_key_pair(private_key: str) -> KeyPair:
-    """Makes a key pair (P-256, PEM) where there is none.
-
-    The public key lies beside the private one and ends in `.pub`. Processes that do this at the
-    same time end up with the same pair.
-
-    Args:
-      private_key: Path of the private key.
-
-    Returns:
-      Where both keys are.
-
-    Raises:
-      KeyFileError: If the private key cannot be made or read, is open to others than its owner, or
-        is not the one that belongs to the public key that is there.
+    Attributes:
+      key_id: Id of the key that it was made with.
+      time: When, in UTC (ISO 8601).
     """
-    public_key = os.path.splitext(private_key)[0] + ".pub"
-    if private_key == public_key:
-        raise KeyFileError(f"{private_key} is the name of a public key: name the private key")
-    if not os.path.exists(private_key):
-        if os.path.exists(public_key):
-            raise KeyFileError(
-                f"the private key {private_key} is missing, but its public key {public_key} is "
-                "there: bring it back, or move the public key away to begin with a new pair"
-            )
-        _make_private_key(private_key)
-    public_pem = _public_pem(_load_private_key(private_key).public_key())
-    try:
-        with open(public_key, "rb") as file:
-            if _public_pem(_parse_public_key(file.read(), public_key)) != public_pem:
-                raise KeyFileError(f"{public_key} is not the public key of {private_key}")
-    except FileNotFoundError:
-        _write_whole(public_key, public_pem, mode=0o644)
-    except OSError as error:
-        raise KeyFileError(f"{public_key} cannot be read: {error.strerror}") from error
-    return KeyPair(private_key, public_key)
+
+    key_id: str
+    time: str
 
 
-def sign(model_path: str, signature_path: str, private_key: str) -> None:
-    """Signs each file of a model.
+def sign(
+    directory: ModelDirectory, version: int, private_key: str, password_from: str = ""
+) -> None:
+    """Signs a version and its provenance: writes its statement and its signature.
 
     Args:
-      model_path: Local path of the folder of the model.
-      signature_path: Local path of the file to write, outside of the model.
-      private_key: Path of the private key, PEM, on the curve P-256, P-384 or P-521.
+      directory: A local folder that nobody else can change and that holds this version alone, as
+        `private_copy` makes it: what is signed is what was copied there.
+      version: Number of the version.
+      private_key: Path of the private key (PEM, on the curve P-256, P-384 or P-521), `env:NAME`,
+        `fd:NUMBER`, or a PKCS #11 URI.
+      password_from: Where the key's password is; "" for none.
 
     Raises:
       KeyFileError: If the key cannot be used, or is open to others than its owner.
-      SignatureError: If the model holds something else than files and folders.
+      SignatureError: If the version holds something else than files and folders.
     """
-    _load_private_key(private_key)
-    with _model_signing():
-        from model_signing import signing
-    config = signing.Config().use_elliptic_key_signer(private_key=private_key)
+    provenance = Path(directory.provenance_uri(version))
+    signature = provenance / SIGNATURE_FILE
+    statement = {
+        "model_name": directory.model_name,
+        "version": version,
+        "signed": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
     try:
-        config.set_hashing_config(_every_file()).sign(model_path, signature_path)
+        provenance.mkdir(parents=True, exist_ok=True)
+        signature.unlink(missing_ok=True)
+        (provenance / STATEMENT_FILE).write_text(json.dumps(statement, indent=2) + "\n")
+        with signing_config(private_key, password_from) as config:
+            config.set_hashing_config(_every_file()).sign(directory.uri, signature)
     except (OSError, ValueError) as error:
-        raise SignatureError(f"{model_path} cannot be signed: {error}") from error
+        raise SignatureError(f"{directory.uri} cannot be signed: {error}") from error
 
 
-def verify(model_uri: str, signature_uri: str, public_key: str) -> None:
-    """Checks that a model is, file by file, the one that was signed.
+def verify(
+    directory: ModelDirectory, version: int, signature: str, trust: TrustStore, source: str
+) -> Signed:
+    """Checks that a version is, file by file, the one that was signed under this name and number.
 
     Args:
-      model_uri: Folder of the model; one in an object store is copied first.
-      signature_uri: Its signature.
-      public_key: Path of the public key of whoever signed it, PEM.
+      directory: A local folder that nobody else can change, as `private_copy` makes it; holds this
+        version and its provenance, and not the signature.
+      version: Number of the version.
+      signature: Path of the signature; nobody else can change it either.
+      trust: Keys that may have signed.
+      source: Where the signature came from, for messages.
+
+    Returns:
+      By which key it was signed, and when.
 
     Raises:
-      KeyFileError: If the public key cannot be read.
-      SignatureError: If there is no signature, it was made with another key or is damaged, or a
-        file was changed, added or removed since; the message names the file.
+      SignatureError: If the signature is damaged, was made with another key or of another version,
+        or a file was changed, added or removed since; the message names the file.
     """
     from cryptography.exceptions import InvalidSignature
 
-    key = _load_public_key(public_key)
-    with tempfile.TemporaryDirectory() as work:
-        model = local_path(model_uri)
-        signature_path = os.path.join(work, SIGNATURE_FILE)
-        signature = _Signature.copy(signature_uri, signature_path)
-        if model is None:
-            model = os.path.join(work, "model")
-            copy_tree(model_uri, model)
-        with _model_signing():
-            from model_signing import verifying
-        config = verifying.Config().use_elliptic_key_verifier(public_key=public_key)
-        try:
-            config.set_hashing_config(_every_file()).verify(model, signature_path)
-        except InvalidSignature as error:
-            raise SignatureError(f"{signature_uri} was itself changed since it was made") from error
-        # Whoever can write a signature can have its parsing fail in any way: what does not verify
-        # is refused.
-        except Exception as error:
-            if signature.key_hash != hashlib.sha256(_public_pem(key)).hexdigest():
-                reason = f"{signature_uri} was made with another key than that of {public_key}"
-            else:
-                reason = _explain(model, signature.digests, error)
-            raise SignatureError(reason) from error
+    claims = _Claims.read(signature, source)
+    pem = trust.find(claims.key_id)
+    if pem is None:
+        raise SignatureError(
+            f"{source} was made with the key {_printable(short_id(claims.key_id))}, which is none "
+            f"of those that are trusted: {trust}"
+        )
+    with model_signing_imports():
+        from model_signing import verifying
+    statement = Path(directory.provenance_uri(version), STATEMENT_FILE)
+    try:
+        with in_memory(pem) as key:
+            config = verifying.Config().use_elliptic_key_verifier(public_key=key)
+            config.set_hashing_config(_every_file()).verify(directory.uri, signature)
+    except InvalidSignature as error:
+        raise SignatureError(f"{source} was itself changed since it was made") from error
+    # Whoever can write a signature can have its parsing fail in any way: what does not verify is
+    # refused.
+    except Exception as error:
+        reason = _other_version(directory, version, statement, claims)
+        raise SignatureError(
+            f"{source} {reason}; {_SIGN_AGAIN}"
+            if reason
+            else _explain(directory.uri, claims.digests, error)
+        ) from error
+    if reason := _other_version(directory, version, statement, claims):
+        raise SignatureError(f"{source} {reason}; {_SIGN_AGAIN}")
+    return Signed(claims.key_id, str(json.loads(statement.read_bytes())["signed"]))
+
+
+def _other_version(
+    directory: ModelDirectory, version: int, statement: Path, claims: _Claims
+) -> str:
+    """What a signature was made of, if not of this version; "" if it was."""
+    if not any(os.path.basename(name) == STATEMENT_FILE for name in claims.digests):
+        return "does not say of which version it was made, as older releases signed"
+    try:
+        content = json.loads(statement.read_bytes())
+        of, number = content["model_name"], content["version"]
+    except (OSError, ValueError, LookupError, TypeError, RecursionError):
+        return ""
+    if of == directory.model_name and type(number) is int and number == version:
+        return ""
+    return _printable(
+        f"is that of version {number} of {of}, not of version {version} of {directory.model_name}"
+    )
 
 
 @dataclass(frozen=True)
-class _Signature:
+class _Claims:
     """What a signature says, whether or not that is true.
 
     Attributes:
-      key_hash: SHA-256 of the PEM of the public key, hexadecimal.
-      digests: SHA-256 of each file by its path in the model, hexadecimal.
+      key_id: SHA-256 of the PEM of the public key, hexadecimal.
+      digests: SHA-256 of each file by its path, hexadecimal.
     """
 
-    key_hash: str
+    key_id: str
     digests: Mapping[str, str]
 
     @classmethod
-    def copy(cls, uri: str, path: str) -> _Signature:
-        """Reads a signature, and copies it to a local path, where nobody changes it meanwhile.
+    def read(cls, path: str, source: str) -> _Claims:
+        """Reads a signature.
 
         Raises:
-          SignatureError: If there is none, it is not one that `sign` makes, or it leaves files out.
+          SignatureError: If it is not one that `sign` makes, or it leaves files out.
         """
         try:
-            content = read_file(uri)
-            bundle = json.loads(content)
-            key_hash = bundle["verificationMaterial"]["publicKey"]["hint"]
+            if os.path.getsize(path) > _MAX_SIGNATURE_BYTES:
+                raise ValueError(f"it is larger than {_MAX_SIGNATURE_BYTES >> 20} MiB")
+            bundle = json.loads(Path(path).read_bytes())
+            key_id = bundle["verificationMaterial"]["publicKey"]["hint"]
             statement = json.loads(base64.b64decode(bundle["dsseEnvelope"]["payload"]))
             predicate = statement["predicate"]
             digests = {str(file["name"]): file["digest"] for file in predicate["resources"]}
-            if not isinstance(key_hash, str) or not key_hash:
+            if not isinstance(key_id, str) or not key_id:
                 raise ValueError("it does not name its key")
             left_out = [str(path) for path in predicate["serialization"].get("ignore_paths", ())]
-        except FileNotFoundError:
-            raise SignatureError(f"there is no signature {uri}") from None
-        except OSError as error:
-            raise SignatureError(f"{uri} cannot be read: {error}") from error
-        except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
-            raise SignatureError(f"{uri} is not the signature of a model: {error!r}") from error
+        except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as e:
+            raise SignatureError(f"{source} is not the signature of a model: {e!r}") from e
         if left_out:
-            raise SignatureError(f"{uri} leaves files unsigned: {_list(left_out)}")
-        with open(path, "wb") as file:
-            file.write(content)
-        return cls(key_hash, digests)
+            raise SignatureError(f"{source} leaves files unsigned: {_list(left_out)}")
+        return cls(key_id, digests)
 
 
-def _explain(model: str, expected: Mapping[str, str], error: Exception) -> str:
-    """Why a model does not verify, by name of the file where one is to blame."""
+def _explain(folder: str, expected: Mapping[str, str], error: Exception) -> str:
+    """Why a version does not verify, by name of the file where one is to blame."""
     try:
         found = {
             resource.identifier: resource.digest.digest_hex
-            for resource in _every_file().hash(model).resource_descriptors()
+            for resource in _every_file().hash(folder).resource_descriptors()
         }
     except (OSError, ValueError) as unreadable:
-        return _printable(f"the model cannot be read: {unreadable}")
+        return _printable(f"the version cannot be read: {unreadable}")
     common = found.keys() & expected.keys()
     differences = {
         "changed": [name for name in common if found[name] != expected[name]],
@@ -229,129 +225,8 @@ def _list(names: Iterable[str]) -> str:
     return ", ".join(ordered[:_NAMES_TO_SHOW]) + (f" and {more} more" if more > 0 else "")
 
 
-@contextlib.contextmanager
-def _model_signing() -> Iterator[None]:
-    """For importing `model_signing`: it brings google.auth, which warns of grpcio's version."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "grpcio <", FutureWarning)
-        yield
-
-
 def _every_file() -> hashing.Config:
     """Has each file hashed; by default those of git are left out."""
-    with _model_signing():
+    with model_signing_imports():
         from model_signing import hashing
     return hashing.Config().set_ignored_paths(paths=[], ignore_git_paths=False)
-
-
-def _make_private_key(path: str) -> None:
-    from cryptography.hazmat.primitives import serialization
-    from cryptography.hazmat.primitives.asymmetric import ec
-
-    pem = ec.generate_private_key(ec.SECP256R1()).private_bytes(
-        serialization.Encoding.PEM,
-        serialization.PrivateFormat.PKCS8,
-        serialization.NoEncryption(),
-    )
-    _write_whole(path, pem, mode=0o600, replace=False)
-
-
-def _write_whole(path: str, content: bytes, *, mode: int, replace: bool = True) -> None:
-    """Writes the file of a key, so that nobody ever sees a part of it.
-
-    Args:
-      path: The file.
-      content: What is to be in it.
-      mode: Its mode.
-      replace: Whether a file that is there by now, made by a faster process, is replaced.
-
-    Raises:
-      KeyFileError: If it cannot be written.
-    """
-    folder, name = os.path.split(os.path.abspath(path))
-    try:
-        os.makedirs(folder, exist_ok=True)
-        descriptor, part = tempfile.mkstemp(prefix=f".{name}.", dir=folder)  # Mode 0600.
-        try:
-            with open(descriptor, "wb") as file:
-                file.write(content)
-                file.flush()
-                os.fchmod(descriptor, mode)
-                os.fsync(descriptor)
-            if replace:
-                os.replace(part, path)
-            else:
-                with contextlib.suppress(FileExistsError):
-                    os.link(part, path)
-        finally:
-            with contextlib.suppress(FileNotFoundError):
-                os.remove(part)
-    except OSError as error:
-        raise KeyFileError(f"{path} cannot be written: {error.strerror}") from error
-
-
-def _load_private_key(path: str) -> ec.EllipticCurvePrivateKey:
-    from cryptography.exceptions import UnsupportedAlgorithm
-    from cryptography.hazmat.primitives import serialization
-    from cryptography.hazmat.primitives.asymmetric import ec
-
-    try:
-        with open(path, "rb") as file:
-            mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
-            content = file.read()
-    except OSError as error:
-        raise KeyFileError(f"the private key {path} cannot be read: {error.strerror}") from error
-    if mode & 0o077:
-        raise KeyFileError(
-            f"the private key {path} has mode {mode:04o}, so that others can use it; "
-            f"allow its owner alone: chmod 600 {path}"
-        )
-    try:
-        key = serialization.load_pem_private_key(content, password=None)
-    except TypeError:
-        raise KeyFileError(
-            f"the private key {path} has a password; one without is needed"
-        ) from None
-    except (ValueError, UnsupportedAlgorithm) as error:
-        raise KeyFileError(f"{path} is no private key in PEM form") from error
-    if not isinstance(key, ec.EllipticCurvePrivateKey) or key.curve.name not in _CURVES:
-        raise _wrong_kind(key, path)
-    return key
-
-
-def _load_public_key(path: str) -> ec.EllipticCurvePublicKey:
-    try:
-        with open(path, "rb") as file:
-            return _parse_public_key(file.read(), path)
-    except OSError as error:
-        raise KeyFileError(f"the public key {path} cannot be read: {error.strerror}") from error
-
-
-def _parse_public_key(content: bytes, path: str) -> ec.EllipticCurvePublicKey:
-    from cryptography.exceptions import UnsupportedAlgorithm
-    from cryptography.hazmat.primitives import serialization
-    from cryptography.hazmat.primitives.asymmetric import ec
-
-    try:
-        key = serialization.load_pem_public_key(content)
-    except (ValueError, UnsupportedAlgorithm) as error:
-        raise KeyFileError(f"{path} is no public key in PEM form") from error
-    if not isinstance(key, ec.EllipticCurvePublicKey) or key.curve.name not in _CURVES:
-        raise _wrong_kind(key, path)
-    return key
-
-
-def _wrong_kind(key: Any, path: str) -> KeyFileError:
-    found = f"on the curve {key.curve.name}" if hasattr(key, "curve") else type(key).__name__
-    return KeyFileError(
-        f"{path} holds a key {found}; elliptic-curve keys on {', '.join(_CURVES)} are allowed"
-    )
-
-
-def _public_pem(key: ec.EllipticCurvePublicKey) -> bytes:
-    from cryptography.hazmat.primitives import serialization
-
-    pem: bytes = key.public_bytes(
-        serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
-    )
-    return pem

@@ -17,20 +17,17 @@ import grpc
 import uvicorn
 import uvloop
 
-from serving.directory import ModelDirectory
 from serving.server.connections import BoundedProtocol
 from serving.server.health import HealthService
+from serving.server.loading import load_version
 from serving.server.logs import log_event, start_logging
 from serving.server.manager import ModelManager
 from serving.server.metrics import ServerMetrics
-from serving.server.models import LoadedModel, load_model
 from serving.server.request_log import RequestLog
 from serving.server.rest import RestInterface
 from serving.server.rpc import make_server
 from serving.server.service import Service
 from serving.server.settings import ServerSettings
-from serving.server.warmup import warm_up
-from serving.signing import verify
 
 # A thread that computes in Python gives way to the one that answers sockets after this many
 # seconds; Python's 5 ms would be most of a request's time.
@@ -68,7 +65,7 @@ async def _serve(settings: ServerSettings) -> None:
     manager = ModelManager(
         settings.serving_dir,
         settings.models,
-        lambda directory, version: _load(settings, directory, version),
+        lambda directory, version: load_version(settings, directory, version),
         metrics,
         on_change,
     )
@@ -130,24 +127,6 @@ async def _serve(settings: ServerSettings) -> None:
     if request_log is not None:
         await asyncio.to_thread(request_log.close)
     log_event("stopped")
-
-
-def _load(settings: ServerSettings, directory: ModelDirectory, version: int) -> LoadedModel:
-    """Verifies, loads and warms a version."""
-    folder = directory.version_uri(version)
-    if settings.public_key is not None:
-        verify(folder, directory.signature_uri(version), settings.public_key)
-    model = load_model(folder, prefer_tflite=settings.prefer_tflite, concurrency=settings.workers)
-    answered = warm_up(model, folder)
-    log_event(
-        "loaded",
-        model=directory.model_name,
-        version=version,
-        form=type(model).__name__,
-        verified=settings.public_key is not None,
-        warmup_requests=answered,
-    )
-    return model
 
 
 class _WebServer(uvicorn.Server):

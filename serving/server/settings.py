@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from serving.keys import TrustStore
+
 # TensorFlow Serving's own.
 GRPC_PORT = 8500
 REST_PORT = 8501
@@ -18,7 +20,8 @@ class ServerSettings:
       serving_dir: The Serving directory.
       models: Names of the models to serve; none named means all in the directory.
       prefer_tflite: Whether to serve `model.tflite` where a version has one.
-      public_key: File of the key that versions are verified with; None serves them unverified.
+      trust: Keys that versions are verified with; None serves them unverified. Its `reload` reads
+        them again.
       host: Address to listen on.
       grpc_port: Port for gRPC; 0 for any that is free.
       rest_port: Port for REST; 0 for any that is free.
@@ -38,7 +41,7 @@ class ServerSettings:
     serving_dir: str
     models: tuple[str, ...] = ()
     prefer_tflite: bool = False
-    public_key: str | None = None
+    trust: TrustStore | None = None
     host: str = "127.0.0.1"
     grpc_port: int = GRPC_PORT
     rest_port: int = REST_PORT

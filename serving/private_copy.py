@@ -1,0 +1,227 @@
+"""Copies a version to where nobody else can change it, and verifies that copy.
+
+A folder that others may write can be another one a millisecond after it was verified. Whoever uses
+a version because it is trusted calls `private_copy` and reads nothing but what that returns.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import stat
+import tempfile
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Self
+
+from pyarrow import fs
+
+from serving.directory import SIGNATURE_FILE, ModelDirectory, local_path, open_uri
+from serving.keys import SignatureError, TrustStore
+from serving.signing import Signed, verify
+
+# No version of a model has as many files or such deep folders.
+_MAX_FILES = 100_000
+_MAX_DEPTH = 32
+_CHUNK = 1 << 20
+
+
+class UnsafeContentError(SignatureError):
+    """A version holds what is no plain file or folder, or is too large to be copied."""
+
+
+@dataclass(frozen=True)
+class PrivateCopy:
+    """A version that only this user can change, alone in a Serving directory of its own.
+
+    Attributes:
+      directory: Its folder, laid out as a Serving directory: `directory.version_uri(version)` is
+        what to load, `directory.provenance(version)` where it came from.
+      version: Number of the version.
+      signed: By which key and when it was signed; None if it was not to be verified.
+    """
+
+    directory: ModelDirectory
+    version: int
+    signed: Signed | None
+
+    def close(self) -> None:
+        """Deletes the copy."""
+        shutil.rmtree(self.directory.serving_dir, ignore_errors=True)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def private_copy(
+    directory: ModelDirectory,
+    version: int,
+    trust: TrustStore | None,
+    *,
+    rolled_back: bool = False,
+    parent: str | None = None,
+) -> PrivateCopy:
+    """Copies a version with its provenance into a private folder, and verifies the copy.
+
+    The folder has mode 0700 and a name that cannot be guessed. Links and devices are refused, not
+    followed. What the caller gets is, file by file, what was signed under this model's name and
+    this number, provenance included: it can be loaded without a second look at `directory`.
+
+    Args:
+      directory: Where the version is; local or in an object store, and others may write to it.
+      version: Its number.
+      trust: Keys that may have signed it; None takes it unverified, signed or not.
+      rolled_back: Whether to take the version from where those are that were rolled back.
+      parent: Folder to make the private one in; None for that of temporary files.
+
+    Returns:
+      The copy. Whoever asked for it closes it when its files are no longer read.
+
+    Raises:
+      FileNotFoundError: If there is no such version, or it went away meanwhile.
+      SignatureError: If it does not verify (see `signing.verify`), has no signature, or holds
+        something else than files and folders.
+      OSError: If it cannot be copied.
+    """
+    if directory.model_name in ("", ".", "..") or "/" in directory.model_name:
+        raise ValueError(f"{directory.model_name!r} is no name of a model")
+    source = directory.rolled_back_uri(version) if rolled_back else directory.version_uri(version)
+    root = tempfile.mkdtemp(prefix="flightdeck-", dir=parent)  # Mode 0700.
+    try:
+        copy = ModelDirectory(root, directory.model_name)
+        budget = _Budget(root)
+        try:
+            _copy_files(source, copy.version_uri(version), budget)
+        except FileNotFoundError as error:
+            raise FileNotFoundError(
+                f"version {version} is not, or no longer, in {directory.uri}"
+            ) from error
+        with contextlib.suppress(FileNotFoundError):  # A version from elsewhere has none.
+            _copy_files(directory.provenance_uri(version), copy.provenance_uri(version), budget)
+        signed = None
+        if trust is not None:
+            signature = os.path.join(root, SIGNATURE_FILE)
+            uri = directory.signature_uri(version)
+            try:
+                os.replace(copy.signature_uri(version), signature)
+            except FileNotFoundError:
+                raise SignatureError(f"there is no signature {uri}") from None
+            signed = verify(copy, version, signature, trust, uri)
+        return PrivateCopy(copy, version, signed)
+    except BaseException:
+        shutil.rmtree(root, ignore_errors=True)
+        raise
+
+
+class _Budget:
+    """How much more may be copied: never more than what the disk had free at first.
+
+    Args:
+      folder: Folder of the disk that is copied to.
+    """
+
+    def __init__(self, folder: str):
+        self._bytes = shutil.disk_usage(folder).free
+        self._files = _MAX_FILES
+
+    def take(self, path: str, size: int) -> None:
+        """Counts a file.
+
+        Raises:
+          UnsafeContentError: If it is too much.
+        """
+        self._files -= 1
+        self._bytes -= size
+        if self._files < 0:
+            raise UnsafeContentError(f"{path!r} is one of more than {_MAX_FILES} files")
+        if self._bytes < 0:
+            raise UnsafeContentError(
+                f"{path!r} of {size} bytes is more than what is left for a private copy; "
+                "TMPDIR says where that is made"
+            )
+
+
+def _copy_files(source: str, target: str, budget: _Budget) -> None:
+    """Copies the files below a folder that others may write, and follows no link.
+
+    Raises:
+      FileNotFoundError: If there is no such folder, or a file goes away meanwhile.
+      UnsafeContentError: If it holds something else than files and folders, or too much.
+    """
+    path = local_path(source)
+    if path is None:
+        _copy_objects(source, target, budget)
+        return
+    try:
+        folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    except NotADirectoryError:
+        raise UnsafeContentError(f"{path} is no folder, but a link or a file") from None
+    try:
+        _copy_folder(folder, path, target, budget, _MAX_DEPTH)
+    finally:
+        os.close(folder)
+
+
+def _copy_folder(folder: int, path: str, target: str, budget: _Budget, depth: int) -> None:
+    """Copies what an open folder holds; names in it are looked up in that very folder."""
+    if depth == 0:
+        raise UnsafeContentError(f"{path!r} is more than {_MAX_DEPTH} folders deep")
+    for name in os.listdir(folder):
+        here = os.path.join(path, name)
+        mode = os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode
+        if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+            raise UnsafeContentError(f"{here!r} is neither a file nor a folder")
+        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK
+        descriptor = os.open(name, flags, dir_fd=folder)
+        try:
+            # Another one may have taken its place meanwhile.
+            found = os.fstat(descriptor)
+            if stat.S_ISDIR(found.st_mode):
+                _copy_folder(descriptor, here, os.path.join(target, name), budget, depth - 1)
+            elif stat.S_ISREG(found.st_mode):
+                budget.take(here, found.st_size)
+                os.makedirs(target, exist_ok=True)
+                _copy_bytes(descriptor, os.path.join(target, name), found.st_size)
+            else:
+                raise UnsafeContentError(f"{here!r} is neither a file nor a folder")
+        finally:
+            os.close(descriptor)
+
+
+def _copy_bytes(source: int, target: str, size: int) -> None:
+    """Copies a file up to the size that was counted, however it grows."""
+    with open(target, "xb") as file:
+        while size > 0 and (chunk := os.read(source, min(size, _CHUNK))):
+            file.write(chunk)
+            size -= len(chunk)
+
+
+def _copy_objects(source: str, target: str, budget: _Budget) -> None:
+    files, root = open_uri(source)
+    for info in files.get_file_info(fs.FileSelector(root, recursive=True)):
+        if info.type != fs.FileType.File:
+            continue
+        name = info.path[len(root) + 1 :]
+        if not {"", ".", ".."}.isdisjoint(name.split("/")):
+            raise UnsafeContentError(f"{info.path!r} is no name of a file")
+        budget.take(info.path, info.size)
+        path = os.path.join(target, name)
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        # The name must not decide whether it is decompressed, as it would by default.
+        with (
+            files.open_input_stream(info.path, compression=None) as stream,
+            open(path, "xb") as file,
+        ):
+            left = info.size
+            while left > 0 and (chunk := stream.read(min(left, _CHUNK))):
+                file.write(chunk)
+                left -= len(chunk)

@@ -1,0 +1,52 @@
+"""Loads a version for the server: from a private copy, which was verified."""
+
+from __future__ import annotations
+
+import weakref
+
+from serving.directory import ModelDirectory
+from serving.keys import short_id
+from serving.private_copy import private_copy
+from serving.server.logs import log_event
+from serving.server.models import LoadedModel, load_model
+from serving.server.settings import ServerSettings
+from serving.server.warmup import warm_up
+
+
+def load_version(settings: ServerSettings, directory: ModelDirectory, version: int) -> LoadedModel:
+    """Verifies, loads and warms a version.
+
+    Args:
+      settings: `trust` says whose versions are loaded.
+      directory: Where the version is; others may write to it.
+      version: Its number.
+
+    Returns:
+      The model.
+
+    Raises:
+      Exception: Whatever keeps it from being loaded.
+    """
+    copy = private_copy(directory, version, settings.trust)
+    try:
+        folder = copy.directory.version_uri(version)
+        model = load_model(
+            folder, prefer_tflite=settings.prefer_tflite, concurrency=settings.workers
+        )
+        answered = warm_up(model, folder)
+    except BaseException:
+        copy.close()
+        raise
+    # A graph may read its assets with each request, so the copy lives as long as the model.
+    weakref.finalize(model, copy.close)
+    log_event(
+        "loaded",
+        model=directory.model_name,
+        version=version,
+        form=type(model).__name__,
+        verified=copy.signed is not None,
+        key_id=short_id(copy.signed.key_id) if copy.signed else None,
+        signed=copy.signed.time if copy.signed else None,
+        warmup_requests=answered,
+    )
+    return model
