@@ -65,19 +65,20 @@ class Loaded:
 class SlowLoad:
     """The load of a version that ends when it is told to."""
 
-    def __init__(self, name: str, version: int):
-        self._thread_name = f"load {name} {version}"
-        self._may_end = threading.Event()
+    def __init__(self) -> None:
+        self._began, self._may_end = threading.Event(), threading.Event()
         self.given_up = threading.Event()
 
     def wait(self, given_up: threading.Event) -> None:
-        self.given_up = given_up
+        self._thread, self.given_up = threading.current_thread(), given_up
+        self._began.set()
         assert self._may_end.wait(60)
 
     def finish(self) -> None:
         """Lets it end, and waits for what the manager does then."""
+        assert self._began.wait(60)
         self._may_end.set()
-        join_loads(self._thread_name)
+        self._thread.join()
 
 
 def join_loads(name: str = "load ") -> None:
@@ -139,7 +140,7 @@ class Serving:
 
     def slow(self, version: int, name: str = "toy") -> SlowLoad:
         """Has the next load of a version last until it is finished."""
-        slow = self.slow_loads[name, version] = SlowLoad(name, version)
+        slow = self.slow_loads[name, version] = SlowLoad()
         return slow
 
     def served(self, name: str = "toy") -> int:
@@ -476,7 +477,7 @@ class TestSlowLoads:
         serving.manager.look()
         assert serving.states()[2] == State.LOADING
         assert not second.given_up.is_set()
-        second._may_end.set()
+        second.finish()
         slow.finish()
         assert serving.served() == 2
         assert serving.count("loaded") == 2
@@ -532,8 +533,7 @@ class TestFirstLoad:
         serving.manager.look()
         join_loads("load a")
         assert not serving.manager.decided.done()
-        slow._may_end.set()
-        join_loads("load b 2")
+        slow.finish()
         assert not serving.manager.decided.done()
         slower.finish()
         assert serving.manager.decided.done()
@@ -735,7 +735,12 @@ class TestSeveralModels:
         assert [serving.served(name) for name in "bcd"] == [7, 1, 5]
         assert not_served(serving, "a").message.endswith("being served are the models b, c, d")
         assert serving.states("a") == {1: State.END}
-        assert set(serving.changes) == {("a", False), ("b", True), ("c", True), ("d", True)}
+        assert set(dict(serving.changes).items()) == {
+            ("a", False),
+            ("b", True),
+            ("c", True),
+            ("d", True),
+        }
 
     def test_a_folder_that_cannot_be_read_disturbs_no_other(
         self, serving: Serving, monkeypatch: pytest.MonkeyPatch
@@ -771,7 +776,7 @@ class TestSeveralModels:
         serving.add(1, name="b")
         serving.look()
         assert serving.loads == [("b", 1)]
-        assert serving.changes == [("b", True), ("later", False)]
+        assert dict(serving.changes) == {"b": True, "later": False}
         serving.add(4, name="later")
         serving.look()
         assert serving.served("later") == 4
@@ -872,4 +877,86 @@ class Swaps(RuleBasedStateMachine):
 def test_in_whatever_order_things_happen_the_newest_that_loads_is_served() -> None:
     run_state_machine_as_test(
         Swaps, settings=settings(max_examples=40, stateful_step_count=15, deadline=None)
+    )
+
+
+class SlowSwaps(RuleBasedStateMachine):
+    """Versions come and go while others load, and loads end in any order."""
+
+    @initialize()
+    def begin(self) -> None:
+        self.folder = tempfile.TemporaryDirectory()
+        self.serving = Serving(Path(self.folder.name))
+        self.serving.slow_loads = AlwaysSlow()
+        self.good: dict[int, bool] = {}
+
+    @property
+    def loading(self) -> list[SlowLoad]:
+        return self.serving.slow_loads.begun
+
+    @rule(version=st.integers(1, 6), good=st.booleans())
+    def push(self, version: int, good: bool) -> None:
+        if version not in self.good:
+            self.serving.add(version, b"good" if good else BAD)
+            self.good[version] = good
+
+    @precondition(lambda self: len(self.there()) > 1)
+    @rule(data=st.data())
+    def roll_back(self, data: st.DataObject) -> None:
+        self.serving.directory().rollback(data.draw(st.sampled_from(self.there())))
+
+    @precondition(lambda self: self.serving.directory().rolled_back())
+    @rule()
+    def promote(self) -> None:
+        self.serving.directory().promote()
+
+    @precondition(lambda self: self.loading)
+    @rule(data=st.data())
+    def finish(self, data: st.DataObject) -> None:
+        self.loading.pop(data.draw(st.integers(0, len(self.loading) - 1))).finish()
+
+    @rule()
+    def look(self) -> None:
+        self.serving.manager.look()  # It comes back, whatever is loading.
+        left = {version for _, version in self.serving.gauge()} & set(self.there())
+        if left:
+            assert self.serving.served() == max(left)
+
+    def there(self) -> list[int]:
+        return self.serving.directory().versions()
+
+    def teardown(self) -> None:
+        self.serving.manager.look()
+        while self.loading:
+            self.loading.pop().finish()
+            self.serving.manager.look()
+        good = [version for version in self.there() if self.good[version]]
+        if good:
+            assert self.serving.served() == max(good)
+            assert self.serving.gauge() == {("toy", max(good))}
+        # What went, or came back, while it was loaded was not refused.
+        bad = (
+            {v for v, (_, reason) in self.serving.manager._models["toy"].states.items() if reason}
+            if self.good
+            else set()
+        )
+        assert not any(self.good[version] for version in bad)
+        self.folder.cleanup()
+
+
+class AlwaysSlow(dict[tuple[str, int], SlowLoad]):
+    """Each load is slow, and kept in `begun`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.begun: list[SlowLoad] = []
+
+    def pop(self, *_: Any) -> SlowLoad:
+        self.begun.append(SlowLoad())
+        return self.begun[-1]
+
+
+def test_manager_waits_for_no_load_in_whatever_order_things_happen() -> None:
+    run_state_machine_as_test(
+        SlowSwaps, settings=settings(max_examples=60, stateful_step_count=20, deadline=None)
     )
