@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import weakref
 
 from serving.directory import ModelDirectory
@@ -13,13 +14,19 @@ from serving.server.settings import ServerSettings
 from serving.server.warmup import warm_up
 
 
-def load_version(settings: ServerSettings, directory: ModelDirectory, version: int) -> LoadedModel:
+def load_version(
+    settings: ServerSettings,
+    directory: ModelDirectory,
+    version: int,
+    given_up: threading.Event,
+) -> LoadedModel:
     """Verifies, loads and warms a version.
 
     Args:
       settings: `trust` says whose versions are loaded.
       directory: Where the version is; others may write to it.
       version: Its number.
+      given_up: Set when the version is no longer wanted; the load then ends at its next step.
 
     Returns:
       The model.
@@ -29,11 +36,13 @@ def load_version(settings: ServerSettings, directory: ModelDirectory, version: i
     """
     copy = private_copy(directory, version, settings.trust)
     try:
+        if given_up.is_set():
+            raise InterruptedError("the version is no longer wanted")
         folder = copy.directory.version_uri(version)
         model = load_model(
             folder, prefer_tflite=settings.prefer_tflite, concurrency=settings.workers
         )
-        answered = warm_up(model, folder)
+        answered = warm_up(model, folder, given_up)
     except BaseException:
         copy.close()
         raise

@@ -224,6 +224,12 @@ class ModelManager:
 
         _start_thread("watch", watch)
 
+    def retry(self) -> None:
+        """Has the next look try again what was refused."""
+        for model in self._models.values():
+            with model.lock:
+                model.refused.clear()
+
     def stop(self) -> None:
         """Ends the looking and the loading; what is loaded can still be asked."""
         self._stopping.set()

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-import hmac
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 
 import numpy as np
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 from tensorflow_serving.apis import get_model_metadata_pb2
 
 from serving.server import inference, json_format
+from serving.server.authentication import Authenticator, Grant, UnauthenticatedError
 from serving.server.errors import ServingError, invalid
 from serving.server.manager import Served
 from serving.server.rpc import SIGNATURE_DEF, read_metadata
@@ -38,14 +40,24 @@ class RestInterface:
       service: What answers.
       max_bytes: Largest body.
       deadline_seconds: Longest time for a client to send its request.
-      token: Bearer token that each request has to bring; empty for none.
+      authenticator: Knows the tokens that requests have to bring.
+      cors_origins: Origins whose pages may ask from a browser; "*" for any.
     """
 
-    def __init__(self, service: Service, *, max_bytes: int, deadline_seconds: float, token: str):
+    def __init__(
+        self,
+        service: Service,
+        *,
+        max_bytes: int,
+        deadline_seconds: float,
+        authenticator: Authenticator,
+        cors_origins: Sequence[str] = (),
+    ):
         self._service = service
         self._max_bytes = max_bytes
         self._deadline_seconds = deadline_seconds
-        self._expected = f"Bearer {token}" if token else ""
+        self._authenticator = authenticator
+        self._cors_origins = cors_origins
 
     def make_app(self) -> Starlette:
         """The application that a server runs."""
@@ -55,21 +67,23 @@ class RestInterface:
                 Route("/v1/{path:path}", self._guarded(self._answer), methods=_METHODS),
             ],
             exception_handlers={404: _not_found},
+            middleware=[_cors(self._cors_origins)] if self._cors_origins else [],
         )
         app.router.redirect_slashes = False
         return app
 
     def _guarded(
-        self, endpoint: Callable[[Request], Awaitable[Response]]
+        self, endpoint: Callable[[Request, Grant], Awaitable[Response]]
     ) -> Callable[[Request], Awaitable[Response]]:
         async def guarded(request: Request) -> Response:
-            given = request.headers.get("authorization", "")
-            if not hmac.compare_digest(given.encode(), self._expected.encode()) and self._expected:
-                response = _error_response(401, "a bearer token is required")
+            try:
+                grant = self._authenticator.authenticate(request.headers.getlist("authorization"))
+                return await endpoint(request, grant)
+            except UnauthenticatedError as error:
+                self._authenticator.record(error, "rest", _peer(request))
+                response = _error_response(error.http_status, error.message)
                 response.headers["WWW-Authenticate"] = "Bearer"
                 return response
-            try:
-                return await endpoint(request)
             except ServingError as error:
                 response = _error_response(error.http_status, error.message)
                 if isinstance(error, _TooSlow):
@@ -78,16 +92,18 @@ class RestInterface:
 
         return guarded
 
-    async def _metrics(self, request: Request) -> Response:
+    async def _metrics(self, request: Request, grant: Grant) -> Response:
+        grant.check("metrics")
         page = generate_latest(self._service.metrics.registry)
         return Response(page, media_type=CONTENT_TYPE_LATEST)
 
-    async def _answer(self, request: Request) -> Response:
+    async def _answer(self, request: Request, grant: Grant) -> Response:
         path = request.scope["path"]
         if request.method == "POST" and (match := _ASK.fullmatch(path)):
             method = match["method"].lower()
-            call = _call(method, match, request)
+            call = _call(method, match, request, grant)
             try:
+                grant.check(method, call.name)  # Before anything is read.
                 body = await self._read(request)
             except ServingError as error:
                 self._service.refuse(call, error)
@@ -97,7 +113,7 @@ class RestInterface:
             )
         elif request.method == "GET" and (match := _LOOK.fullmatch(path)):
             method = "metadata" if match["metadata"] else "status"
-            call = _call(method, match, request)
+            call = _call(method, match, request, grant)
             content = self._service.look_up(call, lambda: getattr(self, f"_{method}")(call))
         else:
             raise invalid(f"Malformed request: {request.method} {path}")
@@ -146,10 +162,8 @@ class RestInterface:
         return json_format.format_regressions(result)
 
     def _status(self, call: Call) -> bytes:
-        version = call.version
-        if call.label is not None:
-            version = self._service.manager.find(call.name, None, call.label).version
-        return json_format.format_status(self._service.manager.status(call.name, version))
+        # Of all versions if a label is given, as TensorFlow Serving answers.
+        return json_format.format_status(self._service.manager.status(call.name, call.version))
 
     def _metadata(self, call: Call) -> bytes:
         request = get_model_metadata_pb2.GetModelMetadataRequest(metadata_field=[SIGNATURE_DEF])
@@ -172,13 +186,26 @@ class _TooSlow(ServingError):
         super().__init__(invalid("").code, f"the request did not arrive within {seconds:g} seconds")
 
 
-def _call(method: str, match: re.Match, request: Request) -> Call:
+def _cors(origins: Sequence[str]) -> Middleware:
+    return Middleware(
+        CORSMiddleware,
+        allow_origins=origins,
+        allow_methods=["GET", "POST"],
+        allow_headers=["Authorization", "Content-Encoding", "Content-Type"],
+    )
+
+
+def _peer(request: Request) -> str:
+    return f"{request.client.host}:{request.client.port}" if request.client else ""
+
+
+def _call(method: str, match: re.Match, request: Request, grant: Grant) -> Call:
     digits = match["version"]
     if digits and (len(digits) > _MOST_DIGITS or int(digits) > _HIGHEST_VERSION):
         raise invalid(f"Failed to convert version: {digits[:_MOST_DIGITS]} to numeric.")
     version = int(digits) if digits else None
-    peer = f"{request.client.host}:{request.client.port}" if request.client else ""
-    return Call("rest", method, peer, match["name"], version, match["label"])
+    label = match["label"]
+    return Call("rest", method, _peer(request), match["name"], version, label, grant=grant)
 
 
 def _error_response(status: int, message: str) -> Response:

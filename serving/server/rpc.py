@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import hmac
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, TypeAlias
 
 import grpc
@@ -19,6 +18,7 @@ from tensorflow_serving.apis import (
 )
 
 from serving.server import inference
+from serving.server.authentication import Authenticator, UnauthenticatedError
 from serving.server.errors import ServingError, invalid
 from serving.server.health import HealthService
 from serving.server.manager import Served
@@ -37,10 +37,12 @@ class RpcInterface:
     Args:
       service: What answers.
       max_bytes: Largest tensor of a request, unfolded.
+      authenticator: Knows the tokens that requests have to bring.
     """
 
-    def __init__(self, service: Service, max_bytes: int):
+    def __init__(self, service: Service, max_bytes: int, authenticator: Authenticator):
         self._service = service
+        self._authenticator = authenticator
         self._max_bytes = max_bytes
 
     def handlers(self) -> list[grpc.GenericRpcHandler]:
@@ -73,7 +75,7 @@ class RpcInterface:
     async def _predict(
         self, request: predict_pb2.PredictRequest, context: Context
     ) -> predict_pb2.PredictResponse:
-        call = _call("predict", request, context)
+        call = self._call("predict", request, context)
         signature = request.model_spec.signature_name
 
         def work(served: Served, left: float) -> predict_pb2.PredictResponse:
@@ -90,7 +92,7 @@ class RpcInterface:
     async def _classify(
         self, request: classification_pb2.ClassificationRequest, context: Context
     ) -> classification_pb2.ClassificationResponse:
-        call = _call("classify", request, context)
+        call = self._call("classify", request, context)
         signature = request.model_spec.signature_name
 
         def work(served: Served, left: float) -> classification_pb2.ClassificationResponse:
@@ -105,7 +107,7 @@ class RpcInterface:
     async def _regress(
         self, request: regression_pb2.RegressionRequest, context: Context
     ) -> regression_pb2.RegressionResponse:
-        call = _call("regress", request, context)
+        call = self._call("regress", request, context)
         signature = request.model_spec.signature_name
 
         def work(served: Served, left: float) -> regression_pb2.RegressionResponse:
@@ -120,16 +122,23 @@ class RpcInterface:
     async def _metadata(
         self, request: get_model_metadata_pb2.GetModelMetadataRequest, context: Context
     ) -> get_model_metadata_pb2.GetModelMetadataResponse:
-        call = _call("metadata", request, context)
+        call = self._call("metadata", request, context)
         return self._service.look_up(call, lambda: read_metadata(self._service, call, request))
 
     async def _status(
         self, request: get_model_status_pb2.GetModelStatusRequest, context: Context
     ) -> get_model_status_pb2.GetModelStatusResponse:
-        call = _call("status", request, context)
+        call = self._call("status", request, context)
         return self._service.look_up(
             call, lambda: self._service.manager.status(call.name, call.version)
         )
+
+    def _call(self, method: str, request: Any, context: Context) -> Call:
+        spec: model_pb2.ModelSpec = request.model_spec
+        version = spec.version.value if spec.HasField("version") else None
+        label = spec.version_label or None
+        grant = self._authenticator.authenticate(_authorization(context.invocation_metadata()))
+        return Call("grpc", method, context.peer(), spec.name, version, label, grant=grant)
 
 
 def _handler(
@@ -181,7 +190,7 @@ def make_server(
     health_service: HealthService,
     *,
     max_bytes: int,
-    token: str,
+    authenticator: Authenticator,
 ) -> grpc.aio.Server:
     """A gRPC server, not started.
 
@@ -189,34 +198,29 @@ def make_server(
       service: What answers.
       health_service: The health service, which needs no token.
       max_bytes: Largest request.
-      token: Bearer token that each request has to bring; empty for none.
+      authenticator: Knows the tokens that requests have to bring.
 
     Returns:
       The server.
     """
     server = grpc.aio.server(
-        interceptors=[_TokenInterceptor(token)] if token else [],
+        interceptors=[_TokenInterceptor(authenticator)] if authenticator.is_needed else [],
         options=[
             ("grpc.max_receive_message_length", max_bytes),
             ("grpc.max_send_message_length", -1),
             ("grpc.so_reuseport", 0),
         ],
     )
-    server.add_generic_rpc_handlers(RpcInterface(service, max_bytes).handlers())
+    server.add_generic_rpc_handlers(RpcInterface(service, max_bytes, authenticator).handlers())
     health_pb2_grpc.add_HealthServicer_to_server(health_service, server)
     return server
 
 
 class _TokenInterceptor(grpc.aio.ServerInterceptor):
-    """Refuses requests without the token."""
+    """Refuses requests without a token that is known, before their message is read."""
 
-    def __init__(self, token: str):
-        self._expected = f"Bearer {token}"
-
-        async def refuse(request: object, context: Context) -> None:
-            await context.abort(grpc.StatusCode.UNAUTHENTICATED, "a bearer token is required")
-
-        self._refusal = grpc.unary_unary_rpc_method_handler(refuse)
+    def __init__(self, authenticator: Authenticator):
+        self._authenticator = authenticator
 
     async def intercept_service(
         self,
@@ -224,14 +228,23 @@ class _TokenInterceptor(grpc.aio.ServerInterceptor):
         details: grpc.HandlerCallDetails,
     ) -> grpc.RpcMethodHandler:
         """See `grpc.aio.ServerInterceptor`."""
-        given = dict(details.invocation_metadata).get("authorization", "")
-        is_health = details.method.startswith(f"/{health.SERVICE_NAME}/")
-        if is_health or hmac.compare_digest(str(given).encode(), self._expected.encode()):
+        if details.method.startswith(f"/{health.SERVICE_NAME}/"):
             return await continuation(details)
-        return self._refusal
+        try:
+            self._authenticator.authenticate(_authorization(details.invocation_metadata))
+        except UnauthenticatedError as error:
+            return self._refusal(error)
+        return await continuation(details)
+
+    def _refusal(self, error: UnauthenticatedError) -> grpc.RpcMethodHandler:
+        async def refuse(messages: AsyncIterator[bytes], context: Context) -> None:
+            self._authenticator.record(error, "grpc", context.peer())
+            await context.abort(error.code, error.message)
+
+        # Of a stream nothing is read unless it is asked for.
+        return grpc.stream_unary_rpc_method_handler(refuse)
 
 
-def _call(method: str, request: Any, context: Context) -> Call:
-    spec: model_pb2.ModelSpec = request.model_spec
-    version = spec.version.value if spec.HasField("version") else None
-    return Call("grpc", method, context.peer(), spec.name, version, spec.version_label or None)
+def _authorization(metadata: Any) -> list[str | bytes]:
+    """The values of all authorization headers."""
+    return [value for key, value in metadata or () if key == "authorization"]

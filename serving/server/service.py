@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NoReturn, TypeVar
 
 import grpc
@@ -16,6 +16,7 @@ import numpy as np
 from tensorflow_serving.apis import classification_pb2, regression_pb2
 
 from serving.server import inference
+from serving.server.authentication import Grant
 from serving.server.errors import ServingError
 from serving.server.logs import log_event
 from serving.server.manager import ModelManager, Served
@@ -43,6 +44,7 @@ class Call:
       version: Number of the version that is asked for; None for the newest.
       label: Label of the version that is asked for.
       rows: Rows that were answered.
+      grant: What the client may ask for.
     """
 
     protocol: str
@@ -52,6 +54,7 @@ class Call:
     version: int | None = None
     label: str | None = None
     rows: int = 0
+    grant: Grant = field(default_factory=Grant)
 
 
 class Service:
@@ -123,6 +126,7 @@ class Service:
                 raise ServingError(grpc.StatusCode.INTERNAL, reason) from error
 
         with _Recorded(self, call):
+            call.grant.check(call.method, call.name)
             served = self.manager.find(call.name, call.version, call.label)
             call.version = served.version
             if self._queued >= self._most:
@@ -178,6 +182,7 @@ class Service:
     def look_up(self, call: Call, work: Callable[[], Answer]) -> Answer:
         """Answers a request that needs no worker; see `compute`."""
         with _Recorded(self, call):
+            call.grant.check(call.method, call.name)
             return work()
 
     def refuse(self, call: Call, error: ServingError) -> NoReturn:
@@ -219,9 +224,11 @@ class _Recorded:
         if call.rows:
             service.metrics.rows.labels(known, str(call.version)).inc(call.rows)
         if service._access_log:
-            reason: dict[str, Any] = {}
+            more: dict[str, Any] = {}
+            if call.grant.client:
+                more["client"] = call.grant.client
             if error is not None:
-                reason["reason"] = str(error) or type(error).__name__
+                more["reason"] = str(error) or type(error).__name__
             log_event(
                 "request",
                 protocol=call.protocol,
@@ -232,7 +239,7 @@ class _Recorded:
                 rows=call.rows,
                 status=code.name,
                 ms=round(seconds * 1000, 3),
-                **reason,
+                **more,
             )
 
 
