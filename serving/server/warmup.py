@@ -50,7 +50,7 @@ def warm_up(model: LoadedModel, folder: str, given_up: threading.Event) -> int:
       given_up: Set when the version is no longer wanted.
 
     Returns:
-      How many requests were answered.
+      How many requests of the file were answered.
 
     Raises:
       ServingError: If the model fails over a request of the file.
@@ -85,7 +85,6 @@ def warm_up(model: LoadedModel, folder: str, given_up: threading.Event) -> int:
         except (ServingError, KeyError, ValueError) as error:
             log_event("warm-up passed over", signature=name, folder=folder, reason=str(error))
             continue
-        answered += 1
         warm.append(signature)
     return answered
 

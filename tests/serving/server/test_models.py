@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import threading
 import weakref
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -191,12 +192,12 @@ class TestWarmUp:
     def test_its_requests_are_answered(self, odd: SavedModel, folder: Path) -> None:
         request = predict_request("toy", "checked", x=i64([1]))
         self.write(folder, request, request)
-        assert warm_up(odd, str(folder)) == 2
+        assert warm_up(odd, str(folder), threading.Event()) == 2
 
     def test_there_need_be_none(self, odd: SavedModel, folder: Path) -> None:
-        assert warm_up(odd, str(folder)) == 0
+        assert warm_up(odd, str(folder), threading.Event()) == 0
         self.write(folder)
-        assert warm_up(odd, str(folder)) == 0
+        assert warm_up(odd, str(folder), threading.Event()) == 0
 
     def test_requests_for_the_other_form_are_passed_over(
         self, odd: SavedModel, folder: Path
@@ -208,23 +209,77 @@ class TestWarmUp:
             predict_request("toy", "checked", x=f32([1])),
             predict_request("toy", "checked", x=i64([1])),
         )
-        assert warm_up(odd, str(folder)) == 1
+        assert warm_up(odd, str(folder), threading.Event()) == 1
 
     def test_a_model_that_fails_over_one_that_fits_it_is_refused(
         self, odd: SavedModel, folder: Path
     ) -> None:
         self.write(folder, predict_request("toy", "checked", x=i64([-1])))
         with pytest.raises(ServingError, match="negative"):
-            warm_up(odd, str(folder))
+            warm_up(odd, str(folder), threading.Event())
 
     def test_a_file_that_is_damaged_is_refused(self, odd: SavedModel, folder: Path) -> None:
         request = predict_request("toy", "checked", x=i64([1]))
         self.write(folder, request)
         content = (folder / WARMUP_FILE).read_bytes()
         (folder / WARMUP_FILE).write_bytes(content[:-20])
-        with pytest.raises(tf.errors.DataLossError):
-            warm_up(odd, str(folder))
+        with pytest.raises(ValueError, match=r"tf_serving_warmup_requests is damaged: .*truncated"):
+            warm_up(odd, str(folder), threading.Event())
         with tf.io.TFRecordWriter(str(folder / WARMUP_FILE)) as writer:
             writer.write(b"no PredictionLog")
-        with pytest.raises(Exception, match="parsing"):
-            warm_up(odd, str(folder))
+        with pytest.raises(ValueError, match=r"requests is damaged: .*parsing"):
+            warm_up(odd, str(folder), threading.Event())
+
+    @pytest.mark.parametrize("prefer_tflite", [False, True])
+    def test_each_signature_is_asked_with_the_row_that_the_file_has(
+        self,
+        toys: Path,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        prefer_tflite: bool,
+    ) -> None:
+        (tmp_path / "assets.extra").mkdir()
+        row = {"distance": f32([7]), "hour": i64([3]), "carrier": strings(b"B6")}
+        self.write(tmp_path, predict_request("toy", "raw_features", **row))
+        model = load_model(str(toys / "toy" / "2"), prefer_tflite=prefer_tflite, concurrency=1)
+        asked: dict[str, tuple[Mapping[str, np.ndarray], dict[str, np.ndarray]]] = {}
+        run = model.run
+
+        def spy(
+            signature: str,
+            inputs: Mapping[str, np.ndarray],
+            outputs: Sequence[str],
+            seconds: float,
+        ) -> dict[str, np.ndarray]:
+            answer = run(signature, inputs, outputs, seconds)
+            asked[signature] = inputs, answer
+            return answer
+
+        monkeypatch.setattr(model, "run", spy)
+        assert warm_up(model, str(tmp_path), threading.Event()) == 1
+        if prefer_tflite:  # All of its signatures are one.
+            assert asked.keys() == {"raw_features"}
+            return
+        assert asked.keys() == model.signatures.keys()
+        # The tf.Example that was made says what the row says.
+        np.testing.assert_array_equal(
+            asked["serving_default"][1]["probability"], asked["raw_features"][1]["probability"]
+        )
+
+    def test_what_is_made_up_and_not_answered_refuses_no_version(
+        self, toys: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        model = load_model(str(toys / "toy" / "2"), prefer_tflite=False, concurrency=1)
+
+        def fail(*_: Any) -> dict[str, np.ndarray]:
+            raise ServingError(grpc.StatusCode.INTERNAL, "the model failed")
+
+        monkeypatch.setattr(model, "run", fail)
+        assert warm_up(model, str(tmp_path), threading.Event()) == 0
+
+    def test_it_ends_when_the_version_is_given_up(self, odd: SavedModel, folder: Path) -> None:
+        given_up = threading.Event()
+        given_up.set()
+        self.write(folder, predict_request("toy", "checked", x=i64([1])))
+        with pytest.raises(InterruptedError):
+            warm_up(odd, str(folder), given_up)

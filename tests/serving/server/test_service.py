@@ -22,6 +22,7 @@ import pytest
 from tensorflow.core.framework import types_pb2
 from tensorflow_serving.apis import prediction_service_pb2_grpc
 
+from serving.server.authentication import Authenticator
 from serving.server.health import HealthService
 from serving.server.manager import ModelManager
 from serving.server.metrics import ServerMetrics
@@ -127,6 +128,7 @@ def serve(tmp_path: Path) -> Callable[..., Any]:
         model, metrics = Told(compute), ServerMetrics()
         manager = ModelManager(str(tmp_path / "models"), (), lambda *_: model, metrics)
         manager.look()
+        manager.decided.result(PATIENCE)
         service = Service(
             manager,
             metrics,
@@ -136,10 +138,11 @@ def serve(tmp_path: Path) -> Callable[..., Any]:
             access_log=True,
             request_log=request_log,
         )
+        anybody = Authenticator("", "", metrics)
         app = RestInterface(
-            service, max_bytes=10**6, deadline_seconds=deadline_seconds, token=""
+            service, max_bytes=10**6, deadline_seconds=deadline_seconds, authenticator=anybody
         ).make_app()
-        rpc = make_server(service, HealthService(), max_bytes=10**6, token="")
+        rpc = make_server(service, HealthService(), max_bytes=10**6, authenticator=anybody)
         port = rpc.add_insecure_port("127.0.0.1:0")
         await rpc.start()
         async with (
