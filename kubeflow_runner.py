@@ -24,6 +24,7 @@ from components import spans
 from components.errors import UserError
 from components.span_store import STORE_VARIABLE
 from pipeline.config import Config, KubeflowConfig, load_config
+from serving.keys import is_file, public_key_of
 
 if TYPE_CHECKING:
     from orchestration.kubeflow.client import KubeflowPipelines
@@ -420,6 +421,7 @@ def compile_config(config: Config) -> str:
         serving_dir=parameters["serving_dir"],
         fingerprint=parameters["fingerprint"],
         signing_key=_signing_key(config),
+        public_keys=_public_keys(config),
         enable_cache=bool(kubeflow.cache),
     )
     everywhere = Resources(kubeflow.cpu, kubeflow.memory, retries=kubeflow.retries)
@@ -528,9 +530,9 @@ def _on_volume(key: str, path: str, kubeflow: KubeflowConfig) -> str:
 
 
 def _signing_key(config: Config) -> str:
-    """Path of the private key as the Pusher's task sees it; "" where signing is turned off."""
-    if not config.serving.sign:
-        return ""
+    """The private key as the Pusher's task finds it; "" where signing is turned off."""
+    if not config.serving.sign or not is_file(config.serving.signing_key):
+        return config.serving.signing_key if config.serving.sign else ""
     if not config.serving.signing_key and not config.kubeflow.volume_claim:
         raise UserError(
             "serving.sign = 1 needs a private key that the Pusher's task can read: set "
@@ -539,6 +541,18 @@ def _signing_key(config: Config) -> str:
     return _on_volume(
         "serving.signing_key", config.serving.signing_key or "keys/signing.key", config.kubeflow
     )
+
+
+def _public_keys(config: Config) -> list[str]:
+    """Where the keys are that ServedModel verifies with; none where signing is turned off."""
+    if not config.serving.sign:
+        return []
+    key = config.serving.signing_key
+    own = public_key_of(key) if key and is_file(key) else "keys"
+    return [
+        _on_volume("serving.public_keys", path, config.kubeflow)
+        for path in config.serving.public_keys or (own,)
+    ]
 
 
 def fail(message: str) -> None:

@@ -51,8 +51,16 @@ from orchestration.schedule import (
 from pipeline.config import Config, KubeflowConfig, MonitorConfig, load_config
 from pipeline.features import LABEL
 from serving.directory import ModelDirectory, find_models
-from serving.signing import KeyFileError, SignatureError, default_public_key, ensure_key_pair
-from serving.signing import verify as verify_signature
+from serving.keys import (
+    KeyFileError,
+    SignatureError,
+    TrustStore,
+    default_trust,
+    ensure_key_pair,
+    is_file,
+    public_key_of,
+)
+from serving.private_copy import private_copy
 
 _RUN_EPILOG = """\b
 Examples:
@@ -593,6 +601,7 @@ def _monitor(
         version=version,
         since=survey.period.since,
         until=survey.period.until,
+        public_keys=_public_keys(config, directory),
         metadata_path=str(work.metadata),
     )
     here = Path(__file__).parent
@@ -734,15 +743,14 @@ def _version_facts(models: ModelDirectory, version: int) -> list[str]:
     rolled_back = version in models.rolled_back()
     state = "live" if version == models.served() else "older"
     facts = ["rolled back" if rolled_back else state]
-    uri = models.rolled_back_uri(version) if rolled_back else models.version_uri(version)
-    signature = models.signature_uri(version)
-    if not Path(signature).exists():
+    if not Path(models.signature_uri(version)).exists():
         facts.append("not signed")
     else:
         try:
-            verify_signature(uri, signature, default_public_key(models.serving_dir))
+            trust = TrustStore([default_trust(models.serving_dir)])
+            private_copy(models, version, trust, rolled_back=rolled_back).close()
             facts.append("signature valid")
-        except SignatureError as error:
+        except (SignatureError, OSError) as error:
             facts.append(f"signature not valid: {error}")
     for schema in sorted(Path(models.provenance_uri(version)).glob("*.pbtxt")):
         digest = hashlib.sha256(schema.read_bytes()).hexdigest()
@@ -881,6 +889,7 @@ def _run(
         served_version=prepared.situation.served or 0,
         run_key=prepared.situation.run_key,
         signing_key=signing_key,
+        public_keys=_public_keys(config, directory),
         metadata_path=str(directory.metadata),
         enable_cache=use_cache,
     )
@@ -910,19 +919,28 @@ def _import_tfx(console: Console) -> None:
 
 
 def _signing_key(config: Config, directory: OutputDirectory) -> str:
-    """The private key to sign with, made where there is none; "" where signing is turned off.
+    """The private key to sign with, its file made where there is none; "" to leave unsigned.
 
     Raises:
       UserError: If the key cannot be made or used, which the Pusher would find out last.
     """
-    if not config.serving.sign:
-        return ""
+    key = config.serving.signing_key
+    if not config.serving.sign or not is_file(key):
+        return key if config.serving.sign else ""
     try:
-        return ensure_key_pair(
-            str(Path(config.serving.signing_key or directory.signing_key).resolve())
-        ).private
+        path = str(Path(key or directory.signing_key).resolve())
+        return ensure_key_pair(path, config.serving.signing_password).private
     except KeyFileError as error:
         raise UserError(str(error)) from error
+
+
+def _public_keys(config: Config, directory: OutputDirectory) -> list[str]:
+    """Where the keys are that versions are verified with; none where signing is turned off."""
+    if not config.serving.sign:
+        return []
+    key = config.serving.signing_key
+    own = public_key_of(key) if key and is_file(key) else directory.signing_key.parent
+    return [str(Path(path).resolve()) for path in config.serving.public_keys or (own,)]
 
 
 def _conclude(

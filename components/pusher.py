@@ -18,7 +18,8 @@ from components.evaluator.results import OVERALL, read_metrics
 from components.served_model import TRAINING_STATISTICS
 from components.serving_validator.component import INFRA_BLESSED_FILE
 from serving.directory import PROVENANCE_FILE, ModelDirectory, model_digest
-from serving.signing import SignatureError, ensure_key_pair, sign
+from serving.keys import SignatureError, ensure_key_pair, is_file
+from serving.signing import sign
 
 # What a push of another run may take to copy and sign its model.
 _LOCK_SECONDS = 600
@@ -53,6 +54,8 @@ def Pusher(
     model_name: tfx.dsl.components.Parameter[str],
     run_key: tfx.dsl.components.Parameter[str] = "",
     signing_key: tfx.dsl.components.Parameter[str] = "",
+    signing_password: tfx.dsl.components.Parameter[str] = "",
+    file_mode: tfx.dsl.components.Parameter[str] = "0644",
     keep_versions: tfx.dsl.components.Parameter[int] = 0,
 ) -> None:
     """Publishes the model as a new version, if it is blessed and is not being published already.
@@ -75,14 +78,17 @@ def Pusher(
       serving_dir: URI of the Serving directory.
       model_name: Name of the model in it.
       run_key: Identifies data, configuration and code of the run; kept with the version.
-      signing_key: Path of the private key that signs the version; made with its public key, which
-        ends in `.pub`, where there is none. "" leaves the version unsigned.
+      signing_key: The private key that signs the version: path of its file, which is made with its
+        public key, which ends in `.pub`, where there is none; `env:NAME`, or a PKCS #11 URI. ""
+        leaves the version unsigned.
+      signing_password: Where the key's password is: `env:NAME` or a file; "" for none.
+      file_mode: Mode of the published files, in octal digits, whatever the umask.
       keep_versions: How many versions to keep, besides those with a label; older ones are deleted
         after the push. 0 keeps all.
 
     Raises:
-      UserError: If `keep_versions` is negative, the version cannot be signed, or another process
-        keeps changing the Serving directory.
+      UserError: If `keep_versions` is negative, the version cannot be signed, another process
+        keeps changing the Serving directory, or what is there cannot be read.
     """
     if keep_versions < 0:
         raise UserError(f"keep_versions is {keep_versions}; 0 or more is allowed")
@@ -114,7 +120,7 @@ def Pusher(
         "signed": bool(signing_key),
     }
     provenance = os.path.join(pushed_model.uri, "provenance")
-    directory = ModelDirectory(serving_dir, model_name)
+    directory = ModelDirectory(serving_dir, model_name, int(file_mode, 8))
     try:
         with directory.locked(_LOCK_SECONDS):
             if reason := _why_not_new(directory, record["model_digest"]):
@@ -125,10 +131,10 @@ def Pusher(
                 provenance, record, metrics, compression_report.read(), statistics, schema
             )
             source = _model_to_push(model, infra_blessing)
-            directory.publish(version, source, provenance, _signer(signing_key))
+            directory.publish(version, source, provenance, _signer(signing_key, signing_password))
             if keep_versions:
                 directory.retain(keep_versions)
-    except (SignatureError, TimeoutError) as error:
+    except (SignatureError, TimeoutError, ValueError) as error:
         raise UserError(str(error)) from error
     pushed_model.set_int_custom_property("pushed", 1)
     pushed_model.set_string_custom_property("pushed_version", str(version))
@@ -151,11 +157,13 @@ def _model_to_push(model: tfx.dsl.Artifact, infra_blessing: tfx.dsl.Artifact) ->
     return serving_model_uri(model)
 
 
-def _signer(signing_key: str) -> Callable[[str, str], None] | None:
-    """What signs a model, as `ModelDirectory.publish` calls it, or None."""
+def _signer(signing_key: str, password: str) -> Callable[[ModelDirectory, int], None] | None:
+    """What signs a version, as `ModelDirectory.publish` calls it, or None."""
     if not signing_key:
         return None
-    return functools.partial(sign, private_key=ensure_key_pair(signing_key).private)
+    if is_file(signing_key):
+        ensure_key_pair(signing_key, password)
+    return functools.partial(sign, private_key=signing_key, password_from=password)
 
 
 def _identify(artifact: tfx.dsl.Artifact) -> dict[str, Any]:

@@ -7,6 +7,8 @@ from tfx import v1 as tfx
 from components.artifacts import serving_model_uri, statistics_uri
 from components.errors import UserError
 from serving.directory import SAVED_MODEL, ModelDirectory, copy_tree, exists, read_file
+from serving.keys import SignatureError, TrustStore
+from serving.private_copy import private_copy
 
 TRAINING_STATISTICS = "training_statistics.pb"
 
@@ -18,8 +20,11 @@ def ServedModel(
     serving_dir: tfx.dsl.components.Parameter[str],
     model_name: tfx.dsl.components.Parameter[str],
     version: tfx.dsl.components.Parameter[int] = 0,
+    public_keys: tfx.dsl.components.Parameter[str] = "[]",
 ) -> None:
     """Copies the served version and its training statistics out of the Serving directory.
+
+    What becomes the baseline is a private copy, which was verified.
 
     Args:
       model: Component `outputs` contains: the served SavedModel, or an empty artifact while nothing
@@ -30,9 +35,12 @@ def ServedModel(
       model_name: Name of the model in it.
       version: The version being served, so that the cache key tells the truth; 0 means that the
         component is to look, and its result is not to be cached.
+      public_keys: JSON list of the public keys, or folders of them (`*.pub`), of whoever may sign
+        versions; with none, the version is taken unverified.
 
     Raises:
-      UserError: If `version` is not in the Serving directory.
+      UserError: If `version` is not in the Serving directory, or does not verify: it is then no
+        baseline.
     """
     directory = ModelDirectory(serving_dir, model_name)
     if version and version not in directory.versions():
@@ -45,11 +53,20 @@ def ServedModel(
     if served is None:
         return
     model.set_int_custom_property("version", served)
-    copy_tree(directory.version_uri(served), serving_model_uri(model), last=SAVED_MODEL)
-    source = f"{directory.provenance_uri(served)}/{TRAINING_STATISTICS}"
-    if exists(source):
-        statistics.split_names = json.dumps(["train"])
-        target = statistics_uri(statistics, "train")
-        fileio.makedirs(target.rpartition("/")[0])
-        with fileio.open(target, "wb") as file:
-            file.write(read_file(source))
+    paths = json.loads(public_keys)
+    try:
+        copy = private_copy(directory, served, TrustStore(paths) if paths else None)
+    except (SignatureError, OSError) as error:
+        raise UserError(
+            f"version {served} of {model_name} in {serving_dir} cannot be the baseline: {error}"
+        ) from error
+    with copy:
+        copied = copy.directory
+        copy_tree(copied.version_uri(served), serving_model_uri(model), last=SAVED_MODEL)
+        source = f"{copied.provenance_uri(served)}/{TRAINING_STATISTICS}"
+        if exists(source):
+            statistics.split_names = json.dumps(["train"])
+            target = statistics_uri(statistics, "train")
+            fileio.makedirs(target.rpartition("/")[0])
+            with fileio.open(target, "wb") as file:
+                file.write(read_file(source))

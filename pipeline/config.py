@@ -227,7 +227,14 @@ class ServingConfig:
       timeout_seconds: How long a model may take to load or to answer before it is taken to hang.
       warmup_rows: Rows that each server asks a version about before its clients do.
       sign: 1 to sign versions, 0 to leave them unsigned.
-      signing_key: File of the private key; "" for one of the output directory, made on first use.
+      signing_key: The private key: its file, env:NAME for an environment variable, or a PKCS #11
+        URI; "" for a file of the output directory, made on first use.
+      signing_password: Where its password is: env:NAME or a file; "" for a key without.
+      public_keys: Public keys, or folders of them (*.pub), of whoever may have signed the served
+        version, which becomes the baseline; none for that of the private key, or for all in the
+        output directory's folder of keys.
+      file_mode: Mode of the files of pushed versions, whatever the umask; 0640 for readers of the
+        same group alone.
       keep_versions: Newest versions to keep, besides those with a label; 0 for all.
     """
 
@@ -241,6 +248,9 @@ class ServingConfig:
     warmup_rows: Annotated[int, Field(ge=0, le=1000)] = 10
     sign: Annotated[int, Field(ge=0, le=1)] = 1
     signing_key: str = ""
+    signing_password: str = ""
+    public_keys: tuple[str, ...] = ()
+    file_mode: Annotated[str, Field(pattern="^0?6[046][04]$")] = "0644"
     keep_versions: Annotated[int, Field(ge=0)] = 10
 
 

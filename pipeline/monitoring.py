@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Sequence
 
 from tfx import v1 as tfx
 
@@ -27,6 +28,7 @@ def create_monitoring_pipeline(
     version: int,
     since: int,
     until: int,
+    public_keys: Sequence[str] = (),
     metadata_path: str | None = None,
 ) -> tfx.dsl.Pipeline:
     """Builds the pipeline that looks at what a version was asked and what it answered.
@@ -39,6 +41,8 @@ def create_monitoring_pipeline(
       version: The version to look at.
       since: When the period begins, seconds since the Unix epoch.
       until: When it ends.
+      public_keys: Public keys, or folders of them, that the version is verified with; none takes
+        its training statistics unverified.
       metadata_path: SQLite file of ML Metadata; None where the orchestrator brings its own.
 
     Returns:
@@ -62,7 +66,10 @@ def create_monitoring_pipeline(
         examples=example_gen.outputs["examples"], schema=schema_gen.outputs["schema"]
     )
     served_model = ServedModel(
-        serving_dir=serving_dir, model_name=config.model_name, version=version
+        serving_dir=serving_dir,
+        model_name=config.model_name,
+        version=version,
+        public_keys=json.dumps(public_keys),
     )
     monitor = ServingMonitor(
         examples=example_gen.outputs["examples"],

@@ -39,6 +39,7 @@ def create_pipeline(
     served_version: int = 0,
     run_key: str = "",
     signing_key: str = "",
+    public_keys: Sequence[str] = (),
     metadata_path: str | None = None,
     enable_cache: bool = True,
 ) -> tfx.dsl.Pipeline:
@@ -55,6 +56,8 @@ def create_pipeline(
       run_key: Identifies data, configuration and code; kept with the pushed version.
       signing_key: File of the private key that signs what is pushed, made on first use; "" leaves
         it unsigned.
+      public_keys: Public keys, or folders of them, that the served version is verified with; none
+        takes it unverified.
       metadata_path: SQLite file of ML Metadata; None where the orchestrator brings its own.
       enable_cache: Whether nodes whose inputs and parameters did not change come from the cache.
 
@@ -78,7 +81,10 @@ def create_pipeline(
         statistics=statistics_gen.outputs["statistics"], schema=schema_gen.outputs["schema"]
     )
     served_model = ServedModel(
-        serving_dir=serving_dir, model_name=config.model_name, version=served_version
+        serving_dir=serving_dir,
+        model_name=config.model_name,
+        version=served_version,
+        public_keys=json.dumps(public_keys),
     )
     data_gate = DataGate(
         examples=example_gen.outputs["examples"],
@@ -185,6 +191,8 @@ def create_pipeline(
         model_name=config.model_name,
         run_key=run_key,
         signing_key=signing_key,
+        signing_password=config.serving.signing_password,
+        file_mode=config.serving.file_mode,
         keep_versions=config.serving.keep_versions,
     )
     connection = (

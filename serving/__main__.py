@@ -16,6 +16,8 @@ from serving.keys import KeyFileError, SignatureError, TrustStore, default_trust
 from serving.private_copy import private_copy
 from serving.protected import read_token
 from serving.server.settings import GRPC_PORT, REST_PORT, ServerSettings
+from serving.signing import claimed_key
+from serving.signing import sign as sign_version
 
 _SERVING_DIR = "output/serving_model"
 _LIVE, _OLDER, _ROLLED_BACK = "live", "older", "rolled back"
@@ -71,42 +73,67 @@ def _trust(serving_dir: str, public_keys: tuple[str, ...]) -> TrustStore:
 @click.argument("serving_dir", default=_SERVING_DIR)
 @_model_option
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON list, for programs.")
-def versions(serving_dir: str, model: str | None, as_json: bool) -> None:
-    """Lists the versions of a model, newest first.
+@click.option("--verify", "verifies", is_flag=True, help="Verify each version, which reads it.")
+@_public_key_option
+def versions(
+    serving_dir: str,
+    model: str | None,
+    as_json: bool,
+    verifies: bool,
+    public_keys: tuple[str, ...],
+) -> None:
+    """Lists the versions of a model, newest first, with the key that each says it was signed by.
 
     \b
     Examples:
       python -m serving versions
       python -m serving versions /data/serving_model --model my_model
-      python -m serving versions --json
+      python -m serving versions --json --verify
     """
     with _refusals():
         directory = _directory(serving_dir, model)
         rows = _describe(directory)
+        if verifies:
+            trust = _trust(serving_dir, public_keys)
+            for row in rows:
+                aside = row["state"] == _ROLLED_BACK
+                row["verified"] = _why_not(directory, row["version"], trust, aside) == ""
+        ignored, withdrawn = directory.ignored(), directory.withdrawn()
     if as_json:
         click.echo(json.dumps(rows, indent=2))
     else:
         _print_table(directory, rows)
+    if withdrawn:
+        click.echo("Nothing is live: the last version was withdrawn.", err=True)
+    if ignored:
+        click.echo(f"No server can load the folders {', '.join(ignored)}.", err=True)
 
 
 @main.command()
 @click.argument("arguments", nargs=-1, metavar="[SERVING_DIR] [VERSION]")
+@click.option("--withdraw", is_flag=True, help="Also the last version: nothing is served then.")
 @_model_option
-def rollback(arguments: tuple[str, ...], model: str | None) -> None:
+def rollback(arguments: tuple[str, ...], withdraw: bool, model: str | None) -> None:
     """Moves a version aside; nothing is deleted.
 
     It is the newest unless one is given. Servers fall back to the newest version that is left; the
-    last one stays.
+    last one stays, unless it is to be withdrawn.
 
     \b
     Examples:
       python -m serving rollback
       python -m serving rollback 1795434497
-      python -m serving rollback /data/serving_model --model my_model
+      python -m serving rollback /data/serving_model --model my_model --withdraw
     """
     serving_dir, chosen = _split(arguments, at_most=1)
     with _refusals():
-        change = _directory(serving_dir, model).rollback(*chosen)
+        change = _directory(serving_dir, model).rollback(*chosen, withdraw=withdraw)
+    if change.served is None:
+        click.echo(
+            f"Withdrew version {change.version}; nothing is live until a version is promoted or "
+            "pushed."
+        )
+        return
     still = "now" if change.version > change.served else "still"
     click.echo(f"Rolled back version {change.version}; live is {still} version {change.served}.")
 
@@ -221,6 +248,50 @@ def verify(arguments: tuple[str, ...], public_keys: tuple[str, ...], model: str 
                 key = short_id(signed.key_id)
                 click.echo(f"version {version}: ok, signed {signed.time} by the key {key}")
     sys.exit(int(failed))
+
+
+@main.command()
+@click.argument("arguments", nargs=-1, metavar="[SERVING_DIR] VERSION")
+@click.option(
+    "--signing-key",
+    metavar="KEY",
+    required=True,
+    help="Private key: its file, env:NAME, fd:NUMBER, or a PKCS #11 URI.",
+)
+@click.option(
+    "--password-from",
+    metavar="PLACE",
+    default="",
+    help="Where its password is: env:NAME, fd:NUMBER, or a file.",
+)
+@_model_option
+def sign(
+    arguments: tuple[str, ...], signing_key: str, password_from: str, model: str | None
+) -> None:
+    """Signs a version again, under the name and number that it has now.
+
+    A signature is good for one version of one model. Whoever moves a version on purpose, to another
+    model or number, copies its folder and its provenance, verifies them where they came from, and
+    signs it where it is now.
+
+    \b
+    Examples:
+      python -m serving sign 1795434497 --signing-key output/keys/signing.key
+      python -m serving sign /data/serving_model 1795434497 --model my_model \\
+          --signing-key env:SIGNING_KEY --password-from env:SIGNING_PASSWORD
+    """
+    serving_dir, chosen = _split(arguments, at_most=1)
+    if not chosen:
+        raise click.UsageError("Missing argument 'VERSION'.")
+    (version,) = chosen
+    with _refusals():
+        directory = _directory(serving_dir, model)
+        with directory.locked():
+            aside = version in directory.rolled_back()
+            with private_copy(directory, version, None, rolled_back=aside) as copy:
+                sign_version(copy.directory, version, signing_key, password_from)
+                directory.put_signature(version, copy.directory)
+    click.echo(f"Signed version {version} of {directory.model_name}.")
 
 
 @main.command()
@@ -495,9 +566,23 @@ def _describe(directory: ModelDirectory) -> list[dict[str, Any]]:
                 "bytes": sum(sizes.values()),
                 "tflite_bytes": sizes.get("model.tflite"),
                 "signed": exists(directory.signature_uri(version)),
+                "key_id": claimed_key(directory.signature_uri(version)) or None,
             }
         )
     return rows
+
+
+def _why_not(directory: ModelDirectory, version: int, trust: TrustStore, aside: bool) -> str:
+    """Why a version does not verify; "" if it does."""
+    try:
+        private_copy(directory, version, trust, rolled_back=aside).close()
+    except (SignatureError, FileNotFoundError) as error:
+        return str(error)
+    return ""
+
+
+def _printable(text: str) -> str:
+    return text if text.isprintable() else ascii(text)
 
 
 def _print_table(directory: ModelDirectory, rows: list[dict[str, Any]]) -> None:
@@ -519,7 +604,10 @@ def _print_table(directory: ModelDirectory, rows: list[dict[str, Any]]) -> None:
         table.add_column(name, min_width=width, overflow="fold")
     for name, width in (("learned", 9), ("judged", 6), ("size", 6), ("TFLite", 7)):
         table.add_column(name, min_width=width, overflow="fold", justify="right")
-    table.add_column("signed", min_width=6)
+    table.add_column("signed by", min_width=6, overflow="fold")
+    verified = {True: "yes", False: "NO"}
+    if rows and "verified" in rows[0]:
+        table.add_column("verified", min_width=3)
     for row in rows:
         cells = (
             str(row["version"]),
@@ -530,7 +618,8 @@ def _print_table(directory: ModelDirectory, rows: list[dict[str, Any]]) -> None:
             _months(row["judged_on"]),
             decimal(row["bytes"], precision=0),
             "none" if row["tflite_bytes"] is None else decimal(row["tflite_bytes"]),
-            "yes" if row["signed"] else "no",
+            "no" if not row["signed"] else _printable(short_id(row["key_id"] or "unknown")),
+            *([verified[row["verified"]]] if "verified" in row else []),
         )
         style = {_LIVE: "bold green", _ROLLED_BACK: "dim"}.get(row["state"], "")
         table.add_row(*map(Text, cells), style=style)

@@ -4,10 +4,14 @@
     <serving dir>/<model name>/.flightdeck/<version>/              where it came from, and signature
     <serving dir>/<model name>/.flightdeck/rolled_back/<version>/  a version that was moved aside
     <serving dir>/<model name>/.flightdeck/labels.json             names that were given to versions
+    <serving dir>/<model name>/.flightdeck/withdrawn               nothing is to be served
     <serving dir>/<model name>/.flightdeck/lock                    held by whatever changes this
 
 This module is the one contract between the pipeline, which publishes versions, and what serves
 them. Model servers ignore names that are not numbers. It imports neither TFX nor TensorFlow.
+
+Whatever the umask, a version can be read by whoever its file mode says, and nobody else sees it
+before it is whole.
 """
 
 from __future__ import annotations
@@ -17,6 +21,7 @@ import hashlib
 import json
 import os
 import re
+import stat
 import tempfile
 import threading
 import time
@@ -30,7 +35,13 @@ from pyarrow import fs
 SAVED_MODEL = "saved_model.pb"
 PROVENANCE_FILE = "provenance.json"
 SIGNATURE_FILE = "model.sig"
+# Says which version was signed and when; it is signed with the version.
+STATEMENT_FILE = "signed.json"
 LABELS_FILE = "labels.json"
+# Model servers hold the number of a version in 64 bits.
+MAX_VERSION = 2**63 - 1
+FILE_MODE = 0o644
+_WITHDRAWN_FILE = "withdrawn"
 _PROVENANCE = ".flightdeck"
 _ROLLED_BACK = "rolled_back"
 
@@ -38,6 +49,9 @@ _ROLLED_BACK = "rolled_back"
 _STAGING = "staging-"
 _DELETED = "deleted-"
 _NEW = ".new"
+_NOTES = tuple(
+    name + _NEW for name in (LABELS_FILE, _WITHDRAWN_FILE, STATEMENT_FILE, SIGNATURE_FILE)
+)
 _UNFINISHED = re.compile(rf"({_STAGING}|{_DELETED})([0-9]+)")
 
 _LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
@@ -60,11 +74,11 @@ class Change:
 
     Attributes:
       version: The version that was moved.
-      served: The version that a server takes by default from now on.
+      served: The version that a server takes by default from now on; None if nothing is served.
     """
 
     version: int
-    served: int
+    served: int | None
 
 
 @dataclass(frozen=True)
@@ -79,10 +93,14 @@ class ModelDirectory:
     Attributes:
       serving_dir: Local path or URI (`gs://`, `s3://`) of the Serving directory.
       model_name: Name of the model, as a client of the server says it.
+      file_mode: Mode of the files that are published, whatever the umask; folders may be entered by
+        whoever may read the files. A server of another user needs 0o644, one of the same group
+        0o640.
     """
 
     serving_dir: str
     model_name: str
+    file_mode: int = FILE_MODE
 
     @property
     def uri(self) -> str:
@@ -119,6 +137,21 @@ class ModelDirectory:
         # In an object store a version is in both places until it is whole in the new one.
         return sorted(set(aside) - set(self.versions()))
 
+    def withdrawn(self) -> bool:
+        """Whether the last version was rolled back on purpose, so that nothing is to be served.
+
+        It is not so when versions merely are not there, as while storage is away.
+        """
+        return exists(self._withdrawn_uri) and not self.versions()
+
+    def ignored(self) -> list[str]:
+        """Names that look like numbers of versions and are none, so that no server can load them.
+
+        These have more digits than 64 bits hold, leading zeros, or digits of another script.
+        """
+        numbers = (name for name in _names(self.uri) if name.isdigit())
+        return sorted(name for name in numbers if name != str(_version_number(name)))
+
     def provenance(self, version: int) -> dict[str, Any]:
         """The provenance record of a version, empty if it has none.
 
@@ -141,11 +174,20 @@ class ModelDirectory:
         return None
 
     def next_version(self) -> int:
-        """A number for a new version: the Unix time in seconds, later than any there is."""
+        """A number for a new version: the Unix time in seconds, later than any there is.
+
+        Raises:
+          ValueError: If there is the highest number that a server can load.
+        """
         home = os.path.join(self.uri, _PROVENANCE)
         folders = (self.uri, home, os.path.join(home, _ROLLED_BACK))
-        known = [number for folder in folders for number in _numbered(folder)]
-        return max(int(time.time()), 1 + max(known, default=0))
+        highest = max((number for folder in folders for number in _numbered(folder)), default=0)
+        if highest >= MAX_VERSION:
+            raise ValueError(
+                f"version {highest} in {self.uri} leaves no higher number for a new version: "
+                "move it away"
+            )
+        return max(int(time.time()), highest + 1)
 
     @contextmanager
     def locked(self, wait_seconds: float = 60) -> Iterator[None]:
@@ -165,7 +207,7 @@ class ModelDirectory:
         if not isinstance(files, fs.LocalFileSystem) or path in _held.paths:
             yield
             return
-        files.create_dir(os.path.dirname(path))
+        self._make_folders()
         lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
         try:
             _acquire(lock, wait_seconds, self.uri)
@@ -184,7 +226,7 @@ class ModelDirectory:
         version: int,
         model_uri: str,
         provenance_uri: str,
-        sign: Callable[[str, str], None] | None = None,
+        sign: Callable[[ModelDirectory, int], None] | None = None,
     ) -> None:
         """Copies a model and its provenance in, and only then lets servers see the version.
 
@@ -197,14 +239,18 @@ class ModelDirectory:
           version: Number of the version; must not exist, be it rolled back.
           model_uri: Folder of the SavedModel to copy.
           provenance_uri: Folder of the files that say where it came from.
-          sign: Makes the signature before the version is seen; called with the local path of the
-            copied model, whose folder has the version as its name, and that of the file to write.
+          sign: Signs the version before it is seen; called with a Serving directory that nobody
+            else can change and that holds this version alone, and its number. What is published is
+            copied from there, so that whatever is changed on the way does not verify.
 
         Raises:
           FileExistsError: If the version exists.
           FileNotFoundError: If there is no SavedModel in `model_uri`.
+          ValueError: If no server can load a version of that number.
           TimeoutError: If the directory stays locked.
         """
+        if not 0 <= version <= MAX_VERSION:
+            raise ValueError(f"{version} is no number of a version: 0 to {MAX_VERSION} are")
         if not exists(os.path.join(model_uri, SAVED_MODEL)):
             raise FileNotFoundError(f"there is no {SAVED_MODEL} in {model_uri}")
         with self.locked():
@@ -213,52 +259,72 @@ class ModelDirectory:
             if exists(self.rolled_back_uri(version)):
                 raise FileExistsError(f"version {version} exists in {self.uri}, rolled back")
             _delete_tree(self.provenance_uri(version))  # Of a push that came no further.
-            copy_tree(provenance_uri, self.provenance_uri(version))
-            files, target = open_uri(self.version_uri(version))
-            if not isinstance(files, fs.LocalFileSystem):
-                self._publish_to_store(version, model_uri, sign)
-                return
-            staging = os.path.join(self.uri, _PROVENANCE, f"{_STAGING}{version}")
-            _, staged = open_uri(os.path.join(staging, str(version)))
-            copy_tree(model_uri, staged)
-            if sign:
-                sign(staged, open_uri(self.signature_uri(version))[1])
-            for folder in (staged, open_uri(self.provenance_uri(version))[1]):
-                _flush(folder)
-            files.move(staged, target)
-            _delete_tree(staging)
+            with tempfile.TemporaryDirectory() as work:  # Mode 0700.
+                local = fs.LocalFileSystem()
+                private = ModelDirectory(work, self.model_name)
+                _copy_tree(open_uri(model_uri), (local, private.version_uri(version)))
+                _copy_tree(open_uri(provenance_uri), (local, private.provenance_uri(version)))
+                if sign:
+                    sign(private, version)
+                self._put(private, version)
+            self._end_withdrawal()
 
-    def _publish_to_store(
-        self, version: int, model_uri: str, sign: Callable[[str, str], None] | None
-    ) -> None:
-        if not sign:
-            copy_tree(model_uri, self.version_uri(version), last=SAVED_MODEL)
+    def _put(self, private: ModelDirectory, version: int) -> None:
+        """Copies a version from a private Serving directory, and lets servers see it."""
+        local = fs.LocalFileSystem()
+        places = [  # The provenance first: what servers see has it.
+            (private.provenance_uri(version), *open_uri(self.provenance_uri(version))),
+            (private.version_uri(version), *open_uri(self.version_uri(version))),
+        ]
+        if not isinstance(places[0][1], fs.LocalFileSystem):
+            for source, files, target in places:
+                _copy_tree((local, source), (files, target), last=SAVED_MODEL)
             return
-        with tempfile.TemporaryDirectory() as work:
-            # What is uploaded is what was signed.
-            staged, signature = os.path.join(work, str(version)), os.path.join(work, SIGNATURE_FILE)
-            local = fs.LocalFileSystem()
-            _copy_tree(open_uri(model_uri), (local, staged))
-            sign(staged, signature)
-            files, target = open_uri(self.signature_uri(version))
-            with open(signature, "rb") as file:
-                _write(files, target, file.read())
-            _copy_tree((local, staged), open_uri(self.version_uri(version)), last=SAVED_MODEL)
+        staging = self._home(f"{_STAGING}{version}")
+        _delete_tree(staging)
+        os.mkdir(staging, 0o700)  # Private until it is published.
+        moves: list[tuple[str, str]] = []
+        for source, _, target in places:
+            staged = os.path.join(staging, str(len(moves)))
+            _copy_tree((local, source), (local, staged))
+            _set_modes(staged, self.file_mode)
+            _flush(staged)
+            moves.append((staged, target))
+        for staged, target in moves:
+            os.rename(staged, target)
+        os.rmdir(staging)
 
-    def rollback(self, version: int | None = None) -> Change:
+    def put_signature(self, version: int, private: ModelDirectory) -> None:
+        """Takes over statement and signature of a version that was signed again.
+
+        Args:
+          version: Number of the version.
+          private: The Serving directory that it was copied to and signed in.
+
+        Raises:
+          TimeoutError: If the directory stays locked.
+        """
+        with self.locked():
+            for name in (STATEMENT_FILE, SIGNATURE_FILE):
+                content = read_file(os.path.join(private.provenance_uri(version), name))
+                self._write_note(os.path.join(str(version), name), content)
+
+    def rollback(self, version: int | None = None, *, withdraw: bool = False) -> Change:
         """Moves a version aside, so that servers fall back to the newest one that is left.
 
         Nothing is deleted: `promote` brings it back.
 
         Args:
           version: The version; None for the newest.
+          withdraw: Whether it may be the last one, so that servers serve nothing from then on.
 
         Returns:
           The version, and what is served now.
 
         Raises:
           LookupError: If there is no such version to roll back.
-          ValueError: If it is the only version that a server can load, or a label pins it.
+          ValueError: If it is the only version that a server can load and `withdraw` is not said,
+            or a label pins it.
           TimeoutError: If the directory stays locked.
         """
         with self.locked():
@@ -273,12 +339,16 @@ class ModelDirectory:
                     "to it, or unpin it first"
                 )
             if len(versions) == 1:
-                raise ValueError(
-                    f"version {chosen} is the only one in {self.uri} that a server can load, so it "
-                    "is not rolled back: promote or push another one first"
-                )
+                if not withdraw:
+                    raise ValueError(
+                        f"version {chosen} is the only one in {self.uri} that a server can load, "
+                        "so it is not rolled back: promote or push another one first, or have "
+                        "nothing served with --withdraw"
+                    )
+                # First, so that no server takes the version for lost and goes on serving it.
+                self._write_note(_WITHDRAWN_FILE, f"{chosen}\n".encode())
             self._move(self.version_uri(chosen), self.rolled_back_uri(chosen))
-            return Change(chosen, max(self.versions()))
+            return Change(chosen, self.served())
 
     def promote(self, version: int | None = None) -> Change:
         """Brings a version back that was rolled back. It is served if it is then the newest.
@@ -300,7 +370,8 @@ class ModelDirectory:
                 what = "no version" if chosen is None else f"no version {chosen}"
                 raise LookupError(f"there is {what} to promote in {self.uri}, {self._content()}")
             self._move(self.rolled_back_uri(chosen), self.version_uri(chosen))
-            return Change(chosen, max(self.versions()))
+            self._end_withdrawal()
+            return Change(chosen, self.served())
 
     def labels(self) -> dict[str, int]:
         """The version that each label pins, in the order of the labels.
@@ -403,7 +474,7 @@ class ModelDirectory:
             return
         if exists(target):
             raise FileExistsError(f"{target} is in the way of {source}")
-        files.create_dir(os.path.dirname(target_path))
+        _make_folder(os.path.dirname(target_path), self._mode)
         files.move(source_path, target_path)
 
     def _delete(self, version: int) -> None:
@@ -413,8 +484,7 @@ class ModelDirectory:
             files, path = open_uri(uri)
             if isinstance(files, fs.LocalFileSystem):
                 # The new name is also the note by which an interrupted deletion is finished.
-                home = os.path.join(self.uri, _PROVENANCE)
-                files.move(path, open_uri(os.path.join(home, f"{_DELETED}{version}"))[1])
+                files.move(path, self._home(f"{_DELETED}{version}"))
                 self._clean_up()
                 continue
             if exists(os.path.join(uri, SAVED_MODEL)):
@@ -430,18 +500,51 @@ class ModelDirectory:
                 if unfinished[1] == _DELETED:
                     _delete_tree(self.provenance_uri(int(unfinished[2])))
                 _delete_tree(os.path.join(home, name))
-            elif name == LABELS_FILE + _NEW:
-                os.remove(open_uri(os.path.join(home, name))[1])
+            elif name in _NOTES:
+                os.remove(self._home(name))
+        if not self.withdrawn():
+            self._end_withdrawal()
 
     def _write_labels(self, labels: dict[str, int]) -> None:
-        files, path = open_uri(os.path.join(self.uri, _PROVENANCE, LABELS_FILE))
         content = (json.dumps(labels, indent=2, sort_keys=True) + "\n").encode()
+        self._write_note(LABELS_FILE, content)
+
+    @property
+    def _withdrawn_uri(self) -> str:
+        return os.path.join(self.uri, _PROVENANCE, _WITHDRAWN_FILE)
+
+    def _end_withdrawal(self) -> None:
+        if exists(self._withdrawn_uri):
+            files, path = open_uri(self._withdrawn_uri)
+            files.delete_file(path)
+
+    def _write_note(self, name: str, content: bytes) -> None:
+        """Writes a file beside or in the provenance, for whoever may read the versions."""
+        files, path = open_uri(os.path.join(self.uri, _PROVENANCE, name))
         if not isinstance(files, fs.LocalFileSystem):
             _write(files, path, content)  # An object appears when it is whole.
             return
-        _write(files, path + _NEW, content)
-        _flush(path + _NEW)
-        os.replace(path + _NEW, path)
+        new = self._home(os.path.basename(name) + _NEW)
+        _write(files, new, content)
+        os.chmod(new, self._mode & 0o666)
+        _flush(new)
+        _make_folder(os.path.dirname(path), self._mode)
+        os.replace(new, path)
+
+    def _home(self, name: str) -> str:
+        """Local path of what is beside the provenance."""
+        return open_uri(os.path.join(self.uri, _PROVENANCE, name))[1]
+
+    @property
+    def _mode(self) -> int:
+        """Mode of the model's local folder, which says who may read it."""
+        return stat.S_IMODE(os.stat(open_uri(self.uri)[1]).st_mode)
+
+    def _make_folders(self) -> None:
+        """Makes the local folders of the model, so that they can be read like its versions."""
+        os.makedirs(os.path.dirname(open_uri(self.serving_dir)[1]), exist_ok=True)
+        for uri in (self.serving_dir, self.uri, os.path.join(self.uri, _PROVENANCE)):
+            _make_folder(open_uri(uri)[1], _folder_mode(self.file_mode))
 
 
 def find_models(serving_dir: str) -> list[str]:
@@ -543,6 +646,28 @@ def _delete_tree(uri: str) -> None:
         files.delete_dir(path)
 
 
+def _make_folder(path: str, mode: int) -> None:
+    """Makes a local folder of a mode that does not depend on the umask, if there is none."""
+    try:
+        os.mkdir(path)
+    except FileExistsError:
+        return
+    # Where a folder's group is that of the one above, it stays so.
+    os.chmod(path, mode | stat.S_IMODE(os.stat(path).st_mode) & stat.S_ISGID)
+
+
+def _folder_mode(file_mode: int) -> int:
+    """The mode of a file, and whoever may read it may enter the folder."""
+    return file_mode | (file_mode & 0o444) >> 2
+
+
+def _set_modes(folder: str, file_mode: int) -> None:
+    for root, _, names in os.walk(folder):
+        os.chmod(root, _folder_mode(file_mode))
+        for name in names:
+            os.chmod(os.path.join(root, name), file_mode)
+
+
 def _read_json(uri: str) -> dict[str, Any]:
     """The JSON object in a file; an empty one if there is no file."""
     try:
@@ -610,7 +735,20 @@ def _sizes(files: fs.FileSystem, root: str) -> Iterator[tuple[str, int]]:
 
 
 def _numbered(uri: str) -> Iterator[int]:
+    for name in _names(uri):
+        if (number := _version_number(name)) is not None:
+            yield number
+
+
+def _names(uri: str) -> Iterator[str]:
     files, root = open_uri(uri)
     for info in files.get_file_info(fs.FileSelector(root, allow_not_found=True)):
-        if info.base_name.isascii() and info.base_name.isdigit():
-            yield int(info.base_name)
+        yield info.base_name
+
+
+def _version_number(name: str) -> int | None:
+    """The number that the name of a folder is, as a model server reads it; or None."""
+    if not (name.isascii() and name.isdigit()):
+        return None
+    number = int(name)
+    return number if number <= MAX_VERSION else None

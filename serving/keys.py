@@ -115,6 +115,11 @@ def is_file(private_key: str) -> bool:
     return not private_key.startswith(("env:", "fd:", _PKCS11))
 
 
+def public_key_of(private_key: str) -> str:
+    """Path of the public key that belongs to the file of a private one."""
+    return os.path.splitext(private_key)[0] + ".pub"
+
+
 def ensure_key_pair(private_key: str, password_from: str = "") -> KeyPair:
     """Makes a key pair (P-256, PEM) where there is none.
 
@@ -132,7 +137,7 @@ def ensure_key_pair(private_key: str, password_from: str = "") -> KeyPair:
       KeyFileError: If the private key cannot be made or read, is open to others than its owner, or
         is not the one that belongs to the public key that is there.
     """
-    public_key = os.path.splitext(private_key)[0] + ".pub"
+    public_key = public_key_of(private_key)
     if private_key == public_key:
         raise KeyFileError(f"{private_key} is the name of a public key: name the private key")
     password = read_password(password_from)

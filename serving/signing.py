@@ -18,7 +18,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from serving.directory import SIGNATURE_FILE, ModelDirectory
+from serving.directory import SIGNATURE_FILE, STATEMENT_FILE, ModelDirectory, read_file
 from serving.keys import (
     SignatureError,
     TrustStore,
@@ -30,9 +30,6 @@ from serving.keys import (
 
 if TYPE_CHECKING:
     from model_signing import hashing
-
-# Says which version was signed and when; lies with the provenance, and is signed with it.
-STATEMENT_FILE = "signed.json"
 
 _MAX_SIGNATURE_BYTES = 64 << 20
 _NAMES_TO_SHOW = 5
@@ -136,6 +133,14 @@ def verify(
     if reason := _other_version(directory, version, statement, claims):
         raise SignatureError(f"{source} {reason}; {_SIGN_AGAIN}")
     return Signed(claims.key_id, str(json.loads(statement.read_bytes())["signed"]))
+
+
+def claimed_key(uri: str) -> str:
+    """Id of the key that a signature says it was made with, which need not be true; "" for none."""
+    try:
+        return str(json.loads(read_file(uri))["verificationMaterial"]["publicKey"]["hint"])
+    except (OSError, ValueError, LookupError, TypeError, RecursionError):
+        return ""
 
 
 def _other_version(

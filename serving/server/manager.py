@@ -21,7 +21,7 @@ from pathlib import Path
 import grpc
 from tensorflow_serving.apis import get_model_status_pb2
 
-from serving.directory import ModelDirectory, find_models
+from serving.directory import MAX_VERSION, ModelDirectory, find_models
 from serving.server.errors import ServingError, invalid
 from serving.server.logs import log_event
 from serving.server.metrics import ServerMetrics
@@ -29,11 +29,11 @@ from serving.server.models import LoadedModel
 
 _State = get_model_status_pb2.ModelVersionStatus
 _REMEMBERED = 100
-_HIGHEST_VERSION = 2**63 - 1  # What TensorFlow Serving's protocol can say.
 # A full disk or storage that went away says nothing of the version: it is tried again.
 _PASSING_ERRORS = (OSError, MemoryError)
 _RETRY_SECONDS = 60.0
 _LONGEST_REASON = 2000
+_NAMED = 10
 
 
 @dataclass(frozen=True)
@@ -92,6 +92,7 @@ class _Model:
     refused: dict[int, _Refusal] = field(default_factory=dict)
     trouble: str = ""
     decided: bool = False
+    ignored: list[str] = field(default_factory=list)
 
 
 class ModelManager:
@@ -274,13 +275,19 @@ class ModelManager:
 
     def _update(self, name: str, model: _Model) -> None:
         """Starts, gives up and forgets what the Serving directory asks for. Waits for no load."""
-        there = [v for v in model.directory.versions() if v <= _HIGHEST_VERSION]
-        if not there and model.loaded:
+        there = [v for v in model.directory.versions() if v <= MAX_VERSION]
+        if not there and model.directory.withdrawn():
+            model.newest = None
+        elif not there and model.loaded:
             # Storage that goes away for a while looks like this. What is loaded stays.
             self._report(name, model, logging.WARNING, "no version is left; the last stay loaded")
             self._choose(name, model, model.there, model.labels)
             return
         model.trouble = ""
+        ignored = model.directory.ignored()
+        if ignored != model.ignored:
+            log_event("ignored", logging.WARNING, model=name, folders=ignored[:_NAMED])
+            model.ignored = ignored
         labels = {label: v for label, v in self._labels(name, model).items() if v in there}
         for version in set(model.refused) - set(there):
             del model.refused[version]

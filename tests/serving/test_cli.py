@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -15,7 +16,8 @@ from click.testing import CliRunner, Result
 
 from serving.__main__ import main
 from serving.directory import PROVENANCE_FILE, SAVED_MODEL, ModelDirectory
-from serving.signing import ensure_key_pair, sign
+from serving.keys import TrustStore, ensure_key_pair, short_id
+from serving.signing import sign
 
 PROJECT = Path(__file__).parents[2]
 
@@ -43,10 +45,15 @@ def publish(directory: ModelDirectory, *versions: int, signed: bool = True) -> N
         }
         (provenance / PROVENANCE_FILE).write_text(json.dumps(record))
 
-        def sign_it(model_path: str, signature_path: str) -> None:
-            sign(model_path, signature_path, keys.private)
+        def sign_it(private: ModelDirectory, version: int) -> None:
+            sign(private, version, keys.private)
 
         directory.publish(version, str(model), str(provenance), sign_it if signed else None)
+
+
+def key_of(directory: ModelDirectory) -> str:
+    (key_id,) = TrustStore([str(Path(directory.serving_dir).parent / "keys")]).key_ids
+    return key_id
 
 
 def run(*arguments: object) -> Result:
@@ -93,7 +100,40 @@ def test_versions_are_listed_newest_first_with_what_is_known_of_them(
         "bytes": 300_008 + 40_784,
         "tflite_bytes": 40_784,
         "signed": False,
+        "key_id": None,
     }
+    assert [row["key_id"] for row in listed if row["signed"]] == [key_of(directory)] * 3
+
+
+def test_versions_say_on_demand_which_verify(directory: ModelDirectory) -> None:
+    publish(directory, 7, 8, 10)
+    publish(directory, 9, signed=False)
+    Path(directory.version_uri(8), "model.tflite").write_bytes(b"changed")
+    directory.rollback(10)
+    assert [(row["version"], row["verified"]) for row in rows(directory, "--verify")] == [
+        *((10, True), (9, False), (8, False), (7, True))
+    ]
+    _, header, *lines = done("versions", directory.serving_dir, "--verify").rstrip().splitlines()
+    assert header.split()[-1] == "verified"
+    assert [line.split()[-1] for line in lines] == ["yes", "NO", "NO", "yes"]
+
+
+def test_a_key_that_a_signature_makes_up_cannot_steer_a_terminal(directory: ModelDirectory) -> None:
+    publish(directory, 7)
+    signature = Path(directory.signature_uri(7))
+    bundle = json.loads(signature.read_text())
+    bundle["verificationMaterial"]["publicKey"]["hint"] = "\x1b[2J"
+    signature.write_text(json.dumps(bundle))
+    assert "\x1b" not in done("versions", directory.serving_dir)
+
+
+def test_folders_that_no_server_can_load_are_named(directory: ModelDirectory) -> None:
+    publish(directory, 7)
+    for name in ("20261126153000123456", "007", "٧"):  # noqa: RUF001
+        Path(directory.uri, name).mkdir()
+    assert "No server can load the folders 007, 20261126153000123456, ٧." in (  # noqa: RUF001
+        done("versions", directory.serving_dir)
+    )
 
 
 def test_the_table_shows_each_version_in_a_line(directory: ModelDirectory) -> None:
@@ -104,9 +144,12 @@ def test_the_table_shows_each_version_in_a_line(directory: ModelDirectory) -> No
     assert f"model_name in {directory.serving_dir}" in title
     assert re.split(r"\s{2,}", header.strip()) == [
         *("version", "state", "made, UTC", "AUC", "learned", "judged", "size", "TFLite"),
-        "signed",
+        "signed by",
     ]
-    spans, sizes = ("201306 to 201308", "201309"), ("341 kB", "40.8 kB", "yes")
+    spans, sizes = (
+        ("201306 to 201308", "201309"),
+        ("341 kB", "40.8 kB", short_id(key_of(directory))),
+    )
     assert [re.split(r"\s{2,}", line.strip()) for line in lines] == [
         ["9", "rolled back", "2014-01-09 08:30", "0.6909", *spans, *sizes],
         ["8", "live, stable", "2014-01-08 08:30", "0.6908", *spans, *sizes],
@@ -148,6 +191,20 @@ def test_rolling_back_and_promoting_say_what_is_live_now(directory: ModelDirecto
         "older one live.\n"
     )
     assert directory.versions() == [7, 8, 9]
+
+
+def test_the_last_version_is_withdrawn_only_if_that_is_asked_for(directory: ModelDirectory) -> None:
+    publish(directory, 7)
+    where = directory.serving_dir
+    refused = run("rollback", where)
+    assert refused.exit_code == 1
+    assert "have nothing served with --withdraw" in refused.output
+    assert done("rollback", where, "--withdraw") == (
+        "Withdrew version 7; nothing is live until a version is promoted or pushed.\n"
+    )
+    assert "Nothing is live: the last version was withdrawn." in done("versions", where)
+    assert done("promote", where) == "Promoted version 7; it is live now.\n"
+    assert "Nothing is live" not in done("versions", where)
 
 
 def test_pinning_and_unpinning_say_what_is_live_now(directory: ModelDirectory) -> None:
@@ -204,8 +261,11 @@ def test_what_the_file_system_refuses_is_a_message_too(directory: ModelDirectory
 
 def test_versions_that_are_what_was_signed_verify(directory: ModelDirectory) -> None:
     publish(directory, 7, 8)
-    assert done("verify", directory.serving_dir) == "version 7: ok\nversion 8: ok\n"
-    assert done("verify", directory.serving_dir, 8) == "version 8: ok\n"
+    lines = done("verify", directory.serving_dir).splitlines()
+    key = short_id(key_of(directory))
+    for version, line in zip((7, 8), lines, strict=True):
+        assert re.fullmatch(rf"version {version}: ok, signed 20[-:+T0-9]+ by the key {key}", line)
+    assert done("verify", directory.serving_dir, 8).splitlines() == lines[1:]
 
 
 def test_versions_that_fail_are_told_one_a_line_and_the_status_is_1(
@@ -218,17 +278,19 @@ def test_versions_that_fail_are_told_one_a_line_and_the_status_is_1(
     directory.rollback(10)
     result = run("verify", directory.serving_dir)
     assert result.exit_code == 1
-    assert result.output.splitlines() == [
-        "version 7: ok",
+    first, *others = result.output.splitlines()
+    assert first.startswith("version 7: ok, signed ")
+    assert others == [
         f"version 8: FAILED, there is no signature {directory.signature_uri(8)}",
-        "version 9: FAILED, files differ from what was signed; changed: model.tflite",
+        "version 9: FAILED, files differ from what was signed; changed: 9/model.tflite",
     ]
     assert run("verify", directory.serving_dir, 7, 10).exit_code == 0
     missing = run("verify", directory.serving_dir, 7, 11)
     assert missing.exit_code == 1
-    assert missing.output == (
-        f"version 7: ok\nversion 11: FAILED, there is no such version in {directory.uri}\n"
-    )
+    assert missing.output.splitlines() == [
+        first,
+        f"version 11: FAILED, version 11 is not, or no longer, in {directory.uri}",
+    ]
 
 
 def test_another_public_key_may_be_given(directory: ModelDirectory, tmp_path: Path) -> None:
@@ -236,12 +298,55 @@ def test_another_public_key_may_be_given(directory: ModelDirectory, tmp_path: Pa
     other = ensure_key_pair(str(tmp_path / "other.key"))
     result = run("verify", directory.serving_dir, "--public-key", other.public)
     assert result.exit_code == 1
-    assert f"was made with another key than that of {other.public}" in result.output
+    assert f"was made with the key {short_id(key_of(directory))}, which is none" in result.output
+    both = ("--public-key", other.public, "--public-key", tmp_path / "keys")
+    assert run("verify", directory.serving_dir, *both).exit_code == 0
     missing = run("verify", directory.serving_dir, "--public-key", tmp_path / "missing.pub")
     assert missing.exit_code == 1
     assert missing.output == (
         f"Error: the public key {tmp_path}/missing.pub cannot be read: No such file or directory\n"
     )
+
+
+# sign
+
+
+def test_a_version_that_was_moved_is_signed_again_on_purpose(
+    directory: ModelDirectory, tmp_path: Path
+) -> None:
+    publish(directory, 7)
+    other = ModelDirectory(directory.serving_dir, "other")
+    shutil.copytree(directory.version_uri(7), other.version_uri(8))
+    shutil.copytree(directory.provenance_uri(7), other.provenance_uri(8))
+    model = ("--model", "other")
+    refused = run("verify", directory.serving_dir, *model)
+    assert refused.exit_code == 1
+    assert "is that of version 7 of model_name, not of version 8 of other" in refused.output
+    assert "sign it again: python -m serving sign" in refused.output
+    key = ("--signing-key", tmp_path / "keys" / "signing.key")
+    assert done("sign", directory.serving_dir, 8, *key, *model) == "Signed version 8 of other.\n"
+    assert run("verify", directory.serving_dir, *model).exit_code == 0
+    assert run("verify", directory.serving_dir, "--model", "model_name").exit_code == 0
+
+
+def test_a_version_that_was_rolled_back_is_signed_where_it_is(
+    directory: ModelDirectory, tmp_path: Path
+) -> None:
+    publish(directory, 7, 8, signed=False)
+    directory.rollback()
+    done("sign", directory.serving_dir, 8, "--signing-key", tmp_path / "keys" / "signing.key")
+    assert directory.versions() == [7]
+    assert run("verify", directory.serving_dir, 8).exit_code == 0
+    directory.promote()
+    assert run("verify", directory.serving_dir, 8).exit_code == 0
+
+
+def test_a_key_that_cannot_be_used_signs_nothing(directory: ModelDirectory, tmp_path: Path) -> None:
+    publish(directory, 7, signed=False)
+    result = run("sign", directory.serving_dir, 7, "--signing-key", "env:MISSING")
+    assert result.exit_code == 1
+    assert result.output == "Error: the environment variable MISSING is not set\n"
+    assert not Path(directory.signature_uri(7)).exists()
 
 
 # Arguments
@@ -254,7 +359,7 @@ def test_the_default_is_the_output_of_local_runs(
     monkeypatch.chdir(tmp_path)
     publish(directory, 7, 8, 9)
     assert "output/serving_model" in done("versions")
-    assert done("verify", "8") == "version 8: ok\n"
+    assert done("verify", "8").startswith("version 8: ok")
     assert "version 9" in done("rollback")
     assert "version 8" in done("rollback", "8")
     assert "version 8" in done("promote", "8")
@@ -311,6 +416,8 @@ def test_a_model_that_is_not_there_is_wrong_usage_and_nothing_is_made(
         ("pin", "--label", "stable"),
         ("pin", "a", "--label", "stable"),
         ("pin", "7"),
+        ("sign", "--signing-key", "env:KEY"),
+        ("sign", "7"),
         ("unpin",),
         ("unpin", "a", "b", "c"),
     ],

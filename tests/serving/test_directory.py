@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import stat
 import subprocess
 import sys
 import tempfile
@@ -23,6 +24,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from pyarrow import fs
 
 from serving import directory as serving_directory
+from serving import private_copy
 from serving.directory import (
     LABELS_FILE,
     PROVENANCE_FILE,
@@ -50,7 +52,7 @@ MODEL = {
 }
 BETTER_MODEL = {SAVED_MODEL: b"better graph", "variables/better.index": b"better index"}
 PROVENANCE = {PROVENANCE_FILE: b'{"model_digest": "abc"}', "metrics.json": b"{}"}
-FILES_TO_COPY = len(MODEL) + len(PROVENANCE)
+FILES_TO_COPY = 2 * (len(MODEL) + len(PROVENANCE))  # Into a private folder, and from there.
 
 
 def write(root: Path, tree: Tree) -> Path:
@@ -160,9 +162,8 @@ def as_object_store(crash_before: int | None = None) -> Iterator[None]:
     """Makes local paths pass for those of an object store."""
     store = fs.PyFileSystem(ObjectStore(crash_before))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(
-            serving_directory, "open_uri", lambda uri: (store, os.path.abspath(uri).lstrip("/"))
-        )
+        for module in (serving_directory, private_copy):
+            patch.setattr(module, "open_uri", lambda uri: (store, os.path.abspath(uri).lstrip("/")))
         yield
 
 
@@ -337,6 +338,7 @@ def test_after_a_crash_the_same_number_may_be_published_and_has_its_own_files_on
     assert read(Path(directory.provenance_uri(7))) == BETTER_MODEL
 
 
+@pytest.mark.usefixtures("object_store")
 def test_the_number_of_a_version_that_was_not_published_whole_is_not_used_again(
     directory: ModelDirectory, model: str, provenance: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -490,8 +492,8 @@ def publish(
             directory.publish(version, str(model), str(source), sign)
 
 
-def sign_with_nothing(model_path: str, signature_path: str) -> None:
-    Path(signature_path).touch()
+def sign_with_nothing(private: ModelDirectory, version: int) -> None:
+    Path(private.signature_uri(version)).touch()
 
 
 def content_of(version: int) -> dict[str, bytes]:
@@ -722,12 +724,15 @@ def test_what_is_signed_is_the_copy_before_a_server_sees_it(
 ) -> None:
     seen = []
 
-    def sign(model_path: str, signature_path: str) -> None:
-        seen.append((os.path.basename(model_path), read(Path(model_path)), either.versions()))
-        Path(signature_path).write_bytes(b"signature")
+    def sign(private: ModelDirectory, version: int) -> None:
+        model, provenance = Path(private.version_uri(7)), Path(private.provenance_uri(7))
+        seen.append((version, private.model_name, read(model), read(provenance), either.versions()))
+        assert stat.S_IMODE(os.stat(private.serving_dir).st_mode) == 0o700
+        assert not Path(private.serving_dir).is_relative_to(either.serving_dir)
+        (provenance / SIGNATURE_FILE).write_bytes(b"signature")
 
     either.publish(7, model, provenance, sign)
-    assert seen == [("7", MODEL, [])]
+    assert seen == [(7, "model_name", MODEL, PROVENANCE, [])]
     assert Path(either.signature_uri(7)).read_bytes() == b"signature"
     assert read(Path(either.provenance_uri(7))) == {**PROVENANCE, SIGNATURE_FILE: b"signature"}
     assert read(Path(either.version_uri(7))) == MODEL
@@ -736,7 +741,7 @@ def test_what_is_signed_is_the_copy_before_a_server_sees_it(
 def test_what_cannot_be_signed_is_not_published(
     either: ModelDirectory, model: str, provenance: str
 ) -> None:
-    def sign(model_path: str, signature_path: str) -> None:
+    def sign(private: ModelDirectory, version: int) -> None:
         raise OSError("no key")
 
     with pytest.raises(OSError, match="no key"):

@@ -522,6 +522,37 @@ class TestSlowLoads:
         assert not_served(serving, "toy").code is grpc.StatusCode.NOT_FOUND
 
 
+class TestWithdrawal:
+    def test_manager_serves_nothing_when_the_only_version_is_withdrawn(
+        self, serving: Serving
+    ) -> None:
+        serving.add(1)
+        serving.look()
+        serving.directory().rollback(withdraw=True)
+        serving.look()
+        assert not_served(serving, "toy").code is grpc.StatusCode.NOT_FOUND
+        assert serving.changes[-1] == ("toy", False)
+        assert serving.states() == {1: State.END}
+        assert serving.gauge() == set()
+        serving.directory().promote()
+        serving.look()
+        assert serving.served() == 1
+        assert serving.changes[-1] == ("toy", True)
+
+    def test_manager_gives_up_the_load_of_a_version_that_is_withdrawn(
+        self, serving: Serving
+    ) -> None:
+        serving.add(1)
+        slow = serving.slow(1)
+        serving.manager.look()
+        serving.directory().rollback(withdraw=True)
+        serving.manager.look()
+        assert slow.given_up.is_set()
+        assert serving.manager.decided.done()
+        slow.finish()
+        assert not_served(serving, "toy").code is grpc.StatusCode.NOT_FOUND
+
+
 class TestFirstLoad:
     def test_manager_has_decided_when_each_model_is_served_or_refused(
         self, serving: Serving
