@@ -49,8 +49,9 @@ from components import spans
 from components.serving_validator.server import HOST, ServerProcess, run_server
 from pipeline.config import load_config
 from serving.directory import ModelDirectory
+from serving.keys import PRIVATE_KEY_FILE, default_trust, ensure_key_pair
 from serving.server.settings import ServerSettings
-from serving.signing import PRIVATE_KEY_FILE, default_public_key, ensure_key_pair, sign
+from serving.signing import sign
 
 _TFLITE, _SAVED_MODEL = "model.tflite", "SavedModel"
 _SIGNATURES = ("serving_default", "raw_features")
@@ -123,8 +124,8 @@ class ModelCopy:
         self.serving_dir = str(folder / "serving_model")
         self.compression = source.provenance(served).get("compression", "")
         self._uris = source.version_uri(served), source.provenance_uri(served)
-        public_key = Path(default_public_key(self.serving_dir))
-        self._key = ensure_key_pair(str(public_key.with_name(PRIVATE_KEY_FILE))).private
+        key = os.path.join(default_trust(self.serving_dir), PRIVATE_KEY_FILE)
+        self._key = ensure_key_pair(key).private
         self._directory = ModelDirectory(self.serving_dir, name)
         self._publish(served)
 
@@ -140,7 +141,7 @@ class ModelCopy:
 
     def _publish(self, version: int) -> None:
         self._directory.publish(
-            version, *self._uris, sign=lambda model, signature: sign(model, signature, self._key)
+            version, *self._uris, sign=lambda private, number: sign(private, number, self._key)
         )
 
 

@@ -50,6 +50,13 @@ class PrivateCopy:
         """Deletes the copy."""
         shutil.rmtree(self.directory.serving_dir, ignore_errors=True)
 
+    def keep(self, folder: str) -> None:
+        """Deletes the copy but for the files below a folder of it."""
+        for root, folders, names in os.walk(self.directory.serving_dir):
+            folders[:] = [name for name in folders if os.path.join(root, name) != folder]
+            for name in names:
+                os.remove(os.path.join(root, name))
+
     def __enter__(self) -> Self:
         return self
 

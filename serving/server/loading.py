@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import weakref
 
@@ -35,6 +36,8 @@ def load_version(
       Exception: Whatever keeps it from being loaded.
     """
     copy = private_copy(directory, version, settings.trust)
+    # A server that stops waits for no load, and leaves nothing behind.
+    at_exit = weakref.finalize(given_up, copy.close)
     try:
         if given_up.is_set():
             raise InterruptedError("the version is no longer wanted")
@@ -46,8 +49,10 @@ def load_version(
     except BaseException:
         copy.close()
         raise
-    # A graph may read its assets with each request, so the copy lives as long as the model.
+    # Variables are read while a graph is loaded; its assets it may read with each request.
+    copy.keep(os.path.join(folder, "assets"))
     weakref.finalize(model, copy.close)
+    at_exit.detach()
     log_event(
         "loaded",
         model=directory.model_name,

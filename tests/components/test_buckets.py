@@ -17,7 +17,8 @@ from components.errors import DataError
 from components.span_example_gen import SpanExampleGen
 from components.span_store import SpanStore
 from serving.directory import ModelDirectory, copy_tree, open_uri
-from serving.signing import verify
+from serving.keys import TrustStore
+from serving.private_copy import private_copy
 from tests.components.test_publishing import push, serve
 from tests.conftest import PushedRun
 
@@ -91,11 +92,8 @@ def test_a_model_is_pushed_to_a_bucket_signed_and_served_from_it(
     directory = ModelDirectory(serving_dir, "flight_delay")
     (version,) = directory.versions()
     assert output.get_string_custom_property("pushed_version") == str(version)
-    verify(
-        directory.version_uri(version),
-        directory.signature_uri(version),
-        str(key.with_suffix(".pub")),
-    )
+    public_key = str(key.with_suffix(".pub"))
+    private_copy(directory, version, TrustStore([public_key])).close()
 
     model, statistics = serve(serving_dir, tmp_path / "served")
     assert has_serving_model(model)

@@ -20,7 +20,8 @@ from components.artifacts import TFLITE_MODEL, CompressionReport
 from components.errors import UserError
 from components.pusher import Pusher
 from serving.directory import ModelDirectory, model_digest
-from serving.signing import SignatureError, ensure_key_pair, verify
+from serving.keys import SignatureError, TrustStore, ensure_key_pair
+from serving.private_copy import private_copy
 
 WARMUP = "assets.extra/tf_serving_warmup_requests"
 MODEL = {"saved_model.pb": b"graph", TFLITE_MODEL: b"tflite", "variables/index": b"index"}
@@ -183,12 +184,76 @@ def test_a_version_is_signed_with_its_warmup_requests_by_a_key_made_on_first_use
     (version,) = run.directory.versions()
     assert stat.S_IMODE(key.stat().st_mode) == 0o600
     assert run.directory.provenance(version)["signed"] is True
-    model, signature = run.directory.version_uri(version), run.directory.signature_uri(version)
-    public = str(key.with_name("signing.pub"))
-    verify(model, signature, public)
-    Path(model, WARMUP).write_bytes(b"changed")
-    with pytest.raises(SignatureError, match=f"changed: {WARMUP}"):
-        verify(model, signature, public)
+    trust = TrustStore([str(key.with_name("signing.pub"))])
+    private_copy(run.directory, version, trust).close()
+    Path(run.directory.version_uri(version), WARMUP).write_bytes(b"changed")
+    with pytest.raises(SignatureError, match=f"changed: {version}/{WARMUP}"):
+        private_copy(run.directory, version, trust)
+
+
+def test_a_version_is_signed_with_its_provenance(run: Run) -> None:
+    key = run.root / "keys" / "signing.key"
+    run.push(signing_key=str(key))
+    (version,) = run.directory.versions()
+    trust = TrustStore([str(key.parent)])
+    for name in ("training_statistics.pb", "provenance.json"):
+        path = Path(run.directory.provenance_uri(version), name)
+        before = path.read_bytes()
+        path.write_bytes(before + b" ")
+        with pytest.raises(SignatureError, match=f"changed: .flightdeck/{version}/{name}"):
+            private_copy(run.directory, version, trust)
+        path.write_bytes(before)
+    private_copy(run.directory, version, trust).close()
+
+
+def test_a_key_with_a_password_signs_and_the_password_is_in_no_artifact(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SIGNING_PASSWORD", "not a word")
+    key = run.root / "keys" / "signing.key"
+    run.push(signing_key=str(key), signing_password="env:SIGNING_PASSWORD")
+    (version,) = run.directory.versions()
+    private_copy(run.directory, version, TrustStore([str(key.parent)])).close()
+    assert all(b"not a word" not in p.read_bytes() for p in run.root.rglob("*") if p.is_file())
+    with pytest.raises(UserError, match="has a password: say where it is"):
+        run.push({**MODEL, TFLITE_MODEL: b"newer"}, signing_key=str(key))
+
+
+def test_a_key_in_a_variable_signs_and_is_written_nowhere(
+    run: Run, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keys = ensure_key_pair(str(tmp_path_factory.mktemp("keys") / "signing.key"))
+    monkeypatch.setenv("SIGNING_KEY", Path(keys.private).read_text())
+    run.push(signing_key="env:SIGNING_KEY")
+    (version,) = run.directory.versions()
+    private_copy(run.directory, version, TrustStore([keys.public])).close()
+    assert all(b"PRIVATE" not in p.read_bytes() for p in run.root.rglob("*") if p.is_file())
+
+
+@pytest.mark.parametrize("umask", [0o077, 0o027, 0o000])
+@pytest.mark.parametrize(
+    ("file_mode", "modes"), [("0644", {0o644, 0o755}), ("0640", {0o640, 0o750})]
+)
+def test_who_may_read_a_version_does_not_depend_on_the_umask(
+    run: Run, umask: int, file_mode: str, modes: set[int]
+) -> None:
+    before = os.umask(umask)
+    try:
+        run.push(signing_key=str(run.root / "keys" / "signing.key"), file_mode=file_mode)
+    finally:
+        os.umask(before)
+    (version,) = run.directory.versions()
+    root = Path(run.directory.serving_dir)
+    lock = root / "model_name" / ".flightdeck" / "lock"
+    paths = [root, *(path for path in root.rglob("*") if path != lock)]
+    assert {stat.S_IMODE(path.stat().st_mode) for path in paths} == modes
+    assert Path(run.directory.signature_uri(version)) in paths
+
+
+def test_a_serving_directory_that_cannot_be_used_is_named(run: Run) -> None:
+    Path(run.directory.uri, str(2**63 - 1)).mkdir(parents=True)
+    with pytest.raises(UserError, match=f"version {2**63 - 1} in .* leaves no higher number"):
+        run.push()
 
 
 def test_the_next_version_is_signed_with_the_same_key(run: Run) -> None:
@@ -196,8 +261,7 @@ def test_the_next_version_is_signed_with_the_same_key(run: Run) -> None:
     run.push(signing_key=key)
     run.push({**MODEL, TFLITE_MODEL: b"newer"}, signing_key=key)
     for version in run.directory.versions():
-        model, signature = run.directory.version_uri(version), run.directory.signature_uri(version)
-        verify(model, signature, ensure_key_pair(key).public)
+        private_copy(run.directory, version, TrustStore([ensure_key_pair(key).public])).close()
 
 
 def test_without_a_key_a_version_is_not_signed_and_says_so(run: Run) -> None:

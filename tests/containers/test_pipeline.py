@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from serving.directory import ModelDirectory
-from serving.signing import default_public_key, verify
+from serving.keys import TrustStore, default_trust
+from serving.private_copy import private_copy
 from tests.containers.conftest import ContainerRun, RunPipeline
 
 
@@ -53,11 +54,7 @@ def test_one_version_is_pushed_in_both_forms(serving: ModelDirectory) -> None:
 def test_the_version_is_signed(serving: ModelDirectory) -> None:
     (version,) = serving.versions()
 
-    verify(
-        serving.version_uri(version),
-        serving.signature_uri(version),
-        default_public_key(serving.serving_dir),
-    )
+    private_copy(serving, version, TrustStore([default_trust(serving.serving_dir)])).close()
 
 
 def test_the_version_says_where_it_came_from(serving: ModelDirectory) -> None:

@@ -27,8 +27,8 @@ from orchestration import local_dag_runner
 from orchestration.history import KILLED, PUSHED, list_runs
 from orchestration.output_directory import OutputDirectory
 from serving.directory import ModelDirectory
-from serving.signing import default_public_key
-from serving.signing import verify as verify_signature
+from serving.keys import TrustStore, default_trust
+from serving.private_copy import private_copy
 from tests.conftest import PROJECT, Cli, PushedRun
 
 # The worst moment: the version can be seen, and nothing else knows of it yet.
@@ -117,8 +117,8 @@ class Firings:
         versions = models.versions()
         assert versions
         for version in versions:
-            key = default_public_key(models.serving_dir)
-            verify_signature(models.version_uri(version), models.signature_uri(version), key)
+            trust = TrustStore([default_trust(models.serving_dir)])
+            private_copy(models, version, trust).close()
             assert models.provenance(version)["version"] == version
             if version not in self._loaded:
                 loaded = tf.saved_model.load(models.version_uri(version))

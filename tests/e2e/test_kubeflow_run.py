@@ -15,7 +15,9 @@ import pytest
 import tensorflow as tf
 import yaml
 
-from serving.signing import verify
+from serving.directory import ModelDirectory
+from serving.keys import TrustStore
+from serving.private_copy import private_copy
 from tests.conftest import PROJECT, PushedRun
 
 DIGEST = "sha256:" + "0123456789abcdef" * 4
@@ -140,9 +142,10 @@ def test_both_forms_of_it_answer_and_alike(kubeflow_run: KubeflowRun, pushed: Pu
 
 
 def test_it_is_signed(kubeflow_run: KubeflowRun) -> None:
-    signature = provenance(kubeflow_run.version) / "model.sig"
-    key = kubeflow_run.root / "keys" / "signing.pub"
-    verify(str(kubeflow_run.version), str(signature), str(key))
+    folder = kubeflow_run.version.parent
+    directory = ModelDirectory(str(folder.parent), folder.name)
+    trust = TrustStore([str(kubeflow_run.root / "keys")])
+    private_copy(directory, int(kubeflow_run.version.name), trust).close()
 
 
 def test_what_a_run_sets_anew_reaches_the_tasks(kubeflow_run: KubeflowRun) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 import stat
 import subprocess
 import sys
@@ -451,6 +452,36 @@ def fill(root: str, content: Mapping[str, object]) -> ModelDirectory:
     return directory
 
 
+@pytest.mark.parametrize("name", ["20261126153000123456", "9" * 200, "007", "٧", str(2**63)])  # noqa: RUF001
+def test_a_number_that_no_server_can_load_is_no_version_and_is_named(
+    directory: ModelDirectory, name: str
+) -> None:
+    for folder in ("6", name, f".flightdeck/{name}", f".flightdeck/rolled_back/{name}"):
+        a_model(Path(directory.uri, folder))
+    assert directory.versions() == [6]
+    assert directory.rolled_back() == []
+    assert directory.ignored() == [name]
+    assert directory.next_version() < 2**63
+    version = directory.next_version()
+    publish(directory, version)
+    assert directory.versions() == [6, version]
+
+
+@pytest.mark.parametrize("version", [-1, 2**63])
+def test_a_number_that_no_server_can_load_is_not_published(
+    directory: ModelDirectory, model: str, provenance: str, version: int
+) -> None:
+    with pytest.raises(ValueError, match=f"{version} is no number of a version"):
+        directory.publish(version, model, provenance)
+    assert not Path(directory.uri).exists()
+
+
+def test_after_the_highest_number_there_is_no_other(directory: ModelDirectory) -> None:
+    a_model(Path(directory.uri) / str(2**63 - 1))
+    with pytest.raises(ValueError, match="leaves no higher number for a new version: move it away"):
+        directory.next_version()
+
+
 def test_versions_published_within_a_second_have_numbers_in_order(
     directory: ModelDirectory, model: str, provenance: str
 ) -> None:
@@ -480,7 +511,9 @@ def test_the_next_version_grows_when_the_clock_goes_back(
 
 
 def publish(
-    directory: ModelDirectory, *versions: int, sign: Callable[[str, str], None] | None = None
+    directory: ModelDirectory,
+    *versions: int,
+    sign: Callable[[ModelDirectory, int], None] | None = None,
 ) -> None:
     """Publishes versions whose content and digest say which they are."""
     with tempfile.TemporaryDirectory() as folder:
@@ -552,6 +585,40 @@ def test_the_last_version_that_loads_is_not_rolled_back(either: ModelDirectory) 
         with pytest.raises(ValueError, match="version 7 is the only one"):
             either.rollback(version)
     assert either.versions() == [7]
+
+
+def test_the_last_version_is_withdrawn_on_purpose_and_comes_back(either: ModelDirectory) -> None:
+    publish(either, 7)
+    assert not either.withdrawn()
+    assert either.rollback(withdraw=True) == Change(7, None)
+    assert (either.versions(), either.rolled_back()) == ([], [7])
+    assert either.withdrawn()
+    assert either.promote() == Change(7, 7)
+    assert not either.withdrawn()
+    assert read(Path(either.version_uri(7))) == content_of(7)
+    either.rollback(withdraw=True)
+    publish(either, 8)
+    assert not either.withdrawn()
+    assert either.served() == 8
+
+
+def test_what_is_gone_without_a_word_was_not_withdrawn(either: ModelDirectory) -> None:
+    publish(either, 7, 8)
+    assert either.rollback(withdraw=True) == Change(8, 7)
+    shutil.rmtree(either.version_uri(7))
+    assert not either.withdrawn()
+    shutil.rmtree(either.uri)
+    assert not either.withdrawn()
+
+
+def test_a_withdrawal_that_a_crash_left_undone_withdraws_nothing(
+    directory: ModelDirectory,
+) -> None:
+    publish(directory, 7)
+    note = write(Path(directory.uri, ".flightdeck"), {"withdrawn": b"7\n"}) / "withdrawn"
+    assert not directory.withdrawn()
+    directory.pin(7, "stable")
+    assert not note.exists()
 
 
 def test_a_version_with_a_label_is_not_rolled_back_before_the_label_is_taken_away(
@@ -714,6 +781,49 @@ def test_the_served_version_is_kept_whatever_is_newer_among_those_rolled_back(
     assert either.retain(1) == [8]
     assert either.versions() == [7]
     assert either.rolled_back() == [9]
+
+
+# Who may read
+
+
+@pytest.mark.parametrize("umask", [0o077, 0o027, 0])
+@pytest.mark.parametrize("file_mode", [0o644, 0o640, 0o600])
+def test_modes_are_those_that_are_set_whatever_the_umask(
+    tmp_path: Path, model: str, provenance: str, umask: int, file_mode: int
+) -> None:
+    directory = ModelDirectory(str(tmp_path / "serving"), "model_name", file_mode)
+    before = os.umask(umask)
+    try:
+        for version in (7, 8):
+            directory.publish(version, model, provenance)
+        directory.pin(7, "stable")
+        directory.rollback(8)
+    finally:
+        os.umask(before)
+    modes = {
+        path.relative_to(tmp_path).as_posix(): stat.S_IMODE(path.stat().st_mode)
+        for path in (tmp_path / "serving", *(tmp_path / "serving").rglob("*"))
+        if path.name != "lock"
+    }
+    folder_mode = file_mode | (file_mode & 0o444) >> 2
+    assert {modes[path] for path in modes if (tmp_path / path).is_dir()} == {folder_mode}
+    assert {modes[path] for path in modes if (tmp_path / path).is_file()} == {file_mode}
+    assert {path.partition(".flightdeck/")[2] for path in modes} >= {
+        *("labels.json", "rolled_back/8/saved_model.pb", "7/provenance.json")
+    }
+
+
+def test_nobody_else_reads_a_version_before_it_is_published(
+    directory: ModelDirectory, model: str, provenance: str
+) -> None:
+    before = os.umask(0)
+    try:
+        with crash_after(FILES_TO_COPY - 1), pytest.raises(Crash):
+            directory.publish(7, model, provenance)
+    finally:
+        os.umask(before)
+    staging = Path(directory.uri, ".flightdeck", "staging-7")
+    assert stat.S_IMODE(staging.stat().st_mode) == 0o700
 
 
 # Signing

@@ -198,6 +198,22 @@ def test_what_is_no_version_is_passed_over(serving: Serving) -> None:
     assert serving.loads == [("toy", 1)]
 
 
+@pytest.mark.parametrize("name", ["20261126153000123456", "9" * 200, "007", "٧"])  # noqa: RUF001
+def test_a_number_that_no_client_can_say_is_ignored_and_named_once(
+    serving: Serving, name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    serving.add(1)
+    serving.add(int(name)).rename(serving.root / "toy" / name)
+    with caplog.at_level(logging.WARNING, logger="serving"):
+        serving.look()
+        serving.look()
+    assert serving.served() == 1
+    assert serving.states() == {1: State.AVAILABLE}
+    (record,) = [record for record in caplog.records if record.message == "ignored"]
+    assert record.fields == {"model": "toy", "folders": [name]}  # type: ignore[attr-defined]
+    assert serving.loads == [("toy", 1)]
+
+
 def test_a_new_version_takes_over_and_the_old_one_is_forgotten(serving: Serving) -> None:
     serving.add(1)
     serving.look()
@@ -354,6 +370,25 @@ class TestRollback:
         serving.look()
         assert serving.served() == 2
         assert serving.gauge() == {("toy", 2)}
+
+    def test_when_the_last_one_is_withdrawn_nothing_is_served_till_it_is_promoted(
+        self, serving: Serving
+    ) -> None:
+        serving.add(1)
+        serving.look()
+        serving.directory().rollback(withdraw=True)
+        serving.look()
+        assert not_served(serving, "toy").code == grpc.StatusCode.NOT_FOUND
+        assert serving.states() == {1: State.END}
+        assert serving.gauge() == set()
+        assert serving.changes[-1] == ("toy", False)
+        serving.directory().promote()
+        serving.look()
+        assert serving.served() == 1
+        assert serving.changes[-1] == ("toy", True)
+        shutil.rmtree(serving.root / "toy" / "1")  # Lost, not withdrawn.
+        serving.look()
+        assert serving.served() == 1
 
     def test_all_of_the_directory_may_go(self, serving: Serving) -> None:
         serving.add(1)
@@ -523,22 +558,6 @@ class TestSlowLoads:
 
 
 class TestWithdrawal:
-    def test_manager_serves_nothing_when_the_only_version_is_withdrawn(
-        self, serving: Serving
-    ) -> None:
-        serving.add(1)
-        serving.look()
-        serving.directory().rollback(withdraw=True)
-        serving.look()
-        assert not_served(serving, "toy").code is grpc.StatusCode.NOT_FOUND
-        assert serving.changes[-1] == ("toy", False)
-        assert serving.states() == {1: State.END}
-        assert serving.gauge() == set()
-        serving.directory().promote()
-        serving.look()
-        assert serving.served() == 1
-        assert serving.changes[-1] == ("toy", True)
-
     def test_manager_gives_up_the_load_of_a_version_that_is_withdrawn(
         self, serving: Serving
     ) -> None:

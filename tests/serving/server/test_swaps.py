@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import threading
 import time
@@ -20,7 +21,8 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from tensorflow_serving.apis import prediction_log_pb2
 
 from serving.directory import ModelDirectory
-from serving.signing import ensure_key_pair, sign
+from serving.keys import ensure_key_pair
+from serving.signing import sign
 from tests.serving.server.running import (
     PATIENCE,
     RunningServer,
@@ -274,7 +276,10 @@ class TestSignatures:
         other = ensure_key_pair(str(root / "others" / "signing.key"))
         (root / "provenance").mkdir()
         (root / "provenance" / "provenance.json").write_text("{}")
-        for name in ("untouched", "changed", "added", "missing", "unsigned", "stranger", "damaged"):
+        for name in (
+            *("untouched", "changed", "added", "missing", "unsigned", "stranger", "damaged"),
+            "moved",
+        ):
             private = other.private if name == "stranger" else keys.private
             directory = ModelDirectory(str(root / "models"), name)
             make = None if name == "unsigned" else partial(sign, private_key=private)
@@ -287,29 +292,36 @@ class TestSignatures:
         os.remove(versions["missing"] / "fingerprint.pb")
         signature = Path(ModelDirectory(str(root / "models"), "damaged").signature_uri(1))
         signature.write_bytes(signature.read_bytes()[:-9])
+        moved = ModelDirectory(str(root / "models"), "moved")
+        for uri in (moved.version_uri, moved.provenance_uri):
+            os.rename(uri(1), uri(2))
         with running(root / "models", "--public-key", keys.public, verify=True) as server:
             server.wait_for("serving", model="untouched")
             yield server
 
     def test_a_version_that_is_as_it_was_signed_is_served(self, signed: RunningServer) -> None:
         assert signed.rest("untouched:predict", DOCUMENT).json() == {"predictions": [1]}
-        assert signed.wait_for("loaded", model="untouched")["verified"] is True
+        loaded = signed.wait_for("loaded", model="untouched")
+        assert loaded["verified"] is True
+        assert loaded["signed"].startswith("20")
+        assert re.fullmatch("[0-9a-f]{16}", loaded["key_id"])
 
     @pytest.mark.parametrize(
         ("name", "reason"),
         [
-            ("changed", "changed: variables/variables.index"),
-            ("added", "added: assets/more.txt"),
-            ("missing", "removed: fingerprint.pb"),
+            ("changed", "changed: 1/variables/variables.index"),
+            ("added", "added: 1/assets/more.txt"),
+            ("missing", "removed: 1/fingerprint.pb"),
             ("unsigned", "there is no signature"),
-            ("stranger", "made with another key"),
+            ("stranger", "which is none of those that are trusted"),
+            ("moved", "is that of version 1 of moved, not of version 2 of moved"),
             ("damaged", "model.sig is not the signature of a model"),
         ],
     )
     def test_one_that_is_not_is_refused_by_the_name_of_the_file(
         self, signed: RunningServer, name: str, reason: str
     ) -> None:
-        refusal = signed.wait_for("refused", model=name, version=1)
+        refusal = signed.wait_for("refused", model=name)
         assert reason in refusal["reason"]
         (status,) = signed.rest(name).json()["model_version_status"]
         assert status["state"] == "END"
