@@ -216,7 +216,7 @@ class TestRestOtherwise:
         [
             ("tyo", 404, "Could not find any versions of model tyo"),
             ("toy/versions/9", 404, "Could not find version 9 of model toy"),
-            ("toy/labels/canary", 400, "Unrecognized servable version label: canary"),
+            ("toy/labels/canary/metadata", 400, "Unrecognized servable version label: canary"),
             ("tyo/metadata", 404, "Servable not found"),
             ("toy/versions/9/metadata", 404, "Servable not found"),
             (f"toy/versions/{5000 * '9'}", 400, "to numeric"),
