@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import signal
 import ssl
@@ -226,13 +227,22 @@ def test_server_reads_tokens_and_certificates_again_without_dropping_a_connectio
     tokens.write_text(f"[[token]]\nname = 'a'\nsha256 = '{hashed('first')}'\n")
     answered, refused = (200, grpc.StatusCode.OK), (401, grpc.StatusCode.UNAUTHENTICATED)
     trusted = ours.certificate.read_bytes()
-    with running(
-        toys,
-        *("--tokens", str(tokens), "--tls-client-ca", str(authority)),
-        *("--tls-certificate", str(ours.certificate), "--tls-key", str(ours.key)),
-        tls=trusted,
-    ) as server:
-        with_first, with_none = Clients(server, trusted, first), Clients(server, trusted, None)
+    with (
+        running(
+            toys,
+            *("--tokens", str(tokens), "--tls-client-ca", str(authority)),
+            *("--tls-certificate", str(ours.certificate), "--tls-key", str(ours.key)),
+            tls=trusted,
+        ) as server,
+        contextlib.ExitStack() as opened,
+    ):
+
+        def connect(own: Certificate | None) -> Clients:
+            clients = Clients(server, trusted, own)
+            opened.callback(clients.close)
+            return clients
+
+        with_first, with_none = connect(first), connect(None)
         assert with_first.ask("first") == answered
         assert with_first.ask("second") == refused
         with_none.assert_cannot_connect()
@@ -247,9 +257,8 @@ def test_server_reads_tokens_and_certificates_again_without_dropping_a_connectio
         assert with_first.ask("second") == answered
         assert with_first.ask("first") == refused
         trusted = renewed.certificate.read_bytes()
-        Clients(server, trusted, first).assert_cannot_connect()
-        with_second = Clients(server, trusted, second)
-        assert with_second.ask("second") == answered
+        connect(first).assert_cannot_connect()
+        assert connect(second).ask("second") == answered
 
         for path in (tokens, ours.certificate):
             path.write_text("garbage")
@@ -258,7 +267,7 @@ def test_server_reads_tokens_and_certificates_again_without_dropping_a_connectio
             line = server.wait_for("not reloaded", part=part)
             assert line["level"] == "error"
             assert name in line["reason"]
-        assert Clients(server, trusted, second).ask("second") == answered
+        assert connect(second).ask("second") == answered
         assert with_first.ask("second") == answered
 
 
