@@ -132,6 +132,7 @@ async def _serve(settings: ServerSettings) -> None:
     else:
         grpc_port = _listen(rpc, settings, tls)
         await rpc.start()
+        rest_socket.listen()  # So that it is true that it listens when the log says so.
         web_task = asyncio.create_task(web.serve([rest_socket]))
         log_event(
             "listening",
