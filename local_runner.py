@@ -59,8 +59,9 @@ from serving.keys import (
     ensure_key_pair,
     is_file,
     public_key_of,
+    signing_config,
 )
-from serving.private_copy import private_copy
+from serving.private_copy import PrivateCopy, private_copy
 
 _RUN_EPILOG = """\b
 Examples:
@@ -730,32 +731,35 @@ def lineage(version: int | None, output: Path, model: str | None) -> None:
         wanted = f"no version {version}" if version else "no version"
         has = ", ".join(map(str, known)) or "none"
         raise click.ClickException(f"there is {wanted} of {names[0]} in {serving}; it has {has}")
-    try:
-        provenance = models.provenance(version)
-    except ValueError as error:
-        raise click.ClickException(str(error)) from error
-    facts = _version_facts(models, version)
+    signature, copy = _verified(models, version)
+    with copy:
+        try:
+            provenance = copy.directory.provenance(version)
+        except ValueError as error:
+            raise click.ClickException(str(error)) from error
+        state = "live" if version == models.served() else "older"
+        facts = ["rolled back" if version in models.rolled_back() else state, signature]
+        for schema in sorted(Path(copy.directory.provenance_uri(version)).glob("*.pbtxt")):
+            digest = hashlib.sha256(schema.read_bytes()).hexdigest()
+            here = Path(models.provenance_uri(version), schema.name)
+            facts.append(f"schema: {here}, SHA-256 {digest[:16]}")
     _console().print(history.lineage(directory, version, provenance, facts))
 
 
-def _version_facts(models: ModelDirectory, version: int) -> list[str]:
-    """What the Serving directory says of a version, a line each."""
-    rolled_back = version in models.rolled_back()
-    state = "live" if version == models.served() else "older"
-    facts = ["rolled back" if rolled_back else state]
-    if not Path(models.signature_uri(version)).exists():
-        facts.append("not signed")
-    else:
+def _verified(models: ModelDirectory, version: int) -> tuple[str, PrivateCopy]:
+    """What is to be said of a version's signature, and a copy of the version as it then was."""
+    aside = version in models.rolled_back()
+    try:
+        if not Path(models.signature_uri(version)).exists():
+            return "not signed", private_copy(models, version, None, rolled_back=aside)
         try:
             trust = TrustStore([default_trust(models.serving_dir)])
-            private_copy(models, version, trust, rolled_back=rolled_back).close()
-            facts.append("signature valid")
-        except (SignatureError, OSError) as error:
-            facts.append(f"signature not valid: {error}")
-    for schema in sorted(Path(models.provenance_uri(version)).glob("*.pbtxt")):
-        digest = hashlib.sha256(schema.read_bytes()).hexdigest()
-        facts.append(f"schema: {schema}, SHA-256 {digest[:16]}")
-    return facts
+            return "signature valid", private_copy(models, version, trust, rolled_back=aside)
+        except SignatureError as error:
+            unverified = private_copy(models, version, None, rolled_back=aside)
+            return f"signature not valid: {error}", unverified
+    except (SignatureError, OSError) as error:
+        raise click.ClickException(str(error)) from error
 
 
 @dataclasses.dataclass(frozen=True)
@@ -924,12 +928,16 @@ def _signing_key(config: Config, directory: OutputDirectory) -> str:
     Raises:
       UserError: If the key cannot be made or used, which the Pusher would find out last.
     """
-    key = config.serving.signing_key
-    if not config.serving.sign or not is_file(key):
-        return key if config.serving.sign else ""
+    if not config.serving.sign:
+        return ""
+    key, password = config.serving.signing_key, config.serving.signing_password
     try:
-        path = str(Path(key or directory.signing_key).resolve())
-        return ensure_key_pair(path, config.serving.signing_password).private
+        if is_file(key):
+            return ensure_key_pair(
+                str(Path(key or directory.signing_key).resolve()), password
+            ).private
+        with signing_config(key, password):
+            return key
     except KeyFileError as error:
         raise UserError(str(error)) from error
 

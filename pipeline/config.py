@@ -38,6 +38,12 @@ def _match(pattern: str, expected: str) -> AfterValidator:
     return AfterValidator(check)
 
 
+def _check_secret_place(place: str) -> str:
+    if place.startswith("fd:"):
+        raise ValueError("a node has no descriptors of the runner: env:NAME or a file is expected")
+    return place
+
+
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[int, Field(ge=1)]
 _DNS_NAME = r"[a-z0-9]([a-z0-9.-]*[a-z0-9])?"
@@ -247,10 +253,10 @@ class ServingConfig:
     timeout_seconds: Annotated[float, Field(gt=0)] = 60.0
     warmup_rows: Annotated[int, Field(ge=0, le=1000)] = 10
     sign: Annotated[int, Field(ge=0, le=1)] = 1
-    signing_key: str = ""
-    signing_password: str = ""
+    signing_key: Annotated[str, AfterValidator(_check_secret_place)] = ""
+    signing_password: Annotated[str, AfterValidator(_check_secret_place)] = ""
     public_keys: tuple[str, ...] = ()
-    file_mode: Annotated[str, Field(pattern="^0?6[046][04]$")] = "0644"
+    file_mode: Literal["0600", "0640", "0644", "0660", "0664"] = "0644"
     keep_versions: Annotated[int, Field(ge=0)] = 10
 
 

@@ -194,10 +194,7 @@ def signing_config(private_key: str, password_from: str = "") -> Iterator[Any]:
         from model_signing import signing
     config = signing.Config()
     if private_key.startswith(_PKCS11):
-        try:
-            yield config.use_pkcs11_signer(pkcs11_uri=private_key)
-        except RuntimeError as error:  # Of model_signing, where its extra is not installed.
-            raise KeyFileError(str(error)) from error
+        yield _use_hardware(config, private_key)
         return
     # Read once: what was looked at is what signs.
     content, password = _read_secret(private_key), read_password(password_from)
@@ -205,6 +202,18 @@ def signing_config(private_key: str, password_from: str = "") -> Iterator[Any]:
     with in_memory(content) as path:
         # It wants bytes, whatever its type hint says: `cryptography` takes no other password.
         yield config.use_elliptic_key_signer(private_key=path, password=password)  # type: ignore[arg-type]
+
+
+def _use_hardware(config: Any, uri: str) -> Any:
+    if "pin-value" in uri:
+        raise KeyFileError(
+            "a PKCS #11 URI with pin-value shows the PIN to everybody: have it read from a file "
+            "with pin-source"
+        )
+    try:
+        return config.use_pkcs11_signer(pkcs11_uri=uri)
+    except Exception as error:  # The module's own, or that model_signing lacks its extra.
+        raise KeyFileError(f"the key {uri} cannot be used: {error}") from error
 
 
 @contextlib.contextmanager
@@ -298,7 +307,7 @@ def _read_public(path: str) -> bytes:
 
 def _refuse_writable(path: str) -> None:
     mode = stat.S_IMODE(os.stat(path).st_mode)
-    if mode & 0o002:
+    if mode & 0o002 and os.access(path, os.W_OK):  # Not so where it is mounted to be read only.
         raise KeyFileError(
             f"{path} has mode {mode:04o}, so that anybody can replace a public key: "
             f"chmod o-w {path}"

@@ -7,10 +7,12 @@ a version because it is trusted calls `private_copy` and reads nothing but what 
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import shutil
 import stat
 import tempfile
+import time
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
@@ -25,6 +27,11 @@ from serving.signing import Signed, verify
 _MAX_FILES = 100_000
 _MAX_DEPTH = 32
 _CHUNK = 1 << 20
+
+_PREFIX = "flightdeck-"
+_ABANDONED_SECONDS = 60.0
+# Descriptors by which the folders of this process are locked.
+_locks: dict[str, int] = {}
 
 
 class UnsafeContentError(SignatureError):
@@ -48,7 +55,7 @@ class PrivateCopy:
 
     def close(self) -> None:
         """Deletes the copy."""
-        shutil.rmtree(self.directory.serving_dir, ignore_errors=True)
+        _delete_folder(self.directory.serving_dir)
 
     def keep(self, folder: str) -> None:
         """Deletes the copy but for the files below a folder of it."""
@@ -102,7 +109,7 @@ def private_copy(
     if directory.model_name in ("", ".", "..") or "/" in directory.model_name:
         raise ValueError(f"{directory.model_name!r} is no name of a model")
     source = directory.rolled_back_uri(version) if rolled_back else directory.version_uri(version)
-    root = tempfile.mkdtemp(prefix="flightdeck-", dir=parent)  # Mode 0700.
+    root = _make_folder(parent or tempfile.gettempdir())
     try:
         copy = ModelDirectory(root, directory.model_name)
         budget = _Budget(root)
@@ -125,8 +132,45 @@ def private_copy(
             signed = verify(copy, version, signature, trust, uri)
         return PrivateCopy(copy, version, signed)
     except BaseException:
-        shutil.rmtree(root, ignore_errors=True)
+        _delete_folder(root)
         raise
+
+
+def _make_folder(parent: str) -> str:
+    """Makes a private folder, and deletes those that processes which were killed left behind.
+
+    A folder is locked as long as its process lives.
+    """
+    root = tempfile.mkdtemp(prefix=_PREFIX, dir=parent)  # Mode 0700.
+    _locks[root] = os.open(root, os.O_RDONLY | os.O_DIRECTORY)
+    fcntl.flock(_locks[root], fcntl.LOCK_EX)
+    for name in os.listdir(parent):
+        path = os.path.join(parent, name)
+        with contextlib.suppress(OSError):
+            if name.startswith(_PREFIX) and path not in _locks and _is_abandoned(path):
+                shutil.rmtree(path)
+    return root
+
+
+def _is_abandoned(path: str) -> bool:
+    found = os.stat(path, follow_symlinks=False)
+    # One that was just made may not be locked yet.
+    if found.st_uid != os.geteuid() or time.time() - found.st_mtime < _ABANDONED_SECONDS:
+        return False
+    folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    finally:
+        os.close(folder)
+    return True
+
+
+def _delete_folder(root: str) -> None:
+    shutil.rmtree(root, ignore_errors=True)
+    if root in _locks:
+        os.close(_locks.pop(root))
 
 
 class _Budget:

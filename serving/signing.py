@@ -114,25 +114,51 @@ def verify(
         )
     with model_signing_imports():
         from model_signing import verifying
-    statement = Path(directory.provenance_uri(version), STATEMENT_FILE)
     try:
-        with in_memory(pem) as key:
+        with in_memory(pem) as key, in_memory(claims.bundle) as bundle:
             config = verifying.Config().use_elliptic_key_verifier(public_key=key)
-            config.set_hashing_config(_every_file()).verify(directory.uri, signature)
+            config.set_hashing_config(_every_file()).verify(directory.uri, bundle)
     except InvalidSignature as error:
         raise SignatureError(f"{source} was itself changed since it was made") from error
     # Whoever can write a signature can have its parsing fail in any way: what does not verify is
     # refused.
     except Exception as error:
-        reason = _other_version(directory, version, statement, claims)
+        reason = _other_version(directory, version, claims)
         raise SignatureError(
             f"{source} {reason}; {_SIGN_AGAIN}"
             if reason
             else _explain(directory.uri, claims.digests, error)
         ) from error
-    if reason := _other_version(directory, version, statement, claims):
+    statement = _read_statement(directory, version)
+    if statement is None or statement[:2] != (directory.model_name, version):
+        reason = _other_version(directory, version, claims) or "names no version"
         raise SignatureError(f"{source} {reason}; {_SIGN_AGAIN}")
-    return Signed(claims.key_id, str(json.loads(statement.read_bytes())["signed"]))
+    return Signed(claims.key_id, statement[2])
+
+
+def _read_statement(directory: ModelDirectory, version: int) -> tuple[str, int, str] | None:
+    """Model, version and time of signing that a statement says; None if it says no such thing."""
+    try:
+        content = json.loads(Path(directory.provenance_uri(version), STATEMENT_FILE).read_bytes())
+        name, number, time = content["model_name"], content["version"], content["signed"]
+    except (OSError, ValueError, LookupError, TypeError, RecursionError):
+        return None
+    if isinstance(name, str) and type(number) is int and isinstance(time, str):
+        return name, number, time
+    return None
+
+
+def _other_version(directory: ModelDirectory, version: int, claims: _Claims) -> str:
+    """What a signature seems to be of, if not of this version; "" if it seems to be."""
+    if not any(os.path.basename(name) == STATEMENT_FILE for name in claims.digests):
+        return "does not say of which version it was made, as older releases signed"
+    statement = _read_statement(directory, version)
+    if statement is None or statement[:2] == (directory.model_name, version):
+        return ""
+    name, number, _ = statement
+    return _printable(
+        f"is that of version {number} of {name}, not of version {version} of {directory.model_name}"
+    )
 
 
 def claimed_key(uri: str) -> str:
@@ -143,24 +169,6 @@ def claimed_key(uri: str) -> str:
         return ""
 
 
-def _other_version(
-    directory: ModelDirectory, version: int, statement: Path, claims: _Claims
-) -> str:
-    """What a signature was made of, if not of this version; "" if it was."""
-    if not any(os.path.basename(name) == STATEMENT_FILE for name in claims.digests):
-        return "does not say of which version it was made, as older releases signed"
-    try:
-        content = json.loads(statement.read_bytes())
-        of, number = content["model_name"], content["version"]
-    except (OSError, ValueError, LookupError, TypeError, RecursionError):
-        return ""
-    if of == directory.model_name and type(number) is int and number == version:
-        return ""
-    return _printable(
-        f"is that of version {number} of {of}, not of version {version} of {directory.model_name}"
-    )
-
-
 @dataclass(frozen=True)
 class _Claims:
     """What a signature says, whether or not that is true.
@@ -168,10 +176,12 @@ class _Claims:
     Attributes:
       key_id: SHA-256 of the PEM of the public key, hexadecimal.
       digests: SHA-256 of each file by its path, hexadecimal.
+      bundle: The signature itself, in the one form that every parser reads alike.
     """
 
     key_id: str
     digests: Mapping[str, str]
+    bundle: bytes
 
     @classmethod
     def read(cls, path: str, source: str) -> _Claims:
@@ -195,7 +205,7 @@ class _Claims:
             raise SignatureError(f"{source} is not the signature of a model: {e!r}") from e
         if left_out:
             raise SignatureError(f"{source} leaves files unsigned: {_list(left_out)}")
-        return cls(key_id, digests)
+        return cls(key_id, digests, json.dumps(bundle).encode())
 
 
 def _explain(folder: str, expected: Mapping[str, str], error: Exception) -> str:

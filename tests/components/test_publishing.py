@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +24,6 @@ from components.evaluator.results import read_failures, read_metrics
 from components.pusher import Pusher
 from components.served_model import ServedModel
 from serving.directory import ModelDirectory, model_digest
-from serving.keys import ensure_key_pair
 from tests.conftest import PushedRun
 
 
@@ -72,19 +70,14 @@ def push(
 
 
 def serve(
-    serving_dir: Path | str, work: Path, version: int = 0, public_keys: Sequence[Path] = ()
+    serving_dir: Path | str, work: Path, version: int = 0
 ) -> tuple[standard.Model, standard.ExampleStatistics]:
     model = at(standard.Model, work / "model")
     statistics = at(standard.ExampleStatistics, work / "statistics")
     ServedModel.EXECUTOR_SPEC.executor_class().Do(
         {},
         {"model": [model], "statistics": [statistics]},
-        {
-            "serving_dir": str(serving_dir),
-            "model_name": "flight_delay",
-            "version": version,
-            "public_keys": json.dumps(list(map(str, public_keys))),
-        },
+        {"serving_dir": str(serving_dir), "model_name": "flight_delay", "version": version},
     )
     return model, statistics
 
@@ -159,42 +152,6 @@ def test_what_is_served_becomes_artifacts(pushed: PushedRun, tmp_path: Path) -> 
     )
     assert Path(statistics_uri(statistics, "train")).read_bytes() == trained_on.read_bytes()
     assert json.loads(statistics.split_names) == ["train"]
-
-
-@pytest.mark.parametrize(
-    ("file", "reason"),
-    [
-        ("{version}/model.tflite", "files differ from what was signed; changed: {version}/model"),
-        (".flightdeck/{version}/training_statistics.pb", "; changed: .flightdeck/{version}/tra"),
-        (".flightdeck/{version}/model.sig", "is not the signature of a model"),
-    ],
-)
-def test_what_does_not_verify_is_no_baseline(
-    pushed: PushedRun, tmp_path: Path, file: str, reason: str
-) -> None:
-    key, serving = tmp_path / "keys" / "signing.key", tmp_path / "serving"
-    push(pushed, serving, tmp_path / "work", signing_key=str(key))
-    directory = ModelDirectory(str(serving), "flight_delay")
-    version = directory.served()
-    model, statistics = serve(serving, tmp_path / "out", public_keys=[key.parent])
-    assert has_serving_model(model)
-    assert json.loads(statistics.split_names) == ["train"]
-    path = Path(directory.uri, file.format(version=version))
-    path.write_bytes(path.read_bytes()[:-1])
-    with pytest.raises(UserError) as caught:
-        serve(serving, tmp_path / "refused", public_keys=[key.parent])
-    assert f"version {version} of flight_delay in {serving} cannot be the base" in str(caught.value)
-    assert reason.format(version=version) in str(caught.value)
-    assert not list((tmp_path / "refused").rglob("*.pb"))
-
-
-def test_an_unsigned_version_is_no_baseline_where_versions_are_signed(
-    pushed: PushedRun, tmp_path: Path
-) -> None:
-    push(pushed, tmp_path / "serving", tmp_path / "work")
-    ensure_key_pair(str(tmp_path / "signing.key"))
-    with pytest.raises(UserError, match="cannot be the baseline: there is no signature"):
-        serve(tmp_path / "serving", tmp_path / "out", public_keys=[tmp_path / "signing.pub"])
 
 
 def test_while_nothing_is_served_the_artifacts_are_empty(tmp_path: Path) -> None:

@@ -266,7 +266,8 @@ def test_a_key_and_its_password_come_from_variables_and_descriptors(
         ("fd:1000000", "fd:1000000 cannot be read"),
         ("missing.key", "missing.key cannot be read"),
         ("env:EMPTY", "env:EMPTY is no private key"),
-        ("pkcs11:token=flightdeck;object=key", "pkcs11"),
+        ("pkcs11:token=flightdeck;object=key", "the key pkcs11:token=flightdeck;object=key cannot"),
+        ("pkcs11:object=key?pin-value=1234", "shows the PIN to everybody"),
     ],
 )
 def test_a_place_without_a_key_is_named(

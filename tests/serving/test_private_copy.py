@@ -6,6 +6,8 @@ import os
 import shutil
 import socket
 import stat
+import subprocess
+import sys
 import tempfile
 import threading
 from collections.abc import Callable
@@ -21,6 +23,7 @@ from serving.keys import KeyPair, SignatureError, TrustStore, ensure_key_pair
 from serving.private_copy import UnsafeContentError, private_copy
 from serving.signing import sign
 
+PROJECT = Path(__file__).parents[2]
 MODEL = {SAVED_MODEL: b"graph", "variables/variables.index": b"index", "assets/a b": b""}
 PROVENANCE = {"provenance.json": b'{"run_key": "abc"}', "training_statistics.pb": b"statistics"}
 
@@ -141,6 +144,41 @@ def test_what_is_refused_leaves_nothing_behind(
     with pytest.raises(FileNotFoundError, match="version 8 is not, or no longer, in"):
         private_copy(directory, 8, trust)
     assert list(private_parent.iterdir()) == []
+
+
+def test_what_a_killed_process_left_behind_is_deleted_and_what_a_living_one_uses_is_not(
+    directory: ModelDirectory, trust: TrustStore, private_parent: Path
+) -> None:
+    script = (
+        "import sys; from serving.directory import ModelDirectory; "
+        "from serving.private_copy import private_copy\n"
+        "copy = private_copy(ModelDirectory(sys.argv[1], 'model_name'), 7, None)\n"
+        "print(copy.directory.serving_dir, flush=True); sys.stdin.read()"
+    )
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", script, directory.serving_dir],
+            cwd=PROJECT,
+            env={**os.environ, "TMPDIR": str(private_parent)},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for _ in range(2)
+    ]
+    folders = []
+    for process in processes:
+        assert process.stdout is not None
+        folders.append(Path(process.stdout.readline().strip()))
+    processes[0].kill()
+    processes[0].communicate()
+    (private_parent / "other").mkdir()
+    for path in private_parent.iterdir():
+        os.utime(path, (0, 0))
+    with private_copy(directory, 7, trust) as copy:
+        here = Path(copy.directory.serving_dir)
+        assert set(private_parent.iterdir()) == {here, folders[1], private_parent / "other"}
+    processes[1].communicate()
 
 
 def test_unverified_versions_are_copied_as_they_are_without_provenance_too(

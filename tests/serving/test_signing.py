@@ -201,6 +201,35 @@ def test_what_a_statement_says_cannot_be_changed(
     why_not(other, keys.public, version=8)
 
 
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "",
+        "[]",
+        "{}",
+        '{"model_name": "model_name", "version": "7", "signed": ""}',
+        "[" * 10**5,
+        '{"model_name": "model_name", "version": 7}',
+        '{"version": 7, "signed": "2026"}',
+    ],
+)
+def test_a_statement_that_names_no_version_is_refused_although_it_is_signed(
+    directory: ModelDirectory, signature: Path, keys: KeyPair, statement: str
+) -> None:
+    from model_signing import hashing, signing
+
+    Path(directory.provenance_uri(7), "signed.json").write_text(statement)
+    signature.unlink()
+    os.remove(Path(directory.uri, ".flightdeck", "lock"))
+    config = signing.Config().use_elliptic_key_signer(private_key=keys.private)
+    config.set_hashing_config(hashing.Config().set_ignored_paths(paths=[], ignore_git_paths=False))
+    config.sign(directory.uri, signature)
+    assert why_not(directory, keys.public) == (
+        f"{signature} names no version; to move a version on purpose, sign it again: "
+        "python -m serving sign"
+    )
+
+
 def test_a_version_that_was_moved_on_purpose_verifies_when_it_is_signed_again(
     directory: ModelDirectory, keys: KeyPair
 ) -> None:
