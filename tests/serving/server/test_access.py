@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import hashlib
 import signal
 import ssl
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import grpc
 import httpx
@@ -22,6 +24,9 @@ from tensorflow_serving.apis import (
 )
 
 from serving.__main__ import main
+from serving.server.authentication import Authenticator
+from serving.server.metrics import ServerMetrics
+from serving.server.rest import RestInterface
 from tests.serving.server.certificates import Certificate, make_certificate
 from tests.serving.server.running import (
     PATIENCE,
@@ -335,6 +340,67 @@ def test_server_answers_only_what_a_token_allows(toys: Path, tmp_path: Path) -> 
             "/monitoring/prometheus/metrics", headers={"Authorization": "Bearer looker"}
         ).text
         assert 'status="PERMISSION_DENIED"' in page
+
+
+class TestCors:
+    """What a browser asks before it lets a page ask."""
+
+    PAGE = "https://pages.example"
+
+    def ask(
+        self, origins: tuple[str, ...], method: str, path: str, headers: dict[str, str]
+    ) -> httpx.Response:
+        token = Path(tempfile.mkdtemp(), "token")
+        token.touch(0o600)
+        token.write_text("secret")
+        app = RestInterface(
+            cast(Any, None),
+            max_bytes=1,
+            deadline_seconds=1,
+            authenticator=Authenticator(str(token), "", ServerMetrics()),
+            cors_origins=origins,
+        ).make_app()
+
+        async def run() -> httpx.Response:
+            transport = httpx.ASGITransport(app)
+            async with httpx.AsyncClient(transport=transport, base_url="http://x") as client:
+                return await client.request(method, path, headers=headers)
+
+        return asyncio.run(run())
+
+    def preflight(self, origins: tuple[str, ...], origin: str) -> httpx.Response:
+        return self.ask(
+            origins,
+            "OPTIONS",
+            "/v1/models/toy:predict",
+            {
+                "Origin": origin,
+                "Access-Control-Request-Method": "POST",
+                "Access-Control-Request-Headers": "authorization,content-type",
+            },
+        )
+
+    @pytest.mark.parametrize("origins", [(PAGE,), ("https://other.example", PAGE)])
+    def test_page_of_a_named_origin_may_ask_with_a_token(self, origins: tuple[str, ...]) -> None:
+        answer = self.preflight(origins, self.PAGE)
+        assert answer.status_code == 200  # Though a browser sends no token here.
+        assert answer.headers["access-control-allow-origin"] == self.PAGE
+        assert "POST" in answer.headers["access-control-allow-methods"]
+        assert "Authorization" in answer.headers["access-control-allow-headers"]
+        refused = self.ask(origins, "GET", "/v1/models/toy", {"Origin": self.PAGE})
+        assert refused.status_code == 401
+        assert refused.headers["access-control-allow-origin"] == self.PAGE
+
+    def test_any_page_may_ask_where_any_is_allowed(self) -> None:
+        answer = self.preflight(("*",), self.PAGE)
+        assert answer.headers["access-control-allow-origin"] == "*"
+        assert "access-control-allow-credentials" not in answer.headers
+
+    @pytest.mark.parametrize("origins", [(), ("https://other.example",)])
+    def test_no_other_page_may_ask(self, origins: tuple[str, ...]) -> None:
+        answer = self.preflight(origins, self.PAGE)
+        assert answer.status_code >= 400
+        assert "access-control-allow-origin" not in answer.headers
 
 
 class TestHost:

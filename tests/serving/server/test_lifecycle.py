@@ -205,6 +205,8 @@ def test_before_a_model_is_there_nothing_is_served(toys: Path, tmp_path: Path) -
         overall, toy = Health(server, ""), Health(server, "toy")
         overall.wait_for(NOT_SERVING)
         toy.wait_for(health_pb2.HealthCheckResponse.SERVICE_UNKNOWN)
+        service = Health(server, "tensorflow.serving.PredictionService")
+        service.wait_for(NOT_SERVING)
         another = Health(server, "toy")
         another.wait_for(health_pb2.HealthCheckResponse.SERVICE_UNKNOWN)
         another.leave()
@@ -214,7 +216,11 @@ def test_before_a_model_is_there_nothing_is_served(toys: Path, tmp_path: Path) -
         os.symlink(toys / "toy", tmp_path / "toy")
         server.wait_for("serving", model="toy")
         overall.wait_for(SERVING)
+        service.wait_for(SERVING)
         toy.wait_for(SERVING)
+        stub = health_pb2_grpc.HealthStub(server.channel)
+        for name in ("tensorflow.serving.ModelService", "ModelService", "PredictionService"):
+            assert stub.Check(health_pb2.HealthCheckRequest(service=name)).status == SERVING
         assert server.rest("toy:predict", DOCUMENT).status_code == 200
 
 
