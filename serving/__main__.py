@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
@@ -25,6 +26,7 @@ _WIDTH_OF_A_FILE = 160
 _ROOMY = 100
 _PORT = click.IntRange(0, 65535)
 _FILE = click.Path(exists=True, dir_okay=False)
+_ORIGIN = re.compile(r"\*|https?://[^/\s]+")
 
 _Command = TypeVar("_Command", bound=Callable[..., None])
 
@@ -414,6 +416,11 @@ def serve(
         raise click.UsageError("--public-key and --no-verify exclude each other.")
     if bool(tls_certificate) != bool(tls_key):
         raise click.UsageError("--tls-certificate and --tls-key belong together.")
+    for origin in settings["cors_origins"]:
+        if not _ORIGIN.fullmatch(origin):
+            raise click.UsageError(
+                f"{origin!r} is no origin: https://example.org or *, without a path, is expected."
+            )
     if tls_client_ca and not tls_certificate:
         raise click.UsageError("--tls-client-ca needs --tls-certificate and --tls-key.")
     trust = None

@@ -339,6 +339,7 @@ class TestNoStart:
             (["models"], "keys cannot be read: No such file or directory: name the keys"),
             (["models", "--no-verify", "--public-key", "empty"], "exclude each other"),
             (["models", "--no-verify", "--tls-key", "empty"], "belong together"),
+            (["models", "--no-verify", "--cors-origin", "https://a/"], "'https://a/' is no origin"),
             (["models", "--no-verify", "--rest-port", "65536"], "65536 is not in the range"),
             (["models", "--no-verify", "--workers", "0"], "0 is not in the range"),
             (["models", "--no-verify", "--request-log-sampling", "2"], "2.0 is not in the range"),
