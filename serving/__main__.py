@@ -258,7 +258,28 @@ def verify(arguments: tuple[str, ...], public_key: str | None, model: str | None
     type=click.FloatRange(min=0.001, max=2047),
     default=16,
     show_default=True,
-    help="Largest request.",
+    help="Largest request, also when it is decompressed and unfolded.",
+)
+@click.option(
+    "--max-rows",
+    type=click.IntRange(min=1),
+    default=ServerSettings.max_rows,
+    show_default=True,
+    help="Most rows of a request.",
+)
+@click.option(
+    "--max-inflight-mb",
+    type=click.FloatRange(min=1),
+    default=ServerSettings.max_inflight_bytes >> 20,
+    show_default=True,
+    help="Memory for all requests together, at least four times that of the largest.",
+)
+@click.option(
+    "--max-connections",
+    type=click.IntRange(min=1),
+    default=ServerSettings.max_connections,
+    show_default=True,
+    help="Most connections at a time to each port.",
 )
 @click.option(
     "--deadline-seconds",
@@ -285,6 +306,7 @@ def serve(
     public_key: str | None,
     no_verify: bool,
     max_request_mb: float,
+    max_inflight_mb: float,
     token_file: str | None,
     tls_certificate: str | None,
     tls_key: str | None,
@@ -329,6 +351,7 @@ def serve(
                 models=models,
                 public_key=public_key,
                 max_request_bytes=int(max_request_mb * 2**20),
+                max_inflight_bytes=int(max_inflight_mb * 2**20),
                 token=token,
                 tls_certificate=tls_certificate or "",
                 tls_key=tls_key or "",

@@ -18,7 +18,7 @@ import uvicorn
 import uvloop
 
 from serving.directory import ModelDirectory
-from serving.server.connections import BoundedProtocol
+from serving.server.connections import BoundedProtocol, allow_connections
 from serving.server.health import HealthService
 from serving.server.logs import log_event, start_logging
 from serving.server.manager import ModelManager
@@ -80,15 +80,28 @@ async def _serve(settings: ServerSettings) -> None:
         metrics,
         workers=settings.workers,
         max_queue=settings.max_queue,
+        max_inflight_bytes=settings.max_inflight_bytes,
         deadline_seconds=settings.deadline_seconds,
         access_log=settings.access_log,
         request_log=request_log,
     )
-    rpc = make_server(service, health, max_bytes=settings.max_request_bytes, token=settings.token)
+    max_connections = allow_connections(settings.max_connections)
+    if max_connections < settings.max_connections:
+        log_event("fewer connections", logging.WARNING, allowed_by_open_files=max_connections)
+    BoundedProtocol.max_connections = max_connections
+    rpc = make_server(
+        service,
+        health,
+        max_bytes=settings.max_request_bytes,
+        max_rows=settings.max_rows,
+        max_connections=max_connections,
+        token=settings.token,
+    )
     grpc_port = _listen(rpc, settings)
     rest = RestInterface(
         service,
         max_bytes=settings.max_request_bytes,
+        max_rows=settings.max_rows,
         deadline_seconds=settings.deadline_seconds,
         token=settings.token,
     )

@@ -8,10 +8,11 @@ from pathlib import Path
 import tensorflow as tf
 from tensorflow_serving.apis import prediction_log_pb2
 
-from serving.server import inference
+from serving.server import batching, inference
 from serving.server.errors import ServingError
 from serving.server.logs import log_event
 from serving.server.models import LoadedModel
+from serving.server.signatures import DEFAULT_SIGNATURE
 from serving.server.tensors import check_inputs
 
 # Where TensorFlow Serving looks for them, below a version's folder.
@@ -54,5 +55,6 @@ def warm_up(model: LoadedModel, folder: str) -> int:
             log_event("warm-up passed over", logging.WARNING, folder=folder, reason=error.message)
             continue
         inference.predict(model, signature, inputs, request.output_filter, _SECONDS)
+        batching.learn(model, signature or DEFAULT_SIGNATURE, inputs)
         answered += 1
     return answered
