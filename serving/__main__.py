@@ -338,6 +338,11 @@ def serve(
                 f"There is no public key {public_key} to verify versions with: name it with "
                 "--public-key, or serve unverified versions with --no-verify."
             )
+    if max_inflight_mb < 4 * max_request_mb:
+        raise click.UsageError(
+            f"--max-inflight-mb {max_inflight_mb:g} is less than four times --max-request-mb "
+            f"{max_request_mb:g}."
+        )
     token = _read_token(token_file)
     # Before TensorFlow is imported, which would tell on the standard error what it found.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")

@@ -1,21 +1,21 @@
 """Memory for requests that are still arriving.
 
 A client may promise much and send it slowly, or never. So that no number of such clients keeps
-others out, what has been arriving the longest makes room when somebody waits.
+others out, what has been arriving for too long makes room when somebody waits, and who came last
+is the first to get it.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
 from serving.server.errors import exhausted
 
-# Time to arrive that everybody has, in seconds; a body of 16 MB takes a tenth of it on loopback.
-_GRACE_SECONDS = 0.15
+# Time to arrive that everybody has, in seconds.
+_GRACE_SECONDS = 0.5
 # What is this small does not wait for what is large.
 _SMALL, _KEPT_FOR_SMALL = 64 << 10, 1 / 8
 
@@ -40,7 +40,7 @@ class Arrivals:
     bytes: int
     free: int = field(init=False)
     _arriving: dict[_Arrival, None] = field(init=False, default_factory=dict)
-    _waiting: deque[tuple[int, asyncio.Future]] = field(init=False, default_factory=deque)
+    _waiting: list[tuple[int, asyncio.Future]] = field(init=False, default_factory=list)
     _timer: asyncio.TimerHandle | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
@@ -80,7 +80,8 @@ class Arrivals:
             assert arrival.task is not None
             arrival.task.uncancel()
             raise exhausted(
-                "the request arrived too slowly while others waited for the memory that it held"
+                "the request arrived too slowly while others waited for the memory that it held",
+                http_status=408,
             ) from None
         finally:
             self._arriving.pop(arrival, None)
@@ -97,13 +98,13 @@ class Arrivals:
 
     def _grant(self) -> None:
         while self._waiting:
-            size, granted = self._waiting[0]
+            size, granted = self._waiting[-1]
             if not granted.done():
                 if not self._fits(size):
                     break
                 self.free -= size
                 granted.set_result(None)
-            self._waiting.popleft()
+            self._waiting.pop()
 
     def _make_room(self) -> None:
         """Evicts what has been arriving for too long, as long as somebody waits."""
@@ -119,9 +120,13 @@ class Arrivals:
         self._grant()
         if not self._waiting:
             return
-        oldest = asyncio.get_running_loop().time() - _GRACE_SECONDS
+        latest = asyncio.get_running_loop().time() - _GRACE_SECONDS
+        needed = sum(size for size, granted in self._waiting if not granted.done())
         for arrival in self._arriving:
-            if not arrival.evicted and arrival.start <= oldest and arrival.task is not None:
+            if needed <= 0 or arrival.start > latest:
+                break
+            needed -= arrival.size
+            if not arrival.evicted and arrival.task is not None:
                 arrival.evicted = True
                 arrival.task.cancel()
         self._make_room()

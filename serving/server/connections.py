@@ -52,7 +52,7 @@ class BoundedProtocol(HttpToolsProtocol):
     _in_head = True
     _heads = 0
     _head_bytes = 0
-    max_connections = 0
+    max_connections = 1000
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """See `asyncio.Protocol`."""

@@ -55,7 +55,7 @@ _ALLOWED_TYPES = {
     "O": frozenset((str, dict)),
 }
 # Dtypes that TensorFlow Serving reads and writes as JSON.
-_DTYPES = frozenset(
+JSON_DTYPES = frozenset(
     number
     for number, dtype in NUMPY_DTYPES.items()
     if dtype.kind in _ALLOWED_TYPES and dtype != np.float16
@@ -137,7 +137,7 @@ def parse_predict(
     if not inputs:
         raise invalid(f"Failed to get input map for signature: {signature_name or 'DEFAULT'}")
     for name, info in inputs.items():
-        if info.dtype not in _DTYPES:
+        if info.dtype not in JSON_DTYPES:
             raise ServingError(
                 grpc.StatusCode.UNIMPLEMENTED,
                 f"Conversion of JSON Value to type: {info.dtype_name} of input: {name}",
@@ -671,7 +671,7 @@ def _faults_of_feature(name: str, values: list[Any]) -> Iterator[tuple[int, str]
 
 def _tokens(name: str, array: np.ndarray) -> list[str]:
     """The JSON of each element along the first axis of an output."""
-    if PROTO_DTYPES.get(array.dtype) not in _DTYPES:
+    if PROTO_DTYPES.get(array.dtype) not in JSON_DTYPES:
         raise invalid(
             f"Failed to write JSON value for tensor type: {array.dtype} of output: {name}"
         )

@@ -29,7 +29,7 @@ _LOOK = re.compile(_MODEL + r"(?P<metadata>/metadata)?", re.IGNORECASE | re.ASCI
 
 _METHODS = ["GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
 _HIGHEST_VERSION = 2**63 - 1
-_UNREAD = (408, 413, 503)  # The body may not have been read.
+_TOO_SLOW = 408
 _MOST_DIGITS = 100  # Python refuses to read more than some thousands.
 
 
@@ -84,7 +84,7 @@ class RestInterface:
                 return await endpoint(request)
             except ServingError as error:
                 response = _error_response(error.http_status, error.message)
-                if error.http_status in _UNREAD:
+                if error.http_status == _TOO_SLOW:
                     response.headers["Connection"] = "close"
                 return response
 
@@ -147,7 +147,7 @@ class RestInterface:
             raise ServingError(
                 invalid("").code,
                 f"the request did not arrive within {self._deadline_seconds:g} seconds",
-                http_status=408,
+                http_status=_TOO_SLOW,
             ) from None
         except ClientDisconnect:
             raise invalid("the client went before it had sent its request", quotes=False) from None

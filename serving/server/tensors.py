@@ -140,7 +140,7 @@ def check_inputs(signature: Signature, inputs: Mapping[str, np.ndarray]) -> None
         _refuse_names(signature, inputs)
     for name, info in signature.inputs.items():
         array = inputs[name]
-        if array.dtype != info.numpy_dtype:
+        if PROTO_DTYPES[array.dtype] != info.dtype:
             given = types_pb2.DataType.Name(PROTO_DTYPES[array.dtype])[3:].lower()
             raise invalid(f'input "{name}" has the dtype {given}, {info.dtype_name} is expected')
         if info.shape is None:
