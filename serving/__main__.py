@@ -337,7 +337,28 @@ def sign(
     type=click.FloatRange(min=0.001, max=2047),
     default=16,
     show_default=True,
-    help="Largest request.",
+    help="Largest request, also when it is decompressed and unfolded.",
+)
+@click.option(
+    "--max-rows",
+    type=click.IntRange(min=1),
+    default=ServerSettings.max_rows,
+    show_default=True,
+    help="Most rows of a request.",
+)
+@click.option(
+    "--max-inflight-mb",
+    type=click.FloatRange(min=1),
+    default=ServerSettings.max_inflight_bytes >> 20,
+    show_default=True,
+    help="Memory for all requests together, at least four times that of the largest.",
+)
+@click.option(
+    "--max-connections",
+    type=click.IntRange(min=1),
+    default=ServerSettings.max_connections,
+    show_default=True,
+    help="Most connections at a time to each port.",
 )
 @click.option(
     "--deadline-seconds",
@@ -388,6 +409,7 @@ def serve(
     public_keys: tuple[str, ...],
     no_verify: bool,
     max_request_mb: float,
+    max_inflight_mb: float,
     token_file: str | None,
     tokens_file: str | None,
     tls_certificate: str | None,
@@ -432,11 +454,17 @@ def serve(
                 f"{error}: name the keys that sign versions with --public-key, or serve "
                 "unverified versions with --no-verify."
             ) from error
+    if max_inflight_mb < 4 * max_request_mb:
+        raise click.UsageError(
+            f"--max-inflight-mb {max_inflight_mb:g} is less than four times --max-request-mb "
+            f"{max_request_mb:g}."
+        )
     server_settings = ServerSettings(
         serving_dir=serving_dir,
         models=models,
         trust=trust,
         max_request_bytes=int(max_request_mb * 2**20),
+        max_inflight_bytes=int(max_inflight_mb * 2**20),
         token_file=token_file or "",
         tokens_file=tokens_file or "",
         tls_certificate=tls_certificate or "",

@@ -18,7 +18,7 @@ import uvloop
 
 from serving.keys import SignatureError
 from serving.server.authentication import Authenticator
-from serving.server.connections import BoundedProtocol
+from serving.server.connections import BoundedProtocol, allow_connections
 from serving.server.health import HealthService
 from serving.server.loading import load_version
 from serving.server.logs import log_event, start_logging
@@ -92,16 +92,27 @@ async def _serve(settings: ServerSettings) -> None:
         metrics,
         workers=settings.workers,
         max_queue=settings.max_queue,
+        max_inflight_bytes=settings.max_inflight_bytes,
         deadline_seconds=settings.deadline_seconds,
         access_log=settings.access_log,
         request_log=request_log,
     )
+    max_connections = allow_connections(settings.max_connections)
+    if max_connections < settings.max_connections:
+        log_event("fewer connections", logging.WARNING, allowed_by_open_files=max_connections)
+    BoundedProtocol.max_connections = max_connections
     rpc = make_server(
-        service, health, max_bytes=settings.max_request_bytes, authenticator=authenticator
+        service,
+        health,
+        max_bytes=settings.max_request_bytes,
+        max_rows=settings.max_rows,
+        max_connections=max_connections,
+        authenticator=authenticator,
     )
     rest = RestInterface(
         service,
         max_bytes=settings.max_request_bytes,
+        max_rows=settings.max_rows,
         deadline_seconds=settings.deadline_seconds,
         authenticator=authenticator,
         cors_origins=settings.cors_origins,

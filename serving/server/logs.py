@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 _LOGGER = logging.getLogger("serving")
+_LONGEST_TEXT = 2000
 
 
 def start_logging() -> None:
@@ -44,6 +45,9 @@ class _JsonFormatter(logging.Formatter):
             "event": record.getMessage(),
             **getattr(record, "fields", {}),
         }
+        for name, value in line.items():
+            if isinstance(value, str) and len(value) > _LONGEST_TEXT:
+                line[name] = f"{value[:_LONGEST_TEXT]}..."
         if record.exc_info:
             line["traceback"] = self.formatException(record.exc_info)
         return json.dumps(line)

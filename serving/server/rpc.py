@@ -20,13 +20,18 @@ from tensorflow_serving.apis import (
 from serving.server import inference
 from serving.server.authentication import Authenticator, UnauthenticatedError
 from serving.server.errors import ServingError, invalid
+from serving.server.estimate import WORST_MESSAGE, inflate, too_large, weigh_message
 from serving.server.health import HealthService
-from serving.server.manager import Served
-from serving.server.service import Call, Service
+from serving.server.models import Arrays
+from serving.server.service import LONGEST_NAME, Call, Large, Question, Service, ask_examples
 
 Context: TypeAlias = grpc.aio.ServicerContext
 
 SIGNATURE_DEF = "signature_def"
+
+_LARGEST_LOOK_UP = 64 << 10
+_IDENTITY_AND_GZIP = 0b101
+_HANDSHAKE_SECONDS, _IDLE_SECONDS = 10, 300
 
 
 class RpcInterface:
@@ -36,130 +41,163 @@ class RpcInterface:
 
     Args:
       service: What answers.
-      max_bytes: Largest tensor of a request, unfolded.
+      max_bytes: Largest request, also decompressed and unfolded.
+      max_rows: Most rows of a request.
       authenticator: Knows the tokens that requests have to bring.
     """
 
-    def __init__(self, service: Service, max_bytes: int, authenticator: Authenticator):
-        self._service = service
+    def __init__(
+        self, service: Service, max_bytes: int, max_rows: int, authenticator: Authenticator
+    ):
         self._authenticator = authenticator
+        self._service = service
         self._max_bytes = max_bytes
+        self._max_rows = max_rows
 
     def handlers(self) -> list[grpc.GenericRpcHandler]:
         """What a gRPC server is given, once for each service."""
-        predict, classify = predict_pb2.PredictRequest, classification_pb2.ClassificationRequest
-        regress, metadata = (
-            regression_pb2.RegressionRequest,
-            get_model_metadata_pb2.GetModelMetadataRequest,
-        )
         return [
             grpc.method_handlers_generic_handler(
                 "tensorflow.serving.PredictionService",
                 {
-                    "Predict": _handler(self._predict, predict),
-                    "Classify": _handler(self._classify, classify),
-                    "Regress": _handler(self._regress, regress),
-                    "GetModelMetadata": _handler(self._metadata, metadata),
+                    "Predict": self._computed("predict", predict_pb2.PredictRequest, self._predict),
+                    "Classify": self._computed(
+                        "classify", classification_pb2.ClassificationRequest, self._classify
+                    ),
+                    "Regress": self._computed(
+                        "regress", regression_pb2.RegressionRequest, self._regress
+                    ),
+                    "GetModelMetadata": self._looked_up(
+                        "metadata",
+                        get_model_metadata_pb2.GetModelMetadataRequest,
+                        lambda call, request: read_metadata(self._service, call, request),
+                    ),
                 },
             ),
             grpc.method_handlers_generic_handler(
                 "tensorflow.serving.ModelService",
                 {
-                    "GetModelStatus": _handler(
-                        self._status, get_model_status_pb2.GetModelStatusRequest
+                    "GetModelStatus": self._looked_up(
+                        "status",
+                        get_model_status_pb2.GetModelStatusRequest,
+                        lambda call, request: self._service.manager.status(call.name, call.version),
                     )
                 },
             ),
         ]
 
-    async def _predict(
-        self, request: predict_pb2.PredictRequest, context: Context
-    ) -> predict_pb2.PredictResponse:
-        call = self._call("predict", request, context)
+    def _predict(self, call: Call, request: predict_pb2.PredictRequest) -> Question:
+        served = self._service.find(call)
         signature = request.model_spec.signature_name
 
-        def work(served: Served, left: float) -> predict_pb2.PredictResponse:
-            inputs = inference.read_inputs(request, self._max_bytes)
-            outputs = self._service.predict(
-                call, served, signature, inputs, request.output_filter, left
-            )
+        def write(outputs: Arrays) -> bytes:
             response = inference.to_response(outputs)
             inference.fill_model_spec(response.model_spec, served.name, served.version, signature)
-            return response
+            return _serialize(response)
 
-        return await self._service.compute(call, work, context.time_remaining())
+        inputs = inference.read_inputs(request, self._max_bytes, self._max_rows)
+        return Question(served, signature, inputs, write, request.output_filter)
 
-    async def _classify(
-        self, request: classification_pb2.ClassificationRequest, context: Context
-    ) -> classification_pb2.ClassificationResponse:
-        call = self._call("classify", request, context)
+    def _classify(self, call: Call, request: classification_pb2.ClassificationRequest) -> Question:
+        return self._ask_examples(call, request, classification_pb2.ClassificationResponse)
+
+    def _regress(self, call: Call, request: regression_pb2.RegressionRequest) -> Question:
+        return self._ask_examples(call, request, regression_pb2.RegressionResponse)
+
+    def _ask_examples(self, call: Call, request: Any, kind: type[Message]) -> Question:
+        served = self._service.find(call)
         signature = request.model_spec.signature_name
+        examples = inference.serialized_examples(request.input, self._max_bytes, self._max_rows)
 
-        def work(served: Served, left: float) -> classification_pb2.ClassificationResponse:
-            examples = inference.serialized_examples(request.input)
-            result = self._service.classify(call, served, signature, examples, left)
-            response = classification_pb2.ClassificationResponse(result=result)
+        def write(result: Message) -> bytes:
+            response = kind(result=result)
             inference.fill_model_spec(response.model_spec, served.name, served.version, signature)
-            return response
+            return _serialize(response)
 
-        return await self._service.compute(call, work, context.time_remaining())
+        return ask_examples(call.method, served, signature, examples, write)
 
-    async def _regress(
-        self, request: regression_pb2.RegressionRequest, context: Context
-    ) -> regression_pb2.RegressionResponse:
-        call = self._call("regress", request, context)
-        signature = request.model_spec.signature_name
+    def _computed(
+        self, method: str, kind: type[Message], ask: Callable[[Call, Any], Question]
+    ) -> grpc.RpcMethodHandler:
+        """Answers requests of a kind in a worker."""
 
-        def work(served: Served, left: float) -> regression_pb2.RegressionResponse:
-            examples = inference.serialized_examples(request.input)
-            result = self._service.regress(call, served, signature, examples, left)
-            response = regression_pb2.RegressionResponse(result=result)
-            inference.fill_model_spec(response.model_spec, served.name, served.version, signature)
-            return response
+        async def answer(call: Call, content: bytes, context: Context) -> bytes:
+            def read(most: int) -> Question:
+                message = inflate(content, self._max_bytes)
+                if (
+                    len(message) * WORST_MESSAGE > most
+                    and weigh_message(message, kind.DESCRIPTOR, most) > most
+                ):
+                    raise Large
+                return ask(call, _parse(call, message, kind))
 
-        return await self._service.compute(call, work, context.time_remaining())
+            seconds = context.time_remaining()
+            return await self._service.compute(call, read, len(content), seconds)
 
-    async def _metadata(
-        self, request: get_model_metadata_pb2.GetModelMetadataRequest, context: Context
-    ) -> get_model_metadata_pb2.GetModelMetadataResponse:
-        call = self._call("metadata", request, context)
-        return self._service.look_up(call, lambda: read_metadata(self._service, call, request))
+        return self._handler(method, answer)
 
-    async def _status(
-        self, request: get_model_status_pb2.GetModelStatusRequest, context: Context
-    ) -> get_model_status_pb2.GetModelStatusResponse:
-        call = self._call("status", request, context)
-        return self._service.look_up(
-            call, lambda: self._service.manager.status(call.name, call.version)
-        )
+    def _looked_up(
+        self, method: str, kind: type[Message], look: Callable[[Call, Any], Message]
+    ) -> grpc.RpcMethodHandler:
+        """Answers small requests of a kind at once."""
 
-    def _call(self, method: str, request: Any, context: Context) -> Call:
-        spec: model_pb2.ModelSpec = request.model_spec
-        version = spec.version.value if spec.HasField("version") else None
-        label = spec.version_label or None
-        grant = self._authenticator.authenticate(_authorization(context.invocation_metadata()))
-        return Call("grpc", method, context.peer(), spec.name, version, label, grant=grant)
+        async def answer(call: Call, content: bytes, context: Context) -> bytes:
+            def work() -> bytes:
+                if len(content) > _LARGEST_LOOK_UP:
+                    raise too_large(_LARGEST_LOOK_UP)
+                message = inflate(content, _LARGEST_LOOK_UP)
+                request = _parse(call, message, kind)
+                call.grant.check(call.method, call.name)
+                return _serialize(look(call, request))
+
+            return self._service.look_up(call, work)
+
+        return self._handler(method, answer)
+
+    def _handler(
+        self, method: str, answer: Callable[[Call, bytes, Context], Awaitable[bytes]]
+    ) -> grpc.RpcMethodHandler:
+        """Reads requests when there is room for them, and says the status of those refused.
+
+        As a stream, since the only message of another request is read before anything else is done.
+        """
+
+        async def handle(requests: object, context: Context) -> bytes:
+            try:
+                given = _authorization(context.invocation_metadata())
+                grant = self._authenticator.authenticate(given)
+                call = Call("grpc", method, context.peer(), grant=grant)
+                try:
+                    async with self._service.arrivals.room(self._max_bytes):
+                        content = await context.read()
+                except ServingError as error:
+                    self._service.refuse(call, error)
+                if content is grpc.aio.EOF:
+                    content = b""
+                return await answer(call, content, context)
+            except ServingError as error:
+                await context.abort(error.code, error.message)
+
+        return grpc.stream_unary_rpc_method_handler(handle)
 
 
-def _handler(
-    answer: Callable[[Any, Context], Awaitable[Any]], kind: type[Message]
-) -> grpc.RpcMethodHandler:
-    """Parses requests of a kind, and ends those that are refused with their status."""
+def _parse(call: Call, content: bytes, kind: type[Message]) -> Any:
+    """A request of a kind, of which the call is told what it asks for."""
+    try:
+        request: Any = kind.FromString(content)
+    except DecodeError as error:
+        # As gRPC says in C++.
+        reason = f"no {kind.__name__}: {error}"
+        raise ServingError(grpc.StatusCode.INTERNAL, reason, quotes=True) from None
+    spec: model_pb2.ModelSpec = request.model_spec
+    call.name = spec.name[:LONGEST_NAME]
+    call.version = spec.version.value if spec.HasField("version") else None
+    call.label = spec.version_label[:LONGEST_NAME] or None
+    return request
 
-    async def handle(content: bytes, context: Context) -> Any:
-        try:
-            request = kind.FromString(content)
-        except DecodeError as error:
-            # As gRPC says in C++; here it would be UNKNOWN.
-            await context.abort(grpc.StatusCode.INTERNAL, f"no {kind.__name__}: {error}")
-        try:
-            return await answer(request, context)
-        except ServingError as error:
-            await context.abort(error.code, error.message)
 
-    return grpc.unary_unary_rpc_method_handler(
-        handle, response_serializer=lambda response: response.SerializeToString()
-    )
+def _serialize(message: Message) -> bytes:
+    return bytes(message.SerializeToString())
 
 
 def read_metadata(
@@ -190,6 +228,8 @@ def make_server(
     health_service: HealthService,
     *,
     max_bytes: int,
+    max_rows: int,
+    max_connections: int,
     authenticator: Authenticator,
 ) -> grpc.aio.Server:
     """A gRPC server, not started.
@@ -198,6 +238,8 @@ def make_server(
       service: What answers.
       health_service: The health service, which needs no token.
       max_bytes: Largest request.
+      max_rows: Most rows of a request.
+      max_connections: Most connections at a time.
       authenticator: Knows the tokens that requests have to bring.
 
     Returns:
@@ -209,9 +251,16 @@ def make_server(
             ("grpc.max_receive_message_length", max_bytes),
             ("grpc.max_send_message_length", -1),
             ("grpc.so_reuseport", 0),
+            # gRPC would decompress a message before it looks at its size; `inflate` is careful.
+            ("grpc.per_message_decompression", 0),
+            ("grpc.compression_enabled_algorithms_bitset", _IDENTITY_AND_GZIP),
+            ("grpc.max_allowed_incoming_connections", max_connections),
+            ("grpc.server_handshake_timeout_ms", _HANDSHAKE_SECONDS * 1000),
+            ("grpc.max_connection_idle_ms", _IDLE_SECONDS * 1000),
         ],
     )
-    server.add_generic_rpc_handlers(RpcInterface(service, max_bytes, authenticator).handlers())
+    interface = RpcInterface(service, max_bytes, max_rows, authenticator)
+    server.add_generic_rpc_handlers(interface.handlers())
     health_pb2_grpc.add_HealthServicer_to_server(health_service, server)
     return server
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from typing import NoReturn
 
 import numpy as np
 from tensorflow.core.framework import tensor_pb2, tensor_shape_pb2, types_pb2
 
-from serving.server.errors import ServingError, invalid
+from serving.server.errors import ServingError, exhausted, invalid
 from serving.server.signatures import NUMPY_DTYPES, PROTO_DTYPES, Signature
 
 _MAX_RANK = 32  # of an array in numpy 1
@@ -22,7 +23,31 @@ _VALUES = {
     types_pb2.DT_UINT64: "uint64_val",
     types_pb2.DT_BOOL: "bool_val",
     types_pb2.DT_STRING: "string_val",
+    types_pb2.DT_HALF: "half_val",
+    types_pb2.DT_BFLOAT16: "half_val",
+    types_pb2.DT_COMPLEX64: "scomplex_val",
+    types_pb2.DT_COMPLEX128: "dcomplex_val",
 }
+_BITS = (types_pb2.DT_HALF, types_pb2.DT_BFLOAT16)
+
+
+def check_rows(name: str, rows: int, max_rows: int) -> None:
+    """Raises a `ServingError` if an input has more rows than a request may have."""
+    if rows > max_rows:
+        raise exhausted(
+            f'input "{name}" has {rows:,} rows, {max_rows:,} are allowed in a request',
+            http_status=413,
+        )
+
+
+def check_context(context: bytes, rows: int, max_bytes: int) -> None:
+    """Raises a `ServingError` if a context is too large once it is in each of the examples."""
+    if len(context) * rows > max_bytes:
+        raise exhausted(
+            f"the context of {len(context):,} bytes is larger than {max_bytes:,} bytes in "
+            f"{rows:,} examples",
+            http_status=413,
+        )
 
 
 def to_array(name: str, proto: tensor_pb2.TensorProto, max_bytes: int) -> np.ndarray:
@@ -60,19 +85,30 @@ def to_array(name: str, proto: tensor_pb2.TensorProto, max_bytes: int) -> np.nda
             )
         return np.frombuffer(proto.tensor_content, dtype).reshape(shape)
     values = getattr(proto, _VALUES.get(proto.dtype, "int_val"))
-    if len(values) > size or (size and not values):
-        raise invalid(f'input "{name}" of shape {shape} has {len(values)} values, not {size}')
+    given = len(values)
+    if dtype.kind == "c":  # The real part of each value, then its imaginary part.
+        given, odd = divmod(given, 2)
+        if odd:
+            raise invalid(f'input "{name}" has half a complex value')
+    if given > size or (size and not given):
+        raise invalid(f'input "{name}" of shape {shape} has {given} values, not {size}')
     if dtype.kind == "O":
-        if len(values) < size and len(values[-1]) * (size - len(values)) > max_bytes:
+        if given < size and len(values[-1]) * (size - given) > max_bytes:
             raise _too_large(name, shape, max_bytes)
         array = np.empty(len(values), object)
         array[:] = list(values)
+    elif dtype.kind == "c":
+        part = np.float32 if dtype == np.complex64 else np.float64
+        array = np.fromiter(values, part, len(values)).view(dtype)
+    elif proto.dtype in _BITS:
+        # Of what is more than 16 bits, TensorFlow takes the lower ones.
+        array = np.fromiter(values, np.int64, given).astype(np.uint16).view(dtype)
     elif proto.dtype in _VALUES:
-        array = np.fromiter(values, dtype, len(values))
+        array = np.fromiter(values, dtype, given)
     else:  # Small integers share a field of larger ones, and wrap as they do in TensorFlow.
-        array = np.fromiter(values, np.int64, len(values)).astype(dtype)
-    if len(values) < size:  # The last value stands for the rest.
-        array = np.pad(array, (0, size - len(values)), "edge")
+        array = np.fromiter(values, np.int64, given).astype(dtype)
+    if given < size:  # The last value stands for the rest.
+        array = np.concatenate([array, np.repeat(array[-1:], size - given)])
     return array.reshape(shape)
 
 
@@ -85,24 +121,23 @@ def to_proto(array: np.ndarray) -> tensor_pb2.TensorProto:
             dim=[tensor_shape_pb2.TensorShapeProto.Dim(size=size) for size in array.shape]
         ),
     )
-    getattr(proto, _VALUES.get(dtype, "int_val")).extend(array.ravel().tolist())
+    values = array.ravel()
+    if array.dtype.kind == "c":
+        values = values.view(np.float32 if array.dtype == np.complex64 else np.float64)
+    elif dtype in _BITS:
+        values = values.view(np.uint16)
+    getattr(proto, _VALUES.get(dtype, "int_val")).extend(values.tolist())
     return proto
 
 
 def check_inputs(signature: Signature, inputs: Mapping[str, np.ndarray]) -> None:
-    """Checks that the inputs are those of a signature, and are of one batch.
+    """Checks that the inputs are those of a signature.
 
     Raises:
-      ServingError: Naming what is missing, unknown, or of another dtype, shape or batch size.
+      ServingError: Naming what is missing, unknown, or of another dtype or shape.
     """
-    unknown = sorted(inputs.keys() - signature.inputs.keys())
-    missing = sorted(signature.inputs.keys() - inputs.keys())
-    if unknown or missing:
-        raise invalid(
-            f"input size does not match signature: {len(inputs)}!={len(signature.inputs)}. "
-            f"Sent extra: {{{','.join(unknown)}}}. Missing but required: {{{','.join(missing)}}}."
-        )
-    batch: tuple[str, int] | None = None
+    if inputs.keys() != signature.inputs.keys():
+        _refuse_names(signature, inputs)
     for name, info in signature.inputs.items():
         array = inputs[name]
         if PROTO_DTYPES[array.dtype] != info.dtype:
@@ -118,12 +153,15 @@ def check_inputs(signature: Signature, inputs: Mapping[str, np.ndarray]) -> None
                 f'input "{name}" has the shape {list(array.shape)}, '
                 f"[{', '.join(map(str, wanted_shape))}] is expected"
             )
-        if info.shape and info.shape[0] is None:
-            if batch and array.shape[0] != batch[1]:
-                raise invalid(
-                    f'input "{name}" has {array.shape[0]} rows and "{batch[0]}" has {batch[1]}'
-                )
-            batch = batch or (name, array.shape[0])
+
+
+def _refuse_names(signature: Signature, inputs: Mapping[str, np.ndarray]) -> NoReturn:
+    unknown = sorted(inputs.keys() - signature.inputs.keys())
+    missing = sorted(signature.inputs.keys() - inputs.keys())
+    raise invalid(
+        f"input size does not match signature: {len(inputs)}!={len(signature.inputs)}. "
+        f"Sent extra: {{{','.join(unknown)}}}. Missing but required: {{{','.join(missing)}}}."
+    )
 
 
 def _too_large(name: str, shape: list[int], max_bytes: int) -> ServingError:

@@ -21,11 +21,11 @@ from tensorflow.core.example import example_pb2
 from tensorflow.core.framework import types_pb2
 from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
 
-from serving.server import inference
+from serving.server import batching, inference
 from serving.server.errors import ServingError
 from serving.server.logs import log_event
 from serving.server.models import Arrays, LoadedModel
-from serving.server.signatures import Signature
+from serving.server.signatures import DEFAULT_SIGNATURE, Signature
 from serving.server.tensors import check_inputs
 
 # Where TensorFlow Serving looks for them, below a version's folder.
@@ -71,6 +71,7 @@ def warm_up(model: LoadedModel, folder: str, given_up: threading.Event) -> int:
             log_event("warm-up passed over", logging.WARNING, folder=folder, reason=error.message)
             continue
         inference.predict(model, name, inputs, request.output_filter, _SECONDS)
+        batching.learn(model, name or DEFAULT_SIGNATURE, inputs)
         answered += 1
         warm.append(signature)
         if not _takes_examples(signature):
@@ -82,6 +83,8 @@ def warm_up(model: LoadedModel, folder: str, given_up: threading.Event) -> int:
         try:
             inputs = _make_inputs(signature, row)
             inference.predict(model, name, inputs, (), _MADE_SECONDS)
+            if row and _takes_examples(signature):  # Zeros would tell too little.
+                batching.learn(model, name, inputs)
         except (ServingError, KeyError, ValueError) as error:
             log_event("warm-up passed over", signature=name, folder=folder, reason=str(error))
             continue

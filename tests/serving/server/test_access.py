@@ -356,6 +356,7 @@ class TestCors:
         app = RestInterface(
             cast(Any, None),
             max_bytes=1,
+            max_rows=1,
             deadline_seconds=1,
             authenticator=Authenticator(str(token), "", ServerMetrics()),
             cors_origins=origins,

@@ -14,12 +14,14 @@ import grpc
 import numpy as np
 import pytest
 import tensorflow as tf
-from tensorflow.core.protobuf import saved_model_pb2
+from tensorflow.core.framework import types_pb2
+from tensorflow.core.protobuf import meta_graph_pb2, saved_model_pb2
 from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
 
-from serving.server import inference
+from serving.server import batching, inference
 from serving.server.errors import ServingError
 from serving.server.models import SavedModel, TFLiteModel, load_model
+from serving.server.signatures import Signature
 from serving.server.warmup import WARMUP_FILE, warm_up
 from tests.serving.server.running import example_of, predict_request, strings
 from tests.serving.server.toys import (
@@ -33,6 +35,16 @@ from tests.serving.server.toys import (
 )
 
 LONG = 600.0
+
+
+def rare_inputs() -> dict[str, np.ndarray]:
+    """Of dtypes that few models have."""
+    return {
+        "bfloat16": np.array([1.5, -2], tf.bfloat16.as_numpy_dtype),
+        "complex64": np.array([1 + 2j, -3j], np.complex64),
+        "complex128": np.array([0.1 + 0.2j], np.complex128),
+        "uint16": np.array([7, 30_000], np.uint16),
+    }
 
 
 @pytest.fixture(scope="module")
@@ -90,14 +102,43 @@ class TestSavedModel:
         assert outputs["shape"].tolist() == list(shape)
         assert outputs["sum"].shape == ()
 
-    def test_dtypes_that_the_server_does_not_know_are_named(self, odd: SavedModel) -> None:
-        error = refused(odd, "half_out", x=f32([1]))
-        assert error.code is grpc.StatusCode.UNIMPLEMENTED
-        assert 'output "half"' in error.message
-        found = inference.predict(odd, "half_out", {"x": f32([1])}, ["whole"], LONG)
-        assert inference.to_response(found).outputs["whole"].float_val == [1]
-        error = refused(odd, "half_in", x=f32([1]))
-        assert error.message == 'input "x" has the dtype float, half is expected'
+    def test_half_and_bfloat16_go_in_and_out(self, odd: SavedModel) -> None:
+        outputs = inference.predict(odd, "half_out", {"x": f32([1.5])}, (), LONG)
+        response = inference.to_response(outputs)
+        assert tf.make_ndarray(response.outputs["half"]) == np.float16(1.5)
+        half = {"x": np.array([1.5], np.float16)}
+        assert inference.predict(odd, "half_in", half, (), LONG)["y"] == 1.5
+        found = inference.predict(odd, "rare", rare_inputs(), (), LONG)
+        proto = inference.to_response(found).outputs
+        for name, array in rare_inputs().items():
+            np.testing.assert_array_equal(tf.make_ndarray(proto[name]), array + array)
+
+    def test_inputs_of_other_first_sizes_are_the_models_affair(self, odd: SavedModel) -> None:
+        inputs = {"x": f32([1, 2, 3]), "y": f32([10])}
+        assert inference.predict(odd, "sizes", inputs, (), LONG)["sum"].tolist() == [11, 12, 13]
+
+    def test_an_input_that_is_left_out_has_its_default(self, odd: SavedModel) -> None:
+        odd.signatures["sizes"].defaults["y"] = f32([5])  # type: ignore[index]
+        found = inference.predict(odd, "sizes", {"x": f32([1, 2])}, (), LONG)
+        assert found["sum"].tolist() == [6, 7]
+
+    def test_defaults_are_those_of_the_saved_model(self) -> None:
+        proto = meta_graph_pb2.SignatureDef()
+        proto.defaults["y"].CopyFrom(tf.make_tensor_proto([5.0]))
+        assert Signature.from_proto(proto).defaults["y"].tolist() == [5]
+
+    @pytest.mark.parametrize("change", ["dtype", "tensor"])
+    def test_one_that_cannot_be_asked_does_not_load(self, tmp_path: Path, change: str) -> None:
+        graph = save_versioned(tmp_path / "1", 7) / "saved_model.pb"
+        saved = saved_model_pb2.SavedModel.FromString(graph.read_bytes())
+        info = saved.meta_graphs[0].signature_def["serving_default"].inputs["x"]
+        if change == "dtype":
+            info.dtype = types_pb2.DT_QINT8
+        else:
+            info.name = "no_such_tensor:0"
+        graph.write_bytes(saved.SerializeToString())
+        with pytest.raises((ValueError, KeyError, tf.errors.OpError), match=r"x \(qint8\)|no_such"):
+            load_model(str(tmp_path / "1"), prefer_tflite=False, concurrency=1)
 
     def test_only_signatures_that_can_be_asked_are_offered(self, odd: SavedModel) -> None:
         assert "nothing_in" in odd.signatures
@@ -158,20 +199,32 @@ class TestTFLite:
             for rows, values in zip(list(alone) * 10, pool.map(ask, list(alone) * 10), strict=True):
                 assert values == alone[rows]
 
-    def test_a_request_waits_no_longer_than_it_may_for_an_interpreter(self, toys: Path) -> None:
-        model = load_model(str(toys / "toy" / "2"), prefer_tflite=True, concurrency=1)
-        assert isinstance(model, TFLiteModel)
-        taken = model._idle.get()
-        inputs: dict[str, np.ndarray] = {
-            "distance": np.zeros(1, np.float32),
-            "hour": np.zeros(1, np.int64),
-            "carrier": strings(b""),
-        }
-        with pytest.raises(ServingError) as error:
-            model.run("raw_features", inputs, ["probability"], 0.05)
-        assert error.value.code is grpc.StatusCode.DEADLINE_EXCEEDED
-        threading.Timer(0.05, model._idle.put, [taken]).start()
-        assert model.run("raw_features", inputs, ["probability"], LONG)
+
+class TestBatching:
+    """Rows of several requests are one batch only if each is answered as if it were alone."""
+
+    @pytest.mark.parametrize(
+        ("signature", "batched"),
+        [("half_in", True), ("binary_out", True), ("centred", False), ("any_shape", False)],
+    )
+    def test_only_rows_that_do_not_depend_on_each_other_are_batched(
+        self, odd: SavedModel, signature: str, batched: bool
+    ) -> None:
+        dtype = odd.signatures[signature].inputs["x"].numpy_dtype
+        inputs = {"x": strings(b"a", b"b") if dtype.kind == "O" else np.array([1, 2], dtype)}
+        batching.learn(odd, signature, inputs)
+        assert (signature in odd.batched) is batched
+
+    def test_a_model_that_looks_at_the_largest_number_is_not_batched(
+        self, counter: SavedModel
+    ) -> None:
+        batching.learn(counter, "serving_default", {"x": i64([3])})
+        assert counter.batched == set()
+
+    def test_each_request_gets_its_own_rows(self, odd: SavedModel) -> None:
+        requests = [{"x": np.array(values, np.float16)} for values in ([1], [2, 3], [4])]
+        found = batching.run(odd, "half_in", requests, ["y"], LONG)
+        assert [outputs["y"].tolist() for outputs in found] == [[1], [2, 3], [4]]
 
 
 class TestWarmUp:
