@@ -99,7 +99,7 @@ def versions(
             trust = _trust(serving_dir, public_keys)
             for row in rows:
                 aside = row["state"] == _ROLLED_BACK
-                row["verified"] = _why_not(directory, row["version"], trust, aside) == ""
+                row["verified"] = _verifies(directory, row["version"], trust, aside)
         ignored, withdrawn = directory.ignored(), directory.withdrawn()
     if as_json:
         click.echo(json.dumps(rows, indent=2))
@@ -242,7 +242,7 @@ def verify(arguments: tuple[str, ...], public_keys: tuple[str, ...], model: str 
                 aside = version in rolled_back
                 with private_copy(directory, version, trust, rolled_back=aside) as copy:
                     signed = copy.signed
-            except (SignatureError, FileNotFoundError) as error:
+            except (SignatureError, OSError) as error:
                 failed = True
                 click.echo(f"version {version}: FAILED, {error}")
             else:
@@ -451,8 +451,8 @@ def serve(
             trust = _trust(serving_dir, public_keys)
         except KeyFileError as error:
             raise click.UsageError(
-                f"{error}: name the keys that sign versions with --public-key, or serve "
-                "unverified versions with --no-verify."
+                f"There is no public key to verify versions with: {error}. Name it with "
+                "--public-key, or serve unverified versions with --no-verify."
             ) from error
     if max_inflight_mb < 4 * max_request_mb:
         raise click.UsageError(
@@ -607,13 +607,12 @@ def _describe(directory: ModelDirectory) -> list[dict[str, Any]]:
     return rows
 
 
-def _why_not(directory: ModelDirectory, version: int, trust: TrustStore, aside: bool) -> str:
-    """Why a version does not verify; "" if it does."""
+def _verifies(directory: ModelDirectory, version: int, trust: TrustStore, aside: bool) -> bool:
     try:
         private_copy(directory, version, trust, rolled_back=aside).close()
-    except (SignatureError, FileNotFoundError) as error:
-        return str(error)
-    return ""
+    except (SignatureError, OSError):
+        return False
+    return True
 
 
 def _printable(text: str) -> str:

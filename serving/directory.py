@@ -56,6 +56,11 @@ _UNFINISHED = re.compile(rf"({_STAGING}|{_DELETED})([0-9]+)")
 
 _LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
 _LOCK_POLL_SECONDS = 0.02
+_MAX_JSON_BYTES = 16 << 20
+
+
+class NotAFileError(OSError):
+    """There is no file, but something that would never end, or more than is wanted."""
 
 
 class _Held(threading.local):
@@ -580,13 +585,24 @@ def local_path(uri: str) -> str | None:
     return path if isinstance(files, fs.LocalFileSystem) else None
 
 
-def read_file(uri: str) -> bytes:
+def read_file(uri: str, at_most: int | None = None) -> bytes:
     """The bytes of a file.
+
+    Args:
+      uri: The file.
+      at_most: How many bytes it may have; None for any number.
 
     Raises:
       FileNotFoundError: If there is none.
+      NotAFileError: If it is a pipe, a device or a folder, which would never end, or is too large.
     """
-    return _read(*open_uri(uri))
+    files, path = open_uri(uri)
+    info = files.get_file_info(path)
+    if info.type in (fs.FileType.Unknown, fs.FileType.Directory):
+        raise NotAFileError(f"{uri} is no file")
+    if at_most is not None and (info.size or 0) > at_most:
+        raise NotAFileError(f"{uri} has {info.size} bytes; {at_most} are allowed")
+    return _read(files, path)
 
 
 def exists(uri: str) -> bool:
@@ -671,9 +687,13 @@ def _set_modes(folder: str, file_mode: int) -> None:
 def _read_json(uri: str) -> dict[str, Any]:
     """The JSON object in a file; an empty one if there is no file."""
     try:
-        content = json.loads(read_file(uri))
+        content = json.loads(read_file(uri, _MAX_JSON_BYTES))
     except FileNotFoundError:
         return {}
+    except NotAFileError as error:
+        raise ValueError(str(error)) from error
+    except RecursionError as error:
+        raise ValueError(f"{uri} is not JSON: it is too deep") from error
     except ValueError as error:
         raise ValueError(f"{uri} is not JSON: {error}") from error
     if not isinstance(content, dict):

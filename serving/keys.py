@@ -90,9 +90,7 @@ class TrustStore:
                 pem = _parse_public_key(_read_public(file), file)
                 keys[hashlib.sha256(pem).hexdigest()] = pem
         if not keys:
-            raise KeyFileError(
-                f"there is no public key to verify versions with in {', '.join(self.paths)}"
-            )
+            raise KeyFileError(f"{', '.join(self.paths)}: no file there ends in .pub")
         self._keys = keys
 
     def __str__(self) -> str:
@@ -251,10 +249,10 @@ def _read_secret(source: str) -> bytes:
             mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
             content = file.read()
     except OSError as error:
-        raise KeyFileError(f"the private key {source} cannot be read: {error.strerror}") from error
+        raise KeyFileError(f"{source} cannot be read: {error.strerror}") from error
     if mode & 0o077:
         raise KeyFileError(
-            f"the private key {source} has mode {mode:04o}, so that others can use it; "
+            f"{source} has mode {mode:04o}, so that others can use what is in it; "
             f"allow its owner alone: chmod 600 {source}"
         )
     return content

@@ -164,7 +164,11 @@ def _other_version(directory: ModelDirectory, version: int, claims: _Claims) -> 
 def claimed_key(uri: str) -> str:
     """Id of the key that a signature says it was made with, which need not be true; "" for none."""
     try:
-        return str(json.loads(read_file(uri))["verificationMaterial"]["publicKey"]["hint"])
+        return str(
+            json.loads(read_file(uri, _MAX_SIGNATURE_BYTES))["verificationMaterial"]["publicKey"][
+                "hint"
+            ]
+        )
     except (OSError, ValueError, LookupError, TypeError, RecursionError):
         return ""
 

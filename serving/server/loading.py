@@ -49,10 +49,10 @@ def load_version(
     except BaseException:
         copy.close()
         raise
-    # Variables are read while a graph is loaded; its assets it may read with each request.
-    copy.keep(os.path.join(folder, "assets"))
     weakref.finalize(model, copy.close)
     at_exit.detach()
+    # Variables are read while a graph is loaded; its assets it may read with each request.
+    copy.keep(os.path.join(folder, "assets"))
     log_event(
         "loaded",
         model=directory.model_name,

@@ -235,9 +235,8 @@ class ModelManager:
         """Ends the looking and the loading; what is loaded can still be asked."""
         self._stopping.set()
         for model in self._models.values():
-            with model.lock:
-                for load in model.loads.values():
-                    load.given_up.set()
+            for load in list(model.loads.values()):  # No lock: storage that hangs may keep it.
+                load.given_up.set()
 
     def _add(self, name: str) -> _Model:
         return _Model(ModelDirectory(self._serving_dir, name))
@@ -426,6 +425,9 @@ def _fingerprint(directory: ModelDirectory, version: int) -> object:
 
 def _explain(error: Exception) -> str:
     """The first line of what an error says, as a protocol can carry it."""
-    lines = str(error).strip().splitlines() or [type(error).__name__]
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    reason = lines[0] if lines else type(error).__name__
+    if reason.endswith(":"):  # As TensorFlow begins.
+        reason = " ".join(lines[:2])
     # Names of files need not be text.
-    return lines[0].encode(errors="backslashreplace")[:_LONGEST_REASON].decode(errors="ignore")
+    return reason.encode(errors="backslashreplace")[:_LONGEST_REASON].decode(errors="ignore")

@@ -62,7 +62,7 @@ def warm_up(model: LoadedModel, folder: str, given_up: threading.Event) -> int:
     row: Arrays = {}
     for request in _read_requests(folder):
         _go_on(given_up)
-        name = request.model_spec.signature_name
+        name = request.model_spec.signature_name or DEFAULT_SIGNATURE
         try:
             inputs = inference.read_inputs(request, _MAX_BYTES)
             signature = inference.find_signature(model, name)
@@ -70,8 +70,12 @@ def warm_up(model: LoadedModel, folder: str, given_up: threading.Event) -> int:
         except ServingError as error:
             log_event("warm-up passed over", logging.WARNING, folder=folder, reason=error.message)
             continue
-        inference.predict(model, name, inputs, request.output_filter, _SECONDS)
-        batching.learn(model, name or DEFAULT_SIGNATURE, inputs)
+        try:
+            inference.predict(model, name, inputs, request.output_filter, _SECONDS)
+        except ServingError as error:
+            reason = f"a request for {name} in {WARMUP_FILE} fails: {error.message}"
+            raise ServingError(error.code, reason) from error
+        batching.learn(model, name, inputs)
         answered += 1
         warm.append(signature)
         if not _takes_examples(signature):

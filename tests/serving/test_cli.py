@@ -127,6 +127,14 @@ def test_a_key_that_a_signature_makes_up_cannot_steer_a_terminal(directory: Mode
     assert "\x1b" not in done("versions", directory.serving_dir)
 
 
+def test_a_pipe_in_place_of_a_signature_holds_nothing_up(directory: ModelDirectory) -> None:
+    publish(directory, 7)
+    os.remove(directory.signature_uri(7))
+    os.mkfifo(directory.signature_uri(7))
+    (row,) = rows(directory, "--verify")
+    assert (row["signed"], row["key_id"], row["verified"]) == (True, None, False)
+
+
 def test_folders_that_no_server_can_load_are_named(directory: ModelDirectory) -> None:
     publish(directory, 7)
     for name in ("20261126153000123456", "007", "٧"):  # noqa: RUF001

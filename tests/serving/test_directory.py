@@ -33,11 +33,13 @@ from serving.directory import (
     SIGNATURE_FILE,
     Change,
     ModelDirectory,
+    NotAFileError,
     copy_tree,
     file_sizes,
     find_models,
     local_path,
     model_digest,
+    read_file,
 )
 
 PROJECT = Path(__file__).parents[2]
@@ -724,6 +726,41 @@ def test_a_label_is_a_name_that_a_url_can_hold(directory: ModelDirectory, label:
     assert directory.labels() == {}
 
 
+def a_pipe(path: Path) -> None:
+    os.mkfifo(path)
+
+
+def an_endless_device(path: Path) -> None:
+    path.symlink_to("/dev/zero")
+
+
+def a_large_file(path: Path) -> None:
+    with open(path, "wb") as file:
+        file.truncate(1 << 40)
+
+
+def a_deep_file(path: Path) -> None:
+    path.write_text("[" * 10**5)
+
+
+@pytest.mark.parametrize("make", [a_pipe, an_endless_device, a_large_file, a_deep_file, a_folder])
+def test_what_would_never_end_is_not_read(
+    directory: ModelDirectory, make: Callable[[Path], None]
+) -> None:
+    publish(directory, 7)
+    home = Path(directory.uri, ".flightdeck")
+    Path(home, "7", PROVENANCE_FILE).unlink()
+    for path in (home / LABELS_FILE, home / "7" / PROVENANCE_FILE, home / "7" / SIGNATURE_FILE):
+        make(path)
+    with pytest.raises(ValueError, match=LABELS_FILE):
+        directory.labels()
+    with pytest.raises(ValueError, match=PROVENANCE_FILE):
+        directory.provenance(7)
+    if make is not a_deep_file:
+        with pytest.raises(NotAFileError, match=SIGNATURE_FILE):
+            read_file(directory.signature_uri(7), 1000)
+
+
 def test_a_label_that_is_not_there_is_not_taken_away(directory: ModelDirectory) -> None:
     publish(directory, 7)
     with pytest.raises(LookupError, match=r"no label 'stable' .*, which has none"):
@@ -895,19 +932,20 @@ class Changes(RuleBasedStateMachine):
             publish(self.directory, version)
             self.live.add(version)
 
-    @rule(version=st.none() | st.integers(1, 12))
-    def rollback(self, version: int | None) -> None:
+    @rule(version=st.none() | st.integers(1, 12), withdraw=st.booleans())
+    def rollback(self, version: int | None, withdraw: bool) -> None:
         chosen = max(self.live, default=0) if version is None else version
         if chosen not in self.live:
             with pytest.raises(LookupError):
-                self.directory.rollback(version)
-        elif len(self.live) == 1 or chosen in self.labels.values():
+                self.directory.rollback(version, withdraw=withdraw)
+        elif (len(self.live) == 1 and not withdraw) or chosen in self.labels.values():
             with pytest.raises(ValueError, match=f"version {chosen}"):
-                self.directory.rollback(version)
+                self.directory.rollback(version, withdraw=withdraw)
         else:
             self.live.remove(chosen)
             self.aside.add(chosen)
-            assert self.directory.rollback(version) == Change(chosen, max(self.live))
+            change = self.directory.rollback(version, withdraw=withdraw)
+            assert change == Change(chosen, max(self.live, default=None))
 
     @rule(version=st.none() | st.integers(1, 12))
     def promote(self, version: int | None) -> None:
@@ -950,6 +988,7 @@ class Changes(RuleBasedStateMachine):
         assert self.directory.versions() == sorted(self.live)
         assert self.directory.rolled_back() == sorted(self.aside)
         assert self.directory.labels() == self.labels
+        assert self.directory.withdrawn() == (not self.live and bool(self.aside))
         for version in self.live:
             assert read(Path(self.directory.version_uri(version))) == content_of(version)
         for version in self.aside:

@@ -190,6 +190,7 @@ def test_no_request_fails_over_many_rollbacks_while_another_model_takes_long_to_
     watched: Watched,
 ) -> None:
     watched.push("often", 1)
+    watched.until_serving("often", 1)
     watched.push("often", 2)
     watched.until_serving("often", 2)
     watched.push("slow", 1, warm_up_for_ever)
@@ -198,7 +199,7 @@ def test_no_request_fails_over_many_rollbacks_while_another_model_takes_long_to_
     hammers = [Hammer(partial(next, stream)) for stream in streams]
     for times in range(1, 11):
         watched.directory("often").rollback()
-        watched.until_serving("often", 1, times)
+        watched.until_serving("often", 1, times + 1)
         watched.directory("often").promote()
         watched.until_serving("often", 2, times + 1)
     for hammer in hammers:
