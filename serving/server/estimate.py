@@ -74,6 +74,11 @@ def weigh_message(content: bytes, kind: Descriptor, most: int) -> int:
     return weight
 
 
+def is_compressed(content: bytes) -> bool:
+    """Whether a message of gRPC is compressed with gzip."""
+    return content.startswith(_GZIP)
+
+
 def inflate(content: bytes, max_bytes: int) -> bytes:
     """What a client compressed with gzip; anything else as it is.
 
@@ -81,7 +86,7 @@ def inflate(content: bytes, max_bytes: int) -> bytes:
       ServingError: If it is damaged, or larger than `max_bytes`, of which it takes no more than
         one byte to find out.
     """
-    if not content.startswith(_GZIP):
+    if not is_compressed(content):
         return content
     inflater = zlib.decompressobj(zlib.MAX_WBITS | 16)
     try:

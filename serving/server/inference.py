@@ -57,11 +57,12 @@ def read_inputs(
       ServingError: If they do not make arrays, or are more than is allowed.
     """
     inputs = {}
-    for name, proto in request.inputs.items():
-        if max_rows is not None and proto.tensor_shape.dim:
-            check_rows(name, proto.tensor_shape.dim[0].size, max_rows)
-        inputs[name] = array = to_array(name, proto, max_bytes)
+    protos = request.inputs
+    for name in protos:
+        inputs[name] = array = to_array(name, protos[name], max_bytes, max_rows)
         max_bytes -= array.nbytes
+        if array.dtype == object and len(protos[name].string_val) < array.size:
+            max_bytes -= array.size * len(array.flat[-1])  # To the model each is a string.
     return inputs
 
 

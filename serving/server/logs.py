@@ -34,7 +34,10 @@ def log_event(event: str, level: int = logging.INFO, **fields: Any) -> None:
       **fields: What belongs to it; must be JSON.
     """
     if _LOGGER.isEnabledFor(level):
-        _LOGGER.log(level, event, extra={"fields": fields})
+        # Without a look for the line of code that calls, which nobody reads.
+        record = logging.LogRecord(_LOGGER.name, level, "", 0, event, (), None)
+        record.fields = fields
+        _LOGGER.handle(record)
 
 
 class _JsonFormatter(logging.Formatter):

@@ -121,7 +121,7 @@ class RestInterface:
                     raise Large
                 return ask(call, document)
 
-            content = await self._service.compute(call, read, len(body))
+            content = await self._service.compute(call, read, len(body), plain=not compressed)
         elif request.method == "GET" and (match := _LOOK.fullmatch(path)):
             method = "metadata" if match["metadata"] else "status"
             call = _call(method, match, request, grant)

@@ -20,7 +20,7 @@ from tensorflow_serving.apis import (
 from serving.server import inference
 from serving.server.authentication import Authenticator, UnauthenticatedError
 from serving.server.errors import ServingError, invalid
-from serving.server.estimate import WORST_MESSAGE, inflate, too_large, weigh_message
+from serving.server.estimate import WORST_MESSAGE, inflate, is_compressed, too_large, weigh_message
 from serving.server.health import HealthService
 from serving.server.models import Arrays
 from serving.server.service import LONGEST_NAME, Call, Large, Question, Service, ask_examples
@@ -132,7 +132,8 @@ class RpcInterface:
                 return ask(call, _parse(call, message, kind))
 
             seconds = context.time_remaining()
-            return await self._service.compute(call, read, len(content), seconds)
+            plain = not is_compressed(content)
+            return await self._service.compute(call, read, len(content), seconds, plain)
 
         return self._handler(method, answer)
 

@@ -50,66 +50,73 @@ def check_context(context: bytes, rows: int, max_bytes: int) -> None:
         )
 
 
-def to_array(name: str, proto: tensor_pb2.TensorProto, max_bytes: int) -> np.ndarray:
+def to_array(
+    name: str, proto: tensor_pb2.TensorProto, max_bytes: int, max_rows: int | None = None
+) -> np.ndarray:
     """The array that a tensor says.
 
     Args:
       name: Its name, for messages.
       proto: The tensor.
       max_bytes: Largest size of the array; a short message can stand for a large one.
+      max_rows: Largest first size, if there is any.
 
     Returns:
       The array; strings are bytes objects.
 
     Raises:
-      ServingError: If dtype, shape and values do not make an array.
+      ServingError: If dtype, shape and values do not make an array, or one that is too large.
     """
-    if proto.dtype not in NUMPY_DTYPES:
-        kind = types_pb2.DataType.Name(proto.dtype) if _is_dtype(proto.dtype) else proto.dtype
-        raise invalid(f'input "{name}" has the dtype {kind}, which is not supported')
+    number = proto.dtype
+    dtype = NUMPY_DTYPES.get(number)
+    if dtype is None:
+        unknown = types_pb2.DataType.Name(number) if _is_dtype(number) else number
+        raise invalid(f'input "{name}" has the dtype {unknown}, which is not supported')
+    kind = dtype.kind
     shape = [dim.size for dim in proto.tensor_shape.dim]
-    if proto.tensor_shape.unknown_rank or any(size < 0 for size in shape):
+    if proto.tensor_shape.unknown_rank or min(shape, default=0) < 0:
         raise invalid(f'input "{name}" has no complete shape: {shape}')
     if len(shape) > _MAX_RANK:
         raise invalid(f'input "{name}" has {len(shape)} dimensions, {_MAX_RANK} are allowed')
+    if shape and max_rows is not None:
+        check_rows(name, shape[0], max_rows)
     size = math.prod(shape)
-    dtype = NUMPY_DTYPES[proto.dtype]
     # Sizes that numpy cannot hold are too large even if there is a 0 among them.
-    if math.prod(filter(None, shape)) * dtype.itemsize > max_bytes:
+    if (size or math.prod(filter(None, shape))) * dtype.itemsize > max_bytes:
         raise _too_large(name, shape, max_bytes)
-    if proto.tensor_content and dtype.kind != "O":
-        if len(proto.tensor_content) != size * dtype.itemsize:
+    if kind != "O" and (content := proto.tensor_content):
+        if len(content) != size * dtype.itemsize:
             raise invalid(
-                f'input "{name}" of shape {shape} has {len(proto.tensor_content)} bytes of '
+                f'input "{name}" of shape {shape} has {len(content)} bytes of '
                 f"tensor_content, not {size * dtype.itemsize}"
             )
-        return np.frombuffer(proto.tensor_content, dtype).reshape(shape)
-    values = getattr(proto, _VALUES.get(proto.dtype, "int_val"))
+        return np.frombuffer(content, dtype).reshape(shape)
+    values = getattr(proto, _VALUES.get(number, "int_val"))
     given = len(values)
-    if dtype.kind == "c":  # The real part of each value, then its imaginary part.
+    if kind == "c":  # The real part of each value, then its imaginary part.
         given, odd = divmod(given, 2)
         if odd:
             raise invalid(f'input "{name}" has half a complex value')
     if given > size or (size and not given):
         raise invalid(f'input "{name}" of shape {shape} has {given} values, not {size}')
-    if dtype.kind == "O":
+    if kind == "O":
         if given < size and len(values[-1]) * (size - given) > max_bytes:
             raise _too_large(name, shape, max_bytes)
-        array = np.empty(len(values), object)
-        array[:] = list(values)
-    elif dtype.kind == "c":
+        array = np.empty(given, object)
+        array[:] = values
+    elif kind == "c":
         part = np.float32 if dtype == np.complex64 else np.float64
         array = np.fromiter(values, part, len(values)).view(dtype)
-    elif proto.dtype in _BITS:
+    elif number in _BITS:
         # Of what is more than 16 bits, TensorFlow takes the lower ones.
         array = np.fromiter(values, np.int64, given).astype(np.uint16).view(dtype)
-    elif proto.dtype in _VALUES:
+    elif number in _VALUES:
         array = np.fromiter(values, dtype, given)
     else:  # Small integers share a field of larger ones, and wrap as they do in TensorFlow.
         array = np.fromiter(values, np.int64, given).astype(dtype)
     if given < size:  # The last value stands for the rest.
         array = np.concatenate([array, np.repeat(array[-1:], size - given)])
-    return array.reshape(shape)
+    return array if len(shape) == 1 else array.reshape(shape)
 
 
 def to_proto(array: np.ndarray) -> tensor_pb2.TensorProto:
