@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, NoReturn, TypeVar
 
 import grpc
@@ -16,7 +16,7 @@ import numpy as np
 from tensorflow_serving.apis import classification_pb2, regression_pb2
 
 from serving.server import inference
-from serving.server.authentication import Grant
+from serving.server.authentication import NOTHING, Grant
 from serving.server.errors import ServingError
 from serving.server.logs import log_event
 from serving.server.manager import ModelManager, Served
@@ -44,7 +44,7 @@ class Call:
       version: Number of the version that is asked for; None for the newest.
       label: Label of the version that is asked for.
       rows: Rows that were answered.
-      grant: What the client may ask for.
+      grant: What the client may ask for; nothing unless it is said.
     """
 
     protocol: str
@@ -54,7 +54,7 @@ class Call:
     version: int | None = None
     label: str | None = None
     rows: int = 0
-    grant: Grant = field(default_factory=Grant)
+    grant: Grant = NOTHING
 
 
 class Service:
