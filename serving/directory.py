@@ -16,6 +16,7 @@ before it is whole.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import hashlib
 import json
@@ -26,7 +27,6 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -194,7 +194,7 @@ class ModelDirectory:
             )
         return max(int(time.time()), highest + 1)
 
-    @contextmanager
+    @contextlib.contextmanager
     def locked(self, wait_seconds: float = 60) -> Iterator[None]:
         """Keeps other processes and threads from changing the directory meanwhile.
 
@@ -213,7 +213,7 @@ class ModelDirectory:
             yield
             return
         self._make_folders()
-        lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
         try:
             _acquire(lock, wait_seconds, self.uri)
             _held.paths.add(path)
@@ -530,9 +530,13 @@ class ModelDirectory:
             _write(files, path, content)  # An object appears when it is whole.
             return
         new = self._home(os.path.basename(name) + _NEW)
-        _write(files, new, content)
-        os.chmod(new, self._mode & 0o666)
-        _flush(new)
+        with contextlib.suppress(FileNotFoundError):
+            os.remove(new)
+        with open(new, "xb") as file:  # Not through a link that somebody put there.
+            file.write(content)
+            file.flush()
+            os.fchmod(file.fileno(), self._mode & 0o666)
+            os.fsync(file.fileno())
         _make_folder(os.path.dirname(path), self._mode)
         os.replace(new, path)
 
@@ -714,9 +718,9 @@ def _write(files: fs.FileSystem, path: str, content: bytes) -> None:
 
 
 def _flush(path: str) -> None:
-    """Has a local file, or the files below a folder, outlast a power cut."""
+    """Has the files below a local folder outlast a power cut."""
     files = [os.path.join(root, name) for root, _, names in os.walk(path) for name in names]
-    for name in files or [path]:
+    for name in files:
         descriptor = os.open(name, os.O_RDONLY)
         try:
             os.fsync(descriptor)

@@ -59,6 +59,9 @@ class Grant:
             )
 
 
+NOTHING = Grant(models=frozenset(), methods=frozenset())
+
+
 class UnauthenticatedError(ServingError):
     """A request that brings no token that is known.
 

@@ -14,7 +14,7 @@ import time
 import traceback
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, NoReturn, TypeVar
 from weakref import WeakKeyDictionary
@@ -25,7 +25,7 @@ from prometheus_client import Counter, Histogram
 
 from serving.server import batching, inference
 from serving.server.arrivals import Arrivals
-from serving.server.authentication import Grant
+from serving.server.authentication import NOTHING, Grant
 from serving.server.errors import ServingError, exhausted
 from serving.server.logs import log_event
 from serving.server.manager import ModelManager, Served
@@ -66,7 +66,7 @@ class Call:
       version: Number of the version that is asked for; None for the newest.
       label: Label of the version that is asked for.
       rows: Rows that were answered.
-      grant: What the client may ask for.
+      grant: What the client may ask for; nothing unless it is said.
     """
 
     protocol: str
@@ -76,7 +76,7 @@ class Call:
     version: int | None = None
     label: str | None = None
     rows: int = 0
-    grant: Grant = field(default_factory=Grant)
+    grant: Grant = NOTHING
 
 
 @dataclass

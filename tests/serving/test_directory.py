@@ -726,6 +726,28 @@ def test_a_label_is_a_name_that_a_url_can_hold(directory: ModelDirectory, label:
     assert directory.labels() == {}
 
 
+def test_nothing_is_written_through_a_link(directory: ModelDirectory, tmp_path: Path) -> None:
+    publish(directory, 7)
+    home, target = Path(directory.uri, ".flightdeck"), tmp_path / "target"
+    target.write_text("precious")
+    (home / f"{LABELS_FILE}.new").symlink_to(target)
+    with directory.locked():  # Put there after what was left behind is deleted.
+        (home / f"{LABELS_FILE}.new").symlink_to(target)
+        directory.pin(7, "stable")
+    assert directory.labels() == {"stable": 7}
+    (home / LABELS_FILE).unlink()
+    (home / LABELS_FILE).symlink_to(target)
+    with pytest.raises(ValueError, match="is not JSON"):
+        directory.pin(7, "stable")
+    (home / LABELS_FILE).unlink()
+    (home / "lock").unlink()
+    (home / "lock").symlink_to(tmp_path / "made")
+    with pytest.raises(OSError, match="symbolic links"):
+        directory.pin(7, "stable")
+    assert target.read_text() == "precious"
+    assert not (tmp_path / "made").exists()
+
+
 def a_pipe(path: Path) -> None:
     os.mkfifo(path)
 
