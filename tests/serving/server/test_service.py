@@ -20,9 +20,10 @@ import httpx
 import numpy as np
 import pytest
 from tensorflow.core.framework import types_pb2
-from tensorflow_serving.apis import prediction_service_pb2_grpc
+from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
 
 from serving.server.authentication import Authenticator
+from serving.server.errors import ServingError
 from serving.server.health import HealthService
 from serving.server.manager import ModelManager
 from serving.server.metrics import ServerMetrics
@@ -90,6 +91,7 @@ class Asked:
     model: Told
     rest: httpx.AsyncClient
     predictions: prediction_service_pb2_grpc.PredictionServiceStub
+    channel: grpc.aio.Channel
 
     async def until_waiting(self, requests: int) -> None:
         """Waits until so many requests are being computed or wait for it."""
@@ -165,7 +167,7 @@ def serve(tmp_path: Path) -> Callable[..., Any]:
             grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel,
         ):
             stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)
-            yield Asked(service, model, rest, stub)
+            yield Asked(service, model, rest, stub, channel)
         await rpc.stop(None)
         service.close()
 
@@ -191,6 +193,88 @@ def test_one_request_too_many_is_refused_at_once_and_those_before_are_answered(
             for call in (over_grpc, another, asked.predict()):
                 assert list((await call).outputs["y"].float_val) == [2, 4]
             await asked.until_waiting(0)
+
+    asyncio.run(run())
+
+
+def test_what_waits_is_computed_as_one_batch_and_errors_stay_where_they_belong(
+    serve: Callable[..., Any],
+) -> None:
+    sizes = []
+    gate = Gate()
+
+    def compute(x: np.ndarray) -> np.ndarray:
+        if not sizes:
+            gate(x)
+        sizes.append(len(x))
+        if 13 in x:
+            raise ServingError(grpc.StatusCode.OUT_OF_RANGE, "13 is no good number")
+        return 2 * x
+
+    async def run() -> None:
+        async with serve(compute, workers=1, max_queue=20) as asked:
+            asked.model.batched.add("serving_default")
+            first = asked.predict()
+            await asked.until_waiting(1)
+            calls = [
+                asked.predictions.Predict(predict_request("toy", "", x=f32(values)))
+                for values in ([1], [2, 3], [13], [5])
+            ]
+            await asked.until_waiting(5)
+            gate.open()
+            await first
+            results = await asyncio.gather(*calls, return_exceptions=True)
+            bad = results.pop(2)
+            assert isinstance(bad, grpc.aio.AioRpcError)
+            assert bad.details() == "13 is no good number"
+            found = [list(result.outputs["y"].float_val) for result in results]
+            assert found == [[2], [4, 6], [10]]
+            # Together, and then each alone, since they do not belong together after all.
+            assert sizes == [2, 5, 1, 2, 1, 1]
+            sizes.append(0)
+            again = [asked.predict(), asked.predict()]
+            assert [list((await call).outputs["y"].float_val) for call in again] == [[2, 4]] * 2
+
+    asyncio.run(run())
+
+
+def test_a_large_request_does_not_hold_up_small_ones(serve: Callable[..., Any]) -> None:
+    gate = Gate()
+
+    async def run() -> None:
+        async with serve(lambda x: gate(x) if 7 in x else x, workers=1, max_queue=9) as asked:
+            # Its rows are few, but an unknown field makes it large.
+            large = predict_request("toy", "", x=f32([7] * 999)).SerializeToString()
+            large += b"\xfa\x7f\xe0\xa7\x12" + bytes(300_000)
+            call = asked.channel.unary_unary("/tensorflow.serving.PredictionService/Predict")
+            slow = call(large)
+            await asked.until_waiting(1)
+            assert list((await asked.predict()).outputs["y"].float_val) == [1, 2]
+            gate.open()
+            answer = predict_pb2.PredictResponse.FromString(await slow)
+            assert len(answer.outputs["y"].float_val) == 999
+
+    asyncio.run(run())
+
+
+def test_a_quick_model_answers_in_the_event_loop_until_it_is_slow(
+    serve: Callable[..., Any],
+) -> None:
+    threads = []
+
+    def compute(x: np.ndarray) -> np.ndarray:
+        threads.append(threading.current_thread())
+        return x
+
+    async def run() -> None:
+        async with serve(compute) as asked:
+            await asked.predict()
+            assert threads[-1] is not threading.main_thread()
+            asked.service._quick_runs[asked.model]["serving_default"] = 100
+            await asked.predict()
+            assert threads[-1] is threading.main_thread()
+            await asked.predictions.Predict(predict_request("toy", "", x=f32([1] * 100)))
+            assert threads[-1] is not threading.main_thread()
 
     asyncio.run(run())
 
