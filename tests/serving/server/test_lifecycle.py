@@ -336,7 +336,7 @@ class TestNoStart:
             (["nowhere", "--no-verify"], "There is no folder nowhere."),
             (["models", "--no-verify", "--tls-client-ca", "empty"], "needs --tls-certificate"),
             (["models", "--no-verify", "--token-file", "nowhere"], "'nowhere' does not exist"),
-            (["models"], "keys cannot be read: No such file or directory: name the keys"),
+            (["models"], "keys cannot be read: No such file or directory"),
             (["models", "--no-verify", "--public-key", "empty"], "exclude each other"),
             (["models", "--no-verify", "--tls-key", "empty"], "belong together"),
             (["models", "--no-verify", "--cors-origin", "https://a/"], "'https://a/' is no origin"),
