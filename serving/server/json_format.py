@@ -152,11 +152,8 @@ def parse_predict(
         raise invalid("Missing 'inputs' or 'instances' key")
     value = document[_INSTANCES if row_format else _INPUTS]
     # What a request leaves out and has a default is none of its inputs.
-    if row_format and isinstance(value, list) and value and isinstance(value[0], dict):
-        given = value[0].keys()
-    else:
-        given = value.keys() if isinstance(value, dict) else ()
-    left_out = signature.defaults.keys() - given
+    first = value[0] if row_format and isinstance(value, list) and value else value
+    left_out = signature.defaults.keys() - (first if isinstance(first, dict) else {}).keys()
     inputs = {name: info for name, info in inputs.items() if name not in left_out}
     # A number too big for float32 becomes infinity without a word, as it does in a cast in C++.
     with np.errstate(over="ignore"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, TypeAlias
 
@@ -23,7 +24,7 @@ from serving.server.errors import ServingError, invalid
 from serving.server.estimate import WORST_MESSAGE, inflate, is_compressed, too_large, weigh_message
 from serving.server.health import HealthService
 from serving.server.models import Arrays
-from serving.server.service import LONGEST_NAME, Call, Large, Question, Service, ask_examples
+from serving.server.service import LONGEST_NAME, Call, Large, Question, Service, ask_examples, late
 
 Context: TypeAlias = grpc.aio.ServicerContext
 
@@ -163,14 +164,18 @@ class RpcInterface:
         As a stream, since the only message of another request is read before anything else is done.
         """
 
-        async def handle(requests: object, context: Context) -> bytes:
+        async def handle(requests: object, context: Context) -> Any:
             try:
                 given = _authorization(context.invocation_metadata())
                 grant = self._authenticator.authenticate(given)
                 call = Call("grpc", method, context.peer(), grant=grant)
                 try:
-                    async with self._service.arrivals.room(self._max_bytes):
-                        content = await context.read()
+                    seconds = self._service.deadline_seconds
+                    async with asyncio.timeout(seconds):
+                        async with self._service.arrivals.room(self._max_bytes):
+                            content = await context.read()
+                except TimeoutError:
+                    self._service.refuse(call, late(seconds))
                 except ServingError as error:
                     self._service.refuse(call, error)
                 if content is grpc.aio.EOF:

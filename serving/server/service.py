@@ -178,7 +178,7 @@ class _Task:
         """
         left = self.end - time.monotonic()
         if left <= 0:
-            raise _late(self.limit)
+            raise late(self.limit)
         return left
 
 
@@ -198,6 +198,7 @@ class Service:
 
     Attributes:
       arrivals: Memory for requests that are still arriving.
+      deadline_seconds: Longest time from a request to its answer.
     """
 
     def __init__(
@@ -226,7 +227,7 @@ class Service:
         self._small_came, self._large_came = (threading.Condition(self._lock) for _ in range(2))
         self._closing = False
         self._quick_runs: WeakKeyDictionary[LoadedModel, dict[str, int]] = WeakKeyDictionary()
-        self._deadline_seconds = deadline_seconds
+        self.deadline_seconds = deadline_seconds
         self._access_log = access_log
         self._request_log = request_log
         metrics.waiting.set_function(lambda: self._queued)
@@ -262,7 +263,7 @@ class Service:
             or `read` raises it.
         """
         with _Recorded(self, call):
-            limit = min(self._deadline_seconds, seconds or self._deadline_seconds)
+            limit = min(self.deadline_seconds, seconds or self.deadline_seconds)
             if size <= _TINY_BODY and plain and not self._queued:
                 question = self._guarded(lambda: read(_SMALL_BYTES))
                 if self._is_quick(question):
@@ -273,7 +274,7 @@ class Service:
                 call, read, size, limit, time.monotonic() + limit, loop.create_future(), loop
             )
             self._enqueue(task)
-            timer = loop.call_later(limit, _settle, task.future, None, _late(limit))
+            timer = loop.call_later(limit, _settle, task.future, None, late(limit))
             try:
                 return await task.future
             finally:
@@ -406,7 +407,8 @@ class Service:
     def _answer(self, group: list[tuple[_Task, Question]]) -> None:
         """Computes questions that may be one batch."""
         while group:
-            first, batch, rows = group[0][1], [], 0
+            first, rows = group[0][1], 0
+            batch: list[tuple[_Task, Question]] = []
             while group and (not batch or rows + group[0][1].rows <= _BATCH_ROWS):
                 rows += group[0][1].rows
                 batch.append(group.pop(0))
@@ -435,11 +437,11 @@ class Service:
     def _write(self, call: Call, question: Question, outputs: Arrays | None, seconds: float) -> Any:
         served, inputs = question.served, question.inputs
         if outputs is None:
-            start = time.thread_time()
+            start = time.perf_counter()
             outputs = served.model.run(question.signature, inputs, question.outputs, seconds)
             if question.rows <= _TINY_ROWS:
                 runs = self._quick_runs.setdefault(served.model, {})
-                quick = time.thread_time() - start < _QUICK_SECONDS
+                quick = time.perf_counter() - start < _QUICK_SECONDS
                 count = runs.get(question.signature, 0)
                 # Twice in a row is slow; once may be another process's affair.
                 runs[question.signature] = min(count + 1, 3 * _QUICK_RUNS) if quick else count // 2
@@ -544,5 +546,6 @@ def _settle(future: asyncio.Future, answer: Any, error: Exception | None) -> Non
         future.set_result(answer)
 
 
-def _late(seconds: float) -> ServingError:
+def late(seconds: float) -> ServingError:
+    """The error of a request whose time is over."""
     return ServingError(grpc.StatusCode.DEADLINE_EXCEEDED, f"no answer within {seconds:g} seconds")

@@ -51,6 +51,7 @@ class Loaded:
     content: bytes
     signatures: Mapping[str, Signature] = field(default_factory=dict)
     signature_defs: Mapping[str, meta_graph_pb2.SignatureDef] = field(default_factory=dict)
+    batched: set[str] = field(default_factory=set)
 
     def run(
         self,
