@@ -43,7 +43,9 @@ import uvloop
 from tensorflow.core.protobuf import meta_graph_pb2
 from tensorflow_serving.apis import get_model_metadata_pb2, predict_pb2
 
+from benchmarks import bombs
 from benchmarks.bad_requests import GRPC, PREDICTION_SERVICE, REST, Kind, Sender, make_kinds
+from benchmarks.bombs import measure_bombs
 from benchmarks.common import report
 from components import spans
 from components.serving_validator.server import HOST, ServerProcess, run_server
@@ -57,11 +59,15 @@ _TFLITE, _SAVED_MODEL = "model.tflite", "SavedModel"
 _SIGNATURES = ("serving_default", "raw_features")
 
 _CLIENTS, _BATCH, _BATCHES, _SINGLE_ROWS = 8, 256, 16, 1000
-_ROUNDS, _ROUND_SECONDS, _WARM_UP_SECONDS = 3, 3.0, 1.0
-_IN_FLIGHT, _CHANNELS, _STEADY_SECONDS, _SWAPS = 1000, 8, 2.0, 3
+_WARM_UP_SECONDS = 1.0
+_IN_FLIGHT, _CHANNELS, _STEADY_SECONDS = 1000, 8, 2.0
 _REQUESTS, _STAGE, _SENDERS = 10_000, 1000, 4
 _OVERSIZED = ServerSettings.max_request_bytes + (1 << 20)
 _PATIENCE_SECONDS = 60.0
+_FROM_ELSEWHERE = (
+    "import runpy, sys; sys.path.insert(0, sys.argv.pop(1)); "
+    "runpy.run_module('serving', run_name='__main__', alter_sys=True)"
+)
 # Growth of the resident memory that is noise of the allocator.
 _FLAT = 0.1
 
@@ -71,6 +77,28 @@ _CHANNEL_OPTIONS = [("grpc.enable_retries", 0), ("grpc.use_local_subchannel_pool
 Ask = Callable[[bytes], bytes]
 
 
+@dataclass(frozen=True)
+class Scale:
+    """How much is measured.
+
+    Attributes:
+      rounds: Rounds of each load.
+      round_seconds: Length of one.
+      swaps: Versions published and rolled back again under load.
+      bombs: Bombs of a kind that are sent at a time.
+      nonsense: Whether bad requests are sent, and versions swapped with a thousand in flight.
+    """
+
+    rounds: int = 3
+    round_seconds: float = 3.0
+    swaps: int = 50
+    bombs: int = 8
+    nonsense: bool = True
+
+
+TINY = Scale(rounds=1, round_seconds=0.2, swaps=1, bombs=1, nonsense=False)
+
+
 @click.command()
 @click.argument(
     "serving_dir",
@@ -78,22 +106,36 @@ Ask = Callable[[bytes], bytes]
     default="output/serving_model",
 )
 @click.option("--no-access-log", is_flag=True, help="Have no line logged for each request.")
-def main(serving_dir: Path, no_access_log: bool) -> None:
+@click.option(
+    "--against",
+    metavar="FOLDER",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="Another checkout, whose server takes the same load in turns.",
+)
+@click.option("--tiny", is_flag=True, help="Measure little, to see that it works.")
+def main(serving_dir: Path, no_access_log: bool, against: Path | None, tiny: bool) -> None:
     """Serves the live version of SERVING_DIR, which stays as it is, and prints what that does."""
     # Without a terminal rich assumes 80 columns, in which this table is hard to read.
     os.environ["COLUMNS"] = str(shutil.get_terminal_size((120, 50)).columns)
     rows = _read_newest_month()
     data: dict[str, Any] = {}
+    scale = TINY if tiny else Scale()
     with tempfile.TemporaryDirectory() as folder:
         model = ModelCopy(serving_dir, load_config().model_name, Path(folder))
         # What the imports left would be looked through again and again while requests are timed.
         gc.collect()
         gc.freeze()
         for form in (_TFLITE, _SAVED_MODEL):
-            with serve(model, form, access_log=not no_access_log) as server:
-                data[form] = measure(server, model, rows)
+            with contextlib.ExitStack() as stack:
+                server = stack.enter_context(serve(model, form, access_log=not no_access_log))
+                other = None
+                if against is not None:
+                    other = stack.enter_context(
+                        serve(model, form, access_log=not no_access_log, checkout=against)
+                    )
+                data[form] = measure(server, model, rows, scale, other)
     names = {_TFLITE: f"{_TFLITE} ({model.compression})", _SAVED_MODEL: _SAVED_MODEL}
-    _report({names[form]: measured for form, measured in data.items()}, not no_access_log)
+    _report({names[form]: measured for form, measured in data.items()}, not no_access_log, scale)
 
 
 class ModelCopy:
@@ -202,13 +244,16 @@ class Server:
 
 
 @contextlib.contextmanager
-def serve(model: ModelCopy, form: str, *, access_log: bool) -> Iterator[Server]:
+def serve(
+    model: ModelCopy, form: str, *, access_log: bool, checkout: Path | None = None
+) -> Iterator[Server]:
     """Runs the embedded server on free ports as long as the context lasts.
 
     Args:
       model: What to serve.
       form: `model.tflite` or `SavedModel`.
       access_log: Whether each request is a line in the log, which goes to a file.
+      checkout: Where the server's code is, if not here; versions are not verified then.
 
     Yields:
       The server, once it serves the model.
@@ -216,17 +261,21 @@ def serve(model: ModelCopy, form: str, *, access_log: bool) -> Iterator[Server]:
     Raises:
       RuntimeError: If it ends, or does not serve the model in time.
     """
-    log = model.folder / "server.log"
+    log = model.folder / ("server.log" if checkout is None else "other.log")
+    start = ["-m", "serving"]
+    if checkout is not None:
+        start = ["-c", _FROM_ELSEWHERE, str(checkout.resolve()), "--no-verify"]
     command = [
-        *(sys.executable, "-m", "serving", "serve", model.serving_dir),
+        *(sys.executable, *start[:3], "serve", model.serving_dir, *start[3:]),
         *("--grpc-port", "0", "--rest-port", "0"),
         *(["--prefer-tflite"] if form == _TFLITE else []),
         *([] if access_log else ["--no-access-log"]),
     ]
+    others = set(psutil.Process().children())
     with run_server(command, str(log)) as running:
         ports = _wait_for_event(running, log, "listening")
         _wait_for_event(running, log, "serving")
-        (process,) = psutil.Process().children()
+        (process,) = set(psutil.Process().children()) - others
         try:
             yield Server(running, process, ports["grpc_port"], ports["rest_port"], model.name)
         finally:
@@ -268,41 +317,62 @@ class Requests:
     rest_batches: Sequence[bytes]
 
 
-def measure(server: Server, model: ModelCopy, rows: pa.Table) -> dict[str, Any]:
+def measure(
+    server: Server, model: ModelCopy, rows: pa.Table, scale: Scale, other: Server | None = None
+) -> dict[str, Any]:
     """Measures a server.
 
     Args:
       server: The server, newly started.
       model: What it serves.
       rows: Rows of raw features to ask it about.
+      scale: How much is measured.
+      other: Another server of the same model, which takes the same load in turns.
 
     Returns:
       The figures, as JSON.
     """
     requests = _make_requests(server, rows)
     with contextlib.ExitStack() as stack:
-        by_grpc = [stack.enter_context(server.grpc_client()) for _ in range(_CLIENTS)]
-        by_rest = [stack.enter_context(server.rest_client()) for _ in range(_CLIENTS)]
+        clients = {
+            asked: [
+                [stack.enter_context(client()) for _ in range(_CLIENTS)]
+                for client in (asked.grpc_client, asked.rest_client)
+            ]
+            for asked in (server, other)
+            if asked is not None
+        }
+        by_grpc, by_rest = clients[server]
         loads = {
-            "grpc_one_client": (by_grpc[:1], requests.grpc, 1),
-            "rest_one_client": (by_rest[:1], requests.rest, 1),
-            "grpc_clients": (by_grpc, requests.grpc, 1),
-            "grpc_batches": (by_grpc, requests.grpc_batches, _BATCH),
-            "rest_batches": (by_rest, requests.rest_batches, _BATCH),
+            "grpc_one_client": (0, 1, requests.grpc, 1),
+            "rest_one_client": (1, 1, requests.rest, 1),
+            "grpc_clients": (0, _CLIENTS, requests.grpc, 1),
+            "grpc_batches": (0, _CLIENTS, requests.grpc_batches, _BATCH),
+            "rest_batches": (1, _CLIENTS, requests.rest_batches, _BATCH),
         }
-        taken: dict[str, list[dict[str, float]]] = {name: [] for name in loads}
-        for load in loads.values():
-            _put_load(server, *load, _WARM_UP_SECONDS)
+        taken: dict[tuple[Server, str], list[dict[str, float]]] = {}
         # In turns, so that a noisy machine hurts all of them alike.
-        for _ in range(_ROUNDS):
-            for name, load in loads.items():
-                taken[name].append(_put_load(server, *load, _ROUND_SECONDS))
-        return {
-            "loads": {name: _medians(rounds) for name, rounds in taken.items()},
-            "swaps": _time_swaps(model, by_grpc[0], requests.grpc[0]),
-            "in_flight": uvloop.run(_swap_in_flight(server, model, requests.grpc[0])),
-            "bad_requests": _send_nonsense(server, requests, [*by_grpc, *by_rest]),
+        for number in range(scale.rounds + 1):
+            seconds = scale.round_seconds if number else min(_WARM_UP_SECONDS, scale.round_seconds)
+            for name, (protocol, count, content, size) in loads.items():
+                for asked, pairs in clients.items():
+                    found = _put_load(asked, pairs[protocol][:count], content, size, seconds)
+                    if number:
+                        taken.setdefault((asked, name), []).append(found)
+        results: dict[str, Any] = {
+            "loads": {name: _medians(taken[server, name]) for name in loads},
+            "swaps": _time_swaps(model, by_grpc[0], requests.grpc[0], scale.swaps),
+            "bombs": measure_bombs(
+                *(server.process.pid, server.grpc_port, server.rest_port, server.model_name),
+                *(by_grpc[0], requests.grpc[0], scale.bombs),
+            ),
         }
+        if other is not None:
+            results["other_loads"] = {name: _medians(taken[other, name]) for name in loads}
+        if scale.nonsense:
+            results["in_flight"] = uvloop.run(_swap_in_flight(server, model, requests.grpc[0]))
+            results["bad_requests"] = _send_nonsense(server, requests, [*by_grpc, *by_rest])
+        return results
 
 
 def _read_newest_month() -> pa.Table:
@@ -436,8 +506,10 @@ def _version(answer: bytes) -> int:
     return int(predict_pb2.PredictResponse.FromString(answer).model_spec.version.value)
 
 
-def _time_swaps(model: ModelCopy, ask: Ask, request: bytes) -> dict[str, float]:
-    """Publishes a version and rolls it back, with one client that asks all the time.
+def _time_swaps(model: ModelCopy, ask: Ask, request: bytes, swaps: int) -> dict[str, float]:
+    """Publishes versions and rolls them back, with one client that asks all the time.
+
+    No answer may fail: it would end the measurement.
 
     Returns:
       Median seconds until the first answer of the other version, and the slowest answer in ms.
@@ -445,7 +517,7 @@ def _time_swaps(model: ModelCopy, ask: Ask, request: bytes) -> dict[str, float]:
     published: list[float] = []
     rolled_back: list[float] = []
     slowest = []
-    for _ in range(_SWAPS):
+    for _ in range(swaps):
         version = model.publish()
         for seconds, wanted in ((published, version), (rolled_back, model.version)):
             start = now = time.perf_counter()
@@ -463,6 +535,8 @@ def _time_swaps(model: ModelCopy, ask: Ask, request: bytes) -> dict[str, float]:
         "publish_seconds": float(np.median(published)),
         "rollback_seconds": float(np.median(rolled_back)),
         "slowest_ms": max(slowest) * 1e3,
+        "swaps": 2 * swaps,
+        "answers": len(slowest),
     }
 
 
@@ -605,7 +679,7 @@ class _Figure:
     met: bool = True
 
 
-def _report(data: Mapping[str, Any], access_log: bool) -> None:
+def _report(data: Mapping[str, Any], access_log: bool, scale: Scale) -> None:
     figures = {form: _figures(measured) for form, measured in data.items()}
     labels = dict.fromkeys(label for lines in figures.values() for label in lines)
     table = []
@@ -617,16 +691,21 @@ def _report(data: Mapping[str, Any], access_log: bool) -> None:
         f"* misses the target. {os.cpu_count()} cores, shared by server and clients; default "
         f"settings{'' if access_log else ', no access log'}; real rows of the newest month. "
         "In brackets: CPU time for a request, server + client, µs. Medians of "
-        f"{_ROUNDS} rounds of {_ROUND_SECONDS:g} s; of {_SWAPS} swaps. A swap is timed until the "
+        f"{scale.rounds} rounds of {scale.round_seconds:g} s. A swap is timed until the "
         "first answer of the other version; the server looks every second."
     )
     report("serving", ["", "target", *data], table, data, notes)
 
 
 def _figures(measured: Mapping[str, Any]) -> dict[str, _Figure]:
-    loads, swaps, in_flight = (measured[key] for key in ("loads", "swaps", "in_flight"))
-    bad = measured["bad_requests"]
+    loads, swaps = measured["loads"], measured["swaps"]
     figures: dict[str, _Figure] = {}
+    other = measured.get("other_loads", {})
+    for name, load in other.items():
+        before, now = load["server_us"], loads[name]["server_us"]
+        figures[f"{name}: the other checkout's CPU, µs, and the share of it now"] = _Figure(
+            f"{before:,.0f}, {load['rows_per_second']:,.0f} rows/s; {now / before:.2f}"
+        )
     for protocol in (GRPC, REST):
         load = loads[f"{protocol.lower()}_one_client"]
         for name, limit in (("p50", 1), ("p99", 5)):
@@ -648,6 +727,14 @@ def _figures(measured: Mapping[str, Any]) -> dict[str, _Figure]:
     figures["publish, one client, s"] = _Figure(f"{swaps['publish_seconds']:.2f}")
     figures["rollback, one client, s"] = _Figure(f"{swaps['rollback_seconds']:.2f}")
     figures["slowest answer meanwhile, ms"] = _Figure(f"{swaps['slowest_ms']:.1f}")
+    figures[f"{swaps['swaps']} of these: failed answers"] = _Figure("0", "0")
+    for what, target, value, met in bombs.figures(
+        measured["bombs"], ServerSettings.max_inflight_bytes
+    ):
+        figures[what] = _Figure(value, target, met)
+    if "in_flight" not in measured:
+        return figures
+    in_flight = measured["in_flight"]
     label = f"{_IN_FLIGHT:,} in flight"
     figures[f"{label}: publish, s"] = _Figure(f"{in_flight['publish_seconds']:.2f}")
     figures[f"{label}: rollback, s"] = _Figure(f"{in_flight['rollback_seconds']:.2f}")
@@ -657,7 +744,7 @@ def _figures(measured: Mapping[str, Any]) -> dict[str, _Figure]:
     failed = sum(in_flight["failed"].values())
     figures[f"{label}: failed"] = _Figure(f"{failed:,}", "0", not failed)
     figures[f"{label}: p99, ms"] = _Figure(f"{in_flight['p99_ms']:.0f}")
-    figures |= _bad_request_figures(bad)
+    figures |= _bad_request_figures(measured["bad_requests"])
     return figures
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any, TypeVar
 
 import click
@@ -24,6 +24,7 @@ from serving.encryption import (
 )
 from serving.keys import KeyFileError, SignatureError, TrustStore, default_trust, short_id
 from serving.private_copy import PrivateCopy, private_copy
+from serving.protected import read_token
 from serving.server.settings import GRPC_PORT, REST_PORT, ServerSettings
 from serving.signing import claimed_key
 from serving.signing import sign as sign_version
@@ -33,6 +34,7 @@ _SERVING_DIR = "output/serving_model"
 _LIVE, _OLDER, _ROLLED_BACK = "live", "older", "rolled back"
 _PORT = click.IntRange(0, 65535)
 _FILE = click.Path(exists=True, dir_okay=False)
+_ORIGIN = re.compile(r"\*|https?://[^/\s]+")
 
 _Command = TypeVar("_Command", bound=Callable[..., None])
 
@@ -466,7 +468,28 @@ def sign(
     type=click.FloatRange(min=0.001, max=2047),
     default=16,
     show_default=True,
-    help="Largest request.",
+    help="Largest request, also when it is decompressed and unfolded.",
+)
+@click.option(
+    "--max-rows",
+    type=click.IntRange(min=1),
+    default=ServerSettings.max_rows,
+    show_default=True,
+    help="Most rows of a request.",
+)
+@click.option(
+    "--max-inflight-mb",
+    type=click.FloatRange(min=1),
+    default=ServerSettings.max_inflight_bytes >> 20,
+    show_default=True,
+    help="Memory for all requests together, at least four times that of the largest.",
+)
+@click.option(
+    "--max-connections",
+    type=click.IntRange(min=1),
+    default=ServerSettings.max_connections,
+    show_default=True,
+    help="Most connections at a time to each port.",
 )
 @click.option(
     "--deadline-seconds",
@@ -476,8 +499,32 @@ def sign(
     help="Longest time from a request to its answer.",
 )
 @click.option("--token-file", type=_FILE, help="Bearer token that requests have to bring.")
+@click.option(
+    "--tokens",
+    "tokens_file",
+    type=_FILE,
+    help="TOML file of several tokens, as SHA-256, each with the models and methods it is for.",
+)
 @click.option("--tls-certificate", type=_FILE, help="Certificate chain, PEM.")
 @click.option("--tls-key", type=_FILE, help="Its private key, PEM.")
+@click.option(
+    "--tls-client-ca",
+    type=_FILE,
+    help="Certificates, PEM, of who signs those of clients; clients then need one.",
+)
+@click.option(
+    "--insecure",
+    is_flag=True,
+    help="Listen beyond this machine although nobody is asked for a token or there is no TLS.",
+)
+@click.option(
+    "--cors-origin",
+    "cors_origins",
+    multiple=True,
+    metavar="ORIGIN",
+    help="Let web pages of this origin ask, such as https://example.org; * for any. May be given "
+    "again.",
+)
 @click.option("--request-log", metavar="DIR", default="", help="Log requests and answers there.")
 @click.option(
     "--request-log-sampling",
@@ -502,16 +549,21 @@ def serve(
     public_keys: tuple[str, ...],
     no_verify: bool,
     max_request_mb: float,
+    max_inflight_mb: float,
     token_file: str | None,
+    tokens_file: str | None,
     tls_certificate: str | None,
     tls_key: str | None,
+    tls_client_ca: str | None,
+    insecure: bool,
     no_access_log: bool,
     **settings: Any,
 ) -> None:
     """Serves models over TensorFlow Serving's gRPC and REST interfaces.
 
     New versions take over when they are loaded; versions that were changed after they were signed
-    are refused. SIGTERM and Ctrl-C stop it when the requests at hand are answered.
+    are refused. SIGTERM and Ctrl-C stop it when the requests at hand are answered; SIGHUP has it
+    read tokens, certificates and public keys again.
 
     \b
     Examples:
@@ -526,6 +578,13 @@ def serve(
         raise click.UsageError("--public-key and --no-verify exclude each other.")
     if bool(tls_certificate) != bool(tls_key):
         raise click.UsageError("--tls-certificate and --tls-key belong together.")
+    for origin in settings["cors_origins"]:
+        if not _ORIGIN.fullmatch(origin):
+            raise click.UsageError(
+                f"{origin!r} is no origin: https://example.org or *, without a path, is expected."
+            )
+    if tls_client_ca and not tls_certificate:
+        raise click.UsageError("--tls-client-ca needs --tls-certificate and --tls-key.")
     trust = None
     if not no_verify:
         try:
@@ -535,26 +594,37 @@ def serve(
                 f"There is no public key to verify versions with: {error}. Name it with "
                 "--public-key, or serve unverified versions with --no-verify."
             ) from error
-    token = _read_token(token_file)
+    if max_inflight_mb < 4 * max_request_mb:
+        raise click.UsageError(
+            f"--max-inflight-mb {max_inflight_mb:g} is less than four times --max-request-mb "
+            f"{max_request_mb:g}."
+        )
+    server_settings = ServerSettings(
+        serving_dir=serving_dir,
+        models=models,
+        trust=trust,
+        max_request_bytes=int(max_request_mb * 2**20),
+        max_inflight_bytes=int(max_inflight_mb * 2**20),
+        token_file=token_file or "",
+        tokens_file=tokens_file or "",
+        tls_certificate=tls_certificate or "",
+        tls_key=tls_key or "",
+        tls_client_ca=tls_client_ca or "",
+        access_log=not no_access_log,
+        **settings,
+    )
+    if server_settings.weakness and not insecure:
+        raise click.UsageError(
+            f"{server_settings.weakness[:1].upper()}{server_settings.weakness[1:]}: give --tokens "
+            "or --token-file, and --tls-certificate with --tls-key; or say --insecure."
+        )
     # Before TensorFlow is imported, which would tell on the standard error what it found.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     from serving.server.app import serve as run_server
     from serving.server.request_log import RequestLogError
 
     with _refusals(RequestLogError):
-        run_server(
-            ServerSettings(
-                serving_dir=serving_dir,
-                models=models,
-                trust=trust,
-                max_request_bytes=int(max_request_mb * 2**20),
-                token=token,
-                tls_certificate=tls_certificate or "",
-                tls_key=tls_key or "",
-                access_log=not no_access_log,
-                **settings,
-            )
-        )
+        run_server(server_settings)
 
 
 @main.command()
@@ -588,26 +658,9 @@ def predict(
         raise click.UsageError("--version and --label exclude each other.")
     from serving.client import ClientError, print_predictions
 
-    token = _read_token(token_file)
     with _refusals(ClientError):
+        token = read_token(token_file).decode() if token_file else ""
         print_predictions(file, version=version, label=label, token=token, **options)
-
-
-def _read_token(token_file: str | None) -> str:
-    """The token in a file; "" where there is no file.
-
-    Raises:
-      click.UsageError: If it cannot be read as text, or is empty.
-    """
-    if not token_file:
-        return ""
-    try:
-        token = Path(token_file).read_text(encoding="ascii").strip()
-    except (OSError, UnicodeDecodeError) as error:
-        raise click.UsageError(f"There is no token in {token_file}: {error}.") from error
-    if not token:
-        raise click.UsageError(f"There is no token in {token_file}: it is empty.")
-    return token
 
 
 @contextlib.contextmanager

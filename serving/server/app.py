@@ -8,17 +8,18 @@ import gc
 import logging
 import signal
 import socket
-import ssl
 import sys
-from collections.abc import Iterator
-from pathlib import Path
+import threading
+from collections.abc import Callable, Iterator, Mapping
 
 import grpc
 import uvicorn
 import uvloop
 
 from serving.encryption import check_is_memory, load_keys
-from serving.server.connections import BoundedProtocol
+from serving.keys import SignatureError
+from serving.server.authentication import Authenticator
+from serving.server.connections import BoundedProtocol, allow_connections
 from serving.server.health import HealthService
 from serving.server.loading import load_version
 from serving.server.logs import log_event, start_logging
@@ -29,6 +30,7 @@ from serving.server.rest import RestInterface
 from serving.server.rpc import make_server
 from serving.server.service import Service
 from serving.server.settings import ServerSettings
+from serving.server.tls import Tls
 
 # A thread that computes in Python gives way to the one that answers sockets after this many
 # seconds; Python's 5 ms would be most of a request's time.
@@ -39,11 +41,15 @@ _KEEP_ALIVE_SECONDS = 75
 def serve(settings: ServerSettings) -> None:
     """Serves until SIGTERM or SIGINT, and then until the requests that came before are answered.
 
+    The ports are opened when each model that is there is served or refused, as TensorFlow Serving
+    does. SIGHUP has tokens, certificates and public keys read again.
+
     Args:
       settings: How.
 
     Raises:
       OSError: If a port or a file cannot be had.
+      ValueError: If a file of tokens is not one.
       RequestLogError: If another server writes to the request log's folder.
       EncryptionError: If the keys cannot be read, or the folder to decrypt into is on a disk.
     """
@@ -67,14 +73,25 @@ async def _serve(settings: ServerSettings, decrypt_to: str | None) -> None:
     health = HealthService()
 
     def on_change(name: str, available: bool) -> None:
-        loop.call_soon_threadsafe(health.set, name, available)
+        with contextlib.suppress(RuntimeError):  # The loop is over, and a thread still looks.
+            loop.call_soon_threadsafe(health.set, name, available)
 
+    authenticator = Authenticator(settings.token_file, settings.tokens_file, metrics)
+    tls = None
+    if settings.tls_certificate:
+        tls = Tls(settings.tls_certificate, settings.tls_key, settings.tls_client_ca)
     manager = ModelManager(
         settings.serving_dir,
         settings.models,
-        lambda directory, version: load_version(settings, directory, version, decrypt_to),
+        lambda directory, version, given_up: load_version(
+            settings, directory, version, given_up, decrypt_to
+        ),
         metrics,
         on_change,
+    )
+    loop.add_signal_handler(
+        signal.SIGHUP,
+        lambda: loop.run_in_executor(None, _reload, settings, authenticator, tls, manager),
     )
     request_log = None
     if settings.request_log:
@@ -89,17 +106,30 @@ async def _serve(settings: ServerSettings, decrypt_to: str | None) -> None:
         metrics,
         workers=settings.workers,
         max_queue=settings.max_queue,
+        max_inflight_bytes=settings.max_inflight_bytes,
         deadline_seconds=settings.deadline_seconds,
         access_log=settings.access_log,
         request_log=request_log,
     )
-    rpc = make_server(service, health, max_bytes=settings.max_request_bytes, token=settings.token)
-    grpc_port = _listen(rpc, settings)
+    max_connections = allow_connections(settings.max_connections)
+    if max_connections < settings.max_connections:
+        log_event("fewer connections", logging.WARNING, allowed_by_open_files=max_connections)
+    BoundedProtocol.max_connections = max_connections
+    rpc = make_server(
+        service,
+        health,
+        max_bytes=settings.max_request_bytes,
+        max_rows=settings.max_rows,
+        max_connections=max_connections,
+        authenticator=authenticator,
+    )
     rest = RestInterface(
         service,
         max_bytes=settings.max_request_bytes,
+        max_rows=settings.max_rows,
         deadline_seconds=settings.deadline_seconds,
-        token=settings.token,
+        authenticator=authenticator,
+        cors_origins=settings.cors_origins,
     )
     rest_socket = _bind(settings.host, settings.rest_port)
     web = _WebServer(
@@ -113,32 +143,69 @@ async def _serve(settings: ServerSettings, decrypt_to: str | None) -> None:
             ws="none",
             timeout_keep_alive=_KEEP_ALIVE_SECONDS,
             timeout_graceful_shutdown=int(settings.deadline_seconds) + 1,
-            ssl_certfile=settings.tls_certificate or None,
-            ssl_keyfile=settings.tls_key or None,
+            ssl_context_factory=tls.make_context if tls else None,
         )
     )
-    await rpc.start()
-    web_task = asyncio.create_task(web.serve([rest_socket]))
-    log_event(
-        "listening",
-        host=settings.host,
-        grpc_port=grpc_port,
-        rest_port=rest_socket.getsockname()[1],
-        tls=bool(settings.tls_certificate),
-    )
+    _bind(settings.host, settings.grpc_port).close()  # It says what is wrong, and gRPC does not.
+    if settings.weakness:
+        log_event("insecure", logging.WARNING, reason=settings.weakness)
     manager.start(settings.poll_seconds)
-    await asyncio.wait(
-        [web_task, asyncio.create_task(stopping.wait())], return_when=asyncio.FIRST_COMPLETED
-    )
-    log_event("stopping")
-    manager.stop()
-    health.stop()
-    web.should_exit = True
-    await asyncio.gather(web_task, rpc.stop(settings.deadline_seconds))
+    stopped = asyncio.create_task(stopping.wait())
+    await _first(stopped, asyncio.wrap_future(manager.decided))
+    if stopping.is_set():
+        manager.stop()
+    else:
+        grpc_port = _listen(rpc, settings, tls)
+        await rpc.start()
+        rest_socket.listen()  # So that it is true that it listens when the log says so.
+        web_task = asyncio.create_task(web.serve([rest_socket]))
+        log_event(
+            "listening",
+            host=settings.host,
+            grpc_port=grpc_port,
+            rest_port=rest_socket.getsockname()[1],
+            tls=tls is not None,
+        )
+        await _first(stopped, web_task)
+        log_event("stopping")
+        manager.stop()
+        health.stop()
+        web.should_exit = True
+        await asyncio.gather(web_task, rpc.stop(settings.deadline_seconds))
     service.close()
     if request_log is not None:
         await asyncio.to_thread(request_log.close)
     log_event("stopped")
+
+
+async def _first(*some: asyncio.Future) -> None:
+    await asyncio.wait(some, return_when=asyncio.FIRST_COMPLETED)
+
+
+_reloading = threading.Lock()
+
+
+def _reload(
+    settings: ServerSettings, authenticator: Authenticator, tls: Tls | None, manager: ModelManager
+) -> None:
+    """Reads again who may ask and who may sign; of what cannot be read the old stays."""
+    parts: Mapping[str, Callable[[], None] | None] = {
+        "tokens": authenticator.reload,
+        "tls": tls.reload if tls else None,
+        "public keys": settings.trust.reload if settings.trust else None,
+    }
+    with _reloading:
+        for part, reload in parts.items():
+            if reload is None:
+                continue
+            try:
+                reload()
+            except (OSError, ValueError, SignatureError) as error:
+                reason = f"{error}; what was read before still holds"
+                log_event("not reloaded", logging.ERROR, part=part, reason=reason)
+            else:
+                log_event("reloaded", part=part)
+        manager.retry()  # A key may be trusted now.
 
 
 class _WebServer(uvicorn.Server):
@@ -160,29 +227,14 @@ def _bind(host: str, port: int) -> socket.socket:
     return listener
 
 
-def _listen(server: grpc.aio.Server, settings: ServerSettings) -> int:
+def _listen(server: grpc.aio.Server, settings: ServerSettings, tls: Tls | None) -> int:
     """Gives the gRPC server its port, and returns its number."""
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
     address = f"{host}:{settings.grpc_port}"
     logging.getLogger("grpc").setLevel(logging.CRITICAL)
-    _bind(settings.host, settings.grpc_port).close()  # It says what is wrong, and gRPC does not.
     try:
-        if settings.tls_certificate:
-            pair = _read_certificate(settings)
-            return server.add_secure_port(address, grpc.ssl_server_credentials([pair]))
+        if tls:
+            return server.add_secure_port(address, tls.make_credentials())
         return server.add_insecure_port(address)
     except RuntimeError as error:
         raise OSError(f"{address} cannot be listened on: is it in use?") from error
-
-
-def _read_certificate(settings: ServerSettings) -> tuple[bytes, bytes]:
-    """The private key and the certificate of the server, which belong together."""
-    key, certificate = Path(settings.tls_key), Path(settings.tls_certificate)
-    try:
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.load_cert_chain(certificate, key, password="")
-    except OSError as error:
-        raise OSError(
-            f"{certificate} and {key} are no certificate with its key: {error}"
-        ) from error
-    return key.read_bytes(), certificate.read_bytes()

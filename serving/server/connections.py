@@ -1,28 +1,66 @@
-"""HTTP connections whose clients may neither send a head without end nor take for ever over it."""
+"""Bounds of connections: how many there are, and what the clients of HTTP may send in a head."""
 
 from __future__ import annotations
 
 import asyncio
+import resource
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+# File descriptors for all but connections: models, files that are looked at, logs, pipes.
+_OTHER_FILES = 128
+
 _LONGEST_HEAD = 64 << 10
+_TOO_MANY = (
+    b"HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\n"
+    b"Connection: close\r\nContent-Length: 37\r\n\r\n"
+    b'{"error": "too many connections now"}'
+)
+
+
+def allow_connections(wanted: int) -> int:
+    """Raises the process's limit of files to what two ports need.
+
+    Args:
+      wanted: Connections to allow on each of them.
+
+    Returns:
+      As many as the system allows, at most `wanted`.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    needed = 2 * wanted + _OTHER_FILES
+    if hard != resource.RLIM_INFINITY:
+        needed = min(needed, hard)
+    if soft != resource.RLIM_INFINITY and soft < needed:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
+        soft = needed
+    if soft == resource.RLIM_INFINITY:
+        return wanted
+    return max(1, min(wanted, (soft - _OTHER_FILES) // 2))
 
 
 class BoundedProtocol(HttpToolsProtocol):
     """Bounds the head of a request, its first line and headers; the body is the application's.
 
     A head has as much time as uvicorn gives an idle connection (`timeout_keep_alive`).
+
+    Attributes:
+      max_connections: Most connections at a time, those of this class together.
     """
 
     _head_timer: asyncio.TimerHandle | None = None
     _in_head = True
     _heads = 0
     _head_bytes = 0
+    max_connections = 1000
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """See `asyncio.Protocol`."""
         super().connection_made(transport)
+        if len(self.connections) > self.max_connections:
+            transport.write(_TOO_MANY)
+            transport.close()
+            return
         self._start_timer()
 
     def connection_lost(self, exc: Exception | None) -> None:

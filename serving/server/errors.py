@@ -29,24 +29,42 @@ _LONGEST_MESSAGE = 2000
 class ServingError(Exception):
     """A request that cannot be answered.
 
+    Args:
+      code: Status of gRPC.
+      message: What is wrong, where, and what is allowed.
+      quotes: Whether the message may quote what was asked about. Then the client gets it, but no
+        log does.
+      http_status: Status of HTTP, if it is not the counterpart of `code`.
+
     Attributes:
       code: Status of gRPC.
-      message: What is wrong, where, and what is allowed; as much of it as gRPC can send.
+      message: The message, as much of it as gRPC can send.
+      quotes: Whether it may quote what was asked about.
+      http_status: Status of HTTP.
     """
 
-    def __init__(self, code: grpc.StatusCode, message: str):
-        encoded = message.encode(errors="backslashreplace")
+    def __init__(
+        self,
+        code: grpc.StatusCode,
+        message: str,
+        *,
+        quotes: bool = False,
+        http_status: int | None = None,
+    ):
+        encoded = message[:_LONGEST_MESSAGE].encode(errors="backslashreplace")
         message = encoded[:_LONGEST_MESSAGE].decode(errors="ignore")
         super().__init__(message)
         self.code = code
         self.message = message
-
-    @property
-    def http_status(self) -> int:
-        """Status of HTTP."""
-        return _HTTP_STATUS.get(self.code, 500)
+        self.quotes = quotes
+        self.http_status = http_status or _HTTP_STATUS.get(code, 500)
 
 
-def invalid(message: str) -> ServingError:
+def invalid(message: str, *, quotes: bool = True) -> ServingError:
     """The error of a request that could not be right whatever the server's state."""
-    return ServingError(grpc.StatusCode.INVALID_ARGUMENT, message)
+    return ServingError(grpc.StatusCode.INVALID_ARGUMENT, message, quotes=quotes)
+
+
+def exhausted(message: str, *, http_status: int = 503) -> ServingError:
+    """The error of a request for which the server has no room, now or ever."""
+    return ServingError(grpc.StatusCode.RESOURCE_EXHAUSTED, message, http_status=http_status)

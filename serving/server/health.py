@@ -11,11 +11,16 @@ import asyncio
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+# Names that clients of TensorFlow Serving ask for, with and without the package; each stands for
+# all models, as "" does.
+_SERVICES = {"PredictionService", "ModelService"}
+_SERVICES |= {f"tensorflow.serving.{name}" for name in _SERVICES}
+
 _Response = health_pb2.HealthCheckResponse
 
 
 class HealthService(health_pb2_grpc.HealthServicer):
-    """`grpc.health.v1.Health`; the name "" stands for all models. Belongs to one event loop."""
+    """`grpc.health.v1.Health`, by model and for all of them. Belongs to one event loop."""
 
     def __init__(self) -> None:
         self._models: dict[str, bool] = {}
@@ -57,9 +62,12 @@ class HealthService(health_pb2_grpc.HealthServicer):
             await changed.wait()
 
     def _status(self, name: str) -> int:
-        if name and name not in self._models:
+        if name in self._models:
+            available = self._models[name]
+        elif name == "" or name in _SERVICES:
+            available = bool(self._models) and all(self._models.values())
+        else:
             return int(_Response.SERVICE_UNKNOWN)
-        available = self._models[name] if name else self._models and all(self._models.values())
         return int(_Response.SERVING if available and not self._stopping else _Response.NOT_SERVING)
 
     def _notify(self) -> None:

@@ -21,7 +21,7 @@ from tensorflow_serving.apis import (
 from serving.server.errors import ServingError, invalid
 from serving.server.models import Arrays, LoadedModel
 from serving.server.signatures import DEFAULT_SIGNATURE, PROTO_DTYPES, Signature
-from serving.server.tensors import check_inputs, to_array, to_proto
+from serving.server.tensors import check_context, check_inputs, check_rows, to_array, to_proto
 
 # Names that a signature for Classify or Regress gives to its tensors.
 EXAMPLES, CLASSES, SCORES, OUTPUTS = "inputs", "classes", "scores", "outputs"
@@ -43,9 +43,27 @@ def find_signature(model: LoadedModel, name: str) -> Signature:
     return signature
 
 
-def read_inputs(request: predict_pb2.PredictRequest, max_bytes: int) -> Arrays:
-    """The inputs of a request as arrays; see `to_array`."""
-    return {name: to_array(name, proto, max_bytes) for name, proto in request.inputs.items()}
+def read_inputs(
+    request: predict_pb2.PredictRequest, max_bytes: int, max_rows: int | None = None
+) -> Arrays:
+    """The inputs of a request as arrays; see `to_array`.
+
+    Args:
+      request: The request.
+      max_bytes: Largest size of all arrays together.
+      max_rows: Largest first size of each, if there is any.
+
+    Raises:
+      ServingError: If they do not make arrays, or are more than is allowed.
+    """
+    inputs = {}
+    protos = request.inputs
+    for name in protos:
+        inputs[name] = array = to_array(name, protos[name], max_bytes, max_rows)
+        max_bytes -= array.nbytes
+        if array.dtype == object and len(protos[name].string_val) < array.size:
+            max_bytes -= array.size * len(array.flat[-1])  # To the model each is a string.
+    return inputs
 
 
 def predict(
@@ -71,17 +89,30 @@ def predict(
       ServingError: If the request does not fit the signature, or the model fails.
     """
     signature = find_signature(model, signature_name)
+    inputs = {**signature.defaults, **inputs}
     check_inputs(signature, inputs)
+    wanted = choose_outputs(signature, output_filter)
+    return model.run(signature_name or DEFAULT_SIGNATURE, inputs, wanted, seconds)
+
+
+def choose_outputs(signature: Signature, output_filter: Sequence[str]) -> list[str]:
+    """The outputs that a request wants: those it names, or all.
+
+    Raises:
+      ServingError: If it names one that there is not, or one twice.
+    """
+    wanted: list[str] = []
     for name in output_filter:
         if name not in signature.outputs:
             raise invalid(
                 f"output tensor alias not found in signature: {name} "
-                f"Outputs expected to be in the set {{{','.join(signature.outputs)}}}."
+                f"Outputs expected to be in the set {{{','.join(signature.outputs)}}}.",
+                quotes=False,
             )
-        if list(output_filter).count(name) > 1:
-            raise invalid(f"duplicate output tensor alias: {name}")
-    wanted = list(output_filter) or list(signature.outputs)
-    return model.run(signature_name or DEFAULT_SIGNATURE, inputs, wanted, seconds)
+        if name in wanted:
+            raise invalid(f"duplicate output tensor alias: {name}", quotes=False)
+        wanted.append(name)
+    return wanted or list(signature.outputs)
 
 
 def to_response(outputs: Arrays) -> predict_pb2.PredictResponse:
@@ -110,19 +141,20 @@ def fill_model_spec(
     spec.signature_name = signature_name or DEFAULT_SIGNATURE
 
 
-def serialized_examples(examples: input_pb2.Input) -> np.ndarray:
+def serialized_examples(examples: input_pb2.Input, max_bytes: int, max_rows: int) -> np.ndarray:
     """The serialized tf.Examples of a request to classify or regress, bytes [batch].
 
     Raises:
-      ServingError: If there are none.
+      ServingError: If there are none, more than `max_rows`, or they are more than `max_bytes` with
+        the context in each.
     """
+    with_context = examples.example_list_with_context.examples
+    check_rows("examples", max(len(with_context), len(examples.example_list.examples)), max_rows)
     if examples.HasField("example_list_with_context"):
         # Concatenated messages are one message with the fields of both.
         context = examples.example_list_with_context.context.SerializeToString()
-        given = [
-            context + example.SerializeToString()
-            for example in examples.example_list_with_context.examples
-        ]
+        check_context(context, len(with_context), max_bytes)
+        given = [context + example.SerializeToString() for example in with_context]
     else:
         given = [example.SerializeToString() for example in examples.example_list.examples]
     if not given:

@@ -3,18 +3,19 @@
 It follows TensorFlow Serving's `json_tensor.cc` and `http_rest_api_util.cc`, which say more than
 the document on its REST interface. It is stricter where a wrong value would go in or out unnoticed:
 a key that occurs twice in an object, an integer that the dtype cannot hold and a string that is not
-UTF-8 are refused. In answers, numbers have as many digits as they need, and each array and each
-base64 object is on one line.
+UTF-8 are refused. So is anything behind the object. In answers, numbers have as many digits as they
+need, and each array and each base64 object is on one line.
 """
 
 from __future__ import annotations
 
 import base64
 import binascii
+import codecs
 import inspect
 import json
 import math
-from collections import Counter
+import random
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import chain, islice
@@ -22,6 +23,7 @@ from typing import Any
 
 import grpc
 import numpy as np
+import orjson
 from google.protobuf import json_format
 from tensorflow.core.example import example_pb2, feature_pb2
 from tensorflow_serving.apis import (
@@ -32,7 +34,8 @@ from tensorflow_serving.apis import (
 )
 
 from serving.server.errors import ServingError, invalid
-from serving.server.signatures import NUMPY_DTYPES, PROTO_DTYPES, TensorInfo
+from serving.server.signatures import NUMPY_DTYPES, PROTO_DTYPES, Signature, TensorInfo
+from serving.server.tensors import check_context, check_rows
 
 _INSTANCES = "instances"
 _INPUTS = "inputs"
@@ -51,6 +54,12 @@ _ALLOWED_TYPES = {
     "b": frozenset((bool,)),
     "O": frozenset((str, dict)),
 }
+# Dtypes that TensorFlow Serving reads and writes as JSON.
+JSON_DTYPES = frozenset(
+    number
+    for number, dtype in NUMPY_DTYPES.items()
+    if dtype.kind in _ALLOWED_TYPES and dtype != np.float16
+)
 _INTEGER_LIMITS = {
     dtype: (int(np.iinfo(dtype).min), int(np.iinfo(dtype).max))
     for dtype in NUMPY_DTYPES.values()
@@ -58,14 +67,21 @@ _INTEGER_LIMITS = {
 }
 _INT64_LIMITS = _INTEGER_LIMITS[np.dtype(np.int64)]
 
-_WHITE_SPACE = " \t\n\r"
 # TensorFlow Serving's decoder takes a dot for padding too, skips white space, and needs no padding.
 _BASE64_LENIENCY = str.maketrans(".", "=", " \t\n\v\f\r")
 
-# By these very objects `Infinity` is told from a number that overflows, which is an error.
-_INFINITY = math.inf
-_MINUS_INFINITY = -math.inf
-_CONSTANTS = {"NaN": math.nan, "Infinity": _INFINITY, "-Infinity": _MINUS_INFINITY}
+# Numbers that stand for what JSON has not while it is parsed; by chance, so that nobody sends them.
+_INFINITY = random.SystemRandom().uniform(1e300, 1e301)
+_NAN = random.SystemRandom().uniform(1e302, 1e303)
+_CONSTANTS = {
+    b"-Infinity": -_INFINITY,
+    b"-Inf": -_INFINITY,
+    b"Infinity": _INFINITY,
+    b"Inf": _INFINITY,
+    b"NaN": _NAN,
+}
+_MEANT = {_INFINITY: math.inf, -_INFINITY: -math.inf, _NAN: math.nan}
+_BACKSLASH, _QUOTE = b"\0\0", b"\0\1"
 
 _NON_FINITE = {"nan": "NaN", "inf": "Infinity", "-inf": "-Infinity"}
 
@@ -97,7 +113,7 @@ class PredictRequest:
 
 
 def parse_predict(
-    body: bytes, inputs_of: Callable[[str], Mapping[str, TensorInfo]]
+    body: bytes, signature_of: Callable[[str], Signature], max_rows: int
 ) -> PredictRequest:
     """Reads the body of a `:predict` request.
 
@@ -106,20 +122,22 @@ def parse_predict(
 
     Args:
       body: JSON object with "instances" or "inputs", and "signature_name" if it is not the default.
-      inputs_of: The inputs of a signature by its name (empty: default); may raise ServingError.
+      signature_of: The signature of a name (empty: default); may raise ServingError.
+      max_rows: Most rows that a request may have.
 
     Raises:
       ServingError: INVALID_ARGUMENT, naming the field and the element, where the body is not such
         an object or does not have the signature's inputs; UNIMPLEMENTED where an input has a
-        dtype that JSON cannot say.
+        dtype that JSON cannot say; RESOURCE_EXHAUSTED where there are too many rows.
     """
     document = _parse(body)
     signature_name = _signature_name(document)
-    inputs = inputs_of(signature_name)
+    signature = signature_of(signature_name)
+    inputs = signature.inputs
     if not inputs:
         raise invalid(f"Failed to get input map for signature: {signature_name or 'DEFAULT'}")
     for name, info in inputs.items():
-        if info.dtype not in NUMPY_DTYPES:
+        if info.dtype not in JSON_DTYPES:
             raise ServingError(
                 grpc.StatusCode.UNIMPLEMENTED,
                 f"Conversion of JSON Value to type: {info.dtype_name} of input: {name}",
@@ -132,16 +150,21 @@ def parse_predict(
         )
     if not row_format and _INPUTS not in document:
         raise invalid("Missing 'inputs' or 'instances' key")
+    value = document[_INSTANCES if row_format else _INPUTS]
+    # What a request leaves out and has a default is none of its inputs.
+    first = value[0] if row_format and isinstance(value, list) and value else value
+    left_out = signature.defaults.keys() - (first if isinstance(first, dict) else {}).keys()
+    inputs = {name: info for name, info in inputs.items() if name not in left_out}
     # A number too big for float32 becomes infinity without a word, as it does in a cast in C++.
     with np.errstate(over="ignore"):
         if row_format:
-            arrays = _read_rows(document[_INSTANCES], inputs)
+            arrays = _read_rows(value, inputs, max_rows)
         else:
-            arrays = _read_columns(document[_INPUTS], inputs)
+            arrays = _read_columns(value, inputs, max_rows)
     return PredictRequest(signature_name, arrays, row_format)
 
 
-def parse_examples(body: bytes) -> tuple[str, list[bytes]]:
+def parse_examples(body: bytes, max_bytes: int, max_rows: int) -> tuple[str, list[bytes]]:
     """Reads the body of a `:classify` or `:regress` request.
 
     Integers and booleans become an int64_list, other numbers a float_list, strings and base64
@@ -151,6 +174,8 @@ def parse_examples(body: bytes) -> tuple[str, list[bytes]]:
       body: JSON object with "examples", a list of objects of features; and optionally with
         "context", features that all examples have unless they have their own of that name, and with
         "signature_name".
+      max_bytes: Most bytes that the context may take in all examples.
+      max_rows: Most examples that a request may have.
 
     Returns:
       The name of the signature, empty for the default one, and the examples as serialized
@@ -174,6 +199,8 @@ def parse_examples(body: bytes) -> tuple[str, list[bytes]]:
         raise invalid(f"{shown} Expecting 'examples' value to be an list/array")
     if not examples:
         raise invalid(f"{shown} 'examples' value is an empty array")
+    check_rows(_EXAMPLES, len(examples), max_rows)
+    check_context(context, len(examples), max_bytes)
     # Serialized messages that follow each other are one message: of a feature in both, the later
     # one, the example's, holds.
     return signature_name, [
@@ -291,43 +318,79 @@ def format_metadata(response: get_model_metadata_pb2.GetModelMetadataResponse) -
 
 
 def _parse(body: bytes) -> dict[str, Any]:
-    """The JSON object a body begins with; what follows it is ignored.
-
-    Bytes that are not UTF-8 come out as lone surrogates, and so do escapes of those: whoever uses a
-    string refuses it then, where it can say which one it is.
-    """
-    text = body.decode("utf-8", "surrogateescape").removeprefix("\ufeff")
-    start = len(text) - len(text.lstrip(_WHITE_SPACE))
-    if start == len(text):
-        raise invalid("JSON Parse error: The document is empty.")
+    """The JSON object that a body is, with the numbers of `_CONSTANTS` for what JSON has not."""
+    body = body.removeprefix(codecs.BOM_UTF8)
+    if not body.strip():
+        raise invalid("JSON Parse error: The document is empty.", quotes=False)
+    text = body
     try:
-        document, _ = _DECODER.raw_decode(text, start)
-    except json.JSONDecodeError as error:
-        offset = len(text[: error.pos].encode("utf-8", "surrogateescape"))
-        raise invalid(f"JSON Parse error: {error.msg} at offset: {offset}") from None
-    except RecursionError:
-        raise invalid("JSON Parse error: lists or objects are nested too deeply") from None
-    except ValueError:  # an integer of thousands of digits
-        raise invalid("JSON Parse error: Number too big to be stored in double.") from None
+        try:
+            document = orjson.loads(text)
+        except orjson.JSONDecodeError:
+            text = _replace_constants(body)
+            if text == body:
+                raise
+            document = orjson.loads(text)
+    except orjson.JSONDecodeError as error:
+        raise invalid(f"JSON Parse error: {_reason(error, text == body)}", quotes=False) from None
     if not isinstance(document, dict):
         raise invalid(f"JSON Value: {_show(document)} Is not object")
+    # Of a key that is there twice, the parser takes the last without a word.
+    members = body.count(b":")
+    if _count_members(document, members) < members:
+        members = sum(part.count(b":") for part in _split_strings(body)[::2])
+        if _count_members(document, members) < members:
+            raise invalid("JSON Parse error: a key occurs more than once in an object")
     return document
 
 
-def _unique(members: list[tuple[str, Any]]) -> dict[str, Any]:
-    result = dict(members)
-    if len(result) != len(members):
-        ((name, _),) = Counter(name for name, _ in members).most_common(1)
-        raise invalid(f"JSON Parse error: key {_show(name)} occurs more than once in an object")
-    return result
+def _reason(error: orjson.JSONDecodeError, as_sent: bool) -> str:
+    """What a parser's error says, and where if it parsed what was sent."""
+    if "infinity" in error.msg:
+        reason = "Number too big to be stored in double."
+    elif "depth" in error.msg:
+        reason = "lists or objects are nested too deeply"
+    else:
+        reason = error.msg
+    offset = f" at offset: {len(error.doc[: error.pos].encode())}" if as_sent else ""
+    return reason + offset
 
 
-_DECODER = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_CONSTANTS.__getitem__)
+def _replace_constants(body: bytes) -> bytes:
+    """Writes the numbers of `_CONSTANTS` where they are meant."""
+    if b"NaN" not in body and b"Inf" not in body:
+        return body
+    parts = _split_strings(body)
+    outside = b'"'.join(parts[::2])
+    for name, number in _CONSTANTS.items():
+        outside = outside.replace(name, b" %r " % number)
+    parts[::2] = outside.split(b'"')
+    return b'"'.join(parts).replace(_QUOTE, b'\\"').replace(_BACKSLASH, b"\\\\")
+
+
+def _split_strings(body: bytes) -> list[bytes]:
+    """What is outside of strings and what is inside, in turns."""
+    if b"\\" in body:
+        # There are no zero bytes in JSON, so they can mark what is escaped.
+        body = body.replace(b"\0", b"?").replace(b"\\\\", _BACKSLASH).replace(b'\\"', _QUOTE)
+    return body.split(b'"')
+
+
+def _count_members(document: dict[str, Any], most: int) -> int:
+    """Members of all objects in a document, as far as they are needed to reach a number."""
+    count = 0
+    level: list[Any] = [document]
+    while level and count < most:
+        objects = [value for value in level if type(value) is dict]
+        lists = [value for value in level if type(value) is list]
+        count += sum(map(len, objects))
+        level = list(chain(*lists, *map(dict.values, objects)))
+    return count
 
 
 def _signature_name(document: dict[str, Any]) -> str:
     name = document.get("signature_name", "")
-    if not isinstance(name, str) or not _is_utf8(name):
+    if not isinstance(name, str):
         raise invalid(
             f"JSON Value: {_show(name)} not formatted correctly. 'signature_name' key must be a "
             "string value."
@@ -335,12 +398,15 @@ def _signature_name(document: dict[str, Any]) -> str:
     return name
 
 
-def _read_rows(instances: Any, inputs: Mapping[str, TensorInfo]) -> dict[str, np.ndarray]:
+def _read_rows(
+    instances: Any, inputs: Mapping[str, TensorInfo], max_rows: int
+) -> dict[str, np.ndarray]:
     """The arrays of a list of values or of objects, one for each row."""
     if not isinstance(instances, list):
         raise invalid(f"JSON Value: {_show(instances)} Expecting 'instances' to be an list/array")
     if not instances:
         raise invalid("JSON Value: [] No values in 'instances' array")
+    check_rows(_INSTANCES, len(instances), max_rows)
     if _is_object(instances[0]):
         columns = _columns(instances, inputs)
         label = " key: {name} of 'instances' list"
@@ -393,7 +459,9 @@ def _faults_of_rows(rows: list[Any], inputs: Mapping[str, TensorInfo]) -> Iterat
             )
 
 
-def _read_columns(value: Any, inputs: Mapping[str, TensorInfo]) -> dict[str, np.ndarray]:
+def _read_columns(
+    value: Any, inputs: Mapping[str, TensorInfo], max_rows: int
+) -> dict[str, np.ndarray]:
     """The arrays of an object with a value for each input, or of the value of the only one."""
     if not _is_object(value):
         if len(inputs) > 1:
@@ -408,6 +476,8 @@ def _read_columns(value: Any, inputs: Mapping[str, TensorInfo]) -> dict[str, np.
             raise invalid(
                 f"Missing named input: {name} in 'inputs' object.{_difference(value, inputs)}"
             )
+        if isinstance(value[name], list):
+            check_rows(name, len(value[name]), max_rows)
         # A tensor is read as the only row of one that has a dimension more.
         array = _to_array([value[name]], info)
         if array is None:
@@ -440,10 +510,15 @@ def _to_array(values: list[Any], info: TensorInfo) -> np.ndarray | None:
             smallest, largest = _INTEGER_LIMITS[dtype]
             if values and (min(values) < smallest or max(values) > largest):
                 return None
-        elif dtype.kind == "f" and _has_overflow(values):
-            return None
-        array = np.array(values, dtype)
-    except (OverflowError, ValueError):  # an integer no double holds; no UTF-8; no base64
+        if dtype.kind == "f":
+            array = np.array(values, np.float64)
+            if np.any(np.abs(array) >= _INFINITY):
+                for number, meant in _MEANT.items():
+                    array[array == number] = meant
+            array = array.astype(dtype)
+        else:
+            array = np.array(values, dtype)
+    except ValueError:  # no base64
         return None
     return array.reshape(shape) if len(shape) > 1 else array
 
@@ -490,10 +565,6 @@ def _fault_of_value(value: Any, info: TensorInfo) -> str:
     if type(value) not in _ALLOWED_TYPES[kind]:
         name = _type_name(value)
         return f"{shown} Type: {name} is not of expected type: {info.dtype_name}"
-    if kind == "O":
-        return f"{shown} is not valid UTF-8"
-    if kind == "f":
-        return f"{shown} Number too big to be stored in double"
     smallest, largest = _INTEGER_LIMITS[info.numpy_dtype]
     return (
         f"{shown} Type: Number is not of expected type: {info.dtype_name}, "
@@ -510,19 +581,11 @@ def _shape(value: Any) -> list[int]:
     return shape
 
 
-def _has_overflow(values: list[float]) -> bool:
-    """Whether any became infinite because a double cannot hold it."""
-    return (_INFINITY in values or _MINUS_INFINITY in values) and any(
-        math.isinf(value) and value is not _INFINITY and value is not _MINUS_INFINITY
-        for value in values
-    )
-
-
 def _to_bytes(value: str | dict[str, Any]) -> bytes:
     """A string, or what a base64 object holds.
 
     Raises:
-      ValueError: If the string is not UTF-8 or the object is none of base64.
+      ValueError: If the object is none of base64.
     """
     if isinstance(value, str):
         return value.encode()
@@ -545,14 +608,6 @@ def _is_object(value: Any) -> bool:
     return isinstance(value, dict) and not _is_base64(value)
 
 
-def _is_utf8(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
 def _example(value: Any, where: str) -> bytes:
     """A serialized tf.Example of an object of features."""
     if not isinstance(value, dict):
@@ -561,8 +616,6 @@ def _example(value: Any, where: str) -> bytes:
     features = example.features.feature
     for name, content in value.items():
         values = content if isinstance(content, list) else [content]
-        if not _is_utf8(name):
-            raise invalid(f"Feature: {_show(name)} has a name that is not valid UTF-8 at {where}")
         if not _fill(features[name], values):
             index, reason = next(_faults_of_feature(name, values))
             element = f"element {index} of " if values is content else ""
@@ -580,8 +633,8 @@ def _fill(feature: feature_pb2.Feature, values: list[Any]) -> bool:
         if min(values) < _INT64_LIMITS[0] or max(values) > _INT64_LIMITS[1]:
             return False
         feature.int64_list.value.extend(values)
-    elif kinds == {float} and not _has_overflow(values):
-        feature.float_list.value.extend(values)
+    elif kinds == {float}:
+        feature.float_list.value.extend(_MEANT.get(value, value) for value in values)
     elif kinds <= {str, dict}:
         try:
             feature.bytes_list.value.extend(map(_to_bytes, values))
@@ -608,15 +661,14 @@ def _faults_of_feature(name: str, values: list[Any]) -> Iterator[tuple[int, str]
         if not _fill(feature_pb2.Feature(), [value]):
             problem = {
                 "int64": "an integer that int64 cannot hold. Only int64_t is supported",
-                "float": "a number too big to be stored in double",
-                "bytes": "a string that is not valid UTF-8 or not valid base64",
+                "bytes": "a string that is not valid base64",
             }
             yield index, f"Feature: {name} has {problem[kind]}: {_show(value)}"
 
 
 def _tokens(name: str, array: np.ndarray) -> list[str]:
     """The JSON of each element along the first axis of an output."""
-    if array.dtype not in PROTO_DTYPES:
+    if PROTO_DTYPES.get(array.dtype) not in JSON_DTYPES:
         raise invalid(
             f"Failed to write JSON value for tensor type: {array.dtype} of output: {name}"
         )
@@ -700,5 +752,6 @@ def _show(value: Any, depth: int = 2) -> str:
     elif isinstance(value, str) and len(value) > 64:
         text = f"{json.dumps(value[:64])}..."
     else:
-        text = json.dumps(value)
+        # Of a number that stands for one of JavaScript's, json writes the latter.
+        text = json.dumps(_MEANT.get(value, value) if isinstance(value, float) else value)
     return text if len(text) <= 256 else f"{text[:256]}..."

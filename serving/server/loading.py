@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 import weakref
 
 from serving.directory import ModelDirectory
@@ -16,7 +17,11 @@ from serving.server.warmup import warm_up
 
 
 def load_version(
-    settings: ServerSettings, directory: ModelDirectory, version: int, parent: str | None = None
+    settings: ServerSettings,
+    directory: ModelDirectory,
+    version: int,
+    given_up: threading.Event,
+    parent: str | None = None,
 ) -> LoadedModel:
     """Decrypts, verifies, loads and warms a version.
 
@@ -24,6 +29,7 @@ def load_version(
       settings: `trust` says whose versions are loaded.
       directory: Where the version is; others may write to it.
       version: Its number.
+      given_up: Set when the version is no longer wanted; the load then ends at its next step.
       parent: Folder for the private copy; None for that of temporary files.
 
     Returns:
@@ -35,16 +41,21 @@ def load_version(
     # Read again, so that a server that runs takes what is encrypted with a new key.
     keys = load_keys(settings.encryption_keys)
     copy = private_copy(directory, version, settings.trust, parent=parent, keys=keys)
+    # A server that stops waits for no load, and leaves nothing behind.
+    at_exit = weakref.finalize(given_up, copy.close)
     try:
+        if given_up.is_set():
+            raise InterruptedError("the version is no longer wanted")
         folder = copy.directory.version_uri(version)
         model = load_model(
             folder, prefer_tflite=settings.prefer_tflite, concurrency=settings.workers
         )
-        answered = warm_up(model, folder)
+        answered = warm_up(model, folder, given_up)
     except BaseException:
         copy.close()
         raise
     weakref.finalize(model, copy.close)
+    at_exit.detach()
     # Variables are read while a graph is loaded; its assets it may read with each request.
     copy.keep(os.path.join(folder, "assets"))
     log_event(

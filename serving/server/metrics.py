@@ -21,6 +21,7 @@ class ServerMetrics:
       waiting: Requests that wait for a worker or are being computed.
       versions: 1 for each version that is being served, by model, version and form.
       loads: Versions that were loaded or refused, by model and outcome.
+      unauthenticated: Requests without a token that is known, by protocol and reason.
       logged: Rows written to the request log, and dropped where it could not keep up.
     """
 
@@ -58,6 +59,12 @@ class ServerMetrics:
             f"{prefix}loads",
             "Versions that were loaded or refused.",
             ["model", "outcome"],
+            registry=self.registry,
+        )
+        self.unauthenticated = Counter(
+            f"{prefix}unauthenticated",
+            "Requests refused because their token is missing or wrong.",
+            ["protocol", "reason"],
             registry=self.registry,
         )
         self.logged = Counter(

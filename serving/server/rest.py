@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import asyncio
-import hmac
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 
 import numpy as np
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 from tensorflow_serving.apis import get_model_metadata_pb2
 
 from serving.server import inference, json_format
+from serving.server.authentication import Authenticator, Grant, UnauthenticatedError
 from serving.server.errors import ServingError, invalid
-from serving.server.manager import Served
+from serving.server.estimate import WORST_JSON, inflate, too_large, weigh_json
+from serving.server.models import Arrays
 from serving.server.rpc import SIGNATURE_DEF, read_metadata
-from serving.server.service import Call, Service
+from serving.server.service import Call, Large, Question, Service, ask_examples
 from serving.server.settings import METRICS_PATH
 
 _MODEL = r"/v1/models/(?P<name>[^/:]+)(?:/versions/(?P<version>\d+)|/labels/(?P<label>[^/:]+))?"
@@ -28,6 +31,7 @@ _LOOK = re.compile(_MODEL + r"(?P<metadata>/metadata)?", re.IGNORECASE | re.ASCI
 
 _METHODS = ["GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
 _HIGHEST_VERSION = 2**63 - 1
+_TOO_SLOW = 408
 _MOST_DIGITS = 100  # Python refuses to read more than some thousands.
 
 
@@ -36,16 +40,29 @@ class RestInterface:
 
     Args:
       service: What answers.
-      max_bytes: Largest body.
+      max_bytes: Largest body, also decompressed.
+      max_rows: Most rows of a request.
       deadline_seconds: Longest time for a client to send its request.
-      token: Bearer token that each request has to bring; empty for none.
+      authenticator: Knows the tokens that requests have to bring.
+      cors_origins: Origins whose pages may ask from a browser; "*" for any.
     """
 
-    def __init__(self, service: Service, *, max_bytes: int, deadline_seconds: float, token: str):
+    def __init__(
+        self,
+        service: Service,
+        *,
+        max_bytes: int,
+        max_rows: int,
+        deadline_seconds: float,
+        authenticator: Authenticator,
+        cors_origins: Sequence[str] = (),
+    ):
         self._service = service
         self._max_bytes = max_bytes
+        self._max_rows = max_rows
         self._deadline_seconds = deadline_seconds
-        self._expected = f"Bearer {token}" if token else ""
+        self._authenticator = authenticator
+        self._cors_origins = cors_origins
 
     def make_app(self) -> Starlette:
         """The application that a server runs."""
@@ -55,50 +72,65 @@ class RestInterface:
                 Route("/v1/{path:path}", self._guarded(self._answer), methods=_METHODS),
             ],
             exception_handlers={404: _not_found},
+            middleware=[_cors(self._cors_origins)] if self._cors_origins else [],
         )
         app.router.redirect_slashes = False
         return app
 
     def _guarded(
-        self, endpoint: Callable[[Request], Awaitable[Response]]
+        self, endpoint: Callable[[Request, Grant], Awaitable[Response]]
     ) -> Callable[[Request], Awaitable[Response]]:
         async def guarded(request: Request) -> Response:
-            given = request.headers.get("authorization", "")
-            if not hmac.compare_digest(given.encode(), self._expected.encode()) and self._expected:
-                response = _error_response(401, "a bearer token is required")
+            try:
+                grant = self._authenticator.authenticate(request.headers.getlist("authorization"))
+                return await endpoint(request, grant)
+            except UnauthenticatedError as error:
+                self._authenticator.record(error, "rest", _peer(request))
+                response = _error_response(error.http_status, error.message)
                 response.headers["WWW-Authenticate"] = "Bearer"
                 return response
-            try:
-                return await endpoint(request)
             except ServingError as error:
                 response = _error_response(error.http_status, error.message)
-                if isinstance(error, _TooSlow):
+                if error.http_status == _TOO_SLOW:
                     response.headers["Connection"] = "close"
                 return response
 
         return guarded
 
-    async def _metrics(self, request: Request) -> Response:
+    async def _metrics(self, request: Request, grant: Grant) -> Response:
+        grant.check("metrics")
         page = generate_latest(self._service.metrics.registry)
         return Response(page, media_type=CONTENT_TYPE_LATEST)
 
-    async def _answer(self, request: Request) -> Response:
+    async def _answer(self, request: Request, grant: Grant) -> Response:
         path = request.scope["path"]
         if request.method == "POST" and (match := _ASK.fullmatch(path)):
             method = match["method"].lower()
-            call = _call(method, match, request)
+            compressed = _is_compressed(request)
+            call = _call(method, match, request, grant)
             try:
+                grant.check(method, call.name)  # Before anything is read.
                 body = await self._read(request)
             except ServingError as error:
                 self._service.refuse(call, error)
-            work = getattr(self, f"_{method}")
-            content = await self._service.compute(
-                call, lambda served, left: work(call, served, body, left)
-            )
+            ask = self._predict if method == "predict" else self._ask_examples
+
+            def read(most: int) -> Question:
+                document = inflate(body, self._max_bytes) if compressed else body
+                if len(document) * WORST_JSON > most and weigh_json(document) > most:
+                    raise Large
+                return ask(call, document)
+
+            content = await self._service.compute(call, read, len(body), plain=not compressed)
         elif request.method == "GET" and (match := _LOOK.fullmatch(path)):
             method = "metadata" if match["metadata"] else "status"
-            call = _call(method, match, request)
-            content = self._service.look_up(call, lambda: getattr(self, f"_{method}")(call))
+            call = _call(method, match, request, grant)
+
+            def look() -> bytes:
+                grant.check(method, call.name)
+                return self._metadata(call) if match["metadata"] else self._status(call)
+
+            content = self._service.look_up(call, look)
         else:
             raise invalid(f"Malformed request: {request.method} {path}")
         return Response(content, media_type="application/json")
@@ -109,76 +141,93 @@ class RestInterface:
         Raises:
           ServingError: If it is too large or too slow.
         """
+        announced = request.headers.get("content-length", "")
+        promised = int(announced) if announced else self._max_bytes
+        if promised > self._max_bytes:
+            raise too_large(self._max_bytes)
         size = 0
         chunks = []
         try:
-            async with asyncio.timeout(self._deadline_seconds):
+            async with (
+                asyncio.timeout(self._deadline_seconds),
+                self._service.arrivals.room(promised),
+            ):
                 async for chunk in request.stream():
                     size += len(chunk)
                     if size > self._max_bytes:
-                        raise _TooLarge(self._max_bytes)
+                        raise too_large(self._max_bytes)
                     chunks.append(chunk)
         except TimeoutError:
-            raise _TooSlow(self._deadline_seconds) from None
+            raise ServingError(
+                invalid("").code,
+                f"the request did not arrive within {self._deadline_seconds:g} seconds",
+                http_status=_TOO_SLOW,
+            ) from None
         except ClientDisconnect:
-            raise invalid("the client went before it had sent its request") from None
+            raise invalid("the client went before it had sent its request", quotes=False) from None
         return b"".join(chunks)
 
-    def _predict(self, call: Call, served: Served, body: bytes, seconds: float) -> bytes:
+    def _predict(self, call: Call, document: bytes) -> Question:
+        served = self._service.find(call)
         request = json_format.parse_predict(
-            body, lambda name: inference.find_signature(served.model, name).inputs
+            document, lambda name: inference.find_signature(served.model, name), self._max_rows
         )
-        outputs = self._service.predict(
-            call, served, request.signature_name, request.inputs, (), seconds
-        )
-        return json_format.format_predict(outputs, request.row_format)
 
-    def _classify(self, call: Call, served: Served, body: bytes, seconds: float) -> bytes:
-        signature, examples = json_format.parse_examples(body)
-        rows = np.array(examples, object)
-        result = self._service.classify(call, served, signature, rows, seconds)
-        return json_format.format_classifications(result)
+        def write(outputs: Arrays) -> bytes:
+            return json_format.format_predict(outputs, request.row_format)
 
-    def _regress(self, call: Call, served: Served, body: bytes, seconds: float) -> bytes:
-        signature, examples = json_format.parse_examples(body)
-        rows = np.array(examples, object)
-        result = self._service.regress(call, served, signature, rows, seconds)
-        return json_format.format_regressions(result)
+        return Question(served, request.signature_name, request.inputs, write)
+
+    def _ask_examples(self, call: Call, document: bytes) -> Question:
+        served = self._service.find(call)
+        signature, examples = json_format.parse_examples(document, self._max_bytes, self._max_rows)
+        if call.method == "classify":
+            write: Callable[..., bytes] = json_format.format_classifications
+        else:
+            write = json_format.format_regressions
+        return ask_examples(call.method, served, signature, np.array(examples, object), write)
 
     def _status(self, call: Call) -> bytes:
-        version = call.version
-        if call.label is not None:
-            version = self._service.manager.find(call.name, None, call.label).version
-        return json_format.format_status(self._service.manager.status(call.name, version))
+        # Of all versions if a label is given, as TensorFlow Serving answers.
+        return json_format.format_status(self._service.manager.status(call.name, call.version))
 
     def _metadata(self, call: Call) -> bytes:
         request = get_model_metadata_pb2.GetModelMetadataRequest(metadata_field=[SIGNATURE_DEF])
         return json_format.format_metadata(read_metadata(self._service, call, request))
 
 
-class _TooLarge(ServingError):
-    http_status = 413
+def _is_compressed(request: Request) -> bool:
+    """Whether a body is compressed with gzip.
 
-    def __init__(self, max_bytes: int):
-        super().__init__(
-            invalid("").code, f"the request is larger than the {max_bytes:,} bytes allowed"
-        )
-
-
-class _TooSlow(ServingError):
-    http_status = 408
-
-    def __init__(self, seconds: float):
-        super().__init__(invalid("").code, f"the request did not arrive within {seconds:g} seconds")
+    Raises:
+      ServingError: If it is compressed otherwise.
+    """
+    encoding = request.headers.get("content-encoding", "identity").strip().lower()
+    if encoding not in ("gzip", "x-gzip", "identity", ""):
+        raise invalid(f"the Content-Encoding {encoding} is not supported; gzip is", quotes=False)
+    return "gzip" in encoding
 
 
-def _call(method: str, match: re.Match, request: Request) -> Call:
+def _cors(origins: Sequence[str]) -> Middleware:
+    return Middleware(
+        CORSMiddleware,
+        allow_origins=origins,
+        allow_methods=["GET", "POST"],
+        allow_headers=["Authorization", "Content-Encoding", "Content-Type"],
+    )
+
+
+def _peer(request: Request) -> str:
+    return f"{request.client.host}:{request.client.port}" if request.client else ""
+
+
+def _call(method: str, match: re.Match, request: Request, grant: Grant) -> Call:
     digits = match["version"]
     if digits and (len(digits) > _MOST_DIGITS or int(digits) > _HIGHEST_VERSION):
         raise invalid(f"Failed to convert version: {digits[:_MOST_DIGITS]} to numeric.")
     version = int(digits) if digits else None
-    peer = f"{request.client.host}:{request.client.port}" if request.client else ""
-    return Call("rest", method, peer, match["name"], version, match["label"])
+    label = match["label"]
+    return Call("rest", method, _peer(request), match["name"], version, label, grant=grant)
 
 
 def _error_response(status: int, message: str) -> Response:

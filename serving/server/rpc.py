@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import hmac
-from collections.abc import Awaitable, Callable
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, TypeAlias
 
 import grpc
@@ -19,14 +19,20 @@ from tensorflow_serving.apis import (
 )
 
 from serving.server import inference
+from serving.server.authentication import Authenticator, UnauthenticatedError
 from serving.server.errors import ServingError, invalid
+from serving.server.estimate import WORST_MESSAGE, inflate, is_compressed, too_large, weigh_message
 from serving.server.health import HealthService
-from serving.server.manager import Served
-from serving.server.service import Call, Service
+from serving.server.models import Arrays
+from serving.server.service import LONGEST_NAME, Call, Large, Question, Service, ask_examples, late
 
 Context: TypeAlias = grpc.aio.ServicerContext
 
 SIGNATURE_DEF = "signature_def"
+
+_LARGEST_LOOK_UP = 64 << 10
+_IDENTITY_AND_GZIP = 0b101
+_HANDSHAKE_SECONDS, _IDLE_SECONDS = 10, 300
 
 
 class RpcInterface:
@@ -36,121 +42,168 @@ class RpcInterface:
 
     Args:
       service: What answers.
-      max_bytes: Largest tensor of a request, unfolded.
+      max_bytes: Largest request, also decompressed and unfolded.
+      max_rows: Most rows of a request.
+      authenticator: Knows the tokens that requests have to bring.
     """
 
-    def __init__(self, service: Service, max_bytes: int):
+    def __init__(
+        self, service: Service, max_bytes: int, max_rows: int, authenticator: Authenticator
+    ):
+        self._authenticator = authenticator
         self._service = service
         self._max_bytes = max_bytes
+        self._max_rows = max_rows
 
     def handlers(self) -> list[grpc.GenericRpcHandler]:
         """What a gRPC server is given, once for each service."""
-        predict, classify = predict_pb2.PredictRequest, classification_pb2.ClassificationRequest
-        regress, metadata = (
-            regression_pb2.RegressionRequest,
-            get_model_metadata_pb2.GetModelMetadataRequest,
-        )
         return [
             grpc.method_handlers_generic_handler(
                 "tensorflow.serving.PredictionService",
                 {
-                    "Predict": _handler(self._predict, predict),
-                    "Classify": _handler(self._classify, classify),
-                    "Regress": _handler(self._regress, regress),
-                    "GetModelMetadata": _handler(self._metadata, metadata),
+                    "Predict": self._computed("predict", predict_pb2.PredictRequest, self._predict),
+                    "Classify": self._computed(
+                        "classify", classification_pb2.ClassificationRequest, self._classify
+                    ),
+                    "Regress": self._computed(
+                        "regress", regression_pb2.RegressionRequest, self._regress
+                    ),
+                    "GetModelMetadata": self._looked_up(
+                        "metadata",
+                        get_model_metadata_pb2.GetModelMetadataRequest,
+                        lambda call, request: read_metadata(self._service, call, request),
+                    ),
                 },
             ),
             grpc.method_handlers_generic_handler(
                 "tensorflow.serving.ModelService",
                 {
-                    "GetModelStatus": _handler(
-                        self._status, get_model_status_pb2.GetModelStatusRequest
+                    "GetModelStatus": self._looked_up(
+                        "status",
+                        get_model_status_pb2.GetModelStatusRequest,
+                        lambda call, request: self._service.manager.status(call.name, call.version),
                     )
                 },
             ),
         ]
 
-    async def _predict(
-        self, request: predict_pb2.PredictRequest, context: Context
-    ) -> predict_pb2.PredictResponse:
-        call = _call("predict", request, context)
+    def _predict(self, call: Call, request: predict_pb2.PredictRequest) -> Question:
+        served = self._service.find(call)
         signature = request.model_spec.signature_name
 
-        def work(served: Served, left: float) -> predict_pb2.PredictResponse:
-            inputs = inference.read_inputs(request, self._max_bytes)
-            outputs = self._service.predict(
-                call, served, signature, inputs, request.output_filter, left
-            )
+        def write(outputs: Arrays) -> bytes:
             response = inference.to_response(outputs)
             inference.fill_model_spec(response.model_spec, served.name, served.version, signature)
-            return response
+            return _serialize(response)
 
-        return await self._service.compute(call, work, context.time_remaining())
+        inputs = inference.read_inputs(request, self._max_bytes, self._max_rows)
+        return Question(served, signature, inputs, write, request.output_filter)
 
-    async def _classify(
-        self, request: classification_pb2.ClassificationRequest, context: Context
-    ) -> classification_pb2.ClassificationResponse:
-        call = _call("classify", request, context)
+    def _classify(self, call: Call, request: classification_pb2.ClassificationRequest) -> Question:
+        return self._ask_examples(call, request, classification_pb2.ClassificationResponse)
+
+    def _regress(self, call: Call, request: regression_pb2.RegressionRequest) -> Question:
+        return self._ask_examples(call, request, regression_pb2.RegressionResponse)
+
+    def _ask_examples(self, call: Call, request: Any, kind: type[Message]) -> Question:
+        served = self._service.find(call)
         signature = request.model_spec.signature_name
+        examples = inference.serialized_examples(request.input, self._max_bytes, self._max_rows)
 
-        def work(served: Served, left: float) -> classification_pb2.ClassificationResponse:
-            examples = inference.serialized_examples(request.input)
-            result = self._service.classify(call, served, signature, examples, left)
-            response = classification_pb2.ClassificationResponse(result=result)
+        def write(result: Message) -> bytes:
+            response = kind(result=result)
             inference.fill_model_spec(response.model_spec, served.name, served.version, signature)
-            return response
+            return _serialize(response)
 
-        return await self._service.compute(call, work, context.time_remaining())
+        return ask_examples(call.method, served, signature, examples, write)
 
-    async def _regress(
-        self, request: regression_pb2.RegressionRequest, context: Context
-    ) -> regression_pb2.RegressionResponse:
-        call = _call("regress", request, context)
-        signature = request.model_spec.signature_name
+    def _computed(
+        self, method: str, kind: type[Message], ask: Callable[[Call, Any], Question]
+    ) -> grpc.RpcMethodHandler:
+        """Answers requests of a kind in a worker."""
 
-        def work(served: Served, left: float) -> regression_pb2.RegressionResponse:
-            examples = inference.serialized_examples(request.input)
-            result = self._service.regress(call, served, signature, examples, left)
-            response = regression_pb2.RegressionResponse(result=result)
-            inference.fill_model_spec(response.model_spec, served.name, served.version, signature)
-            return response
+        async def answer(call: Call, content: bytes, context: Context) -> bytes:
+            def read(most: int) -> Question:
+                message = inflate(content, self._max_bytes)
+                if (
+                    len(message) * WORST_MESSAGE > most
+                    and weigh_message(message, kind.DESCRIPTOR, most) > most
+                ):
+                    raise Large
+                return ask(call, _parse(call, message, kind))
 
-        return await self._service.compute(call, work, context.time_remaining())
+            seconds = context.time_remaining()
+            plain = not is_compressed(content)
+            return await self._service.compute(call, read, len(content), seconds, plain)
 
-    async def _metadata(
-        self, request: get_model_metadata_pb2.GetModelMetadataRequest, context: Context
-    ) -> get_model_metadata_pb2.GetModelMetadataResponse:
-        call = _call("metadata", request, context)
-        return self._service.look_up(call, lambda: read_metadata(self._service, call, request))
+        return self._handler(method, answer)
 
-    async def _status(
-        self, request: get_model_status_pb2.GetModelStatusRequest, context: Context
-    ) -> get_model_status_pb2.GetModelStatusResponse:
-        call = _call("status", request, context)
-        return self._service.look_up(
-            call, lambda: self._service.manager.status(call.name, call.version)
-        )
+    def _looked_up(
+        self, method: str, kind: type[Message], look: Callable[[Call, Any], Message]
+    ) -> grpc.RpcMethodHandler:
+        """Answers small requests of a kind at once."""
+
+        async def answer(call: Call, content: bytes, context: Context) -> bytes:
+            def work() -> bytes:
+                if len(content) > _LARGEST_LOOK_UP:
+                    raise too_large(_LARGEST_LOOK_UP)
+                message = inflate(content, _LARGEST_LOOK_UP)
+                request = _parse(call, message, kind)
+                call.grant.check(call.method, call.name)
+                return _serialize(look(call, request))
+
+            return self._service.look_up(call, work)
+
+        return self._handler(method, answer)
+
+    def _handler(
+        self, method: str, answer: Callable[[Call, bytes, Context], Awaitable[bytes]]
+    ) -> grpc.RpcMethodHandler:
+        """Reads requests when there is room for them, and says the status of those refused.
+
+        As a stream, since the only message of another request is read before anything else is done.
+        """
+
+        async def handle(requests: object, context: Context) -> Any:
+            try:
+                given = _authorization(context.invocation_metadata())
+                grant = self._authenticator.authenticate(given)
+                call = Call("grpc", method, context.peer(), grant=grant)
+                try:
+                    seconds = self._service.deadline_seconds
+                    async with asyncio.timeout(seconds):
+                        async with self._service.arrivals.room(self._max_bytes):
+                            content = await context.read()
+                except TimeoutError:
+                    self._service.refuse(call, late(seconds))
+                except ServingError as error:
+                    self._service.refuse(call, error)
+                if content is grpc.aio.EOF:
+                    content = b""
+                return await answer(call, content, context)
+            except ServingError as error:
+                await context.abort(error.code, error.message)
+
+        return grpc.stream_unary_rpc_method_handler(handle)
 
 
-def _handler(
-    answer: Callable[[Any, Context], Awaitable[Any]], kind: type[Message]
-) -> grpc.RpcMethodHandler:
-    """Parses requests of a kind, and ends those that are refused with their status."""
+def _parse(call: Call, content: bytes, kind: type[Message]) -> Any:
+    """A request of a kind, of which the call is told what it asks for."""
+    try:
+        request: Any = kind.FromString(content)
+    except DecodeError as error:
+        # As gRPC says in C++.
+        reason = f"no {kind.__name__}: {error}"
+        raise ServingError(grpc.StatusCode.INTERNAL, reason, quotes=True) from None
+    spec: model_pb2.ModelSpec = request.model_spec
+    call.name = spec.name[:LONGEST_NAME]
+    call.version = spec.version.value if spec.HasField("version") else None
+    call.label = spec.version_label[:LONGEST_NAME] or None
+    return request
 
-    async def handle(content: bytes, context: Context) -> Any:
-        try:
-            request = kind.FromString(content)
-        except DecodeError as error:
-            # As gRPC says in C++; here it would be UNKNOWN.
-            await context.abort(grpc.StatusCode.INTERNAL, f"no {kind.__name__}: {error}")
-        try:
-            return await answer(request, context)
-        except ServingError as error:
-            await context.abort(error.code, error.message)
 
-    return grpc.unary_unary_rpc_method_handler(
-        handle, response_serializer=lambda response: response.SerializeToString()
-    )
+def _serialize(message: Message) -> bytes:
+    return bytes(message.SerializeToString())
 
 
 def read_metadata(
@@ -181,7 +234,9 @@ def make_server(
     health_service: HealthService,
     *,
     max_bytes: int,
-    token: str,
+    max_rows: int,
+    max_connections: int,
+    authenticator: Authenticator,
 ) -> grpc.aio.Server:
     """A gRPC server, not started.
 
@@ -189,34 +244,38 @@ def make_server(
       service: What answers.
       health_service: The health service, which needs no token.
       max_bytes: Largest request.
-      token: Bearer token that each request has to bring; empty for none.
+      max_rows: Most rows of a request.
+      max_connections: Most connections at a time.
+      authenticator: Knows the tokens that requests have to bring.
 
     Returns:
       The server.
     """
     server = grpc.aio.server(
-        interceptors=[_TokenInterceptor(token)] if token else [],
+        interceptors=[_TokenInterceptor(authenticator)] if authenticator.is_needed else [],
         options=[
             ("grpc.max_receive_message_length", max_bytes),
             ("grpc.max_send_message_length", -1),
             ("grpc.so_reuseport", 0),
+            # gRPC would decompress a message before it looks at its size; `inflate` is careful.
+            ("grpc.per_message_decompression", 0),
+            ("grpc.compression_enabled_algorithms_bitset", _IDENTITY_AND_GZIP),
+            ("grpc.max_allowed_incoming_connections", max_connections),
+            ("grpc.server_handshake_timeout_ms", _HANDSHAKE_SECONDS * 1000),
+            ("grpc.max_connection_idle_ms", _IDLE_SECONDS * 1000),
         ],
     )
-    server.add_generic_rpc_handlers(RpcInterface(service, max_bytes).handlers())
+    interface = RpcInterface(service, max_bytes, max_rows, authenticator)
+    server.add_generic_rpc_handlers(interface.handlers())
     health_pb2_grpc.add_HealthServicer_to_server(health_service, server)
     return server
 
 
 class _TokenInterceptor(grpc.aio.ServerInterceptor):
-    """Refuses requests without the token."""
+    """Refuses requests without a token that is known, before their message is read."""
 
-    def __init__(self, token: str):
-        self._expected = f"Bearer {token}"
-
-        async def refuse(request: object, context: Context) -> None:
-            await context.abort(grpc.StatusCode.UNAUTHENTICATED, "a bearer token is required")
-
-        self._refusal = grpc.unary_unary_rpc_method_handler(refuse)
+    def __init__(self, authenticator: Authenticator):
+        self._authenticator = authenticator
 
     async def intercept_service(
         self,
@@ -224,14 +283,23 @@ class _TokenInterceptor(grpc.aio.ServerInterceptor):
         details: grpc.HandlerCallDetails,
     ) -> grpc.RpcMethodHandler:
         """See `grpc.aio.ServerInterceptor`."""
-        given = dict(details.invocation_metadata).get("authorization", "")
-        is_health = details.method.startswith(f"/{health.SERVICE_NAME}/")
-        if is_health or hmac.compare_digest(str(given).encode(), self._expected.encode()):
+        if details.method.startswith(f"/{health.SERVICE_NAME}/"):
             return await continuation(details)
-        return self._refusal
+        try:
+            self._authenticator.authenticate(_authorization(details.invocation_metadata))
+        except UnauthenticatedError as error:
+            return self._refusal(error)
+        return await continuation(details)
+
+    def _refusal(self, error: UnauthenticatedError) -> grpc.RpcMethodHandler:
+        async def refuse(messages: AsyncIterator[bytes], context: Context) -> None:
+            self._authenticator.record(error, "grpc", context.peer())
+            await context.abort(error.code, error.message)
+
+        # Of a stream nothing is read unless it is asked for.
+        return grpc.stream_unary_rpc_method_handler(refuse)
 
 
-def _call(method: str, request: Any, context: Context) -> Call:
-    spec: model_pb2.ModelSpec = request.model_spec
-    version = spec.version.value if spec.HasField("version") else None
-    return Call("grpc", method, context.peer(), spec.name, version, spec.version_label or None)
+def _authorization(metadata: Any) -> list[str | bytes]:
+    """The values of all authorization headers."""
+    return [value for key, value in metadata or () if key == "authorization"]

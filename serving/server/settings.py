@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ipaddress
+import socket
 from dataclasses import dataclass
 
 from serving.encryption import MEMORY
@@ -33,11 +35,19 @@ class ServerSettings:
       poll_seconds: Seconds between two looks at the Serving directory.
       workers: Requests that are computed at a time.
       max_queue: Requests that may wait for a worker; one more is refused with UNAVAILABLE (503).
-      max_request_bytes: Largest request, also when its tensors are unfolded.
+      max_request_bytes: Largest request, also when it is decompressed and its tensors unfolded.
+      max_rows: Most rows of a request.
+      max_inflight_bytes: Memory for all requests that arrive, wait or are being computed, with all
+        that they are unfolded to; that of the models' own computations comes on top.
+      max_connections: Most connections at a time to each port.
       deadline_seconds: Longest time from a request to its answer.
-      token: Bearer token that each request has to bring; empty for none.
+      token_file: File of a bearer token that allows everything; empty for none.
+      tokens_file: TOML file of tokens' SHA-256, each with what it allows; empty for none.
       tls_certificate: File of the server's certificate chain (PEM); empty for no TLS.
       tls_key: File of its private key.
+      tls_client_ca: File of the certificates (PEM) that sign those of clients; empty lets clients
+        connect without one.
+      cors_origins: Origins whose pages may ask from a browser; "*" for any.
       request_log: Folder for the log of requests and answers; empty for none.
       request_log_sampling: Share of the requests that are logged.
       access_log: Whether each request is a line on the standard output.
@@ -57,10 +67,42 @@ class ServerSettings:
     workers: int = 2
     max_queue: int = 2048
     max_request_bytes: int = 16 << 20
+    max_rows: int = 10_000
+    max_inflight_bytes: int = 512 << 20
+    max_connections: int = 1000
     deadline_seconds: float = 30.0
-    token: str = ""
+    token_file: str = ""
+    tokens_file: str = ""
     tls_certificate: str = ""
     tls_key: str = ""
+    tls_client_ca: str = ""
+    cors_origins: tuple[str, ...] = ()
     request_log: str = ""
     request_log_sampling: float = 0.01
     access_log: bool = True
+
+    @property
+    def weakness(self) -> str:
+        """What lets others ask who should not, or read along; empty if nothing does."""
+        if _is_loopback(self.host):
+            return ""
+        missing = []
+        if not (self.token_file or self.tokens_file or self.tls_client_ca):
+            missing.append("no token or client certificate is asked for")
+        if not self.tls_certificate:
+            missing.append("nothing is encrypted")
+        if not missing:
+            return ""
+        return (
+            f"other machines can reach {self.host or 'all addresses'}, and {' and '.join(missing)}"
+        )
+
+
+def _is_loopback(host: str) -> bool:
+    if not host:  # All addresses.
+        return False
+    try:
+        found = {str(address[4][0]) for address in socket.getaddrinfo(host, None)}
+    except OSError:
+        return False
+    return all(ipaddress.ip_address(one.partition("%")[0]).is_loopback for one in found)

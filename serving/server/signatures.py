@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
+import tensorflow as tf
 from tensorflow.core.framework import tensor_shape_pb2, types_pb2
 from tensorflow.core.protobuf import meta_graph_pb2
 
@@ -22,10 +23,15 @@ NUMPY_DTYPES: dict[int, np.dtype] = {
     types_pb2.DT_INT32: np.dtype(np.int32),
     types_pb2.DT_INT64: np.dtype(np.int64),
     types_pb2.DT_UINT8: np.dtype(np.uint8),
+    types_pb2.DT_UINT16: np.dtype(np.uint16),
     types_pb2.DT_UINT32: np.dtype(np.uint32),
     types_pb2.DT_UINT64: np.dtype(np.uint64),
     types_pb2.DT_BOOL: np.dtype(bool),
     types_pb2.DT_STRING: np.dtype(object),
+    types_pb2.DT_HALF: np.dtype(np.float16),
+    types_pb2.DT_BFLOAT16: np.dtype(tf.bfloat16.as_numpy_dtype),
+    types_pb2.DT_COMPLEX64: np.dtype(np.complex64),
+    types_pb2.DT_COMPLEX128: np.dtype(np.complex128),
 }
 PROTO_DTYPES = {dtype: number for number, dtype in NUMPY_DTYPES.items()}
 
@@ -77,10 +83,12 @@ class Signature:
     Attributes:
       inputs: Its inputs by name.
       outputs: Its outputs by name.
+      defaults: What an input is that a request leaves out, by name.
     """
 
     inputs: Mapping[str, TensorInfo]
     outputs: Mapping[str, TensorInfo]
+    defaults: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     @classmethod
     def from_proto(cls, signature: meta_graph_pb2.SignatureDef) -> Signature:
@@ -88,7 +96,13 @@ class Signature:
         return cls(
             {name: TensorInfo.from_proto(info) for name, info in sorted(signature.inputs.items())},
             {name: TensorInfo.from_proto(info) for name, info in sorted(signature.outputs.items())},
+            {name: tf.make_ndarray(proto) for name, proto in signature.defaults.items()},
         )
+
+    def unknown_dtypes(self) -> list[str]:
+        """The inputs and outputs whose dtype the server does not know, with it."""
+        tensors = [*self.inputs.items(), *self.outputs.items()]
+        return [f"{name} ({i.dtype_name})" for name, i in tensors if i.dtype not in NUMPY_DTYPES]
 
     def to_proto(self) -> meta_graph_pb2.SignatureDef:
         """As TensorFlow's protocol says it."""

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from typing import NoReturn
 
 import numpy as np
 from tensorflow.core.framework import tensor_pb2, tensor_shape_pb2, types_pb2
 
-from serving.server.errors import ServingError, invalid
+from serving.server.errors import ServingError, exhausted, invalid
 from serving.server.signatures import NUMPY_DTYPES, PROTO_DTYPES, Signature
 
 _MAX_RANK = 32  # of an array in numpy 1
@@ -22,58 +23,100 @@ _VALUES = {
     types_pb2.DT_UINT64: "uint64_val",
     types_pb2.DT_BOOL: "bool_val",
     types_pb2.DT_STRING: "string_val",
+    types_pb2.DT_HALF: "half_val",
+    types_pb2.DT_BFLOAT16: "half_val",
+    types_pb2.DT_COMPLEX64: "scomplex_val",
+    types_pb2.DT_COMPLEX128: "dcomplex_val",
 }
+_BITS = (types_pb2.DT_HALF, types_pb2.DT_BFLOAT16)
 
 
-def to_array(name: str, proto: tensor_pb2.TensorProto, max_bytes: int) -> np.ndarray:
+def check_rows(name: str, rows: int, max_rows: int) -> None:
+    """Raises a `ServingError` if an input has more rows than a request may have."""
+    if rows > max_rows:
+        raise exhausted(
+            f'input "{name}" has {rows:,} rows, {max_rows:,} are allowed in a request',
+            http_status=413,
+        )
+
+
+def check_context(context: bytes, rows: int, max_bytes: int) -> None:
+    """Raises a `ServingError` if a context is too large once it is in each of the examples."""
+    if len(context) * rows > max_bytes:
+        raise exhausted(
+            f"the context of {len(context):,} bytes is larger than {max_bytes:,} bytes in "
+            f"{rows:,} examples",
+            http_status=413,
+        )
+
+
+def to_array(
+    name: str, proto: tensor_pb2.TensorProto, max_bytes: int, max_rows: int | None = None
+) -> np.ndarray:
     """The array that a tensor says.
 
     Args:
       name: Its name, for messages.
       proto: The tensor.
       max_bytes: Largest size of the array; a short message can stand for a large one.
+      max_rows: Largest first size, if there is any.
 
     Returns:
       The array; strings are bytes objects.
 
     Raises:
-      ServingError: If dtype, shape and values do not make an array.
+      ServingError: If dtype, shape and values do not make an array, or one that is too large.
     """
-    if proto.dtype not in NUMPY_DTYPES:
-        kind = types_pb2.DataType.Name(proto.dtype) if _is_dtype(proto.dtype) else proto.dtype
-        raise invalid(f'input "{name}" has the dtype {kind}, which is not supported')
+    number = proto.dtype
+    dtype = NUMPY_DTYPES.get(number)
+    if dtype is None:
+        unknown = types_pb2.DataType.Name(number) if _is_dtype(number) else number
+        raise invalid(f'input "{name}" has the dtype {unknown}, which is not supported')
+    kind = dtype.kind
     shape = [dim.size for dim in proto.tensor_shape.dim]
-    if proto.tensor_shape.unknown_rank or any(size < 0 for size in shape):
+    if proto.tensor_shape.unknown_rank or min(shape, default=0) < 0:
         raise invalid(f'input "{name}" has no complete shape: {shape}')
     if len(shape) > _MAX_RANK:
         raise invalid(f'input "{name}" has {len(shape)} dimensions, {_MAX_RANK} are allowed')
+    if shape and max_rows is not None:
+        check_rows(name, shape[0], max_rows)
     size = math.prod(shape)
-    dtype = NUMPY_DTYPES[proto.dtype]
     # Sizes that numpy cannot hold are too large even if there is a 0 among them.
-    if math.prod(filter(None, shape)) * dtype.itemsize > max_bytes:
+    if (size or math.prod(filter(None, shape))) * dtype.itemsize > max_bytes:
         raise _too_large(name, shape, max_bytes)
-    if proto.tensor_content and dtype.kind != "O":
-        if len(proto.tensor_content) != size * dtype.itemsize:
+    if kind != "O" and (content := proto.tensor_content):
+        if len(content) != size * dtype.itemsize:
             raise invalid(
-                f'input "{name}" of shape {shape} has {len(proto.tensor_content)} bytes of '
+                f'input "{name}" of shape {shape} has {len(content)} bytes of '
                 f"tensor_content, not {size * dtype.itemsize}"
             )
-        return np.frombuffer(proto.tensor_content, dtype).reshape(shape)
-    values = getattr(proto, _VALUES.get(proto.dtype, "int_val"))
-    if len(values) > size or (size and not values):
-        raise invalid(f'input "{name}" of shape {shape} has {len(values)} values, not {size}')
-    if dtype.kind == "O":
-        if len(values) < size and len(values[-1]) * (size - len(values)) > max_bytes:
+        return np.frombuffer(content, dtype).reshape(shape)
+    values = getattr(proto, _VALUES.get(number, "int_val"))
+    given = len(values)
+    if kind == "c":  # The real part of each value, then its imaginary part.
+        given, odd = divmod(given, 2)
+        if odd:
+            raise invalid(f'input "{name}" has half a complex value')
+    if given > size or (size and not given):
+        raise invalid(f'input "{name}" of shape {shape} has {given} values, not {size}')
+    if kind == "O":
+        if given < size and len(values[-1]) * (size - given) > max_bytes:
             raise _too_large(name, shape, max_bytes)
-        array = np.empty(len(values), object)
-        array[:] = list(values)
-    elif proto.dtype in _VALUES:
-        array = np.fromiter(values, dtype, len(values))
+        array = np.empty(given, object)
+        array[:] = values
+    elif kind == "c":
+        part = np.float32 if dtype == np.complex64 else np.float64
+        array = np.fromiter(values, part, len(values)).view(dtype)
+    elif number in _BITS:
+        # Of what is more than 16 bits, TensorFlow takes the lower ones.
+        array = np.fromiter(values, np.int64, given).astype(np.uint16).view(dtype)
+    elif number in _VALUES:
+        array = np.fromiter(values, dtype, given)
     else:  # Small integers share a field of larger ones, and wrap as they do in TensorFlow.
-        array = np.fromiter(values, np.int64, len(values)).astype(dtype)
-    if len(values) < size:  # The last value stands for the rest.
-        array = np.pad(array, (0, size - len(values)), "edge")
-    return array.reshape(shape)
+        array = np.fromiter(values, np.int64, given).astype(dtype)
+    if given < size:  # The last value stands for the rest.
+        array = np.concatenate([array, np.repeat(array[-1:], size - given)])
+    return array if len(shape) == 1 else array.reshape(shape)
 
 
 def to_proto(array: np.ndarray) -> tensor_pb2.TensorProto:
@@ -85,24 +128,23 @@ def to_proto(array: np.ndarray) -> tensor_pb2.TensorProto:
             dim=[tensor_shape_pb2.TensorShapeProto.Dim(size=size) for size in array.shape]
         ),
     )
-    getattr(proto, _VALUES.get(dtype, "int_val")).extend(array.ravel().tolist())
+    values = array.ravel()
+    if array.dtype.kind == "c":
+        values = values.view(np.float32 if array.dtype == np.complex64 else np.float64)
+    elif dtype in _BITS:
+        values = values.view(np.uint16)
+    getattr(proto, _VALUES.get(dtype, "int_val")).extend(values.tolist())
     return proto
 
 
 def check_inputs(signature: Signature, inputs: Mapping[str, np.ndarray]) -> None:
-    """Checks that the inputs are those of a signature, and are of one batch.
+    """Checks that the inputs are those of a signature.
 
     Raises:
-      ServingError: Naming what is missing, unknown, or of another dtype, shape or batch size.
+      ServingError: Naming what is missing, unknown, or of another dtype or shape.
     """
-    unknown = sorted(inputs.keys() - signature.inputs.keys())
-    missing = sorted(signature.inputs.keys() - inputs.keys())
-    if unknown or missing:
-        raise invalid(
-            f"input size does not match signature: {len(inputs)}!={len(signature.inputs)}. "
-            f"Sent extra: {{{','.join(unknown)}}}. Missing but required: {{{','.join(missing)}}}."
-        )
-    batch: tuple[str, int] | None = None
+    if inputs.keys() != signature.inputs.keys():
+        _refuse_names(signature, inputs)
     for name, info in signature.inputs.items():
         array = inputs[name]
         if PROTO_DTYPES[array.dtype] != info.dtype:
@@ -118,12 +160,15 @@ def check_inputs(signature: Signature, inputs: Mapping[str, np.ndarray]) -> None
                 f'input "{name}" has the shape {list(array.shape)}, '
                 f"[{', '.join(map(str, wanted_shape))}] is expected"
             )
-        if info.shape and info.shape[0] is None:
-            if batch and array.shape[0] != batch[1]:
-                raise invalid(
-                    f'input "{name}" has {array.shape[0]} rows and "{batch[0]}" has {batch[1]}'
-                )
-            batch = batch or (name, array.shape[0])
+
+
+def _refuse_names(signature: Signature, inputs: Mapping[str, np.ndarray]) -> NoReturn:
+    unknown = sorted(inputs.keys() - signature.inputs.keys())
+    missing = sorted(signature.inputs.keys() - inputs.keys())
+    raise invalid(
+        f"input size does not match signature: {len(inputs)}!={len(signature.inputs)}. "
+        f"Sent extra: {{{','.join(unknown)}}}. Missing but required: {{{','.join(missing)}}}."
+    )
 
 
 def _too_large(name: str, shape: list[int], max_bytes: int) -> ServingError:

@@ -479,23 +479,22 @@ def test_help_imports_nothing_heavy_and_the_module_is_the_command() -> None:
 
 
 @pytest.mark.parametrize(
-    "command", [("serve", "models", "--no-verify"), ("predict", "rows.csv", "--model", "m")]
+    ("content", "mode", "message"),
+    [
+        (b"\xff\xfe", 0o600, "There is no token in token: it is not one word of printable ASCII."),
+        (b"two words", 0o600, "There is no token in token: it is not one word of printable ASCII."),
+        (b" \n", 0o600, "There is no token in token: it is empty."),
+        (b"secret", 0o644, "token has mode 0644, so that others can read or change it: chmod 640"),
+        (b"secret", 0o660, "token has mode 0660, so that others can read or change it: chmod 640"),
+    ],
 )
-@pytest.mark.parametrize(
-    ("content", "reason"), [(b"\xff\xfe", "'ascii' codec"), (b" \n", "it is empty")]
-)
-def test_a_file_without_a_token_is_wrong_usage(
-    command: tuple[str, ...],
-    content: bytes,
-    reason: str,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+def test_predict_refuses_a_file_that_holds_no_secret_token(
+    content: bytes, mode: int, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    Path("models").mkdir()
     Path("rows.csv").write_text("a\n1\n")
     Path("token").write_bytes(content)
-    result = run(*command, "--token-file", "token")
-    assert result.exit_code == 2, result.output
-    assert "There is no token in token: " in result.output
-    assert reason in result.output
+    Path("token").chmod(mode)
+    result = run("predict", "rows.csv", "--model", "m", "--token-file", "token")
+    assert result.exit_code == 1, result.output
+    assert message in result.output

@@ -60,6 +60,7 @@ class RunningServer:
         *arguments: str,
         verify: bool = False,
         tls: bytes | None = None,
+        wait_for_ports: bool = True,
     ):
         self.process = subprocess.Popen(
             command(serving_dir, *arguments, *([] if verify else ["--no-verify"])),
@@ -77,11 +78,18 @@ class RunningServer:
         ]
         for reader in self._readers:
             reader.start()
+        self._tls = tls
+        if wait_for_ports:
+            self.connect()
+
+    def connect(self) -> None:
+        """Waits until it listens, and makes the clients."""
         try:
             listening = self.wait_for("listening")
         except AssertionError:
             self.process.kill()
             raise
+        tls = self._tls
         scheme = "https" if tls else "http"
         host = "localhost" if tls else "127.0.0.1"
         self.rest_port: int = listening["rest_port"]
@@ -154,8 +162,9 @@ class RunningServer:
 
     def stop(self) -> int:
         """Asks it to stop, and returns its exit status."""
-        self.channel.close()
-        self.http.close()
+        if hasattr(self, "channel"):
+            self.channel.close()
+            self.http.close()
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
         try:
@@ -178,7 +187,7 @@ def running(
     """A server that is stopped at the end, and has then to exit with a status."""
     server = RunningServer(serving_dir, *arguments, **options)
     try:
-        if wait_for_model:
+        if wait_for_model and options.get("wait_for_ports", True):
             server.wait_for("serving")
         yield server
     finally:

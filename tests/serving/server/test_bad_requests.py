@@ -38,6 +38,7 @@ from tests.serving.server.running import (
 from tests.serving.server.toys import f32, i64
 
 INVALID, NOT_FOUND = grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.NOT_FOUND
+EXHAUSTED = grpc.StatusCode.RESOURCE_EXHAUSTED
 PRECONDITION = grpc.StatusCode.FAILED_PRECONDITION
 
 GOOD: dict[str, np.ndarray] = {
@@ -132,12 +133,11 @@ class TestRestPredict:
             (many(matrix=[[1, 2, 3]]), r'"matrix" has the shape \[1, 3\], \[\?, 2\] is expected'),
             (many(matrix=[1, 2]), r'"matrix" has the shape \[2\], \[\?, 2\] is expected'),
             (many(matrix=[[1, 2], [3]]), r"matrix .*size: 2 but got: 1"),
-            (many(matrix=[[1, 2], [3, 4]]), '"matrix" has 2 rows and "byte" has 1'),
             (many(byte=[256]), "byte .*expected type: uint8"),
             (many(byte=[-1]), "byte .*expected type: uint8"),
             (many(flag=[1]), "flag .*expected type: bool"),
             (many(text=[["a"]]), r'"text" has the shape \[1, 1\], \[\?\] is expected'),
-            (many(double=[10**400]), "double .*too big"),
+            (many(double=[10**400]), "Number too big"),
         ],
     )
     def test_what_does_not_fit_the_signature_is_named(
@@ -216,7 +216,7 @@ class TestRestOtherwise:
         [
             ("tyo", 404, "Could not find any versions of model tyo"),
             ("toy/versions/9", 404, "Could not find version 9 of model toy"),
-            ("toy/labels/canary", 400, "Unrecognized servable version label: canary"),
+            ("toy/labels/canary/metadata", 400, "Unrecognized servable version label: canary"),
             ("tyo/metadata", 404, "Servable not found"),
             ("toy/versions/9/metadata", 404, "Servable not found"),
             (f"toy/versions/{5000 * '9'}", 400, "to numeric"),
@@ -283,14 +283,13 @@ class TestGrpc:
             (changed(carrier=i64([1])), '"carrier" has the dtype int64, string is expected'),
             (changed(distance=f32([[1.0]])), r'"distance" has the shape \[1, 1\], \[\?\]'),
             (changed(distance=f32(1.0)), r'"distance" has the shape \[\], \[\?\] is'),
-            (changed(hour=i64([1, 2])), '"hour" has 2 rows and "carrier" has 1'),
             (changed(tail=strings(b"N1")), r"4!=3\. Sent extra: \{tail\}"),
             (without(changed(), "hour"), r"2!=3\. .*Missing but required: \{hour\}"),
             (changed("output_filter: 'odds'"), "not in.*odds|odds.*probability"),
             (changed("output_filter: ['probability', 'probability']"), "duplicate.*probability"),
             (
                 tensor("dtype: DT_FLOAT tensor_shape {dim {size: 1000000000000}} float_val: 1"),
-                r'"distance" of shape \[1000000000000\] is larger than',
+                r'"distance" has 1,000,000,000,000 rows, 10,000 are allowed',
             ),
             (
                 tensor("dtype: DT_FLOAT tensor_shape {dim {size: -1}} float_val: 1"),
@@ -301,14 +300,17 @@ class TestGrpc:
                 tensor("dtype: DT_FLOAT tensor_shape {dim {size: 1}} tensor_content: '123'"),
                 '"distance" .*3 bytes of tensor_content, not 4',
             ),
-            (tensor("dtype: DT_COMPLEX64 tensor_shape {dim {size: 1}}"), '"distance".*DT_COMPLEX'),
+            (
+                tensor("dtype: DT_COMPLEX64 tensor_shape {dim {size: 1}} scomplex_val: [1, 0]"),
+                '"distance" has the dtype complex64, float is',
+            ),
             (tensor("dtype: DT_RESOURCE tensor_shape {dim {size: 1}}"), '"distance".*DT_RESOURCE'),
             (
                 tensor(
-                    "dtype: DT_STRING tensor_shape {dim {size: 200000}} "
+                    "dtype: DT_STRING tensor_shape {dim {size: 2000}} "
                     f"string_val: '{200_000 * 'x'}'"
                 ),
-                r'"distance" of shape \[200000\] is larger than',
+                r'"distance" of shape \[2000\] is larger than',
             ),
             (tensor(""), '"distance" has the dtype DT_INVALID'),
             (predict_request("toy", "", examples=strings(b"\xff" * 50)), "Could not parse example"),
@@ -323,7 +325,7 @@ class TestGrpc:
         self, server: RunningServer, request_: predict_pb2.PredictRequest, message: str
     ) -> None:
         code, found = refusal(server.predictions.Predict, request_)
-        assert code is INVALID
+        assert code is (EXHAUSTED if "allowed" in message else INVALID)
         assert re.search(message, found), found
 
     @pytest.mark.parametrize(
@@ -478,10 +480,10 @@ class TestSize:
         """A string that stands for all of a batch."""
         value = strings(50_000 * b"x")
         request = predict_request("toy", "", examples=value)
-        request.inputs["examples"].tensor_shape.dim[0].size = 20_000
+        request.inputs["examples"].tensor_shape.dim[0].size = 9000
         code, message = refusal(server.predictions.Predict, request)
         assert code is INVALID
-        assert '"examples" of shape [20000] is larger than' in message
+        assert '"examples" of shape [9000] is larger than' in message
 
 
 def test_a_grpc_message_that_is_too_large_is_refused(server: RunningServer) -> None:

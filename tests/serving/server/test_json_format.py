@@ -26,6 +26,7 @@ from tensorflow_serving.apis import (
 
 from serving.server.errors import ServingError
 from serving.server.json_format import (
+    JSON_DTYPES,
     PredictRequest,
     format_classifications,
     format_error,
@@ -39,6 +40,7 @@ from serving.server.json_format import (
 from serving.server.signatures import NUMPY_DTYPES, PROTO_DTYPES, Signature, TensorInfo
 
 Inputs = Mapping[str, TensorInfo]
+MAX_BYTES, MAX_ROWS = 10**6, 1000
 
 
 def tensor(dtype: str) -> TensorInfo:
@@ -49,14 +51,15 @@ def inputs(**dtypes: str) -> dict[str, TensorInfo]:
     return {name: tensor(dtype) for name, dtype in dtypes.items()}
 
 
-def of(known: Inputs) -> Callable[[str], Inputs]:
-    return lambda signature_name: known
+def of(known: Inputs, **defaults: np.ndarray) -> Callable[[str], Signature]:
+    return lambda signature_name: Signature(known, {}, defaults)
 
 
 def parse(document: Any, known: Inputs) -> PredictRequest:
     """Reads a body given as JSON value, as text or as bytes."""
     text = document if isinstance(document, str | bytes) else json.dumps(document)
-    return parse_predict(text.encode() if isinstance(text, str) else text, of(known))
+    body = text.encode() if isinstance(text, str) else text
+    return parse_predict(body, of(known), MAX_ROWS)
 
 
 def error_of(document: Any, known: Inputs) -> str:
@@ -111,7 +114,7 @@ def batches(
     names = TEXT.filter(lambda name: name != "b64")
     for name in draw(st.lists(names, min_size=1, max_size=4, unique=True)):
         shape = draw(st.lists(st.integers(1, 3), max_size=2).map(tuple))
-        dtype = draw(st.sampled_from(list(PROTO_DTYPES)))
+        dtype = draw(st.sampled_from([NUMPY_DTYPES[number] for number in sorted(JSON_DTYPES)]))
         found[name] = draw(arrays(dtype, (rows, *shape) if all_rows else shape, binary(name)))
     return found
 
@@ -156,9 +159,18 @@ def infos_of(batch: Mapping[str, np.ndarray]) -> dict[str, TensorInfo]:
         ("string", '{"inputs": [{"b64": "e A"}, {"b64": "eA.."}, {"b64": ""}]}', [b"x", b"x", b""]),
         ("int32", ' \t\r\n{"other": [[{}]], "instances": [1]}', [1]),
         ("int32", '\ufeff{"instances": [1]}', [1]),
-        ("int32", '{"instances": [1]} {"instances": [2]}', [1]),
-        ("int32", b'{"instances": [1]}\xff\x00', [1]),
-        ("int32", b'{"\xff": "\xff", "instances": [1]}', [1]),
+        ("float", '{"instances": [Inf, -Inf, -Infinity]}', [math.inf, -math.inf, -math.inf]),
+        ("float", '{"NaN": "\\"Inf\\\\", "instances": [NaN]}', [math.nan]),
+        (
+            "string",
+            '{"instances": ["NaN", "a\\"Inf", NaN]}'.replace(", NaN]", "]"),
+            [b"NaN", b'a"Inf'],
+        ),
+        (
+            "string",
+            '{"x": Inf, "instances": ["NaN:", "\\\\", "\\"Inf"]}',
+            [b"NaN:", b"\\", b'"Inf'],
+        ),
     ],
 )
 def test_a_request_for_one_input_is_read(dtype: str, document: str | bytes, expected: Any) -> None:
@@ -207,20 +219,20 @@ def test_columns_may_differ_in_size_and_may_have_keys_besides_the_inputs() -> No
 def test_inputs_are_those_of_the_signature_asked_for(document: Any, asked: str) -> None:
     names = []
 
-    def inputs_of(name: str) -> Inputs:
+    def signature_of(name: str) -> Signature:
         names.append(name)
-        return inputs(x="int32")
+        return Signature(inputs(x="int32"), {})
 
-    request = parse_predict(json.dumps(document).encode(), inputs_of)
+    request = parse_predict(json.dumps(document).encode(), signature_of, MAX_ROWS)
     assert (names, request.signature_name) == ([asked], asked)
 
 
 def test_what_the_signatures_raise_is_passed_on() -> None:
-    def inputs_of(name: str) -> Inputs:
+    def signature_of(name: str) -> Signature:
         raise ServingError(grpc.StatusCode.NOT_FOUND, f"no {name}")
 
     with pytest.raises(ServingError, match="no such") as refused:
-        parse_predict(b'{"signature_name": "such"}', inputs_of)
+        parse_predict(b'{"signature_name": "such"}', signature_of, MAX_ROWS)
     assert refused.value.code is grpc.StatusCode.NOT_FOUND
 
 
@@ -254,12 +266,19 @@ def test_row_and_column_form_of_the_same_data_are_read_as_these(
         ("[" * 100_000, ["JSON Parse error: ", "nested too deeply"]),
         ('{"a":' * 100_000, ["JSON Parse error: ", "nested too deeply"]),
         ('{"instances": [' + "1" * 5000 + "]}", ["JSON Parse error: Number too big"]),
-        ('{"instances": [1], "instances": [2]}', ['"instances" occurs more than once']),
+        ('{"instances": [1], "instances": [2]}', ["a key occurs more than once"]),
         ("[1]", ["JSON Value: [1] Is not object"]),
         ("null", ["JSON Value: null Is not object"]),
         ("{}", ["Missing 'inputs' or 'instances' key"]),
         ({"signature_name": 5, "instances": [1]}, ["5", "'signature_name' key must be a string"]),
-        ('{"signature_name": "\\udcff"}', ["'signature_name' key must be a string"]),
+        ('{"signature_name": "\\udcff"}', ["JSON Parse error: ", "surrogate"]),
+        (b'{"x": "\xff", "instances": [1]}', ["JSON Parse error: ", "UTF-8"]),
+        ('{"instances": [1]} {"instances": [2]}', ["JSON Parse error: ", "offset: 19"]),
+        ('{"instances": [1NaN]}', ["JSON Parse error: "]),
+        ('{"instances": [1], "x": In}', ["JSON Parse error: ", "offset: 24"]),
+        ('{"instances": [1, 1e999]}', ["JSON Parse error: Number too big", "offset: 18"]),
+        ('{"instances": [Infinity, -1e999]}', ["JSON Parse error: Number too big"]),
+        (f'{{"instances": [1{400 * "0"}]}}', ["JSON Parse error: Number too big", "offset: 15"]),
         ({"inputs": [1], "instances": [1]}, ["Not formatted correctly", "only one of"]),
         ({"instances": {"x": 1}}, ["Expecting 'instances' to be an list/array"]),
         ({"instances": []}, ["No values in 'instances' array"]),
@@ -320,10 +339,9 @@ def test_a_request_that_does_not_have_the_inputs_is_refused_naming_them(
         ("float", "[null]", ["null Type: Null is not of expected type: float"]),
         ("float", "[false]", ["false Type: False is not of expected type: float"]),
         ("float", "[[1, [2]]]", ["element: 0", "at [1]"]),
-        ("float", "[1, 1e999]", ["element: 1", "too big to be stored in double"]),
-        ("double", "[Infinity, 1e999]", ["element: 1", "too big to be stored in double"]),
-        ("double", "[0, -1e999]", ["element: 1", "too big to be stored in double"]),
-        ("float", f"[1{400 * '0'}]", ["too big to be stored in double"]),
+        ("int64", "[NaN]", ["NaN Type: Number is not of expected type: int64"]),
+        ("string", "[-Inf]", ["-Infinity Type: Number is not of expected type: string"]),
+        ("uint64", "[-9223372036854775809]", ["Type: Number is not of expected type: uint64"]),
         ("string", "[3]", ["3 Type: Number is not of expected type: string"]),
         ("string", '["x", {"b64": "eA="}]', ["element: 1", "base64"]),
         ("string", '["x", {"b64": "e"}]', ["element: 1", "base64"]),
@@ -331,8 +349,6 @@ def test_a_request_that_does_not_have_the_inputs_is_refused_naming_them(
         ("string", '[["x", {"b64": 3}]]', ["element: 0", "base64", "at [1]"]),
         ("string", '[["x", {"b64": "eA==", "x": 3}]]', ["element: 0", "base64", "at [1]"]),
         ("string", '["x", {"x": "y"}]', ["Expecting value/list but got object at item 1"]),
-        ("string", '["x", "\\ud800"]', ["element: 1", '"\\ud800" is not valid UTF-8']),
-        ("string", '["x", "\xff"]', ["element: 1", "is not valid UTF-8"]),
         ("int32", "[[1, 2], [3, 4, 5]]", ["element: 1", "Expecting tensor size: 2 but got: 3"]),
         ("int32", "[[1, 2], [[3, 4]]]", ["element: 1", "Expecting shape [2] but got: [1, 2]"]),
         ("int32", "[1, [1]]", ["element: 1", "Expecting shape [] but got: [1]"]),
@@ -368,7 +384,6 @@ SPOILT = [
     ("u", 3, "shape"),
     ("f", None, "Null"),
     ("s", ["x", {"b64": "?"}], "at [1]"),
-    ("s", ["\udcff", "x"], "at [0]"),
     ("b", 0, "Number"),
 ]
 
@@ -393,11 +408,9 @@ VALUES = {
     2**64: {"float"},
     1.5: {"float"},
     math.inf: {"float"},
-    10**309: set(),
     True: {"bool"},
     None: set(),
     "x": {"string"},
-    "\udcff": set(),
 }
 OBJECTS = [({"b64": "eA=="}, {"string"}), ({"b64": "?"}, set()), ({"x": 1}, set())]
 LEAVES: st.SearchStrategy[Any] = st.sampled_from([*VALUES.items(), *OBJECTS])
@@ -483,7 +496,7 @@ def test_any_body_gives_what_fits_the_signature_or_an_error_that_can_be_sent(
     body: bytes, known: Inputs
 ) -> None:
     try:
-        request = parse_predict(body, of(known))
+        request = parse_predict(body, of(known), MAX_ROWS)
     except ServingError as error:
         assert_can_be_sent(error)
         return
@@ -500,7 +513,7 @@ def test_any_body_gives_what_fits_the_signature_or_an_error_that_can_be_sent(
 @settings(deadline=None, max_examples=400)
 def test_any_body_gives_examples_or_an_error_that_can_be_sent(body: bytes) -> None:
     try:
-        _, examples = parse_examples(body)
+        _, examples = parse_examples(body, MAX_BYTES, MAX_ROWS)
     except ServingError as error:
         assert_can_be_sent(error)
         return
@@ -526,7 +539,9 @@ def test_examples_have_the_kinds_of_their_values() -> None:
         b"""{"signature_name": "s", "examples": [
             {"names": ["foo", {"b64": "AP8="}], "ratings": [8.0, Infinity], "age": 20},
             {"names": "bar", "mixed": [1, true, false], "flag": true, "none": []}
-        ]}"""
+        ]}""",
+        MAX_BYTES,
+        MAX_ROWS,
     )
     assert name == "s"
     assert [features(example) for example in examples] == [
@@ -566,7 +581,7 @@ def test_examples_and_their_context_hold_what_was_written(
         }
 
     body = {"examples": list(map(document, written)), "context": document(context)}
-    name, examples = parse_examples(json.dumps(body).encode())
+    name, examples = parse_examples(json.dumps(body).encode(), MAX_BYTES, MAX_ROWS)
     assert name == ""
     for serialized, example in zip(examples, written, strict=True):
         read = features(serialized)
@@ -576,7 +591,9 @@ def test_examples_and_their_context_hold_what_was_written(
 
 def test_the_context_is_in_every_example_that_does_not_say_otherwise() -> None:
     _, examples = parse_examples(
-        b'{"context": {"q": "all", "k": 1}, "examples": [{"x": 1.5}, {"q": ["own"]}, {}]}'
+        b'{"context": {"q": "all", "k": 1}, "examples": [{"x": 1.5}, {"q": ["own"]}, {}]}',
+        MAX_BYTES,
+        MAX_ROWS,
     )
     assert [features(example) for example in examples] == [
         {"q": ["bytes_list", b"all"], "k": ["int64_list", 1], "x": ["float_list", 1.5]},
@@ -608,22 +625,16 @@ def test_the_context_is_in_every_example_that_does_not_say_otherwise() -> None:
             '{"examples": [{"a": [1, 18446744073709551603]}]}',
             ["Only int64_t", "element 1"],
         ),
-        ('{"examples": [{"a": -9223372036854775809}]}', ["Feature: a", "Only int64_t"]),
-        (
-            '{"examples": [{"a": 1e999}]}',
-            ["Feature: a", "too big", "Infinity at examples[0]"],
-        ),
-        ('{"examples": [{"a": ["x", "\\ud800"]}]}', ["Feature: a", "UTF-8", "element 1"]),
+        ('{"examples": [{"a": 1e999}]}', ["JSON Parse error: Number too big", "offset: 19"]),
         ('{"examples": [{"a": {"b64": "?"}}]}', ["Feature: a", "base64"]),
-        ('{"examples": [{"\\ud800": 1}]}', ['"\\ud800"', "not valid UTF-8", "examples[0]"]),
-        ('{"examples": [{"a": 1, "a": 2}]}', ['"a" occurs more than once']),
+        ('{"examples": [{"a": 1, "a": 2}]}', ["a key occurs more than once"]),
     ],
 )
 def test_a_body_that_has_no_examples_is_refused_naming_the_feature(
     document: str, fragments: list[str]
 ) -> None:
     with pytest.raises(ServingError) as refused:
-        parse_examples(document.encode())
+        parse_examples(document.encode(), MAX_BYTES, MAX_ROWS)
     assert refused.value.code is grpc.StatusCode.INVALID_ARGUMENT
     message = refused.value.message
     assert all(fragment in message for fragment in fragments), message
@@ -750,7 +761,7 @@ def test_float32_values_read_back_bit_by_bit_from_the_fewest_digits(bits: list[i
 def test_rows_that_are_written_read_back_as_the_outputs(batch: dict[str, np.ndarray]) -> None:
     written = format_predict(batch, row_format=True)
     body = written.replace(b'"predictions"', b'"instances"', 1)
-    assert_same(parse_predict(body, of(infos_of(batch))).inputs, batch)
+    assert_same(parse_predict(body, of(infos_of(batch)), MAX_ROWS).inputs, batch)
 
 
 @given(batches(all_rows=False, binary=lambda name: name.endswith("_bytes")))
@@ -758,7 +769,7 @@ def test_rows_that_are_written_read_back_as_the_outputs(batch: dict[str, np.ndar
 def test_columns_that_are_written_read_back_as_the_outputs(batch: dict[str, np.ndarray]) -> None:
     written = format_predict(batch, row_format=False)
     body = written.replace(b'"outputs"', b'"inputs"', 1)
-    assert_same(parse_predict(body, of(infos_of(batch))).inputs, batch)
+    assert_same(parse_predict(body, of(infos_of(batch)), MAX_ROWS).inputs, batch)
 
 
 def test_classifications_are_pairs_of_label_and_score() -> None:
@@ -860,3 +871,36 @@ def test_metadata_without_signatures_are_an_error_of_the_server() -> None:
     with pytest.raises(ServingError, match="signature_def") as refused:
         format_metadata(get_model_metadata_pb2.GetModelMetadataResponse())
     assert refused.value.code is grpc.StatusCode.INTERNAL
+
+
+def test_the_constants_of_javascript_are_read_only_where_they_are_values() -> None:
+    text = json.dumps({"inputs": {"x": ["NaN", "Inf", 'a"Inf\\', "\\\\NaN"], "y": 0}})
+    text = text.replace(": 0", ": [NaN, Infinity, -Infinity, Inf, -Inf, 1e300, 1]")
+    found = parse(text, inputs(x="string", y="double")).inputs
+    assert found["x"].tolist() == [b"NaN", b"Inf", b'a"Inf\\', b"\\\\NaN"]
+    expected = [math.nan, math.inf, -math.inf, math.inf, -math.inf, 1e300, 1]
+    np.testing.assert_array_equal(found["y"], expected)
+
+
+def test_an_input_with_a_default_may_be_left_out() -> None:
+    signature = of(inputs(x="int32", y="float"), y=np.ones(1, np.float32))
+    for body in (b'{"instances": [{"x": 1}]}', b'{"inputs": {"x": [1]}}', b'{"instances": [1]}'):
+        assert_same(parse_predict(body, signature, 1).inputs, {"x": np.array([1], np.int32)})
+    given = parse_predict(b'{"instances": [{"x": 1, "y": 2}]}', signature, 1).inputs
+    assert given["y"].tolist() == [2]
+
+
+@pytest.mark.parametrize("body", ['{"instances": [1, 2, 3]}', '{"inputs": {"x": [1, 2, 3]}}'])
+def test_a_request_of_too_many_rows_is_refused(body: str) -> None:
+    with pytest.raises(ServingError, match="3 rows, 2 are allowed") as refused:
+        parse_predict(body.encode(), of(inputs(x="int32")), 2)
+    assert refused.value.code is grpc.StatusCode.RESOURCE_EXHAUSTED
+
+
+def test_a_context_is_refused_if_all_examples_with_it_are_too_large() -> None:
+    body = json.dumps({"context": {"x": 1000 * "x"}, "examples": [{}] * 200}).encode()
+    assert len(parse_examples(body, 300_000, 200)[1]) == 200
+    with pytest.raises(ServingError, match=r"context of .* bytes is larger"):
+        parse_examples(body, 100_000, 200)
+    with pytest.raises(ServingError, match="200 rows, 199 are allowed"):
+        parse_examples(body, 300_000, 199)

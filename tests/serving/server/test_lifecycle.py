@@ -2,33 +2,29 @@
 
 from __future__ import annotations
 
-import datetime
-import ipaddress
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import grpc
-import httpx
 import pytest
+import tensorflow as tf
 from click.testing import CliRunner
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from prometheus_client.parser import text_string_to_metric_families
-from tensorflow_serving.apis import get_model_metadata_pb2, get_model_status_pb2
+from tensorflow_serving.apis import prediction_log_pb2
 
 from serving.__main__ import main
+from serving.directory import ModelDirectory
 from tests.conftest import PROJECT
+from tests.serving.server.certificates import make_certificate
 from tests.serving.server.running import (
     PATIENCE,
     RunningServer,
@@ -119,13 +115,49 @@ class TestStop:
             )
             assert server.process.wait(PATIENCE) == 0
 
-    def test_a_model_that_is_being_loaded_is_not_waited_for(self, tmp_path: Path) -> None:
-        folder = tmp_path / "stuck" / "1"
-        folder.mkdir(parents=True)
-        os.mkfifo(folder / "saved_model.pb")  # To read it waits for somebody who writes.
-        with running(tmp_path, wait_for_model=False) as server:
+    def test_a_model_that_is_being_loaded_is_not_waited_for(
+        self, counter: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("TMPDIR", str(tmp_path))
+        with running(slow(counter, tmp_path / "models"), wait_for_ports=False) as server:
+            server.wait_for("loading")
             server.process.send_signal(signal.SIGTERM)
             assert server.process.wait(PATIENCE) == 0
+        assert list(tmp_path.glob("flightdeck-*")) == []  # Not even the private copy.
+
+
+def slow(counter: Path, root: Path) -> Path:
+    """A Serving directory with a model whose warm-up counts for ever, and one that is well."""
+    shutil.copytree(counter, root)
+    shutil.copytree(root / "counter", root / "other")
+    log = prediction_log_pb2.PredictionLog()
+    log.predict_log.request.CopyFrom(predict_request("counter", "", x=i64([FOR_EVER])))
+    path = root / "counter" / "1" / "assets.extra" / "tf_serving_warmup_requests"
+    path.parent.mkdir()
+    with tf.io.TFRecordWriter(str(path)) as writer:
+        writer.write(log.SerializeToString())
+    return root
+
+
+def test_server_opens_its_ports_when_each_model_is_served_or_refused(
+    counter: Path, tmp_path: Path
+) -> None:
+    root = slow(counter, tmp_path / "models")
+    with socket.socket() as one, socket.socket() as two:
+        for taken in (one, two):
+            taken.bind(("127.0.0.1", 0))
+        ports = [one.getsockname()[1], two.getsockname()[1]]
+    arguments = ("--grpc-port", str(ports[0]), "--rest-port", str(ports[1]))
+    with running(root, *arguments, "--poll-seconds", "0.05", wait_for_ports=False) as server:
+        server.wait_for("serving", model="other")
+        for port in ports:
+            with pytest.raises(ConnectionRefusedError):
+                socket.create_connection(("127.0.0.1", port), PATIENCE)
+        assert server.find("listening") == []
+        ModelDirectory(str(root), "counter").rollback(withdraw=True)
+        server.wait_for("load given up", model="counter")
+        server.connect()
+        assert server.rest("other:predict", {"instances": [5]}).json() == {"predictions": [5]}
 
 
 def until_waiting(server: RunningServer, requests: int) -> None:
@@ -173,6 +205,8 @@ def test_before_a_model_is_there_nothing_is_served(toys: Path, tmp_path: Path) -
         overall, toy = Health(server, ""), Health(server, "toy")
         overall.wait_for(NOT_SERVING)
         toy.wait_for(health_pb2.HealthCheckResponse.SERVICE_UNKNOWN)
+        service = Health(server, "tensorflow.serving.PredictionService")
+        service.wait_for(NOT_SERVING)
         another = Health(server, "toy")
         another.wait_for(health_pb2.HealthCheckResponse.SERVICE_UNKNOWN)
         another.leave()
@@ -182,137 +216,12 @@ def test_before_a_model_is_there_nothing_is_served(toys: Path, tmp_path: Path) -
         os.symlink(toys / "toy", tmp_path / "toy")
         server.wait_for("serving", model="toy")
         overall.wait_for(SERVING)
+        service.wait_for(SERVING)
         toy.wait_for(SERVING)
+        stub = health_pb2_grpc.HealthStub(server.channel)
+        for name in ("tensorflow.serving.ModelService", "ModelService", "PredictionService"):
+            assert stub.Check(health_pb2.HealthCheckRequest(service=name)).status == SERVING
         assert server.rest("toy:predict", DOCUMENT).status_code == 200
-
-
-@dataclass(frozen=True)
-class Certificate:
-    """A certificate for localhost, and its key."""
-
-    certificate: Path
-    key: Path
-
-
-def make_certificate(folder: Path) -> Certificate:
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
-    now = datetime.datetime.now(datetime.UTC)
-    names = [x509.DNSName("localhost"), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(1)
-        .not_valid_before(now - datetime.timedelta(days=1))
-        .not_valid_after(now + datetime.timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName(names), critical=False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-        .sign(key, hashes.SHA256())
-    )
-    made = Certificate(folder / "server.pem", folder / "server.key")
-    made.certificate.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
-    made.key.write_bytes(
-        key.private_bytes(
-            serialization.Encoding.PEM,
-            serialization.PrivateFormat.PKCS8,
-            serialization.NoEncryption(),
-        )
-    )
-    return made
-
-
-class TestTokenAndTls:
-    TOKEN = "a-Secret.token~+/=="
-
-    @pytest.fixture(scope="class")
-    def certificate(self, tmp_path_factory: pytest.TempPathFactory) -> Certificate:
-        return make_certificate(tmp_path_factory.mktemp("tls"))
-
-    @pytest.fixture(scope="class")
-    def guarded(
-        self, toys: Path, certificate: Certificate, tmp_path_factory: pytest.TempPathFactory
-    ) -> Iterator[RunningServer]:
-        """A server that wants a token, and speaks TLS alone."""
-        token = tmp_path_factory.mktemp("token") / "token.txt"
-        token.write_text(f"{self.TOKEN}\n")
-        with running(
-            toys,
-            *("--token-file", str(token)),
-            *("--tls-certificate", str(certificate.certificate)),
-            *("--tls-key", str(certificate.key)),
-            tls=certificate.certificate.read_bytes(),
-        ) as server:
-            yield server
-
-    @pytest.mark.parametrize(
-        "header", [None, "", "Bearer", "Bearer wrong", f"Basic {TOKEN}", TOKEN, f"Bearer {TOKEN} "]
-    )
-    def test_nobody_is_answered_without_the_token(
-        self, guarded: RunningServer, header: str | None
-    ) -> None:
-        given = {} if header is None else {"Authorization": header}
-        if header and header.endswith(" "):
-            given = {"Authorization": header.strip() + "x"}
-        for method, path in (
-            ("POST", "/v1/models/toy:predict"),
-            ("GET", "/v1/models/toy"),
-            ("GET", "/v1/models/toy/metadata"),
-            ("GET", "/monitoring/prometheus/metrics"),
-        ):
-            response = guarded.http.request(method, path, headers=given)
-            assert response.status_code == 401, path
-            assert response.headers["www-authenticate"] == "Bearer"
-            assert self.TOKEN not in response.text
-        metadata = [("authorization", value) for value in given.values()]
-        request = get_model_metadata_pb2.GetModelMetadataRequest(metadata_field=["signature_def"])
-        status = get_model_status_pb2.GetModelStatusRequest()
-        request.model_spec.name = status.model_spec.name = "toy"
-        for call, message in (
-            (guarded.predictions.Predict, predict_request("toy", "raw_features", **GOOD)),
-            (guarded.predictions.GetModelMetadata, request),
-            (guarded.models.GetModelStatus, status),
-        ):
-            code, _ = refusal(call, message, metadata=metadata)
-            assert code is grpc.StatusCode.UNAUTHENTICATED
-
-    def test_whoever_brings_it_is_answered(self, guarded: RunningServer) -> None:
-        header = f"Bearer {self.TOKEN}"
-        response = guarded.rest("toy:predict", DOCUMENT, headers={"Authorization": header})
-        assert response.status_code == 200
-        request = predict_request("toy", "raw_features", **GOOD)
-        answer = guarded.predictions.Predict(request, metadata=[("authorization", header)])
-        assert answer.outputs["probability"].float_val
-
-    def test_so_is_the_client_with_token_and_certificate(
-        self, guarded: RunningServer, certificate: Certificate, tmp_path: Path
-    ) -> None:
-        rows, token = tmp_path / "rows.csv", tmp_path / "token"
-        rows.write_text("distance,hour,carrier\n1,2,AA\n")
-        token.write_text(self.TOKEN)
-        predict = ["predict", str(rows), "--server", guarded.rest_url, "--model", "toy"]
-        trusting = [*predict, "--ca-file", str(certificate.certificate)]
-        done = CliRunner().invoke(main, [*trusting, "--token-file", str(token)])
-        assert (done.exit_code, done.stdout.splitlines()[0]) == (0, "row,probability"), done.output
-        for arguments, message in ((trusting, "401: a bearer token"), (predict, "certificate")):
-            done = CliRunner().invoke(main, arguments)
-            assert done.exit_code == 1
-            assert message in done.stderr
-
-    def test_health_can_be_asked_without_it(self, guarded: RunningServer) -> None:
-        stub = health_pb2_grpc.HealthStub(guarded.channel)
-        assert stub.Check(health_pb2.HealthCheckRequest(service="toy")).status == SERVING
-
-    def test_whoever_does_not_speak_tls_is_not_answered(self, guarded: RunningServer) -> None:
-        with pytest.raises(httpx.TransportError):
-            httpx.get(f"http://127.0.0.1:{guarded.rest_port}/v1/models/toy")
-        with grpc.insecure_channel(f"127.0.0.1:{guarded.grpc_port}") as channel:
-            stub = health_pb2_grpc.HealthStub(channel)
-            code, _ = refusal(stub.Check, health_pb2.HealthCheckRequest())
-            assert code is grpc.StatusCode.UNAVAILABLE
-        with pytest.raises(httpx.ConnectError, match="certificate verify failed"):
-            httpx.get(f"{guarded.rest_url}/v1/models/toy")
 
 
 class TestWhatItTells:
@@ -365,6 +274,8 @@ class TestNoStart:
         root = tmp_path_factory.mktemp("failures")
         certificate = make_certificate(root)
         (root / "garbage").write_bytes(b"\xff\xfe\n\n")
+        (root / "open").write_text("secret")
+        (root / "empty").touch(0o600)
         with socket.socket() as taken, socket.socket() as also_taken:
             for one in (taken, also_taken):
                 one.bind(("127.0.0.1", 0))
@@ -376,6 +287,8 @@ class TestNoStart:
                 "grpc port": ("--grpc-port", other_port),
                 "tls": tls,
                 "log": ("--request-log", "/dev/null/log"),
+                "token": ("--token-file", root / "open"),
+                "tokens": ("--tokens", root / "empty"),
             }
 
             def run(options: tuple[Any, ...]) -> subprocess.CompletedProcess[str]:
@@ -400,6 +313,8 @@ class TestNoStart:
             ("grpc port", "127.0.0.1:{1} cannot be listened on: Address already in use"),
             ("tls", "garbage and"),
             ("log", "/dev/null/log"),
+            ("token", "open has mode 0644, so that others can read or change it: chmod 640"),
+            ("tokens", "empty: token: Field required"),
         ],
     )
     def test_for_want_of_a_port_or_a_file(
@@ -419,14 +334,12 @@ class TestNoStart:
         ("arguments", "message"),
         [
             (["nowhere", "--no-verify"], "There is no folder nowhere."),
-            (
-                ["models", "--no-verify", "--token-file", "empty"],
-                "There is no token in empty: it is empty.",
-            ),
+            (["models", "--no-verify", "--tls-client-ca", "empty"], "needs --tls-certificate"),
             (["models", "--no-verify", "--token-file", "nowhere"], "'nowhere' does not exist"),
-            (["models"], "There is no public key"),
+            (["models"], "keys cannot be read: No such file or directory"),
             (["models", "--no-verify", "--public-key", "empty"], "exclude each other"),
             (["models", "--no-verify", "--tls-key", "empty"], "belong together"),
+            (["models", "--no-verify", "--cors-origin", "https://a/"], "'https://a/' is no origin"),
             (["models", "--no-verify", "--rest-port", "65536"], "65536 is not in the range"),
             (["models", "--no-verify", "--workers", "0"], "0 is not in the range"),
             (["models", "--no-verify", "--request-log-sampling", "2"], "2.0 is not in the range"),

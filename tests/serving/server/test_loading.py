@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import stat
 import tempfile
+import threading
 from functools import partial
 from pathlib import Path
 
@@ -99,7 +100,7 @@ def test_a_version_swapped_after_it_was_verified_is_not_loaded(
         return load_model(folder, **options)  # type: ignore[arg-type]
 
     monkeypatch.setattr(loading, "load_model", load_after_swap)
-    model = load_version(settings(directory, keys), directory, 7)
+    model = load_version(settings(directory, keys), directory, 7, threading.Event())
     (folder,) = loaded_from
     assert not folder.is_relative_to(directory.serving_dir)
     assert stat.S_IMODE(folder.parents[1].stat().st_mode) == 0o700
@@ -109,13 +110,13 @@ def test_a_version_swapped_after_it_was_verified_is_not_loaded(
     assert answer["index"].tolist() == [11]
     monkeypatch.setattr(loading, "load_model", load_model)
     with pytest.raises(SignatureError, match="files differ"):
-        load_version(settings(directory, keys), directory, 7)
+        load_version(settings(directory, keys), directory, 7, threading.Event())
 
 
 def test_what_a_model_reads_with_each_request_stays_and_goes_with_the_model(
     directory: ModelDirectory, keys: KeyPair, private_parent: Path
 ) -> None:
-    model = load_version(settings(directory, keys), directory, 7)
+    model = load_version(settings(directory, keys), directory, 7, threading.Event())
     left = [path.name for path in private_parent.rglob("*") if path.is_file()]
     assert left == ["vocabulary.txt"]
     rows = {"words": np.array([b"a", b"c", b"?"], object)}
@@ -135,6 +136,16 @@ def test_what_is_refused_leaves_nothing_behind(
 
     monkeypatch.setattr(loading, "warm_up", fail)
     with pytest.raises(ValueError, match="no warm-up"):
-        load_version(settings(directory, keys), directory, 7)
+        load_version(settings(directory, keys), directory, 7, threading.Event())
     gc.collect()
+    assert list(private_parent.iterdir()) == []
+
+
+def test_a_load_that_is_given_up_ends_and_leaves_nothing_behind(
+    directory: ModelDirectory, keys: KeyPair, private_parent: Path
+) -> None:
+    given_up = threading.Event()
+    given_up.set()
+    with pytest.raises(InterruptedError):
+        load_version(settings(directory, keys), directory, 7, given_up)
     assert list(private_parent.iterdir()) == []

@@ -5,13 +5,16 @@ from __future__ import annotations
 import gc
 import json
 import logging
+import os
 import shutil
 import tempfile
 import threading
+import time
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import grpc
@@ -48,6 +51,7 @@ class Loaded:
     content: bytes
     signatures: Mapping[str, Signature] = field(default_factory=dict)
     signature_defs: Mapping[str, meta_graph_pb2.SignatureDef] = field(default_factory=dict)
+    batched: set[str] = field(default_factory=set)
 
     def run(
         self,
@@ -57,6 +61,35 @@ class Loaded:
         seconds: float,
     ) -> dict[str, np.ndarray]:
         raise NotImplementedError
+
+
+class SlowLoad:
+    """The load of a version that ends when it is told to."""
+
+    def __init__(self) -> None:
+        self._began, self._may_end = threading.Event(), threading.Event()
+        self.given_up = threading.Event()
+
+    def wait(self, given_up: threading.Event) -> None:
+        self._thread, self.given_up = threading.current_thread(), given_up
+        self._began.set()
+        assert self._may_end.wait(60)
+
+    def finish(self) -> None:
+        """Lets it end, and waits for what the manager does then."""
+        assert self._began.wait(60)
+        self._may_end.set()
+        self._thread.join()
+
+
+def load_threads(name: str = "load ") -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name.startswith(name)]
+
+
+def join_loads(name: str = "load ") -> None:
+    while loads := load_threads(name):
+        for load in loads:
+            load.join()
 
 
 class Serving:
@@ -72,6 +105,7 @@ class Serving:
         self.loads: list[tuple[str, int]] = []
         self.changes: list[tuple[str, bool]] = []
         self.before_load: Callable[[], None] = lambda: None
+        self.slow_loads: dict[tuple[str, int], SlowLoad] = {}
         self.metrics = ServerMetrics()
         self.manager = ModelManager(
             str(root),
@@ -81,9 +115,11 @@ class Serving:
             lambda name, available: self.changes.append((name, available)),
         )
 
-    def _load(self, directory: ModelDirectory, version: int) -> Loaded:
+    def _load(self, directory: ModelDirectory, version: int, given_up: threading.Event) -> Loaded:
         self.before_load()
         self.loads.append((directory.model_name, version))
+        if slow := self.slow_loads.pop((directory.model_name, version), None):
+            slow.wait(given_up)
         folder = Path(directory.version_uri(version))
         for path in sorted(folder.rglob("*")):
             if path.is_file() and path.read_bytes().startswith(BAD):
@@ -103,7 +139,14 @@ class Serving:
         return folder
 
     def look(self) -> None:
+        """Looks once, and waits until all is loaded that this look and its loads ask for."""
         self.manager.look()
+        join_loads()
+
+    def slow(self, version: int, name: str = "toy") -> SlowLoad:
+        """Has the next load of a version last until it is finished."""
+        slow = self.slow_loads[name, version] = SlowLoad()
+        return slow
 
     def served(self, name: str = "toy") -> int:
         return self.manager.find(name).version
@@ -127,6 +170,10 @@ class Serving:
 @pytest.fixture
 def serving(tmp_path: Path) -> Serving:
     return Serving(tmp_path)
+
+
+def errors(caplog: pytest.LogCaptureFixture) -> list[logging.LogRecord]:
+    return [record for record in caplog.records if record.levelno >= logging.ERROR]
 
 
 def not_served(serving: Serving, *args: Any) -> ServingError:
@@ -196,21 +243,12 @@ def test_nothing_is_loaded_twice(serving: Serving) -> None:
 def test_the_old_version_is_served_while_the_new_one_loads(serving: Serving) -> None:
     serving.add(1)
     serving.look()
-    began, may_end = threading.Event(), threading.Event()
-
-    def wait() -> None:
-        began.set()
-        may_end.wait()
-
-    serving.before_load = wait
     serving.add(2)
-    looking = threading.Thread(target=serving.look)
-    looking.start()
-    began.wait()
+    slow = serving.slow(2)
+    serving.manager.look()
     assert serving.served() == 1
     assert serving.states() == {1: State.AVAILABLE, 2: State.LOADING}
-    may_end.set()
-    looking.join()
+    slow.finish()
     assert serving.served() == 2
 
 
@@ -365,6 +403,317 @@ class TestRollback:
         assert serving.served() == 1
 
 
+class TestSlowLoads:
+    """Loads that take as long as the test says, while other things happen."""
+
+    def test_manager_rolls_back_one_model_while_another_loads(self, serving: Serving) -> None:
+        serving.add(1, name="a")
+        serving.add(2, name="a")
+        serving.add(1, name="b")
+        slow = serving.slow(1, "b")
+        serving.manager.look()
+        join_loads("load a")
+        assert serving.served("a") == 2
+        serving.directory("a").rollback()
+        serving.manager.look()
+        join_loads("load a")
+        assert serving.served("a") == 1
+        assert serving.states("b") == {1: State.LOADING}
+        slow.finish()
+        assert serving.served("b") == 1
+
+    def test_manager_rolls_back_while_a_newer_version_of_the_model_loads(
+        self, serving: Serving
+    ) -> None:
+        serving.add(1)
+        serving.add(2)
+        serving.look()
+        serving.add(3)
+        slow = serving.slow(3)
+        serving.manager.look()
+        serving.directory().rollback(2)
+        serving.manager.look()
+        join_loads("load toy 1")
+        assert serving.served() == 1
+        assert serving.states() == {1: State.AVAILABLE, 2: State.END, 3: State.LOADING}
+        slow.finish()
+        assert serving.served() == 3
+        assert serving.gauge() == {("toy", 3)}
+
+    def test_manager_falls_back_at_once_to_a_version_that_is_loaded(self, serving: Serving) -> None:
+        serving.add(1)
+        serving.directory().pin(1, "stable")
+        serving.add(2)
+        serving.look()
+        serving.add(3)
+        slow = serving.slow(3)
+        serving.manager.look()
+        serving.directory().rollback(2)
+        serving.manager.look()
+        assert serving.served() == 1
+        slow.finish()
+        assert serving.served() == 3
+
+    def test_manager_gives_up_a_load_whose_version_is_rolled_back(
+        self, serving: Serving, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        caplog.set_level(logging.INFO)
+        serving.add(1)
+        serving.look()
+        serving.add(2, BAD)
+        slow = serving.slow(2)
+        serving.manager.look()
+        serving.directory().rollback()
+        serving.manager.look()
+        assert slow.given_up.is_set()
+        assert serving.states() == {1: State.AVAILABLE, 2: State.END}
+        slow.finish()
+        assert serving.served() == 1
+        assert "load given up" in [record.getMessage() for record in caplog.records]
+        assert errors(caplog) == []
+        assert serving.count("refused") == 0
+
+    def test_manager_takes_a_version_that_went_while_it_was_read_for_no_error(
+        self, serving: Serving, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        serving.add(1)
+        serving.look()
+        serving.add(2, BAD)
+        slow = serving.slow(2)
+        serving.manager.look()
+        serving.directory().rollback()
+        slow.finish()  # It fails before the manager has looked again.
+        assert errors(caplog) == []
+        assert serving.count("refused") == 0
+        serving.manager.look()
+        assert serving.served() == 1
+        assert serving.states() == {1: State.AVAILABLE, 2: State.END}
+
+    def test_manager_loads_again_what_changed_while_it_was_read(
+        self, serving: Serving, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        folder = serving.add(1, BAD)
+        slow = serving.slow(1)
+        serving.manager.look()
+        (folder / "variables" / "data").write_bytes(b"more of it")
+        slow.finish()
+        assert errors(caplog) == []
+        (folder / "saved_model.pb").write_bytes(b"all of it")
+        serving.look()
+        assert serving.served() == 1
+
+    def test_manager_loads_again_what_is_promoted_while_its_load_is_being_given_up(
+        self, serving: Serving
+    ) -> None:
+        serving.add(1)
+        serving.look()
+        serving.add(2)
+        slow = serving.slow(2)
+        serving.manager.look()
+        serving.directory().rollback()
+        serving.manager.look()
+        second = serving.slow(2)
+        serving.directory().promote()
+        serving.manager.look()
+        assert serving.states()[2] == State.LOADING
+        assert not second.given_up.is_set()
+        second.finish()
+        slow.finish()
+        assert serving.served() == 2
+        assert serving.count("loaded") == 2
+
+    def test_manager_serves_each_version_whose_load_ends_though_newer_ones_come(
+        self, serving: Serving
+    ) -> None:
+        serving.add(1)
+        serving.look()
+        serving.add(2)
+        slow = serving.slow(2)
+        serving.manager.look()
+        serving.add(3)
+        slower = serving.slow(3)
+        serving.manager.look()
+        slow.finish()
+        assert serving.served() == 2
+        slower.finish()
+        assert serving.served() == 3
+
+    def test_manager_gives_up_the_load_of_a_version_that_a_newer_one_overtakes(
+        self, serving: Serving
+    ) -> None:
+        serving.add(1)
+        slow = serving.slow(1)
+        serving.manager.look()
+        serving.add(2)
+        serving.manager.look()
+        join_loads("load toy 2")
+        assert serving.served() == 2
+        assert slow.given_up.is_set()
+        slow.finish()
+        assert serving.gauge() == {("toy", 2)}
+
+    def test_manager_gives_up_its_loads_when_it_stops(self, serving: Serving) -> None:
+        serving.add(1)
+        slow = serving.slow(1)
+        serving.manager.look()
+        serving.manager.stop()
+        assert slow.given_up.is_set()
+        slow.finish()
+        assert not_served(serving, "toy").code is grpc.StatusCode.NOT_FOUND
+
+
+class TestWithdrawal:
+    def test_manager_gives_up_the_load_of_a_version_that_is_withdrawn(
+        self, serving: Serving
+    ) -> None:
+        serving.add(1)
+        slow = serving.slow(1)
+        serving.manager.look()
+        serving.directory().rollback(withdraw=True)
+        serving.manager.look()
+        assert slow.given_up.is_set()
+        assert serving.manager.decided.done()
+        slow.finish()
+        assert not_served(serving, "toy").code is grpc.StatusCode.NOT_FOUND
+
+
+class TestFirstLoad:
+    def test_manager_has_decided_when_each_model_is_served_or_refused(
+        self, serving: Serving
+    ) -> None:
+        serving.add(1, BAD, name="a")
+        serving.add(1, name="b")
+        serving.add(2, BAD, name="b")
+        slow, slower = serving.slow(2, "b"), serving.slow(1, "b")
+        serving.manager.look()
+        join_loads("load a")
+        assert not serving.manager.decided.done()
+        slow.finish()
+        assert not serving.manager.decided.done()
+        slower.finish()
+        assert serving.manager.decided.done()
+
+    @pytest.mark.parametrize("names", [(), ("later",)])
+    def test_manager_has_decided_when_there_is_nothing_to_load(
+        self, tmp_path: Path, names: tuple[str, ...]
+    ) -> None:
+        serving = Serving(tmp_path, names)
+        serving.manager.look()
+        assert serving.manager.decided.done()
+
+
+class TestStorage:
+    """Storage that goes away, fills up, or holds what nobody expects."""
+
+    @pytest.fixture
+    def away(self, monkeypatch: pytest.MonkeyPatch) -> Callable[[list[int] | OSError], None]:
+        """Has the next looks find these versions, or fail."""
+
+        def go(found: list[int] | OSError) -> None:
+            def versions(self: ModelDirectory) -> list[int]:
+                if isinstance(found, OSError):
+                    raise found
+                return found
+
+            # The tests may run as root, who can read everything.
+            monkeypatch.setattr(ModelDirectory, "versions", versions)
+
+        return go
+
+    @pytest.mark.parametrize("found", [[], OSError(116, "Stale file handle")])
+    def test_manager_serves_on_what_is_loaded_when_storage_goes_away(
+        self,
+        serving: Serving,
+        away: Callable[[list[int] | OSError], None],
+        monkeypatch: pytest.MonkeyPatch,
+        caplog: pytest.LogCaptureFixture,
+        found: list[int] | OSError,
+    ) -> None:
+        for version in (1, 2):
+            serving.add(version)
+        serving.directory().pin(1, "stable")
+        serving.look()
+        loads = list(serving.loads)
+        away(found)
+        for _ in range(3):
+            serving.look()
+        assert serving.served() == 2
+        assert serving.manager.find("toy", label="stable").version == 1
+        lines = [r.__dict__["fields"] for r in caplog.records if r.getMessage() == "look failed"]
+        assert len([line for line in lines if line.get("model") == "toy"]) == 1
+        monkeypatch.undo()
+        serving.add(3)
+        serving.look()
+        assert serving.served() == 3
+        assert serving.loads == [*loads, ("toy", 3)]
+
+    def test_manager_starts_when_storage_is_away(
+        self, serving: Serving, away: Callable[[list[int] | OSError], None]
+    ) -> None:
+        serving.add(1)
+        away(OSError("Input/output error"))
+        serving.look()
+        assert serving.manager.decided.done()
+        assert not_served(serving, "toy").code is grpc.StatusCode.NOT_FOUND
+
+    def test_manager_serves_what_loaded_while_storage_went_away(
+        self, serving: Serving, away: Callable[[list[int] | OSError], None]
+    ) -> None:
+        serving.add(1)
+        slow = serving.slow(1)
+        serving.manager.look()
+        away([])
+        slow.finish()
+        assert serving.served() == 1
+
+    def test_manager_tries_again_after_an_error_of_the_disk(
+        self, serving: Serving, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def fail() -> None:
+            raise OSError(28, "No space left on device")
+
+        serving.add(1)
+        serving.before_load = fail
+        serving.look()
+        (status,) = serving.manager.status("toy").model_version_status
+        assert "No space left" in status.status.error_message
+        serving.before_load = lambda: None
+        serving.look()
+        assert serving.loads == []  # Not at each look.
+        later = time.monotonic() + 3600
+        monkeypatch.setattr("serving.server.manager.time", SimpleNamespace(monotonic=lambda: later))
+        serving.look()
+        assert serving.served() == 1
+
+    def test_manager_tries_again_when_the_mode_of_a_file_is_mended(self, serving: Serving) -> None:
+        folder = serving.add(1, BAD)
+        serving.look()
+        (folder / "saved_model.pb").chmod(0o600)
+        serving.look()
+        assert serving.loads == [("toy", 1)] * 2
+
+    def test_manager_passes_over_a_number_that_the_protocol_cannot_say(
+        self, serving: Serving, away: Callable[[list[int] | OSError], None]
+    ) -> None:
+        serving.add(2**63 - 1)
+        away([2**63 - 1, 2**63, 20261126153000123456])
+        serving.look()
+        assert serving.states() == {2**63 - 1: State.AVAILABLE}
+
+    def test_status_says_a_reason_that_is_no_text(self, serving: Serving) -> None:
+        name = os.fsdecode(b"weights-\xff")
+
+        def fail() -> None:
+            raise ValueError(f"{name} is bad, {'x' * 100_000}")
+
+        serving.before_load = fail
+        serving.add(1)
+        serving.look()
+        (status,) = serving.manager.status("toy").model_version_status
+        assert status.status.error_message.startswith("weights-\\udcff is bad, xx")
+        assert len(status.status.error_message) < 5000
+
+
 class TestLabels:
     def test_a_labelled_version_stays_loaded_and_answers_to_its_label(
         self, serving: Serving
@@ -441,7 +790,12 @@ class TestSeveralModels:
         assert [serving.served(name) for name in "bcd"] == [7, 1, 5]
         assert not_served(serving, "a").message.endswith("being served are the models b, c, d")
         assert serving.states("a") == {1: State.END}
-        assert set(serving.changes) == {("a", False), ("b", True), ("c", True), ("d", True)}
+        assert set(dict(serving.changes).items()) == {
+            ("a", False),
+            ("b", True),
+            ("c", True),
+            ("d", True),
+        }
 
     def test_a_folder_that_cannot_be_read_disturbs_no_other(
         self, serving: Serving, monkeypatch: pytest.MonkeyPatch
@@ -477,7 +831,7 @@ class TestSeveralModels:
         serving.add(1, name="b")
         serving.look()
         assert serving.loads == [("b", 1)]
-        assert serving.changes == [("b", True), ("later", False)]
+        assert dict(serving.changes) == {"b": True, "later": False}
         serving.add(4, name="later")
         serving.look()
         assert serving.served("later") == 4
@@ -578,4 +932,90 @@ class Swaps(RuleBasedStateMachine):
 def test_in_whatever_order_things_happen_the_newest_that_loads_is_served() -> None:
     run_state_machine_as_test(
         Swaps, settings=settings(max_examples=40, stateful_step_count=15, deadline=None)
+    )
+
+
+class SlowSwaps(RuleBasedStateMachine):
+    """Versions come and go while others load, and loads end in any order."""
+
+    @initialize()
+    def begin(self) -> None:
+        self.folder = tempfile.TemporaryDirectory()
+        self.serving = Serving(Path(self.folder.name))
+        always_slow = AlwaysSlow()
+        self.serving.slow_loads = always_slow
+        self.loading = always_slow.begun
+        self.good: dict[int, bool] = {}
+
+    @rule(version=st.integers(1, 6), good=st.booleans())
+    def push(self, version: int, good: bool) -> None:
+        if version not in self.good:
+            self.serving.add(version, b"good" if good else BAD)
+            self.good[version] = good
+
+    @precondition(lambda self: len(self.there()) > 1)
+    @rule(data=st.data())
+    def roll_back(self, data: st.DataObject) -> None:
+        self.serving.directory().rollback(data.draw(st.sampled_from(self.there())))
+
+    @precondition(lambda self: self.serving.directory().rolled_back())
+    @rule()
+    def promote(self) -> None:
+        self.serving.directory().promote()
+
+    @precondition(lambda self: self.loading)
+    @rule(data=st.data())
+    def finish(self, data: st.DataObject) -> None:
+        self.finish_one(data.draw(st.integers(0, len(self.loading) - 1)))
+
+    @rule()
+    def look(self) -> None:
+        self.serving.manager.look()  # It comes back, whatever is loading.
+        self.until_loads_began()
+        left = {version for _, version in self.serving.gauge()} & set(self.there())
+        if left:
+            assert self.serving.served() == max(left)
+
+    def there(self) -> list[int]:
+        return self.serving.directory().versions()
+
+    def finish_one(self, number: int) -> None:
+        self.loading.pop(number).finish()
+        self.until_loads_began()
+
+    def until_loads_began(self) -> None:
+        while len(load_threads()) > len(self.loading):
+            time.sleep(0.001)
+
+    def teardown(self) -> None:
+        self.look()
+        while self.loading:
+            self.finish_one(0)
+            self.look()
+        good = [version for version in self.there() if self.good[version]]
+        if good:
+            assert self.serving.served() == max(good)
+            assert self.serving.gauge() == {("toy", max(good))}
+        # What went, or came back, while it was loaded was not refused.
+        for version in self.good if self.serving.manager.knows("toy") else ():
+            _, reason = self.serving.manager._models["toy"].states.get(version, (0, ""))
+            assert not (reason and self.good[version])
+        self.folder.cleanup()
+
+
+class AlwaysSlow(dict[tuple[str, int], SlowLoad]):
+    """Each load is slow, and kept in `begun`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.begun: list[SlowLoad] = []
+
+    def pop(self, *_: Any) -> SlowLoad:
+        self.begun.append(SlowLoad())
+        return self.begun[-1]
+
+
+def test_manager_waits_for_no_load_in_whatever_order_things_happen() -> None:
+    run_state_machine_as_test(
+        SlowSwaps, settings=settings(max_examples=60, stateful_step_count=20, deadline=None)
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import threading
 import weakref
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -13,12 +14,14 @@ import grpc
 import numpy as np
 import pytest
 import tensorflow as tf
-from tensorflow.core.protobuf import saved_model_pb2
+from tensorflow.core.framework import types_pb2
+from tensorflow.core.protobuf import meta_graph_pb2, saved_model_pb2
 from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
 
-from serving.server import inference
+from serving.server import batching, inference
 from serving.server.errors import ServingError
 from serving.server.models import SavedModel, TFLiteModel, load_model
+from serving.server.signatures import Signature
 from serving.server.warmup import WARMUP_FILE, warm_up
 from tests.serving.server.running import example_of, predict_request, strings
 from tests.serving.server.toys import (
@@ -32,6 +35,16 @@ from tests.serving.server.toys import (
 )
 
 LONG = 600.0
+
+
+def rare_inputs() -> dict[str, np.ndarray]:
+    """Of dtypes that few models have."""
+    return {
+        "bfloat16": np.array([1.5, -2], tf.bfloat16.as_numpy_dtype),
+        "complex64": np.array([1 + 2j, -3j], np.complex64),
+        "complex128": np.array([0.1 + 0.2j], np.complex128),
+        "uint16": np.array([7, 30_000], np.uint16),
+    }
 
 
 @pytest.fixture(scope="module")
@@ -89,14 +102,43 @@ class TestSavedModel:
         assert outputs["shape"].tolist() == list(shape)
         assert outputs["sum"].shape == ()
 
-    def test_dtypes_that_the_server_does_not_know_are_named(self, odd: SavedModel) -> None:
-        error = refused(odd, "half_out", x=f32([1]))
-        assert error.code is grpc.StatusCode.UNIMPLEMENTED
-        assert 'output "half"' in error.message
-        found = inference.predict(odd, "half_out", {"x": f32([1])}, ["whole"], LONG)
-        assert inference.to_response(found).outputs["whole"].float_val == [1]
-        error = refused(odd, "half_in", x=f32([1]))
-        assert error.message == 'input "x" has the dtype float, half is expected'
+    def test_half_and_bfloat16_go_in_and_out(self, odd: SavedModel) -> None:
+        outputs = inference.predict(odd, "half_out", {"x": f32([1.5])}, (), LONG)
+        response = inference.to_response(outputs)
+        assert tf.make_ndarray(response.outputs["half"]) == np.float16(1.5)
+        half = {"x": np.array([1.5], np.float16)}
+        assert inference.predict(odd, "half_in", half, (), LONG)["y"] == 1.5
+        found = inference.predict(odd, "rare", rare_inputs(), (), LONG)
+        proto = inference.to_response(found).outputs
+        for name, array in rare_inputs().items():
+            np.testing.assert_array_equal(tf.make_ndarray(proto[name]), array + array)
+
+    def test_inputs_of_other_first_sizes_are_the_models_affair(self, odd: SavedModel) -> None:
+        inputs = {"x": f32([1, 2, 3]), "y": f32([10])}
+        assert inference.predict(odd, "sizes", inputs, (), LONG)["sum"].tolist() == [11, 12, 13]
+
+    def test_an_input_that_is_left_out_has_its_default(self, odd: SavedModel) -> None:
+        odd.signatures["sizes"].defaults["y"] = f32([5])  # type: ignore[index]
+        found = inference.predict(odd, "sizes", {"x": f32([1, 2])}, (), LONG)
+        assert found["sum"].tolist() == [6, 7]
+
+    def test_defaults_are_those_of_the_saved_model(self) -> None:
+        proto = meta_graph_pb2.SignatureDef()
+        proto.defaults["y"].CopyFrom(tf.make_tensor_proto([5.0]))
+        assert Signature.from_proto(proto).defaults["y"].tolist() == [5]
+
+    @pytest.mark.parametrize("change", ["dtype", "tensor"])
+    def test_one_that_cannot_be_asked_does_not_load(self, tmp_path: Path, change: str) -> None:
+        graph = save_versioned(tmp_path / "1", 7) / "saved_model.pb"
+        saved = saved_model_pb2.SavedModel.FromString(graph.read_bytes())
+        info = saved.meta_graphs[0].signature_def["serving_default"].inputs["x"]
+        if change == "dtype":
+            info.dtype = types_pb2.DT_QINT8
+        else:
+            info.name = "no_such_tensor:0"
+        graph.write_bytes(saved.SerializeToString())
+        with pytest.raises((ValueError, KeyError, tf.errors.OpError), match=r"x \(qint8\)|no_such"):
+            load_model(str(tmp_path / "1"), prefer_tflite=False, concurrency=1)
 
     def test_only_signatures_that_can_be_asked_are_offered(self, odd: SavedModel) -> None:
         assert "nothing_in" in odd.signatures
@@ -157,20 +199,32 @@ class TestTFLite:
             for rows, values in zip(list(alone) * 10, pool.map(ask, list(alone) * 10), strict=True):
                 assert values == alone[rows]
 
-    def test_a_request_waits_no_longer_than_it_may_for_an_interpreter(self, toys: Path) -> None:
-        model = load_model(str(toys / "toy" / "2"), prefer_tflite=True, concurrency=1)
-        assert isinstance(model, TFLiteModel)
-        taken = model._idle.get()
-        inputs: dict[str, np.ndarray] = {
-            "distance": np.zeros(1, np.float32),
-            "hour": np.zeros(1, np.int64),
-            "carrier": strings(b""),
-        }
-        with pytest.raises(ServingError) as error:
-            model.run("raw_features", inputs, ["probability"], 0.05)
-        assert error.value.code is grpc.StatusCode.DEADLINE_EXCEEDED
-        threading.Timer(0.05, model._idle.put, [taken]).start()
-        assert model.run("raw_features", inputs, ["probability"], LONG)
+
+class TestBatching:
+    """Rows of several requests are one batch only if each is answered as if it were alone."""
+
+    @pytest.mark.parametrize(
+        ("signature", "batched"),
+        [("half_in", True), ("binary_out", True), ("centred", False), ("any_shape", False)],
+    )
+    def test_only_rows_that_do_not_depend_on_each_other_are_batched(
+        self, odd: SavedModel, signature: str, batched: bool
+    ) -> None:
+        dtype = odd.signatures[signature].inputs["x"].numpy_dtype
+        inputs = {"x": strings(b"a", b"b") if dtype.kind == "O" else np.array([1, 2], dtype)}
+        batching.learn(odd, signature, inputs)
+        assert (signature in odd.batched) is batched
+
+    def test_a_model_that_looks_at_the_largest_number_is_not_batched(
+        self, counter: SavedModel
+    ) -> None:
+        batching.learn(counter, "serving_default", {"x": i64([3])})
+        assert counter.batched == set()
+
+    def test_each_request_gets_its_own_rows(self, odd: SavedModel) -> None:
+        requests = [{"x": np.array(values, np.float16)} for values in ([1], [2, 3], [4])]
+        found = batching.run(odd, "half_in", requests, ["y"], LONG)
+        assert [outputs["y"].tolist() for outputs in found] == [[1], [2, 3], [4]]
 
 
 class TestWarmUp:
@@ -191,12 +245,12 @@ class TestWarmUp:
     def test_its_requests_are_answered(self, odd: SavedModel, folder: Path) -> None:
         request = predict_request("toy", "checked", x=i64([1]))
         self.write(folder, request, request)
-        assert warm_up(odd, str(folder)) == 2
+        assert warm_up(odd, str(folder), threading.Event()) == 2
 
     def test_there_need_be_none(self, odd: SavedModel, folder: Path) -> None:
-        assert warm_up(odd, str(folder)) == 0
+        assert warm_up(odd, str(folder), threading.Event()) == 0
         self.write(folder)
-        assert warm_up(odd, str(folder)) == 0
+        assert warm_up(odd, str(folder), threading.Event()) == 0
 
     def test_requests_for_the_other_form_are_passed_over(
         self, odd: SavedModel, folder: Path
@@ -208,23 +262,77 @@ class TestWarmUp:
             predict_request("toy", "checked", x=f32([1])),
             predict_request("toy", "checked", x=i64([1])),
         )
-        assert warm_up(odd, str(folder)) == 1
+        assert warm_up(odd, str(folder), threading.Event()) == 1
 
     def test_a_model_that_fails_over_one_that_fits_it_is_refused(
         self, odd: SavedModel, folder: Path
     ) -> None:
         self.write(folder, predict_request("toy", "checked", x=i64([-1])))
         with pytest.raises(ServingError, match="negative"):
-            warm_up(odd, str(folder))
+            warm_up(odd, str(folder), threading.Event())
 
     def test_a_file_that_is_damaged_is_refused(self, odd: SavedModel, folder: Path) -> None:
         request = predict_request("toy", "checked", x=i64([1]))
         self.write(folder, request)
         content = (folder / WARMUP_FILE).read_bytes()
         (folder / WARMUP_FILE).write_bytes(content[:-20])
-        with pytest.raises(tf.errors.DataLossError):
-            warm_up(odd, str(folder))
+        with pytest.raises(ValueError, match=r"tf_serving_warmup_requests is damaged: .*truncated"):
+            warm_up(odd, str(folder), threading.Event())
         with tf.io.TFRecordWriter(str(folder / WARMUP_FILE)) as writer:
             writer.write(b"no PredictionLog")
-        with pytest.raises(Exception, match="parsing"):
-            warm_up(odd, str(folder))
+        with pytest.raises(ValueError, match=r"requests is damaged: .*parsing"):
+            warm_up(odd, str(folder), threading.Event())
+
+    @pytest.mark.parametrize("prefer_tflite", [False, True])
+    def test_each_signature_is_asked_with_the_row_that_the_file_has(
+        self,
+        toys: Path,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        prefer_tflite: bool,
+    ) -> None:
+        (tmp_path / "assets.extra").mkdir()
+        row = {"distance": f32([7]), "hour": i64([3]), "carrier": strings(b"B6")}
+        self.write(tmp_path, predict_request("toy", "raw_features", **row))
+        model = load_model(str(toys / "toy" / "2"), prefer_tflite=prefer_tflite, concurrency=1)
+        asked: dict[str, tuple[Mapping[str, np.ndarray], dict[str, np.ndarray]]] = {}
+        run = model.run
+
+        def spy(
+            signature: str,
+            inputs: Mapping[str, np.ndarray],
+            outputs: Sequence[str],
+            seconds: float,
+        ) -> dict[str, np.ndarray]:
+            answer = run(signature, inputs, outputs, seconds)
+            asked.setdefault(signature, (inputs, answer))
+            return answer
+
+        monkeypatch.setattr(model, "run", spy)
+        assert warm_up(model, str(tmp_path), threading.Event()) == 1
+        if prefer_tflite:  # All of its signatures are one.
+            assert asked.keys() == {"raw_features"}
+            return
+        assert asked.keys() == model.signatures.keys()
+        # The tf.Example that was made says what the row says.
+        np.testing.assert_array_equal(
+            asked["serving_default"][1]["probability"], asked["raw_features"][1]["probability"]
+        )
+
+    def test_what_is_made_up_and_not_answered_refuses_no_version(
+        self, toys: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        model = load_model(str(toys / "toy" / "2"), prefer_tflite=False, concurrency=1)
+
+        def fail(*_: Any) -> dict[str, np.ndarray]:
+            raise ServingError(grpc.StatusCode.INTERNAL, "the model failed")
+
+        monkeypatch.setattr(model, "run", fail)
+        assert warm_up(model, str(tmp_path), threading.Event()) == 0
+
+    def test_it_ends_when_the_version_is_given_up(self, odd: SavedModel, folder: Path) -> None:
+        given_up = threading.Event()
+        given_up.set()
+        self.write(folder, predict_request("toy", "checked", x=i64([1])))
+        with pytest.raises(InterruptedError):
+            warm_up(odd, str(folder), given_up)

@@ -20,8 +20,10 @@ import httpx
 import numpy as np
 import pytest
 from tensorflow.core.framework import types_pb2
-from tensorflow_serving.apis import prediction_service_pb2_grpc
+from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
 
+from serving.server.authentication import Authenticator
+from serving.server.errors import ServingError
 from serving.server.health import HealthService
 from serving.server.manager import ModelManager
 from serving.server.metrics import ServerMetrics
@@ -52,6 +54,7 @@ class Told:
     signature_defs: Mapping[str, Any] = {"serving_default": SIGNATURE.to_proto()}
 
     def __init__(self, compute: Callable[[np.ndarray], np.ndarray]):
+        self.batched: set[str] = set()
         self._compute = compute
         self.seconds: list[float] = []
 
@@ -88,6 +91,7 @@ class Asked:
     model: Told
     rest: httpx.AsyncClient
     predictions: prediction_service_pb2_grpc.PredictionServiceStub
+    channel: grpc.aio.Channel
 
     async def until_waiting(self, requests: int) -> None:
         """Waits until so many requests are being computed or wait for it."""
@@ -127,19 +131,33 @@ def serve(tmp_path: Path) -> Callable[..., Any]:
         model, metrics = Told(compute), ServerMetrics()
         manager = ModelManager(str(tmp_path / "models"), (), lambda *_: model, metrics)
         manager.look()
+        manager.decided.result(PATIENCE)
         service = Service(
             manager,
             metrics,
             workers=workers,
             max_queue=max_queue,
+            max_inflight_bytes=64 << 20,
             deadline_seconds=deadline_seconds,
             access_log=True,
             request_log=request_log,
         )
+        anybody = Authenticator("", "", metrics)
         app = RestInterface(
-            service, max_bytes=10**6, deadline_seconds=deadline_seconds, token=""
+            service,
+            max_bytes=10**6,
+            max_rows=1000,
+            deadline_seconds=deadline_seconds,
+            authenticator=anybody,
         ).make_app()
-        rpc = make_server(service, HealthService(), max_bytes=10**6, token="")
+        rpc = make_server(
+            service,
+            HealthService(),
+            max_bytes=10**6,
+            max_rows=1000,
+            max_connections=100,
+            authenticator=anybody,
+        )
         port = rpc.add_insecure_port("127.0.0.1:0")
         await rpc.start()
         async with (
@@ -149,7 +167,7 @@ def serve(tmp_path: Path) -> Callable[..., Any]:
             grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel,
         ):
             stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)
-            yield Asked(service, model, rest, stub)
+            yield Asked(service, model, rest, stub, channel)
         await rpc.stop(None)
         service.close()
 
@@ -175,6 +193,86 @@ def test_one_request_too_many_is_refused_at_once_and_those_before_are_answered(
             for call in (over_grpc, another, asked.predict()):
                 assert list((await call).outputs["y"].float_val) == [2, 4]
             await asked.until_waiting(0)
+
+    asyncio.run(run())
+
+
+def test_what_waits_is_computed_as_one_batch_and_errors_stay_where_they_belong(
+    serve: Callable[..., Any],
+) -> None:
+    sizes: list[int] = []
+    gate = Gate()
+
+    def compute(x: np.ndarray) -> np.ndarray:
+        if not sizes:
+            gate(x)
+        sizes.append(len(x))
+        if 13 in x:
+            raise ServingError(grpc.StatusCode.OUT_OF_RANGE, "13 is no good number")
+        return 2 * x
+
+    async def run() -> None:
+        async with serve(compute, workers=1, max_queue=20) as asked:
+            asked.model.batched.add("serving_default")
+            first = asked.predict()
+            await asked.until_waiting(1)
+            calls = [
+                asked.predictions.Predict(predict_request("toy", "", x=f32(values)))
+                for values in ([1], [2, 3], [13], [5])
+            ]
+            await asked.until_waiting(5)
+            gate.open()
+            await first
+            with pytest.raises(grpc.aio.AioRpcError, match="13 is no good number"):
+                await calls.pop(2)
+            found = [list((await call).outputs["y"].float_val) for call in calls]
+            assert found == [[2], [4, 6], [10]]
+            # Together, and then each alone, since one of them has an error.
+            assert (sizes[:2], sorted(sizes[2:])) == ([2, 5], [1, 1, 1, 2])
+            sizes.append(0)
+            again = [asked.predict(), asked.predict()]
+            assert [list((await call).outputs["y"].float_val) for call in again] == [[2, 4]] * 2
+
+    asyncio.run(run())
+
+
+def test_a_large_request_does_not_hold_up_small_ones(serve: Callable[..., Any]) -> None:
+    gate = Gate()
+
+    async def run() -> None:
+        async with serve(lambda x: gate(x) if 7 in x else x, workers=1, max_queue=9) as asked:
+            # Its rows are few, but an unknown field makes it large.
+            large = predict_request("toy", "", x=f32([7] * 999)).SerializeToString()
+            large += b"\xfa\x7f\xe0\xa7\x12" + bytes(300_000)
+            call = asked.channel.unary_unary("/tensorflow.serving.PredictionService/Predict")
+            slow = call(large)
+            await asked.until_waiting(1)
+            assert list((await asked.predict()).outputs["y"].float_val) == [1, 2]
+            gate.open()
+            answer = predict_pb2.PredictResponse.FromString(await slow)
+            assert len(answer.outputs["y"].float_val) == 999
+
+    asyncio.run(run())
+
+
+def test_a_quick_model_answers_in_the_event_loop_until_it_is_slow(
+    serve: Callable[..., Any],
+) -> None:
+    threads = []
+
+    def compute(x: np.ndarray) -> np.ndarray:
+        threads.append(threading.current_thread())
+        return x
+
+    async def run() -> None:
+        async with serve(compute) as asked:
+            await asked.predict()
+            assert threads[-1] is not threading.main_thread()
+            asked.service._quick_runs[asked.model]["serving_default"] = 100
+            await asked.predict()
+            assert threads[-1] is threading.main_thread()
+            await asked.predictions.Predict(predict_request("toy", "", x=f32([1] * 100)))
+            assert threads[-1] is not threading.main_thread()
 
     asyncio.run(run())
 
@@ -221,7 +319,7 @@ def test_the_model_is_given_no_more_time_than_the_client_gives(serve: Callable[.
             await asked.predict(timeout=PATIENCE * 2)
             await asked.predict()
             short, *longer = asked.model.seconds
-            assert 0 < short <= PATIENCE / 2
+            assert 0 < short < PATIENCE / 2 + 1  # gRPC rounds it up.
             assert all(PATIENCE / 2 < seconds <= PATIENCE for seconds in longer)
 
     asyncio.run(run())
@@ -264,9 +362,13 @@ def test_an_error_that_nobody_foresaw_is_internal_in_both_protocols_and_logged(
             await asked.until_waiting(0)
 
     asyncio.run(run())
-    failures = [record for record in caplog.records if record.exc_info]
-    assert len(failures) == 2
-    assert all(record.name.startswith("serving") for record in failures)
+    failures = [
+        record.__dict__["fields"] for record in caplog.records if record.levelname == "ERROR"
+    ]
+    assert [failure["error"] for failure in failures] == ["RuntimeError", "RuntimeError"]
+    assert all("test_service.py" in failure["at"][-1] for failure in failures)
+    # What it says may quote what was asked.
+    assert "out of luck" not in str([record.__dict__ for record in caplog.records])
 
 
 def test_each_request_is_counted_and_logged(
@@ -316,9 +418,9 @@ def test_a_body_that_is_too_large_is_counted_and_logged_too(
             answer = await asked.rest.post("/v1/models/toy:predict", content=bytes(10**6 + 1))
             assert answer.status_code == 413
             labels = {"model": "toy", "method": "predict", "protocol": "rest"}
-            assert asked.value("requests_total", **labels, status="INVALID_ARGUMENT") == 1
+            assert asked.value("requests_total", **labels, status="RESOURCE_EXHAUSTED") == 1
 
     asyncio.run(run())
     (line,) = [r.__dict__["fields"] for r in caplog.records if r.getMessage() == "request"]
-    assert (line["model"], line["status"]) == ("toy", "INVALID_ARGUMENT")
+    assert (line["model"], line["status"]) == ("toy", "RESOURCE_EXHAUSTED")
     assert line["reason"] == "the request is larger than the 1,000,000 bytes allowed"

@@ -18,7 +18,7 @@ import httpx
 import pytest
 import tensorflow as tf
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from tensorflow_serving.apis import prediction_log_pb2
+from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
 
 from serving.directory import ModelDirectory
 from serving.keys import ensure_key_pair
@@ -29,7 +29,7 @@ from tests.serving.server.running import (
     predict_request,
     running,
 )
-from tests.serving.server.toys import f32, save_versioned
+from tests.serving.server.toys import FOR_EVER, f32, i64, save_counter, save_versioned
 
 ROW = f32([0.0])
 DOCUMENT = {"instances": [0.0]}
@@ -140,12 +140,16 @@ def over_rest(server: RunningServer, model: str) -> Iterator[int]:
 
 def slow_to_load(folder: Path) -> None:
     """Adds so many warm-up requests that they take a while."""
+    write_warm_up(folder, predict_request("swapped", "", x=ROW), 2000)
+
+
+def write_warm_up(folder: Path, request: predict_pb2.PredictRequest, times: int = 1) -> None:
     log = prediction_log_pb2.PredictionLog()
-    log.predict_log.request.CopyFrom(predict_request("swapped", "", x=ROW))
-    (folder / "assets.extra").mkdir()
+    log.predict_log.request.CopyFrom(request)
     path = folder / "assets.extra" / "tf_serving_warmup_requests"
+    path.parent.mkdir(exist_ok=True)
     with tf.io.TFRecordWriter(str(path)) as writer:
-        for _ in range(2000):
+        for _ in range(times):
             writer.write(log.SerializeToString())
 
 
@@ -180,6 +184,43 @@ def test_no_request_fails_while_versions_are_swapped_and_rolled_back(watched: Wa
         hammer.stop()
     assert [hammer.failures for hammer in hammers] == [[], [], [], []]
     assert watched.states("swapped")["2"] == ("END", "")
+
+
+def test_no_request_fails_over_many_rollbacks_while_another_model_takes_long_to_load(
+    watched: Watched,
+) -> None:
+    watched.push("often", 1)
+    watched.until_serving("often", 1)
+    watched.push("often", 2)
+    watched.until_serving("often", 2)
+    watched.push("slow", 1, warm_up_for_ever)
+    watched.server.wait_for("loading", model="slow")
+    streams = [over_grpc(watched.server, "often"), over_rest(watched.server, "often")]
+    hammers = [Hammer(partial(next, stream)) for stream in streams]
+    for times in range(1, 11):
+        watched.directory("often").rollback()
+        watched.until_serving("often", 1, times + 1)
+        watched.directory("often").promote()
+        watched.until_serving("often", 2, times + 1)
+    for hammer in hammers:
+        hammer.stop()
+    assert [hammer.failures for hammer in hammers] == [[], []]
+    assert watched.states("slow")["1"][0] == "LOADING"
+    watched.directory("slow").rollback(withdraw=True)
+    watched.server.wait_for("load given up", model="slow")
+    for level in ("warning", "error"):
+        assert [
+            line
+            for line in watched.server.lines
+            if line["level"] == level and line.get("model") in ("often", "slow")
+        ] == []
+
+
+def warm_up_for_ever(folder: Path) -> None:
+    """Adds a warm-up request without end, to a model that counts."""
+    shutil.rmtree(folder)
+    save_counter(folder)
+    write_warm_up(folder, predict_request("slow", "", x=i64([FOR_EVER])))
 
 
 def damage_graph(folder: Path) -> None:

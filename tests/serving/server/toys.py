@@ -170,6 +170,35 @@ class Odd(tf.Module):
     def half_in(self, x: tf.Tensor) -> dict[str, tf.Tensor]:
         return {"y": tf.cast(x, tf.float32)}
 
+    @tf.function(
+        input_signature=[
+            {
+                name: tf.TensorSpec([None], dtype, name)
+                for name, dtype in {
+                    "bfloat16": tf.bfloat16,
+                    "complex64": tf.complex64,
+                    "complex128": tf.complex128,
+                    "uint16": tf.uint16,
+                }.items()
+            }
+        ]
+    )
+    def rare(self, given: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        return {name: value + value for name, value in given.items()}
+
+    @tf.function(
+        input_signature=[
+            tf.TensorSpec([None], tf.float32, "x"),
+            tf.TensorSpec([None], tf.float32, "y"),
+        ]
+    )
+    def sizes(self, x: tf.Tensor, y: tf.Tensor) -> dict[str, tf.Tensor]:
+        return {"sum": x + y}
+
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.float32, "x")])
+    def centred(self, x: tf.Tensor) -> dict[str, tf.Tensor]:
+        return {"y": x - tf.reduce_mean(x)}
+
     @tf.function(input_signature=[tf.TensorSpec(None, tf.float32, "x")])
     def any_shape(self, x: tf.Tensor) -> dict[str, tf.Tensor]:
         return {"sum": tf.reduce_sum(x), "shape": tf.shape(x)}
@@ -201,6 +230,6 @@ def save_versioned(folder: Path, number: int | None = None) -> Path:
 def save_odd(folder: Path) -> Path:
     """Saves a model with a signature for each of its functions."""
     odd = Odd()
-    names = ("nothing_in", "half_out", "half_in", "any_shape", "binary_out", "checked")
+    names = [name for name, value in vars(Odd).items() if not name.startswith("_")]
     tf.saved_model.save(odd, str(folder), {name: getattr(odd, name) for name in names})
     return folder
