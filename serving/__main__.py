@@ -268,11 +268,11 @@ def verify(arguments: tuple[str, ...], public_key: str | None, model: str | None
     help="Most rows of a request.",
 )
 @click.option(
-    "--max-inflight-mb",
-    type=click.FloatRange(min=1),
-    default=ServerSettings.max_inflight_bytes >> 20,
+    "--request-memory-mb",
+    type=click.FloatRange(min=0.01),
+    default=ServerSettings.request_memory >> 20,
     show_default=True,
-    help="Memory for all requests together, at least four times that of the largest.",
+    help="Memory for all requests together, at least eight times that of the largest.",
 )
 @click.option(
     "--max-connections",
@@ -306,7 +306,7 @@ def serve(
     public_key: str | None,
     no_verify: bool,
     max_request_mb: float,
-    max_inflight_mb: float,
+    request_memory_mb: float,
     token_file: str | None,
     tls_certificate: str | None,
     tls_key: str | None,
@@ -338,9 +338,9 @@ def serve(
                 f"There is no public key {public_key} to verify versions with: name it with "
                 "--public-key, or serve unverified versions with --no-verify."
             )
-    if max_inflight_mb < 4 * max_request_mb:
+    if request_memory_mb < 8 * max_request_mb:
         raise click.UsageError(
-            f"--max-inflight-mb {max_inflight_mb:g} is less than four times --max-request-mb "
+            f"--request-memory-mb {request_memory_mb:g} is less than eight times --max-request-mb "
             f"{max_request_mb:g}."
         )
     token = _read_token(token_file)
@@ -356,7 +356,7 @@ def serve(
                 models=models,
                 public_key=public_key,
                 max_request_bytes=int(max_request_mb * 2**20),
-                max_inflight_bytes=int(max_inflight_mb * 2**20),
+                request_memory=int(request_memory_mb * 2**20),
                 token=token,
                 tls_certificate=tls_certificate or "",
                 tls_key=tls_key or "",
