@@ -728,9 +728,7 @@ def _figures(measured: Mapping[str, Any]) -> dict[str, _Figure]:
     figures["rollback, one client, s"] = _Figure(f"{swaps['rollback_seconds']:.2f}")
     figures["slowest answer meanwhile, ms"] = _Figure(f"{swaps['slowest_ms']:.1f}")
     figures[f"{swaps['swaps']} of these: failed answers"] = _Figure("0", "0")
-    for what, target, value, met in bombs.figures(
-        measured["bombs"], ServerSettings.max_inflight_bytes
-    ):
+    for what, target, value, met in bombs.figures(measured["bombs"], ServerSettings.request_memory):
         figures[what] = _Figure(value, target, met)
     if "in_flight" not in measured:
         return figures

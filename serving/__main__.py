@@ -478,11 +478,11 @@ def sign(
     help="Most rows of a request.",
 )
 @click.option(
-    "--max-inflight-mb",
-    type=click.FloatRange(min=1),
-    default=ServerSettings.max_inflight_bytes >> 20,
+    "--request-memory-mb",
+    type=click.FloatRange(min=0.01),
+    default=ServerSettings.request_memory >> 20,
     show_default=True,
-    help="Memory for all requests together, at least four times that of the largest.",
+    help="Memory for all requests together, at least eight times that of the largest.",
 )
 @click.option(
     "--max-connections",
@@ -549,7 +549,7 @@ def serve(
     public_keys: tuple[str, ...],
     no_verify: bool,
     max_request_mb: float,
-    max_inflight_mb: float,
+    request_memory_mb: float,
     token_file: str | None,
     tokens_file: str | None,
     tls_certificate: str | None,
@@ -594,9 +594,9 @@ def serve(
                 f"There is no public key to verify versions with: {error}. Name it with "
                 "--public-key, or serve unverified versions with --no-verify."
             ) from error
-    if max_inflight_mb < 4 * max_request_mb:
+    if request_memory_mb < 8 * max_request_mb:
         raise click.UsageError(
-            f"--max-inflight-mb {max_inflight_mb:g} is less than four times --max-request-mb "
+            f"--request-memory-mb {request_memory_mb:g} is less than eight times --max-request-mb "
             f"{max_request_mb:g}."
         )
     server_settings = ServerSettings(
@@ -604,7 +604,7 @@ def serve(
         models=models,
         trust=trust,
         max_request_bytes=int(max_request_mb * 2**20),
-        max_inflight_bytes=int(max_inflight_mb * 2**20),
+        request_memory=int(request_memory_mb * 2**20),
         token_file=token_file or "",
         tokens_file=tokens_file or "",
         tls_certificate=tls_certificate or "",

@@ -106,7 +106,7 @@ async def _serve(settings: ServerSettings, decrypt_to: str | None) -> None:
         metrics,
         workers=settings.workers,
         max_queue=settings.max_queue,
-        max_inflight_bytes=settings.max_inflight_bytes,
+        request_memory=settings.request_memory,
         deadline_seconds=settings.deadline_seconds,
         access_log=settings.access_log,
         request_log=request_log,

@@ -1,13 +1,13 @@
 """Memory for requests that are still arriving.
 
 A client may promise much and send it slowly, or never. So that no number of such clients keeps
-others out, what has been arriving for too long makes room when somebody waits, and who came last
-is the first to get it.
+others out, what has been arriving for too long makes room when somebody waits.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from serving.server.errors import exhausted
 
 # Time to arrive that everybody has, in seconds.
-_GRACE_SECONDS = 0.5
+_GRACE_SECONDS = 0.25
 # What is this small does not wait for what is large.
 _SMALL, _KEPT_FOR_SMALL = 64 << 10, 1 / 8
 
@@ -40,7 +40,7 @@ class Arrivals:
     bytes: int
     free: int = field(init=False)
     _arriving: dict[_Arrival, None] = field(init=False, default_factory=dict)
-    _waiting: list[tuple[int, asyncio.Future]] = field(init=False, default_factory=list)
+    _waiting: deque[tuple[int, asyncio.Future]] = field(init=False, default_factory=deque)
     _timer: asyncio.TimerHandle | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
@@ -98,13 +98,13 @@ class Arrivals:
 
     def _grant(self) -> None:
         while self._waiting:
-            size, granted = self._waiting[-1]
+            size, granted = self._waiting[0]
             if not granted.done():
                 if not self._fits(size):
                     break
                 self.free -= size
                 granted.set_result(None)
-            self._waiting.pop()
+            self._waiting.popleft()
 
     def _make_room(self) -> None:
         """Evicts what has been arriving for too long, as long as somebody waits."""

@@ -150,7 +150,7 @@ class RestInterface:
         try:
             async with (
                 asyncio.timeout(self._deadline_seconds),
-                self._service.arrivals.room(promised),
+                self._service.arrivals["rest"].room(promised),
             ):
                 async for chunk in request.stream():
                     size += len(chunk)

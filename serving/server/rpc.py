@@ -172,7 +172,7 @@ class RpcInterface:
                 try:
                     seconds = self._service.deadline_seconds
                     async with asyncio.timeout(seconds):
-                        async with self._service.arrivals.room(self._max_bytes):
+                        async with self._service.arrivals["grpc"].room(self._max_bytes):
                             content = await context.read()
                 except TimeoutError:
                     self._service.refuse(call, late(seconds))

@@ -190,14 +190,15 @@ class Service:
       metrics: Where requests are counted.
       workers: Small requests that are computed at a time.
       max_queue: Requests that may wait for a worker.
-      max_inflight_bytes: Memory for all requests: a quarter for those that arrive, a quarter for
+      request_memory: Memory for all requests: a quarter for those that arrive, a quarter for
         those that wait, and half for those that are unfolded.
       deadline_seconds: Longest time from a request to its answer.
       access_log: Whether each request is a line in the log.
       request_log: Where requests and answers are written, if anywhere.
 
     Attributes:
-      arrivals: Memory for requests that are still arriving.
+      arrivals: Memory for requests that are still arriving, by protocol: over gRPC, none says how
+        large it is.
       deadline_seconds: Longest time from a request to its answer.
     """
 
@@ -208,16 +209,16 @@ class Service:
         *,
         workers: int,
         max_queue: int,
-        max_inflight_bytes: int,
+        request_memory: int,
         deadline_seconds: float,
         access_log: bool,
         request_log: RequestLog | None = None,
     ):
         self.manager = manager
         self.metrics = metrics
-        self.arrivals = Arrivals(max_inflight_bytes // 4)
-        self._most_waiting_bytes = max_inflight_bytes // 4
-        self._most_unfolded = max(0, max_inflight_bytes // 2 - workers * _SMALL_BYTES)
+        self.arrivals = {name: Arrivals(request_memory // 8) for name in ("grpc", "rest")}
+        self._most_waiting_bytes = request_memory // 4
+        self._most_unfolded = max(0, request_memory // 2 - workers * _SMALL_BYTES)
         self._most = workers + max_queue
         self._workers = workers
         self._queued = self._queued_bytes = 0

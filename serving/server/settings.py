@@ -37,7 +37,7 @@ class ServerSettings:
       max_queue: Requests that may wait for a worker; one more is refused with UNAVAILABLE (503).
       max_request_bytes: Largest request, also when it is decompressed and its tensors unfolded.
       max_rows: Most rows of a request.
-      max_inflight_bytes: Memory for all requests that arrive, wait or are being computed, with all
+      request_memory: Memory for all requests that arrive, wait or are being computed, with all
         that they are unfolded to; that of the models' own computations comes on top.
       max_connections: Most connections at a time to each port.
       deadline_seconds: Longest time from a request to its answer.
@@ -68,7 +68,7 @@ class ServerSettings:
     max_queue: int = 2048
     max_request_bytes: int = 16 << 20
     max_rows: int = 10_000
-    max_inflight_bytes: int = 512 << 20
+    request_memory: int = 512 << 20
     max_connections: int = 1000
     deadline_seconds: float = 30.0
     token_file: str = ""

@@ -40,14 +40,14 @@ def test_arrivals_grant_no_more_than_there_is() -> None:
     asyncio.run(run())
 
 
-def test_arrivals_that_are_slow_make_room_for_who_came_last() -> None:
+def test_arrivals_that_are_slow_make_room_for_those_who_wait() -> None:
     async def run() -> None:
         arrivals, never = Arrivals(4 * SIZE), asyncio.Event()
         slow = [asyncio.create_task(hold(arrivals, SIZE, never)) for _ in range(30)]
         await asyncio.sleep(0)
         async with asyncio.timeout(60), arrivals.room(SIZE):
             evicted = [task for task in slow if task.done()]
-            assert 0 < len(evicted) <= 3
+            assert len(evicted) >= 27  # Who came first is granted first.
         error = evicted[0].exception()
         assert isinstance(error, ServingError)
         assert error.http_status == 408

@@ -27,7 +27,7 @@ from tests.serving.server.running import RunningServer, predict_request, refusal
 from tests.serving.server.toys import f32, i64, save_versioned
 
 MB = 2**20
-REQUEST, BUDGET = 4, 64  # MB
+REQUEST, BUDGET = 4, 128  # MB
 EXHAUSTED = grpc.StatusCode.RESOURCE_EXHAUSTED
 ROW = {"distance": 1.0, "hour": 2, "carrier": "AA"}
 PREDICT = "/tensorflow.serving.PredictionService/Predict"
@@ -37,7 +37,7 @@ TOKEN = "a token of the tests"
 @pytest.fixture(scope="module")
 def limited(toys: Path) -> Iterator[RunningServer]:
     """A server with a budget of `BUDGET`."""
-    limits = ("--max-request-mb", str(REQUEST), "--max-inflight-mb", str(BUDGET))
+    limits = ("--max-request-mb", str(REQUEST), "--request-memory-mb", str(BUDGET))
     with running(toys, *limits, "--workers", "1") as server:
         ask(server)
         yield server

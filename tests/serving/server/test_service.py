@@ -137,7 +137,7 @@ def serve(tmp_path: Path) -> Callable[..., Any]:
             metrics,
             workers=workers,
             max_queue=max_queue,
-            max_inflight_bytes=64 << 20,
+            request_memory=64 << 20,
             deadline_seconds=deadline_seconds,
             access_log=True,
             request_log=request_log,
