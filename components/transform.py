@@ -27,7 +27,7 @@ from tfx_bsl.coders import example_coder
 from tfx_bsl.public import tfxio
 
 from components import progress
-from components.artifacts import load_schema, split_pattern
+from components.artifacts import load_schema, split_files
 from components.errors import from_worker_traceback
 from components.networks import load_function
 from components.span_store import ShardName, SpanStore
@@ -74,8 +74,8 @@ def Transform(
       UserError: If there is no such function or split.
     """
     function = load_function(preprocessing_fn)
-    learned_from = [f for split in json.loads(analyze) for f in _files(examples, split)]
-    applied_to = {split: _files(examples, split) for split in json.loads(transform)}
+    learned_from = [f for split in json.loads(analyze) for f in split_files(examples, split)]
+    applied_to = {split: split_files(examples, split) for split in json.loads(transform)}
     raw = load_schema(schema)
     source = tfxio.TFExampleBeamRecord("in memory", schema=raw)
     specs = source.TensorAdapter().OriginalTypeSpecs()
@@ -116,10 +116,6 @@ def Transform(
         raise
     tf.io.gfile.rmtree(temporary)
     transformed_examples.split_names = json.dumps(list(applied_to))
-
-
-def _files(examples: tfx.dsl.Artifact, split: str) -> list[str]:
-    return sorted(tf.io.gfile.glob(split_pattern(examples, split)))
 
 
 def _read(pipeline: beam.Pipeline, label: str, files: list[str], source: tfxio.TFXIO) -> Any:
