@@ -14,7 +14,6 @@ import apache_beam as beam
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 import tensorflow as tf
 from tensorflow_metadata.proto.v0 import schema_pb2
 from tfx import v1 as tfx
@@ -24,6 +23,7 @@ from components import progress, spans
 from components.artifacts import load_schema
 from components.errors import DataError, from_worker_traceback
 from components.span_store import ShardName, SpanStore
+from serving.parquet import ParquetFile, open_file
 
 SPLITS = ("train", "eval", "test")
 
@@ -277,7 +277,7 @@ class _WriteShard(beam.DoFn):
                     rows += batch.num_rows
         return rows
 
-    def _read(self, parquet: pq.ParquetFile, shard: Shard, group: int) -> Iterator[pa.RecordBatch]:
+    def _read(self, parquet: ParquetFile, shard: Shard, group: int) -> Iterator[pa.RecordBatch]:
         try:
             table = parquet.read_row_group(group)
             seconds = _seconds(table[self._columns.time])
@@ -430,7 +430,7 @@ def _check_month(path: str, month: int, times: list[np.ndarray], column: str) ->
         )
 
 
-def _read_times(parquet: pq.ParquetFile, path: str, group: int, column: str) -> np.ndarray:
+def _read_times(parquet: ParquetFile, path: str, group: int, column: str) -> np.ndarray:
     try:
         values = parquet.read_row_group(group, columns=[column])[column]
     except (pa.ArrowException, OSError) as error:
@@ -444,9 +444,9 @@ def _read_times(parquet: pq.ParquetFile, path: str, group: int, column: str) -> 
     return _seconds(values)
 
 
-def _open(files: pa.fs.FileSystem, path: str) -> pq.ParquetFile:
+def _open(files: pa.fs.FileSystem, path: str) -> ParquetFile:
     try:
-        parquet = pq.ParquetFile(files.open_input_file(path))
+        parquet = open_file(path, files)
         _ = parquet.schema_arrow.names  # fails where a name is no UTF-8
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path} is not a readable Parquet file: {_one_line(error)}") from error

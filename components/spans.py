@@ -172,8 +172,8 @@ def _read_span(files: fs.FileSystem, folder: str, month: int) -> Span:
         if info.type != fs.FileType.File or not _PARQUET.fullmatch(info.base_name):
             raise DataError(
                 f"{info.path!r} is {_describe(info)} and no Parquet file (.parquet, .pq), so it "
-                f"would not be read: put the month's Parquet files into {folder!r} itself, and what "
-                "is not data elsewhere (a name that begins with _ is skipped)"
+                f"would not be read: put the month's Parquet files into {folder!r} itself, and "
+                "what is not data elsewhere (a name that begins with _ is skipped)"
             )
     if not infos:
         raise DataError(f"{folder} holds no .parquet file")

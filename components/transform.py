@@ -20,19 +20,25 @@ import tensorflow as tf
 import tensorflow_transform as tft
 import tensorflow_transform.beam as tft_beam
 from tensorflow_metadata.proto.v0 import schema_pb2
+from tensorflow_transform import analyzer_nodes, analyzers
 from tensorflow_transform.beam import analyzer_cache
+from tensorflow_transform.experimental import analyzers as experimental_analyzers
 from tensorflow_transform.tf_metadata import dataset_metadata
 from tfx import v1 as tfx
 from tfx_bsl.coders import example_coder
 from tfx_bsl.public import tfxio
+from tfx_bsl.sketches import MisraGriesSketch, QuantilesSketch
 
 from components import progress
 from components.artifacts import load_schema, split_files
-from components.errors import from_worker_traceback
+from components.errors import DataError, from_worker_traceback
 from components.networks import load_function
+from components.sketches import Sketch, decode
 from components.span_store import ShardName, SpanStore
 
 _KIND = "analysis"
+# Of how an analysis is kept; another one leaves what is kept unused.
+_ENCODING = b"2"
 _BATCH_ROWS = 65_536  # More than a file of SpanExampleGen has.
 # A column that says which file a batch becomes; TFT hands it through.
 _FILE = "_file"
@@ -208,6 +214,32 @@ class _Write(beam.DoFn):
         yield from ()
 
 
+class _SketchCoder(analyzer_nodes.CacheCoder):
+    """Keeps the sketches of an analyzer as data. An analyzer takes its coder along to workers."""
+
+    def __init__(self, kind: type[Sketch]):
+        self._kind = kind
+
+    def encode_cache(self, cache: Sketch) -> bytes:
+        return bytes(cache.__getstate__())
+
+    def decode_cache(self, encoded_cache: bytes) -> Sketch:
+        try:
+            return decode(self._kind, encoded_cache)
+        except ValueError as error:
+            raise DataError(
+                f"an analysis that was kept cannot be used, since {error}: delete the span store, "
+                "all in it can be made again"
+            ) from error
+
+
+# TFT's own coders unpickle quantiles, and read a Misra-Gries sketch beyond its end; there is no
+# other place to name a coder.
+_QUANTILES = _SketchCoder(QuantilesSketch)
+analyzers.QuantilesCombiner.accumulator_coder = property(lambda _: _QUANTILES)
+experimental_analyzers._MisraGriesSketchCoder = lambda: _SketchCoder(MisraGriesSketch)
+
+
 @dataclass(frozen=True)
 class _KeptAnalyses:
     """TFT's analyzer cache of single months, or of the pieces into which one is cut.
@@ -348,5 +380,5 @@ def _version(function: Callable[..., Any], schema: bytes) -> str:
     package = importlib.import_module(function.__module__.partition(".")[0])
     root = Path(str(package.__file__)).parent
     code = [path.read_bytes() for path in sorted(root.rglob("*.py"))]
-    facts = [tft.__version__.encode(), function.__qualname__.encode(), schema, *code]
+    facts = [_ENCODING, tft.__version__.encode(), function.__qualname__.encode(), schema, *code]
     return hashlib.sha256(b"\0".join(facts)).hexdigest()

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import base64
+import gzip
+import json
+import pickle
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -30,6 +34,15 @@ def learn(inputs: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         "distance": tft.scale_to_z_score(inputs["distance"]),
         "age": tft.max(inputs["time_hour"]) - inputs["time_hour"],
         "late": inputs["late"],
+    }
+
+
+def learn_sketches(inputs: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+    """One whose analyzers count with sketches."""
+    vocabulary = tft.experimental.compute_and_apply_approximate_vocabulary
+    return {
+        "hour": tft.bucketize(inputs["sched_dep_time"], 4),
+        "origin": vocabulary(inputs["origin"], top_k=3),
     }
 
 
@@ -180,6 +193,34 @@ def test_what_is_kept_and_cannot_be_read_is_made_again(
     emptied.write_bytes(b"")
     assert_same(transform(examples[MONTHS[0]]), fresh[MONTHS[0]])
     assert min(len(path.read_bytes()) for path in (truncated, emptied)) > 100
+
+
+class Call:
+    """Becomes a call of `Path.touch` where its pickle is loaded."""
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    def __reduce__(self) -> Any:
+        return (Path.touch, (self.path,))
+
+
+def test_transform_keeps_sketches_without_pickle_and_runs_none_that_it_finds(
+    transform: Run, examples: dict[int, Any], store: Path, tmp_path: Path
+) -> None:
+    first = transform(examples[MONTHS[0]], "learn_sketches")
+    assert set(np.unique(columns_of(first, "train")["hour"])) == {0, 1, 2, 3}
+    assert set(np.unique(columns_of(first, "train")["origin"])) == {0, 1, 2}
+    assert_same(first, transform(examples[MONTHS[0]], "learn_sketches"))
+    hostile = base64.b64encode(pickle.dumps(Call(tmp_path / "called"))).decode()
+    for path in store.rglob("analysis-*"):
+        kept = json.loads(gzip.decompress(path.read_bytes()))
+        assert not any(b"tfx_bsl" in base64.b64decode(a) for found in kept.values() for a in found)
+        planted = {name: [hostile for _ in found] for name, found in kept.items()}
+        path.write_bytes(gzip.compress(json.dumps(planted).encode()))
+    with pytest.raises(UserError, match="an analysis that was kept cannot be used"):
+        transform(examples[MONTHS[0]], "learn_sketches")
+    assert not (tmp_path / "called").exists()
 
 
 def test_another_function_is_analysed_anew(
