@@ -22,7 +22,7 @@ import tensorflow_transform.beam as tft_beam
 from tensorflow_metadata.proto.v0 import schema_pb2
 from tensorflow_transform import analyzer_nodes, analyzers
 from tensorflow_transform.beam import analyzer_cache
-from tensorflow_transform.experimental import analyzers as experimental_analyzers
+from tensorflow_transform.experimental.analyzers import _VocabularyCombiner
 from tensorflow_transform.tf_metadata import dataset_metadata
 from tfx import v1 as tfx
 from tfx_bsl.coders import example_coder
@@ -235,9 +235,11 @@ class _SketchCoder(analyzer_nodes.CacheCoder):
 
 # TFT's own coders unpickle quantiles, and read a Misra-Gries sketch beyond its end; there is no
 # other place to name a coder.
-_QUANTILES = _SketchCoder(QuantilesSketch)
-analyzers.QuantilesCombiner.accumulator_coder = property(lambda _: _QUANTILES)
-experimental_analyzers._MisraGriesSketchCoder = lambda: _SketchCoder(MisraGriesSketch)
+for _combiner, _kind in (
+    (analyzers.QuantilesCombiner, QuantilesSketch),
+    (_VocabularyCombiner, MisraGriesSketch),
+):
+    _combiner.accumulator_coder = _SketchCoder(_kind)
 
 
 @dataclass(frozen=True)

@@ -188,7 +188,7 @@ def test_labels_are_joined_by_the_features_that_requests_have_and_never_guessed(
 def test_request_example_gen_does_not_run_a_hostile_file_of_labels(
     refusal: Callable[..., str], flights: pa.Table, hostile_file: HostileFile, tmp_path: Path
 ) -> None:
-    write_log(tmp_path / "log", flights, SINCE + 5)
+    write_log(tmp_path, flights, SINCE + 5)
     path = hostile_file.write(flights, tmp_path / "spans" / "span-201303" / "flights.parquet")
     assert str(path) in refusal()
     assert not hostile_file.has_run()
