@@ -96,24 +96,24 @@ class _Count(beam.DoFn):
 
     def process(self, file: tuple[str, str]) -> Iterator[tuple[str, tuple[str, _Counted]]]:
         split, path = file
+        yield split, (path, self._count_or_read(path))
+
+    def _count_or_read(self, path: str) -> _Counted:
         name = ShardName.parse(os.path.basename(path))
         if name is None:  # Not of SpanExampleGen: its content may change under its name.
-            yield split, (path, _count(self._generators, path))
-            return
+            return _count(self._generators, path)
         key = f"{name.key}-{self._version}"
         kept = self._store.read(_KIND, name.month, key)
         if kept is not None and _is_readable(kept):
-            yield split, (path, kept)
-            return
+            return kept
         counted = _count(self._generators, path)
         try:
             kept = accumulators.encode(counted)
         except ValueError as error:
             logging.warning("Statistics of %s cannot be kept: %s", path, error)
-            yield split, (path, counted)
-            return
+            return counted
         self._store.write(_KIND, name.month, key, kept)
-        yield split, (path, kept)
+        return kept
 
 
 class _Merge(beam.DoFn):
