@@ -12,8 +12,6 @@ import numpy as np
 from google.protobuf import descriptor_pb2, descriptor_pool, message, message_factory, text_format
 from tfx_bsl import sketches
 
-Sketch = sketches.KmvSketch | sketches.MisraGriesSketch | sketches.QuantilesSketch
-
 # tfx_bsl/cc/sketches/sketches.proto, which no wheel contains in a form that Python reads. Numbers
 # of the enumerations are as good as their names here.
 _PROTO = """
@@ -81,8 +79,15 @@ _LEAST_EPSILON = 1e-6
 _MOST_LEVELS = 64
 
 
-def decode(kind: type[Sketch], encoded: bytes) -> Sketch:
-    """Reads a sketch of a kind from what its `__getstate__` returned.
+def decode(kind: type[Any], encoded: bytes) -> Any:
+    """Reads a sketch from what its `__getstate__` returned.
+
+    Args:
+      kind: `KmvSketch`, `MisraGriesSketch` or `QuantilesSketch`.
+      encoded: The bytes.
+
+    Returns:
+      A sketch of this kind.
 
     Raises:
       ValueError: If these bytes are none; no C++ code has seen them then.

@@ -31,6 +31,7 @@ _ROWS_PER_SHARD = 16_384
 # Level 1 costs a quarter of zlib's default 6 and gives files a third larger.
 _TFRECORD_OPTIONS = tf.io.TFRecordOptions(compression_type="GZIP", compression_level=1)
 _KIND = "examples"
+_PART_BYTES = 1 << 20
 # Of how rows are written; another one leaves what is kept unused.
 _ENCODING = 1
 
@@ -368,10 +369,13 @@ def _is_whole(gzipped: bytes) -> bool:
     """Whether nothing of a gzip file is missing or was changed: it ends in a checksum."""
     stream = zlib.decompressobj(wbits=31)
     try:
-        stream.decompress(gzipped)
+        rest = gzipped
+        while rest and not stream.eof:  # In parts: what is small may unpack to more than memory.
+            stream.decompress(rest, _PART_BYTES)
+            rest = stream.unconsumed_tail
     except zlib.error:
         return False
-    return stream.eof
+    return stream.eof and not stream.unused_data
 
 
 def _bounds(times: dict[str, list[np.ndarray]]) -> tuple[int, int]:

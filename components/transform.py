@@ -33,7 +33,7 @@ from components import progress
 from components.artifacts import load_schema, split_files
 from components.errors import DataError, from_worker_traceback
 from components.networks import load_function
-from components.sketches import Sketch, decode
+from components.sketches import decode
 from components.span_store import ShardName, SpanStore
 
 _KIND = "analysis"
@@ -217,13 +217,13 @@ class _Write(beam.DoFn):
 class _SketchCoder(analyzer_nodes.CacheCoder):
     """Keeps the sketches of an analyzer as data. An analyzer takes its coder along to workers."""
 
-    def __init__(self, kind: type[Sketch]):
+    def __init__(self, kind: type[Any]):
         self._kind = kind
 
-    def encode_cache(self, cache: Sketch) -> bytes:
+    def encode_cache(self, cache: Any) -> bytes:
         return bytes(cache.__getstate__())
 
-    def decode_cache(self, encoded_cache: bytes) -> Sketch:
+    def decode_cache(self, encoded_cache: bytes) -> Any:
         try:
             return decode(self._kind, encoded_cache)
         except ValueError as error:

@@ -36,7 +36,7 @@ def count(generators: list[Any]) -> Callable[[int], list[Any]]:
         chance = np.random.default_rng(seed)
         numbers = chance.normal(size=ROWS).astype(np.float32)
         numbers[:3] = np.nan, np.inf, -np.inf
-        columns = {
+        columns: dict[str, np.ndarray] = {
             "float": numbers,
             "int": chance.integers(-(2**40), 2**40, ROWS),
             "é.text": chance.choice([b"a", b"\xff", "ü".encode()], ROWS),
