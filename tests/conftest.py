@@ -97,12 +97,16 @@ class HostileFile:
         """Whether the code ran."""
         return (self.folder / "ran").exists()
 
+    def pickle(self) -> bytes:
+        """A pickle that runs the code where it is loaded."""
+        return pickle.dumps(_Call(self.folder / "ran"))
+
     def write(self, table: pa.Table, path: Path | None = None) -> Path:
         """Writes a table with one more column, and returns the file."""
         path = path or self.folder / "hostile.parquet"
         path.parent.mkdir(parents=True, exist_ok=True)
-        code = pickle.dumps(_Call(self.folder / "ran"))
-        facts = {"extension:name": "arrow.py_extension_type", "extension:metadata": code}
+        name = "arrow.py_extension_type"
+        facts = {"extension:name": name, "extension:metadata": self.pickle()}
         field = pa.field(
             "hostile", pa.int64(), metadata={f"ARROW:{k}": v for k, v in facts.items()}
         )

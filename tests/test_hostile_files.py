@@ -88,6 +88,21 @@ def test_predict_names_a_hostile_file_and_does_not_run_it(hostile_file: HostileF
         assert f"{path}: a column is a Python object" in done.stdout
 
 
+def test_read_metrics_does_not_unpickle_an_evaluation_of_old_tfma(
+    hostile_file: HostileFile, tmp_path: Path
+) -> None:
+    import tensorflow as tf
+
+    from components.errors import DataError
+    from components.evaluator.results import read_metrics
+
+    with tf.io.TFRecordWriter(str(tmp_path / "eval_config")) as config:
+        config.write(hostile_file.pickle())
+    with pytest.raises(DataError, match=r"is no evaluation: it has no eval_config\.json"):
+        read_metrics(str(tmp_path))
+    assert not hostile_file.has_run()
+
+
 def test_predict_reads_a_file_and_no_folder(tmp_path: Path) -> None:
     """A folder's files would be read as one table, with columns made of their folders' names."""
     write_span(tmp_path, 201301, read_month(201301).slice(0, 10))

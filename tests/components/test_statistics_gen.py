@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import pickle
 import shutil
 import zlib
 from collections.abc import Callable
@@ -19,6 +18,7 @@ from components import accumulators
 from components.artifacts import load_schema, load_statistics
 from components.span_example_gen import SPLITS, SpanExampleGen
 from components.statistics_gen import StatisticsGen
+from tests.conftest import HostileFile
 
 TIME = "time_hour"
 Count = Callable[[Any], Any]
@@ -119,16 +119,6 @@ def counts(statistics: Any) -> dict[str, dict[str, int]]:
     }
 
 
-class Call:
-    """What a pickle of somebody else might do."""
-
-    def __init__(self, path: Path):
-        self.path = path
-
-    def __reduce__(self) -> Any:
-        return (Path.touch, (self.path,))
-
-
 def through_numpy(path: Path) -> bytes:
     """A pickle that calls nothing outside numpy, whose test helpers run any text."""
     code = f"open({str(path)!r}, 'w')".encode()
@@ -143,25 +133,25 @@ def through_dots(path: Path) -> bytes:
 
 
 def test_statistics_gen_makes_again_what_cannot_be_read_and_calls_nothing(
-    count: Count, examples: Any, store: Path, tmp_path: Path
+    count: Count, examples: Any, store: Path, hostile_file: HostileFile
 ) -> None:
     first = count(examples)
     kept = sorted(store.rglob("statistics-*"))
     whole = [path.read_bytes() for path in kept]
-    called = tmp_path / "called"
+    called = hostile_file.folder / "ran"
     damaged = [
         whole[0][:-20],
         b"",
-        pickle.dumps(Call(called)),
+        hostile_file.pickle(),
         through_numpy(called),
         through_dots(called),
-        zlib.compress(pickle.dumps(Call(called))),
+        zlib.compress(hostile_file.pickle()),
     ]
     assert len(kept) >= len(damaged)
     for path, content in zip(kept, damaged, strict=False):
         path.write_bytes(content)
     assert counts(count(examples)) == counts(first)
-    assert not called.exists()
+    assert not hostile_file.has_run()
     again = [path.read_bytes() for path in kept]
     assert all(accumulators.decode(content) for content in again)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import gzip
 import json
-import pickle
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -22,6 +21,7 @@ from components.networks import read_columns
 from components.span_example_gen import SpanExampleGen
 from components.span_store import STORE_VARIABLE
 from components.transform import Transform
+from tests.conftest import HostileFile
 
 Run = Callable[..., dict[str, Any]]
 MONTHS = (201303, 201304)
@@ -195,24 +195,14 @@ def test_what_is_kept_and_cannot_be_read_is_made_again(
     assert min(len(path.read_bytes()) for path in (truncated, emptied)) > 100
 
 
-class Call:
-    """Becomes a call of `Path.touch` where its pickle is loaded."""
-
-    def __init__(self, path: Path):
-        self.path = path
-
-    def __reduce__(self) -> Any:
-        return (Path.touch, (self.path,))
-
-
 def test_transform_keeps_sketches_without_pickle_and_runs_none_that_it_finds(
-    transform: Run, examples: dict[int, Any], store: Path, tmp_path: Path
+    transform: Run, examples: dict[int, Any], store: Path, hostile_file: HostileFile
 ) -> None:
     first = transform(examples[MONTHS[0]], "learn_sketches")
     assert set(np.unique(columns_of(first, "train")["hour"])) == {0, 1, 2, 3}
     assert set(np.unique(columns_of(first, "train")["origin"])) == {0, 1, 2}
     assert_same(first, transform(examples[MONTHS[0]], "learn_sketches"))
-    hostile = base64.b64encode(pickle.dumps(Call(tmp_path / "called"))).decode()
+    hostile = base64.b64encode(hostile_file.pickle()).decode()
     for path in store.rglob("analysis-*"):
         kept = json.loads(gzip.decompress(path.read_bytes()))
         assert not any(b"tfx_bsl" in base64.b64decode(a) for found in kept.values() for a in found)
@@ -220,7 +210,7 @@ def test_transform_keeps_sketches_without_pickle_and_runs_none_that_it_finds(
         path.write_bytes(gzip.compress(json.dumps(planted).encode()))
     with pytest.raises(UserError, match="an analysis that was kept cannot be used"):
         transform(examples[MONTHS[0]], "learn_sketches")
-    assert not (tmp_path / "called").exists()
+    assert not hostile_file.has_run()
 
 
 def test_another_function_is_analysed_anew(
