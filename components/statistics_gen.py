@@ -80,8 +80,9 @@ def _generators(schema: schema_pb2.Schema) -> list[Any]:
 class _Count(beam.DoFn):
     """Makes the accumulators of a file of a split, or reads those that are kept.
 
-    As bytes, so that each is made of them once, where it is merged; those that cannot be kept, as
-    they are.
+    As bytes, so that each is read once, where it is merged, whether it was kept or not: the order
+    of equally frequent values depends on how often a sketch was read. Those that cannot be kept are
+    handed on as they are.
     """
 
     def __init__(self, schema: schema_pb2.Schema, store: SpanStore):
