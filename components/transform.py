@@ -332,7 +332,10 @@ class _KeptAnalyses:
                 base64.b64decode(name): [base64.b64decode(a) for a in accumulators]
                 for name, accumulators in entries.items()
             }
-        except (ValueError, OSError, EOFError, zlib.error) as error:
+        except (
+            *(AttributeError, EOFError, OSError, RecursionError, TypeError, ValueError),
+            zlib.error,
+        ) as error:
             logging.warning(
                 "An analysis that was kept cannot be read, and is made again: %s", error
             )

@@ -188,11 +188,11 @@ def test_a_month_that_is_kept_is_not_read_to_be_analysed(
 def test_what_is_kept_and_cannot_be_read_is_made_again(
     transform: Run, examples: dict[int, Any], fresh: dict[int, dict[str, Any]], kept: Path
 ) -> None:
-    truncated, emptied = sorted(kept.rglob("analysis-*"))
+    truncated, foreign = sorted(kept.rglob("analysis-*"))
     truncated.write_bytes(truncated.read_bytes()[:-20])
-    emptied.write_bytes(b"")
+    foreign.write_bytes(gzip.compress(b'[["another", "tree"]]'))
     assert_same(transform(examples[MONTHS[0]]), fresh[MONTHS[0]])
-    assert min(len(path.read_bytes()) for path in (truncated, emptied)) > 100
+    assert min(len(path.read_bytes()) for path in (truncated, foreign)) > 100
 
 
 def test_transform_keeps_sketches_without_pickle_and_runs_none_that_it_finds(
