@@ -79,7 +79,7 @@ _LEAST_EPSILON = 1e-6
 _MOST_LEVELS = 64
 
 
-def decode(kind: type[Any], encoded: bytes) -> Any:
+def decode(kind: Any, encoded: bytes) -> Any:
     """Reads a sketch from what its `__getstate__` returned.
 
     Args:
