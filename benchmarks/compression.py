@@ -31,7 +31,7 @@ from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
 from benchmarks.common import report, run_measured
 from components import networks
-from components.artifacts import TFLITE_MODEL, serving_model_uri, split_pattern
+from components.artifacts import TFLITE_MODEL, serving_model_uri, split_files
 from components.predictors import TFLitePredictor
 from components.quantizer.component import MODES
 from components.quantizer.conversion import convert, weight_sparsity
@@ -139,8 +139,8 @@ class Run:
 
     def test_rows(self) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
         """Serialized examples of the test month, labels, and masks: "" of all, of large slices."""
-        pattern = split_pattern(self.artifact("SpanExampleGen", "examples"), "test")
-        dataset = tf.data.TFRecordDataset(sorted(tf.io.gfile.glob(pattern)), "GZIP")
+        files = split_files(self.artifact("SpanExampleGen", "examples"), "test")
+        dataset = tf.data.TFRecordDataset(files, "GZIP")
         examples = np.array(list(dataset.as_numpy_iterator()), object)
         spec = {LABEL: tf.int64, _SLICE: tf.string}
         spec = {name: tf.io.FixedLenFeature([], kind) for name, kind in spec.items()}

@@ -7,6 +7,7 @@ import logging
 import os
 import statistics
 import tempfile
+import threading
 import time
 from pathlib import Path
 
@@ -71,7 +72,7 @@ def publish(root: Path, megabytes: float) -> tuple[ModelDirectory, ServerSetting
 def seconds_to_load(directory: ModelDirectory, settings: ServerSettings, version: int) -> float:
     """Time in which a version is loaded, in a folder in memory as the server has it."""
     started = time.perf_counter()
-    model = load_version(settings, directory, version, MEMORY)
+    model = load_version(settings, directory, version, threading.Event(), MEMORY)
     seconds = time.perf_counter() - started
     del model
     gc.collect()

@@ -37,7 +37,6 @@ import grpc
 import numpy as np
 import psutil
 import pyarrow as pa
-import pyarrow.parquet as pq
 import tensorflow as tf
 import uvloop
 from tensorflow.core.protobuf import meta_graph_pb2
@@ -52,6 +51,7 @@ from components.serving_validator.server import HOST, ServerProcess, run_server
 from pipeline.config import load_config
 from serving.directory import ModelDirectory
 from serving.keys import PRIVATE_KEY_FILE, default_trust, ensure_key_pair
+from serving.parquet import open_file
 from serving.server.settings import ServerSettings
 from serving.signing import sign
 
@@ -378,7 +378,7 @@ def measure(
 def _read_newest_month() -> pa.Table:
     """Rows from all over the newest month."""
     newest = max(spans.find_spans(load_config().data.uri), key=lambda span: span.month)
-    table = pa.concat_tables(map(pq.read_table, newest.files))
+    table = pa.concat_tables(open_file(path).read() for path in newest.files)
     return table.take(np.linspace(0, len(table) - 1, _BATCH * _BATCHES).astype(int))
 
 

@@ -17,12 +17,12 @@ from pathlib import Path
 import click
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from tfx import v1 as tfx
 
 from components import spans
 from pipeline.config import Config, load_config
 from pipeline.evaluation import make_eval_config
+from serving.parquet import open_file
 
 SPLITS = ("train", "eval", "test")
 
@@ -31,8 +31,8 @@ def write_csv(config: Config, root: Path) -> None:
     """Writes the window of a configuration as CSV files, one folder per split."""
     data = config.data
     window = spans.resolve_window(data.uri, data.as_of, data.window)
-    learned = pa.concat_tables(pq.read_table(path) for s in window.train for path in s.files)
-    test = pa.concat_tables(pq.read_table(path) for path in window.test.files)
+    learned = pa.concat_tables(open_file(path).read() for s in window.train for path in s.files)
+    test = pa.concat_tables(open_file(path).read() for path in window.test.files)
     times = learned[data.time_column]
     cutoff = pc.subtract(pc.max(times), timedelta(days=data.eval_days))
     late = pc.greater(times, cutoff)

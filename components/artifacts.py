@@ -52,16 +52,28 @@ def load_schema(schema: tfx.dsl.Artifact) -> schema_pb2.Schema:
     return tfdv.load_schema_text(schema_uri(schema))
 
 
-def split_pattern(examples: tfx.dsl.Artifact, split: str) -> str:
-    """Pattern of the files of one split of an `Examples` artifact.
+def split_files(examples: tfx.dsl.Artifact, split: str) -> list[str]:
+    """Lists the files of one split of an `Examples` artifact, in the order of their names.
+
+    By listing the folder: a pattern matches nothing, or other folders, where a folder's name has
+    characters that mean something in patterns.
 
     Raises:
-      UserError: If it has no such split, naming those it has.
+      UserError: If it has no such split, naming those it has, or the split has no file.
     """
     splits = json.loads(examples.split_names)
     if split not in splits:
         raise UserError(f"the examples have no split {split!r}; they have {', '.join(splits)}")
-    return os.path.join(examples.uri, f"Split-{split}", "*")
+    folder = os.path.join(examples.uri, f"Split-{split}")
+    fileio = tfx.dsl.io.fileio
+    names = fileio.listdir(folder) if fileio.isdir(folder) else []
+    files = [os.path.join(folder, name) for name in sorted(names) if not name.endswith("/")]
+    if not files:
+        raise UserError(
+            f"the split {split!r} of the examples has no file in {folder}; if files were deleted, "
+            "run again without the cache"
+        )
+    return files
 
 
 class _Report(tfx.dsl.Artifact):

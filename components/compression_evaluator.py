@@ -13,7 +13,7 @@ from components.artifacts import (
     CompressionReport,
     load_schema,
     serving_model_uri,
-    split_pattern,
+    split_files,
 )
 from components.evaluator.executor import unmet_thresholds, write_blessing
 from components.evaluator.extraction import make_extractors
@@ -77,7 +77,7 @@ def CompressionEvaluator(
         for name, (uri, _) in models.items()
     ]
     source = tfxio.TFExampleRecord(
-        split_pattern(examples, split),
+        split_files(examples, split),
         schema=load_schema(schema),
         raw_record_column_name=tfma.ARROW_INPUT_COLUMN,
         telemetry_descriptors=["CompressionEvaluator"],

@@ -20,7 +20,7 @@ from tfx import v1 as tfx
 from tfx_bsl.public import tfxio
 
 from components import progress
-from components.artifacts import serving_model_uri, split_pattern
+from components.artifacts import serving_model_uri, split_files
 from components.errors import UserError
 
 Columns = dict[str, np.ndarray]
@@ -106,7 +106,7 @@ def read_columns(examples: tfx.dsl.Artifact, split: str, schema: schema_pb2.Sche
     Raises:
       UserError: If the split is not there or is empty.
     """
-    return columns_of_files([split_pattern(examples, split)], schema)
+    return columns_of_files(split_files(examples, split), schema)
 
 
 def columns_of_files(patterns: list[str], schema: schema_pb2.Schema) -> Columns:

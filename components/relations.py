@@ -11,7 +11,7 @@ from tensorflow_metadata.proto.v0 import schema_pb2
 from tfx import v1 as tfx
 from tfx_bsl.coders import example_coder
 
-from components.artifacts import split_pattern
+from components.artifacts import split_files
 
 _BATCH = 8192
 _CATEGORIES = 20
@@ -102,8 +102,7 @@ def read_rows(
     Returns:
       A column per feature with its first value, NaN or None where absent or not finite.
     """
-    files = sorted(tf.io.gfile.glob(split_pattern(examples, split)))
-    records = tf.data.TFRecordDataset(files, "GZIP").shard(step, 0)
+    records = tf.data.TFRecordDataset(split_files(examples, split), "GZIP").shard(step, 0)
     decoder = example_coder.ExamplesToRecordBatchDecoder(schema.SerializeToString())
     batches = [decoder.DecodeBatch(list(b)) for b in records.batch(_BATCH).as_numpy_iterator()]
     table = pa.Table.from_batches(batches)

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 
 import pandas as pd
 import pyarrow as pa
-import pyarrow.parquet as pq
 import tensorflow as tf
 from tensorflow_metadata.proto.v0 import schema_pb2
 from tfx import v1 as tfx
@@ -21,6 +20,7 @@ from components.relations import first_values
 from components.request_log import PREDICTION_PREFIX, VERSION_FEATURE, Period
 from components.span_example_gen import Columns, to_example_batch
 from serving.encryption import EncryptionError, Keys, load_keys
+from serving.parquet import open_file
 
 CURRENT = "current"
 PREVIOUS = "previous"
@@ -194,7 +194,7 @@ def _read_labels(
             continue
         for path in span.files:
             try:
-                parquet = pq.ParquetFile(files.open_input_file(path))
+                parquet = open_file(path, files)
                 columns.check(path, parquet.schema_arrow)
                 wanted = [name for name in parquet.schema_arrow.names if name in types]
                 batches = [

@@ -195,7 +195,8 @@ def _files(uri: str, model: str) -> list[str]:
     if not gfile.isdir(uri):
         raise DataError(f"there is no request log {uri}; a server writes one with --request-log")
     folder = os.path.join(uri, model)
-    files = sorted(gfile.glob(os.path.join(folder, f"*{SUFFIX}")))
+    names = sorted(gfile.listdir(folder)) if gfile.isdir(folder) else []
+    files = [os.path.join(folder, name) for name in names if name.endswith(SUFFIX)]
     if not files:
         models = sorted(
             name.rstrip("/") for name in gfile.listdir(uri) if gfile.isdir(os.path.join(uri, name))

@@ -14,7 +14,6 @@ import apache_beam as beam
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 import tensorflow as tf
 from tensorflow_metadata.proto.v0 import schema_pb2
 from tfx import v1 as tfx
@@ -24,6 +23,7 @@ from components import progress, spans
 from components.artifacts import load_schema
 from components.errors import DataError, from_worker_traceback
 from components.span_store import ShardName, SpanStore
+from serving.parquet import ParquetFile, open_file
 
 SPLITS = ("train", "eval", "test")
 
@@ -31,6 +31,7 @@ _ROWS_PER_SHARD = 16_384
 # Level 1 costs a quarter of zlib's default 6 and gives files a third larger.
 _TFRECORD_OPTIONS = tf.io.TFRecordOptions(compression_type="GZIP", compression_level=1)
 _KIND = "examples"
+_PART_BYTES = 1 << 20
 # Of how rows are written; another one leaves what is kept unused.
 _ENCODING = 1
 
@@ -277,7 +278,7 @@ class _WriteShard(beam.DoFn):
                     rows += batch.num_rows
         return rows
 
-    def _read(self, parquet: pq.ParquetFile, shard: Shard, group: int) -> Iterator[pa.RecordBatch]:
+    def _read(self, parquet: ParquetFile, shard: Shard, group: int) -> Iterator[pa.RecordBatch]:
         try:
             table = parquet.read_row_group(group)
             seconds = _seconds(table[self._columns.time])
@@ -368,10 +369,13 @@ def _is_whole(gzipped: bytes) -> bool:
     """Whether nothing of a gzip file is missing or was changed: it ends in a checksum."""
     stream = zlib.decompressobj(wbits=31)
     try:
-        stream.decompress(gzipped)
+        rest = gzipped
+        while rest and not stream.eof:  # In parts: what is small may unpack to more than memory.
+            stream.decompress(rest, _PART_BYTES)
+            rest = stream.unconsumed_tail
     except zlib.error:
         return False
-    return stream.eof
+    return stream.eof and not stream.unused_data
 
 
 def _bounds(times: dict[str, list[np.ndarray]]) -> tuple[int, int]:
@@ -430,7 +434,7 @@ def _check_month(path: str, month: int, times: list[np.ndarray], column: str) ->
         )
 
 
-def _read_times(parquet: pq.ParquetFile, path: str, group: int, column: str) -> np.ndarray:
+def _read_times(parquet: ParquetFile, path: str, group: int, column: str) -> np.ndarray:
     try:
         values = parquet.read_row_group(group, columns=[column])[column]
     except (pa.ArrowException, OSError) as error:
@@ -444,9 +448,9 @@ def _read_times(parquet: pq.ParquetFile, path: str, group: int, column: str) -> 
     return _seconds(values)
 
 
-def _open(files: pa.fs.FileSystem, path: str) -> pq.ParquetFile:
+def _open(files: pa.fs.FileSystem, path: str) -> ParquetFile:
     try:
-        parquet = pq.ParquetFile(files.open_input_file(path))
+        parquet = open_file(path, files)
         _ = parquet.schema_arrow.names  # fails where a name is no UTF-8
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path} is not a readable Parquet file: {_one_line(error)}") from error

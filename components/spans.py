@@ -1,11 +1,16 @@
 """Finds monthly spans (`span-YYYYMM/*.parquet`) and the window of them that a run learns from.
 
+Whatever lies under a data directory is read or refused by name, so that no part of a month is left
+out unseen. Skipped are names that begin with `_` or `.` or end in `.crc`, as Spark and Hadoop have
+it, and texts (`.md`, `.txt`) beside the spans.
+
 Imports nothing of TFX or TensorFlow, so that a scheduler can look for new data at no cost.
 """
 
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -16,6 +21,9 @@ from components.errors import DataError
 from serving.directory import open_uri
 
 _SPAN_FOLDER = re.compile(r"span-([0-9]{4})(0[1-9]|1[0-2])")
+_SKIPPED = re.compile(r"[_.].*|.*\.crc", re.DOTALL)
+_TEXT = re.compile(r".*\.(md|txt)", re.DOTALL | re.IGNORECASE)
+_PARQUET = re.compile(r".*\.(parquet|pq)", re.DOTALL | re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -70,13 +78,13 @@ def find_spans(uri: str) -> list[Span]:
       The spans, at least one.
 
     Raises:
-      DataError: If the directory is missing or may not be read, holds no span, or a span holds no
-        Parquet file.
+      DataError: If the directory is missing or may not be read, holds no span or something besides
+        spans, or a span holds no Parquet file or something besides them.
     """
     files, root = filesystem(uri)
     try:
         return _list_spans(files, root, uri)
-    except OSError as error:
+    except (OSError, UnicodeError) as error:
         raise DataError(f"data directory {uri!r} cannot be read: {error}") from error
 
 
@@ -84,11 +92,16 @@ def _list_spans(files: fs.FileSystem, root: str, uri: str) -> list[Span]:
     if files.get_file_info(root).type != fs.FileType.Directory:
         raise DataError(f"data directory {uri!r} does not exist or is not a directory")
     spans = []
-    for folder in files.get_file_info(fs.FileSelector(root)):
-        if folder.type == fs.FileType.Directory and (
-            match := _SPAN_FOLDER.fullmatch(folder.base_name)
-        ):
-            spans.append(_read_span(files, folder.path, int("".join(match.groups()))))
+    for info in _entries(files, root):
+        match = _SPAN_FOLDER.fullmatch(info.base_name)
+        if info.type == fs.FileType.Directory and match:
+            spans.append(_read_span(files, info.path, int("".join(match.groups()))))
+        elif not (info.type == fs.FileType.File and _TEXT.fullmatch(info.base_name)):
+            raise DataError(
+                f"{info.path!r} is {_describe(info)} and no span, so it would not be read: move "
+                "data into folders span-YYYYMM, and what is not data elsewhere (a name that begins "
+                "with _ is skipped)"
+            )
     if not spans:
         raise DataError(f"data directory {uri!r} holds no span; expected folders span-YYYYMM")
     return sorted(spans, key=lambda span: span.month)
@@ -154,11 +167,14 @@ def month_bounds(month: int) -> tuple[int, int]:
 
 
 def _read_span(files: fs.FileSystem, folder: str, month: int) -> Span:
-    infos = [
-        info
-        for info in files.get_file_info(fs.FileSelector(folder))
-        if info.type == fs.FileType.File and info.extension == "parquet"
-    ]
+    infos = _entries(files, folder)
+    for info in infos:
+        if info.type != fs.FileType.File or not _PARQUET.fullmatch(info.base_name):
+            raise DataError(
+                f"{info.path!r} is {_describe(info)} and no Parquet file (.parquet, .pq), so it "
+                f"would not be read: put the month's Parquet files into {folder!r} itself, and "
+                "what is not data elsewhere (a name that begins with _ is skipped)"
+            )
     if not infos:
         raise DataError(f"{folder} holds no .parquet file")
     infos.sort(key=lambda info: info.path)
@@ -168,6 +184,25 @@ def _read_span(files: fs.FileSystem, folder: str, month: int) -> Span:
         files=tuple(info.path for info in infos),
         fingerprint=hashlib.sha256(facts.encode()).hexdigest(),
     )
+
+
+def _entries(files: fs.FileSystem, folder: str) -> list[fs.FileInfo]:
+    """What is in a folder, but for what is skipped."""
+    if isinstance(files, fs.LocalFileSystem):
+        # A selector would pass over links to nothing.
+        names = [os.path.join(folder, name) for name in sorted(os.listdir(folder))]
+        found = files.get_file_info(names)
+    else:
+        found = files.get_file_info(fs.FileSelector(folder))
+    return [info for info in found if not _SKIPPED.fullmatch(info.base_name)]
+
+
+def _describe(info: fs.FileInfo) -> str:
+    return {
+        fs.FileType.File: "a file",
+        fs.FileType.Directory: "a folder",
+        fs.FileType.NotFound: "a link to nothing",
+    }.get(info.type, "neither a file nor a folder")
 
 
 def _months_before(month: int, count: int) -> list[int]:

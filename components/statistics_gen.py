@@ -1,11 +1,10 @@
 """StatisticsGen: the statistics of every split, merged of those of its files."""
 
 import hashlib
-import io
 import json
 import logging
+import operator
 import os
-import pickle
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -17,17 +16,18 @@ import tensorflow_data_validation as tfdv
 # TFDV's own API has no statistics that can be merged; this is the module behind it, the same in the
 # versions that belong to TFX 1.16 and 1.21.
 from tensorflow_data_validation.statistics import stats_impl
-from tensorflow_metadata.proto.v0 import schema_pb2
+from tensorflow_metadata.proto.v0 import schema_pb2, statistics_pb2
 from tfx import v1 as tfx
 from tfx_bsl.coders import example_coder
 
-from components.artifacts import load_schema, split_pattern, statistics_uri
+from components import accumulators
+from components.artifacts import load_schema, split_files, statistics_uri
 from components.span_store import ShardName, SpanStore
 
 _KIND = "statistics"
 _BATCH_ROWS = 16_384
-# All that TFDV's accumulators are made of: what is kept can construct nothing else.
-_UNPICKLED = ("tensorflow_data_validation", "tfx_bsl", "numpy", "collections")
+# Of how accumulators are kept; another one leaves what is kept unused.
+_ENCODING = b"2"
 
 
 @tfx.dsl.components.component(use_beam=True)
@@ -51,7 +51,7 @@ def StatisticsGen(
     """
     expected = load_schema(schema)
     splits = json.loads(examples.split_names)
-    files = [(s, f) for s in splits for f in tf.io.gfile.glob(split_pattern(examples, s))]
+    files = [(s, f) for s in splits for f in split_files(examples, s)]
     with beam_pipeline as pipeline:
         _ = (
             pipeline
@@ -65,7 +65,8 @@ def StatisticsGen(
     statistics.span = examples.span
 
 
-Accumulators = list[Any]
+# Accumulators of a file, or what is kept of them.
+_Counted = bytes | list[Any]
 
 
 def _generators(schema: schema_pb2.Schema) -> list[Any]:
@@ -79,7 +80,9 @@ def _generators(schema: schema_pb2.Schema) -> list[Any]:
 class _Count(beam.DoFn):
     """Makes the accumulators of a file of a split, or reads those that are kept.
 
-    As bytes, which is what Beam would make of them: each is read once, where it is merged.
+    As bytes, so that each is read once, where it is merged, whether it was kept or not: the order
+    of equally frequent values depends on how often a sketch was read. Those that cannot be kept are
+    handed on as they are.
     """
 
     def __init__(self, schema: schema_pb2.Schema, store: SpanStore):
@@ -88,31 +91,30 @@ class _Count(beam.DoFn):
 
     def setup(self) -> None:
         self._generators = _generators(self._schema)
-        facts = self._schema.SerializeToString(deterministic=True) + tfdv.__version__.encode()
+        schema = self._schema.SerializeToString(deterministic=True)
+        facts = schema + tfdv.__version__.encode() + _ENCODING
         self._version = hashlib.sha256(facts).hexdigest()[:16]
 
-    def process(self, file: tuple[str, str]) -> Iterator[tuple[str, tuple[str, bytes]]]:
+    def process(self, file: tuple[str, str]) -> Iterator[tuple[str, tuple[str, _Counted]]]:
         split, path = file
+        yield split, (path, self._count_or_read(path))
+
+    def _count_or_read(self, path: str) -> _Counted:
         name = ShardName.parse(os.path.basename(path))
         if name is None:  # Not of SpanExampleGen: its content may change under its name.
-            yield split, (path, self._count(path))
-            return
+            return _count(self._generators, path)
         key = f"{name.key}-{self._version}"
         kept = self._store.read(_KIND, name.month, key)
-        if kept is None or not _is_readable(kept):
-            kept = self._count(path)
-            self._store.write(_KIND, name.month, key, kept)
-        yield split, (path, kept)
-
-    def _count(self, path: str) -> bytes:
-        accumulators = [g.create_accumulator() for g in self._generators]
-        for batch in _read(path):
-            accumulators = [
-                g.add_input(a, batch) for g, a in zip(self._generators, accumulators, strict=True)
-            ]
-        return pickle.dumps(
-            [g.compact(a) for g, a in zip(self._generators, accumulators, strict=True)]
-        )
+        if kept is not None and _is_readable(kept):
+            return kept
+        counted = _count(self._generators, path)
+        try:
+            kept = accumulators.encode(counted)
+        except ValueError as error:
+            logging.warning("Statistics of %s cannot be kept: %s", path, error)
+            return counted
+        self._store.write(_KIND, name.month, key, kept)
+        return kept
 
 
 class _Merge(beam.DoFn):
@@ -125,21 +127,40 @@ class _Merge(beam.DoFn):
     def setup(self) -> None:
         self._generators = _generators(self._schema)
 
-    def process(self, element: tuple[str, Iterable[tuple[str, bytes]]]) -> Iterator[None]:
+    def process(self, element: tuple[str, Iterable[tuple[str, _Counted]]]) -> Iterator[None]:
         split, of_files = element
         # In one order, whatever Beam's: quantiles depend on it a little.
-        in_order = [_load(accumulators) for _, accumulators in sorted(of_files)]
-        merged = [
-            generator.merge_accumulators(list(accumulators))
-            for generator, accumulators in zip(
-                self._generators, zip(*in_order, strict=True), strict=True
+        in_order = dict(sorted(of_files, key=operator.itemgetter(0)))
+        try:
+            result = self._merge([_load(counted) for counted in in_order.values()])
+        except Exception as error:  # Whatever kept accumulators that do not fit make of it.
+            logging.warning(
+                "Statistics that were kept of %s do not fit together, and are made again: %s",
+                split,
+                error,
             )
-        ]
-        result = stats_impl.extract_statistics_output(merged, self._generators)
+            result = self._merge([_count(self._generators, path) for path in in_order])
         tf.io.gfile.makedirs(os.path.dirname(self._uris[split]))
         with tf.io.gfile.GFile(self._uris[split], "wb") as file:
             file.write(result.SerializeToString())
         yield from ()
+
+    def _merge(self, of_files: list[list[Any]]) -> statistics_pb2.DatasetFeatureStatisticsList:
+        merged = [
+            generator.merge_accumulators(list(counted))
+            for generator, counted in zip(
+                self._generators, zip(*of_files, strict=True), strict=True
+            )
+        ]
+        return stats_impl.extract_statistics_output(merged, self._generators)
+
+
+def _count(generators: list[Any], path: str) -> list[Any]:
+    """The accumulators of a file, one of each generator."""
+    counted = [g.create_accumulator() for g in generators]
+    for batch in _read(path):
+        counted = [g.add_input(a, batch) for g, a in zip(generators, counted, strict=True)]
+    return [g.compact(a) for g, a in zip(generators, counted, strict=True)]
 
 
 def _read(path: str) -> Iterator[pa.RecordBatch]:
@@ -150,22 +171,12 @@ def _read(path: str) -> Iterator[pa.RecordBatch]:
 
 def _is_readable(kept: bytes) -> bool:
     try:
-        _load(kept)
-    except Exception as error:  # Whatever damaged content makes of it.
+        accumulators.decode(kept)
+    except ValueError as error:
         logging.warning("Statistics that were kept cannot be read, and are made again: %s", error)
         return False
     return True
 
 
-def _load(kept: bytes) -> Accumulators:
-    accumulators: Accumulators = _Unpickler(io.BytesIO(kept)).load()
-    return accumulators
-
-
-class _Unpickler(pickle.Unpickler):
-    """Refuses what accumulators do not hold: a pickle can otherwise call anything."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        if module.partition(".")[0] not in _UNPICKLED:
-            raise pickle.UnpicklingError(f"{module}.{name} is no part of statistics")
-        return super().find_class(module, name)
+def _load(counted: _Counted) -> list[Any]:
+    return accumulators.decode(counted) if isinstance(counted, bytes) else counted

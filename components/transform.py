@@ -20,19 +20,25 @@ import tensorflow as tf
 import tensorflow_transform as tft
 import tensorflow_transform.beam as tft_beam
 from tensorflow_metadata.proto.v0 import schema_pb2
+from tensorflow_transform import analyzer_nodes, analyzers
 from tensorflow_transform.beam import analyzer_cache
+from tensorflow_transform.experimental.analyzers import _VocabularyCombiner
 from tensorflow_transform.tf_metadata import dataset_metadata
 from tfx import v1 as tfx
 from tfx_bsl.coders import example_coder
 from tfx_bsl.public import tfxio
+from tfx_bsl.sketches import MisraGriesSketch, QuantilesSketch
 
 from components import progress
-from components.artifacts import load_schema, split_pattern
-from components.errors import from_worker_traceback
+from components.artifacts import load_schema, split_files
+from components.errors import DataError, from_worker_traceback
 from components.networks import load_function
+from components.sketches import decode
 from components.span_store import ShardName, SpanStore
 
 _KIND = "analysis"
+# Of how an analysis is kept; another one leaves what is kept unused.
+_ENCODING = b"2"
 _BATCH_ROWS = 65_536  # More than a file of SpanExampleGen has.
 # A column that says which file a batch becomes; TFT hands it through.
 _FILE = "_file"
@@ -74,8 +80,8 @@ def Transform(
       UserError: If there is no such function or split.
     """
     function = load_function(preprocessing_fn)
-    learned_from = [f for split in json.loads(analyze) for f in _files(examples, split)]
-    applied_to = {split: _files(examples, split) for split in json.loads(transform)}
+    learned_from = [f for split in json.loads(analyze) for f in split_files(examples, split)]
+    applied_to = {split: split_files(examples, split) for split in json.loads(transform)}
     raw = load_schema(schema)
     source = tfxio.TFExampleBeamRecord("in memory", schema=raw)
     specs = source.TensorAdapter().OriginalTypeSpecs()
@@ -116,10 +122,6 @@ def Transform(
         raise
     tf.io.gfile.rmtree(temporary)
     transformed_examples.split_names = json.dumps(list(applied_to))
-
-
-def _files(examples: tfx.dsl.Artifact, split: str) -> list[str]:
-    return sorted(tf.io.gfile.glob(split_pattern(examples, split)))
 
 
 def _read(pipeline: beam.Pipeline, label: str, files: list[str], source: tfxio.TFXIO) -> Any:
@@ -212,6 +214,34 @@ class _Write(beam.DoFn):
         yield from ()
 
 
+class _SketchCoder(analyzer_nodes.CacheCoder):
+    """Keeps the sketches of an analyzer as data. An analyzer takes its coder along to workers."""
+
+    def __init__(self, kind: type[Any]):
+        self._kind = kind
+
+    def encode_cache(self, cache: Any) -> bytes:
+        return bytes(cache.__getstate__())
+
+    def decode_cache(self, encoded_cache: bytes) -> Any:
+        try:
+            return decode(self._kind, encoded_cache)
+        except ValueError as error:
+            raise DataError(
+                f"an analysis that was kept cannot be used, since {error}: delete the span store, "
+                "all in it can be made again"
+            ) from error
+
+
+# TFT's own coders unpickle quantiles, and read a Misra-Gries sketch beyond its end; there is no
+# other place to name a coder.
+for _combiner, _kind in (
+    (analyzers.QuantilesCombiner, QuantilesSketch),
+    (_VocabularyCombiner, MisraGriesSketch),
+):
+    _combiner.accumulator_coder = _SketchCoder(_kind)
+
+
 @dataclass(frozen=True)
 class _KeptAnalyses:
     """TFT's analyzer cache of single months, or of the pieces into which one is cut.
@@ -302,7 +332,10 @@ class _KeptAnalyses:
                 base64.b64decode(name): [base64.b64decode(a) for a in accumulators]
                 for name, accumulators in entries.items()
             }
-        except (ValueError, OSError, EOFError, zlib.error) as error:
+        except (
+            *(AttributeError, EOFError, OSError, RecursionError, TypeError, ValueError),
+            zlib.error,
+        ) as error:
             logging.warning(
                 "An analysis that was kept cannot be read, and is made again: %s", error
             )
@@ -352,5 +385,5 @@ def _version(function: Callable[..., Any], schema: bytes) -> str:
     package = importlib.import_module(function.__module__.partition(".")[0])
     root = Path(str(package.__file__)).parent
     code = [path.read_bytes() for path in sorted(root.rglob("*.py"))]
-    facts = [tft.__version__.encode(), function.__qualname__.encode(), schema, *code]
+    facts = [_ENCODING, tft.__version__.encode(), function.__qualname__.encode(), schema, *code]
     return hashlib.sha256(b"\0".join(facts)).hexdigest()

@@ -17,7 +17,7 @@ from components.artifacts import (
     load_schema,
     load_statistics,
     serving_model_uri,
-    split_pattern,
+    split_files,
 )
 from components.data_gate import nearest_drift
 from components.errors import DataError
@@ -97,7 +97,7 @@ def _auc(model_uri: str, examples: tfx.dsl.Artifact, label: str) -> float | None
     """
     model = load_predictor(model_uri)
     spec = {label: tf.io.FixedLenFeature([], tf.int64, default_value=-1)}
-    files = sorted(tf.io.gfile.glob(split_pattern(examples, _TEST)))
+    files = split_files(examples, _TEST)
     answers, labels = [], []
     for batch in tf.data.TFRecordDataset(files, "GZIP").batch(_BATCH_ROWS):
         rows = batch.numpy()

@@ -17,6 +17,9 @@ from components.errors import UserError
 # Whoever only looks whether the directory is in use holds its lock for less than this.
 _LOOK_SECONDS = 0.2
 _RUN_ID = "%Y%m%d-%H%M%S-%f"
+# TFMA, TFT, TensorFlow's checkpoints and Beam's files look for what they wrote by patterns in which
+# a path cannot be quoted: they would find nothing, or the files of another folder.
+_PATTERN_CHARACTERS = "*?[\\"
 
 
 class BusyError(UserError):
@@ -164,6 +167,11 @@ class OutputDirectory:
     @contextmanager
     def _lock(self, path: Path, busy: str) -> Iterator[int]:
         """Holds a lock of the kernel's, which ends with the process however that ends."""
+        if found := [c for c in _PATTERN_CHARACTERS if c in str(self.root)]:
+            raise UserError(
+                f"the path of the output directory {self.root} has {' and '.join(found)}, which "
+                "TensorFlow and Beam read as a pattern of other names: choose another --output"
+            )
         try:
             self.root.mkdir(parents=True, exist_ok=True)
             lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)

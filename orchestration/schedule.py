@@ -21,6 +21,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+import pyarrow as pa
 from pyarrow import fs
 from pydantic import TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
@@ -361,7 +362,8 @@ def unfinished(situation: Situation, now: datetime, settle_seconds: float) -> tu
     Returns:
       What is not complete, "" if all is; and after how many seconds it may be, 0 for who knows.
     """
-    import pyarrow.parquet as pq  # Here, because a firing that finds nothing new needs it not.
+    # Here, because a firing that finds nothing new needs it not.
+    from serving.parquet import open_file
 
     files, _ = spans.filesystem(situation.data_uri)
     young, wait = "", 0.0
@@ -369,9 +371,10 @@ def unfinished(situation: Situation, now: datetime, settle_seconds: float) -> tu
         if info.type == fs.FileType.NotFound:
             return f"{info.path} is gone again", min(1.0, settle_seconds)
         try:
-            pq.read_metadata(info.path, filesystem=files)
-        except (OSError, ValueError):  # ArrowInvalid is a ValueError.
-            return f"{info.path} ({info.size:,} bytes) is not a whole Parquet file", 0.0
+            open_file(info.path, files)
+        except (OSError, pa.ArrowException) as error:
+            reason = " ".join(str(error).split())
+            return f"{info.path} ({info.size:,} bytes) is not a whole Parquet file: {reason}", 0.0
         age = (now - info.mtime).total_seconds() if info.mtime else settle_seconds
         if abs(age) < settle_seconds and settle_seconds - age > wait:
             young, wait = f"{info.path} was written just now", settle_seconds - age

@@ -359,7 +359,11 @@ class KubeflowConfig:
     serving_dir: Annotated[str, Field(min_length=1)] = "serving_model"
     span_store: str = "span_store"
     pipeline_root: Annotated[
-        str, _match(r"(gs|s3|minio)://[^\s/]+(/\S*)?", "gs://..., s3://... or minio://...")
+        str,
+        _match(
+            r"(gs|s3|minio)://[^\s/*?[\\]+(/[^\s*?[\\]*)?",
+            "gs://..., s3://... or minio://... (without * ? [ \\)",
+        ),
     ] = ""
     cpu: Cpu = ""
     memory: Memory = ""

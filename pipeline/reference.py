@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pandas as pd
-import pyarrow.parquet as pq
 from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.metrics import roc_auc_score
 from sklearn.preprocessing import OrdinalEncoder
@@ -11,6 +10,7 @@ from threadpoolctl import threadpool_limits
 
 from components import spans
 from pipeline.features import LABEL, RAW_FEATURES, VOCABULARIES
+from serving.parquet import open_file
 
 _SEED = 7
 
@@ -37,7 +37,7 @@ def reference_auc(data_uri: str, as_of: int, window: int) -> float:
 
     def read(paths: list[str]) -> pd.DataFrame:
         columns = [*RAW_FEATURES, LABEL]
-        tables = [pq.read_table(path, columns=columns, filesystem=files) for path in paths]
+        tables = [open_file(path, files).read(columns) for path in paths]
         return pd.concat([table.to_pandas() for table in tables])
 
     learned = read([path for span in months.train for path in span.files])

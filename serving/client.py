@@ -18,7 +18,8 @@ import httpx
 import pyarrow as pa
 import pyarrow.compute as pc
 from pyarrow import csv as pa_csv
-from pyarrow import parquet
+
+from serving.parquet import open_file
 
 _BATCH = 500
 _SECONDS = 60.0
@@ -103,7 +104,7 @@ def _read(file: str, texts: Sequence[str] = ()) -> pa.Table:
         raise ClientError(f"{file}: a .csv or .parquet file is expected")
     try:
         if suffix == ".parquet":
-            return parquet.read_table(file)
+            return open_file(file).read()
         return pa_csv.read_csv(
             file,
             parse_options=pa_csv.ParseOptions(newlines_in_values=True),

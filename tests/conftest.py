@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -16,6 +17,7 @@ os.environ["TF_USE_LEGACY_KERAS"] = "1"
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pyarrow_hotfix  # noqa: F401  See serving/parquet.py.
 import pytest
 from filelock import FileLock
 
@@ -90,6 +92,53 @@ def thin(table: pa.Table, rows: int) -> pa.Table:
 
 
 Once: TypeAlias = Callable[[str, Callable[[Path], Any]], Any]
+
+
+@dataclass(frozen=True)
+class HostileFile:
+    """Makes Parquet files that run code where pyarrow loads a column's type as a pickle.
+
+    Attributes:
+      folder: Where they are, and a file that the code makes.
+    """
+
+    folder: Path
+
+    def has_run(self) -> bool:
+        """Whether the code ran."""
+        return (self.folder / "ran").exists()
+
+    def pickle(self) -> bytes:
+        """A pickle that runs the code where it is loaded."""
+        return pickle.dumps(_Call(self.folder / "ran"))
+
+    def write(self, table: pa.Table, path: Path | None = None) -> Path:
+        """Writes a table with one more column, and returns the file."""
+        path = path or self.folder / "hostile.parquet"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        name = "arrow.py_extension_type"
+        facts = {"extension:name": name, "extension:metadata": self.pickle()}
+        field = pa.field(
+            "hostile", pa.int64(), metadata={f"ARROW:{k}": v for k, v in facts.items()}
+        )
+        pq.write_table(table.append_column(field, pa.array([1] * len(table), pa.int64())), path)
+        return path
+
+
+class _Call:
+    """Becomes a call of `Path.touch` where its pickle is loaded."""
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    def __reduce__(self) -> Any:
+        return (Path.touch, (self.path,))
+
+
+@pytest.fixture
+def hostile_file(tmp_path: Path) -> HostileFile:
+    (tmp_path / "hostile").mkdir()
+    return HostileFile(tmp_path / "hostile")
 
 
 @pytest.fixture(scope="session")

@@ -12,6 +12,11 @@ from pathlib import Path
 import pytest
 
 PROJECT = Path(__file__).parents[1]
+# What every folder needs of serving.
+SHARED = tuple(
+    f"serving.{module}"
+    for module in ("directory", "encryption", "keys", "parquet", "private_copy", "signing")
+)
 FOLDERS = ("components", "pipeline", "orchestration", "serving")
 RUNNERS = ("local_runner", "kubeflow_runner")
 
@@ -66,25 +71,70 @@ def function():
     assert found == ["a", "b.c", "e.f.g", "x.y.h", "x.y.i.j", "x.k.l", "m.n"]
 
 
-def test_components_import_nothing_of_the_project_but_the_serving_directory_and_its_keys() -> None:
+def test_components_import_nothing_of_the_project_but_what_is_shared() -> None:
     others = ("pipeline", "orchestration", "serving", "data", "benchmarks", "tests", *RUNNERS)
-    shared = ("directory", "encryption", "keys", "private_copy", "signing")
-    assert violations("components", others, allowed=tuple(f"serving.{m}" for m in shared)) == []
+    assert violations("components", others, allowed=SHARED) == []
 
 
 def test_the_pipeline_imports_nothing_of_the_project_but_components() -> None:
     others = ("orchestration", "serving", "data", "benchmarks", "tests", *RUNNERS)
-    assert violations("pipeline", others) == []
+    assert violations("pipeline", others, allowed=("serving.parquet",)) == []
 
 
 def test_orchestration_imports_of_serving_the_layout_of_the_directory_alone() -> None:
     forbidden = ("pipeline", "serving", "tests", *RUNNERS)
-    assert violations("orchestration", forbidden, allowed=("serving.directory",)) == []
+    assert (
+        violations("orchestration", forbidden, allowed=("serving.directory", "serving.parquet"))
+        == []
+    )
 
 
 def test_serving_imports_nothing_of_tfx_or_of_the_folders_before_it() -> None:
     training = ("tfx", "tensorflow_transform", "pipeline", "components", "orchestration")
     assert violations("serving", (*training, "tests", *RUNNERS)) == []
+
+
+# What pyarrow and pandas have to read files in which columns may be of any type.
+READERS = ("dataset", "feather", "ipc", "orc", "parquet")
+CALLS = {f"read_{reader}" for reader in (*READERS, "hdf", "pickle")} | {"deserialize", *READERS}
+
+
+def readers(path: Path) -> Iterator[str]:
+    """Where a module reads such files, but by `serving.parquet`."""
+    source = path.read_text(encoding="utf-8")
+    for line, name in imports(path, source):
+        if any(is_in(name, f"pyarrow.{reader}") for reader in READERS):
+            yield f"{path.relative_to(PROJECT)}:{line} imports {name}"
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Attribute) and node.attr in CALLS:
+            text = ast.unparse(node)
+            if text.partition(".")[0] in ("pa", "pyarrow", "pd", "pandas"):
+                yield f"{path.relative_to(PROJECT)}:{node.lineno} has {text}"
+
+
+def test_files_that_could_run_code_are_opened_in_one_place_alone() -> None:
+    everywhere = [*PROJECT.glob("*.py"), *modules("benchmarks"), *modules("data")]
+    everywhere += [path for folder in FOLDERS for path in modules(folder)]
+    found = [line for path in everywhere for line in readers(path)]
+    opens = [line for line in found if not line.startswith(("serving/parquet.py:", "data/make_"))]
+    assert opens == []
+    assert len(found) >= 2
+    for path in (PROJECT / "serving/parquet.py", PROJECT / "data/make_spans.py"):
+        names = [name for _, name in imports(path, path.read_text(encoding="utf-8"))]
+        assert "pyarrow_hotfix" in names
+
+
+UNPICKLING = ("pickle", "cloudpickle", "dill", "joblib", "shelve", "marshal")
+
+
+def test_nothing_unpickles_what_another_process_could_have_written() -> None:
+    found = [
+        f"{path.relative_to(PROJECT)}:{line} imports {name}"
+        for path in [p for folder in FOLDERS for p in modules(folder)]
+        for line, name in imports(path, path.read_text(encoding="utf-8"))
+        if any(is_in(name, module) for module in UNPICKLING)
+    ]
+    assert found == []
 
 
 @pytest.mark.parametrize("folder", ["components", "orchestration", "serving"])

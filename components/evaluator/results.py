@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from typing import Any
 
 import tensorflow_model_analysis as tfma
+from tfx import v1 as tfx
 
+from components.errors import DataError
 from components.evaluator.executor import unmet_thresholds
 
 OVERALL = "Overall"
+_CONFIG_FILE = "eval_config.json"
 
 
 def read_metrics(evaluation_uri: str) -> dict[str, dict[str, float]]:
@@ -38,7 +42,7 @@ def read_baseline_metrics(evaluation_uri: str) -> dict[str, dict[str, float]]:
 
 
 def _read(evaluation_uri: str, model_name: str | None) -> dict[str, dict[str, float]]:
-    result = tfma.load_eval_result(evaluation_uri, model_name=model_name)
+    result = _load(evaluation_uri, model_name)
     metrics: dict[str, dict[str, float]] = {}
     for key, by_output in result.slicing_metrics:
         values = by_output[""][""]
@@ -91,7 +95,14 @@ def read_failures(evaluation_uri: str) -> list[str]:
 
 
 def _eval_config(evaluation_uri: str) -> tfma.EvalConfig:
-    return tfma.load_eval_result(evaluation_uri, model_name=None).config
+    return _load(evaluation_uri, None).config
+
+
+def _load(evaluation_uri: str, model_name: str | None) -> tfma.EvalResult:
+    # TFMA takes a file without this ending for one of its first versions, and unpickles it.
+    if not tfx.dsl.io.fileio.exists(os.path.join(evaluation_uri, _CONFIG_FILE)):
+        raise DataError(f"{evaluation_uri} is no evaluation: it has no {_CONFIG_FILE}")
+    return tfma.load_eval_result(evaluation_uri, model_name=model_name)
 
 
 def _candidate(evaluation_uri: str) -> str | None:

@@ -18,7 +18,7 @@ from components.artifacts import (
     TFLITE_MODEL,
     CompressionReport,
     serving_model_uri,
-    split_pattern,
+    split_files,
 )
 from components.errors import UserError
 from components.keras_setup import skip_autograph_of_keras
@@ -321,8 +321,8 @@ class _Maker:
 
 def _read_examples(examples: tfx.dsl.Artifact, label_key: str) -> tuple[np.ndarray, np.ndarray]:
     """Serialized examples of the split `eval`, bytes [rows], and their labels, int64 [rows]."""
-    files = tf.io.gfile.glob(split_pattern(examples, "eval"))
-    dataset = tf.data.TFRecordDataset(sorted(files), "GZIP").take(_EVALUATION_ROWS)
+    files = split_files(examples, "eval")
+    dataset = tf.data.TFRecordDataset(files, "GZIP").take(_EVALUATION_ROWS)
     serialized = np.array(list(dataset.as_numpy_iterator()), object)
     if not len(serialized):
         raise UserError("the split 'eval' is empty; there is nothing to measure on")

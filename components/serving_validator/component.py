@@ -10,7 +10,7 @@ from typing import Any
 from tfx import v1 as tfx
 from tfx.utils import path_utils
 
-from components.artifacts import TFLITE_MODEL, serving_model_uri, split_pattern
+from components.artifacts import TFLITE_MODEL, serving_model_uri, split_files
 from components.networks import require
 from components.serving_validator.candidate import MAX_WARMUP_RECORDS, make_candidate
 from components.serving_validator.rows import sample_rows
@@ -104,7 +104,7 @@ def ServingValidator(
     )
     for name, value in dataclasses.asdict(limits).items():
         require(value >= 0, name, value, "0 or more")
-    asked = Rows(*sample_rows(split_pattern(examples, split), rows))
+    asked = Rows(*sample_rows(split_files(examples, split), rows))
     with tempfile.TemporaryDirectory() as folder:
         candidate = os.path.join(folder, model_name, _VERSION)
         warmed = make_candidate(

@@ -5,8 +5,9 @@ from __future__ import annotations
 import base64
 import json
 import math
+import os
 import random
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,11 +23,11 @@ Inputs = Mapping[str, np.ndarray]
 _SEED = 7
 
 
-def sample_rows(pattern: str, count: int) -> tuple[np.ndarray, list[int]]:
+def sample_rows(files: Sequence[str], count: int) -> tuple[np.ndarray, list[int]]:
     """Takes rows from all over a split, the same ones each time.
 
     Args:
-      pattern: Pattern of its files, compressed TFRecords.
+      files: Its files, compressed TFRecords.
       count: How many rows to take, at most.
 
     Returns:
@@ -38,14 +39,13 @@ def sample_rows(pattern: str, count: int) -> tuple[np.ndarray, list[int]]:
     # Algorithm R (Vitter, Random Sampling with a Reservoir, 1985): one pass, whatever its length.
     chance = random.Random(_SEED)
     kept: list[tuple[int, bytes]] = []
-    files = sorted(tf.io.gfile.glob(pattern))
     for number, row in enumerate(tf.data.TFRecordDataset(files, "GZIP").as_numpy_iterator()):
         if len(kept) < count:
             kept.append((number, row))
         elif (place := chance.randrange(number + 1)) < count:
             kept[place] = (number, row)
     if not kept:
-        raise DataError(f"there are no rows in {pattern}")
+        raise DataError(f"there are no rows in {os.path.dirname(files[0])}")
     kept.sort()
     return np.array([row for _, row in kept], object), [number for number, _ in kept]
 

@@ -65,6 +65,25 @@ def test_spans_are_read_from_a_bucket_as_from_a_folder(
     assert rows[0]["test"] > 200
 
 
+def test_find_spans_refuses_by_name_what_a_bucket_holds_besides_spans(bucket: str) -> None:
+    files, root = open_uri(f"{bucket}/mixed")
+    for name in ("span-201301/part.pq", "span-201301/_SUCCESS", "span-201301/PART2.PARQUET"):
+        with files.open_output_stream(f"{root}/{name}") as stream:
+            stream.write(b"PAR1")
+    (span,) = spans.find_spans(f"{bucket}/mixed")
+    assert span.files == (f"{root}/span-201301/PART2.PARQUET", f"{root}/span-201301/part.pq")
+    for name, named in (
+        ("span-201301/day=16/part.parquet", "span-201301/day=16"),
+        ("span-2013-02/part.parquet", "span-2013-02"),
+    ):
+        with files.open_output_stream(f"{root}/{name}") as stream:
+            stream.write(b"PAR1")
+        with pytest.raises(DataError, match=f"{root}/{named}' is a folder and no"):
+            spans.find_spans(f"{bucket}/mixed")
+        files.delete_file(f"{root}/{name}")
+        files.delete_dir(f"{root}/{named}")
+
+
 def test_what_is_kept_of_spans_may_be_in_a_bucket(bucket: str) -> None:
     store = SpanStore(f"{bucket}/spans")
     assert store.read("examples", 201301, "key") is None

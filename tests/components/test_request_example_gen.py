@@ -20,7 +20,7 @@ from components.request_example_gen import RequestExampleGen, Requests
 from pipeline.features import LABEL, PROBABILITY, RAW_FEATURES
 from serving.encryption import Encryptor, add_key, require_keys
 from serving.server import request_log as server
-from tests.conftest import read_month, thin, write_span
+from tests.conftest import HostileFile, read_month, thin, write_span
 
 MODEL = "a_model"
 VERSION = 7
@@ -185,6 +185,15 @@ def test_labels_are_joined_by_the_features_that_requests_have_and_never_guessed(
     assert list(found[LABEL][:10]) == list(known.to_pandas()[LABEL])
     assert found[LABEL][10:].isna().all()
     assert Requests.from_examples(examples).labelled == {"current": 10}
+
+
+def test_request_example_gen_does_not_run_a_hostile_file_of_labels(
+    refusal: Callable[..., str], flights: pa.Table, hostile_file: HostileFile, tmp_path: Path
+) -> None:
+    write_log(tmp_path, flights, SINCE + 5)
+    path = hostile_file.write(flights, tmp_path / "spans" / "span-201303" / "flights.parquet")
+    assert str(path) in refusal()
+    assert not hostile_file.has_run()
 
 
 def test_a_file_that_is_still_written_is_not_read(

@@ -33,7 +33,7 @@ from components.span_example_gen import (
     plan_shards,
     to_example_batch,
 )
-from tests.conftest import FLIGHTS
+from tests.conftest import FLIGHTS, HostileFile
 
 BAD_MONTH = 201302
 TIME = "time_hour"
@@ -502,6 +502,15 @@ def test_a_file_that_is_not_readable_parquet_is_named(
     path.write_bytes(content(whole))
     assert path.read_bytes() != whole
     assert f"{path} is not a readable Parquet file" in refusal(generate, own_spans)
+
+
+def test_span_example_gen_does_not_run_a_hostile_file(
+    generate: Generate, own_spans: Path, hostile_file: HostileFile
+) -> None:
+    path = span_file(own_spans)
+    hostile_file.write(pq.read_table(path), path)
+    assert str(path) in refusal(generate, own_spans)
+    assert not hostile_file.has_run()
 
 
 def corrupt(path: Path, group: int, column: str) -> None:

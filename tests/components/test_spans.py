@@ -78,37 +78,123 @@ def test_a_directory_may_have_any_name(tmp_path: Path, name: str) -> None:
         "span-201300",
         "span-201313",
         "span-2013-01",
-        "span-13",
+        "span-20131",
         "span-2013011",
         "span-201301.bak",
         "span-201301\n",
         "span-\uff12\uff10\uff11\uff1301",
-        "SPAN-201301",
+        "Span-201301",
         "a-span-201301",
         "201301",
-        "tmp",
+        "month=201301",
     ],
 )
-def test_a_folder_that_is_not_called_like_a_span_is_none(tmp_path: Path, name: str) -> None:
+def test_find_spans_refuses_a_folder_that_is_not_named_like_a_span(
+    tmp_path: Path, name: str
+) -> None:
     root = make_spans(tmp_path / "spans", [201302])
     (root / name).mkdir()
     (root / name / "data.parquet").touch()
-    assert [span.month for span in find_spans(str(root))] == [201302]
+    with pytest.raises(DataError) as refusal:
+        find_spans(str(root))
+    assert str(refusal.value).startswith(f"{str(root / name)!r} is a folder and no span")
 
 
-def test_a_file_that_is_called_like_a_span_is_none(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["span-201301", "more.parquet", "span-201301.PQ", "2013.csv"])
+def test_find_spans_refuses_a_file_beside_the_spans(tmp_path: Path, name: str) -> None:
     root = make_spans(tmp_path / "spans", [201302])
-    (root / "span-201301").touch()
-    assert [span.month for span in find_spans(str(root))] == [201302]
+    (root / name).touch()
+    with pytest.raises(DataError) as refusal:
+        find_spans(str(root))
+    assert str(refusal.value).startswith(f"{str(root / name)!r} is a file and no span")
 
 
-def test_what_is_not_parquet_in_a_span_is_left_out(tmp_path: Path) -> None:
+def test_find_spans_skips_hidden_names_checksums_and_texts_alone(tmp_path: Path) -> None:
     root = make_spans(tmp_path / "spans", [201302])
     span = root / "span-201302"
-    (span / "_SUCCESS").touch()
+    for path in (root / "README.md", root / "LICENSE.txt", root / "_SUCCESS", span / "_SUCCESS"):
+        path.touch()
+    for path in (root / "_staging", root / ".tmp", span / "_temporary"):
+        path.mkdir()
+        (path / "data.parquet").touch()
     (span / "data.parquet.crc").touch()
-    (span / "folder.parquet").mkdir()
+    (span / ".part-1.parquet").touch()
     assert find_spans(str(root))[0].files == (str(span / "data.parquet"),)
+
+
+def test_find_spans_reads_parquet_files_whatever_case_their_ending_has(tmp_path: Path) -> None:
+    root = make_spans(tmp_path / "spans", [201302])
+    span = root / "span-201302"
+    names = ["PART2.PARQUET", "data.parquet", "part-1.pq"]
+    for name in names:
+        (span / name).touch()
+    assert find_spans(str(root))[0].files == tuple(str(span / name) for name in names)
+
+
+def make_folder(path: Path) -> None:
+    path.mkdir()
+    (path / "part.parquet").touch()
+
+
+@pytest.mark.parametrize(
+    ("name", "make", "kind"),
+    [
+        ("day=16", make_folder, "a folder"),
+        ("folder.parquet", make_folder, "a folder"),
+        ("part-1.csv", Path.touch, "a file"),
+        ("part-1", Path.touch, "a file"),
+        ("part-1.parquet.gz", Path.touch, "a file"),
+        ("README.md", Path.touch, "a file"),
+        ("lost.parquet", lambda path: path.symlink_to("nowhere"), "a link to nothing"),
+        ("pipe.parquet", os.mkfifo, "neither a file nor a folder"),
+    ],
+)
+def test_find_spans_refuses_what_a_span_holds_besides_parquet_files(
+    tmp_path: Path, name: str, make: Callable[[Path], None], kind: str
+) -> None:
+    root = make_spans(tmp_path / "spans", [201302])
+    path = root / "span-201302" / name
+    make(path)
+    with pytest.raises(DataError) as refusal:
+        find_spans(str(root))
+    assert str(refusal.value).startswith(f"{str(path)!r} is {kind} and no Parquet file")
+
+
+def test_find_spans_refuses_a_name_that_is_not_utf8(tmp_path: Path) -> None:
+    root = make_spans(tmp_path / "spans", [201302])
+    Path(os.fsdecode(os.fsencode(root / "span-201302") + b"/\xff.parquet")).touch()
+    with pytest.raises(DataError, match="cannot be read"):
+        find_spans(str(root))
+
+
+def test_find_spans_follows_links(tmp_path: Path) -> None:
+    elsewhere = make_spans(tmp_path / "elsewhere", [201301, 201302])
+    root = make_spans(tmp_path / "spans", [201303])
+    (root / "span-201301").symlink_to(elsewhere / "span-201301")
+    (root / "span-201303" / "more.parquet").symlink_to(elsewhere / "span-201302" / "data.parquet")
+    found = find_spans(str(root))
+    assert [(span.month, len(span.files)) for span in found] == [(201301, 1), (201303, 2)]
+
+
+@given(
+    names=st.sets(st.text(st.sampled_from("aAqQ._=-1*[?é "), min_size=1, max_size=6), max_size=4)
+)
+@settings(max_examples=50, deadline=None)
+def test_find_spans_reads_refuses_or_skips_every_name(names: set[str]) -> None:
+    """Nothing that could be data is passed over, whatever it is called."""
+    with tempfile.TemporaryDirectory() as folder:
+        span = make_spans(Path(folder), [201302]) / "span-201302"
+        files = {span / f"{name}.pq" for name in names} | {span / n for n in names - {".", ".."}}
+        for path in files:
+            path.touch()
+        read = {path for path in files if path.name.lower().endswith(".pq")}
+        skipped = {path for path in files if path.name[0] in "_."}
+        if files - read - skipped:
+            with pytest.raises(DataError, match="would not be read"):
+                find_spans(folder)
+        else:
+            expected = {*map(str, read - skipped), str(span / "data.parquet")}
+            assert set(find_spans(folder)[0].files) == expected
 
 
 def test_a_missing_directory_is_refused_by_name(tmp_path: Path) -> None:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-import pickle
 import shutil
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,9 +14,11 @@ import tensorflow_data_validation as tfdv
 from tensorflow_metadata.proto.v0 import statistics_pb2
 from tfx import v1 as tfx
 
+from components import accumulators
 from components.artifacts import load_schema, load_statistics
 from components.span_example_gen import SPLITS, SpanExampleGen
 from components.statistics_gen import StatisticsGen
+from tests.conftest import HostileFile
 
 TIME = "time_hour"
 Count = Callable[[Any], Any]
@@ -117,27 +119,52 @@ def counts(statistics: Any) -> dict[str, dict[str, int]]:
     }
 
 
-class Call:
-    """What a pickle of somebody else might do."""
-
-    def __init__(self, path: Path):
-        self.path = path
-
-    def __reduce__(self) -> Any:
-        return (Path.touch, (self.path,))
+def through_numpy(path: Path) -> bytes:
+    """A pickle that calls nothing outside numpy, whose test helpers run any text."""
+    code = f"open({str(path)!r}, 'w')".encode()
+    return b"cnumpy.testing._private.utils\nrunstring\n(S%s\n(dtR." % repr(code.decode()).encode()
 
 
-def test_what_is_kept_and_cannot_be_read_is_made_again_and_calls_nothing(
-    count: Count, examples: Any, store: Path, tmp_path: Path
+def through_dots(path: Path) -> bytes:
+    """One that reaches another module by the dots of a name, which protocol 4 allows."""
+    parts = [b"\x8c" + bytes([len(t)]) + t for t in (b"numpy", b"f2py.os.mkdir")]
+    argument = b"\x8c" + bytes([len(str(path))]) + str(path).encode()
+    return b"\x80\x04" + b"".join(parts) + b"\x93" + argument + b"\x85R."
+
+
+def test_statistics_gen_makes_again_what_cannot_be_read_and_calls_nothing(
+    count: Count, examples: Any, store: Path, hostile_file: HostileFile
 ) -> None:
     first = count(examples)
-    truncated, emptied, foreign, *_ = sorted(store.rglob("statistics-*"))
-    truncated.write_bytes(truncated.read_bytes()[:-20])
-    emptied.write_bytes(b"")
-    foreign.write_bytes(pickle.dumps(Call(tmp_path / "called")))
+    kept = sorted(store.rglob("statistics-*"))
+    whole = [path.read_bytes() for path in kept]
+    called = hostile_file.folder / "ran"
+    damaged = [
+        whole[0][:-20],
+        b"",
+        hostile_file.pickle(),
+        through_numpy(called),
+        through_dots(called),
+        zlib.compress(hostile_file.pickle()),
+    ]
+    assert len(kept) >= len(damaged)
+    for path, content in zip(kept, damaged, strict=False):
+        path.write_bytes(content)
     assert counts(count(examples)) == counts(first)
-    assert not (tmp_path / "called").exists()
-    assert min(len(path.read_bytes()) for path in (truncated, emptied, foreign)) > 200
+    assert not hostile_file.has_run()
+    again = [path.read_bytes() for path in kept]
+    assert all(accumulators.decode(content) for content in again)
+
+
+def test_statistics_gen_counts_all_files_again_where_kept_ones_do_not_fit(
+    count: Count, examples: Any, store: Path
+) -> None:
+    """What is read without an error may still be no accumulators of this data."""
+    first = count(examples)
+    path, other, *_ = sorted(store.rglob("statistics-*"))
+    path.write_bytes(accumulators.encode([1, None]))
+    other.write_bytes(accumulators.encode(accumulators.decode(other.read_bytes())[:1]))
+    assert counts(count(examples)) == counts(first)
 
 
 def test_another_schema_is_counted_anew(

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import base64
+import gzip
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +21,7 @@ from components.networks import read_columns
 from components.span_example_gen import SpanExampleGen
 from components.span_store import STORE_VARIABLE
 from components.transform import Transform
+from tests.conftest import HostileFile
 
 Run = Callable[..., dict[str, Any]]
 MONTHS = (201303, 201304)
@@ -30,6 +34,15 @@ def learn(inputs: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         "distance": tft.scale_to_z_score(inputs["distance"]),
         "age": tft.max(inputs["time_hour"]) - inputs["time_hour"],
         "late": inputs["late"],
+    }
+
+
+def learn_sketches(inputs: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+    """One whose analyzers count with sketches."""
+    vocabulary = tft.experimental.compute_and_apply_approximate_vocabulary
+    return {
+        "hour": tft.bucketize(inputs["sched_dep_time"], 4),
+        "origin": vocabulary(inputs["origin"], top_k=3),
     }
 
 
@@ -175,11 +188,29 @@ def test_a_month_that_is_kept_is_not_read_to_be_analysed(
 def test_what_is_kept_and_cannot_be_read_is_made_again(
     transform: Run, examples: dict[int, Any], fresh: dict[int, dict[str, Any]], kept: Path
 ) -> None:
-    truncated, emptied = sorted(kept.rglob("analysis-*"))
+    truncated, foreign = sorted(kept.rglob("analysis-*"))
     truncated.write_bytes(truncated.read_bytes()[:-20])
-    emptied.write_bytes(b"")
+    foreign.write_bytes(gzip.compress(b'[["another", "tree"]]'))
     assert_same(transform(examples[MONTHS[0]]), fresh[MONTHS[0]])
-    assert min(len(path.read_bytes()) for path in (truncated, emptied)) > 100
+    assert min(len(path.read_bytes()) for path in (truncated, foreign)) > 100
+
+
+def test_transform_keeps_sketches_without_pickle_and_runs_none_that_it_finds(
+    transform: Run, examples: dict[int, Any], store: Path, hostile_file: HostileFile
+) -> None:
+    first = transform(examples[MONTHS[0]], "learn_sketches")
+    assert set(np.unique(columns_of(first, "train")["hour"])) == {0, 1, 2, 3}
+    assert set(np.unique(columns_of(first, "train")["origin"])) == {0, 1, 2}
+    assert_same(first, transform(examples[MONTHS[0]], "learn_sketches"))
+    hostile = base64.b64encode(hostile_file.pickle()).decode()
+    for path in store.rglob("analysis-*"):
+        kept = json.loads(gzip.decompress(path.read_bytes()))
+        assert not any(b"tfx_bsl" in base64.b64decode(a) for found in kept.values() for a in found)
+        planted = {name: [hostile for _ in found] for name, found in kept.items()}
+        path.write_bytes(gzip.compress(json.dumps(planted).encode()))
+    with pytest.raises(UserError, match="an analysis that was kept cannot be used"):
+        transform(examples[MONTHS[0]], "learn_sketches")
+    assert not hostile_file.has_run()
 
 
 def test_another_function_is_analysed_anew(

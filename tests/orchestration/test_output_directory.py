@@ -264,6 +264,17 @@ def test_a_file_in_the_place_of_the_directory_is_refused(tmp_path: Path) -> None
     assert (tmp_path / "output").read_text() == "something else"
 
 
+@pytest.mark.parametrize("name", ["run[12]", "what?", "a*", "back\\slash"])
+def test_output_directory_refuses_a_path_that_reads_as_a_pattern(tmp_path: Path, name: str) -> None:
+    """Beam and TFMA look for what they wrote by patterns, and Beam deletes what matches."""
+    root = tmp_path / name / "output"
+    for entered in (OutputDirectory(root).locked(), OutputDirectory(root).scheduling()):
+        with pytest.raises(UserError, match="choose another --output") as refusal, entered:
+            pytest.fail("entered")
+        assert f"{root} has " in str(refusal.value)
+    assert not root.parent.exists()
+
+
 def test_a_directory_that_cannot_be_made_is_refused() -> None:
     root = Path("/proc/flightdeck/output")  # Not even root can make one there.
     with pytest.raises(UserError, match=f"output directory {root} cannot be written: "):
