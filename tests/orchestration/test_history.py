@@ -104,7 +104,11 @@ def models(output: OutputDirectory, tmp_path: Path) -> ModelDirectory:
     (provenance / "provenance.json").write_text("{}")
     (provenance / "training_statistics.pb").write_text("statistics")
     models = ModelDirectory(str(output.serving), "toy")
-    models.publish(7, str(model), str(provenance), lambda _, file: Path(file).touch())
+
+    def sign(private: ModelDirectory, version: int) -> None:
+        Path(private.signature_uri(version)).touch()
+
+    models.publish(7, str(model), str(provenance), sign)
     files = pushed_files(models, 7)
     RunRecord("20260302", started="", outcome="pushed", version=7, files=files).write(output)
     return models
