@@ -20,12 +20,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from components import spans
-from components.errors import UserError
-from components.span_store import STORE_VARIABLE
 from pipeline.config import Config, KubeflowConfig, load_config
-from serving.keys import is_file, public_key_of
-from serving.streams import run_command
+from storage import spans
+from storage.errors import UserError
+from storage.keys import is_file, public_key_of
+from storage.span_store import STORE_VARIABLE
+from terminal.streams import run_command
 
 if TYPE_CHECKING:
     from orchestration.kubeflow.client import KubeflowPipelines

@@ -30,19 +30,18 @@ from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
 
-from components import spans
-from components.errors import BlockingAnomalies, UserError, lasts
-from components.span_store import STORE_VARIABLE
-from orchestration import cleaning, history, replay
-from orchestration.cache_keys import CodeVersion
-from orchestration.display import RunDisplay
-from orchestration.history import RunRecord
-from orchestration.hooks import Hooks
-from orchestration.local_dag_runner import ConcurrentDagRunner, start_fork_server
-from orchestration.node_process import FAILED, NodeResult, redirect_output
-from orchestration.output_directory import BusyError, OutputDirectory
-from orchestration.proxies import spare_loopback
-from orchestration.schedule import (
+from models.flights.features import LABEL
+from orchestration.backtest import replay
+from orchestration.local import cleaning, history
+from orchestration.local.cache_keys import CodeVersion
+from orchestration.local.dag_runner import ConcurrentDagRunner, start_fork_server
+from orchestration.local.display import RunDisplay
+from orchestration.local.history import RunRecord
+from orchestration.local.node_process import FAILED, NodeResult, redirect_output
+from orchestration.local.output_directory import BusyError, OutputDirectory
+from orchestration.local.proxies import spare_loopback
+from orchestration.schedule.hooks import Hooks
+from orchestration.schedule.schedule import (
     BUSY_STATUS,
     STATUS,
     Backoff,
@@ -51,15 +50,16 @@ from orchestration.schedule import (
     SystemClock,
 )
 from pipeline.config import Config, KubeflowConfig, MonitorConfig, load_config
-from pipeline.features import LABEL
-from serving.directory import ModelDirectory, find_models
-from serving.encryption import (
+from storage import spans
+from storage.directory import ModelDirectory, find_models
+from storage.encryption import (
     MEMORY,
     EncryptionError,
     load_keys,
     require_keys,
 )
-from serving.keys import (
+from storage.errors import BlockingAnomalies, UserError, lasts
+from storage.keys import (
     KeyFileError,
     SignatureError,
     TrustStore,
@@ -69,9 +69,10 @@ from serving.keys import (
     public_key_of,
     signing_config,
 )
-from serving.private_copy import PrivateCopy, private_copy
-from serving.streams import run_command
-from serving.tables import open_console, print_table, standard_output
+from storage.private_copy import PrivateCopy, private_copy
+from storage.span_store import STORE_VARIABLE
+from terminal.streams import run_command
+from terminal.tables import open_console, print_table, standard_output
 
 _RUN_EPILOG = """\b
 Examples:
@@ -290,7 +291,9 @@ def schedule(
     if once:
         sys.exit(STATUS[scheduled.fire()])
     assert expression is not None
-    from orchestration.cron import Cron  # Here, because --once needs it not and must be quick.
+    from orchestration.schedule.cron import (
+        Cron,  # Here, because --once needs it not and must be quick.
+    )
 
     try:
         cron = Cron(expression, timezone)
@@ -430,7 +433,7 @@ def _make_life(
         run=run,
         served=served,
         reference=(
-            "pipeline.reference.reference_auc",
+            "models.flights.reference.reference_auc",
             {m: (data[m].uri, data[m].as_of, data[m].window) for m in months},
         ),
         label=LABEL,
@@ -443,7 +446,7 @@ def _live(lives: list[replay.Life], directory: OutputDirectory, console: Console
     """Lives through all lives, shows what came of them, and returns the exit status."""
     references: dict[tuple[Any, ...], float] = {}
     lived = {life.name: life.live(references) for life in lives}
-    from orchestration.replay_plot import draw
+    from orchestration.backtest.plot import draw
 
     table, plot = directory.root / "replay.csv", directory.root / "replay.png"
     replay.write_csv(lived, table)
@@ -586,8 +589,9 @@ def _monitor(
     with Live(
         spinner, console=console, transient=True, redirect_stdout=False, redirect_stderr=False
     ):
-        from components import request_log
-        from orchestration import alarms, tfx_internals
+        from ml import request_log
+        from orchestration.local import tfx_internals
+        from orchestration.schedule import alarms
         from pipeline.monitoring import create_monitoring_pipeline
     try:
         keys = load_keys(config.serving.encryption_keys)
@@ -628,7 +632,7 @@ def _monitor(
             runner = ConcurrentDagRunner(
                 work,
                 run_id,
-                "orchestration.summaries.summarize",
+                "orchestration.local.summaries.summarize",
                 display,
                 time_limits={node_id: config.node_timeout_seconds(node_id) for node_id in upstream},
             )
@@ -960,7 +964,7 @@ def _run(
     start_fork_server(logs / "imports.log")
     redirect_output(str(logs / "runner.log"))
     _import_tfx(console)
-    from orchestration import tfx_internals
+    from orchestration.local import tfx_internals
     from pipeline.pipeline import create_pipeline
 
     pipeline = create_pipeline(
@@ -986,7 +990,7 @@ def _run(
             runner = ConcurrentDagRunner(
                 directory,
                 run_id,
-                "orchestration.summaries.summarize",
+                "orchestration.local.summaries.summarize",
                 display,
                 kept,
                 time_limits={node_id: config.node_timeout_seconds(node_id) for node_id in upstream},
@@ -1057,7 +1061,7 @@ def _conclude(
     record: RunRecord,
 ) -> RunRecord:
     """Says what the run came to, and returns its record with that."""
-    from orchestration.summaries import NOT_BLESSED, PUSHED
+    from orchestration.local.summaries import NOT_BLESSED, PUSHED
 
     def ended(outcome: str, reasons: list[str], **facts: Any) -> RunRecord:
         return dataclasses.replace(record, outcome=outcome, reasons=tuple(reasons), **facts)

@@ -30,16 +30,16 @@ import tf_keras
 from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
 from benchmarks.common import report, run_measured
-from components import networks
-from components.artifacts import TFLITE_MODEL, serving_model_uri, split_files
-from components.predictors import TFLitePredictor
 from components.quantizer.component import MODES
 from components.quantizer.conversion import convert, weight_sparsity
 from components.quantizer.fake_quant import emulate_int8
 from components.quantizer.measurement import time_invocations
+from ml import networks
+from ml.artifacts import TFLITE_MODEL, serving_model_uri, split_files
+from ml.predictors import TFLitePredictor
+from models.flights.export import RAW_SIGNATURE
+from models.flights.features import LABEL, PROBABILITY
 from pipeline.config import load_config
-from pipeline.export import RAW_SIGNATURE
-from pipeline.features import LABEL, PROBABILITY
 from pipeline.pipeline import create_pipeline
 
 _MONTH = 201312

@@ -106,7 +106,7 @@ def entrypoint_overhead(root: Path, package: Path, calls: int) -> dict[str, floa
     from tfx import v1 as tfx
     from tfx.orchestration.kubeflow.v2.container import kubeflow_v2_run_executor
 
-    from orchestration import kfp_entrypoint
+    from orchestration.kubeflow import entrypoint as kfp_entrypoint
 
     task = _task(root, package)
     invocation, _ = kfp_entrypoint.prepare(task)
@@ -135,7 +135,7 @@ def entrypoint_overhead(root: Path, package: Path, calls: int) -> dict[str, floa
 
 def _task(root: Path, package: Path) -> Any:
     """The task of a node as `kfp.local` would call it."""
-    from orchestration.kfp_entrypoint import parse_task
+    from orchestration.kubeflow.entrypoint import parse_task
 
     spec = next(yaml.safe_load_all(package.read_text(encoding="utf-8")))
     container = spec["deploymentSpec"]["executors"][f"exec-{_NODE}"]["container"]

@@ -9,8 +9,8 @@ from pathlib import Path
 import click
 
 from benchmarks.common import report, run_measured
+from models.flights.reference import reference_auc
 from pipeline.config import load_config
-from pipeline.reference import reference_auc
 
 
 @click.command()

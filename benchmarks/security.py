@@ -17,12 +17,12 @@ import click
 import tensorflow as tf
 
 from benchmarks.common import report
-from serving.directory import ModelDirectory
-from serving.encryption import MEMORY, add_key, encrypt_tree, require_keys
-from serving.keys import TrustStore, ensure_key_pair
 from serving.server.loading import load_version
 from serving.server.settings import ServerSettings
-from serving.signing import sign
+from storage.directory import ModelDirectory
+from storage.encryption import MEMORY, add_key, encrypt_tree, require_keys
+from storage.keys import TrustStore, ensure_key_pair
+from storage.signing import sign
 
 PLAIN, ENCRYPTED = 1, 2
 TARGET = 1.3

@@ -46,14 +46,14 @@ from benchmarks import bombs
 from benchmarks.bad_requests import GRPC, PREDICTION_SERVICE, REST, Kind, Sender, make_kinds
 from benchmarks.bombs import measure_bombs
 from benchmarks.common import report
-from components import spans
 from components.serving_validator.server import HOST, ServerProcess, run_server
 from pipeline.config import load_config
-from serving.directory import ModelDirectory
-from serving.keys import PRIVATE_KEY_FILE, default_trust, ensure_key_pair
-from serving.parquet import open_file
 from serving.server.settings import ServerSettings
-from serving.signing import sign
+from storage import spans
+from storage.directory import ModelDirectory
+from storage.keys import PRIVATE_KEY_FILE, default_trust, ensure_key_pair
+from storage.parquet import open_file
+from storage.signing import sign
 
 _TFLITE, _SAVED_MODEL = "model.tflite", "SavedModel"
 _SIGNATURES = ("serving_default", "raw_features")

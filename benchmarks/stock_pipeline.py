@@ -19,10 +19,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from tfx import v1 as tfx
 
-from components import spans
 from pipeline.config import Config, load_config
 from pipeline.evaluation import make_eval_config
-from serving.parquet import open_file
+from storage import spans
+from storage.parquet import open_file
 
 SPLITS = ("train", "eval", "test")
 
@@ -62,11 +62,11 @@ def create_stock_pipeline(config: Config, csv: Path, output: Path) -> tfx.dsl.Pi
     transform = tfx.components.Transform(
         examples=examples,
         schema=schema,
-        preprocessing_fn="pipeline.preprocessing.preprocessing_fn",
+        preprocessing_fn="models.flights.preprocessing.preprocessing_fn",
         splits_config=tfx.proto.SplitsConfig(analyze=["train"], transform=["train", "eval"]),
     )
     trainer = tfx.components.Trainer(
-        run_fn="pipeline.model.run_fn",
+        run_fn="models.flights.network.run_fn",
         examples=transform.outputs["transformed_examples"],
         transform_graph=transform.outputs["transform_graph"],
         schema=schema,

@@ -19,10 +19,10 @@ from tfx.dsl.components.base.base_beam_executor import BaseBeamExecutor
 
 from benchmarks.common import report
 from components.span_example_gen import SPLITS, SpanExampleGen
-from components.span_store import STORE_VARIABLE
 from components.statistics_gen import StatisticsGen
 from components.transform import Transform
 from pipeline.config import load_config
+from storage.span_store import STORE_VARIABLE
 
 _NODES = ("SpanExampleGen", "StatisticsGen", "Transform's analysis")
 _artifacts = tfx.types.standard_artifacts
@@ -93,7 +93,10 @@ def _measure(folder: Path, month: int, window: int) -> dict[str, float]:
             Transform,
             inputs,
             {"transform_graph": [graph], "transformed_examples": [transformed]},
-            {"preprocessing_fn": "pipeline.preprocessing.preprocessing_fn", "transform": "[]"},
+            {
+                "preprocessing_fn": "models.flights.preprocessing.preprocessing_fn",
+                "transform": "[]",
+            },
         )
     )
     return dict(zip(_NODES, took, strict=True)) | {"all": sum(took)}

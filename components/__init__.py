@@ -6,7 +6,7 @@ from typing import Any
 def __getattr__(name: str) -> Any:
     """Finds a custom artifact type where its `TYPE_NAME` says, importing TFX only then."""
     if name in ("CompressionReport", "MonitoringReport"):
-        from components import artifacts
+        from ml import artifacts
 
         return getattr(artifacts, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -9,15 +9,15 @@ from google.protobuf import json_format
 from tfx import v1 as tfx
 from tfx_bsl.public import tfxio
 
-from components.artifacts import (
+from components.evaluator.executor import unmet_thresholds, write_blessing
+from components.evaluator.extraction import make_extractors
+from ml.artifacts import (
     CompressionReport,
     load_schema,
     serving_model_uri,
     split_files,
 )
-from components.evaluator.executor import unmet_thresholds, write_blessing
-from components.evaluator.extraction import make_extractors
-from components.networks import require
+from ml.networks import require
 
 # Names of the models in the evaluation.
 TFLITE, SAVED_MODEL, FLOAT = "tflite", "saved_model", "float"

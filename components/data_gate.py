@@ -12,9 +12,9 @@ from sklearn.metrics import roc_auc_score
 from tensorflow_metadata.proto.v0 import anomalies_pb2, schema_pb2, statistics_pb2
 from tfx import v1 as tfx
 
-from components.artifacts import load_schema, load_statistics
-from components.chance import effective_rows, is_more, share_by_chance
-from components.comparisons import (
+from ml.artifacts import load_schema, load_statistics
+from ml.chance import effective_rows, is_more, share_by_chance
+from ml.comparisons import (
     DATA_SET,
     DRIFTS,
     Anomaly,
@@ -26,8 +26,8 @@ from components.comparisons import (
     only,
     read_anomalies,
 )
-from components.errors import BlockingAnomalies, UserError
-from components.relations import Relations, read_rows
+from ml.relations import Relations, read_rows
+from storage.errors import BlockingAnomalies, UserError
 
 # What TFDV has no type for.
 OWN_TYPES = frozenset(
@@ -89,7 +89,7 @@ def DataGate(
     the new month, the rows themselves are looked at too: for duplicates, and for what `Relations`
     tells by `train`.
 
-    What chance alone explains in so few rows is a warning: see `components.chance`.
+    What chance alone explains in so few rows is a warning: see `ml.chance`.
 
     Args:
       examples: The splits, gzipped TFRecords; rows are looked at where it has `train` and `test`.

@@ -10,10 +10,9 @@ import tensorflow_transform as tft
 import tf_keras
 from tfx import v1 as tfx
 
-from components.artifacts import CompressionReport, serving_model_uri
-from components.errors import UserError
-from components.keras_setup import skip_autograph_of_keras
-from components.networks import (
+from ml.artifacts import CompressionReport, serving_model_uri
+from ml.keras_setup import skip_autograph_of_keras
+from ml.networks import (
     FitSettings,
     check_keys,
     choose_layers,
@@ -26,6 +25,7 @@ from components.networks import (
     read_columns,
     require,
 )
+from storage.errors import UserError
 
 _SCHEDULES = ("polynomial", "constant")
 # The share of the steps in which a polynomial schedule reaches its target; the rest recovers.

@@ -11,17 +11,17 @@ from typing import Any
 from tfx import v1 as tfx
 from tfx.utils import path_utils
 
-from components.artifacts import CompressionReport, schema_uri, serving_model_uri, statistics_uri
-from components.errors import UserError
 from components.evaluator.executor import BLESSED_FILE
 from components.evaluator.results import OVERALL, read_metrics
-from components.model_identity import model_identity
 from components.served_model import TRAINING_STATISTICS
 from components.serving_validator.component import INFRA_BLESSED_FILE
-from serving.directory import PROVENANCE_FILE, ModelDirectory, model_digest
-from serving.encryption import EncryptionError, Keys, encrypt_tree, require_keys
-from serving.keys import SignatureError, ensure_key_pair, is_file
-from serving.signing import sign
+from ml.artifacts import CompressionReport, schema_uri, serving_model_uri, statistics_uri
+from ml.model_identity import model_identity
+from storage.directory import PROVENANCE_FILE, ModelDirectory, model_digest
+from storage.encryption import EncryptionError, Keys, encrypt_tree, require_keys
+from storage.errors import UserError
+from storage.keys import SignatureError, ensure_key_pair, is_file
+from storage.signing import sign
 
 # What a push of another run may take to copy and sign its model.
 _LOCK_SECONDS = 600

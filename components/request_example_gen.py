@@ -13,14 +13,15 @@ from tensorflow_metadata.proto.v0 import schema_pb2
 from tfx import v1 as tfx
 from tfx_bsl.coders import example_coder
 
-from components import progress, request_log, spans
-from components.artifacts import load_schema
-from components.errors import DataError
-from components.relations import first_values
-from components.request_log import PREDICTION_PREFIX, VERSION_FEATURE, Period
 from components.span_example_gen import Columns, to_example_batch
-from serving.encryption import EncryptionError, Keys, load_keys
-from serving.parquet import open_file
+from ml import progress, request_log
+from ml.artifacts import load_schema
+from ml.relations import first_values
+from ml.request_log import PREDICTION_PREFIX, VERSION_FEATURE, Period
+from storage import spans
+from storage.encryption import EncryptionError, Keys, load_keys
+from storage.errors import DataError
+from storage.parquet import open_file
 
 CURRENT = "current"
 PREVIOUS = "previous"

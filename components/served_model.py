@@ -4,12 +4,12 @@ import json
 
 from tfx import v1 as tfx
 
-from components.artifacts import serving_model_uri, statistics_uri
-from components.errors import UserError
-from serving.directory import SAVED_MODEL, ModelDirectory, copy_tree, exists, read_file
-from serving.encryption import EncryptionError, load_keys
-from serving.keys import SignatureError, TrustStore
-from serving.private_copy import private_copy
+from ml.artifacts import serving_model_uri, statistics_uri
+from storage.directory import SAVED_MODEL, ModelDirectory, copy_tree, exists, read_file
+from storage.encryption import EncryptionError, load_keys
+from storage.errors import UserError
+from storage.keys import SignatureError, TrustStore
+from storage.private_copy import private_copy
 
 TRAINING_STATISTICS = "training_statistics.pb"
 

@@ -19,11 +19,12 @@ from tensorflow_metadata.proto.v0 import schema_pb2
 from tfx import v1 as tfx
 from tfx_bsl.coders import example_coder
 
-from components import progress, spans
-from components.artifacts import load_schema
-from components.errors import DataError, from_worker_traceback
-from components.span_store import ShardName, SpanStore
-from serving.parquet import ParquetFile, open_file
+from ml import progress
+from ml.artifacts import load_schema
+from storage import spans
+from storage.errors import DataError, from_worker_traceback
+from storage.parquet import ParquetFile, open_file
+from storage.span_store import ShardName, SpanStore
 
 SPLITS = ("train", "eval", "test")
 

@@ -20,9 +20,9 @@ from tensorflow_metadata.proto.v0 import schema_pb2, statistics_pb2
 from tfx import v1 as tfx
 from tfx_bsl.coders import example_coder
 
-from components import accumulators
-from components.artifacts import load_schema, split_files, statistics_uri
-from components.span_store import ShardName, SpanStore
+from ml import accumulators
+from ml.artifacts import load_schema, split_files, statistics_uri
+from storage.span_store import ShardName, SpanStore
 
 _KIND = "statistics"
 _BATCH_ROWS = 16_384

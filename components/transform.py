@@ -29,12 +29,12 @@ from tfx_bsl.coders import example_coder
 from tfx_bsl.public import tfxio
 from tfx_bsl.sketches import MisraGriesSketch, QuantilesSketch
 
-from components import progress
-from components.artifacts import load_schema, split_files
-from components.errors import DataError, from_worker_traceback
-from components.networks import load_function
-from components.sketches import decode
-from components.span_store import ShardName, SpanStore
+from ml import progress
+from ml.artifacts import load_schema, split_files
+from ml.networks import load_function
+from ml.sketches import decode
+from storage.errors import DataError, from_worker_traceback
+from storage.span_store import ShardName, SpanStore
 
 _KIND = "analysis"
 # Of how an analysis is kept; another one leaves what is kept unused.

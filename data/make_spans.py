@@ -12,7 +12,7 @@ import click
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
-import pyarrow_hotfix  # noqa: F401  See serving/parquet.py.
+import pyarrow_hotfix  # noqa: F401  See storage/parquet.py.
 from rich.console import Console
 from rich.table import Table
 

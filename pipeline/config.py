@@ -18,7 +18,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
-from components.errors import UserError
+from storage.errors import UserError
 
 _CHECKED = ConfigDict(extra="forbid", validate_default=True)
 

@@ -8,8 +8,8 @@ import tensorflow_model_analysis as tfma
 from google.protobuf import json_format
 
 from components.compression_evaluator import FLOAT, SAVED_MODEL, TFLITE
+from models.flights.features import LABEL
 from pipeline.config import CompressionConfig, EvaluationConfig
-from pipeline.features import LABEL
 
 SLICES = ("carrier", "origin")
 

@@ -10,11 +10,11 @@ from tfx import v1 as tfx
 
 from components.request_example_gen import RequestExampleGen
 from components.served_model import ServedModel
-from components.serving_monitor import ServingMonitor
+from components.serving_monitor.component import ServingMonitor
 from components.statistics_gen import StatisticsGen
+from models.flights.features import LABEL, PROBABILITY, RAW_FEATURES
 from pipeline.config import Config
 from pipeline.evaluation import SLICES
-from pipeline.features import LABEL, PROBABILITY, RAW_FEATURES
 
 PIPELINE_NAME = "flightdeck-monitoring"
 

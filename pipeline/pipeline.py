@@ -22,10 +22,10 @@ from components.span_example_gen import SpanExampleGen
 from components.statistics_gen import StatisticsGen
 from components.trainer.component import Trainer
 from components.transform import Transform
+from models.flights.export import RAW_SIGNATURE
+from models.flights.features import LABEL, RAW_FEATURES, WEIGHT
 from pipeline.config import Config, ConfigError
 from pipeline.evaluation import make_compression_eval_config, make_eval_config
-from pipeline.export import RAW_SIGNATURE
-from pipeline.features import LABEL, RAW_FEATURES, WEIGHT
 
 PIPELINE_NAME = "flightdeck"
 
@@ -106,11 +106,11 @@ def create_pipeline(
     transform = Transform(
         examples=example_gen.outputs["examples"],
         schema=schema_gen.outputs["schema"],
-        preprocessing_fn="pipeline.preprocessing.preprocessing_fn",
+        preprocessing_fn="models.flights.preprocessing.preprocessing_fn",
     )
     transform.add_upstream_node(data_gate)
     trainer = Trainer(
-        run_fn="pipeline.model.run_fn",
+        run_fn="models.flights.network.run_fn",
         examples=transform.outputs["transformed_examples"],
         transform_graph=transform.outputs["transform_graph"],
         schema=schema_gen.outputs["schema"],
@@ -121,7 +121,7 @@ def create_pipeline(
         base_model=served_model.outputs["model"] if config.training.warm_start else None,
     )
     learning = {
-        "save_fn": "pipeline.export.save_model",
+        "save_fn": "models.flights.export.save_model",
         "label_key": LABEL,
         "weight_key": WEIGHT,
         "batch_size": config.training.batch_size,

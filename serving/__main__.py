@@ -12,8 +12,9 @@ from typing import Any, TypeVar
 
 import click
 
-from serving.directory import ModelDirectory, exists, file_sizes, find_models
-from serving.encryption import (
+from serving.server.settings import GRPC_PORT, REST_PORT, ServerSettings
+from storage.directory import ModelDirectory, exists, file_sizes, find_models
+from storage.encryption import (
     MEMORY,
     EncryptionError,
     Keys,
@@ -22,13 +23,12 @@ from serving.encryption import (
     load_keys,
     require_keys,
 )
-from serving.keys import KeyFileError, SignatureError, TrustStore, default_trust, short_id
-from serving.private_copy import PrivateCopy, private_copy
-from serving.protected import read_token
-from serving.server.settings import GRPC_PORT, REST_PORT, ServerSettings
-from serving.signing import claimed_key
-from serving.signing import sign as sign_version
-from serving.streams import run_command
+from storage.keys import KeyFileError, SignatureError, TrustStore, default_trust, short_id
+from storage.private_copy import PrivateCopy, private_copy
+from storage.protected import read_token
+from storage.signing import claimed_key
+from storage.signing import sign as sign_version
+from terminal.streams import run_command
 
 _SERVING_DIR = "output/serving_model"
 _LIVE, _OLDER, _ROLLED_BACK = "live", "older", "rolled back"
@@ -364,7 +364,7 @@ def reencrypt(serving_dir: str, encryption_keys: str, request_log: str | None) -
       python -m serving reencrypt --encryption-keys keys/encryption.keys
       python -m serving reencrypt --encryption-keys keys/encryption.keys --request-log requests
     """
-    from serving.encryption import reencrypt_log, reencrypt_versions
+    from storage.encryption import reencrypt_log, reencrypt_versions
 
     with _refusals():
         keys = require_keys(encryption_keys)
@@ -778,7 +778,7 @@ def _print_table(directory: ModelDirectory, rows: list[dict[str, Any]]) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from serving.tables import print_table, standard_output
+    from terminal.tables import print_table, standard_output
 
     table = Table(
         title=Text(f"{directory.model_name} in {directory.serving_dir}"),

@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pyarrow import csv as pa_csv
 
-from serving.parquet import open_file
+from storage.parquet import open_file
 
 _BATCH = 500
 _SECONDS = 60.0

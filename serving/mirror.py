@@ -11,11 +11,11 @@ import threading
 import time
 from collections.abc import Callable
 
-from serving.directory import ModelDirectory, exists, find_models
-from serving.encryption import Keys
-from serving.keys import TrustStore
-from serving.private_copy import PREFIX, private_copy
 from serving.server.logs import log_event
+from storage.directory import ModelDirectory, exists, find_models
+from storage.encryption import Keys
+from storage.keys import TrustStore
+from storage.private_copy import PREFIX, private_copy
 
 # A version that was refused is looked at again after so many seconds.
 _RETRY_SECONDS = 60.0

@@ -17,7 +17,7 @@ os.environ["TF_USE_LEGACY_KERAS"] = "1"
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-import pyarrow_hotfix  # noqa: F401  See serving/parquet.py.
+import pyarrow_hotfix  # noqa: F401  See storage/parquet.py.
 import pytest
 from filelock import FileLock
 

@@ -10,8 +10,8 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from pipeline.export import RAW_SIGNATURE
-from pipeline.features import PROBABILITY, RAW_FEATURES, TIME, VOCABULARIES
+from models.flights.export import RAW_SIGNATURE
+from models.flights.features import PROBABILITY, RAW_FEATURES, TIME, VOCABULARIES
 from serving.server import request_log
 from serving.server.metrics import ServerMetrics
 

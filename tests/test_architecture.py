@@ -78,13 +78,13 @@ def test_components_import_nothing_of_the_project_but_what_is_shared() -> None:
 
 def test_the_pipeline_imports_nothing_of_the_project_but_components() -> None:
     others = ("orchestration", "serving", "data", "benchmarks", "tests", *RUNNERS)
-    assert violations("pipeline", others, allowed=("serving.parquet",)) == []
+    assert violations("pipeline", others, allowed=("storage.parquet",)) == []
 
 
 def test_orchestration_imports_of_serving_the_layout_of_the_directory_alone() -> None:
     forbidden = ("pipeline", "serving", "tests", *RUNNERS)
     assert (
-        violations("orchestration", forbidden, allowed=("serving.directory", "serving.parquet"))
+        violations("orchestration", forbidden, allowed=("storage.directory", "storage.parquet"))
         == []
     )
 
@@ -100,7 +100,7 @@ CALLS = {f"read_{reader}" for reader in (*READERS, "hdf", "pickle")} | {"deseria
 
 
 def readers(path: Path) -> Iterator[str]:
-    """Where a module reads such files, but by `serving.parquet`."""
+    """Where a module reads such files, but by `storage.parquet`."""
     source = path.read_text(encoding="utf-8")
     for line, name in imports(path, source):
         if any(is_in(name, f"pyarrow.{reader}") for reader in READERS):
@@ -116,10 +116,10 @@ def test_files_that_could_run_code_are_opened_in_one_place_alone() -> None:
     everywhere = [*PROJECT.glob("*.py"), *modules("benchmarks"), *modules("data")]
     everywhere += [path for folder in FOLDERS for path in modules(folder)]
     found = [line for path in everywhere for line in readers(path)]
-    opens = [line for line in found if not line.startswith(("serving/parquet.py:", "data/make_"))]
+    opens = [line for line in found if not line.startswith(("storage/parquet.py:", "data/make_"))]
     assert opens == []
     assert len(found) >= 2
-    for path in (PROJECT / "serving/parquet.py", PROJECT / "data/make_spans.py"):
+    for path in (PROJECT / "storage/parquet.py", PROJECT / "data/make_spans.py"):
         names = [name for _, name in imports(path, path.read_text(encoding="utf-8"))]
         assert "pyarrow_hotfix" in names
 
@@ -148,7 +148,7 @@ def test_what_is_generic_holds_no_word_of_the_example(folder: str) -> None:
     assert found == []
 
 
-@pytest.mark.parametrize("module", ["components.spans", "serving.directory"])
+@pytest.mark.parametrize("module", ["storage.spans", "storage.directory"])
 def test_what_a_scheduler_or_a_server_imports_brings_neither_tensorflow_nor_tfx(
     module: str,
 ) -> None:

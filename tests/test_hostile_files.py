@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from serving.parquet import open_file
+from storage.parquet import open_file
 from tests.conftest import PROJECT, HostileFile, read_month, write_span
 
 UNSAFE = int(pa.__version__.partition(".")[0]) < 14
@@ -93,8 +93,8 @@ def test_read_metrics_does_not_unpickle_an_evaluation_of_old_tfma(
 ) -> None:
     import tensorflow as tf
 
-    from components.errors import DataError
     from components.evaluator.results import read_metrics
+    from storage.errors import DataError
 
     with tf.io.TFRecordWriter(str(tmp_path / "eval_config")) as config:
         config.write(hostile_file.pickle())

@@ -12,10 +12,10 @@ import pytest
 import yaml
 
 import kubeflow_runner
-from components.errors import UserError
-from components.span_store import STORE_VARIABLE
 from pipeline.config import load_config
 from pipeline.parameters import KEYS, parameter_name, parameter_values, with_parameters
+from storage.errors import UserError
+from storage.span_store import STORE_VARIABLE
 
 PROJECT = Path(__file__).parents[1]
 GOLDEN = PROJECT / "tests" / "golden"

@@ -17,8 +17,8 @@ from pathlib import Path
 
 import pytest
 
-from orchestration.history import RunRecord
-from orchestration.output_directory import OutputDirectory
+from orchestration.local.history import RunRecord
+from orchestration.local.output_directory import OutputDirectory
 from tests.conftest import PROJECT
 
 PYTHON = sys.executable

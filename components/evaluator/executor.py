@@ -8,7 +8,7 @@ from tfx import types
 from tfx import v1 as tfx
 from tfx.components.evaluator import executor as stock
 
-from components.artifacts import has_serving_model
+from ml.artifacts import has_serving_model
 
 BLESSED_FILE = "BLESSED"
 NOT_BLESSED_FILE = "NOT_BLESSED"

@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow_model_analysis as tfma
 from tfx_bsl.public import tfxio
 
-from components.predictors import Predictor, load_predictor
+from ml.predictors import Predictor, load_predictor
 
 # Where TFMA keeps a batch of serialized examples, what was parsed from it, and predictions.
 _INPUT = "input"
@@ -34,7 +34,7 @@ def make_extractors(
     eval_config: tfma.EvalConfig,
     tensor_adapter_config: tfxio.TensorAdapterConfig | None,
 ) -> list[tfma.extractors.Extractor]:
-    """TFMA's extractors, with predictions from `components.predictors`, a batch at a time.
+    """TFMA's extractors, with predictions from `ml.predictors`, a batch at a time.
 
     Args:
       models: By name, the folder of a SavedModel and whether the TFLite model in it is preferred.

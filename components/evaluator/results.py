@@ -9,8 +9,8 @@ from typing import Any
 import tensorflow_model_analysis as tfma
 from tfx import v1 as tfx
 
-from components.errors import DataError
 from components.evaluator.executor import unmet_thresholds
+from storage.errors import DataError
 
 OVERALL = "Overall"
 _CONFIG_FILE = "eval_config.json"

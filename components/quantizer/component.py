@@ -13,16 +13,19 @@ import tensorflow_transform as tft
 import tf_keras
 from tfx import v1 as tfx
 
-from components import progress
-from components.artifacts import (
+from components.quantizer.conversion import convert
+from components.quantizer.fake_quant import check_quantizable, check_representative, emulate_int8
+from components.quantizer.measurement import Measurement, measure
+from components.quantizer.trade_off import plot_trade_off
+from ml import progress
+from ml.artifacts import (
     TFLITE_MODEL,
     CompressionReport,
     serving_model_uri,
     split_files,
 )
-from components.errors import UserError
-from components.keras_setup import skip_autograph_of_keras
-from components.networks import (
+from ml.keras_setup import skip_autograph_of_keras
+from ml.networks import (
     Columns,
     FitSettings,
     SaveFn,
@@ -36,12 +39,9 @@ from components.networks import (
     require,
     select_inputs,
 )
-from components.predictors import TFLitePredictor
-from components.quantizer.conversion import convert
-from components.quantizer.fake_quant import check_quantizable, check_representative, emulate_int8
-from components.quantizer.measurement import Measurement, measure
-from components.quantizer.trade_off import plot_trade_off
-from serving.directory import copy_tree
+from ml.predictors import TFLitePredictor
+from storage.directory import copy_tree
+from storage.errors import UserError
 
 MODES = ("none", "float16", "dynamic_range", "int8", "qat", "pqat")
 _ALL_MODES = json.dumps(MODES)

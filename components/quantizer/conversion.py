@@ -15,7 +15,7 @@ from ai_edge_litert import schema_py_generated as schema
 # TensorFlow publishes no name for what its converter raises.
 from tensorflow.lite.python.convert import ConverterError
 
-from components.errors import UserError
+from storage.errors import UserError
 
 _WEIGHTED = ("FULLY_CONNECTED", "CONV_2D", "DEPTHWISE_CONV_2D")
 

@@ -16,8 +16,8 @@ import tensorflow as tf
 import tensorflow_model_optimization as tfmot
 import tf_keras
 
-from components.errors import UserError
-from components.networks import clone, kernel_layers
+from ml.networks import clone, kernel_layers
+from storage.errors import UserError
 
 _quantization = tfmot.quantization.keras
 QuantizeConfig: Any = _quantization.QuantizeConfig

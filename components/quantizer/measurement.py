@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from components.networks import area_under_curve
-from components.predictors import TFLitePredictor
 from components.quantizer.conversion import weight_sparsity
+from ml.networks import area_under_curve
+from ml.predictors import TFLitePredictor
 
 _BATCH = 256
 _SINGLE_ROWS = 500

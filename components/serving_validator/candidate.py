@@ -24,9 +24,9 @@ from tensorflow.core.framework import types_pb2
 from tensorflow.core.protobuf import meta_graph_pb2, saved_model_pb2
 from tensorflow_serving.apis import prediction_log_pb2
 
-from components.artifacts import TFLITE_MODEL
 from components.serving_validator.rows import accepts_rows, make_inputs, predict_request
-from serving.directory import SAVED_MODEL, copy_tree
+from ml.artifacts import TFLITE_MODEL
+from storage.directory import SAVED_MODEL, copy_tree
 
 WARMUP_FILE = os.path.join("assets.extra", "tf_serving_warmup_requests")
 # With more, TensorFlow Serving refuses the version.

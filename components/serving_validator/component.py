@@ -10,8 +10,6 @@ from typing import Any
 from tfx import v1 as tfx
 from tfx.utils import path_utils
 
-from components.artifacts import TFLITE_MODEL, serving_model_uri, split_files
-from components.networks import require
 from components.serving_validator.candidate import MAX_WARMUP_RECORDS, make_candidate
 from components.serving_validator.rows import sample_rows
 from components.serving_validator.server import EMBEDDED_SERVER, MODEL_SERVER, find_model_server
@@ -23,7 +21,9 @@ from components.serving_validator.trial import (
     try_form,
 )
 from components.serving_validator.verdict import Limits
-from serving.directory import copy_tree
+from ml.artifacts import TFLITE_MODEL, serving_model_uri, split_files
+from ml.networks import require
+from storage.directory import copy_tree
 
 # The layout of an `InfraBlessing`, as the stock InfraValidator writes it.
 INFRA_BLESSED_FILE = "INFRA_BLESSED"

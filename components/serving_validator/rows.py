@@ -16,7 +16,7 @@ from tensorflow.core.framework import types_pb2
 from tensorflow.core.protobuf import meta_graph_pb2
 from tensorflow_serving.apis import predict_pb2
 
-from components.errors import DataError, UserError
+from storage.errors import DataError, UserError
 
 Inputs = Mapping[str, np.ndarray]
 
@@ -66,7 +66,7 @@ def make_inputs(signature: meta_graph_pb2.SignatureDef, examples: np.ndarray) ->
 
     A signature whose only input is a string takes the examples as they are. Any other takes
     features by name, each [batch, ...]; one of shape [batch] that an example does not hold is "" if
-    it is a string, NaN if it is a float, as `components.predictors.TFLitePredictor` has it.
+    it is a string, NaN if it is a float, as `ml.predictors.TFLitePredictor` has it.
 
     Args:
       signature: The signature.

@@ -10,8 +10,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from components import progress
-from components.predictors import load_predictor
 from components.serving_validator.clients import (
     Client,
     Disconnected,
@@ -36,6 +34,8 @@ from components.serving_validator.verdict import (
     non_finite_answers,
     unmet_limits,
 )
+from ml import progress
+from ml.predictors import load_predictor
 
 SAVED_MODEL_FORM, TFLITE_FORM = "SavedModel", "TFLite"
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from components.errors import UserError
+from storage.errors import UserError
 
 _LONGEST_DETAIL = 400
 

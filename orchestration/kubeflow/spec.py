@@ -15,11 +15,11 @@ from typing import Any
 import yaml
 from tfx import v1 as tfx
 
-from components.errors import UserError
 from orchestration.kubeflow.package import check_package
+from storage.errors import UserError
 
 # `kfp_entrypoint` stands in front of TFX's own.
-COMMAND = ("python", "-m", "orchestration.kfp_entrypoint")
+COMMAND = ("python", "-m", "orchestration.kubeflow.entrypoint")
 
 _BACKOFF = {"backoffDuration": "30s", "backoffFactor": 2.0, "backoffMaxDuration": "600s"}
 _UNITS = {

@@ -16,8 +16,6 @@ import grpc
 import uvicorn
 import uvloop
 
-from serving.encryption import check_is_memory, load_keys
-from serving.keys import SignatureError
 from serving.server.authentication import Authenticator
 from serving.server.connections import BoundedProtocol, allow_connections
 from serving.server.health import HealthService
@@ -31,6 +29,8 @@ from serving.server.rpc import make_server
 from serving.server.service import Service
 from serving.server.settings import ServerSettings
 from serving.server.tls import Tls
+from storage.encryption import check_is_memory, load_keys
+from storage.keys import SignatureError
 
 # A thread that computes in Python gives way to the one that answers sockets after this many
 # seconds; Python's 5 ms would be most of a request's time.

@@ -17,10 +17,10 @@ from typing import Annotated, Literal, get_args
 import grpc
 from pydantic import BaseModel, Field, ValidationError
 
-from serving.protected import read_protected, read_token
 from serving.server.errors import ServingError
 from serving.server.logs import log_event
 from serving.server.metrics import ServerMetrics
+from storage.protected import read_protected, read_token
 
 Method = Literal["predict", "classify", "regress", "metadata", "status", "metrics"]
 _METHODS: frozenset[str] = frozenset(get_args(Method))

@@ -6,14 +6,14 @@ import os
 import threading
 import weakref
 
-from serving.directory import ModelDirectory
-from serving.encryption import load_keys
-from serving.keys import short_id
-from serving.private_copy import private_copy
 from serving.server.logs import log_event
 from serving.server.models import LoadedModel, load_model
 from serving.server.settings import ServerSettings
 from serving.server.warmup import warm_up
+from storage.directory import ModelDirectory
+from storage.encryption import load_keys
+from storage.keys import short_id
+from storage.private_copy import private_copy
 
 
 def load_version(

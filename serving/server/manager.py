@@ -21,11 +21,11 @@ from pathlib import Path
 import grpc
 from tensorflow_serving.apis import get_model_status_pb2
 
-from serving.directory import MAX_VERSION, ModelDirectory, find_models
 from serving.server.errors import ServingError, invalid
 from serving.server.logs import log_event
 from serving.server.metrics import ServerMetrics
 from serving.server.models import LoadedModel
+from storage.directory import MAX_VERSION, ModelDirectory, find_models
 
 _State = get_model_status_pb2.ModelVersionStatus
 _REMEMBERED = 100

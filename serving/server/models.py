@@ -21,9 +21,9 @@ from ai_edge_litert.interpreter import Interpreter
 from tensorflow.core.framework import graph_pb2, types_pb2
 from tensorflow.core.protobuf import config_pb2, meta_graph_pb2, saved_model_pb2
 
-from serving.directory import SAVED_MODEL
 from serving.server.errors import ServingError, invalid
 from serving.server.signatures import DEFAULT_SIGNATURE, PROTO_DTYPES, Signature, TensorInfo
+from storage.directory import SAVED_MODEL
 
 # The name under which TensorFlow Serving looks for it beside `saved_model.pb`.
 TFLITE_MODEL = "model.tflite"

@@ -9,7 +9,7 @@ absent), and beside them what was answered and by whom:
 
 Files are `<folder>/<model>/requests-<time>-<number>.tfrecord.gz`. The one that is being written
 ends in `.part` and is renamed when it is whole, so a reader that takes `*.tfrecord.gz` never sees
-half a file. Where there are keys the files are encrypted (see `serving.encryption`), under the name
+half a file. Where there are keys the files are encrypted (see `storage.encryption`), under the name
 `<model>/<file>`. Nobody but the server's user can read them.
 """
 
@@ -33,10 +33,10 @@ from typing import Any, TypeAlias
 import numpy as np
 import tensorflow as tf
 
-from serving.encryption import Encryptor, Keys, decrypt, key_of
-from serving.keys import in_memory
 from serving.server.logs import log_event
 from serving.server.metrics import ServerMetrics
+from storage.encryption import Encryptor, Keys, decrypt, key_of
+from storage.keys import in_memory
 
 PREDICTION_PREFIX = "prediction."
 TIME_FEATURE = "request.time"

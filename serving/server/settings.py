@@ -6,8 +6,8 @@ import ipaddress
 import socket
 from dataclasses import dataclass
 
-from serving.encryption import MEMORY
-from serving.keys import TrustStore
+from storage.encryption import MEMORY
+from storage.keys import TrustStore
 
 # TensorFlow Serving's own.
 GRPC_PORT = 8500

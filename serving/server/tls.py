@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import grpc
 
-from serving.keys import in_memory
-from serving.protected import read_protected
+from storage.keys import in_memory
+from storage.protected import read_protected
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from components.span_store import STORE_VARIABLE
+from storage.span_store import STORE_VARIABLE
 
 PROJECT = Path(__file__).parents[2]
 MONTHS = (201301, 201302, 201303, 201304)
@@ -120,7 +120,7 @@ def refused(
 
     The function takes the component, its inputs, a pattern of the message, and the parameters.
     """
-    from components.errors import UserError
+    from storage.errors import UserError
 
     def folders() -> set[Path]:
         # pytest also makes a symbolic link to the newest of a name.

@@ -25,9 +25,9 @@ from tensorflow_transform.beam.tft_beam_io import transform_fn_io
 from tensorflow_transform.tf_metadata import dataset_metadata, metadata_io, schema_utils
 from tfx.v1.types import standard_artifacts as standard
 
-from components.artifacts import serving_model_uri
-from components.keras_setup import skip_autograph_of_keras
-from components.predictors import Predictor
+from ml.artifacts import serving_model_uri
+from ml.keras_setup import skip_autograph_of_keras
+from ml.predictors import Predictor
 
 PIXELS = 28 * 28
 CLASSES = 10

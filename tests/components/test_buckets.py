@@ -11,14 +11,14 @@ import pytest
 from moto.server import ThreadedMotoServer
 from pyarrow import fs
 
-from components import spans
-from components.artifacts import has_serving_model, statistics_uri
-from components.errors import DataError
 from components.span_example_gen import SpanExampleGen
-from components.span_store import SpanStore
-from serving.directory import ModelDirectory, copy_tree, open_uri
-from serving.keys import TrustStore
-from serving.private_copy import private_copy
+from ml.artifacts import has_serving_model, statistics_uri
+from storage import spans
+from storage.directory import ModelDirectory, copy_tree, open_uri
+from storage.errors import DataError
+from storage.keys import TrustStore
+from storage.private_copy import private_copy
+from storage.span_store import SpanStore
 from tests.components.test_publishing import push, serve
 from tests.conftest import PushedRun
 

@@ -18,16 +18,16 @@ from google.protobuf import json_format
 from hypothesis import given
 from hypothesis import strategies as st
 
-from components.artifacts import TFLITE_MODEL
 from components.compression_evaluator import CompressionEvaluator, read_budgets, unmet_budgets
-from components.errors import DataError, UserError
 from components.evaluator.extraction import _Predict
 from components.evaluator.results import read_changes, read_failures, read_metrics
-from components.predictors import SavedModelPredictor, TFLitePredictor, load_predictor
 from components.quantizer.conversion import convert
+from ml.artifacts import TFLITE_MODEL
+from ml.predictors import SavedModelPredictor, TFLitePredictor, load_predictor
+from models.flights.export import RAW_SIGNATURE, save_model
 from pipeline.config import CompressionConfig, load_config
 from pipeline.evaluation import make_compression_eval_config
-from pipeline.export import RAW_SIGNATURE, save_model
+from storage.errors import DataError, UserError
 from tests.conftest import PushedRun, make_artifacts
 
 MIN_SLICE = 500

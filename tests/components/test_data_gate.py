@@ -20,12 +20,12 @@ from tensorflow_metadata.proto.v0 import anomalies_pb2
 from tfx.v1.types import standard_artifacts as standard
 from tfx_bsl.coders import example_coder
 
-from components.artifacts import statistics_uri
 from components.data_gate import DataGate, _find_label_unusable, parse_warn_only
-from components.errors import BlockingAnomalies, UserError
 from components.span_example_gen import Columns, to_example_batch
+from ml.artifacts import statistics_uri
+from models.flights.features import LABEL, RAW_FEATURES
 from pipeline.config import GateConfig
-from pipeline.features import LABEL, RAW_FEATURES
+from storage.errors import BlockingAnomalies, UserError
 from tests.conftest import PROJECT, read_month, thin
 
 Fault = Callable[[pd.DataFrame], None]

@@ -14,9 +14,8 @@ import tf_keras
 from sklearn.metrics import roc_auc_score
 from tfx.v1.types import standard_artifacts as standard
 
-from components.errors import UserError
-from components.keras_setup import skip_autograph_of_keras
-from components.networks import (
+from ml.keras_setup import skip_autograph_of_keras
+from ml.networks import (
     FitSettings,
     area_under_curve,
     choose_layers,
@@ -28,6 +27,7 @@ from components.networks import (
     load_network,
     read_columns,
 )
+from storage.errors import UserError
 from tests.components.digits import (
     SAVE_FN,
     Digits,

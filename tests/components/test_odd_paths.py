@@ -11,13 +11,13 @@ import pytest
 import tensorflow as tf
 from tfx import v1 as tfx
 
-from components import request_log
-from components.artifacts import load_schema, load_statistics, split_files
-from components.errors import UserError
-from components.relations import read_rows
 from components.span_example_gen import SPLITS, SpanExampleGen
 from components.statistics_gen import StatisticsGen
 from components.transform import Transform
+from ml import request_log
+from ml.artifacts import load_schema, load_statistics, split_files
+from ml.relations import read_rows
+from storage.errors import UserError
 
 Run = Callable[..., dict[str, Any]]
 

@@ -18,10 +18,10 @@ from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
 from tfx.v1.types import standard_artifacts as standard
 
-from components.artifacts import serving_model_uri
-from components.errors import UserError
-from components.predictors import load_predictor
 from components.pruner import Pruner, check_form, measure_sparsity
+from ml.artifacts import serving_model_uri
+from ml.predictors import load_predictor
+from storage.errors import UserError
 from tests.components.digits import (
     PIXELS,
     PRUNING,

@@ -12,18 +12,18 @@ import tensorflow_model_analysis as tfma
 from tfx.utils.path_utils import stamped_model_path
 from tfx.v1.types import standard_artifacts as standard
 
-from components.artifacts import (
+from components.evaluator.executor import unmet_thresholds
+from components.evaluator.results import read_failures, read_metrics
+from components.pusher import Pusher
+from components.served_model import ServedModel
+from ml.artifacts import (
     TFLITE_MODEL,
     CompressionReport,
     has_serving_model,
     statistics_uri,
 )
-from components.errors import UserError
-from components.evaluator.executor import unmet_thresholds
-from components.evaluator.results import read_failures, read_metrics
-from components.pusher import Pusher
-from components.served_model import ServedModel
-from serving.directory import ModelDirectory, model_digest
+from storage.directory import ModelDirectory, model_digest
+from storage.errors import UserError
 from tests.conftest import PushedRun
 
 

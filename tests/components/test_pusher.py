@@ -16,14 +16,14 @@ from google.protobuf import text_format
 from tfx.utils import path_utils
 from tfx.v1.types import standard_artifacts as standard
 
-from components.artifacts import TFLITE_MODEL, CompressionReport
-from components.errors import UserError
 from components.pusher import Pusher
 from components.served_model import ServedModel
-from serving.directory import ModelDirectory, model_digest
-from serving.encryption import KEYS_VARIABLE, add_key, key_of
-from serving.keys import SignatureError, TrustStore, ensure_key_pair
-from serving.private_copy import private_copy
+from ml.artifacts import TFLITE_MODEL, CompressionReport
+from storage.directory import ModelDirectory, model_digest
+from storage.encryption import KEYS_VARIABLE, add_key, key_of
+from storage.errors import UserError
+from storage.keys import SignatureError, TrustStore, ensure_key_pair
+from storage.private_copy import private_copy
 from tests.components.small_model import VOCABULARY, export
 
 WARMUP = "assets.extra/tf_serving_warmup_requests"
@@ -411,5 +411,5 @@ def test_an_encrypted_version_becomes_the_baseline_and_is_not_pushed_twice(
     assert read(os.path.join(served["model"].uri, "Format-Serving")) == MODEL
     found = read(served["statistics"].uri)
     assert list(found.values()) == [b"statistics"]
-    with pytest.raises(UserError, match=f"is encrypted with the key {name}: .*serving.encryption"):
+    with pytest.raises(UserError, match=f"is encrypted with the key {name}: .*storage.encryption"):
         baseline()

@@ -17,14 +17,14 @@ from ai_edge_litert.interpreter import Interpreter
 from hypothesis import given
 from hypothesis import strategies as st
 
-from components.artifacts import TFLITE_MODEL, serving_model_uri
-from components.errors import UserError
-from components.predictors import load_predictor
 from components.quantizer.component import MODES, POLICIES, Quantizer, check_modes, choose
 from components.quantizer.conversion import convert, weight_sparsity
 from components.quantizer.fake_quant import check_representative, emulate_int8
 from components.quantizer.measurement import Measurement
 from components.quantizer.trade_off import plot_trade_off
+from ml.artifacts import TFLITE_MODEL, serving_model_uri
+from ml.predictors import load_predictor
+from storage.errors import UserError
 from tests.components.digits import (
     LEARNING,
     PIXELS,

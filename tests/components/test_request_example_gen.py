@@ -13,13 +13,13 @@ import pyarrow as pa
 import pytest
 import tensorflow as tf
 
-from components import request_log
-from components.artifacts import load_schema
-from components.relations import read_rows
 from components.request_example_gen import RequestExampleGen, Requests
-from pipeline.features import LABEL, PROBABILITY, RAW_FEATURES
-from serving.encryption import Encryptor, add_key, require_keys
+from ml import request_log
+from ml.artifacts import load_schema
+from ml.relations import read_rows
+from models.flights.features import LABEL, PROBABILITY, RAW_FEATURES
 from serving.server import request_log as server
+from storage.encryption import Encryptor, add_key, require_keys
 from tests.conftest import HostileFile, read_month, thin, write_span
 
 MODEL = "a_model"

@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 
 from components import served_model
-from components.artifacts import serving_model_uri, statistics_uri
 from components.served_model import TRAINING_STATISTICS, ServedModel
-from serving.directory import SAVED_MODEL, ModelDirectory
-from serving.keys import KeyPair, ensure_key_pair
-from serving.private_copy import PrivateCopy
-from serving.signing import sign
+from ml.artifacts import serving_model_uri, statistics_uri
+from storage.directory import SAVED_MODEL, ModelDirectory
+from storage.keys import KeyPair, ensure_key_pair
+from storage.private_copy import PrivateCopy
+from storage.signing import sign
 
 MODEL = {SAVED_MODEL: b"graph", "variables/index": b"index"}
 Serve = Callable[..., dict[str, Any]]

@@ -18,14 +18,14 @@ from tensorflow_metadata.proto.v0 import schema_pb2
 from tfx.v1.types import standard_artifacts as standard
 from tfx_bsl.coders import example_coder
 
-from components.artifacts import statistics_uri
-from components.errors import UserError
-from components.monitoring_page import render
 from components.request_example_gen import Requests
-from components.serving_monitor import ServingMonitor
+from components.serving_monitor.component import ServingMonitor
+from components.serving_monitor.page import render
 from components.span_example_gen import Columns, to_example_batch
+from ml.artifacts import statistics_uri
+from models.flights.features import LABEL, PROBABILITY, RAW_FEATURES
 from pipeline.config import MonitorConfig
-from pipeline.features import LABEL, PROBABILITY, RAW_FEATURES
+from storage.errors import UserError
 from tests.conftest import PROJECT, read_month, thin
 
 ANSWER = f"prediction.{PROBABILITY}"

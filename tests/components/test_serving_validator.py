@@ -30,9 +30,6 @@ from tfx import v1 as tfx
 from tfx.components.util.model_utils import is_infra_validated
 from tfx.utils import path_utils
 
-from components.artifacts import TFLITE_MODEL, split_files
-from components.errors import DataError, UserError
-from components.predictors import load_predictor
 from components.serving_validator import server
 from components.serving_validator.candidate import (
     MAX_WARMUP_RECORDS,
@@ -44,7 +41,10 @@ from components.serving_validator.candidate import (
 from components.serving_validator.component import ServingValidator, read_report
 from components.serving_validator.rows import make_inputs, rest_body, sample_rows
 from components.serving_validator.verdict import Limits, Protocol, Trial, compare, unmet_limits
-from serving.directory import model_digest
+from ml.artifacts import TFLITE_MODEL, split_files
+from ml.predictors import load_predictor
+from storage.directory import model_digest
+from storage.errors import DataError, UserError
 from tests.conftest import PROJECT, PushedRun
 
 STAND_IN = Path(__file__).with_name("stand_in_model_server.py")

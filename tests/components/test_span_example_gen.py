@@ -24,8 +24,6 @@ from hypothesis import strategies as st
 from tensorflow_metadata.proto.v0 import schema_pb2
 from tfx_bsl.coders import example_coder
 
-from components import spans
-from components.errors import DataError
 from components.span_example_gen import (
     SPLITS,
     Columns,
@@ -33,6 +31,8 @@ from components.span_example_gen import (
     plan_shards,
     to_example_batch,
 )
+from storage import spans
+from storage.errors import DataError
 from tests.conftest import FLIGHTS, HostileFile
 
 BAD_MONTH = 201302

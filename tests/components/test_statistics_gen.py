@@ -14,10 +14,10 @@ import tensorflow_data_validation as tfdv
 from tensorflow_metadata.proto.v0 import statistics_pb2
 from tfx import v1 as tfx
 
-from components import accumulators
-from components.artifacts import load_schema, load_statistics
 from components.span_example_gen import SPLITS, SpanExampleGen
 from components.statistics_gen import StatisticsGen
+from ml import accumulators
+from ml.artifacts import load_schema, load_statistics
 from tests.conftest import HostileFile
 
 TIME = "time_hour"

@@ -16,11 +16,11 @@ import tensorflow as tf
 import tensorflow_transform as tft
 from tfx import v1 as tfx
 
-from components.errors import UserError
-from components.networks import read_columns
 from components.span_example_gen import SpanExampleGen
-from components.span_store import STORE_VARIABLE
 from components.transform import Transform
+from ml.networks import read_columns
+from storage.errors import UserError
+from storage.span_store import STORE_VARIABLE
 from tests.conftest import HostileFile
 
 Run = Callable[..., dict[str, Any]]

@@ -26,7 +26,7 @@ def test_its_user_is_no_root_and_a_number_that_kubernetes_can_check(image: Image
     "command",
     [
         ("python", "-c", "import pipeline.pipeline"),
-        ("python", "-m", "orchestration.kfp_entrypoint", "--help"),
+        ("python", "-m", "orchestration.kubeflow.entrypoint", "--help"),
         ("python", "local_runner.py", "--help"),
         ("python", "kubeflow_runner.py", "--help"),
         ("python", "-m", "serving", "--help"),

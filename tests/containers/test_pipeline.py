@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from serving.directory import ModelDirectory
-from serving.keys import TrustStore, default_trust
-from serving.private_copy import private_copy
+from storage.directory import ModelDirectory
+from storage.keys import TrustStore, default_trust
+from storage.private_copy import private_copy
 from tests.containers.conftest import ContainerRun, RunPipeline
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from multiprocessing import forkserver
 
-from orchestration.node_process import redirect_output
+from orchestration.local.node_process import redirect_output
 
 
 def fire(arguments: list[str], screen: str) -> None:

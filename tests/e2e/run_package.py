@@ -21,9 +21,9 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 from kfp import components, local
 from kfp.local import status, subprocess_task_handler
 
-from orchestration.local_dag_runner import PRELOAD
+from orchestration.local.dag_runner import PRELOAD
 
-_ENTRYPOINT = ["python", "-m", "orchestration.kfp_entrypoint"]
+_ENTRYPOINT = ["python", "-m", "orchestration.kubeflow.entrypoint"]
 _TFX_ENTRYPOINT = "tfx.orchestration.kubeflow.v2.container.kubeflow_v2_run_executor"
 
 
@@ -61,13 +61,13 @@ class _Forked(_Timed):
 
 
 def _run_task(arguments: list[str]) -> None:
-    from orchestration import kfp_entrypoint
+    from orchestration.kubeflow import entrypoint as kfp_entrypoint
 
     sys.exit(kfp_entrypoint.main(arguments))
 
 
 def main(package: str, pipeline_root: str, parameters: str, how: str = "") -> None:
-    preload = ["__main__", *PRELOAD, "orchestration.kfp_entrypoint", _TFX_ENTRYPOINT]
+    preload = ["__main__", *PRELOAD, "orchestration.kubeflow.entrypoint", _TFX_ENTRYPOINT]
     multiprocessing.get_context("forkserver").set_forkserver_preload(preload)
     subprocess_task_handler.SubprocessTaskHandler = _Forked if how == "forked" else _Timed
     local.init(

@@ -28,9 +28,9 @@ from google.protobuf import json_format
 from tfx import v1 as tfx
 from tfx.orchestration.pipeline import RunOptions
 
-from components.errors import DataError
 from pipeline.config import Config, load_config
 from pipeline.pipeline import create_pipeline
+from storage.errors import DataError
 from tests.conftest import PROJECT, PushedRun
 
 NODES = ("SpanExampleGen", "StatisticsGen", "Transform")

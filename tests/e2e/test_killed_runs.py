@@ -23,12 +23,12 @@ import tensorflow as tf
 from ml_metadata.metadata_store import MetadataStore
 from ml_metadata.proto import metadata_store_pb2
 
-from orchestration import local_dag_runner
-from orchestration.history import KILLED, PUSHED, list_runs
-from orchestration.output_directory import OutputDirectory
-from serving.directory import ModelDirectory
-from serving.keys import TrustStore, default_trust
-from serving.private_copy import private_copy
+from orchestration.local import dag_runner as local_dag_runner
+from orchestration.local.history import KILLED, PUSHED, list_runs
+from orchestration.local.output_directory import OutputDirectory
+from storage.directory import ModelDirectory
+from storage.keys import TrustStore, default_trust
+from storage.private_copy import private_copy
 from tests.conftest import PROJECT, Cli, PushedRun
 
 # The worst moment: the version can be seen, and nothing else knows of it yet.

@@ -15,9 +15,9 @@ import pytest
 import tensorflow as tf
 import yaml
 
-from serving.directory import ModelDirectory
-from serving.keys import TrustStore
-from serving.private_copy import private_copy
+from storage.directory import ModelDirectory
+from storage.keys import TrustStore
+from storage.private_copy import private_copy
 from tests.conftest import PROJECT, PushedRun
 
 DIGEST = "sha256:" + "0123456789abcdef" * 4

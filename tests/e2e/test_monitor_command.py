@@ -11,7 +11,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from orchestration.output_directory import OutputDirectory
+from orchestration.local.output_directory import OutputDirectory
 from tests.conftest import PROJECT, Cli, PushedRun, read_month, thin
 from tests.played_requests import play
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from orchestration.history import STOPPED_BY_GATE, list_runs
-from orchestration.output_directory import OutputDirectory
+from orchestration.local.history import STOPPED_BY_GATE, list_runs
+from orchestration.local.output_directory import OutputDirectory
 from tests.conftest import PROJECT, Cli, read_month, thin, write_span
 
 PROXIES = {

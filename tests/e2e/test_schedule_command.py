@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestration.output_directory import OutputDirectory
+from orchestration.local.output_directory import OutputDirectory
 from tests.conftest import PROJECT, Cli, PushedRun, read_month, thin, write_span
 
 MODEL = Path("serving_model") / "flight_delay"
@@ -92,7 +92,7 @@ finally:
     assert done.returncode == 0, done.stdout
     assert done.stdout.startswith("Nothing new")
     loaded = set(done.stdout.split())
-    assert "orchestration.schedule" in loaded
+    assert "orchestration.schedule.schedule" in loaded
     heavy = {"tensorflow", "tfx", "tensorflow_transform", "apache_beam", "keras", "tf_keras"}
     assert not (heavy | {"ml_metadata", "pandas", "httpx"}) & loaded
 

@@ -11,7 +11,7 @@ import tensorflow as tf
 import tensorflow_transform as tft
 import tf_keras
 
-from pipeline.features import PROBABILITY, RAW_FEATURES
+from models.flights.features import PROBABILITY, RAW_FEATURES
 from tests.conftest import PushedRun
 
 Columns = dict[str, np.ndarray]

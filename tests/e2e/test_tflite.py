@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from components.artifacts import TFLITE_MODEL
-from components.predictors import TFLitePredictor, load_predictor
 from components.quantizer.component import Quantizer
-from pipeline.export import RAW_SIGNATURE
-from pipeline.features import LABEL, PROBABILITY, RAW_FEATURES, WEIGHT
+from ml.artifacts import TFLITE_MODEL
+from ml.predictors import TFLitePredictor, load_predictor
+from models.flights.export import RAW_SIGNATURE
+from models.flights.features import LABEL, PROBABILITY, RAW_FEATURES, WEIGHT
 from tests.conftest import PushedRun, make_artifacts
 from tests.e2e.test_signatures import STRANGE, make_strange
 
@@ -123,7 +123,7 @@ def quantize(pushed: PushedRun, work: Path, mode: str) -> Path:
     }
     given, outputs = make_artifacts(Quantizer, inputs, work)
     parameters = {
-        "save_fn": "pipeline.export.save_model",
+        "save_fn": "models.flights.export.save_model",
         "label_key": LABEL,
         "weight_key": WEIGHT,
         "mode": mode,

@@ -17,7 +17,7 @@ from typing import Any, NoReturn
 PROJECT = Path(__file__).parents[2]
 sys.path.insert(0, str(PROJECT))
 
-from orchestration.output_directory import (  # noqa: E402
+from orchestration.local.output_directory import (  # noqa: E402
     BusyError,
     OutputDirectory,
     write_whole,
@@ -113,7 +113,7 @@ def _do(world: World, run_id: str, step: dict[str, Any]) -> int:
 
 def look(world: World, key: str = KEY) -> Any:
     """The situation: real files, and what is served."""
-    from orchestration.schedule import Situation
+    from orchestration.schedule.schedule import Situation
 
     served = world.served()
     situation = Situation(
@@ -141,8 +141,8 @@ def main() -> None:
     world = World(OutputDirectory(Path(root)))
     if kind == "run":
         sys.exit(run(world, *arguments))
-    from orchestration.hooks import Hooks
-    from orchestration.schedule import STATUS, Backoff, Schedule, SystemClock
+    from orchestration.schedule.hooks import Hooks
+    from orchestration.schedule.schedule import STATUS, Backoff, Schedule, SystemClock
 
     append = f"""sh -c 'cat >> "{root}/told"'"""
     schedule = Schedule(
@@ -157,7 +157,7 @@ def main() -> None:
     )
     if kind == "fire":
         sys.exit(STATUS[schedule.fire()])
-    from orchestration.cron import Cron
+    from orchestration.schedule.cron import Cron
 
     schedule.keep_firing(Cron(arguments[0], "UTC"))
 

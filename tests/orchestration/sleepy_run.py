@@ -9,9 +9,10 @@ import time
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-from orchestration import local_dag_runner, node_process
-from orchestration.node_process import NodeResult, NodeTask
-from orchestration.output_directory import OutputDirectory
+from orchestration.local import dag_runner as local_dag_runner
+from orchestration.local import node_process
+from orchestration.local.node_process import NodeResult, NodeTask
+from orchestration.local.output_directory import OutputDirectory
 
 
 class Silent:

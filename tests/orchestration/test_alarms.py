@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from orchestration.alarms import publish
-from orchestration.output_directory import OutputDirectory
+from orchestration.local.output_directory import OutputDirectory
+from orchestration.schedule.alarms import publish
 
 
 def publish_report(root: Path, *wrong: str, until: str = "2013-04-01") -> tuple[Path, str]:

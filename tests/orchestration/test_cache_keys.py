@@ -7,15 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from components.errors import UserError
-from orchestration.cache_keys import CodeVersion
+from orchestration.local.cache_keys import CodeVersion
+from storage.errors import UserError
 
 PROJECT = Path(__file__).parents[2]
 USER = {
-    "Transform": "preprocessing_fn: pipeline.preprocessing.preprocessing_fn",
-    "Trainer": "run_fn: pipeline.model.run_fn",
-    "Pruner": "save_fn: pipeline.export.save_model",
-    "Quantizer": "save_fn: pipeline.export.save_model",
+    "Transform": "preprocessing_fn: models.flights.preprocessing.preprocessing_fn",
+    "Trainer": "run_fn: models.flights.network.run_fn",
+    "Pruner": "save_fn: models.flights.export.save_model",
+    "Quantizer": "save_fn: models.flights.export.save_model",
     "ImportSchemaGen": "schema_file: {schema}",
 }
 EXECUTORS = {
@@ -29,7 +29,7 @@ EXECUTORS = {
     "Quantizer": "components.quantizer.component.Quantizer_Executor",
     "Evaluator": "components.evaluator.executor.Executor",
     "Pusher": "components.pusher.Pusher_Executor",
-    "ServingMonitor": "components.serving_monitor.ServingMonitor_Executor",
+    "ServingMonitor": "components.serving_monitor.component.ServingMonitor_Executor",
 }
 
 
@@ -56,13 +56,13 @@ def digests(root: Path) -> dict[str, str]:
 @pytest.mark.parametrize(
     ("file", "affected"),
     [
-        ("pipeline/model.py", {"Trainer", "run"}),
-        ("pipeline/preprocessing.py", {"Transform", "run"}),
-        ("pipeline/export.py", {"Trainer", "Pruner", "Quantizer", "run"}),
+        ("models/flights/network.py", {"Trainer", "run"}),
+        ("models/flights/preprocessing.py", {"Transform", "run"}),
+        ("models/flights/export.py", {"Trainer", "Pruner", "Quantizer", "run"}),
         ("components/pruner.py", {"Pruner", "run"}),
         ("components/quantizer/fake_quant.py", {"Quantizer", "run"}),
-        ("components/monitoring_page.py", {"ServingMonitor"}),
-        ("orchestration/display.py", set()),
+        ("components/serving_monitor/page.py", {"ServingMonitor"}),
+        ("orchestration/local/display.py", set()),
         ("schema/schema.pbtxt", {"ImportSchemaGen", "run"}),
     ],
 )

@@ -21,18 +21,18 @@ from ml_metadata.metadata_store import MetadataStore
 from ml_metadata.proto import metadata_store_pb2 as proto
 
 import local_runner
-from components.errors import UserError
-from orchestration import cleaning
-from orchestration.cleaning import (
+from orchestration.local import cleaning
+from orchestration.local.cleaning import (
     clean_after_run,
     clean_all,
     find_directories,
     find_leftovers,
     remove,
 )
-from orchestration.history import KILLED, PUSHED, RunRecord, list_runs, open_metadata
-from orchestration.output_directory import BusyError, OutputDirectory
-from serving.directory import SAVED_MODEL, ModelDirectory
+from orchestration.local.history import KILLED, PUSHED, RunRecord, list_runs, open_metadata
+from orchestration.local.output_directory import BusyError, OutputDirectory
+from storage.directory import SAVED_MODEL, ModelDirectory
+from storage.errors import UserError
 
 PROJECT = Path(__file__).parents[2]
 NODES = ("ExampleGen", "Trainer", "Pusher")
@@ -459,8 +459,8 @@ def test_clean_command_says_what_would_go_and_how_much(world: World) -> None:
 KILLED_CLEAN = """
 import os, signal, shutil, sys
 from pathlib import Path
-from orchestration import cleaning
-from orchestration.output_directory import OutputDirectory
+from orchestration.local import cleaning
+from orchestration.local.output_directory import OutputDirectory
 
 directory, left = OutputDirectory(Path(sys.argv[1])), int(sys.argv[2])
 delete = cleaning._delete

@@ -10,8 +10,8 @@ import pytest
 import yaml
 
 import kubeflow_runner
-from components.errors import UserError
 from pipeline.config import load_config
+from storage.errors import UserError
 
 DEPLOY = Path(__file__).parents[2] / "orchestration" / "deploy"
 

@@ -8,10 +8,10 @@ from collections.abc import Callable
 import pytest
 from rich.console import Console
 
-from orchestration import display
-from orchestration.display import RunDisplay
-from orchestration.local_dag_runner import SKIPPED
-from orchestration.node_process import CACHED, COMPLETE, FAILED, NodeResult, Summary
+from orchestration.local import display
+from orchestration.local.dag_runner import SKIPPED
+from orchestration.local.display import RunDisplay
+from orchestration.local.node_process import CACHED, COMPLETE, FAILED, NodeResult, Summary
 
 _ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 

@@ -14,7 +14,7 @@ from ml_metadata.metadata_store import MetadataStore
 from ml_metadata.proto import metadata_store_pb2
 from rich.console import Console
 
-from orchestration.history import (
+from orchestration.local.history import (
     RunRecord,
     lineage,
     list_runs,
@@ -22,8 +22,8 @@ from orchestration.history import (
     pushed_files,
     read_run,
 )
-from orchestration.output_directory import OutputDirectory
-from serving.directory import SAVED_MODEL, ModelDirectory
+from orchestration.local.output_directory import OutputDirectory
+from storage.directory import SAVED_MODEL, ModelDirectory
 
 PROVENANCE: dict[str, Any] = {
     "model_name": "toy",
@@ -329,7 +329,9 @@ def test_a_tree_leaves_the_metadata_as_it_is(output: OutputDirectory, book: Book
     assert output.metadata.read_bytes() == before
 
 
-@pytest.mark.parametrize("module", ["orchestration.history", "orchestration.schedule"])
+@pytest.mark.parametrize(
+    "module", ["orchestration.local.history", "orchestration.schedule.schedule"]
+)
 def test_neither_tensorflow_nor_tfx_nor_ml_metadata_is_imported(module: str) -> None:
     script = f"import sys, {module}; print(*sys.modules, sep='\\n')"
     project = Path(__file__).parents[2]

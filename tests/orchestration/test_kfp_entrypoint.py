@@ -14,8 +14,8 @@ import toy_components
 from google.protobuf import json_format
 from tfx import v1 as tfx
 
-from orchestration import kfp_entrypoint
-from orchestration.kfp_entrypoint import Task, local_path, parse_task, prepare, restore
+from orchestration.kubeflow import entrypoint as kfp_entrypoint
+from orchestration.kubeflow.entrypoint import Task, local_path, parse_task, prepare, restore
 from orchestration.kubeflow.package import check_package
 from orchestration.kubeflow.spec import Platform, compile_package
 
@@ -281,7 +281,7 @@ def test_a_failing_task_leaves_a_termination_message(
 def test_a_task_says_in_a_line_what_it_came_to(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from orchestration import summaries
+    from orchestration.local import summaries
 
     monkeypatch.setattr(summaries, "summarize", toy_components.summarize)
     folder = tmp_path / "source"

@@ -10,10 +10,10 @@ import toy_components
 import yaml
 from tfx import v1 as tfx
 
-from components.errors import UserError
 from orchestration.kubeflow.errors import KubeflowError
 from orchestration.kubeflow.package import check_package
 from orchestration.kubeflow.spec import Platform, Resources, compile_package
+from storage.errors import UserError
 
 
 @pytest.fixture(autouse=True)
@@ -77,7 +77,7 @@ def test_a_default_is_needed_for_each_parameter_and_for_no_other() -> None:
 def test_each_task_runs_the_entrypoint_in_the_image() -> None:
     joined = container(package(), "Join")
     assert joined["image"] == "image"
-    command = ["python", "-m", "orchestration.kfp_entrypoint", "--node_id", "Join"]
+    command = ["python", "-m", "orchestration.kubeflow.entrypoint", "--node_id", "Join"]
     assert joined["command"] == command
 
 

@@ -18,10 +18,10 @@ from typing import Any
 
 import pytest
 
-from orchestration import local_dag_runner
-from orchestration.local_dag_runner import SKIPPED, ConcurrentDagRunner, start_fork_server
-from orchestration.node_process import CACHED, COMPLETE, FAILED, NodeResult, Summary
-from orchestration.output_directory import OutputDirectory
+from orchestration.local import dag_runner as local_dag_runner
+from orchestration.local.dag_runner import SKIPPED, ConcurrentDagRunner, start_fork_server
+from orchestration.local.node_process import CACHED, COMPLETE, FAILED, NodeResult, Summary
+from orchestration.local.output_directory import OutputDirectory
 
 Components = list[Any]
 
@@ -86,7 +86,7 @@ class Lab:
     ) -> dict[str, NodeResult]:
         from tfx import v1 as tfx
 
-        from orchestration import tfx_internals
+        from orchestration.local import tfx_internals
 
         self.runs += 1
         if logs:
@@ -122,7 +122,7 @@ class Lab:
         return self.output.logs(self.run_id) / f"{node_id}.log"
 
     def store(self) -> Any:
-        from orchestration import tfx_internals
+        from orchestration.local import tfx_internals
 
         return tfx_internals.LockedMetadata(
             str(self.output.metadata), str(self.output.metadata_lock)
@@ -443,7 +443,7 @@ def test_a_dead_process_is_reported_with_its_signal_or_status(lab: Lab, toys: Mo
     assert states(results) == dict.fromkeys(results, FAILED)
     assert set(lab.recorded_states().values()) == {"RUNNING"}
 
-    from orchestration import tfx_internals
+    from orchestration.local import tfx_internals
 
     assert tfx_internals.cancel_unfinished(lab.store()) == 4
     assert set(lab.recorded_states().values()) == {"CANCELED"}
@@ -580,7 +580,7 @@ def test_what_a_node_printed_before_it_was_killed_is_in_its_log(lab: Lab, toys: 
 def test_ctrl_c_stops_all_node_processes_and_the_next_run_resumes(
     lab: Lab, toys: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from orchestration import tfx_internals
+    from orchestration.local import tfx_internals
 
     monkeypatch.setattr(local_dag_runner, "_STOP_SECONDS", 2.0)
     go, polite, stubborn = (tmp_path / name for name in ("go", "polite", "stubborn"))

@@ -9,9 +9,9 @@ import pytest
 import tensorflow as tf
 from tfx import v1 as tfx
 
-from components.artifacts import serving_model_uri
-from orchestration.measurement import _auc, measure
-from orchestration.output_directory import OutputDirectory
+from ml.artifacts import serving_model_uri
+from orchestration.backtest.measurement import _auc, measure
+from orchestration.local.output_directory import OutputDirectory
 from tests.conftest import PushedRun
 
 

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from components.errors import UserError
-from orchestration.output_directory import OutputDirectory
+from orchestration.local.output_directory import OutputDirectory
+from storage.errors import UserError
 
 ROOT = Path(__file__).parents[2]
 
@@ -23,8 +23,8 @@ ROOT = Path(__file__).parents[2]
 LOCK = """
 import sys
 from pathlib import Path
-from components.errors import UserError
-from orchestration.output_directory import OutputDirectory
+from storage.errors import UserError
+from orchestration.local.output_directory import OutputDirectory
 
 try:
     with OutputDirectory(Path(sys.argv[1])).locked():

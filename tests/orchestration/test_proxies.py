@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestration.proxies import spare_loopback
+from orchestration.local.proxies import spare_loopback
 from tests.conftest import PROJECT
 
 LOOPBACK = ["localhost", "127.0.0.1", "::1"]
@@ -42,7 +42,7 @@ def test_spare_loopback_keeps_a_star_that_stands_for_all_hosts() -> None:
 
 SCRIPT = """
 import os, sys, grpc
-from orchestration.proxies import spare_loopback
+from orchestration.local.proxies import spare_loopback
 spare_loopback(os.environ)
 with grpc.insecure_channel(sys.argv[1]) as channel:
     grpc.channel_ready_future(channel).result(timeout=30)

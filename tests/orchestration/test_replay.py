@@ -12,11 +12,9 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from orchestration import replay as replay_module
-from orchestration.helper_process import Helper, HelperError
-from orchestration.history import RunRecord
-from orchestration.output_directory import BusyError, OutputDirectory
-from orchestration.replay import (
+from orchestration.backtest import replay as replay_module
+from orchestration.backtest.plot import draw
+from orchestration.backtest.replay import (
     ForeignDirectoryError,
     Life,
     Month,
@@ -25,7 +23,9 @@ from orchestration.replay import (
     parse_variant,
     write_csv,
 )
-from orchestration.replay_plot import draw
+from orchestration.local.helper_process import Helper, HelperError
+from orchestration.local.history import RunRecord
+from orchestration.local.output_directory import BusyError, OutputDirectory
 
 KEYS = {201302: "k2", 201303: "k3", 201304: "k4"}
 

@@ -27,13 +27,12 @@ from fake_runs import KEY, World, look
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from components.errors import DataError, UserError
-from orchestration import hooks as hooks_module
-from orchestration.cron import Cron
-from orchestration.history import list_runs
-from orchestration.hooks import Hooks
-from orchestration.output_directory import OutputDirectory
-from orchestration.schedule import (
+from orchestration.local.history import list_runs
+from orchestration.local.output_directory import OutputDirectory
+from orchestration.schedule import hooks as hooks_module
+from orchestration.schedule.cron import Cron
+from orchestration.schedule.hooks import Hooks
+from orchestration.schedule.schedule import (
     Alarm,
     Attempt,
     Backoff,
@@ -47,6 +46,7 @@ from orchestration.schedule import (
     subject,
     unfinished,
 )
+from storage.errors import DataError, UserError
 
 NOON = datetime(2026, 3, 2, 12, 0, tzinfo=UTC)  # A Monday.
 HOURLY = "0 * * * *"

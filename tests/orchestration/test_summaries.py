@@ -11,8 +11,8 @@ import pytest
 from tensorflow_metadata.proto.v0 import anomalies_pb2
 from tfx import v1 as tfx
 
-from orchestration.node_process import Summary
-from orchestration.summaries import NOT_BLESSED, PUSHED, summarize
+from orchestration.local.node_process import Summary
+from orchestration.local.summaries import NOT_BLESSED, PUSHED, summarize
 
 artifacts = tfx.types.standard_artifacts
 

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from components.errors import UserError
-from orchestration.output_directory import OutputDirectory, write_whole
-from orchestration.temporary import leftovers, remove_leftovers, temporary_folder
+from orchestration.local.output_directory import OutputDirectory, write_whole
+from orchestration.local.temporary import leftovers, remove_leftovers, temporary_folder
+from storage.errors import UserError
 
 ROOT = Path(__file__).parents[2]
 
@@ -21,8 +21,8 @@ ROOT = Path(__file__).parents[2]
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from orchestration.output_directory import OutputDirectory
-from orchestration.temporary import temporary_folder
+from orchestration.local.output_directory import OutputDirectory
+from orchestration.local.temporary import temporary_folder
 
 with temporary_folder(OutputDirectory(Path(sys.argv[1]))) as folder:
     (folder / "file").touch()

@@ -8,8 +8,8 @@ import toy_components as toys
 from ml_metadata.proto import metadata_store_pb2
 from tfx import v1 as tfx
 
-from orchestration import tfx_internals
-from orchestration.tfx_internals import LockedMetadata
+from orchestration.local import tfx_internals
+from orchestration.local.tfx_internals import LockedMetadata
 from pipeline.config import load_config
 from pipeline.pipeline import create_pipeline
 

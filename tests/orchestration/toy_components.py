@@ -14,9 +14,9 @@ from typing import TypeAlias
 
 from tfx import v1 as tfx
 
-from components import progress
-from components.errors import BlockingAnomalies, DataError, UserError
-from orchestration.node_process import Summary
+from ml import progress
+from orchestration.local.node_process import Summary
+from storage.errors import BlockingAnomalies, DataError, UserError
 
 _ERRORS = {kind.__name__: kind for kind in (UserError, DataError, BlockingAnomalies, ValueError)}
 

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from serving.directory import ModelDirectory
-from serving.encryption import Keys, add_key, encrypt_tree, require_keys
-from serving.keys import TrustStore, ensure_key_pair
-from serving.private_copy import PrivateCopy, private_copy
-from serving.signing import sign as sign_version
+from storage.directory import ModelDirectory
+from storage.encryption import Keys, add_key, encrypt_tree, require_keys
+from storage.keys import TrustStore, ensure_key_pair
+from storage.private_copy import PrivateCopy, private_copy
+from storage.signing import sign as sign_version
 
 if TYPE_CHECKING:  # TensorFlow takes seconds to import, and other tests here do without.
     from tests.serving.server.running import RunningServer

@@ -16,11 +16,11 @@ import pytest
 from click.testing import CliRunner, Result
 from rich.console import Console
 
-from serving import tables
 from serving.__main__ import _print_table, main
-from serving.directory import PROVENANCE_FILE, SAVED_MODEL, ModelDirectory
-from serving.keys import TrustStore, ensure_key_pair, short_id
-from serving.signing import sign
+from storage.directory import PROVENANCE_FILE, SAVED_MODEL, ModelDirectory
+from storage.keys import TrustStore, ensure_key_pair, short_id
+from storage.signing import sign
+from terminal import tables
 
 PROJECT = Path(__file__).parents[2]
 
@@ -473,7 +473,7 @@ def test_help_imports_nothing_heavy_and_the_module_is_the_command() -> None:
     )
     assert "Usage: python -m serving versions" in result.stdout
     imported = {line.rpartition("|")[2].strip() for line in result.stderr.splitlines()}
-    assert "serving.directory" in imported
+    assert "storage.directory" in imported
     heavy = {"tensorflow", "pandas", "grpc", "model_signing", "cryptography", "uvicorn", "rich"}
     assert not heavy & imported
 

@@ -14,9 +14,9 @@ from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from serving import encryption
 from serving.__main__ import main
-from serving.encryption import (
+from storage import encryption
+from storage.encryption import (
     CLEAR_FILES,
     KEYS_VARIABLE,
     MEMORY,
@@ -30,8 +30,8 @@ from serving.encryption import (
     load_keys,
     require_keys,
 )
-from serving.keys import SignatureError
-from serving.private_copy import private_copy
+from storage.keys import SignatureError
+from storage.private_copy import private_copy
 from tests.serving.conftest import MODEL_FILES, SECRET, Sealed
 
 SEGMENT = 16

@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 
 from serving import mirror as mirror_module
-from serving.directory import ModelDirectory
 from serving.mirror import Mirror
+from storage.directory import ModelDirectory
 from tests.conftest import PROJECT
 from tests.serving.conftest import MODEL_FILES, Sealed
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from serving.encryption import KEYS_VARIABLE, MEMORY, add_key, key_of
-from serving.private_copy import PREFIX
+from storage.encryption import KEYS_VARIABLE, MEMORY, add_key, key_of
+from storage.private_copy import PREFIX
 from tests.serving.conftest import LIVE, Sealed
 from tests.serving.server.running import predict_request, running, strings
 from tests.serving.server.toys import f32, i64

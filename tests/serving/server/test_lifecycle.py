@@ -22,7 +22,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from tensorflow_serving.apis import prediction_log_pb2
 
 from serving.__main__ import main
-from serving.directory import ModelDirectory
+from storage.directory import ModelDirectory
 from tests.conftest import PROJECT
 from tests.serving.server.certificates import make_certificate
 from tests.serving.server.running import (

@@ -22,7 +22,7 @@ import pytest
 from tensorflow.core.framework import types_pb2
 from tensorflow_serving.apis import classification_pb2, get_model_status_pb2, predict_pb2
 
-from serving.directory import ModelDirectory
+from storage.directory import ModelDirectory
 from tests.serving.server.running import RunningServer, predict_request, refusal, running, strings
 from tests.serving.server.toys import f32, i64, save_versioned
 

@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from serving.directory import SAVED_MODEL, ModelDirectory
-from serving.keys import KeyPair, SignatureError, TrustStore, ensure_key_pair
 from serving.server import loading
 from serving.server.loading import load_version
 from serving.server.settings import ServerSettings
-from serving.signing import sign
+from storage.directory import SAVED_MODEL, ModelDirectory
+from storage.keys import KeyPair, SignatureError, TrustStore, ensure_key_pair
+from storage.signing import sign
 
 
 class Words(tf.Module):

@@ -33,11 +33,11 @@ from hypothesis.stateful import (
 from tensorflow.core.protobuf import meta_graph_pb2
 from tensorflow_serving.apis import get_model_status_pb2
 
-from serving.directory import ModelDirectory
 from serving.server.errors import ServingError
 from serving.server.manager import ModelManager
 from serving.server.metrics import ServerMetrics
 from serving.server.signatures import Signature
+from storage.directory import ModelDirectory
 
 State = get_model_status_pb2.ModelVersionStatus
 

@@ -19,11 +19,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tensorflow.core.example import example_pb2
 
-from serving.encryption import EncryptionError, Keys, add_key, decrypt, load_keys
-from serving.keys import in_memory
 from serving.server import request_log
 from serving.server.metrics import ServerMetrics
 from serving.server.request_log import SUFFIX, RequestLog, RequestLogError, make_records
+from storage.encryption import EncryptionError, Keys, add_key, decrypt, load_keys
+from storage.keys import in_memory
 from tests.serving.conftest import LIVE
 from tests.serving.server.running import (
     PATIENCE,

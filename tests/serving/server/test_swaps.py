@@ -20,9 +20,9 @@ import tensorflow as tf
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
 
-from serving.directory import ModelDirectory
-from serving.keys import ensure_key_pair
-from serving.signing import sign
+from storage.directory import ModelDirectory
+from storage.keys import ensure_key_pair
+from storage.signing import sign
 from tests.serving.server.running import (
     PATIENCE,
     RunningServer,

@@ -1,0 +1,117 @@
+"""Where TFX's standard artifacts keep their files, in one place."""
+
+import json
+import os
+from typing import Any
+
+import tensorflow_data_validation as tfdv
+from tensorflow_metadata.proto.v0 import schema_pb2, statistics_pb2
+from tfx import v1 as tfx
+
+from storage.errors import UserError
+
+# The layouts that TFX 1.x writes; it publishes no helper for them under `tfx.v1`.
+SCHEMA_FILE = "schema.pbtxt"
+STATISTICS_FILE = "FeatureStats.pb"
+_SERVING_FOLDER = "Format-Serving"
+
+# The name under which TensorFlow Serving looks for it beside `saved_model.pb`.
+TFLITE_MODEL = "model.tflite"
+
+
+def serving_model_uri(model: tfx.dsl.Artifact) -> str:
+    """Folder of the SavedModel of a `Model` artifact."""
+    return os.path.join(model.uri, _SERVING_FOLDER)
+
+
+def has_serving_model(model: tfx.dsl.Artifact) -> bool:
+    """Whether a `Model` artifact holds a SavedModel; `ServedModel` emits one without."""
+    return bool(tfx.dsl.io.fileio.exists(os.path.join(serving_model_uri(model), "saved_model.pb")))
+
+
+def statistics_uri(statistics: tfx.dsl.Artifact, split: str) -> str:
+    """Path of the statistics of one split of an `ExampleStatistics` artifact."""
+    return os.path.join(statistics.uri, f"Split-{split}", STATISTICS_FILE)
+
+
+def load_statistics(
+    statistics: tfx.dsl.Artifact, split: str
+) -> statistics_pb2.DatasetFeatureStatisticsList | None:
+    """The statistics of one split, or None where the artifact does not hold it."""
+    path = statistics_uri(statistics, split)
+    return tfdv.load_stats_binary(path) if tfx.dsl.io.fileio.exists(path) else None
+
+
+def schema_uri(schema: tfx.dsl.Artifact) -> str:
+    """Path of the schema of a `Schema` artifact."""
+    return os.path.join(schema.uri, SCHEMA_FILE)
+
+
+def load_schema(schema: tfx.dsl.Artifact) -> schema_pb2.Schema:
+    """The schema of a `Schema` artifact."""
+    return tfdv.load_schema_text(schema_uri(schema))
+
+
+def split_files(examples: tfx.dsl.Artifact, split: str) -> list[str]:
+    """Lists the files of one split of an `Examples` artifact, in the order of their names.
+
+    By listing the folder: a pattern matches nothing, or other folders, where a folder's name has
+    characters that mean something in patterns.
+
+    Raises:
+      UserError: If it has no such split, naming those it has, or the split has no file.
+    """
+    splits = json.loads(examples.split_names)
+    if split not in splits:
+        raise UserError(f"the examples have no split {split!r}; they have {', '.join(splits)}")
+    folder = os.path.join(examples.uri, f"Split-{split}")
+    fileio = tfx.dsl.io.fileio
+    names = fileio.listdir(folder) if fileio.isdir(folder) else []
+    files = [os.path.join(folder, name) for name in sorted(names) if not name.endswith("/")]
+    if not files:
+        raise UserError(
+            f"the split {split!r} of the examples has no file in {folder}; if files were deleted, "
+            "run again without the cache"
+        )
+    return files
+
+
+class _Report(tfx.dsl.Artifact):
+    """A folder with a `report.json`."""
+
+    @property
+    def path(self) -> str:
+        """Path of the report."""
+        return os.path.join(self.uri, "report.json")
+
+    def write(self, content: dict[str, Any]) -> None:
+        """Writes the report as JSON."""
+        tfx.dsl.io.fileio.makedirs(self.uri)
+        with tfx.dsl.io.fileio.open(self.path, "w") as file:
+            file.write(json.dumps(content, indent=2) + "\n")
+
+    def read(self) -> dict[str, Any]:
+        """Reads the report."""
+        with tfx.dsl.io.fileio.open(self.path, "r") as file:
+            content: dict[str, Any] = json.loads(file.read())
+        return content
+
+
+# On Kubeflow TFX imports each class by its type's name, in which it accepts one dot.
+
+
+class CompressionReport(_Report):
+    """How a model was made smaller, and what that cost: `report.json`, and plots beside it."""
+
+    TYPE_NAME = "components.CompressionReport"
+
+
+class MonitoringReport(_Report):
+    """What a model was asked and answered: `report.json`, and the same to look at."""
+
+    TYPE_NAME = "components.MonitoringReport"
+
+    @property
+    def page(self) -> str:
+        """Path of the report to look at."""
+        return os.path.join(self.uri, "report.html")

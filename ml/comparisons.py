@@ -1,0 +1,167 @@
+"""How data differs from a schema and from other data: what DataGate and ServingMonitor share."""
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+from tensorflow_metadata.proto.v0 import anomalies_pb2, schema_pb2, statistics_pb2
+
+from ml.chance import drift_by_chance, is_more
+
+DATA_SET = "(data set)"
+
+_IMPROBABLE = 1e-9
+DRIFTS = frozenset({"COMPARATOR_L_INFTY_HIGH", "COMPARATOR_JENSEN_SHANNON_DIVERGENCE_HIGH"})
+
+
+@dataclass(frozen=True)
+class Anomaly:
+    """One reason why one feature of one split is not what it should be."""
+
+    split: str
+    feature: str
+    type: str
+    severity: int
+    description: str
+
+    def blocks(self, warn_only: frozenset[str]) -> bool:
+        """Whether it stops the run: it is an error, and no exception names it."""
+        named = {self.type, f"{self.feature}:{self.type}"}
+        return self.severity == anomalies_pb2.AnomalyInfo.ERROR and not named & warn_only
+
+    def __str__(self) -> str:
+        return f"{self.split}: {self.feature}: {self.type}: {self.description}"
+
+
+def read_anomalies(
+    split: str, found: anomalies_pb2.Anomalies, schema: schema_pb2.Schema
+) -> Iterator[Anomaly]:
+    """The anomalies of one split, those of the whole data set first."""
+    if found.HasField("dataset_anomaly_info"):
+        yield from _read_reasons(split, DATA_SET, found.dataset_anomaly_info, "")
+    allowed = {feature.name: _allowed(feature) for feature in schema.feature}
+    for feature, info in sorted(found.anomaly_info.items()):
+        yield from _read_reasons(split, feature, info, allowed.get(feature, ""))
+
+
+def _read_reasons(
+    split: str, feature: str, info: anomalies_pb2.AnomalyInfo, allowed: str
+) -> Iterator[Anomaly]:
+    for reason in info.reason:
+        name = anomalies_pb2.AnomalyInfo.Type.Name(reason.type)
+        about_range = name.startswith(("INT_TYPE", "FLOAT_TYPE"))
+        description = f"{reason.description} {allowed}" if about_range else reason.description
+        yield Anomaly(split, feature, name, info.severity, description.strip())
+
+
+def _allowed(feature: schema_pb2.Feature) -> str:
+    """What the schema says of a feature, as part of a message."""
+    kind = feature.WhichOneof("domain_info")
+    if kind in ("int_domain", "float_domain"):
+        domain = getattr(feature, kind)
+        return f"The schema allows {domain.min:g} to {domain.max:g}."
+    return ""
+
+
+def only(names: Sequence[str], schema: schema_pb2.Schema) -> schema_pb2.Schema:
+    """A schema of some of the features of another, to read these alone."""
+    kept = [feature for feature in schema.feature if feature.name in names]
+    return schema_pb2.Schema(
+        feature=kept,
+        string_domain=schema.string_domain,
+        default_environment=schema.default_environment,
+    )
+
+
+def categories(
+    statistics: statistics_pb2.DatasetFeatureStatisticsList, name: str
+) -> dict[str, float]:
+    """How many rows have each category of a feature."""
+    return {
+        bucket.label: bucket.sample_count
+        for feature in statistics.datasets[0].features
+        if feature.path.step == [name]
+        for bucket in feature.string_stats.rank_histogram.buckets
+    }
+
+
+def missing_rates(statistics: statistics_pb2.DatasetFeatureStatisticsList) -> dict[str, float]:
+    """The share of rows without a value, by feature."""
+    (data,) = statistics.datasets
+    return {
+        feature.path.step[0]: 1
+        - getattr(feature, feature.WhichOneof("stats")).common_stats.num_non_missing
+        / data.num_examples
+        for feature in data.features
+    }
+
+
+def drifts(result: anomalies_pb2.Anomalies) -> Iterator[tuple[str, float, float]]:
+    """Feature, drift or skew, and threshold of each comparison that TFDV made."""
+    for info in result.drift_skew_info:
+        for measured in (*info.drift_measurements, *info.skew_measurements):
+            yield info.path.step[0], measured.value, measured.threshold
+
+
+def grant_chance(
+    found: Iterable[Anomaly],
+    result: anomalies_pb2.Anomalies,
+    new: statistics_pb2.DatasetFeatureStatisticsList,
+    baseline: statistics_pb2.DatasetFeatureStatisticsList | None,
+    schema: schema_pb2.Schema,
+) -> Iterator[Anomaly]:
+    """Makes a warning of each anomaly that the small number of rows explains.
+
+    Args:
+      found: Anomalies of TFDV's.
+      result: What TFDV measured for them.
+      new: Statistics of the data that has them.
+      baseline: Statistics of what the data was compared with.
+      schema: What the data should be.
+    """
+    features = {feature.name: feature for feature in schema.feature}
+    measured = {name: (value, limit) for name, value, limit in drifts(result)}
+    for anomaly in found:
+        feature = features.get(anomaly.feature)
+        reason = ""
+        if feature is None:
+            pass
+        elif anomaly.type in DRIFTS and baseline and anomaly.feature in measured:
+            value, limit = measured[anomaly.feature]
+            granted = limit + drift_by_chance(feature, new, baseline)
+            if value <= granted:
+                reason = f"so few rows may show {granted:.3g}"
+        elif anomaly.type == "FEATURE_TYPE_LOW_FRACTION_PRESENT":
+            rows = new.datasets[0].num_examples
+            missing = missing_rates(new).get(anomaly.feature, 1.0) * rows
+            allowed = 1 - feature.presence.min_fraction
+            if allowed and not is_more(round(missing), rows, allowed):
+                reason = f"{rows:,} rows are too few to tell"
+        elif anomaly.type == "ENUM_TYPE_UNEXPECTED_STRING_VALUES":
+            unseen, rows = count_unseen(feature, new, schema)
+            allowed = 1 - feature.distribution_constraints.min_domain_mass
+            if allowed and not is_more(unseen, rows, allowed):
+                reason = f"{rows:,.0f} rows are too few to tell"
+        if reason:
+            description = f"{anomaly.description} By chance: {reason}."
+            anomaly = replace(
+                anomaly, severity=anomalies_pb2.AnomalyInfo.WARNING, description=description
+            )
+        yield anomaly
+
+
+def count_unseen(
+    feature: schema_pb2.Feature,
+    statistics: statistics_pb2.DatasetFeatureStatisticsList,
+    schema: schema_pb2.Schema,
+) -> tuple[float, float]:
+    """How many rows have a value outside the domain of a feature, and how many have any."""
+    domains = {domain.name: set(domain.value) for domain in schema.string_domain}
+    known = domains.get(feature.domain, set(feature.string_domain.value))
+    values = categories(statistics, feature.name)
+    return sum(c for value, c in values.items() if value not in known), sum(values.values())
+
+
+def improbable(share: float, rows: float) -> bool:
+    """Whether so many rows would hardly all have what each has with probability `share`."""
+    return share == 0 or rows * math.log(share) < math.log(_IMPROBABLE)

@@ -1,0 +1,142 @@
+"""Asks a model in either of its forms, SavedModel or TFLite, for answers to serialized examples."""
+
+from __future__ import annotations
+
+import math
+import os
+from typing import Protocol
+
+import numpy as np
+import tensorflow as tf
+from ai_edge_litert.interpreter import Interpreter
+from tfx import v1 as tfx
+
+from ml.artifacts import TFLITE_MODEL
+from storage.errors import DataError, UserError
+
+SAVED_MODEL_SIGNATURE = "serving_default"
+
+
+class Predictor(Protocol):
+    """A loaded model."""
+
+    def predict(self, examples: np.ndarray) -> np.ndarray:
+        """Answers serialized tf.Examples, bytes [batch], with float32 [batch, outputs]."""
+        ...
+
+
+def load_predictor(uri: str, *, prefer_tflite: bool = True) -> Predictor:
+    """Loads a model.
+
+    Args:
+      uri: Folder of the SavedModel, in which there may be a `model.tflite`.
+      prefer_tflite: Take the TFLite model where there is one.
+
+    Returns:
+      The loaded model.
+    """
+    path = os.path.join(uri, TFLITE_MODEL)
+    if prefer_tflite and tfx.dsl.io.fileio.exists(path):
+        with tfx.dsl.io.fileio.open(path, "rb") as file:
+            return TFLitePredictor(file.read())
+    return SavedModelPredictor(uri)
+
+
+class SavedModelPredictor:
+    """A SavedModel with a signature `serving_default` from serialized examples to one output."""
+
+    def __init__(self, uri: str):
+        self._model = tf.saved_model.load(uri)
+        self._signature = self._model.signatures[SAVED_MODEL_SIGNATURE]
+        (self._input,) = self._signature.structured_input_signature[1]
+        outputs = list(self._signature.structured_outputs)
+        if len(outputs) != 1:
+            raise UserError(
+                f"signature {SAVED_MODEL_SIGNATURE} of {uri} has the outputs "
+                f"{', '.join(outputs)}; one is needed"
+            )
+        (self._output,) = outputs
+
+    def predict(self, examples: np.ndarray) -> np.ndarray:
+        """See `Predictor`."""
+        answers = self._signature(**{self._input: tf.constant(examples)})[self._output]
+        return np.asarray(answers)
+
+
+class TFLitePredictor:
+    """A TFLite model with one signature, from raw features to one output.
+
+    A feature of shape [batch] that an example does not hold is handed on as "" if it is a string,
+    as NaN if it is a float; an integer has to be there.
+
+    Args:
+      content: The model.
+      threads: Threads of the interpreter.
+
+    Raises:
+      UserError: If the model has more than one signature, or output.
+    """
+
+    def __init__(self, content: bytes, threads: int = 1):
+        self.interpreter = Interpreter(model_content=content, num_threads=threads)
+        signatures = self.interpreter.get_signature_list()
+        if len(signatures) != 1:
+            raise UserError(f"a TFLite model with one signature is needed, not {len(signatures)}")
+        ((name, parts),) = signatures.items()
+        if len(parts["outputs"]) != 1:
+            raise UserError(f"a TFLite model with one output is needed, not {parts['outputs']}")
+        runner = self.interpreter.get_signature_runner(name)
+        self._inputs = runner.get_input_details()
+        (output,) = runner.get_output_details().values()
+        self._output = output["index"]
+        self._shapes: dict[str, tuple[int, ...]] = {}
+        self._specs = {name: _parsing_spec(detail) for name, detail in self._inputs.items()}
+
+    def predict(self, examples: np.ndarray) -> np.ndarray:
+        """See `Predictor`.
+
+        Raises:
+          DataError: If an example lacks a feature that has to be there.
+        """
+        return self.predict_features(self.parse(examples))
+
+    def parse(self, examples: np.ndarray) -> dict[str, np.ndarray]:
+        """The features of serialized examples as the model takes them, each [batch, ...]."""
+        try:
+            parsed = tf.io.parse_example(examples, self._specs)
+        except tf.errors.InvalidArgumentError as error:
+            raise DataError(f"an example does not fit the TFLite model: {error.message}") from error
+        return {
+            name: column.numpy().astype(_numpy_type(self._inputs[name]))
+            for name, column in parsed.items()
+        }
+
+    def predict_features(self, features: dict[str, np.ndarray]) -> np.ndarray:
+        """Answers features by name, each [batch, ...], with float32 [batch, outputs]."""
+        self.feed(features)
+        self.interpreter.invoke()
+        return np.asarray(self.interpreter.get_tensor(self._output))
+
+    def feed(self, features: dict[str, np.ndarray]) -> None:
+        """Hands features by name over to the interpreter, each [batch, ...]."""
+        shapes = {name: column.shape for name, column in features.items()}
+        if shapes != self._shapes:
+            for name, shape in shapes.items():
+                self.interpreter.resize_tensor_input(self._inputs[name]["index"], shape)
+            self.interpreter.allocate_tensors()
+            self._shapes = shapes
+        for name, column in features.items():
+            self.interpreter.set_tensor(self._inputs[name]["index"], column)
+
+
+def _numpy_type(detail: dict) -> type:
+    return object if detail["dtype"] in (np.bytes_, np.object_) else detail["dtype"]
+
+
+def _parsing_spec(detail: dict) -> tf.io.FixedLenFeature:
+    shape = [int(size) for size in detail["shape_signature"][1:]]
+    kind = tf.as_dtype(np.bytes_ if _numpy_type(detail) is object else detail["dtype"])
+    if kind.is_integer:
+        return tf.io.FixedLenFeature(shape, tf.int64)
+    default = None if shape else "" if kind == tf.string else math.nan
+    return tf.io.FixedLenFeature(shape, tf.string if kind == tf.string else tf.float32, default)

@@ -1,0 +1,289 @@
+"""Reads the request log of a model server: rows of tf.Examples, in files by model.
+
+The format is that of the embedded server (docs/serving.md): the features as they were sent, and
+beside them `prediction.<output>`, `request.time` and `request.version`. Encrypted files are
+decrypted into memory, one at a time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+import os
+import zlib
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+import pandas as pd
+import pyarrow as pa
+import tensorflow as tf
+from tensorflow_metadata.proto.v0 import schema_pb2
+from tfx_bsl.coders import example_coder
+
+from ml.relations import first_values
+from storage.encryption import EncryptionError, Keys, decrypt, key_of
+from storage.errors import DataError
+from storage.keys import in_memory
+
+PREDICTION_PREFIX = "prediction."
+TIME_FEATURE = "request.time"
+VERSION_FEATURE = "request.version"
+# A file that is still being written, or was when its server died, has another ending.
+SUFFIX = ".tfrecord.gz"
+
+_BATCH = 8192
+_PART_BYTES = 1 << 20
+_MICROSECONDS = 1_000_000
+_DAY = 24 * 60 * 60
+# Monday, the 5th of January 1970: from it on, periods of 7 days are weeks.
+_FIRST_PERIOD = 4 * _DAY
+# The server closes a file after an hour: what is older is in the log.
+_SETTLED = 60 * 60
+
+
+@dataclass(frozen=True)
+class Period:
+    """A span of time, and with it the one of the same length before it.
+
+    Attributes:
+      since: When it begins, seconds since the Unix epoch.
+      until: When it ends; that moment is the next one's.
+    """
+
+    since: int
+    until: int
+
+    @property
+    def previous(self) -> Period:
+        """The period before it."""
+        return Period(2 * self.since - self.until, self.since)
+
+    def __str__(self) -> str:
+        return f"{show_time(self.since)} to {show_time(self.until)}"
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What a log holds of a period.
+
+    Attributes:
+      period: The period.
+      versions: Rows in it by the version that answered, most first.
+    """
+
+    period: Period
+    versions: dict[int, int]
+
+
+def show_time(seconds: int) -> str:
+    """A time in UTC: a date at midnight, else with the time of day."""
+    shown = datetime.fromtimestamp(seconds, UTC)
+    return f"{shown:%Y-%m-%d}" if seconds % _DAY == 0 else f"{shown:%Y-%m-%dT%H:%M:%S}Z"
+
+
+def survey(
+    uri: str,
+    model: str,
+    *,
+    since: int | None,
+    until: int | None,
+    days: int,
+    now: float,
+    keys: Keys | None = None,
+) -> Survey:
+    """Chooses the period to look at, and counts its rows.
+
+    Args:
+      uri: Directory of the log, which has a folder for each model.
+      model: Name of the model.
+      since: When the period begins, seconds since the Unix epoch; None for `days` before `until`.
+      until: When it ends; None for `days` after `since`. If neither is given, it is the newest
+        complete one that has requests, of those that follow each other from a Monday in 1970 on:
+        with 7 days the weeks, Monday to Sunday in UTC.
+      days: Length of the period unless both are given.
+      now: The time, seconds since the epoch.
+      keys: What the log is decrypted with, if it is encrypted.
+
+    Returns:
+      The period and its rows.
+
+    Raises:
+      DataError: If there is no log, it cannot be read, or it has no request in the period.
+    """
+    rows = pd.concat(read(uri, model, {}, keys), ignore_index=True)
+    seconds = rows[TIME_FEATURE] // _MICROSECONDS
+    period = _choose_period(seconds, since, until, days, now)
+    if period is None:
+        last = show_time(int(seconds.max()))
+        raise DataError(
+            f"the request log {uri} has no complete period of {days} day(s) yet; its newest "
+            f"request to {model} is of {last}: name a period by --since and --until"
+        )
+    chosen = rows.loc[within(rows, period), VERSION_FEATURE]
+    if chosen.empty:
+        first, last = show_time(int(seconds.min())), show_time(int(seconds.max()))
+        raise DataError(
+            f"the request log {uri} has no request to {model} of {period}; it has {len(rows):,}, "
+            f"of {first} to {last}"
+        )
+    counts = chosen.value_counts()
+    return Survey(period, {int(version): int(count) for version, count in counts.items()})
+
+
+def _choose_period(
+    seconds: pd.Series, since: int | None, until: int | None, days: int, now: float
+) -> Period | None:
+    length = days * _DAY
+    if since is not None:
+        return Period(since, since + length if until is None else until)
+    if until is not None:
+        return Period(until - length, until)
+    complete = int(now - _SETTLED - _FIRST_PERIOD) // length * length + _FIRST_PERIOD
+    old = seconds[seconds < complete]
+    if old.empty:
+        return None
+    begin = int(old.max() - _FIRST_PERIOD) // length * length + _FIRST_PERIOD
+    return Period(begin, begin + length)
+
+
+def read(
+    uri: str, model: str, types: dict[str, int], keys: Keys | None = None
+) -> Iterator[pd.DataFrame]:
+    """Reads the rows of a model, a batch at a time, file by file.
+
+    Args:
+      uri: Directory of the log.
+      model: Name of the model.
+      types: TFMD type of each feature to read; all others but time and version are left out.
+      keys: What the log is decrypted with, if it is encrypted.
+
+    Yields:
+      A column for each feature, with its first value, NaN or None where it has none (or says so by
+      NaN or ""), and for the time in microseconds since the epoch and the version.
+
+    Raises:
+      DataError: If there is no log, a file of it is cut or is something else, or a key is missing.
+    """
+    kinds = {TIME_FEATURE: schema_pb2.INT, VERSION_FEATURE: schema_pb2.INT, **types}
+    features = [schema_pb2.Feature(name=name, type=kind) for name, kind in kinds.items()]
+    decoder = example_coder.ExamplesToRecordBatchDecoder(
+        schema_pb2.Schema(feature=features).SerializeToString()
+    )
+    for path in _files(uri, model):
+        for records in _read_records(path, keys):
+            try:
+                batch = decoder.DecodeBatch(records)
+            except Exception as error:  # The decoder raises whatever its library makes of it.
+                reason = str(error).splitlines()[0]
+                raise DataError(f"{path} is no file of a request log: {reason}") from error
+            yield _to_frame(path, batch, kinds)
+
+
+def count_features(uri: str, model: str, keys: Keys | None = None) -> Counter[str]:
+    """How many rows have each feature, in the first batch of the log's newest file."""
+    *_, newest = _files(uri, model)
+    counts: Counter[str] = Counter()
+    for record in next(_read_records(newest, keys), []):
+        counts.update(tf.train.Example.FromString(record).features.feature.keys())
+    return counts
+
+
+def _files(uri: str, model: str) -> list[str]:
+    gfile = tf.io.gfile
+    if not gfile.isdir(uri):
+        raise DataError(f"there is no request log {uri}; a server writes one with --request-log")
+    folder = os.path.join(uri, model)
+    names = sorted(gfile.listdir(folder)) if gfile.isdir(folder) else []
+    files = [os.path.join(folder, name) for name in names if name.endswith(SUFFIX)]
+    if not files:
+        models = sorted(
+            name.rstrip("/") for name in gfile.listdir(uri) if gfile.isdir(os.path.join(uri, name))
+        )
+        of = f"; it has folders of {', '.join(models)}" if models else ""
+        raise DataError(f"the request log {uri} has no file {model}/*{SUFFIX}{of}")
+    return files
+
+
+def _read_records(path: str, keys: Keys | None) -> Iterator[list[bytes]]:
+    with _decrypted(path, keys) as readable:
+        _check_whole(readable, path)
+        batches = tf.data.TFRecordDataset(readable, "GZIP").batch(_BATCH).as_numpy_iterator()
+        while True:
+            try:
+                records = next(batches, None)
+            except tf.errors.OpError as error:
+                raise _unreadable(path, error.message) from error
+            if records is None:
+                return
+            yield list(records)
+
+
+@contextlib.contextmanager
+def _decrypted(path: str, keys: Keys | None) -> Iterator[str]:
+    """Where a file can be read as it was before it was encrypted, if it was."""
+    with contextlib.ExitStack() as stack:
+        try:
+            with tf.io.gfile.GFile(path, "rb") as file:
+                if key_of(file.read(128)) is not None:
+                    file.seek(0)
+                    name = "/".join(path.rsplit("/", 2)[-2:])
+                    content = b"".join(decrypt(file, name, keys))
+                    path = stack.enter_context(in_memory(content))
+        except EncryptionError as error:
+            raise DataError(f"the request log cannot be read: {error}") from error
+        except tf.errors.OpError as error:
+            raise _unreadable(path, error.message) from error
+        yield path
+
+
+def _check_whole(readable: str, path: str) -> None:
+    """Reads a file to its end: TensorFlow takes one that was cut between two records for whole."""
+    size = 0
+    try:
+        with tf.io.gfile.GFile(readable, "rb") as file, gzip.open(file) as content:
+            while part := content.read(_PART_BYTES):
+                size += len(part)
+    except (OSError, EOFError, zlib.error, tf.errors.OpError) as error:
+        raise _unreadable(path, str(error)) from error
+    if not size:
+        raise _unreadable(path, "it is empty")
+
+
+def _unreadable(path: str, reason: str) -> DataError:
+    return DataError(
+        f"{path} was cut or is no file of a request log ({reason.splitlines()[0]}): mend or "
+        "remove it"
+    )
+
+
+def _to_frame(path: str, batch: pa.RecordBatch, kinds: dict[str, int]) -> pd.DataFrame:
+    table = pa.Table.from_batches([batch])
+    rows = pd.DataFrame({name: first_values(table[name]) for name in table.column_names})
+    if rows[[TIME_FEATURE, VERSION_FEATURE]].isna().to_numpy().any():
+        raise DataError(
+            f"{path} is no file of a request log: it has rows without {TIME_FEATURE} or "
+            f"{VERSION_FEATURE}"
+        )
+    for name in (name for name, kind in kinds.items() if kind == schema_pb2.BYTES):
+        rows[name] = rows[name].where(rows[name] != b"", None)
+    return rows.astype({TIME_FEATURE: "int64", VERSION_FEATURE: "int64"})
+
+
+def within(rows: pd.DataFrame, period: Period) -> pd.Series:
+    """Which rows were asked in a period."""
+    seconds = rows[TIME_FEATURE] // _MICROSECONDS
+    return (seconds >= period.since) & (seconds < period.until)
+
+
+def features_of(schema: schema_pb2.Schema, names: Sequence[str]) -> dict[str, int]:
+    """The TFMD type of each of some features.
+
+    Raises:
+      DataError: If the schema does not have one of them.
+    """
+    types = {feature.name: feature.type for feature in schema.feature}
+    if unknown := [name for name in names if name not in types]:
+        raise DataError(f"the schema has no feature {', '.join(unknown)}")
+    return {name: types[name] for name in names}

@@ -1,0 +1,55 @@
+"""What another kind of model reaches: gradient boosting on the same window, month and features."""
+
+from __future__ import annotations
+
+import pandas as pd
+from sklearn.ensemble import HistGradientBoostingClassifier
+from sklearn.metrics import roc_auc_score
+from sklearn.preprocessing import OrdinalEncoder
+from threadpoolctl import threadpool_limits
+
+from models.flights.features import LABEL, RAW_FEATURES, VOCABULARIES
+from storage import spans
+from storage.parquet import open_file
+
+_SEED = 7
+
+
+def reference_auc(data_uri: str, as_of: int, window: int) -> float:
+    """AUC of scikit-learn's HistGradientBoosting with its defaults, categories as such.
+
+    It learns from the whole window; the pipeline's model keeps the window's last days for early
+    stopping.
+
+    Args:
+      data_uri: Directory of the spans.
+      as_of: Month that it is judged on, YYYYMM.
+      window: Months before `as_of` to learn from.
+
+    Returns:
+      The AUC on the month `as_of`.
+
+    Raises:
+      DataError: If the window is not there.
+    """
+    months = spans.resolve_window(data_uri, as_of, window)
+    files, _ = spans.filesystem(data_uri)
+
+    def read(paths: list[str]) -> pd.DataFrame:
+        columns = [*RAW_FEATURES, LABEL]
+        tables = [open_file(path, files).read(columns) for path in paths]
+        return pd.concat([table.to_pandas() for table in tables])
+
+    learned = read([path for span in months.train for path in span.files])
+    test = read(list(months.test.files))
+    categories = list(VOCABULARIES)
+    encoder = OrdinalEncoder(handle_unknown="use_encoded_value", unknown_value=-1)
+    learned[categories] = encoder.fit_transform(learned[categories])
+    test[categories] = encoder.transform(test[categories])
+    model = HistGradientBoostingClassifier(categorical_features=categories, random_state=_SEED)
+    features = list(RAW_FEATURES)
+    # Beside other work, threads that wait for each other cost three times what they save.
+    with threadpool_limits(1, "openmp"):
+        model.fit(learned[features], learned[LABEL])
+        predictions = model.predict_proba(test[features])[:, 1]
+    return float(roc_auc_score(test[LABEL], predictions))

@@ -1,0 +1,230 @@
+"""Runs the executor of one TFX node as a task of open-source Kubeflow Pipelines.
+
+TFX has an entrypoint for Vertex Pipelines. What the open-source driver and launcher do otherwise,
+and `kfp.local`, is put right here, before and after it runs:
+
+- Input artifacts come without their type. The component's own specification tells it.
+- Artifacts in a bucket are mirrored to a folder, and uploaded from there. The executor gets the
+  folder, and what it answers names the bucket again.
+- ML Metadata wraps properties that are lists or mappings, and refuses those that are null.
+- Folders of output artifacts are not there yet; TFX's own launcher makes them. Nor is the mirror of
+  an input artifact that holds no file, for a bucket has no empty folders.
+- There may be outputs that are not the component's: the launcher's own logs.
+- A failing task is known by the last thing it says, and by its termination message.
+
+After `backend/src/v2` of Kubeflow Pipelines: `component/launcher_v2.go` (LocalPathForURI),
+`metadata/converter.go`, `driver/driver.go` (provisionOutputs).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import traceback
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+# Set before anything imports TensorFlow: tfmot and TFX work with tf_keras, not with Keras 3.
+os.environ["TF_USE_LEGACY_KERAS"] = "1"
+
+from orchestration.local.proxies import spare_loopback
+from storage.errors import UserError
+
+# Where the launcher mirrors buckets, by the beginning of their URIs.
+_MOUNTS = {"gs://": "/gcs/", "s3://": "/s3/", "minio://": "/minio/"}
+# How ML Metadata wraps a value that is not a number or a text.
+_WRAPPERS = {"list": list, "struct": dict}
+# Types of Kubeflow's own artifacts; those of TFX begin otherwise.
+_FOREIGN = "system."
+# What Kubernetes, and so the web page of a run, shows of a container that failed.
+_TERMINATION_MESSAGE = Path("/dev/termination-log")
+_TERMINATION_BYTES = 4096
+
+
+@dataclass(frozen=True)
+class Task:
+    """A task as Kubeflow Pipelines calls it.
+
+    Attributes:
+      node_id: Id of the node.
+      executor: Import path of its executor.
+      invocation: `ExecutorInput` as JSON: artifacts, parameters, where to write the answer.
+      inputs_spec: `ComponentInputsSpec` as JSON: types of artifacts and parameters.
+      beam_args: Arguments of Beam.
+    """
+
+    node_id: str
+    executor: str
+    invocation: Mapping[str, Any]
+    inputs_spec: Mapping[str, Any]
+    beam_args: tuple[str, ...]
+
+    @property
+    def output_file(self) -> Path:
+        """Where the answer is expected."""
+        return Path(self.invocation["outputs"]["outputFile"])
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs a task and returns its exit status: 0, or 1 after saying why it failed."""
+    task = parse_task(argv)
+    spare_loopback(os.environ)
+    try:
+        run(task)
+    except UserError as error:
+        _report(f"{task.node_id}: {error}")
+    except Exception as error:
+        traceback.print_exc()
+        _report(f"{task.node_id}: {''.join(traceback.format_exception_only(error)).strip()}")
+    else:
+        return 0
+    return 1
+
+
+def parse_task(argv: Sequence[str] | None) -> Task:
+    """Reads the command line that the compiled pipeline gives to a task."""
+    parser = argparse.ArgumentParser(prog="kfp_entrypoint", allow_abbrev=False)
+    parser.add_argument("--node_id", required=True)
+    parser.add_argument("--executor_class_path", required=True)
+    parser.add_argument("--json_serialized_invocation_args", type=json.loads, required=True)
+    parser.add_argument("--json_serialized_inputs_spec_args", type=json.loads, default={})
+    known, beam_args = parser.parse_known_args(argv)
+    return Task(
+        node_id=known.node_id,
+        executor=known.executor_class_path,
+        invocation=known.json_serialized_invocation_args,
+        inputs_spec=known.json_serialized_inputs_spec_args,
+        beam_args=tuple(beam_args),
+    )
+
+
+def run(task: Task) -> None:
+    """Runs the executor of a task, writes its answer, and says in a line what it came to.
+
+    Raises:
+      Exception: What the executor raised.
+    """
+    # The public entry of a module that TFX does not list under `tfx.v1`: without it a container
+    # would have to be started as `python -m` of it, with nothing before or after.
+    from tfx.orchestration.kubeflow.v2.container import kubeflow_v2_run_executor
+
+    invocation, remote = prepare(task)
+    outputs = [artifact["uri"] for _, artifact in _artifacts(invocation["outputs"])]
+    for folder in {*outputs, *remote}:
+        os.makedirs(folder, exist_ok=True)
+    arguments = argparse.Namespace(
+        executor_class_path=task.executor,
+        json_serialized_invocation_args=json.dumps(invocation),
+        json_serialized_inputs_spec_args=json.dumps(task.inputs_spec),
+    )
+    kubeflow_v2_run_executor.main((arguments, list(task.beam_args)))
+    local = json.loads(task.output_file.read_text(encoding="utf-8"))
+    answer = restore(local, remote)
+    task.output_file.write_text(json.dumps(answer), encoding="utf-8")
+    _summarize(task.node_id, invocation, local)
+
+
+def prepare(task: Task) -> tuple[dict[str, Any], dict[str, str]]:
+    """What TFX's entrypoint understands of a task.
+
+    Returns:
+      The invocation, and the URI in a bucket of each local path in it.
+    """
+    invocation = json.loads(json.dumps(task.invocation))
+    outputs = invocation.get("outputs", {}).get("artifacts", {})
+    for name in [name for name, group in outputs.items() if _is_foreign(group)]:
+        del outputs[name]
+    remote: dict[str, str] = {}
+    declared = task.inputs_spec.get("artifacts", {})
+    for name, artifact in _artifacts(invocation.get("inputs", {})):
+        if name in declared:
+            artifact["type"] = declared[name]["artifactType"]
+        metadata = artifact.get("metadata", {})
+        artifact["metadata"] = {key: _unwrap(value) for key, value in metadata.items()}
+        _mount(artifact, remote)
+    for _, artifact in _artifacts(invocation.get("outputs", {})):
+        _mount(artifact, remote)
+    return invocation, remote
+
+
+def restore(answer: Mapping[str, Any], remote: Mapping[str, str]) -> dict[str, Any]:
+    """What Kubeflow Pipelines understands of an answer of TFX's entrypoint.
+
+    Args:
+      answer: `ExecutorOutput` as JSON.
+      remote: The URI in a bucket of each local path.
+    """
+    result: dict[str, Any] = json.loads(json.dumps(answer))
+    for _, artifact in _artifacts(result):
+        artifact["uri"] = remote.get(artifact["uri"], artifact["uri"])
+        metadata = artifact.get("metadata", {})
+        artifact["metadata"] = {k: v for k, v in metadata.items() if v is not None}
+    return result
+
+
+def local_path(uri: str) -> str:
+    """Where the launcher mirrors a URI; the URI itself, if that is a path already."""
+    for scheme, mount in _MOUNTS.items():
+        if uri.startswith(scheme):
+            return mount + uri.removeprefix(scheme)
+    return uri
+
+
+def _artifacts(side: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    for name, group in side.get("artifacts", {}).items():
+        for artifact in group.get("artifacts", []):
+            yield name, artifact
+
+
+def _is_foreign(group: Mapping[str, Any]) -> bool:
+    types = [artifact.get("type", {}) for artifact in group.get("artifacts", [])]
+    return any(kind.get("schemaTitle", "").startswith(_FOREIGN) for kind in types)
+
+
+def _mount(artifact: dict[str, Any], remote: dict[str, str]) -> None:
+    path = local_path(artifact["uri"])
+    if path != artifact["uri"]:
+        remote[path] = artifact["uri"]
+        artifact["uri"] = path
+
+
+def _unwrap(value: Any) -> Any:
+    if isinstance(value, dict) and len(value) == 1:
+        ((key, inner),) = value.items()
+        if isinstance(inner, _WRAPPERS.get(key, ())):
+            return inner
+    return value
+
+
+def _summarize(node_id: str, invocation: Mapping[str, Any], answer: Mapping[str, Any]) -> None:
+    """Prints what a node produced, in the words of the local runner."""
+    from google.protobuf import json_format
+    from kfp.pipeline_spec import pipeline_spec_pb2
+    from tfx.orchestration.kubeflow.v2.container import kubeflow_v2_entrypoint_utils
+
+    from orchestration.local.summaries import summarize
+
+    made = dict(_artifacts(answer))
+    for name, artifact in _artifacts(invocation["outputs"]):
+        artifact["metadata"] = made.get(name, {}).get("metadata", {})
+    parsed = json_format.ParseDict(
+        dict(invocation), pipeline_spec_pb2.ExecutorInput(), ignore_unknown_fields=True
+    )
+    outputs = kubeflow_v2_entrypoint_utils.parse_raw_artifact_dict(parsed.outputs.artifacts)
+    summary = summarize(node_id, {name: artifacts[0] for name, artifacts in outputs.items()})
+    print("\n".join([f"{node_id}: {summary.line}", *summary.details]), flush=True)
+
+
+def _report(message: str) -> None:
+    """Says why a task failed, where people look: at the end of its log and on the run's page."""
+    print(message, file=sys.stderr, flush=True)
+    if os.access(_TERMINATION_MESSAGE, os.W_OK):
+        _TERMINATION_MESSAGE.write_bytes(message.encode()[:_TERMINATION_BYTES])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

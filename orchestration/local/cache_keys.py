@@ -1,0 +1,71 @@
+"""Digests of what a result depends on: the code of a node, and all that goes into a run."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from storage.errors import UserError
+from storage.import_closure import ImportClosure, import_paths
+
+
+@dataclass(frozen=True)
+class CodeVersion:
+    """Versions of the code and files that nodes depend on.
+
+    A node depends on the libraries, on what its executor imports of the project, on the same of the
+    functions that its parameters name by import path, and on those of `files` that they name. A
+    comment makes no difference.
+
+    Attributes:
+      root: Folder of the project.
+      files: Files that parameters name by path.
+    """
+
+    root: Path
+    files: tuple[str, ...] = ()
+
+    def __call__(self, executor: str, parameters: str) -> str:
+        """The version of a node's code, 16 hexadecimal digits.
+
+        Args:
+          executor: Import path of its executor.
+          parameters: Text of its parameters.
+
+        Raises:
+          UserError: If a file cannot be read.
+        """
+        named = [name for name in self.files if name in parameters]
+        return self._digest([executor, *import_paths(parameters)], named)
+
+    def run_key(self, pipeline: str, settings: Mapping[str, Any], data: str) -> str:
+        """Identifies all that a run's result depends on, by 16 hexadecimal digits.
+
+        Args:
+          pipeline: Import path of what makes the pipeline, and so imports what its nodes run.
+          settings: The configuration.
+          data: Fingerprint of the data.
+
+        Raises:
+          UserError: If a file cannot be read.
+        """
+        return self._digest([pipeline], self.files, json.dumps(settings, sort_keys=True), data)
+
+    def _digest(self, names: Iterable[str], files: Iterable[str], *facts: str) -> str:
+        code = ImportClosure(self.root).code(names)
+        libraries = {name: version(name) for name in ("tfx", "tensorflow")}
+        contents = {name: _read(name) for name in files}
+        everything = json.dumps([libraries, code, contents, *facts], sort_keys=True)
+        return hashlib.sha256(everything.encode()).hexdigest()[:16]
+
+
+def _read(path: str) -> str:
+    try:
+        return Path(path).read_bytes().hex()
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}") from error

@@ -1,0 +1,341 @@
+"""Runs a TFX pipeline on one machine, each node in a process, independent ones at once."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import multiprocessing
+import os
+import signal
+import tempfile
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from multiprocessing import connection, util
+from multiprocessing.context import ForkServerProcess
+from pathlib import Path
+from typing import Protocol
+
+import psutil
+
+from orchestration.local.node_process import FAILED, NodeResult, NodeTask, Summary, run_node
+from orchestration.local.output_directory import OutputDirectory
+from orchestration.local.temporary import temporary_folder
+from storage.errors import UserError
+
+# Imported once, in the server that node processes are forked from. The server itself only imports:
+# a process that has started TensorFlow's threads cannot be forked safely.
+PRELOAD = [
+    "tfx.v1",
+    "tensorflow",
+    "tf_keras",
+    "tensorflow_model_analysis",
+    "tensorflow_model_optimization",
+    "sklearn.metrics",
+    "orchestration.local.tfx_internals",
+]
+
+SKIPPED = "skipped"
+
+_POLL_SECONDS = 0.1
+# Of 107 bytes of a socket's path, `multiprocessing` adds 31.
+_LONGEST_SOCKET_FOLDER = 70
+_STOP_SECONDS = 10.0
+
+
+class RunObserver(Protocol):
+    """Told what happens during a run, as it happens."""
+
+    def started(self, node_id: str) -> None:
+        """A node's process has started."""
+
+    def progressed(self, node_id: str, text: str) -> None:
+        """A running node says how far it is."""
+
+    def finished(self, node_id: str, result: NodeResult) -> None:
+        """A node has ended, or will not be run."""
+
+    def tick(self) -> None:
+        """Time has passed; called about ten times a second."""
+
+
+def start_fork_server(log_path: Path) -> None:
+    """Starts importing the libraries that node processes need, in the background.
+
+    Args:
+      log_path: File that takes what the libraries print while they are imported.
+    """
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(PRELOAD)
+    from multiprocessing import forkserver
+
+    _place_sockets()
+    log = os.open(log_path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    kept = [os.dup(1), os.dup(2)]
+    try:
+        os.dup2(log, 1)
+        os.dup2(log, 2)
+        forkserver.ensure_running()
+    finally:
+        for descriptor, copy in zip((1, 2), kept, strict=True):
+            os.dup2(copy, descriptor)
+            os.close(copy)
+        os.close(log)
+
+
+def _place_sockets() -> None:
+    """Chooses a folder for the sockets of `multiprocessing`, whose paths must be short.
+
+    Raises:
+      UserError: If there is none.
+    """
+    kept = tempfile.tempdir
+    try:
+        for folder in (tempfile.gettempdir(), "/tmp", "/var/tmp", "/dev/shm"):
+            if len(os.fsencode(folder)) <= _LONGEST_SOCKET_FOLDER and os.access(folder, os.W_OK):
+                tempfile.tempdir = folder
+                util.get_temp_dir()  # Makes a folder there, and remembers it.
+                return
+    finally:
+        tempfile.tempdir = kept
+    raise UserError(
+        f"TMPDIR is {tempfile.gettempdir()}, which is too long for sockets, and /tmp cannot be "
+        f"written: set TMPDIR to a path of at most {_LONGEST_SOCKET_FOLDER} bytes"
+    )
+
+
+@dataclass
+class _Running:
+    process: ForkServerProcess
+    answer: connection.Connection
+    deadline: float
+    asked_to_stop: bool = False
+    family: list[psutil.Process] = field(default_factory=list)
+    result: NodeResult | None = None
+
+
+@dataclass
+class ConcurrentDagRunner:
+    """Runs the nodes of a compiled pipeline, each as soon as all it waits for is done.
+
+    A node that fails keeps those that depend on it from running; all others are run to their end.
+    A node whose inputs, parameters and code did not change is taken from the cache, so a second run
+    resumes where the first one failed or was stopped.
+
+    Attributes:
+      output: Where the run keeps its files.
+      run_id: Identifies the run; names its folder of logs.
+      summarize: Import path of what describes a node's outputs, see `NodeTask`.
+      observer: Told what happens.
+      environment: Environment variables of the nodes, over those of this process.
+      workers: How many nodes may run at the same time.
+      time_limits: Seconds that a node may take, by id, before it is stopped; any time if absent.
+    """
+
+    output: OutputDirectory
+    run_id: str
+    summarize: str
+    observer: RunObserver
+    environment: dict[str, str] = field(default_factory=dict)
+    workers: int = field(default_factory=lambda: len(os.sched_getaffinity(0)))
+    time_limits: Mapping[str, float] = field(default_factory=dict)
+
+    def run(self, pipeline: bytes, upstream: dict[str, tuple[str, ...]]) -> dict[str, NodeResult]:
+        """Runs a pipeline.
+
+        Args:
+          pipeline: Serialized intermediate representation of the run.
+          upstream: For each node, in topological order, the nodes it must wait for.
+
+        Returns:
+          How each node ended.
+
+        Raises:
+          KeyboardInterrupt: After all node processes were stopped.
+        """
+        with temporary_folder(self.output) as temporary:
+            return self._run(pipeline, upstream, temporary)
+
+    def _run(
+        self, pipeline: bytes, upstream: dict[str, tuple[str, ...]], temporary: Path
+    ) -> dict[str, NodeResult]:
+        results: dict[str, NodeResult] = {}
+        running: dict[str, _Running] = {}
+        try:
+            while len(results) < len(upstream):
+                for node_id in self._ready(upstream, results, running):
+                    self._start(node_id, pipeline, running, temporary)
+                self._skip_unreachable(upstream, results, running)
+                self._listen(running)
+                self._end_overdue(running)
+                for node_id in [n for n, r in running.items() if r.result]:
+                    self._finish(node_id, running.pop(node_id), results)
+                self.observer.tick()
+        except BaseException:
+            self._stop(running)
+            raise
+        return results
+
+    def _ready(
+        self,
+        upstream: dict[str, tuple[str, ...]],
+        results: dict[str, NodeResult],
+        running: dict[str, _Running],
+    ) -> list[str]:
+        done = {n for n, result in results.items() if result.state not in (FAILED, SKIPPED)}
+        ready = [
+            node_id
+            for node_id, needs in upstream.items()
+            if node_id not in results and node_id not in running and done.issuperset(needs)
+        ]
+        return ready[: self.workers - len(running)]
+
+    def _start(
+        self, node_id: str, pipeline: bytes, running: dict[str, _Running], temporary: Path
+    ) -> None:
+        ours, theirs = multiprocessing.Pipe(duplex=False)
+        task = NodeTask(
+            node_id=node_id,
+            pipeline=pipeline,
+            metadata_path=str(self.output.metadata),
+            lock_path=str(self.output.metadata_lock),
+            log_path=str(self.log_path(node_id)),
+            summarize=self.summarize,
+            environment={**self.environment, "TMPDIR": tempfile.mkdtemp(dir=temporary, prefix="")},
+        )
+        context = multiprocessing.get_context("forkserver")
+        process = context.Process(target=run_node, args=(task, theirs), name=node_id)
+        # Before it starts, so that `_stop` finds it.
+        running[node_id] = node = _Running(process, ours, deadline=math.inf)
+        process.start()
+        node.deadline = time.monotonic() + self.time_limits.get(node_id, math.inf)
+        theirs.close()
+        self.observer.started(node_id)
+
+    def log_path(self, node_id: str) -> Path:
+        """File that takes what a node prints and logs."""
+        return self.output.logs(self.run_id) / f"{node_id}.log"
+
+    def _skip_unreachable(
+        self,
+        upstream: dict[str, tuple[str, ...]],
+        results: dict[str, NodeResult],
+        running: dict[str, _Running],
+    ) -> None:
+        for node_id, needs in upstream.items():
+            broken = [n for n in needs if n in results and results[n].state in (FAILED, SKIPPED)]
+            if broken and node_id not in results and node_id not in running:
+                results[node_id] = NodeResult(SKIPPED, Summary(f"needs {', '.join(broken)}"))
+                self.observer.finished(node_id, results[node_id])
+
+    def _listen(self, running: dict[str, _Running]) -> None:
+        """Takes in what node processes say, waiting a moment for it."""
+        answers = [node.answer for node in running.values()]
+        # A child of a node's process may outlive it and hold its end of the pipe.
+        deaths = [node.process.sentinel for node in running.values()]
+        ready = connection.wait([*answers, *deaths], _POLL_SECONDS) if running else []
+        for node_id, node in running.items():
+            dead = node.process.sentinel in ready
+            if node.answer in ready or (dead and node.answer.poll()):
+                self._hear(node_id, node)
+            elif dead:
+                node.result = _death(node.process)
+
+    def _hear(self, node_id: str, node: _Running) -> None:
+        try:
+            message = node.answer.recv()
+        except (EOFError, OSError):  # OSError: in the middle of a message.
+            node.result = _death(node.process)
+            return
+        if isinstance(message, NodeResult):
+            node.result = message
+        else:
+            self.observer.progressed(node_id, message)
+
+    def _end_overdue(self, running: dict[str, _Running]) -> None:
+        """Stops nodes that took too long: politely, then for good."""
+        now = time.monotonic()
+        for node in running.values():
+            if node.result or now < node.deadline:
+                continue
+            if node.asked_to_stop:
+                _kill(node.process)
+            else:
+                node.asked_to_stop, node.deadline = True, now + _STOP_SECONDS
+                node.family = _descendants(node.process)
+                _signal_group(node.process, signal.SIGTERM)
+
+    def _finish(self, node_id: str, node: _Running, results: dict[str, NodeResult]) -> None:
+        _end(node.process, _STOP_SECONDS)
+        _kill_each(node.family)
+        node.answer.close()
+        assert node.result is not None
+        if node.asked_to_stop and node.result.state == FAILED:
+            seconds = self.time_limits[node_id]
+            limit = f"{seconds:g} s" if seconds < 120 else f"{seconds / 60:g} minutes"
+            line = f"it was stopped because it took longer than {limit}"
+            node.result = NodeResult(FAILED, Summary(line), "TookTooLong")
+        results[node_id] = node.result
+        self.observer.finished(node_id, node.result)
+
+    def _stop(self, running: dict[str, _Running]) -> None:
+        """Stops all node processes: politely, then, or on a second Ctrl-C, for good."""
+        processes = [node.process for node in running.values() if node.process.pid]
+        deadline = time.monotonic() + _STOP_SECONDS
+        try:
+            for process in processes:
+                process.terminate()
+            for process in processes:
+                process.join(max(0.0, deadline - time.monotonic()))
+        finally:
+            for process in processes:
+                _end(process, 0.0)
+
+
+def _end(process: ForkServerProcess, seconds: float) -> None:
+    """Waits for a process to end, kills it if it does not, and kills what it left behind."""
+    process.join(max(0.0, seconds))
+    if process.is_alive():
+        _kill(process)
+        process.join()
+    _signal_group(process, signal.SIGKILL)
+
+
+def _kill(process: ForkServerProcess) -> None:
+    """Kills a process, its group, and those that it started and that left the group."""
+    family = _descendants(process)
+    process.kill()  # It may not have made its group yet.
+    _signal_group(process, signal.SIGKILL)
+    _kill_each(family)
+
+
+def _descendants(process: ForkServerProcess) -> list[psutil.Process]:
+    try:
+        return psutil.Process(process.pid).children(recursive=True)
+    except psutil.NoSuchProcess:
+        return []
+
+
+def _kill_each(processes: list[psutil.Process]) -> None:
+    for process in processes:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
+
+
+def _signal_group(process: ForkServerProcess, number: signal.Signals) -> None:
+    """Sends a signal to a node's process and all that it started; to what there is of them."""
+    assert process.pid is not None
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, number)
+
+
+def _death(process: ForkServerProcess) -> NodeResult:
+    """What to say of a node whose process ended, or fell silent, without a result."""
+    _end(process, _STOP_SECONDS)
+    code = process.exitcode or 0
+    if code >= 0:
+        how = f"exited with status {code}"
+    else:
+        names = {number.value: number.name for number in signal.Signals}
+        how = f"was killed by {names.get(-code, f'signal {-code}')}"
+    return NodeResult(FAILED, Summary(f"the process of the node {how}"), "Died")

@@ -1,0 +1,192 @@
+"""What one node does in its own process: quiet its libraries, launch, say how it went."""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import importlib
+import logging
+import multiprocessing
+import os
+import signal
+import sys
+import tempfile
+import threading
+import time
+import traceback
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from types import FrameType
+from typing import NoReturn
+
+from orchestration.local.proxies import spare_loopback
+from storage.errors import UserError, lasts
+
+COMPLETE = "complete"
+CACHED = "cached"
+FAILED = "failed"
+
+_CLEAN_UP_SECONDS = 5.0
+
+
+@dataclass(frozen=True)
+class NodeTask:
+    """What a node process is told.
+
+    Attributes:
+      node_id: Id of the node.
+      pipeline: Serialized intermediate representation of the run.
+      metadata_path: SQLite file of ML Metadata.
+      lock_path: File whose lock whoever is connected to ML Metadata holds.
+      log_path: File that takes everything the process prints and logs.
+      summarize: Import path `module.function` of what turns the id of a node and its output
+        artifacts by key into a `Summary`.
+      environment: Environment variables to set.
+    """
+
+    node_id: str
+    pipeline: bytes
+    metadata_path: str
+    lock_path: str
+    log_path: str
+    summarize: str
+    environment: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What a node produced, for a person.
+
+    Attributes:
+      line: One line.
+      details: Further lines, worth reading after the run.
+      outcome: A word for what it means to the run as a whole, for instance "pushed"; mostly empty.
+    """
+
+    line: str
+    details: tuple[str, ...] = ()
+    outcome: str = ""
+
+
+@dataclass(frozen=True)
+class NodeResult:
+    """How a node ended.
+
+    Attributes:
+      state: `complete`, `cached` or `failed`.
+      summary: What it produced, or the error's message.
+      error: Name of the error's class; empty unless failed.
+      lasting: Whether it would fail again.
+    """
+
+    state: str
+    summary: Summary
+    error: str = ""
+    lasting: bool = False
+
+
+class Interrupted(Exception):
+    """The runner asked this process to stop. Not a KeyboardInterrupt, so that TFX cleans up."""
+
+
+def run_node(task: NodeTask, answer: Connection) -> None:
+    """Runs one node; the target of its process.
+
+    Sends progress lines (`str`), and at last one `NodeResult`, through `answer`.
+    """
+    begin()
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        redirect_output(task.log_path)
+        result = _launch(task, answer)
+    except (Exception, SystemExit) as error:
+        result = _failure(error)
+        with contextlib.suppress(OSError):  # The disk may be full.
+            traceback.print_exc()
+    answer.send(result)
+    answer.close()
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # All that is left to do is to clean up.
+    clean_up()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError):
+            stream.flush()
+    # The node is done; threads that its libraries left behind must not hold up the run.
+    os._exit(0)
+
+
+def begin() -> None:
+    """What a process does first that is forked for the runner."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # The runner decides what Ctrl-C means.
+    os.setpgid(0, 0)  # What it starts can be ended with it.
+    spare_loopback(os.environ)
+    threading.Thread(target=_end_with_runner, daemon=True).start()
+
+
+def _end_with_runner() -> None:
+    """Ends this process when the runner has, however it did: another run may have the lock then."""
+    runner = multiprocessing.parent_process()
+    assert runner is not None
+    runner.join()
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(_CLEAN_UP_SECONDS)
+    os.killpg(0, signal.SIGKILL)
+
+
+def redirect_output(log_path: str) -> None:
+    """Sends all output of this process, that of C++ libraries included, to the end of a file."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    log = os.open(log_path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    os.close(log)
+    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
+
+
+def clean_up() -> None:
+    """Lets libraries stop what they started, as they would when Python ends, but not for ever.
+
+    Beam's job servers and temporary files go so. `os._exit` would leave them behind.
+    """
+    cleaning = threading.Thread(target=atexit._run_exitfuncs, daemon=True)
+    cleaning.start()
+    cleaning.join(_CLEAN_UP_SECONDS)
+
+
+def _launch(task: NodeTask, answer: Connection) -> NodeResult:
+    os.environ.update(task.environment)
+    tempfile.tempdir = None  # Found out in the fork server, which has another one.
+    # Imported here, in the process that the fork server has them preloaded for.
+    from absl import logging as absl_logging
+    from tfx.proto.orchestration import pipeline_pb2
+
+    from ml import progress
+    from orchestration.local import tfx_internals
+
+    absl_logging.use_absl_handler()
+    absl_logging.set_verbosity(absl_logging.INFO)
+    logging.getLogger().setLevel(logging.INFO)
+    progress.subscribe(answer.send)
+    store = tfx_internals.LockedMetadata(task.metadata_path, task.lock_path)
+    compiled = pipeline_pb2.Pipeline.FromString(task.pipeline)
+    execution = tfx_internals.launch_node(compiled, task.node_id, store)
+    module, _, function = task.summarize.rpartition(".")
+    summarize = getattr(importlib.import_module(module), function)
+    outputs = tfx_internals.read_outputs(store, execution)
+    state = CACHED if tfx_internals.is_cached(store, execution) else COMPLETE
+    return NodeResult(state, summarize(task.node_id, outputs))
+
+
+def _failure(error: Exception | SystemExit) -> NodeResult:
+    """Keeps the message of an error meant for a person; names the kind of any other."""
+    kind = type(error).__name__
+    text = str(error).strip() or kind
+    if isinstance(error, UserError):
+        line, *details = text.splitlines()
+        return NodeResult(FAILED, Summary(line, tuple(details)), kind, lasts(error))
+    return NodeResult(FAILED, Summary(f"{kind}: {text.splitlines()[-1][:500]}"), kind)
+
+
+def _interrupt(signum: int, frame: FrameType | None) -> NoReturn:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    raise Interrupted("stopped by the runner")

@@ -1,0 +1,236 @@
+"""The output directory of local runs: what lies where, who may use it, and whether it is sound."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import sqlite3
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager, suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from storage.errors import UserError
+
+# Whoever only looks whether the directory is in use holds its lock for less than this.
+_LOOK_SECONDS = 0.2
+_RUN_ID = "%Y%m%d-%H%M%S-%f"
+# TFMA, TFT, TensorFlow's checkpoints and Beam's files look for what they wrote by patterns in which
+# a path cannot be quoted: they would find nothing, or the files of another folder.
+_PATTERN_CHARACTERS = "*?[\\"
+
+
+class BusyError(UserError):
+    """Somebody else is using the output directory."""
+
+
+@dataclass(frozen=True)
+class OutputDirectory:
+    """Where local runs keep their files, below one folder."""
+
+    root: Path
+
+    @property
+    def metadata(self) -> Path:
+        """SQLite file of ML Metadata."""
+        return self.root / "metadata.sqlite"
+
+    @property
+    def metadata_lock(self) -> Path:
+        """Lock of whoever is connected to ML Metadata."""
+        return self.root / ".metadata.lock"
+
+    @property
+    def artifacts(self) -> Path:
+        """Root under which TFX keeps artifacts."""
+        return self.root / "artifacts"
+
+    @property
+    def spans(self) -> Path:
+        """What is kept of each span from run to run."""
+        return self.root / "spans"
+
+    @property
+    def serving(self) -> Path:
+        """The Serving directory."""
+        return self.root / "serving_model"
+
+    @property
+    def signing_key(self) -> Path:
+        """The private key that signs what is pushed, unless another one is named."""
+        return self.root / "keys" / "signing.key"
+
+    @property
+    def runs(self) -> Path:
+        """Folder of a record of each run."""
+        return self.root / "runs"
+
+    @property
+    def schedule(self) -> Path:
+        """What the schedule remembers."""
+        return self.root / "schedule.json"
+
+    @property
+    def alarm(self) -> Path:
+        """What asks the schedule to retrain although nothing is new."""
+        return self.root / "alarm.json"
+
+    @property
+    def monitoring(self) -> Path:
+        """Folder of what monitoring reports, and of its own runs, metadata and lock."""
+        return self.root / "monitoring"
+
+    @property
+    def temporary(self) -> Path:
+        """Says where runs, the killed ones too, have their temporary files."""
+        return self.root / ".temporary.json"
+
+    @property
+    def _run_lock(self) -> Path:
+        return self.root / ".run.lock"
+
+    def logs(self, run_id: str) -> Path:
+        """Folder of a run's logs."""
+        return self.root / "logs" / run_id
+
+    def new_run_id(self) -> str:
+        """An id for a new run: the time, UTC, but later than all ids there are.
+
+        So ids sort as the runs began, also where the clock was put back. It is a good file name.
+        """
+        now = datetime.now(UTC)
+        names = [path.stem for path in (*self.runs.glob("*.json"), *self.root.glob("logs/*"))]
+        for name in names:
+            with suppress(ValueError, OverflowError):
+                then = datetime.strptime(name, _RUN_ID).replace(tzinfo=UTC)
+                now = max(now, then + timedelta(milliseconds=1))
+        return f"{now:{_RUN_ID}}"[:-3]
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Makes the directory and keeps other runs out of it.
+
+        Raises:
+          BusyError: If another run uses it.
+          UserError: If it cannot be written, or its metadata is corrupt.
+        """
+        busy = f"another run is using the output directory {self.root}"
+        with self._lock(self._run_lock, busy) as lock:
+            self._check_space(lock)
+            self._check_metadata()
+            yield
+
+    def is_there(self) -> bool:
+        """Whether this is an output directory: runs were made in it."""
+        return self._run_lock.is_file() or self.metadata.is_file()
+
+    @contextmanager
+    def cleaned(self) -> Iterator[None]:
+        """As `locked`, but the disk may be full.
+
+        Raises:
+          BusyError: If a run uses it.
+          UserError: If its metadata is corrupt.
+        """
+        with self._lock(self._run_lock, f"a run is using the output directory {self.root}"):
+            self._check_metadata()
+            yield
+
+    def in_use(self) -> bool:
+        """Whether a run is using the directory."""
+        try:
+            lock = os.open(self._run_lock, os.O_RDONLY)
+        except FileNotFoundError:
+            return False
+        try:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        finally:
+            os.close(lock)
+        return False
+
+    @contextmanager
+    def scheduling(self) -> Iterator[None]:
+        """Makes the directory and keeps other schedules from deciding on it at the same time.
+
+        Raises:
+          BusyError: If another schedule does.
+          UserError: If the directory cannot be written.
+        """
+        busy = f"another schedule is at work in {self.root}"
+        with self._lock(self.root / ".schedule.lock", busy):
+            yield
+
+    @contextmanager
+    def _lock(self, path: Path, busy: str) -> Iterator[int]:
+        """Holds a lock of the kernel's, which ends with the process however that ends."""
+        if found := [c for c in _PATTERN_CHARACTERS if c in str(self.root)]:
+            raise UserError(
+                f"the path of the output directory {self.root} has {' and '.join(found)}, which "
+                "TensorFlow and Beam read as a pattern of other names: choose another --output"
+            )
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+            lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        except OSError as error:
+            raise UserError(
+                f"output directory {self.root} cannot be written: {error.strerror}"
+            ) from error
+        try:
+            deadline = time.monotonic() + _LOOK_SECONDS
+            while True:
+                try:
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError as error:
+                    if time.monotonic() > deadline:
+                        raise BusyError(busy) from error
+                time.sleep(_LOOK_SECONDS / 10)
+            yield lock
+        finally:
+            os.close(lock)
+
+    def _check_space(self, lock: int) -> None:
+        """Writes what a run writes at once, so that a full disk shows before anything is lost."""
+        try:
+            # Not os.write: on a full disk that writes a part, and raises nothing.
+            with open(lock, "wb", closefd=False) as file:
+                file.write(bytes(1 << 20))
+                file.flush()
+                os.fsync(lock)
+        except OSError as error:
+            raise UserError(
+                f"output directory {self.root} cannot be written: {error.strerror}"
+            ) from error
+        finally:
+            os.ftruncate(lock, 0)
+
+    def _check_metadata(self) -> None:
+        if not self.metadata.exists():
+            return
+        try:
+            with closing(sqlite3.connect(self.metadata)) as database:
+                (verdict,) = database.execute("PRAGMA quick_check(1)").fetchone()
+        except sqlite3.OperationalError as error:  # Locked by another program, not readable, ...
+            raise UserError(f"{self.metadata} cannot be read: {error}") from error
+        except sqlite3.DatabaseError as error:
+            verdict = str(error)
+        if verdict != "ok":
+            raise UserError(
+                f"{self.metadata} is corrupt ({verdict}): move it away and run again; the Serving "
+                "directory does not need it, only the cache and the history of runs are lost"
+            )
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Writes a file that is never seen half written, be the process killed or the power cut."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    new = path.with_name(f".{path.name}.new")
+    with open(new, "w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(new, path)

@@ -1,0 +1,207 @@
+"""Says in one line what a node produced, from its output artifacts."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+
+import tensorflow_transform as tft
+from tensorflow_metadata.proto.v0 import anomalies_pb2
+from tfx import v1 as tfx
+
+from components.compression_evaluator import read_budgets
+from components.evaluator.results import OVERALL, read_changes, read_failures, read_metrics
+from components.request_example_gen import Requests
+from components.serving_validator.component import read_report
+from ml.artifacts import load_schema
+from orchestration.local.node_process import Summary
+
+PUSHED = "pushed"
+NOT_BLESSED = "not blessed"
+ALARMED = "alarmed"
+
+Outputs = dict[str, tfx.dsl.Artifact]
+
+
+def summarize(node_id: str, outputs: Outputs) -> Summary:
+    """Describes what a node produced.
+
+    Args:
+      node_id: Id of the node.
+      outputs: Its output artifacts, by key.
+
+    Returns:
+      The summary; an empty line for a node that this module does not know.
+    """
+    describe = _BY_NODE.get(node_id)
+    return describe(outputs) if describe else Summary("")
+
+
+def _span_example_gen(outputs: Outputs) -> Summary:
+    examples = outputs["examples"]
+    rows = json.loads(examples.get_string_custom_property("rows"))
+    spans = json.loads(examples.get_string_custom_property("spans"))
+    counts = ", ".join(f"{count:,} {split}" for split, count in rows.items())
+    months = spans["train"]
+    learned = f"{months[0]}" if len(months) == 1 else f"{months[0]} to {months[-1]}"
+    return Summary(f"{counts} rows; learns from {learned}, judged on {spans['test'][0]}")
+
+
+def _import_schema_gen(outputs: Outputs) -> Summary:
+    return Summary(f"{len(load_schema(outputs['schema']).feature)} features")
+
+
+def _statistics_gen(outputs: Outputs) -> Summary:
+    splits = json.loads(outputs["statistics"].split_names)
+    return Summary(f"statistics of {', '.join(splits)}")
+
+
+def _example_validator(outputs: Outputs) -> Summary:
+    anomalies = outputs["anomalies"]
+    lines = []
+    for split in json.loads(anomalies.split_names):
+        path = os.path.join(anomalies.uri, f"Split-{split}", "SchemaDiff.pb")
+        with tfx.dsl.io.fileio.open(path, "rb") as file:
+            found = anomalies_pb2.Anomalies.FromString(file.read())
+        lines += [f"{split}: {name}" for name in sorted(found.anomaly_info)]
+    count = "1 anomaly" if len(lines) == 1 else f"{len(lines)} anomalies"
+    return Summary(f"{count}: {', '.join(lines)}" if lines else "no anomalies")
+
+
+def _served_model(outputs: Outputs) -> Summary:
+    version = outputs["model"].get_int_custom_property("version")
+    return Summary(f"version {version}" if version else "nothing is served yet")
+
+
+def _data_gate(outputs: Outputs) -> Summary:
+    anomalies = outputs["anomalies"]
+    warnings = anomalies.get_int_custom_property("warnings")
+    drift = anomalies.get_string_custom_property("drift")
+    warned = anomalies.get_string_custom_property("warned").splitlines()
+    line = f"passed, {warnings or 'no'} warning{'s'[: warnings != 1]}; drift: {drift}"
+    return Summary(line, tuple(warned))
+
+
+def _transform(outputs: Outputs) -> Summary:
+    graph = tft.TFTransformOutput(outputs["transform_graph"].uri)
+    return Summary(f"{len(graph.transformed_feature_spec())} transformed features")
+
+
+def _trainer(outputs: Outputs) -> Summary:
+    path = os.path.join(outputs["model_run"].uri, "training.json")
+    if not tfx.dsl.io.fileio.exists(path):
+        return Summary("")
+    with tfx.dsl.io.fileio.open(path, "r") as file:
+        run = json.loads(file.read())
+    line = f"eval AUC {run['auc']:.4f} at epoch {run['best_epoch']} of {run['epochs']}"
+    if start := run.get("warm_start"):
+        why_cold = start.get("why_cold")
+        line += f"; cold start: {why_cold}" if why_cold else "; started from the served model"
+    return Summary(line)
+
+
+def _pruner(outputs: Outputs) -> Summary:
+    report = outputs["report"].read()
+    after, before = report["after"]["loss"], report["before"]["loss"]
+    return Summary(
+        f"{report['sparsity']:.1%} of the weights are zero; eval loss {after:.4f}, was {before:.4f}"
+    )
+
+
+def _quantizer(outputs: Outputs) -> Summary:
+    report = outputs["report"].read()
+    shipped, original = report["modes"][report["mode"]], report["float"]
+    return Summary(
+        f"{report['mode']}: model.tflite {shipped['bytes'] / 1000:.1f} kB, "
+        f"{original['bytes'] / shipped['bytes']:.1f} times smaller than float; "
+        f"{shipped['p50_ms'] * 1000:.1f} µs a row",
+        (report["why"],),
+    )
+
+
+def _compression_evaluator(outputs: Outputs) -> Summary:
+    uri = outputs["evaluation"].uri
+    changes = read_changes(uri, "auc")
+    slices = {name: change for name, change in changes.items() if name != OVERALL}
+    line = f"AUC {changes[OVERALL]:+.4f} against float"
+    if slices:
+        worst = min(slices, key=lambda name: slices[name])
+        line += f", {slices[worst]:+.4f} at worst ({worst})"
+    if outputs["blessing"].get_int_custom_property("blessed"):
+        return Summary(f"blessed; {line}")
+    return Summary(f"not blessed; {line}", (*read_budgets(uri), *read_failures(uri)), NOT_BLESSED)
+
+
+def _evaluator(outputs: Outputs) -> Summary:
+    uri = outputs["evaluation"].uri
+    overall = read_metrics(uri).get(OVERALL, {})
+    values = ", ".join(
+        f"{label} {overall[name]:.4f}" for name, label in _METRICS.items() if name in overall
+    )
+    if outputs["blessing"].get_int_custom_property("blessed"):
+        return Summary(f"blessed; {values}")
+    return Summary(f"not blessed; {values}", tuple(read_failures(uri)), NOT_BLESSED)
+
+
+def _serving_validator(outputs: Outputs) -> Summary:
+    report = read_report(outputs["blessing"])
+    times: dict[str, float] = {}
+    for form in report["forms"].values():
+        for protocol, took in form["protocols"].items():
+            times[protocol] = max(took["p99_ms"], times.get(protocol, 0.0))
+    starts = [form["startup_seconds"] or 0.0 for form in report["forms"].values()]
+    line = f"{report['rows']} rows"
+    if times:
+        slowest = ", ".join(f"{time:.1f} ms over {protocol}" for protocol, time in times.items())
+        line += f", p99 {slowest}; ready in {max(starts):.1f} s"
+    if outputs["blessing"].get_int_custom_property("blessed"):
+        return Summary(f"blessed; {line}")
+    return Summary(f"not blessed; {line}", tuple(report["reasons"]), NOT_BLESSED)
+
+
+def _pusher(outputs: Outputs) -> Summary:
+    pushed = outputs["pushed_model"]
+    if pushed.get_int_custom_property("pushed"):
+        version = pushed.get_string_custom_property("pushed_version")
+        destination = pushed.get_string_custom_property("pushed_destination")
+        return Summary(f"version {version}", (destination,), PUSHED)
+    return Summary(f"not pushed: {pushed.get_string_custom_property('reason')}")
+
+
+def _request_example_gen(outputs: Outputs) -> Summary:
+    requests = Requests.from_examples(outputs["examples"])
+    counts = ", ".join(f"{count:,} {split}" for split, count in requests.rows.items())
+    return Summary(f"{counts} rows; {sum(requests.labelled.values()):,} of them with a label")
+
+
+def _serving_monitor(outputs: Outputs) -> Summary:
+    content = outputs["report"].read()
+    alarms = content["alarms"]
+    if alarms:
+        line = f"{len(alarms)} alarm{'s'[: len(alarms) != 1]}"
+        return Summary(line, (outputs["report"].uri,), ALARMED)
+    line = f"{len(content['checks'])} checks, no alarm"
+    return Summary(line if content["judged"] else "too few rows to judge", (outputs["report"].uri,))
+
+
+_METRICS = {"auc": "AUC", "auc_pr": "AUC-PR", "calibration": "calibration"}
+
+_BY_NODE: dict[str, Callable[[Outputs], Summary]] = {
+    "SpanExampleGen": _span_example_gen,
+    "ImportSchemaGen": _import_schema_gen,
+    "StatisticsGen": _statistics_gen,
+    "ExampleValidator": _example_validator,
+    "ServedModel": _served_model,
+    "DataGate": _data_gate,
+    "Transform": _transform,
+    "Trainer": _trainer,
+    "Pruner": _pruner,
+    "Quantizer": _quantizer,
+    "CompressionEvaluator": _compression_evaluator,
+    "Evaluator": _evaluator,
+    "ServingValidator": _serving_validator,
+    "Pusher": _pusher,
+    "RequestExampleGen": _request_example_gen,
+    "ServingMonitor": _serving_monitor,
+}

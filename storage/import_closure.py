@@ -1,0 +1,121 @@
+"""Finds all code of the project that a module runs, by reading imports and running nothing."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from itertools import pairwise
+from pathlib import Path
+
+from storage.errors import UserError
+
+_IMPORT_PATH = re.compile(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)+")
+
+
+@dataclass(frozen=True)
+class ImportClosure:
+    """The imports between the modules below a folder.
+
+    An import counts wherever it stands, also inside a function; what only type checkers import does
+    not. Two kinds of strings count as imports, since they are imported later: a whole dotted path
+    (`"package.module.function"`), and what follows `"-m"` in a command.
+
+    Attributes:
+      root: Folder that holds the packages.
+    """
+
+    root: Path
+    _trees: dict[Path, ast.Module] = field(default_factory=dict, repr=False)
+
+    def code(self, names: Iterable[str]) -> dict[str, str]:
+        """The syntax trees of the files that run when modules are imported, by path below `root`.
+
+        As text, to be compared: comments and layout make no difference to it. See `files`.
+        """
+        return {
+            str(file.relative_to(self.root)): ast.dump(self._tree(file))
+            for file in sorted(self.files(names))
+        }
+
+    def files(self, names: Iterable[str]) -> frozenset[Path]:
+        """The files that run when modules are imported.
+
+        Args:
+          names: Dotted paths of modules, or of what is in them; those of other projects count for
+            nothing.
+
+        Returns:
+          Their files, and those of all that they import, directly or not.
+
+        Raises:
+          UserError: If a file cannot be read, or is not Python.
+        """
+        found: set[Path] = set()
+        waiting = {file for name in names for file in self._resolve(name)}
+        while waiting:
+            file = waiting.pop()
+            found.add(file)
+            waiting |= self._imports(file) - found
+        return frozenset(found)
+
+    def _imports(self, file: Path) -> set[Path]:
+        package = file.relative_to(self.root).parent.parts
+        names = _imported(self._tree(file), package)
+        return {found for name in names for found in self._resolve(name)}
+
+    def _tree(self, file: Path) -> ast.Module:
+        if file not in self._trees:
+            try:
+                self._trees[file] = ast.parse(file.read_bytes())
+            except OSError as error:
+                raise UserError(f"{file} cannot be read: {error.strerror}") from error
+            except (SyntaxError, ValueError) as error:
+                raise UserError(f"{file} is not Python: {error}") from error
+        return self._trees[file]
+
+    def _resolve(self, name: str) -> Iterator[Path]:
+        """The files that run when a dotted path is imported, as far as it is one of modules."""
+        folder = self.root
+        for part in name.split("."):
+            if (module := folder / f"{part}.py").is_file():
+                yield module
+                return
+            folder = folder / part
+            if not folder.is_dir():
+                return
+            if (package := folder / "__init__.py").is_file():
+                yield package
+
+
+def import_paths(text: str) -> list[str]:
+    """All that looks like a dotted import path in a text.
+
+    Example:
+      >>> import_paths('run_fn: "package.model.run_fn", rate: 0.5')
+      ['package.model.run_fn']
+    """
+    return _IMPORT_PATH.findall(text)
+
+
+def _imported(tree: ast.Module, package: tuple[str, ...]) -> Iterator[str]:
+    """The dotted paths that a module of a package imports."""
+    waiting: list[ast.AST] = [tree]
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, ast.If) and ast.unparse(node.test).endswith("TYPE_CHECKING"):
+            waiting += node.orelse
+            continue
+        waiting += ast.iter_child_nodes(node)
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else ()
+            parts = (*base, *([node.module] if node.module else []))
+            yield from (".".join((*parts, alias.name)) for alias in node.names)
+        elif isinstance(node, ast.List | ast.Tuple):
+            values = [item.value if isinstance(item, ast.Constant) else None for item in node.elts]
+            yield from (f"{name!s}.__main__" for flag, name in pairwise(values) if flag == "-m")
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            yield from filter(_IMPORT_PATH.fullmatch, [node.value])

@@ -1,0 +1,139 @@
+"""What was made of single spans, kept from run to run: a month is not read or counted twice."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import NamedTuple
+
+from pyarrow import fs
+
+from storage.directory import open_uri, read_file
+
+# Of what is no longer asked for, nobody knows; what is older than this goes when its span is
+# written anew. A month serves in windows of up to ten years, but it is then not written anew.
+_KEPT = timedelta(days=400)
+_PART = ".part"
+_WRITTEN = timedelta(days=1)  # Nobody takes longer to write an entry.
+# A variable and no parameter of the nodes: where results are kept changes none of them, but every
+# parameter is part of a node's cache key.
+STORE_VARIABLE = "FLIGHTDECK_SPAN_STORE"
+_SHARD = re.compile(r"span-(\d{6})-(\d+)-(\d+)-([0-9a-f]+)\.gz")
+
+
+class ShardName(NamedTuple):
+    """What the name of a file of examples says.
+
+    Attributes:
+      month: The month of its rows, YYYYMM.
+      piece: Position, among the parts into which the month is cut by time, of the one it is of.
+      number: Its own position in the month.
+      key: Digest of all that its content depends on.
+    """
+
+    month: int
+    piece: int
+    number: int
+    key: str
+
+    def __str__(self) -> str:
+        return f"span-{self.month}-{self.piece}-{self.number:04d}-{self.key}.gz"
+
+    @classmethod
+    def parse(cls, name: str) -> ShardName | None:
+        """Reads a name; None if it is another one's."""
+        match = _SHARD.fullmatch(name)
+        if not match:
+            return None
+        month, piece, number, key = match.groups()
+        return cls(int(month), int(piece), int(number), key)
+
+
+@dataclass(frozen=True)
+class SpanStore:
+    """Keeps results by the digest of what they were made from; that of another is another result.
+
+    An entry is whole or not there, whoever is killed or writes at the same time. Whatever is in it
+    can be made again: it may be deleted at any time.
+
+    Attributes:
+      uri: Folder of the entries, a path, `gs://...` or `s3://...`; "" keeps nothing.
+    """
+
+    uri: str
+
+    @classmethod
+    def of_environment(cls) -> SpanStore:
+        """The store that the environment names by `STORE_VARIABLE`, or one that keeps nothing."""
+        return cls(os.environ.get(STORE_VARIABLE, ""))
+
+    def read(self, kind: str, month: int, key: str) -> bytes | None:
+        """Reads an entry; None if there is none."""
+        if not self.uri:
+            return None
+        try:
+            return read_file(f"{self.uri}/{month}/{kind}-{key}")
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            logging.warning("What was kept of %d cannot be read: %s", month, error)
+            return None
+
+    def write(self, kind: str, month: int, key: str, content: bytes) -> None:
+        """Writes an entry, and removes the month's old ones of its kind.
+
+        Where it cannot be written the next run makes it again: that is no reason to end this one.
+        """
+        if self.uri:
+            try:
+                self._write(kind, month, key, content)
+            except OSError as error:
+                logging.warning("What was made of %d cannot be kept: %s", month, error)
+
+    def outdated(self) -> Iterator[str]:
+        """Paths of old entries whose span was written anew, and of what was never written whole.
+
+        For a store on this machine; in a bucket, writing anew deletes old ones.
+        """
+        before = datetime.now(UTC) - _KEPT
+        for month in sorted(Path(self.uri).glob("[0-9]" * 6)):
+            if month.is_symlink() or not month.is_dir():
+                continue
+            written = {
+                path: datetime.fromtimestamp(path.stat().st_mtime, UTC)
+                for path in sorted(month.iterdir())
+                if not path.is_symlink() and path.is_file()
+            }
+            current = {path.name.rpartition("-")[0] for path, t in written.items() if t >= before}
+            for path, time in written.items():
+                if path.suffix == _PART:
+                    is_old = time < datetime.now(UTC) - _WRITTEN
+                else:
+                    is_old = time < before and path.name.rpartition("-")[0] in current
+                if is_old:
+                    yield str(path)
+
+    def _write(self, kind: str, month: int, key: str, content: bytes) -> None:
+        files, root = open_uri(f"{self.uri}/{month}")
+        files.create_dir(root, recursive=True)
+        path = f"{root}/{kind}-{key}"
+        part = f"{path}.{uuid.uuid4().hex}{_PART}"
+        with files.open_output_stream(part, compression=None) as stream:
+            stream.write(content)
+        files.move(part, path)
+        self._remove_old(files, root, kind)
+
+    def _remove_old(self, files: fs.FileSystem, root: str, kind: str) -> None:
+        before = datetime.now(UTC) - _KEPT
+        for info in files.get_file_info(fs.FileSelector(root)):
+            if info.base_name.startswith(f"{kind}-") and info.mtime < before:
+                try:
+                    files.delete_file(info.path)
+                except FileNotFoundError:  # Somebody else did.
+                    continue

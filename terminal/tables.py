@@ -1,0 +1,80 @@
+"""Consoles and tables, for terminals of any width."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from rich.console import Console, ConsoleDimensions
+from rich.table import Column, Table
+from rich.text import Text
+
+from terminal.streams import open_stream
+
+# Output that goes to no terminal has room.
+_WIDTH_OF_A_FILE = 160
+_NARROWEST_FOLDED = 20
+
+
+def open_console() -> Console:
+    """What a long command shows itself on: a copy of the standard output, which may go elsewhere.
+
+    What cannot be shown is dropped, whatever the reason: a full disk must not harm the command.
+    """
+    screen = open_stream(os.dup(1), like=sys.stdout)
+    if screen.isatty():
+        return _TerminalConsole(file=screen, highlight=False)
+    return Console(file=screen, highlight=False, width=_WIDTH_OF_A_FILE)
+
+
+def standard_output() -> Console:
+    """What a command prints its result on; what cannot be written is an error."""
+    if sys.stdout.isatty():
+        return _TerminalConsole(highlight=False)
+    return Console(highlight=False, width=_WIDTH_OF_A_FILE)
+
+
+def print_table(table: Table, console: Console) -> None:
+    """Prints a table; where there is no room for it, each row as lines.
+
+    Args:
+      table: The table; its cells are texts.
+      console: Where to print.
+    """
+    needed = sum(map(_width, table.columns))
+    for gap in (2, 1):
+        if needed + gap * (len(table.columns) - 1) <= console.width:
+            table.padding = (0, gap, 0, 0)
+            console.print(table)
+            return
+    if table.title:
+        console.print(table.title, soft_wrap=True)
+    for number, row in enumerate(table.rows):
+        cells = [(str(column.header), str([*column.cells][number])) for column in table.columns]
+        for name, text in cells:
+            if text:
+                console.print(Text(f"{name}: {text}", row.style or ""), soft_wrap=True)
+        console.print()
+
+
+def _width(column: Column) -> int:
+    """The width that a column needs to be read."""
+    texts = [str(cell) for cell in (column.header, *column.cells)]
+    if column.no_wrap:
+        return max(map(len, texts))
+    longest = max((len(word) for text in texts for word in text.split()), default=0)
+    return max(column.min_width or 0, min(longest, _NARROWEST_FOLDED))
+
+
+class _TerminalConsole(Console):
+    """Is as wide as its own terminal, whatever the standard streams are."""
+
+    @property  # type: ignore[misc]  # It has a setter there.
+    def size(self) -> ConsoleDimensions:
+        try:
+            columns, lines = os.get_terminal_size(self.file.fileno())
+        except OSError:  # It was closed.
+            columns = 0
+        if not columns or os.environ.get("COLUMNS", "").isdigit():
+            return super().size
+        return ConsoleDimensions(columns, lines or 25)

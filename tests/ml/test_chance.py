@@ -1,0 +1,107 @@
+"""What chance is granted: as much as samples need, and no more."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+import tensorflow_data_validation as tfdv
+from scipy.spatial.distance import jensenshannon
+from tensorflow_metadata.proto.v0 import schema_pb2
+
+from ml.chance import (
+    divergence_by_chance,
+    drift_by_chance,
+    is_more,
+    jensen_shannon,
+    share_by_chance,
+)
+from ml.comparisons import drifts
+
+
+def feature(name: str, comparator: str, kind: int) -> schema_pb2.Feature:
+    made = schema_pb2.Feature(name=name, type=kind)
+    getattr(made.drift_comparator, comparator).threshold = 0.001
+    return made
+
+
+SCHEMA = schema_pb2.Schema(
+    feature=[
+        feature("kind", "infinity_norm", schema_pb2.BYTES),
+        feature("number", "jensen_shannon_divergence", schema_pb2.FLOAT),
+        feature("count", "jensen_shannon_divergence", schema_pb2.INT),
+    ]
+)
+
+
+def draw(random: np.random.Generator, rows: int) -> pd.DataFrame:
+    return pd.DataFrame(
+        {
+            "kind": random.choice(list("abcdef"), rows, p=[0.4, 0.3, 0.15, 0.1, 0.04, 0.01]),
+            "number": random.lognormal(0, 1, rows),
+            "count": random.geometric(0.7, rows) - 1,
+        }
+    )
+
+
+@pytest.mark.parametrize("rows", [100, 1000])
+def test_drift_by_chance_is_more_than_samples_of_one_distribution_show(rows: int) -> None:
+    random = np.random.default_rng(3)
+    baseline = tfdv.generate_statistics_from_dataframe(draw(random, 20_000))
+    for _ in range(15):
+        new = tfdv.generate_statistics_from_dataframe(draw(random, rows))
+        result = tfdv.validate_statistics(new, SCHEMA, previous_statistics=baseline)
+        measured = {name: value for name, value, _ in drifts(result)}
+        assert measured.keys() == {"kind", "number", "count"}
+        for name, value in measured.items():
+            (chosen,) = (f for f in SCHEMA.feature if f.name == name)
+            assert value <= drift_by_chance(chosen, new, baseline), name
+
+
+def test_drift_by_chance_vanishes_with_the_number_of_rows() -> None:
+    random = np.random.default_rng(3)
+    baseline, new = (
+        tfdv.generate_statistics_from_dataframe(draw(random, 30_000)) for _ in range(2)
+    )
+    assert drift_by_chance(SCHEMA.feature[0], new, baseline) < 0.02
+    assert drift_by_chance(SCHEMA.feature[2], new, baseline) < 0.005
+
+
+def test_drift_by_chance_is_0_where_there_is_no_such_feature() -> None:
+    nothing = tfdv.generate_statistics_from_dataframe(pd.DataFrame({"other": [1.0, 2.0]}))
+    assert drift_by_chance(SCHEMA.feature[0], nothing, nothing) == 0
+
+
+def test_drift_by_chance_is_the_same_each_time() -> None:
+    random = np.random.default_rng(3)
+    new, baseline = (tfdv.generate_statistics_from_dataframe(draw(random, 300)) for _ in range(2))
+    number = SCHEMA.feature[1]
+    assert drift_by_chance(number, new, baseline) == drift_by_chance(number, new, baseline)
+
+
+@pytest.mark.parametrize(
+    ("count", "rows", "more"), [(1, 100, False), (5, 100, True), (60, 5000, True), (0, 0, False)]
+)
+def test_is_more_grants_few_rows_a_few_more(count: int, rows: int, more: bool) -> None:
+    assert is_more(count, rows, 0.005) is more
+
+
+def test_is_more_grants_nothing_where_nothing_is_allowed() -> None:
+    assert is_more(1, 100, 0.0)
+
+
+def test_a_share_of_few_rows_may_be_further_off() -> None:
+    assert share_by_chance(100) == pytest.approx(0.195, abs=0.001)
+    assert share_by_chance(27_000) < 0.012
+    assert share_by_chance(0) == 1
+
+
+def test_divergence_by_chance_falls_with_the_rows() -> None:
+    shares = np.array([0.5, 0.3, 0.2, 0.0])
+    assert 0.2 > divergence_by_chance(shares, 20) > 10 * divergence_by_chance(shares, 2000) > 0
+
+
+def test_jensen_shannon_is_that_of_scipy_in_bits() -> None:
+    first, second = np.array([0.1, 0.2, 0.7, 0.0]), np.array([0.3, 0.0, 0.6, 0.1])
+    assert jensen_shannon(first, second) == pytest.approx(jensenshannon(first, second, 2) ** 2)
+    assert jensen_shannon(np.array([1.0, 0]), np.array([0, 1.0])) == 1

@@ -1,0 +1,71 @@
+"""Averaging the weights of a network while it learns."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import tf_keras
+
+from ml.keras_setup import skip_autograph_of_keras
+from ml.weight_average import AverageWeights
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _quick_first_fit() -> None:
+    skip_autograph_of_keras()
+
+
+class Record(tf_keras.callbacks.Callback):
+    """Keeps the only weight after every step and after every validation."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.steps: list[float] = []
+        self.validated: list[float] = []
+
+    def on_train_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
+        self.steps.append(float(self.model.get_weights()[0]))
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
+        self.validated.append(float(self.model.get_weights()[0]))
+
+
+def learn(*callbacks: tf_keras.callbacks.Callback, epochs: int = 3) -> tuple[Record, float]:
+    """Learns y = 2x one row at a time with a rate that makes the weight swing."""
+    layer = tf_keras.layers.Dense(1, use_bias=False, kernel_initializer="zeros")
+    model = tf_keras.Sequential([tf_keras.Input((1,)), layer])
+    model.compile(tf_keras.optimizers.SGD(0.8), "mse")
+    x = np.ones((6, 1), np.float32)
+    record = Record()
+    model.fit(
+        x,
+        2 * x,
+        batch_size=1,
+        epochs=epochs,
+        validation_data=(x, 2 * x),
+        shuffle=False,
+        verbose=0,
+        callbacks=[*callbacks, record],
+    )
+    return record, float(model.get_weights()[0])
+
+
+def test_validation_sees_the_average_and_learning_goes_on_from_the_weights() -> None:
+    plain, _ = learn()
+    averaged, last = learn(AverageWeights(0.5))
+    np.testing.assert_allclose(averaged.steps, plain.steps, rtol=1e-5)
+    expected, average = [], 0.0
+    for step, weight in enumerate(plain.steps, start=1):
+        momentum = min(0.5, (1 + step) / (10 + step))
+        average += (1 - momentum) * (weight - average)
+        if step % 6 == 0:
+            expected.append(average)
+    np.testing.assert_allclose(averaged.validated, expected, rtol=1e-4)
+    assert last == pytest.approx(expected[-1], rel=1e-4)
+
+
+def test_early_stopping_restores_the_average_of_the_best_epoch() -> None:
+    stopping = tf_keras.callbacks.EarlyStopping("val_loss", patience=9, restore_best_weights=True)
+    record, last = learn(AverageWeights(0.5), stopping, epochs=4)
+    best = min(record.validated, key=lambda weight: (weight - 2) ** 2)
+    assert last == pytest.approx(best, rel=1e-5)

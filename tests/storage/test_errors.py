@@ -1,0 +1,115 @@
+"""Tests that the error of a Beam worker reaches a person as it was raised."""
+
+import traceback
+from itertools import pairwise
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from storage.errors import (
+    BlockingAnomalies,
+    DataError,
+    UserError,
+    from_worker_traceback,
+    lasts,
+)
+
+LINE_BREAKS = "\n\v\f\r\x1c\x1d\x1e\x85\u2028\u2029"
+one_line = st.text(
+    st.characters(exclude_categories=["Cs"], exclude_characters=LINE_BREAKS), min_size=1
+).filter(lambda text: "[while running" not in text)
+
+
+def worker_text(*errors: Exception, step: str = "Write-ptransform-7") -> str:
+    """What a Beam runner says when a worker raised the last of `errors` because of the others."""
+    chained = None
+    for error in errors:
+        error.__cause__ = chained
+        chained = error
+    assert chained is not None
+    lines = "".join(traceback.format_exception(chained)).rstrip("\n")
+    return f"bundle inst002 stage-007 failed:{lines} [while running '{step}']\n"
+
+
+@pytest.mark.parametrize("kind", [UserError, DataError, BlockingAnomalies])
+def test_a_worker_s_error_comes_back_with_its_type_and_message(kind: type[UserError]) -> None:
+    recovered = from_worker_traceback(worker_text(kind("a.parquet: row group 3 cannot be read")))
+    assert type(recovered) is kind
+    assert str(recovered) == "a.parquet: row group 3 cannot be read"
+
+
+@given(one_line)
+def test_any_message_of_one_line_comes_back_unchanged(message: str) -> None:
+    assert str(from_worker_traceback(worker_text(DataError(message)))) == message
+
+
+def test_a_message_of_several_lines_comes_back_whole() -> None:
+    message = "2 blocking anomalies in the data:\n  train: temp: out of range\n  train: origin: new"
+    assert str(from_worker_traceback(worker_text(BlockingAnomalies(message)))) == message
+
+
+def test_the_error_raised_last_is_the_one_that_comes_back() -> None:
+    text = worker_text(DataError("the cause"), UserError("what it meant"))
+    recovered = from_worker_traceback(text)
+    assert type(recovered) is UserError
+    assert str(recovered) == "what it meant"
+
+
+def test_an_error_behind_one_of_another_kind_comes_back() -> None:
+    text = worker_text(DataError("row group 3 cannot be read"), RuntimeError("bundle failed"))
+    assert str(from_worker_traceback(text)) == "row group 3 cannot be read"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "RuntimeError: worker was killed",
+        "other.components.DataError: not of this project",
+        worker_text(ValueError("storage.errors is only named here")),
+    ],
+)
+def test_a_failure_that_is_nobody_s_to_mend_is_not_taken_for_one(text: str) -> None:
+    assert from_worker_traceback(text) is None
+
+
+@pytest.mark.parametrize("kind", [DataError, BlockingAnomalies])
+def test_what_a_person_can_mend_is_caught_as_user_error(kind: type[UserError]) -> None:
+    assert issubclass(kind, UserError)
+
+
+def caused(error: Exception, *causes: Exception) -> Exception:
+    for effect, cause in pairwise((error, *causes)):
+        effect.__cause__ = cause
+    return error
+
+
+@pytest.mark.parametrize(
+    ("error", "lasting"),
+    [
+        (UserError("no such setting"), True),
+        (DataError("all labels are 0"), True),
+        (BlockingAnomalies("1 blocking anomaly"), True),
+        (caused(DataError("a.parquet is no Parquet file"), ValueError("magic bytes")), True),
+        (caused(DataError("a.parquet cannot be read"), OSError("input/output error")), False),
+        (caused(UserError("locked"), ValueError(), TimeoutError("for 600 seconds")), False),
+        (caused(DataError("a.parquet cannot be read"), ConnectionResetError()), False),
+        (OSError("no space left on device"), False),
+        (MemoryError(), False),
+        (ValueError("math domain error"), False),
+    ],
+)
+def test_lasts_tells_what_comes_back_from_what_may_pass(error: Exception, lasting: bool) -> None:
+    assert lasts(error) is lasting
+
+
+@pytest.mark.parametrize(
+    ("cause", "lasting"),
+    [(ValueError("magic bytes"), True), (OSError("input/output error"), False)],
+)
+def test_lasts_knows_the_cause_of_a_worker_s_error(cause: Exception, lasting: bool) -> None:
+    text = worker_text(cause, DataError("a.parquet cannot be read"))
+    recovered = from_worker_traceback(text)
+    assert recovered is not None
+    assert lasts(recovered) is lasting

@@ -1,0 +1,431 @@
+"""Tests which months a run reads, for histories with and without holes."""
+
+import os
+import re
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from storage.errors import DataError
+from storage.spans import Window, filesystem, find_spans, months_between, resolve_window
+
+
+def make_spans(root: Path, months: Iterable[int]) -> Path:
+    """Makes spans of one tiny file each; nothing here reads what is in them."""
+    root.mkdir(exist_ok=True)
+    for month in months:
+        folder = root / f"span-{month:06d}"
+        folder.mkdir()
+        (folder / "data.parquet").write_text(str(month))
+    return root
+
+
+def months_of(window: Window) -> tuple[list[int], int]:
+    return [span.month for span in window.train], window.test.month
+
+
+def month_after(month: int) -> int:
+    return month + 89 if month % 100 == 12 else month + 1
+
+
+def month_number(index: int) -> int:
+    """The month that lies `index` months after January of 2012."""
+    return (2012 + index // 12) * 100 + index % 12 + 1
+
+
+@pytest.fixture
+def year(tmp_path: Path) -> Path:
+    return make_spans(tmp_path / "year", range(201301, 201313))
+
+
+# Finding spans
+
+
+def test_spans_are_listed_oldest_first_with_their_files(tmp_path: Path) -> None:
+    root = make_spans(tmp_path / "spans", [201302, 201212, 201301])
+    (root / "span-201301" / "a.parquet").touch()
+    found = find_spans(str(root))
+    assert [span.month for span in found] == [201212, 201301, 201302]
+    names = [str(root / "span-201301" / name) for name in ("a.parquet", "data.parquet")]
+    assert found[1].files == tuple(names)
+
+
+def test_a_uri_finds_what_its_path_finds(year: Path) -> None:
+    assert find_spans(year.as_uri()) == find_spans(str(year))
+
+
+def test_a_relative_path_finds_what_its_absolute_one_finds(
+    year: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(year.parent)
+    assert find_spans("year") == find_spans(str(year))
+
+
+@pytest.mark.parametrize("name", ["a b", "50%20", "#1", "é"])
+def test_a_directory_may_have_any_name(tmp_path: Path, name: str) -> None:
+    root = make_spans(tmp_path / name, [201301])
+    assert find_spans(str(root))[0].files == (str(root / "span-201301" / "data.parquet"),)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "span-201300",
+        "span-201313",
+        "span-2013-01",
+        "span-20131",
+        "span-2013011",
+        "span-201301.bak",
+        "span-201301\n",
+        "span-\uff12\uff10\uff11\uff1301",
+        "Span-201301",
+        "a-span-201301",
+        "201301",
+        "month=201301",
+    ],
+)
+def test_find_spans_refuses_a_folder_that_is_not_named_like_a_span(
+    tmp_path: Path, name: str
+) -> None:
+    root = make_spans(tmp_path / "spans", [201302])
+    (root / name).mkdir()
+    (root / name / "data.parquet").touch()
+    with pytest.raises(DataError) as refusal:
+        find_spans(str(root))
+    assert str(refusal.value).startswith(f"{str(root / name)!r} is a folder and no span")
+
+
+@pytest.mark.parametrize("name", ["span-201301", "more.parquet", "span-201301.PQ", "2013.csv"])
+def test_find_spans_refuses_a_file_beside_the_spans(tmp_path: Path, name: str) -> None:
+    root = make_spans(tmp_path / "spans", [201302])
+    (root / name).touch()
+    with pytest.raises(DataError) as refusal:
+        find_spans(str(root))
+    assert str(refusal.value).startswith(f"{str(root / name)!r} is a file and no span")
+
+
+def test_find_spans_skips_hidden_names_checksums_and_texts_alone(tmp_path: Path) -> None:
+    root = make_spans(tmp_path / "spans", [201302])
+    span = root / "span-201302"
+    for path in (root / "README.md", root / "LICENSE.txt", root / "_SUCCESS", span / "_SUCCESS"):
+        path.touch()
+    for path in (root / "_staging", root / ".tmp", span / "_temporary"):
+        path.mkdir()
+        (path / "data.parquet").touch()
+    (span / "data.parquet.crc").touch()
+    (span / ".part-1.parquet").touch()
+    assert find_spans(str(root))[0].files == (str(span / "data.parquet"),)
+
+
+def test_find_spans_reads_parquet_files_whatever_case_their_ending_has(tmp_path: Path) -> None:
+    root = make_spans(tmp_path / "spans", [201302])
+    span = root / "span-201302"
+    names = ["PART2.PARQUET", "data.parquet", "part-1.pq"]
+    for name in names:
+        (span / name).touch()
+    assert find_spans(str(root))[0].files == tuple(str(span / name) for name in names)
+
+
+def make_folder(path: Path) -> None:
+    path.mkdir()
+    (path / "part.parquet").touch()
+
+
+@pytest.mark.parametrize(
+    ("name", "make", "kind"),
+    [
+        ("day=16", make_folder, "a folder"),
+        ("folder.parquet", make_folder, "a folder"),
+        ("part-1.csv", Path.touch, "a file"),
+        ("part-1", Path.touch, "a file"),
+        ("part-1.parquet.gz", Path.touch, "a file"),
+        ("README.md", Path.touch, "a file"),
+        ("lost.parquet", lambda path: path.symlink_to("nowhere"), "a link to nothing"),
+        ("pipe.parquet", os.mkfifo, "neither a file nor a folder"),
+    ],
+)
+def test_find_spans_refuses_what_a_span_holds_besides_parquet_files(
+    tmp_path: Path, name: str, make: Callable[[Path], None], kind: str
+) -> None:
+    root = make_spans(tmp_path / "spans", [201302])
+    path = root / "span-201302" / name
+    make(path)
+    with pytest.raises(DataError) as refusal:
+        find_spans(str(root))
+    assert str(refusal.value).startswith(f"{str(path)!r} is {kind} and no Parquet file")
+
+
+def test_find_spans_refuses_a_name_that_is_not_utf8(tmp_path: Path) -> None:
+    root = make_spans(tmp_path / "spans", [201302])
+    Path(os.fsdecode(os.fsencode(root / "span-201302") + b"/\xff.parquet")).touch()
+    with pytest.raises(DataError, match="cannot be read"):
+        find_spans(str(root))
+
+
+def test_find_spans_follows_links(tmp_path: Path) -> None:
+    elsewhere = make_spans(tmp_path / "elsewhere", [201301, 201302])
+    root = make_spans(tmp_path / "spans", [201303])
+    (root / "span-201301").symlink_to(elsewhere / "span-201301")
+    (root / "span-201303" / "more.parquet").symlink_to(elsewhere / "span-201302" / "data.parquet")
+    found = find_spans(str(root))
+    assert [(span.month, len(span.files)) for span in found] == [(201301, 1), (201303, 2)]
+
+
+@given(
+    names=st.sets(st.text(st.sampled_from("aAqQ._=-1*[?é "), min_size=1, max_size=6), max_size=4)
+)
+@settings(max_examples=50, deadline=None)
+def test_find_spans_reads_refuses_or_skips_every_name(names: set[str]) -> None:
+    """Nothing that could be data is passed over, whatever it is called."""
+    with tempfile.TemporaryDirectory() as folder:
+        span = make_spans(Path(folder), [201302]) / "span-201302"
+        files = {span / f"{name}.pq" for name in names} | {span / n for n in names - {".", ".."}}
+        for path in files:
+            path.touch()
+        read = {path for path in files if path.name.lower().endswith(".pq")}
+        skipped = {path for path in files if path.name[0] in "_."}
+        if files - read - skipped:
+            with pytest.raises(DataError, match="would not be read"):
+                find_spans(folder)
+        else:
+            expected = {*map(str, read - skipped), str(span / "data.parquet")}
+            assert set(find_spans(folder)[0].files) == expected
+
+
+def test_a_missing_directory_is_refused_by_name(tmp_path: Path) -> None:
+    missing = str(tmp_path / "nowhere")
+    with pytest.raises(DataError, match=f"{re.escape(repr(missing))} does not exist"):
+        find_spans(missing)
+
+
+def test_a_file_in_place_of_the_directory_is_refused_by_name(tmp_path: Path) -> None:
+    file = tmp_path / "spans"
+    file.touch()
+    with pytest.raises(DataError, match=f"{re.escape(repr(str(file)))} .* is not a directory"):
+        find_spans(str(file))
+
+
+def test_an_unknown_kind_of_uri_is_refused_by_name() -> None:
+    with pytest.raises(DataError, match=r"'ftp://host/spans' cannot be opened"):
+        filesystem("ftp://host/spans")
+
+
+@contextmanager
+def without_privileges() -> Iterator[None]:
+    """Permissions mean nothing to root, so a test that needs them is somebody else meanwhile."""
+    if os.geteuid() != 0:
+        yield
+        return
+    os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+
+
+def test_a_directory_that_may_not_be_read_is_refused_by_name(year: Path) -> None:
+    year.chmod(0)
+    try:
+        with without_privileges(), pytest.raises(DataError, match=re.escape(str(year))):
+            find_spans(str(year))
+    finally:
+        year.chmod(0o755)
+
+
+def test_a_directory_without_spans_says_what_a_span_is_called(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"holds no span; expected folders span-YYYYMM"):
+        find_spans(str(tmp_path))
+
+
+def test_a_span_without_a_file_is_refused_by_name(year: Path) -> None:
+    (year / "span-201306" / "data.parquet").unlink()
+    folder = re.escape(str(year / "span-201306"))
+    with pytest.raises(DataError, match=f"{folder} holds no .parquet file"):
+        find_spans(str(year))
+
+
+# Fingerprints
+
+
+def fingerprint(root: Path) -> str:
+    return resolve_window(str(root), 201312, 3).fingerprint
+
+
+def test_a_fingerprint_stays_while_nothing_is_touched(year: Path) -> None:
+    assert fingerprint(year) == fingerprint(year)
+
+
+def add_a_file(span: Path) -> None:
+    (span / "more.parquet").touch()
+
+
+def resize_a_file(span: Path) -> None:
+    file = span / "data.parquet"
+    stat = file.stat()
+    file.write_text("something longer")
+    os.utime(file, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+
+
+def rewrite_a_file(span: Path) -> None:
+    file = span / "data.parquet"
+    stat = file.stat()
+    file.write_text(file.read_text()[::-1])
+    os.utime(file, ns=(stat.st_atime_ns, stat.st_mtime_ns + 1))
+
+
+def rename_a_file(span: Path) -> None:
+    (span / "data.parquet").rename(span / "renamed.parquet")
+
+
+@pytest.mark.parametrize("month", [201309, 201312])
+@pytest.mark.parametrize("change", [add_a_file, resize_a_file, rewrite_a_file, rename_a_file])
+def test_a_fingerprint_changes_with_any_file_of_the_window(
+    year: Path, month: int, change: Callable[[Path], None]
+) -> None:
+    before = fingerprint(year)
+    change(year / f"span-{month}")
+    assert fingerprint(year) != before
+
+
+def test_a_fingerprint_changes_when_a_file_is_removed(year: Path) -> None:
+    add_a_file(year / "span-201311")
+    before = fingerprint(year)
+    (year / "span-201311" / "more.parquet").unlink()
+    assert fingerprint(year) != before
+
+
+def test_a_fingerprint_stays_when_a_month_outside_the_window_changes(year: Path) -> None:
+    before = fingerprint(year)
+    resize_a_file(year / "span-201308")
+    assert fingerprint(year) == before
+
+
+def test_windows_of_other_months_have_other_fingerprints(year: Path) -> None:
+    wider = resolve_window(str(year), 201312, 4).fingerprint
+    earlier = resolve_window(str(year), 201311, 3).fingerprint
+    assert len({fingerprint(year), wider, earlier}) == 3
+
+
+# Windows
+
+
+def test_a_window_is_the_months_before_the_one_to_be_judged_on(year: Path) -> None:
+    window = resolve_window(str(year), 201310, 3)
+    assert months_of(window) == ([201307, 201308, 201309], 201310)
+    assert window.test.files == (str(year / "span-201310" / "data.parquet"),)
+
+
+def test_zero_means_the_newest_month(year: Path) -> None:
+    assert months_of(resolve_window(str(year), 0, 2)) == ([201310, 201311], 201312)
+
+
+def test_a_window_reaches_back_over_new_year(tmp_path: Path) -> None:
+    root = make_spans(tmp_path / "spans", [201211, 201212, 201301, 201302])
+    assert months_of(resolve_window(str(root), 201302, 3)) == ([201211, 201212, 201301], 201302)
+
+
+def test_a_history_shorter_than_the_window_is_taken_whole(year: Path) -> None:
+    assert months_of(resolve_window(str(year), 201303, 6)) == ([201301, 201302], 201303)
+
+
+def test_months_after_the_one_to_be_judged_on_are_not_read(year: Path) -> None:
+    train, test = months_of(resolve_window(str(year), 201305, 12))
+    assert max(train) < test == 201305
+
+
+def test_a_hole_in_the_window_is_refused_and_every_missing_month_named(tmp_path: Path) -> None:
+    root = make_spans(tmp_path / "spans", [201301, 201304, 201306])
+    with pytest.raises(
+        DataError, match=r"lack span-201302, span-201303, span-201305 in"
+    ) as failure:
+        resolve_window(str(root), 201306, 5)
+    assert str(root) in str(failure.value)
+
+
+def test_a_hole_before_the_window_does_no_harm(tmp_path: Path) -> None:
+    root = make_spans(tmp_path / "spans", [201301, 201304, 201305, 201306])
+    assert months_of(resolve_window(str(root), 201306, 2)) == ([201304, 201305], 201306)
+
+
+def test_a_hole_right_before_the_month_to_be_judged_on_is_refused(tmp_path: Path) -> None:
+    root = make_spans(tmp_path / "spans", [201301, 201303])
+    with pytest.raises(DataError, match=r"lack span-201302 in"):
+        resolve_window(str(root), 201303, 1)
+
+
+@pytest.mark.parametrize("as_of", [201401, 201212, 201313, 7])
+def test_a_month_that_is_not_there_is_refused_with_those_that_are(year: Path, as_of: int) -> None:
+    with pytest.raises(
+        DataError, match=rf"span-{as_of} is not in .*span-201301 to span-201312, 12 in all"
+    ):
+        resolve_window(str(year), as_of, 6)
+
+
+def test_the_first_month_has_nothing_to_learn_from(year: Path) -> None:
+    with pytest.raises(DataError, match=r"nothing to learn from: .* no span before span-201301"):
+        resolve_window(str(year), 201301, 6)
+
+
+@given(first=st.integers(0, 500), window=st.integers(1, 40))
+@settings(max_examples=50, deadline=None)
+def test_over_a_history_without_holes_every_month_is_followed_by_the_next(
+    first: int, window: int
+) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        history = [month_number(index) for index in range(first, first + window + 1)]
+        root = make_spans(Path(folder), history)
+        train, test = months_of(resolve_window(str(root), 0, window))
+    assert len(train) == window
+    assert [month_after(month) for month in train] == [*train[1:], test]
+
+
+@st.composite
+def histories(draw: st.DrawFn) -> set[int]:
+    """Months in a row, some of them missing."""
+    first, count = draw(st.integers(0, 30)), draw(st.integers(1, 18))
+    holes = draw(st.sets(st.integers(first, first + count - 1), max_size=3))
+    kept = set(range(first, first + count)) - holes or {first}
+    return {month_number(index) for index in kept}
+
+
+@given(
+    present=histories(),
+    as_of=st.just(0) | st.integers(0, 47).map(month_number),
+    window=st.integers(1, 20),
+)
+@settings(deadline=None)
+def test_a_window_is_consecutive_and_whole_or_refused_naming_each_missing_month(
+    present: set[int], as_of: int, window: int
+) -> None:
+    judged = as_of or max(present)
+    before = months_since(min(present), judged)[-window:]
+    missing = [month for month in (*before, judged) if month not in present]
+    with tempfile.TemporaryDirectory() as folder:
+        root = make_spans(Path(folder), present)
+        if before and not missing:
+            assert months_of(resolve_window(str(root), as_of, window)) == (before, judged)
+        else:
+            with pytest.raises(DataError) as failure:
+                resolve_window(str(root), as_of, window)
+            named = missing if judged in present else [judged]
+            assert all(f"span-{month}" in str(failure.value) for month in named)
+
+
+def months_since(first: int, until: int) -> list[int]:
+    """All months from `first` to the one before `until`."""
+    months = []
+    while first < until:
+        months.append(first)
+        first = month_after(first)
+    return months
+
+
+def test_the_months_between_two_include_both_and_cross_the_year() -> None:
+    assert months_between(201211, 201302) == [201211, 201212, 201301, 201302]
+    assert months_between(201302, 201302) == [201302]
+    assert months_between(201302, 201301) == []
