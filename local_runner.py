@@ -30,7 +30,6 @@ from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
 
-from models.flights.features import LABEL
 from orchestration.backtest import replay
 from orchestration.local import cleaning, history
 from orchestration.local.cache_keys import CodeVersion
@@ -50,6 +49,7 @@ from orchestration.schedule.schedule import (
     SystemClock,
 )
 from pipeline.config import Config, KubeflowConfig, MonitorConfig, load_config
+from pipeline.model import Model
 from storage import spans
 from storage.directory import ModelDirectory, find_models
 from storage.encryption import (
@@ -406,6 +406,7 @@ def _make_life(
     """
     configs = {m: load_config(config_path, [*settings, f"data.as_of={m}"]) for m in months}
     data = {month: config.data for month, config in configs.items()}
+    model = Model.load(configs[months[0]].model)
 
     def run(month: int) -> RunRecord:
         record = RunRecord(directory.new_run_id(), started=history.now())
@@ -433,10 +434,10 @@ def _make_life(
         run=run,
         served=served,
         reference=(
-            "models.flights.reference.reference_auc",
+            model.reference,
             {m: (data[m].uri, data[m].as_of, data[m].window) for m in months},
         ),
-        label=LABEL,
+        label=model.label,
         prepare=prepare,
         say=lambda text: console.print(Text(f"\n{text}", "bold")),
     )
@@ -860,7 +861,9 @@ def _prepare(config: Config, directory: OutputDirectory) -> _Prepared:
     # The months that a run would take are no change of the configuration.
     del settings["keep_runs"]  # Nor is what is kept of old runs.
     stable = {**settings, "data": {**settings["data"], "as_of": 0}}
-    key = code_version.run_key("pipeline.pipeline", settings, window.fingerprint)
+    key = code_version.run_key(
+        ["pipeline.pipeline", *Model.load(config.model).functions], settings, window.fingerprint
+    )
     models = ModelDirectory(str(directory.serving), config.model_name)
     served = models.served()
     if served and (lost := history.lost_files(directory, models, served)):

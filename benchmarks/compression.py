@@ -37,8 +37,7 @@ from components.quantizer.measurement import time_invocations
 from ml import networks
 from ml.artifacts import TFLITE_MODEL, serving_model_uri, split_files
 from ml.predictors import TFLitePredictor
-from models.flights.export import RAW_SIGNATURE
-from models.flights.features import LABEL, PROBABILITY
+from models.flights.features import LABEL, PROBABILITY, RAW_SIGNATURE
 from pipeline.config import load_config
 from pipeline.pipeline import create_pipeline
 

@@ -21,6 +21,7 @@ from tfx import v1 as tfx
 
 from pipeline.config import Config, load_config
 from pipeline.evaluation import make_eval_config
+from pipeline.model import Model
 from storage import spans
 from storage.parquet import open_file
 
@@ -74,7 +75,7 @@ def create_stock_pipeline(config: Config, csv: Path, output: Path) -> tfx.dsl.Pi
         eval_args=tfx.proto.EvalArgs(splits=["eval"]),
         custom_config=dataclasses.asdict(config.training),
     )
-    eval_config = make_eval_config(config.evaluation)
+    eval_config = make_eval_config(config.evaluation, Model.load(config.model))
     eval_config.options.ClearField("include_default_metrics")
     evaluator = tfx.components.Evaluator(
         examples=examples,

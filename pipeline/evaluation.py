@@ -8,20 +8,18 @@ import tensorflow_model_analysis as tfma
 from google.protobuf import json_format
 
 from components.compression_evaluator import FLOAT, SAVED_MODEL, TFLITE
-from models.flights.features import LABEL
 from pipeline.config import CompressionConfig, EvaluationConfig
-
-SLICES = ("carrier", "origin")
+from pipeline.model import Model
 
 _OVERALL: dict[str, Any] = {}
-_BY_COLUMN = [{"feature_keys": [column]} for column in SLICES]
 
 
-def make_eval_config(config: EvaluationConfig) -> tfma.EvalConfig:
+def make_eval_config(config: EvaluationConfig, model: Model) -> tfma.EvalConfig:
     """Builds the TFMA configuration: AUC, AUC-PR, calibration and counts, overall and by slice.
 
     Args:
       config: The thresholds.
+      model: Label and slices.
 
     Returns:
       An `EvalConfig` with a candidate and a baseline model. The AUC has a floor overall and per
@@ -34,23 +32,24 @@ def make_eval_config(config: EvaluationConfig) -> tfma.EvalConfig:
             "auc",
             _threshold([_OVERALL], value_threshold={"lower_bound": config.min_auc}),
             _threshold([_OVERALL], change_threshold=_at_most(config.max_auc_loss)),
-            _threshold(_BY_COLUMN, value_threshold={"lower_bound": config.min_slice_auc}),
+            _threshold(_by_column(model), value_threshold={"lower_bound": config.min_slice_auc}),
         ),
         _metric("AUCPrecisionRecall", "auc_pr"),
         _metric("Calibration", "calibration", _threshold([_OVERALL], value_threshold=calibration)),
         _metric("ExampleCount", "example_count"),
     ]
-    return _eval_config(["candidate"], "served", metrics, config.min_slice_examples)
+    return _eval_config(["candidate"], "served", metrics, config.min_slice_examples, model)
 
 
 def make_compression_eval_config(
-    config: CompressionConfig, min_slice_examples: int
+    config: CompressionConfig, min_slice_examples: int, model: Model
 ) -> tfma.EvalConfig:
     """Builds the TFMA configuration that compares both forms of a compressed model with the float.
 
     Args:
       config: How much AUC may be lost.
       min_slice_examples: Slices with fewer rows are reported, not judged.
+      model: Label and slices.
 
     Returns:
       An `EvalConfig` with the models `tflite` and `saved_model`, the baseline `float`, and change
@@ -61,23 +60,27 @@ def make_compression_eval_config(
             "AUC",
             "auc",
             _threshold([_OVERALL], change_threshold=_at_most(config.max_auc_loss)),
-            _threshold(_BY_COLUMN, change_threshold=_at_most(config.max_slice_auc_loss)),
+            _threshold(_by_column(model), change_threshold=_at_most(config.max_slice_auc_loss)),
         ),
     ]
-    return _eval_config([TFLITE, SAVED_MODEL], FLOAT, metrics, min_slice_examples)
+    return _eval_config([TFLITE, SAVED_MODEL], FLOAT, metrics, min_slice_examples, model)
 
 
 def _eval_config(
-    candidates: list[str], baseline: str, metrics: list[dict[str, Any]], min_slice_examples: int
+    candidates: list[str],
+    baseline: str,
+    metrics: list[dict[str, Any]],
+    min_slice_examples: int,
+    model: Model,
 ) -> tfma.EvalConfig:
     # "tf_generic": asked by its signature, whatever made it.
-    model = {"model_type": "tf_generic", "label_key": LABEL}
+    spec = {"model_type": "tf_generic", "label_key": model.label}
     settings = {
         "model_specs": [
-            *({"name": name, **model} for name in candidates),
-            {"name": baseline, "is_baseline": True, **model},
+            *({"name": name, **spec} for name in candidates),
+            {"name": baseline, "is_baseline": True, **spec},
         ],
-        "slicing_specs": [_OVERALL, *_BY_COLUMN],
+        "slicing_specs": [_OVERALL, *_by_column(model)],
         "metrics_specs": [{"metrics": metrics}],
         "options": {
             # The model's own Keras metrics would be computed too, in a third of the time of all.
@@ -86,6 +89,10 @@ def _eval_config(
         },
     }
     return json_format.ParseDict(settings, tfma.EvalConfig())
+
+
+def _by_column(model: Model) -> list[dict[str, Any]]:
+    return [{"feature_keys": [column]} for column in model.slices]
 
 
 def _at_most(loss: float) -> dict[str, Any]:

@@ -12,9 +12,8 @@ from components.request_example_gen import RequestExampleGen
 from components.served_model import ServedModel
 from components.serving_monitor.component import ServingMonitor
 from components.statistics_gen import StatisticsGen
-from models.flights.features import LABEL, PROBABILITY, RAW_FEATURES
 from pipeline.config import Config
-from pipeline.evaluation import SLICES
+from pipeline.model import Model
 
 PIPELINE_NAME = "flightdeck-monitoring"
 
@@ -49,7 +48,8 @@ def create_monitoring_pipeline(
       The pipeline. It is never cached: a log grows, and labels arrive.
     """
     period = {"since": since, "until": until}
-    features = json.dumps(RAW_FEATURES)
+    model = Model.load(config.model)
+    features = json.dumps(model.raw_features)
     schema_gen = tfx.components.ImportSchemaGen(schema_file=config.gate.schema)
     example_gen = RequestExampleGen(
         schema=schema_gen.outputs["schema"],
@@ -57,9 +57,9 @@ def create_monitoring_pipeline(
         model_name=config.model_name,
         version=version,
         features=features,
-        output=PROBABILITY,
+        output=model.prediction,
         data_uri=config.data.uri,
-        label=LABEL,
+        label=model.label,
         encryption_keys=config.serving.encryption_keys,
         **period,
     )
@@ -80,9 +80,9 @@ def create_monitoring_pipeline(
         served_statistics=served_model.outputs["statistics"],
         model_name=config.model_name,
         features=features,
-        output=PROBABILITY,
-        label=LABEL,
-        slices=json.dumps(SLICES),
+        output=model.prediction,
+        label=model.label,
+        slices=json.dumps(model.slices),
         **period,
         **dataclasses.asdict(config.monitor),
     )

@@ -22,10 +22,9 @@ from components.span_example_gen import SpanExampleGen
 from components.statistics_gen import StatisticsGen
 from components.trainer.component import Trainer
 from components.transform import Transform
-from models.flights.export import RAW_SIGNATURE
-from models.flights.features import LABEL, RAW_FEATURES, WEIGHT
 from pipeline.config import Config, ConfigError
 from pipeline.evaluation import make_compression_eval_config, make_eval_config
+from pipeline.model import Model
 
 PIPELINE_NAME = "flightdeck"
 
@@ -67,6 +66,7 @@ def create_pipeline(
     Returns:
       The pipeline.
     """
+    model = Model.load(config.model)
     schema_gen = tfx.components.ImportSchemaGen(schema_file=config.gate.schema)
     example_gen = SpanExampleGen(
         schema=schema_gen.outputs["schema"],
@@ -96,8 +96,8 @@ def create_pipeline(
         schema=schema_gen.outputs["schema"],
         served_statistics=served_model.outputs["statistics"],
         warn_only=json.dumps(config.gate.warn_only),
-        features=json.dumps(RAW_FEATURES),
-        label=LABEL,
+        features=json.dumps(model.raw_features),
+        label=model.label,
         max_missing_change=config.gate.max_missing_change,
         max_duplicates=config.gate.max_duplicates,
         max_error_growth=config.gate.max_error_growth,
@@ -106,11 +106,11 @@ def create_pipeline(
     transform = Transform(
         examples=example_gen.outputs["examples"],
         schema=schema_gen.outputs["schema"],
-        preprocessing_fn="models.flights.preprocessing.preprocessing_fn",
+        preprocessing_fn=model.preprocessing_fn,
     )
     transform.add_upstream_node(data_gate)
     trainer = Trainer(
-        run_fn="models.flights.network.run_fn",
+        run_fn=model.run_fn,
         examples=transform.outputs["transformed_examples"],
         transform_graph=transform.outputs["transform_graph"],
         schema=schema_gen.outputs["schema"],
@@ -121,9 +121,9 @@ def create_pipeline(
         base_model=served_model.outputs["model"] if config.training.warm_start else None,
     )
     learning = {
-        "save_fn": "models.flights.export.save_model",
-        "label_key": LABEL,
-        "weight_key": WEIGHT,
+        "save_fn": model.save_fn,
+        "label_key": model.label,
+        "weight_key": model.weight,
         "batch_size": config.training.batch_size,
         "seed": config.training.seed,
     }
@@ -140,7 +140,7 @@ def create_pipeline(
         examples=example_gen.outputs["examples"],
         transformed_examples=transform.outputs["transformed_examples"],
         transform_graph=transform.outputs["transform_graph"],
-        signature=RAW_SIGNATURE,
+        signature=model.raw_signature,
         max_auc_loss=config.compression.max_auc_loss,
         **learning,
         **_as_parameters(config.quantization),
@@ -152,7 +152,9 @@ def create_pipeline(
         float_model=trainer.outputs["model"],
         report=quantizer.outputs["report"],
         eval_config=json_format.MessageToJson(
-            make_compression_eval_config(config.compression, config.evaluation.min_slice_examples)
+            make_compression_eval_config(
+                config.compression, config.evaluation.min_slice_examples, model
+            )
         ),
         max_bytes=config.compression.max_bytes,
         max_p99_ms=config.compression.max_p99_ms,
@@ -164,7 +166,7 @@ def create_pipeline(
         baseline_model=served_model.outputs["model"],
         schema=schema_gen.outputs["schema"],
         example_splits=["test"],
-        eval_config=make_eval_config(config.evaluation),
+        eval_config=make_eval_config(config.evaluation, model),
     )
     serving_validator = ServingValidator(
         model=quantizer.outputs["quantized_model"],

@@ -15,6 +15,14 @@ _IMPORT_PATH = re.compile(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)+")
 
 
 @dataclass(frozen=True)
+class _Module:
+    """The dotted paths that a module imports, and its syntax tree as text."""
+
+    imports: frozenset[str]
+    syntax: str
+
+
+@dataclass(frozen=True)
 class ImportClosure:
     """The imports between the modules below a folder.
 
@@ -27,7 +35,7 @@ class ImportClosure:
     """
 
     root: Path
-    _trees: dict[Path, ast.Module] = field(default_factory=dict, repr=False)
+    _read: dict[Path, _Module] = field(default_factory=dict, repr=False)
 
     def code(self, names: Iterable[str]) -> dict[str, str]:
         """The syntax trees of the files that run when modules are imported, by path below `root`.
@@ -35,7 +43,7 @@ class ImportClosure:
         As text, to be compared: comments and layout make no difference to it. See `files`.
         """
         return {
-            str(file.relative_to(self.root)): ast.dump(self._tree(file))
+            str(file.relative_to(self.root)): self._module(file).syntax
             for file in sorted(self.files(names))
         }
 
@@ -61,19 +69,19 @@ class ImportClosure:
         return frozenset(found)
 
     def _imports(self, file: Path) -> set[Path]:
-        package = file.relative_to(self.root).parent.parts
-        names = _imported(self._tree(file), package)
-        return {found for name in names for found in self._resolve(name)}
+        return {found for name in self._module(file).imports for found in self._resolve(name)}
 
-    def _tree(self, file: Path) -> ast.Module:
-        if file not in self._trees:
+    def _module(self, file: Path) -> _Module:
+        if file not in self._read:
             try:
-                self._trees[file] = ast.parse(file.read_bytes())
+                tree = ast.parse(file.read_bytes())
             except OSError as error:
                 raise UserError(f"{file} cannot be read: {error.strerror}") from error
             except (SyntaxError, ValueError) as error:
                 raise UserError(f"{file} is not Python: {error}") from error
-        return self._trees[file]
+            imports = _imported(tree, file.relative_to(self.root).parent.parts)
+            self._read[file] = _Module(frozenset(imports), ast.dump(tree))
+        return self._read[file]
 
     def _resolve(self, name: str) -> Iterator[Path]:
         """The files that run when a dotted path is imported, as far as it is one of modules."""

@@ -10,8 +10,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from models.flights.export import RAW_SIGNATURE
-from models.flights.features import PROBABILITY, RAW_FEATURES, TIME, VOCABULARIES
+from models.flights.features import PROBABILITY, RAW_FEATURES, RAW_SIGNATURE, TIME, VOCABULARIES
 from serving.server import request_log
 from serving.server.metrics import ServerMetrics
 

@@ -32,6 +32,12 @@ RAW_FEATURES = (*VOCABULARIES, *SCHEDULE, *WEATHER)
 NUMERIC = "numeric"
 WEIGHT = "weight"
 
+# By whose values the model is evaluated.
+SLICES = ("carrier", "origin")
+
+# Takes RAW_FEATURES, one tensor each.
+RAW_SIGNATURE = "raw_features"
+
 # The model's only output.
 PROBABILITY = "probability"
 

@@ -14,12 +14,12 @@ import tf_keras
 from tfx import v1 as tfx
 
 from ml.keras_setup import skip_autograph_of_keras
+from ml.learning import Learning
 from ml.networks import Columns, ReportProgress, columns_of_files, select_inputs
 from ml.weight_average import AverageWeights
 from models.flights.export import save_model
 from models.flights.features import CROSSES, IDS, LABEL, NUMERIC, PROBABILITY, VOCABULARIES, WEIGHT
 from models.flights.warm_start import start_from
-from pipeline.config import TrainingConfig
 from storage.errors import DataError, UserError
 
 _TRUNK = (256, 128, 64)
@@ -31,7 +31,7 @@ def run_fn(fn_args: tfx.components.FnArgs) -> None:
     """Trains and saves the network; the `run_fn` of Trainer.
 
     Args:
-      fn_args: Supplied by Trainer; `custom_config` holds the fields of `TrainingConfig`, and
+      fn_args: Supplied by Trainer; `custom_config` holds the fields of `Learning`, and
         `base_model` is the folder of the served model where `warm_start` is not 0.
 
     Raises:
@@ -39,7 +39,7 @@ def run_fn(fn_args: tfx.components.FnArgs) -> None:
       UserError: If learning diverges.
     """
     skip_autograph_of_keras()
-    config = TrainingConfig(**fn_args.custom_config)
+    config = Learning(**fn_args.custom_config)
     tf_keras.utils.set_random_seed(config.seed)
     graph = tft.TFTransformOutput(fn_args.transform_output)
     schema = graph.transformed_metadata.schema
@@ -83,7 +83,7 @@ def vocabulary_sizes(graph: tft.TFTransformOutput) -> dict[str, int]:
 
 
 def build_model(
-    config: TrainingConfig, vocabularies: dict[str, int], numbers: int, prior: float
+    config: Learning, vocabularies: dict[str, int], numbers: int, prior: float
 ) -> tf_keras.Model:
     """Builds the network.
 
@@ -150,7 +150,7 @@ def _embed(
 
 def _fit(
     model: tf_keras.Model,
-    config: TrainingConfig,
+    config: Learning,
     train: Columns,
     evaluation: Columns,
     log_dir: str,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
@@ -43,21 +44,26 @@ class CodeVersion:
         named = [name for name in self.files if name in parameters]
         return self._digest([executor, *import_paths(parameters)], named)
 
-    def run_key(self, pipeline: str, settings: Mapping[str, Any], data: str) -> str:
+    def run_key(self, code: Iterable[str], settings: Mapping[str, Any], data: str) -> str:
         """Identifies all that a run's result depends on, by 16 hexadecimal digits.
 
         Args:
-          pipeline: Import path of what makes the pipeline, and so imports what its nodes run.
+          code: Import paths of what makes the pipeline, and so imports what its nodes run, and of
+            the functions that they name.
           settings: The configuration.
           data: Fingerprint of the data.
 
         Raises:
           UserError: If a file cannot be read.
         """
-        return self._digest([pipeline], self.files, json.dumps(settings, sort_keys=True), data)
+        return self._digest(code, self.files, json.dumps(settings, sort_keys=True), data)
+
+    @functools.cached_property
+    def _imports(self) -> ImportClosure:
+        return ImportClosure(self.root)
 
     def _digest(self, names: Iterable[str], files: Iterable[str], *facts: str) -> str:
-        code = ImportClosure(self.root).code(names)
+        code = self._imports.code(names)
         libraries = {name: version(name) for name in ("tfx", "tensorflow")}
         contents = {name: _read(name) for name in files}
         everything = json.dumps([libraries, code, contents, *facts], sort_keys=True)

@@ -24,9 +24,11 @@ from components.evaluator.results import read_changes, read_failures, read_metri
 from components.quantizer.conversion import convert
 from ml.artifacts import TFLITE_MODEL
 from ml.predictors import SavedModelPredictor, TFLitePredictor, load_predictor
-from models.flights.export import RAW_SIGNATURE, save_model
+from models.flights.export import save_model
+from models.flights.features import RAW_SIGNATURE
 from pipeline.config import CompressionConfig, load_config
 from pipeline.evaluation import make_compression_eval_config
+from pipeline.model import Model
 from storage.errors import DataError, UserError
 from tests.conftest import PushedRun, make_artifacts
 
@@ -45,7 +47,9 @@ def evaluate(pushed: PushedRun, model: Path, work: Path, **budgets: Any) -> tupl
     inputs, outputs = make_artifacts(CompressionEvaluator, folders, work)
     config = CompressionConfig(max_auc_loss=0.15, max_slice_auc_loss=0.6)
     parameters = {
-        "eval_config": json_format.MessageToJson(make_compression_eval_config(config, MIN_SLICE)),
+        "eval_config": json_format.MessageToJson(
+            make_compression_eval_config(config, MIN_SLICE, Model.load("flights"))
+        ),
         **budgets,
     }
     executor = CompressionEvaluator.EXECUTOR_SPEC.executor_class

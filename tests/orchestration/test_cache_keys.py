@@ -8,9 +8,11 @@ from pathlib import Path
 import pytest
 
 from orchestration.local.cache_keys import CodeVersion
+from pipeline.model import Model
 from storage.errors import UserError
 
 PROJECT = Path(__file__).parents[2]
+CODE = ["pipeline.pipeline", *Model.load("flights").functions]
 USER = {
     "Transform": "preprocessing_fn: models.flights.preprocessing.preprocessing_fn",
     "Trainer": "run_fn: models.flights.network.run_fn",
@@ -36,7 +38,16 @@ EXECUTORS = {
 @pytest.fixture(scope="module")
 def copied(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("project")
-    for folder in ("components", "pipeline", "serving", "schema", "orchestration"):
+    for folder in (
+        "components",
+        "ml",
+        "models",
+        "orchestration",
+        "pipeline",
+        "serving",
+        "storage",
+        "schema",
+    ):
         ignored = shutil.ignore_patterns("__pycache__")
         shutil.copytree(PROJECT / folder, root / folder, ignore=ignored)
     return root
@@ -50,7 +61,7 @@ def digests(root: Path) -> dict[str, str]:
         node: version(executor, USER.get(node, "").format(schema=schema))
         for node, executor in EXECUTORS.items()
     }
-    return {**nodes, "run": version.run_key("pipeline.pipeline", {}, "data")}
+    return {**nodes, "run": version.run_key(CODE, {}, "data")}
 
 
 @pytest.mark.parametrize(
@@ -86,12 +97,12 @@ def test_code_version_changes_for_the_nodes_that_run_what_was_changed(
 def test_run_key_changes_with_settings_and_data(copied: Path) -> None:
     version = CodeVersion(copied)
     arguments = [({"window": 6}, "a"), ({"window": 6}, "b"), ({"window": 5}, "a")]
-    keys = [version.run_key("pipeline.pipeline", *a) for a in arguments]
+    keys = [version.run_key(CODE, *a) for a in arguments]
     assert len(set(keys)) == 3
-    assert version.run_key("pipeline.pipeline", {"window": 6}, "a") == keys[0]
+    assert version.run_key(CODE, {"window": 6}, "a") == keys[0]
 
 
 def test_run_key_names_a_file_that_is_missing(copied: Path) -> None:
     version = CodeVersion(copied, (str(copied / "none.pbtxt"),))
     with pytest.raises(UserError, match=r"none\.pbtxt cannot be read: No such file"):
-        version.run_key("pipeline.pipeline", {}, "data")
+        version.run_key(CODE, {}, "data")

@@ -10,10 +10,11 @@ import tf_keras
 
 from ml import progress
 from ml.keras_setup import skip_autograph_of_keras
+from ml.learning import Learning
 from models.flights import network as network
 from models.flights.features import CROSSES, LABEL, NUMERIC, WEIGHT
-from pipeline.config import TrainingConfig
 from storage.errors import DataError, UserError
+from tests.models.flights.settings import learning
 
 SIZES = {"carrier": 5, "origin": 4, "dest": 9}
 NUMBERS = 6
@@ -36,19 +37,19 @@ def make_rows(count: int, seed: int) -> dict[str, np.ndarray]:
     return rows
 
 
-def build(config: TrainingConfig) -> tf_keras.Model:
+def build(config: Learning) -> tf_keras.Model:
     return network.build_model(config, SIZES, NUMBERS, prior=0.3)
 
 
 def test_the_output_starts_at_the_prior() -> None:
-    model = build(TrainingConfig())
+    model = build(learning())
     (bias,) = model.get_layer("deep").bias.numpy()
     assert 1 / (1 + np.exp(-bias)) == pytest.approx(0.3)
     assert model.predict(make_rows(100, 1), verbose=0).shape == (100, 1)
 
 
 def test_the_wide_part_has_a_weight_for_every_pair_of_ids() -> None:
-    layer = build(TrainingConfig()).get_layer("wide")
+    layer = build(learning()).get_layer("wide")
     sizes = SIZES | {"hour": 24, "weekday": 7}
     pairs = sum(sizes[left] * sizes[right] for left, right in CROSSES)
     assert layer.input_dim == sum(sizes.values()) + pairs
@@ -57,7 +58,7 @@ def test_the_wide_part_has_a_weight_for_every_pair_of_ids() -> None:
 
 def test_no_two_ids_share_an_embedding_or_a_weight() -> None:
     """Changing one id changes the rows of the tables that are read for it, and no others."""
-    model = build(TrainingConfig())
+    model = build(learning())
     tables = tf_keras.Model(
         model.inputs, [model.get_layer(name).input for name in ("embedding", "wide")]
     )
@@ -69,7 +70,7 @@ def test_no_two_ids_share_an_embedding_or_a_weight() -> None:
 
 def test_it_learns_keeps_the_best_epoch_and_reports_progress(tmp_path: object) -> None:
     tf_keras.utils.set_random_seed(7)
-    config = TrainingConfig(epochs=12, batch_size=128, learning_rate=5e-3, patience=2)
+    config = learning(epochs=12, batch_size=128, learning_rate=5e-3, patience=2)
     lines: list[str] = []
     progress.subscribe(lines.append)
     model, evaluation = build(config), make_rows(1000, 2)
@@ -82,7 +83,7 @@ def test_it_learns_keeps_the_best_epoch_and_reports_progress(tmp_path: object) -
 
 
 def test_learning_that_diverges_is_an_error_that_says_what_to_lower(tmp_path: object) -> None:
-    config = TrainingConfig(epochs=3, learning_rate=1.0)
+    config = learning(epochs=3, learning_rate=1.0)
     rows = make_rows(3000, 1)
     rows[NUMERIC][5] = np.nan
     with pytest.raises(UserError, match=r"lower training\.learning_rate \(now 1\)"):
@@ -90,7 +91,7 @@ def test_learning_that_diverges_is_an_error_that_says_what_to_lower(tmp_path: ob
 
 
 def test_the_same_seed_gives_the_same_network(tmp_path: object) -> None:
-    config = TrainingConfig(epochs=1, batch_size=128)
+    config = learning(epochs=1, batch_size=128)
     answers = []
     for _ in range(2):
         tf_keras.utils.set_random_seed(config.seed)

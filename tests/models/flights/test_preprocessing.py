@@ -19,12 +19,13 @@ from tensorflow_transform.tf_metadata import dataset_metadata, schema_utils
 from tfx_bsl.public import tfxio
 
 from components.quantizer.conversion import convert
-from models.flights.export import RAW_SIGNATURE, save_model
+from models.flights.export import save_model
 from models.flights.features import (
     LABEL,
     NUMERIC,
     PROBABILITY,
     RAW_FEATURES,
+    RAW_SIGNATURE,
     TIME,
     VOCABULARIES,
     WEIGHT,

@@ -14,7 +14,7 @@ import tf_keras
 from models.flights import network as network
 from models.flights.features import IDS, NUMERIC
 from models.flights.warm_start import start_from
-from pipeline.config import TrainingConfig
+from tests.models.flights.settings import learning
 
 NUMBERS = 6
 OLD = {"carrier": [b"UA", b"B6", b"EV"], "origin": [b"EWR", b"JFK"], "dest": [b"ORD", b"ATL"]}
@@ -29,7 +29,7 @@ NEW = {
 def build(vocabularies: dict[str, list[bytes]], seed: int) -> tf_keras.Model:
     tf_keras.utils.set_random_seed(seed)
     sizes = {name: len(values) + 1 for name, values in vocabularies.items()}
-    return network.build_model(TrainingConfig(), sizes, NUMBERS, prior=0.3)
+    return network.build_model(learning(), sizes, NUMBERS, prior=0.3)
 
 
 @pytest.fixture(scope="module")
