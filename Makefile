@@ -24,7 +24,7 @@ run: $(READY)
 
 # The tests of a file run in one process; there is one for each core.
 test: $(READY)
-	$(PYTHON) -m pytest --numprocesses auto --dist loadgroup $(ARGS)
+	$(PYTHON) -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder $(ARGS)
 
 # What says here where packages come from, and whose certificates to trust, holds inside as well; neither is kept in the
 # image.

@@ -32,9 +32,7 @@ def pytest_configure() -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keeps the tests of a file, which share fixtures, in one process; whole pipelines go first."""
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group(str(item.path)))
+    """Has whole pipelines go first: with several processes, nobody waits for them in the end."""
     items.sort(key=lambda item: item.path.parent.name != "e2e")
 
 
