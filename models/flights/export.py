@@ -6,7 +6,7 @@ import tensorflow as tf
 import tensorflow_transform as tft
 import tf_keras
 
-from models.flights.features import CLASSES, PROBABILITY, RAW_FEATURES, RAW_SIGNATURE
+from .features import CLASSES, PROBABILITY, RAW_FEATURES, RAW_SIGNATURE
 
 FeatureSpec = dict[str, tf.io.FixedLenFeature]
 

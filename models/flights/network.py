@@ -17,10 +17,11 @@ from ml.keras_setup import skip_autograph_of_keras
 from ml.learning import Learning
 from ml.networks import Columns, ReportProgress, columns_of_files, select_inputs
 from ml.weight_average import AverageWeights
-from models.flights.export import save_model
-from models.flights.features import CROSSES, IDS, LABEL, NUMERIC, PROBABILITY, VOCABULARIES, WEIGHT
-from models.flights.warm_start import start_from
 from storage.errors import DataError, UserError
+
+from .export import save_model
+from .features import CROSSES, IDS, LABEL, NUMERIC, PROBABILITY, VOCABULARIES, WEIGHT
+from .warm_start import start_from
 
 _TRUNK = (256, 128, 64)
 _EMBEDDING = 8

@@ -7,7 +7,7 @@ import math
 import tensorflow as tf
 import tensorflow_transform as tft
 
-from models.flights.features import IDS, LABEL, NUMERIC, TIME, VOCABULARIES, WEIGHT
+from .features import IDS, LABEL, NUMERIC, TIME, VOCABULARIES, WEIGHT
 
 Tensors = dict[str, tf.Tensor]
 

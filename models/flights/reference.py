@@ -8,9 +8,10 @@ from sklearn.metrics import roc_auc_score
 from sklearn.preprocessing import OrdinalEncoder
 from threadpoolctl import threadpool_limits
 
-from models.flights.features import LABEL, RAW_FEATURES, VOCABULARIES
 from storage import spans
 from storage.parquet import open_file
+
+from .features import LABEL, RAW_FEATURES, VOCABULARIES
 
 _SEED = 7
 

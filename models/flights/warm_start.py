@@ -11,7 +11,7 @@ import tensorflow as tf
 import tf_keras
 from tfx import v1 as tfx
 
-from models.flights.features import CROSSES, IDS, VOCABULARIES
+from .features import CROSSES, IDS, VOCABULARIES
 
 Vocabularies = dict[str, list[bytes]]
 
