@@ -28,7 +28,6 @@ from pipeline.features import LABEL, RAW_FEATURES
 
 _TRAINING_SAMPLE = 10_000
 
-_Statistics = statistics_pb2.DatasetFeatureStatisticsList
 Fault = Callable[[pd.DataFrame], pd.DataFrame]
 
 
@@ -84,7 +83,7 @@ class Case:
     gate: Gate
     rows: pd.DataFrame
     window: pd.DataFrame
-    served: _Statistics
+    served: statistics_pb2.DatasetFeatureStatisticsList
 
     @classmethod
     def of_month(cls, month: int) -> Case:

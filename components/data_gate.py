@@ -133,6 +133,7 @@ def DataGate(
         environment=environment,
     )
     served = load_statistics(served_statistics, "train")
+    learned = load_statistics(statistics, "train")
     drift = "nothing served yet"
     found: list[Anomaly] = []
     for split in json.loads(statistics.split_names):
@@ -142,9 +143,12 @@ def DataGate(
         )
         if baseline:
             drift = _describe_drift(result)
-        if split == "test" and {"train", "test"} <= set(json.loads(examples.split_names)):
+        if (
+            split == "test"
+            and learned
+            and {"train", "test"} <= set(json.loads(examples.split_names))
+        ):
             rows = read_rows(examples, "test", gate.schema)
-            learned = load_statistics(statistics, "train")
             step = max(1, learned.datasets[0].num_examples // _TRAINING_SAMPLE)
             before = read_rows(examples, "train", only(gate.related, gate.schema), step)
             of_split += gate.check_rows(split, rows, before)
@@ -210,9 +214,11 @@ class Gate:
                 read_anomalies(split, result, self.schema), result, new, served, self.schema
             )
         ]
-        of_label = [a for a in found if a.feature == self.label and a.type not in DRIFTS]
+        refused = any(
+            a.feature == self.label and a.severity == _ERROR and a.type not in DRIFTS for a in found
+        )
         found += _find_unseen(split, new, self.schema)
-        if self.label and not of_label:
+        if self.label and not refused:
             found += _find_label_unusable(split, new, self.label)
         if split == "train":
             found += _find_nothing_to_learn(split, new, self.features)
@@ -493,21 +499,18 @@ def _write_anomalies(
     found: list[Anomaly],
 ) -> None:
     """Writes TFDV's anomalies and those found here, as ExampleValidator does."""
-    for feature, info in result.anomaly_info.items():
-        info.severity = max(
-            a.severity for a in found if a.feature == feature and a.type not in OWN_TYPES
-        )
+    for info in result.anomaly_info.values():
+        info.severity = anomalies_pb2.AnomalyInfo.UNKNOWN
     for anomaly in found:
-        if anomaly.type not in OWN_TYPES:
-            continue
         of_data_set = anomaly.feature == DATA_SET
         info = result.dataset_anomaly_info if of_data_set else result.anomaly_info[anomaly.feature]
         info.severity = max(info.severity, anomaly.severity)
-        info.reason.add(
-            type=anomalies_pb2.AnomalyInfo.CUSTOM_VALIDATION,
-            short_description=anomaly.type,
-            description=anomaly.description,
-        )
+        if anomaly.type in OWN_TYPES:
+            info.reason.add(
+                type=anomalies_pb2.AnomalyInfo.CUSTOM_VALIDATION,
+                short_description=anomaly.type,
+                description=anomaly.description,
+            )
     folder = os.path.join(artifact.uri, f"Split-{split}")
     tfx.dsl.io.fileio.makedirs(folder)
     with tfx.dsl.io.fileio.open(os.path.join(folder, "SchemaDiff.pb"), "wb") as file:

@@ -6,6 +6,7 @@ import json
 import math
 import re
 from collections.abc import Callable
+from dataclasses import asdict
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -16,12 +17,12 @@ import pyarrow as pa
 import pytest
 import tensorflow as tf
 import tensorflow_data_validation as tfdv
-from tensorflow_metadata.proto.v0 import anomalies_pb2
+from tensorflow_metadata.proto.v0 import anomalies_pb2, schema_pb2
 from tfx.v1.types import standard_artifacts as standard
 from tfx_bsl.coders import example_coder
 
 from components.artifacts import statistics_uri
-from components.data_gate import DataGate, _find_label_unusable, parse_warn_only
+from components.data_gate import DataGate, Gate, _find_label_unusable, parse_warn_only
 from components.errors import BlockingAnomalies, UserError
 from components.span_example_gen import Columns, to_example_batch
 from pipeline.config import GateConfig
@@ -521,6 +522,25 @@ def test_labels_of_0_and_1_are_usable_whatever_their_type_and_number(kind: Any) 
     labels[7] = 0.5
     statistics = tfdv.generate_statistics_from_dataframe(pd.DataFrame({"late": labels}))
     assert len(list(_find_label_unusable("train", statistics, "late"))) == 1
+
+
+@pytest.mark.parametrize("split", ["train", "eval", "test"])
+@pytest.mark.parametrize("kind", [schema_pb2.INT, schema_pb2.FLOAT])
+def test_a_soft_label_stops_the_run_in_any_split_whatever_the_schema_allows(
+    split: str, kind: int
+) -> None:
+    schema = tfdv.load_schema_text(str(PROJECT / "schema/schema.pbtxt"))
+    late = tfdv.get_feature(schema, LABEL)
+    late.type = kind
+    late.ClearField("int_domain")
+    limits = asdict(GateConfig())
+    del limits["schema"], limits["warn_only"]
+    gate = Gate(schema=schema, features=RAW_FEATURES, label=LABEL, **limits)
+    frame = month(201303).astype({"late": float})
+    frame.loc[3, "late"] = 0.5
+    statistics = tfdv.generate_statistics_from_dataframe(frame)
+    _, found = gate.check_statistics(split, statistics, None)
+    assert {a.feature for a in found if a.blocks(frozenset())} == {LABEL}
 
 
 # What the window says nothing about
