@@ -3,8 +3,9 @@
 import json
 import math
 import os
-from collections.abc import Iterator
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import TypeAlias
 
 import pandas as pd
 import tensorflow_data_validation as tfdv
@@ -55,11 +56,15 @@ _COMPARED = ("train", "test")
 _OF_MONTHS = frozenset({"FEATURE_TYPE_LOW_FRACTION_PRESENT"})
 # Deviations as small as this, in magnitudes of the values, are the rounding of 32-bit numbers.
 STEADY = 1e-5
+# Of a sum of labels, in all of them.
+_ROUNDING = 1e-10
 # Of a limit; above it there is a warning.
 _WARN_FROM = 0.7
 # Of the served rows: a category that had more does not end by chance or season.
 _VANISHING_SHARE = 0.01
 _TRAINING_SAMPLE = 10_000
+
+_Statistics: TypeAlias = statistics_pb2.DatasetFeatureStatisticsList
 
 
 @tfx.dsl.components.component
@@ -117,54 +122,38 @@ def DataGate(
         that the schema does not have.
     """
     exceptions = parse_warn_only(json.loads(warn_only))
-    expected = load_schema(schema)
-    related = _check_features([*json.loads(features), *filter(None, [label])], expected)
+    gate = Gate(
+        schema=load_schema(schema),
+        features=tuple(json.loads(features)),
+        label=label,
+        max_missing_change=max_missing_change,
+        max_duplicates=max_duplicates,
+        max_error_growth=max_error_growth,
+        min_label_relation=min_label_relation,
+        environment=environment,
+    )
     served = load_statistics(served_statistics, "train")
     learned = load_statistics(statistics, "train")
     drift = "nothing served yet"
     found: list[Anomaly] = []
     for split in json.loads(statistics.split_names):
-        new = load_statistics(statistics, split)
         baseline = served if split in _COMPARED else None
-        result = tfdv.validate_statistics(
-            new, expected, environment=environment, previous_statistics=baseline
+        result, of_split = gate.check_statistics(
+            split, load_statistics(statistics, split), baseline
         )
-        of_split = [
-            replace(anomaly, severity=_WARNING)
-            if split not in _COMPARED and anomaly.type in _OF_MONTHS
-            else anomaly
-            for anomaly in grant_chance(
-                read_anomalies(split, result, expected), result, new, baseline, expected
-            )
-        ]
-        own = list(_find_unseen(split, new, expected))
-        if label and not any(
-            anomaly.feature == label and anomaly.type not in DRIFTS for anomaly in of_split
-        ):
-            own += _find_label_unusable(split, new, label)
-        if split == "train":
-            own += _find_nothing_to_learn(split, new, related, label)
         if baseline:
-            own += _find_near_thresholds(split, result)
-            own += _find_missing(split, new, baseline, max_missing_change)
-            own += _find_vanished(split, new, baseline, expected)
             drift = _describe_drift(result)
         if (
             split == "test"
             and learned
             and {"train", "test"} <= set(json.loads(examples.split_names))
         ):
-            rows = read_rows(examples, "test", expected)
+            rows = read_rows(examples, "test", gate.schema)
             step = max(1, learned.datasets[0].num_examples // _TRAINING_SAMPLE)
-            before = read_rows(examples, "train", only(related, expected), step)[related]
-            own += _find_duplicates(split, rows, max_duplicates)
-            rows = rows[related]
-            own += _find_constant(split, rows, before)
-            relations = Relations(before)
-            own += _find_changed_relations(split, rows, relations, label, max_error_growth)
-            own += _find_label_unrelated(split, rows, before, relations, label, min_label_relation)
-        found += of_split + own
-        _write_anomalies(anomalies, split, result, of_split, own)
+            before = read_rows(examples, "train", only(gate.related, gate.schema), step)
+            of_split += gate.check_rows(split, rows, before)
+        found += of_split
+        _write_anomalies(anomalies, split, result, of_split)
     anomalies.split_names = statistics.split_names
     blocking = [anomaly for anomaly in found if anomaly.blocks(exceptions)]
     if blocking:
@@ -172,6 +161,91 @@ def DataGate(
     anomalies.set_int_custom_property("warnings", len(found))
     anomalies.set_string_custom_property("warned", "\n".join(map(str, found[:_SHOWN])))
     anomalies.set_string_custom_property("drift", drift)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gate:
+    """What data has to be, and how far it may be from other data.
+
+    Attributes:
+      schema: What the data should be.
+      features: Those whose relations are compared.
+      label: The feature that is predicted; "" for none.
+      max_missing_change: These and the others are described at `DataGate`.
+
+    Raises:
+      UserError: If the schema lacks one of the features, or the label.
+    """
+
+    schema: schema_pb2.Schema
+    features: tuple[str, ...]
+    label: str
+    max_missing_change: float
+    max_duplicates: float
+    max_error_growth: float
+    min_label_relation: float
+    environment: str = "TRAINING"
+
+    def __post_init__(self) -> None:
+        if unknown := sorted(set(self.related) - {f.name for f in self.schema.feature}):
+            raise UserError(f"the schema has no feature {', '.join(unknown)}")
+
+    @property
+    def related(self) -> list[str]:
+        """The columns whose relations are compared."""
+        return [*self.features, *filter(None, [self.label])]
+
+    def check_statistics(
+        self, split: str, new: _Statistics, served: _Statistics | None
+    ) -> tuple[anomalies_pb2.Anomalies, list[Anomaly]]:
+        """Validates the statistics of a split, and compares them with those of the served model.
+
+        Returns:
+          What TFDV found, and the anomalies: those of TFDV, and then the gate's own.
+        """
+        result = tfdv.validate_statistics(
+            new, self.schema, environment=self.environment, previous_statistics=served
+        )
+        found = [
+            replace(anomaly, severity=_WARNING)
+            if split not in _COMPARED and anomaly.type in _OF_MONTHS
+            else anomaly
+            for anomaly in grant_chance(
+                read_anomalies(split, result, self.schema), result, new, served, self.schema
+            )
+        ]
+        refused = any(
+            a.feature == self.label and a.severity == _ERROR and a.type not in DRIFTS for a in found
+        )
+        found += _find_unseen(split, new, self.schema)
+        if self.label and not refused:
+            found += _find_label_unusable(split, new, self.label)
+        if split == "train":
+            found += _find_nothing_to_learn(split, new, self.features)
+        if served:
+            found += _find_near_thresholds(split, result)
+            found += _find_missing(split, new, served, self.max_missing_change)
+            found += _find_vanished(split, new, served, self.schema)
+        return result, found
+
+    def check_rows(self, split: str, rows: pd.DataFrame, window: pd.DataFrame) -> Iterator[Anomaly]:
+        """Looks at the rows of a new month.
+
+        Args:
+          split: Name of the split.
+          rows: All columns, as of `read_rows`.
+          window: Rows to learn the relations of the columns from.
+        """
+        yield from _find_duplicates(split, rows, self.max_duplicates)
+        rows, window = rows[self.related], window[self.related]
+        yield from _find_constant(split, rows, window)
+        relations = Relations(window)
+        yield from _find_changed_relations(
+            split, rows, relations, self.label, self.max_error_growth
+        )
+        yield from _find_label_unrelated(
+            split, rows, window, relations, self.label, self.min_label_relation
+        )
 
 
 def parse_warn_only(entries: list[str]) -> frozenset[str]:
@@ -190,16 +264,7 @@ def parse_warn_only(entries: list[str]) -> frozenset[str]:
     return frozenset(entries)
 
 
-def _check_features(names: list[str], schema: schema_pb2.Schema) -> list[str]:
-    known = {feature.name for feature in schema.feature}
-    if unknown := sorted(set(names) - known):
-        raise UserError(f"the schema has no feature {', '.join(unknown)}")
-    return names
-
-
-def _find_unseen(
-    split: str, new: statistics_pb2.DatasetFeatureStatisticsList, expected: schema_pb2.Schema
-) -> Iterator[Anomaly]:
+def _find_unseen(split: str, new: _Statistics, expected: schema_pb2.Schema) -> Iterator[Anomaly]:
     """Warns of values outside a domain, so few that the schema lets them pass."""
     domains = {domain.name: set(domain.value) for domain in expected.string_domain}
     for feature in expected.feature:
@@ -218,12 +283,11 @@ def _find_unseen(
             yield Anomaly(split, feature.name, "UNSEEN_VALUES", _WARNING, text)
 
 
-def _find_label_unusable(
-    split: str, new: statistics_pb2.DatasetFeatureStatisticsList, label: str
-) -> Iterator[Anomaly]:
+def _find_label_unusable(split: str, new: _Statistics, label: str) -> Iterator[Anomaly]:
     """Looks for labels that are not 0 and 1, both of them, in every row.
 
-    Without, there is neither a share of 1 to start from nor an AUC.
+    Without, there is neither a share of 1 to start from nor an AUC. Labels of 0 to 1 are all 0 or 1
+    where their sum is the number of those that are not 0.
     """
     (data,) = new.datasets
     rows = data.num_examples
@@ -239,6 +303,8 @@ def _find_label_unusable(
         reason = f"the labels are {stats.num_stats.min:g} to {stats.num_stats.max:g}, not 0 and 1"
     elif stats.num_stats.min == stats.num_stats.max:
         reason = f"all of {rows:,} labels are {stats.num_stats.min:g}; both 0 and 1 are needed"
+    elif 1 - stats.num_stats.num_zeros / known - stats.num_stats.mean > _ROUNDING:
+        reason = "some labels are between 0 and 1; each has to be 0 or 1"
     else:
         return
     text = f"{reason}. Are the labels of these months there yet?"
@@ -247,16 +313,15 @@ def _find_label_unusable(
 
 def _find_nothing_to_learn(
     split: str,
-    new: statistics_pb2.DatasetFeatureStatisticsList,
-    features: list[str],
-    label: str,
+    new: _Statistics,
+    features: Sequence[str],
 ) -> Iterator[Anomaly]:
     """Warns of features that have one value, or none, in all rows to learn from."""
     (data,) = new.datasets
     known = {feature.path.step[0]: feature for feature in data.features}
     for name in features:
         text = _describe_constant(known.get(name))
-        if text and name != label:
+        if text:
             text += "; the model can learn nothing from it"
             yield Anomaly(split, name, "CONSTANT", _WARNING, text)
 
@@ -286,8 +351,8 @@ def _find_near_thresholds(split: str, result: anomalies_pb2.Anomalies) -> Iterat
 
 def _find_missing(
     split: str,
-    new: statistics_pb2.DatasetFeatureStatisticsList,
-    served: statistics_pb2.DatasetFeatureStatisticsList,
+    new: _Statistics,
+    served: _Statistics,
     limit: float,
 ) -> Iterator[Anomaly]:
     """Compares the shares of rows without a value."""
@@ -309,8 +374,8 @@ def _find_missing(
 
 def _find_vanished(
     split: str,
-    new: statistics_pb2.DatasetFeatureStatisticsList,
-    served: statistics_pb2.DatasetFeatureStatisticsList,
+    new: _Statistics,
+    served: _Statistics,
     expected: schema_pb2.Schema,
 ) -> Iterator[Anomaly]:
     """Looks for categories that many rows had and none has, as when one is renamed."""
@@ -398,8 +463,8 @@ def _label_auc(rows: pd.DataFrame, relations: Relations, label: str) -> float:
 
 
 def nearest_drift(
-    new: statistics_pb2.DatasetFeatureStatisticsList,
-    served: statistics_pb2.DatasetFeatureStatisticsList,
+    new: _Statistics,
+    served: _Statistics,
     schema: schema_pb2.Schema,
 ) -> tuple[str, float, float] | None:
     """The drift that comes nearest to its limit, or is furthest beyond it.
@@ -431,21 +496,21 @@ def _write_anomalies(
     artifact: tfx.dsl.Artifact,
     split: str,
     result: anomalies_pb2.Anomalies,
-    of_tfdv: list[Anomaly],
-    own: list[Anomaly],
+    found: list[Anomaly],
 ) -> None:
     """Writes TFDV's anomalies and those found here, as ExampleValidator does."""
-    for feature, info in result.anomaly_info.items():
-        info.severity = max(a.severity for a in of_tfdv if a.feature == feature)
-    for anomaly in own:
+    for info in result.anomaly_info.values():
+        info.severity = anomalies_pb2.AnomalyInfo.UNKNOWN
+    for anomaly in found:
         of_data_set = anomaly.feature == DATA_SET
         info = result.dataset_anomaly_info if of_data_set else result.anomaly_info[anomaly.feature]
         info.severity = max(info.severity, anomaly.severity)
-        info.reason.add(
-            type=anomalies_pb2.AnomalyInfo.CUSTOM_VALIDATION,
-            short_description=anomaly.type,
-            description=anomaly.description,
-        )
+        if anomaly.type in OWN_TYPES:
+            info.reason.add(
+                type=anomalies_pb2.AnomalyInfo.CUSTOM_VALIDATION,
+                short_description=anomaly.type,
+                description=anomaly.description,
+            )
     folder = os.path.join(artifact.uri, f"Split-{split}")
     tfx.dsl.io.fileio.makedirs(folder)
     with tfx.dsl.io.fileio.open(os.path.join(folder, "SchemaDiff.pb"), "wb") as file:

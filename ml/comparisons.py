@@ -110,7 +110,7 @@ def grant_chance(
     baseline: statistics_pb2.DatasetFeatureStatisticsList | None,
     schema: schema_pb2.Schema,
 ) -> Iterator[Anomaly]:
-    """Makes a warning of each anomaly that the small number of rows explains.
+    """Makes a warning of each anomaly that chance explains.
 
     Args:
       found: Anomalies of TFDV's.
@@ -128,9 +128,9 @@ def grant_chance(
             pass
         elif anomaly.type in DRIFTS and baseline and anomaly.feature in measured:
             value, limit = measured[anomaly.feature]
-            granted = limit + drift_by_chance(feature, new, baseline)
+            granted = limit + drift_by_chance(feature, value, new, baseline)
             if value <= granted:
-                reason = f"so few rows may show {granted:.3g}"
+                reason = f"without drift these rows may show {granted:.3g}"
         elif anomaly.type == "FEATURE_TYPE_LOW_FRACTION_PRESENT":
             rows = new.datasets[0].num_examples
             missing = missing_rates(new).get(anomaly.feature, 1.0) * rows

@@ -395,6 +395,8 @@ class _TfliteModel:
         if tensor.type == schema.TensorType.STRING:
             (count,) = np.frombuffer(data, "<i4", 1)
             starts = np.frombuffer(data, "<i4", count + 1, 4)
+            if starts[-1] > len(data) or (np.diff(starts) < 0).any():
+                raise ValueError("the texts of a TFLite model are not where it says")
             return [data[a:b] for a, b in itertools.pairwise(starts.tolist())]
         size = len(data) // int(np.prod(tensor.shape))
         return [data[start : start + size] for start in range(0, len(data), size)]

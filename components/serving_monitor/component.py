@@ -297,10 +297,10 @@ def _granted(
     past: _Statistics,
     schema: schema_pb2.Schema,
 ) -> Iterator[tuple[str, float, float]]:
-    """Drifts with their limits, which are higher by what chance explains in so few rows."""
+    """Drifts with their limits, which are higher by what chance explains."""
     features = {feature.name: feature for feature in schema.feature}
     for name, value, limit in measured:
-        chance = drift_by_chance(features[name], now, past) if value > limit else 0.0
+        chance = drift_by_chance(features[name], value, now, past) if value > limit else 0.0
         yield name, value, limit + chance
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pandas as pd
 import pytest
 import tensorflow_data_validation as tfdv
 from scipy.spatial.distance import jensenshannon
-from tensorflow_metadata.proto.v0 import schema_pb2
+from tensorflow_metadata.proto.v0 import schema_pb2, statistics_pb2
 
 from ml.chance import (
     divergence_by_chance,
@@ -34,6 +36,10 @@ SCHEMA = schema_pb2.Schema(
 )
 
 
+# Ten bins and ten quantiles tell a distribution but for so much, a fifth of the lowest limit.
+UNKNOWN = 0.01
+
+
 def draw(random: np.random.Generator, rows: int) -> pd.DataFrame:
     return pd.DataFrame(
         {
@@ -48,14 +54,15 @@ def draw(random: np.random.Generator, rows: int) -> pd.DataFrame:
 def test_drift_by_chance_is_more_than_samples_of_one_distribution_show(rows: int) -> None:
     random = np.random.default_rng(3)
     baseline = tfdv.generate_statistics_from_dataframe(draw(random, 20_000))
-    for _ in range(15):
+    for _ in range(10):
         new = tfdv.generate_statistics_from_dataframe(draw(random, rows))
         result = tfdv.validate_statistics(new, SCHEMA, previous_statistics=baseline)
         measured = {name: value for name, value, _ in drifts(result)}
         assert measured.keys() == {"kind", "number", "count"}
         for name, value in measured.items():
             (chosen,) = (f for f in SCHEMA.feature if f.name == name)
-            assert value <= drift_by_chance(chosen, new, baseline), name
+            granted = drift_by_chance(chosen, value, new, baseline)
+            assert value <= granted + UNKNOWN, name
 
 
 def test_drift_by_chance_vanishes_with_the_number_of_rows() -> None:
@@ -63,20 +70,59 @@ def test_drift_by_chance_vanishes_with_the_number_of_rows() -> None:
     baseline, new = (
         tfdv.generate_statistics_from_dataframe(draw(random, 30_000)) for _ in range(2)
     )
-    assert drift_by_chance(SCHEMA.feature[0], new, baseline) < 0.02
-    assert drift_by_chance(SCHEMA.feature[2], new, baseline) < 0.005
+    assert drift_by_chance(SCHEMA.feature[0], 0.0, new, baseline) < 0.02
+    assert drift_by_chance(SCHEMA.feature[2], 0.0, new, baseline) < 0.005
+
+
+def numbers(values: np.ndarray) -> statistics_pb2.DatasetFeatureStatisticsList:
+    return tfdv.generate_statistics_from_dataframe(pd.DataFrame({"number": values}))
+
+
+def unexplained(values: np.ndarray, baseline: np.ndarray) -> float:
+    """How much of what TFDV measures is left when chance has been granted."""
+    new, known = numbers(values), numbers(baseline)
+    result = tfdv.validate_statistics(new, SCHEMA, previous_statistics=known)
+    ((_, value, _),) = (drift for drift in drifts(result) if drift[0] == "number")
+    return value - drift_by_chance(SCHEMA.feature[1], value, new, known)
+
+
+@pytest.mark.parametrize("far", [-50.0, 150.0])
+def test_drift_by_chance_explains_that_one_value_far_out_widens_a_range(far: float) -> None:
+    rows = np.random.default_rng(3).normal(50, 10, 2000)
+    assert unexplained(np.append(rows[:1000], far), rows) <= UNKNOWN
+    assert unexplained(rows[:1000], np.append(rows, far)) <= UNKNOWN
+
+
+@pytest.mark.parametrize("change", [np.negative, lambda rows: rows * 1.609, lambda rows: rows / 30])
+def test_drift_by_chance_explains_no_other_unit(change: Callable[[np.ndarray], np.ndarray]) -> None:
+    rows = np.random.default_rng(3).normal(50, 10, 2000)
+    assert unexplained(change(rows[:200]), rows) > 0.2
+
+
+@pytest.mark.parametrize("value", [3.0, 5.0])
+def test_drift_by_chance_explains_no_new_value_of_what_was_constant(value: float) -> None:
+    assert unexplained(np.full(200, value), np.full(2000, 4.0)) > 0.9
 
 
 def test_drift_by_chance_is_0_where_there_is_no_such_feature() -> None:
     nothing = tfdv.generate_statistics_from_dataframe(pd.DataFrame({"other": [1.0, 2.0]}))
-    assert drift_by_chance(SCHEMA.feature[0], nothing, nothing) == 0
+    assert drift_by_chance(SCHEMA.feature[0], 1.0, nothing, nothing) == 0
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_drift_by_chance_is_0_where_the_values_are_no_numbers(value: float) -> None:
+    known, unknown = numbers(np.arange(100.0)), numbers(np.append([1.0, 2.0] * 9, value))
+    unknown = unknown if np.isinf(value) else numbers(np.full(9, value))
+    for pair in ((known, unknown), (unknown, known)):
+        assert drift_by_chance(SCHEMA.feature[1], 1.0, *pair) == 0
 
 
 def test_drift_by_chance_is_the_same_each_time() -> None:
     random = np.random.default_rng(3)
     new, baseline = (tfdv.generate_statistics_from_dataframe(draw(random, 300)) for _ in range(2))
     number = SCHEMA.feature[1]
-    assert drift_by_chance(number, new, baseline) == drift_by_chance(number, new, baseline)
+    first, second = (drift_by_chance(number, 0.0, new, baseline) for _ in range(2))
+    assert first == second > 0
 
 
 @pytest.mark.parametrize(
