@@ -36,7 +36,7 @@ image:
 	  --secret id=registries,src="$$registries" $${SSL_CERT_FILE:+--secret id=ca,src="$$SSL_CERT_FILE"} .
 	@$(CONTAINER_TOOL) image inspect --format 'Built $(IMAGE), {{.Id}}' $(IMAGE)
 
-# The compiled pipeline, task by task, in containers of the image; with root and `podman runc netavark mmdebstrap` from
+# The compiled pipeline, task by task, in containers of the image; with root and `podman runc netavark iptables mmdebstrap` from
 # Debian's packages. The image is built upon a base of Debian's packages.
 test-containers: export CONTAINERS_CONF = $(CURDIR)/tests/containers/containers.conf
 test-containers: BASE = localhost/debian:bookworm

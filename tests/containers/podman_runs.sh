@@ -6,7 +6,7 @@ say() {
   exit 1
 }
 [ "$(id -u)" = 0 ] || say "it needs root"
-for command in podman runc mmdebstrap; do
+for command in podman runc mmdebstrap iptables; do
   command -v "$command" >/dev/null || say "$command is missing"
 done
 mkdir -p /var/lib/containers
