@@ -625,7 +625,7 @@ def test_the_context_is_in_every_example_that_does_not_say_otherwise() -> None:
             '{"examples": [{"a": [1, 18446744073709551603]}]}',
             ["Only int64_t", "element 1"],
         ),
-        ('{"examples": [{"a": 1e999}]}', ["JSON Parse error: Number too big", "offset: 19"]),
+        ('{"examples": [{"a": 1e999}]}', ["JSON Parse error: Number too big", "offset: 20"]),
         ('{"examples": [{"a": {"b64": "?"}}]}', ["Feature: a", "base64"]),
         ('{"examples": [{"a": 1, "a": 2}]}', ["a key occurs more than once"]),
     ],

@@ -31,7 +31,7 @@ REQUEST, BUDGET = 4, 128  # MB
 EXHAUSTED = grpc.StatusCode.RESOURCE_EXHAUSTED
 ROW = {"distance": 1.0, "hour": 2, "carrier": "AA"}
 PREDICT = "/tensorflow.serving.PredictionService/Predict"
-TOKEN = "a token of the tests"
+TOKEN = "a-token-of-the-tests"
 
 
 @pytest.fixture(scope="module")
