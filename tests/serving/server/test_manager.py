@@ -52,6 +52,7 @@ class Loaded:
     signatures: Mapping[str, Signature] = field(default_factory=dict)
     signature_defs: Mapping[str, meta_graph_pb2.SignatureDef] = field(default_factory=dict)
     batched: set[str] = field(default_factory=set)
+    ends_by_itself: bool = True
 
     def run(
         self,

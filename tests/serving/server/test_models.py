@@ -200,6 +200,15 @@ class TestTFLite:
                 assert values == alone[rows]
 
 
+def test_a_model_that_loops_is_known_to_in_either_form(
+    counter: SavedModel, odd: SavedModel, tmp_path: Path
+) -> None:
+    loops = tf.lite.TFLiteConverter.from_saved_model(str(save_counter(tmp_path / "1"))).convert()
+    assert not counter.ends_by_itself
+    assert not TFLiteModel(loops, 1).ends_by_itself
+    assert odd.ends_by_itself
+
+
 class TestBatching:
     """Rows of several requests are one batch only if each is answered as if it were alone."""
 
