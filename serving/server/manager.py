@@ -13,7 +13,7 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -131,8 +131,20 @@ class ModelManager:
         self.decided: Future[None] = Future()
         self._deciding = threading.Lock()
 
-    def find(self, name: str, version: int | None = None, label: str | None = None) -> Served:
+    def find(
+        self,
+        name: str,
+        version: int | None = None,
+        label: str | None = None,
+        models: Container[str] | None = None,
+    ) -> Served:
         """The version that a request is for.
+
+        Args:
+          name: Name of the model.
+          version: Number of the version; None for the newest.
+          label: Label of the version.
+          models: Models that the client may know of; None for all.
 
         Raises:
           ServingError: If it is not being served.
@@ -152,9 +164,11 @@ class ModelManager:
             if served is not None:
                 return served
         wanted = f"Latest({name})" if version is None else f"Specific({name}, {version})"
-        known = ", ".join(sorted(n for n, m in self._models.items() if m.newest)) or "none"
+        known = ", ".join(
+            sorted(n for n, m in self._models.items() if m.newest and (models is None or n in models))
+        )
         versions = ", ".join(map(str, sorted(model.loaded))) if model else ""
-        there = f"of {name} the versions {versions}" if versions else f"the models {known}"
+        there = f"of {name} the versions {versions}" if versions else f"the models {known or 'none'}"
         raise ServingError(
             grpc.StatusCode.NOT_FOUND,
             f"Servable not found for request: {wanted}; being served are {there}",

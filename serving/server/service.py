@@ -295,7 +295,7 @@ class Service:
           ServingError: If the client may not ask for it, or it is not being served.
         """
         call.grant.check(call.method, call.name)
-        served = self.manager.find(call.name, call.version, call.label)
+        served = self.manager.find(call.name, call.version, call.label, call.grant.models)
         call.version = served.version
         return served
 

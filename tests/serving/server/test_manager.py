@@ -790,6 +790,8 @@ class TestSeveralModels:
         serving.look()
         assert [serving.served(name) for name in "bcd"] == [7, 1, 5]
         assert not_served(serving, "a").message.endswith("being served are the models b, c, d")
+        some = not_served(serving, "a", None, None, {"a", "c"})
+        assert some.message.endswith("being served are the models c")
         assert serving.states("a") == {1: State.END}
         assert set(dict(serving.changes).items()) == {
             ("a", False),
