@@ -44,6 +44,7 @@ class LoadedModel(Protocol):
       signature_defs: The same as TensorFlow's protocol says it, for clients that ask for metadata.
       batched: Signatures of which the rows of several requests may be computed as one batch; see
         `batching.learn`.
+      key_id: Id of the key that it was verified with; empty if it was not.
       ends_by_itself: Whether an answer takes a time that only the size of what is asked bounds.
     """
 
@@ -51,6 +52,7 @@ class LoadedModel(Protocol):
     signature_defs: Mapping[str, meta_graph_pb2.SignatureDef]
     batched: set[str]
     ends_by_itself: bool
+    key_id: str
 
     def run(
         self,
@@ -98,6 +100,8 @@ def load_model(folder: str, *, prefer_tflite: bool, concurrency: int) -> LoadedM
 
 class SavedModel:
     """A SavedModel; see `LoadedModel`."""
+
+    key_id = ""
 
     def __init__(self, folder: str):
         saved = saved_model_pb2.SavedModel.FromString((Path(folder) / SAVED_MODEL).read_bytes())
@@ -177,6 +181,8 @@ class TFLiteModel:
     Raises:
       ValueError: If it has more than one signature, or none that can be asked.
     """
+
+    key_id = ""
 
     def __init__(self, content: bytes, concurrency: int):
         self._content = content

@@ -53,6 +53,7 @@ class Told:
     signatures: Mapping[str, Signature] = {"serving_default": SIGNATURE}
     signature_defs: Mapping[str, Any] = {"serving_default": SIGNATURE.to_proto()}
     ends_by_itself = True
+    key_id = ""
 
     def __init__(self, compute: Callable[[np.ndarray], np.ndarray]):
         self.batched: set[str] = set()
