@@ -100,7 +100,8 @@ class Arrivals:
     def _grant(self) -> None:
         """Grants memory in turns to who came last and who came first.
 
-        Who came last does not wait behind all who only hold memory; who came first is not forgotten.
+        Who came last does not wait behind all who only hold memory, and who came first is not
+        forgotten.
         """
         while self._waiting:
             size, granted = self._waiting[-1 if self._last_is_next else 0]

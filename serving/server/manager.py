@@ -168,10 +168,14 @@ class ModelManager:
                 return served
         wanted = f"Latest({name})" if version is None else f"Specific({name}, {version})"
         known = ", ".join(
-            sorted(n for n, m in self._models.items() if m.newest and (models is None or n in models))
+            sorted(
+                n for n, m in self._models.items() if m.newest and (models is None or n in models)
+            )
         )
         versions = ", ".join(map(str, sorted(model.loaded))) if model else ""
-        there = f"of {name} the versions {versions}" if versions else f"the models {known or 'none'}"
+        there = (
+            f"of {name} the versions {versions}" if versions else f"the models {known or 'none'}"
+        )
         raise ServingError(
             grpc.StatusCode.NOT_FOUND,
             f"Servable not found for request: {wanted}; being served are {there}",
