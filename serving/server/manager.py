@@ -17,6 +17,7 @@ from collections.abc import Callable, Container, Mapping, Set
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import grpc
 from tensorflow_serving.apis import get_model_status_pb2
@@ -357,8 +358,8 @@ class ModelManager:
         for version in sorted(gone):
             model.states[version] = (_State.END, reason)
             self._metrics.versions.remove(name, str(version))
-            why = {"reason": reason} if reason else {}
-            log_event("unloaded", model=name, version=version, **why)
+            fields: dict[str, Any] = {"reason": reason} if reason else {}
+            log_event("unloaded", model=name, version=version, **fields)
         if gone:
             gc.collect()  # A session's graph refers to itself.
 
