@@ -277,7 +277,7 @@ class TestWarmUp:
         self, odd: SavedModel, folder: Path
     ) -> None:
         self.write(folder, predict_request("toy", "checked", x=i64([-123456])))
-        with pytest.raises(ServingError, match="checked in .* fails: INVALID_ARGUMENT") as error:
+        with pytest.raises(ServingError, match=r"checked in .* fails: INVALID_ARGUMENT") as error:
             warm_up(odd, str(folder), threading.Event())
         assert "123456" not in error.value.message
 
