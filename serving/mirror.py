@@ -12,10 +12,11 @@ import time
 from collections.abc import Callable
 
 from serving.server.logs import log_event
-from storage.directory import ModelDirectory, exists, find_models
+from storage.directory import SIGNATURE_FILE, ModelDirectory, exists, find_models
 from storage.encryption import Keys
-from storage.keys import TrustStore
+from storage.keys import SignatureError, TrustStore
 from storage.private_copy import PREFIX, private_copy
+from storage.signing import claimed_key
 
 # A version that was refused is looked at again after so many seconds.
 _RETRY_SECONDS = 60.0
@@ -25,13 +26,14 @@ class Mirror:
     """A folder that has of each model the newest version that verifies, and those with a label.
 
     Servers that watch the folder see versions that are whole. What is rolled back in the Serving
-    directory goes from the folder too, after the version that takes its place has come. While the
-    Serving directory cannot be read, everything stays.
+    directory goes from the folder too, after the version that takes its place has come; what was
+    signed with a key that is no longer trusted goes whether or not there is another. While the
+    Serving directory cannot be read, everything else stays.
 
     Args:
       serving_dir: The Serving directory; others may write to it.
       target: The folder; nobody else may write to it. What is not whole yet is in it too, under
-        names that are no model's.
+        names that are no model's, and the signatures of its versions as in a Serving directory.
       models: Names of the models; none named means all.
       trust: Keys that may have signed versions.
       load_keys: Gives the keys that versions are decrypted with; called for each version.
@@ -60,6 +62,12 @@ class Mirror:
           Whether all went well, and there is a version.
         """
         try:
+            return self._look()
+        finally:  # Whatever became of the Serving directory.
+            self._remove_untrusted()
+
+    def _look(self) -> bool:
+        try:
             there = find_models(self._serving_dir)
         except Exception as error:
             return self._report("", "look failed", error)
@@ -74,17 +82,31 @@ class Mirror:
         return bool(outcomes) and all(outcomes)
 
     def follow(self, seconds: float) -> None:
-        """Looks again and again, until SIGTERM or SIGINT.
+        """Looks again and again, until SIGTERM or SIGINT; SIGHUP has public keys read again.
 
         Args:
           seconds: Time between two looks.
         """
-        stopping = threading.Event()
+        stopping, reloading = threading.Event(), threading.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: stopping.set())
+        signal.signal(signal.SIGHUP, lambda *_: reloading.set())
         self.look()
         while not stopping.wait(seconds):
+            if reloading.is_set():
+                reloading.clear()
+                self._reload()
             self.look()
+
+    def _reload(self) -> None:
+        self._refused.clear()
+        try:
+            self._trust.reload()
+        except SignatureError as error:
+            reason = f"{error}; what was read before still holds"
+            log_event("not reloaded", logging.ERROR, part="public keys", reason=reason)
+        else:
+            log_event("reloaded", part="public keys")
 
     def _update(self, name: str) -> bool:
         source, target = (ModelDirectory(root, name) for root in (self._serving_dir, self._target))
@@ -92,6 +114,7 @@ class Mirror:
         if not there and not exists(source.uri):
             raise FileNotFoundError(f"there is no model {name} in {self._serving_dir}")
         have, wanted, good = set(target.versions()), set[int](), True
+        trusted = {version for version in have if self._is_trusted(target, version)}
         try:
             labelled = set(source.labels().values())
         except ValueError as error:  # Those that have one stay until it is known again.
@@ -99,17 +122,33 @@ class Mirror:
             labelled = have
         for version in sorted(there, reverse=True):
             if not wanted or version in labelled:
-                if version in have or self._copy(source, target, version):
+                if version in trusted or self._copy(source, target, version):
                     wanted.add(version)
                 else:
                     good = False
         if wanted or source.withdrawn():  # Better the last version that was good than none.
             for version in have - wanted:
-                away = tempfile.mkdtemp(prefix=PREFIX, dir=self._target)
-                os.rename(target.version_uri(version), os.path.join(away, str(version)))
-                shutil.rmtree(away)
+                self._remove(target, version)
                 log_event("removed", model=name, version=version)
         return good and bool(wanted)
+
+    def _remove_untrusted(self) -> None:
+        for name in find_models(self._target):
+            target = ModelDirectory(self._target, name)
+            for version in target.versions():
+                if not self._is_trusted(target, version):
+                    self._remove(target, version)
+                    log_event("removed", logging.WARNING, model=name, version=version)
+
+    def _is_trusted(self, target: ModelDirectory, version: int) -> bool:
+        """Whether a version in the folder was verified with a key that still is trusted."""
+        return self._trust.find(claimed_key(target.signature_uri(version))) is not None
+
+    def _remove(self, target: ModelDirectory, version: int) -> None:
+        away = tempfile.mkdtemp(prefix=PREFIX, dir=self._target)
+        os.rename(target.version_uri(version), os.path.join(away, str(version)))
+        shutil.rmtree(away)
+        shutil.rmtree(target.provenance_uri(version), ignore_errors=True)
 
     def _copy(self, source: ModelDirectory, target: ModelDirectory, version: int) -> bool:
         name = source.model_name
@@ -119,7 +158,11 @@ class Mirror:
             with private_copy(
                 source, version, self._trust, parent=self._target, keys=self._load_keys()
             ) as copy:
-                os.makedirs(target.uri, exist_ok=True)
+                if exists(target.version_uri(version)):  # It has been signed again since.
+                    self._remove(target, version)
+                os.makedirs(target.provenance_uri(version), exist_ok=True)
+                signature = os.path.join(copy.directory.serving_dir, SIGNATURE_FILE)
+                os.replace(signature, target.signature_uri(version))
                 os.rename(copy.directory.version_uri(version), target.version_uri(version))
         except Exception as error:  # Whoever can write a version can have it fail in any way.
             self._refused[name, version] = time.monotonic() + _RETRY_SECONDS

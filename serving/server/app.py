@@ -88,6 +88,7 @@ async def _serve(settings: ServerSettings, decrypt_to: str | None) -> None:
         ),
         metrics,
         on_change,
+        lambda key_id: not settings.trust or settings.trust.find(key_id) is not None,
     )
     loop.add_signal_handler(
         signal.SIGHUP,
@@ -205,7 +206,7 @@ def _reload(
                 log_event("not reloaded", logging.ERROR, part=part, reason=reason)
             else:
                 log_event("reloaded", part=part)
-        manager.retry()  # A key may be trusted now.
+        manager.trust_again()
 
 
 class _WebServer(uvicorn.Server):

@@ -41,6 +41,7 @@ class Arrivals:
     free: int = field(init=False)
     _arriving: dict[_Arrival, None] = field(init=False, default_factory=dict)
     _waiting: deque[tuple[int, asyncio.Future]] = field(init=False, default_factory=deque)
+    _last_is_next: bool = field(init=False, default=True)
     _timer: asyncio.TimerHandle | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
@@ -97,14 +98,23 @@ class Arrivals:
         self._grant()
 
     def _grant(self) -> None:
+        """Grants memory in turns to who came last and who came first.
+
+        Who came last does not wait behind all who only hold memory, and who came first is not
+        forgotten.
+        """
         while self._waiting:
-            size, granted = self._waiting[0]
+            size, granted = self._waiting[-1 if self._last_is_next else 0]
             if not granted.done():
                 if not self._fits(size):
                     break
                 self.free -= size
                 granted.set_result(None)
-            self._waiting.popleft()
+            if self._last_is_next:
+                self._waiting.pop()
+            else:
+                self._waiting.popleft()
+            self._last_is_next = not self._last_is_next
 
     def _make_room(self) -> None:
         """Evicts what has been arriving for too long, as long as somebody waits."""

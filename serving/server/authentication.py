@@ -47,10 +47,14 @@ class Grant:
     def check(self, method: str, model: str | None = None) -> None:
         """Refuses what the client may not ask for.
 
+        Args:
+          method: The method.
+          model: The model; None if it is not known yet, or all are meant.
+
         Raises:
           ServingError: PERMISSION_DENIED.
         """
-        allowed = self.models is None or model in self.models
+        allowed = self.models is None or model is None or model in self.models
         if method not in self.methods or not allowed:
             what = method if model is None else f"{method} of model {model}"
             raise ServingError(

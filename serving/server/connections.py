@@ -42,7 +42,8 @@ def allow_connections(wanted: int) -> int:
 class BoundedProtocol(HttpToolsProtocol):
     """Bounds the head of a request, its first line and headers; the body is the application's.
 
-    A head has as much time as uvicorn gives an idle connection (`timeout_keep_alive`).
+    A head has as much time as uvicorn gives an idle connection (`timeout_keep_alive`), and so has
+    the rest of a body that was answered before all of it came.
 
     Attributes:
       max_connections: Most connections at a time, those of this class together.
@@ -90,6 +91,12 @@ class BoundedProtocol(HttpToolsProtocol):
         """See `httptools.HttpRequestParser`."""
         self._in_head = True
         super().on_message_complete()
+
+    def on_response_complete(self) -> None:
+        """See `uvicorn.protocols.http.httptools_impl.HttpToolsProtocol`."""
+        super().on_response_complete()
+        if not self._in_head and self.cycle.response_complete:
+            self._start_timer()
 
     def _start_timer(self) -> None:
         if self._head_timer is None:

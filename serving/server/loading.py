@@ -50,6 +50,8 @@ def load_version(
         model = load_model(
             folder, prefer_tflite=settings.prefer_tflite, concurrency=settings.workers
         )
+        if copy.signed:
+            model.key_id = copy.signed.key_id
         answered = warm_up(model, folder, given_up)
     except BaseException:
         copy.close()

@@ -23,6 +23,8 @@ def start_logging() -> None:
     tensorflow = logging.getLogger("tensorflow")
     tensorflow.handlers.clear()
     tensorflow.setLevel(logging.ERROR)
+    # It warns of each malformed request, which anybody can send as fast as the network is.
+    logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
 
 
 def log_event(event: str, level: int = logging.INFO, **fields: Any) -> None:

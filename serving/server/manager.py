@@ -13,10 +13,11 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping, Set
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import grpc
 from tensorflow_serving.apis import get_model_status_pb2
@@ -107,6 +108,7 @@ class ModelManager:
       metrics: Where versions and refusals are counted.
       on_change: Called with a model's name and whether it can be asked, whenever that may have
         changed.
+      trusts: Whether what was verified with the key of an id, or not at all (""), may be served.
 
     Attributes:
       decided: Done when each model that was there at the start is served or refused.
@@ -119,20 +121,34 @@ class ModelManager:
         load: Callable[[ModelDirectory, int, threading.Event], LoadedModel],
         metrics: ServerMetrics,
         on_change: Callable[[str, bool], None] = lambda name, available: None,
+        trusts: Callable[[str], bool] = lambda key_id: True,
     ):
         self._serving_dir = serving_dir
         self._names = names
         self._load = load
         self._metrics = metrics
         self._on_change = on_change
+        self._trusts = trusts
         self._models = {name: self._add(name) for name in names}
         self._trouble = ""
         self._stopping = threading.Event()
         self.decided: Future[None] = Future()
         self._deciding = threading.Lock()
 
-    def find(self, name: str, version: int | None = None, label: str | None = None) -> Served:
+    def find(
+        self,
+        name: str,
+        version: int | None = None,
+        label: str | None = None,
+        models: Container[str] | None = None,
+    ) -> Served:
         """The version that a request is for.
+
+        Args:
+          name: Name of the model.
+          version: Number of the version; None for the newest.
+          label: Label of the version.
+          models: Models that the client may know of; None for all.
 
         Raises:
           ServingError: If it is not being served.
@@ -152,9 +168,15 @@ class ModelManager:
             if served is not None:
                 return served
         wanted = f"Latest({name})" if version is None else f"Specific({name}, {version})"
-        known = ", ".join(sorted(n for n, m in self._models.items() if m.newest)) or "none"
+        known = ", ".join(
+            sorted(
+                n for n, m in self._models.items() if m.newest and (models is None or n in models)
+            )
+        )
         versions = ", ".join(map(str, sorted(model.loaded))) if model else ""
-        there = f"of {name} the versions {versions}" if versions else f"the models {known}"
+        there = (
+            f"of {name} the versions {versions}" if versions else f"the models {known or 'none'}"
+        )
         raise ServingError(
             grpc.StatusCode.NOT_FOUND,
             f"Servable not found for request: {wanted}; being served are {there}",
@@ -225,11 +247,19 @@ class ModelManager:
 
         _start_thread("watch", watch)
 
-    def retry(self) -> None:
-        """Has the next look try again what was refused."""
-        for model in self._models.values():
+    def trust_again(self) -> None:
+        """Tries again what was refused, and unloads what is no longer trusted."""
+        for name, model in self._models.items():
             with model.lock:
                 model.refused.clear()
+                loaded = {v: s for v, s in model.loaded.items() if self._trusts(s.model.key_id)}
+                gone = model.loaded.keys() - loaded.keys()
+                if model.newest and model.newest.version in gone:
+                    model.newest = None
+                model.loaded = loaded
+                model.labels = {label: v for label, v in model.labels.items() if v in loaded}
+                self._unload(name, model, gone, reason="its key is no longer trusted")
+                self._look_at(name, model)
 
     def stop(self) -> None:
         """Ends the looking and the loading; what is loaded can still be asked."""
@@ -319,13 +349,17 @@ class ModelManager:
             is_newer = newest is None or load.version > newest
             if load.version not in there or not (is_newer or load.version in labels.values()):
                 self._give_up(name, model, load)
-        for version in sorted(gone):
-            model.states[version] = (_State.END, "")
-            self._metrics.versions.remove(name, str(version))
-            log_event("unloaded", model=name, version=version)
+        self._unload(name, model, gone)
         for version in sorted(model.states)[:-_REMEMBERED]:
             if version not in loaded and version not in model.loads:
                 del model.states[version]
+
+    def _unload(self, name: str, model: _Model, gone: Set[int], reason: str = "") -> None:
+        for version in sorted(gone):
+            model.states[version] = (_State.END, reason)
+            self._metrics.versions.remove(name, str(version))
+            fields: dict[str, Any] = {"reason": reason} if reason else {}
+            log_event("unloaded", model=name, version=version, **fields)
         if gone:
             gc.collect()  # A session's graph refers to itself.
 
@@ -374,6 +408,11 @@ class ModelManager:
             failure = error
         with model.lock:
             if load.given_up.is_set():
+                return
+            if served is not None and not self._trusts(served.model.key_id):
+                # Its key was taken away while it was loaded, which the next load will say.
+                self._give_up(name, model, load)
+                self._look_at(name, model)
                 return
             if _fingerprint(model.directory, load.version) != load.files and failure is not None:
                 # It went or changed while it was read, which the next look sees.

@@ -44,11 +44,15 @@ class LoadedModel(Protocol):
       signature_defs: The same as TensorFlow's protocol says it, for clients that ask for metadata.
       batched: Signatures of which the rows of several requests may be computed as one batch; see
         `batching.learn`.
+      key_id: Id of the key that it was verified with; empty if it was not.
+      ends_by_itself: Whether an answer takes a time that only the size of what is asked bounds.
     """
 
     signatures: Mapping[str, Signature]
     signature_defs: Mapping[str, meta_graph_pb2.SignatureDef]
     batched: set[str]
+    ends_by_itself: bool
+    key_id: str
 
     def run(
         self,
@@ -97,6 +101,8 @@ def load_model(folder: str, *, prefer_tflite: bool, concurrency: int) -> LoadedM
 class SavedModel:
     """A SavedModel; see `LoadedModel`."""
 
+    key_id = ""
+
     def __init__(self, folder: str):
         saved = saved_model_pb2.SavedModel.FromString((Path(folder) / SAVED_MODEL).read_bytes())
         tag = tf.saved_model.SERVING
@@ -116,7 +122,7 @@ class SavedModel:
         self._session = tf.compat.v1.Session(graph=tf.Graph())
         with self._session.graph.as_default():
             tf.compat.v1.saved_model.load(self._session, [tag], folder)
-        self._ends_by_itself = _ends_by_itself(graphs[0].graph_def)
+        self.ends_by_itself = _ends_by_itself(graphs[0].graph_def)
         self._calls: dict[tuple[str, tuple[str, ...]], Any] = {}
         for name, signature in self.signatures.items():
             if not signature.unknown_dtypes():
@@ -132,7 +138,7 @@ class SavedModel:
         """See `LoadedModel`."""
         call = self._call(signature, tuple(outputs))
         options: dict[str, Any] = {}
-        if not self._ends_by_itself:
+        if not self.ends_by_itself:
             milliseconds = max(1, int(seconds * 1000))
             options["options"] = tf.compat.v1.RunOptions(timeout_in_ms=milliseconds)
         try:
@@ -151,7 +157,7 @@ class SavedModel:
             signature = self.signatures[name]
             feeds = [info.name for info in signature.inputs.values()]
             fetches = [signature.outputs[output].name for output in outputs]
-            if self._ends_by_itself:
+            if self.ends_by_itself:
                 # In the caller's thread, which takes half the CPU time, and cannot be ended.
                 options = config_pb2.CallableOptions(feed=feeds, fetch=fetches)
                 options.run_options.inter_op_thread_pool = -1
@@ -176,10 +182,13 @@ class TFLiteModel:
       ValueError: If it has more than one signature, or none that can be asked.
     """
 
+    key_id = ""
+
     def __init__(self, content: bytes, concurrency: int):
         self._content = content
         interpreters = [_Interpreter(content) for _ in range(concurrency)]
         first = interpreters[0]
+        self.ends_by_itself = first.ends_by_itself
         self.signatures: Mapping[str, Signature] = dict.fromkeys(
             [DEFAULT_SIGNATURE, *first.names], first.signature
         )
@@ -218,6 +227,8 @@ class _Interpreter:
 
     def __init__(self, content: bytes):
         self._interpreter = Interpreter(model_content=content, num_threads=1)
+        operations = self._interpreter._get_ops_details()
+        self.ends_by_itself = not any(one["op_name"] == "WHILE" for one in operations)
         self.names = list(self._interpreter.get_signature_list())
         if len(self.names) > 1:
             raise ValueError(f"a TFLite model with one signature is needed, not {self.names}")

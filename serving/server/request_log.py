@@ -35,6 +35,7 @@ import tensorflow as tf
 
 from serving.server.logs import log_event
 from serving.server.metrics import ServerMetrics
+from serving.server.tensors import count_bytes
 from storage.encryption import Encryptor, Keys, decrypt, key_of
 from storage.keys import in_memory
 
@@ -46,7 +47,8 @@ _PART = ".part"
 _MENDED = ".mended"
 _GZIP = 31  # zlib's `wbits`
 _WAITING_BYTES = 1 << 20
-_WAITING_REQUESTS = 1000
+_QUEUED_REQUESTS = 1000
+_QUEUED_BYTES = 32 << 20  # They keep their memory when they have been answered.
 _FLUSH_SECONDS = 1.0
 _END_SECONDS = 10.0
 
@@ -96,7 +98,9 @@ class RequestLog:
         self._retry_seconds = retry_seconds
         self._load_keys = load_keys
         self._random = random.Random()
-        self._queue: queue.Queue[_Request | None] = queue.Queue(_WAITING_REQUESTS)
+        self._queue: queue.Queue[_Request | None] = queue.Queue(_QUEUED_REQUESTS)
+        self._queued_bytes = 0
+        self._counting = threading.Lock()
         self._files: dict[str, _File] = {}
         self._retries: dict[str, float] = {}
         self._left: dict[str, Path] = {}
@@ -135,10 +139,15 @@ class RequestLog:
         if self._random.random() >= self._sampling:
             return
         request = _Request(name, version, inputs, outputs, int(time.time() * 1e6))
-        try:
-            self._queue.put_nowait(request)
-        except queue.Full:
-            self._metrics.logged.labels(name, "dropped").inc(request.rows)
+        size = request.bytes
+        with self._counting:
+            # One that is too large by itself is taken alone.
+            if not self._queued_bytes or self._queued_bytes + size <= _QUEUED_BYTES:
+                with contextlib.suppress(queue.Full):
+                    self._queue.put_nowait(request)
+                    self._queued_bytes += size
+                    return
+        self._metrics.logged.labels(name, "dropped").inc(request.rows)
 
     def close(self) -> None:
         """Writes what waits, closes the files and lets others write to the folder."""
@@ -158,6 +167,9 @@ class RequestLog:
                 if request is None:
                     break
                 self._append(request)
+                with self._counting:
+                    self._queued_bytes -= request.bytes
+                del request  # Its memory goes before it waits for the next one.
             for name, file in list(self._files.items()):
                 if file.bytes >= self._max_file_bytes or file.age >= self._max_file_seconds:
                     self._settle(name, file.close)
@@ -237,6 +249,10 @@ class _Request:
     @property
     def rows(self) -> int:
         return _rows(self.inputs, self.outputs)
+
+    @property
+    def bytes(self) -> int:
+        return count_bytes(self.inputs) + count_bytes(self.outputs)
 
 
 class _File:
@@ -397,14 +413,15 @@ def make_records(version: int, inputs: _Arrays, outputs: _Arrays, time_us: int) 
         features[TIME_FEATURE].int64_list.value.append(time_us)
         features[VERSION_FEATURE].int64_list.value.append(version)
         for name, kind, values in answers:
-            getattr(features[name], kind).value.extend(values[row])
+            getattr(features[name], kind).value.extend(values[row].tolist())
         if serialized:
             # Concatenated messages are one message with the fields of both.
             records.append(first[row] + example.SerializeToString())
             continue
         for name, kind, values in columns:
-            if not _is_absent(values[row]):
-                getattr(features[name], kind).value.extend(values[row])
+            row_values = values[row].tolist()
+            if not _is_absent(row_values):
+                getattr(features[name], kind).value.extend(row_values)
         records.append(example.SerializeToString())
     return records
 
@@ -417,14 +434,20 @@ def _rows(inputs: _Arrays, outputs: _Arrays) -> int:
     return rows.pop() if len(rows) == 1 else 0
 
 
-def _by_row(array: np.ndarray) -> tuple[str, list[list[Any]]]:
-    """The kind of feature for an array [batch, ...], and the values of each row."""
+def _by_row(array: np.ndarray) -> tuple[str, np.ndarray]:
+    """The kind of feature for an array [batch, ...], and its values, [batch, n].
+
+    A complex number is its real part and then its imaginary part.
+    """
     flat = array.reshape(len(array), -1)
     if array.dtype == object:
-        return "bytes_list", flat.tolist()
-    if np.issubdtype(array.dtype, np.floating):
-        return "float_list", flat.tolist()
-    return "int64_list", flat.astype(np.int64).tolist()
+        return "bytes_list", flat
+    if array.dtype.kind in "iub":
+        return "int64_list", flat.astype(np.int64)
+    if array.dtype.kind == "c":
+        return "float_list", np.stack([flat.real, flat.imag], axis=2).reshape(len(array), -1)
+    # bfloat16 is of no kind that numpy knows.
+    return "float_list", flat if array.dtype.kind == "f" else flat.astype(np.float32)
 
 
 def _is_absent(values: list[Any]) -> bool:

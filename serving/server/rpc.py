@@ -170,6 +170,7 @@ class RpcInterface:
                 grant = self._authenticator.authenticate(given)
                 call = Call("grpc", method, context.peer(), grant=grant)
                 try:
+                    grant.check(method)  # Before anything is read.
                     seconds = self._service.deadline_seconds
                     async with asyncio.timeout(seconds):
                         async with self._service.arrivals["grpc"].room(self._max_bytes):
@@ -220,7 +221,7 @@ def read_metadata(
     for name in request.metadata_field:
         if name != SIGNATURE_DEF:
             raise invalid(f"Metadata field {name} is not supported; {SIGNATURE_DEF} is")
-    served = service.manager.find(call.name, call.version, call.label)
+    served = service.find(call)
     response = get_model_metadata_pb2.GetModelMetadataResponse()
     response.model_spec.name = served.name
     response.model_spec.version.value = served.version

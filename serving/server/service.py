@@ -33,7 +33,7 @@ from serving.server.metrics import ServerMetrics
 from serving.server.models import Arrays, LoadedModel
 from serving.server.request_log import RequestLog
 from serving.server.signatures import DEFAULT_SIGNATURE
-from serving.server.tensors import check_inputs
+from serving.server.tensors import check_inputs, count_bytes
 
 Answer = TypeVar("Answer")
 
@@ -47,7 +47,8 @@ _BATCH_ROWS, _BATCH_REQUESTS = 256, 64
 
 # A request up to this size, of a model that has answered so many of its kind in less time than it
 # takes to wake a worker, is answered in the event loop.
-_TINY_BODY, _TINY_ROWS, _QUICK_SECONDS, _QUICK_RUNS = 8 << 10, 8, 0.0002, 20
+_TINY_BODY, _TINY_BYTES, _TINY_ROWS = 8 << 10, 64 << 10, 8
+_QUICK_SECONDS, _QUICK_RUNS = 0.0002, 20
 
 
 class Large(Exception):
@@ -111,6 +112,11 @@ class Question:
     def rows(self) -> int:
         """The most rows that an input has."""
         return _rows(self.inputs)
+
+    @property
+    def bytes(self) -> int:
+        """Bytes that its inputs take."""
+        return count_bytes(self.inputs)
 
     @property
     def batch(self) -> object:
@@ -289,7 +295,7 @@ class Service:
           ServingError: If the client may not ask for it, or it is not being served.
         """
         call.grant.check(call.method, call.name)
-        served = self.manager.find(call.name, call.version, call.label)
+        served = self.manager.find(call.name, call.version, call.label, call.grant.models)
         call.version = served.version
         return served
 
@@ -362,24 +368,36 @@ class Service:
                     self._small_came.wait()
                 number = min(1 + len(self._small) // self._workers, _BATCH_REQUESTS)
                 tasks = [self._small.popleft() for _ in range(min(number, len(self._small)))]
-            questions = []
-            for task in filter(self._start, tasks):
-                try:
-                    question = self._read(task, _SMALL_BYTES)
-                    if question.rows > _SMALL_ROWS:
-                        raise Large
-                    questions.append((task, question))
-                except Large:
-                    with self._lock:
-                        task.started = False
-                        self._append(task, True)
-                except Exception as error:
-                    self._finish(task, None, error)
-            batches: dict[object, list[tuple[_Task, Question]]] = {}
-            for pair in questions:
-                batches.setdefault(pair[1].batch, []).append(pair)
-            for batch in batches.values():
-                self._answer(batch)
+            self._answer_small(tasks)
+            del tasks
+
+    def _answer_small(self, tasks: Iterable[_Task]) -> None:
+        """Answers requests that should be small, as many at a time as there is memory for."""
+        batches: dict[object, list[tuple[_Task, Question]]] = {}
+        taken = 0
+        for task in filter(self._start, tasks):
+            try:
+                question = self._read(task, _SMALL_BYTES)
+                size = question.bytes
+                if question.rows > _SMALL_ROWS or size > _SMALL_BYTES:
+                    raise Large
+                if taken + size > _SMALL_BYTES:
+                    self._answer_batches(batches)
+                    taken = 0
+                taken += size
+                batches.setdefault(question.batch, []).append((task, question))
+            except Large:
+                with self._lock:
+                    task.started = False
+                    self._append(task, True)
+            except Exception as error:
+                self._finish(task, None, error)
+        self._answer_batches(batches)
+
+    def _answer_batches(self, batches: dict[object, list[tuple[_Task, Question]]]) -> None:
+        for batch in batches.values():
+            self._answer(batch)
+        batches.clear()
 
     def _work_on_large(self) -> None:
         while True:
@@ -433,7 +451,12 @@ class Service:
 
     def _is_quick(self, question: Question) -> bool:
         runs = self._quick_runs.get(question.served.model, {}).get(question.signature, 0)
-        return runs >= _QUICK_RUNS and question.rows <= _TINY_ROWS
+        return (
+            runs >= _QUICK_RUNS
+            and question.served.model.ends_by_itself
+            and question.rows <= _TINY_ROWS
+            and question.bytes <= _TINY_BYTES
+        )
 
     def _write(self, call: Call, question: Question, outputs: Arrays | None, seconds: float) -> Any:
         served, inputs = question.served, question.inputs

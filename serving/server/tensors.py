@@ -13,6 +13,7 @@ from serving.server.errors import ServingError, exhausted, invalid
 from serving.server.signatures import NUMPY_DTYPES, PROTO_DTYPES, Signature
 
 _MAX_RANK = 32  # of an array in numpy 1
+_STRING_BYTES = 33  # of a bytes object, besides what is in it
 
 # Fields of a TensorProto that hold the values of a dtype; small integers share one.
 _VALUES = {
@@ -29,6 +30,16 @@ _VALUES = {
     types_pb2.DT_COMPLEX128: "dcomplex_val",
 }
 _BITS = (types_pb2.DT_HALF, types_pb2.DT_BFLOAT16)
+
+
+def count_bytes(arrays: Mapping[str, np.ndarray]) -> int:
+    """Bytes that arrays take; strings count each, as they do for a model."""
+    size = 0
+    for array in arrays.values():
+        size += array.nbytes
+        if array.dtype == object:
+            size += array.size * _STRING_BYTES + sum(map(len, array.flat))
+    return size
 
 
 def check_rows(name: str, rows: int, max_rows: int) -> None:

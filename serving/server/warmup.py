@@ -73,7 +73,7 @@ def warm_up(model: LoadedModel, folder: str, given_up: threading.Event) -> int:
         try:
             inference.predict(model, name, inputs, request.output_filter, _SECONDS)
         except ServingError as error:
-            reason = f"a request for {name} in {WARMUP_FILE} fails: {error.message}"
+            reason = f"a request for {name} in {WARMUP_FILE} fails: {_explain(error)}"
             raise ServingError(error.code, reason) from error
         batching.learn(model, name, inputs)
         answered += 1
@@ -90,10 +90,15 @@ def warm_up(model: LoadedModel, folder: str, given_up: threading.Event) -> int:
             if row and _takes_examples(signature):  # Zeros would tell too little.
                 batching.learn(model, name, inputs)
         except (ServingError, KeyError, ValueError) as error:
-            log_event("warm-up passed over", signature=name, folder=folder, reason=str(error))
+            log_event("warm-up passed over", signature=name, folder=folder, reason=_explain(error))
             continue
         warm.append(signature)
     return answered
+
+
+def _explain(error: Exception) -> str:
+    """Why a request fails, without what the model says: that may quote a row, and it is logged."""
+    return error.code.name if isinstance(error, ServingError) and error.quotes else str(error)
 
 
 def _go_on(given_up: threading.Event) -> None:

@@ -17,6 +17,9 @@ import pytest
 from serving import mirror as mirror_module
 from serving.mirror import Mirror
 from storage.directory import ModelDirectory
+from storage.keys import ensure_key_pair
+from storage.private_copy import private_copy
+from storage.signing import sign as sign_version
 from tests.conftest import PROJECT
 from tests.serving.conftest import MODEL_FILES, Sealed
 
@@ -130,6 +133,37 @@ def test_mirror_removes_a_version_that_was_withdrawn(
     assert target.versions() == []
 
 
+@pytest.mark.parametrize("storage", ["there", "away"])
+def test_mirror_removes_what_is_no_longer_trusted(
+    sealed: Sealed, target: ModelDirectory, mirror: Mirror, tmp_path: Path, storage: str
+) -> None:
+    sealed.publish(1)
+    mirror.look()
+    os.rename(sealed.public_key, tmp_path / "taken away")
+    sealed.private_key = ensure_key_pair(str(tmp_path / "keys" / "new.key")).private
+    os.rename(tmp_path / "keys" / "new.pub", sealed.public_key)
+    sealed.trust.reload()
+    if storage == "away":
+        shutil.move(tmp_path / "serving", tmp_path / "away")
+    assert not mirror.look()
+    assert target.versions() == []
+
+
+def test_mirror_keeps_what_was_signed_again_before_its_key_was_taken_away(
+    sealed: Sealed, target: ModelDirectory, mirror: Mirror, tmp_path: Path
+) -> None:
+    sealed.publish(1)
+    mirror.look()
+    new = ensure_key_pair(str(tmp_path / "keys" / "new.key"))
+    with private_copy(sealed.directory, 1, None, keys=sealed.keys) as copy:
+        sign_version(copy.directory, 1, new.private)
+        sealed.directory.put_signature(1, copy.directory)
+    os.replace(new.public, sealed.public_key)
+    sealed.trust.reload()
+    assert mirror.look()
+    assert files_of(target.version_uri(1)) == MODEL_FILES
+
+
 def run(sealed: Sealed, target: ModelDirectory, *more: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [
@@ -172,6 +206,7 @@ def test_mirror_that_follows_takes_new_versions_until_sigterm_and_leaves_nothing
     process, until = followed
     sealed.publish(1)
     until([1])
+    process.send_signal(signal.SIGHUP)
     sealed.publish(2)
     until([2])
     process.send_signal(signal.SIGTERM)

@@ -8,6 +8,7 @@ import hashlib
 import signal
 import ssl
 import tempfile
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
@@ -334,6 +335,20 @@ def test_server_answers_only_what_a_token_allows(toys: Path, tmp_path: Path) -> 
             "other": (403, 403, 403, 403, denied, denied, denied),
         }
         assert rest("asker", "another:predict", DOCUMENT) == 403
+        # Nobody is told of models that they may not ask.
+        other = {"Authorization": "Bearer other"}
+        for path, document in (("another:predict", DOCUMENT), ("another/metadata", None)):
+            answer = server.rest(path, document, headers=other)
+            assert answer.status_code == 404
+            assert "toy" not in answer.text
+        # No message is read of whoever may not use the method.
+        came = threading.Event()
+        upload = server.channel.stream_unary("/tensorflow.serving.PredictionService/Predict")
+        messages = (b"" for _ in range(1) if came.wait(PATIENCE))
+        with pytest.raises(grpc.RpcError) as refused:
+            upload(messages, timeout=PATIENCE, metadata=[("authorization", "Bearer looker")])
+        assert refused.value.code() is denied
+        came.set()
         line = server.wait_for("request", client="asks another", method="predict")
         assert line["status"] == "PERMISSION_DENIED"
         page = server.http.get(

@@ -46,8 +46,11 @@ def test_arrivals_that_are_slow_make_room_for_those_who_wait() -> None:
         slow = [asyncio.create_task(hold(arrivals, SIZE, never)) for _ in range(30)]
         await asyncio.sleep(0)
         async with asyncio.timeout(60), arrivals.room(SIZE):
-            evicted = [task for task in slow if task.done()]
-            assert len(evicted) >= 27  # Who came first is granted first.
+            # Who comes does not wait behind all who only hold memory.
+            assert len([task for task in slow if task.done()]) <= 6
+        async with asyncio.timeout(60):  # Nor is who came first forgotten.
+            while len(evicted := [task for task in slow if task.done()]) < 27:
+                await asyncio.sleep(0.01)
         error = evicted[0].exception()
         assert isinstance(error, ServingError)
         assert error.http_status == 408

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any, TypeAlias
@@ -28,11 +29,18 @@ async def echo(scope: Any, receive: Callable[..., Any], send: Callable[..., Any]
     await send({"type": "http.response.body", "body": body})
 
 
+async def refuse(scope: Any, receive: Callable[..., Any], send: Callable[..., Any]) -> None:
+    """Answers without reading the body of the request."""
+    length = (b"content-length", b"0")
+    await send({"type": "http.response.start", "status": 401, "headers": [length]})
+    await send({"type": "http.response.body"})
+
+
 @asynccontextmanager
-async def connection(seconds: int) -> AsyncIterator[Connection]:
+async def connection(seconds: int, app: Any = echo) -> AsyncIterator[Connection]:
     """A connection to a server that gives a head so many seconds."""
     config = uvicorn.Config(
-        echo, http=BoundedProtocol, timeout_keep_alive=seconds, lifespan="off", log_config=None
+        app, http=BoundedProtocol, timeout_keep_alive=seconds, lifespan="off", log_config=None
     )
     config.load()
     server = uvicorn.Server(config)
@@ -124,5 +132,31 @@ def test_requests_may_come_one_behind_the_other() -> None:
             for _ in range(20):
                 await reader.readuntil(b"\r\n\r\n")
                 assert await reader.readexactly(1) == b"a"
+
+    asyncio.run(run())
+
+
+def test_a_body_that_drips_after_its_refusal_ends_the_connection() -> None:
+    async def run() -> None:
+        async with connection(seconds=1, app=refuse) as (reader, writer):
+            writer.write(b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n")
+            assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 401 ")
+            end = asyncio.ensure_future(reader.read())
+            while not end.done():
+                writer.write(b"1\r\nx\r\n")
+                await asyncio.sleep(0.05)
+            with contextlib.suppress(ConnectionError):
+                assert await end == b""
+
+    asyncio.run(run())
+
+
+def test_a_body_that_comes_after_its_refusal_leaves_the_connection_to_the_next_request() -> None:
+    async def run() -> None:
+        async with connection(seconds=60, app=refuse) as (reader, writer):
+            for _ in range(2):
+                writer.write(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n")
+                assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 401 ")
+                writer.write(b"xx")
 
     asyncio.run(run())

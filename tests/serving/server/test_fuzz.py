@@ -32,6 +32,7 @@ from tensorflow_serving.apis import (
 
 from serving.server import inference
 from serving.server.errors import ServingError
+from serving.server.estimate import is_compressed
 from serving.server.models import load_model
 from serving.server.signatures import PROTO_DTYPES
 from tests.serving.server.running import RunningServer, example_of, predict_request, strings
@@ -291,6 +292,8 @@ def send(server: RunningServer, method: str, content: bytes) -> None:
         allowed = GRPC_REFUSALS
     except DecodeError:
         allowed = {grpc.StatusCode.INTERNAL}
+    if is_compressed(content):
+        allowed = {grpc.StatusCode.INVALID_ARGUMENT}
     call = server.channel.unary_unary(f"/tensorflow.serving.{method}")
     try:
         call(content, timeout=60)
@@ -307,6 +310,7 @@ class TestGrpc:
     @given(method=st.sampled_from(sorted(METHODS)), content=st.binary())
     @example("PredictionService/Predict", b"\n\x05abc")
     @example("PredictionService/Predict", b"")
+    @example("PredictionService/Predict", b"\x1f\x8b")
     def test_any_bytes(self, server: RunningServer, method: str, content: bytes) -> None:
         send(server, method, content)
 

@@ -23,7 +23,9 @@ from tensorflow_serving.apis import prediction_log_pb2
 
 from serving.__main__ import main
 from storage.directory import ModelDirectory
+from storage.keys import ensure_key_pair
 from tests.conftest import PROJECT
+from tests.serving.conftest import Sealed
 from tests.serving.server.certificates import make_certificate
 from tests.serving.server.running import (
     PATIENCE,
@@ -354,3 +356,22 @@ class TestNoStart:
         done = CliRunner().invoke(main, ["serve", *arguments])
         assert done.exit_code == 2
         assert message in done.output.splitlines()[-1]
+
+
+def test_a_key_that_is_taken_away_takes_its_versions_with_it(
+    sealed: Sealed, toys: Path, tmp_path: Path
+) -> None:
+    sealed.publish(1, toys / "toy" / "1", encrypt=False)
+    stolen = ensure_key_pair(str(tmp_path / "keys" / "stolen.key"))
+    sealed.private_key = stolen.private
+    sealed.publish(2, toys / "toy" / "2", encrypt=False)
+    directory, keys = Path(sealed.directory.serving_dir), str(tmp_path / "keys")
+    with running(directory, "--public-key", keys, verify=True) as server:
+        assert server.find("serving", version=2)
+        os.remove(stolen.public)
+        server.process.send_signal(signal.SIGHUP)
+        server.wait_for("unloaded", version=2, reason="its key is no longer trusted")
+        server.wait_for("serving", version=1)
+        refused = server.wait_for("refused", version=2)
+        assert "none of those that are trusted" in refused["reason"]
+        assert server.rest("toy/versions/2").json()["model_version_status"][0]["state"] == "END"

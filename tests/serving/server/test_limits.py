@@ -23,8 +23,15 @@ from tensorflow.core.framework import types_pb2
 from tensorflow_serving.apis import classification_pb2, get_model_status_pb2, predict_pb2
 
 from storage.directory import ModelDirectory
-from tests.serving.server.running import RunningServer, predict_request, refusal, running, strings
-from tests.serving.server.toys import f32, i64, save_versioned
+from tests.serving.server.running import (
+    PATIENCE,
+    RunningServer,
+    predict_request,
+    refusal,
+    running,
+    strings,
+)
+from tests.serving.server.toys import f32, i64, save_odd, save_versioned
 
 MB = 2**20
 REQUEST, BUDGET = 4, 128  # MB
@@ -207,6 +214,25 @@ BODIES = {
     "strings": b'{"instances": [' + b'"ab",' * (REQUEST * MB // 6) + b"0]}",
     "quotes": b'{"NaN": "' + b'"' * (REQUEST * MB - 100) + b"}",
 }
+
+
+def test_small_requests_that_unfold_share_the_memory_of_a_worker(tmp_path: Path) -> None:
+    save_odd(tmp_path / "odd" / "1")
+    request = predict_request("odd", "any_shape")
+    tensor = request.inputs["x"]
+    tensor.dtype = types_pb2.DT_FLOAT
+    for size in (1, MB - 1000):
+        tensor.tensor_shape.dim.add(size=size)
+    tensor.float_val.append(1)
+    limits = ("--max-request-mb", str(REQUEST), "--request-memory-mb", str(BUDGET))
+    with running(tmp_path, *limits, "--workers", "1") as server:
+        server.predictions.Predict(request, timeout=PATIENCE)
+        Path(f"/proc/{server.process.pid}/clear_refs").write_text("5")
+        before = peak_memory(server)
+        calls = [server.predictions.Predict.future(request, timeout=PATIENCE) for _ in range(300)]
+        for call in calls:
+            assert call.result().outputs["sum"].float_val
+        assert peak_memory(server) < before + BUDGET * MB
 
 
 class TestRest:

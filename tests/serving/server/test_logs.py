@@ -19,8 +19,9 @@ import tensorflow
 from serving.server.logs import log_event, start_logging
 start_logging()
 log_event("said", text="late\\u2028\\ud800\\n\\0", number=7, none=None)
-logging.getLogger("uvicorn.error").warning("a warning of %s", "a library")
-logging.getLogger("uvicorn.error").info("not told")
+logging.getLogger("a.library").warning("a warning of %s", "a library")
+logging.getLogger("a.library").info("not told")
+logging.getLogger("uvicorn.error").warning("not told")
 tensorflow.get_logger().error("an error of TensorFlow")
 tensorflow.get_logger().warning("not told")
 try:

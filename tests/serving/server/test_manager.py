@@ -52,6 +52,8 @@ class Loaded:
     signatures: Mapping[str, Signature] = field(default_factory=dict)
     signature_defs: Mapping[str, meta_graph_pb2.SignatureDef] = field(default_factory=dict)
     batched: set[str] = field(default_factory=set)
+    ends_by_itself: bool = True
+    key_id: str = ""
 
     def run(
         self,
@@ -98,6 +100,8 @@ class Serving:
     Attributes:
       loads: Model and version of each attempt to load one.
       changes: What the manager said of each model's health.
+      signed_with: Id of the key that a version is signed with; "" if it is none of these.
+      distrusted: Keys that are not trusted.
     """
 
     def __init__(self, root: Path, names: tuple[str, ...] = ()):
@@ -106,6 +110,8 @@ class Serving:
         self.changes: list[tuple[str, bool]] = []
         self.before_load: Callable[[], None] = lambda: None
         self.slow_loads: dict[tuple[str, int], SlowLoad] = {}
+        self.signed_with: dict[int, str] = {}
+        self.distrusted: set[str] = set()
         self.metrics = ServerMetrics()
         self.manager = ModelManager(
             str(root),
@@ -113,18 +119,21 @@ class Serving:
             self._load,
             self.metrics,
             lambda name, available: self.changes.append((name, available)),
+            lambda key_id: key_id not in self.distrusted,
         )
 
     def _load(self, directory: ModelDirectory, version: int, given_up: threading.Event) -> Loaded:
         self.before_load()
         self.loads.append((directory.model_name, version))
+        if (key_id := self.signed_with.get(version, "")) in self.distrusted:
+            raise ValueError(f"the key {key_id} is not trusted")
         if slow := self.slow_loads.pop((directory.model_name, version), None):
             slow.wait(given_up)
         folder = Path(directory.version_uri(version))
         for path in sorted(folder.rglob("*")):
             if path.is_file() and path.read_bytes().startswith(BAD):
                 raise ValueError(f"{path.name} is bad\nand the rest of a long message")
-        return Loaded((folder / "saved_model.pb").read_bytes())
+        return Loaded((folder / "saved_model.pb").read_bytes(), key_id=key_id)
 
     def directory(self, name: str = "toy") -> ModelDirectory:
         return ModelDirectory(str(self.root), name)
@@ -562,6 +571,60 @@ class TestSlowLoads:
         assert not_served(serving, "toy").code is grpc.StatusCode.NOT_FOUND
 
 
+class TestTrust:
+    """Keys that are taken away while the server runs."""
+
+    def test_what_is_no_longer_trusted_makes_way_for_the_newest_that_is(
+        self, serving: Serving
+    ) -> None:
+        for version in (1, 2, 3):
+            serving.add(version)
+        serving.signed_with = {2: "stolen", 3: "stolen"}
+        serving.directory().pin(2, "stable")
+        serving.look()
+        assert serving.served() == 3
+        serving.distrusted.add("stolen")
+        serving.manager.trust_again()
+        join_loads()
+        assert serving.served() == 1
+        assert serving.states() == {1: State.AVAILABLE, 2: State.END, 3: State.END}
+        assert serving.gauge() == {("toy", 1)}
+        for version in (2, 3):
+            assert not_served(serving, "toy", version).code is grpc.StatusCode.NOT_FOUND
+        assert not_served(serving, "toy", None, "stable").code is grpc.StatusCode.INVALID_ARGUMENT
+
+    def test_where_nothing_else_is_trusted_nothing_is_served_until_it_is(
+        self, serving: Serving
+    ) -> None:
+        serving.add(1)
+        serving.signed_with = {1: "stolen"}
+        serving.look()
+        serving.distrusted.add("stolen")
+        serving.manager.trust_again()
+        join_loads()
+        assert not_served(serving, "toy").code is grpc.StatusCode.NOT_FOUND
+        assert serving.changes[-1] == ("toy", False)
+        assert "the key stolen is not trusted" in str(serving.manager.status("toy"))
+        serving.distrusted.clear()
+        serving.manager.trust_again()
+        join_loads()
+        assert serving.served() == 1
+
+    def test_a_key_that_is_taken_away_during_a_load_ends_it(self, serving: Serving) -> None:
+        serving.add(1)
+        serving.look()
+        serving.add(2)
+        serving.signed_with = {2: "stolen"}
+        slow = serving.slow(2)
+        serving.manager.look()
+        serving.distrusted.add("stolen")
+        serving.manager.trust_again()
+        slow.finish()
+        join_loads()
+        assert serving.served() == 1
+        assert serving.states()[2] == State.END
+
+
 class TestWithdrawal:
     def test_manager_gives_up_the_load_of_a_version_that_is_withdrawn(
         self, serving: Serving
@@ -789,6 +852,8 @@ class TestSeveralModels:
         serving.look()
         assert [serving.served(name) for name in "bcd"] == [7, 1, 5]
         assert not_served(serving, "a").message.endswith("being served are the models b, c, d")
+        some = not_served(serving, "a", None, None, {"a", "c"})
+        assert some.message.endswith("being served are the models c")
         assert serving.states("a") == {1: State.END}
         assert set(dict(serving.changes).items()) == {
             ("a", False),

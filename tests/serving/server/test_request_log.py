@@ -138,6 +138,16 @@ class TestRecords:
         assert record["prediction.empty"] == []
         assert record["x"] == [-1]
 
+    def test_rare_numbers_are_logged_as_what_they_are(self) -> None:
+        inputs = {
+            "bfloat16": np.array([0.5], tf.bfloat16.as_numpy_dtype),
+            "half": np.array([0.5], np.float16),
+            "complex": np.array([[1 + 2j, -3j]], np.complex64),
+        }
+        (record,) = map(values_of, make_records(1, inputs, {"y": f32([1])}, 1))
+        assert record["bfloat16"] == record["half"] == [0.5]
+        assert record["complex"] == [1, 2, 0, -3]
+
     @pytest.mark.parametrize(
         ("inputs", "outputs"),
         [
@@ -400,6 +410,24 @@ class TestSampling:
 class TestTrouble:
     """Whatever happens to the log, `offer` neither waits nor raises."""
 
+    def test_what_waits_is_bounded_in_bytes(
+        self,
+        open_log: Callable[..., RequestLog],
+        metrics: ServerMetrics,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        may_write = threading.Event()
+        monkeypatch.setattr(request_log._File, "write", lambda *_: may_write.wait())
+        log = open_log()
+        inputs = {"x": np.full([1, 100], b"x" * 100_000, object)}  # 10 MB
+        for _ in range(20):
+            log.offer("toy", 1, inputs, {"y": f32([1])})
+        assert rows(metrics, "dropped") == 17
+        may_write.set()
+        until(lambda: log._queued_bytes == 0)
+        log.offer("toy", 1, inputs, {"y": f32([1])})
+        assert rows(metrics, "dropped") == 17
+
     def test_what_it_cannot_keep_up_with_is_dropped_and_counted(
         self,
         tmp_path: Path,
@@ -416,7 +444,7 @@ class TestTrouble:
 
         monkeypatch.setattr(request_log._File, "write", slow)
         log = open_log()
-        for _ in range(request_log._WAITING_REQUESTS + 100):
+        for _ in range(request_log._QUEUED_REQUESTS + 100):
             log.offer("toy", 1, INPUTS, OUTPUTS)
         assert rows(metrics, "dropped") in (2 * 99, 2 * 100)
         may_write.set()

@@ -52,6 +52,8 @@ class Told:
 
     signatures: Mapping[str, Signature] = {"serving_default": SIGNATURE}
     signature_defs: Mapping[str, Any] = {"serving_default": SIGNATURE.to_proto()}
+    ends_by_itself = True
+    key_id = ""
 
     def __init__(self, compute: Callable[[np.ndarray], np.ndarray]):
         self.batched: set[str] = set()
@@ -272,6 +274,10 @@ def test_a_quick_model_answers_in_the_event_loop_until_it_is_slow(
             await asked.predict()
             assert threads[-1] is threading.main_thread()
             await asked.predictions.Predict(predict_request("toy", "", x=f32([1] * 100)))
+            assert threads[-1] is not threading.main_thread()
+            asked.service._quick_runs[asked.model]["serving_default"] = 100
+            asked.model.ends_by_itself = False
+            await asked.predict()
             assert threads[-1] is not threading.main_thread()
 
     asyncio.run(run())
