@@ -228,10 +228,10 @@ def _first_of_backtest(directory: OutputDirectory) -> list[str]:
     path = directory.root / STATE_FILE
     try:
         months = json.loads(path.read_text(encoding="utf-8"))["months"]
-        return [month["run_id"] for month in months if month["outcome"] == PUSHED][:1]
+        return [str(month["run_id"]) for month in months if month["outcome"] == PUSHED][:1]
     except FileNotFoundError:
         return []
-    except (OSError, ValueError, TypeError, KeyError) as error:
+    except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
         raise UserError(f"{path} cannot be read: nothing in {directory.root} is deleted") from error
 
 

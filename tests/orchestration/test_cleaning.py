@@ -376,10 +376,11 @@ def test_clean_takes_in_monitoring_and_backtests_by_their_own_rules(world: World
     assert kept == periods[-1:]
 
 
-def test_clean_leaves_a_backtest_alone_whose_state_is_damaged(world: World) -> None:
+@pytest.mark.parametrize("state", ['{"months": ', '{"months": 5}', '{"months":' + "[" * 100_000])
+def test_clean_leaves_a_backtest_alone_whose_state_is_damaged(world: World, state: str) -> None:
     for _ in range(3):
         world.run()
-    (world.directory.root / "replay.json").write_text('{"months": ')
+    (world.directory.root / "replay.json").write_text(state)
     before = snapshot(world.directory.root)
     with pytest.raises(UserError, match=r"replay\.json cannot be read"):
         world.clean(1)
