@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from storage.errors import (
     BlockingAnomalies,
     DataError,
+    SurroundingsError,
     UserError,
     from_worker_traceback,
     lasts,
@@ -91,6 +92,7 @@ def caused(error: Exception, *causes: Exception) -> Exception:
         (UserError("no such setting"), True),
         (DataError("all labels are 0"), True),
         (BlockingAnomalies("1 blocking anomaly"), True),
+        (SurroundingsError("there is no key to encrypt with"), False),
         (caused(DataError("a.parquet is no Parquet file"), ValueError("magic bytes")), True),
         (caused(DataError("a.parquet cannot be read"), OSError("input/output error")), False),
         (caused(UserError("locked"), ValueError(), TimeoutError("for 600 seconds")), False),
