@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric import ec
 
 PRIVATE_KEY_FILE = "signing.key"
-PUBLIC_KEY_FILE = "signing.pub"
 
 # The curves that signatures are made with: P-256, P-384 and P-521.
 _CURVES = ("secp256r1", "secp384r1", "secp521r1")
