@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from typing import Any
 
 from rich.console import Console, ConsoleDimensions
 from rich.table import Column, Table
@@ -15,7 +16,7 @@ from terminal.streams import open_stream
 _WIDTH_OF_A_FILE = 160
 _NARROWEST_FOLDED = 20
 # Names and messages are shown as they are, whatever brackets and colons they have.
-_LITERAL = {"highlight": False, "markup": False, "emoji": False}
+_LITERAL: dict[str, Any] = {"highlight": False, "markup": False, "emoji": False}
 
 
 def open_console() -> Console:
