@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
+import builtins
 import re
+
+_OS_ERRORS = "|".join(
+    name
+    for name, kind in vars(builtins).items()
+    if isinstance(kind, type) and issubclass(kind, OSError)
+)
 
 
 class UserError(Exception):
@@ -63,7 +70,7 @@ def from_worker_traceback(text: str) -> UserError | None:
         return None
     name, message = found[-1]
     error = kinds[name](message)
-    failed = re.search(r"\b(?:OSError|\w*(?:Connection|Timeout)\w*Error): .*", text)
+    failed = re.search(rf"\b(?:{_OS_ERRORS}|\w*(?:Connection|Timeout)\w*Error): .*", text)
     if failed:
         error.__cause__ = OSError(failed[0])
     return error

@@ -108,7 +108,11 @@ def test_lasts_tells_what_comes_back_from_what_may_pass(error: Exception, lastin
 
 @pytest.mark.parametrize(
     ("cause", "lasting"),
-    [(ValueError("magic bytes"), True), (OSError("input/output error"), False)],
+    [
+        (ValueError("magic bytes"), True),
+        (OSError("input/output error"), False),
+        (PermissionError("the share is not mounted"), False),
+    ],
 )
 def test_lasts_knows_the_cause_of_a_worker_s_error(cause: Exception, lasting: bool) -> None:
     text = worker_text(cause, DataError("a.parquet cannot be read"))
