@@ -29,6 +29,7 @@ from storage.directory import (
     exists,
     file_sizes,
 )
+from storage.encryption import key_of
 
 if TYPE_CHECKING:
     from ml_metadata.metadata_store import MetadataStore
@@ -140,15 +141,22 @@ def read_provenance(models: ModelDirectory, version: int) -> dict[str, Any]:
 def pushed_files(models: ModelDirectory, version: int) -> dict[str, int]:
     """Bytes of each file of a version, by its path in the Serving directory.
 
-    Of its provenance too, but for the signature, which may be made again by another key.
+    Of its provenance too, but for the signature, which may be made again by another key; and but for
+    the id of the key that a file is encrypted with, which may be another one later.
     """
     folders = (models.version_uri(version), models.provenance_uri(version))
     return {
-        os.path.relpath(f"{folder}/{name}", models.serving_dir): size
+        os.path.relpath(f"{folder}/{name}", models.serving_dir): size - _id_size(f"{folder}/{name}")
         for folder in filter(exists, folders)
         for name, size in file_sizes(folder).items()
         if name != SIGNATURE_FILE
     }
+
+
+def _id_size(path: str) -> int:
+    """Bytes of the id of the key that a file is encrypted with; 0 for a plain one."""
+    with open(path, "rb") as file:
+        return len(key_of(file.read(128)) or "")
 
 
 def lost_files(directory: OutputDirectory, models: ModelDirectory, version: int) -> list[str]:

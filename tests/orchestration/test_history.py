@@ -28,6 +28,7 @@ from orchestration.local.history import (
 )
 from orchestration.local.output_directory import OutputDirectory
 from storage.directory import SAVED_MODEL, ModelDirectory
+from storage.encryption import Keys, encrypt_tree, reencrypt_versions
 
 PROVENANCE: dict[str, Any] = {
     "model_name": "toy",
@@ -188,6 +189,17 @@ def test_lost_files_names_what_is_missing_or_cut_short(
     else:
         path.unlink()
     assert lost_files(output, models, 7) == [f"toy/{name}"]
+
+
+def test_lost_files_of_a_version_that_was_encrypted_again_are_none(
+    output: OutputDirectory, models: ModelDirectory
+) -> None:
+    content = {"a-long-name-of-a-key": b"a" * 32, "b": b"b" * 32}
+    encrypt_tree(str(output.serving), Keys(content))
+    files = pushed_files(models, 7)
+    RunRecord("20260303", started="", outcome="pushed", version=7, files=files).write(output)
+    assert reencrypt_versions(models, Keys(dict(reversed(content.items())))) > 0
+    assert lost_files(output, models, 7) == []
 
 
 def test_lost_files_of_a_version_without_its_provenance_folder_are_named(
