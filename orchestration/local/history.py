@@ -141,8 +141,8 @@ def read_provenance(models: ModelDirectory, version: int) -> dict[str, Any]:
 def pushed_files(models: ModelDirectory, version: int) -> dict[str, int]:
     """Bytes of each file of a version, by its path in the Serving directory.
 
-    Of its provenance too, but for the signature, which may be made again by another key; and but for
-    the id of the key that a file is encrypted with, which may be another one later.
+    Of its provenance too, but for the signature, which may be made again by another key; and
+    without the id of the key that a file is encrypted with, which may be another one later.
     """
     folders = (models.version_uri(version), models.provenance_uri(version))
     return {
