@@ -873,13 +873,14 @@ def test_a_schedule_that_idles_ends_at_once_on_sigterm(world: World) -> None:
 def test_a_run_that_outlives_its_killed_schedule_is_not_disturbed_and_is_told_of(
     world: World,
 ) -> None:
-    world.plan({"seconds": 2})
+    world.plan({"until": "over"})
     with start(world, "fire") as schedule:
         wait_for(world.ran)
         schedule.kill()
     with start(world, "fire") as again:
         assert "still going" in again.communicate(timeout=20)[0]
     assert again.returncode == 75
+    (world.root / "over").touch()
     wait_for(lambda: not world.directory.in_use())
     with start(world, "fire") as again:
         assert "Nothing new" in again.communicate(timeout=20)[0]
