@@ -15,6 +15,7 @@ from pathlib import Path
 import click
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import tensorflow_data_validation as tfdv
 from tensorflow_metadata.proto.v0 import schema_pb2, statistics_pb2
 
@@ -117,7 +118,8 @@ class Case:
 
 def _read(span: Path, schema: schema_pb2.Schema) -> pd.DataFrame:
     """A month, as the splits of SpanExampleGen have it."""
-    frame = open_file(str(span)).read().to_pandas()
+    tables = [open_file(str(path)).read() for path in sorted(span.glob("*.parquet"))]
+    frame = pa.concat_tables(tables).to_pandas()
     frame["time_hour"] = frame["time_hour"].astype("int64") // 10**9
     return frame[[feature.name for feature in schema.feature]]
 
