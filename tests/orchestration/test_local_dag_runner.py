@@ -501,12 +501,13 @@ def test_errors_arrive_with_their_class_and_message(lab: Lab, toys: ModuleType) 
         ]
     )
     assert results == {
-        "User": NodeResult(FAILED, Summary("mend this"), "UserError"),
-        "Data": NodeResult(FAILED, Summary("row group 3"), "DataError"),
+        "User": NodeResult(FAILED, Summary("mend this"), "UserError", lasting=True),
+        "Data": NodeResult(FAILED, Summary("row group 3"), "DataError", lasting=True),
         "Blocked": NodeResult(
             FAILED,
             Summary("passengers has drifted", ("  distance 0.41", "  allowed 0.3")),
             "BlockingAnomalies",
+            lasting=True,
         ),
         "Other": NodeResult(FAILED, Summary("ValueError: no [bold] idea"), "ValueError"),
         "Silent": NodeResult(FAILED, Summary("ValueError: ValueError"), "ValueError"),
