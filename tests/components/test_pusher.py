@@ -411,6 +411,6 @@ def test_an_encrypted_version_becomes_the_baseline_and_is_not_pushed_twice(
     assert read(os.path.join(served["model"].uri, "Format-Serving")) == MODEL
     found = read(served["statistics"].uri)
     assert list(found.values()) == [b"statistics"]
-    message = f"is encrypted with the key {name}: .*serving.encryption_keys"
-    with pytest.raises(UserError, match=message):
+    needed = f"is encrypted with the key {name}: .*serving.encryption_keys"
+    with pytest.raises(UserError, match=needed):
         baseline()
