@@ -8,6 +8,7 @@ import os
 # inherited by all node processes.
 os.environ["TF_USE_LEGACY_KERAS"] = "1"
 
+import contextlib
 import dataclasses
 import hashlib
 import importlib
@@ -58,7 +59,7 @@ from storage.encryption import (
     load_keys,
     require_keys,
 )
-from storage.errors import BlockingAnomalies, UserError, lasts
+from storage.errors import BlockingAnomalies, SurroundingsError, UserError, lasts
 from storage.keys import (
     KeyFileError,
     SignatureError,
@@ -769,9 +770,10 @@ def clean(
 
 def _took(record: RunRecord) -> str:
     seconds = record.seconds
-    if seconds is None and record.ended:
-        took = datetime.fromisoformat(record.ended) - datetime.fromisoformat(record.started)
-        seconds = took.total_seconds()
+    if seconds is None:
+        with contextlib.suppress(ValueError, TypeError):  # Of a run that did not say when it ended.
+            took = datetime.fromisoformat(record.ended) - datetime.fromisoformat(record.started)
+            seconds = took.total_seconds()
     return "" if seconds is None or seconds < 0 else f"{seconds:,.0f} s"
 
 
@@ -800,7 +802,7 @@ def lineage(version: int | None, output: Path, model: str | None) -> None:
     signature, copy = _verified(models, version)
     with copy:
         try:
-            provenance = copy.directory.provenance(version)
+            provenance = history.read_provenance(copy.directory, version)
         except ValueError as error:
             raise click.ClickException(str(error)) from error
         state = "live" if version == models.served() else "older"
@@ -896,7 +898,7 @@ def _prepare(config: Config, directory: OutputDirectory) -> _Prepared:
 def _provenance(models: ModelDirectory, version: int) -> dict[str, Any]:
     """The provenance of a version; nothing if it cannot be read, as if it came from elsewhere."""
     try:
-        return models.provenance(version)
+        return history.read_provenance(models, version)
     except ValueError:
         return {}
 
@@ -1030,7 +1032,7 @@ def _signing_key(config: Config, directory: OutputDirectory) -> str:
         with signing_config(key, password):
             return key
     except KeyFileError as error:
-        raise UserError(str(error)) from error
+        raise SurroundingsError(str(error)) from error
 
 
 def _encryption_keys(config: Config) -> str:
@@ -1044,7 +1046,7 @@ def _encryption_keys(config: Config) -> str:
         if config.serving.encrypt:
             require_keys(path)
     except EncryptionError as error:
-        raise UserError(str(error)) from error
+        raise SurroundingsError(str(error)) from error
     return str(Path(path).resolve()) if path else ""
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import click
 import numpy as np
 import pandas as pd
-import pyarrow.parquet as pq
+import pyarrow as pa
 import tensorflow_data_validation as tfdv
 from tensorflow_metadata.proto.v0 import schema_pb2, statistics_pb2
 
@@ -25,6 +25,7 @@ from ml.chance import drift_by_chance
 from ml.comparisons import Anomaly
 from models.flights.features import LABEL, RAW_FEATURES
 from pipeline.config import load_config
+from storage.parquet import open_file
 
 _TRAINING_SAMPLE = 10_000
 
@@ -117,7 +118,8 @@ class Case:
 
 def _read(span: Path, schema: schema_pb2.Schema) -> pd.DataFrame:
     """A month, as the splits of SpanExampleGen have it."""
-    frame = pq.read_table(span).to_pandas()
+    tables = [open_file(str(path)).read() for path in sorted(span.glob("*.parquet"))]
+    frame = pa.concat_tables(tables).to_pandas()
     frame["time_hour"] = frame["time_hour"].astype("int64") // 10**9
     return frame[[feature.name for feature in schema.feature]]
 

@@ -19,7 +19,7 @@ from ml.artifacts import CompressionReport, schema_uri, serving_model_uri, stati
 from ml.model_identity import model_identity
 from storage.directory import PROVENANCE_FILE, ModelDirectory, model_digest
 from storage.encryption import EncryptionError, Keys, encrypt_tree, require_keys
-from storage.errors import UserError
+from storage.errors import SurroundingsError, UserError
 from storage.keys import SignatureError, ensure_key_pair, is_file
 from storage.signing import sign
 
@@ -151,7 +151,7 @@ def Pusher(
             if keep_versions:
                 directory.retain(keep_versions)
     except (SignatureError, EncryptionError, TimeoutError, ValueError) as error:
-        raise UserError(str(error)) from error
+        raise SurroundingsError(str(error)) from error
     pushed_model.set_int_custom_property("pushed", 1)
     pushed_model.set_string_custom_property("pushed_version", str(version))
     pushed_model.set_string_custom_property("pushed_destination", directory.version_uri(version))

@@ -7,7 +7,7 @@ from tfx import v1 as tfx
 from ml.artifacts import serving_model_uri, statistics_uri
 from storage.directory import SAVED_MODEL, ModelDirectory, copy_tree, exists, read_file
 from storage.encryption import EncryptionError, load_keys
-from storage.errors import UserError
+from storage.errors import SurroundingsError
 from storage.keys import SignatureError, TrustStore
 from storage.private_copy import private_copy
 
@@ -48,7 +48,7 @@ def ServedModel(
     """
     directory = ModelDirectory(serving_dir, model_name)
     if version and version not in directory.versions():
-        raise UserError(f"version {version} of {model_name} is not in {serving_dir}")
+        raise SurroundingsError(f"version {version} of {model_name} is not in {serving_dir}")
     served = version or directory.served()
     statistics.split_names = "[]"
     fileio = tfx.dsl.io.fileio
@@ -62,7 +62,7 @@ def ServedModel(
         trust = TrustStore(paths) if paths else None
         copy = private_copy(directory, served, trust, keys=load_keys(encryption_keys))
     except (SignatureError, EncryptionError, OSError) as error:
-        raise UserError(
+        raise SurroundingsError(
             f"version {served} of {model_name} in {serving_dir} cannot be the baseline: {error}"
         ) from error
     with copy:

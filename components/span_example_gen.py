@@ -174,14 +174,16 @@ class Shard:
       row_groups: Indices of the row groups to read.
       after: Seconds since the epoch; rows at or before it are left out. None: no such bound.
       until: Seconds since the epoch; rows after it are left out. None: no such bound.
+      rows: How many rows that leaves.
     """
 
     split: str
     name: ShardName
     path: str
     row_groups: tuple[int, ...]
-    after: int | None = None
-    until: int | None = None
+    after: int | None
+    until: int | None
+    rows: int
 
 
 def plan_shards(
@@ -222,10 +224,11 @@ def plan_shards(
                 counts = [_count(group, after, until) for group in groups]
                 rows[split] += sum(counts)
                 for portion in _portions(counts):
+                    count = sum(counts[group] for group in portion)
                     facts = (_ENCODING, span.fingerprint, path, portion, after, until, columns.key)
                     key = hashlib.sha256(repr(facts).encode()).hexdigest()[:16]
                     name = ShardName(span.month, piece, index, key)
-                    shards.append(Shard(split, name, path, portion, after, until))
+                    shards.append(Shard(split, name, path, portion, after, until, count))
                     index += 1
     for split in SPLITS:
         if not rows[split]:
@@ -251,23 +254,29 @@ class _WriteShard(beam.DoFn):
         folder = os.path.join(self._examples_uri, f"Split-{shard.split}")
         tf.io.gfile.makedirs(folder)
         output = os.path.join(folder, str(shard.name))
-        kept = self._store.read(_KIND, shard.name.month, shard.name.key)
-        if kept is not None and _is_whole(kept):
-            with tf.io.gfile.GFile(output, "wb") as out:
-                out.write(kept)
+        if self._take_kept(shard, output):
             did = "as kept"
         else:
-            did = f"{self._encode(shard, output):,} rows"
+            self._encode(shard, output)
+            did = f"{shard.rows:,} rows"
             with tf.io.gfile.GFile(output, "rb") as written:
                 self._store.write(_KIND, shard.name.month, shard.name.key, written.read())
         progress.report(f"{shard.split} {shard.name.month} file {shard.name.number}: {did}")
         yield from ()
 
-    def _encode(self, shard: Shard, output: str) -> int:
-        """Writes the rows of a shard and returns how many there are."""
+    def _take_kept(self, shard: Shard, output: str) -> bool:
+        """Writes what is kept of a shard; it may be anything that somebody wrote there."""
+        kept = self._store.read(_KIND, shard.name.month, shard.name.key)
+        if kept is None or not _is_whole(kept):
+            return False
+        with tf.io.gfile.GFile(output, "wb") as out:
+            out.write(kept)
+        return _count_records(output) == shard.rows
+
+    def _encode(self, shard: Shard, output: str) -> None:
+        """Writes the rows of a shard."""
         files, _ = spans.filesystem(self._data_uri)
         encoder = example_coder.RecordBatchToExamplesEncoder()
-        rows = 0
         with (
             _open(files, shard.path) as parquet,
             tf.io.TFRecordWriter(output, _TFRECORD_OPTIONS) as out,
@@ -276,8 +285,6 @@ class _WriteShard(beam.DoFn):
                 for batch in self._read(parquet, shard, group):
                     for example in encoder.encode(batch):
                         out.write(example)
-                    rows += batch.num_rows
-        return rows
 
     def _read(self, parquet: ParquetFile, shard: Shard, group: int) -> Iterator[pa.RecordBatch]:
         try:
@@ -377,6 +384,15 @@ def _is_whole(gzipped: bytes) -> bool:
     except zlib.error:
         return False
     return stream.eof and not stream.unused_data
+
+
+def _count_records(path: str) -> int:
+    """How many records a gzipped TFRecord file has; -1 if it is none."""
+    records = tf.data.TFRecordDataset(path, "GZIP").batch(_ROWS_PER_SHARD).as_numpy_iterator()
+    try:
+        return sum(map(len, records))
+    except tf.errors.OpError:
+        return -1
 
 
 def _bounds(times: dict[str, list[np.ndarray]]) -> tuple[int, int]:

@@ -33,12 +33,13 @@ from ml import progress
 from ml.artifacts import load_schema, split_files
 from ml.networks import load_function
 from ml.sketches import decode
-from storage.errors import DataError, from_worker_traceback
+from storage.errors import from_worker_traceback
 from storage.span_store import ShardName, SpanStore
 
 _KIND = "analysis"
 # Of how an analysis is kept; another one leaves what is kept unused.
 _ENCODING = b"2"
+_MOST_BYTES = 1 << 26  # That an analysis may unpack to.
 _BATCH_ROWS = 65_536  # More than a file of SpanExampleGen has.
 # A column that says which file a batch becomes; TFT hands it through.
 _FILE = "_file"
@@ -86,18 +87,18 @@ def Transform(
     source = tfxio.TFExampleBeamRecord("in memory", schema=raw)
     specs = source.TensorAdapter().OriginalTypeSpecs()
     to_analyze = source.Project(tft.get_analyze_input_columns(function, specs))
+    version = _version(function, raw.SerializeToString(deterministic=True))
+    kept = _KeptAnalyses(SpanStore.of_environment(), version, function, specs)
     temporary = os.path.join(transform_graph.uri, ".temp")
-    try:
+
+    def compute(beam_pipeline: beam.Pipeline) -> None:
         with (
             beam_pipeline as pipeline,
             # Without the deep copies that the stock component has TFT make of what a second phase
             # reads: TFT 1.16 makes them in a way that the Beam beside it does not know any more.
             tft_beam.Context(temp_dir=temporary),
         ):
-            store = SpanStore.of_environment()
-            if store.uri:
-                version = _version(function, raw.SerializeToString(deterministic=True))
-                kept = _KeptAnalyses(store, version, function, specs)
+            if kept.store.uri:
                 learned = kept.analyze(pipeline, learned_from, to_analyze)
             else:
                 rows = _read(pipeline, "Analyze", learned_from, to_analyze)
@@ -115,9 +116,21 @@ def Transform(
                     for split, files in applied_to.items():
                         folder = os.path.join(transformed_examples.uri, f"Split-{split}")
                         _apply(pipeline, split, files, read, learned, folder)
+
+    try:
+        try:
+            compute(beam_pipeline)
+        except Exception as error:
+            if not (kept.used and _is_of_worker(error)):
+                raise
+            logging.warning("With what was kept it failed; all is analysed anew", exc_info=True)
+            for uri in (transform_graph.uri, transformed_examples.uri):
+                tf.io.gfile.rmtree(uri)
+                tf.io.gfile.makedirs(uri)
+            kept.ignored = True
+            compute(beam.Pipeline(beam_pipeline.runner, beam_pipeline.options))
     except Exception as error:
-        raised = "".join(traceback.format_exception_only(error))
-        if user_error := from_worker_traceback(raised):
+        if user_error := from_worker_traceback(_raised(error)):
             raise user_error from None
         raise
     tf.io.gfile.rmtree(temporary)
@@ -224,13 +237,7 @@ class _SketchCoder(analyzer_nodes.CacheCoder):
         return bytes(cache.__getstate__())
 
     def decode_cache(self, encoded_cache: bytes) -> Any:
-        try:
-            return decode(self._kind, encoded_cache)
-        except ValueError as error:
-            raise DataError(
-                f"an analysis that was kept cannot be used, since {error}: delete the span store, "
-                "all in it can be made again"
-            ) from error
+        return decode(self._kind, encoded_cache)
 
 
 # TFT's own coders unpickle quantiles, and read a Misra-Gries sketch beyond its end; there is no
@@ -242,21 +249,28 @@ for _combiner, _kind in (
     _combiner.accumulator_coder = _SketchCoder(_kind)
 
 
-@dataclass(frozen=True)
+@dataclass
 class _KeptAnalyses:
     """TFT's analyzer cache of single months, or of the pieces into which one is cut.
+
+    What is kept may be anything that somebody wrote there. What cannot be read is made anew; of
+    what can, TFT's workers may not make anything, and then all is made anew.
 
     Attributes:
       store: Where it is.
       version: Digest of all that an analysis depends on besides the rows.
       function: The `preprocessing_fn`.
       specs: `tf.TypeSpec` of each raw feature.
+      ignored: Whether all is analysed anew, and what is kept is replaced.
+      used: Whether something that is kept was used.
     """
 
     store: SpanStore
     version: str
     function: Callable[..., Any]
     specs: Mapping[str, Any]
+    ignored: bool = False
+    used: bool = False
 
     def analyze(self, pipeline: beam.Pipeline, files: list[str], source: tfxio.TFXIO) -> Any:
         """Analyses files, of which some may be analysed already, and keeps what is new.
@@ -275,6 +289,7 @@ class _KeptAnalyses:
                 for name, accumulators in analysis.items():
                     kept.setdefault(name, []).extend(accumulators)
         cache = {}
+        self.used = bool(kept)
         if kept:
             # Those of all months in one: TFT takes its time for each data set that it is given.
             entries = {
@@ -325,15 +340,17 @@ class _KeptAnalyses:
 
     def _load(self, month: int, group: list[str]) -> dict[bytes, list[bytes]] | None:
         """TFT's accumulators by analyzer; None if there are none, or they cannot be read."""
-        content = self.store.read(_KIND, month, self._key(group)) if month else None
+        if self.ignored or not month:
+            return None
+        content = self.store.read(_KIND, month, self._key(group))
         try:
-            entries = json.loads(gzip.decompress(content)) if content else None
+            entries = json.loads(_unpack(content)) if content else None
             return entries and {
                 base64.b64decode(name): [base64.b64decode(a) for a in accumulators]
                 for name, accumulators in entries.items()
             }
         except (
-            *(AttributeError, EOFError, OSError, RecursionError, TypeError, ValueError),
+            *(AttributeError, RecursionError, TypeError, ValueError),
             zlib.error,
         ) as error:
             logging.warning(
@@ -359,6 +376,28 @@ class _KeptAnalyses:
                 | "Of a data set" >> beam.GroupByKey()
                 | "Keep" >> beam.Map(_keep, self.store, months, names)
             )
+
+
+def _unpack(gzipped: bytes) -> bytes:
+    """Unpacks a gzip file, unless it is cut or would take much memory."""
+    stream = zlib.decompressobj(wbits=31)
+    content = stream.decompress(gzipped, _MOST_BYTES)
+    if not stream.eof:
+        raise ValueError("it is cut or too large")
+    return content
+
+
+def _raised(error: Exception) -> str:
+    return "".join(traceback.format_exception_only(error))
+
+
+def _is_of_worker(error: Exception) -> bool:
+    """Whether a Beam worker failed at what nobody can mend, such as accumulators that do not fit.
+
+    Not, for instance, this process, which is to end.
+    """
+    raised = _raised(error)
+    return "[while running" in raised and from_worker_traceback(raised) is None
 
 
 def _with_name(accumulator: bytes, data_set: str, name: bytes) -> tuple[str, tuple[bytes, bytes]]:

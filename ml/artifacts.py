@@ -8,7 +8,7 @@ import tensorflow_data_validation as tfdv
 from tensorflow_metadata.proto.v0 import schema_pb2, statistics_pb2
 from tfx import v1 as tfx
 
-from storage.errors import UserError
+from storage.errors import SurroundingsError, UserError
 
 # The layouts that TFX 1.x writes; it publishes no helper for them under `tfx.v1`.
 SCHEMA_FILE = "schema.pbtxt"
@@ -69,7 +69,7 @@ def split_files(examples: tfx.dsl.Artifact, split: str) -> list[str]:
     names = fileio.listdir(folder) if fileio.isdir(folder) else []
     files = [os.path.join(folder, name) for name in sorted(names) if not name.endswith("/")]
     if not files:
-        raise UserError(
+        raise SurroundingsError(
             f"the split {split!r} of the examples has no file in {folder}; if files were deleted, "
             "run again without the cache"
         )

@@ -509,6 +509,9 @@ def _check_keys(values: Mapping[str, Any], kind: Any, prefix: str = "") -> None:
             _check_keys(value, hint, f"{key}.")
         elif isinstance(value, bool):  # pydantic takes it for the number 0 or 1
             raise ConfigError(f"{key} = {value!r}: no key is true or false")
+        elif any("\0" in str(v) for v in (value if isinstance(value, list) else [value])):
+            # Neither a path nor an argument may have it.
+            raise ConfigError(f"{key} = {value!r}: no value has a NUL character")
 
 
 def _explain(error: Mapping[str, Any]) -> str:

@@ -25,6 +25,7 @@ from components.transform import Transform
 from pipeline.config import Config, ConfigError
 from pipeline.evaluation import make_compression_eval_config, make_eval_config
 from pipeline.model import Model
+from storage.errors import SurroundingsError
 
 PIPELINE_NAME = "flightdeck"
 
@@ -227,7 +228,10 @@ def create_pipeline(
     _set_beam_args(components, config.node_beam_args)
     known = [component.id for component in components]
     if unknown := sorted(config.node_timeouts.keys() - set(known)):
-        raise ConfigError(f"node_timeouts.{unknown[0]}: no such node; they are {', '.join(known)}")
+        # No ConfigError: limits are no part of a run key, by which a schedule sees what was mended.
+        raise SurroundingsError(
+            f"node_timeouts.{unknown[0]}: no such node; they are {', '.join(known)}"
+        )
     return tfx.dsl.Pipeline(
         pipeline_name=PIPELINE_NAME,
         pipeline_root=pipeline_root,

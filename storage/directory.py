@@ -559,11 +559,7 @@ class ModelDirectory:
 def find_models(serving_dir: str) -> list[str]:
     """Names of the models that have a version in a Serving directory, be it rolled back."""
     files, root = open_uri(serving_dir)
-    names = [
-        info.base_name
-        for info in files.get_file_info(fs.FileSelector(root, allow_not_found=True))
-        if info.type == fs.FileType.Directory
-    ]
+    names = [info.base_name for info in _infos(files, root) if info.type == fs.FileType.Directory]
     directories = (ModelDirectory(serving_dir, name) for name in sorted(names))
     return [d.model_name for d in directories if d.versions() or d.rolled_back()]
 
@@ -754,8 +750,12 @@ def _models(uri: str) -> list[int]:
 def _sizes(files: fs.FileSystem, root: str) -> Iterator[tuple[str, int]]:
     """Path relative to a folder and size in bytes of each file below it."""
     for info in files.get_file_info(fs.FileSelector(root, recursive=True)):
+        try:
+            name = info.path[len(root) + 1 :]
+        except UnicodeDecodeError as error:
+            raise NotAFileError(f"{root} holds a name that is no UTF-8, as no model has") from error
         if info.type == fs.FileType.File:
-            yield info.path[len(root) + 1 :], info.size
+            yield name, info.size
 
 
 def _numbered(uri: str) -> Iterator[int]:
@@ -765,9 +765,16 @@ def _numbered(uri: str) -> Iterator[int]:
 
 
 def _names(uri: str) -> Iterator[str]:
-    files, root = open_uri(uri)
-    for info in files.get_file_info(fs.FileSelector(root, allow_not_found=True)):
+    for info in _infos(*open_uri(uri)):
         yield info.base_name
+
+
+def _infos(files: fs.FileSystem, folder: str) -> Iterator[fs.FileInfo]:
+    """What is in a folder, but for names that are no UTF-8, which nothing of ours has."""
+    for info in files.get_file_info(fs.FileSelector(folder, allow_not_found=True)):
+        with contextlib.suppress(UnicodeDecodeError):
+            _ = info.base_name
+            yield info
 
 
 def _version_number(name: str) -> int | None:

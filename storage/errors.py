@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
+import builtins
 import re
+
+_OS_ERRORS = "|".join(
+    name
+    for name, kind in vars(builtins).items()
+    if isinstance(kind, type) and issubclass(kind, OSError)
+)
 
 
 class UserError(Exception):
@@ -13,6 +20,13 @@ class DataError(UserError):
     """The data is missing, unreadable, or not what the schema describes."""
 
 
+class SurroundingsError(UserError):
+    """Keys, a store or the Serving directory are not as they have to be.
+
+    Whoever mends them changes neither the data nor the configuration nor the code of a run.
+    """
+
+
 class BlockingAnomalies(UserError):
     """The data gate found anomalies that stop the run."""
 
@@ -20,10 +34,11 @@ class BlockingAnomalies(UserError):
 def lasts(error: BaseException) -> bool:
     """Whether a failure comes back whenever the same is tried again.
 
-    What a person can mend stays until somebody has; but where it came of an error of files, network
-    or time, it may pass by itself. So may all that nobody foresaw.
+    What a person can mend stays until somebody has; but nobody sees when the surroundings are
+    mended, and where it came of an error of files, network or time, it may pass by itself. So may
+    all that nobody foresaw.
     """
-    if not isinstance(error, UserError):
+    if not isinstance(error, UserError) or isinstance(error, SurroundingsError):
         return False
     cause = error.__cause__
     while cause:
@@ -55,7 +70,7 @@ def from_worker_traceback(text: str) -> UserError | None:
         return None
     name, message = found[-1]
     error = kinds[name](message)
-    failed = re.search(r"\b(?:OSError|\w*(?:Connection|Timeout)\w*Error): .*", text)
+    failed = re.search(rf"\b(?:{_OS_ERRORS}|\w*(?:Connection|Timeout)\w*Error): .*", text)
     if failed:
         error.__cause__ = OSError(failed[0])
     return error

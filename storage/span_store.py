@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import re
@@ -132,8 +133,7 @@ class SpanStore:
     def _remove_old(self, files: fs.FileSystem, root: str, kind: str) -> None:
         before = datetime.now(UTC) - _KEPT
         for info in files.get_file_info(fs.FileSelector(root)):
-            if info.base_name.startswith(f"{kind}-") and info.mtime < before:
-                try:
+            # Somebody else deleted it; or gave it a name that is no UTF-8.
+            with contextlib.suppress(FileNotFoundError, UnicodeDecodeError):
+                if info.base_name.startswith(f"{kind}-") and info.mtime < before:
                     files.delete_file(info.path)
-                except FileNotFoundError:  # Somebody else did.
-                    continue

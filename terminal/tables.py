@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from typing import Any
 
 from rich.console import Console, ConsoleDimensions
 from rich.table import Column, Table
@@ -14,6 +15,8 @@ from terminal.streams import open_stream
 # Output that goes to no terminal has room.
 _WIDTH_OF_A_FILE = 160
 _NARROWEST_FOLDED = 20
+# Names and messages are shown as they are, whatever brackets and colons they have.
+_LITERAL: dict[str, Any] = {"highlight": False, "markup": False, "emoji": False}
 
 
 def open_console() -> Console:
@@ -23,15 +26,15 @@ def open_console() -> Console:
     """
     screen = open_stream(os.dup(1), like=sys.stdout)
     if screen.isatty():
-        return _TerminalConsole(file=screen, highlight=False)
-    return Console(file=screen, highlight=False, width=_WIDTH_OF_A_FILE)
+        return _TerminalConsole(file=screen, **_LITERAL)
+    return Console(file=screen, width=_WIDTH_OF_A_FILE, **_LITERAL)
 
 
 def standard_output() -> Console:
     """What a command prints its result on; what cannot be written is an error."""
     if sys.stdout.isatty():
-        return _TerminalConsole(highlight=False)
-    return Console(highlight=False, width=_WIDTH_OF_A_FILE)
+        return _TerminalConsole(**_LITERAL)
+    return Console(width=_WIDTH_OF_A_FILE, **_LITERAL)
 
 
 def print_table(table: Table, console: Console) -> None:

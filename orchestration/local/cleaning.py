@@ -160,7 +160,7 @@ def find_leftovers(directory: OutputDirectory, keep_runs: int) -> list[Leftover]
         *_artifacts(directory, old, needed),
         *_logs(directory, told),
         *_reports(directory, keep_runs),
-        *map(Path, SpanStore(str(directory.spans)).outdated()),
+        *_outdated(directory),
         # Last: without it a run may not be known any more.
         *_records(directory, told),
     ]
@@ -228,10 +228,10 @@ def _first_of_backtest(directory: OutputDirectory) -> list[str]:
     path = directory.root / STATE_FILE
     try:
         months = json.loads(path.read_text(encoding="utf-8"))["months"]
-        return [month["run_id"] for month in months if month["outcome"] == PUSHED][:1]
+        return [str(month["run_id"]) for month in months if month["outcome"] == PUSHED][:1]
     except FileNotFoundError:
         return []
-    except (OSError, ValueError, TypeError, KeyError) as error:
+    except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
         raise UserError(f"{path} cannot be read: nothing in {directory.root} is deleted") from error
 
 
@@ -327,6 +327,12 @@ def _reports(directory: OutputDirectory, keep: int) -> Iterator[Path]:
     periods = [path for path in _folders(directory.root) if _PERIOD.fullmatch(path.name)]
     for period in periods[:-keep]:
         yield from (path for path in _files(period) if path.name in _REPORT_FILES)
+
+
+def _outdated(directory: OutputDirectory) -> list[Path]:
+    if directory.spans.is_symlink():
+        return []
+    return [Path(path) for path in SpanStore(str(directory.spans)).outdated()]
 
 
 def _entries(folder: Path) -> list[Path]:

@@ -21,7 +21,7 @@ import psutil
 from orchestration.local.node_process import FAILED, NodeResult, NodeTask, Summary, run_node
 from orchestration.local.output_directory import OutputDirectory
 from orchestration.local.temporary import temporary_folder
-from storage.errors import UserError
+from storage.errors import SurroundingsError
 
 # Imported once, in the server that node processes are forked from. The server itself only imports:
 # a process that has started TensorFlow's threads cannot be forked safely.
@@ -98,7 +98,7 @@ def _place_sockets() -> None:
                 return
     finally:
         tempfile.tempdir = kept
-    raise UserError(
+    raise SurroundingsError(
         f"TMPDIR is {tempfile.gettempdir()}, which is too long for sockets, and /tmp cannot be "
         f"written: set TMPDIR to a path of at most {_LONGEST_SOCKET_FOLDER} bytes"
     )

@@ -85,7 +85,7 @@ def _is_ours(folder: Path, directory: OutputDirectory) -> bool:
         if folder.name.startswith("pymp-"):
             return (folder / _OWNER).read_text(encoding="utf-8") == _prefix(directory)
         return folder.name.startswith(_prefix(directory))
-    except (OSError, UnicodeDecodeError):
+    except (OSError, ValueError):  # The latter if the note has what is no path.
         return False
 
 
@@ -97,7 +97,7 @@ def _prefix(directory: OutputDirectory) -> str:
 def _noted(directory: OutputDirectory) -> list[Path]:
     try:
         paths = json.loads(directory.temporary.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return []
     known = isinstance(paths, list) and all(isinstance(path, str) for path in paths)
     return [Path(path) for path in paths] if known else []

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import pyarrow as pa
 from pyarrow import fs
-from pydantic import TypeAdapter, ValidationError
+from pydantic import AwareDatetime, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from orchestration.local.history import (
@@ -156,7 +156,7 @@ class Attempt:
 
     outcome: str
     number: int
-    ended: datetime
+    ended: AwareDatetime
     run_id: str = ""
     reasons: tuple[str, ...] = ()
     lasting: bool = False
@@ -184,7 +184,7 @@ class Launched:
     subjects: tuple[str, ...]
     run_id: str
     number: int
-    started: datetime
+    started: AwareDatetime
     why: tuple[str, ...]
     alarm: str
     months: dict[str, tuple[int, ...]]
@@ -202,7 +202,7 @@ class Problem:
     """
 
     text: str
-    since: datetime
+    since: AwareDatetime
     reported: bool = False
 
 
@@ -220,7 +220,7 @@ class State:
       untold: Outcome that the hooks were not told yet.
     """
 
-    last_firing: datetime | None = None
+    last_firing: AwareDatetime | None = None
     obeyed_alarm: str = ""
     attempts: dict[str, Attempt] = field(default_factory=dict)
     inputs: dict[str, dict[str, str]] = field(default_factory=dict)

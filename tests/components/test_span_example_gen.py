@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import json
 import os
@@ -329,6 +330,19 @@ def test_a_kept_file_that_is_damaged_is_written_anew(
     for split in SPLITS:
         assert rows_of(found, split) == rows_of(examples, split)
     assert min(path.stat().st_size for path in kept) > 0
+
+
+def test_a_kept_file_that_holds_something_else_is_written_anew(
+    generate: Generate, own_spans: Path, store: Path, examples: Any
+) -> None:
+    generate(own_spans)
+    kept = sorted(store.rglob("examples-*"))
+    kept[0].write_bytes(gzip.compress(b"no records"))
+    kept[1].write_bytes(gzip.compress(b""))
+    kept[2].write_bytes(kept[3].read_bytes())  # Fewer rows, or more.
+    found = generate(own_spans)
+    for split in SPLITS:
+        assert rows_of(found, split) == rows_of(examples, split)
 
 
 # Values

@@ -195,6 +195,32 @@ def test_what_is_kept_and_cannot_be_read_is_made_again(
     assert min(len(path.read_bytes()) for path in (truncated, foreign)) > 100
 
 
+@pytest.mark.parametrize("accumulator", [b"[1, [2]]", b"\xff"])
+def test_what_is_kept_and_does_not_fit_is_made_again(
+    transform: Run,
+    examples: dict[int, Any],
+    fresh: dict[int, dict[str, Any]],
+    kept: Path,
+    accumulator: bytes,
+) -> None:
+    paths = sorted(kept.rglob("analysis-*"))
+    planted = base64.b64encode(accumulator).decode()
+    for path in paths:
+        entries = {n: [planted] for n in json.loads(gzip.decompress(path.read_bytes()))}
+        path.write_bytes(gzip.compress(json.dumps(entries).encode()))
+    assert_same(transform(examples[MONTHS[0]]), fresh[MONTHS[0]])
+    assert not any(planted in gzip.decompress(path.read_bytes()).decode() for path in paths)
+
+
+def test_what_is_kept_and_unpacks_to_more_than_memory_is_made_again(
+    transform: Run, examples: dict[int, Any], fresh: dict[int, dict[str, Any]], kept: Path
+) -> None:
+    path = min(kept.rglob("analysis-*"))
+    path.write_bytes(gzip.compress(bytes(1 << 27), 1))
+    assert_same(transform(examples[MONTHS[0]]), fresh[MONTHS[0]])
+    assert path.stat().st_size < 100_000
+
+
 def test_transform_keeps_sketches_without_pickle_and_runs_none_that_it_finds(
     transform: Run, examples: dict[int, Any], store: Path, hostile_file: HostileFile
 ) -> None:
@@ -208,9 +234,10 @@ def test_transform_keeps_sketches_without_pickle_and_runs_none_that_it_finds(
         assert not any(b"tfx_bsl" in base64.b64decode(a) for found in kept.values() for a in found)
         planted = {name: [hostile for _ in found] for name, found in kept.items()}
         path.write_bytes(gzip.compress(json.dumps(planted).encode()))
-    with pytest.raises(UserError, match="an analysis that was kept cannot be used"):
-        transform(examples[MONTHS[0]], "learn_sketches")
+    assert_same(first, transform(examples[MONTHS[0]], "learn_sketches"))
     assert not hostile_file.has_run()
+    for path in store.rglob("analysis-*"):  # It was replaced.
+        assert hostile not in gzip.decompress(path.read_bytes()).decode()
 
 
 def test_another_function_is_analysed_anew(

@@ -99,6 +99,8 @@ def _do(world: World, run_id: str, step: dict[str, Any]) -> int:
     record(outcome="running")
     print(step.get("say", ""), flush=True)
     time.sleep(step.get("seconds", 0.0))
+    while "until" in step and not (world.root / step["until"]).exists():
+        time.sleep(0.02)
     if "signal" in step:
         os.kill(os.getpid(), step["signal"])
     if outcome == "pushed":

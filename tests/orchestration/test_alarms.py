@@ -91,3 +91,11 @@ def test_an_alarm_that_was_obeyed_is_replaced(tmp_path: Path) -> None:
 def test_a_long_reason_names_the_first_and_counts_the_rest(tmp_path: Path) -> None:
     publish_report(tmp_path, "a", "b", "c", "d", "e")
     assert alarm(tmp_path)["reason"].endswith("a: skew; b: skew; c: skew; and 2 more")
+
+
+def test_a_report_that_is_damaged_is_written_anew(tmp_path: Path) -> None:
+    page, _ = publish_report(tmp_path, "temp")
+    page.with_name("report.json").write_text("[" * 100_000)
+    _, said = publish_report(tmp_path, "temp")
+    assert "is raised" in said
+    assert json.loads(page.with_name("report.json").read_text())["alarm"]

@@ -270,7 +270,12 @@ def test_clean_deletes_nothing_that_it_does_not_know(world: World, tmp_path: Pat
 def test_clean_does_not_follow_links_in_place_of_its_folders(world: World, tmp_path: Path) -> None:
     for _ in range(3):
         world.run()
-    for name in ("artifacts", "logs", "runs"):
+    month = world.directory.spans / "201301"
+    month.mkdir(parents=True)
+    (month / "examples-aa").touch()
+    os.utime(month / "examples-aa", (0, 0))
+    (month / "examples-bb").touch()
+    for name in ("artifacts", "logs", "runs", "spans"):
         (world.directory.root / name).rename(tmp_path / name)
         (world.directory.root / name).symlink_to(tmp_path / name)
     before = snapshot(tmp_path)
@@ -376,10 +381,11 @@ def test_clean_takes_in_monitoring_and_backtests_by_their_own_rules(world: World
     assert kept == periods[-1:]
 
 
-def test_clean_leaves_a_backtest_alone_whose_state_is_damaged(world: World) -> None:
+@pytest.mark.parametrize("state", ['{"months": ', '{"months": 5}', '{"months":' + "[" * 100_000])
+def test_clean_leaves_a_backtest_alone_whose_state_is_damaged(world: World, state: str) -> None:
     for _ in range(3):
         world.run()
-    (world.directory.root / "replay.json").write_text('{"months": ')
+    (world.directory.root / "replay.json").write_text(state)
     before = snapshot(world.directory.root)
     with pytest.raises(UserError, match=r"replay\.json cannot be read"):
         world.clean(1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import shutil
 import subprocess
 import sys
@@ -10,20 +11,24 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 from ml_metadata.metadata_store import MetadataStore
 from ml_metadata.proto import metadata_store_pb2
 from rich.console import Console
 
+import local_runner
 from orchestration.local.history import (
     RunRecord,
     lineage,
     list_runs,
     lost_files,
     pushed_files,
+    read_provenance,
     read_run,
 )
 from orchestration.local.output_directory import OutputDirectory
 from storage.directory import SAVED_MODEL, ModelDirectory
+from storage.encryption import Keys, encrypt_tree, reencrypt_versions
 
 PROVENANCE: dict[str, Any] = {
     "model_name": "toy",
@@ -88,9 +93,49 @@ def test_a_damaged_record_is_an_unknown_outcome(output: OutputDirectory, content
     assert [record.outcome for record in list_runs(output)] == ["unknown"]
 
 
+@pytest.mark.parametrize(
+    "record",
+    [
+        {"started": "x", "ended": "y"},
+        {"started": "2026-03-02T12:00:00", "ended": "2026-03-02T12:00:00+00:00"},
+        {"started": "", "ended": "", "outcome": "[/red]", "reasons": ["[/bold] :smile:"]},
+    ],
+)
+def test_runs_shows_records_as_they_are(output: OutputDirectory, record: dict[str, Any]) -> None:
+    output.runs.mkdir(parents=True)
+    (output.runs / "[a].json").write_text(json.dumps({"run_id": "[a]", **record}))
+    result = CliRunner().invoke(local_runner.main, ["runs", "--output", str(output.root)])
+    assert result.exit_code == 0, result.exception
+    assert "[a]" in result.output
+    assert all(line in result.output for line in record.get("reasons", []))
+
+
 def test_a_record_that_is_a_folder_is_an_unknown_outcome(output: OutputDirectory) -> None:
     (output.runs / "20260302.json").mkdir(parents=True)
     assert [record.outcome for record in list_runs(output)] == ["unknown"]
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        '{"spans": [201301]}',
+        '{"metrics": 5}',
+        '{"rows": {"train": "many"}}',
+        '{"artifacts": {"Model": {"uri": ["a"]}}}',
+        "[" * 100_000,
+        "[]",
+    ],
+)
+def test_a_provenance_that_no_push_writes_is_refused_by_name(tmp_path: Path, record: str) -> None:
+    models = ModelDirectory(str(tmp_path), "toy")
+    provenance = Path(models.provenance_uri(7), "provenance.json")
+    provenance.parent.mkdir(parents=True)
+    provenance.write_text(record)
+    with pytest.raises(ValueError, match=f"{provenance} ") as raised:
+        read_provenance(models, 7)
+    assert "\n" not in str(raised.value)
+    provenance.write_text(json.dumps({**PROVENANCE, "more": [1]}))
+    assert read_provenance(models, 7) == {**PROVENANCE, "more": [1]}
 
 
 @pytest.fixture
@@ -144,6 +189,17 @@ def test_lost_files_names_what_is_missing_or_cut_short(
     else:
         path.unlink()
     assert lost_files(output, models, 7) == [f"toy/{name}"]
+
+
+def test_lost_files_of_a_version_that_was_encrypted_again_are_none(
+    output: OutputDirectory, models: ModelDirectory
+) -> None:
+    content = {"a-long-name-of-a-key": b"a" * 32, "b": b"b" * 32}
+    encrypt_tree(str(output.serving), Keys(content))
+    files = pushed_files(models, 7)
+    RunRecord("20260303", started="", outcome="pushed", version=7, files=files).write(output)
+    assert reencrypt_versions(models, Keys(dict(reversed(content.items())))) > 0
+    assert lost_files(output, models, 7) == []
 
 
 def test_lost_files_of_a_version_without_its_provenance_folder_are_named(

@@ -665,8 +665,16 @@ def test_what_goes_wrong_in_a_firing_is_told_once_and_stops_no_later_one(
     assert desk.fire() == "pushed"
 
 
+NOT_STATES = (
+    b'{"attempts": {"x": {"outcome": 5}}}',
+    b'{"last_firing": "2026-03-02T12:00:00"}',  # Of no time zone.
+    b'{"problem": {"text": "", "since": "2026-03-02T12:00:00"}}',
+    b"[" * 100_000,
+)
+
+
 @settings(max_examples=20, deadline=None)
-@given(content=st.binary(max_size=60) | st.just(b'{"attempts": {"x": {"outcome": 5}}}'))
+@given(content=st.binary(max_size=60) | st.sampled_from(NOT_STATES))
 def test_a_state_file_that_is_damaged_costs_no_more_than_what_it_said(
     content: bytes, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
@@ -865,13 +873,14 @@ def test_a_schedule_that_idles_ends_at_once_on_sigterm(world: World) -> None:
 def test_a_run_that_outlives_its_killed_schedule_is_not_disturbed_and_is_told_of(
     world: World,
 ) -> None:
-    world.plan({"seconds": 2})
+    world.plan({"until": "over"})
     with start(world, "fire") as schedule:
         wait_for(world.ran)
         schedule.kill()
     with start(world, "fire") as again:
         assert "still going" in again.communicate(timeout=20)[0]
     assert again.returncode == 75
+    (world.root / "over").touch()
     wait_for(lambda: not world.directory.in_use())
     with start(world, "fire") as again:
         assert "Nothing new" in again.communicate(timeout=20)[0]

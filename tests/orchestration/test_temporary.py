@@ -91,6 +91,8 @@ def test_remove_leftovers_spares_what_was_not_made_for_this_directory(
             "not JSON",
             '{"a": 1}',
             "[1, null]",
+            "[" * 100_000,
+            r'["/tmp/\u0000", "/tmp/\ud800"]',
         ):
             write_whole(other.temporary, text)
             assert leftovers(other) == []

@@ -264,6 +264,8 @@ def test_a_value_that_is_not_allowed_is_refused_with_what_is(
         ("[training.epochs]\nmost = 3", "training.epochs: "),
         ("[evaluation]\nmin_auc = nan", "evaluation.min_auc = nan: "),
         ("model_name = 3", "model_name = 3: "),
+        ('[data]\nuri = "a\\u0000b"', r"data.uri = 'a\x00b': no value has a NUL"),
+        ('[serving]\npublic_keys = ["a\\u0000"]', r"serving.public_keys = ['a\x00']: no value"),
         ('[gate]\nwarn_only = "A"', "gate.warn_only = 'A': "),
         ("[gate]\nwarn_only = [1]", "gate.warn_only.0 = 1: "),
     ],

@@ -395,6 +395,21 @@ def test_names_that_are_not_numbers_are_no_versions(directory: ModelDirectory, n
     assert directory.versions() == [6]
 
 
+def test_names_that_are_no_utf_8_are_no_models_and_no_versions(
+    directory: ModelDirectory, model: str, provenance: str
+) -> None:
+    directory.publish(7, model, provenance)
+    for folder in (directory.serving_dir, directory.uri, directory.rolled_back_uri(1)):
+        os.makedirs(os.path.join(os.fsencode(folder), b"\xff"))
+    assert find_models(directory.serving_dir) == [directory.model_name]
+    assert directory.versions() == [7]
+    assert directory.ignored() == []
+    directory.publish(8, model, provenance)
+    os.makedirs(os.path.join(os.fsencode(directory.version_uri(8)), b"\xff"))
+    with pytest.raises(NotAFileError, match=f"{directory.version_uri(8)} holds a name"):
+        file_sizes(directory.version_uri(8))
+
+
 def test_a_number_without_a_saved_model_is_no_version(directory: ModelDirectory) -> None:
     a_model(Path(directory.uri) / "6")
     a_folder(Path(directory.uri) / "7")

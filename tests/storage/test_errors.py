@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from storage.errors import (
     BlockingAnomalies,
     DataError,
+    SurroundingsError,
     UserError,
     from_worker_traceback,
     lasts,
@@ -91,6 +92,7 @@ def caused(error: Exception, *causes: Exception) -> Exception:
         (UserError("no such setting"), True),
         (DataError("all labels are 0"), True),
         (BlockingAnomalies("1 blocking anomaly"), True),
+        (SurroundingsError("there is no key to encrypt with"), False),
         (caused(DataError("a.parquet is no Parquet file"), ValueError("magic bytes")), True),
         (caused(DataError("a.parquet cannot be read"), OSError("input/output error")), False),
         (caused(UserError("locked"), ValueError(), TimeoutError("for 600 seconds")), False),
@@ -106,7 +108,11 @@ def test_lasts_tells_what_comes_back_from_what_may_pass(error: Exception, lastin
 
 @pytest.mark.parametrize(
     ("cause", "lasting"),
-    [(ValueError("magic bytes"), True), (OSError("input/output error"), False)],
+    [
+        (ValueError("magic bytes"), True),
+        (OSError("input/output error"), False),
+        (PermissionError("the share is not mounted"), False),
+    ],
 )
 def test_lasts_knows_the_cause_of_a_worker_s_error(cause: Exception, lasting: bool) -> None:
     text = worker_text(cause, DataError("a.parquet cannot be read"))

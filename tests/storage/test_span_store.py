@@ -53,6 +53,13 @@ def test_entries_of_more_than_a_year_go_when_their_month_is_written_anew(
     assert names == {"201301/a-young", "201301/a-new", "201301/b-old", "201302/a-old"}
 
 
+def test_a_name_that_is_no_utf_8_ends_no_run(store: SpanStore, tmp_path: Path) -> None:
+    store.write("a", 201301, "k", b"one")
+    (tmp_path / "store/201301" / os.fsdecode(b"a-\xff")).touch()
+    store.write("a", 201301, "l", b"two")
+    assert store.read("a", 201301, "l") == b"two"
+
+
 def age(root: Path, days: int, name: str = "*") -> None:
     for path in root.rglob(name):
         before = time.time() - days * DAY
