@@ -84,7 +84,6 @@ def seconds_to_load(directory: ModelDirectory, settings: ServerSettings, version
 @click.option("--rounds", type=click.IntRange(min=2), default=20, show_default=True)
 def main(sizes: tuple[float, ...], rounds: int) -> None:
     """Loads one model plain and encrypted, in turns, and prints the medians side by side."""
-    logging.disable(logging.CRITICAL)
     rows, data = [], []
     for megabytes in sizes:
         with tempfile.TemporaryDirectory() as root:
@@ -112,4 +111,5 @@ def main(sizes: tuple[float, ...], rounds: int) -> None:
 
 
 if __name__ == "__main__":
+    logging.disable(logging.CRITICAL)
     main()

@@ -6,6 +6,7 @@ a version because it is trusted calls `private_copy` and reads nothing but what 
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import fcntl
 import functools
@@ -13,6 +14,7 @@ import os
 import shutil
 import stat
 import tempfile
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -33,8 +35,10 @@ _MAX_DEPTH = 32
 # Private folders, and what is to be deleted; what nobody uses is deleted with the next copy.
 PREFIX = "flightdeck-"
 _ABANDONED_SECONDS = 60.0
+_TRIES, _TRY_SECONDS = 20, 0.01
 # Descriptors by which the folders of this process are locked.
 _locks: dict[str, int] = {}
+_ending = threading.Event()
 
 
 class UnsafeContentError(SignatureError):
@@ -152,6 +156,9 @@ def _make_folder(parent: str) -> str:
     """
     root = tempfile.mkdtemp(prefix=PREFIX, dir=parent)  # Mode 0700.
     _locks[root] = os.open(root, os.O_RDONLY | os.O_DIRECTORY)
+    if _ending.is_set():
+        _delete_folder(root)
+        raise InterruptedError("the process ends")
     fcntl.flock(_locks[root], fcntl.LOCK_EX)
     for name in os.listdir(parent):
         path = os.path.join(parent, name)
@@ -177,9 +184,22 @@ def _is_abandoned(path: str) -> bool:
 
 
 def _delete_folder(root: str) -> None:
-    shutil.rmtree(root, ignore_errors=True)
-    if root in _locks:
-        os.close(_locks.pop(root))
+    lock = _locks.pop(root, None)  # First: a copy that is still being made ends then.
+    for _ in range(_TRIES):  # That copy may make one more file meanwhile.
+        shutil.rmtree(root, ignore_errors=True)
+        if not os.path.exists(root):
+            break
+        time.sleep(_TRY_SECONDS)
+    if lock is not None:
+        os.close(lock)
+
+
+@atexit.register
+def _delete_folders() -> None:
+    """A process that ends waits for no copy, and leaves none behind."""
+    _ending.set()
+    for root in list(_locks):
+        _delete_folder(root)
 
 
 class _Writer:
@@ -201,6 +221,8 @@ class _Writer:
 
     def write(self, read: Callable[[int], bytes], target: str, size: int) -> None:
         """Copies a file up to the size that was counted, however it grows."""
+        if self._root not in _locks:
+            raise InterruptedError("the process ends")
         os.makedirs(os.path.dirname(target), exist_ok=True)
         with open(target, "xb") as file:
             self.decryption.copy(_Bounded(read, size), file, os.path.relpath(target, self._root))

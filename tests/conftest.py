@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import pickle
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -87,6 +88,14 @@ def read_month(month: int) -> pa.Table:
 def thin(table: pa.Table, rows: int) -> pa.Table:
     """About so many rows of a table, evenly spread over it, so over the month."""
     return table.take(list(range(0, len(table), max(1, len(table) // rows))))
+
+
+@pytest.fixture(autouse=True)
+def _same_log_level() -> Iterator[None]:
+    """A command that a test calls in its own process may set the level of all logs."""
+    level = logging.root.level
+    yield
+    logging.root.setLevel(level)
 
 
 Once: TypeAlias = Callable[[str, Callable[[Path], Any]], Any]

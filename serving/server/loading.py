@@ -41,8 +41,6 @@ def load_version(
     # Read again, so that a server that runs takes what is encrypted with a new key.
     keys = load_keys(settings.encryption_keys)
     copy = private_copy(directory, version, settings.trust, parent=parent, keys=keys)
-    # A server that stops waits for no load, and leaves nothing behind.
-    at_exit = weakref.finalize(given_up, copy.close)
     try:
         if given_up.is_set():
             raise InterruptedError("the version is no longer wanted")
@@ -57,7 +55,6 @@ def load_version(
         copy.close()
         raise
     weakref.finalize(model, copy.close)
-    at_exit.detach()
     # Variables are read while a graph is loaded; its assets it may read with each request.
     copy.keep(os.path.join(folder, "assets"))
     log_event(
