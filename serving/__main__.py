@@ -8,7 +8,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterator
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import click
 
@@ -24,7 +24,7 @@ from storage.encryption import (
     require_keys,
 )
 from storage.keys import KeyFileError, SignatureError, TrustStore, default_trust, short_id
-from storage.private_copy import PrivateCopy, private_copy
+from storage.private_copy import PrivateCopy, delete_private_copies, private_copy
 from storage.protected import read_token
 from storage.signing import claimed_key
 from storage.signing import sign as sign_version
@@ -623,8 +623,25 @@ def serve(
     from serving.server.app import serve as run_server
     from serving.server.request_log import RequestLogError
 
-    with _refusals(RequestLogError):
-        run_server(server_settings)
+    try:
+        with _refusals(RequestLogError):
+            run_server(server_settings)
+    except click.ClickException as error:
+        error.show()
+        _end(error.exit_code)
+    _end(0)
+
+
+def _end(status: int) -> NoReturn:
+    """Ends the process while threads may still load or compute.
+
+    Python's own way ends such a thread in the middle of TensorFlow's C++, which aborts the process.
+    """
+    delete_private_copies()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(status)
 
 
 @main.command()

@@ -35,9 +35,10 @@ _MAX_DEPTH = 32
 # Private folders, and what is to be deleted; what nobody uses is deleted with the next copy.
 PREFIX = "flightdeck-"
 _ABANDONED_SECONDS = 60.0
-_TRIES, _TRY_SECONDS = 20, 0.01
-# Descriptors by which the folders of this process are locked.
+# Descriptors by which the folders of this process are locked. A folder that is not among them is
+# being deleted: who holds `_changing` may make files in those that are.
 _locks: dict[str, int] = {}
+_changing = threading.Lock()
 _ending = threading.Event()
 
 
@@ -154,12 +155,12 @@ def _make_folder(parent: str) -> str:
 
     A folder is locked as long as its process lives.
     """
-    root = tempfile.mkdtemp(prefix=PREFIX, dir=parent)  # Mode 0700.
-    _locks[root] = os.open(root, os.O_RDONLY | os.O_DIRECTORY)
-    if _ending.is_set():
-        _delete_folder(root)
-        raise InterruptedError("the process ends")
-    fcntl.flock(_locks[root], fcntl.LOCK_EX)
+    with _changing:
+        if _ending.is_set():
+            raise InterruptedError("the process ends")
+        root = tempfile.mkdtemp(prefix=PREFIX, dir=parent)  # Mode 0700.
+        _locks[root] = os.open(root, os.O_RDONLY | os.O_DIRECTORY)
+        fcntl.flock(_locks[root], fcntl.LOCK_EX)
     for name in os.listdir(parent):
         path = os.path.join(parent, name)
         with contextlib.suppress(OSError):
@@ -184,20 +185,18 @@ def _is_abandoned(path: str) -> bool:
 
 
 def _delete_folder(root: str) -> None:
-    lock = _locks.pop(root, None)  # First: a copy that is still being made ends then.
-    for _ in range(_TRIES):  # That copy may make one more file meanwhile.
-        shutil.rmtree(root, ignore_errors=True)
-        if not os.path.exists(root):
-            break
-        time.sleep(_TRY_SECONDS)
+    with _changing:  # A copy that is still being made ends then.
+        lock = _locks.pop(root, None)
+    shutil.rmtree(root, ignore_errors=True)
     if lock is not None:
         os.close(lock)
 
 
 @atexit.register
-def _delete_folders() -> None:
-    """A process that ends waits for no copy, and leaves none behind."""
-    _ending.set()
+def delete_private_copies() -> None:
+    """Deletes all copies of this process, which ends, also those that are still being made."""
+    with _changing:
+        _ending.set()
     for root in list(_locks):
         _delete_folder(root)
 
@@ -221,10 +220,12 @@ class _Writer:
 
     def write(self, read: Callable[[int], bytes], target: str, size: int) -> None:
         """Copies a file up to the size that was counted, however it grows."""
-        if self._root not in _locks:
-            raise InterruptedError("the process ends")
-        os.makedirs(os.path.dirname(target), exist_ok=True)
-        with open(target, "xb") as file:
+        with _changing:
+            if self._root not in _locks:
+                raise InterruptedError("the process ends")
+            os.makedirs(os.path.dirname(target), exist_ok=True)
+            file = open(target, "xb")  # noqa: SIM115
+        with file:
             self.decryption.copy(_Bounded(read, size), file, os.path.relpath(target, self._root))
 
     def take(self, path: str, size: int) -> None:
