@@ -226,7 +226,7 @@ def _cells(count: SpanCount) -> tuple[str, ...]:
 @click.option(
     "--output",
     type=click.Path(file_okay=False, path_type=Path),
-    default=Path(__file__).parent / "flights",
+    default=Path(__file__).parent,
     help="Folder that receives the span folders. Defaults to `flights` beside this script.",
 )
 @click.option(
