@@ -5,9 +5,10 @@ from __future__ import annotations
 import codecs
 import dataclasses
 import difflib
+import functools
 import json
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
@@ -17,6 +18,8 @@ from pydantic import TypeAdapter, ValidationError
 from storage.errors import UserError
 
 _T = TypeVar("_T")
+# Kept, because annotations that are texts take long to evaluate.
+_hints: Callable[[Any], dict[str, Any]] = functools.cache(get_type_hints)
 
 
 class ConfigError(UserError):
@@ -95,7 +98,7 @@ def merge(kind: type[_T], layers: Sequence[Layer]) -> _T:
         source.
     """
     # Tables without a default are there, so that what is missing in them is named.
-    hints = get_type_hints(kind)
+    hints = _hints(kind)
     values: dict[str, Any] = {n: {} for n in hints if dataclasses.is_dataclass(hints[n])}
     sources: dict[str, str] = {}
     for layer in layers:
@@ -115,7 +118,7 @@ def list_keys(kind: Any, prefix: str = "") -> list[str]:
     if not dataclasses.is_dataclass(kind):
         return [prefix]
     dot = "." if prefix else ""
-    hints = get_type_hints(kind)
+    hints = _hints(kind)
     return [key for name in hints for key in list_keys(hints[name], f"{prefix}{dot}{name}")]
 
 
@@ -123,7 +126,7 @@ def _check_keys(
     values: Mapping[str, Any], kind: Any, root: type, source: str, prefix: str = ""
 ) -> None:
     """Refuses keys that do not exist, and values where tables are expected or the reverse."""
-    hints = get_type_hints(kind) if dataclasses.is_dataclass(kind) else {}
+    hints = _hints(kind) if dataclasses.is_dataclass(kind) else {}
     for name, value in values.items():
         key = prefix + name
         hint = hints.get(name) if hints else get_args(kind)[1]
