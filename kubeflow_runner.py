@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import os
-
-# tfmot and TFX work with tf_keras, not with Keras 3. Set before anything imports TensorFlow.
-os.environ["TF_USE_LEGACY_KERAS"] = "1"
-
 import contextlib
 import dataclasses
 import logging
+import os
 import posixpath
 import sys
 import time
@@ -424,7 +420,7 @@ def compile_config(config: Config) -> str:
         signing_key=_signing_key(config),
         encryption_keys=_encryption_keys(config),
         public_keys=_public_keys(config),
-        enable_cache=bool(kubeflow.cache),
+        enable_cache=kubeflow.cache,
     )
     nodes = {
         component.id: Resources(
@@ -545,8 +541,9 @@ def _signing_key(config: Config) -> str:
         return config.serving.signing_key if config.serving.sign else ""
     if not config.serving.signing_key and not config.kubeflow.volume_claim:
         raise UserError(
-            "serving.sign = 1 needs a private key that the Pusher's task can read: set "
-            "kubeflow.volume_claim or serving.signing_key, or turn signing off by serving.sign=0"
+            "serving.sign = true needs a private key that the Pusher's task can read: set "
+            "kubeflow.volume_claim or serving.signing_key, or turn signing off by "
+            "serving.sign=false"
         )
     return _on_volume(
         "serving.signing_key", config.serving.signing_key or "keys/signing.key", config.kubeflow

@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import os
-
-# tfmot and TFX work with tf_keras, not with Keras 3. Set before anything imports TensorFlow, and
-# inherited by all node processes.
-os.environ["TF_USE_LEGACY_KERAS"] = "1"
-
 import contextlib
 import dataclasses
 import hashlib
 import importlib
 import json
 import math
+import os
 import shlex
 import signal
 import sys
@@ -407,7 +402,7 @@ def _make_life(
     """
     configs = {m: load_config(config_path, [*settings, f"data.as_of={m}"]) for m in months}
     data = {month: config.data for month, config in configs.items()}
-    model = Model.load(configs[months[0]].model)
+    model = Model.load(configs[months[0]])
 
     def run(month: int) -> RunRecord:
         record = RunRecord(directory.new_run_id(), started=history.now())
@@ -436,7 +431,7 @@ def _make_life(
         served=served,
         reference=(
             model.reference,
-            {m: (data[m].uri, data[m].as_of, data[m].window) for m in months},
+            {m: (data[m].uri, data[m].as_of, data[m].window, model.label) for m in months},
         ),
         label=model.label,
         prepare=prepare,
@@ -864,7 +859,7 @@ def _prepare(config: Config, directory: OutputDirectory) -> _Prepared:
     del settings["keep_runs"]  # Nor is what is kept of old runs.
     stable = {**settings, "data": {**settings["data"], "as_of": 0}}
     key = code_version.run_key(
-        ["pipeline.pipeline", *Model.load(config.model).functions], settings, window.fingerprint
+        ["pipeline.pipeline", *Model.load(config).functions], settings, window.fingerprint
     )
     models = ModelDirectory(str(directory.serving), config.model_name)
     served = models.served()

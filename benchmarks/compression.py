@@ -7,12 +7,9 @@ has its dense layers alone, to see whether TFLite and XNNPACK turn their zeros i
 
 from __future__ import annotations
 
-import os
-
-os.environ["TF_USE_LEGACY_KERAS"] = "1"
-
 import gzip
 import json
+import os
 import shutil
 import tempfile
 import time
@@ -37,7 +34,7 @@ from components.quantizer.measurement import time_invocations
 from ml import networks
 from ml.artifacts import TFLITE_MODEL, serving_model_uri, split_files
 from ml.predictors import TFLitePredictor
-from models.flights.features import LABEL, PROBABILITY, RAW_SIGNATURE
+from ml.signatures import RAW_SIGNATURE
 from pipeline.config import load_config
 from pipeline.pipeline import create_pipeline
 
@@ -141,14 +138,14 @@ class Run:
         files = split_files(self.artifact("SpanExampleGen", "examples"), "test")
         dataset = tf.data.TFRecordDataset(files, "GZIP")
         examples = np.array(list(dataset.as_numpy_iterator()), object)
-        spec = {LABEL: tf.int64, _SLICE: tf.string}
+        spec = {load_config().label: tf.int64, _SLICE: tf.string}
         spec = {name: tf.io.FixedLenFeature([], kind) for name, kind in spec.items()}
         columns = tf.io.parse_example(examples, spec)
         values = columns[_SLICE].numpy().astype(str)
         names, counts = np.unique(values, return_counts=True)
         large = names[counts >= load_config().evaluation.min_slice_examples]
         masks = {"": values == values, **{str(name): values == name for name in large}}
-        return examples, columns[LABEL].numpy(), masks
+        return examples, columns[load_config().label].numpy(), masks
 
 
 def compare_modes(run: Run, folder: Path) -> None:
@@ -184,7 +181,7 @@ def compare_modes(run: Run, folder: Path) -> None:
         return {name: tf.constant(column) for name, column in row.items()}
 
     def ask(tensors: Mapping[str, tf.Tensor]) -> np.ndarray:
-        return signatures[RAW_SIGNATURE](**tensors)[PROBABILITY].numpy()
+        return signatures[RAW_SIGNATURE](**tensors)[load_config().prediction].numpy()
 
     timers["SavedModel", "row_us"] = partial(_time, ask, list(map(hand_over, rows)))
     timers["SavedModel", "numpy_row_us"] = partial(_time, lambda row: ask(hand_over(row)), rows)

@@ -34,10 +34,10 @@ def CompressionEvaluator(
     evaluation: tfx.dsl.components.OutputArtifact[tfx.types.standard_artifacts.ModelEvaluation],
     blessing: tfx.dsl.components.OutputArtifact[tfx.types.standard_artifacts.ModelBlessing],
     eval_config: tfx.dsl.components.Parameter[str],
-    split: tfx.dsl.components.Parameter[str] = "test",
-    max_bytes: tfx.dsl.components.Parameter[int] = 0,
-    max_p99_ms: tfx.dsl.components.Parameter[float] = 0.0,
-    min_sparsity: tfx.dsl.components.Parameter[float] = 0.0,
+    split: tfx.dsl.components.Parameter[str],
+    max_bytes: tfx.dsl.components.Parameter[int],
+    max_p99_ms: tfx.dsl.components.Parameter[float],
+    min_sparsity: tfx.dsl.components.Parameter[float],
     beam_pipeline: tfx.dsl.components.BeamComponentParameter[beam.Pipeline] = None,
 ) -> None:
     """Compares a compressed model with the float model it came from, and checks its budgets.

@@ -76,14 +76,14 @@ def DataGate(
         tfx.types.standard_artifacts.ExampleStatistics
     ],
     anomalies: tfx.dsl.components.OutputArtifact[tfx.types.standard_artifacts.ExampleAnomalies],
-    environment: tfx.dsl.components.Parameter[str] = "TRAINING",
-    warn_only: tfx.dsl.components.Parameter[str] = "[]",
-    features: tfx.dsl.components.Parameter[str] = "[]",
-    label: tfx.dsl.components.Parameter[str] = "",
-    max_missing_change: tfx.dsl.components.Parameter[float] = 0.35,
-    max_duplicates: tfx.dsl.components.Parameter[float] = 0.005,
-    max_error_growth: tfx.dsl.components.Parameter[float] = 40.0,
-    min_label_relation: tfx.dsl.components.Parameter[float] = 0.25,
+    environment: tfx.dsl.components.Parameter[str],
+    warn_only: tfx.dsl.components.Parameter[str],
+    features: tfx.dsl.components.Parameter[str],
+    label: tfx.dsl.components.Parameter[str],
+    max_missing_change: tfx.dsl.components.Parameter[float],
+    max_duplicates: tfx.dsl.components.Parameter[float],
+    max_error_growth: tfx.dsl.components.Parameter[float],
+    min_label_relation: tfx.dsl.components.Parameter[float],
 ) -> None:
     """Fails on blocking anomalies, and so keeps every node that is ordered behind it from running.
 

@@ -19,7 +19,7 @@ from ml.artifacts import CompressionReport, schema_uri, serving_model_uri, stati
 from ml.model_identity import model_identity
 from storage.directory import PROVENANCE_FILE, ModelDirectory, model_digest
 from storage.encryption import EncryptionError, Keys, encrypt_tree, require_keys
-from storage.errors import SurroundingsError, UserError
+from storage.errors import SurroundingsError
 from storage.keys import SignatureError, ensure_key_pair, is_file
 from storage.signing import sign
 
@@ -54,13 +54,13 @@ def Pusher(
     pushed_model: tfx.dsl.components.OutputArtifact[tfx.types.standard_artifacts.PushedModel],
     serving_dir: tfx.dsl.components.Parameter[str],
     model_name: tfx.dsl.components.Parameter[str],
-    run_key: tfx.dsl.components.Parameter[str] = "",
-    signing_key: tfx.dsl.components.Parameter[str] = "",
-    signing_password: tfx.dsl.components.Parameter[str] = "",
-    encrypt: tfx.dsl.components.Parameter[int] = 0,
-    encryption_keys: tfx.dsl.components.Parameter[str] = "",
-    file_mode: tfx.dsl.components.Parameter[str] = "0644",
-    keep_versions: tfx.dsl.components.Parameter[int] = 0,
+    run_key: tfx.dsl.components.Parameter[str],
+    signing_key: tfx.dsl.components.Parameter[str],
+    signing_password: tfx.dsl.components.Parameter[str],
+    encrypt: tfx.dsl.components.Parameter[bool],
+    encryption_keys: tfx.dsl.components.Parameter[str],
+    file_mode: tfx.dsl.components.Parameter[str],
+    keep_versions: tfx.dsl.components.Parameter[int],
 ) -> None:
     """Publishes the model as a new version, if it is blessed and is not there already.
 
@@ -90,18 +90,16 @@ def Pusher(
         public key, which ends in `.pub`, where there is none; `env:NAME`, or a PKCS #11 URI. ""
         leaves the version unsigned.
       signing_password: Where the key's password is: `env:NAME` or a file; "" for none.
-      encrypt: 1 to encrypt the version when it is signed, and 0 to leave it plain.
+      encrypt: Whether the version is encrypted after it is signed.
       encryption_keys: File of the keys that it is encrypted with; "" for the environment.
       file_mode: Mode of the published files, in octal digits, whatever the umask.
       keep_versions: How many versions to keep, besides those with a label; older ones are deleted
         after the push. 0 keeps all.
 
     Raises:
-      UserError: If `keep_versions` is negative, the version cannot be signed, another process
-        keeps changing the Serving directory, or what is there cannot be read.
+      UserError: If the version cannot be signed, another process keeps changing the Serving
+        directory, or what is there cannot be read.
     """
-    if keep_versions < 0:
-        raise UserError(f"keep_versions is {keep_versions}; 0 or more is allowed")
     pushed_model.set_int_custom_property("pushed", 0)
     files = [os.path.join(b.uri, BLESSED_FILE) for b in (blessing, compression_blessing)]
     files.append(os.path.join(infra_blessing.uri, INFRA_BLESSED_FILE))

@@ -41,9 +41,9 @@ def RequestExampleGen(
     until: tfx.dsl.components.Parameter[int],
     features: tfx.dsl.components.Parameter[str],
     output: tfx.dsl.components.Parameter[str],
-    data_uri: tfx.dsl.components.Parameter[str] = "",
-    label: tfx.dsl.components.Parameter[str] = "",
-    encryption_keys: tfx.dsl.components.Parameter[str] = "",
+    data_uri: tfx.dsl.components.Parameter[str],
+    label: tfx.dsl.components.Parameter[str],
+    encryption_keys: tfx.dsl.components.Parameter[str],
 ) -> None:
     """Writes what a version was asked and answered in a period, and in the one before it.
 

@@ -20,9 +20,9 @@ def ServedModel(
     statistics: tfx.dsl.components.OutputArtifact[tfx.types.standard_artifacts.ExampleStatistics],
     serving_dir: tfx.dsl.components.Parameter[str],
     model_name: tfx.dsl.components.Parameter[str],
-    version: tfx.dsl.components.Parameter[int] = 0,
-    public_keys: tfx.dsl.components.Parameter[str] = "[]",
-    encryption_keys: tfx.dsl.components.Parameter[str] = "",
+    version: tfx.dsl.components.Parameter[int],
+    public_keys: tfx.dsl.components.Parameter[str],
+    encryption_keys: tfx.dsl.components.Parameter[str],
 ) -> None:
     """Copies the served version and its training statistics out of the Serving directory.
 

@@ -43,10 +43,10 @@ def SpanExampleGen(
     examples: tfx.dsl.components.OutputArtifact[tfx.types.standard_artifacts.Examples],
     data_uri: tfx.dsl.components.Parameter[str],
     time_column: tfx.dsl.components.Parameter[str],
-    as_of: tfx.dsl.components.Parameter[int] = 0,
-    window: tfx.dsl.components.Parameter[int] = 6,
-    eval_days: tfx.dsl.components.Parameter[int] = 7,
-    fingerprint: tfx.dsl.components.Parameter[str] = "",
+    as_of: tfx.dsl.components.Parameter[int],
+    window: tfx.dsl.components.Parameter[int],
+    eval_days: tfx.dsl.components.Parameter[int],
+    fingerprint: tfx.dsl.components.Parameter[str],
     beam_pipeline: tfx.dsl.components.BeamComponentParameter[beam.Pipeline] = None,
 ) -> None:
     """Writes a window of monthly spans as tf.Examples, split by time.

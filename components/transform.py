@@ -31,6 +31,7 @@ from tfx_bsl.sketches import MisraGriesSketch, QuantilesSketch
 
 from ml import progress
 from ml.artifacts import load_schema, split_files
+from ml.custom_config import bind_custom_config
 from ml.networks import load_function
 from ml.sketches import decode
 from storage.errors import from_worker_traceback
@@ -54,8 +55,9 @@ def Transform(
     transform_graph: tfx.dsl.components.OutputArtifact[tfx.types.standard_artifacts.TransformGraph],
     transformed_examples: tfx.dsl.components.OutputArtifact[tfx.types.standard_artifacts.Examples],
     preprocessing_fn: tfx.dsl.components.Parameter[str],
-    analyze: tfx.dsl.components.Parameter[str] = '["train"]',
-    transform: tfx.dsl.components.Parameter[str] = '["train", "eval"]',
+    custom_config: tfx.dsl.components.Parameter[str],
+    analyze: tfx.dsl.components.Parameter[str],
+    transform: tfx.dsl.components.Parameter[str],
     beam_pipeline: tfx.dsl.components.BeamComponentParameter[beam.Pipeline] = None,
 ) -> None:
     """Learns a transformation from some splits by TensorFlow Transform, and applies it to others.
@@ -73,6 +75,7 @@ def Transform(
       transformed_examples: Component `outputs` contains: for each file of each split to transform,
         one of the same name with its rows in the same order.
       preprocessing_fn: Import path of the `preprocessing_fn`.
+      custom_config: JSON object that `preprocessing_fn` gets, if it has a parameter of this name.
       analyze: JSON list of the splits to learn from.
       transform: JSON list of the splits to apply it to.
       beam_pipeline: Supplied by TFX.
@@ -80,14 +83,17 @@ def Transform(
     Raises:
       UserError: If there is no such function or split.
     """
-    function = load_function(preprocessing_fn)
+    user_function = load_function(preprocessing_fn)
+    function = bind_custom_config(user_function, custom_config)
     learned_from = [f for split in json.loads(analyze) for f in split_files(examples, split)]
     applied_to = {split: split_files(examples, split) for split in json.loads(transform)}
     raw = load_schema(schema)
     source = tfxio.TFExampleBeamRecord("in memory", schema=raw)
     specs = source.TensorAdapter().OriginalTypeSpecs()
     to_analyze = source.Project(tft.get_analyze_input_columns(function, specs))
-    version = _version(function, raw.SerializeToString(deterministic=True))
+    version = _version(
+        user_function, custom_config.encode(), raw.SerializeToString(deterministic=True)
+    )
     kept = _KeptAnalyses(SpanStore.of_environment(), version, function, specs)
     temporary = os.path.join(transform_graph.uri, ".temp")
 
@@ -419,10 +425,16 @@ def _keep(
     store.write(_KIND, months[data_set], key, gzip.compress(json.dumps(entries).encode()))
 
 
-def _version(function: Callable[..., Any], schema: bytes) -> str:
-    """Digest of the code behind a `preprocessing_fn`: its package, TFT, and the schema."""
+def _version(function: Callable[..., Any], *parameters: bytes) -> str:
+    """Digest of a `preprocessing_fn`: the code of its package, TFT, and its parameters."""
     package = importlib.import_module(function.__module__.partition(".")[0])
     root = Path(str(package.__file__)).parent
     code = [path.read_bytes() for path in sorted(root.rglob("*.py"))]
-    facts = [_ENCODING, tft.__version__.encode(), function.__qualname__.encode(), schema, *code]
+    facts = [
+        _ENCODING,
+        tft.__version__.encode(),
+        function.__qualname__.encode(),
+        *parameters,
+        *code,
+    ]
     return hashlib.sha256(b"\0".join(facts)).hexdigest()

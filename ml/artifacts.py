@@ -9,6 +9,7 @@ from tensorflow_metadata.proto.v0 import schema_pb2, statistics_pb2
 from tfx import v1 as tfx
 
 from storage.errors import SurroundingsError, UserError
+from storage.model_files import SAVED_MODEL
 
 # The layouts that TFX 1.x writes; it publishes no helper for them under `tfx.v1`.
 SCHEMA_FILE = "schema.pbtxt"
@@ -26,7 +27,7 @@ def serving_model_uri(model: tfx.dsl.Artifact) -> str:
 
 def has_serving_model(model: tfx.dsl.Artifact) -> bool:
     """Whether a `Model` artifact holds a SavedModel; `ServedModel` emits one without."""
-    return bool(tfx.dsl.io.fileio.exists(os.path.join(serving_model_uri(model), "saved_model.pb")))
+    return bool(tfx.dsl.io.fileio.exists(os.path.join(serving_model_uri(model), SAVED_MODEL)))
 
 
 def statistics_uri(statistics: tfx.dsl.Artifact, split: str) -> str:

@@ -23,6 +23,7 @@ from tensorflow.core.protobuf import saved_model_pb2
 
 from ml.artifacts import TFLITE_MODEL
 from storage.directory import file_sizes, model_digest, read_file
+from storage.model_files import SAVED_MODEL
 
 # Changes with what is looked at: identities of other forms are never equal.
 _FORM = "computes-1"
@@ -80,7 +81,7 @@ def _array(value: np.ndarray) -> str:
 
 def _saved_model(uri: str) -> str:
     loaded = tf.saved_model.load(uri)
-    content = read_file(os.path.join(uri, "saved_model.pb"))
+    content = read_file(os.path.join(uri, SAVED_MODEL))
     (graph,) = saved_model_pb2.SavedModel.FromString(content).meta_graphs
     found = []
     for name, function in sorted(loaded.signatures.items()):

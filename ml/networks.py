@@ -75,7 +75,7 @@ def require(condition: bool, name: str, value: Any, allowed: str) -> None:
 
 
 def load_function(path: str) -> Callable[..., Any]:
-    """Imports user code that a parameter names, as in `models.flights.export.save_model`.
+    """Imports user code that a parameter names, as in `models.trips.export.save_model`.
 
     Raises:
       UserError: If there is no such function.

@@ -32,7 +32,8 @@ from typing import Any
 
 from pyarrow import fs
 
-SAVED_MODEL = "saved_model.pb"
+from storage.model_files import SAVED_MODEL
+
 PROVENANCE_FILE = "provenance.json"
 SIGNATURE_FILE = "model.sig"
 # Says which version was signed and when; it is signed with the version.

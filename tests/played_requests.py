@@ -10,13 +10,17 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from models.flights.features import PROBABILITY, RAW_FEATURES, RAW_SIGNATURE, TIME, VOCABULARIES
+from ml.signatures import RAW_SIGNATURE
+from models.flights.features import RAW_FEATURES, VOCABULARIES
+from pipeline.config import load_config
 from serving.server import request_log
 from serving.server.metrics import ServerMetrics
 
+CONFIG = load_config()
+
 Fault = Callable[[pd.DataFrame], None]
 
-MODEL = "flight_delay"
+MODEL = CONFIG.model_name
 
 
 def play(folder: Path, version: Path, flights: pa.Table, fault: Fault | None = None) -> None:
@@ -33,7 +37,7 @@ def play(folder: Path, version: Path, flights: pa.Table, fault: Fault | None = N
     ask = tf.saved_model.load(str(version)).signatures[RAW_SIGNATURE]
     dtypes = {name: spec.dtype for name, spec in ask.structured_input_signature[1].items()}
     rows = flights.to_pandas()
-    rows["asked"] = rows[TIME].astype("int64") / 1e9 - 3600
+    rows["asked"] = rows[CONFIG.data.time_column].astype("int64") / 1e9 - 3600
     if fault:
         fault(rows)
     log = request_log.RequestLog(str(folder), 1.0, ServerMetrics())
@@ -43,7 +47,7 @@ def play(folder: Path, version: Path, flights: pa.Table, fault: Fault | None = N
                 inputs = {name: _column(hour[name], name, dtypes[name]) for name in RAW_FEATURES}
                 answer = ask(**{name: tf.constant(column) for name, column in inputs.items()})
                 clock.return_value = asked
-                outputs = {PROBABILITY: answer[PROBABILITY].numpy()}
+                outputs = {CONFIG.prediction: answer[CONFIG.prediction].numpy()}
                 log.offer(MODEL, int(version.name), inputs, outputs)
     finally:
         log.close()

@@ -79,7 +79,7 @@ def test_relative_paths_are_on_the_volume() -> None:
 
 def test_buckets_need_no_volume() -> None:
     settings = ("kubeflow.volume_claim=", "data.uri=s3://b/data", "kubeflow.serving_dir=gs://b/s")
-    spec, _ = compiled(*settings, "serving.sign=0")
+    spec, _ = compiled(*settings, "serving.sign=false")
     declared = spec["root"]["inputDefinitions"]["parameters"]
     assert declared["data_uri"]["defaultValue"] == "s3://b/data"
     assert declared["serving_dir"]["defaultValue"] == "gs://b/s"
@@ -92,7 +92,7 @@ def test_buckets_need_no_volume() -> None:
         (["kubeflow.volume_claim="], "data.uri = 'data/flights': without kubeflow.volume_claim"),
         (
             ["kubeflow.volume_claim=", "data.uri=/data", "kubeflow.serving_dir=/serving"],
-            "serving.sign = 1 needs a private key",
+            "serving.sign = true needs a private key",
         ),
         (["kubeflow.nodes.Trainr.cpu=2"], "Trainr: no such node; the nodes are ImportSchemaGen"),
         (['kubeflow.uncached=["Pushr"]'], "Pushr: no such node"),

@@ -1,7 +1,6 @@
 """Quantizer: puts a TFLite model beside the SavedModel, in the form that costs least."""
 
 import dataclasses
-import json
 import math
 import os
 import tempfile
@@ -24,6 +23,7 @@ from ml.artifacts import (
     serving_model_uri,
     split_files,
 )
+from ml.custom_config import bind_custom_config
 from ml.keras_setup import skip_autograph_of_keras
 from ml.networks import (
     Columns,
@@ -44,7 +44,6 @@ from storage.directory import copy_tree
 from storage.errors import UserError
 
 MODES = ("none", "float16", "dynamic_range", "int8", "qat", "pqat")
-_ALL_MODES = json.dumps(MODES)
 POLICIES = {"smallest": "gzip_bytes", "fastest": "p50_ms"}
 _EMULATED = ("int8", "qat", "pqat")
 # Rows of the split `eval` that candidates are measured on, at most.
@@ -64,21 +63,22 @@ def Quantizer(
     quantized_model: tfx.dsl.components.OutputArtifact[tfx.types.standard_artifacts.Model],
     report: tfx.dsl.components.OutputArtifact[CompressionReport],
     save_fn: tfx.dsl.components.Parameter[str],
+    custom_config: tfx.dsl.components.Parameter[str],
     label_key: tfx.dsl.components.Parameter[str],
-    weight_key: tfx.dsl.components.Parameter[str] = "",
-    loss: tfx.dsl.components.Parameter[str] = "binary_crossentropy",
-    signature: tfx.dsl.components.Parameter[str] = "raw_features",
-    mode: tfx.dsl.components.Parameter[str] = "int8",
-    auto_modes: tfx.dsl.components.Parameter[str] = _ALL_MODES,
-    policy: tfx.dsl.components.Parameter[str] = "smallest",
-    max_auc_loss: tfx.dsl.components.Parameter[float] = 0.002,
-    weight_bits: tfx.dsl.components.Parameter[int] = 8,
-    sparse: tfx.dsl.components.Parameter[int] = 1,
-    representative_rows: tfx.dsl.components.Parameter[int] = 2000,
-    epochs: tfx.dsl.components.Parameter[int] = 1,
-    batch_size: tfx.dsl.components.Parameter[int] = 1024,
-    learning_rate: tfx.dsl.components.Parameter[float] = 1e-4,
-    seed: tfx.dsl.components.Parameter[int] = 7,
+    weight_key: tfx.dsl.components.Parameter[str],
+    loss: tfx.dsl.components.Parameter[str],
+    signature: tfx.dsl.components.Parameter[str],
+    mode: tfx.dsl.components.Parameter[str],
+    auto_modes: tfx.dsl.components.Parameter[str],
+    policy: tfx.dsl.components.Parameter[str],
+    max_auc_loss: tfx.dsl.components.Parameter[float],
+    weight_bits: tfx.dsl.components.Parameter[int],
+    sparse: tfx.dsl.components.Parameter[bool],
+    representative_rows: tfx.dsl.components.Parameter[int],
+    epochs: tfx.dsl.components.Parameter[int],
+    batch_size: tfx.dsl.components.Parameter[int],
+    learning_rate: tfx.dsl.components.Parameter[float],
+    seed: tfx.dsl.components.Parameter[int],
 ) -> None:
     """Converts a `tf_keras` model to TFLite, quantized in one mode or in the best of several.
 
@@ -110,6 +110,7 @@ def Quantizer(
         measurements per mode, also as `trade_off.png`.
       save_fn: Import path of the function `(network, transform graph, path)` that saves a network
         with its serving signatures.
+      custom_config: JSON object that `save_fn` gets, if it has a parameter of this name.
       label_key: Feature that is the label.
       weight_key: Feature that says how much a row counts; empty if all count the same.
       loss: Name of the Keras loss to fine-tune with.
@@ -120,8 +121,8 @@ def Quantizer(
       max_auc_loss: Most that `auto` may lose in AUC on `eval`.
       weight_bits: How many of its 8 bits a weight uses in the modes `int8`, `qat` and `pqat`, 5 to
         8; with fewer the file compresses better.
-      sparse: Whether to store weights that are mostly zero without the zeros (1 or 0), where that
-        is smaller and the installed interpreter gives the same answers.
+      sparse: Whether to store weights that are mostly zero without the zeros, where that is smaller
+        and the installed interpreter gives the same answers.
       representative_rows: Training examples in the representative dataset.
       epochs: Passes over `train` in `qat` and `pqat`.
       batch_size: Rows per step.
@@ -138,8 +139,7 @@ def Quantizer(
     settings.check()
     modes = check_modes(mode, auto_modes, policy, max_auc_loss)
     require(5 <= weight_bits <= 8, "weight_bits", weight_bits, "5 to 8")
-    require(representative_rows >= 1, "representative_rows", representative_rows, "1 or more")
-    save = load_function(save_fn)
+    save = bind_custom_config(load_function(save_fn), custom_config)
     network = load_network(model)
     schema = tft.TFTransformOutput(transform_graph.uri).transformed_metadata.schema
     train: Columns = {}
@@ -162,7 +162,7 @@ def Quantizer(
             signature=signature,
             settings=settings,
             weight_bits=weight_bits,
-            store_sparse=bool(sparse),
+            store_sparse=sparse,
             probe=serialized[:_PROBE_ROWS],
         )
         progress.report("float model")

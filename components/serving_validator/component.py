@@ -10,7 +10,7 @@ from typing import Any
 from tfx import v1 as tfx
 from tfx.utils import path_utils
 
-from components.serving_validator.candidate import MAX_WARMUP_RECORDS, make_candidate
+from components.serving_validator.candidate import make_candidate
 from components.serving_validator.rows import sample_rows
 from components.serving_validator.server import EMBEDDED_SERVER, MODEL_SERVER, find_model_server
 from components.serving_validator.trial import (
@@ -22,7 +22,6 @@ from components.serving_validator.trial import (
 )
 from components.serving_validator.verdict import Limits
 from ml.artifacts import TFLITE_MODEL, serving_model_uri, split_files
-from ml.networks import require
 from storage.directory import copy_tree
 
 # The layout of an `InfraBlessing`, as the stock InfraValidator writes it.
@@ -38,15 +37,15 @@ def ServingValidator(
     examples: tfx.dsl.components.InputArtifact[tfx.types.standard_artifacts.Examples],
     blessing: tfx.dsl.components.OutputArtifact[tfx.types.standard_artifacts.InfraBlessing],
     model_name: tfx.dsl.components.Parameter[str],
-    split: tfx.dsl.components.Parameter[str] = "test",
-    rows: tfx.dsl.components.Parameter[int] = 200,
-    tolerance: tfx.dsl.components.Parameter[float] = 0.005,
-    max_p50_ms: tfx.dsl.components.Parameter[float] = 0.0,
-    max_p99_ms: tfx.dsl.components.Parameter[float] = 0.0,
-    max_startup_seconds: tfx.dsl.components.Parameter[float] = 0.0,
-    max_memory_mb: tfx.dsl.components.Parameter[float] = 0.0,
-    timeout_seconds: tfx.dsl.components.Parameter[float] = 60.0,
-    warmup_rows: tfx.dsl.components.Parameter[int] = 10,
+    split: tfx.dsl.components.Parameter[str],
+    rows: tfx.dsl.components.Parameter[int],
+    tolerance: tfx.dsl.components.Parameter[float],
+    max_p50_ms: tfx.dsl.components.Parameter[float],
+    max_p99_ms: tfx.dsl.components.Parameter[float],
+    max_startup_seconds: tfx.dsl.components.Parameter[float],
+    max_memory_mb: tfx.dsl.components.Parameter[float],
+    timeout_seconds: tfx.dsl.components.Parameter[float],
+    warmup_rows: tfx.dsl.components.Parameter[int],
 ) -> None:
     """Serves a model as it will be served, asks it real rows, and says what is wrong with it.
 
@@ -83,17 +82,9 @@ def ServingValidator(
       warmup_rows: How many rows a server asks each signature when it loads the model; 0 for none.
 
     Raises:
-      UserError: Naming the parameter that is not allowed or the split that is missing.
+      UserError: Naming the split that is missing.
       DataError: If the split has no rows, or a row lacks what the model needs.
     """
-    require(rows >= 1, "rows", rows, "1 or more")
-    require(timeout_seconds > 0, "timeout_seconds", timeout_seconds, "more than 0")
-    require(
-        0 <= warmup_rows <= MAX_WARMUP_RECORDS,
-        "warmup_rows",
-        warmup_rows,
-        f"0 to {MAX_WARMUP_RECORDS}",
-    )
     limits = Limits(
         tolerance=tolerance,
         max_p50_ms=max_p50_ms,
@@ -102,8 +93,6 @@ def ServingValidator(
         max_memory_mb=max_memory_mb,
         timeout_seconds=timeout_seconds,
     )
-    for name, value in dataclasses.asdict(limits).items():
-        require(value >= 0, name, value, "0 or more")
     asked = Rows(*sample_rows(split_files(examples, split), rows))
     with tempfile.TemporaryDirectory() as folder:
         candidate = os.path.join(folder, model_name, _VERSION)

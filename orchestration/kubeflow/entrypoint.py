@@ -28,9 +28,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-# Set before anything imports TensorFlow: tfmot and TFX work with tf_keras, not with Keras 3.
-os.environ["TF_USE_LEGACY_KERAS"] = "1"
-
 from orchestration.local.proxies import spare_loopback
 from storage.errors import UserError
 

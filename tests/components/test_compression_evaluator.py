@@ -24,12 +24,13 @@ from components.evaluator.results import read_changes, read_failures, read_metri
 from components.quantizer.conversion import convert
 from ml.artifacts import TFLITE_MODEL
 from ml.predictors import SavedModelPredictor, TFLitePredictor, load_predictor
+from ml.signatures import RAW_SIGNATURE
 from models.flights.export import save_model
-from models.flights.features import RAW_SIGNATURE
 from pipeline.config import CompressionConfig, load_config
 from pipeline.evaluation import make_compression_eval_config
 from pipeline.model import Model
 from storage.errors import DataError, UserError
+from tests.components.parameters import DEFAULTS
 from tests.conftest import PushedRun, make_artifacts
 
 MIN_SLICE = 500
@@ -48,7 +49,7 @@ def evaluate(pushed: PushedRun, model: Path, work: Path, **budgets: Any) -> tupl
     config = CompressionConfig(max_auc_loss=0.15, max_slice_auc_loss=0.6)
     parameters = {
         "eval_config": json_format.MessageToJson(
-            make_compression_eval_config(config, MIN_SLICE, Model.load("flights"))
+            make_compression_eval_config(config, MIN_SLICE, Model.load(load_config()))
         ),
         **budgets,
     }
@@ -57,7 +58,7 @@ def evaluate(pushed: PushedRun, model: Path, work: Path, **budgets: Any) -> tupl
         tmp_dir=str(work),
         make_beam_pipeline_fn=lambda: beam.Pipeline(argv=list(load_config().beam_args)),
     )
-    executor(context).Do(inputs, outputs, parameters)
+    executor(context).Do(inputs, outputs, DEFAULTS["CompressionEvaluator"] | parameters)
     return outputs["blessing"][0], str(work / "evaluation")
 
 
@@ -72,7 +73,7 @@ def contrary(pushed: PushedRun, tmp_path_factory: pytest.TempPathFactory) -> Pat
     for layer in (network.get_layer("deep"), network.get_layer("wide")):
         layer.set_weights([-weight for weight in layer.get_weights()])
     graph = tft.TFTransformOutput(str(pushed.artifact("Transform", "transform_graph")))
-    save_model(network, graph, str(path))
+    save_model(network, graph, str(path), Model.load(load_config()).custom_config)
     content = convert(str(path), RAW_SIGNATURE, float16=False, quantize=False, sparse=False)
     (path / TFLITE_MODEL).write_bytes(content)
     return path

@@ -24,10 +24,12 @@ from tfx_bsl.coders import example_coder
 from components.data_gate import DataGate, Gate, _find_label_unusable, parse_warn_only
 from components.span_example_gen import Columns, to_example_batch
 from ml.artifacts import statistics_uri
-from models.flights.features import LABEL, RAW_FEATURES
-from pipeline.config import GateConfig
+from models.flights.features import RAW_FEATURES
+from pipeline.config import load_config
 from storage.errors import BlockingAnomalies, UserError
 from tests.conftest import PROJECT, read_month, thin
+
+LABEL = load_config().label
 
 Fault = Callable[[pd.DataFrame], None]
 
@@ -88,7 +90,7 @@ def write_examples(uri: Path, **splits: pd.DataFrame) -> standard.Examples:
     artifact = standard.Examples()
     artifact.uri = str(uri)
     artifact.split_names = json.dumps(list(splits))
-    schema = tfdv.load_schema_text(str(PROJECT / "schema/schema.pbtxt"))
+    schema = tfdv.load_schema_text(str(PROJECT / load_config().gate.schema))
     columns = Columns.from_schema(schema, "time_hour")
     for split, frame in splits.items():
         folder = uri / f"Split-{split}"
@@ -127,7 +129,7 @@ def pass_gate(
             write_statistics(root / "served", **({} if served is None else {"train": served}))
         ],
     }
-    gate = GateConfig()
+    gate = load_config().gate
     parameters = {
         "environment": "TRAINING",
         "warn_only": json.dumps(warn_only),
@@ -529,11 +531,11 @@ def test_labels_of_0_and_1_are_usable_whatever_their_type_and_number(kind: Any) 
 def test_a_soft_label_stops_the_run_in_any_split_whatever_the_schema_allows(
     split: str, kind: int
 ) -> None:
-    schema = tfdv.load_schema_text(str(PROJECT / "schema/schema.pbtxt"))
+    schema = tfdv.load_schema_text(str(PROJECT / load_config().gate.schema))
     late = tfdv.get_feature(schema, LABEL)
     late.type = kind
     late.ClearField("int_domain")
-    limits = asdict(GateConfig())
+    limits = asdict(load_config().gate)
     del limits["schema"], limits["warn_only"]
     gate = Gate(schema=schema, features=RAW_FEATURES, label=LABEL, **limits)
     frame = month(201303).astype({"late": float})

@@ -24,6 +24,7 @@ from ml.artifacts import (
 )
 from storage.directory import ModelDirectory, model_digest
 from storage.errors import UserError
+from tests.components.parameters import DEFAULTS
 from tests.conftest import PushedRun
 
 
@@ -60,6 +61,7 @@ def push(
         {key: [artifact] for key, artifact in inputs.items()},
         {"pushed_model": [output]},
         {
+            **DEFAULTS["Pusher"],
             "serving_dir": str(serving_dir),
             "model_name": "flight_delay",
             "run_key": "abc",
@@ -77,7 +79,12 @@ def serve(
     ServedModel.EXECUTOR_SPEC.executor_class().Do(
         {},
         {"model": [model], "statistics": [statistics]},
-        {"serving_dir": str(serving_dir), "model_name": "flight_delay", "version": version},
+        {
+            **DEFAULTS["ServedModel"],
+            "serving_dir": str(serving_dir),
+            "model_name": "flight_delay",
+            "version": version,
+        },
     )
     return model, statistics
 

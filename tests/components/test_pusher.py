@@ -303,12 +303,6 @@ def test_a_model_that_is_not_pushed_deletes_nothing(run: Run) -> None:
     assert len(run.directory.versions()) == 2
 
 
-def test_a_negative_number_of_versions_cannot_be_kept(run: Run) -> None:
-    with pytest.raises(UserError, match="keep_versions is -1; 0 or more is allowed"):
-        run.push(keep_versions=-1)
-    assert not Path(run.directory.serving_dir).exists()
-
-
 def test_the_digest_that_is_recorded_is_that_of_the_model_without_warmup_requests(run: Run) -> None:
     run.push(infra_blessing=run.with_warmup(b"requests"))
     (version,) = run.directory.versions()
@@ -384,9 +378,9 @@ def test_an_encrypted_version_becomes_the_baseline_and_is_not_pushed_twice(
     monkeypatch.delenv(KEYS_VARIABLE, raising=False)
     keys, signing_key = str(run.root / "encryption.keys"), str(run.root / "keys" / "signing.key")
     with pytest.raises(UserError, match=f"no key to encrypt with.*{KEYS_VARIABLE}"):
-        run.push(encrypt=1, signing_key=signing_key)
+        run.push(encrypt=True, signing_key=signing_key)
     name = add_key(keys)
-    sealed: dict[str, Any] = {"encrypt": 1, "encryption_keys": keys, "signing_key": signing_key}
+    sealed: dict[str, Any] = {"encrypt": True, "encryption_keys": keys, "signing_key": signing_key}
     artifact = run.push(**sealed)
     (version,) = run.directory.versions()
     record = run.directory.provenance(version)

@@ -176,7 +176,7 @@ def test_the_report_says_whether_zeros_are_left_out(
     quantize: Quantize, quantized: Quantize, unpruned: Outputs
 ) -> None:
     assert measurement(quantized("float16"), "float16")["stored_sparse"] is True
-    dense = quantize(mode="float16", sparse=0)
+    dense = quantize(mode="float16", sparse=False)
     assert measurement(dense, "float16")["stored_sparse"] is False
     assert measurement(unpruned, "int8")["stored_sparse"] is False
 
@@ -297,7 +297,6 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"max_auc_loss": float("nan")}, "max_auc_loss = nan: allowed is 0 to 1"),
     ({"weight_bits": 4}, "weight_bits = 4: allowed is 5 to 8"),
     ({"weight_bits": 9}, "weight_bits = 9: allowed is 5 to 8"),
-    ({"representative_rows": 0}, "representative_rows = 0: allowed is 1 or more"),
     ({"epochs": -1}, "epochs = -1: allowed is 0 or more"),
     ({"batch_size": 0}, "batch_size = 0: allowed is 1 or more"),
     ({"learning_rate": 2.0}, r"learning_rate = 2\.0: allowed is above 0, to 1"),

@@ -17,10 +17,13 @@ from components.request_example_gen import RequestExampleGen, Requests
 from ml import request_log
 from ml.artifacts import load_schema
 from ml.relations import read_rows
-from models.flights.features import LABEL, PROBABILITY, RAW_FEATURES
+from models.flights.features import RAW_FEATURES
+from pipeline.config import load_config
 from serving.server import request_log as server
 from storage.encryption import Encryptor, add_key, require_keys
 from tests.conftest import HostileFile, read_month, thin, write_span
+
+LABEL, PROBABILITY = load_config().label, load_config().prediction
 
 MODEL = "a_model"
 VERSION = 7

@@ -23,10 +23,12 @@ from components.serving_monitor.component import ServingMonitor
 from components.serving_monitor.page import render
 from components.span_example_gen import Columns, to_example_batch
 from ml.artifacts import statistics_uri
-from models.flights.features import LABEL, PROBABILITY, RAW_FEATURES
-from pipeline.config import MonitorConfig
+from models.flights.features import RAW_FEATURES
+from pipeline.config import load_config
 from storage.errors import UserError
 from tests.conftest import PROJECT, read_month, thin
+
+LABEL, PROBABILITY = load_config().label, load_config().prediction
 
 ANSWER = f"prediction.{PROBABILITY}"
 COLUMNS = [*RAW_FEATURES, LABEL, ANSWER]
@@ -105,7 +107,7 @@ def monitor(
             label=LABEL,
             slices='["carrier"]',
             **MARCH,
-            **vars(MonitorConfig(min_slice_rows=200)),
+            **(vars(load_config().monitor) | {"min_slice_rows": 200}),
         )
         report: dict[str, Any] = outputs["report"].read()
         assert Path(outputs["report"].page).read_text() == render(report)
@@ -121,7 +123,7 @@ def write(path: str, statistics: Any) -> None:
 
 def write_examples(folder: Path, frame: pd.DataFrame) -> None:
     folder.mkdir(parents=True)
-    schema = tfdv.load_schema_text(str(PROJECT / "schema/schema.pbtxt"))
+    schema = tfdv.load_schema_text(str(PROJECT / load_config().gate.schema))
     types = {feature.name: feature.type for feature in schema.feature}
     columns = Columns({**types, ANSWER: schema_pb2.FLOAT}, frozenset(), "")
     batch = pa.RecordBatch.from_pandas(frame, preserve_index=False)

@@ -16,6 +16,7 @@ import pyarrow as pa
 import pytest
 import tensorflow as tf
 
+from pipeline.config import load_config
 from tests.conftest import Cli, PushedRun, read_month, thin, write_span
 
 NODES = (
@@ -101,7 +102,7 @@ def test_provenance_says_where_a_version_came_from(pushed: PushedRun) -> None:
     assert 0.5 < record["metrics"]["auc"] < 1
     assert record["libraries"]["tensorflow"] == tf.__version__
     assert record["artifacts"]["Model"]["execution_id"] > 0
-    assert (folder / "schema.pbtxt").read_text() == (Path("schema/schema.pbtxt")).read_text()
+    assert (folder / "schema.pbtxt").read_text() == Path(load_config().gate.schema).read_text()
     assert (folder / "training_statistics.pb").stat().st_size > 0
     metrics = json.loads((folder / "metrics.json").read_text())
     assert {"Overall", "carrier:UA", "origin:JFK"} <= metrics.keys()

@@ -11,8 +11,11 @@ import tensorflow as tf
 import tensorflow_transform as tft
 import tf_keras
 
-from models.flights.features import PROBABILITY, RAW_FEATURES
+from models.flights.features import RAW_FEATURES
+from pipeline.config import load_config
 from tests.conftest import PushedRun
+
+PROBABILITY = load_config().prediction
 
 Columns = dict[str, np.ndarray]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import subprocess
 import sys
@@ -14,9 +15,16 @@ import tensorflow as tf
 from components.quantizer.component import Quantizer
 from ml.artifacts import TFLITE_MODEL
 from ml.predictors import TFLitePredictor, load_predictor
-from models.flights.features import LABEL, PROBABILITY, RAW_FEATURES, RAW_SIGNATURE, WEIGHT
+from ml.signatures import RAW_SIGNATURE
+from models.flights.features import RAW_FEATURES
+from pipeline.config import load_config
+from pipeline.model import Model
+from tests.components.parameters import DEFAULTS
 from tests.conftest import PushedRun, make_artifacts
 from tests.e2e.test_signatures import STRANGE, make_strange
+
+MODEL = Model.load(load_config())
+PROBABILITY = MODEL.prediction
 
 # How far an answer may be from the SavedModel's: the modes int8, qat and pqat emulate the int8
 # kernels there, so that only roundings differ; dynamic_range quantizes activations in TFLite alone,
@@ -123,8 +131,10 @@ def quantize(pushed: PushedRun, work: Path, mode: str) -> Path:
     given, outputs = make_artifacts(Quantizer, inputs, work)
     parameters = {
         "save_fn": "models.flights.export.save_model",
-        "label_key": LABEL,
-        "weight_key": WEIGHT,
+        **DEFAULTS["Quantizer"],
+        "custom_config": json.dumps(MODEL.custom_config),
+        "label_key": MODEL.label,
+        "weight_key": MODEL.weight,
         "mode": mode,
         "representative_rows": 500,
     }

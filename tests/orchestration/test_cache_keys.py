@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 
 from orchestration.local.cache_keys import CodeVersion
+from pipeline.config import load_config
 from pipeline.model import Model
 from storage.errors import UserError
 
 PROJECT = Path(__file__).parents[2]
-CODE = ["pipeline.pipeline", *Model.load("flights").functions]
+CODE = ["pipeline.pipeline", *Model.load(load_config()).functions]
 USER = {
     "Transform": "preprocessing_fn: models.flights.preprocessing.preprocessing_fn",
     "Trainer": "run_fn: models.flights.network.run_fn",
@@ -55,7 +56,7 @@ def copied(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def digests(root: Path) -> dict[str, str]:
     """The version of each node's code, and the key of the run."""
-    schema = str(root / "schema" / "schema.pbtxt")
+    schema = str(root / "schema" / "flights.pbtxt")
     version = CodeVersion(root, (schema,))
     nodes = {
         node: version(executor, USER.get(node, "").format(schema=schema))
@@ -74,7 +75,7 @@ def digests(root: Path) -> dict[str, str]:
         ("components/quantizer/fake_quant.py", {"Quantizer", "run"}),
         ("components/serving_monitor/page.py", {"ServingMonitor"}),
         ("orchestration/local/display.py", set()),
-        ("schema/schema.pbtxt", {"ImportSchemaGen", "run"}),
+        ("schema/flights.pbtxt", {"ImportSchemaGen", "run"}),
     ],
 )
 def test_code_version_changes_for_the_nodes_that_run_what_was_changed(

@@ -1,0 +1,3 @@
+"""The name of a model's file that servers watch for, apart from all that reads it."""
+
+SAVED_MODEL = "saved_model.pb"
