@@ -40,10 +40,13 @@ class Outcome(StrEnum):
     PUSHED = "pushed", 0, "a version was pushed"
     NOTHING_NEW = "nothing new", 0, "there is nothing new"
     WAITING = "waiting", 0, "the data is not complete yet"
+    DECIDED = "decided", 0, "all months were run, whatever was decided"
+    CLEAN = "clean", 0, "all that was found is deleted"
+    NO_ALARM = "no alarm", 0, "no alarm"
     FAILED = "failed", 1, "failed"
     STOPPED_BY_GATE = "stopped by the gate", 3, "stopped by DataGate"
     NOT_BLESSED = "not blessed", 4, "not blessed"
-    ALARM = "alarm", 5, "an alarm was raised"
+    ALARM = "alarm", 5, "alarm"
     # EX_TEMPFAIL of sysexits.h: try again later.
     BUSY = "busy", 75, "another run is using the output directory"
     # As a shell reports a process that SIGINT ended.

@@ -24,9 +24,7 @@ config_option = click.option(
 set_option = click.option(
     "--set", "settings", multiple=True, metavar="KEY=VALUE", help="One setting; over the file."
 )
-window_option = click.option(
-    "--window", type=int, help="Months before it to learn from. Default: 6."
-)
+window_option = click.option("--window", type=int, help="Months before it to train on. Default: 6.")
 
 
 def output_option(default: str = "output") -> Callable[[Command], Command]:
@@ -52,6 +50,13 @@ def together(*options: Callable[[Command], Command]) -> Callable[[Command], Comm
 
 
 config_options = together(config_option, set_option)
+# What a run does.
+run_options = together(
+    click.option("--as-of", type=int, help="Month to evaluate on, YYYYMM. Default: the newest."),
+    window_option,
+    output_option(),
+    config_options,
+)
 
 
 def settings_of(as_of: int | None, window: int | None, settings: Iterable[str]) -> list[str]:
@@ -83,6 +88,15 @@ def usage_errors() -> Iterator[None]:
 
 
 @contextmanager
+def click_errors() -> Iterator[None]:
+    """Shows what went wrong as click does, behind `Error:`, with the status of a failure."""
+    try:
+        yield
+    except UserError as error:
+        raise click.ClickException(str(error)) from error
+
+
+@contextmanager
 def failures() -> Iterator[None]:
     """Shows what went wrong without a traceback, and exits with the status of a failure."""
     try:
@@ -97,12 +111,17 @@ def fail(message: str) -> NoReturn:
     sys.exit(Outcome.FAILED.exit_status)
 
 
-def epilog(examples: Iterable[str], *outcomes: Outcome | tuple[Outcome, str]) -> str:
+def epilog(
+    examples: Iterable[str],
+    *outcomes: Outcome | tuple[Outcome, str],
+    heading: str = "Exit status",
+) -> str:
     r"""The end of a command's help: examples, and what its exit statuses mean.
 
     Args:
       examples: Command lines.
       outcomes: How the command can end, each with its meaning where that is not the usual one.
+      heading: Stands above the exit statuses.
 
     Examples:
       >>> text = epilog(["python local_runner.py clean"], (Outcome.FAILED, "no"), Outcome.BUSY)
@@ -125,4 +144,4 @@ def epilog(examples: Iterable[str], *outcomes: Outcome | tuple[Outcome, str]) ->
         f"  {status:<4} {', or '.join(texts)}" for status, texts in sorted(meanings.items())
     ]
     shown = ["\b", "Examples:", *(f"  {line}" for line in examples), ""]
-    return "\n".join([*shown, "\b", "Exit status:", *statuses])
+    return "\n".join([*shown, "\b", f"{heading}:", *statuses])

@@ -13,7 +13,7 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from orchestration.local.output_directory import OutputDirectory, write_whole
-from orchestration.schedule.schedule import Alarm, State
+from orchestration.schedule.state import Alarm, State
 
 _REPORT = "report.json"
 _PAGE = "report.html"
