@@ -29,7 +29,8 @@ from google.protobuf.message import Message
 from tensorflow_serving.config import model_server_config_pb2
 
 from pipeline.config import Config
-from serving.__main__ import mirror, serve
+from serving.commands.mirror import mirror
+from serving.commands.serve import serve
 from serving.server.settings import GRPC_PORT, METRICS_PATH, REST_PORT
 from storage.encryption import KEYS_VARIABLE
 from tests.test_architecture import EXAMPLE
