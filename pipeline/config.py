@@ -119,7 +119,7 @@ class TrainingConfig:
       patience: Epochs without a lower log loss on `eval` before learning stops.
       seed: Seed of all random choices.
       warm_start: How much of the served model's weights the network starts from: 0 for none of
-        them, 1 for nothing else. See docs/replay.md for what that does.
+        them, 1 for nothing else. See docs/backtest.md for what that does.
     """
 
     epochs: Annotated[int, Field(ge=1, le=1000)] = 5

@@ -14,8 +14,10 @@ from orchestration.local.output_directory import BusyError
 from orchestration.outcome import Outcome
 from storage.errors import UserError
 
+Work = Callable[[], Outcome]
 
-def finish(console: Console, work: Callable[[], Outcome], stopped: str = "") -> NoReturn:
+
+def finish(console: Console, work: Work, stopped: str = "") -> NoReturn:
     """Does the work of a command and exits with the status of its outcome.
 
     Args:
