@@ -34,7 +34,7 @@ class Measurement:
     """What was found on the month that a run was evaluated on.
 
     Attributes:
-      new_auc: AUC of the run's own model; None where it came to none.
+      new_auc: AUC of the run's own model; None where it has none.
       served_version: The version that was served; None if there was none.
       served_auc: AUC of that version, computed here where the run did not get to the Evaluator.
       first_auc: AUC of the version `first`; None without one.
@@ -56,7 +56,7 @@ def measure(
 
     Args:
       metadata_path: SQLite file of ML Metadata.
-      lock_path: File whose lock whoever is connected to it holds.
+      lock_path: File whose lock a process holds while it is connected.
       run_id: The run.
       first: A version that is evaluated on the same month, and the run that pushed it, or None.
       label: Name of the label.

@@ -6,10 +6,19 @@ from pathlib import Path
 
 import click
 
-from orchestration.commands.options import click_errors, output_option
+from orchestration.commands.options import click_errors, epilog, output_option
+from orchestration.outcome import Outcome
+
+_EPILOG = epilog(
+    [
+        "python local_runner.py lineage",
+        "python local_runner.py lineage 1795434497 --model my_model",
+    ],
+    (Outcome.FAILED, "there is no such version, or it cannot be read"),
+)
 
 
-@click.command()
+@click.command(epilog=_EPILOG)
 @click.argument("version", type=int, required=False)
 @output_option()
 @click.option("--model", metavar="NAME", help="Name of the model; needed if there are several.")

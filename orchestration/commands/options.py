@@ -143,5 +143,5 @@ def epilog(
     statuses = [
         f"  {status:<4} {', or '.join(texts)}" for status, texts in sorted(meanings.items())
     ]
-    shown = ["\b", "Examples:", *(f"  {line}" for line in examples), ""]
-    return "\n".join([*shown, "\b", f"{heading}:", *statuses])
+    shown = ["\b", "Examples:", *(f"  {line}" for line in examples)]
+    return "\n".join([*shown, "", "\b", f"{heading}:", *statuses] if outcomes else shown)

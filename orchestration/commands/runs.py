@@ -6,10 +6,14 @@ from pathlib import Path
 
 import click
 
-from orchestration.commands.options import output_option
+from orchestration.commands.options import epilog, output_option
+
+_EPILOG = epilog(
+    ["python local_runner.py runs", "python local_runner.py runs --output output/backtest"]
+)
 
 
-@click.command()
+@click.command(epilog=_EPILOG)
 @output_option()
 def runs(output: Path) -> None:
     """Lists the runs, newest first: when, how long, and the outcome."""

@@ -41,7 +41,7 @@ _EPILOG = epilog(
 
 
 class _Seconds(click.FloatRange):
-    """A time, 0 or longer; "nan" is in no range and outside none, and nobody waits for "inf"."""
+    """Seconds, 0 or more; finite, which a range alone does not check for "nan" and "inf"."""
 
     def __init__(self) -> None:
         super().__init__(min=0)

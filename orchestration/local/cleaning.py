@@ -36,7 +36,7 @@ def clean_all(root: Path, keep_runs: int, *, dry_run: bool, say: Callable[[str],
 
     Raises:
       BusyError: If a run uses one of them.
-      UserError: If `root` is none, or nobody knows what is needed.
+      UserError: If `root` is none, or what is needed is not known.
     """
     directories = find_directories(root)
     if not keep_runs:
@@ -118,7 +118,7 @@ def remove(directory: OutputDirectory, leftovers: Iterable[Leftover]) -> list[st
 
 
 def _mark_deleted(directory: OutputDirectory) -> None:
-    """Marks artifacts whose files are gone, whoever deleted them."""
+    """Marks artifacts whose files are gone, by this or another hand."""
     from ml_metadata.proto import metadata_store_pb2
 
     if not directory.metadata.exists():

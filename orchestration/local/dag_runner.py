@@ -56,7 +56,7 @@ class _Running:
     process: ForkServerProcess
     answer: connection.Connection
     deadline: float
-    asked_to_stop: bool = False
+    is_stopping: bool = False
     family: list[psutil.Process] = field(default_factory=list)
     result: NodeResult | None = None
 
@@ -201,10 +201,10 @@ class ConcurrentDagRunner:
         for node in running.values():
             if node.result or now < node.deadline:
                 continue
-            if node.asked_to_stop:
+            if node.is_stopping:
                 kill(node.process)
             else:
-                node.asked_to_stop, node.deadline = True, now + STOP_SECONDS
+                node.is_stopping, node.deadline = True, now + STOP_SECONDS
                 node.family = descendants(node.process)
                 signal_group(node.process, signal.SIGTERM)
 
@@ -213,7 +213,7 @@ class ConcurrentDagRunner:
         kill_each(node.family)
         node.answer.close()
         assert node.result is not None
-        if node.asked_to_stop and node.result.state == FAILED:
+        if node.is_stopping and node.result.state == FAILED:
             seconds = self.time_limits[node_id]
             limit = f"{seconds:g} s" if seconds < 120 else f"{seconds / 60:g} minutes"
             line = f"it was stopped because it took longer than {limit}"

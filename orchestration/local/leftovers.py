@@ -55,7 +55,7 @@ def find_leftovers(directory: OutputDirectory, keep_runs: int) -> list[Leftover]
 
     Raises:
       UserError: If ML Metadata, the provenance of a version or the state of a backtest cannot be
-        read, so that nobody knows what is needed.
+        read, so that what is needed is not known.
     """
     if keep_runs < 1:
         raise UserError(f"{keep_runs} runs cannot be kept: at least 1 must be")
@@ -174,7 +174,7 @@ def _outputs_to_keep(store: MetadataStore, runs: Iterable[Any]) -> set[tuple[str
 def _artifacts(
     directory: OutputDirectory, old: set[str], needed: set[tuple[str, ...]]
 ) -> Iterator[Path]:
-    """Artifacts of old runs, and what TFX noted beside them; TensorBoard's logs are among them."""
+    """Artifacts of old runs, and what TFX noted with them; TensorBoard's logs are among them."""
     for run in folders(directory.artifacts):
         if run.name not in old:
             continue
@@ -199,7 +199,7 @@ def _records(directory: OutputDirectory, old: set[str]) -> Iterator[Path]:
     for path in _files(directory.runs):
         if path.suffix == ".json" and path.stem in old:
             yield path
-        # Of a process that was killed while it wrote a record; whoever has the lock writes none.
+        # Of a process that was killed while it wrote a record; the holder of the lock writes none.
         if path.name.startswith(".") and path.name.endswith(".json.new"):
             yield path
 

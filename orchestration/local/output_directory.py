@@ -15,7 +15,7 @@ from filelock import FileLock, Timeout
 
 from storage.errors import UserError
 
-# Whoever only looks whether the directory is in use holds its lock for less than this.
+# A process that only looks whether the directory is in use holds its lock for less than this.
 _LOOK_SECONDS = 0.2
 _RUN_ID = "%Y%m%d-%H%M%S-%f"
 # TFMA, TFT, TensorFlow's checkpoints and Beam's files look for what they wrote by patterns in which
@@ -40,7 +40,7 @@ class OutputDirectory:
 
     @property
     def metadata_lock(self) -> Path:
-        """Lock of whoever is connected to ML Metadata."""
+        """Lock that a process holds while it is connected to ML Metadata."""
         return self.root / ".metadata.lock"
 
     @property

@@ -126,7 +126,7 @@ def prepare(config: Config, directory: OutputDirectory) -> Prepared:
 
 
 def code_version_of(config: Config) -> CodeVersion:
-    """The versions of the project's code, and of the files that nodes read beside it."""
+    """The versions of the project's code, and of the other files that nodes read."""
     return CodeVersion(_PROJECT, (config.gate.schema,))
 
 

@@ -181,7 +181,7 @@ def _mark_damaged(store: LockedMetadata, node: pipeline_pb2.PipelineNode) -> Non
         if not there or there != before:
             logging.warning(
                 "Not taken from the cache: %s held %s and holds %s",
-                *(artifact.uri, before or "what nobody noted", there or "nothing"),
+                *(artifact.uri, before or "an unknown content", there or "nothing"),
             )
             artifact.state = metadata_store_pb2.Artifact.DELETED
             damaged.append(artifact)

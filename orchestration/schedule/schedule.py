@@ -1,4 +1,4 @@
-"""Decides whether to retrain, does it in a process of its own, and tells of the outcome.
+"""Decides whether to retrain, does it in a process of its own, and tells the outcome.
 
 A *firing* is one look at what there is: nothing new, not complete yet, or a run with its retries.
 `Schedule.fire` does one; `Schedule.keep_firing` does one whenever a cron expression says so. All
@@ -52,7 +52,7 @@ class Schedule:
       clock: The time, and what ends the schedule.
       backoff: How failed runs are tried again.
       settle_seconds: Files younger than this may not be complete.
-      hooks: Who is told what a run came to.
+      hooks: Who is told the outcome of a run.
     """
 
     directory: OutputDirectory
@@ -68,7 +68,7 @@ class Schedule:
         """Fires whenever it is time to, until it is to end.
 
         What was missed, because this process or the machine was down or busy, is made up once. The
-        time is read anew every few seconds, so that a clock that is put forward or back, or a
+        time is read again every few seconds, so that a clock that is put forward or back, or a
         machine that slept, changes no more than that.
 
         Args:
@@ -275,18 +275,18 @@ class Schedule:
         self._account(state, state.launched, None)
 
     def _account(self, state: State, launched: Launched, status: int | None) -> Outcome:
-        """Takes down what a run came to, and tells of it unless it is tried again.
+        """Records the outcome of a run, and tells the hooks unless the run is tried again.
 
         Args:
           state: What the schedule remembers.
           launched: The run.
-          status: Its exit status; None if nobody was there to see it.
+          status: Its exit status; None if no schedule was there to see it.
 
         Returns:
           The outcome.
 
         Raises:
-          BusyError: If it did not come to run, because another one did.
+          BusyError: If it did not run, because another run used the directory.
         """
         state.launched = None
         if status == Outcome.BUSY.exit_status:

@@ -101,7 +101,7 @@ class State:
     """What a schedule remembers.
 
     Attributes:
-      last_firing: When the last firing began that came to its end.
+      last_firing: When the last complete firing began.
       obeyed_alarm: Id of the alarm that was obeyed last.
       attempts: How runs ended, by subject.
       inputs: What a run key was made of: "data" and "configuration", by run key.
@@ -126,7 +126,7 @@ class State:
         except FileNotFoundError:
             return State()
         except ValidationError:
-            say(f"{path} is not what a schedule wrote: it begins anew.")
+            say(f"{path} is not what a schedule wrote: the schedule begins without it.")
             return State()
 
     def write(self, path: Path) -> None:

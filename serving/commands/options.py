@@ -33,7 +33,7 @@ def public_key_option(command: _Command) -> _Command:
         multiple=True,
         metavar="PATH",
         help="Public key to verify with, or folder of keys (*.pub); may be given again. "
-        "Default: the folder keys beside SERVING_DIR.",
+        "Default: the folder keys next to SERVING_DIR.",
     )(command)
 
 
@@ -67,7 +67,7 @@ def poll_seconds_option(default: float) -> Callable[[_Command], _Command]:
 
 
 def trust_of(serving_dir: str, public_keys: tuple[str, ...]) -> TrustStore:
-    """The keys to verify with: those that are named, or those beside the Serving directory."""
+    """The keys to verify with: those that are named, or those next to the Serving directory."""
     return TrustStore(public_keys or [default_trust(serving_dir)])
 
 

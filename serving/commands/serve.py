@@ -160,7 +160,7 @@ def serve(
     """Serves models over TensorFlow Serving's gRPC and REST interfaces.
 
     New versions take over when they are loaded; versions that were changed after they were signed
-    are refused. SIGTERM and Ctrl-C stop it when the requests at hand are answered; SIGHUP has it
+    are refused. SIGTERM and Ctrl-C stop it when the requests at hand are complete; SIGHUP has it
     read tokens, certificates and public keys again.
 
     \b

@@ -743,7 +743,7 @@ def test_a_webhook_gets_the_outcome_and_is_tried_three_times(
     kind.statuses += [500] * 5
     Hooks(webhook=url).tell({"outcome": "failed"}, said.append)
     assert len(kind.got) == 7
-    assert "answered 500 (try 3 of 3)" in said[-1]
+    assert "status 500 (try 3 of 3)" in said[-1]
     assert not any("secret" in line for line in said)
 
 
