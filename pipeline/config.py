@@ -97,7 +97,7 @@ class TrainingConfig:
       patience: Epochs without a lower log loss on `eval` before learning stops.
       seed: Seed of all random choices.
       warm_start: How much of the served model's weights the network starts from: 0 for none, 1
-        for all.
+        for all. See docs/backtest.md.
     """
 
     epochs: RunParameter[Epochs] = 5

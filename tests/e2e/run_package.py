@@ -21,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 from kfp import components, local
 from kfp.local import status, subprocess_task_handler
 
-from orchestration.local.dag_runner import PRELOAD
+from orchestration.local.fork_server import PRELOAD
 
 _ENTRYPOINT = ["python", "-m", "orchestration.kubeflow.entrypoint"]
 _TFX_ENTRYPOINT = "tfx.orchestration.kubeflow.v2.container.kubeflow_v2_run_executor"

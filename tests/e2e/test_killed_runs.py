@@ -23,9 +23,10 @@ import tensorflow as tf
 from ml_metadata.metadata_store import MetadataStore
 from ml_metadata.proto import metadata_store_pb2
 
-from orchestration.local import dag_runner as local_dag_runner
-from orchestration.local.history import KILLED, PUSHED, list_runs
+from orchestration.local import fork_server
+from orchestration.local.history import list_runs
 from orchestration.local.output_directory import OutputDirectory
+from orchestration.outcome import Outcome
 from storage.directory import ModelDirectory
 from storage.keys import TrustStore, default_trust
 from storage.private_copy import private_copy
@@ -53,11 +54,11 @@ LONGEST = 240.0
 def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[psutil.Process]:
     """The fork server that runs and their nodes come from, with all that they import."""
     monkeypatch.syspath_prepend(str(PROJECT / "tests" / "e2e"))
-    preload = [*local_dag_runner.PRELOAD, "local_runner", "pipeline.pipeline"]
-    monkeypatch.setattr(local_dag_runner, "PRELOAD", preload)
+    preload = [*fork_server.PRELOAD, "local_runner", "pipeline.pipeline"]
+    monkeypatch.setattr(fork_server, "PRELOAD", preload)
     state = forkserver._forkserver
     state._stop()  # type: ignore[attr-defined]
-    local_dag_runner.start_fork_server(tmp_path / "imports.log")
+    fork_server.start_fork_server(tmp_path / "imports.log")
     process = psutil.Process(state._forkserver_pid)  # type: ignore[attr-defined]
     yield process
     kill_all(process)
@@ -197,8 +198,8 @@ def test_runs_that_are_killed_at_any_moment_harm_nothing(
     assert set(before) < set(firings.models.versions())
     assert re.search(r"^Transform +cached", screen, re.MULTILINE)  # What is complete stays so.
     outcomes = {record.run_id: record.outcome for record in list_runs(directory)}
-    assert outcomes["last"] == PUSHED
+    assert outcomes["last"] == Outcome.PUSHED
     # The earliest are killed before they have left a trace.
-    assert {outcomes[run_id] for run_id in killed & outcomes.keys()} == {KILLED}
+    assert {outcomes[run_id] for run_id in killed & outcomes.keys()} == {Outcome.KILLED}
     assert len(killed & outcomes.keys()) >= len(TARGETS) - 2
     assert pushes >= 1  # By the one that was killed just after that.

@@ -145,15 +145,15 @@ def test_a_run_with_nothing_new_says_so_and_pushes_nothing(after_push: Cli) -> N
     assert tree(after_push.output / "serving_model") == before
 
 
-def test_a_replay_goes_on_from_a_month_that_was_run_and_compares_the_next_one_with_it(
+def test_a_backtest_goes_on_from_a_month_that_was_run_and_compares_the_next_one_with_it(
     after_push: Cli,
 ) -> None:
     (old,) = after_push.versions()
     (record,) = (after_push.output / "runs").glob("*.json")
     key = json.loads(record.read_text())["run_key"]
-    # As a replay leaves it that was killed right after its first run.
-    (after_push.output / "replay.json").write_text(json.dumps({"run_keys": {"201303": key}}))
-    done = after_push.run("--from", "201303", "--to", "201304", command="replay")
+    # As a backtest leaves it that was killed right after its first run.
+    (after_push.output / "backtest.json").write_text(json.dumps({"run_keys": {"201303": key}}))
+    done = after_push.run("--from", "201303", "--to", "201304", command="backtest")
     assert done.returncode == 0, done.stdout
     assert f"version {old.name}" in done.stdout
     assert "drift: compared" in done.stdout
@@ -163,7 +163,7 @@ def test_a_replay_goes_on_from_a_month_that_was_run_and_compares_the_next_one_wi
     newest = max(runs, key=lambda path: int(path.name))
     assert '"isBaseline": true' in (newest / "eval_config.json").read_text()
 
-    first, second = json.loads((after_push.output / "replay.json").read_text())["months"]
+    first, second = json.loads((after_push.output / "backtest.json").read_text())["months"]
     for month, version in zip((first, second), after_push.versions(), strict=True):
         assert month["version"] == int(version.name)
         provenance = version.parent / ".flightdeck" / version.name / "provenance.json"
@@ -176,8 +176,8 @@ def test_a_replay_goes_on_from_a_month_that_was_run_and_compares_the_next_one_wi
     assert 0 < drift < limit
     assert f"{feature} {drift:.2g} of {limit:g}" in done.stdout
     assert re.search(rf"^201304 .* pushed version {second['version']}", done.stdout, re.MULTILINE)
-    assert (after_push.output / "replay.csv").read_text().count("\n") == 3
-    assert (after_push.output / "replay.png").read_bytes().startswith(b"\x89PNG")
+    assert (after_push.output / "backtest.csv").read_text().count("\n") == 3
+    assert (after_push.output / "backtest.png").read_bytes().startswith(b"\x89PNG")
 
 
 @pytest.mark.parametrize(
@@ -198,20 +198,20 @@ def test_a_replay_goes_on_from_a_month_that_was_run_and_compares_the_next_one_wi
         (("--from", "201303", "--to", "201313"), "a month YYYYMM is expected"),
     ],
 )
-def test_a_replay_that_cannot_work_is_refused_at_once(
+def test_a_backtest_that_cannot_work_is_refused_at_once(
     small_spans: Path, tmp_path: Path, arguments: tuple[str, ...], message: str
 ) -> None:
-    done = Cli(small_spans, tmp_path / "output").run(*arguments, command="replay")
+    done = Cli(small_spans, tmp_path / "output").run(*arguments, command="backtest")
     assert done.returncode == 2
     assert message in " ".join(done.stdout.split())
     assert not (tmp_path / "output").exists()
 
 
-def test_a_replay_refuses_the_directory_of_other_runs(after_push: Cli) -> None:
+def test_a_backtest_refuses_the_directory_of_other_runs(after_push: Cli) -> None:
     before = tree(after_push.output)
-    done = after_push.run("--from", "201304", "--to", "201304", command="replay")
+    done = after_push.run("--from", "201304", "--to", "201304", command="backtest")
     assert done.returncode == 2
-    assert "which is not of this replay; choose another directory" in done.stdout
+    assert "which is not of this backtest; choose another directory" in done.stdout
     assert tree(after_push.output) == before
 
 

@@ -10,8 +10,9 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from orchestration.local.history import STOPPED_BY_GATE, list_runs
+from orchestration.local.history import list_runs
 from orchestration.local.output_directory import OutputDirectory
+from orchestration.outcome import Outcome
 from tests.conftest import PROJECT, Cli, read_month, thin, write_span
 
 PROXIES = {
@@ -49,7 +50,7 @@ def test_run_in_odd_surroundings_runs_beam_in_several_processes_and_records_its_
         check=False,
     )
     (record,) = list_runs(OutputDirectory(cli.output))
-    assert (done.returncode, record.outcome) == (3, STOPPED_BY_GATE), record
+    assert (done.returncode, record.outcome) == (3, Outcome.STOPPED_BY_GATE), record
     assert record.reasons[0].startswith("DataGate: ")
     assert record.seconds is not None
     assert record.seconds > 0

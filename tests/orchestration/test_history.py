@@ -17,16 +17,10 @@ from ml_metadata.proto import metadata_store_pb2
 from rich.console import Console
 
 import local_runner
-from orchestration.local.history import (
-    RunRecord,
-    lineage,
-    list_runs,
-    lost_files,
-    pushed_files,
-    read_provenance,
-    read_run,
-)
+from orchestration.local.history import RunRecord, list_runs, read_run
+from orchestration.local.lineage import lineage
 from orchestration.local.output_directory import OutputDirectory
+from orchestration.local.provenance import lost_files, pushed_files, read_provenance
 from storage.directory import SAVED_MODEL, ModelDirectory
 from storage.encryption import Keys, encrypt_tree, reencrypt_versions
 

@@ -29,23 +29,14 @@ from hypothesis import strategies as st
 
 from orchestration.local.history import list_runs
 from orchestration.local.output_directory import OutputDirectory
+from orchestration.local.situation import Situation
 from orchestration.schedule import hooks as hooks_module
+from orchestration.schedule.completeness import unfinished
 from orchestration.schedule.cron import Cron
+from orchestration.schedule.decision import Backoff, Idle, Later, Retrain, decide, subject
 from orchestration.schedule.hooks import Hooks
-from orchestration.schedule.schedule import (
-    Alarm,
-    Attempt,
-    Backoff,
-    Idle,
-    Later,
-    Retrain,
-    Schedule,
-    Situation,
-    State,
-    decide,
-    subject,
-    unfinished,
-)
+from orchestration.schedule.schedule import Schedule
+from orchestration.schedule.state import Alarm, Attempt, State
 from storage.errors import DataError, UserError
 
 NOON = datetime(2026, 3, 2, 12, 0, tzinfo=UTC)  # A Monday.
@@ -752,7 +743,7 @@ def test_a_webhook_gets_the_outcome_and_is_tried_three_times(
     kind.statuses += [500] * 5
     Hooks(webhook=url).tell({"outcome": "failed"}, said.append)
     assert len(kind.got) == 7
-    assert "answered 500 (try 3 of 3)" in said[-1]
+    assert "status 500 (try 3 of 3)" in said[-1]
     assert not any("secret" in line for line in said)
 
 

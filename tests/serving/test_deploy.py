@@ -19,7 +19,8 @@ import yaml
 
 from pipeline.config import load_config
 from pipeline.model_folders import model_names
-from serving.__main__ import mirror, serve
+from serving.commands.mirror import mirror
+from serving.commands.serve import serve
 from serving.server.settings import GRPC_PORT, METRICS_PATH, REST_PORT
 from storage.encryption import KEYS_VARIABLE
 from tests.test_architecture import EXAMPLE

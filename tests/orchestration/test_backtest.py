@@ -1,4 +1,4 @@
-"""Tests of living through months, with runs that do as they are told."""
+"""Tests of backtests, with runs that do as they are told."""
 
 from __future__ import annotations
 
@@ -12,17 +12,12 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from orchestration.backtest import replay as replay_module
+from orchestration.backtest import backtest as backtest_module
+from orchestration.backtest.backtest import Backtest, ForeignDirectoryError
+from orchestration.backtest.months import Month
 from orchestration.backtest.plot import draw
-from orchestration.backtest.replay import (
-    ForeignDirectoryError,
-    Life,
-    Month,
-    conclusion,
-    make_table,
-    parse_variant,
-    write_csv,
-)
+from orchestration.backtest.report import conclusion, make_table, write_csv
+from orchestration.backtest.settings import parse_variant
 from orchestration.local.helper_process import Helper, HelperError
 from orchestration.local.history import RunRecord
 from orchestration.local.output_directory import BusyError, OutputDirectory
@@ -40,15 +35,15 @@ class World:
     ran: list[int] = field(default_factory=list)
     said: list[str] = field(default_factory=list)
 
-    def life(self, keys: dict[int, str] = KEYS, name: str = "base") -> Life:
-        notes = str(self.directory.root.parent / "references")
-        return Life(
+    def backtest(self, keys: dict[int, str] = KEYS, name: str = "base") -> Backtest:
+        notes = str(self.directory.root.parent / "baselines")
+        return Backtest(
             name=name,
             directory=self.directory,
             run_keys=keys,
-            run=lambda month: self.run(month, keys[month]),
+            run_month=lambda month: self.run(month, keys[month]),
             served=lambda: self.serving,
-            reference=("toy_measurement.reference", {month: (notes, month) for month in keys}),
+            baseline=("toy_measurement.reference", {month: (notes, month) for month in keys}),
             label="late",
             prepare=lambda: None,
             say=self.said.append,
@@ -80,12 +75,12 @@ class World:
 
 @pytest.fixture
 def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
-    monkeypatch.setattr(replay_module, "_MEASURE", "toy_measurement.measure")
+    monkeypatch.setattr(backtest_module, "_MEASURE", "toy_measurement.measure")
     return World(OutputDirectory(tmp_path / "output"))
 
 
 def test_each_month_meets_what_the_one_before_it_pushed(world: World) -> None:
-    months = world.life().live({})
+    months = world.backtest().run({})
     assert world.ran == list(KEYS)
     assert [(m.month, m.outcome, m.version, m.served_version) for m in months] == [
         (201302, "pushed", 2, None),
@@ -95,7 +90,7 @@ def test_each_month_meets_what_the_one_before_it_pushed(world: World) -> None:
     assert [m.served_auc for m in months] == [None, 0.62, 0.63]
     # The first version, had it never been replaced.
     assert [m.first_auc for m in months] == [None, 0.62, 0.62]
-    assert [m.reference_auc for m in months] == pytest.approx([0.2, 0.3, 0.4])
+    assert [m.baseline_auc for m in months] == pytest.approx([0.2, 0.3, 0.4])
     assert [m.drift for m in months] == [None, ("size", 0.25, 0.5), ("size", 0.25, 0.5)]
     assert [m.seconds for m in months] == [90, 90, 90]
     assert world.said == ["base: 201302, 1 of 3", "base: 201303, 2 of 3", "base: 201304, 3 of 3"]
@@ -103,7 +98,7 @@ def test_each_month_meets_what_the_one_before_it_pushed(world: World) -> None:
 
 def test_what_is_not_pushed_is_not_served_and_the_months_go_on(world: World) -> None:
     world.outcomes = {201302: "not blessed", 201304: "stopped by the gate"}
-    months = world.life().live({})
+    months = world.backtest().run({})
     assert [m.served_version for m in months] == [None, None, 3]
     assert [m.first_auc for m in months] == [None, None, 0.63]
     assert [m.served_auc for m in months] == [None, None, 0.63]
@@ -112,83 +107,83 @@ def test_what_is_not_pushed_is_not_served_and_the_months_go_on(world: World) -> 
     assert months[1].decision == "pushed version 3"
 
 
-def test_what_was_lived_through_is_taken_and_not_run_again(world: World) -> None:
-    first = world.life().live({})
-    assert world.life().live({}) == first
+def test_what_was_backtested_is_taken_and_not_run_again(world: World) -> None:
+    first = world.backtest().run({})
+    assert world.backtest().run({}) == first
     assert world.ran == list(KEYS)
     assert world.measured() == ["run-201302-1 late", "run-201303-2 late", "run-201304-3 late"]
 
 
-def test_a_replay_that_was_stopped_goes_on_where_it_was(world: World) -> None:
+def test_a_backtest_that_was_stopped_goes_on_where_it_was(world: World) -> None:
     world.outcomes = {201303: "interrupted"}
     with pytest.raises(KeyboardInterrupt):
-        world.life().live({})
+        world.backtest().run({})
     world.outcomes = {}
-    months = world.life().live({})
+    months = world.backtest().run({})
     assert world.ran == [201302, 201303, 201303, 201304]
     assert [m.run_id for m in months] == ["run-201302-1", "run-201303-3", "run-201304-4"]
 
 
-def test_a_run_that_ended_before_the_replay_was_killed_is_not_run_again(world: World) -> None:
+def test_a_run_that_ended_before_the_backtest_was_killed_is_not_run_again(world: World) -> None:
     with world.directory.locked():
         world.run(201302, "k2")
-    (world.directory.root / "replay.json").write_text('{"run_keys": {"201302": "k2"}}')
-    world.life().live({})
+    (world.directory.root / "backtest.json").write_text('{"run_keys": {"201302": "k2"}}')
+    world.backtest().run({})
     assert world.ran == list(KEYS)
 
 
 def test_a_run_that_was_killed_after_its_push_counts_as_pushed(world: World) -> None:
     world.outcomes = {201303: "killed after its push"}
     with pytest.raises(KeyboardInterrupt):
-        world.life().live({})
-    months = world.life().live({})
+        world.backtest().run({})
+    months = world.backtest().run({})
     assert world.ran == list(KEYS)
     assert (months[1].outcome, months[1].version) == ("pushed", 3)
     assert months[2].served_version == 3
 
 
-def test_a_run_that_failed_ends_the_replay_and_is_tried_again(world: World) -> None:
+def test_a_run_that_failed_ends_the_backtest_and_is_tried_again(world: World) -> None:
     world.outcomes = {201303: "failed"}
-    months = world.life().live({})
+    months = world.backtest().run({})
     assert [m.outcome for m in months] == ["pushed", "failed"]
-    assert not months[1].is_lived
+    assert not months[1].is_decided
     world.outcomes = {}
-    months = world.life().live({})
+    months = world.backtest().run({})
     assert [m.outcome for m in months] == ["pushed", "pushed", "pushed"]
     assert world.ran == [201302, 201303, 201303, 201304]
 
 
 def test_later_months_may_be_added_and_fewer_be_asked_for(world: World) -> None:
     few = {month: KEYS[month] for month in (201302, 201303)}
-    assert len(world.life(few).live({})) == 2
-    whole = world.life().live({})
+    assert len(world.backtest(few).run({})) == 2
+    whole = world.backtest().run({})
     assert world.ran == list(KEYS)
-    assert world.life(few).live({}) == whole[:2]
-    assert world.life().live({}) == whole
+    assert world.backtest(few).run({}) == whole[:2]
+    assert world.backtest().run({}) == whole
 
 
-def test_a_reference_that_is_known_is_not_computed_again(world: World, tmp_path: Path) -> None:
+def test_a_baseline_that_is_known_is_not_computed_again(world: World, tmp_path: Path) -> None:
     known: dict[tuple[Any, ...], float] = {}
-    base = world.life().live(known)
+    base = world.backtest().run(known)
     other = World(OutputDirectory(tmp_path / "output" / "compare" / "other"))
     keys = {month: f"other {key}" for month, key in KEYS.items()}
-    months = other.life(keys, "other").live(known)
-    assert [m.reference_auc for m in months] == [m.reference_auc for m in base]
-    notes = (tmp_path / "references").read_text().split()
+    months = other.backtest(keys, "other").run(known)
+    assert [m.baseline_auc for m in months] == [m.baseline_auc for m in base]
+    notes = (tmp_path / "baselines").read_text().split()
     assert notes == ["201302", "201303", "201304"]
 
 
-def test_a_reference_that_fails_is_told_and_does_not_end_the_replay(world: World) -> None:
-    life = world.life()
-    life = replace(life, reference=("toy_measurement.fail", dict.fromkeys(KEYS, ("no",))))
-    months = life.live({})
+def test_a_baseline_that_fails_is_told_and_does_not_end_the_backtest(world: World) -> None:
+    backtest = world.backtest()
+    backtest = replace(backtest, baseline=("toy_measurement.fail", dict.fromkeys(KEYS, ("no",))))
+    months = backtest.run({})
     assert [m.outcome for m in months] == ["pushed"] * 3
-    assert [m.reference_auc for m in months] == [None] * 3
-    assert "no reference for 201303: toy_measurement.fail: ValueError: no" in world.said[3]
+    assert [m.baseline_auc for m in months] == [None] * 3
+    assert "no baseline for 201303: toy_measurement.fail: ValueError: no" in world.said[3]
 
 
-def lived(world: World) -> None:
-    world.life().live({})
+def backtested(world: World) -> None:
+    world.backtest().run({})
 
 
 def ran_otherwise(world: World) -> None:
@@ -202,17 +197,21 @@ def served(world: World) -> None:
 
 def damaged(world: World) -> None:
     world.directory.root.mkdir()
-    (world.directory.root / "replay.json").write_text("{")
+    (world.directory.root / "backtest.json").write_text("{")
 
 
 @pytest.mark.parametrize(
     ("before", "keys", "message"),
     [
-        (lived, {**KEYS, 201303: "k"}, r"with another configuration, code or data \(of 201303\)"),
-        (lived, {201303: "k3", 201304: "k4"}, "a replay from 201302 on, not from 201303"),
-        (ran_otherwise, KEYS, "the run run-201302-1, which is not of this replay"),
+        (
+            backtested,
+            {**KEYS, 201303: "k"},
+            r"with another configuration, code or data \(of 201303\)",
+        ),
+        (backtested, {201303: "k3", 201304: "k4"}, "a backtest from 201302 on, not from 201303"),
+        (ran_otherwise, KEYS, "the run run-201302-1, which is not of this backtest"),
         (served, KEYS, "serves version 7 before the first month"),
-        (damaged, KEYS, "replay.json cannot be read"),
+        (damaged, KEYS, "backtest.json cannot be read"),
     ],
 )
 def test_a_directory_of_something_else_is_refused(
@@ -221,22 +220,22 @@ def test_a_directory_of_something_else_is_refused(
     before(world)
     ran = list(world.ran)
     with pytest.raises(ForeignDirectoryError, match=f"{message}.*choose another directory by --o"):
-        world.life(keys).check()
+        world.backtest(keys).check()
     assert world.ran == ran
 
 
 def test_a_directory_in_use_is_left_alone(world: World) -> None:
     with world.directory.locked(), pytest.raises(BusyError):
-        world.life().live({})
+        world.backtest().run({})
     assert world.ran == []
 
 
-def aucs(month: Month, new: float, served: float, first: float, reference: float) -> Month:
-    return replace(month, new_auc=new, served_auc=served, first_auc=first, reference_auc=reference)
+def aucs(month: Month, new: float, served: float, first: float, baseline: float) -> Month:
+    return replace(month, new_auc=new, served_auc=served, first_auc=first, baseline_auc=baseline)
 
 
 MONTHS = [
-    Month(201306, "r6", "pushed", 11, new_auc=0.75, reference_auc=0.77, seconds=90),
+    Month(201306, "r6", "pushed", 11, new_auc=0.75, baseline_auc=0.77, seconds=90),
     aucs(
         Month(
             *(201307, "r7", "not blessed", None, ("Evaluator: too low",)),
@@ -253,9 +252,9 @@ MONTHS = [
 ]
 
 
-def rows(lives: dict[str, list[Month]]) -> list[list[str]]:
+def rows(backtests: dict[str, list[Month]]) -> list[list[str]]:
     console = Console(file=io.StringIO(), width=200)
-    console.print(make_table(lives))
+    console.print(make_table(backtests))
     lines = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
     return [line.split() for line in lines if line.strip()]
 
@@ -273,7 +272,7 @@ def test_the_table_shows_all_months_and_the_means_of_those_with_all_values() -> 
     ]
 
 
-def test_several_lives_are_told_apart_in_one_table() -> None:
+def test_several_backtests_are_told_apart_in_one_table() -> None:
     _, heading, *shown = rows({"base": MONTHS, "warm": MONTHS[:1]})
     assert heading[0] == "settings"
     assert [row[0] for row in shown if row[0] in ("base", "warm")] == ["base"] * 5 + ["warm"]
@@ -288,9 +287,9 @@ def test_the_conclusion_is_what_retraining_was_worth() -> None:
     assert conclusion({"base": MONTHS}) == []
 
 
-def test_the_csv_holds_a_line_for_each_month_of_each_life(tmp_path: Path) -> None:
-    write_csv({"base": MONTHS, "warm": MONTHS[:1]}, tmp_path / "replay.csv")
-    lines = list(csv.DictReader((tmp_path / "replay.csv").open()))
+def test_the_csv_holds_a_line_for_each_month_of_each_backtest(tmp_path: Path) -> None:
+    write_csv({"base": MONTHS, "warm": MONTHS[:1]}, tmp_path / "backtest.csv")
+    lines = list(csv.DictReader((tmp_path / "backtest.csv").open()))
     assert [line["settings"] for line in lines] == ["base"] * 4 + ["warm"]
     assert [line["month"] for line in lines[:4]] == ["201306", "201307", "201308", "201309"]
     assert lines[1]["new_auc"] == "0.61"
@@ -299,12 +298,12 @@ def test_the_csv_holds_a_line_for_each_month_of_each_life(tmp_path: Path) -> Non
     assert lines[2]["reasons"] == "DataGate: [late] is 7"
 
 
-@pytest.mark.parametrize("lives", [{"base": MONTHS}, {"base": MONTHS, "warm": MONTHS[:2]}])
+@pytest.mark.parametrize("backtests", [{"base": MONTHS}, {"base": MONTHS, "warm": MONTHS[:2]}])
 def test_the_plot_is_drawn_whatever_is_missing(
-    lives: dict[str, list[Month]], tmp_path: Path
+    backtests: dict[str, list[Month]], tmp_path: Path
 ) -> None:
-    draw(lives, tmp_path / "replay.png")
-    assert (tmp_path / "replay.png").read_bytes().startswith(b"\x89PNG")
+    draw(backtests, tmp_path / "backtest.png")
+    assert (tmp_path / "backtest.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_a_variant_is_a_name_and_settings() -> None:
