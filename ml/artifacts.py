@@ -15,8 +15,13 @@ SCHEMA_FILE = "schema.pbtxt"
 STATISTICS_FILE = "FeatureStats.pb"
 _SERVING_FOLDER = "Format-Serving"
 
-# The name under which TensorFlow Serving looks for it beside `saved_model.pb`.
+# The names under which TensorFlow Serving looks for them beside `saved_model.pb`.
 TFLITE_MODEL = "model.tflite"
+WARMUP_FILE = os.path.join("assets.extra", "tf_serving_warmup_requests")
+# In an `InfraBlessing`, as the stock InfraValidator writes it.
+INFRA_BLESSED_FILE = "INFRA_BLESSED"
+INFRA_NOT_BLESSED_FILE = "INFRA_NOT_BLESSED"
+REPORT_FILE = "report.json"
 
 
 def serving_model_uri(model: tfx.dsl.Artifact) -> str:
@@ -82,7 +87,7 @@ class _Report(tfx.dsl.Artifact):
     @property
     def path(self) -> str:
         """Path of the report."""
-        return os.path.join(self.uri, "report.json")
+        return os.path.join(self.uri, REPORT_FILE)
 
     def write(self, content: dict[str, Any]) -> None:
         """Writes the report as JSON."""

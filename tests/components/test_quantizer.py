@@ -24,6 +24,7 @@ from components.quantizer.measurement import Measurement
 from components.quantizer.trade_off import plot_trade_off
 from ml.artifacts import TFLITE_MODEL, serving_model_uri
 from ml.predictors import load_predictor
+from ml.tflite import read_signatures
 from storage.errors import UserError
 from tests.components.digits import (
     LEARNING,
@@ -128,6 +129,11 @@ def test_the_report_tells_what_the_file_weighs(quantized: Quantize, mode: str) -
     assert 0 < row["p50_ms"] <= row["p99_ms"]
     assert row["batch_us_per_row"] > 0
     assert abs(report["float"]["auc"] - row["auc"]) < 0.002
+
+
+def test_quantizer_names_the_signatures_of_the_file_that_it_measures(quantized: Quantize) -> None:
+    signatures = read_signatures(tflite_of(quantized("int8")))
+    assert set(signatures) == {"raw_features", "serving_default"}
 
 
 def test_int8_is_at_least_three_times_smaller(quantized: Quantize, unpruned: Outputs) -> None:
