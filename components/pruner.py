@@ -11,20 +11,11 @@ import tf_keras
 from tfx import v1 as tfx
 
 from ml.artifacts import CompressionReport, serving_model_uri
+from ml.examples import read_columns
+from ml.fit import FitSettings, check_keys, evaluate, fine_tune
 from ml.keras_setup import skip_autograph_of_keras
-from ml.networks import (
-    FitSettings,
-    check_keys,
-    choose_layers,
-    clone,
-    evaluate,
-    fine_tune,
-    load_function,
-    load_network,
-    parse_names,
-    read_columns,
-    require,
-)
+from ml.networks import choose_layers, clone, load_network
+from ml.parameters import load_function, parse_names, require
 from storage.errors import UserError
 
 _SCHEDULES = ("polynomial", "constant")

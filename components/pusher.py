@@ -21,7 +21,7 @@ from ml.artifacts import (
     serving_model_uri,
     statistics_uri,
 )
-from ml.model_identity import model_identity
+from ml.identity.model import model_identity
 from storage.directory import PROVENANCE_FILE, ModelDirectory, model_digest
 from storage.encryption import EncryptionError, Keys, encrypt_tree, require_keys
 from storage.errors import SurroundingsError, UserError

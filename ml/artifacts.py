@@ -13,6 +13,7 @@ from storage.errors import SurroundingsError, UserError
 # The layouts that TFX 1.x writes; it publishes no helper for them under `tfx.v1`.
 SCHEMA_FILE = "schema.pbtxt"
 STATISTICS_FILE = "FeatureStats.pb"
+ANOMALIES_FILE = "SchemaDiff.pb"
 _SERVING_FOLDER = "Format-Serving"
 
 # The names under which TensorFlow Serving looks for them beside `saved_model.pb`.
@@ -34,9 +35,19 @@ def has_serving_model(model: tfx.dsl.Artifact) -> bool:
     return bool(tfx.dsl.io.fileio.exists(os.path.join(serving_model_uri(model), "saved_model.pb")))
 
 
+def split_uri(artifact_uri: str, split: str) -> str:
+    """Folder of one split of an artifact that has splits.
+
+    Example:
+      >>> split_uri("artifacts/examples/7", "train")
+      'artifacts/examples/7/Split-train'
+    """
+    return os.path.join(artifact_uri, f"Split-{split}")
+
+
 def statistics_uri(statistics: tfx.dsl.Artifact, split: str) -> str:
     """Path of the statistics of one split of an `ExampleStatistics` artifact."""
-    return os.path.join(statistics.uri, f"Split-{split}", STATISTICS_FILE)
+    return os.path.join(split_uri(statistics.uri, split), STATISTICS_FILE)
 
 
 def load_statistics(
@@ -45,6 +56,11 @@ def load_statistics(
     """The statistics of one split, or None where the artifact does not hold it."""
     path = statistics_uri(statistics, split)
     return tfdv.load_stats_binary(path) if tfx.dsl.io.fileio.exists(path) else None
+
+
+def anomalies_uri(anomalies: tfx.dsl.Artifact, split: str) -> str:
+    """Path of the anomalies of one split of an `ExampleAnomalies` artifact."""
+    return os.path.join(split_uri(anomalies.uri, split), ANOMALIES_FILE)
 
 
 def schema_uri(schema: tfx.dsl.Artifact) -> str:
@@ -69,7 +85,7 @@ def split_files(examples: tfx.dsl.Artifact, split: str) -> list[str]:
     splits = json.loads(examples.split_names)
     if split not in splits:
         raise UserError(f"the examples have no split {split!r}; they have {', '.join(splits)}")
-    folder = os.path.join(examples.uri, f"Split-{split}")
+    folder = split_uri(examples.uri, split)
     fileio = tfx.dsl.io.fileio
     names = fileio.listdir(folder) if fileio.isdir(folder) else []
     files = [os.path.join(folder, name) for name in sorted(names) if not name.endswith("/")]

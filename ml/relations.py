@@ -4,16 +4,7 @@ import math
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
-import pyarrow.compute as pc
-import tensorflow as tf
-from tensorflow_metadata.proto.v0 import schema_pb2
-from tfx import v1 as tfx
-from tfx_bsl.coders import example_coder
 
-from ml.artifacts import split_files
-
-_BATCH = 8192
 _CATEGORIES = 20
 _RIDGE = 1e-3
 # In variances of the column: what is predicted better than this is taken as predicted so well.
@@ -86,37 +77,3 @@ class Relations:
         scores = ((rows[self.numbers] - self._mean) / self._scale).fillna(0.0)
         flags = [(rows[name] == value).to_numpy(float) for name, value in self._categories]
         return np.column_stack([scores.to_numpy(float), *flags, np.ones(len(rows))])
-
-
-def read_rows(
-    examples: tfx.dsl.Artifact, split: str, schema: schema_pb2.Schema, step: int = 1
-) -> pd.DataFrame:
-    """Reads the rows of a split into memory.
-
-    Args:
-      examples: Examples in gzipped TFRecords.
-      split: Name of the split.
-      schema: Its features become the columns.
-      step: 1 reads every row, 2 every second, and so on.
-
-    Returns:
-      A column per feature with its first value, NaN or None where absent or not finite.
-    """
-    records = tf.data.TFRecordDataset(split_files(examples, split), "GZIP").shard(step, 0)
-    decoder = example_coder.ExamplesToRecordBatchDecoder(schema.SerializeToString())
-    batches = [decoder.DecodeBatch(list(b)) for b in records.batch(_BATCH).as_numpy_iterator()]
-    table = pa.Table.from_batches(batches)
-    rows = pd.DataFrame({name: first_values(table[name]) for name in table.column_names})
-    return rows.replace([np.inf, -np.inf], np.nan)
-
-
-def first_values(column: pa.ChunkedArray) -> np.ndarray:
-    """The first value of each list, shape [rows], NaN or None where there is none."""
-    present = pc.fill_null(pc.list_value_length(column), 0).to_numpy() > 0
-    values = pc.list_element(column.filter(pa.array(present)), 0).to_numpy()
-    if present.all():
-        return values
-    absent = None if values.dtype == object else np.nan
-    found = np.full(len(present), absent, dtype=object if absent is None else float)
-    found[present] = values
-    return found

@@ -18,28 +18,14 @@ from components.quantizer.fake_quant import check_quantizable, check_representat
 from components.quantizer.measurement import Measurement, measure
 from components.quantizer.trade_off import plot_trade_off
 from ml import progress
-from ml.artifacts import (
-    TFLITE_MODEL,
-    CompressionReport,
-    serving_model_uri,
-    split_files,
-)
+from ml.artifacts import TFLITE_MODEL, CompressionReport, serving_model_uri, split_files
+from ml.examples import Columns, read_columns
+from ml.fit import FitSettings, check_keys, fine_tune, select_inputs
 from ml.keras_setup import skip_autograph_of_keras
-from ml.networks import (
-    Columns,
-    FitSettings,
-    SaveFn,
-    check_keys,
-    clone,
-    fine_tune,
-    load_function,
-    load_network,
-    parse_names,
-    read_columns,
-    require,
-    select_inputs,
-)
+from ml.networks import SaveFn, clone, load_network
+from ml.parameters import load_function, parse_names, require
 from ml.predictors import TFLitePredictor
+from ml.records import read_records
 from storage.directory import copy_tree
 from storage.errors import UserError
 
@@ -322,7 +308,7 @@ class _Maker:
 def _read_examples(examples: tfx.dsl.Artifact, label_key: str) -> tuple[np.ndarray, np.ndarray]:
     """Serialized examples of the split `eval`, bytes [rows], and their labels, int64 [rows]."""
     files = split_files(examples, "eval")
-    dataset = tf.data.TFRecordDataset(files, "GZIP").take(_EVALUATION_ROWS)
+    dataset = read_records(files).take(_EVALUATION_ROWS)
     serialized = np.array(list(dataset.as_numpy_iterator()), object)
     if not len(serialized):
         raise UserError("the split 'eval' is empty; there is nothing to measure on")

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from components.quantizer.conversion import weight_sparsity
-from ml.networks import area_under_curve
+from ml.fit import area_under_curve
 from ml.predictors import TFLitePredictor
 
 _BATCH = 256

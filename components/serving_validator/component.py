@@ -29,7 +29,7 @@ from ml.artifacts import (
     serving_model_uri,
     split_files,
 )
-from ml.networks import require
+from ml.parameters import require
 from storage.directory import copy_tree
 
 _VERSION = "1"

@@ -13,9 +13,10 @@ import tensorflow_transform as tft
 import tf_keras
 from tfx import v1 as tfx
 
+from ml.examples import Columns, columns_of_files
+from ml.fit import ReportProgress, select_inputs
 from ml.keras_setup import skip_autograph_of_keras
 from ml.learning import Learning
-from ml.networks import Columns, ReportProgress, columns_of_files, select_inputs
 from ml.weight_average import AverageWeights
 from storage.errors import DataError, UserError
 

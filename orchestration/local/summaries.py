@@ -12,9 +12,9 @@ from tfx import v1 as tfx
 
 from components.compression_evaluator import read_budgets
 from components.evaluator.results import OVERALL, read_changes, read_failures, read_metrics
-from components.request_example_gen import Requests
 from components.serving_validator.component import read_report
 from ml.artifacts import load_schema
+from ml.requests import Requests
 from orchestration.local.node_process import Summary
 
 PUSHED = "pushed"

@@ -18,11 +18,11 @@ from tensorflow_metadata.proto.v0 import schema_pb2
 from tfx.v1.types import standard_artifacts as standard
 from tfx_bsl.coders import example_coder
 
-from components.request_example_gen import Requests
 from components.serving_monitor.component import ServingMonitor
 from components.serving_monitor.page import render
-from components.span_example_gen import Columns, to_example_batch
 from ml.artifacts import statistics_uri
+from ml.example_columns import Columns, to_example_batch
+from ml.requests import Requests
 from models.flights.features import LABEL, PROBABILITY, RAW_FEATURES
 from pipeline.config import MonitorConfig
 from storage.errors import UserError
