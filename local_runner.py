@@ -53,12 +53,7 @@ from pipeline.config import Config, KubeflowConfig, MonitorConfig, load_config
 from pipeline.model import Model
 from storage import spans
 from storage.directory import ModelDirectory, find_models
-from storage.encryption import (
-    MEMORY,
-    EncryptionError,
-    load_keys,
-    require_keys,
-)
+from storage.encryption import MEMORY, EncryptionError, load_keys, require_keys
 from storage.errors import BlockingAnomalies, SurroundingsError, UserError, lasts
 from storage.keys import (
     KeyFileError,
@@ -650,7 +645,7 @@ def _monitor(
         console.print(Text(f"  log: {runner.log_path(node_id)}"), soft_wrap=True)
     if failed:
         return STATUS[history.FAILED]
-    made = Path(results["ServingMonitor"].summary.details[0])
+    made = Path(results["ServingMonitor"].facts.report)
     page, said = alarms.publish(directory, made)
     _show_report(console, json.loads((made / "report.json").read_text(encoding="utf-8")))
     console.print(Text(f"Report: {page}"), soft_wrap=True)
@@ -1066,7 +1061,6 @@ def _conclude(
     record: RunRecord,
 ) -> RunRecord:
     """Says what the run came to, and returns its record with that."""
-    from orchestration.local.summaries import NOT_BLESSED, PUSHED
 
     def ended(outcome: str, reasons: list[str], **facts: Any) -> RunRecord:
         return dataclasses.replace(record, outcome=outcome, reasons=tuple(reasons), **facts)
@@ -1086,23 +1080,25 @@ def _conclude(
         outcome = history.STOPPED_BY_GATE if stopped else history.FAILED
         lasting = any(result.lasting for result in failed.values())
         return ended(outcome, reasons, log=log, lasting=lasting)
-    refused = {i: r.summary for i, r in results.items() if r.summary.outcome == NOT_BLESSED}
+    refused = {i: r.summary for i, r in results.items() if r.facts.blessed is False}
     for node_id, summary in refused.items():
         lines = [f"{node_id}: the model is not blessed:", *summary.details]
         reasons += lines
         _say_error(console, "\n  ".join(lines))
     if refused:
         return ended(history.NOT_BLESSED, reasons)
-    for result in results.values():
-        if result.summary.outcome == PUSHED:
-            version, destination = result.summary.line, result.summary.details[0]
-            console.print(Text(f"Pushed {version} to {destination}"), soft_wrap=True)
-            pushed = Path(destination)
-            models = ModelDirectory(str(pushed.parents[1]), pushed.parent.name)
-            files = history.pushed_files(models, int(pushed.name))
-            return ended(history.PUSHED, [], version=int(pushed.name), files=files)
+    pushed = results["Pusher"].facts
+    if pushed.version:
+        console.print(
+            Text(f"Pushed version {pushed.version} to {pushed.destination}"), soft_wrap=True
+        )
+        folder = Path(pushed.destination).parent
+        files = history.pushed_files(
+            ModelDirectory(str(folder.parent), folder.name), pushed.version
+        )
+        return ended(history.PUSHED, [], version=pushed.version, files=files)
     console.print("Nothing new was pushed.")
-    return ended(history.NOTHING_NEW, [results["Pusher"].summary.line])
+    return ended(history.NOTHING_NEW, [f"not pushed: {pushed.reason}"])
 
 
 def _say_error(console: Console, message: str) -> None:

@@ -14,7 +14,7 @@ from components.data_gate.anomalies import (
 from components.data_gate.gate import Gate
 from ml.artifacts import load_schema, load_statistics
 from ml.comparisons import Anomaly, Drift, nearest_limit, only
-from ml.relations import read_rows
+from ml.examples import read_rows
 from storage.errors import BlockingAnomalies
 
 _TRAINING_SAMPLE = 10_000

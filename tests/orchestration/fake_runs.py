@@ -17,11 +17,7 @@ from typing import Any, NoReturn
 PROJECT = Path(__file__).parents[2]
 sys.path.insert(0, str(PROJECT))
 
-from orchestration.local.output_directory import (  # noqa: E402
-    BusyError,
-    OutputDirectory,
-    write_whole,
-)
+from orchestration.local.output_directory import BusyError, OutputDirectory, write_whole  # noqa: E402
 
 KEY = "aaaa"
 
