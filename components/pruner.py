@@ -21,7 +21,7 @@ from storage.errors import UserError
 _SCHEDULES = ("polynomial", "constant")
 # The share of the steps in which a polynomial schedule reaches its target; the rest recovers.
 _RAMP = 0.7
-# With little data weights are chosen more often than asked for, in order to come to the target.
+# With little data weights are chosen more often than `frequency` says, to reach the target.
 _MIN_CHOICES = 10
 _MIN_STEPS = 10
 

@@ -83,7 +83,7 @@ def Pusher(
         are published with the model.
       compression_report: What the Quantizer measured, kept with the version.
       evaluation: Its metrics, kept with the version.
-      examples: What it learned from and was judged on.
+      examples: What it learned from and was evaluated on.
       statistics: Statistics of `examples`; those of the split `train` are kept with the version and
         are what the data of later runs is compared with.
       schema: The schema of `examples`, kept with the version.

@@ -43,7 +43,7 @@ def RequestExampleGen(
     label: tfx.dsl.components.Parameter[str] = "",
     encryption_keys: tfx.dsl.components.Parameter[str] = "",
 ) -> None:
-    """Writes what a version was asked and answered in a period, and in the one before it.
+    """Writes the requests and predictions of a version in a period, and in the one before it.
 
     A row holds the features as the pipeline's data has them, what the model answered as
     `prediction.<output>`, and the label where it has arrived: that of the rows of the monthly spans

@@ -128,7 +128,7 @@ class CompressionReport(_Report):
 
 
 class MonitoringReport(_Report):
-    """What a model was asked and answered: `report.json`, and the same to look at."""
+    """What requests and predictions were like: `report.json`, and the same to look at."""
 
     TYPE_NAME = "components.MonitoringReport"
 

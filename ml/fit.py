@@ -100,8 +100,8 @@ def fine_tune(
         callbacks=[*callbacks, ReportProgress(settings.epochs, steps)],
     ).history
     # A loss may stay finite where weights do not: a ReLU makes 0 of NaN.
-    numbers = [history.get("loss", []), *network.get_weights()]
-    if not all(np.isfinite(array).all() for array in numbers):
+    values = [history.get("loss", []), *network.get_weights()]
+    if not all(np.isfinite(array).all() for array in values):
         raise UserError(
             "fine-tuning diverged: loss or weights are not finite; lower the learning rate "
             f"(now {settings.learning_rate:g})"

@@ -273,7 +273,7 @@ def _to_frame(path: str, batch: pa.RecordBatch, kinds: dict[str, int]) -> pd.Dat
 
 
 def within(rows: pd.DataFrame, period: Period) -> pd.Series:
-    """Which rows were asked in a period."""
+    """Which rows are of requests of a period."""
     seconds = rows[TIME_FEATURE] // _MICROSECONDS
     return (seconds >= period.since) & (seconds < period.until)
 

@@ -40,7 +40,7 @@ def find_constant(split: str, rows: pd.DataFrame, before: pd.DataFrame) -> Itera
 def find_changed_relations(
     split: str, rows: pd.DataFrame, relations: Relations, label: str, limit: float
 ) -> Iterator[Anomaly]:
-    """Looks for numbers that no longer follow from the others, as in other units."""
+    """Looks for numeric features that no longer follow from the others, as in other units."""
     growths = relations.error_growth(rows)
     for name in sorted(growths, key=lambda name: -growths[name]):
         if name != label and growths[name] > WARN_FROM * limit:

@@ -1,4 +1,4 @@
-"""Quantizer: puts a TFLite model beside the SavedModel, in the form that costs least."""
+"""Quantizer: adds a TFLite model to the SavedModel, in the mode that costs least."""
 
 import dataclasses
 import json
@@ -35,7 +35,7 @@ POLICIES = {"smallest": "gzip_bytes", "fastest": "p50_ms"}
 _EMULATED = ("int8", "qat", "pqat")
 # Rows of the split `eval` that candidates are measured on, at most.
 _EVALUATION_ROWS = 20_000
-# Rows on which two ways to store a model are compared, and how far their answers may be apart.
+# Rows on which two ways to store a model are compared, and how far their predictions may be apart.
 _PROBE_ROWS = 256
 _ROUNDING = 0.01
 
@@ -68,9 +68,10 @@ def Quantizer(
 ) -> None:
     """Converts a `tf_keras` model to TFLite, quantized in one mode or in the best of several.
 
-    The TFLite model is converted from the SavedModel beside it, so that both answer alike: in the
-    modes `int8`, `qat` and `pqat` the network in the SavedModel emulates the int8 kernels. It takes
-    the inputs of `signature` and needs TFLite's built-in operators alone.
+    What it writes is what is evaluated and pushed, byte for byte. The TFLite model is converted
+    from the SavedModel, so that both predict alike: in the modes `int8`, `qat` and `pqat` the
+    network in the SavedModel emulates the int8 kernels. It takes the inputs of `signature` and
+    needs TFLite's built-in operators alone.
 
     Modes:
       - `none`: float32.
@@ -107,7 +108,7 @@ def Quantizer(
       weight_bits: How many of its 8 bits a weight uses in the modes `int8`, `qat` and `pqat`, 5 to
         8; with fewer the file compresses better.
       sparse: Whether to store weights that are mostly zero without the zeros (1 or 0), where that
-        is smaller and the installed interpreter gives the same answers.
+        is smaller and the installed interpreter gives the same predictions.
       representative_rows: Training examples in the representative dataset.
       epochs: Passes over `train` in `qat` and `pqat`.
       batch_size: Rows per step.
@@ -152,8 +153,8 @@ def Quantizer(
             probe=serialized[:_PROBE_ROWS],
         )
         progress.report("float model")
-        baseline = maker.make("none", load_network(float_model), {}, {})
-        reference = measure(baseline.tflite, serialized, labels)
+        float_candidate = maker.make("none", load_network(float_model), {}, {})
+        baseline = measure(float_candidate.tflite, serialized, labels)
         candidates = {}
         for name in modes:
             progress.report(f"mode {name}")
@@ -162,20 +163,20 @@ def Quantizer(
             name: measure(candidate.tflite, serialized, labels)
             for name, candidate in candidates.items()
         }
-        chosen, why = choose(measured, reference, mode, policy, max_auc_loss)
+        chosen, why = choose(measured, baseline, mode, policy, max_auc_loss)
         _write(quantized_model, candidates[chosen])
     report.write(
         {
             "mode": chosen,
             "why": why,
-            "float": dataclasses.asdict(reference),
+            "float": dataclasses.asdict(baseline),
             "modes": {
                 name: dataclasses.asdict(result) | {"stored_sparse": candidates[name].sparse}
                 for name, result in measured.items()
             },
         }
     )
-    plot_trade_off(os.path.join(report.uri, "trade_off.png"), reference, measured, chosen)
+    plot_trade_off(os.path.join(report.uri, "trade_off.png"), baseline, measured, chosen)
 
 
 def check_modes(mode: str, auto_modes: str, policy: str, max_auc_loss: float) -> list[str]:
@@ -200,7 +201,7 @@ def check_modes(mode: str, auto_modes: str, policy: str, max_auc_loss: float) ->
 
 def choose(
     measured: dict[str, Measurement],
-    reference: Measurement,
+    baseline: Measurement,
     mode: str,
     policy: str,
     max_auc_loss: float,
@@ -209,21 +210,19 @@ def choose(
 
     Args:
       measured: Measurements by mode; `none` among them if `mode` is `auto`.
-      reference: Those of the float model.
-      mode: The mode asked for.
+      baseline: Those of the float model.
+      mode: The `mode` parameter.
       policy: "smallest" or "fastest".
-      max_auc_loss: Most that may be lost in AUC against `reference`.
+      max_auc_loss: Most that may be lost in AUC against `baseline`.
 
     Returns:
       The mode and a sentence.
     """
     if mode != "auto":
-        return mode, f"{mode} was asked for"
+        return mode, f"{mode} is the mode that is set"
     lost = {
         # An AUC that cannot be measured proves nothing.
-        name: math.inf
-        if reference.auc is None or result.auc is None
-        else reference.auc - result.auc
+        name: math.inf if baseline.auc is None or result.auc is None else baseline.auc - result.auc
         for name, result in measured.items()
         if name != "none"
     }
@@ -237,7 +236,7 @@ def choose(
 
 @dataclass(frozen=True)
 class _Candidate:
-    """A network in both forms.
+    """A network in both formats.
 
     Attributes:
       saved_model: Folder of the SavedModel.
@@ -292,17 +291,17 @@ class _Maker:
         return _Candidate(path, content, sparse=False)
 
     def _agree(self, content: bytes, other: bytes) -> bool:
-        """Whether another form of a model runs here and gives its answers.
+        """Whether another form of a model runs here and gives its predictions.
 
         LiteRT from 2.1.5 on cannot run int8 weights that are stored sparse, and TensorFlow's
         converter loses the last inputs of a layer whose width is no multiple of the block.
         """
         expected = TFLitePredictor(content).predict(self.probe)
         try:
-            answers = TFLitePredictor(other).predict(self.probe)
+            predictions = TFLitePredictor(other).predict(self.probe)
         except RuntimeError:
             return False
-        return np.allclose(answers, expected, atol=_ROUNDING)
+        return np.allclose(predictions, expected, atol=_ROUNDING)
 
 
 def _read_examples(examples: tfx.dsl.Artifact, label_key: str) -> tuple[np.ndarray, np.ndarray]:
@@ -322,7 +321,7 @@ def _read_examples(examples: tfx.dsl.Artifact, label_key: str) -> tuple[np.ndarr
 
 
 def _write(model: tfx.dsl.Artifact, candidate: _Candidate) -> None:
-    """Writes both forms to a `Model` artifact."""
+    """Writes both formats to a `Model` artifact."""
     copy_tree(candidate.saved_model, serving_model_uri(model))
     path = os.path.join(serving_model_uri(model), TFLITE_MODEL)
     with tfx.dsl.io.fileio.open(path, "wb") as file:

@@ -19,7 +19,7 @@ _BATCHES = 20
 
 @dataclass(frozen=True)
 class Measurement:
-    """A TFLite model in numbers.
+    """What a TFLite model costs and is worth.
 
     Attributes:
       bytes: Size of the file.

@@ -1,4 +1,4 @@
-"""ServingMonitor: is what a model is asked, and what it answers, still what it learned from?"""
+"""ServingMonitor: are requests and predictions still like what the model learned from?"""
 
 import json
 from dataclasses import asdict
@@ -80,7 +80,7 @@ def ServingMonitor(
       output: The model's output that is looked at: the probability of the label 1.
       label: The feature that the model predicts, 0 or 1.
       slices: JSON list of the features by whose values the AUC is measured too.
-      min_rows: Fewest rows that are judged.
+      min_rows: Fewest rows that are evaluated.
       max_missing_change: How far the share of rows without a value may be from the training data's,
         and from the previous period's.
       max_unseen: Share of rows that may have a category that the training data does not have.
@@ -194,7 +194,7 @@ def _notes(
     """What a reader has to know of what the report is made of."""
     rows, notes = requests.rows[CURRENT], []
     if not judged:
-        notes.append(f"{rows:,} rows are too few to judge by: {min_rows:,} are needed.")
+        notes.append(f"{rows:,} rows are too few to evaluate: {min_rows:,} are needed.")
     if not compared:
         had = requests.rows.get(PREVIOUS, 0)
         notes.append(

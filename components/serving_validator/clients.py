@@ -1,4 +1,4 @@
-"""Asks a model server over gRPC or REST, a row at a time, and says why there is no answer."""
+"""Clients of a model server over gRPC and REST, which say why there is no answer."""
 
 from __future__ import annotations
 

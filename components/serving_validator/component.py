@@ -1,4 +1,4 @@
-"""ServingValidator: does the model load on a real server, and answer real requests as it should?"""
+"""ServingValidator: does the model load on a server and answer requests as it should?"""
 
 import dataclasses
 import json
@@ -51,13 +51,13 @@ def ServingValidator(
     timeout_seconds: tfx.dsl.components.Parameter[float] = 60.0,
     warmup_rows: tfx.dsl.components.Parameter[int] = 10,
 ) -> None:
-    """Serves a model as it will be served, asks it real rows, and says what is wrong with it.
+    """Serves a model as it will be served, sends it real rows, and says what is wrong with it.
 
     What it takes is what the stock InfraValidator has Docker or Kubernetes for: a
     `tensorflow_model_server` if there is one on the path, else the embedded server, in a process of
-    its own that is ended with the node. The model is tried in each of its forms: it has to load,
-    and to answer every row over gRPC and over REST, in time, with finite numbers and as the model
-    does in this process.
+    its own that is ended with the node. The model is tried in each of its formats: it has to load,
+    and to answer a request for every row over gRPC and over REST, in time, with finite values and
+    as the model predicts in this process.
 
     The server gets the files of the model as they are, and warm-up requests with them; these depend
     on the model, the rows and `warmup_rows` alone. A blessing holds the requests, to be pushed with
@@ -72,9 +72,9 @@ def ServingValidator(
         requests under the path that they have in a version; `report.json`, and the server's log by
         format.
       model_name: Name to serve the model by.
-      split: Split of the examples to ask.
-      rows: How many of its rows to ask, at most.
-      tolerance: Largest absolute difference of an answer from the model's own.
+      split: Split of the examples that requests are made of.
+      rows: How many of its rows to send, at most.
+      tolerance: Largest absolute difference of a server's prediction from the model's own.
       max_p50_ms: Highest median time of a request about one row, in milliseconds, over either
         protocol; 0 for no limit. Other nodes that run at the same time count in.
       max_p99_ms: Highest 99th percentile of that; 0 for no limit.
@@ -84,7 +84,8 @@ def ServingValidator(
         limit.
       timeout_seconds: How long the model may take to be loaded, and to answer a request, before it
         is taken to hang.
-      warmup_rows: How many rows a server asks each signature when it loads the model; 0 for none.
+      warmup_rows: How many warm-up requests each signature gets when the model is loaded; 0 for
+        none.
 
     Raises:
       UserError: Naming the parameter that is not allowed or the split that is missing.
@@ -108,15 +109,15 @@ def ServingValidator(
     )
     for name, value in dataclasses.asdict(limits).items():
         require(value >= 0, name, value, "0 or more")
-    asked = Rows(*sample_rows(split_files(examples, split), rows))
+    requested = Rows(*sample_rows(split_files(examples, split), rows))
     with tempfile.TemporaryDirectory() as folder:
         candidate = os.path.join(folder, model_name, _VERSION)
         copy_tree(serving_model_uri(model), candidate)
-        warmed = write_warmup(candidate, model_name, asked.examples[:warmup_rows])
+        warmed = write_warmup(candidate, model_name, requested.examples[:warmup_rows])
         has_tflite = os.path.exists(os.path.join(candidate, TFLITE_MODEL))
         forms = [SAVED_MODEL_FORM, *([TFLITE_FORM] if has_tflite else [])]
         trials = {
-            form: try_form(form, folder, candidate, model_name, asked, limits) for form in forms
+            form: try_form(form, folder, candidate, model_name, requested, limits) for form in forms
         }
         reasons = [reason for trial in trials.values() for reason in trial.reasons]
         requests = Path(candidate, WARMUP_FILE).read_bytes() if warmed else None
@@ -124,7 +125,7 @@ def ServingValidator(
     report = {
         "server": MODEL_SERVER if find_model_server() else EMBEDDED_SERVER,
         "split": split,
-        "rows": len(asked.numbers),
+        "rows": len(requested.numbers),
         "warmed_signatures": warmed,
         "limits": dataclasses.asdict(limits),
         "forms": {form: dataclasses.asdict(trial) for form, trial in trials.items()},

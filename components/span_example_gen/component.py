@@ -31,9 +31,9 @@ def SpanExampleGen(
     """Writes a window of monthly spans as tf.Examples, split by time.
 
     Nulls become absent features. Timestamps become int64 seconds since the Unix epoch. Every month
-    is cut where its last days begin, so that it consists of the same files whether it is judged on,
-    held out or learned from: those of a month that an earlier run has read are taken out of the
-    `SpanStore` of the environment as they are.
+    is cut where its last days begin, so that it consists of the same files whether the model is
+    evaluated on it, stops early by it or learns from it: those of a month that an earlier run has
+    read are taken out of the `SpanStore` of the environment as they are.
 
     Args:
       schema: Types of the columns, and which of them every file must have.

@@ -97,7 +97,9 @@ def Transform(
         except Exception as error:
             if not (kept.used and _is_of_worker(error)):
                 raise
-            logging.warning("With what was kept it failed; all is analysed anew", exc_info=True)
+            logging.warning(
+                "It failed with the kept analyses; all is analysed again", exc_info=True
+            )
             for uri in (transform_graph.uri, transformed_examples.uri):
                 tf.io.gfile.rmtree(uri)
                 tf.io.gfile.makedirs(uri)

@@ -62,15 +62,15 @@ for _combiner, _kind in (
 class KeptAnalyses:
     """TFT's analyzer cache of single months, or of the pieces into which one is cut.
 
-    What is kept may be anything that somebody wrote there. What cannot be read is made anew; of
-    what can, TFT's workers may not make anything, and then all is made anew.
+    What is kept may be anything that somebody wrote there. What cannot be read is made again. What
+    can be read may still fail in TFT's workers; then all is made again.
 
     Attributes:
       store: Where it is.
       version: Digest of all that an analysis depends on besides the rows.
       function: The `preprocessing_fn`.
       specs: `tf.TypeSpec` of each raw feature.
-      ignored: Whether all is analysed anew, and what is kept is replaced.
+      ignored: Whether all is analysed again, and what is kept is replaced.
       used: Whether something that is kept was used.
     """
 

@@ -203,7 +203,7 @@ def test_few_rows_raise_no_alarm(monitor: Monitor) -> None:
     report = monitor(few)
     assert report["alarms"] == []
     assert alarming(report)
-    assert "300 rows are too few to judge by: 2,000 are needed." in report["notes"]
+    assert "300 rows are too few to evaluate: 2,000 are needed." in report["notes"]
 
 
 def test_without_a_previous_period_and_labels_it_says_so_and_compares_with_training(
