@@ -59,7 +59,7 @@ class Columns:
         """Checks that a column converts to the type its feature has in the schema."""
         if pa.types.is_null(field.type) and field.name != self.time:
             return
-        natural = _feature_type(field.type)
+        natural = feature_type(field.type)
         if field.name == self.time and not pa.types.is_timestamp(field.type):
             raise DataError(
                 f"{path}: column {field.name!r} is {field.type}; a timestamp is expected"
@@ -85,12 +85,13 @@ def to_example_batch(batch: pa.RecordBatch, columns: Columns) -> pa.RecordBatch:
     for name, array in zip(batch.schema.names, batch.columns, strict=True):
         if pa.types.is_null(array.type):
             continue
-        kind = columns.types.get(name, _feature_type(array.type))
+        kind = columns.types.get(name, feature_type(array.type))
         names.append(name)
         arrays.append(_to_lists(_convert(array, kind)))
     return pa.RecordBatch.from_arrays(arrays, names)
 
 
+_TEXTS = (pa.string(), pa.large_string(), pa.binary(), pa.large_binary())
 _ALLOWED = {
     schema_pb2.BYTES: "string",
     schema_pb2.INT: "integer",
@@ -98,11 +99,11 @@ _ALLOWED = {
 }
 
 
-def _feature_type(kind: pa.DataType) -> int | None:
+def feature_type(kind: pa.DataType) -> int | None:
     """The TFMD type that holds values of an Arrow type without loss, or None."""
     if pa.types.is_dictionary(kind):
         kind = kind.value_type
-    if pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_binary(kind):
+    if kind in _TEXTS:
         return schema_pb2.BYTES
     if pa.types.is_integer(kind) or pa.types.is_boolean(kind) or pa.types.is_timestamp(kind):
         return schema_pb2.INT

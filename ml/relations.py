@@ -15,10 +15,10 @@ class Relations:
     """How each of some features follows from the others: linear regressions, all at once.
 
     The columns are standard scores of the numeric features, 0 where absent, and the commonest
-    values of each categorical feature. The regression of one column on all others has its coefficients, and so
-    its residuals, in the inverse of the covariance matrix P: residual_j = (Z P)_j / P_jj
-    (Whittaker, Graphical Models in Applied Multivariate Statistics, 1990, 5.8). That is cheap, and
-    does not change with the seasons as the features themselves do.
+    values of each categorical feature. The regression of one column on all others has its
+    coefficients, and so its residuals, in the inverse of the covariance matrix P:
+    residual_j = (Z P)_j / P_jj (Whittaker, Graphical Models in Applied Multivariate Statistics,
+    1990, 5.8). That is cheap, and does not change with the seasons as the features themselves do.
 
     Args:
       rows: What to learn from: a column per feature, of numbers or bytes, shape [rows, features].

@@ -13,17 +13,12 @@ from tfx_bsl.coders import example_coder
 from tfx_bsl.public import tfxio
 
 from ml import progress
+from ml.example_columns import feature_type
 from ml.records import read_records, write_records
 
 _BATCH_ROWS = 65_536  # More than a file of SpanExampleGen has.
 # A column that says which file a batch becomes; TFT hands it through.
 FILE = "_file"
-_KINDS = {
-    pa.binary(): schema_pb2.BYTES,
-    pa.large_binary(): schema_pb2.BYTES,
-    pa.int64(): schema_pb2.INT,
-    pa.float32(): schema_pb2.FLOAT,
-}
 
 
 def read_batches(pipeline: beam.Pipeline, label: str, files: list[str], source: tfxio.TFXIO) -> Any:
@@ -44,7 +39,7 @@ class _Read(beam.DoFn):
     def setup(self) -> None:
         names = [name for name in self._columns.names if name != FILE]
         kinds = {name: self._columns.field(name).type.value_type for name in names}
-        features = [schema_pb2.Feature(name=n, type=_KINDS[k]) for n, k in kinds.items()]
+        features = [schema_pb2.Feature(name=n, type=feature_type(k)) for n, k in kinds.items()]
         schema = schema_pb2.Schema(feature=features)
         self._decoder = example_coder.ExamplesToRecordBatchDecoder(schema.SerializeToString())
 
