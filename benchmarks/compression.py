@@ -30,7 +30,7 @@ import tf_keras
 from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
 from benchmarks.common import report, run_measured
-from components.quantizer.component import MODES
+from components.quantizer.choice import MODES
 from components.quantizer.conversion import convert, weight_sparsity
 from components.quantizer.fake_quant import emulate_int8
 from components.quantizer.measurement import time_invocations

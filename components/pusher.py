@@ -12,9 +12,9 @@ from tfx import v1 as tfx
 
 from components.evaluator.executor import BLESSED_FILE
 from components.evaluator.results import OVERALL, read_metrics
-from components.served_model import TRAINING_STATISTICS
 from ml.artifacts import (
     INFRA_BLESSED_FILE,
+    TRAINING_STATISTICS,
     WARMUP_FILE,
     CompressionReport,
     schema_uri,

@@ -23,6 +23,10 @@ WARMUP_FILE = os.path.join("assets.extra", "tf_serving_warmup_requests")
 INFRA_BLESSED_FILE = "INFRA_BLESSED"
 INFRA_NOT_BLESSED_FILE = "INFRA_NOT_BLESSED"
 REPORT_FILE = "report.json"
+# In a `ModelRun`: how the training went, as `run_fn` writes it.
+TRAINING_FILE = "training.json"
+# Kept with a pushed version: the statistics of what it learned from.
+TRAINING_STATISTICS = "training_statistics.pb"
 
 
 def serving_model_uri(model: tfx.dsl.Artifact) -> str:

@@ -6,9 +6,10 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import tensorflow_data_validation as tfdv
-from tensorflow_metadata.proto.v0 import anomalies_pb2, schema_pb2, statistics_pb2
+from tensorflow_metadata.proto.v0 import anomalies_pb2, schema_pb2
 
 from ml.chance import drift_by_chance, is_more
+from ml.statistics import Statistics, categories, missing_rates
 
 DATA_SET = "(data set)"
 ERROR = anomalies_pb2.AnomalyInfo.ERROR
@@ -77,29 +78,6 @@ def only(names: Sequence[str], schema: schema_pb2.Schema) -> schema_pb2.Schema:
     )
 
 
-def categories(
-    statistics: statistics_pb2.DatasetFeatureStatisticsList, name: str
-) -> dict[str, float]:
-    """How many rows have each category of a feature."""
-    return {
-        bucket.label: bucket.sample_count
-        for feature in statistics.datasets[0].features
-        if feature.path.step == [name]
-        for bucket in feature.string_stats.rank_histogram.buckets
-    }
-
-
-def missing_rates(statistics: statistics_pb2.DatasetFeatureStatisticsList) -> dict[str, float]:
-    """The share of rows without a value, by feature."""
-    (data,) = statistics.datasets
-    return {
-        feature.path.step[0]: 1
-        - getattr(feature, feature.WhichOneof("stats")).common_stats.num_non_missing
-        / data.num_examples
-        for feature in data.features
-    }
-
-
 class Drift(NamedTuple):
     """How far a feature has drifted, or is skewed, and its limit."""
 
@@ -121,8 +99,8 @@ def nearest_limit(result: anomalies_pb2.Anomalies) -> Drift | None:
 
 
 def nearest_drift(
-    new: statistics_pb2.DatasetFeatureStatisticsList,
-    served: statistics_pb2.DatasetFeatureStatisticsList,
+    new: Statistics,
+    served: Statistics,
     schema: schema_pb2.Schema,
 ) -> Drift | None:
     """The drift between two data sets that comes nearest to its limit.
@@ -141,8 +119,8 @@ def nearest_drift(
 def grant_chance(
     found: Iterable[Anomaly],
     result: anomalies_pb2.Anomalies,
-    new: statistics_pb2.DatasetFeatureStatisticsList,
-    baseline: statistics_pb2.DatasetFeatureStatisticsList | None,
+    new: Statistics,
+    baseline: Statistics | None,
     schema: schema_pb2.Schema,
 ) -> Iterator[Anomaly]:
     """Makes a warning of each anomaly that chance explains.
@@ -185,7 +163,7 @@ def grant_chance(
 
 def count_unseen(
     feature: schema_pb2.Feature,
-    statistics: statistics_pb2.DatasetFeatureStatisticsList,
+    statistics: Statistics,
     schema: schema_pb2.Schema,
 ) -> tuple[float, float]:
     """How many rows have a value outside the domain of a feature, and how many have any."""

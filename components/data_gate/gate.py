@@ -14,7 +14,6 @@ from components.data_gate.row_checks import (
     find_label_unrelated,
 )
 from components.data_gate.statistics_checks import (
-    Statistics,
     find_label_unusable,
     find_missing,
     find_near_limits,
@@ -24,6 +23,7 @@ from components.data_gate.statistics_checks import (
 )
 from ml.comparisons import DRIFTS, ERROR, WARNING, Anomaly, grant_chance, read_anomalies
 from ml.relations import Relations
+from ml.statistics import Statistics
 from storage.errors import UserError
 
 # The days held out are too few to be compared: a week has its own weather, or lacks it.

@@ -1,13 +1,12 @@
 """What DataGate looks for in the rows of a new month."""
 
-import math
 from collections.abc import Iterator
 
 import pandas as pd
 from sklearn.metrics import roc_auc_score
 
 from components.data_gate.statistics_checks import WARN_FROM
-from ml.chance import is_more
+from ml.chance import auc_deviation, is_more
 from ml.comparisons import DATA_SET, ERROR, WARNING, Anomaly, improbable
 from ml.relations import Relations
 
@@ -68,10 +67,8 @@ def find_label_unrelated(
     )
     positive = int(rows[label].sum())
     negative = int(rows[label].count()) - positive
-    # The standard deviation of the AUC of labels that follow from nothing (Mann and Whitney, 1947).
-    deviation = math.sqrt((positive + negative + 1) / (12 * positive * negative))
     needed = 0.5 + share * (known - 0.5)
-    if now + 3 * deviation < needed:
+    if now + 3 * auc_deviation(positive, negative) < needed:
         text = (
             f"a linear prediction from the other features has an AUC of {now:.3f}, {known:.3f} in "
             f"train; at least {needed:.3f} is needed. Do labels and rows belong together?"

@@ -1,13 +1,13 @@
 """What DataGate looks for in the statistics of a split."""
 
 from collections.abc import Iterator, Sequence
-from typing import TypeAlias
 
 from tensorflow_metadata.proto.v0 import anomalies_pb2, schema_pb2, statistics_pb2
 
 from components.data_gate.anomalies import SHOWN
 from ml.chance import effective_rows, share_by_chance
-from ml.comparisons import ERROR, WARNING, Anomaly, categories, drifts, improbable, missing_rates
+from ml.comparisons import ERROR, WARNING, Anomaly, drifts, improbable
+from ml.statistics import Statistics, categories, count_present, find_feature, missing_rates
 
 # Deviations as small as this, in magnitudes of the values, are the rounding of 32-bit numbers.
 _STEADY = 1e-5
@@ -17,7 +17,6 @@ _ROUNDING = 1e-10
 WARN_FROM = 0.7
 # Of the served rows: a category that had more does not end by chance or season.
 _VANISHING_SHARE = 0.01
-Statistics: TypeAlias = statistics_pb2.DatasetFeatureStatisticsList
 
 
 def find_unseen(split: str, new: Statistics, expected: schema_pb2.Schema) -> Iterator[Anomaly]:
@@ -45,10 +44,9 @@ def find_label_unusable(split: str, new: Statistics, label: str) -> Iterator[Ano
     Without, there is neither a share of 1 to start from nor an AUC. Labels of 0 to 1 are all 0 or 1
     where their sum is the number of those that are not 0.
     """
-    (data,) = new.datasets
-    rows = data.num_examples
-    stats = next((f for f in data.features if f.path.step == [label]), None)
-    known = getattr(stats, stats.WhichOneof("stats")).common_stats.num_non_missing if stats else 0
+    rows = new.datasets[0].num_examples
+    stats = find_feature(new, label)
+    known = count_present(stats) if stats else 0
     if stats is None or not known:
         reason = f"none of {rows:,} rows has a label"
     elif not stats.HasField("num_stats"):
@@ -73,10 +71,8 @@ def find_nothing_to_learn(
     features: Sequence[str],
 ) -> Iterator[Anomaly]:
     """Warns of features that have one value, or none, in all rows to learn from."""
-    (data,) = new.datasets
-    known = {feature.path.step[0]: feature for feature in data.features}
     for name in features:
-        text = _describe_constant(known.get(name))
+        text = _describe_constant(find_feature(new, name))
         if text:
             text += "; the model can learn nothing from it"
             yield Anomaly(split, name, "CONSTANT", WARNING, text)
@@ -84,9 +80,7 @@ def find_nothing_to_learn(
 
 def _describe_constant(feature: statistics_pb2.FeatureNameStatistics | None) -> str:
     """What the only value of a feature is, or an empty string where it varies."""
-    count = 0
-    if feature is not None:
-        count = getattr(feature, feature.WhichOneof("stats")).common_stats.num_non_missing
+    count = count_present(feature) if feature else 0
     if feature is None or not count:
         return "no row has a value"
     stats, texts = feature.num_stats, feature.string_stats

@@ -2,42 +2,33 @@
 
 import dataclasses
 import json
-import math
 import os
 import tempfile
-from dataclasses import dataclass
 
 import numpy as np
 import tensorflow as tf
 import tensorflow_transform as tft
-import tf_keras
 from tfx import v1 as tfx
 
-from components.quantizer.conversion import convert
-from components.quantizer.fake_quant import check_quantizable, check_representative, emulate_int8
-from components.quantizer.measurement import Measurement, measure
+from components.quantizer.candidates import EMULATED, PROBE_ROWS, Candidate, CandidateMaker
+from components.quantizer.choice import MODES, check_modes, choose
+from components.quantizer.fake_quant import check_quantizable, check_representative
+from components.quantizer.measurement import measure
 from components.quantizer.trade_off import plot_trade_off
 from ml import progress
 from ml.artifacts import TFLITE_MODEL, CompressionReport, serving_model_uri, split_files
 from ml.examples import Columns, read_columns
-from ml.fit import FitSettings, check_keys, fine_tune, select_inputs
+from ml.fit import FitSettings, check_keys, select_inputs
 from ml.keras_setup import skip_autograph_of_keras
-from ml.networks import SaveFn, clone, load_network
-from ml.parameters import load_function, parse_names, require
-from ml.predictors import TFLitePredictor
+from ml.networks import load_network
+from ml.parameters import load_function, require
 from ml.records import read_records
 from storage.directory import copy_tree
 from storage.errors import UserError
 
-MODES = ("none", "float16", "dynamic_range", "int8", "qat", "pqat")
 _ALL_MODES = json.dumps(MODES)
-POLICIES = {"smallest": "gzip_bytes", "fastest": "p50_ms"}
-_EMULATED = ("int8", "qat", "pqat")
 # Rows of the split `eval` that candidates are measured on, at most.
 _EVALUATION_ROWS = 20_000
-# Rows on which two ways to store a model are compared, and how far their predictions may be apart.
-_PROBE_ROWS = 256
-_ROUNDING = 0.01
 
 
 @tfx.dsl.components.component
@@ -130,7 +121,7 @@ def Quantizer(
     network = load_network(model)
     schema = tft.TFTransformOutput(transform_graph.uri).transformed_metadata.schema
     train: Columns = {}
-    if any(mode in _EMULATED for mode in modes):
+    if any(mode in EMULATED for mode in modes):
         check_quantizable(network)
         train = read_columns(transformed_examples, "train", schema)
         check_keys(train, settings)
@@ -142,7 +133,7 @@ def Quantizer(
     check_representative(select_inputs(network, train) if train else {})
     serialized, labels = _read_examples(examples, label_key)
     with tempfile.TemporaryDirectory() as folder:
-        maker = _Maker(
+        maker = CandidateMaker(
             folder=folder,
             graph_uri=transform_graph.uri,
             save=save,
@@ -150,7 +141,7 @@ def Quantizer(
             settings=settings,
             weight_bits=weight_bits,
             store_sparse=bool(sparse),
-            probe=serialized[:_PROBE_ROWS],
+            probe=serialized[:PROBE_ROWS],
         )
         progress.report("float model")
         float_candidate = maker.make("none", load_network(float_model), {}, {})
@@ -179,131 +170,6 @@ def Quantizer(
     plot_trade_off(os.path.join(report.uri, "trade_off.png"), baseline, measured, chosen)
 
 
-def check_modes(mode: str, auto_modes: str, policy: str, max_auc_loss: float) -> list[str]:
-    """Checks how to quantize; see the parameters of `Quantizer`.
-
-    Returns:
-      The modes to convert in; `none` is among those that `auto` falls back to.
-
-    Raises:
-      UserError: Naming the parameter, its value and what is allowed.
-    """
-    require(mode in (*MODES, "auto"), "mode", mode, f"{', '.join(MODES)} or auto")
-    require(policy in POLICIES, "policy", policy, " or ".join(POLICIES))
-    require(0 <= max_auc_loss <= 1, "max_auc_loss", max_auc_loss, "0 to 1")
-    if mode != "auto":
-        return [mode]
-    names = parse_names("auto_modes", auto_modes)
-    known = bool(names) and all(name in MODES for name in names)
-    require(known, "auto_modes", auto_modes, f"a JSON list of some of {', '.join(MODES)}")
-    return list(dict.fromkeys(["none", *names]))
-
-
-def choose(
-    measured: dict[str, Measurement],
-    baseline: Measurement,
-    mode: str,
-    policy: str,
-    max_auc_loss: float,
-) -> tuple[str, str]:
-    """The mode to ship, and why.
-
-    Args:
-      measured: Measurements by mode; `none` among them if `mode` is `auto`.
-      baseline: Those of the float model.
-      mode: The `mode` parameter.
-      policy: "smallest" or "fastest".
-      max_auc_loss: Most that may be lost in AUC against `baseline`.
-
-    Returns:
-      The mode and a sentence.
-    """
-    if mode != "auto":
-        return mode, f"{mode} is the mode that is set"
-    lost = {
-        # An AUC that cannot be measured proves nothing.
-        name: math.inf if baseline.auc is None or result.auc is None else baseline.auc - result.auc
-        for name, result in measured.items()
-        if name != "none"
-    }
-    allowed = [name for name, loss in lost.items() if loss <= max_auc_loss]
-    if not allowed:
-        losses = ", ".join(f"{name} {loss:.4f}" for name, loss in lost.items())
-        return "none", f"float: every mode loses more than {max_auc_loss:g} in AUC ({losses})"
-    best = min(allowed, key=lambda name: getattr(measured[name], POLICIES[policy]))
-    return best, f"{policy} of {len(allowed)} modes that lose at most {max_auc_loss:g} in AUC"
-
-
-@dataclass(frozen=True)
-class _Candidate:
-    """A network in both formats.
-
-    Attributes:
-      saved_model: Folder of the SavedModel.
-      tflite: The TFLite model.
-      sparse: Whether it is stored without its zeros.
-    """
-
-    saved_model: str
-    tflite: bytes
-    sparse: bool
-
-
-@dataclass(frozen=True)
-class _Maker:
-    """Makes candidates in a folder."""
-
-    folder: str
-    graph_uri: str
-    save: SaveFn
-    signature: str
-    settings: FitSettings
-    weight_bits: int
-    store_sparse: bool
-    probe: np.ndarray
-
-    def make(
-        self, mode: str, network: tf_keras.Model, representative: Columns, train: Columns
-    ) -> _Candidate:
-        """Quantizes a network in one mode and converts it."""
-        if mode in _EMULATED:
-            network = emulate_int8(
-                network,
-                representative,
-                weight_bits=self.weight_bits,
-                keep_zeros=mode == "pqat",
-            )
-        else:
-            network = clone(network)  # Saving attaches things to it.
-        if mode in ("qat", "pqat"):
-            fine_tune(network, train, self.settings)
-        path = tempfile.mkdtemp(dir=self.folder)
-        self.save(network, tft.TFTransformOutput(self.graph_uri), path)
-        options = {
-            "float16": mode == "float16",
-            "quantize": mode in ("dynamic_range", *_EMULATED),
-        }
-        content = convert(path, self.signature, **options, sparse=False)
-        if self.store_sparse and mode != "none":
-            smaller = convert(path, self.signature, **options, sparse=True)
-            if len(smaller) < len(content) and self._agree(content, smaller):
-                return _Candidate(path, smaller, sparse=True)
-        return _Candidate(path, content, sparse=False)
-
-    def _agree(self, content: bytes, other: bytes) -> bool:
-        """Whether another form of a model runs here and gives its predictions.
-
-        LiteRT from 2.1.5 on cannot run int8 weights that are stored sparse, and TensorFlow's
-        converter loses the last inputs of a layer whose width is no multiple of the block.
-        """
-        expected = TFLitePredictor(content).predict(self.probe)
-        try:
-            predictions = TFLitePredictor(other).predict(self.probe)
-        except RuntimeError:
-            return False
-        return np.allclose(predictions, expected, atol=_ROUNDING)
-
-
 def _read_examples(examples: tfx.dsl.Artifact, label_key: str) -> tuple[np.ndarray, np.ndarray]:
     """Serialized examples of the split `eval`, bytes [rows], and their labels, int64 [rows]."""
     files = split_files(examples, "eval")
@@ -320,7 +186,7 @@ def _read_examples(examples: tfx.dsl.Artifact, label_key: str) -> tuple[np.ndarr
         ) from error
 
 
-def _write(model: tfx.dsl.Artifact, candidate: _Candidate) -> None:
+def _write(model: tfx.dsl.Artifact, candidate: Candidate) -> None:
     """Writes both formats to a `Model` artifact."""
     copy_tree(candidate.saved_model, serving_model_uri(model))
     path = os.path.join(serving_model_uri(model), TFLITE_MODEL)

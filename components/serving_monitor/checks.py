@@ -3,11 +3,10 @@
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import TypeAlias
 
 import pandas as pd
 import tensorflow_data_validation as tfdv
-from tensorflow_metadata.proto.v0 import anomalies_pb2, schema_pb2, statistics_pb2
+from tensorflow_metadata.proto.v0 import anomalies_pb2, schema_pb2
 
 from components.serving_monitor.live import OVERALL, Live
 from components.serving_monitor.predictions import shares_by_bin
@@ -19,9 +18,10 @@ from ml.chance import (
     jensen_shannon,
     share_by_chance,
 )
-from ml.comparisons import categories, drifts, missing_rates, read_anomalies
+from ml.comparisons import drifts, read_anomalies
 from ml.relations import Relations
 from ml.requests import CURRENT
+from ml.statistics import Statistics, categories, missing_rates
 
 # What a check compares with.
 SCHEMA = "schema"
@@ -31,7 +31,6 @@ LABELS = "labels"
 _ENVIRONMENT = "SERVING"
 # TFDV counts so many categories of a feature; where there are more, an unknown one may be known.
 _COUNTED_CATEGORIES = 1000
-Statistics: TypeAlias = statistics_pb2.DatasetFeatureStatisticsList
 
 
 @dataclass(frozen=True)

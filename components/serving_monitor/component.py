@@ -10,7 +10,6 @@ from tfx import v1 as tfx
 from components.serving_monitor.checks import (
     BEFORE,
     TRAINING,
-    Statistics,
     check_drift,
     check_live,
     check_missing,
@@ -29,6 +28,7 @@ from ml.comparisons import only
 from ml.examples import read_rows
 from ml.request_log import PREDICTION_PREFIX, Period, show_time
 from ml.requests import CURRENT, PREVIOUS, Requests
+from ml.statistics import Statistics, find_feature, restrict
 from storage.errors import UserError
 
 
@@ -110,7 +110,7 @@ def ServingMonitor(
     prediction = PREDICTION_PREFIX + output
     expected = load_schema(schema)
     statistics_by_split = {
-        split: _restrict(load_statistics(statistics, split), names)
+        split: restrict(load_statistics(statistics, split), names)
         for split in json.loads(examples.split_names)
     }
     columns = only([*names, label], expected)
@@ -122,7 +122,7 @@ def ServingMonitor(
     now = statistics_by_split[CURRENT]
     checks = [
         *check_schema(now, schema_of_features),
-        *check_skew(now, _restrict(served, names), schema_of_features),
+        *check_skew(now, restrict(served, names), schema_of_features),
         *check_missing(now, served, names, TRAINING, max_missing_change),
         *check_unseen(now, served, names, max_unseen),
     ]
@@ -165,22 +165,10 @@ def ServingMonitor(
         file.write(render(content))
 
 
-def _restrict(statistics: Statistics, names: list[str]) -> Statistics:
-    """The statistics of some features alone."""
-    kept = Statistics()
-    kept.CopyFrom(statistics)
-    (data,) = kept.datasets
-    features = [feature for feature in data.features if feature.path.step[0] in names]
-    del data.features[:]
-    data.features.extend(features)
-    return kept
-
-
 def _label_rate(served: Statistics, label: str) -> float | None:
     """The mean of the label in the training data."""
-    (data,) = served.datasets
-    means = [f.num_stats.mean for f in data.features if f.path.step[0] == label]
-    return float(means[0]) if means else None
+    feature = find_feature(served, label)
+    return float(feature.num_stats.mean) if feature else None
 
 
 def _notes(

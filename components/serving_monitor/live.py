@@ -1,10 +1,11 @@
 """Measures what a model was worth, by the labels that have arrived."""
 
-import math
 from dataclasses import dataclass
 
 import pandas as pd
 from sklearn.metrics import roc_auc_score
+
+from ml.chance import auc_deviation
 
 OVERALL = "Overall"
 
@@ -53,7 +54,6 @@ def _measure(name: str, labels: pd.Series, predictions: pd.Series) -> Live | Non
     negative = rows - positive
     if not positive or not negative:
         return None
-    # Of the AUC of labels that follow from nothing (Mann and Whitney, 1947).
-    deviation = math.sqrt((rows + 1) / (12 * positive * negative))
     auc = float(roc_auc_score(labels, predictions))
+    deviation = auc_deviation(positive, negative)
     return Live(name, rows, auc, deviation, float(predictions.mean()), positive / rows)

@@ -14,7 +14,7 @@ from components.compression_evaluator import read_budgets
 from components.data_gate.component import GateFacts
 from components.evaluator.results import OVERALL, read_changes, read_failures, read_metrics
 from components.serving_validator.component import read_report
-from ml.artifacts import anomalies_uri, load_schema
+from ml.artifacts import TRAINING_FILE, anomalies_uri, load_schema
 from ml.requests import Requests
 from orchestration.local.node_process import Summary
 
@@ -85,7 +85,7 @@ def _transform(outputs: Outputs) -> Summary:
 
 
 def _trainer(outputs: Outputs) -> Summary:
-    path = os.path.join(outputs["model_run"].uri, "training.json")
+    path = os.path.join(outputs["model_run"].uri, TRAINING_FILE)
     if not tfx.dsl.io.fileio.exists(path):
         return Summary("")
     with tfx.dsl.io.fileio.open(path, "r") as file:

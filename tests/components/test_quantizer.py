@@ -17,7 +17,8 @@ from ai_edge_litert.interpreter import Interpreter
 from hypothesis import given
 from hypothesis import strategies as st
 
-from components.quantizer.component import MODES, POLICIES, Quantizer, check_modes, choose
+from components.quantizer.choice import MODES, POLICIES, check_modes, choose
+from components.quantizer.component import Quantizer
 from components.quantizer.conversion import convert, weight_sparsity
 from components.quantizer.fake_quant import check_representative, emulate_int8
 from components.quantizer.measurement import Measurement

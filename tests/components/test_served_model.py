@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from components import served_model
-from components.served_model import TRAINING_STATISTICS, ServedModel
-from ml.artifacts import serving_model_uri, statistics_uri
+from components.served_model import ServedModel
+from ml.artifacts import TRAINING_STATISTICS, serving_model_uri, statistics_uri
 from storage.directory import SAVED_MODEL, ModelDirectory
 from storage.keys import KeyPair, ensure_key_pair
 from storage.private_copy import PrivateCopy
