@@ -115,8 +115,9 @@ def jensen_shannon(first: np.ndarray, second: np.ndarray) -> np.ndarray:
       first: Probabilities, shape [..., bins].
       second: The other's.
     """
-    distance = jensenshannon(first, second, base=2, axis=-1)
-    # Of distributions that are all but equal, rounding may make SciPy draw the root of -1e-17.
+    # Where distributions are all but equal, rounding makes SciPy take the root of -1e-17.
+    with np.errstate(invalid="ignore"):
+        distance = jensenshannon(first, second, base=2, axis=-1)
     divergence: np.ndarray = np.nan_to_num(distance) ** 2
     return divergence
 

@@ -22,7 +22,13 @@ from rich.tree import Tree
 from typing_extensions import TypedDict  # That of Python 3.11 pydantic does not take.
 
 from orchestration.local.output_directory import OutputDirectory, write_whole
-from storage.directory import PROVENANCE_FILE, SIGNATURE_FILE, ModelDirectory, exists, file_sizes
+from storage.directory import (
+    PROVENANCE_FILE,
+    SIGNATURE_FILE,
+    ModelDirectory,
+    exists,
+    file_sizes,
+)
 from storage.encryption import key_of
 
 if TYPE_CHECKING:

@@ -17,7 +17,11 @@ from typing import Any, NoReturn
 PROJECT = Path(__file__).parents[2]
 sys.path.insert(0, str(PROJECT))
 
-from orchestration.local.output_directory import BusyError, OutputDirectory, write_whole  # noqa: E402
+from orchestration.local.output_directory import (  # noqa: E402
+    BusyError,
+    OutputDirectory,
+    write_whole,
+)
 
 KEY = "aaaa"
 

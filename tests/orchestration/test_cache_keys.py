@@ -77,7 +77,7 @@ def digests(root: Path) -> dict[str, str]:
         ("components/quantizer/signatures.py", {"Quantizer", "run"}),
         ("components/data_gate/row_checks.py", {"DataGate", "run"}),
         ("ml/fit.py", {"Trainer", "Pruner", "Quantizer", "run"}),
-        ("ml/example_columns.py", {"SpanExampleGen", "run"}),
+        ("ml/example_columns.py", {"SpanExampleGen", "Transform", "run"}),
         ("orchestration/local/display.py", set()),
         ("schema/schema.pbtxt", {"ImportSchemaGen", "run"}),
     ],
