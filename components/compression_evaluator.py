@@ -11,12 +11,7 @@ from tfx_bsl.public import tfxio
 
 from components.evaluator.executor import unmet_thresholds, write_blessing
 from components.evaluator.extraction import make_extractors
-from ml.artifacts import (
-    CompressionReport,
-    load_schema,
-    serving_model_uri,
-    split_files,
-)
+from ml.artifacts import CompressionReport, load_schema, serving_model_uri, split_files
 from ml.parameters import require
 
 # Names of the models in the evaluation.

@@ -27,7 +27,7 @@ from storage.span_store import ShardName, SpanStore
 
 _KIND = "statistics"
 _BATCH_ROWS = 16_384
-# Of how accumulators are kept; another one leaves what is kept unused.
+# Version of the format: accumulators in another one are not used.
 _ENCODING = b"2"
 
 

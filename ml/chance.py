@@ -9,7 +9,7 @@ from tensorflow_metadata.proto.v0 import schema_pb2, statistics_pb2
 
 from ml.statistics import Statistics, count_present, find_feature
 
-# Of one comparison: so often it blocks a sample that lacks nothing but rows.
+# How often one comparison blocks a sample that lacks nothing but rows.
 FALSE_ALARMS = 0.001
 
 _SAMPLES = 4000

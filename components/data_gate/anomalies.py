@@ -9,7 +9,7 @@ from ml.artifacts import anomalies_uri
 from ml.comparisons import DATA_SET, Anomaly
 from storage.errors import UserError
 
-# What TFDV has no type for.
+# Types of anomalies that TFDV does not have.
 OWN_TYPES = frozenset(
     {
         "CONSTANT",

@@ -26,9 +26,9 @@ from ml.relations import Relations
 from ml.statistics import Statistics
 from storage.errors import UserError
 
-# The days held out are too few to be compared: a week has its own weather, or lacks it.
+# Splits that are compared with the served model. A week, as `eval` is, has its own weather.
 _COMPARED = ("train", "test")
-# What the schema says of a month as a whole.
+# Types of anomalies that mean something in a whole month alone.
 _OF_MONTHS = frozenset({"FEATURE_TYPE_LOW_FRACTION_PRESENT"})
 
 

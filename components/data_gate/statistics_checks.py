@@ -11,11 +11,11 @@ from ml.statistics import Statistics, categories, count_present, find_feature, m
 
 # Deviations as small as this, in magnitudes of the values, are the rounding of 32-bit numbers.
 _STEADY = 1e-5
-# Of a sum of labels, in all of them.
+# How far rounding may put a mean of labels off.
 _ROUNDING = 1e-10
-# Of a limit; above it there is a warning.
+# Share of a limit above which there is a warning.
 WARN_FROM = 0.7
-# Of the served rows: a category that had more does not end by chance or season.
+# A category that this share of the served rows had does not end by chance or season.
 _VANISHING_SHARE = 0.01
 
 

@@ -16,7 +16,7 @@ from storage.span_store import ShardName
 
 SPLITS = ("train", "eval", "test")
 ROWS_PER_SHARD = 16_384
-# Of how rows are written; another one leaves what is kept unused.
+# Version of the format: files that were kept in another one are not used.
 _ENCODING = 1
 
 

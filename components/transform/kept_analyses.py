@@ -28,11 +28,11 @@ from storage.import_closure import ImportClosure
 from storage.span_store import ShardName, SpanStore
 
 _KIND = "analysis"
-# Of how an analysis is kept; another one leaves what is kept unused.
+# Version of the format: analyses in another one are not used.
 _ENCODING = 3
 # Packages that a `preprocessing_fn` may import besides its own.
 _SHARED = ("ml", "storage")
-_MOST_BYTES = 1 << 26  # That an analysis may unpack to.
+_MOST_BYTES = 1 << 26  # An analysis may not unpack to more.
 _KEPT = analyzer_cache.DatasetKey("kept")
 
 

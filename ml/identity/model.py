@@ -16,7 +16,7 @@ from ml.identity.saved_model import saved_model_digest
 from ml.identity.tflite import tflite_digest
 from storage.directory import file_sizes, model_digest, read_file
 
-# Changes with what is looked at: identities of other forms are never equal.
+# Version of the method: identities by different methods are never equal.
 _FORM = "computes-1"
 
 

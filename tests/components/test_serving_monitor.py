@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tomllib
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -257,3 +258,10 @@ def test_a_gross_fault_in_few_requests_is_an_alarm(monitor: Monitor) -> None:
         ("unseen", "carrier"),
         ("skew", "pressure"),
     }
+
+
+def test_page_template_is_installed_with_its_package() -> None:
+    project = tomllib.loads((PROJECT / "pyproject.toml").read_text())
+    patterns = project["tool"]["setuptools"]["package-data"]["components.serving_monitor"]
+    (template,) = (PROJECT / "components/serving_monitor").glob("*.j2")
+    assert any(template.match(pattern) for pattern in patterns)
