@@ -35,14 +35,15 @@ from components.quantizer.conversion import convert, weight_sparsity
 from components.quantizer.fake_quant import emulate_int8
 from components.quantizer.measurement import time_invocations
 from ml import networks
-from ml.artifacts import TFLITE_MODEL, serving_model_uri, split_files
+from ml.artifacts import serving_model_uri, split_files
 from ml.examples import read_columns
 from ml.fit import area_under_curve, select_inputs
 from ml.predictors import TFLitePredictor
-from ml.records import read_records
 from models.flights.features import LABEL, PROBABILITY, RAW_SIGNATURE
 from pipeline.config import load_config
 from pipeline.pipeline import create_pipeline
+from storage.names import TFLITE_MODEL
+from storage.tfrecords import read_records
 
 _MONTH = 201312
 _SLICE = "carrier"

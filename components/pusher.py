@@ -14,8 +14,6 @@ from components.evaluator.executor import BLESSED_FILE
 from components.evaluator.results import OVERALL, read_metrics
 from ml.artifacts import (
     INFRA_BLESSED_FILE,
-    TRAINING_STATISTICS,
-    WARMUP_FILE,
     CompressionReport,
     schema_uri,
     serving_model_uri,
@@ -26,6 +24,7 @@ from storage.directory import PROVENANCE_FILE, ModelDirectory, model_digest
 from storage.encryption import EncryptionError, Keys, encrypt_tree, require_keys
 from storage.errors import SurroundingsError, UserError
 from storage.keys import SignatureError, ensure_key_pair, is_file
+from storage.names import TRAINING_STATISTICS, WARMUP_FILE
 from storage.signing import sign
 
 # What a push of another run may take to copy and sign its model.

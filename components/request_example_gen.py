@@ -16,13 +16,13 @@ from ml import progress, request_log
 from ml.artifacts import load_schema, split_uri
 from ml.example_columns import Columns, to_example_batch
 from ml.examples import first_values
-from ml.records import write_records
 from ml.request_log import PREDICTION_PREFIX, VERSION_FEATURE, Period
 from ml.requests import CURRENT, PREVIOUS, Requests
 from storage import spans
 from storage.encryption import EncryptionError, Keys, load_keys
 from storage.errors import DataError
 from storage.parquet import open_file
+from storage.tfrecords import open_records
 
 _ROWS_PER_FILE = 16_384
 _ROWS_A_LINE = 100_000
@@ -202,6 +202,6 @@ def _write(folder: str, frame: pd.DataFrame, columns: Columns) -> None:
             frame.iloc[begin : begin + _ROWS_PER_FILE], preserve_index=False
         )
         path = os.path.join(folder, f"data_tfrecord-{number:05d}.gz")
-        with write_records(path) as file:
+        with open_records(path) as file:
             for example in encoder.encode(to_example_batch(part, columns)):
                 file.write(example)

@@ -4,11 +4,12 @@ import json
 
 from tfx import v1 as tfx
 
-from ml.artifacts import TRAINING_STATISTICS, serving_model_uri, statistics_uri
+from ml.artifacts import serving_model_uri, statistics_uri
 from storage.directory import SAVED_MODEL, ModelDirectory, copy_tree, exists, read_file
 from storage.encryption import EncryptionError, load_keys
 from storage.errors import SurroundingsError
 from storage.keys import SignatureError, TrustStore
+from storage.names import TRAINING_STATISTICS
 from storage.private_copy import private_copy
 
 

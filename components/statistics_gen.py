@@ -22,8 +22,8 @@ from tfx_bsl.coders import example_coder
 
 from ml import accumulators
 from ml.artifacts import load_schema, split_files, statistics_uri
-from ml.records import read_records
 from storage.span_store import ShardName, SpanStore
+from storage.tfrecords import read_records
 
 _KIND = "statistics"
 _BATCH_ROWS = 16_384

@@ -9,6 +9,7 @@ from tensorflow_metadata.proto.v0 import schema_pb2, statistics_pb2
 from tfx import v1 as tfx
 
 from storage.errors import SurroundingsError, UserError
+from storage.names import SAVED_MODEL
 
 # The layouts that TFX 1.x writes; it publishes no helper for them under `tfx.v1`.
 SCHEMA_FILE = "schema.pbtxt"
@@ -16,17 +17,11 @@ STATISTICS_FILE = "FeatureStats.pb"
 ANOMALIES_FILE = "SchemaDiff.pb"
 _SERVING_FOLDER = "Format-Serving"
 
-# The names under which TensorFlow Serving looks for them beside `saved_model.pb`.
-TFLITE_MODEL = "model.tflite"
-WARMUP_FILE = os.path.join("assets.extra", "tf_serving_warmup_requests")
 # In an `InfraBlessing`, as the stock InfraValidator writes it.
-INFRA_BLESSED_FILE = "INFRA_BLESSED"
-INFRA_NOT_BLESSED_FILE = "INFRA_NOT_BLESSED"
+INFRA_BLESSED_FILE, INFRA_NOT_BLESSED_FILE = "INFRA_BLESSED", "INFRA_NOT_BLESSED"
 REPORT_FILE = "report.json"
 # In a `ModelRun`: how the training went, as `run_fn` writes it.
 TRAINING_FILE = "training.json"
-# Kept with a pushed version: the statistics of what it learned from.
-TRAINING_STATISTICS = "training_statistics.pb"
 
 
 def serving_model_uri(model: tfx.dsl.Artifact) -> str:
@@ -36,7 +31,7 @@ def serving_model_uri(model: tfx.dsl.Artifact) -> str:
 
 def has_serving_model(model: tfx.dsl.Artifact) -> bool:
     """Whether a `Model` artifact holds a SavedModel; `ServedModel` emits one without."""
-    return bool(tfx.dsl.io.fileio.exists(os.path.join(serving_model_uri(model), "saved_model.pb")))
+    return bool(tfx.dsl.io.fileio.exists(os.path.join(serving_model_uri(model), SAVED_MODEL)))
 
 
 def split_uri(artifact_uri: str, split: str) -> str:

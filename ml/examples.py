@@ -12,8 +12,8 @@ from tfx_bsl.coders import example_coder
 from tfx_bsl.public import tfxio
 
 from ml.artifacts import split_files
-from ml.records import read_records
 from storage.errors import UserError
+from storage.tfrecords import read_records
 
 Columns = dict[str, np.ndarray]
 _BATCH = 8192

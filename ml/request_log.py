@@ -23,10 +23,10 @@ from tensorflow_metadata.proto.v0 import schema_pb2
 from tfx_bsl.coders import example_coder
 
 from ml.examples import first_values
-from ml.records import read_records
 from storage.encryption import EncryptionError, Keys, decrypt, key_of
 from storage.errors import DataError
 from storage.keys import in_memory
+from storage.tfrecords import read_records
 
 PREDICTION_PREFIX = "prediction."
 TIME_FEATURE = "request.time"

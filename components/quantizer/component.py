@@ -16,15 +16,16 @@ from components.quantizer.fake_quant import check_quantizable, check_representat
 from components.quantizer.measurement import measure
 from components.quantizer.trade_off import plot_trade_off
 from ml import progress
-from ml.artifacts import TFLITE_MODEL, CompressionReport, serving_model_uri, split_files
+from ml.artifacts import CompressionReport, serving_model_uri, split_files
 from ml.examples import Columns, read_columns
 from ml.fit import FitSettings, check_keys, select_inputs
 from ml.keras_setup import skip_autograph_of_keras
 from ml.networks import load_network
 from ml.parameters import load_function, require
-from ml.records import read_records
 from storage.directory import copy_tree
 from storage.errors import UserError
+from storage.names import TFLITE_MODEL
+from storage.tfrecords import read_records
 
 _ALL_MODES = json.dumps(MODES)
 # Rows of the split `eval` that candidates are measured on, at most.

@@ -14,9 +14,7 @@ from tensorflow.core.framework import types_pb2
 from tensorflow.core.protobuf import meta_graph_pb2
 
 from ml.tflite import DTYPES, SIGNATURES_METADATA, Signatures
-
-_DEFAULT_SIGNATURE = "serving_default"
-_PREDICT_METHOD = "tensorflow/serving/predict"
+from storage.names import DEFAULT_SIGNATURE, PREDICT_METHOD
 
 
 def name_signatures(model: schema.ModelT) -> None:
@@ -32,7 +30,7 @@ def name_signatures(model: schema.ModelT) -> None:
         for part in model.signatureDefs
         if part.subgraphIndex == 0
     }
-    found.setdefault(_DEFAULT_SIGNATURE, next(iter(found.values())))
+    found.setdefault(DEFAULT_SIGNATURE, next(iter(found.values())))
     model.buffers.append(schema.BufferT())
     model.buffers[-1].data = np.frombuffer(_pack(found), np.uint8)
     entry = schema.MetadataT()
@@ -64,7 +62,7 @@ def _signature_def(model: schema.ModelT, part: schema.SignatureDefT) -> meta_gra
     return meta_graph_pb2.SignatureDef(
         inputs={entry.name.decode(): _info(tensors[entry.tensorIndex]) for entry in part.inputs},
         outputs={entry.name.decode(): _info(tensors[entry.tensorIndex]) for entry in part.outputs},
-        method_name=_PREDICT_METHOD,
+        method_name=PREDICT_METHOD,
     )
 
 

@@ -24,13 +24,12 @@ from ml.artifacts import (
     INFRA_BLESSED_FILE,
     INFRA_NOT_BLESSED_FILE,
     REPORT_FILE,
-    TFLITE_MODEL,
-    WARMUP_FILE,
     serving_model_uri,
     split_files,
 )
 from ml.parameters import require
 from storage.directory import copy_tree
+from storage.names import TFLITE_MODEL, WARMUP_FILE
 
 _VERSION = "1"
 

@@ -16,8 +16,8 @@ from tensorflow.core.protobuf import meta_graph_pb2
 from tensorflow_serving.apis import predict_pb2
 
 from ml.parsing import can_parse, parse_examples
-from ml.records import read_records
 from storage.errors import DataError, UserError
+from storage.tfrecords import read_records
 
 Inputs = Mapping[str, np.ndarray]
 

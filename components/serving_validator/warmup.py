@@ -17,9 +17,8 @@ from tensorflow_serving.apis import prediction_log_pb2
 
 from components.serving_validator.rows import accepts_rows, make_inputs, predict_request
 from ml import tflite
-from ml.artifacts import TFLITE_MODEL, WARMUP_FILE
 from ml.tflite import Signatures
-from storage.directory import SAVED_MODEL
+from storage.names import SAVED_MODEL, TFLITE_MODEL, WARMUP_FILE
 
 # With more, TensorFlow Serving refuses the version.
 MAX_WARMUP_RECORDS = 1000

@@ -14,10 +14,10 @@ from components.span_example_gen.plan import ROWS_PER_SHARD, Shard, within
 from ml import progress
 from ml.artifacts import split_uri
 from ml.example_columns import Columns, to_example_batch
-from ml.records import read_records, write_records
 from storage import spans
 from storage.parquet import ParquetFile
 from storage.span_store import SpanStore
+from storage.tfrecords import open_records, read_records
 
 _KIND = "examples"
 _PART_BYTES = 1 << 20
@@ -65,7 +65,7 @@ class WriteShard(beam.DoFn):
         encoder = example_coder.RecordBatchToExamplesEncoder()
         with (
             open_parquet(files, shard.path) as parquet,
-            write_records(output) as out,
+            open_records(output) as out,
         ):
             for group in shard.row_groups:
                 for batch in self._read(parquet, shard, group):

@@ -14,7 +14,7 @@ from tfx_bsl.public import tfxio
 
 from ml import progress
 from ml.example_columns import feature_type
-from ml.records import read_records, write_records
+from storage.tfrecords import open_records, read_records
 
 _BATCH_ROWS = 65_536  # More than a file of SpanExampleGen has.
 # A column that says which file a batch becomes; TFT hands it through.
@@ -96,7 +96,7 @@ class _Write(beam.DoFn):
         tf.io.gfile.makedirs(self._folder)
         path = os.path.join(self._folder, name)
         encoder = example_coder.RecordBatchToExamplesEncoder(schema)
-        with write_records(path) as out:
+        with open_records(path) as out:
             for example in encoder.encode(batch):
                 out.write(example)
         progress.report(f"{batch.num_rows:,} rows transformed")

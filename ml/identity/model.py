@@ -10,11 +10,11 @@ from __future__ import annotations
 import logging
 import os
 
-from ml.artifacts import TFLITE_MODEL
 from ml.identity.digests import digest
 from ml.identity.saved_model import saved_model_digest
 from ml.identity.tflite import tflite_digest
 from storage.directory import file_sizes, model_digest, read_file
+from storage.names import TFLITE_MODEL
 
 # Version of the method: identities by different methods are never equal.
 _FORM = "computes-1"

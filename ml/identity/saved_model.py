@@ -13,6 +13,7 @@ from tensorflow.core.protobuf import saved_model_pb2
 
 from ml.identity.digests import array_digest, digest, proto_bytes
 from storage.directory import read_file
+from storage.names import SAVED_MODEL
 
 _CALLS = frozenset({"PartitionedCall", "StatefulPartitionedCall"})
 # Says where and how a function runs, not what it computes.
@@ -23,7 +24,7 @@ _TableTypes: TypeAlias = tuple[int, int]
 def saved_model_digest(uri: str) -> str:
     """Of all that the signatures of a SavedModel compute, and of their inputs and outputs."""
     loaded = tf.saved_model.load(uri)
-    content = read_file(os.path.join(uri, "saved_model.pb"))
+    content = read_file(os.path.join(uri, SAVED_MODEL))
     (graph,) = saved_model_pb2.SavedModel.FromString(content).meta_graphs
     found = []
     for name, function in sorted(loaded.signatures.items()):

@@ -22,9 +22,9 @@ from ml.artifacts import (
 )
 from ml.comparisons import nearest_drift
 from ml.predictors import load_predictor
-from ml.records import read_records
 from orchestration.local import tfx_internals
 from storage.errors import DataError
+from storage.tfrecords import read_records
 
 _TEST = "test"
 _BATCH_ROWS = 8192
