@@ -16,7 +16,7 @@ import tensorflow_data_validation as tfdv
 from tensorflow_metadata.proto.v0 import schema_pb2, statistics_pb2
 
 from benchmarks.common import report
-from components.data_gate import Gate
+from components.data_gate.gate import Gate
 from ml.chance import drift_by_chance
 from ml.comparisons import Anomaly
 from models.flights.features import RAW_FEATURES

@@ -15,9 +15,10 @@ from tfx import v1 as tfx
 from tfx.dsl.components.base.base_beam_executor import BaseBeamExecutor
 
 from benchmarks.common import report
-from components.span_example_gen import SPLITS, SpanExampleGen
+from components.span_example_gen.component import SpanExampleGen
+from components.span_example_gen.plan import SPLITS
 from components.statistics_gen import StatisticsGen
-from components.transform import Transform
+from components.transform.component import Transform
 from ml.artifacts import schema_uri
 from pipeline.config import load_config
 from pipeline.model import Model

@@ -11,13 +11,8 @@ from tfx_bsl.public import tfxio
 
 from components.evaluator.executor import unmet_thresholds, write_blessing
 from components.evaluator.extraction import make_extractors
-from ml.artifacts import (
-    CompressionReport,
-    load_schema,
-    serving_model_uri,
-    split_files,
-)
-from ml.networks import require
+from ml.artifacts import CompressionReport, load_schema, serving_model_uri, split_files
+from ml.parameters import require
 
 # Names of the models in the evaluation.
 TFLITE, SAVED_MODEL, FLOAT = "tflite", "saved_model", "float"

@@ -12,26 +12,17 @@ from tfx import v1 as tfx
 
 from ml.artifacts import CompressionReport, serving_model_uri
 from ml.custom_config import bind_custom_config
+from ml.examples import read_columns
+from ml.fit import FitSettings, check_keys, evaluate, fine_tune
 from ml.keras_setup import skip_autograph_of_keras
-from ml.networks import (
-    FitSettings,
-    check_keys,
-    choose_layers,
-    clone,
-    evaluate,
-    fine_tune,
-    load_function,
-    load_network,
-    parse_names,
-    read_columns,
-    require,
-)
+from ml.networks import choose_layers, clone, load_network
+from ml.parameters import load_function, parse_names, require
 from storage.errors import UserError
 
 _SCHEDULES = ("polynomial", "constant")
 # The share of the steps in which a polynomial schedule reaches its target; the rest recovers.
 _RAMP = 0.7
-# With little data weights are chosen more often than asked for, in order to come to the target.
+# With little data weights are chosen more often than `frequency` says, to reach the target.
 _MIN_CHOICES = 10
 _MIN_STEPS = 10
 

@@ -9,9 +9,8 @@ from storage.directory import SAVED_MODEL, ModelDirectory, copy_tree, exists, re
 from storage.encryption import EncryptionError, load_keys
 from storage.errors import SurroundingsError
 from storage.keys import SignatureError, TrustStore
+from storage.names import TRAINING_STATISTICS
 from storage.private_copy import private_copy
-
-TRAINING_STATISTICS = "training_statistics.pb"
 
 
 @tfx.dsl.components.component

@@ -22,10 +22,11 @@ import tensorflow as tf
 from tensorflow_metadata.proto.v0 import schema_pb2
 from tfx_bsl.coders import example_coder
 
-from ml.relations import first_values
+from ml.examples import first_values
 from storage.encryption import EncryptionError, Keys, decrypt, key_of
 from storage.errors import DataError
 from storage.keys import in_memory
+from storage.tfrecords import read_records
 
 PREDICTION_PREFIX = "prediction."
 TIME_FEATURE = "request.time"
@@ -209,7 +210,7 @@ def _files(uri: str, model: str) -> list[str]:
 def _read_records(path: str, keys: Keys | None) -> Iterator[list[bytes]]:
     with _decrypted(path, keys) as readable:
         _check_whole(readable, path)
-        batches = tf.data.TFRecordDataset(readable, "GZIP").batch(_BATCH).as_numpy_iterator()
+        batches = read_records(readable).batch(_BATCH).as_numpy_iterator()
         while True:
             try:
                 records = next(batches, None)
@@ -272,7 +273,7 @@ def _to_frame(path: str, batch: pa.RecordBatch, kinds: dict[str, int]) -> pd.Dat
 
 
 def within(rows: pd.DataFrame, period: Period) -> pd.Series:
-    """Which rows were asked in a period."""
+    """Which rows are of requests of a period."""
     seconds = rows[TIME_FEATURE] // _MICROSECONDS
     return (seconds >= period.since) & (seconds < period.until)
 

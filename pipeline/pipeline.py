@@ -11,22 +11,22 @@ from google.protobuf import json_format
 from tfx import v1 as tfx
 
 from components.compression_evaluator import CompressionEvaluator
-from components.data_gate import DataGate
+from components.data_gate.component import DataGate
 from components.evaluator.component import Evaluator
 from components.pruner import Pruner
 from components.pusher import Pusher
 from components.quantizer.component import Quantizer
 from components.served_model import ServedModel
 from components.serving_validator.component import ServingValidator
-from components.span_example_gen import SpanExampleGen
+from components.span_example_gen.component import SpanExampleGen
 from components.statistics_gen import StatisticsGen
 from components.trainer.component import Trainer
-from components.transform import Transform
-from ml.signatures import RAW_SIGNATURE
+from components.transform.component import Transform
 from pipeline.config import Config, ConfigError
 from pipeline.evaluation import make_compression_eval_config, make_eval_config
 from pipeline.model import Model
 from storage.errors import SurroundingsError
+from storage.names import RAW_SIGNATURE
 
 PIPELINE_NAME = "flightdeck"
 

@@ -32,7 +32,7 @@ from typing import Any
 
 from pyarrow import fs
 
-from storage.model_files import SAVED_MODEL
+from storage.names import SAVED_MODEL
 
 PROVENANCE_FILE = "provenance.json"
 SIGNATURE_FILE = "model.sig"

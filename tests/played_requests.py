@@ -10,11 +10,11 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from ml.signatures import RAW_SIGNATURE
 from models.flights.features import RAW_FEATURES, VOCABULARIES
 from pipeline.config import load_config
 from serving.server import request_log
 from serving.server.metrics import ServerMetrics
+from storage.names import RAW_SIGNATURE
 
 CONFIG = load_config()
 

@@ -1,56 +1,34 @@
-"""Quantizer: puts a TFLite model beside the SavedModel, in the form that costs least."""
+"""Quantizer: adds a TFLite model to the SavedModel, in the mode that costs least."""
 
 import dataclasses
-import math
 import os
 import tempfile
-from dataclasses import dataclass
 
 import numpy as np
 import tensorflow as tf
 import tensorflow_transform as tft
-import tf_keras
 from tfx import v1 as tfx
 
-from components.quantizer.conversion import convert
-from components.quantizer.fake_quant import check_quantizable, check_representative, emulate_int8
-from components.quantizer.measurement import Measurement, measure
+from components.quantizer.candidates import EMULATED, PROBE_ROWS, Candidate, CandidateMaker
+from components.quantizer.choice import check_modes, choose
+from components.quantizer.fake_quant import check_quantizable, check_representative
+from components.quantizer.measurement import measure
 from components.quantizer.trade_off import plot_trade_off
 from ml import progress
-from ml.artifacts import (
-    TFLITE_MODEL,
-    CompressionReport,
-    serving_model_uri,
-    split_files,
-)
+from ml.artifacts import CompressionReport, serving_model_uri, split_files
 from ml.custom_config import bind_custom_config
+from ml.examples import Columns, read_columns
+from ml.fit import FitSettings, check_keys, select_inputs
 from ml.keras_setup import skip_autograph_of_keras
-from ml.networks import (
-    Columns,
-    FitSettings,
-    SaveFn,
-    check_keys,
-    clone,
-    fine_tune,
-    load_function,
-    load_network,
-    parse_names,
-    read_columns,
-    require,
-    select_inputs,
-)
-from ml.predictors import TFLitePredictor
+from ml.networks import load_network
+from ml.parameters import load_function, require
 from storage.directory import copy_tree
 from storage.errors import UserError
+from storage.names import TFLITE_MODEL
+from storage.tfrecords import read_records
 
-MODES = ("none", "float16", "dynamic_range", "int8", "qat", "pqat")
-POLICIES = {"smallest": "gzip_bytes", "fastest": "p50_ms"}
-_EMULATED = ("int8", "qat", "pqat")
 # Rows of the split `eval` that candidates are measured on, at most.
 _EVALUATION_ROWS = 20_000
-# Rows on which two ways to store a model are compared, and how far their answers may be apart.
-_PROBE_ROWS = 256
-_ROUNDING = 0.01
 
 
 @tfx.dsl.components.component
@@ -82,9 +60,10 @@ def Quantizer(
 ) -> None:
     """Converts a `tf_keras` model to TFLite, quantized in one mode or in the best of several.
 
-    The TFLite model is converted from the SavedModel beside it, so that both answer alike: in the
-    modes `int8`, `qat` and `pqat` the network in the SavedModel emulates the int8 kernels. It takes
-    the inputs of `signature` and needs TFLite's built-in operators alone.
+    What it writes is what is evaluated and pushed, byte for byte. The TFLite model is converted
+    from the SavedModel, so that both predict alike: in the modes `int8`, `qat` and `pqat` the
+    network in the SavedModel emulates the int8 kernels. It takes the inputs of `signature` and
+    needs TFLite's built-in operators alone.
 
     Modes:
       - `none`: float32.
@@ -122,7 +101,7 @@ def Quantizer(
       weight_bits: How many of its 8 bits a weight uses in the modes `int8`, `qat` and `pqat`, 5 to
         8; with fewer the file compresses better.
       sparse: Whether to store weights that are mostly zero without the zeros, where that is smaller
-        and the installed interpreter gives the same answers.
+        and the installed interpreter gives the same predictions.
       representative_rows: Training examples in the representative dataset.
       epochs: Passes over `train` in `qat` and `pqat`.
       batch_size: Rows per step.
@@ -143,7 +122,7 @@ def Quantizer(
     network = load_network(model)
     schema = tft.TFTransformOutput(transform_graph.uri).transformed_metadata.schema
     train: Columns = {}
-    if any(mode in _EMULATED for mode in modes):
+    if any(mode in EMULATED for mode in modes):
         check_quantizable(network)
         train = read_columns(transformed_examples, "train", schema)
         check_keys(train, settings)
@@ -155,7 +134,7 @@ def Quantizer(
     check_representative(select_inputs(network, train) if train else {})
     serialized, labels = _read_examples(examples, label_key)
     with tempfile.TemporaryDirectory() as folder:
-        maker = _Maker(
+        maker = CandidateMaker(
             folder=folder,
             graph_uri=transform_graph.uri,
             save=save,
@@ -163,11 +142,11 @@ def Quantizer(
             settings=settings,
             weight_bits=weight_bits,
             store_sparse=sparse,
-            probe=serialized[:_PROBE_ROWS],
+            probe=serialized[:PROBE_ROWS],
         )
         progress.report("float model")
-        baseline = maker.make("none", load_network(float_model), {}, {})
-        reference = measure(baseline.tflite, serialized, labels)
+        float_candidate = maker.make("none", load_network(float_model), {}, {})
+        baseline = measure(float_candidate.tflite, serialized, labels)
         candidates = {}
         for name in modes:
             progress.report(f"mode {name}")
@@ -176,153 +155,26 @@ def Quantizer(
             name: measure(candidate.tflite, serialized, labels)
             for name, candidate in candidates.items()
         }
-        chosen, why = choose(measured, reference, mode, policy, max_auc_loss)
+        chosen, why = choose(measured, baseline, mode, policy, max_auc_loss)
         _write(quantized_model, candidates[chosen])
     report.write(
         {
             "mode": chosen,
             "why": why,
-            "float": dataclasses.asdict(reference),
+            "float": dataclasses.asdict(baseline),
             "modes": {
                 name: dataclasses.asdict(result) | {"stored_sparse": candidates[name].sparse}
                 for name, result in measured.items()
             },
         }
     )
-    plot_trade_off(os.path.join(report.uri, "trade_off.png"), reference, measured, chosen)
-
-
-def check_modes(mode: str, auto_modes: str, policy: str, max_auc_loss: float) -> list[str]:
-    """Checks how to quantize; see the parameters of `Quantizer`.
-
-    Returns:
-      The modes to convert in; `none` is among those that `auto` falls back to.
-
-    Raises:
-      UserError: Naming the parameter, its value and what is allowed.
-    """
-    require(mode in (*MODES, "auto"), "mode", mode, f"{', '.join(MODES)} or auto")
-    require(policy in POLICIES, "policy", policy, " or ".join(POLICIES))
-    require(0 <= max_auc_loss <= 1, "max_auc_loss", max_auc_loss, "0 to 1")
-    if mode != "auto":
-        return [mode]
-    names = parse_names("auto_modes", auto_modes)
-    known = bool(names) and all(name in MODES for name in names)
-    require(known, "auto_modes", auto_modes, f"a JSON list of some of {', '.join(MODES)}")
-    return list(dict.fromkeys(["none", *names]))
-
-
-def choose(
-    measured: dict[str, Measurement],
-    reference: Measurement,
-    mode: str,
-    policy: str,
-    max_auc_loss: float,
-) -> tuple[str, str]:
-    """The mode to ship, and why.
-
-    Args:
-      measured: Measurements by mode; `none` among them if `mode` is `auto`.
-      reference: Those of the float model.
-      mode: The mode asked for.
-      policy: "smallest" or "fastest".
-      max_auc_loss: Most that may be lost in AUC against `reference`.
-
-    Returns:
-      The mode and a sentence.
-    """
-    if mode != "auto":
-        return mode, f"{mode} was asked for"
-    lost = {
-        # An AUC that cannot be measured proves nothing.
-        name: math.inf
-        if reference.auc is None or result.auc is None
-        else reference.auc - result.auc
-        for name, result in measured.items()
-        if name != "none"
-    }
-    allowed = [name for name, loss in lost.items() if loss <= max_auc_loss]
-    if not allowed:
-        losses = ", ".join(f"{name} {loss:.4f}" for name, loss in lost.items())
-        return "none", f"float: every mode loses more than {max_auc_loss:g} in AUC ({losses})"
-    best = min(allowed, key=lambda name: getattr(measured[name], POLICIES[policy]))
-    return best, f"{policy} of {len(allowed)} modes that lose at most {max_auc_loss:g} in AUC"
-
-
-@dataclass(frozen=True)
-class _Candidate:
-    """A network in both forms.
-
-    Attributes:
-      saved_model: Folder of the SavedModel.
-      tflite: The TFLite model.
-      sparse: Whether it is stored without its zeros.
-    """
-
-    saved_model: str
-    tflite: bytes
-    sparse: bool
-
-
-@dataclass(frozen=True)
-class _Maker:
-    """Makes candidates in a folder."""
-
-    folder: str
-    graph_uri: str
-    save: SaveFn
-    signature: str
-    settings: FitSettings
-    weight_bits: int
-    store_sparse: bool
-    probe: np.ndarray
-
-    def make(
-        self, mode: str, network: tf_keras.Model, representative: Columns, train: Columns
-    ) -> _Candidate:
-        """Quantizes a network in one mode and converts it."""
-        if mode in _EMULATED:
-            network = emulate_int8(
-                network,
-                representative,
-                weight_bits=self.weight_bits,
-                keep_zeros=mode == "pqat",
-            )
-        else:
-            network = clone(network)  # Saving attaches things to it.
-        if mode in ("qat", "pqat"):
-            fine_tune(network, train, self.settings)
-        path = tempfile.mkdtemp(dir=self.folder)
-        self.save(network, tft.TFTransformOutput(self.graph_uri), path)
-        options = {
-            "float16": mode == "float16",
-            "quantize": mode in ("dynamic_range", *_EMULATED),
-        }
-        content = convert(path, self.signature, **options, sparse=False)
-        if self.store_sparse and mode != "none":
-            smaller = convert(path, self.signature, **options, sparse=True)
-            if len(smaller) < len(content) and self._agree(content, smaller):
-                return _Candidate(path, smaller, sparse=True)
-        return _Candidate(path, content, sparse=False)
-
-    def _agree(self, content: bytes, other: bytes) -> bool:
-        """Whether another form of a model runs here and gives its answers.
-
-        LiteRT from 2.1.5 on cannot run int8 weights that are stored sparse, and TensorFlow's
-        converter loses the last inputs of a layer whose width is no multiple of the block.
-        """
-        expected = TFLitePredictor(content).predict(self.probe)
-        try:
-            answers = TFLitePredictor(other).predict(self.probe)
-        except RuntimeError:
-            return False
-        return np.allclose(answers, expected, atol=_ROUNDING)
+    plot_trade_off(os.path.join(report.uri, "trade_off.png"), baseline, measured, chosen)
 
 
 def _read_examples(examples: tfx.dsl.Artifact, label_key: str) -> tuple[np.ndarray, np.ndarray]:
     """Serialized examples of the split `eval`, bytes [rows], and their labels, int64 [rows]."""
     files = split_files(examples, "eval")
-    dataset = tf.data.TFRecordDataset(files, "GZIP").take(_EVALUATION_ROWS)
+    dataset = read_records(files).take(_EVALUATION_ROWS)
     serialized = np.array(list(dataset.as_numpy_iterator()), object)
     if not len(serialized):
         raise UserError("the split 'eval' is empty; there is nothing to measure on")
@@ -335,8 +187,8 @@ def _read_examples(examples: tfx.dsl.Artifact, label_key: str) -> tuple[np.ndarr
         ) from error
 
 
-def _write(model: tfx.dsl.Artifact, candidate: _Candidate) -> None:
-    """Writes both forms to a `Model` artifact."""
+def _write(model: tfx.dsl.Artifact, candidate: Candidate) -> None:
+    """Writes both formats to a `Model` artifact."""
     copy_tree(candidate.saved_model, serving_model_uri(model))
     path = os.path.join(serving_model_uri(model), TFLITE_MODEL)
     with tfx.dsl.io.fileio.open(path, "wb") as file:

@@ -8,7 +8,7 @@ import tensorflow as tf
 import tensorflow_transform as tft
 import tf_keras
 
-from ml.signatures import DEFAULT_SIGNATURE, RAW_SIGNATURE
+from storage.names import DEFAULT_SIGNATURE, RAW_SIGNATURE
 
 from .features import CLASSES, RAW_FEATURES
 

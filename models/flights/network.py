@@ -13,9 +13,11 @@ import tensorflow_transform as tft
 import tf_keras
 from tfx import v1 as tfx
 
+from ml.artifacts import TRAINING_FILE
+from ml.examples import Columns, columns_of_files
+from ml.fit import ReportProgress, select_inputs
 from ml.keras_setup import skip_autograph_of_keras
 from ml.learning import Learning
-from ml.networks import Columns, ReportProgress, columns_of_files, select_inputs
 from ml.weight_average import AverageWeights
 from storage.errors import DataError, UserError
 
@@ -58,7 +60,7 @@ def run_fn(fn_args: tfx.components.FnArgs) -> None:
         }
     summary = _fit(model, config, train, evaluation, fn_args.model_run_dir) | start
     save_model(model, graph, fn_args.serving_model_dir, fn_args.custom_config)
-    with tfx.dsl.io.fileio.open(os.path.join(fn_args.model_run_dir, "training.json"), "w") as file:
+    with tfx.dsl.io.fileio.open(os.path.join(fn_args.model_run_dir, TRAINING_FILE), "w") as file:
         file.write(json.dumps(summary))
 
 

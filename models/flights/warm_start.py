@@ -11,7 +11,7 @@ import tensorflow as tf
 import tf_keras
 from tfx import v1 as tfx
 
-from storage.model_files import SAVED_MODEL
+from storage.names import SAVED_MODEL
 
 from .features import CROSSES, IDS, VOCABULARIES
 

@@ -12,7 +12,6 @@ import tensorflow as tf
 from sklearn.metrics import roc_auc_score
 from tfx import v1 as tfx
 
-from components.data_gate import nearest_drift
 from components.evaluator.results import OVERALL, read_baseline_metrics, read_metrics
 from ml.artifacts import (
     has_serving_model,
@@ -21,9 +20,11 @@ from ml.artifacts import (
     serving_model_uri,
     split_files,
 )
+from ml.comparisons import nearest_drift
 from ml.predictors import load_predictor
 from orchestration.local import tfx_internals
 from storage.errors import DataError
+from storage.tfrecords import read_records
 
 _TEST = "test"
 _BATCH_ROWS = 8192
@@ -99,7 +100,7 @@ def _auc(model_uri: str, examples: tfx.dsl.Artifact, label: str) -> float | None
     spec = {label: tf.io.FixedLenFeature([], tf.int64, default_value=-1)}
     files = split_files(examples, _TEST)
     predictions, labels = [], []
-    for batch in tf.data.TFRecordDataset(files, "GZIP").batch(_BATCH_ROWS):
+    for batch in read_records(files).batch(_BATCH_ROWS):
         rows = batch.numpy()
         try:
             predictions.append(model.predict(rows)[:, 0])
@@ -116,4 +117,6 @@ def _drift(run: dict[str, dict[str, tfx.dsl.Artifact]]) -> tuple[str, float, flo
     new = load_statistics(run["StatisticsGen"]["statistics"], _TEST)
     if before is None or new is None:
         return None
-    return nearest_drift(new, before, load_schema(run["ImportSchemaGen"]["schema"]))
+    found = nearest_drift(new, before, load_schema(run["ImportSchemaGen"]["schema"]))
+    # Plain, so that who reads it need not import what measured it.
+    return (found.feature, found.value, found.limit) if found else None

@@ -28,6 +28,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from orchestration.local.node_process import describe
 from orchestration.local.proxies import spare_loopback
 from storage.errors import UserError
 
@@ -203,16 +204,15 @@ def _summarize(node_id: str, invocation: Mapping[str, Any], answer: Mapping[str,
     from kfp.pipeline_spec import pipeline_spec_pb2
     from tfx.orchestration.kubeflow.v2.container import kubeflow_v2_entrypoint_utils
 
-    from orchestration.local.summaries import summarize
-
-    made = dict(_artifacts(answer))
+    answered = dict(_artifacts(answer))
     for name, artifact in _artifacts(invocation["outputs"]):
-        artifact["metadata"] = made.get(name, {}).get("metadata", {})
+        artifact["metadata"] = answered.get(name, {}).get("metadata", {})
     parsed = json_format.ParseDict(
         dict(invocation), pipeline_spec_pb2.ExecutorInput(), ignore_unknown_fields=True
     )
     outputs = kubeflow_v2_entrypoint_utils.parse_raw_artifact_dict(parsed.outputs.artifacts)
-    summary = summarize(node_id, {name: artifacts[0] for name, artifacts in outputs.items()})
+    made = {name: artifacts[0] for name, artifacts in outputs.items()}
+    summary = describe("orchestration.local.summaries.summarize", node_id, made)
     print("\n".join([f"{node_id}: {summary.line}", *summary.details]), flush=True)
 
 

@@ -139,7 +139,7 @@ def _monitor(
     console.print()
     if show_failures(results, work, run_id, console):
         return Outcome.FAILED
-    made = Path(results["ServingMonitor"].summary.details[0])
+    made = Path(results["ServingMonitor"].facts.report)
     page, said = alarms.publish(directory, made)
     _show_report(console, json.loads((made / "report.json").read_text(encoding="utf-8")))
     console.print(Text(f"Report: {page}"), soft_wrap=True)

@@ -155,8 +155,6 @@ def _conclude(
     record: RunRecord,
 ) -> dict[str, Any]:
     """Shows how a run ended, and returns what its record is to say of that."""
-    from orchestration.local.summaries import NOT_BLESSED, PUSHED
-
     console.print()
     failed = show_failures(results, directory, record.run_id, console)
     if failed:
@@ -171,19 +169,19 @@ def _conclude(
         }
     reasons: list[str] = []
     for node_id, result in results.items():
-        if result.summary.outcome == NOT_BLESSED:
+        if result.facts.blessed is False:
             lines = [f"{node_id}: the model is not blessed:", *result.summary.details]
             reasons += lines
             show_error(console, "\n  ".join(lines))
     if reasons:
         return {"outcome": Outcome.NOT_BLESSED, "reasons": tuple(reasons)}
-    for result in results.values():
-        if result.summary.outcome == PUSHED:
-            version, destination = result.summary.line, Path(result.summary.details[0])
-            console.print(Text(f"Pushed {version} to {destination}"), soft_wrap=True)
-            models = ModelDirectory(str(destination.parents[1]), destination.parent.name)
-            number = int(destination.name)
-            files = pushed_files(models, number)
-            return {"outcome": Outcome.PUSHED, "version": number, "files": files}
+    pushed = results["Pusher"].facts
+    if pushed.version:
+        console.print(
+            Text(f"Pushed version {pushed.version} to {pushed.destination}"), soft_wrap=True
+        )
+        folder = Path(pushed.destination).parent
+        files = pushed_files(ModelDirectory(str(folder.parent), folder.name), pushed.version)
+        return {"outcome": Outcome.PUSHED, "version": pushed.version, "files": files}
     console.print("Nothing new was pushed.")
-    return {"outcome": Outcome.NOTHING_NEW, "reasons": (results["Pusher"].summary.line,)}
+    return {"outcome": Outcome.NOTHING_NEW, "reasons": (f"not pushed: {pushed.reason}",)}

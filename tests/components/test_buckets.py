@@ -11,7 +11,7 @@ import pytest
 from moto.server import ThreadedMotoServer
 from pyarrow import fs
 
-from components.span_example_gen import SpanExampleGen
+from components.span_example_gen.component import SpanExampleGen
 from ml.artifacts import has_serving_model, statistics_uri
 from storage import spans
 from storage.directory import ModelDirectory, copy_tree, open_uri

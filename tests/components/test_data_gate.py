@@ -21,9 +21,12 @@ from tensorflow_metadata.proto.v0 import anomalies_pb2, schema_pb2
 from tfx.v1.types import standard_artifacts as standard
 from tfx_bsl.coders import example_coder
 
-from components.data_gate import DataGate, Gate, _find_label_unusable, parse_warn_only
-from components.span_example_gen import Columns, to_example_batch
+from components.data_gate.anomalies import parse_warn_only
+from components.data_gate.component import DataGate, GateFacts
+from components.data_gate.gate import Gate
+from components.data_gate.statistics_checks import find_label_unusable
 from ml.artifacts import statistics_uri
+from ml.example_columns import Columns, to_example_batch
 from models.flights.features import RAW_FEATURES
 from pipeline.config import load_config
 from storage.errors import BlockingAnomalies, UserError
@@ -146,15 +149,15 @@ def pass_gate(
 
 
 def warnings_of(passed: standard.ExampleAnomalies) -> list[str]:
-    lines = passed.get_string_custom_property("warned").splitlines()
-    assert passed.get_int_custom_property("warnings") == len(lines)
-    return lines
+    facts = GateFacts.of(passed)
+    assert facts.warnings == len(facts.shown)
+    return list(facts.shown)
 
 
 @pytest.mark.parametrize("number", range(201301, 201313))
 def test_real_months_pass_the_schema(tmp_path: Path, number: int) -> None:
     passed = pass_gate(tmp_path, test=month(number))
-    assert passed.get_int_custom_property("warnings") == 0
+    assert GateFacts.of(passed) == GateFacts(0, (), compared=False, drift=None)
 
 
 @pytest.mark.parametrize("number", [201309, 201312])
@@ -175,7 +178,10 @@ def test_real_months_pass_against_the_statistics_of_another_season(
     tmp_path: Path, served: int, new: int
 ) -> None:
     passed = pass_gate(tmp_path, served=month(served), train=month(new), eval=month(new))
-    assert passed.get_string_custom_property("drift").startswith("compared, nearest its limit ")
+    facts = GateFacts.of(passed)
+    assert facts.compared
+    assert facts.drift
+    assert 0 < facts.drift.value <= facts.drift.limit
 
 
 def put(column: str, row: int, value: object) -> Fault:
@@ -265,7 +271,7 @@ def test_what_is_warn_only_is_counted_and_does_not_stop(tmp_path: Path, entry: s
     frame = month(201303).copy()
     put("late", 3, 7)(frame)
     passed = pass_gate(tmp_path, warn_only=(entry,), test=frame)
-    assert passed.get_int_custom_property("warnings") == 1
+    assert GateFacts.of(passed).warnings == 1
     content = Path(passed.uri, "Split-test", "SchemaDiff.pb").read_bytes()
     kept = anomalies_pb2.Anomalies.FromString(content)
     assert list(kept.anomaly_info) == ["late"]
@@ -446,9 +452,8 @@ def test_a_drift_that_comes_near_its_threshold_is_a_warning(tmp_path: Path) -> N
     assert warnings_of(passed) == [
         "test: carrier: DRIFT_NEAR_THRESHOLD: drift 0.039; more than 0.05 blocks"
     ]
-    assert passed.get_string_custom_property("drift") == (
-        "compared, nearest its limit carrier (0.039 of 0.05)"
-    )
+    drift = GateFacts.of(passed).drift
+    assert drift == ("carrier", pytest.approx(0.039, abs=5e-4), 0.05)
     content = Path(passed.uri, "Split-test", "SchemaDiff.pb").read_bytes()
     kept = anomalies_pb2.Anomalies.FromString(content).anomaly_info["carrier"]
     assert kept.severity == anomalies_pb2.AnomalyInfo.WARNING
@@ -510,7 +515,7 @@ def test_labels_that_no_schema_refuses_are_refused(labels: list[Any], reason: st
     statistics = tfdv.generate_statistics_from_dataframe(
         pd.DataFrame({"late": labels, "x": [1, 2, 3, 4]})
     )
-    (anomaly,) = _find_label_unusable("train", statistics, "late")
+    (anomaly,) = find_label_unusable("train", statistics, "late")
     assert anomaly.blocks(frozenset())
     assert re.search(reason, anomaly.description)
 
@@ -519,11 +524,11 @@ def test_labels_that_no_schema_refuses_are_refused(labels: list[Any], reason: st
 def test_labels_of_0_and_1_are_usable_whatever_their_type_and_number(kind: Any) -> None:
     labels = (np.random.default_rng(7).random(200_000) < 0.237).astype(kind)
     statistics = tfdv.generate_statistics_from_dataframe(pd.DataFrame({"late": labels}))
-    assert list(_find_label_unusable("train", statistics, "late")) == []
+    assert list(find_label_unusable("train", statistics, "late")) == []
     labels = labels.astype(float)
     labels[7] = 0.5
     statistics = tfdv.generate_statistics_from_dataframe(pd.DataFrame({"late": labels}))
-    assert len(list(_find_label_unusable("train", statistics, "late"))) == 1
+    assert len(list(find_label_unusable("train", statistics, "late"))) == 1
 
 
 @pytest.mark.parametrize("split", ["train", "eval", "test"])

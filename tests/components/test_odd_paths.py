@@ -11,12 +11,13 @@ import pytest
 import tensorflow as tf
 from tfx import v1 as tfx
 
-from components.span_example_gen import SPLITS, SpanExampleGen
+from components.span_example_gen.component import SpanExampleGen
+from components.span_example_gen.plan import SPLITS
 from components.statistics_gen import StatisticsGen
-from components.transform import Transform
+from components.transform.component import Transform
 from ml import request_log
 from ml.artifacts import load_schema, load_statistics, split_files
-from ml.relations import read_rows
+from ml.examples import read_rows
 from storage.errors import UserError
 
 Run = Callable[..., dict[str, Any]]

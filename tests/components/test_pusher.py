@@ -13,16 +13,16 @@ import pandas as pd
 import pytest
 import tensorflow_model_analysis as tfma
 from google.protobuf import text_format
-from tfx.utils import path_utils
 from tfx.v1.types import standard_artifacts as standard
 
 from components.pusher import Pusher
 from components.served_model import ServedModel
-from ml.artifacts import TFLITE_MODEL, CompressionReport
+from ml.artifacts import CompressionReport
 from storage.directory import ModelDirectory, model_digest
 from storage.encryption import KEYS_VARIABLE, add_key, key_of
 from storage.errors import UserError
 from storage.keys import SignatureError, TrustStore, ensure_key_pair
+from storage.names import TFLITE_MODEL
 from storage.private_copy import private_copy
 from tests.components.small_model import VOCABULARY, export
 
@@ -102,12 +102,9 @@ class Run:
         )["pushed_model"]
 
     def with_warmup(self, requests: bytes) -> Any:
-        """A blessing that holds a copy of the model with warm-up requests."""
+        """A blessing that holds warm-up requests."""
         blessing = at(standard.InfraBlessing, self.root / f"infra_{requests.decode()}")
-        write(Path(blessing.uri), {"INFRA_BLESSED": b""})
-        copy = Path(path_utils.stamped_model_path(blessing.uri))
-        write(copy, {**MODEL, WARMUP: requests})
-        blessing.set_int_custom_property("has_model", 1)
+        write(Path(blessing.uri), {"INFRA_BLESSED": b"", WARMUP: requests})
         return blessing
 
 
@@ -151,7 +148,7 @@ def test_without_all_three_blessings_nothing_is_published(run: Run, name: str) -
     assert not (run.root / "keys").exists()
 
 
-def test_the_copy_with_warmup_requests_is_what_is_published(run: Run) -> None:
+def test_pusher_publishes_the_model_byte_for_byte_and_the_warmup_requests(run: Run) -> None:
     run.push(infra_blessing=run.with_warmup(b"requests"))
     (version,) = run.directory.versions()
     assert read(run.directory.version_uri(version)) == {**MODEL, WARMUP: b"requests"}

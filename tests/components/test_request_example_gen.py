@@ -13,10 +13,11 @@ import pyarrow as pa
 import pytest
 import tensorflow as tf
 
-from components.request_example_gen import RequestExampleGen, Requests
+from components.request_example_gen import RequestExampleGen
 from ml import request_log
 from ml.artifacts import load_schema
-from ml.relations import read_rows
+from ml.examples import read_rows
+from ml.requests import Requests
 from models.flights.features import RAW_FEATURES
 from pipeline.config import load_config
 from serving.server import request_log as server

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tomllib
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -18,11 +19,11 @@ from tensorflow_metadata.proto.v0 import schema_pb2
 from tfx.v1.types import standard_artifacts as standard
 from tfx_bsl.coders import example_coder
 
-from components.request_example_gen import Requests
 from components.serving_monitor.component import ServingMonitor
 from components.serving_monitor.page import render
-from components.span_example_gen import Columns, to_example_batch
 from ml.artifacts import statistics_uri
+from ml.example_columns import Columns, to_example_batch
+from ml.requests import Requests
 from models.flights.features import RAW_FEATURES
 from pipeline.config import load_config
 from storage.errors import UserError
@@ -205,7 +206,7 @@ def test_few_rows_raise_no_alarm(monitor: Monitor) -> None:
     report = monitor(few)
     assert report["alarms"] == []
     assert alarming(report)
-    assert "300 rows are too few to judge by: 2,000 are needed." in report["notes"]
+    assert "300 rows are too few to evaluate: 2,000 are needed." in report["notes"]
 
 
 def test_without_a_previous_period_and_labels_it_says_so_and_compares_with_training(
@@ -259,3 +260,10 @@ def test_a_gross_fault_in_few_requests_is_an_alarm(monitor: Monitor) -> None:
         ("unseen", "carrier"),
         ("skew", "pressure"),
     }
+
+
+def test_page_template_is_installed_with_its_package() -> None:
+    project = tomllib.loads((PROJECT / "pyproject.toml").read_text())
+    patterns = project["tool"]["setuptools"]["package-data"]["components.serving_monitor"]
+    (template,) = (PROJECT / "components/serving_monitor").glob("*.j2")
+    assert any(template.match(pattern) for pattern in patterns)

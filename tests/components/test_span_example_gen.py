@@ -25,13 +25,9 @@ from hypothesis import strategies as st
 from tensorflow_metadata.proto.v0 import schema_pb2
 from tfx_bsl.coders import example_coder
 
-from components.span_example_gen import (
-    SPLITS,
-    Columns,
-    SpanExampleGen,
-    plan_shards,
-    to_example_batch,
-)
+from components.span_example_gen.component import SpanExampleGen
+from components.span_example_gen.plan import SPLITS, plan_shards
+from ml.example_columns import Columns, to_example_batch
 from storage import spans
 from storage.errors import DataError
 from tests.conftest import FLIGHTS, HostileFile

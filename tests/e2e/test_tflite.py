@@ -13,12 +13,11 @@ import pytest
 import tensorflow as tf
 
 from components.quantizer.component import Quantizer
-from ml.artifacts import TFLITE_MODEL
 from ml.predictors import TFLitePredictor, load_predictor
-from ml.signatures import RAW_SIGNATURE
 from models.flights.features import RAW_FEATURES
 from pipeline.config import load_config
 from pipeline.model import Model
+from storage.names import RAW_SIGNATURE, TFLITE_MODEL
 from tests.components.parameters import DEFAULTS
 from tests.conftest import PushedRun, make_artifacts
 from tests.e2e.test_signatures import STRANGE, make_strange

@@ -515,6 +515,15 @@ def test_errors_arrive_with_their_class_and_message(lab: Lab, toys: ModuleType) 
     }
 
 
+def test_node_whose_summary_cannot_be_made_is_complete_with_a_warning(
+    lab: Lab, toys: ModuleType
+) -> None:
+    results = lab.run([toys.Source(text="beyond words").with_id("Top")])
+    warning = Summary("warning: no summary: ValueError: no words for it")
+    assert results == {"Top": NodeResult(COMPLETE, warning)}
+    assert lab.recorded_states() == {"Top": "COMPLETE"}
+
+
 def test_a_full_disk_is_reported_though_it_cannot_be_logged(lab: Lab, toys: ModuleType) -> None:
     logs = lab.output.logs("run-1")
     logs.mkdir(parents=True)

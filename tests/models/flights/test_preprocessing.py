@@ -20,10 +20,10 @@ from tensorflow_transform.tf_metadata import dataset_metadata, schema_utils
 from tfx_bsl.public import tfxio
 
 from components.quantizer.conversion import convert
-from ml.signatures import RAW_SIGNATURE
 from models.flights.export import save_model
 from models.flights.features import NUMERIC, RAW_FEATURES, VOCABULARIES
 from models.flights.preprocessing import preprocessing_fn
+from storage.names import RAW_SIGNATURE
 from tests.conftest import PROJECT, read_month, thin
 from tests.models.flights.settings import CONFIG, MODEL
 
