@@ -32,7 +32,7 @@ def parse_names(name: str, text: str) -> list[str]:
 
 
 def load_function(path: str) -> Callable[..., Any]:
-    """Imports user code that a parameter names, as in `models.flights.export.save_model`.
+    """Imports user code that a parameter names, as in `models.trips.export.save_model`.
 
     Raises:
       UserError: If there is no such function.
