@@ -52,13 +52,8 @@ from orchestration.schedule.schedule import (
 from pipeline.config import Config, KubeflowConfig, MonitorConfig, load_config
 from pipeline.model import Model
 from storage import spans
-from storage.directory import ModelDirectory, find_models
-from storage.encryption import (
-    MEMORY,
-    EncryptionError,
-    load_keys,
-    require_keys,
-)
+from storage.directory import ModelDirectory
+from storage.encryption_keys import EncryptionError, load_keys, require_keys
 from storage.errors import BlockingAnomalies, SurroundingsError, UserError, lasts
 from storage.keys import (
     KeyFileError,
@@ -70,8 +65,10 @@ from storage.keys import (
     public_key_of,
     signing_config,
 )
+from storage.memory import MEMORY
 from storage.private_copy import PrivateCopy, private_copy
 from storage.span_store import STORE_VARIABLE
+from storage.versions import find_models
 from terminal.streams import run_command
 from terminal.tables import open_console, print_table, standard_output
 

@@ -17,11 +17,14 @@ from components.served_model import TRAINING_STATISTICS
 from components.serving_validator.component import INFRA_BLESSED_FILE
 from ml.artifacts import CompressionReport, schema_uri, serving_model_uri, statistics_uri
 from ml.model_identity import model_identity
-from storage.directory import PROVENANCE_FILE, ModelDirectory, model_digest
-from storage.encryption import EncryptionError, Keys, encrypt_tree, require_keys
+from storage.directory import ModelDirectory
+from storage.encrypted_versions import encrypt_tree
+from storage.encryption_keys import EncryptionError, Keys, require_keys
 from storage.errors import SurroundingsError, UserError
 from storage.keys import SignatureError, ensure_key_pair, is_file
+from storage.names import PROVENANCE_FILE
 from storage.signing import sign
+from storage.uris import model_digest
 
 # What a push of another run may take to copy and sign its model.
 _LOCK_SECONDS = 600

@@ -19,7 +19,7 @@ from ml.artifacts import load_schema
 from ml.relations import first_values
 from ml.request_log import PREDICTION_PREFIX, VERSION_FEATURE, Period
 from storage import spans
-from storage.encryption import EncryptionError, Keys, load_keys
+from storage.encryption_keys import EncryptionError, Keys, load_keys
 from storage.errors import DataError
 from storage.parquet import open_file
 

@@ -5,11 +5,13 @@ import json
 from tfx import v1 as tfx
 
 from ml.artifacts import serving_model_uri, statistics_uri
-from storage.directory import SAVED_MODEL, ModelDirectory, copy_tree, exists, read_file
-from storage.encryption import EncryptionError, load_keys
+from storage.directory import ModelDirectory
+from storage.encryption_keys import EncryptionError, load_keys
 from storage.errors import SurroundingsError
 from storage.keys import SignatureError, TrustStore
+from storage.names import SAVED_MODEL
 from storage.private_copy import private_copy
+from storage.uris import copy_tree, exists, read_file
 
 TRAINING_STATISTICS = "training_statistics.pb"
 

@@ -22,7 +22,7 @@ from tensorflow.core.framework import attr_value_pb2, function_pb2, node_def_pb2
 from tensorflow.core.protobuf import saved_model_pb2
 
 from ml.artifacts import TFLITE_MODEL
-from storage.directory import file_sizes, model_digest, read_file
+from storage.uris import file_sizes, model_digest, read_file
 
 # Changes with what is looked at: identities of other forms are never equal.
 _FORM = "computes-1"

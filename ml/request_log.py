@@ -23,9 +23,10 @@ from tensorflow_metadata.proto.v0 import schema_pb2
 from tfx_bsl.coders import example_coder
 
 from ml.relations import first_values
-from storage.encryption import EncryptionError, Keys, decrypt, key_of
+from storage.encryption import decrypt, key_of
+from storage.encryption_keys import EncryptionError, Keys
 from storage.errors import DataError
-from storage.keys import in_memory
+from storage.memory import in_memory
 
 PREDICTION_PREFIX = "prediction."
 TIME_FEATURE = "request.time"

@@ -13,21 +13,16 @@ from typing import Any, NoReturn, TypeVar
 import click
 
 from serving.server.settings import GRPC_PORT, REST_PORT, ServerSettings
-from storage.directory import ModelDirectory, exists, file_sizes, find_models
-from storage.encryption import (
-    MEMORY,
-    EncryptionError,
-    Keys,
-    add_key,
-    check_is_memory,
-    load_keys,
-    require_keys,
-)
+from storage.directory import ModelDirectory
+from storage.encryption_keys import EncryptionError, Keys, add_key, load_keys, require_keys
 from storage.keys import KeyFileError, SignatureError, TrustStore, default_trust, short_id
+from storage.memory import MEMORY, check_is_memory
 from storage.private_copy import PrivateCopy, delete_private_copies, private_copy
 from storage.protected import read_token
 from storage.signing import claimed_key
 from storage.signing import sign as sign_version
+from storage.uris import exists, file_sizes
+from storage.versions import find_models
 from terminal.streams import run_command
 
 _SERVING_DIR = "output/serving_model"
@@ -364,7 +359,7 @@ def reencrypt(serving_dir: str, encryption_keys: str, request_log: str | None) -
       python -m serving reencrypt --encryption-keys keys/encryption.keys
       python -m serving reencrypt --encryption-keys keys/encryption.keys --request-log requests
     """
-    from storage.encryption import reencrypt_log, reencrypt_versions
+    from storage.reencryption import reencrypt_log, reencrypt_versions
 
     with _refusals():
         keys = require_keys(encryption_keys)

@@ -12,11 +12,14 @@ import time
 from collections.abc import Callable
 
 from serving.server.logs import log_event
-from storage.directory import SIGNATURE_FILE, ModelDirectory, exists, find_models
-from storage.encryption import Keys
+from storage.directory import ModelDirectory
+from storage.encryption_keys import Keys
 from storage.keys import SignatureError, TrustStore
+from storage.names import SIGNATURE_FILE
 from storage.private_copy import PREFIX, private_copy
 from storage.signing import claimed_key
+from storage.uris import exists
+from storage.versions import find_models
 
 # A version that was refused is looked at again after so many seconds.
 _RETRY_SECONDS = 60.0

@@ -18,15 +18,17 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from storage.directory import SIGNATURE_FILE, STATEMENT_FILE, ModelDirectory, read_file
 from storage.keys import (
     SignatureError,
     TrustStore,
-    in_memory,
     model_signing_imports,
     short_id,
     signing_config,
 )
+from storage.memory import in_memory
+from storage.names import SIGNATURE_FILE, STATEMENT_FILE
+from storage.uris import read_file
+from storage.versions import ModelVersions
 
 if TYPE_CHECKING:
     from model_signing import hashing
@@ -49,9 +51,7 @@ class Signed:
     time: str
 
 
-def sign(
-    directory: ModelDirectory, version: int, private_key: str, password_from: str = ""
-) -> None:
+def sign(directory: ModelVersions, version: int, private_key: str, password_from: str = "") -> None:
     """Signs a version and its provenance: writes its statement and its signature.
 
     Args:
@@ -84,7 +84,7 @@ def sign(
 
 
 def verify(
-    directory: ModelDirectory, version: int, signature: str, trust: TrustStore, source: str
+    directory: ModelVersions, version: int, signature: str, trust: TrustStore, source: str
 ) -> Signed:
     """Checks that a version is, file by file, the one that was signed under this name and number.
 
@@ -136,7 +136,7 @@ def verify(
     return Signed(claims.key_id, statement[2])
 
 
-def _read_statement(directory: ModelDirectory, version: int) -> tuple[str, int, str] | None:
+def _read_statement(directory: ModelVersions, version: int) -> tuple[str, int, str] | None:
     """Model, version and time of signing that a statement says; None if it says no such thing."""
     try:
         content = json.loads(Path(directory.provenance_uri(version), STATEMENT_FILE).read_bytes())
@@ -148,7 +148,7 @@ def _read_statement(directory: ModelDirectory, version: int) -> tuple[str, int, 
     return None
 
 
-def _other_version(directory: ModelDirectory, version: int, claims: _Claims) -> str:
+def _other_version(directory: ModelVersions, version: int, claims: _Claims) -> str:
     """What a signature seems to be of, if not of this version; "" if it seems to be."""
     if not any(os.path.basename(name) == STATEMENT_FILE for name in claims.digests):
         return "does not say of which version it was made, as older releases signed"

@@ -17,8 +17,8 @@ from datetime import UTC, datetime, timedelta
 
 from pyarrow import fs
 
-from storage.directory import open_uri
 from storage.errors import DataError
+from storage.uris import open_uri
 
 _SPAN_FOLDER = re.compile(r"span-([0-9]{4})(0[1-9]|1[0-2])")
 _SKIPPED = re.compile(r"[_.].*|.*\.crc", re.DOTALL)

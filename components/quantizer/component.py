@@ -40,8 +40,8 @@ from ml.networks import (
     select_inputs,
 )
 from ml.predictors import TFLitePredictor
-from storage.directory import copy_tree
 from storage.errors import UserError
+from storage.uris import copy_tree
 
 MODES = ("none", "float16", "dynamic_range", "int8", "qat", "pqat")
 _ALL_MODES = json.dumps(MODES)

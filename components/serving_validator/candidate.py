@@ -26,7 +26,8 @@ from tensorflow_serving.apis import prediction_log_pb2
 
 from components.serving_validator.rows import accepts_rows, make_inputs, predict_request
 from ml.artifacts import TFLITE_MODEL
-from storage.directory import SAVED_MODEL, copy_tree
+from storage.names import SAVED_MODEL
+from storage.uris import copy_tree
 
 WARMUP_FILE = os.path.join("assets.extra", "tf_serving_warmup_requests")
 # With more, TensorFlow Serving refuses the version.

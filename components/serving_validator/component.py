@@ -23,7 +23,7 @@ from components.serving_validator.trial import (
 from components.serving_validator.verdict import Limits
 from ml.artifacts import TFLITE_MODEL, serving_model_uri, split_files
 from ml.networks import require
-from storage.directory import copy_tree
+from storage.uris import copy_tree
 
 # The layout of an `InfraBlessing`, as the stock InfraValidator writes it.
 INFRA_BLESSED_FILE = "INFRA_BLESSED"

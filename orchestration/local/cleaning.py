@@ -27,9 +27,10 @@ from orchestration.backtest.replay import STATE_FILE
 from orchestration.local import temporary
 from orchestration.local.history import PUSHED, UNKNOWN, MetadataGone, list_runs, open_metadata
 from orchestration.local.output_directory import OutputDirectory
-from storage.directory import ModelDirectory, find_models
+from storage.directory import ModelDirectory
 from storage.errors import UserError
 from storage.span_store import SpanStore
+from storage.versions import find_models
 
 if TYPE_CHECKING:
     from ml_metadata.metadata_store import MetadataStore

@@ -22,14 +22,10 @@ from rich.tree import Tree
 from typing_extensions import TypedDict  # That of Python 3.11 pydantic does not take.
 
 from orchestration.local.output_directory import OutputDirectory, write_whole
-from storage.directory import (
-    PROVENANCE_FILE,
-    SIGNATURE_FILE,
-    ModelDirectory,
-    exists,
-    file_sizes,
-)
+from storage.directory import ModelDirectory
 from storage.encryption import key_of
+from storage.names import PROVENANCE_FILE, SIGNATURE_FILE
+from storage.uris import exists, file_sizes
 
 if TYPE_CHECKING:
     from ml_metadata.metadata_store import MetadataStore

@@ -29,8 +29,9 @@ from serving.server.rpc import make_server
 from serving.server.service import Service
 from serving.server.settings import ServerSettings
 from serving.server.tls import Tls
-from storage.encryption import check_is_memory, load_keys
+from storage.encryption_keys import load_keys
 from storage.keys import SignatureError
+from storage.memory import check_is_memory
 
 # A thread that computes in Python gives way to the one that answers sockets after this many
 # seconds; Python's 5 ms would be most of a request's time.

@@ -11,7 +11,7 @@ from serving.server.models import LoadedModel, load_model
 from serving.server.settings import ServerSettings
 from serving.server.warmup import warm_up
 from storage.directory import ModelDirectory
-from storage.encryption import load_keys
+from storage.encryption_keys import load_keys
 from storage.keys import short_id
 from storage.private_copy import private_copy
 

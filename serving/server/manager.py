@@ -26,7 +26,8 @@ from serving.server.errors import ServingError, invalid
 from serving.server.logs import log_event
 from serving.server.metrics import ServerMetrics
 from serving.server.models import LoadedModel
-from storage.directory import MAX_VERSION, ModelDirectory, find_models
+from storage.directory import ModelDirectory
+from storage.versions import MAX_VERSION, find_models
 
 _State = get_model_status_pb2.ModelVersionStatus
 _REMEMBERED = 100

@@ -23,7 +23,7 @@ from tensorflow.core.protobuf import config_pb2, meta_graph_pb2, saved_model_pb2
 
 from serving.server.errors import ServingError, invalid
 from serving.server.signatures import DEFAULT_SIGNATURE, PROTO_DTYPES, Signature, TensorInfo
-from storage.directory import SAVED_MODEL
+from storage.names import SAVED_MODEL
 
 # The name under which TensorFlow Serving looks for it beside `saved_model.pb`.
 TFLITE_MODEL = "model.tflite"

@@ -36,8 +36,9 @@ import tensorflow as tf
 from serving.server.logs import log_event
 from serving.server.metrics import ServerMetrics
 from serving.server.tensors import count_bytes
-from storage.encryption import Encryptor, Keys, decrypt, key_of
-from storage.keys import in_memory
+from storage.encryption import Encryptor, decrypt, key_of
+from storage.encryption_keys import Keys
+from storage.memory import in_memory
 
 PREDICTION_PREFIX = "prediction."
 TIME_FEATURE = "request.time"

@@ -6,8 +6,8 @@ import ipaddress
 import socket
 from dataclasses import dataclass
 
-from storage.encryption import MEMORY
 from storage.keys import TrustStore
+from storage.memory import MEMORY
 
 # TensorFlow Serving's own.
 GRPC_PORT = 8500

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import grpc
 
-from storage.keys import in_memory
+from storage.memory import in_memory
 from storage.protected import read_protected
 
 

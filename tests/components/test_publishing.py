@@ -22,8 +22,9 @@ from ml.artifacts import (
     has_serving_model,
     statistics_uri,
 )
-from storage.directory import ModelDirectory, model_digest
+from storage.directory import ModelDirectory
 from storage.errors import UserError
+from storage.uris import model_digest
 from tests.conftest import PushedRun
 
 

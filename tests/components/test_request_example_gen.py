@@ -19,7 +19,8 @@ from ml.artifacts import load_schema
 from ml.relations import read_rows
 from models.flights.features import LABEL, PROBABILITY, RAW_FEATURES
 from serving.server import request_log as server
-from storage.encryption import Encryptor, add_key, require_keys
+from storage.encryption import Encryptor
+from storage.encryption_keys import add_key, require_keys
 from tests.conftest import HostileFile, read_month, thin, write_span
 
 MODEL = "a_model"

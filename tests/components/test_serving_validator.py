@@ -43,8 +43,8 @@ from components.serving_validator.rows import make_inputs, rest_body, sample_row
 from components.serving_validator.verdict import Limits, Protocol, Trial, compare, unmet_limits
 from ml.artifacts import TFLITE_MODEL, split_files
 from ml.predictors import load_predictor
-from storage.directory import model_digest
 from storage.errors import DataError, UserError
+from storage.uris import model_digest
 from tests.conftest import PROJECT, PushedRun
 
 STAND_IN = Path(__file__).with_name("stand_in_model_server.py")

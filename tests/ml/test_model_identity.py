@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ml.model_identity import _tflite, model_identity
-from storage.directory import model_digest
+from storage.uris import model_digest
 from tests.components.small_model import VOCABULARY, export, make_weights
 from tests.conftest import PROJECT
 

@@ -31,8 +31,9 @@ from orchestration.local.cleaning import (
 )
 from orchestration.local.history import KILLED, PUSHED, RunRecord, list_runs, open_metadata
 from orchestration.local.output_directory import BusyError, OutputDirectory
-from storage.directory import SAVED_MODEL, ModelDirectory
+from storage.directory import ModelDirectory
 from storage.errors import UserError
+from storage.names import SAVED_MODEL
 
 PROJECT = Path(__file__).parents[2]
 NODES = ("ExampleGen", "Trainer", "Pusher")

@@ -27,8 +27,11 @@ from orchestration.local.history import (
     read_run,
 )
 from orchestration.local.output_directory import OutputDirectory
-from storage.directory import SAVED_MODEL, ModelDirectory
-from storage.encryption import Keys, encrypt_tree, reencrypt_versions
+from storage.directory import ModelDirectory
+from storage.encrypted_versions import encrypt_tree
+from storage.encryption_keys import Keys
+from storage.names import SAVED_MODEL
+from storage.reencryption import reencrypt_versions
 
 PROVENANCE: dict[str, Any] = {
     "model_name": "toy",

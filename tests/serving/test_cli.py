@@ -17,8 +17,9 @@ from click.testing import CliRunner, Result
 from rich.console import Console
 
 from serving.__main__ import _print_table, main
-from storage.directory import PROVENANCE_FILE, SAVED_MODEL, ModelDirectory
+from storage.directory import ModelDirectory
 from storage.keys import TrustStore, ensure_key_pair, short_id
+from storage.names import PROVENANCE_FILE, SAVED_MODEL
 from storage.signing import sign
 from terminal import tables
 

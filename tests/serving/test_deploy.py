@@ -31,7 +31,7 @@ from tensorflow_serving.config import model_server_config_pb2
 from pipeline.config import Config
 from serving.__main__ import mirror, serve
 from serving.server.settings import GRPC_PORT, METRICS_PATH, REST_PORT
-from storage.encryption import KEYS_VARIABLE
+from storage.encryption_keys import KEYS_VARIABLE
 from tests.test_architecture import EXAMPLE
 
 PROJECT = Path(__file__).parents[2]

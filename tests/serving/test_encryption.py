@@ -16,21 +16,18 @@ from hypothesis import strategies as st
 
 from serving.__main__ import main
 from storage import encryption
-from storage.encryption import (
-    CLEAR_FILES,
+from storage.encrypted_versions import CLEAR_FILES
+from storage.encryption import Encryptor, decrypt, key_of
+from storage.encryption_keys import (
     KEYS_VARIABLE,
-    MEMORY,
     EncryptionError,
-    Encryptor,
     Keys,
     add_key,
-    check_is_memory,
-    decrypt,
-    key_of,
     load_keys,
     require_keys,
 )
 from storage.keys import SignatureError
+from storage.memory import MEMORY, check_is_memory
 from storage.private_copy import private_copy
 from tests.serving.conftest import MODEL_FILES, SECRET, Sealed
 

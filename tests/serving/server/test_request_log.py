@@ -22,8 +22,9 @@ from tensorflow.core.example import example_pb2
 from serving.server import request_log
 from serving.server.metrics import ServerMetrics
 from serving.server.request_log import SUFFIX, RequestLog, RequestLogError, make_records
-from storage.encryption import EncryptionError, Keys, add_key, decrypt, load_keys
-from storage.keys import in_memory
+from storage.encryption import decrypt
+from storage.encryption_keys import EncryptionError, Keys, add_key, load_keys
+from storage.memory import in_memory
 from tests.serving.conftest import LIVE
 from tests.serving.server.running import (
     PATIENCE,
