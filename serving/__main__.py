@@ -325,7 +325,7 @@ def mirror(
         if follow:
             copies.follow(poll_seconds)
         elif not copies.look():
-            raise SignatureError(f"{target} does not have every version that it should have")
+            raise SignatureError(f"{target} lacks {'; '.join(copies.missing)}")
 
 
 @main.command()

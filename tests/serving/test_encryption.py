@@ -29,6 +29,7 @@ from storage.encryption_keys import (
 from storage.keys import SignatureError
 from storage.memory import MEMORY, check_is_memory
 from storage.private_copy import private_copy
+from storage.reencryption import reencrypt_versions
 from tests.serving.conftest import MODEL_FILES, SECRET, Sealed
 
 SEGMENT = 16
@@ -331,6 +332,25 @@ class TestVersion:
         with sealed.copy(1) as copy:
             assert not copy.encrypted
             assert files_of(copy.directory.version_uri(1)) == MODEL_FILES
+
+    @pytest.mark.parametrize("encrypt", [False, True])
+    def test_private_copy_verifies_file_that_begins_as_an_encrypted_one(
+        self, sealed: Sealed, tmp_path: Path, encrypt: bool
+    ) -> None:
+        asset = tmp_path / "model" / "assets" / "looks_encrypted"
+        asset.parent.mkdir(parents=True)
+        with open(asset, "wb") as file:
+            Encryptor(file, sealed.keys, "another").end()
+        content = asset.read_bytes()
+        sealed.publish(1, encrypt=encrypt)
+        with sealed.copy(1) as copy:
+            assert copy.encrypted == encrypt
+            files = files_of(copy.directory.version_uri(1))
+        assert files == {**MODEL_FILES, "assets/looks_encrypted": content}
+        add_key(str(sealed.key_file))
+        changed = reencrypt_versions(sealed.directory, sealed.keys)
+        assert changed == (len(files) + 1 if encrypt else 0)
+        sealed.copy(1).close()
 
 
 class TestRotation:
