@@ -17,10 +17,11 @@ from components.span_example_gen import Columns, to_example_batch
 from ml import progress, request_log
 from ml.artifacts import load_schema
 from ml.relations import first_values
-from ml.request_log import PREDICTION_PREFIX, VERSION_FEATURE, Period
+from ml.request_log import Period
 from storage import spans
 from storage.encryption_keys import EncryptionError, Keys, load_keys
 from storage.errors import DataError
+from storage.names import PREDICTION_PREFIX, VERSION_FEATURE
 from storage.parquet import open_file
 
 CURRENT = "current"

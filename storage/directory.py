@@ -187,7 +187,7 @@ class ModelDirectory(ModelVersions):
         targets = {source: path for source, (_, path) in places.items()}
         publish_folders(targets, self._home(f"{_STAGING}{version}"), self.file_mode)
 
-    def put_signature(self, version: int, private: ModelDirectory) -> None:
+    def put_signature(self, version: int, private: ModelVersions) -> None:
         """Takes over statement and signature of a version that was signed again.
 
         Args:

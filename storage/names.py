@@ -24,6 +24,7 @@ ROLLED_BACK = "rolled_back"
 LOCK_FILE = "lock"
 
 # The request log: a folder for each model, and in a row what the server adds to the features.
+# A file that is still being written, or was when its server died, has another ending.
 REQUEST_LOG_SUFFIX = ".tfrecord.gz"
 PREDICTION_PREFIX = "prediction."
 TIME_FEATURE = "request.time"

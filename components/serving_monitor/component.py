@@ -26,8 +26,9 @@ from ml.chance import (
 )
 from ml.comparisons import categories, drifts, missing_rates, only, read_anomalies
 from ml.relations import Relations, read_rows
-from ml.request_log import PREDICTION_PREFIX, Period, show_time
+from ml.request_log import Period, show_time
 from storage.errors import UserError
+from storage.names import PREDICTION_PREFIX
 
 # What a check compares with.
 SCHEMA = "schema"

@@ -11,13 +11,14 @@ import socket
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 import grpc
 import uvicorn
 import uvloop
 
 from serving.server.authentication import Authenticator
-from serving.server.connections import BoundedProtocol, allow_connections
+from serving.server.connections import BoundedProtocol, TlsHandshake, allow_connections
 from serving.server.health import HealthService
 from serving.server.loading import load_version
 from serving.server.logs import log_event, start_logging
@@ -141,11 +142,10 @@ async def _serve(settings: ServerSettings, decrypt_to: str | None) -> None:
             access_log=False,
             server_header=False,
             lifespan="off",
-            http=BoundedProtocol,
+            http=_protocol(tls),
             ws="none",
             timeout_keep_alive=_KEEP_ALIVE_SECONDS,
             timeout_graceful_shutdown=int(settings.deadline_seconds) + 1,
-            ssl_context_factory=tls.make_context if tls else None,
         )
     )
     _bind(settings.host, settings.grpc_port).close()  # It says what is wrong, and gRPC does not.
@@ -216,6 +216,14 @@ class _WebServer(uvicorn.Server):
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield
+
+
+def _protocol(tls: Tls | None) -> Any:
+    """Makes the protocol of each connection to the web server."""
+    if tls is None:
+        return BoundedProtocol
+    context = tls.make_context()
+    return lambda **options: TlsHandshake(BoundedProtocol(**options), context)
 
 
 def _bind(host: str, port: int) -> socket.socket:

@@ -20,8 +20,9 @@ from tensorflow_serving.apis import (
 
 from serving.server.errors import ServingError, invalid
 from serving.server.models import Arrays, LoadedModel
-from serving.server.signatures import DEFAULT_SIGNATURE, PROTO_DTYPES, Signature
+from serving.server.signatures import PROTO_DTYPES, Signature
 from serving.server.tensors import check_context, check_inputs, check_rows, to_array, to_proto
+from storage.names import DEFAULT_SIGNATURE
 
 # Names that a signature for Classify or Regress gives to its tensors.
 EXAMPLES, CLASSES, SCORES, OUTPUTS = "inputs", "classes", "scores", "outputs"

@@ -10,15 +10,15 @@ from serving.server.logs import log_event
 from serving.server.models import LoadedModel, load_model
 from serving.server.settings import ServerSettings
 from serving.server.warmup import warm_up
-from storage.directory import ModelDirectory
 from storage.encryption_keys import load_keys
 from storage.keys import short_id
 from storage.private_copy import private_copy
+from storage.versions import ModelVersions
 
 
 def load_version(
     settings: ServerSettings,
-    directory: ModelDirectory,
+    directory: ModelVersions,
     version: int,
     given_up: threading.Event,
     parent: str | None = None,

@@ -10,6 +10,7 @@ from __future__ import annotations
 import queue
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from typing import Any, Protocol
@@ -22,11 +23,8 @@ from tensorflow.core.framework import graph_pb2, types_pb2
 from tensorflow.core.protobuf import config_pb2, meta_graph_pb2, saved_model_pb2
 
 from serving.server.errors import ServingError, invalid
-from serving.server.signatures import DEFAULT_SIGNATURE, PROTO_DTYPES, Signature, TensorInfo
-from storage.names import SAVED_MODEL
-
-# The name under which TensorFlow Serving looks for it beside `saved_model.pb`.
-TFLITE_MODEL = "model.tflite"
+from serving.server.signatures import PROTO_DTYPES, Signature, TensorInfo
+from storage.names import DEFAULT_SIGNATURE, SAVED_MODEL, TFLITE_MODEL
 
 _STATUS = {code.value[0]: code for code in grpc.StatusCode}
 
@@ -76,6 +74,21 @@ class LoadedModel(Protocol):
           ServingError: If the model cannot answer.
         """
         ...
+
+
+@dataclass(frozen=True)
+class Served:
+    """A version that is being served.
+
+    Attributes:
+      name: Name of the model.
+      version: Number of the version.
+      model: The model.
+    """
+
+    name: str
+    version: int
+    model: LoadedModel
 
 
 def load_model(folder: str, *, prefer_tflite: bool, concurrency: int) -> LoadedModel:

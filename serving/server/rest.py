@@ -16,14 +16,17 @@ from starlette.responses import Response
 from starlette.routing import Route
 from tensorflow_serving.apis import get_model_metadata_pb2
 
-from serving.server import inference, json_format
+from serving.server import inference, json_requests, json_responses
 from serving.server.authentication import Authenticator, Grant, UnauthenticatedError
+from serving.server.calls import Call
 from serving.server.errors import ServingError, invalid
 from serving.server.estimate import WORST_JSON, inflate, too_large, weigh_json
+from serving.server.model_request import LargeRequest, ModelRequest, examples_request
 from serving.server.models import Arrays
-from serving.server.rpc import SIGNATURE_DEF, read_metadata
-from serving.server.service import Call, Large, Question, Service, ask_examples
+from serving.server.rpc import read_metadata
+from serving.server.service import Service
 from serving.server.settings import METRICS_PATH
+from serving.server.signatures import SIGNATURE_DEF
 
 _MODEL = r"/v1/models/(?P<name>[^/:]+)(?:/versions/(?P<version>\d+)|/labels/(?P<label>[^/:]+))?"
 _ASK = re.compile(_MODEL + r":(?P<method>classify|regress|predict)", re.IGNORECASE | re.ASCII)
@@ -113,12 +116,12 @@ class RestInterface:
                 body = await self._read(request)
             except ServingError as error:
                 self._service.refuse(call, error)
-            ask = self._predict if method == "predict" else self._ask_examples
+            ask = self._predict if method == "predict" else self._examples
 
-            def read(most: int) -> Question:
+            def read(most: int) -> ModelRequest:
                 document = inflate(body, self._max_bytes) if compressed else body
                 if len(document) * WORST_JSON > most and weigh_json(document) > most:
-                    raise Large
+                    raise LargeRequest
                 return ask(call, document)
 
             content = await self._service.compute(call, read, len(body), plain=not compressed)
@@ -167,33 +170,35 @@ class RestInterface:
             raise invalid("the client went before it had sent its request", quotes=False) from None
         return b"".join(chunks)
 
-    def _predict(self, call: Call, document: bytes) -> Question:
+    def _predict(self, call: Call, document: bytes) -> ModelRequest:
         served = self._service.find(call)
-        request = json_format.parse_predict(
+        request = json_requests.parse_predict(
             document, lambda name: inference.find_signature(served.model, name), self._max_rows
         )
 
         def write(outputs: Arrays) -> bytes:
-            return json_format.format_predict(outputs, request.row_format)
+            return json_responses.format_predict(outputs, request.row_format)
 
-        return Question(served, request.signature_name, request.inputs, write)
+        return ModelRequest(served, request.signature_name, request.inputs, write)
 
-    def _ask_examples(self, call: Call, document: bytes) -> Question:
+    def _examples(self, call: Call, document: bytes) -> ModelRequest:
         served = self._service.find(call)
-        signature, examples = json_format.parse_examples(document, self._max_bytes, self._max_rows)
+        signature, examples = json_requests.parse_examples(
+            document, self._max_bytes, self._max_rows
+        )
         if call.method == "classify":
-            write: Callable[..., bytes] = json_format.format_classifications
+            write: Callable[..., bytes] = json_responses.format_classifications
         else:
-            write = json_format.format_regressions
-        return ask_examples(call.method, served, signature, np.array(examples, object), write)
+            write = json_responses.format_regressions
+        return examples_request(call.method, served, signature, np.array(examples, object), write)
 
     def _status(self, call: Call) -> bytes:
         # Of all versions if a label is given, as TensorFlow Serving answers.
-        return json_format.format_status(self._service.manager.status(call.name, call.version))
+        return json_responses.format_status(self._service.manager.status(call.name, call.version))
 
     def _metadata(self, call: Call) -> bytes:
         request = get_model_metadata_pb2.GetModelMetadataRequest(metadata_field=[SIGNATURE_DEF])
-        return json_format.format_metadata(read_metadata(self._service, call, request))
+        return json_responses.format_metadata(read_metadata(self._service, call, request))
 
 
 def _is_compressed(request: Request) -> bool:
@@ -232,7 +237,7 @@ def _call(method: str, match: re.Match, request: Request, grant: Grant) -> Call:
 
 def _error_response(status: int, message: str) -> Response:
     return Response(
-        json_format.format_error(message), status_code=status, media_type="application/json"
+        json_responses.format_error(message), status_code=status, media_type="application/json"
     )
 
 

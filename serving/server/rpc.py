@@ -20,19 +20,21 @@ from tensorflow_serving.apis import (
 
 from serving.server import inference
 from serving.server.authentication import Authenticator, UnauthenticatedError
+from serving.server.calls import LONGEST_NAME, Call
+from serving.server.connections import HANDSHAKE_SECONDS
 from serving.server.errors import ServingError, invalid
 from serving.server.estimate import WORST_MESSAGE, inflate, is_compressed, too_large, weigh_message
 from serving.server.health import HealthService
+from serving.server.model_request import LargeRequest, ModelRequest, examples_request
 from serving.server.models import Arrays
-from serving.server.service import LONGEST_NAME, Call, Large, Question, Service, ask_examples, late
+from serving.server.service import Service, late
+from serving.server.signatures import SIGNATURE_DEF
 
 Context: TypeAlias = grpc.aio.ServicerContext
 
-SIGNATURE_DEF = "signature_def"
-
 _LARGEST_LOOK_UP = 64 << 10
 _IDENTITY_AND_GZIP = 0b101
-_HANDSHAKE_SECONDS, _IDLE_SECONDS = 10, 300
+_IDLE_SECONDS = 300
 
 
 class RpcInterface:
@@ -87,7 +89,7 @@ class RpcInterface:
             ),
         ]
 
-    def _predict(self, call: Call, request: predict_pb2.PredictRequest) -> Question:
+    def _predict(self, call: Call, request: predict_pb2.PredictRequest) -> ModelRequest:
         served = self._service.find(call)
         signature = request.model_spec.signature_name
 
@@ -97,15 +99,17 @@ class RpcInterface:
             return _serialize(response)
 
         inputs = inference.read_inputs(request, self._max_bytes, self._max_rows)
-        return Question(served, signature, inputs, write, request.output_filter)
+        return ModelRequest(served, signature, inputs, write, request.output_filter)
 
-    def _classify(self, call: Call, request: classification_pb2.ClassificationRequest) -> Question:
-        return self._ask_examples(call, request, classification_pb2.ClassificationResponse)
+    def _classify(
+        self, call: Call, request: classification_pb2.ClassificationRequest
+    ) -> ModelRequest:
+        return self._examples(call, request, classification_pb2.ClassificationResponse)
 
-    def _regress(self, call: Call, request: regression_pb2.RegressionRequest) -> Question:
-        return self._ask_examples(call, request, regression_pb2.RegressionResponse)
+    def _regress(self, call: Call, request: regression_pb2.RegressionRequest) -> ModelRequest:
+        return self._examples(call, request, regression_pb2.RegressionResponse)
 
-    def _ask_examples(self, call: Call, request: Any, kind: type[Message]) -> Question:
+    def _examples(self, call: Call, request: Any, kind: type[Message]) -> ModelRequest:
         served = self._service.find(call)
         signature = request.model_spec.signature_name
         examples = inference.serialized_examples(request.input, self._max_bytes, self._max_rows)
@@ -115,21 +119,21 @@ class RpcInterface:
             inference.fill_model_spec(response.model_spec, served.name, served.version, signature)
             return _serialize(response)
 
-        return ask_examples(call.method, served, signature, examples, write)
+        return examples_request(call.method, served, signature, examples, write)
 
     def _computed(
-        self, method: str, kind: type[Message], ask: Callable[[Call, Any], Question]
+        self, method: str, kind: type[Message], ask: Callable[[Call, Any], ModelRequest]
     ) -> grpc.RpcMethodHandler:
         """Answers requests of a kind in a worker."""
 
         async def answer(call: Call, content: bytes, context: Context) -> bytes:
-            def read(most: int) -> Question:
+            def read(most: int) -> ModelRequest:
                 message = inflate(content, self._max_bytes)
                 if (
                     len(message) * WORST_MESSAGE > most
                     and weigh_message(message, kind.DESCRIPTOR, most) > most
                 ):
-                    raise Large
+                    raise LargeRequest
                 return ask(call, _parse(call, message, kind))
 
             seconds = context.time_remaining()
@@ -262,7 +266,7 @@ def make_server(
             ("grpc.per_message_decompression", 0),
             ("grpc.compression_enabled_algorithms_bitset", _IDENTITY_AND_GZIP),
             ("grpc.max_allowed_incoming_connections", max_connections),
-            ("grpc.server_handshake_timeout_ms", _HANDSHAKE_SECONDS * 1000),
+            ("grpc.server_handshake_timeout_ms", HANDSHAKE_SECONDS * 1000),
             ("grpc.max_connection_idle_ms", _IDLE_SECONDS * 1000),
         ],
     )

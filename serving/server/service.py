@@ -13,33 +13,25 @@ import threading
 import time
 import traceback
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any, NoReturn, TypeVar
 from weakref import WeakKeyDictionary
 
 import grpc
-import numpy as np
-from prometheus_client import Counter, Histogram
 
-from serving.server import batching, inference
+from serving.server import batching
 from serving.server.arrivals import Arrivals
-from serving.server.authentication import NOTHING, Grant
+from serving.server.calls import Call, CallRecorder, Recorded
 from serving.server.errors import ServingError, exhausted
 from serving.server.logs import log_event
-from serving.server.manager import ModelManager, Served
+from serving.server.manager import ModelManager
 from serving.server.metrics import ServerMetrics
-from serving.server.models import Arrays, LoadedModel
+from serving.server.model_request import LargeRequest, ModelRequest, Read, count_rows, unfolded
+from serving.server.models import Arrays, LoadedModel, Served
 from serving.server.request_log import RequestLog
-from serving.server.signatures import DEFAULT_SIGNATURE
-from serving.server.tensors import check_inputs, count_bytes
 
-Answer = TypeVar("Answer")
-
-# Metrics have no label for each name that somebody made up.
-_UNKNOWN_MODEL = "(unknown)"
-LONGEST_NAME = 256  # more than the name of a folder can have
+Response = TypeVar("Response")
 
 # Above these a request is large: its bytes as it came, those it takes unfolded, its rows.
 _SMALL_BODY, _SMALL_BYTES, _SMALL_ROWS = 256 << 10, 4 << 20, 1024
@@ -49,117 +41,6 @@ _BATCH_ROWS, _BATCH_REQUESTS = 256, 64
 # takes to wake a worker, is answered in the event loop.
 _TINY_BODY, _TINY_BYTES, _TINY_ROWS = 8 << 10, 64 << 10, 8
 _QUICK_SECONDS, _QUICK_RUNS = 0.0002, 20
-
-
-class Large(Exception):
-    """A request that turned out to be large when it was looked at."""
-
-
-@dataclass
-class Call:
-    """A request as the log and the metrics see it.
-
-    Attributes:
-      protocol: "grpc" or "rest".
-      method: "predict", "classify", "regress", "status" or "metadata".
-      peer: Address of the client.
-      name: Name of the model.
-      version: Number of the version that is asked for; None for the newest.
-      label: Label of the version that is asked for.
-      rows: Rows that were answered.
-      grant: What the client may ask for; nothing unless it is said.
-    """
-
-    protocol: str
-    method: str
-    peer: str
-    name: str = ""
-    version: int | None = None
-    label: str | None = None
-    rows: int = 0
-    grant: Grant = NOTHING
-
-
-@dataclass
-class Question:
-    """What a request asks a version.
-
-    Args:
-      served: The version.
-      signature: Name of the signature; empty for `serving_default`.
-      inputs: Its inputs by name; those with a default may be left out.
-      write: Makes the answer of the outputs by name.
-      outputs: Names of the outputs that are wanted; none named means all.
-
-    Raises:
-      ServingError: If it does not fit the signature.
-    """
-
-    served: Served
-    signature: str
-    inputs: Arrays
-    write: Callable[[Arrays], Any]
-    outputs: Sequence[str] = ()
-
-    def __post_init__(self) -> None:
-        signature = inference.find_signature(self.served.model, self.signature)
-        self.signature = self.signature or DEFAULT_SIGNATURE
-        self.inputs = {**signature.defaults, **self.inputs}
-        check_inputs(signature, self.inputs)
-        self.outputs = inference.choose_outputs(signature, self.outputs)
-
-    @property
-    def rows(self) -> int:
-        """The most rows that an input has."""
-        return _rows(self.inputs)
-
-    @property
-    def bytes(self) -> int:
-        """Bytes that its inputs take."""
-        return count_bytes(self.inputs)
-
-    @property
-    def batch(self) -> object:
-        """What requests have in common that may be computed as one batch; its own if none may."""
-        shapes = [array.shape for array in self.inputs.values()]
-        rows = {shape[0] if shape else 0 for shape in shapes}
-        if self.signature not in self.served.model.batched or len(rows) != 1 or 0 in rows:
-            return id(self)
-        kinds = [(name, array.shape[1:]) for name, array in sorted(self.inputs.items())]
-        return id(self.served), self.signature, tuple(self.outputs), tuple(kinds)
-
-
-Read = Callable[[int], Question]
-
-
-def ask_examples(
-    method: str,
-    served: Served,
-    signature: str,
-    examples: np.ndarray,
-    write: Callable[[Any], Any],
-) -> Question:
-    """Asks to classify or regress.
-
-    Args:
-      method: "classify" or "regress".
-      served: The version.
-      signature: Name of the signature; empty for `serving_default`.
-      examples: Serialized tf.Examples, bytes [batch].
-      write: Makes the answer of the result.
-
-    Raises:
-      ServingError: If the signature does not do that.
-    """
-    rows = len(examples)
-    inputs = {inference.EXAMPLES: examples}
-    if method == "classify":
-        wanted = inference.classification_outputs(served.model, signature)
-        result: Callable[..., Any] = inference.to_classifications
-    else:
-        wanted = inference.regression_outputs(served.model, signature)
-        result = inference.to_regressions
-    return Question(served, signature, inputs, lambda found: write(result(found, rows)), wanted)
 
 
 @dataclass(eq=False)
@@ -235,12 +116,9 @@ class Service:
         self._closing = False
         self._quick_runs: WeakKeyDictionary[LoadedModel, dict[str, int]] = WeakKeyDictionary()
         self.deadline_seconds = deadline_seconds
-        self._access_log = access_log
+        self._recorder = CallRecorder(metrics, manager.knows, access_log)
         self._request_log = request_log
         metrics.waiting.set_function(lambda: self._queued)
-        self._count = lru_cache(maxsize=1024)(metrics.requests.labels)
-        self._latency = lru_cache(maxsize=1024)(metrics.latency.labels)
-        self._rows = lru_cache(maxsize=1024)(metrics.rows.labels)
         for number in range(workers):
             threading.Thread(target=self._work, name=f"worker-{number}", daemon=True).start()
         threading.Thread(target=self._work_on_large, name="worker-large", daemon=True).start()
@@ -257,7 +135,7 @@ class Service:
 
         Args:
           call: The request.
-          read: Unfolds it, to as many bytes as it is told at most, or raises `Large`.
+          read: Unfolds it, to as many bytes as it is told at most, or raises `LargeRequest`.
           size: Bytes of it as it came.
           seconds: Time that the client gives, if it says so.
           plain: Whether it is not compressed.
@@ -269,13 +147,13 @@ class Service:
           ServingError: If the version is not being served, too many requests wait, time is over,
             or `read` raises it.
         """
-        with _Recorded(self, call):
+        with Recorded(self._recorder, call):
             limit = min(self.deadline_seconds, seconds or self.deadline_seconds)
             if size <= _TINY_BODY and plain and not self._queued:
-                question = self._guarded(lambda: read(_SMALL_BYTES))
-                if self._is_quick(question):
-                    return self._guarded(lambda: self._write(call, question, None, limit))
-                read = _already(question)
+                request = self._guarded(lambda: read(_SMALL_BYTES))
+                if self._is_quick(request):
+                    return self._guarded(lambda: self._write(call, request, None, limit))
+                read = unfolded(request)
             loop = asyncio.get_running_loop()
             task = _Task(
                 call, read, size, limit, time.monotonic() + limit, loop.create_future(), loop
@@ -299,14 +177,14 @@ class Service:
         call.version = served.version
         return served
 
-    def look_up(self, call: Call, work: Callable[[], Answer]) -> Answer:
+    def look_up(self, call: Call, work: Callable[[], Response]) -> Response:
         """Answers a request that needs no worker; see `compute`."""
-        with _Recorded(self, call):
+        with Recorded(self._recorder, call):
             return work()
 
     def refuse(self, call: Call, error: ServingError) -> NoReturn:
         """Refuses a request that does not come as far as a worker; see `compute`."""
-        with _Recorded(self, call):
+        with Recorded(self._recorder, call):
             raise error
 
     def close(self) -> None:
@@ -373,20 +251,20 @@ class Service:
 
     def _answer_small(self, tasks: Iterable[_Task]) -> None:
         """Answers requests that should be small, as many at a time as there is memory for."""
-        batches: dict[object, list[tuple[_Task, Question]]] = {}
+        batches: dict[object, list[tuple[_Task, ModelRequest]]] = {}
         taken = 0
         for task in filter(self._start, tasks):
             try:
-                question = self._read(task, _SMALL_BYTES)
-                size = question.bytes
-                if question.rows > _SMALL_ROWS or size > _SMALL_BYTES:
-                    raise Large
+                request = self._read(task, _SMALL_BYTES)
+                size = request.bytes
+                if request.rows > _SMALL_ROWS or size > _SMALL_BYTES:
+                    raise LargeRequest
                 if taken + size > _SMALL_BYTES:
                     self._answer_batches(batches)
                     taken = 0
                 taken += size
-                batches.setdefault(question.batch, []).append((task, question))
-            except Large:
+                batches.setdefault(request.batch, []).append((task, request))
+            except LargeRequest:
                 with self._lock:
                     task.started = False
                     self._append(task, True)
@@ -394,7 +272,7 @@ class Service:
                 self._finish(task, None, error)
         self._answer_batches(batches)
 
-    def _answer_batches(self, batches: dict[object, list[tuple[_Task, Question]]]) -> None:
+    def _answer_batches(self, batches: dict[object, list[tuple[_Task, ModelRequest]]]) -> None:
         for batch in batches.values():
             self._answer(batch)
         batches.clear()
@@ -410,7 +288,7 @@ class Service:
             if self._start(task):
                 try:
                     self._answer([(task, self._read(task, self._most_unfolded))])
-                except Large:
+                except LargeRequest:
                     most = f"{self._most_unfolded:,} bytes, which is all that a request may"
                     error = exhausted(f"the request takes more than {most}", http_status=413)
                     self._finish(task, None, error)
@@ -419,15 +297,15 @@ class Service:
                 # Its memory goes before the next one's comes.
                 del task
 
-    def _read(self, task: _Task, most: int) -> Question:
+    def _read(self, task: _Task, most: int) -> ModelRequest:
         task.left()
         return task.read(most)
 
-    def _answer(self, group: list[tuple[_Task, Question]]) -> None:
+    def _answer(self, group: list[tuple[_Task, ModelRequest]]) -> None:
         """Computes questions that may be one batch."""
         while group:
             first, rows = group[0][1], 0
-            batch: list[tuple[_Task, Question]] = []
+            batch: list[tuple[_Task, ModelRequest]] = []
             while group and (not batch or rows + group[0][1].rows <= _BATCH_ROWS):
                 rows += group[0][1].rows
                 batch.append(group.pop(0))
@@ -438,43 +316,45 @@ class Service:
                     answers = batching.run(
                         first.served.model,
                         first.signature,
-                        [question.inputs for _, question in batch],
+                        [request.inputs for _, request in batch],
                         first.outputs,
                         max(task.left() for task, _ in batch),
                     )
-            for (task, question), outputs in zip(batch, answers, strict=True):
+            for (task, request), outputs in zip(batch, answers, strict=True):
                 try:
-                    answer = self._write(task.call, question, outputs, task.left())
+                    answer = self._write(task.call, request, outputs, task.left())
                     self._finish(task, answer, None)
                 except Exception as error:
                     self._finish(task, None, error)
 
-    def _is_quick(self, question: Question) -> bool:
-        runs = self._quick_runs.get(question.served.model, {}).get(question.signature, 0)
+    def _is_quick(self, request: ModelRequest) -> bool:
+        runs = self._quick_runs.get(request.served.model, {}).get(request.signature, 0)
         return (
             runs >= _QUICK_RUNS
-            and question.served.model.ends_by_itself
-            and question.rows <= _TINY_ROWS
-            and question.bytes <= _TINY_BYTES
+            and request.served.model.ends_by_itself
+            and request.rows <= _TINY_ROWS
+            and request.bytes <= _TINY_BYTES
         )
 
-    def _write(self, call: Call, question: Question, outputs: Arrays | None, seconds: float) -> Any:
-        served, inputs = question.served, question.inputs
+    def _write(
+        self, call: Call, request: ModelRequest, outputs: Arrays | None, seconds: float
+    ) -> Any:
+        served, inputs = request.served, request.inputs
         if outputs is None:
             start = time.perf_counter()
-            outputs = served.model.run(question.signature, inputs, question.outputs, seconds)
-            if question.rows <= _TINY_ROWS:
+            outputs = served.model.run(request.signature, inputs, request.outputs, seconds)
+            if request.rows <= _TINY_ROWS:
                 runs = self._quick_runs.setdefault(served.model, {})
                 quick = time.perf_counter() - start < _QUICK_SECONDS
-                count = runs.get(question.signature, 0)
+                count = runs.get(request.signature, 0)
                 # Twice in a row is slow; once may be another process's affair.
-                runs[question.signature] = min(count + 1, 3 * _QUICK_RUNS) if quick else count // 2
-        call.rows = _rows(outputs)
+                runs[request.signature] = min(count + 1, 3 * _QUICK_RUNS) if quick else count // 2
+        call.rows = count_rows(outputs)
         if self._request_log is not None:
             self._request_log.offer(served.name, served.version, inputs, outputs)
-        return question.write(outputs)
+        return request.write(outputs)
 
-    def _guarded(self, work: Callable[[], Answer]) -> Answer:
+    def _guarded(self, work: Callable[[], Response]) -> Response:
         """Does some work, of which every error is one that can be answered."""
         try:
             return work()
@@ -488,61 +368,6 @@ class Service:
             self._leave(task)
         with contextlib.suppress(RuntimeError):  # The server has stopped.
             task.loop.call_soon_threadsafe(_settle, task.future, answer, error)
-
-
-class _Recorded:
-    """Counts and logs a request when it is answered or refused."""
-
-    def __init__(self, service: Service, call: Call):
-        self._service = service
-        self._call = call
-        self._start = time.perf_counter()
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        service, call = self._service, self._call
-        seconds = time.perf_counter() - self._start
-        code = grpc.StatusCode.OK
-        if error is not None:
-            code = error.code if isinstance(error, ServingError) else grpc.StatusCode.INTERNAL
-            if isinstance(error, asyncio.CancelledError):
-                code = grpc.StatusCode.CANCELLED
-        known = call.name if service.manager.knows(call.name) else _UNKNOWN_MODEL
-        counter: Counter = service._count(known, call.method, call.protocol, code.name)
-        counter.inc()
-        histogram: Histogram = service._latency(known, call.method, call.protocol)
-        histogram.observe(seconds)
-        if call.rows:
-            service._rows(known, str(call.version)).inc(call.rows)
-        if service._access_log:
-            more: dict[str, Any] = {}
-            if call.grant.client:
-                more["client"] = call.grant.client
-            if error is not None and not getattr(error, "quotes", False):
-                more["reason"] = str(error) or type(error).__name__
-            log_event(
-                "request",
-                protocol=call.protocol,
-                method=call.method,
-                peer=call.peer,
-                model=call.name[:LONGEST_NAME],
-                version=call.version,
-                rows=call.rows,
-                status=code.name,
-                ms=round(seconds * 1000, 3),
-                **more,
-            )
-
-
-def _rows(arrays: Arrays) -> int:
-    """The most rows that an array has."""
-    return max([array.shape[0] if array.ndim else 0 for array in arrays.values()], default=0)
-
-
-def _already(question: Question) -> Read:
-    return lambda most: question
 
 
 def _explained(error: Exception) -> ServingError:

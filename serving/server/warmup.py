@@ -25,11 +25,10 @@ from serving.server import batching, inference
 from serving.server.errors import ServingError
 from serving.server.logs import log_event
 from serving.server.models import Arrays, LoadedModel
-from serving.server.signatures import DEFAULT_SIGNATURE, Signature
+from serving.server.signatures import Signature
 from serving.server.tensors import check_inputs
+from storage.names import DEFAULT_SIGNATURE, WARMUP_FILE
 
-# Where TensorFlow Serving looks for them, below a version's folder.
-WARMUP_FILE = "assets.extra/tf_serving_warmup_requests"
 _MAX_BYTES = 1 << 30
 _SECONDS = 60.0
 # Of a request that is made here, and that the model need not be able to answer.
