@@ -739,12 +739,16 @@ Exit status:
     "--keep-runs", type=click.IntRange(min=1), help="Newest runs to keep. Default: keep_runs."
 )
 @click.option("--dry-run", is_flag=True, help="Say what would be deleted, and delete nothing.")
+@click.option(
+    "--serving-gone", is_flag=True, help="Clean although the Serving directory was deleted."
+)
 def clean(
     output: Path,
     config_path: str | None,
     settings: tuple[str, ...],
     keep_runs: int | None,
     dry_run: bool,
+    serving_gone: bool,
 ) -> None:
     """Deletes what old runs left: artifacts, logs, records, reports and temporary files.
 
@@ -757,7 +761,10 @@ def clean(
     except UserError as error:
         raise click.UsageError(str(error)) from error
     try:
-        sys.exit(cleaning.clean_all(output.resolve(), keep, dry_run=dry_run, say=click.echo))
+        status = cleaning.clean_all(
+            output.resolve(), keep, dry_run=dry_run, say=click.echo, serving_gone=serving_gone
+        )
+        sys.exit(status)
     except BusyError as error:
         click.echo(error, err=True)
         sys.exit(BUSY_STATUS)

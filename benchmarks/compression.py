@@ -35,11 +35,13 @@ from components.quantizer.conversion import convert, weight_sparsity
 from components.quantizer.fake_quant import emulate_int8
 from components.quantizer.measurement import time_invocations
 from ml import networks
-from ml.artifacts import TFLITE_MODEL, serving_model_uri, split_files
+from ml.artifacts import serving_model_uri, split_files
 from ml.predictors import TFLitePredictor
 from models.flights.features import LABEL, PROBABILITY, RAW_SIGNATURE
 from pipeline.config import load_config
 from pipeline.pipeline import create_pipeline
+from storage.names import TFLITE_MODEL
+from storage.tfrecords import read_records
 
 _MONTH = 201312
 _SLICE = "carrier"
@@ -139,7 +141,7 @@ class Run:
     def test_rows(self) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
         """Serialized examples of the test month, labels, and masks: "" of all, of large slices."""
         files = split_files(self.artifact("SpanExampleGen", "examples"), "test")
-        dataset = tf.data.TFRecordDataset(files, "GZIP")
+        dataset = read_records(files)
         examples = np.array(list(dataset.as_numpy_iterator()), object)
         spec = {LABEL: tf.int64, _SLICE: tf.string}
         spec = {name: tf.io.FixedLenFeature([], kind) for name, kind in spec.items()}

@@ -23,6 +23,7 @@ from storage.encryption_keys import EncryptionError, Keys, load_keys
 from storage.errors import DataError
 from storage.names import PREDICTION_PREFIX, VERSION_FEATURE
 from storage.parquet import open_file
+from storage.tfrecords import open_records
 
 CURRENT = "current"
 PREVIOUS = "previous"
@@ -235,6 +236,6 @@ def _write(folder: str, frame: pd.DataFrame, columns: Columns) -> None:
             frame.iloc[begin : begin + _ROWS_PER_FILE], preserve_index=False
         )
         path = os.path.join(folder, f"data_tfrecord-{number:05d}.gz")
-        with tf.io.TFRecordWriter(path, "GZIP") as file:
+        with open_records(path) as file:
             for example in encoder.encode(to_example_batch(part, columns)):
                 file.write(example)

@@ -25,12 +25,12 @@ from storage import spans
 from storage.errors import DataError, from_worker_traceback
 from storage.parquet import ParquetFile, open_file
 from storage.span_store import ShardName, SpanStore
+from storage.tfrecords import open_records, read_records
 
 SPLITS = ("train", "eval", "test")
 
 _ROWS_PER_SHARD = 16_384
 # Level 1 costs a quarter of zlib's default 6 and gives files a third larger.
-_TFRECORD_OPTIONS = tf.io.TFRecordOptions(compression_type="GZIP", compression_level=1)
 _KIND = "examples"
 _PART_BYTES = 1 << 20
 # Of how rows are written; another one leaves what is kept unused.
@@ -279,7 +279,7 @@ class _WriteShard(beam.DoFn):
         encoder = example_coder.RecordBatchToExamplesEncoder()
         with (
             _open(files, shard.path) as parquet,
-            tf.io.TFRecordWriter(output, _TFRECORD_OPTIONS) as out,
+            open_records(output) as out,
         ):
             for group in shard.row_groups:
                 for batch in self._read(parquet, shard, group):
@@ -388,7 +388,7 @@ def _is_whole(gzipped: bytes) -> bool:
 
 def _count_records(path: str) -> int:
     """How many records a gzipped TFRecord file has; -1 if it is none."""
-    records = tf.data.TFRecordDataset(path, "GZIP").batch(_ROWS_PER_SHARD).as_numpy_iterator()
+    records = read_records(path).batch(_ROWS_PER_SHARD).as_numpy_iterator()
     try:
         return sum(map(len, records))
     except tf.errors.OpError:

@@ -23,6 +23,7 @@ from tfx_bsl.coders import example_coder
 from ml import accumulators
 from ml.artifacts import load_schema, split_files, statistics_uri
 from storage.span_store import ShardName, SpanStore
+from storage.tfrecords import read_records
 
 _KIND = "statistics"
 _BATCH_ROWS = 16_384
@@ -165,7 +166,7 @@ def _count(generators: list[Any], path: str) -> list[Any]:
 
 def _read(path: str) -> Iterator[pa.RecordBatch]:
     decoder = example_coder.ExamplesToRecordBatchDecoder()
-    for records in tf.data.TFRecordDataset(path, "GZIP").batch(_BATCH_ROWS).as_numpy_iterator():
+    for records in read_records(path).batch(_BATCH_ROWS).as_numpy_iterator():
         yield decoder.DecodeBatch(list(records))
 
 

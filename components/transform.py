@@ -35,6 +35,7 @@ from ml.networks import load_function
 from ml.sketches import decode
 from storage.errors import from_worker_traceback
 from storage.span_store import ShardName, SpanStore
+from storage.tfrecords import open_records, read_records
 
 _KIND = "analysis"
 # Of how an analysis is kept; another one leaves what is kept unused.
@@ -44,7 +45,6 @@ _BATCH_ROWS = 65_536  # More than a file of SpanExampleGen has.
 # A column that says which file a batch becomes; TFT hands it through.
 _FILE = "_file"
 _KEPT = analyzer_cache.DatasetKey("kept")
-_TFRECORD_OPTIONS = tf.io.TFRecordOptions(compression_type="GZIP", compression_level=1)
 
 
 @tfx.dsl.components.component(use_beam=True)
@@ -160,7 +160,7 @@ class _Read(beam.DoFn):
         self._decoder = example_coder.ExamplesToRecordBatchDecoder(schema.SerializeToString())
 
     def process(self, path: str) -> Iterator[pa.RecordBatch]:
-        batches = tf.data.TFRecordDataset(path, "GZIP").batch(_BATCH_ROWS).as_numpy_iterator()
+        batches = read_records(path).batch(_BATCH_ROWS).as_numpy_iterator()
         for number, records in enumerate(batches):
             batch = self._decoder.DecodeBatch(list(records))
             columns = {name: batch.column(name) for name in batch.schema.names}
@@ -220,7 +220,7 @@ class _Write(beam.DoFn):
         tf.io.gfile.makedirs(self._folder)
         path = os.path.join(self._folder, name)
         encoder = example_coder.RecordBatchToExamplesEncoder(schema)
-        with tf.io.TFRecordWriter(path, _TFRECORD_OPTIONS) as out:
+        with open_records(path) as out:
             for example in encoder.encode(batch):
                 out.write(example)
         progress.report(f"{batch.num_rows:,} rows transformed")

@@ -9,14 +9,12 @@ from tensorflow_metadata.proto.v0 import schema_pb2, statistics_pb2
 from tfx import v1 as tfx
 
 from storage.errors import SurroundingsError, UserError
+from storage.names import SAVED_MODEL
 
 # The layouts that TFX 1.x writes; it publishes no helper for them under `tfx.v1`.
 SCHEMA_FILE = "schema.pbtxt"
 STATISTICS_FILE = "FeatureStats.pb"
 _SERVING_FOLDER = "Format-Serving"
-
-# The name under which TensorFlow Serving looks for it beside `saved_model.pb`.
-TFLITE_MODEL = "model.tflite"
 
 
 def serving_model_uri(model: tfx.dsl.Artifact) -> str:
@@ -26,7 +24,7 @@ def serving_model_uri(model: tfx.dsl.Artifact) -> str:
 
 def has_serving_model(model: tfx.dsl.Artifact) -> bool:
     """Whether a `Model` artifact holds a SavedModel; `ServedModel` emits one without."""
-    return bool(tfx.dsl.io.fileio.exists(os.path.join(serving_model_uri(model), "saved_model.pb")))
+    return bool(tfx.dsl.io.fileio.exists(os.path.join(serving_model_uri(model), SAVED_MODEL)))
 
 
 def statistics_uri(statistics: tfx.dsl.Artifact, split: str) -> str:

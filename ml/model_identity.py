@@ -21,7 +21,7 @@ from ai_edge_litert import schema_py_generated as schema
 from tensorflow.core.framework import attr_value_pb2, function_pb2, node_def_pb2
 from tensorflow.core.protobuf import saved_model_pb2
 
-from ml.artifacts import TFLITE_MODEL
+from storage.names import SAVED_MODEL, TFLITE_MODEL
 from storage.uris import file_sizes, model_digest, read_file
 
 # Changes with what is looked at: identities of other forms are never equal.
@@ -80,7 +80,7 @@ def _array(value: np.ndarray) -> str:
 
 def _saved_model(uri: str) -> str:
     loaded = tf.saved_model.load(uri)
-    content = read_file(os.path.join(uri, "saved_model.pb"))
+    content = read_file(os.path.join(uri, SAVED_MODEL))
     (graph,) = saved_model_pb2.SavedModel.FromString(content).meta_graphs
     found = []
     for name, function in sorted(loaded.signatures.items()):

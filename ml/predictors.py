@@ -11,10 +11,8 @@ import tensorflow as tf
 from ai_edge_litert.interpreter import Interpreter
 from tfx import v1 as tfx
 
-from ml.artifacts import TFLITE_MODEL
 from storage.errors import DataError, UserError
-
-SAVED_MODEL_SIGNATURE = "serving_default"
+from storage.names import DEFAULT_SIGNATURE, TFLITE_MODEL
 
 
 class Predictor(Protocol):
@@ -47,12 +45,12 @@ class SavedModelPredictor:
 
     def __init__(self, uri: str):
         self._model = tf.saved_model.load(uri)
-        self._signature = self._model.signatures[SAVED_MODEL_SIGNATURE]
+        self._signature = self._model.signatures[DEFAULT_SIGNATURE]
         (self._input,) = self._signature.structured_input_signature[1]
         outputs = list(self._signature.structured_outputs)
         if len(outputs) != 1:
             raise UserError(
-                f"signature {SAVED_MODEL_SIGNATURE} of {uri} has the outputs "
+                f"signature {DEFAULT_SIGNATURE} of {uri} has the outputs "
                 f"{', '.join(outputs)}; one is needed"
             )
         (self._output,) = outputs

@@ -6,12 +6,12 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
-import tensorflow as tf
 from tensorflow_metadata.proto.v0 import schema_pb2
 from tfx import v1 as tfx
 from tfx_bsl.coders import example_coder
 
 from ml.artifacts import split_files
+from storage.tfrecords import read_records
 
 _BATCH = 8192
 _CATEGORIES = 20
@@ -102,7 +102,7 @@ def read_rows(
     Returns:
       A column per feature with its first value, NaN or None where absent or not finite.
     """
-    records = tf.data.TFRecordDataset(split_files(examples, split), "GZIP").shard(step, 0)
+    records = read_records(split_files(examples, split)).shard(step, 0)
     decoder = example_coder.ExamplesToRecordBatchDecoder(schema.SerializeToString())
     batches = [decoder.DecodeBatch(list(b)) for b in records.batch(_BATCH).as_numpy_iterator()]
     table = pa.Table.from_batches(batches)

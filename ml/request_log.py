@@ -28,6 +28,7 @@ from storage.encryption_keys import EncryptionError, Keys
 from storage.errors import DataError
 from storage.memory import in_memory
 from storage.names import REQUEST_LOG_SUFFIX, TIME_FEATURE, VERSION_FEATURE
+from storage.tfrecords import read_records
 
 _BATCH = 8192
 _PART_BYTES = 1 << 20
@@ -205,7 +206,7 @@ def _files(uri: str, model: str) -> list[str]:
 def _read_records(path: str, keys: Keys | None) -> Iterator[list[bytes]]:
     with _decrypted(path, keys) as readable:
         _check_whole(readable, path)
-        batches = tf.data.TFRecordDataset(readable, "GZIP").batch(_BATCH).as_numpy_iterator()
+        batches = read_records(readable).batch(_BATCH).as_numpy_iterator()
         while True:
             try:
                 records = next(batches, None)

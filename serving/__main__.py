@@ -17,6 +17,7 @@ from storage.directory import ModelDirectory
 from storage.encryption_keys import EncryptionError, Keys, add_key, load_keys, require_keys
 from storage.keys import KeyFileError, SignatureError, TrustStore, default_trust, short_id
 from storage.memory import MEMORY, check_is_memory
+from storage.names import TFLITE_MODEL
 from storage.private_copy import PrivateCopy, delete_private_copies, private_copy
 from storage.protected import read_token
 from storage.signing import claimed_key
@@ -751,7 +752,7 @@ def _describe(directory: ModelDirectory) -> list[dict[str, Any]]:
                 "learned_from": spans.get("train", []),
                 "judged_on": spans.get("test", []),
                 "bytes": sum(sizes.values()),
-                "tflite_bytes": sizes.get("model.tflite"),
+                "tflite_bytes": sizes.get(TFLITE_MODEL),
                 "signed": exists(directory.signature_uri(version)),
                 "key_id": claimed_key(directory.signature_uri(version)) or None,
             }

@@ -18,12 +18,7 @@ from components.quantizer.fake_quant import check_quantizable, check_representat
 from components.quantizer.measurement import Measurement, measure
 from components.quantizer.trade_off import plot_trade_off
 from ml import progress
-from ml.artifacts import (
-    TFLITE_MODEL,
-    CompressionReport,
-    serving_model_uri,
-    split_files,
-)
+from ml.artifacts import CompressionReport, serving_model_uri, split_files
 from ml.keras_setup import skip_autograph_of_keras
 from ml.networks import (
     Columns,
@@ -41,6 +36,8 @@ from ml.networks import (
 )
 from ml.predictors import TFLitePredictor
 from storage.errors import UserError
+from storage.names import TFLITE_MODEL
+from storage.tfrecords import read_records
 from storage.uris import copy_tree
 
 MODES = ("none", "float16", "dynamic_range", "int8", "qat", "pqat")
@@ -322,7 +319,7 @@ class _Maker:
 def _read_examples(examples: tfx.dsl.Artifact, label_key: str) -> tuple[np.ndarray, np.ndarray]:
     """Serialized examples of the split `eval`, bytes [rows], and their labels, int64 [rows]."""
     files = split_files(examples, "eval")
-    dataset = tf.data.TFRecordDataset(files, "GZIP").take(_EVALUATION_ROWS)
+    dataset = read_records(files).take(_EVALUATION_ROWS)
     serialized = np.array(list(dataset.as_numpy_iterator()), object)
     if not len(serialized):
         raise UserError("the split 'eval' is empty; there is nothing to measure on")

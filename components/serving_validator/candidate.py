@@ -9,7 +9,6 @@ signature `serving_default`, whose inputs are called as the tensors happen to be
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -25,14 +24,11 @@ from tensorflow.core.protobuf import meta_graph_pb2, saved_model_pb2
 from tensorflow_serving.apis import prediction_log_pb2
 
 from components.serving_validator.rows import accepts_rows, make_inputs, predict_request
-from ml.artifacts import TFLITE_MODEL
-from storage.names import SAVED_MODEL
+from storage.names import DEFAULT_SIGNATURE, SAVED_MODEL, TFLITE_MODEL, WARMUP_FILE
 from storage.uris import copy_tree
 
-WARMUP_FILE = os.path.join("assets.extra", "tf_serving_warmup_requests")
 # With more, TensorFlow Serving refuses the version.
 MAX_WARMUP_RECORDS = 1000
-DEFAULT_SIGNATURE = "serving_default"
 
 _PREDICT_METHOD = "tensorflow/serving/predict"
 # Where TensorFlow Serving looks for the signatures of a TFLite model.

@@ -17,6 +17,7 @@ from tensorflow.core.protobuf import meta_graph_pb2
 from tensorflow_serving.apis import predict_pb2
 
 from storage.errors import DataError, UserError
+from storage.tfrecords import read_records
 
 Inputs = Mapping[str, np.ndarray]
 
@@ -39,7 +40,7 @@ def sample_rows(files: Sequence[str], count: int) -> tuple[np.ndarray, list[int]
     # Algorithm R (Vitter, Random Sampling with a Reservoir, 1985): one pass, whatever its length.
     chance = random.Random(_SEED)
     kept: list[tuple[int, bytes]] = []
-    for number, row in enumerate(tf.data.TFRecordDataset(files, "GZIP").as_numpy_iterator()):
+    for number, row in enumerate(read_records(files).as_numpy_iterator()):
         if len(kept) < count:
             kept.append((number, row))
         elif (place := chance.randrange(number + 1)) < count:

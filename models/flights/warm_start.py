@@ -11,6 +11,8 @@ import tensorflow as tf
 import tf_keras
 from tfx import v1 as tfx
 
+from storage.names import SAVED_MODEL
+
 from .features import CROSSES, IDS, VOCABULARIES
 
 Vocabularies = dict[str, list[bytes]]
@@ -38,7 +40,7 @@ def start_from(
       share of the embeddings' rows that the served model knew; or `why_cold`, why none was taken.
       All or none is: a network half of which is another's has learned from nobody.
     """
-    if not tfx.dsl.io.fileio.exists(os.path.join(served, "saved_model.pb")):
+    if not tfx.dsl.io.fileio.exists(os.path.join(served, SAVED_MODEL)):
         return {"why_cold": "nothing is served yet"}
     loaded = tf.saved_model.load(served)
     (signature, *_) = loaded.signatures.values()

@@ -24,6 +24,7 @@ from ml.artifacts import (
 from ml.predictors import load_predictor
 from orchestration.local import tfx_internals
 from storage.errors import DataError
+from storage.tfrecords import read_records
 
 _TEST = "test"
 _BATCH_ROWS = 8192
@@ -99,7 +100,7 @@ def _auc(model_uri: str, examples: tfx.dsl.Artifact, label: str) -> float | None
     spec = {label: tf.io.FixedLenFeature([], tf.int64, default_value=-1)}
     files = split_files(examples, _TEST)
     answers, labels = [], []
-    for batch in tf.data.TFRecordDataset(files, "GZIP").batch(_BATCH_ROWS):
+    for batch in read_records(files).batch(_BATCH_ROWS):
         rows = batch.numpy()
         try:
             answers.append(model.predict(rows)[:, 0])

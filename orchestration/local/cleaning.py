@@ -54,7 +54,14 @@ class Leftover:
     size: int
 
 
-def clean_all(root: Path, keep_runs: int, *, dry_run: bool, say: Callable[[str], None]) -> int:
+def clean_all(
+    root: Path,
+    keep_runs: int,
+    *,
+    dry_run: bool,
+    say: Callable[[str], None],
+    serving_gone: bool = False,
+) -> int:
     """Cleans an output directory and those inside it, and says what it deletes.
 
     Args:
@@ -62,6 +69,7 @@ def clean_all(root: Path, keep_runs: int, *, dry_run: bool, say: Callable[[str],
       keep_runs: How many of the newest runs of each to keep; 0 for all.
       dry_run: Whether only to say what would be deleted.
       say: Called with a line each.
+      serving_gone: Whether the Serving directory was deleted on purpose, if it has no version.
 
     Returns:
       0, or 1 if something could not be deleted.
@@ -78,7 +86,7 @@ def clean_all(root: Path, keep_runs: int, *, dry_run: bool, say: Callable[[str],
     errors: list[str] = []
     for directory in directories:
         with directory.cleaned():
-            leftovers = find_leftovers(directory, keep_runs)
+            leftovers = find_leftovers(directory, keep_runs, serving_gone)
             for leftover in leftovers:
                 say(f"{leftover.size / 1e6:9.3f} MB  {leftover.path}")
             if not dry_run:
@@ -126,19 +134,25 @@ def find_directories(root: Path) -> list[OutputDirectory]:
     return [OutputDirectory(folder) for folder in found]
 
 
-def find_leftovers(directory: OutputDirectory, keep_runs: int) -> list[Leftover]:
+def find_leftovers(
+    directory: OutputDirectory, keep_runs: int, serving_gone: bool = False
+) -> list[Leftover]:
     """What may be deleted, in the order in which that may be stopped at any moment.
 
     Args:
       directory: The directory, whose lock the caller holds.
       keep_runs: How many of the newest runs to keep, at least 1.
+      serving_gone: See `clean_all`.
 
     Raises:
-      UserError: If ML Metadata, the provenance of a version or the state of a backtest cannot be
-        read, so that nobody knows what is needed.
+      UserError: If the Serving directory does not seem to be mounted, or if ML Metadata, the
+        provenance of a version or the state of a backtest cannot be read, so that nobody knows what
+        is needed.
     """
     if keep_runs < 1:
         raise UserError(f"{keep_runs} runs cannot be kept: at least 1 must be")
+    if not serving_gone:
+        _check_serving_directory(directory)
     made_of = list(_versions_made_of(directory))
     # Of those without a record that can be read, logs or ML Metadata must know.
     recorded = [run.run_id for run in list_runs(directory) if run.outcome != UNKNOWN]
@@ -189,6 +203,16 @@ def remove(directory: OutputDirectory, leftovers: Iterable[Leftover]) -> list[st
     with suppress(MetadataGone):  # Without it there is no cache that could take what is gone.
         _mark_deleted(directory)
     return errors
+
+
+def _check_serving_directory(directory: OutputDirectory) -> None:
+    """Refuses a Serving directory without a version if runs pushed into it: is it mounted?"""
+    pushed = [run for run in list_runs(directory) if run.outcome == PUSHED]
+    if pushed and not find_models(str(directory.serving)):
+        raise UserError(
+            f"{directory.serving} holds no version, but {pushed[0].run_id} pushed one there: mount "
+            "it, or say --serving-gone if it was deleted on purpose; nothing is deleted"
+        )
 
 
 def _versions_made_of(directory: OutputDirectory) -> Iterator[tuple[str, ...]]:

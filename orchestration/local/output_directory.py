@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+from storage.atomic_write import whole_file
 from storage.errors import UserError
 
 # Whoever only looks whether the directory is in use holds its lock for less than this.
@@ -228,9 +229,5 @@ class OutputDirectory:
 def write_whole(path: Path, text: str) -> None:
     """Writes a file that is never seen half written, be the process killed or the power cut."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    new = path.with_name(f".{path.name}.new")
-    with open(new, "w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(new, path)
+    with whole_file(str(path), part=str(path.with_name(f".{path.name}.new"))) as file:
+        file.write(text.encode())

@@ -20,6 +20,7 @@ from storage.atomic_write import PART
 from storage.encryption import Encryptor, decrypt, key_of
 from storage.encryption_keys import Keys
 from storage.memory import in_memory
+from storage.tfrecords import read_records
 
 _MENDED = ".mended"
 _GZIP = 31  # zlib's `wbits`
@@ -152,7 +153,7 @@ def _read_part(part: Path, path: Path, keys: Keys | None) -> Iterator[bytes]:
             segments = decrypt(file, _name(path), keys, unfinished=True)
             readable = stack.enter_context(in_memory(b"".join(segments)))
         try:
-            yield from tf.data.TFRecordDataset(readable, "GZIP").as_numpy_iterator()
+            yield from read_records(readable).as_numpy_iterator()
         except tf.errors.OpError as error:
             log_event("request log was cut", logging.WARNING, file=str(path), reason=error.message)
 

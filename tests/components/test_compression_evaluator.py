@@ -22,7 +22,6 @@ from components.compression_evaluator import CompressionEvaluator, read_budgets,
 from components.evaluator.extraction import _Predict
 from components.evaluator.results import read_changes, read_failures, read_metrics
 from components.quantizer.conversion import convert
-from ml.artifacts import TFLITE_MODEL
 from ml.predictors import SavedModelPredictor, TFLitePredictor, load_predictor
 from models.flights.export import save_model
 from models.flights.features import RAW_SIGNATURE
@@ -30,6 +29,7 @@ from pipeline.config import CompressionConfig, load_config
 from pipeline.evaluation import make_compression_eval_config
 from pipeline.model import Model
 from storage.errors import DataError, UserError
+from storage.names import TFLITE_MODEL
 from tests.conftest import PushedRun, make_artifacts
 
 MIN_SLICE = 500

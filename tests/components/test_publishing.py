@@ -16,14 +16,10 @@ from components.evaluator.executor import unmet_thresholds
 from components.evaluator.results import read_failures, read_metrics
 from components.pusher import Pusher
 from components.served_model import ServedModel
-from ml.artifacts import (
-    TFLITE_MODEL,
-    CompressionReport,
-    has_serving_model,
-    statistics_uri,
-)
+from ml.artifacts import CompressionReport, has_serving_model, statistics_uri
 from storage.directory import ModelDirectory
 from storage.errors import UserError
+from storage.names import TFLITE_MODEL
 from storage.uris import model_digest
 from tests.conftest import PushedRun
 

@@ -22,9 +22,10 @@ from components.quantizer.conversion import convert, weight_sparsity
 from components.quantizer.fake_quant import check_representative, emulate_int8
 from components.quantizer.measurement import Measurement
 from components.quantizer.trade_off import plot_trade_off
-from ml.artifacts import TFLITE_MODEL, serving_model_uri
+from ml.artifacts import serving_model_uri
 from ml.predictors import load_predictor
 from storage.errors import UserError
+from storage.names import TFLITE_MODEL
 from tests.components.digits import (
     LEARNING,
     PIXELS,

@@ -33,7 +33,6 @@ from tfx.utils import path_utils
 from components.serving_validator import server
 from components.serving_validator.candidate import (
     MAX_WARMUP_RECORDS,
-    WARMUP_FILE,
     make_candidate,
     name_signatures,
     read_tflite_signatures,
@@ -41,9 +40,10 @@ from components.serving_validator.candidate import (
 from components.serving_validator.component import ServingValidator, read_report
 from components.serving_validator.rows import make_inputs, rest_body, sample_rows
 from components.serving_validator.verdict import Limits, Protocol, Trial, compare, unmet_limits
-from ml.artifacts import TFLITE_MODEL, split_files
+from ml.artifacts import split_files
 from ml.predictors import load_predictor
 from storage.errors import DataError, UserError
+from storage.names import TFLITE_MODEL, WARMUP_FILE
 from storage.uris import model_digest
 from tests.conftest import PROJECT, PushedRun
 

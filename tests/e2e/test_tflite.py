@@ -12,9 +12,9 @@ import pytest
 import tensorflow as tf
 
 from components.quantizer.component import Quantizer
-from ml.artifacts import TFLITE_MODEL
 from ml.predictors import TFLitePredictor, load_predictor
 from models.flights.features import LABEL, PROBABILITY, RAW_FEATURES, RAW_SIGNATURE, WEIGHT
+from storage.names import TFLITE_MODEL
 from tests.conftest import PushedRun, make_artifacts
 from tests.e2e.test_signatures import STRANGE, make_strange
 
