@@ -122,6 +122,20 @@ def private_copy(
         something else than files and folders.
       EncryptionError: If it is encrypted and cannot be decrypted.
       OSError: If it cannot be copied.
+
+    Example:
+      >>> root = tempfile.TemporaryDirectory()
+      >>> shared = ModelVersions(root.name, "taxi")
+      >>> os.makedirs(shared.version_uri(1))
+      >>> with open(f"{shared.version_uri(1)}/saved_model.pb", "wb") as file:
+      ...     _ = file.write(b"a model")
+      >>> with private_copy(shared, 1, None) as copy:
+      ...     copy.directory.uri == shared.uri, os.listdir(copy.directory.version_uri(1))
+      (False, ['saved_model.pb'])
+      >>> private_copy(shared, 2, None)
+      Traceback (most recent call last):
+      FileNotFoundError: version 2 is not, or no longer, in ...
+      >>> root.cleanup()
     """
     if directory.model_name in ("", ".", "..") or "/" in directory.model_name:
         raise ValueError(f"{directory.model_name!r} is no name of a model")

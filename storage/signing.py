@@ -65,6 +65,28 @@ def sign(directory: ModelVersions, version: int, private_key: str, password_from
     Raises:
       KeyFileError: If the key cannot be used, or is open to others than its owner.
       SignatureError: If the version holds something else than files and folders.
+
+    Example:
+      >>> import tempfile
+      >>> from storage.keys import ensure_key_pair
+      >>> root = tempfile.TemporaryDirectory()
+      >>> keys = ensure_key_pair(f"{root.name}/keys/signing.key")
+      >>> trust = TrustStore([keys.public])
+      >>> version = ModelVersions(f"{root.name}/private", "taxi")
+      >>> Path(version.version_uri(1)).mkdir(parents=True)
+      >>> model = Path(version.version_uri(1), "saved_model.pb")
+      >>> model.write_bytes(b"a model")
+      7
+      >>> sign(version, 1, keys.private)
+      >>> signature = Path(version.signature_uri(1)).rename(f"{root.name}/model.sig")
+      >>> verify(version, 1, str(signature), trust, "model.sig").key_id in trust.key_ids
+      True
+      >>> model.write_bytes(b"another")
+      7
+      >>> verify(version, 1, str(signature), trust, "model.sig")
+      Traceback (most recent call last):
+      storage.keys.SignatureError: files differ from what was signed; changed: 1/saved_model.pb
+      >>> root.cleanup()
     """
     provenance = Path(directory.provenance_uri(version))
     signature = provenance / SIGNATURE_FILE

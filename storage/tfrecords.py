@@ -20,14 +20,5 @@ def open_records(path: str) -> tf.io.TFRecordWriter:
 
 
 def read_records(paths: str | Sequence[str]) -> tf.data.TFRecordDataset:
-    """The records of files, one after the other.
-
-    Example:
-      >>> import tempfile
-      >>> with tempfile.TemporaryDirectory() as folder:
-      ...     with open_records(f"{folder}/rows.gz") as file:
-      ...         file.write(b"a row")
-      ...     list(read_records(f"{folder}/rows.gz").as_numpy_iterator())
-      [b'a row']
-    """
+    """The records of files, one after the other."""
     return tf.data.TFRecordDataset(paths, _COMPRESSION)
