@@ -71,7 +71,7 @@ class Mirror:
         self.missing = []
         try:
             return self._look()
-        finally:  # Whatever became of the Serving directory.
+        finally:  # Also if the Serving directory cannot be read.
             self._remove_untrusted()
 
     def _look(self) -> bool:
@@ -176,7 +176,7 @@ class Mirror:
                 signature = os.path.join(copy.directory.serving_dir, SIGNATURE_FILE)
                 os.replace(signature, target.signature_uri(version))
                 os.rename(copy.directory.version_uri(version), target.version_uri(version))
-        except Exception as error:  # Whoever can write a version can have it fail in any way.
+        except Exception as error:  # A forged version can fail in any way.
             retry_at = time.monotonic() + _RETRY_SECONDS
             self._refused[name, version] = (retry_at, _reason(error))
             return self._report(f"{name} {version}", "refused", error, model=name, version=version)

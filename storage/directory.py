@@ -1,7 +1,7 @@
 """Changes the versions of a model in a Serving directory: publishes, moves aside, labels, deletes.
 
 `storage.versions` says how the directory is laid out. Whatever the umask, a version can be read by
-whoever its file mode says, and nobody else sees it before it is whole.
+those whom its file mode allows, and nobody else sees it before it is whole.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ class ModelDirectory(ModelVersions):
 
     Attributes:
       file_mode: Mode of the files that are published, whatever the umask; folders may be entered by
-        whoever may read the files. A server of another user needs 0o644, one of the same group
+        who may read the files. A server of another user needs 0o644, one of the same group
         0o640.
 
     Example:
@@ -257,7 +257,7 @@ class ModelDirectory(ModelVersions):
     def pin(self, version: int, label: str) -> None:
         """Gives a version a label, which it takes over from the version that had it.
 
-        A version with a label is not deleted by `retain`, and servers answer to its label.
+        A version with a label is not deleted by `retain`, and servers serve it by its label.
 
         Args:
           version: A version that a server can load.
@@ -330,7 +330,7 @@ class ModelDirectory(ModelVersions):
         raise LookupError(f"there is {named} to {what_for} in {self.uri}, which has {known}")
 
     def _move(self, source: str, target: str) -> None:
-        """Moves a version; whoever reads `source` or `target` never sees half of it."""
+        """Moves a version; readers of `source` or `target` never see half of it."""
         files, source_path = open_uri(source)
         target_path = open_uri(target)[1]
         if not isinstance(files, fs.LocalFileSystem):
@@ -378,7 +378,7 @@ class ModelDirectory(ModelVersions):
             files.delete_file(path)
 
     def _write_note(self, name: str, content: bytes) -> None:
-        """Writes a file beside or in the provenance, for whoever may read the versions."""
+        """Writes a file beside or in the provenance, for those who may read the versions."""
         uri = os.path.join(self.home_uri, name)
         files, path = open_uri(uri)
         if not isinstance(files, fs.LocalFileSystem):

@@ -23,7 +23,7 @@ def make_folder(path: str, mode: int) -> None:
 
 
 def folder_mode(file_mode: int) -> int:
-    """The mode of a file, and whoever may read it may enter the folder."""
+    """The mode of a file, and who may read it may enter the folder."""
     return file_mode | (file_mode & 0o444) >> 2
 
 

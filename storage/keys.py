@@ -51,7 +51,7 @@ class KeyPair:
 
 
 class TrustStore:
-    """The public keys of whoever may sign versions.
+    """The public keys of those who may sign versions.
 
     They are read once, so that replacing a file swaps no trust while a process runs; `reload`
     reads them again. Several keys may sign at a time, so that a key can be replaced without signing

@@ -1,7 +1,7 @@
 """Copies a version to where nobody else can change it, and verifies that copy.
 
-A folder that others may write can be another one a millisecond after it was verified. Whoever uses
-a version because it is trusted calls `private_copy` and reads nothing but what that returns.
+A folder that others may write can be another one a millisecond after it was verified. Code that
+uses a version because it is trusted calls `private_copy` and reads nothing but what that returns.
 """
 
 from __future__ import annotations
@@ -114,7 +114,7 @@ def private_copy(
       keys: What it is decrypted with, if it is encrypted.
 
     Returns:
-      The copy. Whoever asked for it closes it when its files are no longer read.
+      The copy. The caller closes it when its files are no longer read.
 
     Raises:
       FileNotFoundError: If there is no such version, or it went away meanwhile.

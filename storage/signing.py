@@ -142,7 +142,7 @@ def verify(
             config.set_hashing_config(_every_file()).verify(directory.uri, bundle)
     except InvalidSignature as error:
         raise SignatureError(f"{source} was itself changed since it was made") from error
-    # Whoever can write a signature can have its parsing fail in any way: what does not verify is
+    # A forged signature can have its parsing fail in any way: what does not verify is
     # refused.
     except Exception as error:
         reason = _other_version(directory, version, claims)

@@ -43,7 +43,7 @@ class Span:
 
 @dataclass(frozen=True)
 class Window:
-    """What a run reads: the months to learn from, and the month after them to be judged on."""
+    """What a run reads: the months to learn from, and the month after them to evaluate on."""
 
     train: tuple[Span, ...]
     test: Span
@@ -112,7 +112,7 @@ def resolve_window(uri: str, as_of: int, window: int) -> Window:
 
     Args:
       uri: Directory that holds the spans.
-      as_of: The month to be judged on, YYYYMM; 0 means the newest there is.
+      as_of: The month to evaluate on, YYYYMM; 0 means the newest there is.
       window: How many months before `as_of` to learn from. Fewer are taken where the data begins
         later than that.
 

@@ -34,14 +34,14 @@ from storage.encryption_keys import load_keys
 from storage.keys import SignatureError
 from storage.memory import check_is_memory
 
-# A thread that computes in Python gives way to the one that answers sockets after this many
+# A thread that computes in Python gives way to the one that serves sockets after this many
 # seconds; Python's 5 ms would be most of a request's time.
 _SWITCH_SECONDS = 0.0005
 _KEEP_ALIVE_SECONDS = 75
 
 
 def serve(settings: ServerSettings) -> None:
-    """Serves until SIGTERM or SIGINT, and then until the requests that came before are answered.
+    """Serves until SIGTERM or SIGINT, and then until the requests that came before are done.
 
     The ports are opened when each model that is there is served or refused, as TensorFlow Serving
     does. SIGHUP has tokens, certificates and public keys read again.
@@ -190,7 +190,7 @@ _reloading = threading.Lock()
 def _reload(
     settings: ServerSettings, authenticator: Authenticator, tls: Tls | None, manager: ModelManager
 ) -> None:
-    """Reads again who may ask and who may sign; of what cannot be read the old stays."""
+    """Reads again who may send requests and who may sign; of what cannot be read the old stays."""
     parts: Mapping[str, Callable[[], None] | None] = {
         "tokens": authenticator.reload,
         "tls": tls.reload if tls else None,

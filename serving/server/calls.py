@@ -1,4 +1,4 @@
-"""Calls of the server: what a request asks for and who sends it; counted, timed and logged."""
+"""Calls of the server: what a request is for and who sends it; counted, timed and logged."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ class Call:
       method: "predict", "classify", "regress", "status" or "metadata".
       peer: Address of the client.
       name: Name of the model.
-      version: Number of the version that is asked for; None for the newest.
-      label: Label of the version that is asked for.
-      rows: Rows that were answered.
-      grant: What the client may ask for; nothing unless it is said.
+      version: Number of the version that is wanted; None for the newest.
+      label: Label of the version that is wanted.
+      rows: Rows that got a prediction.
+      grant: What the client may use; nothing unless it is said.
     """
 
     protocol: str

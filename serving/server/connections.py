@@ -50,7 +50,7 @@ class BoundedProtocol(HttpToolsProtocol):
     """Bounds the head of a request, its first line and headers; the body is the application's.
 
     A head has as much time as uvicorn gives an idle connection (`timeout_keep_alive`), and so has
-    the rest of a body that was answered before all of it came.
+    the rest of a body that got its response before all of it came.
 
     Attributes:
       max_connections: Most connections at a time, those of this class together.

@@ -50,7 +50,7 @@ def load_version(
         )
         if copy.signed:
             model.key_id = copy.signed.key_id
-        answered = warm_up(model, folder, given_up)
+        warmed = warm_up(model, folder, given_up)
     except BaseException:
         copy.close()
         raise
@@ -66,6 +66,6 @@ def load_version(
         key_id=short_id(copy.signed.key_id) if copy.signed else None,
         signed=copy.signed.time if copy.signed else None,
         encrypted=copy.encrypted,
-        warmup_requests=answered,
+        warmup_requests=warmed,
     )
     return model

@@ -1,4 +1,4 @@
-"""Keeps the versions of the Serving directory loaded that clients may ask for.
+"""Keeps the versions of the Serving directory loaded that clients may use.
 
 Each model is looked at by a thread of its own, so that none waits for another.
 """
@@ -31,7 +31,7 @@ class ModelManager:
         version is refused. The event is set when the version is no longer wanted, and what `load`
         then returns or raises is of no interest.
       metrics: Where versions and refusals are counted.
-      on_change: Called with a model's name and whether it can be asked, whenever that may have
+      on_change: Called with a model's name and whether it is served, whenever that may have
         changed.
       trusts: Whether what was verified with the key of an id, or not at all (""), may be served.
 
@@ -178,7 +178,7 @@ class ModelManager:
             model.trust_again()
 
     def stop(self) -> None:
-        """Ends the looking and the loading; what is loaded can still be asked."""
+        """Ends the looking and the loading; what is loaded is still served."""
         self._stopping.set()
         for model in self._models.values():
             model.stop()

@@ -34,7 +34,7 @@ from storage.encryption_keys import Keys
 from storage.names import REQUEST_LOG_SUFFIX
 
 _QUEUED_REQUESTS = 1000
-_QUEUED_BYTES = 32 << 20  # They keep their memory when they have been answered.
+_QUEUED_BYTES = 32 << 20  # They keep their memory when they have got their responses.
 _END_SECONDS = 10.0
 
 _Arrays: TypeAlias = Mapping[str, np.ndarray]

@@ -39,15 +39,15 @@ _MOST_DIGITS = 100  # Python refuses to read more than some thousands.
 
 
 class RestInterface:
-    """Answers requests over HTTP.
+    """Takes requests over HTTP.
 
     Args:
-      service: What answers.
+      service: What computes the responses.
       max_bytes: Largest body, also decompressed.
       max_rows: Most rows of a request.
       deadline_seconds: Longest time for a client to send its request.
       authenticator: Knows the tokens that requests have to bring.
-      cors_origins: Origins whose pages may ask from a browser; "*" for any.
+      cors_origins: Origins whose pages may send requests from a browser; "*" for any.
     """
 
     def __init__(
@@ -72,7 +72,7 @@ class RestInterface:
         app = Starlette(
             routes=[
                 Route(METRICS_PATH, self._guarded(self._metrics), methods=["GET"]),
-                Route("/v1/{path:path}", self._guarded(self._answer), methods=_METHODS),
+                Route("/v1/{path:path}", self._guarded(self._respond), methods=_METHODS),
             ],
             exception_handlers={404: _not_found},
             middleware=[_cors(self._cors_origins)] if self._cors_origins else [],
@@ -105,7 +105,7 @@ class RestInterface:
         page = generate_latest(self._service.metrics.registry)
         return Response(page, media_type=CONTENT_TYPE_LATEST)
 
-    async def _answer(self, request: Request, grant: Grant) -> Response:
+    async def _respond(self, request: Request, grant: Grant) -> Response:
         path = request.scope["path"]
         if request.method == "POST" and (match := _ASK.fullmatch(path)):
             method = match["method"].lower()
@@ -116,13 +116,13 @@ class RestInterface:
                 body = await self._read(request)
             except ServingError as error:
                 self._service.refuse(call, error)
-            ask = self._predict if method == "predict" else self._examples
+            to_request = self._predict if method == "predict" else self._examples
 
             def read(most: int) -> ModelRequest:
                 document = inflate(body, self._max_bytes) if compressed else body
                 if len(document) * WORST_JSON > most and weigh_json(document) > most:
                     raise LargeRequest
-                return ask(call, document)
+                return to_request(call, document)
 
             content = await self._service.compute(call, read, len(body), plain=not compressed)
         elif request.method == "GET" and (match := _LOOK.fullmatch(path)):
@@ -193,7 +193,7 @@ class RestInterface:
         return examples_request(call.method, served, signature, np.array(examples, object), write)
 
     def _status(self, call: Call) -> bytes:
-        # Of all versions if a label is given, as TensorFlow Serving answers.
+        # Of all versions if a label is given, as TensorFlow Serving does.
         return json_responses.format_status(self._service.manager.status(call.name, call.version))
 
     def _metadata(self, call: Call) -> bytes:

@@ -38,12 +38,12 @@ _IDLE_SECONDS = 300
 
 
 class RpcInterface:
-    """Answers `tensorflow.serving.PredictionService` and `ModelService`.
+    """Serves `tensorflow.serving.PredictionService` and `ModelService`.
 
     MultiInference is not implemented, and the configuration cannot be reloaded.
 
     Args:
-      service: What answers.
+      service: What computes the responses.
       max_bytes: Largest request, also decompressed and unfolded.
       max_rows: Most rows of a request.
       authenticator: Knows the tokens that requests have to bring.
@@ -122,11 +122,11 @@ class RpcInterface:
         return examples_request(call.method, served, signature, examples, write)
 
     def _computed(
-        self, method: str, kind: type[Message], ask: Callable[[Call, Any], ModelRequest]
+        self, method: str, kind: type[Message], to_request: Callable[[Call, Any], ModelRequest]
     ) -> grpc.RpcMethodHandler:
-        """Answers requests of a kind in a worker."""
+        """Computes requests of a kind in a worker."""
 
-        async def answer(call: Call, content: bytes, context: Context) -> bytes:
+        async def respond(call: Call, content: bytes, context: Context) -> bytes:
             def read(most: int) -> ModelRequest:
                 message = inflate(content, self._max_bytes)
                 if (
@@ -134,20 +134,20 @@ class RpcInterface:
                     and weigh_message(message, kind.DESCRIPTOR, most) > most
                 ):
                     raise LargeRequest
-                return ask(call, _parse(call, message, kind))
+                return to_request(call, _parse(call, message, kind))
 
             seconds = context.time_remaining()
             plain = not is_compressed(content)
             return await self._service.compute(call, read, len(content), seconds, plain)
 
-        return self._handler(method, answer)
+        return self._handler(method, respond)
 
     def _looked_up(
         self, method: str, kind: type[Message], look: Callable[[Call, Any], Message]
     ) -> grpc.RpcMethodHandler:
-        """Answers small requests of a kind at once."""
+        """Responds to small requests of a kind at once."""
 
-        async def answer(call: Call, content: bytes, context: Context) -> bytes:
+        async def respond(call: Call, content: bytes, context: Context) -> bytes:
             def work() -> bytes:
                 if len(content) > _LARGEST_LOOK_UP:
                     raise too_large(_LARGEST_LOOK_UP)
@@ -158,10 +158,10 @@ class RpcInterface:
 
             return self._service.look_up(call, work)
 
-        return self._handler(method, answer)
+        return self._handler(method, respond)
 
     def _handler(
-        self, method: str, answer: Callable[[Call, bytes, Context], Awaitable[bytes]]
+        self, method: str, respond: Callable[[Call, bytes, Context], Awaitable[bytes]]
     ) -> grpc.RpcMethodHandler:
         """Reads requests when there is room for them, and says the status of those refused.
 
@@ -185,7 +185,7 @@ class RpcInterface:
                     self._service.refuse(call, error)
                 if content is grpc.aio.EOF:
                     content = b""
-                return await answer(call, content, context)
+                return await respond(call, content, context)
             except ServingError as error:
                 await context.abort(error.code, error.message)
 
@@ -193,7 +193,7 @@ class RpcInterface:
 
 
 def _parse(call: Call, content: bytes, kind: type[Message]) -> Any:
-    """A request of a kind, of which the call is told what it asks for."""
+    """A request of a kind; what it is for is noted in the call."""
     try:
         request: Any = kind.FromString(content)
     except DecodeError as error:
@@ -214,10 +214,10 @@ def _serialize(message: Message) -> bytes:
 def read_metadata(
     service: Service, call: Call, request: get_model_metadata_pb2.GetModelMetadataRequest
 ) -> get_model_metadata_pb2.GetModelMetadataResponse:
-    """Answers a request for metadata.
+    """The response to a request for metadata.
 
     Raises:
-      ServingError: If something other than the signatures is asked for, or the version is not being
+      ServingError: If something other than the signatures is wanted, or the version is not being
         served.
     """
     if not request.metadata_field:
@@ -246,7 +246,7 @@ def make_server(
     """A gRPC server, not started.
 
     Args:
-      service: What answers.
+      service: What computes the responses.
       health_service: The health service, which needs no token.
       max_bytes: Largest request.
       max_rows: Most rows of a request.
@@ -301,7 +301,7 @@ class _TokenInterceptor(grpc.aio.ServerInterceptor):
             self._authenticator.record(error, "grpc", context.peer())
             await context.abort(error.code, error.message)
 
-        # Of a stream nothing is read unless it is asked for.
+        # Of a stream nothing is read unless it is read.
         return grpc.stream_unary_rpc_method_handler(refuse)
 
 

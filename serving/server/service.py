@@ -1,6 +1,6 @@
-"""The way of every request: wait for a worker, find the version, answer in time, count and log.
+"""The way of every request: wait for a worker, find the version, respond in time, count and log.
 
-What is small never waits for what is large: `workers` threads answer the small requests, and one
+What is small never waits for what is large: `workers` threads compute the small requests, and one
 more the large ones, one at a time. So memory for requests that are unfolded is bounded too.
 """
 
@@ -37,8 +37,8 @@ Response = TypeVar("Response")
 _SMALL_BODY, _SMALL_BYTES, _SMALL_ROWS = 256 << 10, 4 << 20, 1024
 _BATCH_ROWS, _BATCH_REQUESTS = 256, 64
 
-# A request up to this size, of a model that has answered so many of its kind in less time than it
-# takes to wake a worker, is answered in the event loop.
+# A request up to this size, of a model that has computed so many of its kind in less time than it
+# takes to wake a worker, is computed in the event loop.
 _TINY_BODY, _TINY_BYTES, _TINY_ROWS = 8 << 10, 64 << 10, 8
 _QUICK_SECONDS, _QUICK_RUNS = 0.0002, 20
 
@@ -58,7 +58,7 @@ class _Task:
     gone: bool = False
 
     def left(self) -> float:
-        """Seconds in which the answer is of use.
+        """Seconds in which the response is of use.
 
         Raises:
           ServingError: If there are none.
@@ -70,7 +70,7 @@ class _Task:
 
 
 class Service:
-    """Answers requests with the models of a manager.
+    """Computes the responses to requests with the models of a manager.
 
     Args:
       manager: The models.
@@ -79,14 +79,14 @@ class Service:
       max_queue: Requests that may wait for a worker.
       request_memory: Memory for all requests: a quarter for those that arrive, a quarter for
         those that wait, and half for those that are unfolded.
-      deadline_seconds: Longest time from a request to its answer.
+      deadline_seconds: Longest time from a request to its response.
       access_log: Whether each request is a line in the log.
-      request_log: Where requests and answers are written, if anywhere.
+      request_log: Where requests and predictions are written, if anywhere.
 
     Attributes:
       arrivals: Memory for requests that are still arriving, by protocol: over gRPC, none says how
         large it is.
-      deadline_seconds: Longest time from a request to its answer.
+      deadline_seconds: Longest time from a request to its response.
     """
 
     def __init__(
@@ -131,7 +131,7 @@ class Service:
         seconds: float | None = None,
         plain: bool = True,
     ) -> Any:
-        """Computes the answer to a request, in a worker unless that would take longer.
+        """Computes the response to a request, in a worker unless that would take longer.
 
         Args:
           call: The request.
@@ -141,7 +141,7 @@ class Service:
           plain: Whether it is not compressed.
 
         Returns:
-          The answer.
+          The response.
 
         Raises:
           ServingError: If the version is not being served, too many requests wait, time is over,
@@ -167,10 +167,10 @@ class Service:
                 self._give_up(task)
 
     def find(self, call: Call) -> Served:
-        """The version that a request asks for, of which the call is told.
+        """The version that a request is for; it is noted in the call.
 
         Raises:
-          ServingError: If the client may not ask for it, or it is not being served.
+          ServingError: If the client may not use it, or it is not being served.
         """
         call.grant.check(call.method, call.name)
         served = self.manager.find(call.name, call.version, call.label, call.grant.models)
@@ -178,7 +178,7 @@ class Service:
         return served
 
     def look_up(self, call: Call, work: Callable[[], Response]) -> Response:
-        """Answers a request that needs no worker; see `compute`."""
+        """Responds to a request that needs no worker; see `compute`."""
         with Recorded(self._recorder, call):
             return work()
 
@@ -188,7 +188,7 @@ class Service:
             raise error
 
     def close(self) -> None:
-        """Ends the workers; what waits is not answered."""
+        """Ends the workers; what waits gets no response."""
         with self._lock:
             self._closing = True
             self._small_came.notify_all()
@@ -237,7 +237,7 @@ class Service:
             return task.started
 
     def _work(self) -> None:
-        """Answers small requests, as many together as there are for each worker."""
+        """Computes small requests, as many together as there are for each worker."""
         while True:
             with self._lock:
                 while not self._small:
@@ -246,11 +246,11 @@ class Service:
                     self._small_came.wait()
                 number = min(1 + len(self._small) // self._workers, _BATCH_REQUESTS)
                 tasks = [self._small.popleft() for _ in range(min(number, len(self._small)))]
-            self._answer_small(tasks)
+            self._compute_small(tasks)
             del tasks
 
-    def _answer_small(self, tasks: Iterable[_Task]) -> None:
-        """Answers requests that should be small, as many at a time as there is memory for."""
+    def _compute_small(self, tasks: Iterable[_Task]) -> None:
+        """Computes requests that should be small, as many at a time as there is memory for."""
         batches: dict[object, list[tuple[_Task, ModelRequest]]] = {}
         taken = 0
         for task in filter(self._start, tasks):
@@ -260,7 +260,7 @@ class Service:
                 if request.rows > _SMALL_ROWS or size > _SMALL_BYTES:
                     raise LargeRequest
                 if taken + size > _SMALL_BYTES:
-                    self._answer_batches(batches)
+                    self._compute_batches(batches)
                     taken = 0
                 taken += size
                 batches.setdefault(request.batch, []).append((task, request))
@@ -270,11 +270,11 @@ class Service:
                     self._append(task, True)
             except Exception as error:
                 self._finish(task, None, error)
-        self._answer_batches(batches)
+        self._compute_batches(batches)
 
-    def _answer_batches(self, batches: dict[object, list[tuple[_Task, ModelRequest]]]) -> None:
+    def _compute_batches(self, batches: dict[object, list[tuple[_Task, ModelRequest]]]) -> None:
         for batch in batches.values():
-            self._answer(batch)
+            self._compute(batch)
         batches.clear()
 
     def _work_on_large(self) -> None:
@@ -287,7 +287,7 @@ class Service:
                 task = self._large.popleft()
             if self._start(task):
                 try:
-                    self._answer([(task, self._read(task, self._most_unfolded))])
+                    self._compute([(task, self._read(task, self._most_unfolded))])
                 except LargeRequest:
                     most = f"{self._most_unfolded:,} bytes, which is all that a request may"
                     error = exhausted(f"the request takes more than {most}", http_status=413)
@@ -301,29 +301,29 @@ class Service:
         task.left()
         return task.read(most)
 
-    def _answer(self, group: list[tuple[_Task, ModelRequest]]) -> None:
-        """Computes questions that may be one batch."""
+    def _compute(self, group: list[tuple[_Task, ModelRequest]]) -> None:
+        """Computes requests that may be one batch."""
         while group:
             first, rows = group[0][1], 0
             batch: list[tuple[_Task, ModelRequest]] = []
             while group and (not batch or rows + group[0][1].rows <= _BATCH_ROWS):
                 rows += group[0][1].rows
                 batch.append(group.pop(0))
-            answers: Iterable[Arrays | None] = [None] * len(batch)
+            batch_outputs: Iterable[Arrays | None] = [None] * len(batch)
             if len(batch) > 1:
-                # If it fails, each of them gets its own error, or answer, below.
+                # If it fails, each of them gets its own error, or response, below.
                 with contextlib.suppress(Exception):
-                    answers = batching.run(
+                    batch_outputs = batching.run(
                         first.served.model,
                         first.signature,
                         [request.inputs for _, request in batch],
                         first.outputs,
                         max(task.left() for task, _ in batch),
                     )
-            for (task, request), outputs in zip(batch, answers, strict=True):
+            for (task, request), outputs in zip(batch, batch_outputs, strict=True):
                 try:
-                    answer = self._write(task.call, request, outputs, task.left())
-                    self._finish(task, answer, None)
+                    response = self._write(task.call, request, outputs, task.left())
+                    self._finish(task, response, None)
                 except Exception as error:
                     self._finish(task, None, error)
 
@@ -355,26 +355,26 @@ class Service:
         return request.write(outputs)
 
     def _guarded(self, work: Callable[[], Response]) -> Response:
-        """Does some work, of which every error is one that can be answered."""
+        """Does some work, of which every error is a `ServingError`."""
         try:
             return work()
         except Exception as error:
             raise _explained(error) from None
 
-    def _finish(self, task: _Task, answer: Any, error: Exception | None) -> None:
+    def _finish(self, task: _Task, response: Any, error: Exception | None) -> None:
         if error is not None:
             error = _explained(error)
         with self._lock:
             self._leave(task)
         with contextlib.suppress(RuntimeError):  # The server has stopped.
-            task.loop.call_soon_threadsafe(_settle, task.future, answer, error)
+            task.loop.call_soon_threadsafe(_settle, task.future, response, error)
 
 
 def _explained(error: Exception) -> ServingError:
-    """An error as it is answered; one that nobody foresaw is logged."""
+    """An error as a client gets it; one that nobody foresaw is logged."""
     if isinstance(error, ServingError):
         return error
-    # Not what it says: that may quote what was asked.
+    # Not what it says: that may quote the request.
     frames = traceback.extract_tb(error.__traceback__)
     log_event(
         "unforeseen error",
@@ -386,13 +386,13 @@ def _explained(error: Exception) -> ServingError:
     return ServingError(grpc.StatusCode.INTERNAL, reason, quotes=True)
 
 
-def _settle(future: asyncio.Future, answer: Any, error: Exception | None) -> None:
+def _settle(future: asyncio.Future, response: Any, error: Exception | None) -> None:
     if future.done():
         return
     if error is not None:
         future.set_exception(error)
     else:
-        future.set_result(answer)
+        future.set_result(response)
 
 
 def late(seconds: float) -> ServingError:

@@ -1,4 +1,4 @@
-"""What a model can be asked: the names, dtypes and shapes of a signature's inputs and outputs."""
+"""Signatures of a model: the names, dtypes and shapes of its inputs and outputs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One model of the Serving directory, its versions loaded that clients may ask for.
+"""One model of the Serving directory, its versions loaded that clients may use.
 
 Each version is loaded by a thread of its own: a rollback does not wait for a load. A new version is
 verified, loaded and warmed beside the one that is being served, and only then takes over. A version
@@ -73,7 +73,7 @@ class WatchedModel:
       directory: Where the versions are.
       name: Name of the model.
       newest: The version that is served by default, if any.
-      loaded: The versions that can be asked for, by number. It and `labels` are replaced, never
+      loaded: The versions that are served, by number. It and `labels` are replaced, never
         changed: requests read them without the lock that every change holds.
       labels: The version of each label.
       states: State of each version and the reason for it, as TensorFlow Serving reports them.
@@ -130,12 +130,12 @@ class WatchedModel:
             self.look()
 
     def stop(self) -> None:
-        """Ends the loading; what is loaded can still be asked."""
+        """Ends the loading; what is loaded is still served."""
         for load in list(self._loads.values()):  # No lock: storage that hangs may keep it.
             load.given_up.set()
 
     def _update(self) -> None:
-        """Starts, gives up and forgets what the Serving directory asks for. Waits for no load."""
+        """Starts, gives up and forgets what the Serving directory wants. Waits for no load."""
         there = [v for v in self.directory.versions() if v <= MAX_VERSION]
         if not there and self.directory.withdrawn():
             self.newest = None

@@ -445,10 +445,10 @@ class TestHost:
     ) -> None:
         tls = ("--tls-certificate", "file", "--tls-key", "file")
         said = self.serve("--host", host)
-        assert "no token or client certificate is asked for and nothing is encrypted" in said
+        assert "no token or client certificate is required and nothing is encrypted" in said
         assert "or say --insecure" in said
         assert "nothing is encrypted: " in self.serve("--host", host, "--token-file", "file")
-        assert "is asked for: " in self.serve("--host", host, *tls)
+        assert "is required: " in self.serve("--host", host, *tls)
         assert started == []
         assert self.serve("--host", host, *tls, "--token-file", "file") == ""
         assert self.serve("--host", host, *tls, "--tokens", "file") == ""
