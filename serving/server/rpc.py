@@ -27,8 +27,9 @@ from serving.server.estimate import WORST_MESSAGE, inflate, is_compressed, too_l
 from serving.server.health import HealthService
 from serving.server.model_request import LargeRequest, ModelRequest, examples_request
 from serving.server.models import Arrays
-from serving.server.service import Service, late
+from serving.server.service import Service
 from serving.server.signatures import SIGNATURE_DEF
+from serving.server.work_queue import late
 
 Context: TypeAlias = grpc.aio.ServicerContext
 

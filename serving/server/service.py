@@ -12,9 +12,7 @@ import logging
 import threading
 import time
 import traceback
-from collections import deque
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from typing import Any, NoReturn, TypeVar
 from weakref import WeakKeyDictionary
 
@@ -30,43 +28,18 @@ from serving.server.metrics import ServerMetrics
 from serving.server.model_request import LargeRequest, ModelRequest, Read, count_rows, unfolded
 from serving.server.models import Arrays, LoadedModel, Served
 from serving.server.request_log import RequestLog
+from serving.server.work_queue import Task, WorkQueue, late
 
 Response = TypeVar("Response")
 
-# Above these a request is large: its bytes as it came, those it takes unfolded, its rows.
-_SMALL_BODY, _SMALL_BYTES, _SMALL_ROWS = 256 << 10, 4 << 20, 1024
-_BATCH_ROWS, _BATCH_REQUESTS = 256, 64
+# Above these a request is large: bytes that it takes unfolded, its rows.
+_SMALL_BYTES, _SMALL_ROWS = 4 << 20, 1024
+_BATCH_ROWS = 256
 
 # A request up to this size, of a model that has computed so many of its kind in less time than it
 # takes to wake a worker, is computed in the event loop.
 _TINY_BODY, _TINY_BYTES, _TINY_ROWS = 8 << 10, 64 << 10, 8
 _QUICK_SECONDS, _QUICK_RUNS = 0.0002, 20
-
-
-@dataclass(eq=False)
-class _Task:
-    """A request that waits for a worker or is being computed."""
-
-    call: Call
-    read: Read
-    size: int
-    limit: float
-    end: float
-    future: asyncio.Future
-    loop: asyncio.AbstractEventLoop
-    started: bool = False
-    gone: bool = False
-
-    def left(self) -> float:
-        """Seconds in which the response is of use.
-
-        Raises:
-          ServingError: If there are none.
-        """
-        left = self.end - time.monotonic()
-        if left <= 0:
-            raise late(self.limit)
-        return left
 
 
 class Service:
@@ -104,21 +77,13 @@ class Service:
         self.manager = manager
         self.metrics = metrics
         self.arrivals = {name: Arrivals(request_memory // 8) for name in ("grpc", "rest")}
-        self._most_waiting_bytes = request_memory // 4
         self._most_unfolded = max(0, request_memory // 2 - workers * _SMALL_BYTES)
-        self._most = workers + max_queue
-        self._workers = workers
-        self._queued = self._queued_bytes = 0
-        self._small: deque[_Task] = deque()
-        self._large: deque[_Task] = deque()
-        self._lock = threading.Lock()
-        self._small_came, self._large_came = (threading.Condition(self._lock) for _ in range(2))
-        self._closing = False
+        self._queue = WorkQueue(workers, max_queue, request_memory // 4)
         self._quick_runs: WeakKeyDictionary[LoadedModel, dict[str, int]] = WeakKeyDictionary()
         self.deadline_seconds = deadline_seconds
         self._recorder = CallRecorder(metrics, manager.knows, access_log)
         self._request_log = request_log
-        metrics.waiting.set_function(lambda: self._queued)
+        metrics.waiting.set_function(lambda: self._queue.size)
         for number in range(workers):
             threading.Thread(target=self._work, name=f"worker-{number}", daemon=True).start()
         threading.Thread(target=self._work_on_large, name="worker-large", daemon=True).start()
@@ -149,22 +114,22 @@ class Service:
         """
         with Recorded(self._recorder, call):
             limit = min(self.deadline_seconds, seconds or self.deadline_seconds)
-            if size <= _TINY_BODY and plain and not self._queued:
+            if size <= _TINY_BODY and plain and not self._queue.size:
                 request = self._guarded(lambda: read(_SMALL_BYTES))
                 if self._is_quick(request):
                     return self._guarded(lambda: self._write(call, request, None, limit))
                 read = unfolded(request)
             loop = asyncio.get_running_loop()
-            task = _Task(
+            task = Task(
                 call, read, size, limit, time.monotonic() + limit, loop.create_future(), loop
             )
-            self._enqueue(task)
+            self._queue.put(task)
             timer = loop.call_later(limit, _settle, task.future, None, late(limit))
             try:
                 return await task.future
             finally:
                 timer.cancel()
-                self._give_up(task)
+                self._queue.give_up(task)
 
     def find(self, call: Call) -> Served:
         """The version that a request is for; it is noted in the call.
@@ -189,71 +154,19 @@ class Service:
 
     def close(self) -> None:
         """Ends the workers; what waits gets no response."""
-        with self._lock:
-            self._closing = True
-            self._small_came.notify_all()
-            self._large_came.notify_all()
-
-    def _enqueue(self, task: _Task) -> None:
-        with self._lock:
-            if self._queued >= self._most:
-                raise ServingError(
-                    grpc.StatusCode.UNAVAILABLE,
-                    f"the queue is full: {self._queued} requests are waiting or being computed",
-                )
-            if self._queued_bytes and self._queued_bytes + task.size > self._most_waiting_bytes:
-                raise exhausted(
-                    f"the queue is full: {self._queued_bytes:,} bytes are waiting or being "
-                    f"computed, {self._most_waiting_bytes:,} are allowed"
-                )
-            self._queued += 1
-            self._queued_bytes += task.size
-            self._append(task, task.size > _SMALL_BODY)
-
-    def _append(self, task: _Task, large: bool) -> None:
-        queue, came = (self._large, self._large_came) if large else (self._small, self._small_came)
-        queue.append(task)
-        came.notify()
-
-    def _give_up(self, task: _Task) -> None:
-        """Gives the place of a task to others, unless it is being computed."""
-        with self._lock:
-            if not task.started and not task.gone:
-                self._leave(task)
-                for queue in (self._small, self._large):
-                    with contextlib.suppress(ValueError):
-                        queue.remove(task)
-
-    def _leave(self, task: _Task) -> None:
-        if not task.gone:
-            task.gone = True
-            self._queued -= 1
-            self._queued_bytes -= task.size
-
-    def _start(self, task: _Task) -> bool:
-        """Whether a task is to be computed now."""
-        with self._lock:
-            task.started = not task.gone
-            return task.started
+        self._queue.close()
 
     def _work(self) -> None:
         """Computes small requests, as many together as there are for each worker."""
-        while True:
-            with self._lock:
-                while not self._small:
-                    if self._closing:
-                        return
-                    self._small_came.wait()
-                number = min(1 + len(self._small) // self._workers, _BATCH_REQUESTS)
-                tasks = [self._small.popleft() for _ in range(min(number, len(self._small)))]
+        while tasks := self._queue.take_small():
             self._compute_small(tasks)
             del tasks
 
-    def _compute_small(self, tasks: Iterable[_Task]) -> None:
+    def _compute_small(self, tasks: Iterable[Task]) -> None:
         """Computes requests that should be small, as many at a time as there is memory for."""
-        batches: dict[object, list[tuple[_Task, ModelRequest]]] = {}
+        batches: dict[object, list[tuple[Task, ModelRequest]]] = {}
         taken = 0
-        for task in filter(self._start, tasks):
+        for task in filter(self._queue.start, tasks):
             try:
                 request = self._read(task, _SMALL_BYTES)
                 size = request.bytes
@@ -265,27 +178,19 @@ class Service:
                 taken += size
                 batches.setdefault(request.batch, []).append((task, request))
             except LargeRequest:
-                with self._lock:
-                    task.started = False
-                    self._append(task, True)
+                self._queue.put_back(task)
             except Exception as error:
                 self._finish(task, None, error)
         self._compute_batches(batches)
 
-    def _compute_batches(self, batches: dict[object, list[tuple[_Task, ModelRequest]]]) -> None:
+    def _compute_batches(self, batches: dict[object, list[tuple[Task, ModelRequest]]]) -> None:
         for batch in batches.values():
             self._compute(batch)
         batches.clear()
 
     def _work_on_large(self) -> None:
-        while True:
-            with self._lock:
-                while not self._large:
-                    if self._closing:
-                        return
-                    self._large_came.wait()
-                task = self._large.popleft()
-            if self._start(task):
+        while task := self._queue.take_large():
+            if self._queue.start(task):
                 try:
                     self._compute([(task, self._read(task, self._most_unfolded))])
                 except LargeRequest:
@@ -294,18 +199,17 @@ class Service:
                     self._finish(task, None, error)
                 except Exception as error:
                     self._finish(task, None, error)
-                # Its memory goes before the next one's comes.
-                del task
+            del task  # Its memory goes before the next one's comes.
 
-    def _read(self, task: _Task, most: int) -> ModelRequest:
+    def _read(self, task: Task, most: int) -> ModelRequest:
         task.left()
         return task.read(most)
 
-    def _compute(self, group: list[tuple[_Task, ModelRequest]]) -> None:
+    def _compute(self, group: list[tuple[Task, ModelRequest]]) -> None:
         """Computes requests that may be one batch."""
         while group:
             first, rows = group[0][1], 0
-            batch: list[tuple[_Task, ModelRequest]] = []
+            batch: list[tuple[Task, ModelRequest]] = []
             while group and (not batch or rows + group[0][1].rows <= _BATCH_ROWS):
                 rows += group[0][1].rows
                 batch.append(group.pop(0))
@@ -361,11 +265,10 @@ class Service:
         except Exception as error:
             raise _explained(error) from None
 
-    def _finish(self, task: _Task, response: Any, error: Exception | None) -> None:
+    def _finish(self, task: Task, response: Any, error: Exception | None) -> None:
         if error is not None:
             error = _explained(error)
-        with self._lock:
-            self._leave(task)
+        self._queue.finish(task)
         with contextlib.suppress(RuntimeError):  # The server has stopped.
             task.loop.call_soon_threadsafe(_settle, task.future, response, error)
 
@@ -393,8 +296,3 @@ def _settle(future: asyncio.Future, response: Any, error: Exception | None) -> N
         future.set_exception(error)
     else:
         future.set_result(response)
-
-
-def late(seconds: float) -> ServingError:
-    """The error of a request whose time is over."""
-    return ServingError(grpc.StatusCode.DEADLINE_EXCEEDED, f"no answer within {seconds:g} seconds")
