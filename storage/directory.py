@@ -31,8 +31,6 @@ from storage.names import (
 from storage.uris import copy_between, copy_tree, delete_tree, exists, open_uri, read_file
 from storage.versions import MAX_VERSION, ModelVersions
 
-FILE_MODE = 0o644
-
 # What is being done, in names that a server and `versions` pass over; a crash leaves them behind.
 _STAGING = "staging-"
 _DELETED = "deleted-"
@@ -89,7 +87,7 @@ class ModelDirectory(ModelVersions):
       >>> work.cleanup()
     """
 
-    file_mode: int = FILE_MODE
+    file_mode: int = 0o644
 
     @contextlib.contextmanager
     def locked(self, wait_seconds: float = 60) -> Iterator[None]:

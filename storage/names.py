@@ -10,6 +10,9 @@ WARMUP_FILE = "assets.extra/tf_serving_warmup_requests"
 # The signature that a server takes where a request names none.
 DEFAULT_SIGNATURE = "serving_default"
 
+# What a signature of a SavedModel is for.
+PREDICT_METHOD = "tensorflow/serving/predict"
+
 # The folder beside the versions of a model, and what it holds of each version.
 PROVENANCE = ".flightdeck"
 PROVENANCE_FILE = "provenance.json"

@@ -24,13 +24,12 @@ from tensorflow.core.protobuf import meta_graph_pb2, saved_model_pb2
 from tensorflow_serving.apis import prediction_log_pb2
 
 from components.serving_validator.rows import accepts_rows, make_inputs, predict_request
-from storage.names import DEFAULT_SIGNATURE, SAVED_MODEL, TFLITE_MODEL, WARMUP_FILE
+from storage.names import DEFAULT_SIGNATURE, PREDICT_METHOD, SAVED_MODEL, TFLITE_MODEL, WARMUP_FILE
 from storage.uris import copy_tree
 
 # With more, TensorFlow Serving refuses the version.
 MAX_WARMUP_RECORDS = 1000
 
-_PREDICT_METHOD = "tensorflow/serving/predict"
 # Where TensorFlow Serving looks for the signatures of a TFLite model.
 _SIGNATURES_METADATA = b"signature_defs_metadata"
 
@@ -170,7 +169,7 @@ def _signature_def(model: schema.ModelT, part: schema.SignatureDefT) -> meta_gra
     return meta_graph_pb2.SignatureDef(
         inputs={entry.name.decode(): _info(tensors[entry.tensorIndex]) for entry in part.inputs},
         outputs={entry.name.decode(): _info(tensors[entry.tensorIndex]) for entry in part.outputs},
-        method_name=_PREDICT_METHOD,
+        method_name=PREDICT_METHOD,
     )
 
 

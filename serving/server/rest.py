@@ -27,13 +27,13 @@ from serving.server.rpc import read_metadata
 from serving.server.service import Service
 from serving.server.settings import METRICS_PATH
 from serving.server.signatures import SIGNATURE_DEF
+from storage.versions import MAX_VERSION
 
 _MODEL = r"/v1/models/(?P<name>[^/:]+)(?:/versions/(?P<version>\d+)|/labels/(?P<label>[^/:]+))?"
 _ASK = re.compile(_MODEL + r":(?P<method>classify|regress|predict)", re.IGNORECASE | re.ASCII)
 _LOOK = re.compile(_MODEL + r"(?P<metadata>/metadata)?", re.IGNORECASE | re.ASCII)
 
 _METHODS = ["GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
-_HIGHEST_VERSION = 2**63 - 1
 _TOO_SLOW = 408
 _MOST_DIGITS = 100  # Python refuses to read more than some thousands.
 
@@ -228,7 +228,7 @@ def _peer(request: Request) -> str:
 
 def _call(method: str, match: re.Match, request: Request, grant: Grant) -> Call:
     digits = match["version"]
-    if digits and (len(digits) > _MOST_DIGITS or int(digits) > _HIGHEST_VERSION):
+    if digits and (len(digits) > _MOST_DIGITS or int(digits) > MAX_VERSION):
         raise invalid(f"Failed to convert version: {digits[:_MOST_DIGITS]} to numeric.")
     version = int(digits) if digits else None
     label = match["label"]

@@ -10,9 +10,10 @@ import tensorflow as tf
 from tensorflow.core.framework import tensor_shape_pb2, types_pb2
 from tensorflow.core.protobuf import meta_graph_pb2
 
+from storage.names import PREDICT_METHOD
+
 # The field of a model's metadata that holds its signatures.
 SIGNATURE_DEF = "signature_def"
-PREDICT_METHOD = "tensorflow/serving/predict"
 
 # Number of a dtype in TensorFlow's protocol, and the numpy dtype of its arrays; strings are bytes
 # objects.

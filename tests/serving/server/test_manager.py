@@ -680,7 +680,7 @@ class TestStorage:
                 return found
 
             # The tests may run as root, who can read everything.
-            monkeypatch.setattr(ModelDirectory, "versions", versions)
+            monkeypatch.setattr(ModelVersions, "versions", versions)
 
         return go
 
@@ -880,7 +880,7 @@ class TestSeveralModels:
             return [1, 2]
 
         # The tests may run as root, who can read everything.
-        monkeypatch.setattr(ModelDirectory, "versions", versions)
+        monkeypatch.setattr(ModelVersions, "versions", versions)
         serving.look()
         assert (serving.served("a"), serving.served("b")) == (1, 2)
 
