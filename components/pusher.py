@@ -11,18 +11,22 @@ from typing import Any
 from tfx import v1 as tfx
 from tfx.utils import path_utils
 
-from components.evaluator.executor import BLESSED_FILE
 from components.evaluator.results import OVERALL, read_metrics
-from components.served_model import TRAINING_STATISTICS
-from components.serving_validator.component import INFRA_BLESSED_FILE
-from ml.artifacts import CompressionReport, schema_uri, serving_model_uri, statistics_uri
+from ml.artifacts import (
+    BLESSED_FILE,
+    INFRA_BLESSED_FILE,
+    CompressionReport,
+    schema_uri,
+    serving_model_uri,
+    statistics_uri,
+)
 from ml.model_identity import model_identity
 from storage.directory import ModelDirectory
 from storage.encrypted_versions import encrypt_tree
 from storage.encryption_keys import EncryptionError, Keys, require_keys
 from storage.errors import SurroundingsError, UserError
 from storage.keys import SignatureError, ensure_key_pair, is_file
-from storage.names import PROVENANCE_FILE
+from storage.names import PROVENANCE_FILE, TRAINING_STATISTICS
 from storage.signing import sign
 from storage.uris import model_digest
 

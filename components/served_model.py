@@ -8,12 +8,10 @@ from ml.artifacts import serving_model_uri, statistics_uri
 from storage.encryption_keys import EncryptionError, load_keys
 from storage.errors import SurroundingsError
 from storage.keys import SignatureError, TrustStore
-from storage.names import SAVED_MODEL
+from storage.names import SAVED_MODEL, TRAINING_STATISTICS
 from storage.private_copy import private_copy
 from storage.uris import copy_tree, exists, read_file
 from storage.versions import ModelVersions
-
-TRAINING_STATISTICS = "training_statistics.pb"
 
 
 @tfx.dsl.components.component

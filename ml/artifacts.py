@@ -15,6 +15,8 @@ from storage.names import SAVED_MODEL
 SCHEMA_FILE = "schema.pbtxt"
 STATISTICS_FILE = "FeatureStats.pb"
 _SERVING_FOLDER = "Format-Serving"
+BLESSED_FILE, NOT_BLESSED_FILE = "BLESSED", "NOT_BLESSED"
+INFRA_BLESSED_FILE, INFRA_NOT_BLESSED_FILE = "INFRA_BLESSED", "INFRA_NOT_BLESSED"
 
 
 def serving_model_uri(model: tfx.dsl.Artifact) -> str:

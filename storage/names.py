@@ -16,6 +16,7 @@ PREDICT_METHOD = "tensorflow/serving/predict"
 # The folder beside the versions of a model, and what it holds of each version.
 PROVENANCE = ".flightdeck"
 PROVENANCE_FILE = "provenance.json"
+TRAINING_STATISTICS = "training_statistics.pb"
 SIGNATURE_FILE = "model.sig"
 # Says which version was signed and when; it is signed with the version.
 STATEMENT_FILE = "signed.json"

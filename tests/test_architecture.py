@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from storage.import_closure import ImportClosure
+
 PROJECT = Path(__file__).parents[1]
 # What each folder may import of the project, besides itself; the runners may import anything.
 ALLOWED: dict[str, tuple[str, ...]] = {
@@ -160,3 +162,11 @@ def test_what_a_scheduler_or_a_server_imports_brings_neither_tensorflow_nor_tfx(
     loaded = set(done.stdout.split())
     assert module in loaded
     assert not {"tensorflow", "tfx", "tensorflow_transform", "apache_beam", "keras"} & loaded
+
+
+@pytest.mark.parametrize("node", ["components.pusher", "components.served_model"])
+def test_node_that_handles_versions_depends_on_nothing_of_the_server(node: str) -> None:
+    files = ImportClosure(PROJECT).files([node])
+    found = sorted(str(path.relative_to(PROJECT)) for path in files)
+    assert f"{node.replace('.', '/')}.py" in found
+    assert [path for path in found if path.startswith(("serving/", "components/serving"))] == []

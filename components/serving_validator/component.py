@@ -21,14 +21,17 @@ from components.serving_validator.trial import (
     try_form,
 )
 from components.serving_validator.verdict import Limits
-from ml.artifacts import serving_model_uri, split_files
+from ml.artifacts import (
+    INFRA_BLESSED_FILE,
+    INFRA_NOT_BLESSED_FILE,
+    serving_model_uri,
+    split_files,
+)
 from ml.networks import require
 from storage.names import TFLITE_MODEL
 from storage.uris import copy_tree
 
 # The layout of an `InfraBlessing`, as the stock InfraValidator writes it.
-INFRA_BLESSED_FILE = "INFRA_BLESSED"
-INFRA_NOT_BLESSED_FILE = "INFRA_NOT_BLESSED"
 REPORT_FILE = "report.json"
 _VERSION = "1"
 
