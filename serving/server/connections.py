@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import resource
 import socket
@@ -137,13 +138,13 @@ class TlsHandshake(asyncio.Protocol):
         transport = cast(asyncio.Transport, transport)
         connections = len(self._shaking_hands) + len(self._protocol.connections)
         if connections < self._protocol.max_connections:
-            self._shaking_hands.add(self)
             # A transport that is there begins to read before `start_tls` can: it is given up, and
             # a copy of its descriptor becomes one that has TLS from its first byte on.
-            connection = transport.get_extra_info("socket")
-            copy = socket.socket(fileno=os.dup(connection.fileno()))
-            copy.setblocking(False)
-            self._task = self._protocol.loop.create_task(self._shake_hands(copy))
+            with contextlib.suppress(OSError):  # The process may have no descriptor left.
+                copy = socket.socket(fileno=os.dup(transport.get_extra_info("socket").fileno()))
+                copy.setblocking(False)
+                self._shaking_hands.add(self)
+                self._task = self._protocol.loop.create_task(self._shake_hands(copy))
         transport.abort()
 
     async def _shake_hands(self, connection: socket.socket) -> None:
