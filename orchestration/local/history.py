@@ -22,10 +22,10 @@ from rich.tree import Tree
 from typing_extensions import TypedDict  # That of Python 3.11 pydantic does not take.
 
 from orchestration.local.output_directory import OutputDirectory, write_whole
-from storage.directory import ModelDirectory
 from storage.encryption import key_of
 from storage.names import PROVENANCE_FILE, SIGNATURE_FILE
 from storage.uris import exists, file_sizes
+from storage.versions import ModelVersions
 
 if TYPE_CHECKING:
     from ml_metadata.metadata_store import MetadataStore
@@ -117,7 +117,7 @@ class _Provenance(TypedDict, total=False):
     artifacts: dict[str, _Artifact]
 
 
-def read_provenance(models: ModelDirectory, version: int) -> dict[str, Any]:
+def read_provenance(models: ModelVersions, version: int) -> dict[str, Any]:
     """The provenance record of a version, empty if it has none.
 
     Raises:
@@ -134,7 +134,7 @@ def read_provenance(models: ModelDirectory, version: int) -> dict[str, Any]:
     return record
 
 
-def pushed_files(models: ModelDirectory, version: int) -> dict[str, int]:
+def pushed_files(models: ModelVersions, version: int) -> dict[str, int]:
     """Bytes of each file of a version, by its path in the Serving directory.
 
     Of its provenance too, but for the signature, which may be made again by another key; and
@@ -155,7 +155,7 @@ def _id_size(path: str) -> int:
         return len(key_of(file.read(128)) or "")
 
 
-def lost_files(directory: OutputDirectory, models: ModelDirectory, version: int) -> list[str]:
+def lost_files(directory: OutputDirectory, models: ModelVersions, version: int) -> list[str]:
     """Files of a version that are gone or shorter than when a run of this directory pushed it."""
     there = pushed_files(models, version)
     return sorted(
