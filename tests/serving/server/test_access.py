@@ -7,6 +7,7 @@ import contextlib
 import hashlib
 import signal
 import ssl
+import sys
 import tempfile
 import threading
 from collections.abc import Iterator
@@ -24,6 +25,7 @@ from tensorflow_serving.apis import (
     prediction_service_pb2_grpc,
 )
 
+from serving import __main__ as serving_command
 from serving.__main__ import main
 from serving.server.authentication import Authenticator
 from serving.server.metrics import ServerMetrics
@@ -432,6 +434,7 @@ class TestHost:
         (tmp_path / "file").touch()
         settings: list[Any] = []
         monkeypatch.setattr(app, "serve", settings.append)
+        monkeypatch.setattr(serving_command, "_end", sys.exit)  # It would end this process.
         return settings
 
     def serve(self, *arguments: str) -> str:
