@@ -10,9 +10,9 @@ from typing import Any
 
 from tfx import v1 as tfx
 
-from components.evaluator.executor import BLESSED_FILE
 from components.evaluator.results import OVERALL, read_metrics
 from ml.artifacts import (
+    BLESSED_FILE,
     INFRA_BLESSED_FILE,
     CompressionReport,
     schema_uri,
@@ -20,12 +20,14 @@ from ml.artifacts import (
     statistics_uri,
 )
 from ml.identity.model import model_identity
-from storage.directory import PROVENANCE_FILE, ModelDirectory, model_digest
-from storage.encryption import EncryptionError, Keys, encrypt_tree, require_keys
+from storage.directory import ModelDirectory
+from storage.encrypted_versions import encrypt_tree
+from storage.encryption_keys import EncryptionError, Keys, require_keys
 from storage.errors import SurroundingsError
 from storage.keys import SignatureError, ensure_key_pair, is_file
-from storage.names import TRAINING_STATISTICS, WARMUP_FILE
+from storage.names import PROVENANCE_FILE, TRAINING_STATISTICS, WARMUP_FILE
 from storage.signing import sign
+from storage.uris import model_digest
 
 # What a push of another run may take to copy and sign its model.
 _LOCK_SECONDS = 600

@@ -16,11 +16,12 @@ from ml import progress, request_log
 from ml.artifacts import load_schema, split_uri
 from ml.example_columns import Columns, to_example_batch
 from ml.examples import first_values
-from ml.request_log import PREDICTION_PREFIX, VERSION_FEATURE, Period
+from ml.request_log import Period
 from ml.requests import CURRENT, PREVIOUS, Requests
 from storage import spans
-from storage.encryption import EncryptionError, Keys, load_keys
+from storage.encryption_keys import EncryptionError, Keys, load_keys
 from storage.errors import DataError
+from storage.names import PREDICTION_PREFIX, VERSION_FEATURE
 from storage.parquet import open_file
 from storage.tfrecords import open_records
 

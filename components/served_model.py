@@ -5,12 +5,13 @@ import json
 from tfx import v1 as tfx
 
 from ml.artifacts import serving_model_uri, statistics_uri
-from storage.directory import SAVED_MODEL, ModelDirectory, copy_tree, exists, read_file
-from storage.encryption import EncryptionError, load_keys
+from storage.encryption_keys import EncryptionError, load_keys
 from storage.errors import SurroundingsError
 from storage.keys import SignatureError, TrustStore
-from storage.names import TRAINING_STATISTICS
+from storage.names import SAVED_MODEL, TRAINING_STATISTICS
 from storage.private_copy import private_copy
+from storage.uris import copy_tree, exists, read_file
+from storage.versions import ModelVersions
 
 
 @tfx.dsl.components.component
@@ -45,7 +46,7 @@ def ServedModel(
       UserError: If `version` is not in the Serving directory, cannot be decrypted or does not
         verify: it is then no baseline.
     """
-    directory = ModelDirectory(serving_dir, model_name)
+    directory = ModelVersions(serving_dir, model_name)
     if version and version not in directory.versions():
         raise SurroundingsError(f"version {version} of {model_name} is not in {serving_dir}")
     served = version or directory.served()

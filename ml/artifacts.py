@@ -17,6 +17,7 @@ STATISTICS_FILE = "FeatureStats.pb"
 ANOMALIES_FILE = "SchemaDiff.pb"
 _SERVING_FOLDER = "Format-Serving"
 
+BLESSED_FILE, NOT_BLESSED_FILE = "BLESSED", "NOT_BLESSED"
 # In an `InfraBlessing`, as the stock InfraValidator writes it.
 INFRA_BLESSED_FILE, INFRA_NOT_BLESSED_FILE = "INFRA_BLESSED", "INFRA_NOT_BLESSED"
 REPORT_FILE = "report.json"

@@ -23,16 +23,12 @@ from tensorflow_metadata.proto.v0 import schema_pb2
 from tfx_bsl.coders import example_coder
 
 from ml.examples import first_values
-from storage.encryption import EncryptionError, Keys, decrypt, key_of
+from storage.encryption import decrypt, key_of
+from storage.encryption_keys import EncryptionError, Keys
 from storage.errors import DataError
-from storage.keys import in_memory
+from storage.memory import in_memory
+from storage.names import REQUEST_LOG_SUFFIX, TIME_FEATURE, VERSION_FEATURE
 from storage.tfrecords import read_records
-
-PREDICTION_PREFIX = "prediction."
-TIME_FEATURE = "request.time"
-VERSION_FEATURE = "request.version"
-# A file that is still being written, or was when its server died, has another ending.
-SUFFIX = ".tfrecord.gz"
 
 _BATCH = 8192
 _PART_BYTES = 1 << 20
@@ -197,13 +193,13 @@ def _files(uri: str, model: str) -> list[str]:
         raise DataError(f"there is no request log {uri}; a server writes one with --request-log")
     folder = os.path.join(uri, model)
     names = sorted(gfile.listdir(folder)) if gfile.isdir(folder) else []
-    files = [os.path.join(folder, name) for name in names if name.endswith(SUFFIX)]
+    files = [os.path.join(folder, name) for name in names if name.endswith(REQUEST_LOG_SUFFIX)]
     if not files:
         models = sorted(
             name.rstrip("/") for name in gfile.listdir(uri) if gfile.isdir(os.path.join(uri, name))
         )
         of = f"; it has folders of {', '.join(models)}" if models else ""
-        raise DataError(f"the request log {uri} has no file {model}/*{SUFFIX}{of}")
+        raise DataError(f"the request log {uri} has no file {model}/*{REQUEST_LOG_SUFFIX}{of}")
     return files
 
 

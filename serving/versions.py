@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from storage.directory import ModelDirectory, exists, file_sizes
-from storage.encryption import MEMORY, EncryptionError, Keys
+from storage.directory import ModelDirectory
+from storage.encryption_keys import EncryptionError, Keys
 from storage.keys import SignatureError, TrustStore
+from storage.memory import MEMORY
+from storage.names import TFLITE_MODEL
 from storage.private_copy import PrivateCopy, private_copy
 from storage.signing import claimed_key
+from storage.uris import exists, file_sizes
 
 LIVE, OLDER, ROLLED_BACK = "live", "older", "rolled back"
 
@@ -35,7 +38,7 @@ def describe_versions(directory: ModelDirectory) -> list[dict[str, Any]]:
                 "trained_on": spans.get("train", []),
                 "evaluated_on": spans.get("test", []),
                 "bytes": sum(sizes.values()),
-                "tflite_bytes": sizes.get("model.tflite"),
+                "tflite_bytes": sizes.get(TFLITE_MODEL),
                 "signed": exists(directory.signature_uri(version)),
                 "key_id": claimed_key(directory.signature_uri(version)) or None,
             }

@@ -17,8 +17,8 @@ from datetime import UTC, datetime, timedelta
 
 from pyarrow import fs
 
-from storage.directory import open_uri
 from storage.errors import DataError
+from storage.uris import open_uri
 
 _SPAN_FOLDER = re.compile(r"span-([0-9]{4})(0[1-9]|1[0-2])")
 _SKIPPED = re.compile(r"[_.].*|.*\.crc", re.DOTALL)
@@ -43,7 +43,7 @@ class Span:
 
 @dataclass(frozen=True)
 class Window:
-    """What a run reads: the months to learn from, and the month after them to be judged on."""
+    """What a run reads: the months to learn from, and the month after them to evaluate on."""
 
     train: tuple[Span, ...]
     test: Span
@@ -112,7 +112,7 @@ def resolve_window(uri: str, as_of: int, window: int) -> Window:
 
     Args:
       uri: Directory that holds the spans.
-      as_of: The month to be judged on, YYYYMM; 0 means the newest there is.
+      as_of: The month to evaluate on, YYYYMM; 0 means the newest there is.
       window: How many months before `as_of` to learn from. Fewer are taken where the data begins
         later than that.
 

@@ -8,10 +8,8 @@ from tfx import types
 from tfx import v1 as tfx
 from tfx.components.evaluator import executor as stock
 
-from ml.artifacts import has_serving_model
+from ml.artifacts import BLESSED_FILE, NOT_BLESSED_FILE, has_serving_model
 
-BLESSED_FILE = "BLESSED"
-NOT_BLESSED_FILE = "NOT_BLESSED"
 _BASELINE = "baseline_model"
 # What TFMA's validation says of a metric it did not compute, as in a slice below `min_slice_size`.
 _NOT_COMPUTED = "Metric not found."

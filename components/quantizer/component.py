@@ -22,10 +22,10 @@ from ml.fit import FitSettings, check_keys, select_inputs
 from ml.keras_setup import skip_autograph_of_keras
 from ml.networks import load_network
 from ml.parameters import load_function, require
-from storage.directory import copy_tree
 from storage.errors import UserError
 from storage.names import TFLITE_MODEL
 from storage.tfrecords import read_records
+from storage.uris import copy_tree
 
 # Rows of the split `eval` that candidates are measured on, at most.
 _EVALUATION_ROWS = 20_000

@@ -26,10 +26,11 @@ from components.serving_monitor.predictions import describe
 from ml.artifacts import MonitoringReport, load_schema, load_statistics
 from ml.comparisons import only
 from ml.examples import read_rows
-from ml.request_log import PREDICTION_PREFIX, Period, show_time
+from ml.request_log import Period, show_time
 from ml.requests import CURRENT, PREVIOUS, Requests
 from ml.statistics import Statistics, find_feature, restrict
 from storage.errors import UserError
+from storage.names import PREDICTION_PREFIX
 
 
 @tfx.dsl.components.component

@@ -27,8 +27,8 @@ from ml.artifacts import (
     serving_model_uri,
     split_files,
 )
-from storage.directory import copy_tree
 from storage.names import TFLITE_MODEL, WARMUP_FILE
+from storage.uris import copy_tree
 
 _VERSION = "1"
 

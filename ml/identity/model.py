@@ -13,8 +13,8 @@ import os
 from ml.identity.digests import digest
 from ml.identity.saved_model import saved_model_digest
 from ml.identity.tflite import tflite_digest
-from storage.directory import file_sizes, model_digest, read_file
 from storage.names import TFLITE_MODEL
+from storage.uris import file_sizes, model_digest, read_file
 
 # Version of the method: identities by different methods are never equal.
 _FORM = "computes-1"

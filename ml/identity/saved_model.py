@@ -12,8 +12,8 @@ from tensorflow.core.framework import attr_value_pb2, function_pb2, node_def_pb2
 from tensorflow.core.protobuf import saved_model_pb2
 
 from ml.identity.digests import array_digest, digest, proto_bytes
-from storage.directory import read_file
 from storage.names import SAVED_MODEL
+from storage.uris import read_file
 
 _CALLS = frozenset({"PartitionedCall", "StatefulPartitionedCall"})
 # Says where and how a function runs, not what it computes.

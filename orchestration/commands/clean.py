@@ -35,12 +35,16 @@ _EPILOG = epilog(
     "--keep-runs", type=click.IntRange(min=1), help="Newest runs to keep. Default: keep_runs."
 )
 @click.option("--dry-run", is_flag=True, help="Say what would be deleted, and delete nothing.")
+@click.option(
+    "--serving-gone", is_flag=True, help="Clean although the Serving directory was deleted."
+)
 def clean(
     output: Path,
     config_path: str | None,
     settings: tuple[str, ...],
     keep_runs: int | None,
     dry_run: bool,
+    serving_gone: bool,
 ) -> None:
     """Deletes what old runs left: artifacts, logs, records, reports and temporary files.
 
@@ -54,7 +58,9 @@ def clean(
 
     with click_errors():
         try:
-            done = clean_all(output.resolve(), keep, dry_run=dry_run, say=click.echo)
+            done = clean_all(
+                output.resolve(), keep, dry_run=dry_run, say=click.echo, serving_gone=serving_gone
+            )
         except BusyError as error:
             click.echo(error, err=True)
             sys.exit(Outcome.BUSY.exit_status)

@@ -22,7 +22,14 @@ from orchestration.local.output_directory import OutputDirectory
 from storage.errors import UserError
 
 
-def clean_all(root: Path, keep_runs: int, *, dry_run: bool, say: Callable[[str], None]) -> bool:
+def clean_all(
+    root: Path,
+    keep_runs: int,
+    *,
+    dry_run: bool,
+    say: Callable[[str], None],
+    serving_gone: bool = False,
+) -> bool:
     """Cleans an output directory and those inside it, and says what it deletes.
 
     Args:
@@ -30,6 +37,7 @@ def clean_all(root: Path, keep_runs: int, *, dry_run: bool, say: Callable[[str],
       keep_runs: How many of the newest runs of each to keep; 0 for all.
       dry_run: Whether only to say what would be deleted.
       say: Called with a line each.
+      serving_gone: Whether the Serving directory was deleted on purpose, if it has no version.
 
     Returns:
       Whether all could be deleted.
@@ -46,7 +54,7 @@ def clean_all(root: Path, keep_runs: int, *, dry_run: bool, say: Callable[[str],
     errors: list[str] = []
     for directory in directories:
         with directory.cleaned():
-            leftovers = find_leftovers(directory, keep_runs)
+            leftovers = find_leftovers(directory, keep_runs, serving_gone)
             for leftover in leftovers:
                 say(f"{leftover.size / 1e6:9.3f} MB  {leftover.path}")
             if not dry_run:

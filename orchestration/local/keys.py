@@ -6,7 +6,7 @@ from pathlib import Path
 
 from orchestration.local.output_directory import OutputDirectory
 from pipeline.config import Config
-from storage.encryption import EncryptionError, require_keys
+from storage.encryption_keys import EncryptionError, require_keys
 from storage.errors import SurroundingsError
 from storage.keys import KeyFileError, ensure_key_pair, is_file, public_key_of, signing_config
 

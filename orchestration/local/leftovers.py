@@ -20,9 +20,10 @@ from orchestration.local.history import list_runs
 from orchestration.local.metadata import MetadataGone, open_metadata
 from orchestration.local.output_directory import OutputDirectory
 from orchestration.outcome import Outcome
-from storage.directory import ModelDirectory, find_models
+from storage.directory import ModelDirectory
 from storage.errors import UserError
 from storage.span_store import SpanStore
+from storage.versions import find_models
 
 if TYPE_CHECKING:
     from ml_metadata.metadata_store import MetadataStore
@@ -46,19 +47,25 @@ class Leftover:
     size: int
 
 
-def find_leftovers(directory: OutputDirectory, keep_runs: int) -> list[Leftover]:
+def find_leftovers(
+    directory: OutputDirectory, keep_runs: int, serving_gone: bool = False
+) -> list[Leftover]:
     """What may be deleted, in the order in which that may be stopped at any moment.
 
     Args:
       directory: The directory, whose lock the caller holds.
       keep_runs: How many of the newest runs to keep, at least 1.
+      serving_gone: Whether the Serving directory was deleted on purpose, if it has no version.
 
     Raises:
-      UserError: If ML Metadata, the provenance of a version or the state of a backtest cannot be
-        read, so that what is needed is not known.
+      UserError: If the Serving directory does not seem to be mounted, or if ML Metadata, the
+        provenance of a version or the state of a backtest cannot be read, so that what is needed is
+        not known.
     """
     if keep_runs < 1:
         raise UserError(f"{keep_runs} runs cannot be kept: at least 1 must be")
+    if not serving_gone:
+        _check_serving_directory(directory)
     made_of = list(_versions_made_of(directory))
     # Of those without a record that can be read, logs or ML Metadata must know.
     recorded = [run.run_id for run in list_runs(directory) if run.outcome != Outcome.UNKNOWN]
@@ -86,6 +93,16 @@ def find_leftovers(directory: OutputDirectory, keep_runs: int) -> list[Leftover]
         *_records(directory, told),
     ]
     return [Leftover(path, _size(path)) for path in paths]
+
+
+def _check_serving_directory(directory: OutputDirectory) -> None:
+    """Refuses a Serving directory without a version if runs pushed into it: is it mounted?"""
+    pushed = [run for run in list_runs(directory) if run.outcome == Outcome.PUSHED]
+    if pushed and not find_models(str(directory.serving)):
+        raise UserError(
+            f"{directory.serving} holds no version, but {pushed[0].run_id} pushed one there: mount "
+            "it, or say --serving-gone if it was deleted on purpose; nothing is deleted"
+        )
 
 
 def _versions_made_of(directory: OutputDirectory) -> Iterator[tuple[str, ...]]:

@@ -15,11 +15,13 @@ from rich.tree import Tree
 from orchestration.local.metadata import MetadataGone, open_metadata
 from orchestration.local.output_directory import OutputDirectory
 from orchestration.local.provenance import read_provenance
-from storage.directory import ModelDirectory, find_models
-from storage.encryption import MEMORY, EncryptionError, load_keys
+from storage.directory import ModelDirectory
+from storage.encryption_keys import EncryptionError, load_keys
 from storage.errors import UserError
 from storage.keys import SignatureError, TrustStore, default_trust
+from storage.memory import MEMORY
 from storage.private_copy import PrivateCopy, private_copy
+from storage.versions import find_models
 
 if TYPE_CHECKING:
     from ml_metadata.metadata_store import MetadataStore

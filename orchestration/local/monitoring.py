@@ -23,7 +23,7 @@ from orchestration.local.situation import code_version_of
 from orchestration.outcome import Outcome
 from pipeline.config import Config
 from storage.directory import ModelDirectory
-from storage.encryption import EncryptionError, load_keys
+from storage.encryption_keys import EncryptionError, load_keys
 from storage.errors import UserError
 from terminal.tables import print_table
 

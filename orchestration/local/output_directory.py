@@ -13,6 +13,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from storage.atomic_write import whole_file
 from storage.errors import UserError
 
 # A process that only looks whether the directory is in use holds its lock for less than this.
@@ -246,9 +247,5 @@ class OutputDirectory:
 def write_whole(path: Path, text: str) -> None:
     """Writes a file that is never seen half written, be the process killed or the power cut."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    new = path.with_name(f".{path.name}.new")
-    with open(new, "w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(new, path)
+    with whole_file(str(path), part=str(path.with_name(f".{path.name}.new"))) as file:
+        file.write(text.encode())

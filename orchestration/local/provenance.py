@@ -10,8 +10,10 @@ from typing_extensions import TypedDict  # That of Python 3.11 pydantic does not
 
 from orchestration.local.history import list_runs
 from orchestration.local.output_directory import OutputDirectory
-from storage.directory import PROVENANCE_FILE, SIGNATURE_FILE, ModelDirectory, exists, file_sizes
+from storage.directory import ModelDirectory
 from storage.encryption import key_of
+from storage.names import PROVENANCE_FILE, SIGNATURE_FILE
+from storage.uris import exists, file_sizes
 
 
 class _Artifact(TypedDict, total=False):

@@ -14,8 +14,9 @@ from serving.commands.options import (
     refusals,
     trust_of,
 )
-from storage.encryption import check_is_memory, load_keys
+from storage.encryption_keys import load_keys
 from storage.keys import SignatureError
+from storage.memory import check_is_memory
 
 
 @click.command()
@@ -63,4 +64,4 @@ def mirror(
         if follow:
             copies.follow(poll_seconds)
         elif not copies.look():
-            raise SignatureError(f"{target} does not have every version that it should have")
+            raise SignatureError(f"{target} lacks {'; '.join(copies.missing)}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from serving.commands.options import refusals
-from storage.encryption import add_key
+from storage.encryption_keys import add_key
 
 
 @click.command()

@@ -8,9 +8,10 @@ from typing import TypeVar
 
 import click
 
-from storage.directory import ModelDirectory, find_models
-from storage.encryption import EncryptionError
+from storage.directory import ModelDirectory
+from storage.encryption_keys import EncryptionError
 from storage.keys import SignatureError, TrustStore, default_trust
+from storage.versions import find_models
 
 SERVING_DIR = "output/serving_model"
 FILE = click.Path(exists=True, dir_okay=False)

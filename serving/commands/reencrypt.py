@@ -5,8 +5,10 @@ from __future__ import annotations
 import click
 
 from serving.commands.options import SERVING_DIR, encryption_keys_option, refusals
-from storage.directory import ModelDirectory, find_models
-from storage.encryption import reencrypt_log, reencrypt_versions, require_keys
+from storage.directory import ModelDirectory
+from storage.encryption_keys import require_keys
+from storage.reencryption import reencrypt_log, reencrypt_versions
+from storage.versions import find_models
 
 
 @click.command()

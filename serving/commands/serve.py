@@ -21,8 +21,8 @@ from serving.commands.options import (
     trust_of,
 )
 from serving.server.settings import GRPC_PORT, REST_PORT, ServerSettings
-from storage.encryption import MEMORY
 from storage.keys import KeyFileError
+from storage.memory import MEMORY
 from storage.private_copy import delete_private_copies
 
 _PORT = click.IntRange(0, 65535)

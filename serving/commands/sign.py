@@ -12,7 +12,7 @@ from serving.commands.options import (
     split_version,
 )
 from serving.versions import copy_version
-from storage.encryption import load_keys
+from storage.encryption_keys import load_keys
 from storage.signing import sign as sign_version
 
 

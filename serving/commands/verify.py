@@ -16,7 +16,7 @@ from serving.commands.options import (
     trust_of,
 )
 from serving.versions import copy_version
-from storage.encryption import EncryptionError, load_keys
+from storage.encryption_keys import EncryptionError, load_keys
 from storage.keys import SignatureError, short_id
 
 

@@ -18,7 +18,7 @@ from serving.commands.options import (
 )
 from serving.versions import LIVE, ROLLED_BACK, describe_versions, verifies
 from storage.directory import ModelDirectory
-from storage.encryption import load_keys
+from storage.encryption_keys import load_keys
 from storage.keys import short_id
 
 

@@ -14,11 +14,12 @@ from pyarrow import fs
 from components.span_example_gen.component import SpanExampleGen
 from ml.artifacts import has_serving_model, statistics_uri
 from storage import spans
-from storage.directory import ModelDirectory, copy_tree, open_uri
+from storage.directory import ModelDirectory
 from storage.errors import DataError
 from storage.keys import TrustStore
 from storage.private_copy import private_copy
 from storage.span_store import SpanStore
+from storage.uris import copy_tree, open_uri
 from tests.components.test_publishing import push, serve
 from tests.conftest import PushedRun
 

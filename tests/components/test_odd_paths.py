@@ -19,6 +19,7 @@ from ml import request_log
 from ml.artifacts import load_schema, load_statistics, split_files
 from ml.examples import read_rows
 from storage.errors import UserError
+from storage.names import REQUEST_LOG_SUFFIX
 
 Run = Callable[..., dict[str, Any]]
 
@@ -97,7 +98,7 @@ def test_data_nodes_refuse_a_split_without_files(
 
 def test_request_log_is_found_in_a_folder_whose_name_is_a_pattern(odd: Path) -> None:
     (odd / "log" / "m").mkdir(parents=True)
-    file = odd / "log" / "m" / f"1{request_log.SUFFIX}"
+    file = odd / "log" / "m" / f"1{REQUEST_LOG_SUFFIX}"
     with tf.io.TFRecordWriter(str(file), "GZIP") as log:
         log.write(tf.train.Example().SerializeToString())
     assert sum(request_log.count_features(str(odd / "log"), "m").values()) == 0

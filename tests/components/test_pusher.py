@@ -18,12 +18,14 @@ from tfx.v1.types import standard_artifacts as standard
 from components.pusher import Pusher
 from components.served_model import ServedModel
 from ml.artifacts import CompressionReport
-from storage.directory import ModelDirectory, model_digest
-from storage.encryption import KEYS_VARIABLE, add_key, key_of
+from storage.directory import ModelDirectory
+from storage.encryption import key_of
+from storage.encryption_keys import KEYS_VARIABLE, add_key
 from storage.errors import UserError
 from storage.keys import SignatureError, TrustStore, ensure_key_pair
 from storage.names import TFLITE_MODEL
 from storage.private_copy import private_copy
+from storage.uris import model_digest
 from tests.components.small_model import VOCABULARY, export
 
 WARMUP = "assets.extra/tf_serving_warmup_requests"

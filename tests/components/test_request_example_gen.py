@@ -20,8 +20,10 @@ from ml.examples import read_rows
 from ml.requests import Requests
 from models.flights.features import RAW_FEATURES
 from pipeline.config import load_config
-from serving.server import request_log as server
-from storage.encryption import Encryptor, add_key, require_keys
+from serving.server.request_records import make_records
+from storage.encryption import Encryptor
+from storage.encryption_keys import add_key, require_keys
+from storage.names import REQUEST_LOG_SUFFIX
 from tests.conftest import HostileFile, read_month, thin, write_span
 
 LABEL, PROBABILITY = load_config().label, load_config().prediction
@@ -94,13 +96,13 @@ def write_log(
             values = values.astype(np.float32)
         inputs[name] = values
     if serialized:
-        plain = server.make_records(1, inputs, {"x": np.zeros(len(rows), np.float32)}, 0)
+        plain = make_records(1, inputs, {"x": np.zeros(len(rows), np.float32)}, 0)
         inputs = {"examples": np.array(plain, object)}
     answers = np.linspace(0.1, 0.9, len(rows), dtype=np.float32)[:, None]
-    records = server.make_records(version, inputs, {output: answers}, second * 1_000_000)
+    records = make_records(version, inputs, {output: answers}, second * 1_000_000)
     folder = root / "log" / model
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"requests-{len(list(folder.iterdir()))}{server.SUFFIX}"
+    path = folder / f"requests-{len(list(folder.iterdir()))}{REQUEST_LOG_SUFFIX}"
     with tf.io.TFRecordWriter(str(path), "GZIP") as file:
         for record in records:
             file.write(record)
@@ -112,12 +114,6 @@ def rows_of(examples: Any, schema_folder: Path, split: str) -> Any:
     schema = load_schema(artifact)
     schema.feature.add(name=f"prediction.{PROBABILITY}", type=3)
     return read_rows(examples, split, schema)
-
-
-def test_what_it_reads_is_called_as_the_server_calls_it() -> None:
-    names = ("PREDICTION_PREFIX", "TIME_FEATURE", "VERSION_FEATURE", "SUFFIX")
-    for name in names:
-        assert getattr(request_log, name) == getattr(server, name)
 
 
 @pytest.mark.parametrize("serialized", [False, True])

@@ -38,9 +38,9 @@ from components.serving_validator.warmup import MAX_WARMUP_RECORDS, write_warmup
 from ml import tflite as tflite_files
 from ml.artifacts import split_files
 from ml.predictors import load_predictor
-from storage.directory import copy_tree, model_digest
 from storage.errors import DataError, UserError
 from storage.names import TFLITE_MODEL, WARMUP_FILE
+from storage.uris import copy_tree, model_digest
 from tests.conftest import PROJECT, PushedRun
 
 STAND_IN = Path(__file__).with_name("stand_in_model_server.py")

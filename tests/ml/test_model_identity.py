@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from ml.identity.model import model_identity
 from ml.identity.tflite import tflite_digest
-from storage.directory import model_digest
+from storage.uris import model_digest
 from tests.components.small_model import VOCABULARY, export, make_weights
 from tests.conftest import PROJECT
 

@@ -28,8 +28,9 @@ from orchestration.local.leftovers import find_leftovers
 from orchestration.local.metadata import open_metadata
 from orchestration.local.output_directory import BusyError, OutputDirectory
 from orchestration.outcome import Outcome
-from storage.directory import SAVED_MODEL, ModelDirectory
+from storage.directory import ModelDirectory
 from storage.errors import UserError
+from storage.names import SAVED_MODEL
 
 PROJECT = Path(__file__).parents[2]
 NODES = ("ExampleGen", "Trainer", "Pusher")
@@ -335,6 +336,25 @@ def test_clean_leaves_a_directory_alone_that_a_run_is_using(world: World) -> Non
     world.run()
     with world.directory.locked(), pytest.raises(BusyError, match="a run is using"):
         clean_all(world.directory.root, 1, dry_run=True, say=print)
+
+
+@pytest.mark.parametrize("mount_point", ["absent", "empty"])
+def test_clean_refuses_serving_directory_that_is_not_mounted(
+    world: World, mount_point: str
+) -> None:
+    runs = [world.run()]
+    world.push()
+    runs += [world.run() for _ in range(3)]
+    serving, away = world.directory.serving, world.directory.root.parent / "away"
+    serving.rename(away)
+    if mount_point == "empty":
+        serving.mkdir()
+    before = snapshot(world.directory.root)
+    with pytest.raises(UserError, match=f"holds no version, but {runs[0]} pushed one there"):
+        clean_all(world.directory.root, 1, dry_run=False, say=print)
+    assert snapshot(world.directory.root) == before
+    assert clean_all(world.directory.root, 1, dry_run=False, say=print, serving_gone=True) == 0
+    assert not any(path.exists() for path in world.made[runs[0]])
 
 
 def test_clean_refuses_a_folder_that_is_no_output_directory(tmp_path: Path) -> None:

@@ -21,8 +21,11 @@ from orchestration.local.history import RunRecord, list_runs, read_run
 from orchestration.local.lineage import lineage
 from orchestration.local.output_directory import OutputDirectory
 from orchestration.local.provenance import lost_files, pushed_files, read_provenance
-from storage.directory import SAVED_MODEL, ModelDirectory
-from storage.encryption import Keys, encrypt_tree, reencrypt_versions
+from storage.directory import ModelDirectory
+from storage.encrypted_versions import encrypt_tree
+from storage.encryption_keys import Keys
+from storage.names import SAVED_MODEL
+from storage.reencryption import reencrypt_versions
 
 PROVENANCE: dict[str, Any] = {
     "model_name": "toy",

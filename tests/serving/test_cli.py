@@ -18,8 +18,9 @@ from rich.console import Console
 
 from serving.__main__ import main
 from serving.commands.versions import print_versions
-from storage.directory import PROVENANCE_FILE, SAVED_MODEL, ModelDirectory
+from storage.directory import ModelDirectory
 from storage.keys import TrustStore, ensure_key_pair, short_id
+from storage.names import PROVENANCE_FILE, SAVED_MODEL
 from storage.signing import sign
 from terminal import tables
 

@@ -22,7 +22,7 @@ from pipeline.model_folders import model_names
 from serving.commands.mirror import mirror
 from serving.commands.serve import serve
 from serving.server.settings import GRPC_PORT, METRICS_PATH, REST_PORT
-from storage.encryption import KEYS_VARIABLE
+from storage.encryption_keys import KEYS_VARIABLE
 from tests.test_architecture import EXAMPLE
 
 PROJECT = Path(__file__).parents[2]

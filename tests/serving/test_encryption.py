@@ -16,22 +16,20 @@ from hypothesis import strategies as st
 
 from serving.__main__ import main
 from storage import encryption
-from storage.encryption import (
-    CLEAR_FILES,
+from storage.encrypted_versions import CLEAR_FILES
+from storage.encryption import Encryptor, decrypt, key_of
+from storage.encryption_keys import (
     KEYS_VARIABLE,
-    MEMORY,
     EncryptionError,
-    Encryptor,
     Keys,
     add_key,
-    check_is_memory,
-    decrypt,
-    key_of,
     load_keys,
     require_keys,
 )
 from storage.keys import SignatureError
+from storage.memory import MEMORY, check_is_memory
 from storage.private_copy import private_copy
+from storage.reencryption import reencrypt_versions
 from tests.serving.conftest import MODEL_FILES, SECRET, Sealed
 
 SEGMENT = 16
@@ -334,6 +332,25 @@ class TestVersion:
         with sealed.copy(1) as copy:
             assert not copy.encrypted
             assert files_of(copy.directory.version_uri(1)) == MODEL_FILES
+
+    @pytest.mark.parametrize("encrypt", [False, True])
+    def test_private_copy_verifies_file_that_begins_as_an_encrypted_one(
+        self, sealed: Sealed, tmp_path: Path, encrypt: bool
+    ) -> None:
+        asset = tmp_path / "model" / "assets" / "looks_encrypted"
+        asset.parent.mkdir(parents=True)
+        with open(asset, "wb") as file:
+            Encryptor(file, sealed.keys, "another").end()
+        content = asset.read_bytes()
+        sealed.publish(1, encrypt=encrypt)
+        with sealed.copy(1) as copy:
+            assert copy.encrypted == encrypt
+            files = files_of(copy.directory.version_uri(1))
+        assert files == {**MODEL_FILES, "assets/looks_encrypted": content}
+        add_key(str(sealed.key_file))
+        changed = reencrypt_versions(sealed.directory, sealed.keys)
+        assert changed == (len(files) + 1 if encrypt else 0)
+        sealed.copy(1).close()
 
 
 class TestRotation:

@@ -24,23 +24,12 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from pyarrow import fs
 
+from storage import atomic_write, private_copy, uris, versions
 from storage import directory as serving_directory
-from storage import private_copy
-from storage.directory import (
-    LABELS_FILE,
-    PROVENANCE_FILE,
-    SAVED_MODEL,
-    SIGNATURE_FILE,
-    Change,
-    ModelDirectory,
-    NotAFileError,
-    copy_tree,
-    file_sizes,
-    find_models,
-    local_path,
-    model_digest,
-    read_file,
-)
+from storage.directory import Change, ModelDirectory
+from storage.names import LABELS_FILE, PROVENANCE_FILE, SAVED_MODEL, SIGNATURE_FILE
+from storage.uris import NotAFileError, copy_tree, file_sizes, local_path, model_digest, read_file
+from storage.versions import find_models
 
 PROJECT = Path(__file__).parents[2]
 
@@ -165,7 +154,7 @@ def as_object_store(crash_before: int | None = None) -> Iterator[None]:
     """Makes local paths pass for those of an object store."""
     store = fs.PyFileSystem(ObjectStore(crash_before))
     with pytest.MonkeyPatch.context() as patch:
-        for module in (serving_directory, private_copy):
+        for module in (atomic_write, serving_directory, private_copy, uris, versions):
             patch.setattr(module, "open_uri", lambda uri: (store, os.path.abspath(uri).lstrip("/")))
         yield
 

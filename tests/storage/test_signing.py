@@ -16,9 +16,10 @@ import pytest
 from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
 
-from storage.directory import PROVENANCE_FILE, SAVED_MODEL, ModelDirectory
+from storage.directory import ModelDirectory
 from storage.encryption import key_of
 from storage.keys import KeyPair, SignatureError, TrustStore, ensure_key_pair, short_id
+from storage.names import PROVENANCE_FILE, SAVED_MODEL
 from storage.private_copy import private_copy
 from storage.signing import Signed, sign
 from tests.storage.test_directory import as_object_store

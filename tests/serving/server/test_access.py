@@ -7,6 +7,7 @@ import contextlib
 import hashlib
 import signal
 import ssl
+import sys
 import tempfile
 import threading
 from collections.abc import Iterator
@@ -24,6 +25,7 @@ from tensorflow_serving.apis import (
     prediction_service_pb2_grpc,
 )
 
+from serving import __main__ as serving_command
 from serving.__main__ import main
 from serving.server.authentication import Authenticator
 from serving.server.metrics import ServerMetrics
@@ -432,6 +434,7 @@ class TestHost:
         (tmp_path / "file").touch()
         settings: list[Any] = []
         monkeypatch.setattr(app, "serve", settings.append)
+        monkeypatch.setattr(serving_command, "_end", sys.exit)  # It would end this process.
         return settings
 
     def serve(self, *arguments: str) -> str:
@@ -445,10 +448,10 @@ class TestHost:
     ) -> None:
         tls = ("--tls-certificate", "file", "--tls-key", "file")
         said = self.serve("--host", host)
-        assert "no token or client certificate is asked for and nothing is encrypted" in said
+        assert "no token or client certificate is required and nothing is encrypted" in said
         assert "or say --insecure" in said
         assert "nothing is encrypted: " in self.serve("--host", host, "--token-file", "file")
-        assert "is asked for: " in self.serve("--host", host, *tls)
+        assert "is required: " in self.serve("--host", host, *tls)
         assert started == []
         assert self.serve("--host", host, *tls, "--token-file", "file") == ""
         assert self.serve("--host", host, *tls, "--tokens", "file") == ""

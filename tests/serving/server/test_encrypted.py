@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from storage.encryption import KEYS_VARIABLE, MEMORY, add_key, key_of
+from storage.encryption import key_of
+from storage.encryption_keys import KEYS_VARIABLE, add_key
+from storage.memory import MEMORY
 from storage.private_copy import PREFIX
 from tests.serving.conftest import LIVE, Sealed
 from tests.serving.server.running import predict_request, running, strings

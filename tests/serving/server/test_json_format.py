@@ -25,17 +25,15 @@ from tensorflow_serving.apis import (
 )
 
 from serving.server.errors import ServingError
-from serving.server.json_format import (
-    JSON_DTYPES,
-    PredictRequest,
+from serving.server.json_arrays import JSON_DTYPES
+from serving.server.json_requests import PredictRequest, parse_examples, parse_predict
+from serving.server.json_responses import (
     format_classifications,
     format_error,
     format_metadata,
     format_predict,
     format_regressions,
     format_status,
-    parse_examples,
-    parse_predict,
 )
 from serving.server.signatures import NUMPY_DTYPES, PROTO_DTYPES, Signature, TensorInfo
 

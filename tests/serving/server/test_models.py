@@ -22,7 +22,8 @@ from serving.server import batching, inference
 from serving.server.errors import ServingError
 from serving.server.models import SavedModel, TFLiteModel, load_model
 from serving.server.signatures import Signature
-from serving.server.warmup import WARMUP_FILE, warm_up
+from serving.server.warmup import warm_up
+from storage.names import WARMUP_FILE
 from tests.serving.server.running import example_of, predict_request, strings
 from tests.serving.server.toys import (
     FOR_EVER,

@@ -19,11 +19,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tensorflow.core.example import example_pb2
 
-from serving.server import request_log
+from serving.server import request_log, request_log_file
 from serving.server.metrics import ServerMetrics
-from serving.server.request_log import SUFFIX, RequestLog, RequestLogError, make_records
-from storage.encryption import EncryptionError, Keys, add_key, decrypt, load_keys
-from storage.keys import in_memory
+from serving.server.request_log import RequestLog, RequestLogError
+from serving.server.request_records import make_records
+from storage.encryption import decrypt
+from storage.encryption_keys import EncryptionError, Keys, add_key, load_keys
+from storage.memory import in_memory
+from storage.names import REQUEST_LOG_SUFFIX as SUFFIX
 from tests.serving.conftest import LIVE
 from tests.serving.server.running import (
     PATIENCE,
@@ -331,7 +334,8 @@ class TestEncryption:
         monkeypatch: pytest.MonkeyPatch,
         cut: int,
     ) -> None:
-        monkeypatch.setattr(request_log, "_FLUSH_SECONDS", 0.0)
+        for module in (request_log, request_log_file):
+            monkeypatch.setattr(module, "FLUSH_SECONDS", 0.0)
         log = open_log(load_keys=lambda: KEYS)
         for number in range(5):
             log.offer("toy", number, INPUTS, OUTPUTS)
@@ -417,7 +421,7 @@ class TestTrouble:
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
         may_write = threading.Event()
-        monkeypatch.setattr(request_log._File, "write", lambda *_: may_write.wait())
+        monkeypatch.setattr(request_log_file.LogFile, "write", lambda *_: may_write.wait())
         log = open_log()
         inputs = {"x": np.full([1, 100], b"x" * 100_000, object)}  # 10 MB
         for _ in range(20):
@@ -436,13 +440,13 @@ class TestTrouble:
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
         may_write = threading.Event()
-        write = request_log._File.write
+        write = request_log_file.LogFile.write
 
         def slow(file: Any, records: list[bytes]) -> None:
             may_write.wait()
             write(file, records)
 
-        monkeypatch.setattr(request_log._File, "write", slow)
+        monkeypatch.setattr(request_log_file.LogFile, "write", slow)
         log = open_log()
         for _ in range(request_log._QUEUED_REQUESTS + 100):
             log.offer("toy", 1, INPUTS, OUTPUTS)
@@ -514,7 +518,8 @@ class TestTrouble:
         monkeypatch: pytest.MonkeyPatch,
         keys: Keys | None,
     ) -> None:
-        monkeypatch.setattr(request_log, "_FLUSH_SECONDS", 0.0)
+        for module in (request_log, request_log_file):
+            monkeypatch.setattr(module, "FLUSH_SECONDS", 0.0)
         log = open_log(retry_seconds=0.0, load_keys=lambda: keys)
         log.offer("toy", 1, INPUTS, OUTPUTS)
         until(lambda: rows(metrics, "written") == 2)
