@@ -18,6 +18,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
+from pipeline import quantities
 from storage.errors import UserError
 
 _CHECKED = ConfigDict(extra="forbid", validate_default=True)
@@ -50,9 +51,22 @@ Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[int, Field(ge=1)]
 Minutes = Annotated[float, Field(ge=0, le=60 * 24 * 365)]
 _DNS_NAME = r"[a-z0-9]([a-z0-9.-]*[a-z0-9])?"
-Cpu = Annotated[str, _match(r"[0-9]+(\.[0-9]+)?|[0-9]+m", 'processors such as "2" or "500m"')]
-Memory = Annotated[str, _match(r"[0-9]+(\.[0-9]+)?([KMGT]i|[kMGT])", 'memory such as "4Gi"')]
+Cpu = Annotated[str, AfterValidator(quantities.check_cpu)]
+Memory = Annotated[str, AfterValidator(quantities.check_memory)]
 EnvName = Annotated[str, _match(r"[A-Za-z_]\w*", "the name of an environment variable")]
+LabelKey = Annotated[
+    str,
+    Field(min_length=1, max_length=317),
+    _match(
+        rf"({_DNS_NAME}/)?[A-Za-z0-9]([A-Za-z0-9_.-]*[A-Za-z0-9])?",
+        'a key such as "example.com/team"',
+    ),
+]
+LabelValue = Annotated[
+    str,
+    Field(max_length=63),
+    _match(r"[A-Za-z0-9]([A-Za-z0-9_.-]*[A-Za-z0-9])?", "letters, digits, '-', '_' and '.'"),
+]
 Mode = Literal["none", "float16", "dynamic_range", "int8", "qat", "pqat"]
 
 
@@ -306,6 +320,23 @@ class MonitorConfig:
 
 
 @dataclass(frozen=True, config=_CHECKED)
+class TolerationConfig:
+    """A taint of cluster nodes that tasks do not mind; see Kubernetes' "Taints and Tolerations".
+
+    Attributes:
+      key: Key of the taint; "" for any.
+      operator: "Equal" if the value has to be the taint's, "Exists" for any value.
+      value: Value of the taint.
+      effect: Effect of the taint; "" for any.
+    """
+
+    key: LabelKey | Literal[""] = ""
+    operator: Literal["Equal", "Exists"] = "Equal"
+    value: LabelValue = ""
+    effect: Literal["", "NoSchedule", "PreferNoSchedule", "NoExecute"] = ""
+
+
+@dataclass(frozen=True, config=_CHECKED)
 class NodeConfig:
     """What one node gets on Kubeflow, over what `KubeflowConfig` says of all.
 
@@ -315,6 +346,10 @@ class NodeConfig:
       accelerator: Name of the resource, as in "nvidia.com/gpu"; "" for none.
       accelerators: How many of them.
       retries: How often a failed task is tried again; -1 for as often as those of all nodes.
+      node_selector: Labels that a cluster node must have, besides those for all tasks.
+      tolerations: Taints of cluster nodes that this task does not mind, besides those for all.
+      labels: Labels of the pod, besides those for all tasks.
+      annotations: Annotations of the pod, besides those for all tasks.
     """
 
     cpu: Cpu = ""
@@ -324,6 +359,10 @@ class NodeConfig:
     ] = ""
     accelerators: Positive = 1
     retries: Annotated[int, Field(ge=-1, le=10)] = -1
+    node_selector: dict[LabelKey, LabelValue] = field(default_factory=dict)
+    tolerations: tuple[TolerationConfig, ...] = ()
+    labels: dict[LabelKey, LabelValue] = field(default_factory=dict)
+    annotations: dict[LabelKey, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, config=_CHECKED)
@@ -346,6 +385,12 @@ class KubeflowConfig:
       uncached: Nodes that always run, because what they look at is not among their inputs.
       env: Environment variables of all tasks.
       secret_env: Environment variables of all tasks that come from a Secret, as "name/key".
+      service_account: Kubernetes account that tasks run as; "" for the server's default. The
+        command line goes over it.
+      node_selector: Labels that the cluster nodes of all tasks must have.
+      tolerations: Taints of cluster nodes that no task minds.
+      labels: Labels of all pods.
+      annotations: Annotations of all pods.
       nodes: What single nodes get otherwise, by id.
     """
 
@@ -374,6 +419,11 @@ class KubeflowConfig:
     secret_env: dict[EnvName, Annotated[str, Field(pattern=rf"^{_DNS_NAME}/[\w.-]+$")]] = field(
         default_factory=dict
     )
+    service_account: Annotated[str, _match(_DNS_NAME, "the name of a ServiceAccount")] = ""
+    node_selector: dict[LabelKey, LabelValue] = field(default_factory=dict)
+    tolerations: tuple[TolerationConfig, ...] = ()
+    labels: dict[LabelKey, LabelValue] = field(default_factory=dict)
+    annotations: dict[LabelKey, str] = field(default_factory=dict)
     # What DataGate stops, it would stop again.
     nodes: dict[str, NodeConfig] = field(
         default_factory=lambda: {"DataGate": NodeConfig(retries=0)}

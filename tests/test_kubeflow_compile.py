@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 import yaml
 
-import kubeflow_runner
-from pipeline.config import load_config
+from orchestration.kubeflow import compilation
+from pipeline.config import ConfigError, load_config
 from pipeline.parameters import KEYS, parameter_name, parameter_values, with_parameters
 from storage.errors import UserError
 from storage.span_store import STORE_VARIABLE
@@ -35,13 +35,13 @@ def run_compile(output: Path, *settings: str) -> subprocess.CompletedProcess[str
 
 def compiled(*settings: str) -> list[Any]:
     given = [f"kubeflow.image=flightdeck@{DIGEST}", "kubeflow.volume_claim=flightdeck", *settings]
-    return list(yaml.safe_load_all(kubeflow_runner.compile_config(load_config(None, given))))
+    return list(yaml.safe_load_all(compilation.compile_config(load_config(None, given))))
 
 
 @pytest.mark.skipif(not version("tfx").startswith("1.16."), reason="TFX 1.16 made it")
 def test_the_package_changes_on_purpose_only() -> None:
     # On purpose: the command is in the first line of the configuration.
-    package = kubeflow_runner.compile_config(load_config(str(GOLDEN / "kubeflow.toml")))
+    package = compilation.compile_config(load_config(str(GOLDEN / "kubeflow.toml")))
     assert package == (GOLDEN / "pipeline.yaml").read_text(encoding="utf-8")
 
 
@@ -182,7 +182,7 @@ def test_the_command_writes_nothing_where_something_is_wrong(
 
 def test_run_parameters_go_over_the_configuration_and_are_checked_like_it() -> None:
     settings = ("kubeflow.volume_claim=flightdeck", "training.epochs=9", "training.seed=5")
-    values = kubeflow_runner.run_parameters(
+    values = compilation.run_parameters(
         None, settings, ("training_epochs=3", "serving_dir=/mnt/elsewhere")
     )
     assert (values["training_epochs"], values["training_seed"]) == (3, 5)
@@ -199,17 +199,15 @@ def test_run_parameters_go_over_the_configuration_and_are_checked_like_it() -> N
     ],
 )
 def test_a_run_parameter_that_is_not_allowed_is_refused(parameter: str, message: str) -> None:
-    from click import UsageError
-
-    with pytest.raises(UsageError, match=message):
-        kubeflow_runner.run_parameters(None, ("kubeflow.volume_claim=f",), (parameter,))
+    with pytest.raises(ConfigError, match=message):
+        compilation.run_parameters(None, ("kubeflow.volume_claim=f",), (parameter,))
 
 
 def test_where_ingestion_may_come_from_the_cache_the_data_is_part_of_the_run(
     small_spans: Path,
 ) -> None:
     settings = ('kubeflow.uncached=["ServedModel", "Pusher"]', f"data.uri={small_spans}")
-    values = kubeflow_runner.run_parameters(None, (*settings, "kubeflow.volume_claim=f"), ())
+    values = compilation.run_parameters(None, (*settings, "kubeflow.volume_claim=f"), ())
     assert values["data_as_of"] == 201304
     assert len(str(values["fingerprint"])) == 64
 

@@ -6,7 +6,7 @@ import contextlib
 import hashlib
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from google.protobuf import json_format
 from kfp.kubernetes import kubernetes_executor_config_pb2
 from kfp.pipeline_spec import pipeline_spec_pb2
 
-from orchestration.kubeflow.errors import KubeflowError, one_line
+from orchestration.kubeflow.errors import KubeflowError, listed, one_line
 
 Value = int | float | str
 _SCHEMA_VERSION = "2.1.0"
@@ -244,8 +244,3 @@ def _mistyped(name: str, value: object, kind: str) -> list[str]:
     if isinstance(value, int) and kind == "NUMBER_INTEGER":
         fits = fits and abs(value) <= _LARGEST_INTEGER
     return [] if fits else [f"parameter '{name}' is {value!r}, but {wanted} is expected"]
-
-
-def listed(names: Iterable[str]) -> str:
-    """Names for a message, in order."""
-    return ", ".join(sorted(names))

@@ -19,19 +19,14 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from orchestration.kubeflow.client import (
-    CREATED,
-    HOST_ENV,
-    NAMESPACE_ENV,
-    UI_HOST_ENV,
-    UNCHANGED,
-    UPDATED,
-    KubeflowPipelines,
-    TaskStatus,
-)
+from orchestration.kubeflow.client import KubeflowPipelines
+from orchestration.kubeflow.connection import UI_HOST_ENV
+from orchestration.kubeflow.credentials import HOST_ENV, NAMESPACE_ENV
 from orchestration.kubeflow.cron import six_fields
 from orchestration.kubeflow.errors import KubeflowError
 from orchestration.kubeflow.package import Package, read_package
+from orchestration.kubeflow.schedules import CREATED, UNCHANGED, UPDATED
+from orchestration.kubeflow.task_states import TaskStatus
 from orchestration.kubeflow.transport import TOKEN_ENV
 from tests.orchestration.kubeflow_stub import (
     DROP,
