@@ -217,6 +217,51 @@ def test_schedules_are_listed_disabled_enabled_and_deleted(
     )
 
 
+def test_submit_warns_that_the_deployment_retries_nothing_that_fails(
+    package: str, stub: KubeflowStub
+) -> None:
+    retried = PACKAGE.replace("taskInfo:", "retryPolicy: {maxRetryCount: 2}\n        taskInfo:")
+    Path(package).write_text(retried)
+    done(*submit(package))
+    result = run(*submit(package))
+    assert result.exit_code == 0
+    assert "Warning: Tasks that fail will not be tried again" in result.stderr
+    assert "retryPolicy: OnError" in result.stderr
+
+
+# What they cost
+
+
+def modules_of(*arguments: str) -> set[str]:
+    """What a command imports."""
+    script = (
+        "import runpy, sys\ntry: runpy.run_path('kubeflow_runner.py', run_name='__main__')\n"
+        "except SystemExit as end: assert not end.code\nprint(*sys.modules, sep='\\n')"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", script, *arguments],
+        cwd=PROJECT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return set(ended.stdout.split())
+
+
+def test_help_imports_nothing_heavy() -> None:
+    heavy = {"pydantic", "pyarrow", "urllib3", "yaml", "kfp", "kfp_server_api", "tensorflow", "tfx"}
+    assert not heavy & modules_of("--help")
+
+
+def test_status_imports_neither_the_sdk_nor_the_client_of_kubernetes(
+    package: str, stub: KubeflowStub
+) -> None:
+    done(*submit(package))
+    imported = modules_of("status", next(iter(stub.runs)))
+    assert "kfp_server_api" in imported
+    assert not {"kfp", "kubernetes", "tensorflow", "tfx", "pyarrow"} & imported
+
+
 # What goes wrong
 
 

@@ -39,11 +39,13 @@ class Package:
       name: Name of the pipeline.
       content: The YAML.
       parameters: Specification of each parameter of the pipeline, by name.
+      retries: Whether any of its tasks is to be tried again if it fails.
     """
 
     name: str
     content: bytes
     parameters: Mapping[str, Mapping[str, Any]]
+    retries: bool = False
 
     @property
     def version(self) -> str:
@@ -123,7 +125,8 @@ def read_package(package: Path | bytes, enable_caching: bool | None = None) -> P
                 task["cachingOptions"] = {"enableCache": True} if enable_caching else {}
         content = yaml.safe_dump_all(documents, sort_keys=False).encode()
     inputs = json_format.MessageToDict(spec.root.input_definitions)
-    return Package(spec.pipeline_info.name, content, inputs.get("parameters", {}))
+    retries = any(task.retry_policy.max_retry_count for task in spec.root.dag.tasks.values())
+    return Package(spec.pipeline_info.name, content, inputs.get("parameters", {}), retries)
 
 
 def check_package(

@@ -15,6 +15,7 @@ from orchestration.kubeflow import task_states
 from orchestration.kubeflow.connection import (
     FINAL_STATES,
     Connection,
+    Target,
     check_names,
     create,
     doing,
@@ -27,6 +28,10 @@ from orchestration.kubeflow.task_states import TaskStatus
 if TYPE_CHECKING:
     from orchestration.kubeflow.package import Package, Value
 
+_NO_RETRIES = (
+    "Tasks that fail will not be tried again: this deployment retries errors of Kubernetes alone "
+    "(retryPolicy: OnError); docs/kubeflow.md has the line that an administrator changes."
+)
 _PATIENCE = 10  # polls in a row that may fail before waiting is given up
 
 
@@ -39,12 +44,14 @@ class SubmittedRun:
       version: Name of the pipeline's version that it runs.
       uploaded: Whether the version was uploaded for it; otherwise it was there already.
       url: Where the UI shows it.
+      warning: What will not be as the package says, as far as that is known; otherwise "".
     """
 
     run_id: str
     version: str
     uploaded: bool
     url: str
+    warning: str = ""
 
 
 @dataclass(frozen=True)
@@ -128,7 +135,13 @@ class Runs(Connection):
             run = create(
                 f"start the run '{name}'", lambda: self._runs.run_service_create_run(body), started
             )
-        return SubmittedRun(run.run_id, package.version, target.uploaded, self._run_url(run.run_id))
+        return SubmittedRun(
+            run.run_id,
+            package.version,
+            target.uploaded,
+            self._run_url(run.run_id),
+            _NO_RETRIES if package.retries and self._retries_nothing(target, run.run_id) else "",
+        )
 
     def status(self, run_id: str) -> RunStatus:
         """How far a run is, and why tasks of it failed.
@@ -215,6 +228,15 @@ class Runs(Connection):
     def _runs_of(self, name: str, experiment_id: str) -> Iterator[Any]:
         service = self._runs.run_service_list_runs
         return pages("runs", service, name, experiment_id=experiment_id)
+
+    def _retries_nothing(self, target: Target, run_id: str) -> bool:
+        """Whether the controller retries no task that fails, by the newest run before this one."""
+        options = {"experiment_id": target.experiment_id, "page_size": 2}
+        with contextlib.suppress(KubeflowError):
+            newest = self._runs.run_service_list_runs(sort_by="created_at desc", **options)
+            before = [one.run_id for one in newest.runs or [] if one.run_id != run_id]
+            return bool(before) and task_states.retries_errors_alone(self._manifest(before[0]))
+        return False
 
     def _manifest(self, run_id: str) -> str:
         """The workflow of a run, with its status, as JSON; "" if the server does not give it.

@@ -104,6 +104,20 @@ def of_details(details: Iterable[Any], *, final: bool) -> tuple[TaskStatus, ...]
     return tuple(_tasks(nodes, (), final=final))
 
 
+def retries_errors_alone(manifest: str) -> bool:
+    """Whether the workflow's controller tries failed tasks again only on errors of Kubernetes."""
+    workflow = _mapping(_load(manifest))
+    specs = [
+        workflow.get("spec"),
+        _mapping(workflow.get("status")).get("storedWorkflowTemplateSpec"),
+    ]
+    for spec in map(_mapping, specs):
+        for template in (spec.get("templateDefaults"), *_list(spec.get("templates"))):
+            if _mapping(_mapping(template).get("retryStrategy")).get("retryPolicy") == "OnError":
+                return True
+    return False
+
+
 def _tasks(nodes: Iterable[_Node], declared: Iterable[str], *, final: bool) -> Iterator[TaskStatus]:
     in_order = sorted(nodes, key=lambda node: (not node.started, node.started))
     named: dict[str, _Node] = {}

@@ -68,6 +68,8 @@ def submit(
         there = "Uploaded" if run.uploaded else "Already there:"
         click.echo(f"{there} version {run.version} of the pipeline {pipeline or job.package.name}.")
         click.echo(f"Started run {run.run_id}: {run.url}")
+        if run.warning:
+            click.echo(f"Warning: {run.warning}", err=True)
         if wait:
             _wait(kubeflow, run.run_id, poll_seconds)
 
