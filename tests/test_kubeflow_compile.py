@@ -124,6 +124,67 @@ def test_what_single_nodes_get_goes_over_what_all_get() -> None:
     assert "retryPolicy" not in tasks["Pruner"]
 
 
+def test_pods_get_what_is_configured_for_all_and_for_their_node(tmp_path: Path) -> None:
+    (tmp_path / "pods.toml").write_text("""
+[kubeflow]
+service_account = "trainer"
+node_selector = {"kubernetes.io/arch" = "amd64"}
+labels = {team = "ml"}
+tolerations = [{key = "batch", operator = "Exists"}]
+[kubeflow.nodes.Trainer]
+accelerator = "nvidia.com/gpu"
+node_selector = {"example.com/pool" = "gpu"}
+labels = {team = "gpu", tier = "train"}
+annotations = {"sidecar.istio.io/inject" = "false"}
+tolerations = [{key = "nvidia.com/gpu", value = "yes", effect = "NoSchedule"}]
+""")
+    settings = [f"kubeflow.image=flightdeck@{DIGEST}", "kubeflow.volume_claim=flightdeck"]
+    config = load_config(str(tmp_path / "pods.toml"), settings)
+    _, platform = yaml.safe_load_all(compilation.compile_config(config))
+    executors = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
+    every = {"key": "batch", "operator": "Exists"}
+    gpu = {"key": "nvidia.com/gpu", "operator": "Equal", "value": "yes", "effect": "NoSchedule"}
+    pusher, trainer = executors["exec-Pusher"], executors["exec-Trainer"]
+    assert pusher["nodeSelector"] == {"labels": {"kubernetes.io/arch": "amd64"}}
+    assert pusher["podMetadata"] == {"labels": {"team": "ml"}}
+    assert pusher["tolerations"] == [every]
+    assert trainer["nodeSelector"]["labels"] == {
+        **{"kubernetes.io/arch": "amd64", "example.com/pool": "gpu"}
+    }
+    assert trainer["podMetadata"] == {
+        "labels": {"team": "gpu", "tier": "train"},
+        "annotations": {"sidecar.istio.io/inject": "false"},
+    }
+    assert trainer["tolerations"] == [every, gpu]
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ('kubeflow.tolerations=[{"key": "a", "operator": "In"}]', "'Equal' or 'Exists'"),
+        ("kubeflow.labels.team=a b", "letters, digits"),
+        (f"kubeflow.labels.team={'x' * 64}", "at most 63"),
+        ("kubeflow.node_selector.-a=b", "a key such as"),
+        ("kubeflow.service_account=A_b", "the name of a ServiceAccount is expected"),
+        ("kubeflow.memory=4", 'memory such as "4Gi" is expected'),
+        ("kubeflow.memory=4K", 'memory such as "4Gi" is expected'),
+        ("kubeflow.memory=NaN", 'memory such as "4Gi" is expected'),
+        ("kubeflow.cpu=4Gi", 'processors such as "2" or "500m" is expected'),
+        ("kubeflow.cpu=1_0", 'processors such as "2" or "500m" is expected'),
+    ],
+)
+def test_what_kubernetes_would_not_take_is_refused(setting: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        load_config(None, [setting])
+
+
+def test_retries_are_not_ended_by_the_time_that_attempts_take() -> None:
+    spec, _ = compiled("node_timeout_minutes=1440", "kubeflow.retries=10")
+    policy = spec["root"]["dag"]["tasks"]["Trainer"]["retryPolicy"]
+    # To Argo Workflows this is the time of all attempts together.
+    assert int(policy["backoffMaxDuration"].rstrip("s")) > 11 * 24 * 3600
+
+
 def test_what_the_data_gate_stops_is_not_tried_again() -> None:
     spec, _ = compiled()
     assert "retryPolicy" not in spec["root"]["dag"]["tasks"]["DataGate"]

@@ -119,7 +119,7 @@ def read_package(package: Path | bytes, enable_caching: bool | None = None) -> P
     except KubeflowError as error:
         raise error.but(f"Kubeflow Pipelines would refuse {name}: {error}.") from error
     if enable_caching is not None:
-        documents = list(yaml.safe_load_all(content))
+        documents = list(yaml.load_all(content, Loader=yaml.CSafeLoader))
         for document in documents:
             for task in document.get("root", {}).get("dag", {}).get("tasks", {}).values():
                 task["cachingOptions"] = {"enableCache": True} if enable_caching else {}
@@ -177,7 +177,9 @@ def _parse(
 ) -> tuple[pipeline_spec_pb2.PipelineSpec, dict[str, Any]]:
     """The two documents of a package; an empty platform spec where it has none."""
     try:
-        documents = [document for document in yaml.safe_load_all(package) if document]
+        documents = [
+            document for document in yaml.load_all(package, Loader=yaml.CSafeLoader) if document
+        ]
     except yaml.YAMLError as error:
         raise KubeflowError(f"it is not YAML: {one_line(str(error))}") from error
     spec, platform = None, {}

@@ -59,5 +59,5 @@ def test_the_bucket_in_the_comments_works_when_it_is_no_comment(tmp_path: Path) 
     image = f'[kubeflow]\nimage = "x@sha256:{"0" * 64}"'
     (tmp_path / "bucket.toml").write_text(bucket.replace("[kubeflow]", image))
     package = compilation.compile_config(load_config(str(tmp_path / "bucket.toml")))
-    assert "minio-service.kubeflow:9000" in package
+    assert "seaweedfs.kubeflow:9000" in package
     assert "envVar: AWS_SECRET_ACCESS_KEY" in package
