@@ -208,4 +208,5 @@ def _importing() -> Iterator[None]:
         os.dup2(kept, 2)
         os.close(kept)
         os.close(nowhere)
+        gc.freeze()  # Nor at the end of the process, where it would take as long again.
         gc.enable()
