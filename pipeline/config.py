@@ -375,6 +375,7 @@ class KubeflowConfig:
       mount_path: Where they see it. `data.uri` and `serving_dir`, where they are relative, and the
         signing key are on it.
       serving_dir: Serving directory: a path on the volume, or `gs://...` or `s3://...`.
+      request_log: Request log that the monitoring pipeline reads, as `serving_dir` is.
       span_store: Where what was made of a month is kept for later runs, as `serving_dir` is; "" for
         nowhere, and so is a relative path without a volume.
       pipeline_root: Where Kubeflow keeps artifacts; "" for where it is set up to.
@@ -402,6 +403,7 @@ class KubeflowConfig:
         "/mnt/flightdeck"
     )
     serving_dir: Annotated[str, Field(min_length=1)] = "serving_model"
+    request_log: Annotated[str, Field(min_length=1)] = "requests"
     span_store: str = "span_store"
     pipeline_root: Annotated[
         str,

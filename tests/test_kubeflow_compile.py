@@ -185,6 +185,25 @@ def test_retries_are_not_ended_by_the_time_that_attempts_take() -> None:
     assert int(policy["backoffMaxDuration"].rstrip("s")) > 11 * 24 * 3600
 
 
+def test_the_monitoring_pipeline_compiles_with_a_task_for_each_of_its_parameters() -> None:
+    given = [f"kubeflow.image=flightdeck@{DIGEST}", "kubeflow.volume_claim=flightdeck"]
+    text = compilation.compile_config(load_config(None, given), compilation.MONITORING)
+    spec, platform = yaml.safe_load_all(text)
+    tasks = spec["root"]["dag"]["tasks"]
+    assert {"RequestExampleGen", "StatisticsGen", "ServedModel", "ServingMonitor"} <= set(tasks)
+    read = {
+        value.get("componentInputParameter")
+        for task in tasks.values()
+        for value in task["inputs"].get("parameters", {}).values()
+    }
+    declared = spec["root"]["inputDefinitions"]["parameters"]
+    assert set(declared) == read - {None}
+    assert declared["log_uri"]["defaultValue"] == "/mnt/flightdeck/requests"
+    assert not any("cachingOptions" in task and task["cachingOptions"] for task in tasks.values())
+    executors = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
+    assert executors["exec-ServingMonitor"]["pvcMount"][0]["mountPath"] == "/mnt/flightdeck"
+
+
 def test_what_the_data_gate_stops_is_not_tried_again() -> None:
     spec, _ = compiled()
     assert "retryPolicy" not in spec["root"]["dag"]["tasks"]["DataGate"]

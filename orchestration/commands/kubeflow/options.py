@@ -41,6 +41,13 @@ config_options = together(
         "--set", "settings", multiple=True, metavar="KEY=VALUE", help="One setting; over the file."
     ),
 )
+pipeline_option = click.option(
+    "--pipeline",
+    type=click.Choice(["training", "monitoring"]),
+    default="training",
+    show_default=True,
+    help="Which pipeline to compile.",
+)
 package_options = together(
     config_options,
     click.option(
@@ -56,7 +63,8 @@ package_options = together(
         metavar="NAME=VALUE",
         help="Value of a parameter; over the configuration.",
     ),
-    click.option("--pipeline", help="Pipeline on the server. Default: as in the package."),
+    pipeline_option,
+    click.option("--pipeline-name", help="Pipeline on the server. Default: as in the package."),
     click.option("--experiment", default="Default", show_default=True, help="Made if missing."),
     click.option(
         "--service-account",
@@ -142,9 +150,9 @@ def _compiled(options: Mapping[str, Any], parameters: tuple[str, ...], caching: 
 
     config_path, settings = options["config_path"], options["settings"]
     config = read_config(config_path, settings)
-    text = compile_config(config)
+    text = compile_config(config, options["pipeline"])
     try:
-        values = run_parameters(config_path, settings, parameters)
+        values = run_parameters(config_path, settings, parameters, options["pipeline"])
     except ConfigError as error:
         raise click.UsageError(str(error)) from error
     # Late: compiling has silenced what TFX's libraries say of each other.

@@ -22,7 +22,7 @@ from orchestration.commands.kubeflow.options import (
 @package_options
 @connection_options
 def schedule(
-    cron: str, name: str | None, experiment: str, pipeline: str | None, **options: Any
+    cron: str, name: str | None, experiment: str, pipeline_name: str | None, **options: Any
 ) -> None:
     """Runs the pipeline again and again: sets up the one schedule of a name, or changes it.
 
@@ -41,6 +41,10 @@ def schedule(
 
     with usage_errors():
         six_fields(cron)
+    if options["pipeline"] != "training":
+        raise click.UsageError(
+            "--pipeline monitoring is about one period: a schedule would look at the same one again"
+        )
     with failures():
         job = read_job(options)
         if job.values.get("fingerprint"):
@@ -48,11 +52,11 @@ def schedule(
                 "kubeflow.uncached lacks SpanExampleGen: a schedule has to look at the data again"
             )
         found, change = connect(options).schedule(
-            name or pipeline or job.package.name,
+            name or pipeline_name or job.package.name,
             cron,
             job.package,
             job.values,
-            pipeline_name=pipeline,
+            pipeline_name=pipeline_name,
             experiment=experiment,
             service_account=job.service_account,
         )

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 @connection_options
 def submit(
     experiment: str,
-    pipeline: str | None,
+    pipeline_name: str | None,
     run_name: str | None,
     wait: bool,
     poll_seconds: float,
@@ -53,6 +53,8 @@ def submit(
       python kubeflow_runner.py submit --host http://localhost:8080 --wait
       python kubeflow_runner.py submit --config my.toml --param training_epochs=3
       python kubeflow_runner.py submit --package pipeline.yaml --experiment nightly
+      python kubeflow_runner.py submit --config my.toml --pipeline monitoring \\
+        --param version=1 --param since=2013-10-01 --param until=2013-11-01
     """
     with failures():
         job = read_job(options)
@@ -60,13 +62,15 @@ def submit(
         run = kubeflow.submit(
             job.package,
             job.values,
-            pipeline_name=pipeline,
+            pipeline_name=pipeline_name,
             experiment=experiment,
             run_name=run_name,
             service_account=job.service_account,
         )
         there = "Uploaded" if run.uploaded else "Already there:"
-        click.echo(f"{there} version {run.version} of the pipeline {pipeline or job.package.name}.")
+        click.echo(
+            f"{there} version {run.version} of the pipeline {pipeline_name or job.package.name}."
+        )
         click.echo(f"Started run {run.run_id}: {run.url}")
         if run.warning:
             click.echo(f"Warning: {run.warning}", err=True)
