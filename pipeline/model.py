@@ -18,7 +18,8 @@ from __future__ import annotations
 import importlib
 from dataclasses import dataclass
 
-from pipeline.config import Config, ConfigError
+from pipeline.config import Config
+from pipeline.layers import ConfigError
 from pipeline.model_folders import model_package
 
 

@@ -22,8 +22,9 @@ from components.span_example_gen.component import SpanExampleGen
 from components.statistics_gen import StatisticsGen
 from components.trainer.component import Trainer
 from components.transform.component import Transform
-from pipeline.config import Config, ConfigError
+from pipeline.config import Config
 from pipeline.evaluation import make_compression_eval_config, make_eval_config
+from pipeline.layers import ConfigError
 from pipeline.model import Model
 from storage.errors import SurroundingsError
 from storage.names import RAW_SIGNATURE

@@ -7,6 +7,8 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field
 
+from pipeline import quantities
+
 # How the dataclasses of the configuration are checked.
 CHECKED = ConfigDict(extra="forbid", validate_default=True)
 
@@ -63,14 +65,28 @@ FileMode = Literal["0600", "0640", "0644", "0660", "0664"]
 SecretPlace = Annotated[str, AfterValidator(_check_secret_place)]
 
 _DNS_NAME = r"[a-z0-9]([a-z0-9.-]*[a-z0-9])?"
-Cpu = Annotated[str, match(r"[0-9]+(\.[0-9]+)?|[0-9]+m", 'processors such as "2" or "500m"')]
-Memory = Annotated[str, match(r"[0-9]+(\.[0-9]+)?([KMGT]i|[kMGT])", 'memory such as "4Gi"')]
+Cpu = Annotated[str, AfterValidator(quantities.check_cpu)]
+Memory = Annotated[str, AfterValidator(quantities.check_memory)]
+LabelKey = Annotated[
+    str,
+    Field(min_length=1, max_length=317),
+    match(
+        rf"({_DNS_NAME}/)?[A-Za-z0-9]([A-Za-z0-9_.-]*[A-Za-z0-9])?",
+        'a key such as "example.com/team"',
+    ),
+]
+LabelValue = Annotated[
+    str,
+    Field(max_length=63),
+    match(r"[A-Za-z0-9]([A-Za-z0-9_.-]*[A-Za-z0-9])?", "letters, digits, '-', '_' and '.'"),
+]
 Accelerator = Annotated[
     str, match(rf"{_DNS_NAME}/[A-Za-z0-9][\w.-]*", 'a resource such as "nvidia.com/gpu"')
 ]
 Image = Annotated[
     str, match(r"[^\s@]+@sha256:[0-9a-f]{64}", "an image by digest, name@sha256:...,")
 ]
+ServiceAccount = Annotated[str, match(_DNS_NAME, "the name of a ServiceAccount")]
 VolumeClaim = Annotated[str, match(_DNS_NAME, "the name of a PersistentVolumeClaim")]
 MountPath = Annotated[str, Field(min_length=2), match(r"/\S+", "an absolute path")]
 BucketUri = Annotated[

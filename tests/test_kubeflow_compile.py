@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 import yaml
 
-import kubeflow_runner
+from orchestration.kubeflow import compilation
 from pipeline.config import load_config
+from pipeline.layers import ConfigError
 from pipeline.parameters import KEYS, parameter_name, parameter_values, with_parameters
 from storage.errors import UserError
 from storage.span_store import STORE_VARIABLE
@@ -35,13 +36,13 @@ def run_compile(output: Path, *settings: str) -> subprocess.CompletedProcess[str
 
 def compiled(*settings: str) -> list[Any]:
     given = [f"kubeflow.image=flightdeck@{DIGEST}", "kubeflow.volume_claim=flightdeck", *settings]
-    return list(yaml.safe_load_all(kubeflow_runner.compile_config(load_config(None, given))))
+    return list(yaml.safe_load_all(compilation.compile_config(load_config(None, given))))
 
 
 @pytest.mark.skipif(not version("tfx").startswith("1.16."), reason="TFX 1.16 made it")
 def test_the_package_changes_on_purpose_only() -> None:
     # On purpose: the command is in the first line of the configuration.
-    package = kubeflow_runner.compile_config(load_config(str(GOLDEN / "kubeflow.toml")))
+    package = compilation.compile_config(load_config(str(GOLDEN / "kubeflow.toml")))
     assert package == (GOLDEN / "pipeline.yaml").read_text(encoding="utf-8")
 
 
@@ -124,6 +125,86 @@ def test_what_single_nodes_get_goes_over_what_all_get() -> None:
     assert "retryPolicy" not in tasks["Pruner"]
 
 
+def test_pods_get_what_is_configured_for_all_and_for_their_node(tmp_path: Path) -> None:
+    (tmp_path / "pods.toml").write_text("""
+[kubeflow]
+service_account = "trainer"
+node_selector = {"kubernetes.io/arch" = "amd64"}
+labels = {team = "ml"}
+tolerations = [{key = "batch", operator = "Exists"}]
+[kubeflow.nodes.Trainer]
+accelerator = "nvidia.com/gpu"
+node_selector = {"example.com/pool" = "gpu"}
+labels = {team = "gpu", tier = "train"}
+annotations = {"sidecar.istio.io/inject" = "false"}
+tolerations = [{key = "nvidia.com/gpu", value = "yes", effect = "NoSchedule"}]
+""")
+    settings = [f"kubeflow.image=flightdeck@{DIGEST}", "kubeflow.volume_claim=flightdeck"]
+    config = load_config(str(tmp_path / "pods.toml"), settings)
+    _, platform = yaml.safe_load_all(compilation.compile_config(config))
+    executors = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
+    every = {"key": "batch", "operator": "Exists"}
+    gpu = {"key": "nvidia.com/gpu", "operator": "Equal", "value": "yes", "effect": "NoSchedule"}
+    pusher, trainer = executors["exec-Pusher"], executors["exec-Trainer"]
+    assert pusher["nodeSelector"] == {"labels": {"kubernetes.io/arch": "amd64"}}
+    assert pusher["podMetadata"] == {"labels": {"team": "ml"}}
+    assert pusher["tolerations"] == [every]
+    assert trainer["nodeSelector"]["labels"] == {
+        **{"kubernetes.io/arch": "amd64", "example.com/pool": "gpu"}
+    }
+    assert trainer["podMetadata"] == {
+        "labels": {"team": "gpu", "tier": "train"},
+        "annotations": {"sidecar.istio.io/inject": "false"},
+    }
+    assert trainer["tolerations"] == [every, gpu]
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ('kubeflow.tolerations=[{"key": "a", "operator": "In"}]', "'Equal' or 'Exists'"),
+        ("kubeflow.labels.team=a b", "letters, digits"),
+        (f"kubeflow.labels.team={'x' * 64}", "at most 63"),
+        ("kubeflow.node_selector.-a=b", "a key such as"),
+        ("kubeflow.service_account=A_b", "the name of a ServiceAccount is expected"),
+        ("kubeflow.memory=4", 'memory such as "4Gi" is expected'),
+        ("kubeflow.memory=4K", 'memory such as "4Gi" is expected'),
+        ("kubeflow.memory=NaN", 'memory such as "4Gi" is expected'),
+        ("kubeflow.cpu=4Gi", 'processors such as "2" or "500m" is expected'),
+        ("kubeflow.cpu=1_0", 'processors such as "2" or "500m" is expected'),
+    ],
+)
+def test_what_kubernetes_would_not_take_is_refused(setting: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        load_config(None, [setting])
+
+
+def test_retries_are_not_ended_by_the_time_that_attempts_take() -> None:
+    spec, _ = compiled("node_timeout_minutes=1440", "kubeflow.retries=10")
+    policy = spec["root"]["dag"]["tasks"]["Trainer"]["retryPolicy"]
+    # To Argo Workflows this is the time of all attempts together.
+    assert int(policy["backoffMaxDuration"].rstrip("s")) > 11 * 24 * 3600
+
+
+def test_the_monitoring_pipeline_compiles_with_a_task_for_each_of_its_parameters() -> None:
+    given = [f"kubeflow.image=flightdeck@{DIGEST}", "kubeflow.volume_claim=flightdeck"]
+    text = compilation.compile_config(load_config(None, given), compilation.MONITORING)
+    spec, platform = yaml.safe_load_all(text)
+    tasks = spec["root"]["dag"]["tasks"]
+    assert {"RequestExampleGen", "StatisticsGen", "ServedModel", "ServingMonitor"} <= set(tasks)
+    read = {
+        value.get("componentInputParameter")
+        for task in tasks.values()
+        for value in task["inputs"].get("parameters", {}).values()
+    }
+    declared = spec["root"]["inputDefinitions"]["parameters"]
+    assert set(declared) == read - {None}
+    assert declared["log_uri"]["defaultValue"] == "/mnt/flightdeck/requests"
+    assert not any("cachingOptions" in task and task["cachingOptions"] for task in tasks.values())
+    executors = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
+    assert executors["exec-ServingMonitor"]["pvcMount"][0]["mountPath"] == "/mnt/flightdeck"
+
+
 def test_what_the_data_gate_stops_is_not_tried_again() -> None:
     spec, _ = compiled()
     assert "retryPolicy" not in spec["root"]["dag"]["tasks"]["DataGate"]
@@ -182,7 +263,7 @@ def test_the_command_writes_nothing_where_something_is_wrong(
 
 def test_run_parameters_go_over_the_configuration_and_are_checked_like_it() -> None:
     settings = ("kubeflow.volume_claim=flightdeck", "training.epochs=9", "training.seed=5")
-    values = kubeflow_runner.run_parameters(
+    values = compilation.run_parameters(
         None, settings, ("training_epochs=3", "serving_dir=/mnt/elsewhere")
     )
     assert (values["training_epochs"], values["training_seed"]) == (3, 5)
@@ -199,17 +280,15 @@ def test_run_parameters_go_over_the_configuration_and_are_checked_like_it() -> N
     ],
 )
 def test_a_run_parameter_that_is_not_allowed_is_refused(parameter: str, message: str) -> None:
-    from click import UsageError
-
-    with pytest.raises(UsageError, match=message):
-        kubeflow_runner.run_parameters(None, ("kubeflow.volume_claim=f",), (parameter,))
+    with pytest.raises(ConfigError, match=message):
+        compilation.run_parameters(None, ("kubeflow.volume_claim=f",), (parameter,))
 
 
 def test_where_ingestion_may_come_from_the_cache_the_data_is_part_of_the_run(
     small_spans: Path,
 ) -> None:
     settings = ('kubeflow.uncached=["ServedModel", "Pusher"]', f"data.uri={small_spans}")
-    values = kubeflow_runner.run_parameters(None, (*settings, "kubeflow.volume_claim=f"), ())
+    values = compilation.run_parameters(None, (*settings, "kubeflow.volume_claim=f"), ())
     assert values["data_as_of"] == 201304
     assert len(str(values["fingerprint"])) == 64
 

@@ -10,7 +10,7 @@ and `kfp.local`, is put right here, before and after it runs:
 - Folders of output artifacts are not there yet; TFX's own launcher makes them. Nor is the mirror of
   an input artifact that holds no file, for a bucket has no empty folders.
 - There may be outputs that are not the component's: the launcher's own logs.
-- A failing task is known by the last thing it says, and by its termination message.
+- A failing task is known by its termination message.
 
 After `backend/src/v2` of Kubeflow Pipelines: `component/launcher_v2.go` (LocalPathForURI),
 `metadata/converter.go`, `driver/driver.go` (provisionOutputs).
@@ -38,7 +38,7 @@ _MOUNTS = {"gs://": "/gcs/", "s3://": "/s3/", "minio://": "/minio/"}
 _WRAPPERS = {"list": list, "struct": dict}
 # Types of Kubeflow's own artifacts; those of TFX begin otherwise.
 _FOREIGN = "system."
-# What Kubernetes, and so the web page of a run, shows of a container that failed.
+# What Kubernetes, Argo Workflows and so `status` show of a container that failed.
 _TERMINATION_MESSAGE = Path("/dev/termination-log")
 _TERMINATION_BYTES = 4096
 
@@ -217,7 +217,7 @@ def _summarize(node_id: str, invocation: Mapping[str, Any], answer: Mapping[str,
 
 
 def _report(message: str) -> None:
-    """Says why a task failed, where people look: at the end of its log and on the run's page."""
+    """Says why a task failed: in its log, and as the message that its container ends with."""
     print(message, file=sys.stderr, flush=True)
     if os.access(_TERMINATION_MESSAGE, os.W_OK):
         _TERMINATION_MESSAGE.write_bytes(message.encode()[:_TERMINATION_BYTES])

@@ -12,7 +12,8 @@ from typing import Any
 from orchestration.local.cache_keys import CodeVersion
 from orchestration.local.output_directory import OutputDirectory
 from orchestration.local.provenance import known_provenance, lost_files
-from pipeline.config import Config, KubeflowConfig, MonitorConfig
+from pipeline.config import Config, MonitorConfig
+from pipeline.kubeflow_config import KubeflowConfig
 from pipeline.model import Model
 from storage import spans
 from storage.directory import ModelDirectory

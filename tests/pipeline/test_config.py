@@ -14,8 +14,9 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from pipeline import model_folders
-from pipeline.config import Config, ConfigError, config_keys, load_config
+from pipeline.config import Config, config_keys, load_config
 from pipeline.kubeflow_config import NodeConfig
+from pipeline.layers import ConfigError
 from pipeline.model_folders import MODEL_VARIABLE, default_model
 
 

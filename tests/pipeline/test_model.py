@@ -7,7 +7,8 @@ from dataclasses import replace
 
 import pytest
 
-from pipeline.config import ConfigError, load_config
+from pipeline.config import load_config
+from pipeline.layers import ConfigError
 from pipeline.model import Model
 
 
