@@ -1,0 +1,111 @@
+"""Evaluates models on a split: reading, predictions and metrics, a batch of rows at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import apache_beam as beam
+import numpy as np
+import tensorflow as tf
+import tensorflow_model_analysis as tfma
+from tensorflow_metadata.proto.v0 import schema_pb2
+from tfx_bsl.coders.example_coder import ExamplesToRecordBatchDecoder
+from tfx_bsl.public import tfxio
+
+from components.evaluator import columns
+from components.evaluator.extraction import make_extractors
+from components.evaluator.slices import slice_columns
+from ml.predictors import Predictor, load_predictor
+
+# Rows of a batch. What is computed once a batch costs as much as some hundred rows.
+_BATCH = 16_384
+_PREDICT_STAGE = "ExtractPredictions"
+_FILE = "file"
+
+
+def evaluate(
+    pipeline: beam.Pipeline,
+    files: list[str],
+    schema: schema_pb2.Schema,
+    config: tfma.EvalConfig,
+    models: dict[str, tuple[str, bool]],
+    output: str,
+) -> None:
+    """Adds to a Beam pipeline the evaluation of models, by columns if the metrics allow it.
+
+    Args:
+      pipeline: The pipeline.
+      files: Files of examples, gzipped TFRecords.
+      schema: Their schema.
+      config: What is evaluated, with TFMA's defaults filled in.
+      models: By name in the configuration, the folder of a SavedModel and whether the TFLite model
+        in it is preferred.
+      output: URI of the folder for the evaluation, in TFMA's format.
+    """
+    shared = [
+        tfma.default_eval_shared_model(uri, model_name=name, eval_config=config)
+        for name, (uri, _) in models.items()
+    ]
+    if columns.supports(config):
+        evaluators = [columns.make_evaluator(config, run_after=_PREDICT_STAGE)]
+        extractors = [
+            tfma.extractors.Extractor(_PREDICT_STAGE, beam.ParDo(_Predict(models, config, schema)))
+        ]
+        inputs = pipeline | "Files" >> beam.Create([{_FILE: file} for file in files])
+        adapter = None
+    else:
+        source = tfxio.TFExampleRecord(
+            files,
+            schema=schema,
+            raw_record_column_name=tfma.ARROW_INPUT_COLUMN,
+            telemetry_descriptors=["Evaluator"],
+        )
+        adapter = tfxio.TensorAdapterConfig(source.ArrowSchema(), source.TensorRepresentations())
+        extractors, evaluators = make_extractors(models, shared, config, adapter), None
+        inputs = pipeline | "Read" >> source.BeamSource()
+    _ = inputs | "Evaluate" >> tfma.ExtractEvaluateAndWriteResults(
+        eval_shared_model=shared if len(shared) > 1 else shared[0],
+        eval_config=config,
+        extractors=extractors,
+        evaluators=evaluators,
+        output_path=output,
+        tensor_adapter_config=adapter,
+    )
+
+
+class _Predict(beam.DoFn):
+    """Reads a file and adds the predictions of each model, a batch at a time."""
+
+    def __init__(
+        self,
+        models: dict[str, tuple[str, bool]],
+        config: tfma.EvalConfig,
+        schema: schema_pb2.Schema,
+    ):
+        self._models = models
+        needed = slice_columns(config)
+        for spec in config.model_specs:
+            needed |= {spec.label_key, spec.example_weight_key}
+        self._schema = schema_pb2.Schema(feature=[f for f in schema.feature if f.name in needed])
+
+    def setup(self) -> None:
+        """Loads the models."""
+        self._decoder = ExamplesToRecordBatchDecoder(self._schema.SerializeToString())
+        self._predictors: dict[str, Predictor] = {
+            name: load_predictor(uri, prefer_tflite=tflite)
+            for name, (uri, tflite) in self._models.items()
+        }
+
+    def process(self, extracts: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        """Predicts the rows of a file."""
+        records = tf.data.TFRecordDataset(extracts[_FILE], "GZIP").batch(_BATCH)
+        for examples in records.as_numpy_iterator():
+            yield {
+                tfma.INPUT_KEY: examples,
+                columns.COLUMNS: self._decoder.DecodeBatch(examples.tolist()),
+                tfma.PREDICTIONS_KEY: {
+                    name: np.asarray(predictor.predict(examples))
+                    for name, predictor in self._predictors.items()
+                },
+            }
