@@ -11,8 +11,8 @@ from typing import Any
 from tfx import v1 as tfx
 from tfx.utils import path_utils
 
-from components.evaluator.executor import BLESSED_FILE
-from components.evaluator.results import OVERALL, read_metrics
+from components.evaluator.blessing import BLESSED_FILE
+from components.evaluator.results import OVERALL, read_intervals, read_metrics
 from components.served_model import TRAINING_STATISTICS
 from components.serving_validator.component import INFRA_BLESSED_FILE
 from ml.artifacts import CompressionReport, schema_uri, serving_model_uri, statistics_uri
@@ -146,6 +146,7 @@ def Pusher(
             _write_provenance(
                 provenance, record, metrics, compression_report.read(), statistics, schema
             )
+            _write_json(os.path.join(provenance, "intervals.json"), read_intervals(evaluation.uri))
             source = _model_to_push(model, infra_blessing)
             directory.publish(version, source, provenance, seal)
             if keep_versions:
@@ -234,7 +235,11 @@ def _write_provenance(
         "compression.json": compression,
     }
     for name, content in files.items():
-        with fileio.open(os.path.join(uri, name), "w") as file:
-            file.write(json.dumps(content, indent=2, sort_keys=True) + "\n")
+        _write_json(os.path.join(uri, name), content)
     fileio.copy(statistics_uri(statistics, "train"), os.path.join(uri, TRAINING_STATISTICS))
     fileio.copy(schema_uri(schema), os.path.join(uri, os.path.basename(schema_uri(schema))))
+
+
+def _write_json(uri: str, content: Any) -> None:
+    with tfx.dsl.io.fileio.open(uri, "w") as file:
+        file.write(json.dumps(content, indent=2, sort_keys=True) + "\n")

@@ -19,8 +19,8 @@ from tensorflow_model_analysis.metrics import metric_specs
 
 from components.evaluator.slices import SliceKey, rows_by_slice
 from ml.bootstrap import poisson_counts
-from ml.task_metrics import METRICS, Metric
 from ml.tallies import Counter, Problem, Tally
+from ml.task_metrics import METRICS, Metric
 from storage.errors import DataError
 
 # How often the rows are resampled for an interval. The error of a standard error is then 11%, which
