@@ -23,6 +23,8 @@ _BATCH = 16_384
 _PREDICT_STAGE = "ExtractPredictions"
 _FILE = "file"
 
+Models = dict[str, tuple[str, bool]]
+
 
 def with_defaults(config: tfma.EvalConfig, has_baseline: bool) -> tfma.EvalConfig:
     """Fills in TFMA's defaults; without a baseline, leaves it out with its change thresholds."""
@@ -40,10 +42,10 @@ def evaluate(
     files: list[str],
     schema: schema_pb2.Schema,
     config: tfma.EvalConfig,
-    models: dict[str, tuple[str, bool]],
+    models: Models,
     output: str,
 ) -> None:
-    """Adds to a Beam pipeline the evaluation of models, by columns if the metrics allow it.
+    """Adds to a Beam pipeline the evaluation of models: by columns, if all its metrics allow it.
 
     Args:
       pipeline: The pipeline.
@@ -54,35 +56,72 @@ def evaluate(
         in it is preferred.
       output: URI of the folder for the evaluation, in TFMA's format.
     """
+    way = evaluate_by_columns if columns.supports(config) else evaluate_by_rows
+    way(pipeline, files, schema, config, models, output)
+
+
+def evaluate_by_columns(
+    pipeline: beam.Pipeline,
+    files: list[str],
+    schema: schema_pb2.Schema,
+    config: tfma.EvalConfig,
+    models: Models,
+    output: str,
+) -> None:
+    """Evaluates with our accumulators; see `evaluate`."""
+    predict = beam.ParDo(_Predict(models, config, schema))
+    _ = (
+        pipeline
+        | "Files" >> beam.Create([{_FILE: file} for file in files])
+        | "Evaluate"
+        >> tfma.ExtractEvaluateAndWriteResults(
+            eval_shared_model=_shared(models, config),
+            eval_config=config,
+            extractors=[tfma.extractors.Extractor(_PREDICT_STAGE, predict)],
+            evaluators=[columns.make_evaluator(config, run_after=_PREDICT_STAGE)],
+            output_path=output,
+        )
+    )
+
+
+def evaluate_by_rows(
+    pipeline: beam.Pipeline,
+    files: list[str],
+    schema: schema_pb2.Schema,
+    config: tfma.EvalConfig,
+    models: Models,
+    output: str,
+) -> None:
+    """Evaluates with TFMA's own, for whatever metrics; see `evaluate`."""
+    source = tfxio.TFExampleRecord(
+        files,
+        schema=schema,
+        raw_record_column_name=tfma.ARROW_INPUT_COLUMN,
+        telemetry_descriptors=["Evaluator"],
+    )
+    adapter = tfxio.TensorAdapterConfig(source.ArrowSchema(), source.TensorRepresentations())
+    shared = _shared(models, config)
+    _ = (
+        pipeline
+        | "Read" >> source.BeamSource()
+        | "Evaluate"
+        >> tfma.ExtractEvaluateAndWriteResults(
+            eval_shared_model=shared,
+            eval_config=config,
+            extractors=make_extractors(models, shared, config, adapter),
+            output_path=output,
+            tensor_adapter_config=adapter,
+        )
+    )
+
+
+def _shared(models: Models, config: tfma.EvalConfig) -> Any:
+    """The models as TFMA knows them, which it does not load."""
     shared = [
         tfma.default_eval_shared_model(uri, model_name=name, eval_config=config)
         for name, (uri, _) in models.items()
     ]
-    if columns.supports(config):
-        evaluators = [columns.make_evaluator(config, run_after=_PREDICT_STAGE)]
-        extractors = [
-            tfma.extractors.Extractor(_PREDICT_STAGE, beam.ParDo(_Predict(models, config, schema)))
-        ]
-        inputs = pipeline | "Files" >> beam.Create([{_FILE: file} for file in files])
-        adapter = None
-    else:
-        source = tfxio.TFExampleRecord(
-            files,
-            schema=schema,
-            raw_record_column_name=tfma.ARROW_INPUT_COLUMN,
-            telemetry_descriptors=["Evaluator"],
-        )
-        adapter = tfxio.TensorAdapterConfig(source.ArrowSchema(), source.TensorRepresentations())
-        extractors, evaluators = make_extractors(models, shared, config, adapter), None
-        inputs = pipeline | "Read" >> source.BeamSource()
-    _ = inputs | "Evaluate" >> tfma.ExtractEvaluateAndWriteResults(
-        eval_shared_model=shared if len(shared) > 1 else shared[0],
-        eval_config=config,
-        extractors=extractors,
-        evaluators=evaluators,
-        output_path=output,
-        tensor_adapter_config=adapter,
-    )
+    return shared if len(shared) > 1 else shared[0]
 
 
 class _Predict(beam.DoFn):
@@ -90,7 +129,7 @@ class _Predict(beam.DoFn):
 
     def __init__(
         self,
-        models: dict[str, tuple[str, bool]],
+        models: Models,
         config: tfma.EvalConfig,
         schema: schema_pb2.Schema,
     ):

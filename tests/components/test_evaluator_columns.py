@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
-from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
@@ -19,6 +17,10 @@ from hypothesis import strategies as st
 from tensorflow_model_analysis import extractors as stock_extractors
 
 from components.evaluator import columns
+from ml.bootstrap import poisson_counts
+from ml.tallies import Counter, Problem
+from ml.task_metrics import METRICS
+from storage.errors import DataError
 
 STAGE = "ExtractPredictions"
 BINARY = ("AUC", "AUCPrecisionRecall", "Calibration", "MeanLabel", "MeanPrediction", "ExampleCount")
@@ -66,6 +68,7 @@ def evaluate(
     batches: list[tuple[pa.RecordBatch, dict[str, np.ndarray]]],
     folder: str,
     stock: bool,
+    numbers: list[int] | None = None,
 ) -> dict[tuple[Any, ...], dict[Any, Any]]:
     """Evaluates batches of rows and predictions; returns metrics by slice and key."""
     extracts = [
@@ -75,7 +78,7 @@ def evaluate(
             columns.COLUMNS: batch,
             **({tfma.ARROW_RECORD_BATCH_KEY: batch} if stock else {}),
         }
-        for n, (batch, predictions) in enumerate(batches)
+        for n, (batch, predictions) in zip(numbers or range(len(batches)), batches, strict=True)
     ]
     predict = stock_extractors.Extractor(STAGE, beam.ParDo(Take()) if stock else beam.Map(dict))
     if stock:
@@ -270,4 +273,145 @@ def test_columns_give_what_stock_tfma_gives(
     assert_equal_to_stock(config, batches)
 
 
-assert math, Path
+def histogram_metrics(
+    labels: np.ndarray, scores: np.ndarray, weights: np.ndarray, name: str
+) -> tuple[float, float]:
+    """A metric by columns, and as TFMA's combiner and its derived computations give it."""
+    problem = Problem("")
+    counter = Counter({problem: METRICS[name].needs})
+    ((_, tally),) = counter.count(
+        labels, {"": scores}, weights[:, None], {(): np.arange(len(labels))}
+    )
+    metric = getattr(tfma.metrics, name)()
+    first, *derived = metric.computations(example_weighted=True)
+    rows = [
+        tfma.metrics.StandardMetricInputs(
+            label=np.array([label]), prediction=np.array([score]), example_weight=np.array([weight])
+        )
+        for label, score, weight in zip(labels, scores, weights, strict=True)
+    ]
+    accumulator = first.combiner.create_accumulator()
+    for row in rows:
+        accumulator = first.combiner.add_input(accumulator, row)
+    results = first.combiner.extract_output(accumulator)
+    for computation in derived:
+        results.update(computation.result(results))
+    return float(METRICS[name].value(counter, tally, problem)[0]), results[
+        [first, *derived][-1].keys[0]
+    ]
+
+
+@settings(max_examples=40, deadline=None, phases=[Phase.generate])
+@given(
+    rows=st.lists(
+        st.tuples(
+            st.one_of(st.sampled_from([0.0, 1.0]), st.floats(0, 1)),
+            st.one_of(
+                st.floats(-0.25, 1.25, width=32),
+                st.integers(0, 10_000).map(lambda n: n / 10_000),
+                st.integers(0, 9_999).map(lambda n: n / 9_999),
+            ),
+            st.sampled_from([0.0, 0.5, 1.0, 1000.0]),
+        ),
+        min_size=1,
+        max_size=30,
+    ),
+    name=st.sampled_from(["AUC", "AUCPrecisionRecall", "BinaryCrossEntropy", "Calibration"]),
+)
+def test_metric_of_any_scores_labels_and_weights_is_stock_tfmas(
+    rows: list[tuple[float, float, float]], name: str
+) -> None:
+    labels, scores, weights = np.array(rows).T
+    if name == "BinaryCrossEntropy":
+        scores = np.clip(scores, 1e-6, 1 - 1e-6)
+    ours, stock = histogram_metrics(labels, scores, weights, name)
+    assert ours == pytest.approx(stock, abs=1e-6, rel=1e-6, nan_ok=True)
+
+
+def test_nan_prediction_is_an_error_as_in_stock_tfma() -> None:
+    with pytest.raises(DataError, match="'' predicts NaN for 1 of 2 rows"):
+        histogram_metrics(np.array([0, 1]), np.array([0.5, np.nan]), np.ones(2), "AUC")
+
+
+def test_label_outside_0_and_1_is_an_error_as_in_stock_tfma() -> None:
+    with pytest.raises(DataError, match="1 of 2 labels are not between 0 and 1, such as 2"):
+        histogram_metrics(np.array([0, 2]), np.array([0.5, 0.5]), np.ones(2), "AUC")
+
+
+def two_batches(rng: np.random.Generator) -> list[Any]:
+    return [make_batch(rng, 300, ("candidate", "served"), False, False) for _ in range(2)]
+
+
+def test_intervals_hold_the_value_and_do_not_depend_on_the_order_of_batches() -> None:
+    config = make_config(
+        [{"class_name": name} for name in BINARY],
+        compute_confidence_intervals=True,
+        confidence_intervals={"method": "POISSON_BOOTSTRAP"},
+    )
+    batches = list(enumerate(two_batches(np.random.default_rng(1))))
+    found = []
+    for order in (batches, batches[::-1]):
+        with TemporaryDirectory() as folder:
+            evaluate(config, [batch for _, batch in order], folder, False, [n for n, _ in order])
+            found.append(intervals(folder))
+    assert found[0].keys() == found[1].keys()
+    for key, bounds in found[0].items():
+        assert bounds == pytest.approx(found[1][key], abs=1e-12)
+        lower, value, upper = bounds
+        assert lower < value < upper
+    assert {name for _, name, *_ in found[0]} == {*NAMES} - {"example_count"}
+
+
+NAMES = ("auc", "auc_precision_recall", "calibration", "mean_label", "mean_prediction")
+
+
+def intervals(folder: str) -> dict[tuple[Any, ...], tuple[float, float, float]]:
+    """Lower bound, value and upper bound of whatever has an interval."""
+    return {
+        (
+            record.slice_key.SerializeToString(deterministic=True),
+            item.key.name,
+            item.key.model_name,
+            item.key.is_diff,
+        ): (
+            item.confidence_interval.lower_bound.double_value.value,
+            item.value.double_value.value,
+            item.confidence_interval.upper_bound.double_value.value,
+        )
+        for record in tfma.load_metrics(folder)
+        for item in record.metric_keys_and_values
+        if item.HasField("confidence_interval")
+        # The label is the same for both models.
+        and not (item.key.is_diff and item.key.name == "mean_label")
+    }
+
+
+def test_bootstrap_deviation_is_that_of_theory() -> None:
+    rows, replicates = 20_000, 40
+    examples = np.array([b"%d" % row for row in range(rows)], object)
+    counts = poisson_counts(examples, replicates)
+    assert counts.shape == (rows, replicates)
+    assert counts.mean() == pytest.approx(1, abs=0.01)
+    assert counts.var() == pytest.approx(1, abs=0.02)
+    assert abs(np.corrcoef(counts[:, :8], rowvar=False) - np.eye(8)).max() < 0.04
+    assert (poisson_counts(examples[::-1], replicates) == counts[::-1]).all()
+    labels = np.random.default_rng(2).random(rows) < 0.3
+    means = (counts * labels[:, None]).sum(axis=0) / counts.sum(axis=0)
+    assert means.std(ddof=1) == pytest.approx((0.3 * 0.7 / rows) ** 0.5, rel=0.3)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"spec": {"query_key": "place"}},
+        {"spec": {"binarize": {"top_k_list": {"values": [2]}}}},
+        {"include_default_metrics": True},
+        {"compute_confidence_intervals": True, "confidence_intervals": {"method": "JACKKNIFE"}},
+        {"metrics": [{"class_name": "AUC", "config": '{"num_thresholds": 100}'}]},
+        {"metrics": [{"class_name": "F1Score"}]},
+    ],
+)
+def test_what_is_not_computed_by_columns_is_left_to_stock_tfma(change: dict[str, Any]) -> None:
+    metrics = [{"class_name": "AUC"}]
+    assert columns.supports(make_config(metrics))
+    assert not columns.supports(make_config(**{"metrics": metrics, **change}))
