@@ -9,6 +9,7 @@ from typing import Any
 
 import apache_beam as beam
 import numpy as np
+import pyarrow as pa
 import tensorflow_model_analysis as tfma
 
 # Not under TFMA's public names, but what its own evaluator is made of: the keys of configured
@@ -42,11 +43,11 @@ class _Configured:
     """A metric of a configuration: its key, and the problems over which it is an average."""
 
     def __init__(self, key: Any, metric: Metric, classes: dict[int, float]):
-        self.key, self.metric, self._classes = key, metric, classes
-        classes = classes or {None if key.sub_key is None else key.sub_key.class_id: 1.0}
+        self.key, self.metric = key, metric
+        only = Problem(key.model_name, key.sub_key.class_id if key.sub_key else None)
         self.problems = {
             Problem(key.model_name, number): share for number, share in classes.items()
-        }
+        } or {only: 1.0}
 
     def value(self, counter: Counter, tally: Tally) -> np.ndarray:
         """Its value in the data and in each bootstrap replicate, [1 + replicates]."""
@@ -227,7 +228,7 @@ def _add(tallies: Iterable[Tally]) -> Tally:
 def _numbers(batch: Any, name: str) -> np.ndarray:
     """A column with one number in each row, float64 [rows]."""
     index = batch.schema.get_field_index(name)
-    values = batch.column(index).flatten() if index >= 0 else []
+    values = batch.column(index).flatten() if index >= 0 else pa.array([])
     if len(values) != batch.num_rows:
         raise DataError(
             f"{name!r} has {len(values):,} values in {batch.num_rows:,} rows; one in each is needed"

@@ -59,8 +59,8 @@ def _slices_of(
     fixed = [(name, _parse(value)) for name, value in spec.feature_values.items()]
     for name, value in fixed:
         column = columns[name]
-        codes = [code for code, found in enumerate(column.values) if found == value]
-        rows = rows[np.isin(rows, column.rows[np.isin(column.codes, codes)])]
+        matching = [code for code, found in enumerate(column.values) if found == value]
+        rows = rows[np.isin(rows, column.rows[np.isin(column.codes, matching)])]
     names = sorted(set(spec.feature_keys))
     groups = np.zeros(len(rows), np.int64)
     for name in names:

@@ -415,3 +415,49 @@ def test_what_is_not_computed_by_columns_is_left_to_stock_tfma(change: dict[str,
     metrics = [{"class_name": "AUC"}]
     assert columns.supports(make_config(metrics))
     assert not columns.supports(make_config(**{"metrics": metrics, **change}))
+
+
+def test_metrics_of_several_classes_are_stock_tfmas() -> None:
+    rng = np.random.default_rng(3)
+    batches = []
+    for rows in (60, 5):
+        batch, _ = make_batch(rng, rows, (), False, False)
+        labels = pa.array([[v] for v in rng.integers(0, 3, rows)], pa.large_list(pa.int64()))
+        batch = pa.RecordBatch.from_arrays([labels, *batch.columns[1:]], batch.schema.names)
+        predictions = {
+            name: rng.dirichlet([1, 1, 1], rows).astype(np.float32)
+            for name in ("candidate", "served")
+        }
+        batches.append((batch, predictions))
+    classes = {"binarize": {"class_ids": {"values": [0, 1, 2]}}}
+    weights = {str(number): 1.0 for number in range(3)}
+    config = make_config([], weight="weight")
+    for metrics, spec in (
+        (("SparseCategoricalAccuracy", "SparseCategoricalCrossentropy", "ExampleCount"), {}),
+        (("Calibration",), classes),
+        (("AUC",), {"aggregate": {"macro_average": True, "class_weights": weights}}),
+    ):
+        listed = [{"class_name": name, "config": f'{{"name": "{name}"}}'} for name in metrics]
+        config.metrics_specs.append(
+            make_config(listed, weight="weight", spec=spec).metrics_specs[0]
+        )
+    del config.metrics_specs[0]
+    assert_equal_to_stock(config, batches)
+
+
+def test_metrics_of_a_regression_are_stock_tfmas() -> None:
+    rng = np.random.default_rng(4)
+    batches = []
+    for rows in (60, 5):
+        batch, predictions = make_batch(rng, rows, ("candidate", "served"), False, True)
+        labels = pa.array([[v] for v in rng.normal(3, 2, rows)], pa.large_list(pa.float32()))
+        batch = pa.RecordBatch.from_arrays(
+            [labels, *batch.columns[1:]], ["label", *batch.schema.names[1:]]
+        )
+        batches.append((batch, predictions))
+    names = ("MeanAbsoluteError", "MeanSquaredError", "RootMeanSquaredError", "MeanLabel")
+    metrics = [
+        {"class_name": name, "config": f'{{"name": "{name}"}}'}
+        for name in (*names, "MeanPrediction", "Calibration")
+    ]
+    assert_equal_to_stock(make_config(metrics, weight="weight"), batches)
