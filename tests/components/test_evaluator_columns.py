@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
@@ -17,6 +18,7 @@ from hypothesis import strategies as st
 from tensorflow_model_analysis import extractors as stock_extractors
 
 from components.evaluator import columns
+from components.evaluator.blessing import unmet_thresholds, write_confidence
 from ml.bootstrap import poisson_counts
 from ml.tallies import Counter, Problem
 from ml.task_metrics import METRICS
@@ -461,3 +463,26 @@ def test_metrics_of_a_regression_are_stock_tfmas() -> None:
         for name in (*names, "MeanPrediction", "Calibration")
     ]
     assert_equal_to_stock(make_config(metrics, weight="weight"), batches)
+
+
+@pytest.mark.parametrize(("noise", "refused"), [(0.01, False), (1.0, True)])
+def test_loss_counts_only_if_it_is_significant_where_a_confidence_is_asked_for(
+    noise: float, refused: bool, tmp_path: Path
+) -> None:
+    rng = np.random.default_rng(5)
+    batch, predictions = make_batch(rng, 400, ("candidate", "served"), False, False)
+    labels = batch.column(0).flatten().to_numpy()
+    served = np.clip(labels * 0.2 + rng.random(400) * 0.8, 0, 1)
+    predictions["served"] = served.astype(np.float32)[:, None]
+    predictions["candidate"] = np.clip(served + noise * rng.normal(size=400), 0, 1)[:, None]
+    change = {"absolute": 0.0, "direction": "HIGHER_IS_BETTER"}
+    limit = {"slicing_specs": [{}], "threshold": {"change_threshold": change}}
+    config = make_config(
+        [{"class_name": "AUC", "per_slice_thresholds": [limit]}],
+        compute_confidence_intervals=True,
+        confidence_intervals={"method": "POISSON_BOOTSTRAP"},
+    )
+    evaluate(config, [(batch, predictions)], str(tmp_path), stock=False)
+    assert len(unmet_thresholds(str(tmp_path))) == 1
+    write_confidence(str(tmp_path), 0.95)
+    assert bool(unmet_thresholds(str(tmp_path))) == refused
