@@ -67,7 +67,7 @@ def supports(config: tfma.EvalConfig) -> bool:
     labels = {spec.label_key for spec in config.model_specs}
     weights = {spec.example_weight_key for spec in config.model_specs}
     options = config.options
-    intervals = options.confidence_intervals.method
+    intervals = options.confidence_intervals
     plain = (
         len(labels) == len(weights) == 1
         and "" not in labels
@@ -85,7 +85,7 @@ def supports(config: tfma.EvalConfig) -> bool:
         and not options.disabled_outputs.values
         and (
             not options.compute_confidence_intervals.value
-            or intervals == tfma.ConfidenceIntervalOptions.POISSON_BOOTSTRAP
+            or intervals.method == intervals.POISSON_BOOTSTRAP
         )
     )
     return plain and all(_supports_spec(spec) for spec in config.metrics_specs)
@@ -156,7 +156,8 @@ class _Count(beam.DoFn):
 
     def __init__(self, config: tfma.EvalConfig):
         self._config = config
-        self._specs = list(config.slicing_specs) or [tfma.SlicingSpec()]
+        overall = tfma.EvalConfig(slicing_specs=[{}])
+        self._specs = list((config if config.slicing_specs else overall).slicing_specs)
         self._label = config.model_specs[0].label_key
         self._weight = config.model_specs[0].example_weight_key
         self._replicates = REPLICATES if config.options.compute_confidence_intervals.value else 0

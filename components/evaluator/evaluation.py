@@ -28,12 +28,10 @@ Models = dict[str, tuple[str, bool]]
 
 def with_defaults(config: tfma.EvalConfig, has_baseline: bool) -> tfma.EvalConfig:
     """Fills in TFMA's defaults; without a baseline, leaves it out with its change thresholds."""
-    # TFX 1.16's TFMA has the two functions in `utils`.
-    module = getattr(tfma, "utils", tfma)
-    filled = module.update_eval_config_with_defaults(
+    filled = tfma.utils.update_eval_config_with_defaults(
         config, has_baseline=has_baseline, rubber_stamp=True
     )
-    module.verify_eval_config(filled)
+    tfma.utils.verify_eval_config(filled)
     return filled
 
 

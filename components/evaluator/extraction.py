@@ -10,6 +10,7 @@ import numpy as np
 import tensorflow_model_analysis as tfma
 from tfx_bsl.public import tfxio
 
+from components.evaluator.slices import slice_columns
 from ml.predictors import Predictor, load_predictor
 
 # Where TFMA keeps a batch of serialized examples, what was parsed from it, and predictions.
@@ -34,11 +35,9 @@ def make_extractors(
     Returns:
       The extractors.
     """
-    columns = {key for spec in eval_config.slicing_specs for key in spec.feature_keys}
-    columns |= {key for spec in eval_config.slicing_specs for key in spec.feature_values}
     predict = tfma.extractors.Extractor(
         stage_name="ExtractPredictions",
-        ptransform=beam.ParDo(_Predict(models, frozenset(columns))),
+        ptransform=beam.ParDo(_Predict(models, frozenset(slice_columns(eval_config)))),
     )
     return tfma.default_extractors(
         eval_shared_model=eval_shared_model,
