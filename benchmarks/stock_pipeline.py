@@ -75,6 +75,7 @@ def create_stock_pipeline(config: Config, csv: Path, output: Path) -> tfx.dsl.Pi
     )
     eval_config = make_eval_config(config.evaluation, model)
     eval_config.options.ClearField("include_default_metrics")
+    eval_config.options.ClearField("compute_confidence_intervals")
     evaluator = tfx.components.Evaluator(
         examples=examples,
         model=trainer.outputs["model"],

@@ -10,7 +10,7 @@ from typing import Any
 
 from tfx import v1 as tfx
 
-from components.evaluator.results import OVERALL, read_metrics
+from components.evaluator.results import OVERALL, read_intervals, read_metrics
 from ml.artifacts import (
     BLESSED_FILE,
     INFRA_BLESSED_FILE,
@@ -153,6 +153,7 @@ def Pusher(
             _write_provenance(
                 provenance, record, metrics, compression_report.read(), statistics, schema
             )
+            _write_json(os.path.join(provenance, "intervals.json"), read_intervals(evaluation.uri))
             directory.publish(version, serving_model_uri(model), provenance, finish)
             if keep_versions:
                 directory.retain(keep_versions)
@@ -241,7 +242,11 @@ def _write_provenance(
         "compression.json": compression,
     }
     for name, content in files.items():
-        with fileio.open(os.path.join(uri, name), "w") as file:
-            file.write(json.dumps(content, indent=2, sort_keys=True) + "\n")
+        _write_json(os.path.join(uri, name), content)
     fileio.copy(statistics_uri(statistics, "train"), os.path.join(uri, TRAINING_STATISTICS))
     fileio.copy(schema_uri(schema), os.path.join(uri, os.path.basename(schema_uri(schema))))
+
+
+def _write_json(uri: str, content: Any) -> None:
+    with tfx.dsl.io.fileio.open(uri, "w") as file:
+        file.write(json.dumps(content, indent=2, sort_keys=True) + "\n")

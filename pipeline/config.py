@@ -191,6 +191,8 @@ class EvaluationConfig:
       min_calibration: Lowest ratio of mean prediction to label rate.
       max_calibration: Highest such ratio.
       max_auc_loss: How much lower the AUC may be than that of the model being served.
+      confidence: How sure a loss of AUC, against the served or the float model, has to be to count,
+        such as 0.95; 0 to count any that is measured.
     """
 
     min_auc: Share = 0.5
@@ -199,6 +201,7 @@ class EvaluationConfig:
     min_calibration: Limit = 0.5
     max_calibration: Annotated[float, Field(gt=0)] = 2.0
     max_auc_loss: Share = 0.005
+    confidence: Annotated[float, Field(ge=0, lt=1)] = 0.0
 
 
 @dataclass(frozen=True, config=CHECKED)

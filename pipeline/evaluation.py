@@ -86,6 +86,8 @@ def _eval_config(
             # Else the model's own Keras metrics are computed too, in a third of the whole time.
             "include_default_metrics": False,
             "min_slice_size": min_slice_examples,
+            "compute_confidence_intervals": True,
+            "confidence_intervals": {"method": "POISSON_BOOTSTRAP"},
         },
     }
     return json_format.ParseDict(settings, tfma.EvalConfig())

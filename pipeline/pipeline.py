@@ -173,14 +173,16 @@ def create_pipeline(
         max_bytes=config.compression.max_bytes,
         max_p99_ms=config.compression.max_p99_ms,
         min_sparsity=config.compression.min_sparsity,
+        confidence=config.evaluation.confidence,
     )
     evaluator = Evaluator(
         examples=example_gen.outputs["examples"],
         model=quantizer.outputs["quantized_model"],
         baseline_model=served_model.outputs["model"],
         schema=schema_gen.outputs["schema"],
-        example_splits=["test"],
-        eval_config=make_eval_config(config.evaluation, model),
+        eval_config=json_format.MessageToJson(make_eval_config(config.evaluation, model)),
+        split="test",
+        confidence=config.evaluation.confidence,
     )
     serving_validator = ServingValidator(
         model=quantizer.outputs["quantized_model"],

@@ -12,7 +12,13 @@ from tfx import v1 as tfx
 
 from components.compression_evaluator import read_budgets
 from components.data_gate.component import GateFacts
-from components.evaluator.results import OVERALL, read_changes, read_failures, read_metrics
+from components.evaluator.results import (
+    OVERALL,
+    read_changes,
+    read_failures,
+    read_intervals,
+    read_metrics,
+)
 from components.serving_validator.component import read_report
 from ml.artifacts import TRAINING_FILE, anomalies_uri, load_schema
 from ml.requests import Requests
@@ -120,7 +126,8 @@ def _compression_evaluator(outputs: Outputs) -> Summary:
     uri = outputs["evaluation"].uri
     changes = read_changes(uri, "auc")
     slices = {name: change for name, change in changes.items() if name != OVERALL}
-    line = f"AUC {changes[OVERALL]:+.4f} against float"
+    margin = _margin(read_intervals(uri), "auc_diff")
+    line = f"AUC {changes[OVERALL]:+.4f}{margin} against float"
     if slices:
         worst = min(slices, key=lambda name: slices[name])
         line += f", {slices[worst]:+.4f} at worst ({worst})"
@@ -132,12 +139,23 @@ def _compression_evaluator(outputs: Outputs) -> Summary:
 def _evaluator(outputs: Outputs) -> Summary:
     uri = outputs["evaluation"].uri
     overall = read_metrics(uri).get(OVERALL, {})
+    margin = _margin(read_intervals(uri), "auc")
     values = ", ".join(
-        f"{label} {overall[name]:.4f}" for name, label in _METRICS.items() if name in overall
+        f"{label} {overall[name]:.4f}{margin if name == 'auc' else ''}"
+        for name, label in _METRICS.items()
+        if name in overall
     )
     if outputs["blessing"].get_int_custom_property("blessed"):
         return Summary(f"blessed; {values}")
     return Summary(f"not blessed; {values}", tuple(read_failures(uri)))
+
+
+def _margin(intervals: dict[str, dict[str, tuple[float, float]]], metric: str) -> str:
+    """Half the width of the 95% interval of a metric, overall, as it stands after the value."""
+    if metric not in intervals.get(OVERALL, {}):
+        return ""
+    lower, upper = intervals[OVERALL][metric]
+    return f" ±{(upper - lower) / 2:.4f}"
 
 
 def _serving_validator(outputs: Outputs) -> Summary:

@@ -53,6 +53,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     | {"signature": "raw_features", "max_auc_loss": EvaluationConfig().max_auc_loss},
     "CompressionEvaluator": {
         "split": "test",
+        "confidence": 0.0,
         **_parameters(CompressionConfig(), "max_auc_loss", "max_slice_auc_loss"),
     },
     "ServingValidator": {

@@ -99,7 +99,7 @@ def test_both_forms_are_compared_with_the_float_model(pushed: PushedRun) -> None
     by_model = [
         dict(tfma.load_eval_result(uri, model_name=spec.name).slicing_metrics)[()] for spec in specs
     ]
-    tflite, saved, _ = (values[""][""]["auc"]["doubleValue"] for values in by_model)
+    tflite, saved, _ = (values[""][""]["auc"]["boundedValue"]["value"] for values in by_model)
     assert tflite == pytest.approx(saved, abs=0.005)
     assert read_metrics(uri)["Overall"]["auc"] == tflite
 

@@ -12,7 +12,7 @@ import pytest
 import tensorflow_model_analysis as tfma
 from tfx.v1.types import standard_artifacts as standard
 
-from components.evaluator.executor import unmet_thresholds
+from components.evaluator.blessing import unmet_thresholds
 from components.evaluator.results import read_failures, read_metrics
 from components.pusher import Pusher
 from components.served_model import ServedModel

@@ -74,8 +74,8 @@ def test_every_node_is_shown_complete_with_what_it_made(pushed: PushedRun) -> No
         r"epoch 1 of 2, step \d+ of \d+, log loss 0\.\d+",
         r"8\d\.\d% of the weights are zero; eval loss 0\.\d{4}, was 0\.\d{4}",
         r"int8: model\.tflite [\d.]+ kB, [\d.]+ times smaller than float; [\d.]+ µs a row",
-        r"blessed; AUC [+-]0\.\d{4} against float, [+-]0\.\d{4} at worst \(\w+:\w+\)",
-        r"blessed; AUC 0\.\d{4}",
+        r"blessed; AUC [+-]0\.\d{4} ±0\.\d{4} against float, [+-]0\.\d{4} at worst \(\w+:\w+\)",
+        r"blessed; AUC 0\.\d{4} ±0\.\d{4}, AUC-PR 0\.\d{4}",
         r"blessed; 200 rows, p99 [\d.]+ ms over gRPC, [\d.]+ ms over REST; ready in [\d.]+ s",
         r"Pushed version \d+ to .*serving_model",
     ):

@@ -30,7 +30,7 @@ EXECUTORS = {
     "Trainer": "components.trainer.executor.Executor",
     "Pruner": "components.pruner.Pruner_Executor",
     "Quantizer": "components.quantizer.component.Quantizer_Executor",
-    "Evaluator": "components.evaluator.executor.Executor",
+    "Evaluator": "components.evaluator.component.Evaluator_Executor",
     "Pusher": "components.pusher.Pusher_Executor",
     "ServingMonitor": "components.serving_monitor.component.ServingMonitor_Executor",
 }
