@@ -385,7 +385,7 @@ class Config:
     """The settings of a run; a part of them to each table.
 
     Attributes:
-      model: Folder of the model's code below `models/`.
+      model: Folder of the model's code below `models/`, or the import path of one elsewhere.
       model_name: Name of the model in the Serving directory and to its clients.
       keep_runs: Newest runs whose artifacts, logs and records an output directory keeps, besides
         what versions in the Serving directory and the cache need; 0 for all.
@@ -396,7 +396,7 @@ class Config:
       node_timeouts: The same of single nodes of the training pipeline, by id.
     """
 
-    model: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")] = "flights"
+    model: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*(\.[a-z][a-z0-9_]*)*$")] = "flights"
     model_name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")] = "flight_delay"
     keep_runs: Annotated[int, Field(ge=0)] = 10
     beam_args: tuple[str, ...] = (

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pipeline.config import ConfigError
 
-_MODELS = Path(__file__).parents[1] / "models"
+_PROJECT = Path(__file__).parents[1]
 
 
 @dataclass(frozen=True)
@@ -16,7 +16,7 @@ class Model:
     """What a folder `models/<name>/` says of its model, and where its functions are.
 
     Attributes:
-      name: Name of the folder.
+      name: Import path of the folder.
       label: Feature that the model predicts, 0 or 1.
       weight: Transformed feature that says how much a row counts in training.
       prediction: Output of the model.
@@ -35,19 +35,25 @@ class Model:
 
     @classmethod
     def load(cls, name: str) -> Model:
-        """Reads `models/<name>/features.py`, which imports neither TensorFlow nor TFX.
+        """Reads a model's `features.py`, which imports neither TensorFlow nor TFX.
+
+        Args:
+          name: Name of a folder below `models/`; or the import path of one elsewhere in the
+            project, such as `tests.trips`.
 
         Raises:
           ConfigError: If there is no such folder.
         """
-        folders = sorted(path.parent.name for path in _MODELS.glob("*/features.py"))
-        if name not in folders:
+        package = name if "." in name else f"models.{name}"
+        if not _PROJECT.joinpath(*package.split("."), "features.py").is_file():
+            models = _PROJECT / "models"
+            folders = sorted(path.parent.name for path in models.glob("*/features.py"))
             raise ConfigError(
-                f"model = {name!r}: there is no such folder in {_MODELS}, but {', '.join(folders)}"
+                f"model = {name!r}: there is no such folder in {models}, but {', '.join(folders)}"
             )
-        features = importlib.import_module(f"models.{name}.features")
+        features = importlib.import_module(f"{package}.features")
         return cls(
-            name=name,
+            name=package,
             label=features.LABEL,
             weight=features.WEIGHT,
             prediction=features.PROBABILITY,
@@ -59,22 +65,22 @@ class Model:
     @property
     def preprocessing_fn(self) -> str:
         """Import path of Transform's function."""
-        return f"models.{self.name}.preprocessing.preprocessing_fn"
+        return f"{self.name}.preprocessing.preprocessing_fn"
 
     @property
     def run_fn(self) -> str:
         """Import path of Trainer's function."""
-        return f"models.{self.name}.network.run_fn"
+        return f"{self.name}.network.run_fn"
 
     @property
     def save_fn(self) -> str:
         """Import path of what saves a network behind its signatures."""
-        return f"models.{self.name}.export.save_model"
+        return f"{self.name}.export.save_model"
 
     @property
     def reference(self) -> str:
-        """Import path of what another kind of model reaches; see `models.flights.reference`."""
-        return f"models.{self.name}.reference.reference_auc"
+        """Import path of what another kind of model reaches."""
+        return f"{self.name}.reference.reference_auc"
 
     @property
     def functions(self) -> tuple[str, ...]:

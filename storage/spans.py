@@ -22,7 +22,7 @@ from storage.errors import DataError
 
 _SPAN_FOLDER = re.compile(r"span-([0-9]{4})(0[1-9]|1[0-2])")
 _SKIPPED = re.compile(r"[_.].*|.*\.crc", re.DOTALL)
-_TEXT = re.compile(r".*\.(md|txt)", re.DOTALL | re.IGNORECASE)
+_TEXT = re.compile(r".*\.(md|py|txt)", re.DOTALL | re.IGNORECASE)
 _PARQUET = re.compile(r".*\.(parquet|pq)", re.DOTALL | re.IGNORECASE)
 
 

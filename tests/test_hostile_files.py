@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from storage.parquet import open_file
-from tests.conftest import PROJECT, HostileFile, read_month, write_span
+from tests.conftest import PROJECT, SETTINGS, HostileFile, read_month, write_span
 
 UNSAFE = int(pa.__version__.partition(".")[0]) < 14
 
@@ -70,7 +70,8 @@ def test_schedule_names_a_hostile_file_and_does_not_run_it(
     for month in (201301, 201302):
         write_span(spans, month, read_month(month).slice(0, 10))
     path = hostile_file.write(read_month(201303).slice(0, 10), spans / "span-201303" / "x.parquet")
-    arguments = ["--once", "--output", str(tmp_path / "output"), "--set", f"data.uri={spans}"]
+    arguments = ["--once", "--output", str(tmp_path / "output")]
+    arguments += [f"--set={setting}" for setting in (*SETTINGS, f"data.uri={spans}")]
     done = call("local_runner.py", "schedule", *arguments)
     assert not hostile_file.has_run()
     assert "Traceback" not in done.stdout

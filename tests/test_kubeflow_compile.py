@@ -16,6 +16,7 @@ from pipeline.config import load_config
 from pipeline.parameters import KEYS, parameter_name, parameter_values, with_parameters
 from storage.errors import UserError
 from storage.span_store import STORE_VARIABLE
+from tests.conftest import SETTINGS
 
 PROJECT = Path(__file__).parents[1]
 GOLDEN = PROJECT / "tests" / "golden"
@@ -23,7 +24,7 @@ DIGEST = "sha256:" + "0123456789abcdef" * 4
 
 
 def run_compile(output: Path, *settings: str) -> subprocess.CompletedProcess[str]:
-    sets = [argument for setting in settings for argument in ("--set", setting)]
+    sets = [argument for setting in (*SETTINGS, *settings) for argument in ("--set", setting)]
     return subprocess.run(
         [sys.executable, "kubeflow_runner.py", "compile", "--output", str(output), *sets],
         cwd=PROJECT,
@@ -35,7 +36,8 @@ def run_compile(output: Path, *settings: str) -> subprocess.CompletedProcess[str
 
 def compiled(*settings: str) -> list[Any]:
     given = [f"kubeflow.image=flightdeck@{DIGEST}", "kubeflow.volume_claim=flightdeck", *settings]
-    return list(yaml.safe_load_all(kubeflow_runner.compile_config(load_config(None, given))))
+    config = load_config(None, [*SETTINGS, *given])
+    return list(yaml.safe_load_all(kubeflow_runner.compile_config(config)))
 
 
 @pytest.mark.skipif(not version("tfx").startswith("1.16."), reason="TFX 1.16 made it")
@@ -69,7 +71,7 @@ def test_parameters_have_the_configured_values_as_defaults() -> None:
 def test_relative_paths_are_on_the_volume() -> None:
     spec, platform = compiled("kubeflow.mount_path=/data")
     declared = spec["root"]["inputDefinitions"]["parameters"]
-    assert declared["data_uri"]["defaultValue"] == "/data/data/flights"
+    assert declared["data_uri"]["defaultValue"] == "/data/data/trips"
     assert declared["serving_dir"]["defaultValue"] == "/data/serving_model"
     pusher = spec["root"]["dag"]["tasks"]["Pusher"]["inputs"]["parameters"]
     assert pusher["signing_key"]["runtimeValue"]["constant"] == "/data/keys/signing.key"
@@ -89,7 +91,10 @@ def test_buckets_need_no_volume() -> None:
     ("settings", "message"),
     [
         (["kubeflow.image="], "kubeflow.image is missing"),
-        (["kubeflow.volume_claim="], "data.uri = 'data/flights': without kubeflow.volume_claim"),
+        (
+            ["kubeflow.volume_claim="],
+            "data.uri = 'tests/trips/data': without kubeflow.volume_claim",
+        ),
         (
             ["kubeflow.volume_claim=", "data.uri=/data", "kubeflow.serving_dir=/serving"],
             "serving.sign = 1 needs a private key",
@@ -146,7 +151,7 @@ def test_a_beam_node_gets_its_own_arguments_after_those_of_all() -> None:
 
 
 def test_a_configuration_takes_parameters_without_losing_its_own() -> None:
-    config = load_config(None, ["training.epochs=9"])
+    config = load_config(None, [*SETTINGS, "training.epochs=9"])
     names = {name: f"<{name}>" for name in parameter_values(config)}
     varied = with_parameters(config, names)
     assert parameter_values(varied) == names
@@ -181,7 +186,7 @@ def test_the_command_writes_nothing_where_something_is_wrong(
 
 
 def test_run_parameters_go_over_the_configuration_and_are_checked_like_it() -> None:
-    settings = ("kubeflow.volume_claim=flightdeck", "training.epochs=9", "training.seed=5")
+    settings = (*SETTINGS, "kubeflow.volume_claim=f", "training.epochs=9", "training.seed=5")
     values = kubeflow_runner.run_parameters(
         None, settings, ("training_epochs=3", "serving_dir=/mnt/elsewhere")
     )
@@ -202,14 +207,15 @@ def test_a_run_parameter_that_is_not_allowed_is_refused(parameter: str, message:
     from click import UsageError
 
     with pytest.raises(UsageError, match=message):
-        kubeflow_runner.run_parameters(None, ("kubeflow.volume_claim=f",), (parameter,))
+        kubeflow_runner.run_parameters(None, (*SETTINGS, "kubeflow.volume_claim=f"), (parameter,))
 
 
 def test_where_ingestion_may_come_from_the_cache_the_data_is_part_of_the_run(
     small_spans: Path,
 ) -> None:
     settings = ('kubeflow.uncached=["ServedModel", "Pusher"]', f"data.uri={small_spans}")
-    values = kubeflow_runner.run_parameters(None, (*settings, "kubeflow.volume_claim=f"), ())
+    given = (*SETTINGS, *settings, "kubeflow.volume_claim=f")
+    values = kubeflow_runner.run_parameters(None, given, ())
     assert values["data_as_of"] == 201304
     assert len(str(values["fingerprint"])) == 64
 

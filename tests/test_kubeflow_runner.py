@@ -15,6 +15,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from kubeflow_runner import main
+from tests.conftest import SETTINGS
 from tests.orchestration.kubeflow_stub import HTML, PACKAGE, KubeflowStub
 
 PROJECT = Path(__file__).parents[1]
@@ -280,6 +281,7 @@ def test_without_any_address_it_is_said_how_to_give_one(tmp_path: Path) -> None:
 CONFIGURED = (
     *("--set", f"kubeflow.image=flightdeck@sha256:{'0' * 64}"),
     *("--set", "kubeflow.volume_claim=flightdeck", "--set", "training.epochs=9"),
+    *(f"--set={setting}" for setting in SETTINGS),
 )
 
 
@@ -294,7 +296,7 @@ def test_the_pipeline_is_submitted_with_the_value_of_every_parameter(stub: Kubef
     assert first.keys() == second.keys() == declared.keys()
     assert (first["data_as_of"], first["training_epochs"]) == (201310, 9)
     assert (second["data_as_of"], second["training_epochs"]) == (0, 3)
-    assert first["data_uri"] == "/mnt/flightdeck/data/flights"
+    assert first["data_uri"] == "/mnt/flightdeck/tests/trips/data"
 
 
 def test_the_pipeline_is_scheduled_once_however_often_it_is_said(stub: KubeflowStub) -> None:

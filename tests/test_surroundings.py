@@ -19,11 +19,12 @@ import pytest
 
 from orchestration.local.history import RunRecord
 from orchestration.local.output_directory import OutputDirectory
-from tests.conftest import PROJECT
+from tests.conftest import PROJECT, SETTINGS
 
 PYTHON = sys.executable
 LOCAL = [PYTHON, str(PROJECT / "local_runner.py")]
 KUBEFLOW = [PYTHON, str(PROJECT / "kubeflow_runner.py")]
+SETS = [f"--set={setting}" for setting in SETTINGS]
 SERVING = [PYTHON, "-m", "serving"]
 REASON = (
     "Evaluator: the AUC 0.6012 is below 0.62 … see /a/long/path/that/does/not/break/report.json"
@@ -151,14 +152,14 @@ def test_commands_end_well_when_standard_streams_are_closed(
 ) -> None:
     arguments = ["--output", output]
     if command == "schedule":  # There is no data, which a firing waits for.
-        arguments += ["--once", "--set", f"data.uri={output}"]
+        arguments += ["--once", *SETS, "--set", f"data.uri={output}"]
     done = shell(f'"$@" {closed}', *LOCAL, command, *arguments)
     assert (done.returncode, done.stderr) == (0, "")
     assert all(path.suffix == ".json" for path in (output / "runs").iterdir())
 
 
 def test_run_says_what_is_wrong_and_fails_when_standard_output_is_closed(output: Path) -> None:
-    arguments = ["run", "--output", output, "--set", f"data.uri={output}"]
+    arguments = ["run", "--output", output, *SETS, "--set", f"data.uri={output}"]
     done = shell('"$@" >&- 2>&-', *LOCAL, *arguments)
     assert (done.returncode, done.stdout, done.stderr) == (1, "", "")
     (lock,) = output.glob(".run.lock")
@@ -174,7 +175,7 @@ def test_runs_fails_in_a_line_when_the_disk_it_prints_to_is_full(output: Path) -
 
 
 def test_schedule_goes_on_when_the_disk_it_prints_to_is_full(output: Path) -> None:
-    options = ["--once", "--set", f"data.uri={output}", "--output", output]
+    options = ["--once", *SETS, "--set", f"data.uri={output}", "--output", output]
     done = shell('"$@" > /dev/full', *LOCAL, "schedule", *options)
     assert (done.returncode, done.stderr) == (0, "")
 
@@ -210,7 +211,9 @@ def test_runs_works_without_a_home_and_from_another_directory(output: Path, tmp_
 def test_commands_refuse_names_that_are_no_text(
     output: Path, name: str, environment: dict[str, str]
 ) -> None:
-    done = shell(f'"$@" --output "{name}"', *LOCAL, "run", cwd=output, environment=environment)
+    done = shell(
+        f'"$@" --output "{name}"', *LOCAL, "run", *SETS, cwd=output, environment=environment
+    )
     assert (done.returncode, done.stdout) == (1, "")
     assert "is no text in" in done.stderr
     assert len(done.stderr.splitlines()) == 1
@@ -231,7 +234,11 @@ def test_runs_reads_an_output_directory_of_any_name(output: Path, name: str) -> 
 def test_commands_refuse_an_output_directory_that_is_a_file(tmp_path: Path, command: str) -> None:
     file = tmp_path / "file"
     file.write_text("kept")
-    more = {"schedule": ["--once"], "replay": ["--from", "201306", "--to", "201306"]}
+    more = {
+        "run": SETS,
+        "schedule": ["--once", *SETS],
+        "replay": ["--from", "201306", "--to", "201306", *SETS],
+    }
     for path in (file, file / "below"):
         done = shell('"$@"', *LOCAL, command, "--output", path, *more.get(command, []))
         assert "Traceback" not in done.stderr + done.stdout
@@ -249,7 +256,7 @@ def test_commands_as_a_user_without_a_name_say_what_they_may_not(
     with tempfile.TemporaryDirectory() as folder:
         os.chmod(folder, 0o755)
         shutil.copytree(output, f"{folder}/output")
-        more = ["--set", f"data.uri={folder}"] if command != "runs" else []
+        more = [*SETS, "--set", f"data.uri={folder}"] if command != "runs" else []
         more += ["--once"] if command == "schedule" else []
         arguments = [*LOCAL, command, "--output", f"{folder}/output", *more]
         become = 'setpriv --reuid 54321 --regid 54321 --clear-groups "$@"'

@@ -24,13 +24,13 @@ from components.evaluator.results import read_changes, read_failures, read_metri
 from components.quantizer.conversion import convert
 from ml.artifacts import TFLITE_MODEL
 from ml.predictors import SavedModelPredictor, TFLitePredictor, load_predictor
-from models.flights.export import save_model
-from models.flights.features import RAW_SIGNATURE
 from pipeline.config import CompressionConfig, load_config
 from pipeline.evaluation import make_compression_eval_config
 from pipeline.model import Model
 from storage.errors import DataError, UserError
-from tests.conftest import PushedRun, make_artifacts
+from tests.conftest import SETTINGS, PushedRun, make_artifacts
+from tests.trips.export import save_model
+from tests.trips.features import RAW_SIGNATURE
 
 MIN_SLICE = 500
 
@@ -48,14 +48,16 @@ def evaluate(pushed: PushedRun, model: Path, work: Path, **budgets: Any) -> tupl
     config = CompressionConfig(max_auc_loss=0.15, max_slice_auc_loss=0.6)
     parameters = {
         "eval_config": json_format.MessageToJson(
-            make_compression_eval_config(config, MIN_SLICE, Model.load("flights"))
+            make_compression_eval_config(config, MIN_SLICE, Model.load("tests.trips"))
         ),
         **budgets,
     }
     executor = CompressionEvaluator.EXECUTOR_SPEC.executor_class
     context = executor.Context(
         tmp_dir=str(work),
-        make_beam_pipeline_fn=lambda: beam.Pipeline(argv=list(load_config().beam_args)),
+        make_beam_pipeline_fn=lambda: beam.Pipeline(
+            argv=list(load_config(None, SETTINGS).beam_args)
+        ),
     )
     executor(context).Do(inputs, outputs, parameters)
     return outputs["blessing"][0], str(work / "evaluation")

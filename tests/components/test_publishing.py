@@ -61,7 +61,7 @@ def push(
         {"pushed_model": [output]},
         {
             "serving_dir": str(serving_dir),
-            "model_name": "flight_delay",
+            "model_name": "trip_delay",
             "run_key": "abc",
             **parameters,
         },
@@ -77,7 +77,7 @@ def serve(
     ServedModel.EXECUTOR_SPEC.executor_class().Do(
         {},
         {"model": [model], "statistics": [statistics]},
-        {"serving_dir": str(serving_dir), "model_name": "flight_delay", "version": version},
+        {"serving_dir": str(serving_dir), "model_name": "trip_delay", "version": version},
     )
     return model, statistics
 
@@ -87,7 +87,7 @@ def test_a_pushed_version_is_byte_for_byte_what_the_server_was_tried_with(
 ) -> None:
     output = push(pushed, tmp_path / "serving", tmp_path / "work")
     assert output.get_int_custom_property("pushed") == 1
-    directory = ModelDirectory(str(tmp_path / "serving"), "flight_delay")
+    directory = ModelDirectory(str(tmp_path / "serving"), "trip_delay")
     (version,) = directory.versions()
     assert output.get_string_custom_property("pushed_version") == str(version)
     tried = stamped_model_path(str(pushed.artifact("ServingValidator", "blessing")))
@@ -115,7 +115,7 @@ def test_the_same_model_is_not_pushed_twice(pushed: PushedRun, tmp_path: Path) -
     assert second.get_int_custom_property("pushed") == 0
     version = first.get_string_custom_property("pushed_version")
     assert second.get_string_custom_property("reason") == f"the same model is version {version}"
-    assert ModelDirectory(str(tmp_path / "serving"), "flight_delay").versions() == [int(version)]
+    assert ModelDirectory(str(tmp_path / "serving"), "trip_delay").versions() == [int(version)]
 
 
 @pytest.mark.parametrize(
@@ -143,7 +143,7 @@ def test_what_is_served_becomes_artifacts(pushed: PushedRun, tmp_path: Path) -> 
     push(pushed, tmp_path / "serving", tmp_path / "work")
     model, statistics = serve(tmp_path / "serving", tmp_path / "out")
     assert has_serving_model(model)
-    directory = ModelDirectory(str(tmp_path / "serving"), "flight_delay")
+    directory = ModelDirectory(str(tmp_path / "serving"), "trip_delay")
     assert model.get_int_custom_property("version") == directory.served()
     trained_on = Path(
         statistics_uri(
@@ -161,7 +161,7 @@ def test_while_nothing_is_served_the_artifacts_are_empty(tmp_path: Path) -> None
 
 
 def test_a_version_that_is_not_there_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="version 12 of flight_delay is not in"):
+    with pytest.raises(UserError, match="version 12 of trip_delay is not in"):
         serve(tmp_path / "serving", tmp_path / "out", version=12)
 
 
@@ -177,7 +177,7 @@ def test_slices_too_small_to_judge_do_not_keep_a_model_from_its_blessing(
 ) -> None:
     uri = str(pushed.artifact("Evaluator", "evaluation"))
     stock = tfma.load_validation_result(uri)
-    assert not stock.validation_ok  # A carrier with few flights in the month: stock TFX refuses.
+    assert not stock.validation_ok  # A company with few trips in the month: stock TFX refuses.
     assert unmet_thresholds(uri) == []
     assert read_failures(uri) == []
     blessing = pushed.artifact("Evaluator", "blessing")

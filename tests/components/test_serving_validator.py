@@ -306,7 +306,7 @@ def test_a_real_model_is_blessed_with_the_warmed_up_copy_that_was_served(
     model = pushed.artifact("Quantizer", "quantized_model")
     folder = pushed.artifact("SpanExampleGen", "examples")
     blessing, reasons = validate(
-        model, examples_artifact(folder), model_name="flight_delay", rows=50, warmup_rows=3
+        model, examples_artifact(folder), model_name="trip_delay", rows=50, warmup_rows=3
     )
     assert reasons == []
     report = read_report(blessing)

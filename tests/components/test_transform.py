@@ -33,7 +33,7 @@ def learn(inputs: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         "dest": tft.compute_and_apply_vocabulary(inputs["dest"], num_oov_buckets=1),
         "distance": tft.scale_to_z_score(inputs["distance"]),
         "age": tft.max(inputs["time_hour"]) - inputs["time_hour"],
-        "late": inputs["late"],
+        "delayed": inputs["delayed"],
     }
 
 
@@ -53,7 +53,7 @@ def learn_in_phases(inputs: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
 
 
 def learn_other(inputs: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-    return {"carrier": tft.compute_and_apply_vocabulary(inputs["carrier"])}
+    return {"company": tft.compute_and_apply_vocabulary(inputs["company"])}
 
 
 def fail(inputs: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
@@ -246,7 +246,7 @@ def test_another_function_is_analysed_anew(
     before = len(list(kept.rglob("analysis-*")))
     found = transform(examples[MONTHS[0]], "learn_other")
     assert len(list(kept.rglob("analysis-*"))) == 2 * before
-    assert columns_of(found, "train")["carrier"].max() > 5
+    assert columns_of(found, "train")["company"].max() > 5
 
 
 def test_a_function_that_learns_in_phases_has_all_rows_whatever_is_kept(

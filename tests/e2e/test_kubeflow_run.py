@@ -18,7 +18,7 @@ import yaml
 from storage.directory import ModelDirectory
 from storage.keys import TrustStore
 from storage.private_copy import private_copy
-from tests.conftest import PROJECT, PushedRun
+from tests.conftest import MODEL, PROJECT, PushedRun
 
 DIGEST = "sha256:" + "0123456789abcdef" * 4
 # As in `Cli`, for a model that has seen little.
@@ -38,7 +38,7 @@ class KubeflowRun:
 
     @property
     def model(self) -> Path:
-        return self.root / "serving" / "flight_delay"
+        return self.root / "serving" / "trip_delay"
 
     @property
     def version(self) -> Path:
@@ -57,6 +57,7 @@ def kubeflow_run(small_spans: Path, tmp_path_factory: pytest.TempPathFactory) ->
     root = tmp_path_factory.mktemp("kubeflow")
     package = root / "pipeline.yaml"
     settings = [
+        *MODEL,
         f"kubeflow.image=flightdeck@{DIGEST}",
         f"kubeflow.serving_dir={root / 'serving'}",
         f"serving.signing_key={root / 'keys' / 'signing.key'}",

@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 
 from orchestration.local.output_directory import OutputDirectory
-from tests.conftest import PROJECT, Cli, PushedRun, read_month, thin
+from tests.conftest import PROJECT, SETTINGS, Cli, PushedRun, read_month, thin
 from tests.played_requests import play
 
 MARCH = ("--since", "2013-03-01", "--until", "2013-04-01")
@@ -59,7 +59,8 @@ def monitor(cli: Cli, requests: Path, *arguments: str) -> subprocess.CompletedPr
         [
             *(sys.executable, str(PROJECT / "local_runner.py"), "monitor"),
             *("--requests", str(requests), "--output", str(cli.output)),
-            *("--set", f"data.uri={cli.data}", *arguments),
+            *(f"--set={setting}" for setting in (*SETTINGS, f"data.uri={cli.data}")),
+            *arguments,
         ]
     )
 
@@ -90,7 +91,7 @@ def test_a_real_month_is_reported_and_raises_no_alarm(
     rows = report["requests"]
     assert rows["rows"]["current"] > 2400
     assert rows["rows"]["previous"] > 2400
-    # The spans hold the same flights; those of the last evening are another month's in UTC.
+    # The spans hold the same trips; those of the last evening are another month's in UTC.
     assert rows["labelled"] == rows["rows"]
     assert {check["against"] for check in report["checks"]} == {
         *("training", "previous period", "labels")

@@ -14,9 +14,9 @@ import tensorflow as tf
 from components.quantizer.component import Quantizer
 from ml.artifacts import TFLITE_MODEL
 from ml.predictors import TFLitePredictor, load_predictor
-from models.flights.features import LABEL, PROBABILITY, RAW_FEATURES, RAW_SIGNATURE, WEIGHT
 from tests.conftest import PushedRun, make_artifacts
 from tests.e2e.test_signatures import STRANGE, make_strange
+from tests.trips.features import LABEL, PROBABILITY, RAW_FEATURES, RAW_SIGNATURE, WEIGHT
 
 # How far an answer may be from the SavedModel's: the modes int8, qat and pqat emulate the int8
 # kernels there, so that only roundings differ; dynamic_range quantizes activations in TFLite alone,
@@ -64,7 +64,7 @@ def examples(pushed: PushedRun) -> np.ndarray:
 def columns(examples: np.ndarray) -> dict[str, np.ndarray]:
     """The rows as a device has them: a value a row, NaN or "" where it is absent."""
     kinds = {
-        "carrier": tf.string,
+        "company": tf.string,
         "origin": tf.string,
         "dest": tf.string,
         **dict.fromkeys(("day_of_week", "sched_dep_time", "sched_arr_time"), tf.int64),
@@ -122,7 +122,7 @@ def quantize(pushed: PushedRun, work: Path, mode: str) -> Path:
     }
     given, outputs = make_artifacts(Quantizer, inputs, work)
     parameters = {
-        "save_fn": "models.flights.export.save_model",
+        "save_fn": "tests.trips.export.save_model",
         "label_key": LABEL,
         "weight_key": WEIGHT,
         "mode": mode,

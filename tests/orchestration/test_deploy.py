@@ -12,6 +12,7 @@ import yaml
 import kubeflow_runner
 from pipeline.config import load_config
 from storage.errors import UserError
+from tests.conftest import MODEL
 
 DEPLOY = Path(__file__).parents[2] / "orchestration" / "deploy"
 
@@ -29,7 +30,7 @@ def test_kubernetes_accepts_the_volume_and_its_pod(kind: str, version: str) -> N
 
 def test_the_pod_the_claim_and_the_configuration_are_about_the_same_volume() -> None:
     claim, pod = objects()["PersistentVolumeClaim"], objects()["Pod"]["spec"]
-    kubeflow = load_config(str(DEPLOY / "kubeflow.toml")).kubeflow
+    kubeflow = load_config(str(DEPLOY / "kubeflow.toml"), MODEL).kubeflow
     assert kubeflow.volume_claim == claim["metadata"]["name"]
     (volume,) = pod["volumes"]
     assert volume["persistentVolumeClaim"]["claimName"] == claim["metadata"]["name"]
@@ -47,9 +48,9 @@ def test_the_pod_gives_the_volume_to_the_user_of_the_image() -> None:
 def test_the_example_configuration_lacks_the_image_alone() -> None:
     path = str(DEPLOY / "kubeflow.toml")
     with pytest.raises(UserError, match=r"kubeflow\.image is missing"):
-        kubeflow_runner.compile_config(load_config(path))
+        kubeflow_runner.compile_config(load_config(path, MODEL))
     image = f"kubeflow.image=registry.example.com/flightdeck@sha256:{'0' * 64}"
-    assert kubeflow_runner.compile_config(load_config(path, [image]))
+    assert kubeflow_runner.compile_config(load_config(path, [*MODEL, image]))
 
 
 def test_the_bucket_in_the_comments_works_when_it_is_no_comment(tmp_path: Path) -> None:
@@ -58,6 +59,6 @@ def test_the_bucket_in_the_comments_works_when_it_is_no_comment(tmp_path: Path) 
     bucket = "\n".join(line.removeprefix("# ") for line in comment.splitlines())
     image = f'[kubeflow]\nimage = "x@sha256:{"0" * 64}"'
     (tmp_path / "bucket.toml").write_text(bucket.replace("[kubeflow]", image))
-    package = kubeflow_runner.compile_config(load_config(str(tmp_path / "bucket.toml")))
+    package = kubeflow_runner.compile_config(load_config(str(tmp_path / "bucket.toml"), MODEL))
     assert "minio-service.kubeflow:9000" in package
     assert "envVar: AWS_SECRET_ACCESS_KEY" in package

@@ -12,6 +12,7 @@ from orchestration.local import tfx_internals
 from orchestration.local.tfx_internals import LockedMetadata
 from pipeline.config import load_config
 from pipeline.pipeline import create_pipeline
+from tests.conftest import SETTINGS
 
 Execution = metadata_store_pb2.Execution
 
@@ -111,7 +112,9 @@ def test_a_compiled_run_has_its_nodes_in_order_and_versions_of_their_code() -> N
 
 def test_what_is_done_to_the_serving_directory_is_never_taken_from_the_cache() -> None:
     """A cached Pusher says "pushed", whatever became of the Serving directory since."""
-    pipeline = create_pipeline(load_config(), pipeline_root="root", serving_dir="serving")
+    pipeline = create_pipeline(
+        load_config(None, SETTINGS), pipeline_root="root", serving_dir="serving"
+    )
     compiled = tfx_internals.compile_pipeline(pipeline, "run", lambda executor, parameters: "")
     cached = {
         node.pipeline_node.node_info.id: bool(

@@ -32,7 +32,8 @@ from models.flights.features import (
 )
 from models.flights.preprocessing import preprocessing_fn
 from pipeline.config import load_config
-from tests.conftest import PROJECT, read_month, thin
+from tests.conftest import PROJECT, thin
+from tests.models.flights.settings import read_month
 
 Row = dict[str, Any]
 

@@ -8,10 +8,9 @@ import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
 
-import data
-from data import make_spans
+from data.flights import make_spans
 
-FLIGHTS = Path(data.__file__).parent / "flights"
+FLIGHTS = Path(make_spans.__file__).parent
 ALL_FLIGHTS = 336_776
 LABELLED_FLIGHTS = 327_346
 
