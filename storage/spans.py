@@ -2,7 +2,7 @@
 
 Whatever lies under a data directory is read or refused by name, so that no part of a month is left
 out unseen. Skipped are names that begin with `_` or `.` or end in `.crc`, as Spark and Hadoop have
-it, and texts (`.md`, `.txt`) beside the spans.
+it, and texts and scripts (`.md`, `.txt`, `.py`) beside the spans.
 
 Imports nothing of TFX or TensorFlow, so that a scheduler can look for new data at no cost.
 """
@@ -22,7 +22,7 @@ from storage.errors import DataError
 
 _SPAN_FOLDER = re.compile(r"span-([0-9]{4})(0[1-9]|1[0-2])")
 _SKIPPED = re.compile(r"[_.].*|.*\.crc", re.DOTALL)
-_TEXT = re.compile(r".*\.(md|py|txt)", re.DOTALL | re.IGNORECASE)
+_BESIDE = re.compile(r".*\.(md|txt|py)", re.DOTALL | re.IGNORECASE)
 _PARQUET = re.compile(r".*\.(parquet|pq)", re.DOTALL | re.IGNORECASE)
 
 
@@ -96,7 +96,7 @@ def _list_spans(files: fs.FileSystem, root: str, uri: str) -> list[Span]:
         match = _SPAN_FOLDER.fullmatch(info.base_name)
         if info.type == fs.FileType.Directory and match:
             spans.append(_read_span(files, info.path, int("".join(match.groups()))))
-        elif not (info.type == fs.FileType.File and _TEXT.fullmatch(info.base_name)):
+        elif not (info.type == fs.FileType.File and _BESIDE.fullmatch(info.base_name)):
             raise DataError(
                 f"{info.path!r} is {_describe(info)} and no span, so it would not be read: move "
                 "data into folders span-YYYYMM, and what is not data elsewhere (a name that begins "
