@@ -73,12 +73,14 @@ def violations(paths: list[Path], allowed: tuple[str, ...]) -> list[str]:
 
 
 def tracked() -> list[str]:
-    """The files that git knows, or all that are there in a copy without history."""
+    """The files of the project: those that git knows, or all where there is no history."""
     command = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
     done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=False)
-    names = done.stdout.splitlines() or map(
-        str, (path.relative_to(PROJECT) for path in PROJECT.rglob("*"))
-    )
+    names = done.stdout.splitlines()
+    if not names:
+        tops = [path for path in PROJECT.iterdir() if not path.name.startswith((".", "output"))]
+        paths = [path for top in tops for path in (top, *top.rglob("*"))]
+        names = [str(path.relative_to(PROJECT)) for path in paths if path.suffix != ".pyc"]
     return [name for name in names if (PROJECT / name).is_file()]
 
 
