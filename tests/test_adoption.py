@@ -18,7 +18,7 @@ CHOSEN = (
     "test_model.py",
     "test_config.py and (default or file or keys)",
     "test_cache_keys.py",
-    "test_architecture.py and imports",
+    "test_architecture.py and (floor or tests_of_the_engine)",
     "test_data_gate.py and category",
     "test_span_example_gen.py and (null or months_outside)",
     "test_kubeflow_compile.py and (volume or buckets)",

@@ -71,7 +71,7 @@ def test_parameters_have_the_configured_values_as_defaults() -> None:
 def test_relative_paths_are_on_the_volume() -> None:
     spec, platform = compiled("kubeflow.mount_path=/data")
     declared = spec["root"]["inputDefinitions"]["parameters"]
-    assert declared["data_uri"]["defaultValue"] == "/data/data/trips"
+    assert declared["data_uri"]["defaultValue"] == "/data/tests/trips/data"
     assert declared["serving_dir"]["defaultValue"] == "/data/serving_model"
     pusher = spec["root"]["dag"]["tasks"]["Pusher"]["inputs"]["parameters"]
     assert pusher["signing_key"]["runtimeValue"]["constant"] == "/data/keys/signing.key"

@@ -45,13 +45,6 @@ def test_the_defaults_are_allowed_values() -> None:
     assert load_config() == Config()
 
 
-def test_the_default_schema_and_data_are_in_the_repository() -> None:
-    project = Path(__file__).parents[2]
-    config = load_config()
-    assert (project / config.gate.schema).is_file()
-    assert (project / config.data.uri / "span-201301").is_dir()
-
-
 def test_a_file_sets_what_it_mentions_and_leaves_the_rest(tmp_path: Path) -> None:
     path = write(
         tmp_path,

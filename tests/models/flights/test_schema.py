@@ -9,11 +9,12 @@ import pandas as pd
 import pytest
 import tensorflow_data_validation as tfdv
 
-from pipeline.config import GateConfig
+from pipeline.config import load_config
 from tests.conftest import PROJECT, thin
 from tests.models.flights.settings import read_month
 
 MONTHS = range(201301, 201313)
+CONFIG = load_config(settings=["model=flights"])
 
 
 @cache
@@ -27,11 +28,16 @@ def anomalies(rows: pd.DataFrame, before: pd.DataFrame | None = None) -> dict[st
     made = tfdv.generate_statistics_from_dataframe
     found = tfdv.validate_statistics(
         made(rows),
-        tfdv.load_schema_text(str(PROJECT / GateConfig().schema)),
+        tfdv.load_schema_text(str(PROJECT / CONFIG.gate.schema)),
         environment="TRAINING",
         previous_statistics=None if before is None else made(before),
     )
     return {name: info.description for name, info in found.anomaly_info.items()}
+
+
+def test_configured_schema_and_data_are_in_the_repository() -> None:
+    assert (PROJECT / CONFIG.gate.schema).is_file()
+    assert all((PROJECT / CONFIG.data.uri / f"span-{number}").is_dir() for number in MONTHS)
 
 
 @pytest.mark.parametrize("number", MONTHS)
