@@ -32,7 +32,8 @@ import click
 import yaml
 
 from benchmarks.common import PROJECT, node_seconds, report, run_measured
-from tests.conftest import read_month, thin, write_span
+from tests.conftest import thin, write_span
+from tests.models.flights.settings import read_month
 from tests.orchestration.kubeflow_stub import PACKAGE, KubeflowStub
 
 _MONTHS = (201301, 201302)

@@ -1,4 +1,4 @@
-"""What tests of several folders share: small spans of real flights, and the command line."""
+"""What tests of several folders share: small spans of real trips, and the command line."""
 
 from __future__ import annotations
 
@@ -21,7 +21,9 @@ import pytest
 from filelock import FileLock
 
 PROJECT = Path(__file__).parents[1]
-FLIGHTS = PROJECT / "data" / "flights"
+TRIPS = PROJECT / "tests" / "trips" / "data"
+# The engine is tested with a model of its own, so that its tests pass whatever `models/` holds.
+os.environ["FLIGHTDECK_MODEL"] = "tests.trips"
 
 
 def pytest_configure() -> None:
@@ -66,21 +68,21 @@ class Cli:
 
     def versions(self) -> list[Path]:
         """The versions in the Serving directory, oldest first."""
-        model = self.output / "serving_model" / "flight_delay"
+        model = self.output / "serving_model" / "trip_delay"
         return sorted(path for path in model.glob("*") if path.name.isdigit())
 
 
 def write_span(root: Path, month: int, table: pa.Table) -> Path:
     """Writes one span and returns its Parquet file."""
-    path = root / f"span-{month}" / "flights.parquet"
+    path = root / f"span-{month}" / "trips.parquet"
     path.parent.mkdir(parents=True, exist_ok=True)
     pq.write_table(table, path, row_group_size=500)
     return path
 
 
 def read_month(month: int) -> pa.Table:
-    """A real month."""
-    return pq.read_table(FLIGHTS / f"span-{month}" / "flights.parquet")
+    """About 5,000 rows of a real month."""
+    return pq.read_table(TRIPS / f"span-{month}" / "trips.parquet")
 
 
 def thin(table: pa.Table, rows: int) -> pa.Table:
@@ -169,7 +171,7 @@ def once(tmp_path_factory: pytest.TempPathFactory) -> Once:
 
 @pytest.fixture(scope="session")
 def small_spans(once: Once) -> Path:
-    """Every tenth flight or so of four months of 2013, one span each."""
+    """About 2,500 rows of four months of 2013, one span each."""
 
     def write(root: Path) -> str:
         for month in (201301, 201302, 201303, 201304):

@@ -1,4 +1,4 @@
-"""Plays real flights through a model and the server's request log, as if each had been asked."""
+"""Plays real trips through a model and the server's request log, as if each had been asked."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from models.flights.features import RAW_FEATURES, VOCABULARIES
 from pipeline.config import load_config
 from serving.server import request_log
 from serving.server.metrics import ServerMetrics
 from storage.names import RAW_SIGNATURE
+from tests.trips.features import RAW_FEATURES, VOCABULARIES
 
 CONFIG = load_config()
 
@@ -23,20 +23,20 @@ Fault = Callable[[pd.DataFrame], None]
 MODEL = CONFIG.model_name
 
 
-def play(folder: Path, version: Path, flights: pa.Table, fault: Fault | None = None) -> None:
-    """Logs a request for all flights of each hour, in the hour before they are to leave.
+def play(folder: Path, version: Path, trips: pa.Table, fault: Fault | None = None) -> None:
+    """Logs a request for all trips of each hour, in the hour before they are to leave.
 
     Args:
       folder: The request log.
       version: The version that answers, a folder of the Serving directory.
-      flights: Rows of a span.
+      trips: Rows of a span.
       fault: Changes what is sent.
     """
     import tensorflow as tf
 
     ask = tf.saved_model.load(str(version)).signatures[RAW_SIGNATURE]
     dtypes = {name: spec.dtype for name, spec in ask.structured_input_signature[1].items()}
-    rows = flights.to_pandas()
+    rows = trips.to_pandas()
     rows["asked"] = rows[CONFIG.data.time_column].astype("int64") / 1e9 - 3600
     if fault:
         fault(rows)

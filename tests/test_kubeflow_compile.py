@@ -70,7 +70,7 @@ def test_parameters_have_the_configured_values_as_defaults() -> None:
 def test_relative_paths_are_on_the_volume() -> None:
     spec, platform = compiled("kubeflow.mount_path=/data")
     declared = spec["root"]["inputDefinitions"]["parameters"]
-    assert declared["data_uri"]["defaultValue"] == "/data/data/flights"
+    assert declared["data_uri"]["defaultValue"] == "/data/tests/trips/data"
     assert declared["serving_dir"]["defaultValue"] == "/data/serving_model"
     pusher = spec["root"]["dag"]["tasks"]["Pusher"]["inputs"]["parameters"]
     assert pusher["signing_key"]["runtimeValue"]["constant"] == "/data/keys/signing.key"
@@ -90,7 +90,10 @@ def test_buckets_need_no_volume() -> None:
     ("settings", "message"),
     [
         (["kubeflow.image="], "kubeflow.image is missing"),
-        (["kubeflow.volume_claim="], "data.uri = 'data/flights': without kubeflow.volume_claim"),
+        (
+            ["kubeflow.volume_claim="],
+            "data.uri = 'tests/trips/data': without kubeflow.volume_claim",
+        ),
         (
             ["kubeflow.volume_claim=", "data.uri=/data", "kubeflow.serving_dir=/serving"],
             "serving.sign = true needs a private key",

@@ -339,7 +339,7 @@ def test_the_pipeline_is_submitted_with_the_value_of_every_parameter(stub: Kubef
     assert first.keys() == second.keys() == declared.keys()
     assert (first["data_as_of"], first["training_epochs"]) == (201310, 9)
     assert (second["data_as_of"], second["training_epochs"]) == (0, 3)
-    assert first["data_uri"] == "/mnt/flightdeck/data/flights"
+    assert first["data_uri"] == "/mnt/flightdeck/tests/trips/data"
 
 
 def test_the_pipeline_is_scheduled_once_however_often_it_is_said(stub: KubeflowStub) -> None:

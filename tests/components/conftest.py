@@ -1,4 +1,4 @@
-"""What the tests of components share: tiny spans of real flights, and a way to run a component."""
+"""What the tests of components share: tiny spans of real trips, and a way to run a component."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ import pytest
 from pipeline.config import load_config
 from storage.span_store import STORE_VARIABLE
 from tests.components.parameters import DEFAULTS
+from tests.conftest import PROJECT, TRIPS
 
-PROJECT = Path(__file__).parents[2]
 MONTHS = (201301, 201302, 201303, 201304)
 ROWS_A_MONTH = 300
 ROW_GROUP_ROWS = 64
@@ -24,21 +24,21 @@ BEAM_ARGS = ["--runner=apache_beam.runners.portability.fn_api_runner.FnApiRunner
 
 @pytest.fixture(scope="session")
 def tiny_spans(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Four months of flights with about 300 rows each in several row groups; not to be changed."""
-    root = tmp_path_factory.mktemp("tiny") / "flights"
+    """Four months of trips with about 300 rows each in several row groups; not to be changed."""
+    root = tmp_path_factory.mktemp("tiny") / "trips"
     for month in MONTHS:
-        table = pq.read_table(PROJECT / f"data/flights/span-{month}/flights.parquet")
+        table = pq.read_table(TRIPS / f"span-{month}/trips.parquet")
         rows = table.take(np.arange(0, table.num_rows, table.num_rows // ROWS_A_MONTH))
         folder = root / f"span-{month}"
         folder.mkdir(parents=True)
-        pq.write_table(rows, folder / "flights.parquet", row_group_size=ROW_GROUP_ROWS)
+        pq.write_table(rows, folder / "trips.parquet", row_group_size=ROW_GROUP_ROWS)
     return root
 
 
 @pytest.fixture
 def own_spans(tiny_spans: Path, tmp_path: Path) -> Path:
     """A copy of the tiny spans that a test may change."""
-    return Path(shutil.copytree(tiny_spans, tmp_path / "flights"))
+    return Path(shutil.copytree(tiny_spans, tmp_path / "trips"))
 
 
 @pytest.fixture

@@ -109,7 +109,7 @@ def test_a_model_is_pushed_to_a_bucket_signed_and_served_from_it(
 
     key = tmp_path / "signing.key"
     output = push(pushed, serving_dir, tmp_path / "pushed", signing_key=str(key))
-    directory = ModelDirectory(serving_dir, "flight_delay")
+    directory = ModelDirectory(serving_dir, "trip_delay")
     (version,) = directory.versions()
     assert output.get_string_custom_property("pushed_version") == str(version)
     public_key = str(key.with_suffix(".pub"))
@@ -129,7 +129,7 @@ def test_a_version_in_a_bucket_is_rolled_back_and_promoted(
 ) -> None:
     serving_dir = f"{bucket}/rolled"
     push(pushed, serving_dir, tmp_path / "pushed")
-    directory = ModelDirectory(serving_dir, "flight_delay")
+    directory = ModelDirectory(serving_dir, "trip_delay")
     (first,) = directory.versions()
     directory.publish(first + 1, str(pushed.version), str(tmp_path / "pushed" / "provenance"))
     assert directory.served() == first + 1

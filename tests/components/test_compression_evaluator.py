@@ -23,7 +23,6 @@ from components.evaluator.extraction import _Predict
 from components.evaluator.results import read_changes, read_failures, read_metrics
 from components.quantizer.conversion import convert
 from ml.predictors import SavedModelPredictor, TFLitePredictor, load_predictor
-from models.flights.export import save_model
 from pipeline.config import CompressionConfig, load_config
 from pipeline.evaluation import make_compression_eval_config
 from pipeline.model import Model
@@ -31,6 +30,7 @@ from storage.errors import DataError, UserError
 from storage.names import RAW_SIGNATURE, TFLITE_MODEL
 from tests.components.parameters import DEFAULTS
 from tests.conftest import PushedRun, make_artifacts
+from tests.trips.export import save_model
 
 MIN_SLICE = 500
 

@@ -27,10 +27,10 @@ from components.data_gate.gate import Gate
 from components.data_gate.statistics_checks import find_label_unusable
 from ml.artifacts import statistics_uri
 from ml.example_columns import Columns, to_example_batch
-from models.flights.features import RAW_FEATURES
 from pipeline.config import load_config
 from storage.errors import BlockingAnomalies, UserError
 from tests.conftest import PROJECT, read_month, thin
+from tests.trips.features import RAW_FEATURES
 
 LABEL = load_config().label
 
@@ -121,7 +121,7 @@ def pass_gate(
     """
     rows = splits if {"train", "test"} <= splits.keys() else {}
     schema = standard.Schema()
-    schema.uri = str(PROJECT / "schema")
+    schema.uri = str(PROJECT / "tests/trips/schema")
     anomalies = standard.ExampleAnomalies()
     anomalies.uri = str(root / "anomalies")
     inputs = {
@@ -216,14 +216,14 @@ def lose(column: str, share: float) -> Fault:
 @pytest.mark.parametrize(
     ("fault", "feature", "words"),
     [
-        (put("late", 3, 7), "late", "value: 7. The schema allows 0 to 1."),
-        (put("late", 3, None), "late", "fewer"),
+        (put("delayed", 3, 7), "delayed", "value: 7. The schema allows 0 to 1."),
+        (put("delayed", 3, None), "delayed", "fewer"),
         (put("temp", 3, math.inf), "temp", "inf"),
         (put("humid", 3, 101.0), "humid", "101"),
         (put("origin", 3, "QQQ"), "origin", "QQQ"),
         (put("distance", 3, -5.0), "distance", "-5"),
-        (replace("carrier", "UA", "U2"), "carrier", "U2"),
-        (drop("carrier"), "carrier", "missing"),
+        (replace("company", "UA", "U2"), "company", "U2"),
+        (drop("company"), "company", "missing"),
         (lose("temp", 0.3), "temp", "0.9"),
         (lose("dest", 0.01), "dest", "fewer"),
     ],
@@ -243,50 +243,50 @@ def test_a_fault_stops_the_run_naming_split_feature_and_numbers(
 
 def test_a_few_unseen_categories_are_a_warning_where_the_domain_leaves_room(tmp_path: Path) -> None:
     frame = month(201303).copy()
-    put("carrier", 3, "ZZ")(frame)
+    put("company", 3, "ZZ")(frame)
     put("dest", 4, "ZZZ")(frame)
     assert warnings_of(pass_gate(tmp_path, test=frame)) == [
-        "test: carrier: UNSEEN_VALUES: 1 rows have values outside the domain: ZZ",
+        "test: company: UNSEEN_VALUES: 1 rows have values outside the domain: ZZ",
         "test: dest: UNSEEN_VALUES: 1 rows have values outside the domain: ZZZ",
     ]
 
 
 def test_a_category_that_moves_too_far_from_what_is_served_is_drift(tmp_path: Path) -> None:
     frame = month(201303).copy()
-    replace("carrier", "UA", "AA")(frame)
+    replace("company", "UA", "AA")(frame)
     with pytest.raises(
-        BlockingAnomalies, match=r"train: carrier: COMPARATOR_L_INFTY_HIGH: .*0\.1\d"
+        BlockingAnomalies, match=r"train: company: COMPARATOR_L_INFTY_HIGH: .*0\.1\d"
     ):
         pass_gate(tmp_path, served=month(201303), train=frame)
 
 
 def test_drift_is_judged_on_the_window_not_on_the_days_held_out(tmp_path: Path) -> None:
     frame = month(201303).copy()
-    replace("carrier", "UA", "AA")(frame)
+    replace("company", "UA", "AA")(frame)
     pass_gate(tmp_path, served=month(201303), train=month(201303), eval=frame)
 
 
-@pytest.mark.parametrize("entry", ["INT_TYPE_BIG_INT", "late:INT_TYPE_BIG_INT"])
+@pytest.mark.parametrize("entry", ["INT_TYPE_BIG_INT", "delayed:INT_TYPE_BIG_INT"])
 def test_what_is_warn_only_is_counted_and_does_not_stop(tmp_path: Path, entry: str) -> None:
     frame = month(201303).copy()
-    put("late", 3, 7)(frame)
+    put("delayed", 3, 7)(frame)
     passed = pass_gate(tmp_path, warn_only=(entry,), test=frame)
     assert GateFacts.of(passed).warnings == 1
     content = Path(passed.uri, "Split-test", "SchemaDiff.pb").read_bytes()
     kept = anomalies_pb2.Anomalies.FromString(content)
-    assert list(kept.anomaly_info) == ["late"]
+    assert list(kept.anomaly_info) == ["delayed"]
 
 
 def test_warn_only_for_one_feature_leaves_others_blocking(tmp_path: Path) -> None:
     frame = month(201303).copy()
-    put("late", 3, 7)(frame)
+    put("delayed", 3, 7)(frame)
     with pytest.raises(BlockingAnomalies):
         pass_gate(tmp_path, warn_only=("month:INT_TYPE_BIG_INT",), test=frame)
 
 
 def test_an_anomaly_that_does_not_exist_is_refused() -> None:
-    with pytest.raises(UserError, match="late:TOO_LATE"):
-        parse_warn_only(["INT_TYPE_BIG_INT", "late:TOO_LATE"])
+    with pytest.raises(UserError, match="delayed:TOO_LATE"):
+        parse_warn_only(["INT_TYPE_BIG_INT", "delayed:TOO_LATE"])
 
 
 # A new month beside the window before it, and the window that the served model learned from
@@ -376,18 +376,18 @@ def test_a_column_in_other_units_is_found(tmp_path: Path, column: str, factor: f
         ("VX", "AA", "VALUE_VANISHED"),
     ],
 )
-def test_a_carrier_that_is_renamed_everywhere_is_found(
+def test_a_company_that_is_renamed_everywhere_is_found(
     tmp_path: Path, old: str, new: str, anomaly: str
 ) -> None:
-    reasons = judge_new_month(tmp_path, 201308, replace("carrier", old, new), statistics_alone=True)
-    assert any(f"test: carrier: {anomaly}: " in reason for reason in reasons), reasons
+    reasons = judge_new_month(tmp_path, 201308, replace("company", old, new), statistics_alone=True)
+    assert any(f"test: company: {anomaly}: " in reason for reason in reasons), reasons
 
 
-def test_a_small_carrier_that_is_renamed_is_a_warning(tmp_path: Path) -> None:
+def test_a_small_company_that_is_renamed_is_a_warning(tmp_path: Path) -> None:
     frame = month(201308).copy()
-    replace("carrier", "HA", "H2")(frame)
+    replace("company", "HA", "H2")(frame)
     passed = pass_gate(tmp_path, served=window_before(201308), test=frame)
-    assert any("carrier: UNSEEN_VALUES: " in line for line in warnings_of(passed))
+    assert any("company: UNSEEN_VALUES: " in line for line in warnings_of(passed))
 
 
 @pytest.mark.parametrize("column", ["temp", "humid", "wind_gust", "precip"])
@@ -401,7 +401,7 @@ def test_a_constant_column_is_found_even_before_a_model_is_served(
 
 
 @pytest.mark.parametrize("number", [201305, 201309])
-@pytest.mark.parametrize("column", ["carrier", "temp", "wind_dir", "precip", "pressure", "seats"])
+@pytest.mark.parametrize("column", ["company", "temp", "wind_dir", "precip", "pressure", "seats"])
 def test_a_column_that_lost_30_percent_is_found(tmp_path: Path, column: str, number: int) -> None:
     reasons = judge_new_month(tmp_path, number, lose(column, 0.3), statistics_alone=True)
     assert any(f"test: {column}: " in reason for reason in reasons), reasons
@@ -433,40 +433,40 @@ def test_a_day_delivered_twice_is_found(tmp_path: Path, number: int) -> None:
 
 @pytest.mark.parametrize("number", range(201302, 201313))
 def test_shuffled_labels_are_found_in_every_month(tmp_path: Path, number: int) -> None:
-    (reason,) = judge_new_month(tmp_path, number, shuffle("late"))
+    (reason,) = judge_new_month(tmp_path, number, shuffle("delayed"))
     assert re.match(
-        r"test: late: LABEL_UNRELATED: .* AUC of 0\.[45]\d\d, 0\.[67]\d\d in train", reason
+        r"test: delayed: LABEL_UNRELATED: .* AUC of 0\.[45]\d\d, 0\.[67]\d\d in train", reason
     )
 
 
 def test_inverted_labels_are_found(tmp_path: Path) -> None:
-    reasons = judge_new_month(tmp_path, 201310, convert("late", lambda late: 1 - late))
-    assert any("test: late: COMPARATOR_JENSEN_SHANNON_DIVERGENCE_HIGH" in r for r in reasons)
-    assert any("test: late: LABEL_UNRELATED" in r for r in reasons)
+    reasons = judge_new_month(tmp_path, 201310, convert("delayed", lambda delayed: 1 - delayed))
+    assert any("test: delayed: COMPARATOR_JENSEN_SHANNON_DIVERGENCE_HIGH" in r for r in reasons)
+    assert any("test: delayed: LABEL_UNRELATED" in r for r in reasons)
 
 
 def test_a_drift_that_comes_near_its_threshold_is_a_warning(tmp_path: Path) -> None:
     frame = month(201303).copy()
-    frame.loc[frame.index[frame["carrier"] == "EV"][:220], "carrier"] = "UA"
+    frame.loc[frame.index[frame["company"] == "EV"][:220], "company"] = "UA"
     passed = pass_gate(tmp_path, served=month(201303), test=frame)
     assert warnings_of(passed) == [
-        "test: carrier: DRIFT_NEAR_THRESHOLD: drift 0.039; more than 0.05 blocks"
+        "test: company: DRIFT_NEAR_THRESHOLD: drift 0.039; more than 0.05 blocks"
     ]
     drift = GateFacts.of(passed).drift
-    assert drift == ("carrier", pytest.approx(0.039, abs=5e-4), 0.05)
+    assert drift == ("company", pytest.approx(0.039, abs=5e-4), 0.05)
     content = Path(passed.uri, "Split-test", "SchemaDiff.pb").read_bytes()
-    kept = anomalies_pb2.Anomalies.FromString(content).anomaly_info["carrier"]
+    kept = anomalies_pb2.Anomalies.FromString(content).anomaly_info["company"]
     assert kept.severity == anomalies_pb2.AnomalyInfo.WARNING
     assert [reason.short_description for reason in kept.reason] == ["DRIFT_NEAR_THRESHOLD"]
 
 
 def test_what_the_gate_finds_itself_can_be_made_a_warning_too(tmp_path: Path) -> None:
     broken, before = month(201308).copy(), window_before(201308)
-    shuffle("late")(broken)
+    shuffle("delayed")(broken)
     passed = pass_gate(
-        tmp_path, served=before, warn_only=("late:LABEL_UNRELATED",), train=before, test=broken
+        tmp_path, served=before, warn_only=("delayed:LABEL_UNRELATED",), train=before, test=broken
     )
-    assert any("test: late: LABEL_UNRELATED: " in line for line in warnings_of(passed))
+    assert any("test: delayed: LABEL_UNRELATED: " in line for line in warnings_of(passed))
 
 
 def test_a_feature_that_the_schema_does_not_have_is_refused(tmp_path: Path) -> None:
@@ -478,7 +478,7 @@ def test_a_feature_that_the_schema_does_not_have_is_refused(tmp_path: Path) -> N
 
 
 def only_label(value: object) -> Fault:
-    return convert("late", lambda late: np.full(len(late), value))
+    return convert("delayed", lambda delayed: np.full(len(delayed), value))
 
 
 @pytest.mark.parametrize("split", ["train", "eval", "test"])
@@ -492,8 +492,8 @@ def test_labels_of_one_value_stop_the_run_in_any_split(
     with pytest.raises(BlockingAnomalies) as stopped:
         pass_gate(tmp_path, **splits)
     assert (
-        f"{split}: late: LABEL_UNUSABLE: all of {len(broken):,} labels are {value}; both 0 and 1 "
-        "are needed. Are the labels of these months there yet?" in str(stopped.value)
+        f"{split}: delayed: LABEL_UNUSABLE: all of {len(broken):,} labels are {value}; both 0 "
+        "and 1 are needed. Are the labels of these months there yet?" in str(stopped.value)
     )
 
 
@@ -513,9 +513,9 @@ def test_labels_of_one_value_stop_the_run_in_any_split(
 )
 def test_labels_that_no_schema_refuses_are_refused(labels: list[Any], reason: str) -> None:
     statistics = tfdv.generate_statistics_from_dataframe(
-        pd.DataFrame({"late": labels, "x": [1, 2, 3, 4]})
+        pd.DataFrame({"delayed": labels, "x": [1, 2, 3, 4]})
     )
-    (anomaly,) = find_label_unusable("train", statistics, "late")
+    (anomaly,) = find_label_unusable("train", statistics, "delayed")
     assert anomaly.blocks(frozenset())
     assert re.search(reason, anomaly.description)
 
@@ -523,12 +523,12 @@ def test_labels_that_no_schema_refuses_are_refused(labels: list[Any], reason: st
 @pytest.mark.parametrize("kind", [np.int64, np.float32, np.float64])
 def test_labels_of_0_and_1_are_usable_whatever_their_type_and_number(kind: Any) -> None:
     labels = (np.random.default_rng(7).random(200_000) < 0.237).astype(kind)
-    statistics = tfdv.generate_statistics_from_dataframe(pd.DataFrame({"late": labels}))
-    assert list(find_label_unusable("train", statistics, "late")) == []
+    statistics = tfdv.generate_statistics_from_dataframe(pd.DataFrame({"delayed": labels}))
+    assert list(find_label_unusable("train", statistics, "delayed")) == []
     labels = labels.astype(float)
     labels[7] = 0.5
-    statistics = tfdv.generate_statistics_from_dataframe(pd.DataFrame({"late": labels}))
-    assert len(list(find_label_unusable("train", statistics, "late"))) == 1
+    statistics = tfdv.generate_statistics_from_dataframe(pd.DataFrame({"delayed": labels}))
+    assert len(list(find_label_unusable("train", statistics, "delayed"))) == 1
 
 
 @pytest.mark.parametrize("split", ["train", "eval", "test"])
@@ -537,14 +537,14 @@ def test_a_soft_label_stops_the_run_in_any_split_whatever_the_schema_allows(
     split: str, kind: int
 ) -> None:
     schema = tfdv.load_schema_text(str(PROJECT / load_config().gate.schema))
-    late = tfdv.get_feature(schema, LABEL)
-    late.type = kind
-    late.ClearField("int_domain")
+    delayed = tfdv.get_feature(schema, LABEL)
+    delayed.type = kind
+    delayed.ClearField("int_domain")
     limits = asdict(load_config().gate)
     del limits["schema"], limits["warn_only"]
     gate = Gate(schema=schema, features=RAW_FEATURES, label=LABEL, **limits)
-    frame = month(201303).astype({"late": float})
-    frame.loc[3, "late"] = 0.5
+    frame = month(201303).astype({"delayed": float})
+    frame.loc[3, "delayed"] = 0.5
     statistics = tfdv.generate_statistics_from_dataframe(frame)
     _, found = gate.check_statistics(split, statistics, None)
     assert {a.feature for a in found if a.blocks(frozenset())} == {LABEL}
@@ -602,7 +602,7 @@ def test_a_random_sample_of_a_real_month_passes_however_small(
 
 
 def test_random_samples_pass_beside_all_rows_of_a_window(tmp_path: Path) -> None:
-    """Few have a flight to Hawaii, without which all distances lie in other bins."""
+    """Few have a trip to Hawaii, without which all distances lie in other bins."""
     before = keep(pd.concat(map(whole_month, range(201306, 201312))))
     for seed in range(6):
         pass_gate(tmp_path / str(seed), served=before, test=sample(201312, 100, seed))
@@ -616,13 +616,13 @@ def test_a_random_sample_passes_with_its_rows_looked_at(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("fault", "feature"),
     [
-        (replace("carrier", "UA", "AA"), "carrier"),
-        (replace("carrier", "UA", "U2"), "carrier"),
+        (replace("company", "UA", "AA"), "company"),
+        (replace("company", "UA", "U2"), "company"),
         (convert("distance", lambda miles: miles * 1.609), "distance"),
         (convert("pressure", lambda mbar: mbar * 0.02953), "pressure"),
         (convert("humid", lambda percent: percent / 100), "humid"),
         (convert("sched_dep_time", lambda time: time // 2), "sched_dep_time"),
-        (convert("late", lambda late: 1 - late), "late"),
+        (convert("delayed", lambda delayed: 1 - delayed), "delayed"),
         (lose("temp", 0.5), "temp"),
     ],
 )
@@ -637,8 +637,8 @@ def test_a_gross_fault_in_200_rows_still_stops_the_run(
 
 def test_what_chance_explains_is_a_warning_that_says_so(tmp_path: Path) -> None:
     passed = pass_gate(tmp_path, served=window_before(201303), test=sample(201303, 100, 0))
-    (line,) = (x for x in warnings_of(passed) if "carrier: COMPARATOR_L_INFTY_HIGH" in x)
+    (line,) = (x for x in warnings_of(passed) if "company: COMPARATOR_L_INFTY_HIGH" in x)
     assert re.search(r"By chance: without drift these rows may show 0\.1\d\d?\.$", line)
     content = Path(passed.uri, "Split-test", "SchemaDiff.pb").read_bytes()
-    kept = anomalies_pb2.Anomalies.FromString(content).anomaly_info["carrier"]
+    kept = anomalies_pb2.Anomalies.FromString(content).anomaly_info["company"]
     assert kept.severity == anomalies_pb2.AnomalyInfo.WARNING

@@ -49,7 +49,7 @@ def wide_and_deep() -> tf_keras.Model:
     together = layers.Add()(
         [layers.Dense(1, name="linear")(wide), layers.Dense(1, name="top")(hidden)]
     )
-    return tf_keras.Model([wide, deep], layers.Activation("sigmoid", name="late")(together))
+    return tf_keras.Model([wide, deep], layers.Activation("sigmoid", name="delayed")(together))
 
 
 def draw_columns(rows: int = 200) -> dict[str, np.ndarray]:

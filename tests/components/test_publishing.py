@@ -59,7 +59,7 @@ def push(
         {
             **DEFAULTS["Pusher"],
             "serving_dir": str(serving_dir),
-            "model_name": "flight_delay",
+            "model_name": "trip_delay",
             "run_key": "abc",
             **parameters,
         },
@@ -78,7 +78,7 @@ def serve(
         {
             **DEFAULTS["ServedModel"],
             "serving_dir": str(serving_dir),
-            "model_name": "flight_delay",
+            "model_name": "trip_delay",
             "version": version,
         },
     )
@@ -97,7 +97,7 @@ def test_a_pushed_version_has_the_evaluated_files_byte_for_byte_and_warmup_reque
 def test_a_push_to_another_directory_keeps_the_run_key(pushed: PushedRun, tmp_path: Path) -> None:
     output = push(pushed, tmp_path / "serving", tmp_path / "work")
     assert output.get_int_custom_property("pushed") == 1
-    directory = ModelDirectory(str(tmp_path / "serving"), "flight_delay")
+    directory = ModelDirectory(str(tmp_path / "serving"), "trip_delay")
     (version,) = directory.versions()
     assert output.get_string_custom_property("pushed_version") == str(version)
     assert directory.provenance(version)["run_key"] == "abc"
@@ -117,7 +117,7 @@ def test_the_same_model_is_not_pushed_twice(pushed: PushedRun, tmp_path: Path) -
     assert second.get_int_custom_property("pushed") == 0
     version = first.get_string_custom_property("pushed_version")
     assert second.get_string_custom_property("reason") == f"the same model is version {version}"
-    assert ModelDirectory(str(tmp_path / "serving"), "flight_delay").versions() == [int(version)]
+    assert ModelDirectory(str(tmp_path / "serving"), "trip_delay").versions() == [int(version)]
 
 
 @pytest.mark.parametrize(
@@ -145,7 +145,7 @@ def test_what_is_served_becomes_artifacts(pushed: PushedRun, tmp_path: Path) -> 
     push(pushed, tmp_path / "serving", tmp_path / "work")
     model, statistics = serve(tmp_path / "serving", tmp_path / "out")
     assert has_serving_model(model)
-    directory = ModelDirectory(str(tmp_path / "serving"), "flight_delay")
+    directory = ModelDirectory(str(tmp_path / "serving"), "trip_delay")
     assert model.get_int_custom_property("version") == directory.served()
     trained_on = Path(
         statistics_uri(
@@ -163,7 +163,7 @@ def test_while_nothing_is_served_the_artifacts_are_empty(tmp_path: Path) -> None
 
 
 def test_a_version_that_is_not_there_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="version 12 of flight_delay is not in"):
+    with pytest.raises(UserError, match="version 12 of trip_delay is not in"):
         serve(tmp_path / "serving", tmp_path / "out", version=12)
 
 
@@ -179,7 +179,7 @@ def test_slices_too_small_to_judge_do_not_keep_a_model_from_its_blessing(
 ) -> None:
     uri = str(pushed.artifact("Evaluator", "evaluation"))
     stock = tfma.load_validation_result(uri)
-    assert not stock.validation_ok  # A carrier with few flights in the month: stock TFX refuses.
+    assert not stock.validation_ok  # A company with few trips in the month: stock TFX refuses.
     assert unmet_thresholds(uri) == []
     assert read_failures(uri) == []
     blessing = pushed.artifact("Evaluator", "blessing")

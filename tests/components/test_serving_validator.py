@@ -305,7 +305,7 @@ def test_serving_validator_blesses_a_real_model_and_leaves_it_as_it_is(
     folder = pushed.artifact("SpanExampleGen", "examples")
     before = model_digest(str(model))
     blessing, reasons = validate(
-        model, examples_artifact(folder), model_name="flight_delay", rows=50, warmup_rows=3
+        model, examples_artifact(folder), model_name="trip_delay", rows=50, warmup_rows=3
     )
     assert reasons == []
     assert model_digest(str(model)) == before

@@ -35,7 +35,7 @@ def learn(inputs: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         "dest": tft.compute_and_apply_vocabulary(inputs["dest"], num_oov_buckets=1),
         "distance": tft.scale_to_z_score(inputs["distance"]),
         "age": tft.max(inputs["time_hour"]) - inputs["time_hour"],
-        "late": inputs["late"],
+        "delayed": inputs["delayed"],
     }
 
 
@@ -55,7 +55,7 @@ def learn_in_phases(inputs: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
 
 
 def learn_other(inputs: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-    return {"carrier": tft.compute_and_apply_vocabulary(inputs["carrier"])}
+    return {"company": tft.compute_and_apply_vocabulary(inputs["company"])}
 
 
 def fail(inputs: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
@@ -248,7 +248,7 @@ def test_another_function_is_analysed_anew(
     before = len(list(kept.rglob("analysis-*")))
     found = transform(examples[MONTHS[0]], "learn_other")
     assert len(list(kept.rglob("analysis-*"))) == 2 * before
-    assert columns_of(found, "train")["carrier"].max() > 5
+    assert columns_of(found, "train")["company"].max() > 5
 
 
 def test_kept_analyses_depend_on_what_the_function_imports_alone(

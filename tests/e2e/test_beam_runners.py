@@ -126,7 +126,7 @@ def elsewhere(
 
 
 def configure(data: Path, settings: list[str]) -> Config:
-    return load_config(settings=[f"data.uri={data}", "data.as_of=201303", *settings])
+    return load_config(None, [f"data.uri={data}", "data.as_of=201303", *settings])
 
 
 def run(config: Config, root: Path, to_nodes: tuple[str, ...]) -> None:
@@ -261,8 +261,8 @@ def test_bad_data_found_by_a_worker_is_told_in_one_line(
     place: str, worker_pool: str, small_spans: Path, tmp_path: Path
 ) -> None:
     data = Path(shutil.copytree(small_spans, tmp_path / "spans"))
-    file = data / "span-201302" / "flights.parquet"
-    corrupt(file, 2, "carrier")
+    file = data / "span-201302" / "trips.parquet"
+    corrupt(file, 2, "company")
     with pytest.raises(DataError) as failure:
         run(configure(data, submitted(place, worker_pool)), tmp_path / "run", NODES[:1])
     message = str(failure.value)

@@ -106,7 +106,7 @@ class Firings:
 
     @property
     def models(self) -> ModelDirectory:
-        return ModelDirectory(str(self.cli.output / "serving_model"), "flight_delay")
+        return ModelDirectory(str(self.cli.output / "serving_model"), "trip_delay")
 
     def check(self) -> None:
         """What holds at any moment: every version that can be seen is whole, and MLMD opens."""

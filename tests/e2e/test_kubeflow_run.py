@@ -38,7 +38,7 @@ class KubeflowRun:
 
     @property
     def model(self) -> Path:
-        return self.root / "serving" / "flight_delay"
+        return self.root / "serving" / "trip_delay"
 
     @property
     def version(self) -> Path:

@@ -105,7 +105,7 @@ def test_provenance_says_where_a_version_came_from(pushed: PushedRun) -> None:
     assert (folder / "schema.pbtxt").read_text() == Path(load_config().gate.schema).read_text()
     assert (folder / "training_statistics.pb").stat().st_size > 0
     metrics = json.loads((folder / "metrics.json").read_text())
-    assert {"Overall", "carrier:UA", "origin:JFK"} <= metrics.keys()
+    assert {"Overall", "company:UA", "origin:JFK"} <= metrics.keys()
 
 
 def read_rows(pushed: PushedRun, split: str) -> int:
@@ -131,7 +131,7 @@ def test_run_refuses_a_served_version_that_lost_files(after_push: Cli) -> None:
     (version / "variables" / "variables.index").unlink()
     done = after_push.run("--as-of", "201303")
     assert done.returncode == 1
-    line = f"version {version.name} of flight_delay lost files"
+    line = f"version {version.name} of trip_delay lost files"
     assert line in done.stdout
     assert "variables/variables.index is missing or cut short" in done.stdout
     assert "Traceback" not in done.stdout
@@ -262,14 +262,14 @@ def test_a_model_below_thresholds_and_over_budgets_is_not_pushed_and_the_run_say
 def test_a_bad_label_stops_the_run_at_the_gate(after_push: Cli, tmp_path: Path) -> None:
     spans = copy_spans(after_push, tmp_path)
     month = pa.Table.from_batches(thin(read_month(201303), 1000).to_batches())
-    labels = month["late"].to_pylist()
+    labels = month["delayed"].to_pylist()
     labels[17] = 7
-    index = month.schema.get_field_index("late")
+    index = month.schema.get_field_index("delayed")
     write_span(spans, 201303, month.set_column(index, month.field(index), [pa.array(labels)]))
     before = tree(after_push.output / "serving_model")
     done = Cli(spans, after_push.output).run("--as-of", "201303")
     assert done.returncode == 3
-    assert re.search(r"test: late: INT_TYPE_BIG_INT: .*7\. .*0 to 1", done.stdout), done.stdout
+    assert re.search(r"test: delayed: INT_TYPE_BIG_INT: .*7\. .*0 to 1", done.stdout), done.stdout
     states = final_states(done.stdout)
     assert states["DataGate"] == "failed"
     assert all(states[n] == "skipped" for n in ("Transform", "Trainer", "Evaluator", "Pusher"))
@@ -281,7 +281,7 @@ def test_a_truncated_file_fails_the_run_naming_it_and_ctrl_c_stops_the_next_one_
     after_push: Cli, tmp_path: Path
 ) -> None:
     spans = copy_spans(after_push, tmp_path)
-    path = spans / "span-201304" / "flights.parquet"
+    path = spans / "span-201304" / "trips.parquet"
     whole = path.read_bytes()
     path.write_bytes(whole[: len(whole) // 2])
     before = tree(after_push.output / "serving_model")

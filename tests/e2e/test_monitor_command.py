@@ -59,7 +59,8 @@ def monitor(cli: Cli, requests: Path, *arguments: str) -> subprocess.CompletedPr
         [
             *(sys.executable, str(PROJECT / "local_runner.py"), "monitor"),
             *("--requests", str(requests), "--output", str(cli.output)),
-            *("--set", f"data.uri={cli.data}", *arguments),
+            f"--set=data.uri={cli.data}",
+            *arguments,
         ]
     )
 
@@ -90,7 +91,7 @@ def test_a_real_month_is_reported_and_raises_no_alarm(
     rows = report["requests"]
     assert rows["rows"]["current"] > 2400
     assert rows["rows"]["previous"] > 2400
-    # The spans hold the same flights; those of the last evening are another month's in UTC.
+    # The spans hold the same trips; those of the last evening are another month's in UTC.
     assert rows["labelled"] == rows["rows"]
     assert {check["against"] for check in report["checks"]} == {
         *("training", "previous period", "labels")

@@ -17,7 +17,7 @@ import pytest
 from orchestration.local.output_directory import OutputDirectory
 from tests.conftest import PROJECT, Cli, PushedRun, read_month, thin, write_span
 
-MODEL = Path("serving_model") / "flight_delay"
+MODEL = Path("serving_model") / "trip_delay"
 
 
 @pytest.fixture
@@ -90,7 +90,7 @@ finally:
 
 
 def test_a_span_that_is_half_there_starts_no_run(new_data: Cli) -> None:
-    path = new_data.data / "span-201304" / "flights.parquet"
+    path = new_data.data / "span-201304" / "trips.parquet"
     path.write_bytes(path.read_bytes()[:5000])
     before = versions(new_data)
     for status, said in ((0, "Not complete yet"), (1, "Failed")):
@@ -117,7 +117,7 @@ def test_what_was_rolled_back_is_not_trained_again(after_push: Cli) -> None:
     assert older.exists()
     done = call(*command(after_push, "--once", "--as-of", "201303"))
     assert done.returncode == 0, done.stdout
-    assert f"version {version.name} of flight_delay" in done.stdout
+    assert f"version {version.name} of trip_delay" in done.stdout
     assert "was rolled back" in done.stdout
 
 
@@ -180,7 +180,7 @@ def test_lineage_goes_back_to_spans_schema_parameters_and_code(pushed: PushedRun
     done = runner("lineage", version, "--output", str(pushed.cli.output))
     assert done.returncode == 0, done.stdout
     for fact in (
-        rf"^version {version} of flight_delay$",
+        rf"^version {version} of trip_delay$",
         r"── live$",
         r"── signature valid$",
         r"── schema: .*schema\.pbtxt, SHA-256 [0-9a-f]{16}$",
@@ -195,7 +195,7 @@ def test_lineage_goes_back_to_spans_schema_parameters_and_code(pushed: PushedRun
         r"examples ◄ SpanExampleGen #\d+, code",
         r"test: span-201303$",
         r"ImportSchemaGen #\d+, code",
-        r"schema_file=schema/flights\.pbtxt",
+        r"schema_file=schema/trips\.pbtxt",
         r"ServingValidator #\d+",
     ):
         assert re.search(fact, done.stdout, re.MULTILINE), (fact, done.stdout)
@@ -221,7 +221,7 @@ def test_lineage_tells_of_a_version_that_was_changed(after_push: Cli) -> None:
 def test_lineage_of_an_unknown_version_says_which_there_are(pushed: PushedRun) -> None:
     done = runner("lineage", "12", "--output", str(pushed.cli.output))
     assert done.returncode == 1
-    assert "there is no version 12 of flight_delay" in done.stdout
+    assert "there is no version 12 of trip_delay" in done.stdout
     assert f"it has {pushed.version.name}" in done.stdout
 
 

@@ -14,13 +14,13 @@ import tensorflow as tf
 
 from components.quantizer.component import Quantizer
 from ml.predictors import TFLitePredictor, load_predictor
-from models.flights.features import RAW_FEATURES
 from pipeline.config import load_config
 from pipeline.model import Model
 from storage.names import RAW_SIGNATURE, TFLITE_MODEL
 from tests.components.parameters import DEFAULTS
 from tests.conftest import PushedRun, make_artifacts
 from tests.e2e.test_signatures import STRANGE, make_strange
+from tests.trips.features import RAW_FEATURES
 
 MODEL = Model.load(load_config())
 PROBABILITY = MODEL.prediction
@@ -71,7 +71,7 @@ def examples(pushed: PushedRun) -> np.ndarray:
 def columns(examples: np.ndarray) -> dict[str, np.ndarray]:
     """The rows as a device has them: a value a row, NaN or "" where it is absent."""
     kinds = {
-        "carrier": tf.string,
+        "company": tf.string,
         "origin": tf.string,
         "dest": tf.string,
         **dict.fromkeys(("day_of_week", "sched_dep_time", "sched_arr_time"), tf.int64),
@@ -129,7 +129,7 @@ def quantize(pushed: PushedRun, work: Path, mode: str) -> Path:
     }
     given, outputs = make_artifacts(Quantizer, inputs, work)
     parameters = {
-        "save_fn": "models.flights.export.save_model",
+        "save_fn": "tests.trips.export.save_model",
         **DEFAULTS["Quantizer"],
         "custom_config": json.dumps(MODEL.custom_config),
         "label_key": MODEL.label,

@@ -44,7 +44,7 @@ class World:
             run_month=lambda month: self.run(month, keys[month]),
             served=lambda: self.serving,
             baseline=("toy_measurement.reference", {month: (notes, month) for month in keys}),
-            label="late",
+            label="delayed",
             prepare=lambda: None,
             say=self.said.append,
         )
@@ -111,7 +111,11 @@ def test_what_was_backtested_is_taken_and_not_run_again(world: World) -> None:
     first = world.backtest().run({})
     assert world.backtest().run({}) == first
     assert world.ran == list(KEYS)
-    assert world.measured() == ["run-201302-1 late", "run-201303-2 late", "run-201304-3 late"]
+    assert world.measured() == [
+        "run-201302-1 delayed",
+        "run-201303-2 delayed",
+        "run-201304-3 delayed",
+    ]
 
 
 def test_a_backtest_that_was_stopped_goes_on_where_it_was(world: World) -> None:
@@ -244,7 +248,7 @@ MONTHS = [
         ),
         *(0.61, 0.70, 0.70, 0.72),
     ),
-    Month(201308, "r8", "stopped by the gate", None, ("DataGate: [late] is 7",), 30.0),
+    Month(201308, "r8", "stopped by the gate", None, ("DataGate: [delayed] is 7",), 30.0),
     aucs(
         Month(201309, "r9", "pushed", 12, served_version=11, drift=("seats", 0.1, 0.2)),
         *(0.69, 0.68, 0.66, 0.7),
@@ -266,7 +270,7 @@ def test_the_table_shows_all_months_and_the_means_of_those_with_all_values() -> 
         "201307 0.6100 0.7000 0.7000 0.7200 precip 0.45 of 0.9 not blessed",
         "Evaluator: too low",
         "201308 - - - - - stopped by the gate",
-        "DataGate: [late] is 7",
+        "DataGate: [delayed] is 7",
         "201309 0.6900 0.6800 0.6600 0.7000 seats 0.1 of 0.2 pushed version 12",
         "mean 0.6500 0.6900 0.6800 0.7100",
     ]
@@ -295,7 +299,7 @@ def test_the_csv_holds_a_line_for_each_month_of_each_backtest(tmp_path: Path) ->
     assert lines[1]["new_auc"] == "0.61"
     assert lines[0]["served_auc"] == ""
     assert (lines[1]["drift_feature"], lines[1]["drift_limit"]) == ("precip", "0.9")
-    assert lines[2]["reasons"] == "DataGate: [late] is 7"
+    assert lines[2]["reasons"] == "DataGate: [delayed] is 7"
 
 
 @pytest.mark.parametrize("backtests", [{"base": MONTHS}, {"base": MONTHS, "warm": MONTHS[:2]}])

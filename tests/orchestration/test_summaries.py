@@ -169,11 +169,11 @@ def test_a_pushed_version_is_the_outcome_of_the_run() -> None:
     pushed = artifacts.PushedModel()
     pushed.set_int_custom_property("pushed", 1)
     pushed.set_string_custom_property("pushed_version", "7")
-    pushed.set_string_custom_property("pushed_destination", "serving/flight_delay/7")
+    pushed.set_string_custom_property("pushed_destination", "serving/trip_delay/7")
     assert summarize("Pusher", {"pushed_model": pushed}) == Summary(
-        "version 7", ("serving/flight_delay/7",)
+        "version 7", ("serving/trip_delay/7",)
     )
-    facts = NodeFacts(version=7, destination="serving/flight_delay/7")
+    facts = NodeFacts(version=7, destination="serving/trip_delay/7")
     assert read_facts([pushed]) == facts
 
 

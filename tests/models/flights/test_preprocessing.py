@@ -24,8 +24,8 @@ from models.flights.export import save_model
 from models.flights.features import NUMERIC, RAW_FEATURES, VOCABULARIES
 from models.flights.preprocessing import preprocessing_fn
 from storage.names import RAW_SIGNATURE
-from tests.conftest import PROJECT, read_month, thin
-from tests.models.flights.settings import CONFIG, MODEL
+from tests.conftest import PROJECT, thin
+from tests.models.flights.settings import CONFIG, MODEL, read_month
 
 LABEL, PROBABILITY, TIME, WEIGHT = MODEL.label, MODEL.prediction, MODEL.time_column, MODEL.weight
 

@@ -17,7 +17,7 @@ from tests.serving.server.running import predict_request, running, strings
 from tests.serving.server.toys import f32, i64
 
 REQUEST = predict_request(
-    "toy", "raw_features", distance=f32([1.5]), hour=i64([7]), carrier=strings(b"AA")
+    "toy", "raw_features", distance=f32([1.5]), hour=i64([7]), company=strings(b"AA")
 )
 
 

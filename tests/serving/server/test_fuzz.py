@@ -52,8 +52,8 @@ GRPC_REFUSALS = {
     grpc.StatusCode.RESOURCE_EXHAUSTED,
 }
 
-ROW = {"distance": 1.0, "hour": 2, "carrier": "AA"}
-COLUMNS = {"distance": f32([1]), "hour": i64([2]), "carrier": strings(b"AA")}
+ROW = {"distance": 1.0, "hour": 2, "company": "AA"}
+COLUMNS = {"distance": f32([1]), "hour": i64([2]), "company": strings(b"AA")}
 EXAMPLE = example_of(**ROW)
 SERIALIZED = EXAMPLE.SerializeToString()
 DOCUMENTS: list[tuple[str, Json]] = [

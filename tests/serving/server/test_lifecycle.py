@@ -40,8 +40,8 @@ from tests.serving.server.toys import FOR_EVER, f32, i64, save_counter
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
-GOOD = {"distance": f32([1]), "hour": i64([2]), "carrier": strings(b"AA")}
-ROW = {"distance": 1.0, "hour": 2, "carrier": "AA"}
+GOOD = {"distance": f32([1]), "hour": i64([2]), "company": strings(b"AA")}
+ROW = {"distance": 1.0, "hour": 2, "company": "AA"}
 DOCUMENT = {"signature_name": "raw_features", "instances": [ROW]}
 
 

@@ -41,7 +41,7 @@ from tests.serving.server.toys import f32, i64
 INPUTS = {
     "distance": f32([1.5, np.nan]),
     "hour": i64([7, 0]),
-    "carrier": strings(b"AA", b""),
+    "company": strings(b"AA", b""),
 }
 OUTPUTS = {"probability": f32([[0.25], [0.5]])}
 
@@ -102,42 +102,42 @@ class TestRecords:
         assert first == {
             "distance": [1.5],
             "hour": [7],
-            "carrier": [b"AA"],
+            "company": [b"AA"],
             "prediction.probability": [0.25],
             "request.time": [1_700_000_000_000_000],
             "request.version": [3],
         }
-        assert second.keys() == first.keys() - {"distance", "carrier"}
+        assert second.keys() == first.keys() - {"distance", "company"}
         assert second["hour"] == [0]
 
     def test_serialized_examples_are_logged_as_the_features_that_they_hold(self) -> None:
         examples = strings(
-            example_of(distance=1.5, carrier="AA").SerializeToString(),
+            example_of(distance=1.5, company="AA").SerializeToString(),
             b"",
         )
         first, second = map(values_of, make_records(3, {"examples": examples}, OUTPUTS, 1))
         assert first == {
             "distance": [1.5],
-            "carrier": [b"AA"],
+            "company": [b"AA"],
             "prediction.probability": [0.25],
             "request.time": [1],
             "request.version": [3],
         }
-        assert second.keys() == first.keys() - {"distance", "carrier"}
+        assert second.keys() == first.keys() - {"distance", "company"}
 
     def test_every_dtype_has_its_kind_of_feature(self) -> None:
         outputs = {
             "matrix": np.array([[[1.0, 2], [3, 4]]]),
             "flag": np.array([True]),
             "byte": np.array([255], np.uint8),
-            "label": strings(b"late"),
+            "label": strings(b"delayed"),
             "empty": np.zeros((1, 0), np.float32),
         }
         (record,) = map(values_of, make_records(1, {"x": np.array([-1], np.int8)}, outputs, 1))
         assert record["prediction.matrix"] == [1, 2, 3, 4]
         assert record["prediction.flag"] == [1]
         assert record["prediction.byte"] == [255]
-        assert record["prediction.label"] == [b"late"]
+        assert record["prediction.label"] == [b"delayed"]
         assert record["prediction.empty"] == []
         assert record["x"] == [-1]
 
@@ -173,7 +173,7 @@ class TestRecords:
                 {
                     "distance": st.floats(width=32),
                     "hour": st.integers(-(2**63), 2**63 - 1),
-                    "carrier": st.binary(max_size=5),
+                    "company": st.binary(max_size=5),
                 }
             ),
             min_size=1,
@@ -186,7 +186,7 @@ class TestRecords:
         columns = {
             "distance": f32([row["distance"] for row in sent]),
             "hour": i64([row["hour"] for row in sent]),
-            "carrier": strings(*(row["carrier"] for row in sent)),
+            "company": strings(*(row["company"] for row in sent)),
         }
         there = [{name: v for name, v in row.items() if v == v and v != b""} for row in sent]
         examples = strings(*(example_of(**row).SerializeToString() for row in there))
@@ -570,7 +570,7 @@ class TestServer:
         options = ("--request-log", str(tmp_path), "--request-log-sampling", "1")
         with running(toys, *options, status=-signal.SIGKILL) as server:
             ask(server)
-            row = {"distance": 1.5, "hour": 7, "carrier": "AA"}
+            row = {"distance": 1.5, "hour": 7, "company": "AA"}
             server.rest("toy:predict", {"signature_name": "raw_features", "instances": [row]})
             server.rest("toy:regress", {"signature_name": "regress", "examples": [row]})
             until(lambda: 'logged_rows_total{model="toy",outcome="written"} 3' in server.metrics())
@@ -582,7 +582,7 @@ class TestServer:
             assert len(found) == 3
             for record in found:
                 assert record["distance"] == [1.5]
-                assert record["carrier"] == [b"AA"]
+                assert record["company"] == [b"AA"]
                 assert record["request.version"] == [LIVE]
             assert found[0]["prediction.probability"] == found[1]["prediction.probability"]
             assert found[0]["prediction.probability"] == found[2]["prediction.outputs"]
