@@ -25,7 +25,7 @@ from orchestration.local.node_process import redirect_output
 
 PROJECT = Path(__file__).parents[1]
 # The first, since IPython, which TFMA imports, has a package of its own named `tests`.
-_PRELOAD = (__name__, "pipeline.pipeline", "kfp.components", "kfp.local")
+_PRELOAD = (__name__, "local_runner", "pipeline.pipeline", "kfp.components", "kfp.local")
 _LONGEST = 600.0
 
 
@@ -34,7 +34,7 @@ def start_server() -> psutil.Process:
     state = forkserver._forkserver
     if state._forkserver_pid is None:  # type: ignore[attr-defined]
         preload = dag_runner.PRELOAD
-        dag_runner.PRELOAD = [_PRELOAD[0], *preload, *_PRELOAD[1:]]
+        dag_runner.PRELOAD = [*_PRELOAD[:1], *preload, *_PRELOAD[1:]]
         try:
             start_fork_server(Path(os.devnull))
         finally:
