@@ -21,11 +21,18 @@ import pyarrow.parquet as pq
 import pyarrow_hotfix  # noqa: F401  See storage/parquet.py.
 import pytest
 from filelock import FileLock
+from hypothesis import settings
 
 from tests import forked
 
 PROJECT = Path(__file__).parents[1]
 FLIGHTS = PROJECT / "data" / "flights"
+
+
+# Few examples in `make test`; for a person who hunts, HYPOTHESIS_PROFILE=hunt tries many.
+settings.register_profile("few", max_examples=25, deadline=None, print_blob=True)
+settings.register_profile("hunt", max_examples=1000, deadline=None, print_blob=True)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "few"))
 
 
 def pytest_configure() -> None:
