@@ -21,7 +21,7 @@ import tensorflow as tf
 from ml_metadata.metadata_store import MetadataStore
 from ml_metadata.proto import metadata_store_pb2
 
-from orchestration.local.history import KILLED, PUSHED, list_runs
+from orchestration.local.history import INTERRUPTED, KILLED, list_runs
 from orchestration.local.output_directory import OutputDirectory
 from storage.directory import ModelDirectory
 from storage.keys import TrustStore, default_trust
@@ -31,7 +31,7 @@ from tests.conftest import Cli, PushedRun
 
 # Nodes to be killed at work, in the order in which a run after the other gets to them, and seconds
 # within which. The nodes between these are launched, recorded and taken from the cache like them.
-TARGETS = (("SpanExampleGen", 0.5), ("Trainer", 3.0), ("ServingValidator", 3.0))
+TARGETS = (("SpanExampleGen", 0.5), ("Transform", 3.0), ("Trainer", 3.0))
 # The Pusher is killed more often, alone. The worst moment: the version can be seen, and nothing
 # else knows of it yet.
 PUSHES, PUBLISHED = 14, 3
@@ -91,6 +91,10 @@ class Firings:
         command = self.cli.command(*arguments, "--set", "keep_runs=0")[2:]
         return forked.start([*self._program, *command], self._screen(name))
 
+    def screen(self, name: str) -> str:
+        """What a run shows."""
+        return self._screen(name).read_text()
+
     def _screen(self, name: str) -> Path:
         return self._screens / f"{name}.txt"
 
@@ -98,7 +102,7 @@ class Firings:
         """Runs to the end and returns what was shown."""
         process = self.start(name, *arguments)
         process.join(LONGEST)
-        screen = self._screen(name).read_text()
+        screen = self.screen(name)
         assert process.exitcode == 0, screen
         return screen
 
@@ -177,13 +181,20 @@ def test_runs_that_are_killed_at_any_moment_harm_nothing(
         assert firings.models.versions() == before
         killed.add(run_id)
     kill_all(server)
-    screen = firings.finish("last", "--as-of", "201304", "--run-id", "last")
+    process = firings.start("last", "--as-of", "201304", "--run-id", "last")
+    pruner = firings.directory.logs("last") / "Pruner.log"
+    wait_until(pruner.exists, process)  # That much is made; the rest is made as in any run.
+    assert process.pid is not None
+    os.kill(process.pid, signal.SIGINT)
+    process.join(LONGEST)
+    screen = firings.screen("last")
+    assert process.exitcode == 130, screen
     firings.check()
-    assert len(set(firings.models.versions()) - set(before)) == 1, screen
-    assert set(before) < set(firings.models.versions())
-    assert re.search(r"^Transform +cached", screen, re.MULTILINE)  # What is complete stays so.
+    assert firings.models.versions() == before
+    for node in ("SpanExampleGen", "Transform"):  # What is complete stays so.
+        assert re.search(rf"^{node} +cached", screen, re.MULTILINE), screen
     outcomes = {record.run_id: record.outcome for record in list_runs(firings.directory)}
-    assert outcomes["last"] == PUSHED
+    assert outcomes["last"] == INTERRUPTED
     assert {outcomes[run_id] for run_id in killed} == {KILLED}
 
 
