@@ -11,7 +11,7 @@ import signal
 import sqlite3
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, suppress
+from contextlib import closing, contextmanager, suppress
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
@@ -125,18 +125,29 @@ class Firings:
         self._check_metadata()
 
     def _check_metadata(self) -> None:
+        with self._metadata() as store:
+            with closing(sqlite3.connect(self.directory.metadata)) as database:
+                assert database.execute("PRAGMA quick_check").fetchall() == [("ok",)]
+            assert store.get_executions()
+
+    @contextmanager
+    def _metadata(self) -> Iterator[MetadataStore]:
         config = metadata_store_pb2.ConnectionConfig()
         config.sqlite.filename_uri = str(self.directory.metadata)
         with self.directory.metadata_lock.open("a") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
-            with closing(sqlite3.connect(self.directory.metadata)) as database:
-                assert database.execute("PRAGMA quick_check").fetchall() == [("ok",)]
-            assert MetadataStore(config).get_executions()
+            yield MetadataStore(config)
 
     def forget(self, version: int) -> None:
-        """Takes a version away, so that there is something to push again."""
+        """Takes a version away, and that it was pushed, so that it can be pushed again."""
         shutil.rmtree(self.models.version_uri(version))
         shutil.rmtree(self.models.provenance_uri(version))
+        with self._metadata() as store:
+            kinds = [k.name for k in store.get_execution_types() if k.name.endswith("Pusher")]
+            pushes = [one for kind in kinds for one in store.get_executions_by_type(kind)]
+            for push in pushes:
+                push.last_known_state = metadata_store_pb2.Execution.CANCELED
+            store.put_executions(pushes)
 
 
 def wait_until(happened: Callable[[], bool], process: ForkServerProcess) -> None:

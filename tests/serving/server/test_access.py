@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
+import os
 import signal
 import ssl
+import sys
 import tempfile
 import threading
 from collections.abc import Iterator
@@ -432,6 +434,7 @@ class TestHost:
         (tmp_path / "file").touch()
         settings: list[Any] = []
         monkeypatch.setattr(app, "serve", settings.append)
+        monkeypatch.setattr(os, "_exit", sys.exit)  # The server's process ends so.
         return settings
 
     def serve(self, *arguments: str) -> str:
