@@ -160,12 +160,12 @@ class RunningServer:
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
         try:
-            self.process.wait(PATIENCE)
+            status = self.process.wait(PATIENCE)
         finally:
             self.process.kill()
         for reader in self._readers:
             reader.join()
-        return self.process.returncode
+        return status
 
 
 @contextmanager
