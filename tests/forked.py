@@ -20,6 +20,7 @@ from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
 import psutil
+import pytest
 
 from orchestration.local import dag_runner
 from orchestration.local.dag_runner import start_fork_server
@@ -38,12 +39,11 @@ def start_server() -> psutil.Process:
     """Starts the server, unless this process has one."""
     state = forkserver._forkserver
     if state._forkserver_pid is None:  # type: ignore[attr-defined]
-        preload = dag_runner.PRELOAD
-        dag_runner.PRELOAD = [*_PRELOAD[:1], *preload, *_PRELOAD[1:]]
-        try:
+        preload = [*_PRELOAD[:1], *dag_runner.PRELOAD, *_PRELOAD[1:]]
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(dag_runner, "PRELOAD", preload)
+            patch.delenv("PYTHONUNBUFFERED", raising=False)  # Not everybody's shell sets it.
             start_fork_server(Path(os.devnull))
-        finally:
-            dag_runner.PRELOAD = preload
     return psutil.Process(state._forkserver_pid)  # type: ignore[attr-defined]
 
 
