@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 import tensorflow as tf
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from tensorflow_metadata.proto.v0 import schema_pb2
 from tfx_bsl.coders import example_coder
@@ -377,7 +377,6 @@ def encode(array: pa.Array, kind: int | None = None) -> list[Any]:
 
 
 @given(st.lists(st.none() | st.floats(width=32)))
-@settings(deadline=None)
 def test_float32_round_trips_exactly(values: list[float | None]) -> None:
     found = encode(pa.array(values, pa.float32()), schema_pb2.FLOAT)
     assert [v if v is None else v.hex() for v in found] == [
@@ -392,7 +391,6 @@ def test_float32_round_trips_exactly(values: list[float | None]) -> None:
         )
     )
 )
-@settings(deadline=None)
 def test_integers_round_trip_exactly(column: tuple[pa.DataType, list[int | None]]) -> None:
     kind, values = column
     assert encode(pa.array(values, kind), schema_pb2.INT) == values
@@ -402,14 +400,12 @@ def test_integers_round_trip_exactly(column: tuple[pa.DataType, list[int | None]
     kind=st.sampled_from([pa.string(), pa.large_string(), pa.dictionary(pa.int32(), pa.string())]),
     values=st.lists(st.none() | st.text()),
 )
-@settings(deadline=None)
 def test_strings_round_trip_exactly(kind: pa.DataType, values: list[str | None]) -> None:
     expected = [value if value is None else value.encode() for value in values]
     assert encode(pa.array(values, kind), schema_pb2.BYTES) == expected
 
 
 @given(st.lists(st.none() | st.binary()))
-@settings(deadline=None)
 def test_bytes_that_are_no_text_round_trip_exactly(values: list[bytes | None]) -> None:
     assert encode(pa.array(values, pa.binary()), schema_pb2.BYTES) == values
 
@@ -419,7 +415,6 @@ def test_bytes_that_are_no_text_round_trip_exactly(values: list[bytes | None]) -
     zone=st.sampled_from([None, "UTC", "America/New_York"]),
     seconds=st.lists(st.none() | st.integers(0, 2**33)),
 )
-@settings(deadline=None)
 def test_timestamps_become_seconds_since_the_epoch(
     unit: str, zone: str | None, seconds: list[int | None]
 ) -> None:
@@ -429,7 +424,6 @@ def test_timestamps_become_seconds_since_the_epoch(
 
 
 @given(st.lists(st.none() | st.booleans()))
-@settings(deadline=None)
 def test_booleans_become_zero_and_one(values: list[bool | None]) -> None:
     assert encode(pa.array(values, pa.bool_())) == values
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
 from orchestration.local.output_directory import OutputDirectory
+from tests import forked
 from tests.conftest import PROJECT, Cli, PushedRun, read_month, thin
 from tests.played_requests import play
 
@@ -42,22 +42,10 @@ def served(pushed: PushedRun, tmp_path: Path) -> Cli:
     return Cli(pushed.cli.data, tmp_path / "output")
 
 
-def call(command: list[str]) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        command,
-        cwd=PROJECT,
-        text=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        timeout=300,
-        check=False,
-    )
-
-
 def monitor(cli: Cli, requests: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return call(
+    return forked.run(
         [
-            *(sys.executable, str(PROJECT / "local_runner.py"), "monitor"),
+            *("local_runner.py", "monitor"),
             *("--requests", str(requests), "--output", str(cli.output)),
             f"--set=data.uri={cli.data}",
             *arguments,

@@ -72,7 +72,7 @@ def test_model_identity_changes_with_what_a_saved_model_computes(
     assert model_identity(str(export(tmp_path, tflite=False, **change))) != saved_model
 
 
-@settings(max_examples=3, deadline=None)
+@settings(max_examples=3)
 @given(st.integers(0, 127), st.integers(0, 63))
 def test_model_identity_changes_with_any_one_weight(
     saved_model: str, tmp_path_factory: pytest.TempPathFactory, row: int, column: int
@@ -135,7 +135,7 @@ def test_model_identity_does_not_change_with_the_layout_of_a_tflite_model(
     assert tflite_digest(changed) == tflite_digest(content)
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(st.data())
 def test_model_identity_changes_with_any_byte_of_a_tflite_models_constants(
     model: Path, data: st.DataObject

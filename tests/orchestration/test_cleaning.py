@@ -612,7 +612,6 @@ TestCleaningStateMachine = pytest.mark.filterwarnings("ignore")(Cleaning.TestCas
 Cleaning.TestCase.settings = settings(
     max_examples=15,
     stateful_step_count=15,
-    deadline=None,
     suppress_health_check=list(HealthCheck),
 )
 

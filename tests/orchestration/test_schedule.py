@@ -270,7 +270,7 @@ def test_a_time_zone_is_kept_and_an_unknown_one_refused() -> None:
         Cron("0 6 * * *", "Mars/North")
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.datetimes(datetime(2025, 1, 1), datetime(2028, 1, 1), timezones=st.just(UTC)))
 def test_the_next_time_is_later_even_when_clocks_are_changed(time: datetime) -> None:
     cron = Cron("30 2 * * *", "Europe/Berlin")
@@ -311,7 +311,7 @@ def test_cron_fires_once_on_days_on_which_clocks_change(
     assert found == times
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.text(alphabet="0123456789*/,-? #LWlw@٣monjan", max_size=30))
 def test_cron_refuses_any_text_that_is_no_expression_by_a_value_error(text: str) -> None:
     with suppress(ValueError):
@@ -388,7 +388,7 @@ def test_a_state_from_the_future_does_not_silence_the_schedule(desk: Desk) -> No
     assert len(firings(desk, HOURLY)) == 2
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(
     jumps=st.dictionaries(
         st.integers(0, 400), st.timedeltas(timedelta(days=-900), timedelta(days=900)), max_size=4
@@ -664,7 +664,7 @@ NOT_STATES = (
 )
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(content=st.binary(max_size=60) | st.sampled_from(NOT_STATES))
 def test_a_state_file_that_is_damaged_costs_no_more_than_what_it_said(
     content: bytes, tmp_path_factory: pytest.TempPathFactory

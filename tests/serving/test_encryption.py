@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from serving.__main__ import main
@@ -76,7 +76,6 @@ contents = st.one_of(
 
 
 class TestFile:
-    @settings(deadline=None)
     @given(st.lists(st.tuples(contents, st.booleans()), max_size=4))
     def test_content_comes_back_however_it_was_written(
         self, written: list[tuple[bytes, bool]]
@@ -96,7 +95,6 @@ class TestFile:
         assert b"secret" not in first
         assert first[HEADER:] != second[HEADER:]
 
-    @settings(deadline=None)
     @given(contents, st.data())
     def test_any_bit_that_is_flipped_is_noticed(self, content: bytes, data: st.DataObject) -> None:
         encrypted = bytearray(encrypt(content))
@@ -105,7 +103,6 @@ class TestFile:
         with pytest.raises(EncryptionError):
             read(bytes(encrypted))
 
-    @settings(deadline=None)
     @given(contents, st.data())
     def test_a_file_that_was_cut_anywhere_is_refused(
         self, content: bytes, data: st.DataObject
@@ -114,7 +111,6 @@ class TestFile:
         with pytest.raises(EncryptionError):
             read(encrypted[: data.draw(st.integers(0, len(encrypted) - 1))])
 
-    @settings(deadline=None)
     @given(st.integers(2, 5), st.data())
     def test_segments_cannot_be_removed_repeated_added_or_put_in_another_order(
         self, count: int, data: st.DataObject
@@ -151,14 +147,12 @@ class TestFile:
         with pytest.raises(EncryptionError, match="cut, or changed"):
             read(encrypted[:HEADER] + struct.pack(">I", 0x7FFFFFFF) + b"\0" * 100)
 
-    @settings(deadline=None)
     @given(st.binary(max_size=80))
     def test_no_bytes_crash_it(self, content: bytes) -> None:
         for start in (b"", encrypt(b"")[:8], encrypt(b"")[:HEADER]):
             with pytest.raises(EncryptionError):
                 read(start + content)
 
-    @settings(deadline=None)
     @given(contents, contents, st.data())
     def test_of_an_unfinished_file_what_was_flushed_is_kept(
         self, flushed: bytes, lost: bytes, data: st.DataObject

@@ -418,7 +418,6 @@ folders = st.dictionaries(names, st.sampled_from([a_model, a_folder, a_file]), m
 @given(folders)
 @example({"7": a_model, "007": a_model})
 @example({"007": a_model})
-@settings(deadline=None)
 def test_versions_are_the_numbered_folders_that_hold_a_model_oldest_first(
     content: dict[str, object],
 ) -> None:
@@ -434,7 +433,6 @@ def test_versions_are_the_numbered_folders_that_hold_a_model_oldest_first(
 
 
 @given(content=folders, provenance=st.sets(numbers, max_size=3))
-@settings(deadline=None)
 def test_the_next_version_is_later_than_every_number_there_is_and_not_before_now(
     content: dict[str, object], provenance: set[int]
 ) -> None:
@@ -1033,7 +1031,7 @@ def provenance_of(directory: ModelDirectory) -> list[int]:
 
 
 TestChanges = Changes.TestCase
-TestChanges.settings = settings(max_examples=25, stateful_step_count=25, deadline=None)
+TestChanges.settings = settings(max_examples=25, stateful_step_count=25)
 TestChangesInAStore = ChangesInAStore.TestCase
 TestChangesInAStore.settings = TestChanges.settings
 
@@ -1329,7 +1327,6 @@ trees = st.dictionaries(
 
 
 @given(one=trees, other=trees)
-@settings(deadline=None)
 def test_models_that_differ_in_a_byte_or_a_name_have_other_digests(
     one: dict[str, bytes], other: dict[str, bytes]
 ) -> None:
@@ -1342,7 +1339,6 @@ def test_models_that_differ_in_a_byte_or_a_name_have_other_digests(
 
 
 @given(tree=trees, data=st.data())
-@settings(deadline=None)
 def test_a_digest_changes_with_any_byte_and_with_any_name(
     tree: dict[str, bytes], data: st.DataObject
 ) -> None:

@@ -322,7 +322,7 @@ def is_plain(tree: object) -> bool:
 
 
 @given(tree=trees)
-@settings(deadline=None, max_examples=80)
+@settings(max_examples=80)
 def test_a_tree_is_copied_whole_or_refused(tree: object) -> None:
     with tempfile.TemporaryDirectory() as root:
         directory = ModelDirectory(root, "model_name")

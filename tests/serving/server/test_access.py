@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
+import os
 import signal
 import ssl
 import sys
@@ -434,7 +435,7 @@ class TestHost:
         (tmp_path / "file").touch()
         settings: list[Any] = []
         monkeypatch.setattr(app, "serve", settings.append)
-        monkeypatch.setattr(serving_command, "_end", sys.exit)  # It would end this process.
+        monkeypatch.setattr(os, "_exit", sys.exit)  # The server's process ends so.
         return settings
 
     def serve(self, *arguments: str) -> str:

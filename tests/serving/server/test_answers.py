@@ -417,9 +417,7 @@ class TestWhichVersion:
         assert server.rest(f"toy/labels/{label}").json() == server.rest("toy").json()
 
 
-@settings(
-    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     rows=st.lists(
         st.fixed_dictionaries(

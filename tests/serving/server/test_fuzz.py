@@ -41,9 +41,7 @@ from tests.serving.server.toys import f32, i64
 
 Json: TypeAlias = Any
 
-FUZZ = settings(
-    max_examples=250, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+FUZZ = settings(max_examples=250, suppress_health_check=[HealthCheck.function_scoped_fixture])
 HTTP_REFUSALS = {400, 404, 405, 413}
 GRPC_REFUSALS = {
     grpc.StatusCode.INVALID_ARGUMENT,

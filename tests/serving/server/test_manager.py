@@ -998,9 +998,7 @@ class Swaps(RuleBasedStateMachine):
 
 
 def test_in_whatever_order_things_happen_the_newest_that_loads_is_served() -> None:
-    run_state_machine_as_test(
-        Swaps, settings=settings(max_examples=40, stateful_step_count=15, deadline=None)
-    )
+    run_state_machine_as_test(Swaps, settings=settings(max_examples=40, stateful_step_count=15))
 
 
 class SlowSwaps(RuleBasedStateMachine):
@@ -1084,6 +1082,4 @@ class AlwaysSlow(dict[tuple[str, int], SlowLoad]):
 
 
 def test_manager_waits_for_no_load_in_whatever_order_things_happen() -> None:
-    run_state_machine_as_test(
-        SlowSwaps, settings=settings(max_examples=60, stateful_step_count=20, deadline=None)
-    )
+    run_state_machine_as_test(SlowSwaps, settings=settings(max_examples=60, stateful_step_count=20))
