@@ -21,12 +21,13 @@ import pytest
 from filelock import FileLock
 from hypothesis import settings
 
+from pipeline.model_folders import MODEL_VARIABLE
 from tests import forked
 
 PROJECT = Path(__file__).parents[1]
 TRIPS = PROJECT / "tests" / "trips" / "data"
 # The engine is tested with a model of its own, so that its tests pass whatever `models/` holds.
-os.environ["FLIGHTDECK_MODEL"] = "tests.trips"
+os.environ[MODEL_VARIABLE] = "tests.trips"
 
 
 # Few examples in `make test`; for a person who hunts, HYPOTHESIS_PROFILE=hunt tries many.

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.model_folders import MODEL_VARIABLE
 from tests.conftest import PROJECT, TRIPS
 from tests.test_architecture import OF_MODELS, tracked
 
@@ -43,7 +44,7 @@ def adopted(tmp_path: Path) -> Path:
 def test_tests_of_the_engine_are_green_with_another_model_alone(
     adopted: Path, tmp_path: Path
 ) -> None:
-    """All of them are collected, and some of them run."""
+    """All of them are collected, and some of them run; the toy is the model of commands."""
     chosen = " or ".join(f"({expression})" for expression in CHOSEN)
     command = ["-m", "pytest", "-q", "-p", "no:cacheprovider", "--basetemp", str(tmp_path / "t")]
     environment = {name: text for name, text in os.environ.items() if "PYTEST" not in name}
@@ -58,3 +59,11 @@ def test_tests_of_the_engine_are_green_with_another_model_alone(
         check=False,
     )
     assert done.returncode == 0, done.stdout
+    script = (
+        "from pipeline import config, model; print(model.Model.load(config.load_config()).run_fn)"
+    )
+    del environment[MODEL_VARIABLE]
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=adopted, env=environment, capture_output=True, text=True
+    )
+    assert done.stdout == "models.toy.network.run_fn\n", done.stderr

@@ -14,7 +14,6 @@ import pytest
 from orchestration.local.history import list_runs
 from orchestration.local.output_directory import OutputDirectory
 from orchestration.outcome import Outcome
-from tests.conftest import PROJECT, Cli, read_month, thin, write_span
 from tests.conftest import PROJECT, Cli, PushedRun, read_month, thin, write_span
 from tests.e2e.test_beam_runners import rows_of
 

@@ -14,9 +14,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from pipeline import model_folders
-from pipeline.config import Config, config_keys, load_config
+from pipeline.config import Config, ConfigError, config_keys, load_config
 from pipeline.kubeflow_config import NodeConfig
-from pipeline.layers import ConfigError
 from pipeline.model_folders import MODEL_VARIABLE, default_model
 
 
@@ -48,7 +47,8 @@ def value_of(config: Any, key: str) -> Any:
 
 def test_load_config_puts_the_models_file_over_the_engines_defaults() -> None:
     config = load_config()
-    path = Path(__file__).parents[2] / "models" / config.model / "config.toml"
+    package = model_folders.model_package(config.model)
+    path = Path(__file__).parents[2].joinpath(*package.split("."), "config.toml")
     own = tomllib.loads(path.read_text(encoding="utf-8"))
     assert own.pop("default", True)
     assert {key: str(value_of(config, key)) for key in leaves(own)} == {

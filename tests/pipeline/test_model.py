@@ -7,8 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from pipeline.config import load_config
-from pipeline.layers import ConfigError
+from pipeline.config import ConfigError, load_config
 from pipeline.model import Model
 
 

@@ -16,12 +16,10 @@ from tests.conftest import PROJECT
 CONFIG = load_config(settings=["model=flights"])
 MODEL = Model.load(CONFIG)
 
-DATA = PROJECT / "data" / "flights"
-
 
 def read_month(month: int) -> pa.Table:
     """A whole real month."""
-    return open_file(str(DATA / f"span-{month}" / "flights.parquet")).read()
+    return open_file(str(PROJECT / CONFIG.data.uri / f"span-{month}" / "flights.parquet")).read()
 
 
 def learning(**changes: Any) -> Learning:

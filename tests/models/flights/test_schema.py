@@ -9,12 +9,10 @@ import pandas as pd
 import pytest
 import tensorflow_data_validation as tfdv
 
-from pipeline.config import load_config
 from tests.conftest import PROJECT, thin
-from tests.models.flights.settings import read_month
+from tests.models.flights.settings import CONFIG, read_month
 
 MONTHS = range(201301, 201313)
-CONFIG = load_config(settings=["model=flights"])
 
 
 @cache

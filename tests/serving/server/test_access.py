@@ -26,7 +26,6 @@ from tensorflow_serving.apis import (
     prediction_service_pb2_grpc,
 )
 
-from serving import __main__ as serving_command
 from serving.__main__ import main
 from serving.server.authentication import Authenticator
 from serving.server.metrics import ServerMetrics
