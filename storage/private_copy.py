@@ -42,6 +42,8 @@ _ABANDONED_SECONDS = 60.0
 # being deleted: who holds `_changing` may make files in those that are. By flock itself, since
 # `filelock` locks files: a folder is locked as soon as it is there, and is deleted with its lock.
 _locks: dict[str, int] = {}
+# Those that are being deleted: a process that ends does not leave that to another thread.
+_deleting: set[str] = set()
 _changing = threading.Lock()
 _ending = threading.Event()
 
@@ -207,7 +209,9 @@ def _is_abandoned(path: str) -> bool:
 def _delete_folder(root: str) -> None:
     with _changing:  # A copy that is still being made ends then.
         lock = _locks.pop(root, None)
+        _deleting.add(root)
     shutil.rmtree(root, ignore_errors=True)
+    _deleting.discard(root)
     if lock is not None:
         os.close(lock)
 
@@ -217,7 +221,8 @@ def delete_private_copies() -> None:
     """Deletes all copies of this process, which ends, also those that are still being made."""
     with _changing:
         _ending.set()
-    for root in list(_locks):
+        roots = [*_locks, *_deleting]
+    for root in roots:
         _delete_folder(root)
 
 
