@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import shutil
 from collections.abc import Callable
 from dataclasses import asdict
 from functools import cache
@@ -23,7 +24,7 @@ from tfx_bsl.coders import example_coder
 
 from components.data_gate import DataGate, Gate, _find_label_unusable, parse_warn_only
 from components.span_example_gen import Columns, to_example_batch
-from ml.artifacts import statistics_uri
+from ml.artifacts import schema_uri, statistics_uri
 from models.flights.features import RAW_FEATURES
 from pipeline.config import load_config
 from storage.errors import BlockingAnomalies, UserError
@@ -118,7 +119,9 @@ def pass_gate(
     """
     rows = splits if {"train", "test"} <= splits.keys() else {}
     schema = standard.Schema()
-    schema.uri = str(PROJECT / "schema")
+    schema.uri = str(root / "schema")
+    Path(schema.uri).mkdir(parents=True, exist_ok=True)
+    shutil.copy(PROJECT / load_config().gate.schema, schema_uri(schema))
     anomalies = standard.ExampleAnomalies()
     anomalies.uri = str(root / "anomalies")
     inputs = {
