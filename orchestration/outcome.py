@@ -29,7 +29,7 @@ class Outcome(StrEnum):
     exit_status: int
     meaning: str
 
-    def __new__(cls, value: str, exit_status: int, meaning: str) -> Outcome:
+    def __new__(cls, value: str, exit_status: int = 1, meaning: str = "") -> Outcome:
         """Makes a member, which is the string `value`."""
         member = str.__new__(cls, value)
         member._value_ = value

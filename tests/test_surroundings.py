@@ -19,6 +19,7 @@ import pytest
 
 from orchestration.local.history import RunRecord
 from orchestration.local.output_directory import OutputDirectory
+from orchestration.outcome import Outcome
 from tests.conftest import PROJECT
 
 PYTHON = sys.executable
@@ -42,7 +43,7 @@ def output(tmp_path: Path) -> Path:
             started="2026-11-26T17:21:57+00:00",
             ended="2026-11-26T17:20:57+00:00",  # The clock was put back.
             seconds=1234.5,
-            outcome="stopped by the gate",
+            outcome=Outcome.STOPPED_BY_GATE,
             reasons=(REASON,),
         ).write(directory)
     return directory.root

@@ -7,7 +7,6 @@ import time
 import traceback
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from rich.text import Text
@@ -88,7 +87,7 @@ def run_locked(
         )
         record.write(directory)
         results = _run_pipeline(prepared, directory, console, record.run_id, use_cache)
-        record = dataclasses.replace(record, **_conclude(results, directory, console, record))
+        record = _conclude(record, results, directory, console)
     except UserError as error:
         show_error(console, str(error))
         record = _failed(record, str(error).splitlines(), lasting=lasts(error))
@@ -149,24 +148,25 @@ def _run_pipeline(
 
 
 def _conclude(
+    record: RunRecord,
     results: Mapping[str, NodeResult],
     directory: OutputDirectory,
     console: Console,
-    record: RunRecord,
-) -> dict[str, Any]:
-    """Shows how a run ended, and returns what its record is to say of that."""
+) -> RunRecord:
+    """Shows how a run ended, and returns its record with that."""
     console.print()
     failed = show_failures(results, directory, record.run_id, console)
     if failed:
         stopped = all(result.error == BlockingAnomalies.__name__ for result in failed.values())
-        return {
-            "outcome": Outcome.STOPPED_BY_GATE if stopped else Outcome.FAILED,
-            "reasons": tuple(
+        return dataclasses.replace(
+            record,
+            outcome=Outcome.STOPPED_BY_GATE if stopped else Outcome.FAILED,
+            reasons=tuple(
                 line for node, result in failed.items() for line in error_lines(node, result)
             ),
-            "log": str(directory.node_log(record.run_id, next(iter(failed)))),
-            "lasting": any(result.lasting for result in failed.values()),
-        }
+            log=str(directory.node_log(record.run_id, next(iter(failed)))),
+            lasting=any(result.lasting for result in failed.values()),
+        )
     reasons: list[str] = []
     for node_id, result in results.items():
         if result.facts.blessed is False:
@@ -174,7 +174,7 @@ def _conclude(
             reasons += lines
             show_error(console, "\n  ".join(lines))
     if reasons:
-        return {"outcome": Outcome.NOT_BLESSED, "reasons": tuple(reasons)}
+        return dataclasses.replace(record, outcome=Outcome.NOT_BLESSED, reasons=tuple(reasons))
     pushed = results["Pusher"].facts
     if pushed.version:
         console.print(
@@ -182,6 +182,9 @@ def _conclude(
         )
         folder = Path(pushed.destination).parent
         files = pushed_files(ModelDirectory(str(folder.parent), folder.name), pushed.version)
-        return {"outcome": Outcome.PUSHED, "version": pushed.version, "files": files}
+        return dataclasses.replace(
+            record, outcome=Outcome.PUSHED, version=pushed.version, files=files
+        )
     console.print("Nothing new was pushed.")
-    return {"outcome": Outcome.NOTHING_NEW, "reasons": (f"not pushed: {pushed.reason}",)}
+    reasons = [f"not pushed: {pushed.reason}"]
+    return dataclasses.replace(record, outcome=Outcome.NOTHING_NEW, reasons=tuple(reasons))

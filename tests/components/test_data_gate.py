@@ -22,15 +22,12 @@ from tensorflow_metadata.proto.v0 import anomalies_pb2, schema_pb2
 from tfx.v1.types import standard_artifacts as standard
 from tfx_bsl.coders import example_coder
 
-from components.data_gate import DataGate, Gate, parse_warn_only
 from components.data_gate.anomalies import parse_warn_only
 from components.data_gate.component import DataGate, GateFacts
 from components.data_gate.gate import Gate
 from components.data_gate.statistics_checks import find_label_unusable
-from components.span_example_gen import Columns, to_example_batch
 from ml.artifacts import schema_uri, statistics_uri
 from ml.example_columns import Columns, to_example_batch
-from models.flights.features import RAW_FEATURES
 from pipeline.config import load_config
 from storage.errors import BlockingAnomalies, UserError
 from tests.conftest import PROJECT, read_month, thin

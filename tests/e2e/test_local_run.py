@@ -168,7 +168,7 @@ def test_a_backtest_goes_on_from_a_month_that_was_run_and_compares_the_next_one_
         assert month["version"] == int(version.name)
         provenance = version.parent / ".flightdeck" / version.name / "provenance.json"
         assert month["new_auc"] == json.loads(provenance.read_text())["metrics"]["auc"]
-        assert 0.5 < month["reference_auc"] < 1
+        assert 0.5 < month["baseline_auc"] < 1
     assert (first["served_version"], first["served_auc"], first["drift"]) == (None, None, None)
     assert second["served_version"] == int(old.name)
     assert 0.5 < second["served_auc"] == second["first_auc"] != second["new_auc"]

@@ -21,6 +21,7 @@ from orchestration.backtest.settings import parse_variant
 from orchestration.local.helper_process import Helper, HelperError
 from orchestration.local.history import RunRecord
 from orchestration.local.output_directory import BusyError, OutputDirectory
+from orchestration.outcome import Outcome
 
 KEYS = {201302: "k2", 201303: "k3", 201304: "k4"}
 
@@ -65,7 +66,9 @@ class World:
         else:
             facts["reasons"] = ("first reason", "second reason")
             (root / f"stopped-{run_id}").touch()
-        record = RunRecord(run_id, ended="2026-01-01T00:01:30+00:00", outcome=outcome, **facts)
+        record = RunRecord(
+            run_id, ended="2026-01-01T00:01:30+00:00", outcome=Outcome(outcome), **facts
+        )
         record.write(self.directory)
         return record
 
@@ -239,18 +242,18 @@ def aucs(month: Month, new: float, served: float, first: float, baseline: float)
 
 
 MONTHS = [
-    Month(201306, "r6", "pushed", 11, new_auc=0.75, baseline_auc=0.77, seconds=90),
+    Month(201306, "r6", Outcome.PUSHED, 11, new_auc=0.75, baseline_auc=0.77, seconds=90),
     aucs(
         Month(
-            *(201307, "r7", "not blessed", None, ("Evaluator: too low",)),
+            *(201307, "r7", Outcome.NOT_BLESSED, None, ("Evaluator: too low",)),
             served_version=11,
             drift=("precip", 0.45, 0.9),
         ),
         *(0.61, 0.70, 0.70, 0.72),
     ),
-    Month(201308, "r8", "stopped by the gate", None, ("DataGate: [delayed] is 7",), 30.0),
+    Month(201308, "r8", Outcome.STOPPED_BY_GATE, None, ("DataGate: [delayed] is 7",), 30.0),
     aucs(
-        Month(201309, "r9", "pushed", 12, served_version=11, drift=("seats", 0.1, 0.2)),
+        Month(201309, "r9", Outcome.PUSHED, 12, served_version=11, drift=("seats", 0.1, 0.2)),
         *(0.69, 0.68, 0.66, 0.7),
     ),
 ]
@@ -283,7 +286,7 @@ def test_several_backtests_are_told_apart_in_one_table() -> None:
 
 
 def test_the_conclusion_is_what_retraining_was_worth() -> None:
-    last = aucs(Month(201310, "r10", "pushed", 13, served_version=12), 0.7, 0.7, 0.65, 0.7)
+    last = aucs(Month(201310, "r10", Outcome.PUSHED, 13, served_version=12), 0.7, 0.7, 0.65, 0.7)
     (line,) = conclusion({"base": [*MONTHS, last]})
     assert "an AUC of 0.6933" in line
     assert "would have had 0.6700: retraining was worth +0.0233." in line

@@ -74,7 +74,7 @@ class World:
         logs.mkdir(parents=True)
         for name in ("runner", *NODES):
             (logs / f"{name}.log").write_text("log")
-        RunRecord(run_id, started="", outcome=outcome).write(self.directory)
+        RunRecord(run_id, started="", outcome=Outcome(outcome)).write(self.directory)
         return run_id
 
     def _context(self, store: MetadataStore, kind: str, name: str) -> int:

@@ -30,6 +30,7 @@ from hypothesis import strategies as st
 from orchestration.local.history import list_runs
 from orchestration.local.output_directory import OutputDirectory
 from orchestration.local.situation import Situation
+from orchestration.outcome import Outcome
 from orchestration.schedule import hooks as hooks_module
 from orchestration.schedule.completeness import unfinished
 from orchestration.schedule.cron import Cron
@@ -188,7 +189,7 @@ def test_an_alarm_is_a_reason_too_and_computes_anew_where_nothing_else_is(served
 
 @pytest.mark.parametrize("outcome", ["not blessed", "stopped by the gate", "nothing new"])
 def test_what_ended_for_good_is_tried_again_only_when_something_changes(outcome: str) -> None:
-    attempt = Attempt(outcome, 1, NOON, "run-1", ("auc 0.6, at least 0.7 is required",))
+    attempt = Attempt(Outcome(outcome), 1, NOON, "run-1", ("auc 0.6, at least 0.7 is required",))
     state = State(attempts={subject(SITUATION, None): attempt})
     later = NOON + timedelta(days=30)
     decision = decide(SITUATION, None, state, later, BACKOFF)
@@ -209,7 +210,7 @@ def test_what_ended_for_good_is_tried_again_only_when_something_changes(outcome:
 def test_what_failed_is_tried_again_after_a_pause_that_doubles_up_to_six_hours(
     failures: int, elapsed: int, seconds: float
 ) -> None:
-    state = State(attempts={subject(SITUATION, None): Attempt("failed", failures, NOON)})
+    state = State(attempts={subject(SITUATION, None): Attempt(Outcome.FAILED, failures, NOON)})
     backoff = Backoff(2, seconds)
     now = NOON + timedelta(seconds=elapsed)
     decision = decide(SITUATION, None, state, now, backoff)
