@@ -66,7 +66,7 @@ def main(output: Path | None) -> None:
     notes = (
         "Both in one process, the small ones first; a first evaluation of all, not shown, loads "
         "what is loaded once. The difference is that of any slice from stock TFMA's. Stock TFMA "
-        "computes no intervals here; its bootstrap would take its 20 replicates' time more."
+        "computes no intervals here."
     )
     report("evaluation", _COLUMNS, rows, measured, notes)
 
