@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from tfx import v1 as tfx
 
+# ExampleValidator's output has a property "blessed" too, which decides nothing.
+_BLESSING_TYPES = ("ModelBlessing", "InfraBlessing")
 _REPORT_TYPE = "components.MonitoringReport"
 
 
@@ -35,7 +37,7 @@ def read_facts(outputs: Iterable[tfx.dsl.Artifact]) -> NodeFacts:
     """Reads the facts off the properties of a node's output artifacts; no file is opened."""
     blessed, version, destination, reason, report = None, None, "", "", ""
     for artifact in outputs:
-        if artifact.has_custom_property("blessed"):
+        if artifact.type_name in _BLESSING_TYPES:
             blessed = bool(artifact.get_int_custom_property("blessed"))
         if artifact.has_custom_property("pushed"):
             reason = artifact.get_string_custom_property("reason")
