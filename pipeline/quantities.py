@@ -46,7 +46,7 @@ def check_memory(text: str) -> str:
 
 
 def _parse(text: str, expected: str, least: Decimal, most: Decimal) -> Decimal:
-    from kubernetes.utils.quantity import parse_quantity  # Late: it takes a second.
+    from kubernetes.utils.quantity import parse_quantity  # Here, since it takes a second.
 
     try:
         # It takes all that Python calls a number, of which Kubernetes refuses some.

@@ -29,7 +29,7 @@ from serving.server.model_request import LargeRequest, ModelRequest, examples_re
 from serving.server.models import Arrays
 from serving.server.service import Service
 from serving.server.signatures import SIGNATURE_DEF
-from serving.server.work_queue import late
+from serving.server.work_queue import deadline_exceeded
 
 Context: TypeAlias = grpc.aio.ServicerContext
 
@@ -181,7 +181,7 @@ class RpcInterface:
                         async with self._service.arrivals["grpc"].room(self._max_bytes):
                             content = await context.read()
                 except TimeoutError:
-                    self._service.refuse(call, late(seconds))
+                    self._service.refuse(call, deadline_exceeded(seconds))
                 except ServingError as error:
                     self._service.refuse(call, error)
                 if content is grpc.aio.EOF:

@@ -28,7 +28,7 @@ from serving.server.metrics import ServerMetrics
 from serving.server.model_request import LargeRequest, ModelRequest, Read, count_rows, unfolded
 from serving.server.models import Arrays, LoadedModel, Served
 from serving.server.request_log import RequestLog
-from serving.server.work_queue import Task, WorkQueue, late
+from serving.server.work_queue import Task, WorkQueue, deadline_exceeded
 
 Response = TypeVar("Response")
 
@@ -124,7 +124,7 @@ class Service:
                 call, read, size, limit, time.monotonic() + limit, loop.create_future(), loop
             )
             self._queue.put(task)
-            timer = loop.call_later(limit, _settle, task.future, None, late(limit))
+            timer = loop.call_later(limit, _settle, task.future, None, deadline_exceeded(limit))
             try:
                 return await task.future
             finally:

@@ -42,7 +42,7 @@ class Task:
         """
         left = self.end - time.monotonic()
         if left <= 0:
-            raise late(self.limit)
+            raise deadline_exceeded(self.limit)
         return left
 
 
@@ -155,6 +155,6 @@ class WorkQueue:
             self._bytes -= task.size
 
 
-def late(seconds: float) -> ServingError:
+def deadline_exceeded(seconds: float) -> ServingError:
     """The error of a request whose time is over."""
     return ServingError(grpc.StatusCode.DEADLINE_EXCEEDED, f"no answer within {seconds:g} seconds")

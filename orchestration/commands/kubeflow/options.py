@@ -129,7 +129,7 @@ def _compiled(options: Mapping[str, Any], parameters: tuple[str, ...], caching: 
         values = run_parameters(config_path, settings, parameters, options["pipeline"])
     except ConfigError as error:
         raise click.UsageError(str(error)) from error
-    # Late: compiling has silenced what TFX's libraries say of each other.
+    # Here, since compiling has silenced what TFX's libraries say of each other.
     from orchestration.kubeflow.package import read_package
 
     account = options["service_account"] or config.kubeflow.service_account or None
