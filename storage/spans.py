@@ -2,7 +2,7 @@
 
 Whatever lies under a data directory is read or refused by name, so that no part of a month is left
 out unseen. Skipped are names that begin with `_` or `.` or end in `.crc`, as Spark and Hadoop have
-it, and texts and scripts (`.md`, `.txt`, `.py`) beside the spans.
+it, and texts and scripts (`.md`, `.txt`, `.in`, `.py`) beside the spans.
 
 Imports nothing of TFX or TensorFlow, so that a scheduler can look for new data at no cost.
 """
@@ -22,7 +22,7 @@ from storage.uris import open_uri
 
 _SPAN_FOLDER = re.compile(r"span-([0-9]{4})(0[1-9]|1[0-2])")
 _SKIPPED = re.compile(r"[_.].*|.*\.crc", re.DOTALL)
-_BESIDE = re.compile(r".*\.(md|txt|py)", re.DOTALL | re.IGNORECASE)
+_BESIDE = re.compile(r".*\.(md|txt|in|py)", re.DOTALL | re.IGNORECASE)
 _PARQUET = re.compile(r".*\.(parquet|pq)", re.DOTALL | re.IGNORECASE)
 
 

@@ -112,7 +112,8 @@ def test_find_spans_refuses_a_file_beside_the_spans(tmp_path: Path, name: str) -
 def test_find_spans_skips_hidden_names_checksums_and_texts_alone(tmp_path: Path) -> None:
     root = make_spans(tmp_path / "spans", [201302])
     span = root / "span-201302"
-    for path in (root / "README.md", root / "LICENSE.txt", root / "make.py", span / "_SUCCESS"):
+    texts = [root / name for name in ("README.md", "LICENSE.txt", "requirements.in", "make.py")]
+    for path in (*texts, span / "_SUCCESS"):
         path.touch()
     for path in (root / "_staging", root / ".tmp", span / "_temporary"):
         path.mkdir()

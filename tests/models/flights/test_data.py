@@ -9,6 +9,7 @@ import pytest
 from click.testing import CliRunner
 
 from data.flights import make_spans
+from storage.spans import find_spans
 
 FLIGHTS = Path(make_spans.__file__).parent
 ALL_FLIGHTS = 336_776
@@ -62,6 +63,10 @@ def made_again(tmp_path_factory: pytest.TempPathFactory) -> Path:
     result = CliRunner().invoke(make_spans.main, arguments, catch_exceptions=False)
     assert result.exit_code == 0, result.output
     return output
+
+
+def test_find_spans_reads_the_committed_months_beside_their_script() -> None:
+    assert [span.month for span in find_spans(str(FLIGHTS))] == list(range(201301, 201313))
 
 
 def test_a_month_made_again_equals_the_committed_span(made_again: Path) -> None:
