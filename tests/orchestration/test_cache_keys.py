@@ -56,7 +56,7 @@ def copied(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def digests(root: Path) -> dict[str, str]:
     """The version of each node's code, and the key of the run."""
-    schema = str(root / "schema" / "trips.pbtxt")
+    schema = str(root / "tests" / "trips" / "schema" / "schema.pbtxt")
     version = CodeVersion(root, (schema,))
     nodes = {
         node: version(executor, USER.get(node, "").format(schema=schema))
@@ -80,7 +80,7 @@ def digests(root: Path) -> dict[str, str]:
         ("ml/fit.py", {"Trainer", "Pruner", "Quantizer", "run"}),
         ("ml/example_columns.py", {"SpanExampleGen", "Transform", "run"}),
         ("orchestration/local/display.py", set()),
-        ("schema/trips.pbtxt", {"ImportSchemaGen", "run"}),
+        ("tests/trips/schema/schema.pbtxt", {"ImportSchemaGen", "run"}),
     ],
 )
 def test_code_version_changes_for_the_nodes_that_run_what_was_changed(
