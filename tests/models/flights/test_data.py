@@ -34,6 +34,10 @@ def source() -> pd.DataFrame:
     return make_spans.read_source("flights.csv.zip")
 
 
+def test_find_spans_reads_the_committed_months_next_to_their_script() -> None:
+    assert [span.month for span in find_spans(str(FLIGHTS))] == list(range(201301, 201313))
+
+
 @pytest.fixture(scope="module")
 def weather() -> pd.DataFrame:
     """The source's own weather, without the hour of autumn that New York's clocks show twice."""
@@ -63,10 +67,6 @@ def made_again(tmp_path_factory: pytest.TempPathFactory) -> Path:
     result = CliRunner().invoke(make_spans.main, arguments, catch_exceptions=False)
     assert result.exit_code == 0, result.output
     return output
-
-
-def test_find_spans_reads_the_committed_months_beside_their_script() -> None:
-    assert [span.month for span in find_spans(str(FLIGHTS))] == list(range(201301, 201313))
 
 
 def test_a_month_made_again_equals_the_committed_span(made_again: Path) -> None:
