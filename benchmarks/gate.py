@@ -24,6 +24,7 @@ from pipeline.config import load_config
 from storage.parquet import open_file
 
 _TRAINING_SAMPLE = 10_000
+_CONFIG = load_config(settings=["model=flights"])
 
 Fault = Callable[[pd.DataFrame], pd.DataFrame]
 
@@ -85,7 +86,7 @@ class Case:
     @classmethod
     def of_month(cls, month: int) -> Case:
         """A month of the data that the configuration names; not the first."""
-        config = load_config()
+        config = _CONFIG
         limits = asdict(config.gate)
         schema = tfdv.load_schema_text(limits.pop("schema"))
         limits.pop("warn_only")
@@ -217,8 +218,8 @@ FAULTS: dict[str, Fault] = {
     "no rows of UA": lambda rows: rows[rows["carrier"] != "UA"].reset_index(drop=True),
     "UA renamed to U2": _convert("carrier", lambda values: values.replace("UA", "U2")),
     "all numbers a deviation higher": _shift_all,
-    "labels inverted": _convert(load_config().label, lambda late: 1 - late),
-    "labels shuffled": _convert(load_config().label, _shuffle),
+    "labels inverted": _convert(_CONFIG.label, lambda late: 1 - late),
+    "labels shuffled": _convert(_CONFIG.label, _shuffle),
 }
 
 

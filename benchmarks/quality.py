@@ -29,7 +29,7 @@ def main(months: tuple[int, ...], seeds: tuple[int, ...]) -> None:
     The reference learns from the whole window; the pipeline's model keeps the window's last days
     for early stopping.
     """
-    config = load_config()
+    config = load_config(settings=["model=flights"])
     source = config.data
     rows, data = [], []
     ours, references = [], []
@@ -48,7 +48,8 @@ def pipeline_auc(month: int, seed: int) -> float:
     with tempfile.TemporaryDirectory() as output:
         run_measured(
             [
-                *("local_runner.py", "run", f"--as-of={month}", f"--output={output}"),
+                *("local_runner.py", "run", "--set", "model=flights"),
+                *(f"--as-of={month}", f"--output={output}"),
                 *("--set", f"training.seed={seed}", "--set", "evaluation.min_auc=0"),
                 *("--set", "evaluation.min_slice_auc=0", "--set", "evaluation.max_calibration=100"),
                 *("--set", "evaluation.min_calibration=0", "--set", "compression.max_auc_loss=1"),

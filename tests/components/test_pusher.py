@@ -135,7 +135,7 @@ def test_a_blessed_model_is_published_with_where_it_came_from(run: Run) -> None:
     assert "InfraBlessing" in record["artifacts"]
     assert set(os.listdir(run.directory.provenance_uri(version))) == {
         *("provenance.json", "metrics.json", "compression.json", "schema.pbtxt"),
-        "training_statistics.pb",
+        *("training_statistics.pb", "intervals.json"),
     }
 
 

@@ -186,7 +186,7 @@ def test_lineage_goes_back_to_spans_schema_parameters_and_code(pushed: PushedRun
         r"examples ◄ SpanExampleGen #\d+, code",
         r"test: span-201303$",
         r"ImportSchemaGen #\d+, code",
-        r"schema_file=schema/trips\.pbtxt",
+        r"schema_file=tests/trips/schema/schema\.pbtxt",
         r"ServingValidator #\d+",
     ):
         assert re.search(fact, done.stdout, re.MULTILINE), (fact, done.stdout)
