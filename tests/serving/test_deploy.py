@@ -280,7 +280,11 @@ def test_the_server_is_told_the_same_everywhere() -> None:
     predictor = document("kserve/inference-service.yaml")["spec"]["predictor"]
     assert predictor["model"]["runtimeVersion"] == tag
     assert service["environment"].keys() == {"MODEL_NAME", "PREFER_TFLITE"}
-    assert service["environment"]["MODEL_NAME"].startswith("${MODEL_NAME:?")
+    assert service["environment"]["MODEL_NAME"] == "${MODEL_NAME}"
+    said = [
+        one for one in document("compose.yaml")["services"]["mirror"]["command"] if "NAME" in one
+    ]
+    assert [one.partition(":?")[0] for one in said] == ["--model=${MODEL_NAME"]
     generated = document("kubernetes/kustomization.yaml")["configMapGenerator"]
     literals = {one["name"]: one.get("literals", []) for one in generated}
     assert literals["model-server-environment"] == ["PREFER_TFLITE=false"]
@@ -529,16 +533,18 @@ def test_arguments_come_last_so_that_they_win(stand_in: Path) -> None:
     assert started.communicate(timeout=60)[0].splitlines()[-2:] == ["--a=1 2", "--b"]
 
 
-@pytest.mark.parametrize("missing", ["MODEL_NAME", "PREFER_TFLITE"])
+@pytest.mark.parametrize(
+    "variables",
+    [{"PREFER_TFLITE": "false"}, {"MODEL_NAME": "", "PREFER_TFLITE": "false"}, {"MODEL_NAME": "m"}],
+)
 def test_a_variable_that_is_missing_is_named_and_no_server_is_started(
-    stand_in: Path, missing: str
+    stand_in: Path, variables: dict[str, str]
 ) -> None:
-    variables = {"MODEL_NAME": "m", "PREFER_TFLITE": "false"}
-    del variables[missing]
     started = start(stand_in, **variables)
     output, error = started.communicate(timeout=60)
     assert (started.returncode, output) == (1, "")
-    assert missing in error
+    assert ("PREFER_TFLITE" if variables.get("MODEL_NAME") else "MODEL_NAME") in error
+    assert error.count("\n") == 1
 
 
 @contextmanager
