@@ -363,6 +363,7 @@ def test_tensorflow_serving_never_sees_the_serving_directory_but_what_a_mirror_v
         assert flags(server["args"])["model_base_path"].startswith(mounts(server)[shared] + "/")
         assert sidecar["args"][:2] == [mounts(sidecar)[claimed], mounts(sidecar)[shared]]
         mirror.make_context("mirror", list(sidecar["args"]))
+        assert "--model=$(MODEL_NAME)" in sidecar["args"]
         check_keys(mirror, sidecar)
         # It starts before the server, which waits for a version, and goes on.
         assert sidecar["restartPolicy"] == "Always"
