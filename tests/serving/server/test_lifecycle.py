@@ -330,7 +330,8 @@ class TestNoStart:
             def run(options: tuple[Any, ...]) -> subprocess.CompletedProcess[str]:
                 _, *words = command(toys, "--no-verify", *map(str, options))
                 process = forked.Program(words)
-                said = process.stdout.read(), process.stderr.read()
+                with until(PATIENCE, process.kill):
+                    said = process.stdout.read(), process.stderr.read()
                 return subprocess.CompletedProcess(words, process.wait(PATIENCE), *said)
 
             with ThreadPoolExecutor(2) as pool:
