@@ -268,37 +268,6 @@ class TestWhatItTells:
         assert (line["model"], line["form"], line["verified"]) == ("toy", "SavedModel", False)
 
 
-@contextmanager
-def until(seconds: float, end: Callable[[], None]) -> Iterator[None]:
-    """Calls a function if the block takes longer."""
-    timer = threading.Timer(seconds, end)
-    timer.start()
-    try:
-        yield
-    finally:
-        timer.cancel()
-
-
-def test_serve_started_by_a_shell_prints_its_log_alone_and_ends_at_ctrl_c(toys: Path) -> None:
-    """All other servers of the tests are forked from a process that has everything imported."""
-    process = subprocess.Popen(
-        command(toys, "--no-verify"),
-        cwd=PROJECT,
-        text=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-    )
-    with process, until(PATIENCE, process.kill):
-        assert process.stdout is not None
-        assert process.stderr is not None
-        events = (json.loads(line)["event"] for line in process.stdout)
-        assert "listening" in events
-        process.send_signal(signal.SIGINT)
-        assert [*events][-1] == "stopped"
-        assert process.stderr.read() == ""
-    assert process.returncode == 0
-
-
 class TestNoStart:
     """A server that cannot start says why in a line."""
 
@@ -406,3 +375,34 @@ def test_a_key_that_is_taken_away_takes_its_versions_with_it(
         refused = server.wait_for("refused", version=2)
         assert "none of those that are trusted" in refused["reason"]
         assert server.rest("toy/versions/2").json()["model_version_status"][0]["state"] == "END"
+
+
+@contextmanager
+def until(seconds: float, end: Callable[[], None]) -> Iterator[None]:
+    """Calls a function if the block takes longer."""
+    timer = threading.Timer(seconds, end)
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+def test_serve_started_by_a_shell_prints_its_log_alone_and_ends_at_ctrl_c(toys: Path) -> None:
+    """All other servers of the tests are forked from a process that has everything imported."""
+    process = subprocess.Popen(
+        command(toys, "--no-verify"),
+        cwd=PROJECT,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    with process, until(PATIENCE, process.kill):
+        assert process.stdout is not None
+        assert process.stderr is not None
+        events = (json.loads(line)["event"] for line in process.stdout)
+        assert "listening" in events
+        process.send_signal(signal.SIGINT)
+        assert [*events][-1] == "stopped"
+        assert process.stderr.read() == ""
+    assert process.returncode == 0
