@@ -77,9 +77,12 @@ class Mirror:
     def _look(self) -> bool:
         try:
             there = find_models(self._serving_dir)
+            names = self._models or tuple(sorted({*there, *find_models(self._target)}))
+            if not names:
+                raise FileNotFoundError(f"there is no model in {self._serving_dir}")
         except Exception as error:
             return self._report("", "look failed", error)
-        names = self._models or tuple(sorted({*there, *find_models(self._target)}))
+        self._reported.pop("", None)
         outcomes = []
         for name in names:
             try:
@@ -87,9 +90,7 @@ class Mirror:
                 self._reported.pop(name, None)
             except Exception as error:  # It must not keep other models from being looked at.
                 outcomes.append(self._report(name, "look failed", error))
-        if not names:
-            self.missing.append(f"there is no model in {self._serving_dir}")
-        return bool(outcomes) and all(outcomes)
+        return all(outcomes)
 
     def follow(self, seconds: float) -> None:
         """Looks again and again, until SIGTERM or SIGINT; SIGHUP has public keys read again.
@@ -121,8 +122,8 @@ class Mirror:
     def _update(self, name: str) -> bool:
         source, target = (ModelVersions(root, name) for root in (self._serving_dir, self._target))
         there = source.versions()
-        if not there and not exists(source.uri):
-            raise FileNotFoundError(f"there is no model {name} in {self._serving_dir}")
+        if not there and not source.withdrawn():
+            raise FileNotFoundError(f"there is no version of {name!r} in {self._serving_dir}")
         have, wanted, good = set(target.versions()), set[int](), True
         trusted = {version for version in have if self._is_trusted(target, version)}
         try:
@@ -140,6 +141,8 @@ class Mirror:
             for version in have - wanted:
                 self._remove(target, version)
                 log_event("removed", model=name, version=version)
+        if not there:
+            self.missing.append(f"{name}: its last version was withdrawn")
         return good and bool(wanted)
 
     def _remove_untrusted(self) -> None:

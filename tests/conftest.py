@@ -9,6 +9,7 @@ import pickle
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,6 +41,20 @@ def pytest_configure() -> None:
     # A shell starts its background jobs with Ctrl-C ignored, and all that the tests start would
     # inherit that.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    _refuse_to_end()
+
+
+def _refuse_to_end() -> None:
+    """Fails a test that would end the tests' own process, with a status that is not theirs."""
+    process, end = os.getpid(), os._exit
+
+    def end_other_process(status: int) -> None:
+        # Another thread is that by which pytest-xdist ends a worker that hangs.
+        if os.getpid() == process and threading.current_thread() is threading.main_thread():
+            pytest.fail(f"os._exit({status}) in the process of the tests: start a process for it")
+        end(status)
+
+    os._exit = end_other_process  # type: ignore[assignment]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -51,6 +51,8 @@ def mirror(
       python -m serving mirror /serving-directory /models --public-key /keys/signing.pub
       python -m serving mirror /serving-directory /models --public-key /keys --follow
     """
+    if "" in models:
+        raise click.UsageError("--model is empty: name a model, or leave it out for all.")
     from serving.mirror import Mirror
     from serving.server.logs import start_logging
 

@@ -1,6 +1,7 @@
 #!/bin/bash
 # Starts TensorFlow Serving in place of itself. Arguments are flags of the server, and win over these.
 set -eu
+: "${MODEL_NAME:?must be the name of the folder of the model in /models}"
 exec tensorflow_model_server \
   --port=8500 \
   --rest_api_port=8501 \

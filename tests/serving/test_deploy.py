@@ -280,7 +280,11 @@ def test_the_server_is_told_the_same_everywhere() -> None:
     predictor = document("kserve/inference-service.yaml")["spec"]["predictor"]
     assert predictor["model"]["runtimeVersion"] == tag
     assert service["environment"].keys() == {"MODEL_NAME", "PREFER_TFLITE"}
-    assert service["environment"]["MODEL_NAME"].startswith("${MODEL_NAME:?")
+    assert service["environment"]["MODEL_NAME"] == "${MODEL_NAME}"
+    said = [
+        one for one in document("compose.yaml")["services"]["mirror"]["command"] if "NAME" in one
+    ]
+    assert [one.partition(":?")[0] for one in said] == ["--model=${MODEL_NAME"]
     generated = document("kubernetes/kustomization.yaml")["configMapGenerator"]
     literals = {one["name"]: one.get("literals", []) for one in generated}
     assert literals["model-server-environment"] == ["PREFER_TFLITE=false"]
@@ -359,6 +363,7 @@ def test_tensorflow_serving_never_sees_the_serving_directory_but_what_a_mirror_v
         assert flags(server["args"])["model_base_path"].startswith(mounts(server)[shared] + "/")
         assert sidecar["args"][:2] == [mounts(sidecar)[claimed], mounts(sidecar)[shared]]
         mirror.make_context("mirror", list(sidecar["args"]))
+        assert "--model=$(MODEL_NAME)" in sidecar["args"]
         check_keys(mirror, sidecar)
         # It starts before the server, which waits for a version, and goes on.
         assert sidecar["restartPolicy"] == "Always"
@@ -539,6 +544,14 @@ def test_a_variable_that_is_missing_is_named_and_no_server_is_started(
     output, error = started.communicate(timeout=60)
     assert (started.returncode, output) == (1, "")
     assert missing in error
+
+
+def test_entrypoint_refuses_empty_model_name_in_one_line(stand_in: Path) -> None:
+    started = start(stand_in, MODEL_NAME="", PREFER_TFLITE="false")
+    output, error = started.communicate(timeout=60)
+    assert (started.returncode, output) == (1, "")
+    (line,) = error.splitlines()
+    assert "MODEL_NAME" in line
 
 
 @contextmanager

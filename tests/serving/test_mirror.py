@@ -13,9 +13,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
 from serving import mirror as mirror_module
+from serving.commands.mirror import mirror as mirror_command
 from serving.mirror import Mirror
+from serving.server.logs import start_logging
 from storage.directory import ModelDirectory
 from storage.keys import ensure_key_pair
 from storage.private_copy import private_copy
@@ -131,6 +134,47 @@ def test_mirror_removes_a_version_that_was_withdrawn(
     sealed.directory.rollback(withdraw=True)
     assert not mirror.look()
     assert target.versions() == []
+
+
+@pytest.mark.parametrize("name", ["..", "wrong", "$(MODEL_NAME)"])
+def test_mirror_says_once_that_a_model_has_no_version(
+    name: str,
+    sealed: Sealed,
+    target: ModelDirectory,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    sealed.publish(1)
+    root = sealed.directory.serving_dir
+    mirror = Mirror(root, target.serving_dir, (name,), sealed.trust, lambda: sealed.keys)
+    start_logging()
+    assert not mirror.look()
+    assert not mirror.look()
+    reason = f"there is no version of {name!r} in {root}"
+    assert mirror.missing == [f"{name}: {reason}"]
+    (line,) = capsys.readouterr().out.splitlines()
+    assert json.loads(line)["reason"] == reason
+
+
+def test_mirror_refuses_empty_name(sealed: Sealed, target: ModelDirectory) -> None:
+    done = CliRunner().invoke(
+        mirror_command, [sealed.directory.serving_dir, target.serving_dir, "--model="]
+    )
+    assert done.exit_code == 2
+    assert "--model is empty" in done.output
+
+
+def test_mirror_says_that_there_is_no_model_or_that_its_last_version_was_withdrawn(
+    sealed: Sealed, mirror: Mirror
+) -> None:
+    os.makedirs(sealed.directory.serving_dir)
+    assert not mirror.look()
+    assert mirror.missing == [f"there is no model in {sealed.directory.serving_dir}"]
+    sealed.publish(1)
+    assert mirror.look()
+    assert mirror.missing == []
+    sealed.directory.rollback(withdraw=True)
+    assert not mirror.look()
+    assert mirror.missing == ["toy: its last version was withdrawn"]
 
 
 @pytest.mark.parametrize("storage", ["there", "away"])

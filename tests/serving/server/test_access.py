@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
-import os
 import signal
 import ssl
 import sys
@@ -434,7 +433,8 @@ class TestHost:
         (tmp_path / "file").touch()
         settings: list[Any] = []
         monkeypatch.setattr(app, "serve", settings.append)
-        monkeypatch.setattr(os, "_exit", sys.exit)  # The server's process ends so.
+        # It would end this process, or have it refuse private copies from then on.
+        monkeypatch.setattr("serving.commands.serve._end", sys.exit)
         return settings
 
     def serve(self, *arguments: str) -> str:

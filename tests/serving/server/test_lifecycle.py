@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
 import socket
 import subprocess
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,7 @@ from serving.__main__ import main
 from storage.directory import ModelDirectory
 from storage.keys import ensure_key_pair
 from tests import forked
+from tests.conftest import PROJECT
 from tests.serving.conftest import Sealed
 from tests.serving.server.certificates import make_certificate
 from tests.serving.server.running import (
@@ -296,7 +299,8 @@ class TestNoStart:
             def run(options: tuple[Any, ...]) -> subprocess.CompletedProcess[str]:
                 _, *words = command(toys, "--no-verify", *map(str, options))
                 process = forked.Program(words)
-                said = process.stdout.read(), process.stderr.read()
+                with until(PATIENCE, process.kill):
+                    said = process.stdout.read(), process.stderr.read()
                 return subprocess.CompletedProcess(words, process.wait(PATIENCE), *said)
 
             with ThreadPoolExecutor(2) as pool:
@@ -371,3 +375,34 @@ def test_a_key_that_is_taken_away_takes_its_versions_with_it(
         refused = server.wait_for("refused", version=2)
         assert "none of those that are trusted" in refused["reason"]
         assert server.rest("toy/versions/2").json()["model_version_status"][0]["state"] == "END"
+
+
+@contextmanager
+def until(seconds: float, end: Callable[[], None]) -> Iterator[None]:
+    """Calls a function if the block takes longer."""
+    timer = threading.Timer(seconds, end)
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+def test_serve_started_by_a_shell_prints_its_log_alone_and_ends_at_ctrl_c(toys: Path) -> None:
+    """All other servers of the tests are forked from a process that has everything imported."""
+    process = subprocess.Popen(
+        command(toys, "--no-verify"),
+        cwd=PROJECT,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    with process, until(PATIENCE, process.kill):
+        assert process.stdout is not None
+        assert process.stderr is not None
+        events = (json.loads(line)["event"] for line in process.stdout)
+        assert "listening" in events
+        process.send_signal(signal.SIGINT)
+        assert [*events][-1] == "stopped"
+        assert process.stderr.read() == ""
+    assert process.returncode == 0
