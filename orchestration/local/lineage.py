@@ -250,6 +250,8 @@ def _parameters(execution: Any) -> dict[str, str]:
     """The parameters of a node; those in one JSON object as parameters of their own."""
     parameters: dict[str, str] = {}
     for name, value in sorted(execution.custom_properties.items()):
+        if name.startswith("__"):  # TFX's own, such as the types of parameters.
+            continue
         content: Any = getattr(value, value.WhichOneof("value"))
         if isinstance(content, str):
             with suppress(ValueError):
