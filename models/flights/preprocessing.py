@@ -32,7 +32,8 @@ def preprocessing_fn(inputs: Tensors, custom_config: Mapping[str, str]) -> dict[
     Returns:
       Ids (int64) of `carrier`, `origin`, `dest`, `hour` and `weekday`; all numeric features as
       `numeric` (float32); the label (int64); and how much a row counts in training, if the weight
-      has a name (float32). Each has the shape [batch, 1], except `numeric`: [batch, numeric features].
+      has a name (float32). Each has the shape [batch, 1], except `numeric`: [batch, numeric
+      features].
     """
     outputs = {
         # From 1 on; all values that are not in the vocabulary share 0.
