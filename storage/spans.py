@@ -22,7 +22,7 @@ from storage.uris import open_uri
 
 _SPAN_FOLDER = re.compile(r"span-([0-9]{4})(0[1-9]|1[0-2])")
 _SKIPPED = re.compile(r"[_.].*|.*\.crc", re.DOTALL)
-_BESIDE = re.compile(r".*\.(md|txt|py)|requirements\.in", re.DOTALL | re.IGNORECASE)
+_BESIDE = re.compile(r".*\.(md|txt|py)", re.DOTALL | re.IGNORECASE)
 _PARQUET = re.compile(r".*\.(parquet|pq)", re.DOTALL | re.IGNORECASE)
 
 

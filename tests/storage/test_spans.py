@@ -112,8 +112,7 @@ def test_find_spans_refuses_a_file_beside_the_spans(tmp_path: Path, name: str) -
 def test_find_spans_skips_hidden_names_checksums_and_texts_alone(tmp_path: Path) -> None:
     root = make_spans(tmp_path / "spans", [201302])
     span = root / "span-201302"
-    beside = ("README.md", "LICENSE.txt", "make.py", "requirements.in")
-    for path in (*(root / name for name in beside), span / "_SUCCESS"):
+    for path in (root / "README.md", root / "LICENSE.txt", root / "make.py", span / "_SUCCESS"):
         path.touch()
     for path in (root / "_staging", root / ".tmp", span / "_temporary"):
         path.mkdir()

@@ -9,7 +9,6 @@ import pytest
 from click.testing import CliRunner
 
 from data.flights import make_spans
-from storage.spans import find_spans
 
 FLIGHTS = Path(make_spans.__file__).parent
 ALL_FLIGHTS = 336_776
@@ -101,11 +100,6 @@ def test_a_span_holds_its_month_of_new_york_sorted_by_time(month: str) -> None:
 
 def test_the_sort_key_orders_every_flight(year: pd.DataFrame) -> None:
     assert not year.duplicated(make_spans.SORT_KEY).any()
-
-
-def test_data_of_the_model_are_found_as_a_run_finds_them() -> None:
-    spans = find_spans(str(FLIGHTS))
-    assert [span.month for span in spans] == list(range(201301, 201313))
 
 
 def test_integers_are_never_absent(year: pd.DataFrame) -> None:
