@@ -88,12 +88,10 @@ def fine_tune(
         settings.learning_rate, max(1, steps * settings.epochs)
     )
     network.compile(tf_keras.optimizers.Adam(schedule), settings.loss)
-    weights = columns[settings.weight_key] if settings.weight_key else None
     history = network.fit(
         select_inputs(network, columns),
         labels,
-        # Of mean 1, or the learning rate and the penalties would mean something else.
-        sample_weight=None if weights is None else weights / weights.mean(),
+        sample_weight=sample_weights(columns, settings.weight_key),
         batch_size=settings.batch_size,
         epochs=settings.epochs,
         verbose=0,
@@ -141,6 +139,14 @@ def area_under_curve(labels: np.ndarray, answers: np.ndarray) -> float | None:
         return float(roc_auc_score(labels, answers[:, -1]))
     answers = answers / answers.sum(axis=1, keepdims=True)
     return float(roc_auc_score(labels, answers, multi_class="ovr"))
+
+
+def sample_weights(columns: Columns, key: str) -> np.ndarray | None:
+    """How much each row counts, [rows, 1]; None if `key` is "" and all count the same.
+
+    The mean is 1, so that the learning rate and the penalties keep their meaning.
+    """
+    return columns[key] / columns[key].mean() if key else None
 
 
 def select_inputs(network: tf_keras.Model, columns: Columns) -> Columns:

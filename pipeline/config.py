@@ -16,7 +16,7 @@ from pydantic.dataclasses import dataclass
 from pipeline.kubeflow_config import KubeflowConfig
 from pipeline.layers import ConfigError as ConfigError
 from pipeline.layers import list_keys, merge, parse_setting, read_toml
-from pipeline.model_folders import default_model, read_model_layer
+from pipeline.model_folders import MODEL_VARIABLE, default_model, read_model_layer
 from pipeline.setting_types import (
     CHECKED,
     Count,
@@ -367,7 +367,8 @@ def load_config(path: str | None = None, settings: Iterable[str] = ()) -> Config
     if named:
         model = read_model_layer(named[-1].values["model"], named[-1].source)
     else:
-        model = read_model_layer(default_model(), "the default model")
+        # Only one that the variable names may not be there.
+        model = read_model_layer(default_model(), MODEL_VARIABLE)
     return merge(Config, [model, *layers])
 
 

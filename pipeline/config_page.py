@@ -108,8 +108,11 @@ def _show(value: Any) -> str:
 
 def _changes(table: Any) -> dict[str, Any]:
     """What a table has besides its own defaults."""
-    defaults = vars(type(table)())
-    return {name: value for name, value in vars(table).items() if value != defaults.get(name)}
+    return {
+        field.name: value
+        for field in dataclasses.fields(table)
+        if _show(value := getattr(table, field.name)) != _default(field)
+    }
 
 
 def _allowed(facts: dict[str, Any]) -> str:

@@ -44,6 +44,12 @@ class TolerationConfig:
     value: LabelValue = ""
     effect: Literal["", "NoSchedule", "PreferNoSchedule", "NoExecute"] = ""
 
+    def __post_init__(self) -> None:
+        if self.operator == "Exists" and self.value:
+            raise ValueError('with the operator "Exists" no value is allowed')
+        if self.operator == "Equal" and not self.key:
+            raise ValueError('without a key the operator has to be "Exists"')
+
 
 @dataclass(frozen=True, config=CHECKED)
 class NodeConfig:

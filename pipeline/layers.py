@@ -146,9 +146,12 @@ def _check_keys(
         elif isinstance(value, Mapping):
             inner = next(iter(value), "<name>")
             raise ConfigError(f"{key}.{inner}: {key} is not a table ({source})")
-        elif isinstance(value, bool) and hint is not bool:  # pydantic takes it for 0 or 1.
+            continue
+        items = value if isinstance(value, list) else [value]
+        if hint is not bool and any(isinstance(item, bool) for item in items):
+            # pydantic takes it for 0 or 1.
             raise ConfigError(f"{key} = {value!r}: true and false are not allowed here ({source})")
-        elif any("\0" in str(v) for v in (value if isinstance(value, list) else [value])):
+        if any("\0" in str(item) for item in items):
             # Neither a path nor an argument may have it.
             raise ConfigError(f"{key} = {value!r}: no value has a NUL character ({source})")
 

@@ -83,6 +83,11 @@ class Model:
         }
 
     @property
+    def features(self) -> str:
+        """Import path of the module that names the features of a request."""
+        return f"{self.package}.features"
+
+    @property
     def preprocessing_fn(self) -> str:
         """Import path of Transform's function."""
         return f"{self.package}.preprocessing.preprocessing_fn"

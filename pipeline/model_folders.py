@@ -63,8 +63,9 @@ def read_model_layer(name: Any, source: str) -> Layer:
       ConfigError: If there is no such model, or its file is not TOML.
     """
     if not isinstance(name, str) or not _NAME.fullmatch(name) or not _path(name).is_file():
+        place = _PROJECT if "." in str(name) else _PROJECT / "models"
         raise ConfigError(
-            f"model = {name!r}: there is no such folder in {_PROJECT / 'models'}, but "
+            f"model = {name!r}: there is no such folder in {place}, but "
             f"{', '.join(model_names()) or 'none'} ({source})"
         )
     source = str(_path(name).relative_to(_PROJECT))

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from decimal import Decimal
+
+# What Kubernetes takes, without a sign. Its client reads more: "1 Gi", "1e3Gi".
+_QUANTITY = re.compile(r"([0-9]+\.?[0-9]*|\.[0-9]+)([numkMGTPE]|[KMGTPE]i|[eE][+-]?[0-9]{1,2})?")
 
 
 def parse_cpu(text: str) -> Decimal:
@@ -49,8 +53,7 @@ def _parse(text: str, expected: str, least: Decimal, most: Decimal) -> Decimal:
     from kubernetes.utils.quantity import parse_quantity  # Here, since it takes a second.
 
     try:
-        # It takes all that Python calls a number, of which Kubernetes refuses some.
-        if not text.isascii() or text.strip() != text or "_" in text or text.endswith("K"):
+        if not _QUANTITY.fullmatch(text):
             raise ValueError
         amount = Decimal(parse_quantity(text))
         fits = least <= amount <= most

@@ -12,6 +12,7 @@ from pathlib import Path
 from storage.errors import UserError
 
 _IMPORT_PATH = re.compile(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)+")
+_ONLY_TYPE_CHECKERS = ("TYPE_CHECKING", "typing.TYPE_CHECKING")
 _FILE_NAME = re.compile(r"[\w-]+(?:\.[\w-]+)+")
 
 
@@ -130,7 +131,7 @@ def _imported(tree: ast.Module, package: tuple[str, ...]) -> Iterator[str]:
     waiting: list[ast.AST] = [tree]
     while waiting:
         node = waiting.pop()
-        if isinstance(node, ast.If) and ast.unparse(node.test).endswith("TYPE_CHECKING"):
+        if isinstance(node, ast.If) and ast.unparse(node.test) in _ONLY_TYPE_CHECKERS:
             waiting += node.orelse
             continue
         waiting += ast.iter_child_nodes(node)

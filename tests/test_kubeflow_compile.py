@@ -166,6 +166,11 @@ tolerations = [{key = "nvidia.com/gpu", value = "yes", effect = "NoSchedule"}]
     ("setting", "message"),
     [
         ('kubeflow.tolerations=[{"key": "a", "operator": "In"}]', "'Equal' or 'Exists'"),
+        ('kubeflow.tolerations=[{"value": "a"}]', "without a key"),
+        (
+            'kubeflow.tolerations=[{"key": "a", "operator": "Exists", "value": "b"}]',
+            "no value is allowed",
+        ),
         ("kubeflow.labels.team=a b", "letters, digits"),
         (f"kubeflow.labels.team={'x' * 64}", "at most 63"),
         ("kubeflow.node_selector.-a=b", "a key such as"),

@@ -372,6 +372,7 @@ def test_the_monitoring_pipeline_is_submitted_for_a_version_and_a_period(
         ((), "is about a version and a period"),
         (("--param", "version=x"), "a whole number, or a time such as 2013-10-01"),
         (("--param", "data_as_of=201310"), "the name is one of log_uri, serving_dir"),
+        (("--param", "log_uri="), "a path or an address is expected"),
     ],
 )
 def test_the_monitoring_pipeline_without_a_version_or_period_is_wrong_usage(
@@ -382,6 +383,26 @@ def test_the_monitoring_pipeline_without_a_version_or_period_is_wrong_usage(
     output = failed("schedule", "--cron", "0 6 * * *", *MONITORING[1:], status=2)
     assert "would look at the same one again" in " ".join(output.split())
     assert not any(stub.state.values())
+
+
+def test_paths_of_the_monitoring_pipeline_are_on_the_volume(stub: KubeflowStub) -> None:
+    period = ("--param", "since=1", "--param", "until=2", "--param", "version=3")
+    done(*MONITORING, *period, "--param", "log_uri=more/requests")
+    (submitted,) = stub.runs.values()
+    assert submitted["runtime_config"]["parameters"]["log_uri"] == "/mnt/flightdeck/more/requests"
+
+
+def test_a_package_of_the_monitoring_pipeline_needs_a_period_and_is_not_scheduled(
+    stub: KubeflowStub, tmp_path: Path
+) -> None:
+    path = str(tmp_path / "monitoring.yaml")
+    done("compile", "--pipeline", "monitoring", *CONFIGURED, "--output", path)
+    assert "a version and a period" in failed("submit", "--package", path, status=2)
+    period = ("--param", "since=1", "--param", "until=2", "--param", "version=3")
+    output = failed("schedule", "--cron", "0 6 * * *", "--package", path, *period, status=2)
+    assert "look at the same one again" in " ".join(output.split())
+    assert not any(stub.state.values())
+    done("submit", "--package", path, *period)
 
 
 def test_a_schedule_that_would_not_look_at_the_data_is_refused(

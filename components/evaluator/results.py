@@ -112,7 +112,7 @@ def read_failures(evaluation_uri: str) -> list[str]:
     baselines = [spec.name for spec in config.model_specs if spec.is_baseline]
     several = len(config.model_specs) - len(baselines) > 1
     return [
-        f"{_proto_slice_name(key)}: {f'{failure.metric_key.model_name} ' * several}"
+        f"{_proto_slice_name(key)}: {failure.metric_key.model_name + ' ' if several else ''}"
         f"{_describe(failure, *baselines)}"
         for key, failure in unmet_thresholds(evaluation_uri)
     ]

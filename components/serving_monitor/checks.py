@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
+import numpy as np
 import pandas as pd
 import tensorflow_data_validation as tfdv
 from tensorflow_metadata.proto.v0 import anomalies_pb2, schema_pb2
@@ -173,8 +174,9 @@ def check_relations(now: pd.DataFrame, past: pd.DataFrame, limit: float) -> Iter
 
 def check_prediction_drift(now: pd.Series, past: pd.Series, limit: float) -> Iterator[Check]:
     """The divergence of the predictions from those of the previous period."""
-    shares = shares_by_bin(past)
-    value = float(jensen_shannon(shares_by_bin(now), shares))
+    # Those that are no number have a bin of their own: SciPy makes the sum of the others 1.
+    current, shares = (np.append(shares_by_bin(part), part.isna().mean()) for part in (now, past))
+    value = float(jensen_shannon(current, shares))
     if value > limit:
         limit += divergence_by_chance(shares, effective_rows(len(now), len(past)))
     text = (

@@ -15,7 +15,7 @@ from tfx import v1 as tfx
 
 from ml.artifacts import TRAINING_FILE
 from ml.examples import Columns, columns_of_files
-from ml.fit import ReportProgress, select_inputs
+from ml.fit import ReportProgress, sample_weights, select_inputs
 from ml.keras_setup import skip_autograph_of_keras
 from ml.learning import Learning
 from ml.weight_average import AverageWeights
@@ -178,8 +178,7 @@ def _fit(
     history = model.fit(
         select_inputs(model, train),
         train[config.label],
-        # Their mean is 1, so that the learning rate and the L2 penalty keep their meaning.
-        sample_weight=train[config.weight] / train[config.weight].mean(),
+        sample_weight=sample_weights(train, config.weight),
         batch_size=config.batch_size,
         epochs=config.epochs,
         validation_data=(select_inputs(model, evaluation), evaluation[config.label]),

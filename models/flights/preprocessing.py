@@ -31,10 +31,10 @@ def preprocessing_fn(inputs: Tensors, custom_config: Mapping[str, str]) -> dict[
 
     Returns:
       Ids (int64) of `carrier`, `origin`, `dest`, `hour` and `weekday`; all numeric features as
-      `numeric` (float32); the label (int64); and how much a row counts in training, the weight
-      (float32). Each has the shape [batch, 1], except `numeric`: [batch, numeric features].
+      `numeric` (float32); the label (int64); and how much a row counts in training, if the weight
+      has a name (float32). Each has the shape [batch, 1], except `numeric`: [batch, numeric
+      features].
     """
-    label, time = inputs[custom_config["label"]], inputs[custom_config["time_column"]]
     outputs = {
         # From 1 on; all values that are not in the vocabulary share 0.
         name: 1
@@ -56,9 +56,11 @@ def preprocessing_fn(inputs: Tensors, custom_config: Mapping[str, str]) -> dict[
         ],
         axis=1,
     )
-    outputs[custom_config["label"]] = label
-    age = tf.cast(tft.max(time) - time, tf.float32)
-    outputs[custom_config["weight"]] = tf.pow(0.5, age / _HALF_LIFE)
+    outputs[custom_config["label"]] = inputs[custom_config["label"]]
+    if custom_config["weight"]:
+        time = inputs[custom_config["time_column"]]
+        age = tf.cast(tft.max(time) - time, tf.float32)
+        outputs[custom_config["weight"]] = tf.pow(0.5, age / _HALF_LIFE)
     return outputs
 
 

@@ -24,7 +24,9 @@ config_option = click.option(
 set_option = click.option(
     "--set", "settings", multiple=True, metavar="KEY=VALUE", help="One setting; over the file."
 )
-window_option = click.option("--window", type=int, help="Months before it to train on. Default: 6.")
+window_option = click.option(
+    "--window", type=int, help="Months before it to train on. Default: data.window."
+)
 
 
 def output_option(default: str = "output") -> Callable[[Command], Command]:

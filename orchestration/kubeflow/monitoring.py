@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -31,7 +31,7 @@ def default_parameters(config: Config) -> dict[str, int | str]:
     }
 
 
-def run_parameters(config: Config, parameters: Iterable[str]) -> dict[str, int | str]:
+def run_parameters(config: Config, parameters: Iterable[str]) -> dict[str, Any]:
     """The values of all parameters for one run.
 
     Args:
@@ -42,7 +42,7 @@ def run_parameters(config: Config, parameters: Iterable[str]) -> dict[str, int |
       ConfigError: If a name is no parameter, a value is not allowed, or one is missing.
       UserError: If a path is relative, and there is no volume that it could be on.
     """
-    values = default_parameters(config)
+    values: dict[str, Any] = {**default_parameters(config)}
     for parameter in parameters:
         name, equals, text = parameter.partition("=")
         if not equals or name not in values:
@@ -50,14 +50,33 @@ def run_parameters(config: Config, parameters: Iterable[str]) -> dict[str, int |
                 f"--param {parameter!r}: expected name=value, where the name is one of "
                 f"{', '.join(sorted(values))}"
             )
-        values[name] = _number(parameter, text) if name in _NUMBERS else text
-    version, since, until = (int(values[name]) for name in _NUMBERS)
+        if name in _NUMBERS:
+            values[name] = _number(parameter, text)
+        elif text:
+            values[name] = places.on_volume(name, text, config.kubeflow)
+        else:
+            raise ConfigError(f"--param {parameter!r}: a path or an address is expected")
+    check_period(values)
+    return values
+
+
+def is_monitoring(parameters: Container[str]) -> bool:
+    """Whether these are the parameters of a monitoring pipeline."""
+    return all(name in parameters for name in _NUMBERS)
+
+
+def check_period(values: Mapping[str, Any]) -> None:
+    """Checks that the values of all parameters name a version and a period.
+
+    Raises:
+      ConfigError: If they do not.
+    """
+    version, since, until = (values[name] for name in _NUMBERS)
     if version < 1 or not 0 < since < until:
         raise ConfigError(
             "the monitoring pipeline is about a version and a period: give --param version=1 "
             "--param since=2013-10-01 --param until=2013-11-01"
         )
-    return values
 
 
 def build(config: Config, parameters: Mapping[str, Any]) -> tfx.dsl.Pipeline:

@@ -30,6 +30,7 @@ _STATES = {
     "Omitted": PENDING,
 }
 _DRIVER, _ROOT = "-driver", "root"
+_DEEPEST = 20  # nodes of which one is part of the next: root, task, attempt, pod
 _LARGEST_STATUS = 64 * 2**20  # bytes of unpacked node status
 _GZIP = zlib.MAX_WBITS | 16
 # What Argo puts before the message with which a container ended.
@@ -147,12 +148,12 @@ def _errors(in_order: Iterable[_Node]) -> dict[str, str]:
     found: dict[str, str] = {}
     failed = [n for n in nodes.values() if n.state == FAILED and n.message]
     for node in sorted(failed, key=lambda one: (one.is_pod, not _HEARSAY.match(one.message))):
+        message = _EXIT.sub("", one_line(node.message), count=1)
         owner: _Node | None = node
-        passed: set[str] = set()
-        while owner and owner.node_id not in passed:
-            passed.add(owner.node_id)
+        for _ in range(_DEEPEST):
+            if owner is None:
+                break
             name = owner.name.removesuffix(_DRIVER)
-            message = _EXIT.sub("", one_line(node.message), count=1)
             found[owner.name] = message.removeprefix(f"{name}: ")
             owner = nodes.get(owner.boundary)
     return found

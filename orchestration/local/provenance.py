@@ -14,6 +14,7 @@ from storage.directory import ModelDirectory
 from storage.encryption import key_of
 from storage.names import PROVENANCE_FILE, SIGNATURE_FILE
 from storage.uris import exists, file_sizes
+from storage.versions import ModelVersions
 
 
 class _Artifact(TypedDict, total=False):
@@ -34,7 +35,7 @@ class _Provenance(TypedDict, total=False):
     artifacts: dict[str, _Artifact]
 
 
-def read_provenance(models: ModelDirectory, version: int) -> dict[str, Any]:
+def read_provenance(models: ModelVersions, version: int) -> dict[str, Any]:
     """The provenance record of a version, empty if it has none.
 
     Raises:
@@ -51,7 +52,7 @@ def read_provenance(models: ModelDirectory, version: int) -> dict[str, Any]:
     return record
 
 
-def known_provenance(models: ModelDirectory, version: int) -> dict[str, Any]:
+def known_provenance(models: ModelVersions, version: int) -> dict[str, Any]:
     """As `read_provenance`; empty too if it cannot be read, as if it came from elsewhere."""
     try:
         return read_provenance(models, version)

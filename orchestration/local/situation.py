@@ -95,9 +95,9 @@ def prepare(config: Config, directory: OutputDirectory) -> Prepared:
     )
     code_version = code_version_of(config)
     settings = _settings(config)
-    key = code_version.run_key(
-        ["pipeline.pipeline", *Model.load(config).functions], settings, window.fingerprint
-    )
+    model = Model.load(config)
+    code = ["pipeline.pipeline", model.features, *model.functions]
+    key = code_version.run_key(code, settings, window.fingerprint)
     # The months that a run would take are no change of the configuration.
     stable = {**settings, "data": {**settings["data"], "as_of": 0}}
     models = ModelDirectory(str(directory.serving), config.model_name)

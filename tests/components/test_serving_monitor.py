@@ -19,6 +19,7 @@ from tensorflow_metadata.proto.v0 import schema_pb2
 from tfx.v1.types import standard_artifacts as standard
 from tfx_bsl.coders import example_coder
 
+from components.serving_monitor.checks import check_prediction_drift
 from components.serving_monitor.component import ServingMonitor
 from components.serving_monitor.page import render
 from ml.artifacts import statistics_uri
@@ -269,3 +270,12 @@ def test_page_template_is_installed_with_its_package() -> None:
     patterns = project["tool"]["setuptools"]["package-data"]["components.serving_monitor"]
     (template,) = (PROJECT / "components/serving_monitor").glob("*.j2")
     assert any(template.match(pattern) for pattern in patterns)
+
+
+def test_prediction_drift_counts_predictions_that_are_no_numbers() -> None:
+    past = pd.Series(np.linspace(0, 1, 1000))
+    now = past.where(np.arange(1000) % 10 == 0)
+    (check,) = check_prediction_drift(now, past, 0.15)
+    assert check.alarms
+    (check,) = check_prediction_drift(now, now, 0.15)
+    assert not check.alarms

@@ -806,6 +806,14 @@ def test_nodes_with_values_of_any_type_and_in_a_circle_are_read() -> None:
     assert task_states.of_manifest(manifest, final=True) == (TaskStatus("Load", "FAILED", "why"),)
 
 
+def test_nodes_each_of_which_is_part_of_the_next_are_read_soon() -> None:
+    node = {"displayName": "Load", "phase": "Failed", "message": "x"}
+    nodes = {str(i): {**node, "boundaryID": str(i + 1)} for i in range(20_000)}
+    begun = time.monotonic()
+    task_states.of_manifest(json.dumps({"status": {"nodes": nodes}}), final=True)
+    assert time.monotonic() - begun < 10
+
+
 @pytest.mark.parametrize("how", [404, 500, HANG, DROP, HTML])
 def test_the_status_is_known_where_the_workflow_is_not(
     how: int | str, run_id: str, stub: KubeflowStub

@@ -7,10 +7,13 @@ from pathlib import Path
 
 import pytest
 
+from orchestration.local import situation
 from orchestration.local.cache_keys import CodeVersion
+from orchestration.local.output_directory import OutputDirectory
 from pipeline import model_folders
 from pipeline.config import load_config
 from pipeline.pipeline import create_pipeline
+from tests.conftest import TRIPS
 
 MODEL = "toys_of_a_test.tips"
 SETTINGS = """
@@ -80,6 +83,25 @@ def test_changed_settings_of_a_model_reach_the_nodes_that_use_them_and_the_run_k
     settings.write_text(SETTINGS.replace(old, new))
     after = parameters()
     assert {name for name in before if before[name] != after[name]} == nodes | {"run"}
+
+
+def test_run_key_changes_with_the_module_that_names_the_features_of_a_request(
+    settings: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where none of the model's functions imports it."""
+    root = settings.parents[2]
+    monkeypatch.setattr(situation, "_PROJECT", root)
+    schema = root / "tips.pbtxt"
+    schema.touch()
+    given = [f"model={MODEL}", f"data.uri={TRIPS}", f"gate.schema={schema}"]
+    config = load_config(settings=given)
+
+    def run_key() -> str:
+        return situation.prepare(config, OutputDirectory(root / "output")).situation.run_key
+
+    before = run_key()
+    (settings.parent / "features.py").write_text('RAW_FEATURES = ("company", "origin")\n')
+    assert run_key() != before
 
 
 def test_a_comment_in_the_settings_of_a_model_changes_no_node_and_no_run_key(

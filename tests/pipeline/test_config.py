@@ -252,6 +252,8 @@ def test_what_is_no_key_at_all_is_refused(key: str) -> None:
         ("kubeflow.pipeline_root", "s3://b/runs[1]", r"(without * ? [ \) is expected"),
         ("kubeflow.cpu", "two", 'processors such as "2" or "500m" is expected'),
         ("kubeflow.memory", "4GB", 'memory such as "4Gi" is expected'),
+        ("kubeflow.memory", "4 Gi", 'memory such as "4Gi" is expected'),
+        ("kubeflow.memory", "1e3Gi", 'memory such as "4Gi" is expected'),
         ("kubeflow.retries", "11", "less than or equal to 10"),
         ("kubeflow.secret_env.X", "minio", "match pattern"),
         ("kubeflow.nodes.X.accelerator", "gpu", 'a resource such as "nvidia.com/gpu" is expected'),
@@ -286,6 +288,7 @@ def test_a_value_that_is_not_allowed_is_refused_with_what_is(
         ('[serving]\npublic_keys = ["a\\u0000"]', r"serving.public_keys = ['a\x00']: no value"),
         ('[gate]\nwarn_only = "A"', "gate.warn_only = 'A': "),
         ("[gate]\nwarn_only = [1]", "gate.warn_only.0 = 1: "),
+        ("[pruning]\nblock_size = [true, 1]", "pruning.block_size = [True, 1]: true and false"),
     ],
 )
 def test_a_value_of_another_type_is_refused_with_key_and_value(
@@ -386,6 +389,9 @@ def test_default_model_is_the_only_one_or_the_one_that_says_so(
     assert load_config(settings=["model=tips"]).model == "tips"
     monkeypatch.setenv(MODEL_VARIABLE, "tips")
     assert load_config().model == "tips"
+    monkeypatch.setenv(MODEL_VARIABLE, "other.tips")
+    with pytest.raises(ConfigError, match=r"folder in \S+(?<!models), .*\(FLIGHTDECK_MODEL\)"):
+        load_config()
 
 
 def test_a_model_may_be_a_package_elsewhere(models: Path) -> None:

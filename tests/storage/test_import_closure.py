@@ -19,6 +19,7 @@ FILES = {
     "engine/helper.py": "def later():\n    from other.deep.leaf import thing",
     "engine/unused.py": "import engine.node",
     "engine/typed.py": "import typing\nif typing.TYPE_CHECKING:\n    import engine.node",
+    "engine/untyped.py": "if not TYPE_CHECKING:\n    import engine.node",
     "engine/relative.py": "from . import helper\nfrom ..other import deep",
     "engine/named.py": 'FUNCTION = "other.deep.leaf.thing"',
     "engine/command.py": 'COMMAND = [sys.executable, "-m", "server", "serve"]',
@@ -60,6 +61,7 @@ def closure(root: Path, *names: str) -> set[str]:
         ("engine.node", NODE),
         ("engine.node.Node", NODE),
         ("engine.typed", {"engine/__init__.py", "engine/typed.py"}),
+        ("engine.untyped", {"engine/untyped.py", *NODE}),
         ("engine.words", {"engine/__init__.py", "engine/words.py"}),
         ("engine.named", {"engine/__init__.py", "engine/named.py", *LEAF}),
         (

@@ -43,9 +43,10 @@ def preprocessing_fn(inputs: Tensors, custom_config: Mapping[str, str]) -> Tenso
     known = tf.where(tf.math.is_nan(scaled), tf.zeros_like(scaled), scaled)
     outputs[NUMERIC] = tf.clip_by_value(known, -_CLIP, _CLIP)
     outputs[custom_config["label"]] = inputs[custom_config["label"]]
-    time = inputs[custom_config["time_column"]]
-    age = tf.cast(tft.max(time) - time, tf.float32)
-    outputs[custom_config["weight"]] = tf.pow(0.5, age / _HALF_LIFE)
+    if custom_config["weight"]:
+        time = inputs[custom_config["time_column"]]
+        age = tf.cast(tft.max(time) - time, tf.float32)
+        outputs[custom_config["weight"]] = tf.pow(0.5, age / _HALF_LIFE)
     return outputs
 
 

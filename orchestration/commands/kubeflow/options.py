@@ -107,6 +107,7 @@ def read_job(options: Mapping[str, Any]) -> Job:
         return _compiled(options, parameters, caching)
     if options["config_path"] or options["settings"]:
         raise click.UsageError("--package excludes --config and --set: it has its values; --param.")
+    from orchestration.kubeflow.monitoring import check_period, is_monitoring
     from orchestration.kubeflow.package import read_package
 
     package = read_package(options["package_path"], caching)
@@ -115,6 +116,8 @@ def read_job(options: Mapping[str, Any]) -> Job:
     pairs = dict(parameter.partition("=")[::2] for parameter in parameters)
     with usage_errors():
         values = package.complete(package.parse(pairs))
+        if is_monitoring(values):
+            check_period(values)
     return Job(package, values, options["service_account"])
 
 

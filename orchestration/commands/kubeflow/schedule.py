@@ -14,6 +14,8 @@ from orchestration.commands.kubeflow.options import (
 )
 from orchestration.commands.options import failures, usage_errors
 
+_ONE_PERIOD = "is about one period: a schedule would look at the same one again"
+
 
 @click.command()
 @click.option("--cron", required=True, help='When: "minute hour day month weekday", UTC.')
@@ -37,15 +39,16 @@ def schedule(
       python kubeflow_runner.py schedule --cron "30 5 * * mon" --package pipeline.yaml
     """
     from orchestration.kubeflow.cron import six_fields
+    from orchestration.kubeflow.monitoring import is_monitoring
 
     with usage_errors():
         six_fields(cron)
     if options["pipeline"] != "training":
-        raise click.UsageError(
-            "--pipeline monitoring is about one period: a schedule would look at the same one again"
-        )
+        raise click.UsageError(f"--pipeline monitoring {_ONE_PERIOD}")
     with failures():
         job = read_job(options)
+        if is_monitoring(job.values):
+            raise click.UsageError(f"--package of the monitoring pipeline {_ONE_PERIOD}")
         if job.values.get("fingerprint"):
             raise click.UsageError(
                 "kubeflow.uncached lacks SpanExampleGen: a schedule has to look at the data again"

@@ -83,6 +83,13 @@ def test_it_learns_keeps_the_best_epoch_and_reports_progress(tmp_path: object) -
     assert any(line.startswith("epoch 1 of 12, step ") for line in lines)
 
 
+def test_network_learns_from_rows_that_all_count_the_same(tmp_path: object) -> None:
+    config = learning(epochs=1, weight="")
+    rows = make_rows(500, 1)
+    del rows[WEIGHT]
+    assert network._fit(build(config), config, rows, rows, str(tmp_path))["epochs"] == 1
+
+
 def test_learning_that_diverges_is_an_error_that_says_what_to_lower(tmp_path: object) -> None:
     config = learning(epochs=3, learning_rate=1.0)
     rows = make_rows(3000, 1)

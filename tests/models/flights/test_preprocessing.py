@@ -192,6 +192,19 @@ def test_a_row_sixty_days_older_than_the_newest_counts_half(
     np.testing.assert_allclose(made[WEIGHT].ravel(), [1, 0.5, 0.25])
 
 
+@pytest.mark.parametrize("weight", [WEIGHT, ""])
+def test_preprocessing_makes_a_weight_if_it_has_a_name(weight: str) -> None:
+    found: dict[str, tf.Tensor] = {}
+
+    def preprocess(inputs: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        found.update(preprocessing_fn(inputs, {**MODEL.custom_config, "weight": weight}))
+        return found
+
+    specs = {name: tf.TensorSpec([None, 1], spec.dtype) for name, spec in SPEC.items()}
+    tft.get_transform_input_columns(preprocess, specs)
+    assert (WEIGHT in found, "" in found) == (bool(weight), False)
+
+
 def test_the_transformation_is_saved_without_the_rows_it_was_learned_from(
     graph: tft.TFTransformOutput,
 ) -> None:
