@@ -7,7 +7,7 @@ A model is a folder that its team writes, `models/<name>/`:
   - `preprocessing.py`: `preprocessing_fn(inputs, custom_config)`.
   - `network.py`: `run_fn(fn_args)`; `Learning(**fn_args.custom_config)` are its settings.
   - `export.py`: `save_model(network, transform_graph, path, custom_config)`.
-  - `reference.py`: `reference_auc(data_uri, as_of, window, label)`, gradient boosting on the same
+  - `baseline.py`: `baseline_auc(data_uri, as_of, window, label)`, gradient boosting on the same
     rows.
 
 `custom_config` is `Model.custom_config`. A function that does not need it has no such parameter.
@@ -98,9 +98,9 @@ class Model:
         return f"{self.package}.export.save_model"
 
     @property
-    def reference(self) -> str:
+    def baseline(self) -> str:
         """Import path of the function that measures gradient boosting on the same rows."""
-        return f"{self.package}.reference.reference_auc"
+        return f"{self.package}.baseline.baseline_auc"
 
     @property
     def functions(self) -> tuple[str, ...]:

@@ -90,11 +90,11 @@ def read_changes(evaluation_uri: str, metric: str) -> dict[str, float]:
     """
     (baseline,) = (spec for spec in _eval_config(evaluation_uri).model_specs if spec.is_baseline)
     candidate = _read(evaluation_uri, _candidate(evaluation_uri))
-    reference = _read(evaluation_uri, baseline.name)
+    baseline_values = _read(evaluation_uri, baseline.name)
     return {
-        name: values[metric] - reference[name][metric]
+        name: values[metric] - baseline_values[name][metric]
         for name, values in candidate.items()
-        if metric in values and metric in reference.get(name, {})
+        if metric in values and metric in baseline_values.get(name, {})
     }
 
 

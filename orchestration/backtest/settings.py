@@ -107,7 +107,7 @@ def _make(
         run_month=run_month,
         served=served,
         baseline=(
-            model.reference,
+            model.baseline,
             {m: (each.uri, each.as_of, each.window, model.label) for m, each in data.items()},
         ),
         label=model.label,

@@ -44,7 +44,7 @@ class World:
             run_keys=keys,
             run_month=lambda month: self.run(month, keys[month]),
             served=lambda: self.serving,
-            baseline=("toy_measurement.reference", {month: (notes, month) for month in keys}),
+            baseline=("toy_measurement.baseline", {month: (notes, month) for month in keys}),
             label="delayed",
             prepare=lambda: None,
             say=self.said.append,

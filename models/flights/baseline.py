@@ -16,7 +16,7 @@ from .features import RAW_FEATURES, VOCABULARIES
 _SEED = 7
 
 
-def reference_auc(data_uri: str, as_of: int, window: int, label: str) -> float:
+def baseline_auc(data_uri: str, as_of: int, window: int, label: str) -> float:
     """AUC of scikit-learn's HistGradientBoosting with its defaults and categorical features.
 
     It learns from the whole window; the pipeline's model keeps the window's last days for early

@@ -15,7 +15,7 @@ from .features import SCHEDULE, WEATHER
 _SEED = 7
 
 
-def reference_auc(data_uri: str, as_of: int, window: int, label: str) -> float:
+def baseline_auc(data_uri: str, as_of: int, window: int, label: str) -> float:
     """AUC of scikit-learn's HistGradientBoosting with its defaults.
 
     Args:
