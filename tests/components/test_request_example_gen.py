@@ -269,7 +269,7 @@ def test_what_is_not_there_is_said(
     assert refusal().endswith(f"has no file {MODEL}/*.tfrecord.gz; it has folders of another")
     write_log(tmp_path, trips, SINCE, version=8)
     message = refusal()
-    assert "no row of 2013-03-04 to 2013-03-11 that version 7 of a_model answered" in message
+    assert "no request of 2013-03-04 to 2013-03-11 to version 7 of a_model" in message
     assert message.endswith(f"others did: 8 ({len(trips)} rows)")
     write_log(tmp_path, trips, SINCE, output="scores")
     assert refusal().endswith("have no prediction.probability; its newest have prediction.scores")
