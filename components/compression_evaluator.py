@@ -42,6 +42,21 @@ def CompressionEvaluator(
 ) -> None:
     """Compares a compressed model with the float model it came from, and checks its budgets.
 
+    Example:
+      compression_evaluator = CompressionEvaluator(
+          examples=example_gen.outputs["examples"],
+          schema=schema_gen.outputs["schema"],
+          model=quantizer.outputs["quantized_model"],
+          float_model=trainer.outputs["model"],
+          report=quantizer.outputs["report"],
+          eval_config=json_format.MessageToJson(eval_config),
+          split="test",
+          max_bytes=200_000,
+          max_p99_ms=1.0,
+          min_sparsity=0.5,
+          confidence=0.95,
+      )
+
     Args:
       examples: Raw examples.
       schema: Their schema.

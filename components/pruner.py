@@ -55,6 +55,28 @@ def Pruner(
     Starts from the trained weights and does not change the artifact `model`. Zhu and Gupta 2017,
     https://arxiv.org/abs/1710.01878, as implemented by the TensorFlow Model Optimization Toolkit.
 
+    Example:
+      pruner = Pruner(
+          model=trainer.outputs["model"],
+          examples=transform.outputs["transformed_examples"],
+          transform_graph=transform.outputs["transform_graph"],
+          save_fn="models.my_model.export.save_model",
+          custom_config="{}",
+          label_key="tip",
+          weight_key="",
+          loss="binary_crossentropy",
+          target_sparsity=0.8,
+          schedule="polynomial",
+          frequency=100,
+          block_size="[1, 1]",
+          m_by_n="[]",
+          layers="[]",
+          epochs=4,
+          batch_size=512,
+          learning_rate=1e-3,
+          seed=7,
+      )
+
     Args:
       model: A Sequential or Functional `tf_keras` model.
       examples: Transformed examples with the splits `train`, to train on, and `eval`, to measure

@@ -75,6 +75,28 @@ def Pusher(
     A model is not new if a version computes the same (see `model_identity`), or if a version of the
     same data, configuration and code was rolled back.
 
+    Example:
+      pusher = Pusher(
+          model=quantizer.outputs["quantized_model"],
+          blessing=evaluator.outputs["blessing"],
+          compression_blessing=compression_evaluator.outputs["blessing"],
+          infra_blessing=serving_validator.outputs["blessing"],
+          compression_report=quantizer.outputs["report"],
+          evaluation=evaluator.outputs["evaluation"],
+          examples=example_gen.outputs["examples"],
+          statistics=statistics_gen.outputs["statistics"],
+          schema=schema_gen.outputs["schema"],
+          serving_dir="output/serving",
+          model_name="my_model",
+          run_key="",
+          signing_key="env:SIGNING_KEY",
+          signing_password="",
+          encrypt=False,
+          encryption_keys="",
+          file_mode="644",
+          keep_versions=10,
+      )
+
     Args:
       model: The model to publish.
       blessing: Whether the Evaluator accepts it.

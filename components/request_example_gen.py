@@ -50,6 +50,21 @@ def RequestExampleGen(
     arrived. The label is that of the rows of the monthly spans with the same features; if these
     differ, there is none. Features that no request of the period has are ignored.
 
+    Example:
+      example_gen = RequestExampleGen(
+          schema=schema_gen.outputs["schema"],
+          log_uri="requests",
+          model_name="my_model",
+          version=1795434497,
+          since=1380585600,
+          until=1383264000,
+          features='["distance", "temp"]',
+          output="probability",
+          data_uri="data/my_model",
+          label="tip",
+          encryption_keys="",
+      )
+
     Args:
       schema: Types of the features.
       examples: Component `outputs` contains: the splits `current` and, if there are such requests,

@@ -28,6 +28,15 @@ def ServedModel(
 
     The baseline is a private, verified copy.
 
+    Example:
+      served_model = ServedModel(
+          serving_dir="output/serving",
+          model_name="my_model",
+          version=0,
+          public_keys='["output/keys"]',
+          encryption_keys="",
+      )
+
     Args:
       model: Component `outputs` contains: the served SavedModel; empty while nothing is served.
       statistics: Component `outputs` contains: the statistics of the served model's split `train`;

@@ -44,6 +44,11 @@ def StatisticsGen(
     later runs. Each covers a whole file: the stock component spends most of its time on merging
     those of small batches.
 
+    Example:
+      statistics_gen = StatisticsGen(
+          examples=example_gen.outputs["examples"], schema=schema_gen.outputs["schema"]
+      )
+
     Args:
       examples: The splits, gzipped TFRecords.
       schema: Types and domains of the features.

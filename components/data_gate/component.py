@@ -48,6 +48,22 @@ def DataGate(
 
     An anomaly that chance explains is a warning: see `ml.chance`.
 
+    Example:
+      data_gate = DataGate(
+          examples=example_gen.outputs["examples"],
+          statistics=statistics_gen.outputs["statistics"],
+          schema=schema_gen.outputs["schema"],
+          served_statistics=served_model.outputs["statistics"],
+          environment="TRAINING",
+          warn_only="[]",
+          features='["distance", "temp"]',
+          label="tip",
+          max_missing_change=0.35,
+          max_duplicates=0.01,
+          max_error_growth=4.0,
+          min_label_relation=0.5,
+      )
+
     Args:
       examples: The splits, gzipped TFRecords; rows are checked if it has `train` and `test`.
       statistics: Statistics of every split.

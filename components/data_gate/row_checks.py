@@ -45,8 +45,7 @@ def find_changed_relations(
         if name != label and growths[name] > WARN_FROM * limit:
             text = (
                 f"predicted from the other features, its squared error is {growths[name]:.0f} "
-                f"times that of train; more than {limit:g} blocks.
-                f"that of train; more than {limit:g} blocks. Are the units the same?"
+                f"times that of train; more than {limit:g} blocks. Are the units the same?"
             )
             severity = ERROR if growths[name] > limit else WARNING
             yield Anomaly(split, name, "RELATION_CHANGED", severity, text)

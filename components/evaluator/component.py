@@ -28,6 +28,17 @@ def Evaluator(
     It replaces the stock Evaluator, which takes no TFMA evaluators and fails without a baseline. A
     model that has a `model.tflite` in its folder is evaluated in that format.
 
+    Example:
+      evaluator = Evaluator(
+          examples=example_gen.outputs["examples"],
+          schema=schema_gen.outputs["schema"],
+          model=quantizer.outputs["quantized_model"],
+          baseline_model=served_model.outputs["model"],
+          eval_config=json_format.MessageToJson(eval_config),
+          split="test",
+          confidence=0.95,
+      )
+
     Args:
       examples: Raw examples.
       schema: Their schema.

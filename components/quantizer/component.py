@@ -77,6 +77,32 @@ def Quantizer(
         smallest or fastest whose AUC is at most `max_auc_loss` below that of `float_model`; if no
         mode qualifies, float.
 
+    Example:
+      quantizer = Quantizer(
+          model=pruner.outputs["pruned_model"],
+          float_model=trainer.outputs["model"],
+          examples=example_gen.outputs["examples"],
+          transformed_examples=transform.outputs["transformed_examples"],
+          transform_graph=transform.outputs["transform_graph"],
+          save_fn="models.my_model.export.save_model",
+          custom_config="{}",
+          label_key="tip",
+          weight_key="",
+          loss="binary_crossentropy",
+          signature="raw_features",
+          mode="auto",
+          auto_modes='["dynamic_range", "int8"]',
+          policy="smallest",
+          max_auc_loss=0.002,
+          weight_bits=8,
+          sparse=True,
+          representative_rows=1000,
+          epochs=2,
+          batch_size=512,
+          learning_rate=1e-4,
+          seed=7,
+      )
+
     Args:
       model: The model to quantize: a pruned one, or a trained one.
       float_model: The trained model, to compare with.

@@ -62,9 +62,35 @@ def ServingMonitor(
 ) -> None:
     """Compares a period of requests with the training data, the period before, and labels.
 
-    A check alarms when its value is beyond its limit. The schema sets the limits of a feature: `skew_comparator` against the training data
-    (`drift_comparator` if it is absent), `drift_comparator` against the period before. Limits allow for chance (see `ml.chance`). A
+    A check alarms when its value is beyond its limit. The schema sets the limits of a feature:
+    `skew_comparator` against the training data (`drift_comparator` if it is absent),
+    `drift_comparator` against the period before. Limits allow for chance (see `ml.chance`). A
     period of fewer rows than `min_rows` is reported, and raises no alarm.
+
+    Example:
+      monitor = ServingMonitor(
+          examples=example_gen.outputs["examples"],
+          statistics=statistics_gen.outputs["statistics"],
+          schema=schema_gen.outputs["schema"],
+          served_statistics=served_model.outputs["statistics"],
+          model_name="my_model",
+          since=1380585600,
+          until=1383264000,
+          features='["distance", "temp"]',
+          output="probability",
+          label="tip",
+          slices="[]",
+          min_rows=1000,
+          max_missing_change=0.35,
+          max_unseen=0.01,
+          max_error_growth=4.0,
+          max_prediction_drift=0.05,
+          max_mean_ratio=2.0,
+          min_auc=0.6,
+          min_slice_auc=0.5,
+          min_slice_rows=1000,
+          max_calibration=1.5,
+      )
 
     Args:
       examples: Output of RequestExampleGen: `current` and perhaps `previous`.

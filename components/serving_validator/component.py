@@ -59,6 +59,22 @@ def ServingValidator(
     The server gets the unchanged files of the model and warm-up requests, which depend only on the
     model, the rows and `warmup_rows`. A blessing holds the requests, to be pushed with the model.
 
+    Example:
+      serving_validator = ServingValidator(
+          model=quantizer.outputs["quantized_model"],
+          examples=example_gen.outputs["examples"],
+          model_name="my_model",
+          split="test",
+          rows=200,
+          tolerance=0.005,
+          max_p50_ms=0.0,
+          max_p99_ms=20.0,
+          max_startup_seconds=60.0,
+          max_memory_mb=1500.0,
+          timeout_seconds=60.0,
+          warmup_rows=10,
+      )
+
     Args:
       model: A SavedModel with the signature `serving_default`, from serialized examples or features
         to one output of numbers, and maybe a `model.tflite` in its folder.

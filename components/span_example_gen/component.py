@@ -34,6 +34,17 @@ def SpanExampleGen(
     is cut where its last days begin, so it has the same files in every split, and the files of an
     earlier run are reused from the `SpanStore` of the environment.
 
+    Example:
+      example_gen = SpanExampleGen(
+          schema=schema_gen.outputs["schema"],
+          data_uri="data/my_model",
+          time_column="time",
+          as_of=201312,
+          window=6,
+          eval_days=7,
+          fingerprint="",
+      )
+
     Args:
       schema: Types of the columns, and which of them every file must have.
       examples: Component `outputs` contains: the splits `train` (the window without its last

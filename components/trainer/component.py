@@ -18,7 +18,7 @@ class Trainer(tfx.components.Trainer):
 
     Example:
       trainer = Trainer(
-          run_fn="models.flights.network.run_fn",
+          run_fn="models.my_model.network.run_fn",
           examples=transform.outputs["transformed_examples"],
           transform_graph=transform.outputs["transform_graph"],
           settings={"epochs": 3, "batch_size": 512},

@@ -40,6 +40,16 @@ def Transform(
     a new artifact in each run. This one keeps the analysis of each month of the window, as TFT's
     own analyzer cache, in the `SpanStore` of the environment, and later runs reuse it.
 
+    Example:
+      transform = Transform(
+          examples=example_gen.outputs["examples"],
+          schema=schema_gen.outputs["schema"],
+          preprocessing_fn="models.my_model.preprocessing.preprocessing_fn",
+          custom_config='{"label": "tip"}',
+          analyze='["train"]',
+          transform='["train", "eval"]',
+      )
+
     Args:
       examples: Gzipped TFRecords, with the file names of SpanExampleGen, by which analyses are
         kept.

@@ -270,9 +270,9 @@ def test_what_is_not_there_is_said(
     write_log(tmp_path, trips, SINCE, version=8)
     message = refusal()
     assert "no request of 2013-03-04 to 2013-03-11 to version 7 of a_model" in message
-    assert message.endswith(f"others did: 8 ({len(trips)} rows)")
+    assert message.endswith(f"other versions: 8 ({len(trips)} rows)")
     write_log(tmp_path, trips, SINCE, output="scores")
-    assert refusal().endswith("have no prediction.probability; its newest have prediction.scores")
+    assert refusal().endswith("no prediction.probability; the newest rows have prediction.scores")
 
 
 # Which period
