@@ -93,7 +93,7 @@ def Pusher(
           signing_password="",
           encrypt=False,
           encryption_keys="",
-          file_mode="644",
+          file_mode="0644",
           keep_versions=10,
       )
 

@@ -215,7 +215,7 @@ def test_a_file_that_was_cut_is_named(
         path.write_bytes(whole[:size])
         message = refusal()
         assert str(path) in message
-        assert "mend or remove it" in message
+        assert "repair or remove it" in message
         assert "\n" not in message
 
 
@@ -256,7 +256,7 @@ def test_a_file_that_is_something_else_is_named(
         with tf.io.TFRecordWriter(str(path), "GZIP") as file:
             file.write(record)
         message = refusal()
-        assert message.startswith(f"{path} is no file of a request log")
+        assert message.startswith(f"{path} is not a file of a request log")
     path.write_text("a,b\n1,2\n")
     assert str(path) in refusal()
 
