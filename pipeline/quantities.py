@@ -6,10 +6,10 @@ from decimal import Decimal
 
 
 def parse_cpu(text: str) -> Decimal:
-    """Processors.
+    """Parses a number of processors.
 
     Raises:
-      ValueError: If it is no number of processors, from one thousandth to a thousand.
+      ValueError: If it is not a number of processors from 0.001 to 1000.
 
     Examples:
       >>> parse_cpu("500m")
@@ -19,10 +19,10 @@ def parse_cpu(text: str) -> Decimal:
 
 
 def parse_memory(text: str) -> Decimal:
-    """Memory, in bytes.
+    """Parses an amount of memory, in bytes.
 
     Raises:
-      ValueError: If it is no amount of memory, from 1 MiB to 1 PiB.
+      ValueError: If it is not an amount of memory from 1 MiB to 1 PiB.
 
     Examples:
       >>> parse_memory("4Gi")
@@ -49,7 +49,7 @@ def _parse(text: str, expected: str, least: Decimal, most: Decimal) -> Decimal:
     from kubernetes.utils.quantity import parse_quantity  # Here, since it takes a second.
 
     try:
-        # It takes all that Python calls a number, of which Kubernetes refuses some.
+        # It accepts numbers of Python that Kubernetes refuses.
         if not text.isascii() or text.strip() != text or "_" in text or text.endswith("K"):
             raise ValueError
         amount = Decimal(parse_quantity(text))
