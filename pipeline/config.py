@@ -250,8 +250,7 @@ class ServingConfig:
 
 @dataclass(frozen=True, config=CHECKED)
 class MonitorConfig:
-    """The limits for requests and predictions of a period, beyond which there is an alarm; see
-    [monitoring.md](monitoring.md).
+    """The limits of monitoring; see [monitoring.md](monitoring.md).
 
     The schema limits the difference of a feature from the training data and from the period before.
 

@@ -32,9 +32,7 @@ def _check_switch(value: Any) -> Any:
 
 def _check_secret_place(place: str) -> str:
     if place.startswith("fd:"):
-        raise ValueError(
-            "fd: does not work here, since nodes run in other processes: env:NAME or a file is expected"
-        )
+        raise ValueError("fd: does not work across processes: env:NAME or a file is expected")
     return place
 
 

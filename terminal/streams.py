@@ -39,8 +39,8 @@ def run_command(command: Callable[[], object]) -> None:
     for text in texts:
         if text != text.encode("utf-8", "replace").decode():
             sys.exit(
-                f"{text!r} cannot be encoded in {sys.getfilesystemencoding()}: use another name, or set "
-                "PYTHONUTF8=1 if it is UTF-8"
+                f"{text!r} cannot be encoded in {sys.getfilesystemencoding()}: use another name, "
+                "or set PYTHONUTF8=1 if it is UTF-8"
             )
     try:
         command()

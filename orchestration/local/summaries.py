@@ -1,4 +1,4 @@
-"""Says in one line what a node produced, from its output artifacts."""
+"""Describes in one line what a node produced, from its output artifacts."""
 
 from __future__ import annotations
 
@@ -47,8 +47,8 @@ def _span_example_gen(outputs: Outputs) -> Summary:
     spans = json.loads(examples.get_string_custom_property("spans"))
     counts = ", ".join(f"{count:,} {split}" for split, count in rows.items())
     months = spans["train"]
-    learned = f"{months[0]}" if len(months) == 1 else f"{months[0]} to {months[-1]}"
-    return Summary(f"{counts} rows; learns from {learned}, evaluated on {spans['test'][0]}")
+    trained = f"{months[0]}" if len(months) == 1 else f"{months[0]} to {months[-1]}"
+    return Summary(f"{counts} rows; trained on {trained}, evaluated on {spans['test'][0]}")
 
 
 def _import_schema_gen(outputs: Outputs) -> Summary:

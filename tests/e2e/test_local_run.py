@@ -69,7 +69,7 @@ def test_a_first_run_pushes_a_version_that_tensorflow_loads(pushed: PushedRun) -
 def test_every_node_is_shown_complete_with_what_it_made(pushed: PushedRun) -> None:
     assert final_states(pushed.screen) == dict.fromkeys(NODES, "complete")
     for result in (
-        r"\d train, \d+ eval, [\d,]+ test rows; learns from 201301 to 201302, evaluated on 201303",
+        r"\d train, \d+ eval, [\d,]+ test rows; trained on 201301 to 201302, evaluated on 201303",
         r"nothing is served yet",
         r"epoch 1 of 2, step \d+ of \d+, log loss 0\.\d+",
         r"8\d\.\d% of the weights are zero; eval loss 0\.\d{4}, was 0\.\d{4}",

@@ -38,7 +38,7 @@ def test_examples_are_counted_by_split_and_dated() -> None:
         spans = {"train": months, "test": ["201312"]}
         examples.set_string_custom_property("spans", json.dumps(spans))
         assert summarize("SpanExampleGen", {"examples": examples}) == Summary(
-            f"123,456 train, 7,890 eval, 27,020 test rows; learns from {learned}, "
+            f"123,456 train, 7,890 eval, 27,020 test rows; trained on {learned}, "
             "evaluated on 201312"
         )
 
