@@ -283,7 +283,7 @@ def test_a_value_that_is_not_allowed_is_refused_with_what_is(
         ("[evaluation]\nmin_auc = nan", "evaluation.min_auc = nan: "),
         ("model_name = 3", "model_name = 3: "),
         ('[data]\nuri = "a\\u0000b"', r"data.uri = 'a\x00b': NUL characters are not allowed"),
-        ('[serving]\npublic_keys = ["a\\u0000"]', r"serving.public_keys = ['a\x00']: no value"),
+        ('[serving]\npublic_keys = ["a\\u0000"]', r"serving.public_keys = ['a\x00']: NUL"),
         ('[gate]\nwarn_only = "A"', "gate.warn_only = 'A': "),
         ("[gate]\nwarn_only = [1]", "gate.warn_only.0 = 1: "),
     ],
@@ -379,7 +379,7 @@ def test_default_model_is_the_only_one_or_the_one_that_says_so(
     add_model(models, "tips")
     assert default_model() == "tips"
     add_model(models, "fares")
-    with pytest.raises(ConfigError, match=r"which.*`default = true` .* one of fares, tips"):
+    with pytest.raises(ConfigError, match=r"no single default.*`default = true` .* fares, tips"):
         default_model()
     (models / "fares" / "config.toml").write_text("default = true\n" + MODEL)
     assert load_config().model == "fares"
