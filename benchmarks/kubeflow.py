@@ -1,7 +1,7 @@
 """Measures what Kubeflow costs: compiling, `status`, a run by task, and the entrypoint of a task.
 
-The run is by `kfp.local`, each task in a process of its own that imports TFX anew, as on a cluster,
-where a pod and its image come on top of that. Beside it stands the local runner, whose nodes share
+The run is by `kfp.local`, each task in its own process that imports TFX, as on a cluster,
+where a pod and its image come on top of that. The local runner is measured too; its nodes share
 their imports, on the same two small spans with the same settings.
 """
 

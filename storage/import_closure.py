@@ -75,9 +75,9 @@ class ImportClosure:
 
     def _imports(self, file: Path) -> set[Path]:
         names = self._module(file).imports
-        beside = {file.parent / name for name in names if "." in name}
+        near = {file.parent / name for name in names if "." in name}
         return {found for name in names for found in self._resolve(name)} | {
-            path for path in beside if path.is_file()
+            path for path in near if path.is_file()
         }
 
     def _module(self, file: Path) -> _Module:

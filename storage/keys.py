@@ -120,7 +120,7 @@ def public_key_of(private_key: str) -> str:
 def ensure_key_pair(private_key: str, password_from: str = "") -> KeyPair:
     """Makes a key pair (P-256, PEM) where there is none.
 
-    The public key lies beside the private one and ends in `.pub`. Processes that do this at the
+    The public key lies next to the private one and ends in `.pub`. Processes that do this at the
     same time end up with the same pair.
 
     Args:

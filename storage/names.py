@@ -16,7 +16,7 @@ RAW_SIGNATURE = "raw_features"
 # Method names of signatures of a SavedModel.
 PREDICT_METHOD = "tensorflow/serving/predict"
 
-# The folder beside the versions of a model, and what it holds of each version.
+# The folder of provenance next to the versions of a model, and its files by version.
 PROVENANCE = ".flightdeck"
 PROVENANCE_FILE = "provenance.json"
 TRAINING_STATISTICS = "training_statistics.pb"
