@@ -1,8 +1,8 @@
 """Measures what Kubeflow costs: compiling, `status`, a run by task, and the entrypoint of a task.
 
-The run is by `kfp.local`, each task in its own process that imports TFX, as on a cluster,
-where a pod and its image come on top of that. The local runner is measured too; its nodes share
-their imports, on the same two small spans with the same settings.
+The run is by `kfp.local`, each task in its own process that imports TFX, as on a cluster, which
+adds pods and images. For comparison, the local runner, whose nodes share their imports, runs the
+same two small spans with the same settings.
 """
 
 from __future__ import annotations

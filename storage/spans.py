@@ -71,6 +71,16 @@ def filesystem(uri: str) -> tuple[fs.FileSystem, str]:
 def find_spans(uri: str) -> list[Span]:
     """Lists the spans under `uri`, oldest first.
 
+    Example:
+      >>> import pathlib, tempfile
+      >>> with tempfile.TemporaryDirectory() as data:
+      ...     for month in (201312, 201311):
+      ...         folder = pathlib.Path(data, f"span-{month}")
+      ...         folder.mkdir()
+      ...         (folder / "rows.parquet").touch()
+      ...     [span.month for span in find_spans(data)]
+      [201311, 201312]
+
     Args:
       uri: Directory that holds one folder `span-YYYYMM` per month.
 
@@ -109,6 +119,17 @@ def _list_spans(files: fs.FileSystem, root: str, uri: str) -> list[Span]:
 
 def resolve_window(uri: str, as_of: int, window: int) -> Window:
     """Chooses the spans of a run.
+
+    Example:
+      >>> import pathlib, tempfile
+      >>> with tempfile.TemporaryDirectory() as data:
+      ...     for month in (201310, 201311, 201312):
+      ...         folder = pathlib.Path(data, f"span-{month}")
+      ...         folder.mkdir()
+      ...         (folder / "rows.parquet").touch()
+      ...     window = resolve_window(data, as_of=0, window=2)
+      >>> [span.month for span in window.train], window.test.month
+      ([201310, 201311], 201312)
 
     Args:
       uri: Directory that holds the spans.
