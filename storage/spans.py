@@ -1,8 +1,8 @@
 """Finds monthly spans (`span-YYYYMM/*.parquet`) and the window that a run trains on.
 
-Every file below a data directory is read or is an error, so that no data is silently ignored. Only
-names that begin with `_` or `.` or end in `.crc` are skipped, as in Spark and Hadoop, and texts and
-scripts (`.md`, `.txt`, `.py`) next to the spans.
+Whatever lies under a data directory is read or refused by name, so that no part of a month is left
+out unseen. Skipped are names that begin with `_` or `.` or end in `.crc`, as Spark and Hadoop have
+it, and texts and scripts (`.md`, `.txt`, `.in`, `.py`) beside the spans.
 
 Imports nothing of TFX or TensorFlow, so that a scheduler can look for new data at no cost.
 """
