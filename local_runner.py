@@ -22,7 +22,7 @@ from terminal.streams import run_command
 
 @click.group()
 def main() -> None:
-    """Runs the pipeline on this machine, once or on a schedule, and says what was run.
+    """Runs the pipeline on this machine, once or on a schedule, and shows its history.
 
     \b
     Examples:

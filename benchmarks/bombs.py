@@ -1,4 +1,4 @@
-"""Small requests that stand for much: how much memory they take, and how long others wait beside.
+"""Measures small requests that unpack to much: their memory, and the delay of other requests.
 
 For benchmarks/serving.py.
 """
@@ -34,7 +34,7 @@ Ask = Callable[[bytes], bytes]
 def measure_bombs(
     process: int, grpc_port: int, rest_port: int, model: str, good: Ask, request: bytes, count: int
 ) -> dict[str, dict[str, float]]:
-    """Sends each kind of bomb, while a good client keeps asking.
+    """Sends each kind of bomb, while a good client keeps sending requests.
 
     Args:
       process: Number of the server's process.
@@ -42,7 +42,7 @@ def measure_bombs(
       rest_port: Port of its REST interface.
       model: Name of the model.
       good: The good client.
-      request: What it asks.
+      request: Its request.
       count: How many of each kind are sent at a time.
 
     Returns:
@@ -56,7 +56,7 @@ def measure_bombs(
         before = _peak(memory)
         stopping = threading.Event()
         with ThreadPoolExecutor(count + 1) as pool:
-            slowest = pool.submit(_keep_asking, good, request, stopping)
+            slowest = pool.submit(_keep_requesting, good, request, stopping)
             try:
                 for sent in [pool.submit(send) for _ in range(count)]:
                     sent.result()
@@ -97,7 +97,7 @@ def _bombs(grpc_port: int, rest_port: int, model: str) -> Mapping[str, Callable[
     }
 
 
-def _keep_asking(good: Ask, request: bytes, stopping: threading.Event) -> float:
+def _keep_requesting(good: Ask, request: bytes, stopping: threading.Event) -> float:
     """The longest time that an answer took."""
     slowest = 0.0
     while True:
@@ -149,7 +149,7 @@ def _peak(memory: Path) -> int:
     for line in (memory / "status").read_text().splitlines():
         if line.startswith("VmHWM:"):
             return int(line.split()[1]) * 1024
-    raise RuntimeError(f"{memory} says no peak")
+    raise RuntimeError(f"{memory} has no peak")
 
 
 def figures(measured: Mapping[str, Any], budget: int) -> list[tuple[str, str, str, bool]]:

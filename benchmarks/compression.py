@@ -1,8 +1,8 @@
 """Measures what each way to compress the flights model saves and costs, and what zeros are worth.
 
-The first table has the whole model in every mode of the Quantizer, judged on the test month, beside
-figures that the TensorFlow Model Optimization Toolkit and TFLite publish (`_SOURCES`). The second
-has its dense layers alone, to see whether TFLite and XNNPACK turn their zeros into speed.
+The first table has the whole model in every mode of the Quantizer, evaluated on the test month,
+next to figures that the TensorFlow Model Optimization Toolkit and TFLite publish (`_SOURCES`). The
+second has its dense layers alone, to see whether TFLite and XNNPACK turn their zeros into speed.
 """
 
 from __future__ import annotations

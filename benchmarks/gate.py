@@ -57,7 +57,7 @@ def main(
     fault_rows: int,
     fault_seeds: int,
 ) -> None:
-    """Judges random samples of real months, with and without faults, and prints what is blocked.
+    """Gates random samples of real months, with and without faults, and prints what is blocked.
 
     Each is compared with the window before its month, as if a model of that window were served.
     """
@@ -72,7 +72,7 @@ class Case:
     """A month and the window before it.
 
     Attributes:
-      gate: What judges.
+      gate: The gate.
       rows: All rows of the month.
       window: About 10,000 rows of the window.
       served: Statistics of all rows of the window.

@@ -1,15 +1,15 @@
 """Measures what Kubeflow costs: compiling, `status`, a run by task, and the entrypoint of a task.
 
-The run is by `kfp.local`, each task in a process of its own that imports TFX anew, as on a cluster,
-where a pod and its image come on top of that. Beside it stands the local runner, whose nodes share
-their imports, on the same two small spans with the same settings.
+The run is by `kfp.local`, each task in its own process that imports TFX, as on a cluster, which
+adds pods and images. For comparison, the local runner, whose nodes share their imports, runs the
+same two small spans with the same settings.
 """
 
 from __future__ import annotations
 
 import os
 
-# Before TensorFlow is imported, which would tell on the standard error what it found.
+# Before TensorFlow is imported, to silence its messages on the standard error.
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
 
 import argparse

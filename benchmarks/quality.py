@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 
 from benchmarks.common import report, run_measured
-from models.flights.reference import reference_auc
+from models.flights.baseline import baseline_auc
 from pipeline.config import load_config
 
 
@@ -24,22 +24,22 @@ from pipeline.config import load_config
 )
 @click.option("--seed", "seeds", type=int, multiple=True, default=(7,), show_default=True)
 def main(months: tuple[int, ...], seeds: tuple[int, ...]) -> None:
-    """Runs the pipeline and the reference for each month and prints the AUC of both on it.
+    """Runs the pipeline and the baseline for each month and prints the AUC of both on it.
 
-    The reference learns from the whole window; the pipeline's model keeps the window's last days
+    The baseline trains on the whole window; the pipeline's model keeps the window's last days
     for early stopping.
     """
     config = load_config(settings=["model=flights"])
     source = config.data
     rows, data = [], []
-    ours, references = [], []
+    ours, baselines = [], []
     for month in months:
         by_seed = [pipeline_auc(month, seed) for seed in seeds]
         ours.append(sum(by_seed) / len(by_seed))
-        references.append(reference_auc(source.uri, month, source.window, config.label))
-        rows.append(_row(str(month), ours[-1], references[-1]))
-        data.append({"month": month, "seeds": seeds, "ours": by_seed, "reference": references[-1]})
-    rows.append(_row("mean", sum(ours) / len(ours), sum(references) / len(references)))
+        baselines.append(baseline_auc(source.uri, month, source.window, config.label))
+        rows.append(_row(str(month), ours[-1], baselines[-1]))
+        data.append({"month": month, "seeds": seeds, "ours": by_seed, "baseline": baselines[-1]})
+    rows.append(_row("mean", sum(ours) / len(ours), sum(baselines) / len(baselines)))
     report("quality", ["AUC on", "ours", "HistGradientBoosting", "difference"], rows, data)
 
 
@@ -60,8 +60,8 @@ def pipeline_auc(month: int, seed: int) -> float:
         return float(json.loads(record.read_text())["metrics"]["auc"])
 
 
-def _row(name: str, ours: float, reference: float) -> list[str]:
-    return [name, f"{ours:.4f}", f"{reference:.4f}", f"{ours - reference:+.4f}"]
+def _row(name: str, ours: float, baseline: float) -> list[str]:
+    return [name, f"{ours:.4f}", f"{baseline:.4f}", f"{ours - baseline:+.4f}"]
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 
-# Before TensorFlow is imported, which would tell on the standard error what it found.
+# Before TensorFlow is imported, to silence its messages on the standard error.
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
 
 import asyncio

@@ -1,4 +1,4 @@
-"""Times every node of this pipeline beside its stock-TFX equivalent, on the same rows."""
+"""Compares the time of every node with its stock TFX equivalent, on the same rows."""
 
 from __future__ import annotations
 

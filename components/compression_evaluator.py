@@ -1,4 +1,4 @@
-"""CompressionEvaluator: is the compressed model, in both of its forms, as good as the float one?"""
+"""CompressionEvaluator: is the compressed model, in both formats, as good as the float one?"""
 
 import json
 import os
@@ -42,6 +42,21 @@ def CompressionEvaluator(
 ) -> None:
     """Compares a compressed model with the float model it came from, and checks its budgets.
 
+    Example:
+      compression_evaluator = CompressionEvaluator(
+          examples=example_gen.outputs["examples"],
+          schema=schema_gen.outputs["schema"],
+          model=quantizer.outputs["quantized_model"],
+          float_model=trainer.outputs["model"],
+          report=quantizer.outputs["report"],
+          eval_config=json_format.MessageToJson(eval_config),
+          split="test",
+          max_bytes=200_000,
+          max_p99_ms=1.0,
+          min_sparsity=0.5,
+          confidence=0.95,
+      )
+
     Args:
       examples: Raw examples.
       schema: Their schema.
@@ -49,20 +64,20 @@ def CompressionEvaluator(
       float_model: The model before compression.
       report: What the Quantizer measured.
       evaluation: Component `outputs` contains: metrics and validation result, as TFMA writes them,
-        and the budgets that are not met as `budgets.json`.
+        and the unmet budgets as `budgets.json`.
       blessing: Component `outputs` contains: whether every threshold and budget was met.
       eval_config: A `tfma.EvalConfig` as JSON, with the models `tflite` and `saved_model` and the
         baseline `float`.
       split: Split of the examples to evaluate on.
       max_bytes: Largest size of `model.tflite`, in bytes; 0 for no limit.
-      max_p99_ms: Highest 99th percentile of the time it takes for a row, in milliseconds; 0 for no
-        limit.
+      max_p99_ms: Highest 99th percentile of its time per row, in milliseconds; 0 for no limit.
       min_sparsity: Smallest share of zeros among its weights.
-      confidence: How sure a loss against the float model has to be to count; 0 to count any.
+      confidence: Confidence at which a loss against the float model counts, such as 0.95; 0 counts
+        any loss.
       beam_pipeline: Supplied by TFX.
 
     Raises:
-      UserError: Naming a budget that is not allowed.
+      UserError: If a budget is not allowed.
     """
     require(max_bytes >= 0, "max_bytes", max_bytes, "0 or more")
     require(max_p99_ms >= 0, "max_p99_ms", max_p99_ms, "0 or more")
@@ -86,7 +101,7 @@ def CompressionEvaluator(
 def unmet_budgets(
     report: dict, max_bytes: int, max_p99_ms: float, min_sparsity: float
 ) -> list[str]:
-    """A line for each budget that a model does not meet, with by how much.
+    """A line for each budget that a model exceeds, with the excess.
 
     Args:
       report: What the Quantizer measured.
@@ -121,7 +136,7 @@ def unmet_budgets(
 
 
 def read_budgets(evaluation_uri: str) -> list[str]:
-    """The budgets that a model did not meet; see `unmet_budgets`."""
+    """Reads the budgets that a model did not meet; see `unmet_budgets`."""
     with tfx.dsl.io.fileio.open(os.path.join(evaluation_uri, BUDGETS_FILE), "r") as file:
         lines: list[str] = json.loads(file.read())
     return lines

@@ -1,4 +1,4 @@
-"""Pruner: sets a trained network's small weights to zero and lets the others make up for it."""
+"""Pruner: sets the small weights of a trained network to zero while fine-tuning the others."""
 
 import json
 from typing import Any
@@ -20,9 +20,9 @@ from ml.parameters import load_function, parse_names, require
 from storage.errors import UserError
 
 _SCHEDULES = ("polynomial", "constant")
-# The share of the steps in which a polynomial schedule reaches its target; the rest recovers.
+# A polynomial schedule reaches its target in this share of the steps; the rest recovers.
 _RAMP = 0.7
-# With little data weights are chosen more often than `frequency` says, to reach the target.
+# With few steps, weights are chosen more often than `frequency`, to reach the target.
 _MIN_CHOICES = 10
 _MIN_STEPS = 10
 
@@ -52,18 +52,39 @@ def Pruner(
 ) -> None:
     """Prunes a `tf_keras` model by magnitude while fine-tuning it.
 
-    Starts from the trained weights and leaves the artifact `model` as it is. Zhu and Gupta 2017,
-    https://arxiv.org/abs/1710.01878; the implementation is the TensorFlow Model Optimization
-    Toolkit's.
+    Starts from the trained weights and does not change the artifact `model`. Zhu and Gupta 2017,
+    https://arxiv.org/abs/1710.01878, as implemented by the TensorFlow Model Optimization Toolkit.
+
+    Example:
+      pruner = Pruner(
+          model=trainer.outputs["model"],
+          examples=transform.outputs["transformed_examples"],
+          transform_graph=transform.outputs["transform_graph"],
+          save_fn="models.my_model.export.save_model",
+          custom_config="{}",
+          label_key="tip",
+          weight_key="",
+          loss="binary_crossentropy",
+          target_sparsity=0.8,
+          schedule="polynomial",
+          frequency=100,
+          block_size="[1, 1]",
+          m_by_n="[]",
+          layers="[]",
+          epochs=4,
+          batch_size=512,
+          learning_rate=1e-3,
+          seed=7,
+      )
 
     Args:
       model: A Sequential or Functional `tf_keras` model.
-      examples: Transformed examples with the splits `train`, to learn from, and `eval`, to measure
+      examples: Transformed examples with the splits `train`, to train on, and `eval`, to measure
         on.
       transform_graph: The transformation that made them.
       pruned_model: Component `outputs` contains: the pruned model, with the signatures of `model`.
-      report: Component `outputs` contains: the sparsity of each layer and of all, loss and AUC on
-        `eval` before and after.
+      report: Component `outputs` contains: the sparsity of each layer and overall, and loss and AUC
+        on `eval` before and after.
       save_fn: Import path of the function `(network, transform graph, path)` that saves a network
         with its serving signatures.
       custom_config: JSON object that `save_fn` gets, if it has a parameter of this name.
@@ -71,11 +92,11 @@ def Pruner(
       weight_key: Feature that says how much a row counts; empty if all count the same.
       loss: Name of the Keras loss to fine-tune with.
       target_sparsity: Share of the weights that become zero, 0 to below 1; 0 passes the network on
-        as it is.
+        unchanged.
       schedule: "polynomial": from none to the target in the first 70% of the steps; "constant": the
         target from the start.
-      frequency: Steps between two choices of the weights that are zero, at most; there are ten
-        choices at least.
+      frequency: Largest number of steps between two choices of the zero weights; there are at least
+        ten choices.
       block_size: JSON pair of rows and columns of a kernel (inputs and outputs) that become zero
         together.
       m_by_n: JSON pair [m, n]: of every n consecutive weights m become zero, as in [2, 4];
@@ -88,39 +109,39 @@ def Pruner(
       seed: Seed of all random choices.
 
     Raises:
-      UserError: Naming the parameter that is not allowed, the layer that cannot be pruned or the
-        model that is not `tf_keras`, before any work is done; or if fine-tuning diverges.
+      UserError: If a parameter is not allowed, a layer cannot be pruned, or the model is not
+        `tf_keras`, before any work is done; or if fine-tuning diverges.
     """
     skip_autograph_of_keras()
     settings = FitSettings(label_key, weight_key, loss, epochs, batch_size, learning_rate, seed)
     settings.check()
-    forms = check_form(target_sparsity, schedule, frequency, block_size, m_by_n, epochs)
+    spec = check_pruning(target_sparsity, schedule, frequency, block_size, m_by_n, epochs)
     wanted = parse_names("layers", layers)
     save = bind_custom_config(load_function(save_fn), custom_config)
     network = load_network(model)
     chosen = choose_layers(network, wanted)
-    _check_prunable(chosen, forms)
+    _check_prunable(chosen, spec)
     names = [layer.name for layer in chosen]
     graph = tft.TFTransformOutput(transform_graph.uri)
     schema = graph.transformed_metadata.schema
     evaluation = read_columns(examples, "eval", schema)
     check_keys(evaluation, settings)
     before = evaluate(network, evaluation, settings)
-    if forms["sparsity"] > 0:
+    if spec["sparsity"] > 0:
         train = read_columns(examples, "train", schema)
-        network = prune(network, names, forms, train, settings)
+        network = prune(network, names, spec, train, settings)
     save(network, graph, serving_model_uri(pruned_model))
     report.write(
         {
             **measure_sparsity(network, names),
             "before": before,
             "after": evaluate(network, evaluation, settings),
-            "form": forms,
+            "pruning": spec,
         }
     )
 
 
-def check_form(
+def check_pruning(
     target_sparsity: float,
     schedule: str,
     frequency: int,
@@ -128,13 +149,13 @@ def check_form(
     m_by_n: str,
     epochs: int,
 ) -> dict[str, Any]:
-    """Checks how to prune; see the parameters of `Pruner`.
+    """Checks the parameters of `Pruner`, and returns them as a pruning spec.
 
     Returns:
       `sparsity`, `schedule`, `frequency`, `block_size`, and `m_by_n` or None.
 
     Raises:
-      UserError: Naming the parameter, its value and what is allowed.
+      UserError: If a parameter is not allowed; the message has name, value and what is allowed.
     """
     require(0 <= target_sparsity < 1, "target_sparsity", target_sparsity, "0 to below 1")
     require(schedule in _SCHEDULES, "schedule", schedule, " or ".join(_SCHEDULES))
@@ -169,69 +190,69 @@ def _read_pair(name: str, text: str) -> tuple[int, int] | None:
     return pair[0], pair[1]
 
 
-def _check_prunable(layers: list[tf_keras.layers.Layer], forms: dict[str, Any]) -> None:
-    """Raises a `UserError` that names a layer which cannot be pruned in this form."""
+def _check_prunable(layers: list[tf_keras.layers.Layer], spec: dict[str, Any]) -> None:
+    """Raises a `UserError` if a layer cannot be pruned to a spec."""
     for layer in layers:
         name = f"layer {layer.name} ({type(layer).__name__})"
         kernels = _prunable_weights(layer)
         if not kernels:
-            raise UserError(f"{name} cannot be pruned: tfmot knows no kernel of it")
+            raise UserError(f"{name} cannot be pruned: tfmot finds no kernel in it")
         for kernel in kernels:
-            if forms["block_size"] != (1, 1):
-                sides = zip(kernel.shape, forms["block_size"], strict=False)
+            if spec["block_size"] != (1, 1):
+                sides = zip(kernel.shape, spec["block_size"], strict=False)
                 fits = len(kernel.shape) == 2 and all(side > block for side, block in sides)
                 allowed = f"a block smaller than the kernel {tuple(kernel.shape)} of a dense layer"
-                require(fits, "block_size", list(forms["block_size"]), f"for {name}, {allowed}")
-            if forms["m_by_n"]:
+                require(fits, "block_size", list(spec["block_size"]), f"for {name}, {allowed}")
+            if spec["m_by_n"]:
                 inputs = kernel.shape[-2] if len(kernel.shape) > 1 else 0
-                fits = len(kernel.shape) in (2, 4) and inputs % forms["m_by_n"][1] == 0
+                fits = len(kernel.shape) in (2, 4) and inputs % spec["m_by_n"][1] == 0
                 allowed = "dense layers and 2D convolutions whose inputs are a multiple of n"
-                require(fits, "m_by_n", list(forms["m_by_n"]), f"{allowed}, which {name} is not")
+                require(fits, "m_by_n", list(spec["m_by_n"]), f"{allowed}, which {name} is not")
 
 
 def _prunable_weights(layer: tf_keras.layers.Layer) -> list[tf.Variable]:
-    """The kernels of a layer that tfmot can prune; none where it does not know the layer."""
+    """The kernels of a layer that tfmot can prune; none if it does not support the layer."""
     try:
         tfmot.sparsity.keras.prune_low_magnitude(layer)
     except ValueError:
         return []
-    # tfmot gave the layer this method just now.
+    # tfmot has just added this method to the layer.
     return list(layer.get_prunable_weights())
 
 
-def _arguments(forms: dict[str, Any], steps: int) -> dict[str, Any]:
-    """Arguments of tfmot's `prune_low_magnitude` for so many steps of training."""
-    sparsity, frequency = forms["sparsity"], forms["frequency"]
+def _arguments(spec: dict[str, Any], steps: int) -> dict[str, Any]:
+    """Arguments of tfmot's `prune_low_magnitude` for a number of training steps."""
+    sparsity, frequency = spec["sparsity"], spec["frequency"]
     schedules = tfmot.sparsity.keras
-    if forms["schedule"] == "constant":
+    if spec["schedule"] == "constant":
         schedule = schedules.ConstantSparsity(sparsity, begin_step=1, frequency=frequency)
     else:
-        # The last choice is made at a multiple of the frequency, and has to be the target's.
+        # The last choice is at a multiple of the frequency, and has to reach the target.
         frequency = min(frequency, max(1, int(_RAMP * steps) // _MIN_CHOICES))
         end_step = max(1, int(_RAMP * steps) // frequency) * frequency
         schedule = schedules.PolynomialDecay(
             0.0, sparsity, begin_step=0, end_step=end_step, frequency=frequency
         )
     arguments: dict[str, Any] = {"pruning_schedule": schedule}
-    if forms["m_by_n"]:
-        return arguments | {"sparsity_m_by_n": forms["m_by_n"]}
-    return arguments | {"block_size": forms["block_size"]}
+    if spec["m_by_n"]:
+        return arguments | {"sparsity_m_by_n": spec["m_by_n"]}
+    return arguments | {"block_size": spec["block_size"]}
 
 
 def prune(
     network: tf_keras.Model,
     names: list[str],
-    forms: dict[str, Any],
+    spec: dict[str, Any],
     train: dict[str, np.ndarray],
     settings: FitSettings,
 ) -> tf_keras.Model:
     """Prunes some layers of a network.
 
     Args:
-      network: The network; it stays as it is.
+      network: The network; it is not changed.
       names: Names of the layers.
-      forms: From `check_form`.
-      train: Columns to learn from.
+      spec: See `check_pruning`.
+      train: Columns to train on.
       settings: How to fine-tune.
 
     Returns:
@@ -246,24 +267,24 @@ def prune(
             f"{steps} steps are too few to prune in ({_MIN_STEPS} are needed): raise epochs (now "
             f"{settings.epochs}) or lower batch_size (now {settings.batch_size})"
         )
-    arguments = _arguments(forms, steps)
+    arguments = _arguments(spec, steps)
 
     def wrap(layer: tf_keras.layers.Layer) -> tf_keras.layers.Layer:
         if layer.name not in names:
             return layer
         return tfmot.sparsity.keras.prune_low_magnitude(layer, **arguments)
 
-    # The wrappers prune the layers they are given in place, so those of a copy.
+    # A copy, because the wrappers prune layers in place.
     wrapped = tf_keras.models.clone_model(clone(network), clone_function=wrap)
     fine_tune(wrapped, train, settings, [tfmot.sparsity.keras.UpdatePruningStep()])
     return clone(tfmot.sparsity.keras.strip_pruning(wrapped))
 
 
 def measure_sparsity(network: tf_keras.Model, names: list[str]) -> dict[str, Any]:
-    """How many of the weights of some layers are zero.
+    """Measures how many of the weights of some layers are zero.
 
     Returns:
-      `sparsity`, the share in all, and `layers`: by name, `sparsity` and `weights`, their number.
+      `sparsity`, the overall share, and `layers`: by name, `sparsity` and `weights`, their number.
     """
     zeros = {
         name: np.concatenate(

@@ -1,4 +1,4 @@
-"""Pusher: publishes a blessed model to the Serving directory, together with where it came from."""
+"""Pusher: publishes a blessed model to the Serving directory, with its provenance."""
 
 import functools
 import json
@@ -29,7 +29,7 @@ from storage.names import PROVENANCE_FILE, TRAINING_STATISTICS, WARMUP_FILE
 from storage.signing import sign
 from storage.uris import model_digest
 
-# What a push of another run may take to copy and sign its model.
+# Time that another run's push may take to copy and sign its model.
 _LOCK_SECONDS = 600
 
 _LIBRARIES = (
@@ -68,25 +68,46 @@ def Pusher(
     file_mode: tfx.dsl.components.Parameter[str],
     keep_versions: tfx.dsl.components.Parameter[int],
 ) -> None:
-    """Publishes the model as a new version, if it is blessed and is not there already.
+    """Publishes the model as a new version, if it is blessed and new.
 
-    What is published is what was evaluated, byte for byte, and the warm-up requests.
+    It publishes the evaluated files, byte for byte, and the warm-up requests.
 
-    It is there if a version computes the same (see `model_identity`), be it rolled back; and it is
-    not wanted if a version was made from the same data, configuration and code and was rolled back,
-    whatever chance made of them this time.
+    A model is not new if a version computes the same (see `model_identity`), or if a version of the
+    same data, configuration and code was rolled back.
+
+    Example:
+      pusher = Pusher(
+          model=quantizer.outputs["quantized_model"],
+          blessing=evaluator.outputs["blessing"],
+          compression_blessing=compression_evaluator.outputs["blessing"],
+          infra_blessing=serving_validator.outputs["blessing"],
+          compression_report=quantizer.outputs["report"],
+          evaluation=evaluator.outputs["evaluation"],
+          examples=example_gen.outputs["examples"],
+          statistics=statistics_gen.outputs["statistics"],
+          schema=schema_gen.outputs["schema"],
+          serving_dir="output/serving",
+          model_name="my_model",
+          run_key="",
+          signing_key="env:SIGNING_KEY",
+          signing_password="",
+          encrypt=False,
+          encryption_keys="",
+          file_mode="0644",
+          keep_versions=10,
+      )
 
     Args:
       model: The model to publish.
       blessing: Whether the Evaluator accepts it.
       compression_blessing: Whether the CompressionEvaluator accepts it.
-      infra_blessing: Whether a model server answers with it; the warm-up requests that it holds
-        are published with the model.
+      infra_blessing: Whether the ServingValidator accepts it; its warm-up requests are published
+        with the model.
       compression_report: What the Quantizer measured, kept with the version.
       evaluation: Its metrics, kept with the version.
-      examples: What it learned from and was evaluated on.
-      statistics: Statistics of `examples`; those of the split `train` are kept with the version and
-        are what the data of later runs is compared with.
+      examples: Its training and test examples.
+      statistics: Statistics of `examples`; those of the split `train` are kept with the version,
+        and the data of later runs is compared with them.
       schema: The schema of `examples`, kept with the version.
       pushed_model: Component `outputs` contains: an artifact with the custom properties `pushed` (1
         or 0), `pushed_version` and `pushed_destination`, as the stock Pusher sets them, and
@@ -94,13 +115,13 @@ def Pusher(
       serving_dir: URI of the Serving directory.
       model_name: Name of the model in it.
       run_key: Identifies data, configuration and code of the run; kept with the version.
-      signing_key: The private key that signs the version: path of its file, which is made with its
-        public key, which ends in `.pub`, where there is none; `env:NAME`, or a PKCS #11 URI. ""
-        leaves the version unsigned.
+      signing_key: The private key that signs the version: the path of its file, `env:NAME`, or a
+        PKCS #11 URI. A file that does not exist is made, with the public key next to it (`.pub`).
+        "" leaves the version unsigned.
       signing_password: Where the key's password is: `env:NAME` or a file; "" for none.
       encrypt: Whether the version is encrypted after it is signed.
       encryption_keys: File of the keys that it is encrypted with; "" for the environment.
-      file_mode: Mode of the published files, in octal digits, whatever the umask.
+      file_mode: Mode of the published files, in octal digits, independent of the umask.
       keep_versions: How many versions to keep, besides those with a label; older ones are deleted
         after the push. 0 keeps all.
 
@@ -117,7 +138,7 @@ def Pusher(
     metrics = read_metrics(evaluation.uri)
     record = {
         "model_name": model_name,
-        # Of the model itself: requests for warming up differ from run to run.
+        # Without the warm-up requests, which differ from run to run.
         "model_identity": model_identity(serving_model_uri(model)),
         "model_digest": model_digest(serving_model_uri(model)),
         "run_key": run_key,
@@ -165,9 +186,9 @@ def Pusher(
 
 
 def _why_not_new(directory: ModelDirectory, record: dict[str, Any]) -> str:
-    """Why a model is not to be published, or an empty string."""
+    """Why a model is not published again, or an empty string."""
     rolled_back = directory.rolled_back()
-    # Versions of old have no identity; of those only an equal digest is known to be the same.
+    # Old versions have no identity; they are compared by digest.
     for name in ("model_identity", "model_digest"):
         existing = directory.find(name, record[name])
         if existing is not None:
@@ -187,9 +208,9 @@ def _finisher(
     sign: Callable[[ModelDirectory, int], None] | None,
     keys: Keys | None,
 ) -> Callable[[ModelDirectory, int], None]:
-    """What adds warm-up requests to a version, signs and then encrypts it, for `publish`.
+    """A function for `publish` that adds warm-up requests to a version, signs it and encrypts it.
 
-    The signature is of what is loaded: it stays good when the version is encrypted again.
+    The signature is of the plain files, so it stays valid when the version is encrypted again.
     """
     fileio = tfx.dsl.io.fileio
     requests = os.path.join(infra_blessing.uri, WARMUP_FILE)
@@ -208,7 +229,7 @@ def _finisher(
 
 
 def _signer(signing_key: str, password: str) -> Callable[[ModelDirectory, int], None] | None:
-    """What signs a version, as `ModelDirectory.publish` calls it, or None."""
+    """A function for `publish` that signs a version, or None."""
     if not signing_key:
         return None
     if is_file(signing_key):
@@ -217,7 +238,7 @@ def _signer(signing_key: str, password: str) -> Callable[[ModelDirectory, int], 
 
 
 def _identify(artifact: tfx.dsl.Artifact) -> dict[str, Any]:
-    """Where MLMD knows an artifact by. TFX ends the URI of an output in the id of its execution."""
+    """How ML Metadata identifies an artifact: TFX ends its URI in the id of its execution."""
     execution = os.path.basename(artifact.uri.rstrip("/"))
     return {
         "artifact_id": artifact.id,

@@ -1,4 +1,4 @@
-"""RequestExampleGen: the request log of a period in; `current` and `previous`, with labels, out."""
+"""RequestExampleGen: turns the request log of a period into examples with labels."""
 
 import json
 import os
@@ -44,32 +44,46 @@ def RequestExampleGen(
     label: tfx.dsl.components.Parameter[str],
     encryption_keys: tfx.dsl.components.Parameter[str],
 ) -> None:
-    """Writes the requests and predictions of a version in a period, and in the one before it.
+    """Writes the requests to a version, with its predictions, in a period and the one before.
 
-    A row holds the features as the pipeline's data has them, what the model answered as
-    `prediction.<output>`, and the label where it has arrived: that of the rows of the monthly spans
-    whose features are the same. Rows of one set of features with different labels have none; a
-    feature that no request of the period has is not compared.
+    A row holds the features, the prediction as `prediction.<output>`, and the label if it has
+    arrived. The label is that of the rows of the monthly spans with the same features; if these
+    differ, there is none. Features that no request of the period has are ignored.
+
+    Example:
+      example_gen = RequestExampleGen(
+          schema=schema_gen.outputs["schema"],
+          log_uri="requests",
+          model_name="my_model",
+          version=1795434497,
+          since=1380585600,
+          until=1383264000,
+          features='["distance", "temp"]',
+          output="probability",
+          data_uri="data/my_model",
+          label="tip",
+          encryption_keys="",
+      )
 
     Args:
       schema: Types of the features.
       examples: Component `outputs` contains: the splits `current` and, if there are such requests,
-        `previous`, as gzipped TFRecords. The custom property `requests` says in JSON what they were
-        made of, see `Requests`.
+        `previous`, as gzipped TFRecords. The custom property `requests` describes them in JSON, see
+        `Requests`.
       log_uri: Directory of the request log.
-      model_name: Name of the model; rows of others are in other folders.
-      version: The version whose rows are taken; those of others are counted.
+      model_name: Name of the model.
+      version: The version whose rows are read; those of other versions are counted.
       since: When the period begins, seconds since the Unix epoch.
       until: When it ends.
       features: JSON list of the features that a request has.
-      output: The model's output that is looked at; rows without it are counted and left out.
-      data_uri: Directory of the spans that bring labels; "" for none.
+      output: Name of the model's output; rows without it are counted and left out.
+      data_uri: Directory of the spans with the labels; "" for none.
       label: The feature that the model predicts.
       encryption_keys: File of the keys of an encrypted log; "" for the environment.
 
     Raises:
-      DataError: If there is no log, a file of it or of the labels cannot be read, or `current` has
-        no row.
+      DataError: If there is no log, a file of the log or the labels cannot be read, or `current`
+        has no row.
     """
     period = Period(since, until)
     names = json.loads(features)
@@ -110,22 +124,22 @@ def _read_log(
     prediction: str,
     keys: Keys | None,
 ) -> dict[str, pd.DataFrame]:
-    """The rows of each split, and what was left out into `requests`."""
+    """The rows of each split; counts the rows left out in `requests`."""
     columns = [*types, prediction]
     parts: dict[str, list[pd.DataFrame]] = {CURRENT: [], PREVIOUS: []}
     others: Counter[int] = Counter()
     read = 0
     for rows in request_log.read(uri, model, {**types, prediction: schema_pb2.FLOAT}, keys):
         own = rows[VERSION_FEATURE] == requests.version
-        answered = rows[prediction].notna()
+        predicted = rows[prediction].notna()
         current = request_log.within(rows, period)
         others.update(rows.loc[current & ~own, VERSION_FEATURE].tolist())
-        requests.without_prediction += int((current & own & ~answered).sum())
+        requests.without_prediction += int((current & own & ~predicted).sum())
         for split, chosen in (
             (CURRENT, current),
             (PREVIOUS, request_log.within(rows, period.previous)),
         ):
-            parts[split].append(rows.loc[chosen & own & answered, columns])
+            parts[split].append(rows.loc[chosen & own & predicted, columns])
         read += len(rows)
         if read // _ROWS_A_LINE > (read - len(rows)) // _ROWS_A_LINE:
             progress.report(f"{read:,} rows of the log")
@@ -141,20 +155,20 @@ def _describe_nothing(
         outputs = [name for name in sorted(found) if name.startswith(PREDICTION_PREFIX)]
         return (
             f"the {requests.without_prediction:,} rows of {period} in the request log {uri} have "
-            f"no {PREDICTION_PREFIX}{output}; its newest have "
+            f"no {PREDICTION_PREFIX}{output}; the newest rows have "
             f"{', '.join(outputs) or 'no prediction'}"
         )
     others = ", ".join(f"{v} ({n:,} rows)" for v, n in sorted(requests.other_versions.items()))
     return (
-        f"the request log {uri} has no row of {period} that version {requests.version} of {model} "
-        f"answered; others did: {others or 'none'}"
+        f"the request log {uri} has no request of {period} to version {requests.version} of "
+        f"{model}; requests to other versions: {others or 'none'}"
     )
 
 
 def _read_labels(
     uri: str, period: Period, types: dict[str, int], label: str
 ) -> tuple[pd.DataFrame, list[int]]:
-    """Features and labels of the spans that may hold rows of a period, and their months."""
+    """Features and labels of the spans that may hold rows of a period, and the months."""
     columns = Columns(types, frozenset([label]), "")
     files, _ = spans.filesystem(uri)
     found, months = [pd.DataFrame(columns=list(types))], []
@@ -186,7 +200,7 @@ def _to_frame(batch: pa.RecordBatch) -> pd.DataFrame:
 def _join(
     rows: pd.DataFrame, labels: pd.DataFrame, features: Sequence[str], label: str
 ) -> pd.DataFrame:
-    """Adds the label, NaN where there is none, to rows; none is added, lost or moved."""
+    """Adds the label to rows, NaN if unknown; keeps number and order of the rows."""
     keys = [name for name in features if name in labels and rows[name].notna().any()]
     if labels.empty or not keys:
         return rows.assign(**{label: float("nan")})

@@ -1,4 +1,4 @@
-"""ServedModel: what is being served now, as artifacts that a new model is compared with."""
+"""ServedModel: emits the served model and its statistics, the baseline of a new model."""
 
 import json
 
@@ -26,25 +26,33 @@ def ServedModel(
 ) -> None:
     """Copies the served version and its training statistics out of the Serving directory.
 
-    What becomes the baseline is a private copy, which was verified.
+    The baseline is a private, verified copy.
+
+    Example:
+      served_model = ServedModel(
+          serving_dir="output/serving",
+          model_name="my_model",
+          version=0,
+          public_keys='["output/keys"]',
+          encryption_keys="",
+      )
 
     Args:
-      model: Component `outputs` contains: the served SavedModel, or an empty artifact while nothing
-        is served.
-      statistics: Component `outputs` contains: the statistics of the split `train` that the served
-        model learned from, or an empty artifact while nothing is served.
+      model: Component `outputs` contains: the served SavedModel; empty while nothing is served.
+      statistics: Component `outputs` contains: the statistics of the served model's split `train`;
+        empty while nothing is served.
       serving_dir: URI of the Serving directory.
       model_name: Name of the model in it.
-      version: The version being served, so that the cache key tells the truth; 0 means that the
-        component is to look, and its result is not to be cached.
-      public_keys: JSON list of the public keys, or folders of them (`*.pub`), of whoever may sign
-        versions; with none, the version is taken unverified.
+      version: The served version, which makes it part of the cache key; with 0 the component looks
+        it up, and its result must not be cached.
+      public_keys: JSON list of the trusted public keys, or folders of them (`*.pub`); with none,
+        the version is not verified.
       encryption_keys: File of the keys that an encrypted version is decrypted with; "" for the
         environment.
 
     Raises:
       UserError: If `version` is not in the Serving directory, cannot be decrypted or does not
-        verify: it is then no baseline.
+        verify.
     """
     directory = ModelVersions(serving_dir, model_name)
     if version and version not in directory.versions():

@@ -1,4 +1,4 @@
-"""StatisticsGen: the statistics of every split, merged of those of its files."""
+"""StatisticsGen: the statistics of every split, merged from those of its files."""
 
 import hashlib
 import json
@@ -13,8 +13,8 @@ import pyarrow as pa
 import tensorflow as tf
 import tensorflow_data_validation as tfdv
 
-# TFDV's own API has no statistics that can be merged; this is the module behind it, the same in the
-# versions that belong to TFX 1.16 and 1.21.
+# TFDV's public API has no mergeable statistics. This module behind it is the same in the versions
+# for TFX 1.16 and 1.21.
 from tensorflow_data_validation.statistics import stats_impl
 from tensorflow_metadata.proto.v0 import schema_pb2, statistics_pb2
 from tfx import v1 as tfx
@@ -27,7 +27,7 @@ from storage.tfrecords import read_records
 
 _KIND = "statistics"
 _BATCH_ROWS = 16_384
-# Version of the format: accumulators in another one are not used.
+# Version of the format of kept accumulators; others are not used.
 _ENCODING = b"2"
 
 
@@ -38,11 +38,16 @@ def StatisticsGen(
     statistics: tfx.dsl.components.OutputArtifact[tfx.types.standard_artifacts.ExampleStatistics],
     beam_pipeline: tfx.dsl.components.BeamComponentParameter[beam.Pipeline] = None,
 ) -> None:
-    """Computes what TFX's StatisticsGen does, in the same layout.
+    """Computes the same statistics as TFX's StatisticsGen, in the same layout.
 
-    TFDV's accumulators of each file are kept in the `SpanStore` of the environment; those of a file
-    that an earlier run has counted are merged as they are. They are made of whole files at once:
-    the stock component spends most of its time on merging those of small batches.
+    TFDV's accumulators of each file are kept in the `SpanStore` of the environment and reused by
+    later runs. Each covers a whole file: the stock component spends most of its time on merging
+    those of small batches.
+
+    Example:
+      statistics_gen = StatisticsGen(
+          examples=example_gen.outputs["examples"], schema=schema_gen.outputs["schema"]
+      )
 
     Args:
       examples: The splits, gzipped TFRecords.
@@ -66,12 +71,12 @@ def StatisticsGen(
     statistics.span = examples.span
 
 
-# Accumulators of a file, or what is kept of them.
+# Accumulators of a file, or their kept bytes.
 _Counted = bytes | list[Any]
 
 
 def _generators(schema: schema_pb2.Schema) -> list[Any]:
-    """What computes the statistics, each with an accumulator of its own."""
+    """TFDV's generators of the statistics; each has its own accumulator."""
     generators = stats_impl.get_generators(tfdv.StatsOptions(schema=schema), in_memory=True)
     for generator in generators:
         generator.setup()
@@ -79,11 +84,10 @@ def _generators(schema: schema_pb2.Schema) -> list[Any]:
 
 
 class _Count(beam.DoFn):
-    """Makes the accumulators of a file of a split, or reads those that are kept.
+    """Makes the accumulators of a file, or reads the kept ones.
 
-    As bytes, so that each is read once, where it is merged, whether it was kept or not: the order
-    of equally frequent values depends on how often a sketch was read. Those that cannot be kept are
-    handed on as they are.
+    Yields bytes, so that each sketch is decoded exactly once, where it is merged: the order of
+    equally frequent values depends on it. Accumulators that cannot be kept are yielded as objects.
     """
 
     def __init__(self, schema: schema_pb2.Schema, store: SpanStore):
@@ -102,7 +106,7 @@ class _Count(beam.DoFn):
 
     def _count_or_read(self, path: str) -> _Counted:
         name = ShardName.parse(os.path.basename(path))
-        if name is None:  # Not of SpanExampleGen: its content may change under its name.
+        if name is None:  # Not from SpanExampleGen, so its content may change under the same name.
             return _count(self._generators, path)
         key = f"{name.key}-{self._version}"
         kept = self._store.read(_KIND, name.month, key)
@@ -130,13 +134,13 @@ class _Merge(beam.DoFn):
 
     def process(self, element: tuple[str, Iterable[tuple[str, _Counted]]]) -> Iterator[None]:
         split, of_files = element
-        # In one order, whatever Beam's: quantiles depend on it a little.
+        # In a fixed order: quantiles depend on it a little.
         in_order = dict(sorted(of_files, key=operator.itemgetter(0)))
         try:
             result = self._merge([_load(counted) for counted in in_order.values()])
-        except Exception as error:  # Whatever kept accumulators that do not fit make of it.
+        except Exception as error:  # Accumulators that do not fit may raise anything.
             logging.warning(
-                "Statistics that were kept of %s do not fit together, and are made again: %s",
+                "The kept statistics of %s do not fit together, and are computed again: %s",
                 split,
                 error,
             )
@@ -157,7 +161,7 @@ class _Merge(beam.DoFn):
 
 
 def _count(generators: list[Any], path: str) -> list[Any]:
-    """The accumulators of a file, one of each generator."""
+    """The accumulators of a file, one per generator."""
     counted = [g.create_accumulator() for g in generators]
     for batch in _read(path):
         counted = [g.add_input(a, batch) for g, a in zip(generators, counted, strict=True)]
@@ -174,7 +178,7 @@ def _is_readable(kept: bytes) -> bool:
     try:
         accumulators.decode(kept)
     except ValueError as error:
-        logging.warning("Statistics that were kept cannot be read, and are made again: %s", error)
+        logging.warning("Kept statistics cannot be read, and are computed again: %s", error)
         return False
     return True
 

@@ -1,4 +1,4 @@
-"""Keeps TFDV's accumulators as data: a file of them can hold numbers and sketches, and no code."""
+"""Encodes TFDV's accumulators as data: a file can hold numbers and sketches, but no code."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ from typing import Any
 
 import numpy as np
 
-# TFDV has no public module of what its statistics are merged from. These classes are the same in
-# the versions that belong to TFX 1.16 and 1.21.
+# Not public in TFDV. These classes are the same in the versions for TFX 1.16 and 1.21.
 from tensorflow_data_validation.statistics.generators import basic_stats_generator as basic
 from tensorflow_data_validation.statistics.generators import (
     top_k_uniques_sketch_stats_generator as top_k,
@@ -46,46 +45,46 @@ _MOST_BYTES = 1 << 28
 
 
 def encode(accumulators: list[Any]) -> bytes:
-    """Accumulators of TFDV's generators as bytes.
+    """Encodes accumulators of TFDV's generators as bytes.
 
     Raises:
-      ValueError: If a generator's accumulators are of another kind.
+      ValueError: If an accumulator has an unknown type.
     """
     parts: list[bytes] = []
     tree = json.dumps(_to_json(accumulators, parts)).encode()
-    # Quantiles are doubles that hardly repeat: higher levels take longer and save little.
+    # Quantiles hardly repeat: higher levels of compression take longer and save little.
     return zlib.compress(b"\n".join([tree, b"".join(parts)]), 1)
 
 
 def decode(encoded: bytes) -> list[Any]:
-    """The accumulators that were encoded.
+    """Decodes accumulators.
 
     Raises:
-      ValueError: If these bytes are none.
+      ValueError: If the bytes are not accumulators.
     """
     try:
         stream = zlib.decompressobj()
         content = stream.decompress(encoded, _MOST_BYTES)
         if not stream.eof:
-            raise ValueError("it is cut or too large")
+            raise ValueError("it is truncated or too large")
         tree, _, parts = content.partition(b"\n")
         accumulators = _from_json(json.loads(tree), io.BytesIO(parts))
     except (
         *(ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError),
         zlib.error,
     ) as error:
-        raise ValueError(f"these are no accumulators: {error}") from error
+        raise ValueError(f"not accumulators: {error}") from error
     if not isinstance(accumulators, list):
-        raise ValueError("these are no accumulators")
+        raise ValueError("not accumulators")
     return accumulators
 
 
 def _to_json(value: Any, parts: list[bytes]) -> Any:
-    """Numbers as they are; of anything else a list, which begins with what it is.
+    """Encodes a value for JSON: a number, or else a list that begins with the type.
 
     Args:
-      value: Accumulators, or something in them.
-      parts: What JSON cannot hold is added here; its length stands in its place.
+      value: Accumulators, or a part of them.
+      parts: Binary values are appended here, and replaced by their length.
     """
     kind = type(value)
     if value is None or kind in (bool, int, float):
@@ -103,7 +102,7 @@ def _to_json(value: Any, parts: list[bytes]) -> Any:
     if _RECORDS.get(name) is kind:
         fields = {field: getattr(value, field) for field in _FIELDS[name] if hasattr(value, field)}
         return [name, {field: _to_json(v, parts) for field, v in fields.items()}]
-    raise ValueError(f"{kind} is nothing that accumulators are known to hold")
+    raise ValueError(f"unknown type in an accumulator: {kind}")
 
 
 def _from_json(value: Any, parts: io.BytesIO) -> Any:
@@ -116,7 +115,7 @@ def _from_json(value: Any, parts: io.BytesIO) -> Any:
         kind, number = content
         dtype = np.dtype(kind)
         if dtype.kind not in _NUMBERS or not isinstance(number, bool | int | float):
-            raise ValueError(f"{kind} is no number")
+            raise ValueError(f"{kind} is not a number")
         return dtype.type(number)
     if name == "list":
         return [_from_json(element, parts) for element in content]

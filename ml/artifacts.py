@@ -1,4 +1,4 @@
-"""Where TFX's standard artifacts keep their files, in one place."""
+"""Paths of the files in TFX's standard artifacts."""
 
 import json
 import os
@@ -11,7 +11,7 @@ from tfx import v1 as tfx
 from storage.errors import SurroundingsError, UserError
 from storage.names import SAVED_MODEL
 
-# The layouts that TFX 1.x writes; it publishes no helper for them under `tfx.v1`.
+# The layouts of TFX 1.x; `tfx.v1` has no helper for them.
 SCHEMA_FILE = "schema.pbtxt"
 STATISTICS_FILE = "FeatureStats.pb"
 ANOMALIES_FILE = "SchemaDiff.pb"
@@ -21,7 +21,7 @@ BLESSED_FILE, NOT_BLESSED_FILE = "BLESSED", "NOT_BLESSED"
 # In an `InfraBlessing`, as the stock InfraValidator writes it.
 INFRA_BLESSED_FILE, INFRA_NOT_BLESSED_FILE = "INFRA_BLESSED", "INFRA_NOT_BLESSED"
 REPORT_FILE = "report.json"
-# In a `ModelRun`: how the training went, as `run_fn` writes it.
+# In a `ModelRun`: the course of training, written by `run_fn`.
 TRAINING_FILE = "training.json"
 
 
@@ -31,12 +31,12 @@ def serving_model_uri(model: tfx.dsl.Artifact) -> str:
 
 
 def has_serving_model(model: tfx.dsl.Artifact) -> bool:
-    """Whether a `Model` artifact holds a SavedModel; `ServedModel` emits one without."""
+    """Whether a `Model` artifact holds a SavedModel; that of `ServedModel` may be empty."""
     return bool(tfx.dsl.io.fileio.exists(os.path.join(serving_model_uri(model), SAVED_MODEL)))
 
 
 def split_uri(artifact_uri: str, split: str) -> str:
-    """Folder of one split of an artifact that has splits.
+    """Folder of one split of an artifact.
 
     Example:
       >>> split_uri("artifacts/examples/7", "train")
@@ -53,7 +53,7 @@ def statistics_uri(statistics: tfx.dsl.Artifact, split: str) -> str:
 def load_statistics(
     statistics: tfx.dsl.Artifact, split: str
 ) -> statistics_pb2.DatasetFeatureStatisticsList | None:
-    """The statistics of one split, or None where the artifact does not hold it."""
+    """Loads the statistics of one split; None if the artifact does not have it."""
     path = statistics_uri(statistics, split)
     return tfdv.load_stats_binary(path) if tfx.dsl.io.fileio.exists(path) else None
 
@@ -69,18 +69,17 @@ def schema_uri(schema: tfx.dsl.Artifact) -> str:
 
 
 def load_schema(schema: tfx.dsl.Artifact) -> schema_pb2.Schema:
-    """The schema of a `Schema` artifact."""
+    """Loads the schema of a `Schema` artifact."""
     return tfdv.load_schema_text(schema_uri(schema))
 
 
 def split_files(examples: tfx.dsl.Artifact, split: str) -> list[str]:
     """Lists the files of one split of an `Examples` artifact, in the order of their names.
 
-    By listing the folder: a pattern matches nothing, or other folders, where a folder's name has
-    characters that mean something in patterns.
+    It lists the folder and uses no pattern, because the folder's name may have pattern characters.
 
     Raises:
-      UserError: If it has no such split, naming those it has, or the split has no file.
+      UserError: If there is no such split, or the split has no file.
     """
     splits = json.loads(examples.split_names)
     if split not in splits:
@@ -92,7 +91,7 @@ def split_files(examples: tfx.dsl.Artifact, split: str) -> list[str]:
     if not files:
         raise SurroundingsError(
             f"the split {split!r} of the examples has no file in {folder}; if files were deleted, "
-            "run again without the cache"
+            "run again with --no-cache"
         )
     return files
 
@@ -118,21 +117,21 @@ class _Report(tfx.dsl.Artifact):
         return content
 
 
-# On Kubeflow TFX imports each class by its type's name, in which it accepts one dot.
+# On Kubeflow, TFX imports each class by its type name, which may have one dot.
 
 
 class CompressionReport(_Report):
-    """How a model was made smaller, and what that cost: `report.json`, and plots beside it."""
+    """Measurements of a compression: `report.json`, and plots."""
 
     TYPE_NAME = "components.CompressionReport"
 
 
 class MonitoringReport(_Report):
-    """What requests and predictions were like: `report.json`, and the same to look at."""
+    """Monitoring of requests and predictions: `report.json`, and a page for people."""
 
     TYPE_NAME = "components.MonitoringReport"
 
     @property
     def page(self) -> str:
-        """Path of the report to look at."""
+        """Path of the page."""
         return os.path.join(self.uri, "report.html")

@@ -1,4 +1,4 @@
-"""Poisson bootstrap by columns: how often each row counts in each resampling of the data."""
+"""Poisson bootstrap by columns: the weight of each row in each replicate of the data."""
 
 from __future__ import annotations
 
@@ -7,25 +7,25 @@ import math
 import numpy as np
 import pandas as pd
 
-# Any fixed number: the same rows have the same counts in every run.
+# Fixed, so that the same rows have the same counts in every run.
 _SEED = np.uint64(0x5EED_F11E_77DE_C000)
 _STEP = np.uint64(0x9E37_79B9_7F4A_7C15)
 _DRAWS_A_WORD = 4  # 16 of 64 bits each.
 
 
 def poisson_counts(examples: np.ndarray, replicates: int) -> np.ndarray:
-    """Draws for each row, from Poisson(1), how often it counts in each replicate.
+    """Draws the count of each row in each replicate from Poisson(1).
 
-    The counts depend on the content of the row alone, not on the order of rows or on how a runner
-    bundles them. Equal rows have equal counts; they are resampled as one cluster, which makes an
-    interval wider, never narrower.
+    The counts depend only on the content of the row, not on the order of rows or on a runner's
+    bundles. Equal rows have equal counts: they are resampled as one cluster, which can make an
+    interval wider but not narrower.
 
-    Source: Chamandy, Muralidharan, Najmi and Naidu, "Estimating Uncertainty for Massive Data
+    Chamandy, Muralidharan, Najmi and Naidu, "Estimating Uncertainty for Massive Data
     Streams" (Google, 2012), which is also what TFMA's own `POISSON_BOOTSTRAP` follows.
 
     Args:
       examples: Serialized examples, bytes [rows].
-      replicates: How many times the data is resampled.
+      replicates: Number of replicates.
 
     Returns:
       uint8 [rows, replicates].
@@ -50,7 +50,7 @@ def _mix(state: np.ndarray) -> np.ndarray:
 
 
 def _poisson_table() -> np.ndarray:
-    """The count that belongs to each 16-bit number: the inverse of the distribution function."""
+    """The count for each 16-bit number: the inverse of the distribution function."""
     probabilities = [math.exp(-1) / math.factorial(count) for count in range(12)]
     bounds = np.round(np.cumsum(probabilities) * 2**16)
     return np.searchsorted(bounds, np.arange(2**16), side="right").astype(np.uint8)

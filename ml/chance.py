@@ -1,4 +1,4 @@
-"""What chance alone explains: how far a sample of few rows may be from what it was drawn from."""
+"""How far a small sample may be from its population by chance."""
 
 import math
 
@@ -9,7 +9,7 @@ from tensorflow_metadata.proto.v0 import schema_pb2, statistics_pb2
 
 from ml.statistics import Statistics, count_present, find_feature
 
-# How often one comparison blocks a sample that lacks nothing but rows.
+# Rate at which one comparison blocks a sample that is only small.
 FALSE_ALARMS = 0.001
 
 _SAMPLES = 4000
@@ -24,28 +24,28 @@ def drift_by_chance(
     new: Statistics,
     baseline: Statistics,
 ) -> float:
-    """How much of a drift is explained by the number of rows, and by the ends of their range.
+    """The part of a drift that the number of rows and the ends of their range explain.
 
-    A sample drifts from what it was drawn from: by the quantile `1 - FALSE_ALARMS` of a parametric
+    A sample drifts from its population, by the quantile `1 - FALSE_ALARMS` of a parametric
     bootstrap (Efron and Tibshirani, An Introduction to the Bootstrap, 1993, 6.5). Samples are drawn
     from the distribution that the baseline's statistics describe, and compared with it. The
     variance of a difference of two shares is p (1 - p) (1 / n + 1 / m), so samples of n m / (n + m)
-    rows stand for two samples of n and m rows. By the triangle inequality, an L-infinity distance
-    is at most the distance of the two distributions plus this; a Jensen-Shannon divergence is close
-    to it.
+    rows represent two samples of n and m rows. By the triangle inequality, an L-infinity distance
+    is at most the distance of the two distributions plus this quantile; a Jensen-Shannon divergence
+    is close to that.
 
-    TFDV counts a number in ten bins over the range of each data set, so that one value far out,
-    which a sample has or lacks, moves all others to other bins. What the drift is more than that in
-    the baseline's bins (and one below, and one above them) is explained by this.
+    TFDV counts numbers in ten bins over the range of each data set, so one extreme value that a
+    sample has or lacks moves all other values to other bins. The excess of the drift over that in
+    the baseline's bins (and one bin below and one above them) is explained by this.
 
     Args:
       feature: The feature in the schema.
-      drift: What TFDV measured, by the feature's comparator.
+      drift: TFDV's drift, by the feature's comparator.
       new: Statistics of the new data.
-      baseline: Statistics of what it is compared with.
+      baseline: Statistics of the data that it is compared with.
 
     Returns:
-      The part of the drift, in its measure; 0 where the statistics hold no distribution of the
+      The part of the drift, in the same measure; 0 if the statistics hold no distribution of the
       feature.
     """
     here, there = find_feature(new, feature.name), find_feature(baseline, feature.name)
@@ -71,24 +71,24 @@ def drift_by_chance(
 
 
 def divergence_by_chance(shares: np.ndarray, rows: float) -> float:
-    """The Jensen-Shannon divergence that a sample shows from the distribution it was drawn from.
+    """The Jensen-Shannon divergence of a sample from its own distribution, by chance.
 
     Args:
       shares: The distribution, shape [bins].
-      rows: Size of the sample, as of `effective_rows`.
+      rows: Size of the sample; see `effective_rows`.
     """
     return _quantile(jensen_shannon(_draw(shares, rows), shares))
 
 
 def share_by_chance(rows: float) -> float:
-    """How far a share in so many rows may be from the true share (Hoeffding, 1963, theorem 2)."""
+    """Largest distance of a share in some rows from the true share (Hoeffding 1963, theorem 2)."""
     return math.sqrt(math.log(2 / FALSE_ALARMS) / (2 * rows)) if rows else 1.0
 
 
 def is_more(count: float, rows: float, limit: float) -> bool:
-    """Whether more than a share `limit` of all rows is such, by `count` of the `rows` seen.
+    """Whether `count` of `rows` is evidence for a true share above `limit`.
 
-    That is: as many or more would hardly be seen, were `limit` the true share.
+    It is if so many or more would be improbable with the true share `limit`.
     """
     return bool(count > limit * rows and binom.sf(count - 1, rows, limit) < FALSE_ALARMS)
 
@@ -99,11 +99,11 @@ def effective_rows(rows: float, others: float) -> float:
 
 
 def auc_deviation(positive: int, negative: int) -> float:
-    """The standard deviation of the AUC of labels that follow from nothing (Mann, Whitney 1947).
+    """The standard deviation of the AUC of random labels (Mann and Whitney, 1947).
 
     Args:
-      positive: How many labels are 1; more than 0.
-      negative: How many are 0; more than 0.
+      positive: Number of labels 1; more than 0.
+      negative: Number of labels 0; more than 0.
     """
     return math.sqrt((positive + negative + 1) / (12 * positive * negative))
 
@@ -115,7 +115,7 @@ def jensen_shannon(first: np.ndarray, second: np.ndarray) -> np.ndarray:
       first: Probabilities, shape [..., bins].
       second: The other's.
     """
-    # Where distributions are all but equal, rounding makes SciPy take the root of -1e-17.
+    # Of nearly equal distributions SciPy may take the root of -1e-17.
     with np.errstate(invalid="ignore"):
         distance = jensenshannon(first, second, base=2, axis=-1)
     divergence: np.ndarray = np.nan_to_num(distance) ** 2
@@ -123,7 +123,7 @@ def jensen_shannon(first: np.ndarray, second: np.ndarray) -> np.ndarray:
 
 
 def _draw(shares: np.ndarray, rows: float) -> np.ndarray:
-    """The shares in samples of a distribution, shape [samples, bins]."""
+    """Shares in random samples of a distribution, shape [samples, bins]."""
     size = max(1, int(rows))
     return np.random.default_rng(_SEED).multinomial(size, shares, _SAMPLES) / size
 
@@ -133,10 +133,10 @@ def _quantile(drifts: np.ndarray) -> float:
 
 
 def _quantiles(stats: statistics_pb2.NumericStatistics) -> np.ndarray:
-    """A thousand values as they are distributed; none where the statistics say nothing of it.
+    """A thousand values with the distribution of a feature; none if the statistics lack it.
 
-    The histogram's bins of equal width say how much is far out, the quantiles which single values
-    many rows have.
+    The histogram's bins of equal width show the tails, the quantiles the values that many rows
+    have.
     """
     points = []
     for histogram in stats.histograms:

@@ -1,4 +1,4 @@
-"""How data differs from a schema and from other data: what DataGate and ServingMonitor share."""
+"""Compares data with a schema and with other data, for DataGate and ServingMonitor."""
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
@@ -21,7 +21,7 @@ DRIFTS = frozenset({"COMPARATOR_L_INFTY_HIGH", "COMPARATOR_JENSEN_SHANNON_DIVERG
 
 @dataclass(frozen=True)
 class Anomaly:
-    """One reason why one feature of one split is not what it should be."""
+    """One thing that is wrong with one feature of one split."""
 
     split: str
     feature: str
@@ -30,7 +30,7 @@ class Anomaly:
     description: str
 
     def blocks(self, warn_only: frozenset[str]) -> bool:
-        """Whether it stops the run: it is an error, and no exception names it."""
+        """Whether it stops the run: it is an error, and `warn_only` does not name it."""
         named = {self.type, f"{self.feature}:{self.type}"}
         return self.severity == ERROR and not named & warn_only
 
@@ -60,7 +60,7 @@ def _read_reasons(
 
 
 def _allowed(feature: schema_pb2.Feature) -> str:
-    """What the schema says of a feature, as part of a message."""
+    """Describes the schema's range of a feature, as part of a message."""
     kind = feature.WhichOneof("domain_info")
     if kind in ("int_domain", "float_domain"):
         domain = getattr(feature, kind)
@@ -69,7 +69,7 @@ def _allowed(feature: schema_pb2.Feature) -> str:
 
 
 def only(names: Sequence[str], schema: schema_pb2.Schema) -> schema_pb2.Schema:
-    """A schema of some of the features of another, to read these alone."""
+    """A schema of some features of another."""
     kept = [feature for feature in schema.feature if feature.name in names]
     return schema_pb2.Schema(
         feature=kept,
@@ -79,7 +79,7 @@ def only(names: Sequence[str], schema: schema_pb2.Schema) -> schema_pb2.Schema:
 
 
 class Drift(NamedTuple):
-    """How far a feature has drifted, or is skewed, and its limit."""
+    """The drift or skew of a feature, and its limit."""
 
     feature: str
     value: float
@@ -94,7 +94,7 @@ def drifts(result: anomalies_pb2.Anomalies) -> Iterator[Drift]:
 
 
 def nearest_limit(result: anomalies_pb2.Anomalies) -> Drift | None:
-    """The drift that comes nearest to its limit or is furthest beyond it, if there is any."""
+    """The drift that is highest relative to its limit, if there is any."""
     return max(drifts(result), key=lambda drift: drift.value / drift.limit, default=None)
 
 
@@ -103,12 +103,12 @@ def nearest_drift(
     served: Statistics,
     schema: schema_pb2.Schema,
 ) -> Drift | None:
-    """The drift between two data sets that comes nearest to its limit.
+    """The drift between two data sets that is highest relative to its limit.
 
     Args:
       new: Statistics of the new data.
-      served: Statistics of what the served model learned from.
-      schema: What sets the limits.
+      served: Training statistics of the served model.
+      schema: The schema, with the limits.
 
     Returns:
       The drift; None if the schema limits none.
@@ -123,14 +123,14 @@ def grant_chance(
     baseline: Statistics | None,
     schema: schema_pb2.Schema,
 ) -> Iterator[Anomaly]:
-    """Makes a warning of each anomaly that chance explains.
+    """Turns each anomaly that chance explains into a warning.
 
     Args:
       found: Anomalies of TFDV's.
-      result: What TFDV measured for them.
-      new: Statistics of the data that has them.
-      baseline: Statistics of what the data was compared with.
-      schema: What the data should be.
+      result: TFDV's result, with its measurements.
+      new: Statistics of the data.
+      baseline: Statistics of the data that it was compared with.
+      schema: The schema.
     """
     features = {feature.name: feature for feature in schema.feature}
     measured = {name: (value, limit) for name, value, limit in drifts(result)}
@@ -166,7 +166,7 @@ def count_unseen(
     statistics: Statistics,
     schema: schema_pb2.Schema,
 ) -> tuple[float, float]:
-    """How many rows have a value outside the domain of a feature, and how many have any."""
+    """Counts the rows with a value outside the domain of a feature, and those with any value."""
     domains = {domain.name: set(domain.value) for domain in schema.string_domain}
     known = domains.get(feature.domain, set(feature.string_domain.value))
     values = categories(statistics, feature.name)
@@ -174,5 +174,5 @@ def count_unseen(
 
 
 def improbable(share: float, rows: float) -> bool:
-    """Whether so many rows would hardly all have what each has with probability `share`."""
+    """Whether an event of probability `share` is unlikely to happen in every one of `rows` rows."""
     return share == 0 or rows * math.log(share) < math.log(_IMPROBABLE)

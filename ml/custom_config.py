@@ -1,4 +1,4 @@
-"""Hands a model's own functions what its configuration says, by TFX's name for that."""
+"""Passes a model's configuration to its functions as `custom_config`, TFX's name for it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 
 def bind_custom_config(function: Callable[..., Any], custom_config: str) -> Callable[..., Any]:
-    """Gives a function its `custom_config`, if it has a parameter of that name.
+    """Binds `custom_config` to a function that has a parameter of this name.
 
     Example:
       >>> def name_of(path, custom_config):

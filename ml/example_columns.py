@@ -1,4 +1,4 @@
-"""Columns of tables as features of tf.Examples: what converts, and how."""
+"""Converts columns of tables to features of tf.Examples."""
 
 from collections import Counter
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from storage.errors import DataError
 
 @dataclass(frozen=True)
 class Columns:
-    """What the schema asks of a Parquet file.
+    """The columns that the schema requires of a Parquet file.
 
     Attributes:
       types: TFMD feature type (`schema_pb2.FeatureType`) by column.
@@ -26,7 +26,7 @@ class Columns:
 
     @classmethod
     def from_schema(cls, schema: schema_pb2.Schema, time_column: str) -> "Columns":
-        """Reads the columns off a TFMD schema."""
+        """Reads the columns from a TFMD schema."""
         required = {
             f.name for f in schema.feature if f.presence.min_fraction or f.presence.min_count
         }
@@ -38,7 +38,7 @@ class Columns:
 
     @property
     def key(self) -> str:
-        """Changes with all that it says."""
+        """Identifies the content."""
         return repr((sorted(self.types.items()), sorted(self.required), self.time))
 
     def check(self, path: str, found: pa.Schema) -> None:
@@ -51,12 +51,12 @@ class Columns:
             raise DataError(f"{path}: column {name!r} is missing; it has {', '.join(found.names)}")
         for name, count in Counter(found.names).items():
             if count > 1:
-                raise DataError(f"{path}: column {name!r} is there {count} times")
+                raise DataError(f"{path}: column {name!r} occurs {count} times")
         for field in found:
             self.check_type(path, field)
 
     def check_type(self, path: str, field: pa.Field) -> None:
-        """Checks that a column converts to the type its feature has in the schema."""
+        """Checks that a column converts to its feature's type in the schema."""
         if pa.types.is_null(field.type) and field.name != self.time:
             return
         natural = feature_type(field.type)
@@ -120,7 +120,7 @@ def _convert(array: pa.Array, kind: int | None) -> pa.Array:
     if kind == schema_pb2.BYTES:
         return array.cast(pa.binary())
     if kind == schema_pb2.INT:
-        return array.cast(pa.int64())  # raises where an unsigned value is too large
+        return array.cast(pa.int64())  # Raises if an unsigned value is too large.
     return array.cast(pa.float32(), safe=False)
 
 

@@ -1,4 +1,4 @@
-"""Reads a split of examples into memory: as columns for networks, as a table for comparisons."""
+"""Reads a split of examples into memory: as arrays for networks, or as a table."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _BATCH = 8192
 def read_columns(examples: tfx.dsl.Artifact, split: str, schema: schema_pb2.Schema) -> Columns:
     """Reads a split of transformed examples into memory.
 
-    Record batches are decoded a column at a time, in half the time of a tf.data.Dataset.
+    Record batches are decoded by column, in half the time of a tf.data.Dataset.
 
     Args:
       examples: Transformed examples, every feature dense.
@@ -33,13 +33,13 @@ def read_columns(examples: tfx.dsl.Artifact, split: str, schema: schema_pb2.Sche
       By feature, an array of shape [rows, width].
 
     Raises:
-      UserError: If the split is not there or is empty.
+      UserError: If the split is missing or empty.
     """
     return columns_of_files(split_files(examples, split), schema)
 
 
 def columns_of_files(patterns: list[str], schema: schema_pb2.Schema) -> Columns:
-    """Reads transformed examples of the files that match some patterns; see `read_columns`."""
+    """Reads transformed examples of the files that match patterns; see `read_columns`."""
     source = tfxio.TFExampleRecord(patterns, schema=schema, telemetry_descriptors=["networks"])
     options = tfxio.RecordBatchesOptions(
         batch_size=8192, drop_final_batch=False, num_epochs=1, shuffle=False
@@ -72,7 +72,7 @@ def read_rows(
       step: 1 reads every row, 2 every second, and so on.
 
     Returns:
-      A column per feature with its first value, NaN or None where absent or not finite.
+      A column per feature with its first value; NaN or None if absent or not finite.
     """
     records = read_records(split_files(examples, split)).shard(step, 0)
     decoder = example_coder.ExamplesToRecordBatchDecoder(schema.SerializeToString())
@@ -83,7 +83,7 @@ def read_rows(
 
 
 def first_values(column: pa.ChunkedArray) -> np.ndarray:
-    """The first value of each list, shape [rows], NaN or None where there is none."""
+    """The first value of each list, shape [rows]; NaN or None if there is none."""
     present = pc.fill_null(pc.list_value_length(column), 0).to_numpy() > 0
     values = pc.list_element(column.filter(pa.array(present)), 0).to_numpy()
     if present.all():

@@ -1,4 +1,4 @@
-"""Fine-tunes networks and measures how good they are."""
+"""Fine-tunes and evaluates networks."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ _EVALUATION_BATCH = 8192
 
 @dataclass(frozen=True)
 class FitSettings:
-    """How a trained network is trained on.
+    """Settings of fine-tuning.
 
     Attributes:
       label_key: Column of the label, of shape [rows, 1].
-      weight_key: Column of the weight of a row; empty where all weigh the same.
+      weight_key: Column of the row weights; "" if all weigh the same.
       loss: Name of a Keras loss.
       epochs: Passes over the rows.
       batch_size: Rows per step.
@@ -44,7 +44,7 @@ class FitSettings:
         """Checks the values.
 
         Raises:
-          UserError: Naming the setting, its value and what is allowed.
+          UserError: If a setting is not allowed; the message has name, value and what is allowed.
         """
         require(self.epochs >= 0, "epochs", self.epochs, "0 or more")
         require(self.batch_size >= 1, "batch_size", self.batch_size, "1 or more")
@@ -58,7 +58,7 @@ class FitSettings:
 
 
 def check_keys(columns: Columns, settings: FitSettings) -> None:
-    """Raises a `UserError` if label or weight are not among the columns, which it lists."""
+    """Raises a `UserError` if label or weight are not among the columns."""
     for name in ("label_key", "weight_key"):
         key = getattr(settings, name)
         require(not key or key in columns, name, key, " or ".join(sorted(columns)))
@@ -70,16 +70,16 @@ def fine_tune(
     settings: FitSettings,
     callbacks: Sequence[tf_keras.callbacks.Callback] = (),
 ) -> None:
-    """Trains a network on from where it is.
+    """Trains a network further.
 
     Args:
       network: The network; its weights change.
-      columns: Rows to learn from; see `read_columns`.
-      settings: How.
+      columns: Rows to train on; see `read_columns`.
+      settings: The settings.
       callbacks: Keras callbacks.
 
     Raises:
-      UserError: If learning diverges.
+      UserError: If training diverges.
     """
     tf_keras.utils.set_random_seed(settings.seed)
     labels = columns[settings.label_key]
@@ -97,7 +97,7 @@ def fine_tune(
         verbose=0,
         callbacks=[*callbacks, ReportProgress(settings.epochs, steps)],
     ).history
-    # A loss may stay finite where weights do not: a ReLU makes 0 of NaN.
+    # The loss may be finite although weights are not: a ReLU turns NaN into 0.
     values = [history.get("loss", []), *network.get_weights()]
     if not all(np.isfinite(array).all() for array in values):
         raise UserError(
@@ -111,34 +111,34 @@ def evaluate(
 ) -> dict[str, float | None]:
     """Mean loss and AUC of a network on some rows; see `area_under_curve`."""
     labels = columns[settings.label_key]
-    answers = network.predict(
+    predictions = network.predict(
         select_inputs(network, columns), batch_size=_EVALUATION_BATCH, verbose=0
     )
-    loss = tf_keras.losses.get(settings.loss)(labels, answers)
-    return {"loss": float(np.mean(loss)), "auc": area_under_curve(labels, answers)}
+    loss = tf_keras.losses.get(settings.loss)(labels, predictions)
+    return {"loss": float(np.mean(loss)), "auc": area_under_curve(labels, predictions)}
 
 
-def area_under_curve(labels: np.ndarray, answers: np.ndarray) -> float | None:
-    """Area under the ROC curve; for several classes the mean of one against the rest.
+def area_under_curve(labels: np.ndarray, predictions: np.ndarray) -> float | None:
+    """Area under the ROC curve; for several classes, the mean of one against the rest.
 
     Hand and Till 2001, https://doi.org/10.1023/A:1010920819831.
 
     Args:
       labels: Class of each row, [rows] or [rows, 1].
-      answers: Probability of the positive class [rows, 1] or of each class [rows, classes].
+      predictions: Probability of the positive class [rows, 1] or of each class [rows, classes].
 
     Returns:
-      The area, or None where the rows do not hold every class or an answer is NaN or infinite.
+      The area; None if a class has no row, or a prediction is NaN or infinite.
     """
     labels = np.ravel(labels)
-    answers = answers.reshape(len(labels), -1)
-    classes = max(2, answers.shape[1])
-    if len(np.unique(labels)) < classes or not np.isfinite(answers).all():
+    predictions = predictions.reshape(len(labels), -1)
+    classes = max(2, predictions.shape[1])
+    if len(np.unique(labels)) < classes or not np.isfinite(predictions).all():
         return None
     if classes == 2:
-        return float(roc_auc_score(labels, answers[:, -1]))
-    answers = answers / answers.sum(axis=1, keepdims=True)
-    return float(roc_auc_score(labels, answers, multi_class="ovr"))
+        return float(roc_auc_score(labels, predictions[:, -1]))
+    predictions = predictions / predictions.sum(axis=1, keepdims=True)
+    return float(roc_auc_score(labels, predictions, multi_class="ovr"))
 
 
 def sample_weights(columns: Columns, key: str) -> np.ndarray | None:
@@ -150,15 +150,15 @@ def sample_weights(columns: Columns, key: str) -> np.ndarray | None:
 
 
 def select_inputs(network: tf_keras.Model, columns: Columns) -> Columns:
-    """The columns that a network reads, by the names of its inputs."""
+    """The input columns of a network, by name."""
     return {name: columns[name] for name in network.input_names}
 
 
 class ReportProgress(tf_keras.callbacks.Callback):
-    """Reports epoch, step and loss some ten times an epoch.
+    """Reports epoch, step and loss about ten times an epoch.
 
     Args:
-      epochs: Epochs in all.
+      epochs: Number of epochs.
       steps: Steps per epoch.
       metric: Name of the metric to report.
     """
@@ -173,7 +173,7 @@ class ReportProgress(tf_keras.callbacks.Callback):
         self._epoch = epoch + 1
 
     def on_train_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
-        """Reports a tenth of an epoch."""
+        """Reports every tenth of an epoch."""
         step = batch + 1
         if step % max(1, self._steps // 10) and step != self._steps:
             return

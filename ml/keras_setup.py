@@ -1,13 +1,13 @@
-"""Spares every process that trains with tf_keras ten seconds."""
+"""Saves ten seconds in every process that trains with tf_keras."""
 
 from tensorflow.python.autograph.core import config
 
 
 def skip_autograph_of_keras() -> None:
-    """Keeps autograph from converting tf_keras's own code on the first `fit` of a process.
+    """Stops autograph from converting tf_keras's own code on the first `fit` of a process.
 
-    TensorFlow 2.16 converts all of tf_keras, which has nothing to convert, and needs 12 s for it.
-    Later versions have this rule built in; there is no public way to add one.
+    TensorFlow 2.16 takes 12 s to convert all of tf_keras, to no effect. Later versions have this
+    rule built in; there is no public way to add it.
     """
     rule = config.DoNotConvert("tf_keras")
     if not any(str(rule) == str(known) for known in config.CONVERSION_RULES):

@@ -1,4 +1,4 @@
-"""What a network needs to know to train; Trainer hands it over as `custom_config`."""
+"""The training settings of a network; Trainer passes them as `custom_config`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Learning:
-    """The settings of a model's `run_fn`; `pipeline.config` says what they mean."""
+    """The settings of a model's `run_fn`, as explained in `pipeline.config`."""
 
     label: str
     weight: str

@@ -1,4 +1,4 @@
-"""Networks of `tf_keras`: how they are loaded and copied, and which of their layers are chosen."""
+"""Loads and copies `tf_keras` networks, and chooses layers in them."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ SaveFn = Callable[[tf_keras.Model, tft.TFTransformOutput, str], None]
 
 
 def load_network(model: tfx.dsl.Artifact) -> tf_keras.Model:
-    """Loads the network of a `Model` artifact, without what was attached to it for serving.
+    """Loads the network of a `Model` artifact, without its serving signatures.
 
     Args:
-      model: A model that `tf_keras` saved, Sequential or Functional.
+      model: A Sequential or Functional model that `tf_keras` saved.
 
     Returns:
-      A network of its own: training it leaves the artifact as it is.
+      A network; training it does not change the artifact.
 
     Raises:
-      UserError: If it is something else, naming the folder.
+      UserError: If the model is of another kind.
     """
     uri = serving_model_uri(model)
     if not tfx.dsl.io.fileio.exists(os.path.join(uri, "keras_metadata.pb")):
@@ -56,20 +56,20 @@ def load_network(model: tfx.dsl.Artifact) -> tf_keras.Model:
 
 
 def clone(network: tf_keras.Model) -> tf_keras.Model:
-    """A network of the same layers and weights that shares neither."""
+    """Copies a network with its layers and weights."""
     copy = tf_keras.models.clone_model(network)
     copy.set_weights(network.get_weights())
     return copy
 
 
 def kernel_layers(network: tf_keras.Model) -> list[tf_keras.layers.Layer]:
-    """Dense and convolution layers, but for those whose output is the network's."""
+    """Dense and convolution layers, without the output layers."""
     last = set(map(id, _output_layers(network)))
     return [layer for layer in network.layers if hasattr(layer, "kernel") and id(layer) not in last]
 
 
 def choose_layers(network: tf_keras.Model, chosen: Sequence[str]) -> list[tf_keras.layers.Layer]:
-    """The layers that a person named.
+    """Finds layers by name or type.
 
     Args:
       network: The network.
@@ -79,7 +79,7 @@ def choose_layers(network: tf_keras.Model, chosen: Sequence[str]) -> list[tf_ker
       The layers, in the network's order.
 
     Raises:
-      UserError: Naming what matches no layer, and the layers there are.
+      UserError: If an entry matches no layer; the message lists the layers.
     """
     if not chosen:
         found = kernel_layers(network)
@@ -104,7 +104,7 @@ def _describe(network: tf_keras.Model) -> str:
 
 
 def _output_layers(network: tf_keras.Model) -> Iterator[tf_keras.layers.Layer]:
-    """The layers with weights that nothing with weights comes after."""
+    """The layers with weights that no other layer with weights follows."""
     tensors = list(network.outputs)
     while tensors:
         node = tensors.pop().node

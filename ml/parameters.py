@@ -1,4 +1,4 @@
-"""Parameters of nodes: what is not allowed is refused by name, and user code is imported."""
+"""Checks parameters of nodes, and imports the user code that they name."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from storage.errors import UserError
 
 
 def require(condition: bool, name: str, value: Any, allowed: str) -> None:
-    """Raises a `UserError` that names a parameter, its value and what is allowed."""
+    """Raises a `UserError` with name, value and what is allowed, unless a condition holds."""
     if not condition:
         raise UserError(f"{name} = {value!r}: allowed is {allowed}")
 
@@ -32,7 +32,7 @@ def parse_names(name: str, text: str) -> list[str]:
 
 
 def load_function(path: str) -> Callable[..., Any]:
-    """Imports user code that a parameter names, as in `models.trips.export.save_model`.
+    """Imports the function of an import path such as `models.trips.export.save_model`.
 
     Raises:
       UserError: If there is no such function.

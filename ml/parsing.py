@@ -1,4 +1,4 @@
-"""Parses serialized tf.Examples into what a model takes: features of a dtype and a shape."""
+"""Parses serialized tf.Examples into the inputs of a model."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from storage.errors import DataError
 
-# Dtype of an input, and the one of the three kinds of feature that it is parsed from.
+# Dtype of an input, and the dtype of the feature that it is parsed from.
 _KINDS = {
     tf.string: tf.string,
     **dict.fromkeys((tf.float16, tf.float32, tf.float64), tf.float32),
@@ -18,7 +18,7 @@ _KINDS = {
 }
 _ABSENT = {tf.string: "", tf.float32: math.nan}
 
-# Dtype and shape of a row, by name of the input.
+# Dtype and shape of one row, by name of the input.
 Inputs = Mapping[str, tuple[tf.DType, Sequence[int]]]
 
 
@@ -30,19 +30,19 @@ def can_parse(dtype: tf.DType) -> bool:
 def parse_examples(examples: np.ndarray, inputs: Inputs, reader: str) -> dict[str, np.ndarray]:
     """Parses examples into the inputs of a model.
 
-    A feature of one value a row that an example does not hold is "" if it is a string, NaN if it is
-    a float; an integer has to be there, and so has a feature of several values.
+    An absent feature of one value is "" if it is a string and NaN if it is a float. Integers and
+    features of several values are required.
 
     Args:
       examples: Serialized tf.Examples, bytes [batch].
-      inputs: What the model takes.
-      reader: What takes them, for the message of an error.
+      inputs: Dtype and shape of the model's inputs.
+      reader: Name of the model in error messages.
 
     Returns:
       The inputs by name, each [batch, ...].
 
     Raises:
-      DataError: If an example lacks a feature that has to be there.
+      DataError: If an example lacks a required feature.
     """
     specs = {}
     for name, (dtype, shape) in inputs.items():

@@ -1,4 +1,4 @@
-"""Loads a model in either of its formats, SavedModel or TFLite, to predict serialized examples."""
+"""Loads a SavedModel or TFLite model to predict serialized examples."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Predictor(Protocol):
     """A loaded model."""
 
     def predict(self, examples: np.ndarray) -> np.ndarray:
-        """The predictions, float32 [batch, outputs], of serialized tf.Examples, bytes [batch]."""
+        """Predicts serialized tf.Examples, bytes [batch]; returns float32 [batch, outputs]."""
         ...
 
 
@@ -27,8 +27,8 @@ def load_predictor(uri: str, *, prefer_tflite: bool = True) -> Predictor:
     """Loads a model.
 
     Args:
-      uri: Folder of the SavedModel, in which there may be a `model.tflite`.
-      prefer_tflite: Take the TFLite model where there is one.
+      uri: Folder of a SavedModel, with or without a `model.tflite`.
+      prefer_tflite: Whether to load the TFLite model if there is one.
 
     Returns:
       The loaded model.
@@ -89,12 +89,12 @@ class TFLitePredictor:
         """See `Predictor`.
 
         Raises:
-          DataError: If an example lacks a feature that has to be there.
+          DataError: If an example lacks a required feature.
         """
         return self.predict_features(self.parse(examples))
 
     def parse(self, examples: np.ndarray) -> dict[str, np.ndarray]:
-        """The features of serialized examples as the model takes them, each [batch, ...]."""
+        """Parses serialized examples into the model's inputs, each [batch, ...]."""
         inputs = {
             name: (tf.as_dtype(detail["dtype"]), detail["shape_signature"][1:].tolist())
             for name, detail in self._inputs.items()
@@ -102,13 +102,13 @@ class TFLitePredictor:
         return parse_examples(examples, inputs, "the TFLite model")
 
     def predict_features(self, features: dict[str, np.ndarray]) -> np.ndarray:
-        """The predictions, float32 [batch, outputs], of features by name, each [batch, ...]."""
+        """Predicts features by name, each [batch, ...]; returns float32 [batch, outputs]."""
         self.feed(features)
         self.interpreter.invoke()
         return np.asarray(self.interpreter.get_tensor(self._output))
 
     def feed(self, features: dict[str, np.ndarray]) -> None:
-        """Hands features by name over to the interpreter, each [batch, ...]."""
+        """Copies features by name, each [batch, ...], to the interpreter."""
         shapes = {name: column.shape for name, column in features.items()}
         if shapes != self._shapes:
             for name, shape in shapes.items():

@@ -1,4 +1,4 @@
-"""Lets a long node report its progress; outside the local runner nobody listens."""
+"""Reports the progress of a long node; it has an effect only in the local runner."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ _listeners: list[Callable[[str], None]] = []
 
 
 def subscribe(listener: Callable[[str], None]) -> None:
-    """Calls `listener` with each progress line that this process reports from now on."""
+    """Passes all further progress lines of this process to `listener`."""
     _listeners.append(listener)
 
 

@@ -1,4 +1,4 @@
-"""How the columns of a table follow from each other, learned from some rows, tried on others."""
+"""Fits linear relations between the columns of a table, and measures them on other rows."""
 
 import math
 
@@ -7,21 +7,21 @@ import pandas as pd
 
 _CATEGORIES = 20
 _RIDGE = 1e-3
-# In variances of the column: what is predicted better than this is taken as predicted so well.
+# Smallest squared error, in variances of the column.
 _SMALLEST_ERROR = 1e-3
 
 
 class Relations:
-    """How each of some features follows from the others: linear regressions, all at once.
+    """Linear regressions of each feature on all others.
 
-    The columns are standard scores of the numeric features, 0 where absent, and the commonest
-    values of each categorical feature. The regression of one column on all others has its
-    coefficients, and so its residuals, in the inverse of the covariance matrix P:
+    The columns are standard scores of the numeric features, 0 where absent, and the most common
+    values of each categorical feature. The residuals of the regression of a column on all others
+    follow from P, the inverse of the covariance matrix:
     residual_j = (Z P)_j / P_jj (Whittaker, Graphical Models in Applied Multivariate Statistics,
-    1990, 5.8). That is cheap, and does not change with the seasons as the features themselves do.
+    1990, 5.8). This is cheap, and varies less with the seasons than the features themselves.
 
     Args:
-      rows: What to learn from: a column per feature, of numbers or bytes, shape [rows, features].
+      rows: Rows to fit on: a column per feature, of numbers or bytes, shape [rows, features].
     """
 
     def __init__(self, rows: pd.DataFrame):
@@ -39,9 +39,9 @@ class Relations:
         self._errors = self._squared_errors(rows, granted=0)
 
     def error_growth(self, rows: pd.DataFrame) -> dict[str, float]:
-        """How many times worse other rows follow these relations, by numeric feature.
+        """Growth of the squared error on other rows, as a factor, by numeric feature.
 
-        Three standard errors of the mean are granted, for a few rows have few extremes or many.
+        Three standard errors of the mean are subtracted, to allow for chance in few rows.
         """
         errors = self._squared_errors(rows, granted=3)
         return {
@@ -51,12 +51,12 @@ class Relations:
         }
 
     def predict(self, rows: pd.DataFrame, name: str) -> np.ndarray:
-        """A numeric feature as it follows from the others, in standard scores, shape [rows]."""
+        """Predicts a numeric feature from the others, in standard scores, shape [rows]."""
         columns, index = self._encode(rows), self._numeric.index(name)
         return columns[:, index] - self._residuals(columns)[:, index]
 
     def _squared_errors(self, rows: pd.DataFrame, granted: float) -> dict[str, float]:
-        """Means of the squared errors, less so many of their standard errors."""
+        """Mean squared errors, less a number of their standard errors."""
         squares = self._residuals(self._encode(rows)) ** 2
         present = rows[self._numeric].notna().to_numpy()
         found = {}

@@ -1,8 +1,8 @@
 """Reads the request log of a model server: rows of tf.Examples, in files by model.
 
-The format is that of the embedded server (docs/serving.md): the features as they were sent, and
-beside them `prediction.<output>`, `request.time` and `request.version`. Encrypted files are
-decrypted into memory, one at a time.
+The format is that of the embedded server (docs/serving.md): the features of the request, and
+`prediction.<output>`, `request.time` and `request.version`. Encrypted files are decrypted in
+memory, one at a time.
 """
 
 from __future__ import annotations
@@ -34,19 +34,19 @@ _BATCH = 8192
 _PART_BYTES = 1 << 20
 _MICROSECONDS = 1_000_000
 _DAY = 24 * 60 * 60
-# Monday, the 5th of January 1970: from it on, periods of 7 days are weeks.
+# Monday, 5 January 1970, so that periods of 7 days are weeks.
 _FIRST_PERIOD = 4 * _DAY
-# The server closes a file after an hour: what is older is in the log.
+# The server closes a file after an hour: older requests are all in the log.
 _SETTLED = 60 * 60
 
 
 @dataclass(frozen=True)
 class Period:
-    """A span of time, and with it the one of the same length before it.
+    """A period of time.
 
     Attributes:
-      since: When it begins, seconds since the Unix epoch.
-      until: When it ends; that moment is the next one's.
+      since: Start, in seconds since the Unix epoch.
+      until: End, exclusive.
     """
 
     since: int
@@ -54,7 +54,7 @@ class Period:
 
     @property
     def previous(self) -> Period:
-        """The period before it."""
+        """The period of the same length before it."""
         return Period(2 * self.since - self.until, self.since)
 
     def __str__(self) -> str:
@@ -63,11 +63,11 @@ class Period:
 
 @dataclass(frozen=True)
 class Survey:
-    """What a log holds of a period.
+    """The requests of a period in a log.
 
     Attributes:
       period: The period.
-      versions: Rows in it by the version that answered, most first.
+      versions: Number of rows by version, most first.
     """
 
     period: Period
@@ -75,7 +75,7 @@ class Survey:
 
 
 def show_time(seconds: int) -> str:
-    """A time in UTC: a date at midnight, else with the time of day."""
+    """Formats a time in UTC: as a date if it is midnight, else with the time of day."""
     shown = datetime.fromtimestamp(seconds, UTC)
     return f"{shown:%Y-%m-%d}" if seconds % _DAY == 0 else f"{shown:%Y-%m-%dT%H:%M:%S}Z"
 
@@ -90,18 +90,18 @@ def survey(
     now: float,
     keys: Keys | None = None,
 ) -> Survey:
-    """Chooses the period to look at, and counts its rows.
+    """Chooses a period, and counts its rows.
 
     Args:
-      uri: Directory of the log, which has a folder for each model.
+      uri: Directory of the log, with a folder for each model.
       model: Name of the model.
-      since: When the period begins, seconds since the Unix epoch; None for `days` before `until`.
-      until: When it ends; None for `days` after `since`. If neither is given, it is the newest
-        complete one that has requests, of those that follow each other from a Monday in 1970 on:
-        with 7 days the weeks, Monday to Sunday in UTC.
+      since: Start of the period, in seconds since the Unix epoch; None for `days` before `until`.
+      until: End of the period; None for `days` after `since`. If both are None, the period is the
+        newest complete one with requests, of the consecutive periods from a Monday in 1970 on: with
+        7 days the weeks, Monday to Sunday in UTC.
       days: Length of the period unless both are given.
       now: The time, seconds since the epoch.
-      keys: What the log is decrypted with, if it is encrypted.
+      keys: Keys of an encrypted log.
 
     Returns:
       The period and its rows.
@@ -148,20 +148,20 @@ def _choose_period(
 def read(
     uri: str, model: str, types: dict[str, int], keys: Keys | None = None
 ) -> Iterator[pd.DataFrame]:
-    """Reads the rows of a model, a batch at a time, file by file.
+    """Reads the rows of a model in batches.
 
     Args:
       uri: Directory of the log.
       model: Name of the model.
-      types: TFMD type of each feature to read; all others but time and version are left out.
-      keys: What the log is decrypted with, if it is encrypted.
+      types: TFMD type of each feature to read, besides time and version.
+      keys: Keys of an encrypted log.
 
     Yields:
-      A column for each feature, with its first value, NaN or None where it has none (or says so by
-      NaN or ""), and for the time in microseconds since the epoch and the version.
+      A column for each feature, with its first value (NaN or None if it is absent, NaN or ""), and
+      columns for the time in microseconds since the epoch and the version.
 
     Raises:
-      DataError: If there is no log, a file of it is cut or is something else, or a key is missing.
+      DataError: If there is no log, a file is truncated or of another kind, or a key is missing.
     """
     kinds = {TIME_FEATURE: schema_pb2.INT, VERSION_FEATURE: schema_pb2.INT, **types}
     features = [schema_pb2.Feature(name=name, type=kind) for name, kind in kinds.items()]
@@ -172,14 +172,14 @@ def read(
         for records in _read_records(path, keys):
             try:
                 batch = decoder.DecodeBatch(records)
-            except Exception as error:  # The decoder raises whatever its library makes of it.
+            except Exception as error:  # The decoder may raise anything.
                 reason = str(error).splitlines()[0]
-                raise DataError(f"{path} is no file of a request log: {reason}") from error
+                raise DataError(f"{path} is not a file of a request log: {reason}") from error
             yield _to_frame(path, batch, kinds)
 
 
 def count_features(uri: str, model: str, keys: Keys | None = None) -> Counter[str]:
-    """How many rows have each feature, in the first batch of the log's newest file."""
+    """Counts the rows with each feature, in the first batch of the log's newest file."""
     *_, newest = _files(uri, model)
     counts: Counter[str] = Counter()
     for record in next(_read_records(newest, keys), []):
@@ -219,7 +219,7 @@ def _read_records(path: str, keys: Keys | None) -> Iterator[list[bytes]]:
 
 @contextlib.contextmanager
 def _decrypted(path: str, keys: Keys | None) -> Iterator[str]:
-    """Where a file can be read as it was before it was encrypted, if it was."""
+    """Yields a path under which a file can be read decrypted."""
     with contextlib.ExitStack() as stack:
         try:
             with tf.io.gfile.GFile(path, "rb") as file:
@@ -236,7 +236,7 @@ def _decrypted(path: str, keys: Keys | None) -> Iterator[str]:
 
 
 def _check_whole(readable: str, path: str) -> None:
-    """Reads a file to its end: TensorFlow takes one that was cut between two records for whole."""
+    """Reads a gzip file to its end: TensorFlow accepts one truncated between two records."""
     size = 0
     try:
         with tf.io.gfile.GFile(readable, "rb") as file, gzip.open(file) as content:
@@ -250,8 +250,8 @@ def _check_whole(readable: str, path: str) -> None:
 
 def _unreadable(path: str, reason: str) -> DataError:
     return DataError(
-        f"{path} was cut or is no file of a request log ({reason.splitlines()[0]}): mend or "
-        "remove it"
+        f"{path} is truncated or not a file of a request log ({reason.splitlines()[0]}): "
+        "repair or remove it"
     )
 
 
@@ -260,7 +260,7 @@ def _to_frame(path: str, batch: pa.RecordBatch, kinds: dict[str, int]) -> pd.Dat
     rows = pd.DataFrame({name: first_values(table[name]) for name in table.column_names})
     if rows[[TIME_FEATURE, VERSION_FEATURE]].isna().to_numpy().any():
         raise DataError(
-            f"{path} is no file of a request log: it has rows without {TIME_FEATURE} or "
+            f"{path} is not a file of a request log: it has rows without {TIME_FEATURE} or "
             f"{VERSION_FEATURE}"
         )
     for name in (name for name, kind in kinds.items() if kind == schema_pb2.BYTES):
@@ -269,7 +269,7 @@ def _to_frame(path: str, batch: pa.RecordBatch, kinds: dict[str, int]) -> pd.Dat
 
 
 def within(rows: pd.DataFrame, period: Period) -> pd.Series:
-    """Which rows are of requests of a period."""
+    """Which rows are within a period."""
     seconds = rows[TIME_FEATURE] // _MICROSECONDS
     return (seconds >= period.since) & (seconds < period.until)
 

@@ -1,4 +1,4 @@
-"""What splits of requests were made of: what RequestExampleGen says of them."""
+"""The origin of splits of requests, from RequestExampleGen."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ PREVIOUS = "previous"
 
 @dataclass
 class Requests:
-    """What splits of requests were made of.
+    """The origin of splits of requests.
 
     Attributes:
-      version: The version that answered.
+      version: The version that made the predictions.
       rows: Rows by split.
-      labelled: Rows by split that found their label; empty where no labels were looked for.
+      labelled: Rows with a label, by split; empty if no labels were searched.
       label_months: The months whose labels have arrived, by split.
-      other_versions: Rows of the period that other versions answered, by version.
-      without_prediction: Rows of the period that were answered with another output.
+      other_versions: Rows of the period from other versions, by version.
+      without_prediction: Rows of the period without the output.
     """
 
     version: int
@@ -32,10 +32,10 @@ class Requests:
     without_prediction: int = 0
 
     def to_json(self) -> str:
-        """As JSON."""
+        """Serializes to JSON."""
         return json.dumps(vars(self))
 
     @classmethod
     def from_examples(cls, examples: tfx.dsl.Artifact) -> Requests:
-        """Reads what an artifact of RequestExampleGen says."""
+        """Reads the property of an artifact of RequestExampleGen."""
         return cls(**json.loads(examples.get_string_custom_property("requests")))

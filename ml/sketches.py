@@ -1,7 +1,7 @@
-"""Keeps tfx_bsl's sketches as data: what is read back is checked before its C++ code sees it.
+"""Encodes tfx_bsl's sketches as data, and checks them before its C++ code reads them.
 
-TFDV and TensorFlow Transform count with these sketches. Their own way to a file is a pickle, which
-can run code, and their C++ parser reads beyond its memory where a message is not one of its own.
+TFDV and TensorFlow Transform count with these sketches. They store them as pickles, which can run
+code, and their C++ parser reads out of bounds if a message is not one of its own.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ import numpy as np
 from google.protobuf import descriptor_pb2, descriptor_pool, message, message_factory, text_format
 from tfx_bsl import sketches
 
-# tfx_bsl/cc/sketches/sketches.proto, which no wheel contains in a form that Python reads. Numbers
-# of the enumerations are as good as their names here.
+# tfx_bsl/cc/sketches/sketches.proto, which no wheel contains for Python. Enumerations are declared
+# as numbers.
 _PROTO = """
 name: "ml/sketches.proto" package: "ml.sketches" syntax: "proto3"
 message_type {
@@ -80,7 +80,7 @@ _MOST_LEVELS = 64
 
 
 def decode(kind: Any, encoded: bytes) -> Any:
-    """Reads a sketch from what its `__getstate__` returned.
+    """Decodes a sketch from the result of its `__getstate__`.
 
     Args:
       kind: `KmvSketch`, `MisraGriesSketch` or `QuantilesSketch`.
@@ -90,20 +90,20 @@ def decode(kind: Any, encoded: bytes) -> Any:
       A sketch of this kind.
 
     Raises:
-      ValueError: If these bytes are none; no C++ code has seen them then.
+      ValueError: If the bytes are not such a sketch; C++ code has not read them then.
     """
     name = _MESSAGE_OF[kind]
     descriptor = _POOL.FindMessageTypeByName(f"ml.sketches.{name}")
     try:
         found = message_factory.GetMessageClass(descriptor).FromString(encoded)
     except message.DecodeError as error:
-        raise ValueError(f"these bytes are no {name} sketch: {error}") from error
+        raise ValueError(f"not a {name} sketch: {error}") from error
     size = found.ByteSize()
     found.DiscardUnknownFields()
     if not (size == found.ByteSize() and _CHECKS[name](found)):
-        raise ValueError(f"these bytes are no {name} sketch that tfx_bsl writes")
+        raise ValueError(f"not a {name} sketch as tfx_bsl writes it")
     sketch = kind.__new__(kind)
-    # What was checked, written again: two parsers may read one message in two ways.
+    # Serialized again after the check: two parsers may read one message in two ways.
     sketch.__setstate__(found.SerializeToString())
     return sketch
 
@@ -144,7 +144,7 @@ def _is_stream(stream: Any) -> bool:
 
 
 def _is_summary(entries: Any) -> bool:
-    """Whether each column has as many numbers, and values only grow."""
+    """Whether all columns have the same length, and values are ascending."""
     values, *others = (
         np.fromiter(c, np.float64)
         for c in (entries.value, entries.weight, entries.min_rank, entries.max_rank)

@@ -1,4 +1,4 @@
-"""Tallies: score histograms and sums of the rows of a slice, counted by columns, which add up."""
+"""Tallies: score histograms and sums of the rows of a slice, which can be added."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import numpy as np
 
 from storage.errors import DataError
 
-# Scores between 0 and 1 are counted in so many buckets, the others in one below and one above:
-# TFMA's calibration histogram, from which it computes every confusion matrix.
+# Buckets of scores between 0 and 1; there is one more below and one above. This is TFMA's
+# calibration histogram, from which it computes every confusion matrix.
 BUCKETS = 10_000
 _CELLS = 2 * (BUCKETS + 2)  # Of a histogram: a bucket for negatives, one for positives.
 
@@ -24,7 +24,7 @@ SliceKey = TypeVar("SliceKey")
 
 
 class Problem(NamedTuple):
-    """The predictions of one model; with a class, that class against the rest."""
+    """The predictions of one model, or of one class of it against the rest."""
 
     model: str
     class_id: int | None = None
@@ -32,14 +32,14 @@ class Problem(NamedTuple):
 
 @dataclass(frozen=True)
 class Tally:
-    """What was counted of the rows of one slice.
+    """Counts of the rows of one slice.
 
-    Column 0 of the arrays is the data, each further one a bootstrap replicate of it.
+    Column 0 of the arrays is the data, the others are its bootstrap replicates.
 
     Attributes:
-      rows: Number of rows, whatever their weights.
-      cells: Cells of histograms that hold a row, int64 [cells], ascending.
-      counts: Weight in each, float64 [cells, 1 + replicates].
+      rows: Number of rows, unweighted.
+      cells: Nonempty cells of the histograms, int64 [cells], ascending.
+      counts: Weight in each cell, float64 [cells, 1 + replicates].
       sums: Weighted sums, float64 [sums, 1 + replicates].
     """
 
@@ -59,7 +59,7 @@ class Counter:
     """Counts rows by slice.
 
     Args:
-      needs: What is counted of each problem: `HISTOGRAM`, and names of sums.
+      needs: What to count of each problem: `HISTOGRAM`, and names of sums.
     """
 
     def __init__(self, needs: Mapping[Problem, frozenset[str]]):
@@ -89,7 +89,7 @@ class Counter:
           A slice and its tally.
 
         Raises:
-          DataError: If what a histogram needs is no number, or a label of it not between 0 and 1.
+          DataError: If a score of a histogram is NaN, or a label is not between 0 and 1.
         """
         parts = [
             (*self._part(problem, labels, predictions), number * _CELLS)
@@ -158,14 +158,14 @@ class Counter:
                 f"the model {problem.model!r} predicts NaN for {missing.sum():,} of "
                 f"{len(scores):,} rows"
             )
-        # In TFMA's order of operations, so that no score falls into the next bucket.
+        # In TFMA's order of operations, so that rounding puts each score into the same bucket.
         return truth, np.clip(scores * BUCKETS + 1, 0, BUCKETS + 1).astype(np.int64)
 
 
 def _view(
     problem: Problem, labels: np.ndarray, predictions: Mapping[str, np.ndarray]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Labels and predictions of a problem; of one class, the label is whether a row is of it."""
+    """Labels and predictions of a problem; for one class, whether a row is of the class."""
     predicted = predictions[problem.model]
     if problem.class_id is not None:
         return (labels == problem.class_id).astype(float), predicted[:, problem.class_id]
@@ -195,7 +195,7 @@ def _cross_entropy(labels: np.ndarray, predictions: np.ndarray) -> np.ndarray:
         return -np.log(share)
 
 
-# Of labels [rows] and predictions [rows] or [rows, classes]; each [rows].
+# Functions of labels [rows] and predictions [rows] or [rows, classes]; each returns [rows].
 _STATISTICS: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
     WEIGHT: lambda labels, predictions: np.ones(len(labels)),
     LABEL: lambda labels, predictions: labels,

@@ -1,4 +1,4 @@
-"""Metrics of the three tasks, out of tallies, as TFMA defines them and under its names."""
+"""Metrics of the three tasks, computed from tallies, with TFMA's definitions and names."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ _EPSILON = 1e-7
 
 @dataclass(frozen=True)
 class Metric:
-    """How a metric is computed.
+    """The computation of a metric.
 
     Attributes:
-      needs: What has to be counted for it.
-      value: Its value in the data and in each bootstrap replicate, float64 [1 + replicates].
+      needs: The counts that it needs.
+      value: Function for its value in the data and in each replicate, float64 [1 + replicates].
       bootstrapped: Whether the value has an interval.
     """
 
@@ -44,11 +44,10 @@ class Metric:
 
 
 def _bucket_thresholds() -> np.ndarray:
-    """The last threshold that the scores of each bucket are above.
+    """The last threshold below the scores of each bucket.
 
-    TFMA puts a bucket where its lower bound falls among the thresholds -ε, 1/9999, 2/9999, …, 1+ε,
-    all moved up by ε. No score counts as above the last one, so that its bucket joins the one
-    before.
+    TFMA places a bucket by its lower bound among the thresholds -ε, 1/9999, 2/9999, …, 1+ε, all
+    moved up by ε. No score counts as above the last one, so its bucket joins the one before.
     """
     inner = [(i + 1) / (_THRESHOLDS - 1) for i in range(_THRESHOLDS - 2)]
     moved = np.array([*inner, 1 + _EPSILON]) + _EPSILON
@@ -60,7 +59,7 @@ _THRESHOLD_OF_BUCKET = _bucket_thresholds()
 
 
 def _curve(counter: Counter, tally: Tally, problem: Problem) -> tuple[np.ndarray, ...]:
-    """Weights by threshold, of thresholds that have any, and how much is at or above them.
+    """Weights at thresholds, and at or above them; thresholds without weight are left out.
 
     Returns:
       Negatives and positives between a threshold and the next, false and true positives at it.
@@ -99,7 +98,7 @@ def _pr_auc(counter: Counter, tally: Tally, problem: Problem) -> np.ndarray:
 
 
 def _defined(area: np.ndarray, denominator: np.ndarray) -> np.ndarray:
-    """The quotient; where there is none, 0 in the data, as TFMA has it, and NaN in replicates."""
+    """The quotient; of a zero denominator, 0 in the data, like TFMA, and NaN in replicates."""
     with np.errstate(divide="ignore", invalid="ignore"):
         result = np.where(denominator > 0, area / denominator, np.nan)
     result[0] = np.nan_to_num(result[0])
@@ -124,7 +123,7 @@ def _example_count(counter: Counter, tally: Tally, problem: Problem) -> np.ndarr
     return counter.sum(tally, problem, WEIGHT)
 
 
-# By the name of TFMA's class.
+# By the name of the class in TFMA.
 METRICS = {
     "AUC": Metric(frozenset({HISTOGRAM}), _roc_auc),
     "AUCPrecisionRecall": Metric(frozenset({HISTOGRAM}), _pr_auc),

@@ -1,4 +1,4 @@
-"""TFLite files: how they are parsed and packed, and the signatures that TensorFlow Serving sees."""
+"""Parses and packs TFLite files, and reads the signatures that TensorFlow Serving sees."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ai_edge_litert.interpreter import Interpreter
 from flatbuffers import flexbuffers
 from tensorflow.core.protobuf import meta_graph_pb2
 
-# Where TensorFlow Serving looks for the signatures of a TFLite model.
+# TensorFlow Serving looks here for the signatures of a TFLite model.
 SIGNATURES_METADATA = b"signature_defs_metadata"
 DTYPES = {
     schema.TensorType.BOOL: tf.bool,
@@ -29,12 +29,12 @@ Signatures = Mapping[str, meta_graph_pb2.SignatureDef]
 
 
 def parse(content: bytes) -> schema.ModelT:
-    """The tables of a TFLite model, to read or to change. The content is not verified."""
+    """Unpacks a TFLite model to read or change it. The content is not verified."""
     return schema.ModelT.InitFromObj(schema.Model.GetRootAsModel(content, 0))
 
 
 def pack(model: schema.ModelT) -> bytes:
-    """The file of a TFLite model."""
+    """Packs a TFLite model into a file."""
     builder = flatbuffers.Builder()
     builder.Finish(model.Pack(builder), file_identifier=b"TFL3")
     return bytes(builder.Output())
@@ -43,11 +43,11 @@ def pack(model: schema.ModelT) -> bytes:
 def read_signatures(content: bytes) -> Signatures:
     """The signatures that TensorFlow Serving finds in a TFLite model, by name.
 
-    They are in the metadata of the model. There are none where nobody wrote them there, or where
-    the content is no TFLite model.
+    They are in the metadata of the model. The result is empty if they are missing there, or if the
+    content is not a TFLite model.
     """
     try:
-        Interpreter(model_content=content)  # It verifies the file, which the parser does not.
+        Interpreter(model_content=content)  # Verifies the file; the parser does not.
     except ValueError:
         return {}
     model = parse(content)

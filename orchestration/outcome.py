@@ -1,4 +1,4 @@
-"""How a run ends, and with which exit status: the one list of both.
+"""The outcomes of commands, with their exit statuses.
 
 Records, schedule, hooks, help texts and both runners take names and numbers from here.
 """
@@ -13,7 +13,7 @@ USAGE_STATUS = 2
 
 
 class Outcome(StrEnum):
-    """How a run, a firing of the schedule or another command ended.
+    """The outcome of a run, a firing of the schedule or another command.
 
     Attributes:
       exit_status: Exit status of the command.
@@ -40,8 +40,8 @@ class Outcome(StrEnum):
     PUSHED = "pushed", 0, "a version was pushed"
     NOTHING_NEW = "nothing new", 0, "there is nothing new"
     WAITING = "waiting", 0, "the data is not complete yet"
-    DECIDED = "decided", 0, "all months were run, whatever was decided"
-    CLEAN = "clean", 0, "all that was found is deleted"
+    DECIDED = "decided", 0, "all months were run, with any outcome"
+    CLEAN = "clean", 0, "everything unneeded is deleted"
     NO_ALARM = "no alarm", 0, "no alarm"
     FAILED = "failed", 1, "failed"
     STOPPED_BY_GATE = "stopped by the gate", 3, "stopped by DataGate"
@@ -53,7 +53,7 @@ class Outcome(StrEnum):
     INTERRUPTED = "interrupted", 130, "stopped by Ctrl-C or SIGTERM"
     # Of records alone; no command ends so.
     RUNNING = "running", 1, "still running"
-    KILLED = "killed", 1, "the record says running, and no run is"
+    KILLED = "killed", 1, "the run was killed: its record is unfinished"
     UNKNOWN = "unknown", 1, "there is no record that can be read"
 
     @classmethod

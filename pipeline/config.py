@@ -1,4 +1,4 @@
-"""All settings of a run: what they mean, their defaults for any model, and what is allowed.
+"""All settings of a run: meaning, defaults for any model, and allowed values.
 
 Those of Kubeflow are in `pipeline.kubeflow_config`.
 """
@@ -40,13 +40,13 @@ from pipeline.setting_types import (
 
 @dataclass(frozen=True, config=CHECKED)
 class DataConfig:
-    """Which data a run reads.
+    """The data of a run.
 
     Attributes:
       uri: Directory that holds one folder `span-YYYYMM` per month.
       time_column: Timestamp column by which the last days of the window are held out.
-      window: Months before `as_of` to learn from.
-      as_of: Month that the Evaluator evaluates on, YYYYMM; 0 for the newest.
+      window: Months before `as_of` to train on.
+      as_of: Month to evaluate on, YYYYMM; 0 for the newest.
       eval_days: Days at the end of the window held out for early stopping.
     """
 
@@ -59,19 +59,19 @@ class DataConfig:
 
 @dataclass(frozen=True, config=CHECKED)
 class GateConfig:
-    """Which anomalies stop a run: all that DataGate calls errors, except those in `warn_only`.
+    """The anomalies that stop a run: all errors of DataGate, except those in `warn_only`.
 
-    The schema says how far a feature may drift and how often it may be absent. docs/data-gate.md
-    has measurements.
+    The schema limits the drift and the absence of each feature. docs/data-gate.md has measurements.
 
     Attributes:
       schema: Path of the curated schema.
       warn_only: Types of anomaly (of TFMD's `AnomalyInfo`, or DataGate's own) that do not stop the
         run, or `feature:TYPE`.
-      max_missing_change: How far the share of rows without a value may be from the served model's.
-      max_duplicates: Share of the new month's rows that may repeat another row.
-      max_error_growth: How many times larger than in the window the squared error may be with which
-        a numeric feature of the new month is predicted from the other features.
+      max_missing_change: Largest difference of the share of rows without a value from that of the
+        served model's training data.
+      max_duplicates: Largest share of the new month's rows that repeat another row.
+      max_error_growth: Largest growth from the window to the new month, as a factor, of the squared
+        error of a numeric feature predicted from the other features.
       min_label_relation: Share of its AUC above 0.5 in the window that a linear prediction of the
         label must keep in the new month.
     """
@@ -86,7 +86,7 @@ class GateConfig:
 
 @dataclass(frozen=True, config=CHECKED)
 class TrainingConfig:
-    """How the network learns.
+    """The training of the network.
 
     Attributes:
       epochs: Largest number of passes over the split `train`.
@@ -94,10 +94,10 @@ class TrainingConfig:
       learning_rate: Adam's learning rate at the start, from which it falls along a cosine to 0.
       dropout: Share of each dense layer's inputs that are dropped in training.
       l2: Weight of the L2 penalty on the dense kernels.
-      patience: Epochs without a lower log loss on `eval` before learning stops.
+      patience: Epochs without a lower log loss on `eval` before training stops.
       seed: Seed of all random choices.
-      warm_start: How much of the served model's weights the network starts from: 0 for none, 1
-        for all. See docs/backtest.md.
+      warm_start: Share of the served model's weights in the initial weights, 0 to 1. See
+        docs/backtest.md.
     """
 
     epochs: RunParameter[Epochs] = 5
@@ -112,7 +112,7 @@ class TrainingConfig:
 
 @dataclass(frozen=True, config=CHECKED)
 class PruningConfig:
-    """How many weights become zero, and how; see [compression.md](compression.md).
+    """The pruning of the network; see [compression.md](compression.md).
 
     Attributes:
       target_sparsity: Share of the weights of the dense layers that become zero; 0 for none.
@@ -137,15 +137,15 @@ class PruningConfig:
 
 @dataclass(frozen=True, config=CHECKED)
 class QuantizationConfig:
-    """How the TFLite model stores and multiplies numbers; see [compression.md](compression.md).
+    """The quantization of the TFLite model; see [compression.md](compression.md).
 
     Attributes:
       mode: One of the modes, or "auto" for the best of `auto_modes`.
       auto_modes: Modes that "auto" chooses from.
       policy: Whether "auto" takes the smallest or the fastest.
-      weight_bits: How many of its 8 bits a weight uses; with fewer the file compresses better.
+      weight_bits: Bits of the 8 that a weight uses; with fewer the file compresses better.
       sparse: Whether weights that are mostly zero are stored without the zeros.
-      representative_rows: Training examples that the ranges of activations are taken from.
+      representative_rows: Training examples in the representative dataset.
       epochs: Passes over `train` in the modes "qat" and "pqat".
       learning_rate: Adam's learning rate at the start.
     """
@@ -162,14 +162,13 @@ class QuantizationConfig:
 
 @dataclass(frozen=True, config=CHECKED)
 class CompressionConfig:
-    """What the compressed model must keep and may cost to be blessed.
+    """The limits that a compressed model must meet to be blessed.
 
     Attributes:
-      max_auc_loss: How much lower its AUC may be than the float model's.
+      max_auc_loss: Largest loss of AUC against the float model.
       max_slice_auc_loss: The same for every slice that is large enough.
       max_bytes: Largest size of `model.tflite`, in bytes; 0 for no limit.
-      max_p99_ms: Highest 99th percentile of the milliseconds that it takes for one row; 0 for no
-        limit.
+      max_p99_ms: Highest 99th percentile of its time per row, in milliseconds; 0 for no limit.
       min_sparsity: Smallest share of zeros among its weights.
     """
 
@@ -182,7 +181,7 @@ class CompressionConfig:
 
 @dataclass(frozen=True, config=CHECKED)
 class EvaluationConfig:
-    """What a model must reach on the month `as_of` to be blessed.
+    """The thresholds that a model must meet on the month `as_of` to be blessed.
 
     Attributes:
       min_auc: Lowest AUC overall.
@@ -190,9 +189,9 @@ class EvaluationConfig:
       min_slice_examples: Slices with fewer rows are not evaluated.
       min_calibration: Lowest ratio of mean prediction to label rate.
       max_calibration: Highest such ratio.
-      max_auc_loss: How much lower the AUC may be than that of the model being served.
-      confidence: How sure a loss of AUC, against the served or the float model, has to be to count,
-        such as 0.95; 0 to count any that is measured.
+      max_auc_loss: Largest loss of AUC against the served model.
+      confidence: Confidence at which a loss of AUC, against the served or the float model, counts,
+        such as 0.95; 0 counts any measured loss.
     """
 
     min_auc: Share = 0.5
@@ -206,21 +205,21 @@ class EvaluationConfig:
 
 @dataclass(frozen=True, config=CHECKED)
 class ServingConfig:
-    """What a model must do on a real server to be blessed, and how versions are kept.
+    """The limits of a model on a real server, and the storage of versions.
 
     Attributes:
-      rows: Rows of the month `as_of` that requests are made of.
-      tolerance: How far the server's predictions may be from the model's own.
-      max_p50_ms: Highest median time of a request about one row; 0 for no limit.
+      rows: Rows of the month `as_of` to send as requests.
+      tolerance: Largest absolute difference of a server's prediction from the model's own.
+      max_p50_ms: Highest median time of a request for one row, in milliseconds; 0 for no limit.
       max_p99_ms: Highest 99th percentile of that time; 0 for no limit.
       max_startup_seconds: Longest time until the server is ready; 0 for no limit.
       max_memory_mb: Highest peak of the server's memory, in MB; 0 for no limit.
-      timeout_seconds: How long a model may take to load, or to respond, before it fails.
-      warmup_rows: Rows of the warm-up requests that a server makes when it loads a version.
+      timeout_seconds: Longest time to load a model, and to respond, before it fails.
+      warmup_rows: Rows of the warm-up requests, which a server runs when it loads a version.
       sign: Whether versions are signed.
       signing_key: The private key: its file, env:NAME for an environment variable, or a PKCS #11
         URI; "" for a file of the output directory, made on first use.
-      signing_password: Where its password is: env:NAME or a file; "" for a key without password.
+      signing_password: Its password: env:NAME or a file; "" for a key without password.
       public_keys: Public keys, or folders of them (*.pub), that the served version is verified with
         before it becomes the baseline. None means that of the private key, or all in the output
         directory's folder of keys.
@@ -251,26 +250,26 @@ class ServingConfig:
 
 @dataclass(frozen=True, config=CHECKED)
 class MonitorConfig:
-    """When requests and predictions of a period raise an alarm; see [monitoring.md](monitoring.md).
+    """The limits of monitoring; see [monitoring.md](monitoring.md).
 
-    The schema says how far a feature may be from the training data and from the period before.
+    The schema limits the difference of a feature from the training data and from the period before.
 
     Attributes:
       min_rows: A period of fewer rows raises no alarm and is no baseline.
-      max_missing_change: How far the share of rows without a value may be from that of the training
-        data, and from that of the period before.
-      max_unseen: Share of rows that may have a category that the training data does not have.
-      max_error_growth: How many times larger than in the period before the squared error may be
-        with which a numeric feature is predicted from the other features.
-      max_prediction_drift: Jensen-Shannon divergence that predictions may have from those of the
+      max_missing_change: Largest difference of the share of rows without a value from that of the
+        training data, and of the period before.
+      max_unseen: Largest share of rows with a category that the training data does not have.
+      max_error_growth: Largest growth since the period before, as a factor, of the squared error of
+        a numeric feature predicted from the other features.
+      max_prediction_drift: Largest Jensen-Shannon divergence of the predictions from those of the
         period before.
-      max_mean_ratio: How many times higher or lower than the label rate of the training data the
-        mean prediction may be.
-      min_auc: Lowest live AUC, where labels have arrived. Three standard deviations are granted.
+      max_mean_ratio: Largest ratio, either way, of the mean prediction and the label rate of the
+        training data.
+      min_auc: Lowest live AUC, on the labels that have arrived, less three standard deviations.
       min_slice_auc: The same for every slice that is large enough.
       min_slice_rows: The AUC of slices, and of periods, with fewer labelled rows is not evaluated.
-      max_calibration: How many times higher or lower than the rate of the labels that have arrived
-        the mean prediction may be.
+      max_calibration: Largest ratio, either way, of the mean prediction and the rate of the labels
+        that have arrived.
     """
 
     min_rows: Positive = 2000
@@ -293,18 +292,17 @@ class Config:
       model: Folder of the model below `models/`, or a package with dots elsewhere. Its
         `config.toml` goes over the engine's defaults. The default model is the one that
         `FLIGHTDECK_MODEL` names, else the one whose `config.toml` says `default = true`.
-      model_name: Name of the model in the Serving directory and to its clients.
+      model_name: Name of the model in the Serving directory and for clients.
       label: Feature that the model predicts, 0 or 1.
       prediction: The model's output: the probability of the label 1.
-      weight: Transformed feature that says how much a row counts in training; "" if all count the
-        same.
+      weight: Transformed feature with the training weight of a row; "" if all weigh the same.
       slices: Features by whose values the model is evaluated.
-      keep_runs: Newest runs whose artifacts, logs and records an output directory keeps, besides
-        what versions in the Serving directory and the cache need; 0 for all.
+      keep_runs: Number of newest runs whose artifacts, logs and records are kept, besides those
+        that the Serving directory and the cache need; 0 for all.
       beam_args: Arguments of the Beam nodes (`--runner=...`).
-      node_beam_args: Arguments of single Beam nodes, by id, after `beam_args` and over them.
-      node_timeout_minutes: How long a node (on Kubeflow: an attempt) may take before it is stopped
-        and fails; 0 for any time.
+      node_beam_args: Arguments of single Beam nodes, by id; they override `beam_args`.
+      node_timeout_minutes: Time after which a node (on Kubeflow: an attempt) is stopped and fails;
+        0 for no limit.
       node_timeouts: The same for single nodes of the training pipeline, by id.
     """
 
@@ -318,9 +316,9 @@ class Config:
     slices: tuple[str, ...] = ()
     keep_runs: Count = 10
     beam_args: tuple[str, ...] = (
-        # Named in full: Beam's default DirectRunner first tries to download another runner.
+        # By its full name: Beam's default DirectRunner first tries to download another runner.
         "--runner=apache_beam.runners.portability.fn_api_runner.FnApiRunner",
-        # What remote workers install; without it TFX packages itself for every Beam node.
+        # For remote workers; without it TFX packages itself for every Beam node.
         "--setup_file=./setup.py",
     )
     node_beam_args: dict[str, tuple[str, ...]] = field(default_factory=dict)
@@ -336,15 +334,15 @@ class Config:
     kubeflow: KubeflowConfig = field(default_factory=KubeflowConfig)
 
     def node_timeout_seconds(self, node_id: str) -> float:
-        """How long a node may take; infinite if it may take any time."""
+        """Time limit of a node; infinite for none."""
         return self.node_timeouts.get(node_id, self.node_timeout_minutes) * 60 or math.inf
 
 
 def load_config(path: str | None = None, settings: Iterable[str] = ()) -> Config:
-    """Reads a configuration.
+    """Loads and checks a configuration.
 
-    The engine's defaults are overridden by the model's `config.toml`, that by the file, and that by
-    the settings.
+    The model's `config.toml` overrides the engine's defaults, the file overrides both, and the
+    settings override all.
 
     Example:
       >>> load_config(settings=["training.epochs=3"]).training.epochs
@@ -359,7 +357,8 @@ def load_config(path: str | None = None, settings: Iterable[str] = ()) -> Config
       The configuration.
 
     Raises:
-      ConfigError: Naming the key, the value, what is allowed, and the source of the value.
+      ConfigError: If a value is not allowed; the message has key, value, what is allowed, and
+        source.
     """
     layers = [read_toml(path)] if path else []
     layers += [parse_setting(setting) for setting in settings]
@@ -373,5 +372,5 @@ def load_config(path: str | None = None, settings: Iterable[str] = ()) -> Config
 
 
 def config_keys() -> list[str]:
-    """All dotted keys of the configuration; <name> stands for one that is free to choose."""
+    """All dotted keys of the configuration; <name> stands for a key of your choice."""
     return list_keys(Config)

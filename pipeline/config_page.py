@@ -35,7 +35,7 @@ _KINDS = {"object": "table", "number": "float", "boolean": "true, false"}
 
 
 def render(model: str) -> str:
-    """The page, as Markdown, with a column for the values of a model."""
+    """Renders the page as Markdown, with a column for a model's values."""
     page = _Page(load_config(settings=[f"model={model}"]))
     return "\n\n".join([_HEAD.strip().format(model=model), *page.sections()]) + "\n"
 
@@ -107,7 +107,7 @@ def _show(value: Any) -> str:
 
 
 def _changes(table: Any) -> dict[str, Any]:
-    """What a table has besides its own defaults."""
+    """The values of a table that differ from its defaults."""
     return {
         field.name: value
         for field in dataclasses.fields(table)
@@ -116,7 +116,7 @@ def _changes(table: Any) -> dict[str, Any]:
 
 
 def _allowed(facts: dict[str, Any]) -> str:
-    """The type of a value and its limits, in words of TOML."""
+    """The type and limits of a value, in TOML's terms."""
     if "enum" in facts:
         return ", ".join(f'"{value}"' for value in facts["enum"])
     if "anyOf" in facts:

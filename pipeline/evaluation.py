@@ -47,7 +47,7 @@ def make_compression_eval_config(
     """Builds the TFMA configuration that compares both formats of a compressed model with float.
 
     Args:
-      config: How much AUC may be lost.
+      config: The allowed losses of AUC.
       min_slice_examples: Slices with fewer rows are not evaluated.
       model: Label and slices.
 
@@ -73,7 +73,7 @@ def _eval_config(
     min_slice_examples: int,
     model: Model,
 ) -> tfma.EvalConfig:
-    # "tf_generic": called by its signature, whatever framework made it.
+    # "tf_generic": called by its signature, independent of its framework.
     spec = {"model_type": "tf_generic", "label_key": model.label}
     settings = {
         "model_specs": [
@@ -83,7 +83,7 @@ def _eval_config(
         "slicing_specs": [_OVERALL, *_by_column(model)],
         "metrics_specs": [{"metrics": metrics}],
         "options": {
-            # Else the model's own Keras metrics are computed too, in a third of the whole time.
+            # Otherwise the model's Keras metrics are computed too, which takes a third of the time.
             "include_default_metrics": False,
             "min_slice_size": min_slice_examples,
             "compute_confidence_intervals": True,

@@ -1,4 +1,4 @@
-"""Settings of Kubeflow: what they mean, their defaults, and what is allowed."""
+"""Settings of Kubeflow: meaning, defaults, and allowed values."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class NodeConfig:
       memory: Memory, as Kubernetes writes it: "4Gi"; "" for that of all nodes.
       accelerator: Name of the resource, as in "nvidia.com/gpu"; "" for none.
       accelerators: How many of them.
-      retries: How often a failed task is tried again; -1 for the retries of all nodes.
+      retries: Number of retries of a failed task; -1 for that of all nodes.
       node_selector: Labels that a cluster node must have, besides those for all tasks.
       tolerations: Taints of cluster nodes that this task tolerates, besides those for all.
       labels: Labels of the pod, besides those for all tasks.
@@ -88,15 +88,15 @@ class KubeflowConfig:
       mount_path: Where they mount it. Relative paths (`data.uri`, `serving_dir`, the signing key)
         are on it.
       serving_dir: Serving directory: a path on the volume, or `gs://...` or `s3://...`.
-      request_log: Request log that the monitoring pipeline reads, a path as in `serving_dir`.
-      span_store: Where shards and analyses of single months are kept for later runs: a path as in
-        `serving_dir`; "" for nowhere. A relative path without a volume keeps nothing.
+      request_log: Request log for the monitoring pipeline, a path as in `serving_dir`.
+      span_store: Directory of shards and analyses of single months, for later runs: a path as in
+        `serving_dir`. With "", or a relative path without a volume, nothing is kept.
       pipeline_root: Where Kubeflow keeps artifacts; "" for its own default.
       cpu: Processors for each node; "" for no request and no limit.
       memory: Memory for each node; "" for no request and no limit.
-      retries: How often a failed task is tried again.
+      retries: Number of retries of a failed task.
       cache: Whether tasks whose inputs, parameters and image did not change come from the cache.
-      uncached: Nodes that always run, because they read more than their inputs.
+      uncached: Nodes that are never cached, because they read more than their inputs.
       env: Environment variables of all tasks.
       secret_env: Environment variables of all tasks that come from a Secret, as "name/key".
       service_account: Kubernetes account that tasks run as; "" for the server's default. The

@@ -1,4 +1,4 @@
-"""Layers of settings, each over those before it: read, checked, merged, and refused by source."""
+"""Layers of settings: reads, checks and merges them; later layers override earlier ones."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from pydantic import TypeAdapter, ValidationError
 from storage.errors import UserError
 
 _T = TypeVar("_T")
-# Kept, because annotations that are texts take long to evaluate.
+# Cached, because annotations that are strings take long to evaluate.
 _hints: Callable[[Any], dict[str, Any]] = functools.cache(get_type_hints)
 
 
@@ -87,17 +87,17 @@ def _parse_list(key: str, text: str) -> Any:
 
 
 def merge(kind: type[_T], layers: Sequence[Layer]) -> _T:
-    """Makes a configuration of layers, the last over the others.
+    """Merges layers into a configuration; later layers override earlier ones.
 
     Args:
       kind: Frozen pydantic dataclass, whose own defaults are below all layers.
       layers: The layers.
 
     Raises:
-      ConfigError: For each value that is not allowed: the key, the value, what is allowed, and the
-        source.
+      ConfigError: If a value is not allowed; the message has key, value, what is allowed, and
+        source of each.
     """
-    # Tables without a default are there, so that what is missing in them is named.
+    # With empty tables for those without a default, so that errors name the missing keys.
     hints = _hints(kind)
     values: dict[str, Any] = {n: {} for n in hints if dataclasses.is_dataclass(hints[n])}
     sources: dict[str, str] = {}
@@ -112,7 +112,7 @@ def merge(kind: type[_T], layers: Sequence[Layer]) -> _T:
 
 
 def list_keys(kind: Any, prefix: str = "") -> list[str]:
-    """All dotted keys of a configuration; <name> stands for one that is free to choose."""
+    """All dotted keys of a configuration; <name> stands for a key of your choice."""
     if get_origin(kind) is dict:
         return list_keys(get_args(kind)[1], f"{prefix}.<name>")
     if not dataclasses.is_dataclass(kind):
@@ -125,7 +125,7 @@ def list_keys(kind: Any, prefix: str = "") -> list[str]:
 def _check_keys(
     values: Mapping[str, Any], kind: Any, root: type, source: str, prefix: str = ""
 ) -> None:
-    """Refuses keys that do not exist, and values where tables are expected or the reverse."""
+    """Refuses unknown keys, values in place of tables, and tables in place of values."""
     hints = _hints(kind) if dataclasses.is_dataclass(kind) else {}
     for name, value in values.items():
         key = prefix + name
@@ -152,12 +152,12 @@ def _check_keys(
             # pydantic takes it for 0 or 1.
             raise ConfigError(f"{key} = {value!r}: true and false are not allowed here ({source})")
         if any("\0" in str(item) for item in items):
-            # Neither a path nor an argument may have it.
-            raise ConfigError(f"{key} = {value!r}: no value has a NUL character ({source})")
+            # Not allowed in paths and arguments.
+            raise ConfigError(f"{key} = {value!r}: NUL characters are not allowed ({source})")
 
 
 def _put(values: dict[str, Any], sources: dict[str, str], layer: Layer, prefix: str = "") -> None:
-    """Puts the values of a layer over others, and notes by key where they are from."""
+    """Merges the values of a layer into others, and records their source by key."""
     for name, value in layer.values.items():
         key = prefix + name
         sources[key] = layer.source
@@ -169,11 +169,11 @@ def _put(values: dict[str, Any], sources: dict[str, str], layer: Layer, prefix: 
 
 
 def _explain(error: Mapping[str, Any], sources: Mapping[str, str], model: str) -> str:
-    """One line on a value that pydantic refuses."""
+    """Describes pydantic's error in one line."""
     parts = [str(part) for part in error["loc"]]
     key = ".".join(parts)
     if error["type"] == "missing":
-        return f"{key}: a value is missing; {model} must say it"
+        return f"{key}: a value is missing; set it in {model}"
     tables = (".".join(parts[:end]) for end in range(len(parts), 0, -1))
     source = next((sources[table] for table in tables if table in sources), "the engine's default")
     given = error["input"]

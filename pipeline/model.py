@@ -1,16 +1,16 @@
-"""The small interface through which the pipeline knows a model.
+"""The interface between the pipeline and a model.
 
-A model is a folder that its team writes, `models/<name>/`:
+A model is a folder, `models/<name>/`:
 
-  - `config.toml`: what the team decided; the keys are those of `pipeline.config.Config`.
+  - `config.toml`: the model's settings, with the keys of `pipeline.config.Config`.
   - `features.py`: `RAW_FEATURES`, the features of a request. It imports neither TensorFlow nor TFX.
   - `preprocessing.py`: `preprocessing_fn(inputs, custom_config)`.
   - `network.py`: `run_fn(fn_args)`; `Learning(**fn_args.custom_config)` are its settings.
   - `export.py`: `save_model(network, transform_graph, path, custom_config)`.
-  - `reference.py`: `reference_auc(data_uri, as_of, window, label)`, gradient boosting on the same
+  - `baseline.py`: `baseline_auc(data_uri, as_of, window, label)`, gradient boosting on the same
     rows.
 
-`custom_config` is `Model.custom_config`. A function that does not need it has no such parameter.
+`custom_config` is `Model.custom_config`; a function may omit this parameter.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from pipeline.model_folders import model_package
 
 @dataclass(frozen=True)
 class Model:
-    """What nodes need to know of a model.
+    """The facts about a model that nodes need.
 
     Attributes:
       package: The package of its functions.
       label: Feature that the model predicts, 0 or 1.
-      weight: Transformed feature that says how much a row counts in training; "" for none.
+      weight: Transformed feature with the training weight of a row; "" for none.
       prediction: Output of the model.
       time_column: Timestamp column that orders rows.
       slices: Features by whose values the model is evaluated.
@@ -55,7 +55,7 @@ class Model:
           True
 
         Raises:
-          ConfigError: If the model has no such module, or it lacks what is documented above.
+          ConfigError: If the model has no `features.py`, or that has no `RAW_FEATURES`.
         """
         package = model_package(config.model)
         try:
@@ -74,7 +74,7 @@ class Model:
 
     @property
     def custom_config(self) -> dict[str, str]:
-        """What the model's functions are told of its configuration."""
+        """The part of the configuration that the model's functions get."""
         return {
             "label": self.label,
             "weight": self.weight,
@@ -103,9 +103,9 @@ class Model:
         return f"{self.package}.export.save_model"
 
     @property
-    def reference(self) -> str:
-        """Import path of the function that measures gradient boosting on the same rows."""
-        return f"{self.package}.reference.reference_auc"
+    def baseline(self) -> str:
+        """Import path of the function that computes the baseline's AUC."""
+        return f"{self.package}.baseline.baseline_auc"
 
     @property
     def functions(self) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""Finds the folders of models, and reads what their teams decided."""
+"""Finds the folders of models, and reads their settings."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 from pipeline.layers import ConfigError, Layer, read_toml
 
-# Names the model of commands that are not told one, over the model that says `default = true`.
+# Names the default model; overrides `default = true` in a model's file.
 MODEL_VARIABLE = "FLIGHTDECK_MODEL"
 _PROJECT = Path(__file__).parents[1]
 _FILE = "config.toml"
@@ -17,7 +17,7 @@ _NAME = re.compile(r"[a-z_]\w*(\.[a-z_]\w*)*")
 
 
 def model_package(name: str) -> str:
-    """Package of a model: below `models`, or elsewhere if the name has dots.
+    """The package of a model: below `models`, or elsewhere if the name has dots.
 
     Example:
       >>> model_package("trips"), model_package("tests.trips")
@@ -32,10 +32,10 @@ def model_names() -> list[str]:
 
 
 def default_model() -> str:
-    """The model of commands that are not told one.
+    """The default model.
 
     Raises:
-      ConfigError: If none or several could be meant.
+      ConfigError: If there is no default, or several.
     """
     if named := os.environ.get(MODEL_VARIABLE):
         return named
@@ -46,14 +46,15 @@ def default_model() -> str:
         ]
     if len(names) != 1:
         raise ConfigError(
-            f"model: which? Say --set model=NAME, or `default = true` in the {_FILE} of one of "
+            f"model: there is no single default; use --set model=NAME, or set `default = true` "
+            f"in the {_FILE} of one of "
             f"{', '.join(model_names()) or 'models/, where there is no model yet'}"
         )
     return names[0]
 
 
 def read_model_layer(name: Any, source: str) -> Layer:
-    """The settings of a model, `model` among them.
+    """Reads the settings of a model, including `model`.
 
     Args:
       name: Name of the model.
@@ -72,7 +73,7 @@ def read_model_layer(name: Any, source: str) -> Layer:
     layer = read_toml(str(_path(name)))
     values = {key: value for key, value in layer.values.items() if key != "default"}
     if "model" in values:
-        raise ConfigError(f"model = {values['model']!r}: the folder says it ({source})")
+        raise ConfigError(f"model = {values['model']!r}: the folder sets the name ({source})")
     return Layer(source, {**values, "model": name})
 
 

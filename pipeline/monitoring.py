@@ -1,4 +1,4 @@
-"""The monitoring DAG: from the request log of a model server to a report on a served version."""
+"""The monitoring DAG: from a request log to a report on a version."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def create_monitoring_pipeline(
     public_keys: Sequence[str] = (),
     metadata_path: str | None = None,
 ) -> tfx.dsl.Pipeline:
-    """Builds the pipeline that monitors the requests and predictions of a version.
+    """Builds the pipeline that monitors requests to a version and its predictions.
 
     Args:
       config: Schema, data and thresholds.
@@ -38,14 +38,14 @@ def create_monitoring_pipeline(
       serving_dir: URI of the Serving directory.
       log_uri: Directory of the request log.
       version: The version.
-      since: When the period begins, seconds since the Unix epoch.
-      until: When it ends.
+      since: Start of the period, in seconds since the Unix epoch.
+      until: End of the period.
       public_keys: Public keys, or folders of them, that the version is verified with. With none its
         training statistics are not verified.
-      metadata_path: SQLite file of ML Metadata; None where the orchestrator brings its own.
+      metadata_path: SQLite file of ML Metadata; None if the orchestrator has its own.
 
     Returns:
-      The pipeline. It is never cached: a log grows, and labels arrive.
+      The pipeline, without caching: a log grows, and labels arrive.
     """
     period = {"since": since, "until": until}
     model = Model.load(config)

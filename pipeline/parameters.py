@@ -1,4 +1,4 @@
-"""Pipeline parameters on Kubeflow: the settings that a run may set to another value.
+"""Pipeline parameters on Kubeflow: the settings that a run may override.
 
 A field of the configuration is one if its type is a `RunParameter`. The setting `training.epochs`
 is the parameter `training_epochs`.
@@ -29,13 +29,12 @@ def parameter_name(key: str) -> str:
     return key.replace(".", "_")
 
 
-# What the evaluation's thresholds and the shape of the pipeline depend on is fixed when it is
-# compiled.
+# Settings that shape the pipeline or the evaluation's thresholds are fixed at compilation.
 KEYS = tuple(parameter_keys())
 
 
 def parameter_values(config: Config) -> dict[str, int | float | str]:
-    """The value that a configuration gives to each pipeline parameter."""
+    """The value of each pipeline parameter in a configuration."""
     values = {}
     for key in KEYS:
         table, name = key.split(".")
@@ -44,8 +43,8 @@ def parameter_values(config: Config) -> dict[str, int | float | str]:
 
 
 def runtime_parameters(values: Mapping[str, int | float | str]) -> dict[str, Any]:
-    """A `RuntimeParameter` for each of some values, of its type."""
-    from tfx import v1 as tfx  # Here, because it takes seconds and the keys do without.
+    """A `RuntimeParameter` for each value, of the value's type."""
+    from tfx import v1 as tfx  # Here, because it takes seconds and the keys do not need it.
 
     return {
         name: tfx.dsl.experimental.RuntimeParameter(name=name, ptype=type(value))
@@ -54,21 +53,21 @@ def runtime_parameters(values: Mapping[str, int | float | str]) -> dict[str, Any
 
 
 def with_parameters(config: Config, parameters: Mapping[str, Any]) -> Config:
-    """A configuration for `create_pipeline` whose values are pipeline parameters.
+    """Replaces values of a configuration by pipeline parameters, for `create_pipeline`.
 
     Args:
       config: The configuration.
-      parameters: By the name of the parameter, what replaces the value of its key.
+      parameters: Replacements, by the name of the parameter.
 
     Returns:
-      A copy, in which `parameters` stand where numbers and texts are declared.
+      A copy with the replacements.
     """
     result = copy.copy(config)
     for key in KEYS:
         if parameter_name(key) in parameters:
             table, name = key.split(".")
             part = copy.copy(getattr(result, table))
-            # Frozen, and checked for plain values: only here do others go in.
+            # The class is frozen and accepts only plain values; only this function bypasses it.
             object.__setattr__(part, name, parameters[parameter_name(key)])
             object.__setattr__(result, table, part)
     return result

@@ -1,4 +1,4 @@
-"""The one DAG, from spans to a pushed version; every node of it is an executor."""
+"""The training DAG, from spans to a pushed version. Every node is an executor."""
 
 from __future__ import annotations
 
@@ -55,10 +55,10 @@ def create_pipeline(
       config: The settings of the run.
       pipeline_root: URI under which TFX keeps artifacts.
       serving_dir: URI of the Serving directory.
-      fingerprint: Content of the window of spans, if the caller has resolved it; part of the cache
-        key of SpanExampleGen.
-      served_version: The served version, if the caller has looked; part of the cache key of
-        ServedModel. 0 means that ServedModel looks itself.
+      fingerprint: Fingerprint of the window of spans, if the caller has resolved it; part of the
+        cache key of SpanExampleGen.
+      served_version: The served version, part of the cache key of ServedModel; with 0 ServedModel
+        looks it up.
       run_key: Identifies data, configuration and code; kept with the pushed version.
       signing_key: File of the private key that signs pushed versions, made on first use; "" leaves
         them unsigned.
@@ -66,7 +66,7 @@ def create_pipeline(
         environment.
       public_keys: Public keys, or folders of them, that the served version is verified with. With
         none it is not verified.
-      metadata_path: SQLite file of ML Metadata; None where the orchestrator brings its own.
+      metadata_path: SQLite file of ML Metadata; None if the orchestrator has its own.
       enable_cache: Whether nodes whose inputs and parameters did not change come from the cache.
 
     Returns:
@@ -128,7 +128,7 @@ def create_pipeline(
         train_args=tfx.proto.TrainArgs(splits=["train"]),
         eval_args=tfx.proto.EvalArgs(splits=["eval"]),
         settings=dataclasses.asdict(config.training) | model.custom_config,
-        # Not without a warm start: it would be part of the cache key.
+        # Only for a warm start, because it is part of the cache key.
         base_model=served_model.outputs["model"] if config.training.warm_start else None,
     )
     learning = {
@@ -198,7 +198,7 @@ def create_pipeline(
         timeout_seconds=config.serving.timeout_seconds,
         warmup_rows=config.serving.warmup_rows,
     )
-    # After the two evaluations, which would change the times that it measures.
+    # After the two evaluations, which would slow down the requests that it times.
     serving_validator.add_upstream_nodes([compression_evaluator, evaluator])
     pusher = Pusher(
         model=quantizer.outputs["quantized_model"],
@@ -244,8 +244,8 @@ def create_pipeline(
     _set_beam_args(components, config.node_beam_args)
     known = [component.id for component in components]
     if unknown := sorted(config.node_timeouts.keys() - set(known)):
-        # No ConfigError: time limits are not part of the run key, by which a schedule sees that a
-        # configuration was corrected.
+        # Not a ConfigError: time limits are not part of the run key, by which a schedule notices a
+        # corrected configuration.
         raise SurroundingsError(
             f"node_timeouts.{unknown[0]}: no such node; they are {', '.join(known)}"
         )
@@ -260,7 +260,7 @@ def create_pipeline(
 
 
 def _set_beam_args(components: Sequence[Any], node_args: Mapping[str, Sequence[str]]) -> None:
-    """Gives single Beam nodes arguments of their own, after those of the pipeline.
+    """Adds Beam arguments to single nodes, after those of the pipeline.
 
     Raises:
       ConfigError: If a name is not that of a Beam node.
@@ -275,7 +275,7 @@ def _set_beam_args(components: Sequence[Any], node_args: Mapping[str, Sequence[s
 
 
 def _as_parameters(config: Any) -> dict[str, Any]:
-    """The fields of a table of the configuration as component parameters: tuples become JSON."""
+    """Converts a table of the configuration to component parameters: tuples become JSON."""
     return {
         name: json.dumps(value) if isinstance(value, tuple) else value
         for name, value in dataclasses.asdict(config).items()

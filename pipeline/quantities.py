@@ -10,10 +10,10 @@ _QUANTITY = re.compile(r"([0-9]+\.?[0-9]*|\.[0-9]+)([numkMGTPE]|[KMGTPE]i|[eE][+
 
 
 def parse_cpu(text: str) -> Decimal:
-    """Processors.
+    """Parses a number of processors.
 
     Raises:
-      ValueError: If it is no number of processors, from one thousandth to a thousand.
+      ValueError: If it is not a number of processors from 0.001 to 1000.
 
     Examples:
       >>> parse_cpu("500m")
@@ -23,10 +23,10 @@ def parse_cpu(text: str) -> Decimal:
 
 
 def parse_memory(text: str) -> Decimal:
-    """Memory, in bytes.
+    """Parses an amount of memory, in bytes.
 
     Raises:
-      ValueError: If it is no amount of memory, from 1 MiB to 1 PiB.
+      ValueError: If it is not an amount of memory from 1 MiB to 1 PiB.
 
     Examples:
       >>> parse_memory("4Gi")

@@ -1,4 +1,4 @@
-"""Types of settings: what a value may be, in words that a person can act on."""
+"""Types of settings, with error messages that say what is allowed."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field
 
 from pipeline import quantities
 
-# How the dataclasses of the configuration are checked.
+# Pydantic's configuration of the dataclasses.
 CHECKED = ConfigDict(extra="forbid", validate_default=True)
 
 _T = TypeVar("_T")
-# Marks a field that a run on Kubeflow may set to another value; see `pipeline.parameters`.
+# Marks a field that a run on Kubeflow may override; see `pipeline.parameters`.
 RUN_PARAMETER = "run parameter"
 RunParameter = Annotated[_T, RUN_PARAMETER]
 
@@ -32,12 +32,12 @@ def _check_switch(value: Any) -> Any:
 
 def _check_secret_place(place: str) -> str:
     if place.startswith("fd:"):
-        raise ValueError("a node has no descriptors of the runner: env:NAME or a file is expected")
+        raise ValueError("fd: does not work across processes: env:NAME or a file is expected")
     return place
 
 
 def match(pattern: str, expected: str) -> AfterValidator:
-    """Checks that a text is empty, or matches a pattern as a whole."""
+    """Checks that a text is empty or matches a whole pattern."""
 
     def check(text: str) -> str:
         if text and not re.fullmatch(pattern, text):
@@ -47,7 +47,7 @@ def match(pattern: str, expected: str) -> AfterValidator:
     return AfterValidator(check)
 
 
-# `true` or `false`, in TOML and on the command line; no other word, and no number.
+# Only `true` or `false`, in TOML and on the command line.
 Switch = Annotated[bool, BeforeValidator(_check_switch)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=0)]

@@ -24,7 +24,7 @@ from terminal.streams import run_command
 
 @click.group()
 def main() -> None:
-    """Serves the models of a Serving directory, and looks after their versions.
+    """Serves the models of a Serving directory, and manages their versions.
 
     \b
     Examples:

@@ -106,7 +106,7 @@ def print_predictions(
 
 
 def _read(file: str, texts: Sequence[str] = ()) -> pa.Table:
-    """The rows of a file; the columns `texts` as they are written, whatever they look like."""
+    """Reads the rows of a file; the columns `texts` stay strings."""
     suffix = Path(file).suffix.lower()
     if suffix not in (".csv", ".parquet"):
         raise ClientError(f"{file}: a .csv or .parquet file is expected")
@@ -163,7 +163,7 @@ def _is_loopback(host: str) -> bool:
 
 
 def _through(proxy: str | None) -> str:
-    """Says through which proxy, if through any; without its password."""
+    """Names the proxy in use, without its password."""
     if proxy is None:
         return ""
     return f" through the proxy {proxy.rpartition('@')[2]} (no_proxy exempts servers)"

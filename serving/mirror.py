@@ -1,4 +1,4 @@
-"""Keeps copies of versions, verified and decrypted, for servers that themselves check nothing."""
+"""Keeps verified and decrypted copies of versions, for servers that verify nothing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Writes files that nobody ever sees half written, be the process killed or the power cut."""
+"""Writes files atomically: no reader sees half a file, even after a crash or a power cut."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import BinaryIO
 
 from storage.uris import local_path, open_uri
 
-# A file that is being written has another name, which ends so; a process that is killed leaves it.
+# Ending of a file that is being written; a killed process leaves it behind.
 PART = ".part"
 
 
@@ -19,15 +19,15 @@ PART = ".part"
 def whole_file(
     path: str, *, mode: int | None = None, part: str = "", replace: bool = True
 ) -> Iterator[BinaryIO]:
-    """A local file that takes its place when the block ends, and not if the block fails.
+    """Opens a local file that replaces another when the block ends, unless the block fails.
 
     Args:
       path: The file; its folder exists.
-      mode: Its mode, whatever the umask. None keeps mode and owner of the file that is replaced;
-        where there is none, the umask decides.
-      part: Path under which it is written, on the same disk; "" for a new name beside it. What is
-        left there by a process that was killed is overwritten; a link there is not followed.
-      replace: Whether it replaces a file that another process made meanwhile.
+      mode: Its mode, independent of the umask. None keeps mode and owner of the replaced file; for
+        a new file, the umask decides.
+      part: Path to write to at first, on the same disk; "" for a new name in the same folder. A
+        file left there by a killed process is overwritten; a link there is not followed.
+      replace: Whether to replace a file that another process made meanwhile.
 
     Yields:
       The file, open for writing.
@@ -75,12 +75,12 @@ def whole_file(
 def write_whole(uri: str, content: bytes) -> None:
     """Writes a file, and the folders above it, on a disk or in an object store.
 
-    In an object store an object appears when it is whole, so it needs no other name meanwhile.
+    In an object store an object appears only when it is complete, so it needs no temporary name.
     """
     path = local_path(uri)
     if path is None:
         files, name = open_uri(uri)
-        # The name must not decide whether it is compressed, as it would by default.
+        # By default the file name would decide about compression.
         with files.open_output_stream(name, compression=None) as stream:
             stream.write(content)
         return

@@ -1,7 +1,7 @@
-"""Changes the versions of a model in a Serving directory: publishes, moves aside, labels, deletes.
+"""Changes the versions of a model in a Serving directory: publish, roll back, label, delete.
 
-`storage.versions` says how the directory is laid out. Whatever the umask, a version can be read by
-those whom its file mode allows, and nobody else sees it before it is whole.
+`storage.versions` describes the layout of the directory. The file mode of a version, not the umask,
+decides who can read it, and nobody sees it before it is complete.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from storage.names import (
 from storage.uris import copy_between, copy_tree, delete_tree, exists, open_uri, read_file
 from storage.versions import MAX_VERSION, ModelVersions
 
-# What is being done, in names that a server and `versions` pass over; a crash leaves them behind.
+# Names of unfinished work, which servers and `versions` ignore; a crash leaves them behind.
 _STAGING = "staging-"
 _DELETED = "deleted-"
 _NEW = ".new"
@@ -45,11 +45,11 @@ _LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
 
 @dataclass(frozen=True)
 class Change:
-    """What rolling back or promoting came to.
+    """The result of rolling back or promoting.
 
     Attributes:
       version: The version that was moved.
-      served: The version that a server takes by default from now on; None if nothing is served.
+      served: The version that is now served by default; None if nothing is served.
     """
 
     version: int
@@ -58,17 +58,17 @@ class Change:
 
 @dataclass(frozen=True)
 class ModelDirectory(ModelVersions):
-    """The versions of one model under a Serving directory, to be changed.
+    """The versions of one model in a Serving directory, for changes.
 
-    Each change holds the lock of the directory, finishes or removes what a crash left behind, and
-    may itself be killed at any moment: each version is then whole and in one place. An object store
+    Each change holds the lock of the directory, and finishes or removes what a crash left behind.
+    It may be killed at any moment: each version is then complete and in one place. An object store
     (`gs://`, `s3://`) has neither locks nor renames: let one process at a time change it; a crash
     may leave files there that nothing reads. A change raises `TimeoutError` if the directory stays
     locked for a minute.
 
     Attributes:
-      file_mode: Mode of the files that are published, whatever the umask; folders may be entered by
-        who may read the files. A server of another user needs 0o644, one of the same group
+      file_mode: Mode of the published files, independent of the umask; folders can be entered by
+        those who can read the files. A server of another user needs 0o644, one of the same group
         0o640.
 
     Example:
@@ -91,11 +91,11 @@ class ModelDirectory(ModelVersions):
 
     @contextlib.contextmanager
     def locked(self, wait_seconds: float = 60) -> Iterator[None]:
-        """Keeps other processes and threads from changing the directory meanwhile.
+        """Locks the directory against changes by other processes and threads.
 
-        The thread that holds the lock may enter again. It is the kernel's (flock), so that it ends
-        with its process however that ends, and it holds among processes on one machine, on a local
-        file system. On an object store nothing is locked.
+        The lock is reentrant. It is a lock of the kernel (flock), so it ends with its process, and
+        it works between processes on one machine, on a local file system. On an object store
+        nothing is locked.
 
         Args:
           wait_seconds: How long to wait for the process that holds it.
@@ -133,19 +133,19 @@ class ModelDirectory(ModelVersions):
         provenance_uri: str,
         sign: Callable[[ModelDirectory, int], None] | None = None,
     ) -> None:
-        """Copies a model and its provenance in, and only then lets servers see the version.
+        """Publishes a model with its provenance as a version.
 
         A server never sees half a version: the copy is made under a name that servers ignore and
         renamed when it is whole. An object store cannot rename a folder, so there the file that
         servers watch for, `saved_model.pb`, comes last.
 
         Args:
-          version: Number of the version; must not exist, be it rolled back.
+          version: Number of the version; must not exist, not even rolled back.
           model_uri: Folder of the SavedModel to copy.
-          provenance_uri: Folder of the files that say where it came from.
-          sign: Signs the version before it is seen; called with a Serving directory that nobody
-            else can change and that holds this version alone, and its number. What is published is
-            copied from there, so that whatever is changed on the way does not verify.
+          provenance_uri: Folder of its provenance.
+          sign: Signs the version before it is visible; called with a private Serving directory that
+            holds only this version, and its number. The version is published from there, so that
+            later changes do not verify.
 
         Raises:
           FileExistsError: If the version exists.
@@ -153,7 +153,7 @@ class ModelDirectory(ModelVersions):
           ValueError: If no server can load a version of that number.
         """
         if not 0 <= version <= MAX_VERSION:
-            raise ValueError(f"{version} is no number of a version: 0 to {MAX_VERSION} are")
+            raise ValueError(f"{version} is not a version number: 0 to {MAX_VERSION} are allowed")
         if not exists(os.path.join(model_uri, SAVED_MODEL)):
             raise FileNotFoundError(f"there is no {SAVED_MODEL} in {model_uri}")
         with self.locked():
@@ -161,7 +161,7 @@ class ModelDirectory(ModelVersions):
                 raise FileExistsError(f"version {version} exists in {self.uri}")
             if exists(self.rolled_back_uri(version)):
                 raise FileExistsError(f"version {version} exists in {self.uri}, rolled back")
-            delete_tree(self.provenance_uri(version))  # Of a push that came no further.
+            delete_tree(self.provenance_uri(version))  # Left by an interrupted push.
             with tempfile.TemporaryDirectory() as work:  # Mode 0700.
                 local = fs.LocalFileSystem()
                 private = ModelDirectory(work, self.model_name)
@@ -174,7 +174,7 @@ class ModelDirectory(ModelVersions):
 
     def _put(self, private: ModelDirectory, version: int) -> None:
         """Copies a version from a private Serving directory, and lets servers see it."""
-        places = {  # The provenance first: what servers see has it.
+        places = {  # The provenance first, so that every visible version has it.
             private.provenance_uri(version): open_uri(self.provenance_uri(version)),
             private.version_uri(version): open_uri(self.version_uri(version)),
         }
@@ -186,7 +186,7 @@ class ModelDirectory(ModelVersions):
         publish_folders(targets, self._home(f"{_STAGING}{version}"), self.file_mode)
 
     def put_signature(self, version: int, private: ModelVersions) -> None:
-        """Takes over statement and signature of a version that was signed again.
+        """Replaces statement and signature of a version that was signed again.
 
         Args:
           version: Number of the version.
@@ -198,21 +198,21 @@ class ModelDirectory(ModelVersions):
                 self._write_note(os.path.join(str(version), name), content)
 
     def rollback(self, version: int | None = None, *, withdraw: bool = False) -> Change:
-        """Moves a version aside, so that servers fall back to the newest one that is left.
+        """Rolls a version back: moves it aside, so that servers fall back to the newest one left.
 
         Nothing is deleted: `promote` brings it back.
 
         Args:
           version: The version; None for the newest.
-          withdraw: Whether it may be the last one, so that servers serve nothing from then on.
+          withdraw: Whether the last version may be rolled back, so that nothing is served.
 
         Returns:
           The version, and what is served now.
 
         Raises:
           LookupError: If there is no such version to roll back.
-          ValueError: If it is the only version that a server can load and `withdraw` is not said,
-            or a label pins it.
+          ValueError: If it is the only version that a server can load and `withdraw` is false, or a
+            label pins it.
         """
         with self.locked():
             versions = self.versions()
@@ -226,16 +226,16 @@ class ModelDirectory(ModelVersions):
                 if not withdraw:
                     raise ValueError(
                         f"version {chosen} is the only one in {self.uri} that a server can load, "
-                        "so it is not rolled back: promote or push another one first, or have "
-                        "nothing served with --withdraw"
+                        "so it is not rolled back: promote or push another one first, or use "
+                        "--withdraw to serve nothing"
                     )
-                # First, so that no server takes the version for lost and goes on serving it.
+                # First, so that no server thinks the version was lost and keeps serving it.
                 self._write_note(WITHDRAWN_FILE, f"{chosen}\n".encode())
             self._move(self.version_uri(chosen), self.rolled_back_uri(chosen))
             return Change(chosen, self.served())
 
     def promote(self, version: int | None = None) -> Change:
-        """Brings a version back that was rolled back. It is served if it is then the newest.
+        """Promotes a version that was rolled back. It is served if it is then the newest.
 
         Args:
           version: The version; None for the newest that was rolled back.
@@ -253,7 +253,7 @@ class ModelDirectory(ModelVersions):
             return Change(chosen, self.served())
 
     def pin(self, version: int, label: str) -> None:
-        """Gives a version a label, which it takes over from the version that had it.
+        """Gives a version a label; if another version has the label, it moves.
 
         A version with a label is not deleted by `retain`, and servers serve it by its label.
 
@@ -263,19 +263,19 @@ class ModelDirectory(ModelVersions):
 
         Raises:
           LookupError: If there is no such version.
-          ValueError: If the label is not of that form.
+          ValueError: If the label is not allowed.
         """
         if not _LABEL.fullmatch(label):
             raise ValueError(
-                f"{label!r} is no label: up to 63 letters, digits, '_', '.' and '-' are allowed, "
-                "the first a letter or digit"
+                f"{label!r} is not a label: up to 63 letters, digits, '_', '.' and '-' are "
+                "allowed, the first a letter or digit"
             )
         with self.locked():
             self._choose(version, self.versions(), "pin")
             self._write_labels({**self.labels(), label: version})
 
     def unpin(self, label: str) -> int:
-        """Takes a label away.
+        """Removes a label.
 
         Returns:
           The version that had it.
@@ -295,11 +295,11 @@ class ModelDirectory(ModelVersions):
     def retain(self, keep: int) -> list[int]:
         """Deletes old versions with their provenance.
 
-        What stays: the newest versions, those with a label, and of those that were rolled back
-        again the newest.
+        It keeps the newest versions, those with a label, and the newest of those rolled back.
 
         Args:
-          keep: How many of either kind to keep, at least 1; the served version always stays.
+          keep: Number of versions of either kind to keep, at least 1; the served version always
+            stays.
 
         Returns:
           The versions that were deleted, oldest first.
@@ -317,7 +317,7 @@ class ModelDirectory(ModelVersions):
         return old
 
     def _choose(self, version: int | None, versions: list[int], what_for: str) -> int:
-        """A version among those given; the newest unless one is named."""
+        """Chooses a version among those given; by default the newest."""
         chosen = max(versions, default=None) if version is None else version
         if chosen is not None and chosen in versions:
             return chosen
@@ -328,7 +328,7 @@ class ModelDirectory(ModelVersions):
         raise LookupError(f"there is {named} to {what_for} in {self.uri}, which has {known}")
 
     def _move(self, source: str, target: str) -> None:
-        """Moves a version; readers of `source` or `target` never see half of it."""
+        """Moves a version atomically."""
         files, source_path = open_uri(source)
         target_path = open_uri(target)[1]
         if not isinstance(files, fs.LocalFileSystem):
@@ -345,7 +345,7 @@ class ModelDirectory(ModelVersions):
         for uri in filter(exists, (self.version_uri(version), self.rolled_back_uri(version))):
             files, path = open_uri(uri)
             if isinstance(files, fs.LocalFileSystem):
-                # The new name is also the note by which an interrupted deletion is finished.
+                # The new name also marks an interrupted deletion, to be finished.
                 files.move(path, self._home(f"{_DELETED}{version}"))
                 self._clean_up()
                 continue
@@ -355,7 +355,7 @@ class ModelDirectory(ModelVersions):
         delete_tree(self.provenance_uri(version))
 
     def _clean_up(self) -> None:
-        """Deletes what was to be deleted, and what a crash left half-made."""
+        """Finishes interrupted deletions, and deletes unfinished versions."""
         for name in os.listdir(self._home("")):
             if unfinished := _UNFINISHED.fullmatch(name):
                 if unfinished[1] == _DELETED:
@@ -376,7 +376,7 @@ class ModelDirectory(ModelVersions):
             files.delete_file(path)
 
     def _write_note(self, name: str, content: bytes) -> None:
-        """Writes a file beside or in the provenance, for those who may read the versions."""
+        """Writes a file next to or in the provenance, readable like the versions."""
         uri = os.path.join(self.home_uri, name)
         files, path = open_uri(uri)
         if not isinstance(files, fs.LocalFileSystem):
@@ -388,10 +388,10 @@ class ModelDirectory(ModelVersions):
             file.write(content)
 
     def _home(self, name: str) -> str:
-        """Local path of what is beside the provenance."""
+        """Local path of a file next to the provenance."""
         return open_uri(os.path.join(self.home_uri, name))[1]
 
     @property
     def _mode(self) -> int:
-        """Mode of the model's local folder, which says who may read it."""
+        """Mode of the model's local folder, which decides who may read it."""
         return stat.S_IMODE(os.stat(open_uri(self.uri)[1]).st_mode)

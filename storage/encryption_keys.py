@@ -22,7 +22,7 @@ KEY_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
 
 
 class EncryptionError(Exception):
-    """A file cannot be encrypted or decrypted, or keys cannot be had."""
+    """A file cannot be encrypted or decrypted, or keys are missing."""
 
 
 @dataclass(frozen=True)
@@ -54,8 +54,8 @@ def load_keys(path: str = "") -> Keys | None:
       The keys; None if no file is named and the variable is not set.
 
     Raises:
-      EncryptionError: If the file cannot be read or others may read it, or a line is not of that
-        form. No message holds anything of a key.
+      EncryptionError: If the file cannot be read or others may read it, or a line has another form.
+        Messages never quote a key.
     """
     if path:
         return _parse_keys(_read_key_file(path), path)
@@ -110,7 +110,7 @@ def _read_key_file(path: str) -> str:
     except OSError as error:
         raise EncryptionError(f"the keys {path} cannot be read: {error.strerror}") from error
     except UnicodeDecodeError:
-        raise EncryptionError(f"{path} is no file of keys") from None
+        raise EncryptionError(f"{path} is not a file of keys") from None
     # Kubernetes gives a Secret to a user other than root by the group: 0440, owned by root.
     mine = info.st_uid == os.geteuid()
     if stat.S_IMODE(info.st_mode) & (0o077 if mine else 0o037):

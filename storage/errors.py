@@ -1,4 +1,4 @@
-"""Errors whose message alone tells a person what is wrong, where, and what is allowed."""
+"""Errors whose messages say what is wrong, where, and what to do."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _OS_ERRORS = "|".join(
 
 
 class UserError(Exception):
-    """Something the person running the pipeline can mend; shown without a traceback."""
+    """An error that the person running the pipeline can fix; shown without a traceback."""
 
 
 class DataError(UserError):
@@ -21,9 +21,9 @@ class DataError(UserError):
 
 
 class SurroundingsError(UserError):
-    """Keys, a store or the Serving directory are not as they have to be.
+    """Keys, a store or the Serving directory are unusable.
 
-    Mending them changes neither the data nor the configuration nor the code of a run.
+    Fixing them changes neither the data nor the configuration nor the code of a run.
     """
 
 
@@ -32,11 +32,11 @@ class BlockingAnomalies(UserError):
 
 
 def lasts(error: BaseException) -> bool:
-    """Whether a failure comes back whenever the same is tried again.
+    """Whether a failed run would fail again in the same way.
 
-    What a person can mend stays until somebody has; but nobody sees when the surroundings are
-    mended, and where its cause is an error of files, network or time, it may pass by itself. So may
-    all that nobody foresaw.
+    A `UserError` lasts until it is fixed. Not so a `SurroundingsError`, since nothing shows when
+    the surroundings are fixed, nor an error of files, network or time, which may pass by itself,
+    nor an unforeseen error.
     """
     if not isinstance(error, UserError) or isinstance(error, SurroundingsError):
         return False

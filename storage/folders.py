@@ -1,4 +1,4 @@
-"""Local folders that servers of other users read: published whole, of a mode that is no umask's."""
+"""Local folders that servers of other users read: atomic, with a mode independent of the umask."""
 
 from __future__ import annotations
 

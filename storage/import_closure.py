@@ -1,4 +1,4 @@
-"""Finds all code of the project that a module runs, by reading imports and running nothing."""
+"""Finds all project code that a module imports, by static analysis."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _FILE_NAME = re.compile(r"[\w-]+(?:\.[\w-]+)+")
 
 @dataclass(frozen=True)
 class _Module:
-    """What a module imports or may read, by dotted path or name of file, and its code as text."""
+    """The imports of a module, files that it may read, and its code as text."""
 
     imports: frozenset[str]
     syntax: str
@@ -28,10 +28,11 @@ class _Module:
 class ImportClosure:
     """The imports between the modules below a folder.
 
-    An import counts wherever it stands, also inside a function; what only type checkers import does
-    not. Three kinds of strings count as imports, since they are imported or read later: a whole
-    dotted path (`"package.module.function"`), what follows `"-m"` in a command, and the name of a
-    file beside the module, such as a template.
+    Imports inside functions count too; imports for type checkers do not. Three kinds of strings
+    count as
+    imports: a dotted path (`"package.module.function"`), the argument after `"-m"` in a command,
+      and
+    the name of a file in the module's folder, such as a template.
 
     Attributes:
       root: Folder that holds the packages.
@@ -75,9 +76,9 @@ class ImportClosure:
 
     def _imports(self, file: Path) -> set[Path]:
         names = self._module(file).imports
-        beside = {file.parent / name for name in names if "." in name}
+        near = {file.parent / name for name in names if "." in name}
         return {found for name in names for found in self._resolve(name)} | {
-            path for path in beside if path.is_file()
+            path for path in near if path.is_file()
         }
 
     def _module(self, file: Path) -> _Module:

@@ -1,9 +1,9 @@
-"""Keys of signatures: private ones that sign versions, and public ones that a server trusts.
+"""Keys of signatures: private keys sign versions, public keys verify them.
 
-A key is an elliptic-curve key in PEM form. Where a private key or its password is may be said as
-the path of a file, as `env:NAME` for an environment variable, or as `fd:NUMBER` for a file
-descriptor; the secret itself is never an argument. A private key that a hardware module keeps is
-named by its PKCS #11 URI (`pkcs11:...`). Importing `cryptography` takes a while, so the functions
+A key is an elliptic-curve key in PEM format. A private key or its password is named by the path of
+a file, by `env:NAME` for an environment variable, or by `fd:NUMBER` for a file descriptor; the
+secret itself is never an argument. A private key in a hardware module is named by its PKCS #11 URI
+(`pkcs11:...`). Importing `cryptography` takes a while, so the functions
 here do it when they are called.
 """
 
@@ -35,27 +35,26 @@ _SHOWN = 16
 
 
 class SignatureError(Exception):
-    """A version cannot be signed, or is not what was signed."""
+    """A version cannot be signed, or does not match its signature."""
 
 
 class KeyFileError(SignatureError):
-    """A key is missing, unreadable, no such key, or open to others."""
+    """A key is missing, unreadable, of another kind, or open to others."""
 
 
 @dataclass(frozen=True)
 class KeyPair:
-    """Where a private key and its public key are."""
+    """Paths of a private key and its public key."""
 
     private: str
     public: str
 
 
 class TrustStore:
-    """The public keys of those who may sign versions.
+    """The trusted public keys.
 
-    They are read once, so that replacing a file swaps no trust while a process runs; `reload`
-    reads them again. Several keys may sign at a time, so that a key can be replaced without signing
-    every version again.
+    They are read once, so replacing a file has no effect until `reload`. Several keys can be
+    trusted, so a key can be replaced without signing every version again.
 
     Args:
       paths: Files of public keys (PEM), and folders of them (`*.pub`).
@@ -103,7 +102,7 @@ def short_id(key_id: str) -> str:
 
 
 def default_trust(serving_dir: str) -> str:
-    """Where the public keys for a Serving directory are by default: the folder `keys` beside it."""
+    """The default folder of public keys: `keys`, next to the Serving directory."""
     folder = os.path.dirname(local_path(serving_dir) or serving_dir.rstrip("/"))
     return os.path.join(folder, "keys")
 
@@ -121,7 +120,7 @@ def public_key_of(private_key: str) -> str:
 def ensure_key_pair(private_key: str, password_from: str = "") -> KeyPair:
     """Makes a key pair (P-256, PEM) where there is none.
 
-    The public key lies beside the private one and ends in `.pub`. Processes that do this at the
+    The public key lies next to the private one and ends in `.pub`. Processes that do this at the
     same time end up with the same pair.
 
     Args:
@@ -262,7 +261,7 @@ def _parse_private_key(
         raise KeyFileError(f"the private key {source} {reason}") from None
     except (ValueError, UnsupportedAlgorithm) as error:
         reason = " or its password is another one" if password else ""
-        raise KeyFileError(f"{source} is no private key in PEM form{reason}") from error
+        raise KeyFileError(f"{source} is not a private key in PEM format{reason}") from error
     if not isinstance(key, ec.EllipticCurvePrivateKey) or key.curve.name not in _CURVES:
         raise _wrong_kind(key, source)
     return key
@@ -311,7 +310,7 @@ def _parse_public_key(content: bytes, path: str) -> bytes:
     try:
         key = serialization.load_pem_public_key(content)
     except (ValueError, UnsupportedAlgorithm) as error:
-        raise KeyFileError(f"{path} is no public key in PEM form") from error
+        raise KeyFileError(f"{path} is not a public key in PEM format") from error
     if not isinstance(key, ec.EllipticCurvePublicKey) or key.curve.name not in _CURVES:
         raise _wrong_kind(key, path)
     return _pem(key)

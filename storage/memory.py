@@ -1,4 +1,4 @@
-"""Files and folders in memory, for what must never be on a disk."""
+"""Files and folders in memory, for secrets that must never be on a disk."""
 
 from __future__ import annotations
 

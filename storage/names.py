@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-# What a version holds, below its folder; the names are those of TensorFlow Serving.
+# Files of a version, with TensorFlow Serving's names.
 SAVED_MODEL = "saved_model.pb"
 TFLITE_MODEL = "model.tflite"
 WARMUP_FILE = "assets.extra/tf_serving_warmup_requests"
 
-# The signature that a server takes where a request names none.
+# The default signature of a request.
 DEFAULT_SIGNATURE = "serving_default"
 
 # The signature that takes the raw features, one tensor each.
 RAW_SIGNATURE = "raw_features"
 
-# What a signature of a SavedModel is for.
+# Method names of signatures of a SavedModel.
 PREDICT_METHOD = "tensorflow/serving/predict"
 
-# The folder beside the versions of a model, and what it holds of each version.
+# The folder of provenance next to the versions of a model, and its files by version.
 PROVENANCE = ".flightdeck"
 PROVENANCE_FILE = "provenance.json"
 TRAINING_STATISTICS = "training_statistics.pb"

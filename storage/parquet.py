@@ -1,4 +1,4 @@
-"""Opens Parquet files: the one place, since a file can otherwise run code.
+"""Opens Parquet files safely; use it everywhere, because a file can otherwise run code.
 
 Up to pyarrow 14, a column of the type `arrow.py_extension_type` is a pickle that is loaded with the
 file's footer, before anybody reads a column (CVE-2023-47248). TFX 1.16 needs pyarrow 10.
@@ -20,14 +20,14 @@ def open_file(path: str, files: fs.FileSystem | None = None) -> ParquetFile:
       files: The file system; None for the local one.
 
     Raises:
-      pa.ArrowException: If it is no Parquet file, or one that would run code.
+      pa.ArrowException: If it is not a Parquet file, or would run code.
       OSError: If it cannot be read.
     """
     try:
         return ParquetFile((files or fs.LocalFileSystem()).open_input_file(path))
     except (pa.ArrowException, OSError):
         raise
-    except Exception as error:  # Whatever pyarrow_hotfix makes of the pickle that it takes apart.
+    except Exception as error:  # pyarrow_hotfix may raise anything when it parses the pickle.
         raise pa.ArrowInvalid(
             "a column is a Python object (arrow.py_extension_type), which could run code"
         ) from error

@@ -1,7 +1,7 @@
-"""Copies a version to where nobody else can change it, and verifies that copy.
+"""Makes a private copy of a version, and verifies it.
 
-A folder that others may write can be another one a millisecond after it was verified. Code that
-uses a version because it is trusted calls `private_copy` and reads nothing but what that returns.
+Others could change a shared folder a millisecond after it was verified. Code that needs a trusted
+version calls `private_copy` and reads only the copy.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ _ending = threading.Event()
 
 
 class UnsafeContentError(SignatureError):
-    """A version holds what is no plain file or folder, or is too large to be copied."""
+    """A version holds something other than files and folders, or is too large to copy."""
 
 
 @dataclass(frozen=True)
@@ -140,7 +140,7 @@ def private_copy(
       >>> root.cleanup()
     """
     if directory.model_name in ("", ".", "..") or "/" in directory.model_name:
-        raise ValueError(f"{directory.model_name!r} is no name of a model")
+        raise ValueError(f"{directory.model_name!r} is not a model name")
     source = directory.rolled_back_uri(version) if rolled_back else directory.version_uri(version)
     root = _make_folder(parent or tempfile.gettempdir())
     try:
@@ -284,7 +284,7 @@ def _copy_files(source: str, target: str, writer: _Writer) -> None:
     try:
         folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     except NotADirectoryError:
-        raise UnsafeContentError(f"{path} is no folder, but a link or a file") from None
+        raise UnsafeContentError(f"{path} is not a folder, but a link or a file") from None
     try:
         _copy_folder(folder, path, target, writer, _MAX_DEPTH)
     finally:
@@ -337,7 +337,7 @@ def _copy_objects(source: str, target: str, writer: _Writer) -> None:
     for name in sorted(found, key=_saved_model_first):
         info = found[name]
         if not {"", ".", ".."}.isdisjoint(name.split("/")):
-            raise UnsafeContentError(f"{info.path!r} is no name of a file")
+            raise UnsafeContentError(f"{info.path!r} is not a file name")
         writer.take(info.path, info.size)
         # The name must not decide whether it is decompressed, as it would by default.
         with files.open_input_stream(info.path, compression=None) as stream:

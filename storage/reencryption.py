@@ -16,7 +16,7 @@ _REENCRYPTED = ".reencrypted"
 
 
 def reencrypt_versions(directory: ModelDirectory, keys: Keys) -> int:
-    """Has the versions of a model that are encrypted be encrypted with the first key.
+    """Encrypts the encrypted versions of a model again, with the first key.
 
     It may be ended at any moment and begun again: each file is whole, under one key or the other.
 
@@ -56,7 +56,7 @@ def reencrypt_versions(directory: ModelDirectory, keys: Keys) -> int:
 
 
 def reencrypt_log(folder: str, keys: Keys) -> int:
-    """Has the files of a request log that are encrypted be encrypted with the first key.
+    """Encrypts the encrypted files of a request log again, with the first key.
 
     Args:
       folder: A local request log; those of its files that are still being written are left.

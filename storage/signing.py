@@ -1,4 +1,4 @@
-"""Signs versions of a model, and finds out whether a file of one was changed since.
+"""Signs versions of a model, and verifies them.
 
 A signature is what the `model-signing` package makes of an elliptic-curve key: a Sigstore bundle
 that lists the SHA-256 of each file of the version and of its provenance, by their paths below the
@@ -40,11 +40,11 @@ _SIGN_AGAIN = "to move a version on purpose, sign it again: python -m serving si
 
 @dataclass(frozen=True)
 class Signed:
-    """What a signature that was verified says.
+    """Facts of a verified signature.
 
     Attributes:
       key_id: Id of the key that it was made with.
-      time: When, in UTC (ISO 8601).
+      time: Time of signing, in UTC (ISO 8601).
     """
 
     key_id: str
@@ -108,7 +108,7 @@ def sign(directory: ModelVersions, version: int, private_key: str, password_from
 def verify(
     directory: ModelVersions, version: int, signature: str, trust: TrustStore, source: str
 ) -> Signed:
-    """Checks that a version is, file by file, the one that was signed under this name and number.
+    """Verifies that each file of a version is as it was signed, under this name and number.
 
     Args:
       directory: A local folder that nobody else can change, as `private_copy` makes it; holds this
@@ -116,14 +116,14 @@ def verify(
       version: Number of the version.
       signature: Path of the signature; nobody else can change it either.
       trust: Keys that may have signed.
-      source: Where the signature came from, for messages.
+      source: Origin of the signature, for messages.
 
     Returns:
-      By which key it was signed, and when.
+      Key and time of the signature.
 
     Raises:
-      SignatureError: If the signature is damaged, was made with another key or of another version,
-        or a file was changed, added or removed since; the message names the file.
+      SignatureError: If the signature is damaged, was made with another key or for another version,
+        or a file was changed, added or removed; the message names the file.
     """
     from cryptography.exceptions import InvalidSignature
 
@@ -131,8 +131,8 @@ def verify(
     pem = trust.find(claims.key_id)
     if pem is None:
         raise SignatureError(
-            f"{source} was made with the key {_printable(short_id(claims.key_id))}, which is none "
-            f"of those that are trusted: {trust}"
+            f"{source} was made with the key {_printable(short_id(claims.key_id))}, which is not "
+            f"trusted; trusted are {trust}"
         )
     with model_signing_imports():
         from model_signing import verifying
@@ -159,7 +159,7 @@ def verify(
 
 
 def _read_statement(directory: ModelVersions, version: int) -> tuple[str, int, str] | None:
-    """Model, version and time of signing that a statement says; None if it says no such thing."""
+    """Model, version and time in a statement; None if they are missing."""
     try:
         content = json.loads(Path(directory.provenance_uri(version), STATEMENT_FILE).read_bytes())
         name, number, time = content["model_name"], content["version"], content["signed"]
@@ -171,7 +171,7 @@ def _read_statement(directory: ModelVersions, version: int) -> tuple[str, int, s
 
 
 def _other_version(directory: ModelVersions, version: int, claims: _Claims) -> str:
-    """What a signature seems to be of, if not of this version; "" if it seems to be."""
+    """Describes a mismatch of statement and version; "" if there is none."""
     if not any(os.path.basename(name) == STATEMENT_FILE for name in claims.digests):
         return "does not say of which version it was made, as older releases signed"
     statement = _read_statement(directory, version)
@@ -184,7 +184,7 @@ def _other_version(directory: ModelVersions, version: int, claims: _Claims) -> s
 
 
 def claimed_key(uri: str) -> str:
-    """Id of the key that a signature says it was made with, which need not be true; "" for none."""
+    """The claimed key id of a signature, not verified; "" for none."""
     try:
         return str(
             json.loads(read_file(uri, _MAX_SIGNATURE_BYTES))["verificationMaterial"]["publicKey"][
@@ -197,12 +197,12 @@ def claimed_key(uri: str) -> str:
 
 @dataclass(frozen=True)
 class _Claims:
-    """What a signature says, whether or not that is true.
+    """The claims of a signature, not verified.
 
     Attributes:
       key_id: SHA-256 of the PEM of the public key, hexadecimal.
       digests: SHA-256 of each file by its path, hexadecimal.
-      bundle: The signature itself, in the one form that every parser reads alike.
+      bundle: The signature itself, normalized so that all parsers read it alike.
     """
 
     key_id: str
@@ -235,7 +235,7 @@ class _Claims:
 
 
 def _explain(folder: str, expected: Mapping[str, str], error: Exception) -> str:
-    """Why a version does not verify, by name of the file where one is to blame."""
+    """Why a version does not verify; names the files at fault."""
     try:
         found = {
             resource.identifier: resource.digest.digest_hex
@@ -256,7 +256,7 @@ def _explain(folder: str, expected: Mapping[str, str], error: Exception) -> str:
 
 
 def _printable(text: str) -> str:
-    """The text, with whatever a terminal would act upon made visible."""
+    """A text with control characters made visible."""
     return text if text.isprintable() else ascii(text)
 
 
@@ -267,7 +267,7 @@ def _list(names: Iterable[str]) -> str:
 
 
 def _every_file() -> hashing.Config:
-    """Has each file hashed; by default those of git are left out."""
+    """Hashes every file; by default git's files are left out."""
     with model_signing_imports():
         from model_signing import hashing
     return hashing.Config().set_ignored_paths(paths=[], ignore_git_paths=False)

@@ -1,4 +1,4 @@
-"""What was made of single spans, kept from run to run: a month is not read or counted twice."""
+"""Keeps results of single spans from run to run, so that no month is processed twice."""
 
 from __future__ import annotations
 
@@ -17,18 +17,17 @@ from pyarrow import fs
 from storage.atomic_write import PART, write_whole
 from storage.uris import open_uri, read_file
 
-# Nobody knows which entries are no longer read: what is older than this goes when its span is
-# written again. A month serves in windows of up to ten years, but it is then not written again.
+# Age at which an entry is deleted when its span is written again, because it is unknown which
+# entries are still read. A month in use for longer is not written again.
 _KEPT = timedelta(days=400)
-_WRITTEN = timedelta(days=1)  # Nobody takes longer to write an entry.
-# A variable and no parameter of the nodes: where results are kept changes none of them, but every
-# parameter is part of a node's cache key.
+_WRITTEN = timedelta(days=1)  # Writing an entry never takes longer.
+# A variable and not a node parameter, since the place of the store must not be part of cache keys.
 STORE_VARIABLE = "FLIGHTDECK_SPAN_STORE"
 _SHARD = re.compile(r"span-(\d{6})-(\d+)-(\d+)-([0-9a-f]+)\.gz")
 
 
 class ShardName(NamedTuple):
-    """What the name of a file of examples says.
+    """The parts of the name of a file of examples.
 
     Attributes:
       month: The month of its rows, YYYYMM.
@@ -57,10 +56,9 @@ class ShardName(NamedTuple):
 
 @dataclass(frozen=True)
 class SpanStore:
-    """Keeps results by the digest of what they were made from; that of another is another result.
+    """Keeps results under the digest of their inputs.
 
-    An entry is whole or not there, also if its process is killed or others write at the same time.
-    It can be made again, so it may be deleted at any time.
+    Entries are written atomically, and may be deleted at any time, since they can be made again.
 
     Attributes:
       uri: Folder of the entries, a path, `gs://...` or `s3://...`; "" keeps nothing.
@@ -82,7 +80,7 @@ class SpanStore:
         except FileNotFoundError:
             return None
         except OSError as error:
-            logging.warning("What was kept of %d cannot be read: %s", month, error)
+            logging.warning("The kept result of %d cannot be read: %s", month, error)
             return None
 
     def write(self, kind: str, month: int, key: str, content: bytes) -> None:
@@ -94,7 +92,7 @@ class SpanStore:
             try:
                 self._write(kind, month, key, content)
             except OSError as error:
-                logging.warning("What was made of %d cannot be kept: %s", month, error)
+                logging.warning("The result of %d cannot be kept: %s", month, error)
 
     def outdated(self) -> Iterator[str]:
         """Paths of old entries whose span was written again, and of what was never written whole.

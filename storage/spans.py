@@ -1,4 +1,4 @@
-"""Finds monthly spans (`span-YYYYMM/*.parquet`) and the window of them that a run learns from.
+"""Finds monthly spans (`span-YYYYMM/*.parquet`) and the window that a run trains on.
 
 Whatever lies under a data directory is read or refused by name, so that no part of a month is left
 out unseen. Skipped are names that begin with `_` or `.` or end in `.crc`, as Spark and Hadoop have
@@ -43,7 +43,7 @@ class Span:
 
 @dataclass(frozen=True)
 class Window:
-    """What a run reads: the months to learn from, and the month after them to evaluate on."""
+    """The months to train on, and the month after them to evaluate on."""
 
     train: tuple[Span, ...]
     test: Span
@@ -70,6 +70,16 @@ def filesystem(uri: str) -> tuple[fs.FileSystem, str]:
 
 def find_spans(uri: str) -> list[Span]:
     """Lists the spans under `uri`, oldest first.
+
+    Example:
+      >>> import pathlib, tempfile
+      >>> with tempfile.TemporaryDirectory() as data:
+      ...     for month in (201312, 201311):
+      ...         folder = pathlib.Path(data, f"span-{month}")
+      ...         folder.mkdir()
+      ...         (folder / "rows.parquet").touch()
+      ...     [span.month for span in find_spans(data)]
+      [201311, 201312]
 
     Args:
       uri: Directory that holds one folder `span-YYYYMM` per month.
@@ -110,11 +120,21 @@ def _list_spans(files: fs.FileSystem, root: str, uri: str) -> list[Span]:
 def resolve_window(uri: str, as_of: int, window: int) -> Window:
     """Chooses the spans of a run.
 
+    Example:
+      >>> import pathlib, tempfile
+      >>> with tempfile.TemporaryDirectory() as data:
+      ...     for month in (201310, 201311, 201312):
+      ...         folder = pathlib.Path(data, f"span-{month}")
+      ...         folder.mkdir()
+      ...         (folder / "rows.parquet").touch()
+      ...     window = resolve_window(data, as_of=0, window=2)
+      >>> [span.month for span in window.train], window.test.month
+      ([201310, 201311], 201312)
+
     Args:
       uri: Directory that holds the spans.
       as_of: The month to evaluate on, YYYYMM; 0 means the newest there is.
-      window: How many months before `as_of` to learn from. Fewer are taken where the data begins
-        later than that.
+      window: Number of months before `as_of` to train on; fewer if the data begins later.
 
     Returns:
       The window.
@@ -133,7 +153,7 @@ def resolve_window(uri: str, as_of: int, window: int) -> Window:
     wanted = [m for m in _months_before(as_of, window) if m >= first]
     if not wanted:
         raise DataError(
-            f"nothing to learn from: {uri!r} has no span before span-{as_of}; "
+            f"nothing to train on: {uri!r} has no span before span-{as_of}; "
             f"choose a later month than its first, span-{first}"
         )
     missing = [f"span-{month}" for month in wanted if month not in spans]
@@ -151,7 +171,7 @@ def months_between(first: int, last: int) -> list[int]:
 
 
 def month_bounds(month: int) -> tuple[int, int]:
-    """The time that a month may have anywhere on Earth, since spans follow some local calendar.
+    """The bounds of a month in any time zone, since spans follow a local calendar.
 
     Args:
       month: The month, YYYYMM.
@@ -187,7 +207,7 @@ def _read_span(files: fs.FileSystem, folder: str, month: int) -> Span:
 
 
 def _entries(files: fs.FileSystem, folder: str) -> list[fs.FileInfo]:
-    """What is in a folder, but for what is skipped."""
+    """The content of a folder without skipped names."""
     if isinstance(files, fs.LocalFileSystem):
         # A selector would pass over links to nothing.
         names = [os.path.join(folder, name) for name in sorted(os.listdir(folder))]

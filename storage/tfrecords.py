@@ -1,6 +1,6 @@
 """TFRecord files of examples: one way to compress, write and read them.
 
-The files that servers write and read (request logs, warm-up requests) have forms of their own.
+The files of servers (request logs, warm-up requests) have other formats.
 """
 
 from __future__ import annotations

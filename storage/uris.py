@@ -18,7 +18,7 @@ _MAX_JSON_BYTES = 16 << 20
 
 
 class NotAFileError(OSError):
-    """There is no file, but something that would never end, or more than is wanted."""
+    """A path is not a regular file, or is too large."""
 
 
 def open_uri(uri: str) -> tuple[fs.FileSystem, str]:
@@ -69,7 +69,7 @@ def read_file(uri: str, at_most: int | None = None) -> bytes:
     files, path = open_uri(uri)
     info = files.get_file_info(path)
     if info.type in (fs.FileType.Unknown, fs.FileType.Directory):
-        raise NotAFileError(f"{uri} is no file")
+        raise NotAFileError(f"{uri} is not a file")
     if at_most is not None and (info.size or 0) > at_most:
         raise NotAFileError(f"{uri} has {info.size} bytes; {at_most} are allowed")
     return _read(files, path)
@@ -93,7 +93,7 @@ def read_json(uri: str) -> dict[str, Any]:
 
 
 def _read(files: fs.FileSystem, path: str) -> bytes:
-    # The name must not decide whether it is decompressed, as it would by default.
+    # By default the file name would decide about decompression.
     with files.open_input_stream(path, compression=None) as stream:
         content: bytes = stream.read()
     return content
@@ -116,7 +116,7 @@ def _sizes(files: fs.FileSystem, root: str) -> Iterator[tuple[str, int]]:
 
 
 def list_folder(files: fs.FileSystem, folder: str) -> Iterator[fs.FileInfo]:
-    """What is in a folder, but for names that are no UTF-8, which nothing of ours has."""
+    """The content of a folder, without names that are not UTF-8."""
     for info in files.get_file_info(fs.FileSelector(folder, allow_not_found=True)):
         with contextlib.suppress(UnicodeDecodeError):
             _ = info.base_name

@@ -1,4 +1,4 @@
-"""The layout of the Serving directory, and what can be read from it without changing anything.
+"""The layout of the Serving directory, and read access to it.
 
     <serving dir>/<model name>/<version>/                          what TensorFlow Serving loads
     <serving dir>/<model name>/.flightdeck/<version>/              where it came from, and signature
@@ -37,11 +37,11 @@ MAX_VERSION = 2**63 - 1
 
 @dataclass(frozen=True)
 class ModelVersions:
-    """The versions of one model under a Serving directory, to be read.
+    """The versions of one model in a Serving directory, for reading.
 
     Attributes:
       serving_dir: Local path or URI (`gs://`, `s3://`) of the Serving directory.
-      model_name: Name of the model, as a client of the server says it.
+      model_name: Name of the model, as in requests.
     """
 
     serving_dir: str
@@ -54,7 +54,7 @@ class ModelVersions:
 
     @property
     def home_uri(self) -> str:
-        """URI of the folder beside the versions, which servers do not look into."""
+        """URI of the folder of provenance, which servers ignore."""
         return os.path.join(self.uri, PROVENANCE)
 
     def version_uri(self, version: int) -> str:
@@ -62,7 +62,7 @@ class ModelVersions:
         return os.path.join(self.uri, str(version))
 
     def provenance_uri(self, version: int) -> str:
-        """URI of the folder that says where a version came from."""
+        """URI of the provenance of a version."""
         return os.path.join(self.home_uri, str(version))
 
     def signature_uri(self, version: int) -> str:
@@ -88,14 +88,14 @@ class ModelVersions:
         return sorted(set(aside) - set(self.versions()))
 
     def withdrawn(self) -> bool:
-        """Whether the last version was rolled back on purpose, so that nothing is to be served.
+        """Whether the last version was withdrawn, so that nothing is to be served.
 
         It is not so when versions merely are not there, as while storage is away.
         """
         return exists(self.withdrawn_uri) and not self.versions()
 
     def ignored(self) -> list[str]:
-        """Names that look like numbers of versions and are none, so that no server can load them.
+        """Names that look like version numbers but are not, so no server can load them.
 
         These have more digits than 64 bits hold, leading zeros, or digits of another script.
         """

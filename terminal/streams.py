@@ -1,4 +1,4 @@
-"""Standard streams that may be closed, ended early, or lack a character."""
+"""Standard streams that survive being closed, broken pipes and unknown characters."""
 
 from __future__ import annotations
 
@@ -9,25 +9,25 @@ import sys
 from collections.abc import Callable, Collection
 from typing import TextIO
 
-# A pipe that no process reads any more, and a terminal that was closed.
+# A broken pipe, and a closed terminal.
 _NOBODY_LISTENS = (errno.EPIPE, errno.EIO)
 
 
 def run_command(command: Callable[[], object]) -> None:
-    """Runs a command line to its end, whatever its terminal, its files and its directory are.
+    """Runs a command line with robust standard streams and readable errors.
 
-    Output that no process reads any more is dropped; it is no reason to fail. A character that the
-    terminal does not have is written as its number.
+    A broken pipe is not an error: the output is dropped. Characters that the terminal cannot encode
+    are written as escapes.
 
     Args:
-      command: What parses the arguments and exits, such as a click group.
+      command: Function that parses the arguments and exits, such as a click group.
     """
-    # On nothing, or the next file that is opened, such as a lock, is the standard output.
+    # To /dev/null, or the next opened file, such as a lock, would become the standard output.
     for descriptor in (0, 1, 2):
         try:
             os.fstat(descriptor)
         except OSError:
-            os.open(os.devnull, os.O_RDWR)  # Gets the lowest number that is free: this one.
+            os.open(os.devnull, os.O_RDWR)  # Gets the lowest free number: this one.
     if sys.stdin is None:
         sys.stdin = open(0, closefd=False)  # noqa: SIM115
     sys.stdout = open_stream(1, _NOBODY_LISTENS, sys.stdout)
@@ -35,12 +35,12 @@ def run_command(command: Callable[[], object]) -> None:
     try:
         texts = [*sys.argv[1:], os.getcwd()]
     except OSError:
-        sys.exit("the current directory does not exist any more: change to another one")
+        sys.exit("the current directory no longer exists: change to another one")
     for text in texts:
         if text != text.encode("utf-8", "replace").decode():
             sys.exit(
-                f"{text!r} is no text in {sys.getfilesystemencoding()}: use another name, or set "
-                "PYTHONUTF8=1 if it is one in UTF-8"
+                f"{text!r} cannot be encoded in {sys.getfilesystemencoding()}: use another name, "
+                "or set PYTHONUTF8=1 if it is UTF-8"
             )
     try:
         command()
@@ -75,7 +75,7 @@ class _Lenient(io.TextIOWrapper):
             self._end(error)
 
     def _end(self, error: OSError) -> None:
-        """Sends what is left, and all that follows, to nothing."""
+        """Drops the rest of the output."""
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, self.fileno())
         os.close(nowhere)
@@ -87,11 +87,11 @@ class _Lenient(io.TextIOWrapper):
 def open_stream(
     descriptor: int, reasons: Collection[int] = (), like: TextIO | None = None
 ) -> io.TextIOWrapper:
-    """Opens a stream that goes nowhere from the first error on.
+    """Opens a stream that drops its output after the first error.
 
     Args:
-      descriptor: Where it goes.
-      reasons: Numbers of the errors that are no failure; without any, no error is one.
-      like: A stream that has its encoding and buffering; None for those of the surroundings.
+      descriptor: File descriptor to write to.
+      reasons: Numbers of the errors to ignore; empty ignores all.
+      like: A stream with the encoding and buffering to use; None for the defaults.
     """
     return _Lenient(descriptor, reasons, like)

@@ -12,17 +12,17 @@ from rich.text import Text
 
 from terminal.streams import open_stream
 
-# Output that goes to no terminal has room.
+# Width of output that is not a terminal.
 _WIDTH_OF_A_FILE = 160
 _NARROWEST_FOLDED = 20
-# Names and messages are shown as they are, whatever brackets and colons they have.
+# Without markup, since names and messages may have brackets and colons.
 _LITERAL: dict[str, Any] = {"highlight": False, "markup": False, "emoji": False}
 
 
 def open_console() -> Console:
-    """What a long command shows itself on: a copy of the standard output, which may go elsewhere.
+    """A console for the progress of a long command: a copy of the standard output.
 
-    What cannot be shown is dropped, whatever the reason: a full disk must not harm the command.
+    Errors of output are ignored: a full disk must not harm the command.
     """
     screen = open_stream(os.dup(1), like=sys.stdout)
     if screen.isatty():
@@ -31,18 +31,18 @@ def open_console() -> Console:
 
 
 def standard_output() -> Console:
-    """What a command prints its result on; what cannot be written is an error."""
+    """A console for the result of a command; errors of output are raised."""
     if sys.stdout.isatty():
         return _TerminalConsole(**_LITERAL)
     return Console(width=_WIDTH_OF_A_FILE, **_LITERAL)
 
 
 def print_table(table: Table, console: Console) -> None:
-    """Prints a table; where there is no room for it, each row as lines.
+    """Prints a table; if it is too wide, each row as lines.
 
     Args:
       table: The table; its cells are texts.
-      console: Where to print.
+      console: The console.
     """
     needed = sum(map(_width, table.columns))
     for gap in (2, 1):
@@ -61,7 +61,7 @@ def print_table(table: Table, console: Console) -> None:
 
 
 def _width(column: Column) -> int:
-    """The width that a column needs to be read."""
+    """The smallest readable width of a column."""
     texts = [str(cell) for cell in (column.header, *column.cells)]
     if column.no_wrap:
         return max(map(len, texts))
@@ -70,13 +70,13 @@ def _width(column: Column) -> int:
 
 
 class _TerminalConsole(Console):
-    """Is as wide as its own terminal, whatever the standard streams are."""
+    """A console as wide as its own terminal, not that of the standard streams."""
 
     @property  # type: ignore[misc]  # It has a setter there.
     def size(self) -> ConsoleDimensions:
         try:
             columns, lines = os.get_terminal_size(self.file.fileno())
-        except OSError:  # It was closed.
+        except OSError:  # The terminal was closed.
             columns = 0
         if not columns or os.environ.get("COLUMNS", "").isdigit():
             return super().size

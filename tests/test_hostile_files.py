@@ -99,7 +99,7 @@ def test_read_metrics_does_not_unpickle_an_evaluation_of_old_tfma(
 
     with tf.io.TFRecordWriter(str(tmp_path / "eval_config")) as config:
         config.write(hostile_file.pickle())
-    with pytest.raises(DataError, match=r"is no evaluation: it has no eval_config\.json"):
+    with pytest.raises(DataError, match=r"is not an evaluation: it has no eval_config\.json"):
         read_metrics(str(tmp_path))
     assert not hostile_file.has_run()
 

@@ -369,7 +369,7 @@ def test_the_monitoring_pipeline_is_submitted_for_a_version_and_a_period(
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [
-        ((), "is about a version and a period"),
+        ((), "needs a version and a period"),
         (("--param", "version=x"), "a whole number, or a time such as 2013-10-01"),
         (("--param", "data_as_of=201310"), "the name is one of log_uri, serving_dir"),
         (("--param", "log_uri="), "a path or an address is expected"),
@@ -381,7 +381,7 @@ def test_the_monitoring_pipeline_without_a_version_or_period_is_wrong_usage(
     output = failed(*MONITORING, *arguments, status=2)
     assert reason in " ".join(output.split())
     output = failed("schedule", "--cron", "0 6 * * *", *MONITORING[1:], status=2)
-    assert "would look at the same one again" in " ".join(output.split())
+    assert "would monitor the same one again" in " ".join(output.split())
     assert not any(stub.state.values())
 
 

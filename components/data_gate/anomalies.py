@@ -1,4 +1,4 @@
-"""Anomalies as DataGate names, writes and shows them."""
+"""Names, writes and describes DataGate's anomalies."""
 
 import os
 
@@ -28,7 +28,7 @@ SHOWN = 10
 
 
 def parse_warn_only(entries: list[str]) -> frozenset[str]:
-    """Checks the names of anomalies that are not to block.
+    """Checks the names of anomalies that do not block.
 
     Raises:
       UserError: If an entry is neither a type of anomaly nor `feature:TYPE`.
@@ -49,7 +49,7 @@ def write_anomalies(
     result: anomalies_pb2.Anomalies,
     found: list[Anomaly],
 ) -> None:
-    """Writes TFDV's anomalies and those found here, as ExampleValidator does."""
+    """Writes TFDV's anomalies and the gate's own in the layout of ExampleValidator."""
     for info in result.anomaly_info.values():
         info.severity = anomalies_pb2.AnomalyInfo.UNKNOWN
     for anomaly in found:
@@ -69,7 +69,7 @@ def write_anomalies(
 
 
 def describe_blocking(blocking: list[Anomaly]) -> str:
-    """The message of a run that is stopped: how many anomalies there are, and the first of them."""
+    """The message of a stopped run: the number of anomalies, and the first of them."""
     count = "1 blocking anomaly" if len(blocking) == 1 else f"{len(blocking)} blocking anomalies"
     lines = [f"{count} in the data:"]
     lines += [f"  {anomaly}" for anomaly in blocking[:SHOWN]]

@@ -1,4 +1,4 @@
-"""DataGate: stops the run when the data is not what the schema says, or has drifted too far."""
+"""DataGate: stops the run when the data breaks the schema or has drifted too far."""
 
 import json
 from dataclasses import asdict, dataclass
@@ -38,38 +38,53 @@ def DataGate(
     max_error_growth: tfx.dsl.components.Parameter[float],
     min_label_relation: tfx.dsl.components.Parameter[float],
 ) -> None:
-    """Fails on blocking anomalies, and so keeps every node that is ordered behind it from running.
+    """Fails on blocking anomalies, so that no node behind it runs.
 
-    Each split is validated against the schema. The splits `train` and `test` are also compared with
-    the training statistics of the model being served: by the drift comparators that the schema sets
-    (L-infinity distance for categorical features, Jensen-Shannon divergence for numeric ones), by
-    the share of rows without a value, and by the categories that are no longer there. Of `test`,
-    the new month, the rows themselves are looked at too: for duplicates, and for what `Relations`
-    tells by `train`.
+    Every split is validated against the schema. The splits `train` and `test` are also compared
+    with the training statistics of the served model: by the schema's drift comparators (L-infinity
+    distance for categorical features, Jensen-Shannon divergence for numeric ones), by the share of
+    rows without a value, and by categories that have vanished. The rows of `test`, the new month,
+    are checked for duplicates, and for changed relations between the features (see `Relations`).
 
-    What chance alone explains in so few rows is a warning: see `ml.chance`.
+    An anomaly that chance explains is a warning: see `ml.chance`.
+
+    Example:
+      data_gate = DataGate(
+          examples=example_gen.outputs["examples"],
+          statistics=statistics_gen.outputs["statistics"],
+          schema=schema_gen.outputs["schema"],
+          served_statistics=served_model.outputs["statistics"],
+          environment="TRAINING",
+          warn_only="[]",
+          features='["distance", "temp"]',
+          label="tip",
+          max_missing_change=0.35,
+          max_duplicates=0.01,
+          max_error_growth=4.0,
+          min_label_relation=0.5,
+      )
 
     Args:
-      examples: The splits, gzipped TFRecords; rows are looked at where it has `train` and `test`.
+      examples: The splits, gzipped TFRecords; rows are checked if it has `train` and `test`.
       statistics: Statistics of every split.
-      schema: What the data should be.
+      schema: The schema of the data.
       served_statistics: Statistics of the split `train` of the model being served; may be empty.
       anomalies: Component `outputs` contains: the anomalies of each split that do not block, in the
         layout of ExampleValidator, and `GateFacts`.
       environment: Environment of the schema to validate in.
-      warn_only: JSON list of anomalies that are reported and do not block: a type of
-        `ANOMALY_TYPES`, or `feature:TYPE` for one feature alone.
+      warn_only: JSON list of anomalies that are reported but do not block: a type of
+        `ANOMALY_TYPES`, or `feature:TYPE` for one feature.
       features: JSON list of the features whose relations are compared: those that the model reads.
       label: The feature that the model predicts, 0 or 1; "" compares no label.
-      max_missing_change: How far the share of rows without a value may move.
-      max_duplicates: Share of the rows of `test` that may repeat another row.
-      max_error_growth: How many times the squared error may grow with which a number is predicted
-        from the other features.
+      max_missing_change: Largest change of the share of rows without a value.
+      max_duplicates: Largest share of the rows of `test` that repeat another row.
+      max_error_growth: Largest growth, as a factor, of the squared error of a numeric feature
+        predicted from the other features.
       min_label_relation: Share of its AUC above 0.5 that a linear prediction of the label must
         keep.
 
     Raises:
-      BlockingAnomalies: Naming split, feature, anomaly and numbers of each blocking anomaly.
+      BlockingAnomalies: If an anomaly blocks; the message has split, feature, type and figures.
       UserError: If `warn_only` names a type that does not exist, or `features` or `label` a feature
         that the schema does not have.
     """
@@ -109,13 +124,13 @@ def DataGate(
 
 @dataclass(frozen=True)
 class GateFacts:
-    """What a DataGate has seen that let the run pass.
+    """The findings of a DataGate that let the run pass.
 
     Attributes:
-      warnings: How many anomalies there are; none of them blocks.
-      shown: The first of them, a line each.
-      compared: Whether there is a served model, with whose training data the new data was compared.
-      drift: The drift from that data which comes nearest to its limit; None without any.
+      warnings: Number of anomalies, none of which blocks.
+      shown: The first of them, one line each.
+      compared: Whether the new data was compared with the training data of a served model.
+      drift: The drift that comes nearest to its limit; None without any.
     """
 
     warnings: int
@@ -124,12 +139,12 @@ class GateFacts:
     drift: Drift | None
 
     def attach(self, anomalies: tfx.dsl.Artifact) -> None:
-        """Keeps them with the artifact that the gate made, as JSON."""
+        """Stores the facts as JSON in the gate's artifact."""
         anomalies.set_string_custom_property("facts", json.dumps(asdict(self)))
 
     @classmethod
     def of(cls, anomalies: tfx.dsl.Artifact) -> "GateFacts":
-        """Reads what was kept with an artifact."""
+        """Reads the facts of an artifact."""
         facts = json.loads(anomalies.get_string_custom_property("facts"))
         drift = facts["drift"] and Drift(*facts["drift"])
         return cls(facts["warnings"], tuple(facts["shown"]), facts["compared"], drift)

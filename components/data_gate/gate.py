@@ -1,4 +1,4 @@
-"""What data has to be, and how far it may be from other data."""
+"""Applies the checks of DataGate: the schema, and limits on changes."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -26,21 +26,21 @@ from ml.relations import Relations
 from ml.statistics import Statistics
 from storage.errors import UserError
 
-# Splits that are compared with the served model. A week, as `eval` is, has its own weather.
+# Splits that are compared with the served model. `eval` is a week, too short to compare.
 _COMPARED = ("train", "test")
-# Types of anomalies that mean something in a whole month alone.
+# Types of anomalies that mean something only in a whole month.
 _OF_MONTHS = frozenset({"FEATURE_TYPE_LOW_FRACTION_PRESENT"})
 
 
 @dataclass(frozen=True, kw_only=True)
 class Gate:
-    """What data has to be, and how far it may be from other data.
+    """The checks of DataGate, with their limits.
 
     Attributes:
-      schema: What the data should be.
-      features: Those whose relations are compared.
+      schema: The schema of the data.
+      features: Features whose relations are compared.
       label: The feature that is predicted; "" for none.
-      max_missing_change: These and the others are described at `DataGate`.
+      max_missing_change: See `DataGate`, for this and the other limits.
 
     Raises:
       UserError: If the schema lacks one of the features, or the label.
@@ -72,10 +72,10 @@ class Gate:
         Args:
           split: Name of the split; `train` and `test` are compared.
           new: Its statistics.
-          served: Statistics that the served model learned from; None if nothing is served.
+          served: Training statistics of the served model; None if nothing is served.
 
         Returns:
-          What TFDV found, and the anomalies: those of TFDV, and then the gate's own.
+          TFDV's result, and the anomalies: TFDV's, then the gate's own.
         """
         if split not in _COMPARED:
             served = None
@@ -105,12 +105,12 @@ class Gate:
         return result, found
 
     def check_rows(self, split: str, rows: pd.DataFrame, window: pd.DataFrame) -> Iterator[Anomaly]:
-        """Looks at the rows of a new month.
+        """Checks the rows of a new month.
 
         Args:
           split: Name of the split.
-          rows: All columns, as of `read_rows`.
-          window: Rows to learn the relations of the columns from.
+          rows: All columns; see `read_rows`.
+          window: Rows that the relations of the columns are fitted on.
         """
         yield from find_duplicates(split, rows, self.max_duplicates)
         rows, window = rows[self.related], window[self.related]

@@ -1,4 +1,4 @@
-"""What DataGate looks for in the rows of a new month."""
+"""DataGate's checks of the rows of a new month."""
 
 from collections.abc import Iterator
 
@@ -12,7 +12,7 @@ from ml.relations import Relations
 
 
 def find_duplicates(split: str, rows: pd.DataFrame, limit: float) -> Iterator[Anomaly]:
-    """Counts rows that repeat another in every column."""
+    """Finds rows that repeat another row in every column."""
     repeated = int(rows.duplicated().sum())
     if repeated:
         text = (
@@ -24,7 +24,7 @@ def find_duplicates(split: str, rows: pd.DataFrame, limit: float) -> Iterator[An
 
 
 def find_constant(split: str, rows: pd.DataFrame, before: pd.DataFrame) -> Iterator[Anomaly]:
-    """Looks for features of one value that had several, too many to be chance."""
+    """Finds features that now have one value, more often than chance explains."""
     for feature in rows:
         values = rows[feature].dropna()
         shares = before[feature].value_counts(normalize=True)
@@ -39,13 +39,13 @@ def find_constant(split: str, rows: pd.DataFrame, before: pd.DataFrame) -> Itera
 def find_changed_relations(
     split: str, rows: pd.DataFrame, relations: Relations, label: str, limit: float
 ) -> Iterator[Anomaly]:
-    """Looks for numeric features that no longer follow from the others, as in other units."""
+    """Finds numeric features whose relation to the others changed, as after a change of units."""
     growths = relations.error_growth(rows)
     for name in sorted(growths, key=lambda name: -growths[name]):
         if name != label and growths[name] > WARN_FROM * limit:
             text = (
-                f"it follows from the other features with {growths[name]:.0f} times the squared "
-                f"error of train; more than {limit:g} blocks. Are their units the same?"
+                f"predicted from the other features, its squared error is {growths[name]:.0f} "
+                f"times that of train; more than {limit:g} blocks. Are the units the same?"
             )
             severity = ERROR if growths[name] > limit else WARNING
             yield Anomaly(split, name, "RELATION_CHANGED", severity, text)
@@ -59,9 +59,9 @@ def find_label_unrelated(
     label: str,
     share: float,
 ) -> Iterator[Anomaly]:
-    """Compares how well the label follows from the features, as shuffled labels do not."""
+    """Finds labels that the features no longer predict, such as shuffled ones."""
     if not label or any(set(part[label].dropna()) != {0, 1} for part in (rows, before)):
-        return  # what else a label may be, the schema says
+        return  # Its values are checked against the schema.
     now, known = (
         _label_auc(part.dropna(subset=[label]), relations, label) for part in (rows, before)
     )

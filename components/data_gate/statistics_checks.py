@@ -1,4 +1,4 @@
-"""What DataGate looks for in the statistics of a split."""
+"""DataGate's checks of the statistics of a split."""
 
 from collections.abc import Iterator, Sequence
 
@@ -9,18 +9,18 @@ from ml.chance import effective_rows, share_by_chance
 from ml.comparisons import ERROR, WARNING, Anomaly, drifts, improbable
 from ml.statistics import Statistics, categories, count_present, find_feature, missing_rates
 
-# Deviations as small as this, in magnitudes of the values, are the rounding of 32-bit numbers.
+# Smaller deviations, relative to the values, are rounding of 32-bit numbers.
 _STEADY = 1e-5
-# How far rounding may put a mean of labels off.
+# Largest rounding error of a mean of labels.
 _ROUNDING = 1e-10
-# Share of a limit above which there is a warning.
+# Share of a limit from which drift is a warning.
 WARN_FROM = 0.7
-# A category that this share of the served rows had does not end by chance or season.
+# A category with this share of the served rows does not vanish by chance or season.
 _VANISHING_SHARE = 0.01
 
 
 def find_unseen(split: str, new: Statistics, expected: schema_pb2.Schema) -> Iterator[Anomaly]:
-    """Warns of values outside a domain, so few that the schema lets them pass."""
+    """Warns of values outside a domain that are few enough for the schema to allow."""
     domains = {domain.name: set(domain.value) for domain in expected.string_domain}
     for feature in expected.feature:
         known = domains.get(feature.domain)
@@ -39,10 +39,9 @@ def find_unseen(split: str, new: Statistics, expected: schema_pb2.Schema) -> Ite
 
 
 def find_label_unusable(split: str, new: Statistics, label: str) -> Iterator[Anomaly]:
-    """Looks for labels that are not 0 and 1, both of them, in every row.
+    """Checks that every row has a label, 0 or 1, and that both occur.
 
-    Without, there is neither a share of 1 to start from nor an AUC. Labels of 0 to 1 are all 0 or 1
-    where their sum is the number of those that are not 0.
+    Labels between 0 and 1 are all 0 or 1 exactly if their sum is the number of nonzero ones.
     """
     rows = new.datasets[0].num_examples
     stats = find_feature(new, label)
@@ -50,7 +49,7 @@ def find_label_unusable(split: str, new: Statistics, label: str) -> Iterator[Ano
     if stats is None or not known:
         reason = f"none of {rows:,} rows has a label"
     elif not stats.HasField("num_stats"):
-        reason = "the labels are no numbers"
+        reason = "the labels are not numbers"
     elif unknown := rows - known + max((h.num_nan for h in stats.num_stats.histograms), default=0):
         reason = f"{unknown:,.0f} of {rows:,} rows have no label"
     elif stats.num_stats.min < 0 or stats.num_stats.max > 1:
@@ -61,7 +60,7 @@ def find_label_unusable(split: str, new: Statistics, label: str) -> Iterator[Ano
         reason = "some labels are between 0 and 1; each has to be 0 or 1"
     else:
         return
-    text = f"{reason}. Are the labels of these months there yet?"
+    text = f"{reason}. Have the labels of these months arrived?"
     yield Anomaly(split, label, "LABEL_UNUSABLE", ERROR, text)
 
 
@@ -70,7 +69,7 @@ def find_nothing_to_learn(
     new: Statistics,
     features: Sequence[str],
 ) -> Iterator[Anomaly]:
-    """Warns of features that have one value, or none, in all rows to learn from."""
+    """Warns of features that have one value, or none, in all training rows."""
     for name in features:
         text = _describe_constant(find_feature(new, name))
         if text:
@@ -79,7 +78,7 @@ def find_nothing_to_learn(
 
 
 def _describe_constant(feature: statistics_pb2.FeatureNameStatistics | None) -> str:
-    """What the only value of a feature is, or an empty string where it varies."""
+    """Describes the only value of a feature; empty if it varies."""
     count = count_present(feature) if feature else 0
     if feature is None or not count:
         return "no row has a value"
@@ -113,11 +112,11 @@ def find_missing(
         if change > WARN_FROM * limit:
             text = (
                 f"{now[feature]:.1%} of the rows have no value, {before[feature]:.1%} of the "
-                f"served model's; a change by more than {limit:.0%} blocks"
+                f"served model's training data; a change by more than {limit:.0%} blocks"
             )
             granted = limit + share_by_chance(rows) if change > limit else limit
             if limit < change <= granted:
-                text += f", of so few rows {granted:.0%}"
+                text += f" ({granted:.0%} for so few rows)"
             severity = ERROR if change > granted else WARNING
             yield Anomaly(split, feature, "MISSING_RATE_CHANGED", severity, text)
 
@@ -128,7 +127,7 @@ def find_vanished(
     served: Statistics,
     expected: schema_pb2.Schema,
 ) -> Iterator[Anomaly]:
-    """Looks for categories that many rows had and none has, as when one is renamed."""
+    """Finds categories that many rows had and none has now, for instance after a rename."""
     for feature in expected.feature:
         if not feature.drift_comparator.HasField("infinity_norm"):
             continue
@@ -137,5 +136,5 @@ def find_vanished(
         for value in sorted(before.keys() - now.keys()):
             share = before[value] / rows_before
             if share >= _VANISHING_SHARE and improbable(1 - share, rows):
-                text = f"no row has {value!r}; {share:.1%} of the served model's had"
+                text = f"no row has {value!r}; {share:.1%} of the served model's training data had"
                 yield Anomaly(split, feature.name, "VALUE_VANISHED", ERROR, text)

@@ -1,4 +1,4 @@
-"""Which thresholds a model does not meet, and whether it is blessed."""
+"""Decides whether a model is blessed, by the thresholds that it does not meet."""
 
 import json
 import os
@@ -12,12 +12,12 @@ from tfx import v1 as tfx
 from ml.artifacts import BLESSED_FILE, NOT_BLESSED_FILE
 
 _CONFIDENCE_FILE = "confidence.json"
-# What TFMA's validation says of a metric it did not compute, as in a slice below `min_slice_size`.
+# TFMA's validation error for a metric that was not computed, as in a slice that is too small.
 _NOT_COMPUTED = "Metric not found."
 
 
 def write_blessing(blessing: types.Artifact, blessed: bool) -> None:
-    """Says in a `ModelBlessing` artifact whether a model is blessed, as stock TFX does."""
+    """Writes a `ModelBlessing` artifact, as stock TFX does."""
     fileio = tfx.dsl.io.fileio
     fileio.makedirs(blessing.uri)
     for name in (BLESSED_FILE, NOT_BLESSED_FILE):
@@ -26,12 +26,12 @@ def write_blessing(blessing: types.Artifact, blessed: bool) -> None:
     with fileio.open(
         os.path.join(blessing.uri, BLESSED_FILE if blessed else NOT_BLESSED_FILE), "w"
     ) as file:
-        file.write("")  # Without a write no file is made.
+        file.write("")  # Creates the file.
     blessing.set_int_custom_property("blessed", int(blessed))
 
 
 def write_confidence(evaluation_uri: str, confidence: float) -> None:
-    """Keeps with an evaluation how sure a loss has to be to count, see `unmet_thresholds`."""
+    """Stores the confidence at which a loss counts, see `unmet_thresholds`."""
     with tfx.dsl.io.fileio.open(os.path.join(evaluation_uri, _CONFIDENCE_FILE), "w") as file:
         file.write(json.dumps({"confidence": confidence}) + "\n")
 
@@ -39,10 +39,9 @@ def write_confidence(evaluation_uri: str, confidence: float) -> None:
 def unmet_thresholds(evaluation_uri: str) -> list[tuple[Any, Any]]:
     """The thresholds that a model did not meet, in slices that are large enough.
 
-    TFMA masks slices with fewer examples than `min_slice_size` of the evaluation's options and then
-    finds that their metrics are missing; only there is a missing metric no failure. Where the
-    evaluation asks for a confidence, a change that could as well be within its threshold, by its
-    bootstrap interval, is none either.
+    TFMA masks slices with fewer examples than `min_slice_size` and then reports their metrics as
+    missing: these are no failures. With a confidence, a change whose bootstrap interval reaches its
+    threshold is no failure either.
 
     Args:
       evaluation_uri: URI of a `ModelEvaluation` artifact.
@@ -79,7 +78,7 @@ def unmet_thresholds(evaluation_uri: str) -> list[tuple[Any, Any]]:
 
 
 def _is_significant(failure: Any, interval: Any, confidence: float) -> bool:
-    """Whether a change is outside its threshold also at the better end of its interval."""
+    """Whether even the better end of a change's interval is outside its threshold."""
     threshold = failure.metric_threshold.change_threshold
     if not failure.metric_threshold.HasField("change_threshold") or interval is None:
         return True

@@ -1,4 +1,4 @@
-"""A TFMA Evaluator that computes by columns what stock TFMA computes row by row."""
+"""A TFMA evaluator that computes metrics by columns, where stock TFMA goes row by row."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import numpy as np
 import pyarrow as pa
 import tensorflow_model_analysis as tfma
 
-# Not under TFMA's public names, but what its own evaluator is made of: the keys of configured
-# metrics, the check of thresholds, and the type of a value with an interval.
+# Not public in TFMA, but its own evaluator uses them: the keys of configured metrics, the check of
+# thresholds, and the type of a value with an interval.
 from tensorflow_model_analysis.api.types import ValueWithTDistribution
 from tensorflow_model_analysis.evaluators import metrics_validator
 from tensorflow_model_analysis.metrics import metric_specs
@@ -24,12 +24,12 @@ from ml.tallies import Counter, Problem, Tally
 from ml.task_metrics import METRICS, Metric
 from storage.errors import DataError
 
-# How often the rows are resampled for an interval. The error of a standard error is then 11%, which
-# the t-distribution takes into account.
+# Bootstrap replicates per interval. They estimate a standard error to within 11%, which the
+# t-distribution takes into account.
 REPLICATES = 40
 # Key of an extract: the record batch of the columns that an evaluation reads.
 COLUMNS = "columns"
-# Under which TFMA keeps why a slice has no metrics, and what it says.
+# TFMA's key and text of the reason why a slice has no metrics.
 _ERROR = "__ERROR__"
 _TOO_SMALL = (
     "Example count for this slice key is lower than the minimum required value: {}. "
@@ -40,7 +40,7 @@ _Metrics = dict[Any, Any]
 
 
 class _Configured:
-    """A metric of a configuration: its key, and the problems over which it is an average."""
+    """A metric of a configuration: its key, and the problems that it averages over."""
 
     def __init__(self, key: Any, metric: Metric, classes: dict[int, float]):
         self.key, self.metric = key, metric
@@ -50,7 +50,7 @@ class _Configured:
         } or {only: 1.0}
 
     def value(self, counter: Counter, tally: Tally) -> np.ndarray:
-        """Its value in the data and in each bootstrap replicate, [1 + replicates]."""
+        """The value in the data and in each bootstrap replicate, [1 + replicates]."""
         total = sum(
             share * self.metric.value(counter, tally, problem)
             for problem, share in self.problems.items()
@@ -59,7 +59,7 @@ class _Configured:
 
 
 def supports(config: tfma.EvalConfig) -> bool:
-    """Whether all that a configuration asks for is computed by columns.
+    """Whether all metrics of a configuration can be computed by columns.
 
     Args:
       config: With TFMA's defaults filled in.
@@ -118,8 +118,8 @@ def _supports_spec(spec: tfma.MetricsSpec) -> bool:
 def make_evaluator(config: tfma.EvalConfig, run_after: str) -> Any:
     """Makes the Evaluator.
 
-    It takes extracts of a batch of rows: serialized examples (`input`), predictions by the name of
-    the model, and the record batch of `columns` with labels, weights and what is sliced by.
+    It reads extracts of a batch of rows: serialized examples (`input`), predictions by model name,
+    and the record batch of `columns` with labels, weights and the columns to slice by.
 
     Args:
       config: With TFMA's defaults filled in; `supports` holds.
@@ -163,7 +163,7 @@ class _Count(beam.DoFn):
         self._replicates = REPLICATES if config.options.compute_confidence_intervals.value else 0
 
     def setup(self) -> None:
-        """Finds what is counted."""
+        """Lists what to count."""
         _, self._counter = _configured(self._config)
 
     def process(self, extracts: dict[str, Any]) -> Iterator[tuple[SliceKey, Tally]]:
@@ -191,11 +191,11 @@ class _Compute(beam.DoFn):
         self._baseline = next((s.name for s in config.model_specs if s.is_baseline), None)
 
     def setup(self) -> None:
-        """Finds what is computed."""
+        """Lists what to compute."""
         self._metrics, self._counter = _configured(self._config)
 
     def process(self, item: tuple[SliceKey, Tally]) -> list[tuple[SliceKey, _Metrics]]:
-        """Computes the metrics and how they differ from the baseline's."""
+        """Computes the metrics and their differences from the baseline's."""
         key, tally = item
         if key and tally.rows < self._min_rows:
             return [(key, {_ERROR: _TOO_SMALL.format(self._min_rows)})]
@@ -241,7 +241,7 @@ def _numbers(batch: Any, name: str) -> np.ndarray:
 
 
 def _configured(config: tfma.EvalConfig) -> tuple[list[_Configured], Counter]:
-    """The metrics of a configuration, and what has to be counted for them."""
+    """The metrics of a configuration, and the counts that they need."""
     metrics = []
     for spec in config.metrics_specs:
         classes = dict(spec.aggregate.class_weights)

@@ -1,4 +1,4 @@
-"""Evaluator: is the model good enough, and as good as the one that is being served?"""
+"""Evaluator: is the model good enough, and as good as the served one?"""
 
 import apache_beam as beam
 import tensorflow_model_analysis as tfma
@@ -23,22 +23,34 @@ def Evaluator(
     confidence: tfx.dsl.components.Parameter[float],
     beam_pipeline: tfx.dsl.components.BeamComponentParameter[beam.Pipeline] = None,
 ) -> None:
-    """Evaluates a model with TFMA and blesses it, or not.
+    """Evaluates a model with TFMA, and blesses it if it meets every threshold.
 
-    It takes the place of the stock Evaluator, which cannot be given TFMA evaluators and fails
-    without a baseline. A model that has a `model.tflite` in its folder is evaluated in that format.
+    It replaces the stock Evaluator, which takes no TFMA evaluators and fails without a baseline. A
+    model that has a `model.tflite` in its folder is evaluated in that format.
+
+    Example:
+      evaluator = Evaluator(
+          examples=example_gen.outputs["examples"],
+          schema=schema_gen.outputs["schema"],
+          model=quantizer.outputs["quantized_model"],
+          baseline_model=served_model.outputs["model"],
+          eval_config=json_format.MessageToJson(eval_config),
+          split="test",
+          confidence=0.95,
+      )
 
     Args:
       examples: Raw examples.
       schema: Their schema.
       model: The candidate.
-      baseline_model: The model it is compared with. Where the artifact holds no SavedModel, as
-        `ServedModel` emits it while nothing is served, the change thresholds are left out.
+      baseline_model: The model it is compared with. If the artifact is empty, as `ServedModel`
+        emits it while nothing is served, the change thresholds are left out.
       evaluation: Component `outputs` contains: metrics and validation result, as TFMA writes them.
       blessing: Component `outputs` contains: whether every threshold was met.
       eval_config: A `tfma.EvalConfig` as JSON, with a candidate and a baseline.
       split: Split of the examples to evaluate on.
-      confidence: How sure a loss against the baseline has to be to count; 0 to count any.
+      confidence: Confidence at which a loss against the baseline counts, such as 0.95; 0 counts
+        any loss.
       beam_pipeline: Supplied by TFX.
     """
     has_baseline = has_serving_model(baseline_model)

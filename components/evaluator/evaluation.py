@@ -18,7 +18,7 @@ from components.evaluator.extraction import make_extractors
 from components.evaluator.slices import slice_columns
 from ml.predictors import Predictor, load_predictor
 
-# Rows of a batch. What is computed once a batch costs as much as some hundred rows.
+# Rows of a batch. The fixed cost of a batch is that of some hundred rows.
 _BATCH = 16_384
 _PREDICT_STAGE = "ExtractPredictions"
 _FILE = "file"
@@ -27,7 +27,7 @@ Models = dict[str, tuple[str, bool]]
 
 
 def with_defaults(config: tfma.EvalConfig, has_baseline: bool) -> tfma.EvalConfig:
-    """Fills in TFMA's defaults; without a baseline, leaves it out with its change thresholds."""
+    """Fills in TFMA's defaults; without a baseline, removes it and its change thresholds."""
     filled = tfma.utils.update_eval_config_with_defaults(
         config, has_baseline=has_baseline, rubber_stamp=True
     )
@@ -43,14 +43,14 @@ def evaluate(
     models: Models,
     output: str,
 ) -> None:
-    """Adds to a Beam pipeline the evaluation of models: by columns, if all its metrics allow it.
+    """Adds the evaluation of models to a Beam pipeline: by columns, if all its metrics allow it.
 
     Args:
       pipeline: The pipeline.
       files: Files of examples, gzipped TFRecords.
       schema: Their schema.
-      config: What is evaluated, with TFMA's defaults filled in.
-      models: By name in the configuration, the folder of a SavedModel and whether the TFLite model
+      config: The configuration, with TFMA's defaults filled in.
+      models: By name in the configuration: the folder of a SavedModel, and whether the TFLite model
         in it is preferred.
       output: URI of the folder for the evaluation, in TFMA's format.
     """
@@ -66,7 +66,7 @@ def evaluate_by_columns(
     models: Models,
     output: str,
 ) -> None:
-    """Evaluates with our accumulators; see `evaluate`."""
+    """Evaluates by columns; see `evaluate`."""
     predict = beam.ParDo(_Predict(models, config, schema))
     _ = (
         pipeline
@@ -90,7 +90,7 @@ def evaluate_by_rows(
     models: Models,
     output: str,
 ) -> None:
-    """Evaluates with TFMA's own, for whatever metrics; see `evaluate`."""
+    """Evaluates with TFMA's own evaluators, which know all metrics; see `evaluate`."""
     source = tfxio.TFExampleRecord(
         files,
         schema=schema,
@@ -114,7 +114,7 @@ def evaluate_by_rows(
 
 
 def _shared(models: Models, config: tfma.EvalConfig) -> Any:
-    """The models as TFMA knows them, which it does not load."""
+    """Descriptions of the models for TFMA, which does not load them."""
     shared = [
         tfma.default_eval_shared_model(uri, model_name=name, eval_config=config)
         for name, (uri, _) in models.items()

@@ -1,4 +1,4 @@
-"""TFMA's row by row extractors, for metrics that are not computed by columns."""
+"""TFMA's row-by-row extractors, for metrics that are not computed by columns."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tfx_bsl.public import tfxio
 from components.evaluator.slices import slice_columns
 from ml.predictors import Predictor, load_predictor
 
-# Where TFMA keeps a batch of serialized examples, what was parsed from it, and predictions.
+# TFMA's keys of a batch of serialized examples, the parsed batch, and predictions.
 _INPUT = "input"
 _RECORD_BATCH = "arrow_record_batch"
 
@@ -27,10 +27,10 @@ def make_extractors(
     """TFMA's extractors, with predictions from `ml.predictors`, a batch at a time.
 
     Args:
-      models: By name, the folder of a SavedModel and whether the TFLite model in it is preferred.
-      eval_shared_model: The models as TFMA knows them.
-      eval_config: What is evaluated.
-      tensor_adapter_config: How features are read.
+      models: By name: the folder of a SavedModel, and whether the TFLite model in it is preferred.
+      eval_shared_model: Descriptions of the models for TFMA.
+      eval_config: The configuration.
+      tensor_adapter_config: Representation of the features.
 
     Returns:
       The extractors.
@@ -50,8 +50,8 @@ def make_extractors(
 class _Predict(beam.DoFn):
     """Adds predictions to a batch of extracts.
 
-    What no later step reads is left out: TFMA takes batches apart, and each feature of each row
-    then costs time.
+    Features that no later step reads are left out: TFMA takes batches apart, and each feature of
+    each row then costs time.
     """
 
     def __init__(self, models: dict[str, tuple[str, bool]], columns: frozenset[str]):
@@ -66,14 +66,14 @@ class _Predict(beam.DoFn):
         }
 
     def process(self, extracts: dict[str, Any]) -> Iterator[dict[str, Any]]:
-        """Asks each model."""
+        """Predicts with each model."""
         examples = np.asarray(extracts[_INPUT], object)
-        answers = {
+        predictions = {
             name: predictor.predict(examples) for name, predictor in self._predictors.items()
         }
         kept = {key: value for key, value in extracts.items() if key != _RECORD_BATCH}
         features = extracts[tfma.FEATURES_KEY]
         kept[tfma.FEATURES_KEY] = {name: features[name] for name in self._columns}
-        (only, *more) = answers.values()
-        kept[tfma.PREDICTIONS_KEY] = answers if more else only
+        (only, *more) = predictions.values()
+        kept[tfma.PREDICTIONS_KEY] = predictions if more else only
         yield kept

@@ -1,4 +1,4 @@
-"""Reads what an Evaluator found: metrics by slice, and each threshold that was not met."""
+"""Reads an evaluation: metrics by slice, and each threshold that was not met."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _CONFIG_FILE = "eval_config.json"
 
 
 def read_metrics(evaluation_uri: str) -> dict[str, dict[str, float]]:
-    """The candidate's metrics.
+    """Reads the candidate's metrics.
 
     Args:
       evaluation_uri: URI of a `ModelEvaluation` artifact.
@@ -29,7 +29,7 @@ def read_metrics(evaluation_uri: str) -> dict[str, dict[str, float]]:
 
 
 def read_baseline_metrics(evaluation_uri: str) -> dict[str, dict[str, float]]:
-    """The metrics of the model that the candidate was compared with.
+    """Reads the metrics of the baseline.
 
     Args:
       evaluation_uri: URI of a `ModelEvaluation` artifact.
@@ -42,7 +42,7 @@ def read_baseline_metrics(evaluation_uri: str) -> dict[str, dict[str, float]]:
 
 
 def read_intervals(evaluation_uri: str) -> dict[str, dict[str, tuple[float, float]]]:
-    """The 95% bootstrap intervals of the candidate's metrics.
+    """Reads the 95% bootstrap intervals of the candidate's metrics.
 
     Args:
       evaluation_uri: URI of a `ModelEvaluation` artifact.
@@ -73,13 +73,13 @@ def _read(evaluation_uri: str, model_name: str | None) -> dict[str, dict[str, fl
 
 
 def _values(evaluation_uri: str, model_name: str | None) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Name of each slice and its values, as TFMA's JSON has them, by name."""
+    """The values of each slice, as in TFMA's JSON, by name."""
     for key, by_output in _load(evaluation_uri, model_name).slicing_metrics:
         yield _slice_name(key), dict(sorted(by_output[""][""].items()))
 
 
 def read_changes(evaluation_uri: str, metric: str) -> dict[str, float]:
-    """How much higher a metric of the first candidate is than the baseline's.
+    """Reads how much higher a metric of the first candidate is than the baseline's.
 
     Args:
       evaluation_uri: URI of a `ModelEvaluation` artifact of several models.
@@ -90,16 +90,16 @@ def read_changes(evaluation_uri: str, metric: str) -> dict[str, float]:
     """
     (baseline,) = (spec for spec in _eval_config(evaluation_uri).model_specs if spec.is_baseline)
     candidate = _read(evaluation_uri, _candidate(evaluation_uri))
-    reference = _read(evaluation_uri, baseline.name)
+    baseline_values = _read(evaluation_uri, baseline.name)
     return {
-        name: values[metric] - reference[name][metric]
+        name: values[metric] - baseline_values[name][metric]
         for name, values in candidate.items()
-        if metric in values and metric in reference.get(name, {})
+        if metric in values and metric in baseline_values.get(name, {})
     }
 
 
 def read_failures(evaluation_uri: str) -> list[str]:
-    """Why a model was not blessed.
+    """Reads why a model was not blessed.
 
     Args:
       evaluation_uri: URI of a `ModelEvaluation` artifact.
@@ -123,14 +123,14 @@ def _eval_config(evaluation_uri: str) -> tfma.EvalConfig:
 
 
 def _load(evaluation_uri: str, model_name: str | None) -> tfma.EvalResult:
-    # TFMA takes a file without this ending for one of its first versions, and unpickles it.
+    # TFMA unpickles a file without this ending, as its first versions wrote it.
     if not tfx.dsl.io.fileio.exists(os.path.join(evaluation_uri, _CONFIG_FILE)):
-        raise DataError(f"{evaluation_uri} is no evaluation: it has no {_CONFIG_FILE}")
+        raise DataError(f"{evaluation_uri} is not an evaluation: it has no {_CONFIG_FILE}")
     return tfma.load_eval_result(evaluation_uri, model_name=model_name)
 
 
 def _candidate(evaluation_uri: str) -> str | None:
-    """TFMA keeps a model's results under its name where there is a baseline, else under none."""
+    """The name under which TFMA keeps the candidate's results: "" without a baseline."""
     config = _eval_config(evaluation_uri)
     names = [spec.name for spec in config.model_specs if not spec.is_baseline]
     return names[0] if len(config.model_specs) > 1 else None

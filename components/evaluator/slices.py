@@ -1,4 +1,4 @@
-"""Which rows of a record batch are in which slice, as TFMA has it, without a loop over rows."""
+"""Finds the rows of each slice as TFMA does, but without a loop over rows."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SliceKey = tuple[tuple[str, Any], ...]
 
 
 class _Column(NamedTuple):
-    """A column as pairs of a row and a value, by row: a row may have no value, or several."""
+    """A column as pairs of row and value, in order of rows: a row may have no value, or several."""
 
     rows: np.ndarray
     codes: np.ndarray
@@ -37,7 +37,7 @@ def rows_by_slice(
 
     Args:
       batch: Rows, whose columns are lists.
-      specs: What is sliced by: columns, values of columns, or nothing for all rows.
+      specs: The slices: columns, values of columns, or nothing for all rows.
 
     Returns:
       Indices of rows by slice. Rows without a value are in no slice of a column.
@@ -65,7 +65,7 @@ def _slices_of(
     groups = np.zeros(len(rows), np.int64)
     for name in names:
         column = columns[name]
-        # Each row once for each of its values.
+        # A row appears once for each of its values.
         starts = np.searchsorted(column.rows, rows, "left")
         repeats = np.searchsorted(column.rows, rows, "right") - starts
         rows, groups = np.repeat(rows, repeats), np.repeat(groups, repeats)
@@ -94,7 +94,7 @@ def _read(batch: pa.RecordBatch, name: str) -> _Column:
     try:
         values = [v.decode() if isinstance(v, bytes) else v for v in encoded.dictionary.to_pylist()]
     except UnicodeDecodeError as error:
-        raise DataError(f"the column {name!r} cannot be sliced by: a value is not UTF-8") from error
+        raise DataError(f"cannot slice by the column {name!r}: a value is not UTF-8") from error
     rows = np.repeat(np.arange(len(lists)), sizes)
     count = max(len(values), 1)
     pairs = np.unique(rows * count + encoded.indices.to_numpy(zero_copy_only=False))
@@ -102,7 +102,7 @@ def _read(batch: pa.RecordBatch, name: str) -> _Column:
 
 
 def _parse(value: str) -> Any:
-    """A value of a configuration, as TFMA takes it: a number where it reads as one."""
+    """A value of a configuration, as TFMA reads it: a number if it looks like one."""
     try:
         return float(value) if "." in value else int(value)
     except ValueError:

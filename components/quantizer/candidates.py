@@ -1,4 +1,4 @@
-"""Makes a network into candidates, one a mode: a SavedModel and a TFLite model of it."""
+"""Makes a candidate of a network for each mode: a SavedModel and a TFLite model."""
 
 import tempfile
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from ml.networks import SaveFn, clone
 from ml.predictors import TFLitePredictor
 
 EMULATED = ("int8", "qat", "pqat")
-# Rows on which two ways to store a model are compared, and how far their predictions may be apart.
+# Rows on which dense and sparse storage are compared, and the largest difference of predictions.
 PROBE_ROWS = 256
 _ROUNDING = 0.01
 
@@ -27,7 +27,7 @@ class Candidate:
     Attributes:
       saved_model: Folder of the SavedModel.
       tflite: The TFLite model.
-      sparse: Whether it is stored without its zeros.
+      sparse: Whether the TFLite model is stored without its zeros.
     """
 
     saved_model: str
@@ -60,7 +60,7 @@ class CandidateMaker:
                 keep_zeros=mode == "pqat",
             )
         else:
-            network = clone(network)  # Saving attaches things to it.
+            network = clone(network)  # Saving attaches objects to it.
         if mode in ("qat", "pqat"):
             fine_tune(network, train, self.settings)
         path = tempfile.mkdtemp(dir=self.folder)
@@ -77,7 +77,7 @@ class CandidateMaker:
         return Candidate(path, content, sparse=False)
 
     def _agree(self, content: bytes, other: bytes) -> bool:
-        """Whether another form of a model runs here and gives its predictions.
+        """Whether a TFLite model with sparse storage runs here and predicts the same.
 
         LiteRT from 2.1.5 on cannot run int8 weights that are stored sparse, and TensorFlow's
         converter loses the last inputs of a layer whose width is no multiple of the block.

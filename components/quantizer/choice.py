@@ -1,4 +1,4 @@
-"""The modes that there are, and which of them is shipped."""
+"""The quantization modes, and the choice among them."""
 
 import math
 
@@ -10,13 +10,13 @@ POLICIES = {"smallest": "gzip_bytes", "fastest": "p50_ms"}
 
 
 def check_modes(mode: str, auto_modes: str, policy: str, max_auc_loss: float) -> list[str]:
-    """Checks how to quantize; see the parameters of `Quantizer`.
+    """Checks the parameters of `Quantizer`.
 
     Returns:
-      The modes to convert in; `none` is among those that `auto` falls back to.
+      The modes to convert in; with `auto`, `none` is one of them, as the fallback.
 
     Raises:
-      UserError: Naming the parameter, its value and what is allowed.
+      UserError: If a parameter is not allowed; the message has name, value and what is allowed.
     """
     require(mode in (*MODES, "auto"), "mode", mode, f"{', '.join(MODES)} or auto")
     require(policy in POLICIES, "policy", policy, " or ".join(POLICIES))
@@ -36,22 +36,22 @@ def choose(
     policy: str,
     max_auc_loss: float,
 ) -> tuple[str, str]:
-    """The mode to ship, and why.
+    """Chooses the mode to ship.
 
     Args:
-      measured: Measurements by mode; `none` among them if `mode` is `auto`.
-      baseline: Those of the float model.
+      measured: Measurements by mode; includes `none` if `mode` is `auto`.
+      baseline: Measurements of the float model.
       mode: The `mode` parameter.
       policy: "smallest" or "fastest".
-      max_auc_loss: Most that may be lost in AUC against `baseline`.
+      max_auc_loss: Largest loss of AUC against `baseline`.
 
     Returns:
-      The mode and a sentence.
+      The mode, and the reason as a sentence.
     """
     if mode != "auto":
-        return mode, f"{mode} is the mode that is set"
+        return mode, f"{mode} is the configured mode"
     lost = {
-        # An AUC that cannot be measured proves nothing.
+        # Without an AUC there is no proof that nothing is lost.
         name: math.inf if baseline.auc is None or result.auc is None else baseline.auc - result.auc
         for name, result in measured.items()
         if name != "none"

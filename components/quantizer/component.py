@@ -1,4 +1,4 @@
-"""Quantizer: adds a TFLite model to the SavedModel, in the mode that costs least."""
+"""Quantizer: adds a TFLite model to the SavedModel, quantized in the cheapest mode."""
 
 import dataclasses
 import os
@@ -27,7 +27,7 @@ from storage.names import TFLITE_MODEL
 from storage.tfrecords import read_records
 from storage.uris import copy_tree
 
-# Rows of the split `eval` that candidates are measured on, at most.
+# Largest number of rows of the split `eval` to measure candidates on.
 _EVALUATION_ROWS = 20_000
 
 
@@ -60,10 +60,10 @@ def Quantizer(
 ) -> None:
     """Converts a `tf_keras` model to TFLite, quantized in one mode or in the best of several.
 
-    What it writes is what is evaluated and pushed, byte for byte. The TFLite model is converted
-    from the SavedModel, so that both predict alike: in the modes `int8`, `qat` and `pqat` the
-    network in the SavedModel emulates the int8 kernels. It takes the inputs of `signature` and
-    needs TFLite's built-in operators alone.
+    Its output is evaluated and pushed, byte for byte. The TFLite model is converted from the
+    SavedModel, so both predict alike: in the modes `int8`, `qat` and `pqat` the network in the
+    SavedModel emulates the int8 kernels. The TFLite model has the inputs of `signature` and needs
+    only TFLite's built-in operators.
 
     Modes:
       - `none`: float32.
@@ -71,22 +71,48 @@ def Quantizer(
       - `dynamic_range`: weights in 8 bits, activations float between operators.
       - `int8`: weights and activations of dense and convolution layers in 8 bits; the ranges of
         activations come from a representative dataset of training examples.
-      - `qat`: the same after fine-tuning with the rounding in place.
-      - `pqat`: the same, with the weights that are zero kept at zero.
+      - `qat`: like `int8`, after fine-tuning with emulated rounding.
+      - `pqat`: like `qat`, and weights that are zero stay zero.
       - `auto`: converts in every mode of `auto_modes`, measures each on `eval`, and takes the
-        smallest or fastest whose AUC is at most `max_auc_loss` below that of `float_model`; float
-        if there is none.
+        smallest or fastest whose AUC is at most `max_auc_loss` below that of `float_model`; if no
+        mode qualifies, float.
+
+    Example:
+      quantizer = Quantizer(
+          model=pruner.outputs["pruned_model"],
+          float_model=trainer.outputs["model"],
+          examples=example_gen.outputs["examples"],
+          transformed_examples=transform.outputs["transformed_examples"],
+          transform_graph=transform.outputs["transform_graph"],
+          save_fn="models.my_model.export.save_model",
+          custom_config="{}",
+          label_key="tip",
+          weight_key="",
+          loss="binary_crossentropy",
+          signature="raw_features",
+          mode="auto",
+          auto_modes='["dynamic_range", "int8"]',
+          policy="smallest",
+          max_auc_loss=0.002,
+          weight_bits=8,
+          sparse=True,
+          representative_rows=1000,
+          epochs=2,
+          batch_size=512,
+          learning_rate=1e-4,
+          seed=7,
+      )
 
     Args:
       model: The model to quantize: a pruned one, or a trained one.
-      float_model: The trained model that it is compared with.
+      float_model: The trained model, to compare with.
       examples: Raw examples with the split `eval`.
       transformed_examples: Transformed examples with the split `train`.
       transform_graph: The transformation between them.
       quantized_model: Component `outputs` contains: the SavedModel and, in its folder,
         `model.tflite`.
-      report: Component `outputs` contains: mode chosen and why, and the trade-off: a row of
-        measurements per mode, also as `trade_off.png`.
+      report: Component `outputs` contains: the chosen mode, the reason, and the measurements of
+        each mode, also as `trade_off.png`.
       save_fn: Import path of the function `(network, transform graph, path)` that saves a network
         with its serving signatures.
       custom_config: JSON object that `save_fn` gets, if it has a parameter of this name.
@@ -97,11 +123,11 @@ def Quantizer(
       mode: One of the modes.
       auto_modes: JSON list of the modes that `auto` chooses from.
       policy: "smallest" (after gzip) or "fastest" (median time of one row).
-      max_auc_loss: Most that `auto` may lose in AUC on `eval`.
-      weight_bits: How many of its 8 bits a weight uses in the modes `int8`, `qat` and `pqat`, 5 to
-        8; with fewer the file compresses better.
-      sparse: Whether to store weights that are mostly zero without the zeros, where that is smaller
-        and the installed interpreter gives the same predictions.
+      max_auc_loss: Largest loss of AUC on `eval` that `auto` accepts.
+      weight_bits: Bits of the 8 that a weight uses in the modes `int8`, `qat` and `pqat`, 5 to 8;
+        with fewer the file compresses better.
+      sparse: Whether to store mostly zero weights without the zeros, if that is smaller and the
+        installed interpreter predicts the same.
       representative_rows: Training examples in the representative dataset.
       epochs: Passes over `train` in `qat` and `pqat`.
       batch_size: Rows per step.
@@ -109,9 +135,8 @@ def Quantizer(
       seed: Seed of all random choices.
 
     Raises:
-      UserError: Naming the parameter that is not allowed, the layer that cannot be quantized, the
-        model that is not `tf_keras`, what is wrong with the representative dataset, or the operator
-        that TFLite lacks.
+      UserError: If a parameter is not allowed, a layer cannot be quantized, the model is not
+        `tf_keras`, the representative dataset is unusable, or TFLite lacks an operator.
     """
     skip_autograph_of_keras()
     settings = FitSettings(label_key, weight_key, loss, epochs, batch_size, learning_rate, seed)

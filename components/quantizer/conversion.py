@@ -1,4 +1,4 @@
-"""Converts a signature of a SavedModel to a TFLite model of built-in operators alone."""
+"""Converts a signature of a SavedModel to a TFLite model of built-in operators."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 from ai_edge_litert import schema_py_generated as schema
 
-# TensorFlow publishes no name for what its converter raises.
+# The converter's error has no public name in TensorFlow.
 from tensorflow.lite.python.convert import ConverterError
 
 from components.quantizer.signatures import name_signatures
@@ -24,20 +24,19 @@ _WEIGHTED = ("FULLY_CONNECTED", "CONV_2D", "DEPTHWISE_CONV_2D")
 def convert(
     saved_model: str, signature: str, *, float16: bool, quantize: bool, sparse: bool
 ) -> bytes:
-    """Converts one signature.
+    """Converts one signature to TFLite.
 
     Args:
       saved_model: Path of the SavedModel.
-      signature: Name of the signature; the TFLite model has one of the same name, inputs and
+      signature: Name of the signature; that of the TFLite model has the same name, inputs and
         outputs.
       float16: Store weights in 16 bits.
-      quantize: Store the weights of large constants in 8 bits and compute in int8 where fake-quant
-        nodes say so.
-      sparse: Store weights that are mostly zero without the zeros.
+      quantize: Store large constants in 8 bits, and compute in int8 between fake-quant nodes.
+      sparse: Store mostly zero weights without the zeros.
 
     Returns:
-      The TFLite model as it is served: it has its signature where TensorFlow Serving looks for it,
-      and nothing that is not needed to run it.
+      The TFLite model, ready to serve: its signature is where TensorFlow Serving looks for it, and
+      nothing unneeded is left.
 
     Raises:
       UserError: If there is no such signature, or it needs operators that TFLite lacks.
@@ -71,7 +70,7 @@ def _explain(signature: str, message: str) -> str:
 
 
 class _Bundle(tf.Module):
-    """What a function needs to live on, kept together so that it is saved with it."""
+    """Objects that a function refers to, so that they are saved with it."""
 
     def __init__(self, *parts: Any):
         super().__init__()
@@ -79,9 +78,9 @@ class _Bundle(tf.Module):
 
 
 def _save_with_tables(saved_model: str, signature: str, path: str) -> None:
-    """Saves one signature of a SavedModel, with the content of its lookup tables in the graph.
+    """Saves one signature of a SavedModel with its lookup tables as constants.
 
-    TFLite reads no vocabulary files.
+    TFLite cannot read vocabulary files.
     """
     loaded = tf.saved_model.load(saved_model)
     if signature not in loaded.signatures:
@@ -114,19 +113,19 @@ def _save_with_tables(saved_model: str, signature: str, path: str) -> None:
 
 
 def _copy_table(handle: tf.Tensor) -> tf.lookup.StaticHashTable:
-    """A table in memory with the content of another, from strings to integers."""
+    """An in-memory copy of a table from strings to integers."""
     keys, values = tf.raw_ops.LookupTableExportV2(
         table_handle=handle, Tkeys=tf.string, Tvalues=tf.int64
     )
-    # What is looked up and not found has its value from the graph, not from the table.
+    # The graph, not the table, sets the value of keys that are not found.
     return tf.lookup.StaticHashTable(tf.lookup.KeyValueTensorInitializer(keys, values), -1)
 
 
 def _slim(model: schema.ModelT) -> None:
-    """Leaves out what is not needed to run a model: names of inner tensors, empty buffers.
+    """Removes what a model does not need to run: names of inner tensors, empty buffers.
 
-    Inputs and outputs are named as the signature names them: without the signature, those are the
-    names that TensorFlow Serving goes by.
+    Inputs and outputs get their names in the signature: TensorFlow Serving uses them if it finds no
+    signature.
     """
     for signature in model.signatureDefs or ():
         for entry in (*signature.inputs, *signature.outputs):
@@ -137,7 +136,7 @@ def _slim(model: schema.ModelT) -> None:
     for graph in model.subgraphs:
         outer = {*graph.inputs, *graph.outputs}
         for index, tensor in enumerate(graph.tensors):
-            tensor.buffer = places.get(tensor.buffer, 0)  # Buffer 0 is the one that is empty.
+            tensor.buffer = places.get(tensor.buffer, 0)  # Buffer 0 is the empty one.
             if index not in outer:
                 tensor.name = tensor.shapeSignature = None
             if tensor.quantization is not None and tensor.quantization.scale is None:
@@ -152,7 +151,7 @@ def _size(buffer: Any) -> int:
 
 
 def weight_sparsity(content: bytes) -> float:
-    """The share of zeros among the weights of dense and convolution operators of a TFLite model."""
+    """The share of zeros in the weights of a TFLite model's dense and convolution operators."""
     model = tflite.parse(content)
     names = {value: name for name, value in vars(schema.BuiltinOperator).items()}
     zeros = total = 0

@@ -1,9 +1,9 @@
-"""Networks that compute as int8 kernels will: quantization emulated by fake-quant nodes.
+"""Emulates int8 kernels in a network by fake-quant nodes.
 
 Jacob et al. 2018, https://arxiv.org/abs/1712.05877; the nodes are the TensorFlow Model Optimization
-Toolkit's. They say which parts of a graph become int8 and with which ranges, so the transformation
-of raw features in front of the network stays as exact as it is. (The TFLite converter's own
-calibration would quantize the raw features too, and cannot run lookup tables.)
+Toolkit's. They mark the parts of a graph that become int8, and their ranges, so the transformation
+of raw features in front of the network stays exact. (The TFLite converter's own calibration would
+quantize the raw features too, and cannot run lookup tables.)
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ LastValueQuantizer: Any = _quantization.quantizers.LastValueQuantizer
 _layers = tf_keras.layers
 
 _SUPPORTED = (_layers.Dense, _layers.Conv1D, _layers.Conv2D)
-# What they put out are their inputs' own values, so their ranges are the inputs'.
+# Their outputs are values of their inputs, so both have the same range.
 _VALUE_KEEPING = (
     _layers.Dropout,
     _layers.Flatten,
@@ -34,10 +34,9 @@ _VALUE_KEEPING = (
     _layers.MaxPooling1D,
     _layers.MaxPooling2D,
 )
-# Added to a network's inputs. The converter hands the range of a quantized tensor back to whatever
-# it was merely copied, selected or clipped from, over the border of the network into the
-# transformation, part of which would then be computed in int8. An addition ends that, and this one
-# changes no number that is not smaller still.
+# Added to a network's inputs. The converter passes the range of a quantized tensor back through
+# copies, selections and clips: out of the network and into the transformation, which would then
+# run partly in int8. An addition stops that; this one is too small to change any real value.
 _BARRIER = 1e-30
 
 
@@ -54,13 +53,13 @@ def emulate_int8(
     are the smallest and largest values on the representative rows.
 
     Args:
-      network: The network; it stays as it is.
-      representative: Rows it reads in practice, by input name, each [rows, width].
-      weight_bits: Bits that a weight may use of its 8.
+      network: The network; it is not changed.
+      representative: The representative dataset: by input name, [rows, width].
+      weight_bits: Bits of the 8 that a weight uses.
       keep_zeros: Weights that are zero stay zero in further training.
 
     Returns:
-      A network with the same inputs and outputs that can be trained on.
+      A network with the same inputs and outputs that can be trained further.
 
     Raises:
       UserError: If there are no representative rows, if they hold NaN or infinity, or if a layer
@@ -73,7 +72,7 @@ def emulate_int8(
 
 
 def check_quantizable(network: tf_keras.Model) -> None:
-    """Raises a `UserError` that names the layers of a network that cannot be quantized."""
+    """Raises a `UserError` if layers of a network cannot be quantized."""
     found = kernel_layers(network)
     unsupported = [layer for layer in found if type(layer) not in _SUPPORTED]
     unsupported += [layer for layer in network.layers if hasattr(layer, "depthwise_kernel")]
@@ -87,7 +86,7 @@ def check_quantizable(network: tf_keras.Model) -> None:
 
 
 def check_representative(rows: dict[str, np.ndarray]) -> None:
-    """Raises a `UserError` that says what is wrong with a representative dataset."""
+    """Raises a `UserError` if a representative dataset is empty or not finite."""
     for name, column in rows.items():
         if not len(column):
             raise UserError("the representative dataset is empty: there are no training examples")
@@ -125,9 +124,9 @@ def _insert_nodes(network: tf_keras.Model, bits: int, keep_zeros: bool) -> tf_ke
 
 
 def _entries(network: tf_keras.Model, names: set[str]) -> set[str]:
-    """The layers that make what a quantized layer reads, and are not quantized themselves.
+    """The unquantized layers whose outputs quantized layers read.
 
-    An input of the network is none: tfmot sees to it itself.
+    Inputs of the network are left out: tfmot quantizes them itself.
     """
     found = set()
     for name in names:
@@ -159,7 +158,7 @@ def _with_barrier(network: tf_keras.Model) -> tf_keras.Model:
 def _calibrate(
     quantized: tf_keras.Model, network: tf_keras.Model, rows: dict[str, np.ndarray]
 ) -> None:
-    """Sets the ranges of all fake-quant nodes from what a network does on some rows."""
+    """Sets the ranges of all fake-quant nodes by running a network on some rows."""
     wrappers = [layer for layer in quantized.layers if _ranges(layer)]
     outputs = {wrapper: _emulated_output(wrapper, network) for wrapper in wrappers}
     answers = tf_keras.Model(network.inputs, list(outputs.values())).predict(
@@ -197,7 +196,7 @@ def _emulated_output(wrapper: tf_keras.layers.Layer, network: tf_keras.Model) ->
 
 
 class _KeepZeros(LastValueQuantizer):
-    """Quantizes weights, and keeps those at zero that are zero when training starts."""
+    """Quantizes weights; those that are zero when training starts stay zero."""
 
     def build(self, tensor_shape: Any, name: str, layer: Any) -> dict[str, Any]:
         weights = getattr(layer.layer, name)
@@ -220,7 +219,7 @@ def _activation_quantizer() -> Any:
 
 
 class _Config(QuantizeConfig):
-    """Nothing is quantized; subclasses say what is."""
+    """Quantizes nothing; subclasses override."""
 
     def get_weights_and_quantizers(self, layer: Any) -> list[tuple[Any, Any]]:
         return []

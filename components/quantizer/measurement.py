@@ -1,4 +1,4 @@
-"""How large, how fast and how good a TFLite model is."""
+"""Measures size, latency and AUC of a TFLite model."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ _BATCHES = 20
 
 @dataclass(frozen=True)
 class Measurement:
-    """What a TFLite model costs and is worth.
+    """Measurements of a TFLite model.
 
     Attributes:
       bytes: Size of the file.
       gzip_bytes: Size of the file after gzip at its highest level.
       sparsity: Share of zeros among the weights of dense and convolution operators.
       auc: Area under the ROC curve; see `area_under_curve`.
-      p50_ms: Median time of one row, in milliseconds, without that of handing it over.
-      p99_ms: 99th percentile of that.
-      batch_us_per_row: Median time of a batch of 256, in microseconds a row.
+      p50_ms: Median time of one row in the interpreter, in milliseconds.
+      p99_ms: 99th percentile of that time.
+      batch_us_per_row: Median time of a batch of 256, in microseconds per row.
     """
 
     bytes: int
@@ -68,14 +68,14 @@ def measure(content: bytes, examples: np.ndarray, labels: np.ndarray) -> Measure
 
 
 def time_invocations(content: bytes, batches: np.ndarray) -> np.ndarray:
-    """Seconds that each of some batches takes inside the interpreter.
+    """Times batches inside the interpreter.
 
     Args:
       content: The TFLite model.
       batches: Serialized tf.Examples, bytes [batches, rows].
 
     Returns:
-      The times, [batches].
+      The times in seconds, [batches].
     """
     predictor = TFLitePredictor(content)
     times = []

@@ -1,8 +1,8 @@
 """Names the signatures of a TFLite model where TensorFlow Serving looks for them.
 
-TensorFlow Serving knows nothing of the signatures inside a TFLite model unless they are repeated in
-the model's metadata. Without that the model has the one signature `serving_default`, whose inputs
-are called as the tensors happen to be.
+TensorFlow Serving does not see the signatures inside a TFLite model unless they are repeated in the
+model's metadata. Without that, the model has only the signature `serving_default`, with the names
+of the tensors.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ def name_signatures(model: schema.ModelT) -> None:
     """Repeats the signatures of a TFLite model in its metadata.
 
     Args:
-      model: The model, which is changed. `serving_default` becomes another name of its first
-        signature, if it has none of that name.
+      model: The model; it is changed. If it has no signature `serving_default`, its first signature
+        gets this name too.
     """
-    # TensorFlow Serving runs the first graph and no other.
+    # TensorFlow Serving runs only the first graph.
     found = {
         part.signatureKey.decode(): _signature_def(model, part)
         for part in model.signatureDefs
@@ -39,7 +39,7 @@ def name_signatures(model: schema.ModelT) -> None:
 
 
 class _Encoded(bytes):
-    """Bytes where a string is wanted: flexbuffers writes strings that need not be text."""
+    """Bytes in place of a string: flexbuffers can write strings that are not text."""
 
     def encode(self, encoding: str) -> bytes:
         return bytes(self)

@@ -1,4 +1,4 @@
-"""Draws what each way of storing a model costs and what it loses."""
+"""Draws size, latency and AUC of each quantization mode."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ def plot_trade_off(
     """Writes a PNG: AUC by size and by latency, a point per mode.
 
     Args:
-      path: Where to.
-      baseline: The float model.
+      path: The file.
+      baseline: Measurements of the float model.
       measured: Measurements by mode.
-      chosen: The mode that is shipped.
+      chosen: The chosen mode.
     """
     points = {"float": baseline, **measured}
     figure = Figure(figsize=(10, 4.2), layout="constrained")

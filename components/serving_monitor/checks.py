@@ -1,4 +1,4 @@
-"""Compares what requests and predictions are like with limits: a `Check` for each comparison."""
+"""Compares requests and predictions with limits: a `Check` for each comparison."""
 
 import math
 from collections.abc import Iterable, Iterator
@@ -24,28 +24,28 @@ from ml.relations import Relations
 from ml.requests import CURRENT
 from ml.statistics import Statistics, categories, missing_rates
 
-# What a check compares with.
+# The baselines of checks.
 SCHEMA = "schema"
 TRAINING = "training"
 BEFORE = "previous period"
 LABELS = "labels"
 _ENVIRONMENT = "SERVING"
-# TFDV counts so many categories of a feature; where there are more, an unknown one may be known.
+# TFDV counts so many categories of a feature; it may not list a known one if there are more.
 _COUNTED_CATEGORIES = 1000
 
 
 @dataclass(frozen=True)
 class Check:
-    """One value that was compared with its limit.
+    """A value and its limit.
 
     Attributes:
       kind: What was measured.
-      subject: Of which feature or slice; "" of all.
+      subject: The feature or slice; "" for all.
       against: What it was compared with.
-      value: What came out.
-      limit: What is allowed.
-      at_least: Whether the limit is the least that is allowed, not the most.
-      text: A sentence.
+      value: The value.
+      limit: The limit.
+      at_least: Whether the limit is a minimum, not a maximum.
+      text: The check as a sentence.
     """
 
     kind: str
@@ -58,20 +58,20 @@ class Check:
 
     @property
     def alarms(self) -> bool:
-        """Whether the value is beyond the limit; one that is no number is."""
+        """Whether the value is beyond the limit; NaN is."""
         inside = self.value >= self.limit if self.at_least else self.value <= self.limit
         return not inside
 
     @property
     def closeness(self) -> float:
-        """The value in units of its limit, from 1 on beyond it."""
+        """The value relative to its limit: 1 at the limit, more beyond it."""
         if self.at_least:
             return self.limit / self.value if self.value > 0 else math.inf
         return self.value / self.limit if self.limit > 0 else math.inf
 
 
 def check_schema(now: Statistics, schema: schema_pb2.Schema) -> Iterator[Check]:
-    """Types, presence, ranges and domains; each anomaly of TFDV's is beyond any limit."""
+    """Types, presence, ranges and domains; each anomaly of TFDV alarms."""
     plain = schema_pb2.Schema()
     plain.CopyFrom(schema)
     for feature in plain.feature:
@@ -118,7 +118,7 @@ def _granted(
     past: Statistics,
     schema: schema_pb2.Schema,
 ) -> Iterator[tuple[str, float, float]]:
-    """Drifts with their limits, which are higher by what chance explains."""
+    """Drifts with their limits, which allow for chance."""
     features = {feature.name: feature for feature in schema.feature}
     for name, value, limit in measured:
         chance = drift_by_chance(features[name], value, now, past) if value > limit else 0.0
@@ -132,7 +132,7 @@ def check_missing(
     rates, rates_before = missing_rates(now), missing_rates(past)
     rows = effective_rows(now.datasets[0].num_examples, past.datasets[0].num_examples)
     for name in names:
-        # What no row has, TFDV has no statistics of.
+        # TFDV has no statistics of a feature without values.
         rate, before = rates.get(name, 1.0), rates_before.get(name, 1.0)
         text = (
             f"{name}: {rate:.1%} of the rows have no value, {before:.1%} in the {_named(against)}; "
@@ -163,11 +163,11 @@ def check_unseen(
 
 
 def check_relations(now: pd.DataFrame, past: pd.DataFrame, limit: float) -> Iterator[Check]:
-    """How much worse numeric features follow from the others than they did; see `Relations`."""
+    """Growth of the error of numeric features predicted from the others; see `Relations`."""
     for name, growth in Relations(past).error_growth(now).items():
         text = (
-            f"{name}: it follows from the other features with {growth:.1f} times the squared error "
-            f"of the previous period; {limit:g} times is allowed. Are their units the same?"
+            f"{name}: predicted from the other features, its squared error is {growth:.1f} times "
+            f"that of the previous period; {limit:g} times is allowed. Are the units the same?"
         )
         yield Check("relation", name, BEFORE, growth, limit, text)
 
@@ -189,7 +189,7 @@ def check_prediction_drift(now: pd.Series, past: pd.Series, limit: float) -> Ite
 def check_ratio(
     kind: str, mean: float, rate: float | None, against: str, limit: float
 ) -> Iterator[Check]:
-    """Compares a mean prediction with a label rate, whichever is the higher."""
+    """The ratio of a mean prediction and a label rate, the higher over the lower."""
     if rate is None:
         return
     ratio = max(mean / rate, rate / mean) if rate > 0 and mean > 0 else math.inf
@@ -203,7 +203,7 @@ def check_ratio(
 def check_live(
     live: list[Live], min_auc: float, min_slice_auc: float, max_calibration: float
 ) -> Iterator[Check]:
-    """AUC and calibration by the labels that have arrived."""
+    """AUC and calibration on the labels that have arrived."""
     for measured in live:
         limit = min_auc if measured.name == OVERALL else min_slice_auc
         text = (

@@ -1,4 +1,4 @@
-"""ServingMonitor: are requests and predictions still like what the model learned from?"""
+"""ServingMonitor: are requests and predictions still like the training data?"""
 
 import json
 from dataclasses import asdict
@@ -60,42 +60,66 @@ def ServingMonitor(
     min_slice_rows: tfx.dsl.components.Parameter[int],
     max_calibration: tfx.dsl.components.Parameter[float],
 ) -> None:
-    """Compares a period of requests with the training data, with the period before and with labels.
+    """Compares a period of requests with the training data, the period before, and labels.
 
-    A check alarms when its value is beyond its limit. How far a feature may be from the training
-    data is said by the schema: by its `skew_comparator`, or where it has none by its
-    `drift_comparator`; how far from the period before, by the latter. What chance alone explains in
-    so few rows is added to a limit (see `ml.chance`). A period of fewer rows than
-    `min_rows` is reported, and raises no alarm.
+    A check alarms when its value is beyond its limit. The schema sets the limits of a feature:
+    `skew_comparator` against the training data (`drift_comparator` if it is absent),
+    `drift_comparator` against the period before. Limits allow for chance (see `ml.chance`). A
+    period of fewer rows than `min_rows` is reported, and raises no alarm.
+
+    Example:
+      monitor = ServingMonitor(
+          examples=example_gen.outputs["examples"],
+          statistics=statistics_gen.outputs["statistics"],
+          schema=schema_gen.outputs["schema"],
+          served_statistics=served_model.outputs["statistics"],
+          model_name="my_model",
+          since=1380585600,
+          until=1383264000,
+          features='["distance", "temp"]',
+          output="probability",
+          label="tip",
+          slices="[]",
+          min_rows=1000,
+          max_missing_change=0.35,
+          max_unseen=0.01,
+          max_error_growth=4.0,
+          max_prediction_drift=0.05,
+          max_mean_ratio=2.0,
+          min_auc=0.6,
+          min_slice_auc=0.5,
+          min_slice_rows=1000,
+          max_calibration=1.5,
+      )
 
     Args:
-      examples: What RequestExampleGen made: `current` and perhaps `previous`.
+      examples: Output of RequestExampleGen: `current` and perhaps `previous`.
       statistics: Statistics of these splits.
-      schema: What the features should be.
-      served_statistics: Statistics of the split `train` that the version learned from.
+      schema: The schema of the features.
+      served_statistics: Training statistics of the version.
       report: Component `outputs` contains: `report.json` and `report.html`.
       model_name: Name of the model.
       since: When the period begins, seconds since the Unix epoch.
       until: When it ends.
       features: JSON list of the features that a request has.
-      output: The model's output that is looked at: the probability of the label 1.
+      output: Name of the model's output: the probability of the label 1.
       label: The feature that the model predicts, 0 or 1.
-      slices: JSON list of the features by whose values the AUC is measured too.
-      min_rows: Fewest rows that are evaluated.
-      max_missing_change: How far the share of rows without a value may be from the training data's,
-        and from the previous period's.
-      max_unseen: Share of rows that may have a category that the training data does not have.
-      max_error_growth: How many times worse (in squared error) a number may follow from the other
-        features than it did in the previous period.
-      max_prediction_drift: Jensen-Shannon divergence that the predictions may have from those of
-        the previous period, in ten bins of equal width.
-      max_mean_ratio: How many times higher or lower the mean prediction may be than the label rate
-        of the training data.
-      min_auc: Lowest live AUC. Three standard deviations are granted.
+      slices: JSON list of the features to slice the AUC by.
+      min_rows: Smallest number of rows that is evaluated.
+      max_missing_change: Largest difference of the share of rows without a value from that of the
+        training data, and of the previous period.
+      max_unseen: Largest share of rows with a category that the training data does not have.
+      max_error_growth: Largest growth since the previous period, as a factor, of the squared error
+        of a numeric feature predicted from the other features.
+      max_prediction_drift: Largest Jensen-Shannon divergence of the predictions from those of the
+        previous period, in ten bins of equal width.
+      max_mean_ratio: Largest ratio, either way, of the mean prediction and the label rate of the
+        training data.
+      min_auc: Lowest live AUC, less three standard deviations.
       min_slice_auc: The same for each slice.
       min_slice_rows: Slices with fewer labelled rows are left out, and so is the whole.
-      max_calibration: How many times higher or lower the mean prediction may be than the label rate
-        of the labels that have arrived.
+      max_calibration: Largest ratio, either way, of the mean prediction and the rate of the labels
+        that have arrived.
 
     Raises:
       UserError: If the version has no training statistics.
@@ -142,7 +166,7 @@ def ServingMonitor(
     live = measure_live(current, prediction, label, json.loads(slices), min_slice_rows)
     checks += check_live(live, min_auc, min_slice_auc, max_calibration)
     checks.sort(key=lambda check: (not check.alarms, -check.closeness))
-    judged = len(current) >= min_rows
+    evaluated = len(current) >= min_rows
     period = Period(since, until)
     content = {
         "model": model_name,
@@ -150,9 +174,9 @@ def ServingMonitor(
         "since": show_time(since),
         "until": show_time(until),
         "previous": str(period.previous),
-        "judged": judged,
-        "alarms": [check.text for check in checks if check.alarms and judged],
-        "notes": _notes(requests, period, judged, compared, min_rows, live),
+        "evaluated": evaluated,
+        "alarms": [check.text for check in checks if check.alarms and evaluated],
+        "notes": _notes(requests, period, evaluated, compared, min_rows, live),
         "requests": asdict(requests),
         "predictions": {
             "training_label_rate": rate,
@@ -175,14 +199,14 @@ def _label_rate(served: Statistics, label: str) -> float | None:
 def _notes(
     requests: Requests,
     period: Period,
-    judged: bool,
+    evaluated: bool,
     compared: bool,
     min_rows: int,
     live: list[Live],
 ) -> list[str]:
-    """What a reader has to know of what the report is made of."""
+    """Notes on the data of the report."""
     rows, notes = requests.rows[CURRENT], []
-    if not judged:
+    if not evaluated:
         notes.append(f"{rows:,} rows are too few to evaluate: {min_rows:,} are needed.")
     if not compared:
         had = requests.rows.get(PREVIOUS, 0)
@@ -197,11 +221,11 @@ def _notes(
         labelled = requests.labelled[CURRENT]
         few = "" if live else ": too few for a live AUC"
         notes.append(
-            f"{labelled:,} of {rows:,} requests ({labelled / rows:.1%}) found their label in the "
+            f"{labelled:,} of {rows:,} requests ({labelled / rows:.1%}) have a label in the "
             f"spans {months}{few}."
         )
     for version, count in sorted(requests.other_versions.items()):
-        notes.append(f"{count:,} more rows of the period were answered by version {version}.")
+        notes.append(f"{count:,} more requests of the period went to version {version}.")
     if requests.without_prediction:
-        notes.append(f"{requests.without_prediction:,} more rows have no such prediction.")
+        notes.append(f"{requests.without_prediction:,} more rows lack the prediction.")
     return notes

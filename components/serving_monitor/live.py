@@ -1,4 +1,4 @@
-"""Measures what a model was worth, by the labels that have arrived."""
+"""Measures the live quality of a model, on the labels that have arrived."""
 
 from dataclasses import dataclass
 
@@ -12,14 +12,14 @@ OVERALL = "Overall"
 
 @dataclass(frozen=True)
 class Live:
-    """What a model was worth, by the labels that have arrived.
+    """The live quality of a model overall or on a slice.
 
     Attributes:
       name: "Overall", or `<feature>:<value>`.
       rows: Rows with a label.
       auc: Their AUC.
-      deviation: The standard deviation that the AUC of so many rows has where it is 0.5.
-      mean_prediction: Mean of what was predicted.
+      deviation: Standard deviation of the AUC of so many random predictions.
+      mean_prediction: Mean prediction.
       label_rate: Mean of the labels.
     """
 
@@ -34,7 +34,7 @@ class Live:
 def measure_live(
     rows: pd.DataFrame, prediction: str, label: str, slices: list[str], min_rows: int
 ) -> list[Live]:
-    """AUC overall, then by slice, the largest first; nothing where no label has arrived."""
+    """Quality overall, then by slice, the largest first; empty if no label has arrived."""
     known = rows.dropna(subset=[label])
     parts = [(OVERALL, known)]
     for column in slices:

@@ -1,4 +1,4 @@
-"""The page that shows what ServingMonitor measured: one HTML file with its plots inside."""
+"""Renders the monitoring report: one HTML file with its plots inside."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def render(report: Mapping[str, Any]) -> str:
     """Renders a report of ServingMonitor.
 
     Args:
-      report: What its `report.json` holds.
+      report: Content of its `report.json`.
 
     Returns:
       An HTML document that refers to nothing outside.
@@ -38,13 +38,13 @@ def render(report: Mapping[str, Any]) -> str:
         "prediction_plot": _plot(report, _plot_predictions, 3.0),
         "live_plot": _plot(report, _plot_live, _height(len(report["live"]))),
     }
-    # The plots are markup; whatever else comes from the log is escaped.
+    # The plots are markup; text from the log is escaped.
     safe = {name: jinja2.utils.markupsafe.Markup(plot) for name, plot in plots.items()}
     return environment.get_template(_TEMPLATE).render(**report, **safe)
 
 
 def _height(bars: int) -> float:
-    """Inches for a plot of so many horizontal bars."""
+    """Height in inches of a plot of so many horizontal bars."""
     return 1.0 + 0.24 * max(bars, 1)
 
 
@@ -54,7 +54,7 @@ def _plot(report: Mapping[str, Any], draw: Callable[[Axes, Any], None], height: 
     axes.spines[["top", "right"]].set_visible(False)
     draw(axes, report)
     picture = io.StringIO()
-    # So that one report is one page, not a new one each time.
+    # Equal reports make equal pages.
     with matplotlib.rc_context({"svg.hashsalt": "report"}):
         figure.savefig(picture, format="svg", metadata={"Date": None})
     markup = picture.getvalue()
@@ -62,9 +62,9 @@ def _plot(report: Mapping[str, Any], draw: Callable[[Axes, Any], None], height: 
 
 
 def _distances(report: Mapping[str, Any]) -> list[tuple[str, float, bool]]:
-    """Name, value in units of the limit and whether it alarms, of the checks that are the nearest.
+    """The checks nearest to their limits: name, value relative to the limit, and whether it alarms.
 
-    A check of the schema is right or wrong, and near nothing.
+    Checks of the schema have no distance and are left out.
     """
     found = []
     for check in report["checks"]:

@@ -1,4 +1,4 @@
-"""How predictions are distributed."""
+"""Describes the distribution of predictions."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ _QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 
 
 def shares_by_bin(predictions: pd.Series) -> np.ndarray:
-    """The share of predictions in each of ten bins from 0 to 1; what is outside is at its end."""
+    """The share of predictions in each of ten bins from 0 to 1; values outside are clipped."""
     counts, _ = np.histogram(np.clip(predictions, 0, 1), bins=_BINS, range=(0, 1))
     return counts / len(predictions)
 

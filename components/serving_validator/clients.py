@@ -1,4 +1,4 @@
-"""Clients of a model server over gRPC and REST, which say why there is no answer."""
+"""Clients of a model server over gRPC and REST, whose errors say why a request failed."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ _CHANNEL_OPTIONS = [("grpc.enable_http_proxy", 0)]
 _CONNECT_SECONDS = 1.0
 
 
-class NoAnswer(Exception):
-    """The server did not answer in time."""
+class TimedOut(Exception):
+    """The server did not respond in time."""
 
 
 class Disconnected(Exception):
@@ -39,23 +39,22 @@ class Disconnected(Exception):
 
 
 class Refused(Exception):
-    """The server answered with an error, or with something that is no prediction."""
+    """The server responded with an error, or with something that is no prediction."""
 
 
 class Client(Protocol):
     """One of the interfaces of a model server."""
 
     def prepare(self, inputs: Inputs, row: int) -> Callable[[float], np.ndarray]:
-        """Makes a request to `serving_default` about one row.
+        """Makes a request to `serving_default` for one row.
 
         Args:
           inputs: Inputs of the signature by name, each [batch, ...].
           row: Which row.
 
         Returns:
-          A function that sends the request, given the seconds in which the answer has to come, and
-          returns the one output, float64 [values]. It raises `NoAnswer`, `Disconnected` or
-          `Refused`.
+          A function that takes the seconds to wait, sends the request, and returns the one output,
+          float64 [values]. It raises `TimedOut`, `Disconnected` or `Refused`.
         """
         ...
 
@@ -65,7 +64,7 @@ class GrpcClient:
 
     Args:
       port: Port of the loopback interface.
-      model_name: Name of the model to ask.
+      model_name: Name of the model.
     """
 
     def __init__(self, port: int, model_name: str):
@@ -94,7 +93,7 @@ class GrpcClient:
         return State.UNKNOWN, ""
 
     def signature(self, seconds: float) -> meta_graph_pb2.SignatureDef:
-        """What the server says that `serving_default` takes and returns; see `Client.prepare`."""
+        """Requests the signature `serving_default`; see `Client.prepare` for the errors."""
         request = get_model_metadata_pb2.GetModelMetadataRequest()
         request.model_spec.name = self._model_name
         request.metadata_field.append("signature_def")
@@ -129,7 +128,7 @@ class RestClient:
 
     Args:
       port: Port of the loopback interface.
-      model_name: Name of the model to ask.
+      model_name: Name of the model.
     """
 
     def __init__(self, port: int, model_name: str):
@@ -172,7 +171,7 @@ class RestClient:
             response = self._connection.getresponse()
             return response.status, response.read()
         except TimeoutError as error:
-            raise NoAnswer from error
+            raise TimedOut from error
         except (OSError, http.client.HTTPException) as error:
             raise Disconnected(str(error) or type(error).__name__) from error
 
@@ -189,7 +188,7 @@ def _listens(port: int) -> bool:
 def _explain(error: grpc.RpcError) -> Exception:
     code, message = error.code(), error.details()
     if code == grpc.StatusCode.DEADLINE_EXCEEDED:
-        return NoAnswer()
+        return TimedOut()
     if code == grpc.StatusCode.UNAVAILABLE:
         return Disconnected(message)
     return Refused(f"{code.name}: {message}")
@@ -197,5 +196,5 @@ def _explain(error: grpc.RpcError) -> Exception:
 
 def _one_output(outputs: list[np.ndarray]) -> np.ndarray:
     if len(outputs) != 1 or outputs[0].dtype.kind not in "fiub":
-        raise Refused(f"{len(outputs)} outputs; one, of numbers, is needed")
+        raise Refused(f"{len(outputs)} outputs; exactly one is needed, of numbers")
     return outputs[0].astype(np.float64).ravel()

@@ -1,4 +1,4 @@
-"""ServingValidator: does the model load on a server and answer requests as it should?"""
+"""ServingValidator: does the model load on a server and predict the same there?"""
 
 import dataclasses
 import json
@@ -12,11 +12,11 @@ from tfx import v1 as tfx
 from components.serving_validator.rows import sample_rows
 from components.serving_validator.server import EMBEDDED_SERVER, MODEL_SERVER, find_model_server
 from components.serving_validator.trial import (
-    SAVED_MODEL_FORM,
-    TFLITE_FORM,
+    SAVED_MODEL_FORMAT,
+    TFLITE_FORMAT,
     Rows,
     log_path,
-    try_form,
+    try_format,
 )
 from components.serving_validator.verdict import Limits
 from components.serving_validator.warmup import write_warmup
@@ -49,17 +49,31 @@ def ServingValidator(
     timeout_seconds: tfx.dsl.components.Parameter[float],
     warmup_rows: tfx.dsl.components.Parameter[int],
 ) -> None:
-    """Serves a model as it will be served, sends it real rows, and says what is wrong with it.
+    """Serves a model on a real server, sends it real rows, and blesses it if all is well.
 
-    What it takes is what the stock InfraValidator has Docker or Kubernetes for: a
-    `tensorflow_model_server` if there is one on the path, else the embedded server, in a process of
-    its own that is ended with the node. The model is tried in each of its formats: it has to load,
-    and to answer a request for every row over gRPC and over REST, in time, with finite values and
-    as the model predicts in this process.
+    The server is `tensorflow_model_server` if it is on the path, else the embedded server. It runs
+    in its own process, which ends with the node; the stock InfraValidator needs Docker or
+    Kubernetes. Each format of the model has to load, and to return a prediction for every row over
+    gRPC and over REST: in time, finite, and equal to the prediction in this process.
 
-    The server gets the files of the model as they are, and warm-up requests with them; these depend
-    on the model, the rows and `warmup_rows` alone. A blessing holds the requests, to be pushed with
-    the model.
+    The server gets the unchanged files of the model and warm-up requests, which depend only on the
+    model, the rows and `warmup_rows`. A blessing holds the requests, to be pushed with the model.
+
+    Example:
+      serving_validator = ServingValidator(
+          model=quantizer.outputs["quantized_model"],
+          examples=example_gen.outputs["examples"],
+          model_name="my_model",
+          split="test",
+          rows=200,
+          tolerance=0.005,
+          max_p50_ms=0.0,
+          max_p99_ms=20.0,
+          max_startup_seconds=60.0,
+          max_memory_mb=1500.0,
+          timeout_seconds=60.0,
+          warmup_rows=10,
+      )
 
     Args:
       model: A SavedModel with the signature `serving_default`, from serialized examples or features
@@ -72,16 +86,14 @@ def ServingValidator(
       model_name: Name to serve the model by.
       split: Split of the examples that requests are made of.
       rows: How many of its rows to send, at most.
-      tolerance: Largest absolute difference of a server's prediction from the model's own.
-      max_p50_ms: Highest median time of a request about one row, in milliseconds, over either
-        protocol; 0 for no limit. Other nodes that run at the same time count in.
+      tolerance: Largest absolute difference between a server's prediction and the model's own.
+      max_p50_ms: Highest median time of a request for one row, in milliseconds, over either
+        protocol; 0 for no limit. Nodes that run at the same time slow it down.
       max_p99_ms: Highest 99th percentile of that; 0 for no limit.
-      max_startup_seconds: Longest time from the start of the server to its being ready, in seconds;
-        0 for no limit.
+      max_startup_seconds: Longest time until the server is ready, in seconds; 0 for no limit.
       max_memory_mb: Highest peak of the server's resident memory, in MB (10^6 bytes); 0 for no
         limit.
-      timeout_seconds: How long the model may take to be loaded, and to answer a request, before it
-        is taken to hang.
+      timeout_seconds: Longest time to wait until the model is loaded, and for each prediction.
       warmup_rows: How many warm-up requests each signature gets when the model is loaded; 0 for
         none.
 
@@ -103,23 +115,29 @@ def ServingValidator(
         copy_tree(serving_model_uri(model), candidate)
         warmed = write_warmup(candidate, model_name, requested.examples[:warmup_rows])
         has_tflite = os.path.exists(os.path.join(candidate, TFLITE_MODEL))
-        forms = [SAVED_MODEL_FORM, *([TFLITE_FORM] if has_tflite else [])]
+        formats = [SAVED_MODEL_FORMAT, *([TFLITE_FORMAT] if has_tflite else [])]
         trials = {
-            form: try_form(form, folder, candidate, model_name, requested, limits) for form in forms
+            model_format: try_format(model_format, folder, candidate, model_name, requested, limits)
+            for model_format in formats
         }
         reasons = [reason for trial in trials.values() for reason in trial.reasons]
         requests = Path(candidate, WARMUP_FILE).read_bytes() if warmed else None
-        logs = {form: Path(log_path(folder, form)).read_bytes() for form in forms}
+        logs = {
+            model_format: Path(log_path(folder, model_format)).read_bytes()
+            for model_format in formats
+        }
     report = {
         "server": MODEL_SERVER if find_model_server() else EMBEDDED_SERVER,
         "split": split,
         "rows": len(requested.numbers),
         "warmed_signatures": warmed,
         "limits": dataclasses.asdict(limits),
-        "forms": {form: dataclasses.asdict(trial) for form, trial in trials.items()},
+        "formats": {
+            model_format: dataclasses.asdict(trial) for model_format, trial in trials.items()
+        },
         "reasons": reasons,
     }
-    files = {f"{form}.log": log for form, log in logs.items()}
+    files = {f"{model_format}.log": log for model_format, log in logs.items()}
     if requests and not reasons:
         files[WARMUP_FILE] = requests
     _write_blessing(blessing, report, files)
@@ -138,14 +156,14 @@ def _write_blessing(blessing: Any, report: dict[str, Any], files: dict[str, byte
 
 
 def read_report(blessing: tfx.dsl.Artifact) -> dict[str, Any]:
-    """What a ServingValidator found; see `ServingValidator`.
+    """Reads the report of a ServingValidator.
 
     Args:
       blessing: The `InfraBlessing` that it wrote.
 
     Returns:
-      The server, the number of rows, limits, measurements by form (`verdict.Trial`), and `reasons`
-      why the model is not blessed.
+      The server, the number of rows, limits, measurements by format (`verdict.Trial`), and
+      `reasons` why the model is not blessed.
     """
     with tfx.dsl.io.fileio.open(os.path.join(blessing.uri, REPORT_FILE), "r") as file:
         report: dict[str, Any] = json.loads(file.read())

@@ -1,4 +1,4 @@
-"""Turns serialized tf.Examples into what a serving signature takes, whatever its inputs are."""
+"""Turns serialized tf.Examples into the inputs of a serving signature."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _SEED = 7
 
 
 def sample_rows(files: Sequence[str], count: int) -> tuple[np.ndarray, list[int]]:
-    """Takes rows from all over a split, the same ones each time.
+    """Samples rows from a whole split, the same ones each time.
 
     Args:
       files: Its files, compressed TFRecords.
@@ -37,7 +37,7 @@ def sample_rows(files: Sequence[str], count: int) -> tuple[np.ndarray, list[int]
     Raises:
       DataError: If there are no rows.
     """
-    # Algorithm R (Vitter, Random Sampling with a Reservoir, 1985): one pass, whatever its length.
+    # Algorithm R (Vitter, Random Sampling with a Reservoir, 1985): one pass, however long.
     chance = random.Random(_SEED)
     kept: list[tuple[int, bytes]] = []
     for number, row in enumerate(read_records(files).as_numpy_iterator()):
@@ -46,7 +46,7 @@ def sample_rows(files: Sequence[str], count: int) -> tuple[np.ndarray, list[int]
         elif (place := chance.randrange(number + 1)) < count:
             kept[place] = (number, row)
     if not kept:
-        raise DataError(f"there are no rows in {os.path.dirname(files[0])}")
+        raise DataError(f"{os.path.dirname(files[0])} has no rows")
     kept.sort()
     return np.array([row for _, row in kept], object), [number for number, _ in kept]
 
@@ -67,7 +67,7 @@ def accepts_rows(signature: meta_graph_pb2.SignatureDef) -> bool:
 def make_inputs(signature: meta_graph_pb2.SignatureDef, examples: np.ndarray) -> Inputs:
     """Turns examples into the inputs of a signature.
 
-    A signature whose only input is a string takes the examples as they are. Any other takes
+    A signature whose only input is a string takes the serialized examples. Any other takes
     features by name; see `parse_examples`.
 
     Args:
@@ -100,7 +100,7 @@ def make_inputs(signature: meta_graph_pb2.SignatureDef, examples: np.ndarray) ->
 def predict_request(
     model_name: str, signature_name: str, inputs: Inputs, row: int
 ) -> predict_pb2.PredictRequest:
-    """A request of TensorFlow Serving's gRPC interface about one row."""
+    """A request for one row, as TensorFlow Serving's gRPC interface takes it."""
     request = predict_pb2.PredictRequest()
     request.model_spec.name = model_name
     request.model_spec.signature_name = signature_name
@@ -110,7 +110,7 @@ def predict_request(
 
 
 def rest_body(signature_name: str, inputs: Inputs, row: int) -> bytes:
-    """The body of a request of TensorFlow Serving's REST interface about one row."""
+    """The body of a request for one row, as TensorFlow Serving's REST interface takes it."""
     instance = {
         name: _as_json(column[row : row + 1].tolist()[0]) for name, column in inputs.items()
     }

@@ -1,4 +1,4 @@
-"""Runs a model server in a process of its own that ends with the node, however the node ends."""
+"""Runs a model server in its own process, which ends with the node even if the node is killed."""
 
 from __future__ import annotations
 
@@ -20,13 +20,12 @@ EMBEDDED_SERVER = "embedded server"
 HOST = "127.0.0.1"
 
 _PROJECT = Path(__file__).parents[2]
-# Outside of the ports that Linux gives to outgoing connections, so that none of them takes one
-# before the server does.
+# Linux gives none of these ports to an outgoing connection, which could take one before the server.
 _PORTS = range(20_000, 32_768)
 _GRACE_SECONDS = 5.0
 _LOG_LINES = 3
 _LOG_CHARACTERS = 600
-# Becomes the server, after asking the kernel to kill it when the node is gone (PR_SET_PDEATHSIG).
+# Becomes the server, which the kernel kills when the node has ended (PR_SET_PDEATHSIG).
 _LAUNCHER = """
 import ctypes, os, sys
 ctypes.CDLL(None).prctl(1, 9)
@@ -43,7 +42,7 @@ class ServerProcess:
         self._log_path = log_path
 
     def ending(self, seconds: float = 0.0) -> str:
-        """How the server ended and what it logged last; empty if it runs on.
+        """How the server ended, and the end of its log; empty if it still runs.
 
         Args:
           seconds: How long to wait for its end.
@@ -66,14 +65,14 @@ class ServerProcess:
         return sum(map(_peak_bytes, family)) / 1e6
 
     def stop(self) -> None:
-        """Asks the server to end, and gives it a few seconds."""
+        """Terminates the server, and waits a few seconds for its end."""
         if self._process.poll() is None:
             self._signal(signal.SIGTERM)
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._process.wait(_GRACE_SECONDS)
 
     def kill(self) -> None:
-        """Ends the server and all of its session at once."""
+        """Kills the server and all processes of its session."""
         self._signal(signal.SIGKILL)
         self._process.wait()
 
@@ -94,7 +93,7 @@ def run_server(command: Sequence[str], log_path: str) -> Iterator[ServerProcess]
 
     Args:
       command: Program and arguments.
-      log_path: File that takes all that it prints.
+      log_path: File for all its output.
 
     Yields:
       The running server.
@@ -133,7 +132,7 @@ def server_command(
     prefer_tflite: bool,
     deadline_seconds: float,
 ) -> list[str]:
-    """How to start TensorFlow Serving's model server, or the embedded one where it is missing.
+    """The command that starts TensorFlow Serving's model server, or the embedded one without it.
 
     Args:
       serving_dir: Local folder that holds a folder of versions by the name of the model.
@@ -141,7 +140,7 @@ def server_command(
       grpc_port: Port for gRPC.
       rest_port: Port for REST.
       prefer_tflite: Serve `model.tflite`.
-      deadline_seconds: When the server itself gives up a request.
+      deadline_seconds: Time after which the server itself gives up a request.
 
     Returns:
       Program and arguments.
@@ -179,7 +178,7 @@ def free_ports(count: int) -> list[int]:
 
 
 def _peak_bytes(pid: int) -> int:
-    with contextlib.suppress(OSError):  # A child may be gone by now.
+    with contextlib.suppress(OSError):  # A child may have ended.
         for line in Path(f"/proc/{pid}/status").read_text(encoding="utf-8").splitlines():
             if line.startswith("VmHWM:"):
                 return int(line.split()[1]) * 1024

@@ -14,10 +14,10 @@ from components.serving_validator.clients import (
     Client,
     Disconnected,
     GrpcClient,
-    NoAnswer,
     Refused,
     RestClient,
     State,
+    TimedOut,
 )
 from components.serving_validator.rows import Inputs, make_inputs
 from components.serving_validator.server import (
@@ -31,18 +31,18 @@ from components.serving_validator.verdict import (
     Protocol,
     Trial,
     compare,
-    non_finite_answers,
+    non_finite_predictions,
     unmet_limits,
 )
 from ml import progress
 from ml.predictors import load_predictor
 
-SAVED_MODEL_FORM, TFLITE_FORM = "SavedModel", "TFLite"
+SAVED_MODEL_FORMAT, TFLITE_FORMAT = "SavedModel", "TFLite"
 
 _POLL_SECONDS = 0.05
-# How much later than this module the server gives up a request.
+# The server gives up a request this much later than this module.
 _LATER_SECONDS = 10.0
-# A server whose connection broke is given so long to be seen ending.
+# Time to wait for the end of a server whose connection broke.
 _ENDING_SECONDS = 2.0
 
 
@@ -60,25 +60,30 @@ class Rows:
 
 
 class Unfit(Exception):
-    """Why a candidate is not fit to be served; its server can take no more requests."""
+    """A candidate is not fit to be served, and its server takes no more requests."""
 
 
-def try_form(
-    form: str, serving_dir: str, version_dir: str, model_name: str, rows: Rows, limits: Limits
+def try_format(
+    model_format: str,
+    serving_dir: str,
+    version_dir: str,
+    model_name: str,
+    rows: Rows,
+    limits: Limits,
 ) -> Trial:
     """Serves a candidate in one format and requests every row, over gRPC and over REST.
 
     Args:
-      form: `SAVED_MODEL_FORM` or `TFLITE_FORM`.
+      model_format: `SAVED_MODEL_FORMAT` or `TFLITE_FORMAT`.
       serving_dir: Local folder that holds the candidate as the one version of the one model, and
         takes the server's log; see `log_path`.
       version_dir: Folder of that version.
       model_name: Name of the model.
       rows: What to request.
-      limits: What it has to keep to.
+      limits: Its limits.
 
     Returns:
-      How it did.
+        The measurements, and the reasons against it.
     """
     grpc_port, rest_port = free_ports(2)
     command = server_command(
@@ -86,41 +91,41 @@ def try_form(
         model_name,
         grpc_port,
         rest_port,
-        prefer_tflite=form == TFLITE_FORM,
+        prefer_tflite=model_format == TFLITE_FORMAT,
         deadline_seconds=limits.timeout_seconds + _LATER_SECONDS,
     )
-    progress.report(f"{form}: starting the server")
+    progress.report(f"{model_format}: starting the server")
     with (
-        run_server(command, log_path(serving_dir, form)) as server,
+        run_server(command, log_path(serving_dir, model_format)) as server,
         contextlib.closing(GrpcClient(grpc_port, model_name)) as grpc_client,
         contextlib.closing(RestClient(rest_port, model_name)) as rest_client,
     ):
-        interview = _Interview(server, grpc_client, rest_client, limits.timeout_seconds)
-        interview.run(form, rows)
-    trial = interview.trial
-    for protocol, answers in interview.answers.items():
-        trial.reasons += non_finite_answers(protocol, answers, rows.numbers)
+        requester = _Requester(server, grpc_client, rest_client, limits.timeout_seconds)
+        requester.run(model_format, rows)
+    trial = requester.trial
+    for protocol, predictions in requester.predictions.items():
+        trial.reasons += non_finite_predictions(protocol, predictions, rows.numbers)
     if not trial.reasons:
-        # One by one, as the server was asked: rounding may depend on the size of a batch. Only now,
-        # since a model that crashes or hangs would do so here.
-        model = load_predictor(version_dir, prefer_tflite=form == TFLITE_FORM)
+        # Row by row, like the requests: rounding may depend on the size of a batch. Last, because a
+        # model that crashes or hangs would do so here too.
+        model = load_predictor(version_dir, prefer_tflite=model_format == TFLITE_FORMAT)
         own = [model.predict(rows.examples[i : i + 1]) for i in range(len(rows.examples))]
-        for protocol, answers in interview.answers.items():
-            difference, lines = compare(protocol, answers, own, rows.numbers, limits.tolerance)
+        for protocol, predictions in requester.predictions.items():
+            difference, lines = compare(protocol, predictions, own, rows.numbers, limits.tolerance)
             trial.protocols[protocol].largest_difference = difference
             trial.reasons += lines
     trial.reasons += unmet_limits(trial, limits)
-    trial.reasons = [f"{form}: {reason}" for reason in trial.reasons]
+    trial.reasons = [f"{model_format}: {reason}" for reason in trial.reasons]
     return trial
 
 
-def log_path(serving_dir: str, form: str) -> str:
-    """Path of the log of the server that a form was tried on."""
-    return os.path.join(serving_dir, f"{form}.log")
+def log_path(serving_dir: str, model_format: str) -> str:
+    """Path of the log of the server that ran one format."""
+    return os.path.join(serving_dir, f"{model_format}.log")
 
 
-class _Interview:
-    """Sends requests to a server that is being started; keeps `trial` and `answers`."""
+class _Requester:
+    """Sends requests to a starting server, and keeps `trial` and `predictions`."""
 
     def __init__(
         self,
@@ -130,27 +135,27 @@ class _Interview:
         timeout_seconds: float,
     ):
         self.trial = Trial()
-        self.answers: dict[str, list[np.ndarray]] = {}
+        self.predictions: dict[str, list[np.ndarray]] = {}
         self._server = server
         self._grpc = grpc_client
         self._rest = rest_client
         self._timeout = timeout_seconds
 
-    def run(self, form: str, rows: Rows) -> None:
-        """Waits for the model, then requests every row over each protocol, as far as it gets."""
+    def run(self, model_format: str, rows: Rows) -> None:
+        """Waits for the model, then requests every row over each protocol until one fails."""
         try:
             self.trial.startup_seconds = self._wait_until_ready()
-            with self._watch("asked for its signatures"):
+            with self._explain("its signatures"):
                 signature = self._grpc.signature(self._timeout)
             inputs = make_inputs(signature, rows.examples)
             for protocol, client in (("gRPC", self._grpc), ("REST", self._rest)):
-                progress.report(f"{form}: {len(rows.numbers)} rows over {protocol}")
+                progress.report(f"{model_format}: {len(rows.numbers)} rows over {protocol}")
                 try:
-                    self._ask(protocol, client, inputs, rows.numbers)
+                    self._request(protocol, client, inputs, rows.numbers)
                 except Refused as error:
                     self.trial.reasons.append(str(error))
             if ending := self._server.ending():
-                raise Unfit(f"after its last answer {ending}")
+                raise Unfit(f"after the last request: {ending}")
             self.trial.memory_mb = self._server.peak_memory_mb()
         except (Refused, Unfit) as error:
             self.trial.reasons.append(str(error))
@@ -165,35 +170,35 @@ class _Interview:
             if state == State.END:
                 raise Unfit(f"the server did not load the model: {message}")
             if ending := self._server.ending():
-                raise Unfit(f"while it was being loaded {ending}")
+                raise Unfit(f"while the model was loading: {ending}")
             if seconds > self._timeout:
                 self._server.kill()
-                raise Unfit(f"the server did not have it loaded within {self._timeout:g} s")
+                raise Unfit(f"the server did not load the model within {self._timeout:g} s")
             time.sleep(_POLL_SECONDS)
 
-    def _ask(self, protocol: str, client: Client, inputs: Inputs, numbers: list[int]) -> None:
+    def _request(self, protocol: str, client: Client, inputs: Inputs, numbers: list[int]) -> None:
         requests = [client.prepare(inputs, row) for row in range(len(numbers))]
-        answers, seconds = [], []
+        predictions, seconds = [], []
         for send, number in zip(requests, numbers, strict=True):
-            with self._watch(f"asked for row {number} over {protocol}"):
+            with self._explain(f"row {number} over {protocol}"):
                 start = time.perf_counter()
-                answers.append(send(self._timeout))
+                predictions.append(send(self._timeout))
                 seconds.append(time.perf_counter() - start)
         p50, p99 = np.percentile(seconds, [50, 99]) * 1e3
         self.trial.protocols[protocol] = Protocol(float(p50), float(p99))
-        self.answers[protocol] = answers
+        self.predictions[protocol] = predictions
 
     @contextlib.contextmanager
-    def _watch(self, asked: str) -> Iterator[None]:
-        """Says how the server ended that did not answer."""
+    def _explain(self, request: str) -> Iterator[None]:
+        """Names the request that failed, and how the server ended if it did."""
         try:
             yield
         except Refused as error:
-            raise Refused(f"{asked} the server answered with {error}") from error
-        except NoAnswer as error:
+            raise Refused(f"{request}: the server responded with {error}") from error
+        except TimedOut as error:
             self._server.kill()
-            raise Unfit(f"{asked} the server did not answer within {self._timeout:g} s") from error
+            raise Unfit(f"{request}: no response within {self._timeout:g} s") from error
         except Disconnected as error:
             ending = self._server.ending(_ENDING_SECONDS)
-            became = ending or f"the server broke the connection: {error}"
-            raise Unfit(f"{asked} {became}") from error
+            reason = ending or f"the server broke the connection: {error}"
+            raise Unfit(f"{request}: {reason}") from error

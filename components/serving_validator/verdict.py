@@ -1,4 +1,4 @@
-"""Evaluates what a model server answered: a line for each thing that is wrong."""
+"""Checks the predictions of a model server: one line for each fault."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Limits:
-    """What a candidate has to keep to on a server; 0 where there is no limit.
+    """The limits of a candidate on a server; 0 for no limit.
 
     Attributes:
-      tolerance: Largest absolute difference from the model's own answer.
+      tolerance: Largest absolute difference from the model's own predictions.
       max_p50_ms: Highest median time of a request, in milliseconds.
       max_p99_ms: Highest 99th percentile of that.
-      max_startup_seconds: Longest time from the start of the server to its being ready.
+      max_startup_seconds: Longest time until the server is ready.
       max_memory_mb: Highest peak of the server's resident memory, in MB (10^6 bytes).
-      timeout_seconds: Longest time to wait for the server to be ready, and for each answer.
+      timeout_seconds: Longest time to wait until the server is ready, and for each prediction.
     """
 
     tolerance: float
@@ -30,12 +30,13 @@ class Limits:
 
 @dataclass
 class Protocol:
-    """How a candidate answered over one protocol.
+    """Measurements of a candidate over one protocol.
 
     Attributes:
-      p50_ms: Median time of a request about one row, in milliseconds.
+      p50_ms: Median time of a request for one row, in milliseconds.
       p99_ms: 99th percentile of that.
-      largest_difference: From the model's own answers; None if they were not compared.
+      largest_difference: Largest difference from the model's own predictions; None if they were
+        not compared.
     """
 
     p50_ms: float
@@ -45,13 +46,13 @@ class Protocol:
 
 @dataclass
 class Trial:
-    """How a candidate did in one form.
+    """Measurements of a candidate in one format.
 
     Attributes:
-      reasons: Why it is not fit to be served; none if it is.
-      startup_seconds: From the start of the server to its being ready; None if it never was.
-      memory_mb: Peak of the server's resident memory, in MB; None if it did not live to the end.
-      protocols: How it answered, by protocol; those over which it answered every row.
+      reasons: Why it is not fit to be served; empty if it is.
+      startup_seconds: Time until the server was ready; None if it never was.
+      memory_mb: Peak of the server's resident memory, in MB; None if the server ended early.
+      protocols: Measurements of each protocol over which every row got a prediction.
     """
 
     reasons: list[str] = field(default_factory=list)
@@ -60,76 +61,81 @@ class Trial:
     protocols: dict[str, Protocol] = field(default_factory=dict)
 
 
-def non_finite_answers(protocol: str, answers: list[np.ndarray], numbers: list[int]) -> list[str]:
-    """A line if there are answers that are NaN or infinite.
+def non_finite_predictions(
+    protocol: str, predictions: list[np.ndarray], numbers: list[int]
+) -> list[str]:
+    """Finds predictions that are NaN or infinite.
 
     Args:
-      protocol: How they were requested.
-      answers: An array of values a row.
-      numbers: What to call each row.
+      protocol: Protocol of the requests.
+      predictions: An array of values per row.
+      numbers: Number of each row, for the message.
 
     Returns:
-      The line, or nothing.
+      A line that counts them, or nothing.
     """
-    wrong = [place for place, answer in enumerate(answers) if not np.isfinite(answer).all()]
+    wrong = [
+        place for place, prediction in enumerate(predictions) if not np.isfinite(prediction).all()
+    ]
     if not wrong:
         return []
     return [
-        f"answered {_show(answers[wrong[0]])} to row {numbers[wrong[0]]} over {protocol}; "
-        f"{len(wrong)} of {len(answers)} answers are NaN or infinite"
+        f"predicted {_show(predictions[wrong[0]])} for row {numbers[wrong[0]]} over {protocol}; "
+        f"{len(wrong)} of {len(predictions)} predictions are NaN or infinite"
     ]
 
 
 def compare(
     protocol: str,
-    answers: list[np.ndarray],
+    predictions: list[np.ndarray],
     expected: list[np.ndarray],
     numbers: list[int],
     tolerance: float,
 ) -> tuple[float | None, list[str]]:
-    """Compares a server's answers with the model's own.
+    """Compares a server's predictions with the model's own.
 
     Args:
-      protocol: How they were requested.
-      answers: An array of values a row; finite.
-      expected: The model's own answers.
-      numbers: What to call each row.
+      protocol: Protocol of the requests.
+      predictions: An array of values per row; finite.
+      expected: The model's own predictions.
+      numbers: Number of each row, for the message.
       tolerance: Largest absolute difference that is allowed.
 
     Returns:
-      The largest difference, None where the answers are not of the same size, and a line if it is
-      too large.
+      The largest difference, or None if the predictions differ in size, and a line if it is too
+      large.
     """
-    for answer, own, number in zip(answers, expected, numbers, strict=True):
-        if answer.size != own.size:
+    for prediction, own, number in zip(predictions, expected, numbers, strict=True):
+        if prediction.size != own.size:
             return None, [
-                f"answered row {number} over {protocol} with {answer.size} values, where the model "
-                f"itself gives {own.size}"
+                f"predicted {prediction.size} values for row {number} over {protocol}, but the "
+                f"model itself predicts {own.size}"
             ]
     differences = [
-        float(np.abs(answer.ravel() - own.ravel()).max(initial=0.0))
-        for answer, own in zip(answers, expected, strict=True)
+        float(np.abs(prediction.ravel() - own.ravel()).max(initial=0.0))
+        for prediction, own in zip(predictions, expected, strict=True)
     ]
-    # A model whose own answer is NaN has no difference to measure.
+    # "not <=" also finds NaN, the difference from a prediction that is NaN.
     wrong = [place for place, difference in enumerate(differences) if not difference <= tolerance]
     worst = int(np.argmax(np.nan_to_num(differences, nan=np.inf)))
     if not wrong:
         return differences[worst], []
     return differences[worst], [
-        f"answered {_show(answers[worst])} to row {numbers[worst]} over {protocol}, where the "
-        f"model itself gives {_show(expected[worst])}: {differences[worst]:.3g} apart, "
-        f"{tolerance:g} allowed; {len(wrong)} of {len(answers)} answers are too far off"
+        f"predicted {_show(predictions[worst])} for row {numbers[worst]} over {protocol}, but the "
+        f"model itself predicts {_show(expected[worst])}: a difference of "
+        f"{differences[worst]:.3g}, {tolerance:g} allowed; {len(wrong)} of {len(predictions)} "
+        "predictions differ too much"
     ]
 
 
 def unmet_limits(trial: Trial, limits: Limits) -> list[str]:
-    """A line for each limit of time and memory that a candidate does not keep to."""
+    """A line for each limit of time and memory that a candidate exceeds."""
     measured = [
-        ("max_startup_seconds", "was ready after", trial.startup_seconds, "s"),
-        ("max_memory_mb", "took", trial.memory_mb, "MB"),
+        ("max_startup_seconds", "the server was ready after", trial.startup_seconds, "s"),
+        ("max_memory_mb", "the server took", trial.memory_mb, "MB"),
     ]
     for name, protocol in trial.protocols.items():
-        took = f"answered a row over {name} in"
+        took = f"a request over {name} took"
         measured.append(("max_p50_ms", took, protocol.p50_ms, "ms (median)"))
         measured.append(("max_p99_ms", took, protocol.p99_ms, "ms (99th percentile)"))
     lines = []

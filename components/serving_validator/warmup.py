@@ -1,8 +1,8 @@
-"""Warm-up requests: what TensorFlow Serving asks a version of itself when it loads it.
+"""Warm-up requests: what TensorFlow Serving sends to a version when it loads it.
 
-TensorFlow Serving replays the requests in `assets.extra/tf_serving_warmup_requests`, in whichever
-format it loads the version, and refuses the version if one of them fails: one that names a
-signature, or an input, that this format lacks.
+TensorFlow Serving sends the requests in `assets.extra/tf_serving_warmup_requests` to the format
+that it loads. It refuses the version if one of them fails, for instance because this format lacks
+its signature or one of its inputs.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ from ml import tflite
 from ml.tflite import Signatures
 from storage.names import SAVED_MODEL, TFLITE_MODEL, WARMUP_FILE
 
-# With more, TensorFlow Serving refuses the version.
+# TensorFlow Serving refuses a version that has more.
 MAX_WARMUP_RECORDS = 1000
 
 
 def write_warmup(folder: str, model_name: str, examples: np.ndarray) -> list[str]:
-    """Adds warm-up requests to a model that has none, and changes nothing else of it.
+    """Adds warm-up requests to a model that has none, and changes nothing else.
 
-    A request goes to each signature that every format has with the same inputs: with a
-    `model.tflite` these are the ones that it has besides `serving_default`, which takes serialized
-    examples in the one format and features in the other. A request holds one row, since TensorFlow
-    Serving runs a TFLite model with several string inputs on no other number.
+    Each signature that every format has with the same inputs gets requests. With a `model.tflite`,
+    `serving_default` gets none: it takes serialized examples in one format and features in the
+    other. A request holds one row, because TensorFlow Serving runs a TFLite model that has several
+    string inputs on exactly one row.
 
     Args:
       folder: Local folder of the SavedModel, in which there may be a `model.tflite`.
@@ -39,8 +39,8 @@ def write_warmup(folder: str, model_name: str, examples: np.ndarray) -> list[str
         TensorFlow Serving takes so many requests.
 
     Returns:
-      Names of the signatures that are warmed up; none where the model cannot be read, which the
-      server will say.
+      Names of the signatures that get requests; none if the model cannot be read, which the server
+      will report.
 
     Raises:
       DataError: If an example lacks a feature that has to be there.

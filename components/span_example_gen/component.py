@@ -1,4 +1,4 @@
-"""SpanExampleGen: monthly Parquet spans in; `train`, `eval` and `test` by time out."""
+"""SpanExampleGen: reads monthly Parquet spans and splits them by time."""
 
 import json
 import traceback
@@ -31,29 +31,38 @@ def SpanExampleGen(
     """Writes a window of monthly spans as tf.Examples, split by time.
 
     Nulls become absent features. Timestamps become int64 seconds since the Unix epoch. Every month
-    is cut where its last days begin, so that it consists of the same files whether the model is
-    evaluated on it, stops early by it or learns from it: those of a month that an earlier run has
-    read are taken out of the `SpanStore` of the environment as they are.
+    is cut where its last days begin, so it has the same files in every split, and the files of an
+    earlier run are reused from the `SpanStore` of the environment.
+
+    Example:
+      example_gen = SpanExampleGen(
+          schema=schema_gen.outputs["schema"],
+          data_uri="data/my_model",
+          time_column="time",
+          as_of=201312,
+          window=6,
+          eval_days=7,
+          fingerprint="",
+      )
 
     Args:
       schema: Types of the columns, and which of them every file must have.
       examples: Component `outputs` contains: the splits `train` (the window without its last
         days), `eval` (its last days) and `test` (the month `as_of`), as gzipped TFRecords. The
-        custom properties `rows` and `spans` say in JSON how many rows each split has and which
-        months it was made of.
+        custom properties `rows` and `spans` hold, as JSON, the number of rows and the months of
+        each split.
       data_uri: Directory that holds the spans, one folder `span-YYYYMM` per month.
-      time_column: Timestamp column by which `eval` is held out.
+      time_column: Timestamp column that decides which rows are in `eval`.
       as_of: Month of the `test` split, YYYYMM; 0 means the newest there is.
-      window: How many months before `as_of` to learn from.
-      eval_days: How many days at the end of the window become `eval`.
-      fingerprint: Content of the window as the caller saw it, part of the cache key; an empty one
-        is not compared.
+      window: Months before `as_of` to train on.
+      eval_days: Days at the end of the window that become `eval`.
+      fingerprint: Fingerprint of the window at the start of the run, part of the cache key; "" is
+        not compared.
       beam_pipeline: Supplied by TFX.
 
     Raises:
       DataError: If a span, file, row group or column is missing, unreadable, empty or mistyped, if
-        rows are of another month than their span, or if the data is no longer what `fingerprint`
-        says.
+        rows are of another month than their span, or if the data does not match `fingerprint`.
     """
     chosen = spans.resolve_window(data_uri, as_of, window)
     if fingerprint and fingerprint != chosen.fingerprint:

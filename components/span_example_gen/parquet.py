@@ -12,11 +12,11 @@ def open_parquet(files: pa.fs.FileSystem, path: str) -> ParquetFile:
     """Opens a file of a span.
 
     Raises:
-      DataError: If it is no Parquet file.
+      DataError: If it is not a Parquet file.
     """
     try:
         parquet = open_file(path, files)
-        _ = parquet.schema_arrow.names  # fails where a name is no UTF-8
+        _ = parquet.schema_arrow.names  # Fails if a name is not UTF-8.
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path} is not a readable Parquet file: {_one_line(error)}") from error
     return parquet
@@ -48,10 +48,10 @@ def seconds_of(column: pa.ChunkedArray) -> np.ndarray:
 
 
 def unreadable(path: str, group: int, error: Exception) -> DataError:
-    """What to raise where a row group cannot be read."""
+    """The error for a row group that cannot be read."""
     return DataError(f"{path}: row group {group} cannot be read: {_one_line(error)}")
 
 
 def _one_line(error: Exception) -> str:
-    """The message of an error; Parquet's own have line breaks."""
+    """The message of an error without Parquet's line breaks."""
     return " ".join(str(error).split())

@@ -16,7 +16,7 @@ from storage.span_store import ShardName
 
 SPLITS = ("train", "eval", "test")
 ROWS_PER_SHARD = 16_384
-# Version of the format: files that were kept in another one are not used.
+# Version of the format of kept files; others are not used.
 _ENCODING = 1
 
 
@@ -29,9 +29,10 @@ class Shard:
       name: Name of the TFRecord file.
       path: The Parquet file.
       row_groups: Indices of the row groups to read.
-      after: Seconds since the epoch; rows at or before it are left out. None: no such bound.
-      until: Seconds since the epoch; rows after it are left out. None: no such bound.
-      rows: How many rows that leaves.
+      after: Rows at or before this time, in seconds since the epoch, are left out; None for no
+        bound.
+      until: Rows after this time, in seconds since the epoch, are left out; None for no bound.
+      rows: Number of rows left.
     """
 
     split: str
@@ -46,13 +47,13 @@ class Shard:
 def plan_shards(
     data_uri: str, window: spans.Window, columns: Columns, eval_span: timedelta
 ) -> tuple[list[Shard], dict[str, int]]:
-    """Cuts a window into shards, having looked at footers and the time column alone.
+    """Cuts a window into shards; reads only footers and the time column.
 
     Args:
       data_uri: Directory that holds the spans.
       window: The spans to read.
-      columns: What every file must have.
-      eval_span: How much time at the end of the window becomes `eval`.
+      columns: Columns that every file must have.
+      eval_span: Length of time at the end of the window that becomes `eval`.
 
     Returns:
       The shards, and the number of rows of each split.
@@ -96,7 +97,7 @@ def plan_shards(
 
 
 def within(seconds: np.ndarray, after: int | None, until: int | None) -> np.ndarray:
-    """Which times are after the one bound and not after the other, shape [rows]; see `Shard`."""
+    """Which times are within the bounds of a `Shard`, shape [rows]."""
     keep = np.ones(len(seconds), bool)
     if after is not None:
         keep &= seconds > after
@@ -134,7 +135,7 @@ def _portions(counts: list[int]) -> Iterator[tuple[int, ...]]:
 def _read_span_times(
     files: pa.fs.FileSystem, span: spans.Span, columns: Columns
 ) -> dict[str, list[np.ndarray]]:
-    """The times of each row group of each file of a span, after the columns were checked."""
+    """Checks the columns of a span, and reads the times of each row group of each file."""
     times = {}
     for path in span.files:
         with open_parquet(files, path) as parquet:
@@ -149,7 +150,7 @@ def _read_span_times(
 
 
 def _check_month(path: str, month: int, times: list[np.ndarray], column: str) -> None:
-    """Checks that the rows of a file are of its span's month, give or take a day for time zones."""
+    """Checks that the rows of a file are of its month, within a day to allow for time zones."""
     begin, end = spans.month_bounds(month)
     seconds = np.concatenate([np.empty(0, np.int64), *times])
     outside = seconds[(seconds < begin) | (seconds >= end)]

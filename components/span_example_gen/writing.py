@@ -1,4 +1,4 @@
-"""Writes the shards of a window as tf.Examples, or takes what an earlier run has kept of them."""
+"""Writes the shards of a window as tf.Examples, or reuses those of an earlier run."""
 
 import os
 import zlib
@@ -26,7 +26,7 @@ _PART_BYTES = 1 << 20
 class WriteShard(beam.DoFn):
     """Reads the row groups of a `Shard` and writes them as one TFRecord file of tf.Examples.
 
-    A shard that a runner tries twice is written twice under one name with the same rows.
+    A shard that a runner retries is written again under the same name with the same rows.
     """
 
     def __init__(self, data_uri: str, columns: Columns, examples_uri: str, store: SpanStore):
@@ -51,7 +51,7 @@ class WriteShard(beam.DoFn):
         yield from ()
 
     def _take_kept(self, shard: Shard, output: str) -> bool:
-        """Writes what is kept of a shard; it may be anything that somebody wrote there."""
+        """Copies the kept file of a shard, if it is intact: others may write to the store."""
         kept = self._store.read(_KIND, shard.name.month, shard.name.key)
         if kept is None or not _is_whole(kept):
             return False
@@ -84,11 +84,11 @@ class WriteShard(beam.DoFn):
 
 
 def _is_whole(gzipped: bytes) -> bool:
-    """Whether nothing of a gzip file is missing or was changed: it ends in a checksum."""
+    """Whether a gzip file is complete and unchanged, by its checksum."""
     stream = zlib.decompressobj(wbits=31)
     try:
         rest = gzipped
-        while rest and not stream.eof:  # In parts: what is small may unpack to more than memory.
+        while rest and not stream.eof:  # In parts: a small file may unpack to more than memory.
             stream.decompress(rest, _PART_BYTES)
             rest = stream.unconsumed_tail
     except zlib.error:
@@ -97,7 +97,7 @@ def _is_whole(gzipped: bytes) -> bool:
 
 
 def _count_records(path: str) -> int:
-    """How many records a gzipped TFRecord file has; -1 if it is none."""
+    """The number of records in a gzipped TFRecord file; -1 if it is not one."""
     records = read_records(path).batch(ROWS_PER_SHARD).as_numpy_iterator()
     try:
         return sum(map(len, records))

@@ -1,4 +1,4 @@
-"""Trainer: the stock component, each of whose settings is a parameter of its own."""
+"""Trainer: the stock component, with each setting as a separate parameter."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -10,11 +10,19 @@ from components.trainer import executor
 
 
 class Trainer(tfx.components.Trainer):
-    """Runs a `run_fn`.
+    """Trains a model by running its `run_fn`.
 
-    Takes the arguments of `tfx.v1.components.Trainer`, but for `settings`, which are what `run_fn`
-    finds in `custom_config`. The stock component puts all of them into one text; here each can be a
+    Takes the arguments of `tfx.v1.components.Trainer`, and `settings`, which `run_fn` gets as
+    `custom_config`. The stock component serializes them into one string; here each can be a
     `RuntimeParameter`.
+
+    Example:
+      trainer = Trainer(
+          run_fn="models.my_model.network.run_fn",
+          examples=transform.outputs["transformed_examples"],
+          transform_graph=transform.outputs["transform_graph"],
+          settings={"epochs": 3, "batch_size": 512},
+      )
     """
 
     EXECUTOR_SPEC = executor_spec.ExecutorClassSpec(executor.Executor)

@@ -1,4 +1,4 @@
-"""The stock Trainer's executor, with settings that are parameters of their own."""
+"""The executor of Trainer: the stock one, with separate parameters for settings."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ SETTING = "setting_"
 
 
 class Executor(GenericExecutor):
-    """Hands the settings to `run_fn` as its `custom_config`."""
+    """Passes the settings to `run_fn` as its `custom_config`."""
 
     def Do(
         self,

@@ -1,4 +1,4 @@
-"""Transform: what TFX's does, with TFT's analysis of each span kept from run to run."""
+"""Transform: like TFX's, but keeps TFT's analysis of each span from run to run."""
 
 import json
 import logging
@@ -34,24 +34,34 @@ def Transform(
     transform: tfx.dsl.components.Parameter[str],
     beam_pipeline: tfx.dsl.components.BeamComponentParameter[beam.Pipeline] = None,
 ) -> None:
-    """Learns a transformation from some splits by TensorFlow Transform, and applies it to others.
+    """Analyzes splits with TensorFlow Transform, and transforms splits accordingly.
 
-    The stock component keeps the analysis of a whole artifact of examples, and a rolling window is
-    another artifact in each run. Here it is kept for each month of the window, as TFT's own
-    analyzer cache, in the `SpanStore` of the environment; that of a month which an earlier run has
-    analysed is merged as it is.
+    The stock component keeps the analysis of a whole artifact of examples, but a rolling window is
+    a new artifact in each run. This one keeps the analysis of each month of the window, as TFT's
+    own analyzer cache, in the `SpanStore` of the environment, and later runs reuse it.
+
+    Example:
+      transform = Transform(
+          examples=example_gen.outputs["examples"],
+          schema=schema_gen.outputs["schema"],
+          preprocessing_fn="models.my_model.preprocessing.preprocessing_fn",
+          custom_config='{"label": "tip"}',
+          analyze='["train"]',
+          transform='["train", "eval"]',
+      )
 
     Args:
-      examples: Gzipped TFRecords; what is kept goes by the names that SpanExampleGen gives them.
+      examples: Gzipped TFRecords, with the file names of SpanExampleGen, by which analyses are
+        kept.
       schema: Types and tensor representations of the features.
       transform_graph: Component `outputs` contains: the transformation, as `TFTransformOutput`
         reads it.
-      transformed_examples: Component `outputs` contains: for each file of each split to transform,
-        one of the same name with its rows in the same order.
+      transformed_examples: Component `outputs` contains: a file for each file of each split, with
+        the same name and the rows in the same order.
       preprocessing_fn: Import path of the `preprocessing_fn`.
       custom_config: JSON object that `preprocessing_fn` gets, if it has a parameter of this name.
-      analyze: JSON list of the splits to learn from.
-      transform: JSON list of the splits to apply it to.
+      analyze: JSON list of the splits to analyze.
+      transform: JSON list of the splits to transform.
       beam_pipeline: Supplied by TFX.
 
     Raises:
@@ -72,8 +82,8 @@ def Transform(
     def compute(beam_pipeline: beam.Pipeline) -> None:
         with (
             beam_pipeline as pipeline,
-            # Without the deep copies that the stock component has TFT make of what a second phase
-            # reads: TFT 1.16 makes them in a way that the Beam beside it does not know any more.
+            # Unlike the stock component, without deep copies of what a second phase reads: TFT
+            # 1.16 makes them in a way that its Beam no longer supports.
             tft_beam.Context(temp_dir=temporary),
         ):
             if kept.store.uri:
@@ -102,7 +112,7 @@ def Transform(
             if not (kept.used and _is_of_worker(error)):
                 raise
             logging.warning(
-                "It failed with the kept analyses; all is analysed again", exc_info=True
+                "Transform failed with the kept analyses; it analyzes all data again", exc_info=True
             )
             for uri in (transform_graph.uri, transformed_examples.uri):
                 tf.io.gfile.rmtree(uri)
@@ -122,9 +132,9 @@ def _raised(error: Exception) -> str:
 
 
 def _is_of_worker(error: Exception) -> bool:
-    """Whether a Beam worker failed at what nobody can mend, such as accumulators that do not fit.
+    """Whether a Beam worker failed, and not by a user error: kept accumulators may not fit.
 
-    Not, for instance, this process, which is to end.
+    False, for instance, if this process is being stopped.
     """
     raised = _raised(error)
     return "[while running" in raised and from_worker_traceback(raised) is None

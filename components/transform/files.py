@@ -1,4 +1,4 @@
-"""Reads and writes files of examples in Beam, a record batch a file."""
+"""Reads and writes files of examples in Beam, one record batch per file."""
 
 import os
 from collections.abc import Iterator
@@ -16,13 +16,13 @@ from ml import progress
 from ml.example_columns import feature_type
 from storage.tfrecords import open_records, read_records
 
-_BATCH_ROWS = 65_536  # More than a file of SpanExampleGen has.
-# A column that says which file a batch becomes; TFT hands it through.
+_BATCH_ROWS = 65_536  # More than the rows of a file of SpanExampleGen.
+# A column with the name of the file to write; TFT passes it through.
 FILE = "_file"
 
 
 def read_batches(pipeline: beam.Pipeline, label: str, files: list[str], source: tfxio.TFXIO) -> Any:
-    """Record batches of the columns that `source` has."""
+    """Record batches of the columns of `source`."""
     return (
         pipeline
         | f"{label} files" >> beam.Create(files)
@@ -31,7 +31,7 @@ def read_batches(pipeline: beam.Pipeline, label: str, files: list[str], source: 
 
 
 class _Read(beam.DoFn):
-    """Reads some columns of a file, the name of what it becomes among them if they have it."""
+    """Reads columns of a file; `FILE`, if it is one of them, is filled with the file's name."""
 
     def __init__(self, columns: pa.Schema):
         self._columns = columns

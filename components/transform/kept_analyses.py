@@ -28,16 +28,16 @@ from storage.import_closure import ImportClosure
 from storage.span_store import ShardName, SpanStore
 
 _KIND = "analysis"
-# Version of the format: analyses in another one are not used.
+# Version of the format of kept analyses; others are not used.
 _ENCODING = 3
-# Packages that a `preprocessing_fn` may import besides its own.
+# Packages that a `preprocessing_fn` may import besides its own package.
 _SHARED = ("ml", "storage")
 _MOST_BYTES = 1 << 26  # An analysis may not unpack to more.
 _KEPT = analyzer_cache.DatasetKey("kept")
 
 
 class _SketchCoder(analyzer_nodes.CacheCoder):
-    """Keeps the sketches of an analyzer as data. An analyzer takes its coder along to workers."""
+    """Encodes the sketches of an analyzer as data; Beam pickles it with the analyzer."""
 
     def __init__(self, kind: type[Any]):
         self._kind = kind
@@ -49,8 +49,8 @@ class _SketchCoder(analyzer_nodes.CacheCoder):
         return decode(self._kind, encoded_cache)
 
 
-# TFT's own coders unpickle quantiles, and read a Misra-Gries sketch beyond its end; there is no
-# other place to name a coder.
+# TFT's own coders unpickle quantiles, and read beyond the end of a Misra-Gries sketch. There is no
+# public way to replace them.
 for _combiner, _kind in (
     (analyzers.QuantilesCombiner, QuantilesSketch),
     (_VocabularyCombiner, MisraGriesSketch),
@@ -60,18 +60,18 @@ for _combiner, _kind in (
 
 @dataclass
 class KeptAnalyses:
-    """TFT's analyzer cache of single months, or of the pieces into which one is cut.
+    """TFT's analyzer cache of single months, or of pieces of a month.
 
-    What is kept may be anything that somebody wrote there. What cannot be read is made again. What
-    can be read may still fail in TFT's workers; then all is made again.
+    Others may write to the store. An analysis that cannot be read is made again. One that can be
+    read may still fail in TFT's workers; then all are made again.
 
     Attributes:
-      store: Where it is.
-      version: Digest of all that an analysis depends on besides the rows.
+      store: The store.
+      version: Digest of everything but the rows that an analysis depends on.
       function: The `preprocessing_fn`.
       specs: `tf.TypeSpec` of each raw feature.
-      ignored: Whether all is analysed again, and what is kept is replaced.
-      used: Whether something that is kept was used.
+      ignored: Whether all kept analyses are ignored and replaced.
+      used: Whether a kept analysis was used.
     """
 
     store: SpanStore
@@ -82,10 +82,10 @@ class KeptAnalyses:
     used: bool = False
 
     def analyze(self, pipeline: beam.Pipeline, files: list[str], source: tfxio.TFXIO) -> Any:
-        """Analyses files, of which some may be analysed already, and keeps what is new.
+        """Analyzes files, reuses kept analyses, and keeps new ones.
 
         Returns:
-          What `tft_beam.AnalyzeDataset` does.
+          The output of `tft_beam.AnalyzeDataset`.
         """
         kept: dict[bytes, list[bytes]] = {}
         new: dict[analyzer_cache.DatasetKey, tuple[int, list[str]]] = {}
@@ -100,7 +100,7 @@ class KeptAnalyses:
         cache = {}
         self.used = bool(kept)
         if kept:
-            # Those of all months in one: TFT takes its time for each data set that it is given.
+            # All months in one data set, because TFT has a fixed cost for each.
             entries = {
                 name: pipeline
                 | f"Kept {i}" >> beam.Create(a, reshuffle=False).with_output_types(bytes)
@@ -108,9 +108,8 @@ class KeptAnalyses:
             }
             cache[_KEPT] = analyzer_cache.DatasetCache(entries, None)
         config = source.TensorAdapterConfig()
-        # As TFX's own Transform asks it; TFT's guide has no other way to say whether what was kept
-        # is enough. It is not where one analyzer reads what another one has made: such a function
-        # needs all rows again.
+        # TFX's Transform checks in the same way whether the kept analyses suffice. They do not if
+        # one analyzer reads the result of another: such a function needs all rows again.
         needed = tft_beam.analysis_graph_builder.get_analysis_dataset_keys(
             self.function, self.specs, [*new, *cache], cache, False
         )
@@ -130,7 +129,7 @@ class KeptAnalyses:
         return learned
 
     def _groups(self, files: list[str]) -> Iterator[tuple[int, list[str]]]:
-        """Months, or their pieces where one of these is kept; 0 for files of others."""
+        """Files by month, or by piece of a month if one is kept; month 0 for other files."""
         months: dict[int, dict[int, list[str]]] = {}
         for path in files:
             name = ShardName.parse(os.path.basename(path)) or ShardName(0, 0, 0, "")
@@ -148,7 +147,7 @@ class KeptAnalyses:
         return hashlib.sha256("\n".join([self.version, *names]).encode()).hexdigest()[:16]
 
     def _load(self, month: int, group: list[str]) -> dict[bytes, list[bytes]] | None:
-        """TFT's accumulators by analyzer; None if there are none, or they cannot be read."""
+        """TFT's accumulators by analyzer; None if none are kept or they cannot be read."""
         if self.ignored or not month:
             return None
         content = self.store.read(_KIND, month, self._key(group))
@@ -162,9 +161,7 @@ class KeptAnalyses:
             *(AttributeError, RecursionError, TypeError, ValueError),
             zlib.error,
         ) as error:
-            logging.warning(
-                "An analysis that was kept cannot be read, and is made again: %s", error
-            )
+            logging.warning("A kept analysis cannot be read, and is made again: %s", error)
             return None
 
     def _keep(self, output: Mapping[Any, Any], new: Mapping[Any, tuple[int, list[str]]]) -> None:
@@ -188,11 +185,11 @@ class KeptAnalyses:
 
 
 def _unpack(gzipped: bytes) -> bytes:
-    """Unpacks a gzip file, unless it is cut or would take much memory."""
+    """Unpacks a gzip file, unless it is truncated or too large."""
     stream = zlib.decompressobj(wbits=31)
     content = stream.decompress(gzipped, _MOST_BYTES)
     if not stream.eof:
-        raise ValueError("it is cut or too large")
+        raise ValueError("it is truncated or too large")
     return content
 
 
@@ -207,7 +204,7 @@ def _keep(
     names: list[bytes],
 ) -> None:
     data_set, accumulators = found
-    # An analyzer that found nothing must be there too.
+    # An analyzer that found nothing needs an entry too.
     entries: dict[str, list[str]] = {base64.b64encode(name).decode(): [] for name in names}
     for name, accumulator in accumulators:
         entries[base64.b64encode(name).decode()].append(base64.b64encode(accumulator).decode())
@@ -216,10 +213,9 @@ def _keep(
 
 
 def code_version(function: Callable[..., Any], custom_config: str, schema: bytes) -> str:
-    """Digest of all that an analysis depends on besides the rows.
+    """Digest of everything but the rows that an analysis depends on.
 
-    That is the code that a `preprocessing_fn` imports of this project, its settings, TFT, and the
-    schema.
+    That is the project's code that a `preprocessing_fn` imports, its settings, TFT, and the schema.
     """
     module = sys.modules[function.__module__]
     file = Path(str(module.__file__))

@@ -1,4 +1,4 @@
-"""Digests that tell whether two things are the same."""
+"""Digests of values, to compare them."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ import numpy as np
 
 
 def digest(value: Any) -> str:
-    """Of bytes, or of lists and tuples of what has a `repr` that tells it."""
+    """Digest of bytes, or of nested lists and tuples of values with a distinct `repr`."""
     content = value if isinstance(value, bytes) else repr(value).encode()
     return hashlib.sha256(content).hexdigest()
 
 
 def array_digest(value: np.ndarray) -> str:
-    """Of the type, shape and values of an array."""
+    """Digest of type, shape and values of an array."""
     content = repr(value.tolist()).encode() if value.dtype == object else value.tobytes()
     return digest((str(value.dtype), value.shape, digest(content)))
 
 
 def proto_bytes(message: Any) -> bytes:
-    """A message of protocol buffers, serialized the same way each time."""
+    """A protocol buffer, serialized deterministically."""
     content: bytes = message.SerializeToString(deterministic=True)
     return content

@@ -1,8 +1,8 @@
-"""Tells a model by what it computes, whatever the bytes of its files are.
+"""Identifies a model by its computation, independent of the bytes of its files.
 
 Two exports of the same network differ in bytes: in the names and the order of nodes and functions,
 in the order of the keys of hash tables. TensorFlow's own fingerprint (`fingerprint.pb`) of two such
-exports is equal, but leaves out the functions, where all of a Keras model is.
+exports is equal, but it ignores functions, which hold all of a Keras model.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ _FORM = "computes-1"
 def model_identity(model_uri: str) -> str:
     """Identifies a model: equal for two exports of one network, different for any other network.
 
-    It covers each signature (names, types, shapes and defaults of its inputs and outputs, and the
-    operators, weights, constants and tables between them), the files in `assets/`, and the same of
-    `model.tflite`. It leaves out requests for warming up, and what no signature reads.
+    The identity covers each signature (names, types, shapes and defaults of inputs and outputs, and
+    the operators, weights, constants and tables between them), the files in `assets/`, and the same
+    of `model.tflite`. It ignores warm-up requests, and everything that no signature reads.
 
     Args:
       model_uri: Folder of a SavedModel, with or without `model.tflite`.
 
     Returns:
-      `computes-1:` and 64 hexadecimal digits; `bytes:` and the digest of the files where TensorFlow
-      cannot load the model, or it has what this module cannot tell (a loop of TensorFlow 1).
+      `computes-1:` and 64 hexadecimal digits; or `bytes:` and the digest of the files, if
+      TensorFlow cannot load the model or this module cannot analyze it (a TensorFlow 1 loop).
     """
     try:
         files = file_sizes(model_uri)
@@ -44,7 +44,7 @@ def model_identity(model_uri: str) -> str:
         parts["signatures"] = saved_model_digest(model_uri)
         if TFLITE_MODEL in files:
             parts[TFLITE_MODEL] = tflite_digest(read_file(os.path.join(model_uri, TFLITE_MODEL)))
-    except Exception as error:  # Whatever there is in a model, it can be pushed.
-        logging.warning("The model %s is told by its bytes: %r", model_uri, error)
+    except Exception as error:  # Every model can be pushed.
+        logging.warning("The model %s is identified by its bytes: %r", model_uri, error)
         return f"bytes:{model_digest(model_uri)}"
     return f"{_FORM}:{digest(sorted(parts.items()))}"

@@ -1,4 +1,4 @@
-"""Tells a SavedModel by what its signatures compute."""
+"""Identifies a SavedModel by the computation of its signatures."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from storage.names import SAVED_MODEL
 from storage.uris import read_file
 
 _CALLS = frozenset({"PartitionedCall", "StatefulPartitionedCall"})
-# Says where and how a function runs, not what it computes.
+# Affects where and how a function runs, not its result.
 _IDLE_ATTRIBUTES = frozenset({"config", "config_proto", "executor_type"})
 _TableTypes: TypeAlias = tuple[int, int]
 
 
 def saved_model_digest(uri: str) -> str:
-    """Of all that the signatures of a SavedModel compute, and of their inputs and outputs."""
+    """Digest of the signatures of a SavedModel: computation, inputs and outputs."""
     loaded = tf.saved_model.load(uri)
     content = read_file(os.path.join(uri, SAVED_MODEL))
     (graph,) = saved_model_pb2.SavedModel.FromString(content).meta_graphs
@@ -42,7 +42,7 @@ def saved_model_digest(uri: str) -> str:
 
 
 def _signature(function: Any) -> list[tuple[str, str]]:
-    """What each output of a signature is computed by."""
+    """Identifies the computation of each output of a signature."""
     graph = function.graph
     # Both are flattened as TensorFlow flattens dicts, by their keys.
     keys = sorted(function.structured_input_signature[1])
@@ -59,7 +59,7 @@ def _signature(function: Any) -> list[tuple[str, str]]:
         functions = _Functions(definition.library.function)
         return functions.follow(definition.node, known), functions.tables
 
-    # What a table holds can only be read by who knows its types, which those who read it do.
+    # Reading a table needs its types, which only its lookups have.
     types = follow(captured)[1]
     contents = _contents(function, [types.get(name) for name in captured])
     values = follow(contents)[0]
@@ -72,7 +72,7 @@ def _signature(function: Any) -> list[tuple[str, str]]:
 
 
 def _contents(function: Any, types: list[_TableTypes | None]) -> list[str]:
-    """What is in all that a function reads besides its inputs: variables, tables, constants."""
+    """Digests of everything a function reads besides its inputs: variables, tables, constants."""
     variables = {id(variable.handle): variable for variable in function.variables}
     found = []
     for capture, types_of_table in zip(function.captured_inputs, types, strict=True):
@@ -81,7 +81,7 @@ def _contents(function: Any, types: list[_TableTypes | None]) -> list[str]:
         elif types_of_table:
             found.append(_table(capture, *types_of_table))
         elif capture.dtype == tf.resource:
-            raise ValueError("a resource is neither a variable nor a table that is looked up")
+            raise ValueError("a resource is neither a variable nor a lookup table")
         else:
             found.append(array_digest(capture.numpy()))
     return found
@@ -96,11 +96,11 @@ def _table(handle: tf.Tensor, key_type: int, value_type: int) -> str:
 
 
 class _Value:
-    """What a node computes.
+    """The computation of a node.
 
     Attributes:
-      hash: Identifies the node: its operator, its settings, and all that it is computed from.
-      outputs: Identify its outputs, where they are those of other nodes.
+      hash: Identifies the node: its operator, attributes and inputs.
+      outputs: Identities of its outputs, if they are those of other nodes.
     """
 
     def __init__(self, hash_of_node: str, outputs: Sequence[str] | None = None):
@@ -108,21 +108,21 @@ class _Value:
         self._outputs = outputs
 
     def output(self, name: str, index: int) -> str:
-        """Identifies one output: of the name that its operator gives it, or "", and number."""
+        """Identifies one output, by its name in the operator, or "", and number."""
         return self._outputs[index] if self._outputs else digest((self.hash, name, index))
 
 
 class _Functions:
-    """Follows graphs and the functions that they call, from inputs to outputs.
+    """Follows graphs and their functions from inputs to outputs.
 
-    A node is told by its operator and by what its inputs are told by (a Merkle tree), so that
-    neither names nor order nor the cut into functions matter.
+    A node is identified by its operator and the identities of its inputs (a Merkle tree), so names,
+    order and the division into functions do not matter.
 
     Args:
       functions: The library of a graph.
 
     Attributes:
-      tables: Types of keys and values of each table that is looked up, by what it is told by.
+      tables: Types of keys and values of each lookup table, by the table's identity.
     """
 
     def __init__(self, functions: Iterable[function_pb2.FunctionDef]):
@@ -133,14 +133,14 @@ class _Functions:
     def follow(
         self, nodes: Iterable[node_def_pb2.NodeDef], known: Mapping[str, _Value]
     ) -> dict[str, _Value]:
-        """What each node computes.
+        """Identifies the computation of each node.
 
         Args:
           nodes: Nodes of a graph or of a function.
-          known: What some of them, or the arguments of the function, are known to be.
+          known: Identities of some of them, or of the function's arguments.
 
         Raises:
-          graphlib.CycleError: If the nodes go round, as loops of TensorFlow 1 do.
+          graphlib.CycleError: If the nodes form a cycle, as TensorFlow 1 loops do.
         """
         by_name = {node.name: node for node in nodes if node.name not in known}
         order = TopologicalSorter(
@@ -197,17 +197,17 @@ class _Functions:
         return proto_bytes(value)
 
     def _body(self, name: str) -> str:
-        """A function that is a branch or a step of another, whatever it is called with."""
+        """Identifies a function that is a branch or loop body of another."""
         count = len(self._functions[name].signature.input_arg)
         return self._call(name, [digest(("argument", index)) for index in range(count)]).hash
 
 
 def _source(text: str) -> str:
-    """Name of the node, or the argument, that an input comes from."""
+    """Name of the node or argument that an input comes from."""
     return text.removeprefix("^").partition(":")[0]
 
 
 def _look_up(text: str, values: Mapping[str, _Value]) -> str:
-    """An input of the form `node`, `node:2` (graphs) or `node:output:2` (functions)."""
+    """Splits an input: `node`, `node:2` (graphs) or `node:output:2` (functions)."""
     name, *rest = text.split(":")
     return values[name].output(rest[0] if len(rest) == 2 else "", int(rest[-1]) if rest else 0)

@@ -1,4 +1,4 @@
-"""Tells a TFLite model by what its signatures compute."""
+"""Identifies a TFLite model by the computation of its signatures."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ _CODES = {code: name for name, code in vars(schema.BuiltinOperator).items()}
 
 
 def tflite_digest(content: bytes) -> str:
-    """Of all that a TFLite model computes, and of its inputs and outputs."""
+    """Digest of a TFLite model: computation, inputs and outputs."""
     return digest(_TfliteModel(tflite.parse(content)).signatures())
 
 
 class _TfliteModel:
-    """Follows the subgraphs of a TFLite model as `_Functions` does those of a SavedModel."""
+    """Follows the subgraphs of a TFLite model, like `_Functions` those of a SavedModel."""
 
     def __init__(self, model: Any):
         self._model = model
@@ -29,7 +29,7 @@ class _TfliteModel:
         self._followed: dict[int, str] = {}
 
     def signatures(self) -> list[Any]:
-        """What each subgraph is named by, reads and computes."""
+        """Names, inputs and computation of each subgraph."""
         names = {s.subgraphIndex: s for s in self._model.signatureDefs or ()}
         found = []
         for index in range(len(self._model.subgraphs)):
@@ -59,7 +59,7 @@ class _TfliteModel:
             for place, number in enumerate(graph.inputs):
                 values[number] = digest(("input", place, self._kind(graph.tensors[number])))
             effects = []
-            for operator in graph.operators:  # They are in an order in which they can be run.
+            for operator in graph.operators:  # In topological order.
                 hashed = self._operator(operator, values)
                 for place, number in enumerate(operator.outputs):
                     values[number] = digest((hashed, place, self._kind(graph.tensors[number])))
@@ -76,11 +76,11 @@ class _TfliteModel:
         options = self._plain(operator.builtinOptions)
         custom = self._plain(operator.customOptions)
         if operator.largeCustomOptionsSize:
-            raise ValueError("a TFLite model has options outside of its graph")
+            raise ValueError("the TFLite model has options outside its graph")
         code = self._model.operatorCodes[operator.opcodeIndex]
-        inputs = [values.get(number, "") for number in operator.inputs]  # -1 is none.
+        inputs = [values.get(number, "") for number in operator.inputs]  # -1 means no input.
         if name == "HASHTABLE_IMPORT":
-            inputs = inputs[:1]  # That of a table, which tells its content.
+            inputs = inputs[:1]  # The table, which identifies its content.
         return digest((name, _text(code.customCode), code.version, options, custom, inputs))
 
     def _name(self, operator: Any) -> str:
@@ -88,7 +88,7 @@ class _TfliteModel:
         return str(_CODES[max(code.builtinCode, code.deprecatedBuiltinCode)])
 
     def _plain(self, value: Any) -> Any:
-        """The options of an operator, with subgraphs in the place of their numbers."""
+        """The options of an operator, with subgraphs in place of their numbers."""
         if value is None or isinstance(value, (bool, int, float, str, bytes)):
             return value
         if isinstance(value, np.ndarray):
@@ -108,7 +108,7 @@ class _TfliteModel:
         )
 
     def _read_tables(self) -> dict[int, str]:
-        """What each hash table holds, by its number."""
+        """The content of each hash table, by number."""
         tables = {}
         for graph in self._model.subgraphs:
             made = {
@@ -128,13 +128,13 @@ class _TfliteModel:
         return tables
 
     def _entries(self, tensor: Any) -> list[bytes]:
-        """The elements of a constant, as they are stored."""
+        """The stored elements of a constant."""
         data = np.asarray(self._model.buffers[tensor.buffer].data, np.uint8).tobytes()
         if tensor.type == schema.TensorType.STRING:
             (count,) = np.frombuffer(data, "<i4", 1)
             starts = np.frombuffer(data, "<i4", count + 1, 4)
             if starts[-1] > len(data) or (np.diff(starts) < 0).any():
-                raise ValueError("the texts of a TFLite model are not where it says")
+                raise ValueError("the string offsets of the TFLite model are wrong")
             return [data[a:b] for a, b in itertools.pairwise(starts.tolist())]
         size = len(data) // int(np.prod(tensor.shape))
         return [data[start : start + size] for start in range(0, len(data), size)]

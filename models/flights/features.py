@@ -1,12 +1,12 @@
-"""The columns of the flights data, by what the model makes of them."""
+"""The columns of the flights data, by their role in the model."""
 
-# Strings that become ids of a vocabulary.
+# Strings, with a vocabulary each.
 VOCABULARIES = ("carrier", "origin", "dest")
 
-# Integers that are ids already, by how many there are.
+# Integers that are ids, with the number of ids.
 IDS = {"hour": 24, "weekday": 7}
 
-# Pairs of ids whose every combination has a weight of its own in the wide part.
+# Pairs of ids; each combination has its own weight in the wide part.
 CROSSES = (("carrier", "origin"), ("carrier", "dest"), ("origin", "hour"), ("carrier", "hour"))
 
 SCHEDULE = ("day_of_week", "sched_dep_time", "sched_arr_time", "distance")
@@ -22,7 +22,7 @@ WEATHER = (
     "visib",
 )
 
-# The features of a request: everything the model reads, and nothing else.
+# The features of a request: exactly those that the model reads.
 RAW_FEATURES = (*VOCABULARIES, *SCHEDULE, *WEATHER)
 
 # The transformed feature that holds all numeric features.

@@ -31,15 +31,15 @@ _LOG_LOSS = "log_loss"
 
 
 def run_fn(fn_args: tfx.components.FnArgs) -> None:
-    """Trains and saves the network; the `run_fn` of Trainer.
+    """Trains and saves the network: the `run_fn` of Trainer.
 
     Args:
       fn_args: Supplied by Trainer; `custom_config` holds the fields of `Learning`, and
-        `base_model` is the folder of the served model where `warm_start` is not 0.
+        `base_model` is the folder of the served model if `warm_start` is not 0.
 
     Raises:
-      DataError: If the labels of a split are not 0 and 1, both of them.
-      UserError: If learning diverges.
+      DataError: If the labels of a split are not 0 and 1.
+      UserError: If training diverges.
     """
     skip_autograph_of_keras()
     config = Learning(**fn_args.custom_config)
@@ -65,23 +65,23 @@ def run_fn(fn_args: tfx.components.FnArgs) -> None:
 
 
 def check_labels(name: str, split: str, labels: np.ndarray) -> None:
-    """Refuses labels that a network cannot be trained or evaluated on.
+    """Checks that a network can be trained and evaluated on the labels.
 
     Raises:
-      DataError: If they are not 0 and 1, both of them.
+      DataError: If the labels are not 0 and 1, or one is missing.
     """
     values = np.unique(labels)
     if values.tolist() != [0, 1]:
         shown = ", ".join(f"{value:g}" for value in values[:5])
         raise DataError(
             f"{split}: the values of the label {name!r} are {shown or 'none'}; 0 and 1 are "
-            f"needed, both of them ({len(labels):,} rows). Are the labels of these months there "
-            "yet?"
+            f"both needed ({len(labels):,} rows). Have the labels of these months "
+            "arrived?"
         )
 
 
 def vocabulary_sizes(graph: tft.TFTransformOutput) -> dict[str, int]:
-    """Number of ids of each string feature, including the one of unknown values."""
+    """Number of ids of each string feature, including that of unknown values."""
     return {name: graph.vocabulary_size_by_name(name) + 1 for name in VOCABULARIES}
 
 
@@ -94,10 +94,10 @@ def build_model(
     adds one weight per id and per pair of ids in `CROSSES`.
 
     Args:
-      config: Regularisation, and the name of the prediction.
+      config: Regularization, and the name of the prediction.
       vocabularies: Number of ids of each string feature.
       width: Width of the feature `numeric`.
-      prior: Share of positive labels, from which the bias of the output starts.
+      prior: Share of positive labels; sets the initial bias of the output.
 
     Returns:
       A model from the transformed features, each of shape [batch, 1] or [batch, width], to the
@@ -140,9 +140,9 @@ def build_model(
 def _embed(
     name: str, ids: list[tf.Tensor], counts: list[int], length: int, initializer: Any
 ) -> tf.Tensor:
-    """Vectors of several ids, each [batch, 1], as [batch, ids, length], from one table.
+    """Embeds several ids, each [batch, 1], in one table; returns [batch, ids, length].
 
-    One lookup in one table is much faster than a lookup in a table for each.
+    One lookup in one table is much faster than one per id.
     """
     starts = np.cumsum([0, *counts[:-1]])
     table = tf_keras.layers.Embedding(
@@ -158,7 +158,7 @@ def _fit(
     evaluation: Columns,
     log_dir: str,
 ) -> dict[str, Any]:
-    """Trains until the log loss on `eval` stops falling and keeps the best weights."""
+    """Trains until the log loss on `eval` stops falling, and keeps the best weights."""
     steps = math.ceil(len(train[config.label]) / config.batch_size)
     schedule = tf_keras.optimizers.schedules.CosineDecay(
         config.learning_rate, steps * config.epochs
@@ -194,7 +194,7 @@ def _fit(
     ).history
     if not np.isfinite(history["loss"]).all():
         raise UserError(
-            "learning diverged: the loss is not finite; lower training.learning_rate "
+            "training diverged: the loss is not finite; lower training.learning_rate "
             f"(now {config.learning_rate:g})"
         )
     losses = history[f"val_{_LOG_LOSS}"]

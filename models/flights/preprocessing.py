@@ -1,4 +1,4 @@
-"""Turns raw columns into what the network reads, in the pipeline and inside the served model."""
+"""Transforms raw features, in the pipeline and inside the served model."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from .features import IDS, NUMERIC, VOCABULARIES
 
 Tensors = dict[str, tf.Tensor]
 
-_RARE = 20  # Categories with fewer rows share one id with unknown categories.
-_HALF_LIFE = 60 * 24 * 3600  # Seconds; a row that is this much older than the newest counts half.
-_STEADY = 1e-5  # Share of the mean; smaller deviations are the rounding of 32-bit numbers.
-_CLIP = 4.0  # Standard deviations; keeps an extreme from saturating the network.
+_RARE = 20  # Categories with fewer rows share the id of unknown categories.
+_HALF_LIFE = 60 * 24 * 3600  # Seconds; a row this much older than the newest has half the weight.
+_STEADY = 1e-5  # Share of the mean; smaller deviations are rounding of 32-bit numbers.
+_CLIP = 4.0  # Standard deviations; extremes would saturate the network.
 
 
 def preprocessing_fn(inputs: Tensors, custom_config: Mapping[str, str]) -> dict[str, tf.Tensor]:
-    """Transforms raw features; the `preprocessing_fn` of Transform.
+    """Transforms raw features: the `preprocessing_fn` of Transform.
 
-    An absent numeric feature becomes the mean of its column. Those whose absence means something
-    have an indicator. Vocabularies, means and standard deviations come from the split `train`.
+    An absent numeric feature becomes the mean of its column. If its absence is informative, it has
+    an indicator. Vocabularies, means and standard deviations come from the split `train`.
 
     Args:
       inputs: Raw features by name, each of shape [batch, 1]; NaN where a numeric feature is absent
@@ -31,12 +31,11 @@ def preprocessing_fn(inputs: Tensors, custom_config: Mapping[str, str]) -> dict[
 
     Returns:
       Ids (int64) of `carrier`, `origin`, `dest`, `hour` and `weekday`; all numeric features as
-      `numeric` (float32); the label (int64); and how much a row counts in training, if the weight
-      has a name (float32). Each has the shape [batch, 1], except `numeric`: [batch, numeric
-      features].
+      `numeric` (float32); the label (int64); and the training weight, if it has a name (float32).
+      Each has the shape [batch, 1], except `numeric`: [batch, numeric features].
     """
     outputs = {
-        # From 1 on; all values that are not in the vocabulary share 0.
+        # Ids start at 1; 0 is for values that are not in the vocabulary.
         name: 1
         + tft.compute_and_apply_vocabulary(
             inputs[name], frequency_threshold=_RARE, default_value=-1, vocab_filename=name
@@ -67,13 +66,13 @@ def preprocessing_fn(inputs: Tensors, custom_config: Mapping[str, str]) -> dict[
 def _standard_scores(values: tf.Tensor) -> tf.Tensor:
     """The z-scores of each column; 0 where the column does not vary.
 
-    No weight was trained on another value of such a column. `tft.scale_to_z_score` returns its
-    distance from the mean, and divides by what rounding leaves of a variance.
+    No weight was trained on any other value of a constant column. `tft.scale_to_z_score` would
+    return the distance from the mean, or divide by a variance that is only rounding.
     """
     mean = tft.mean(values, reduce_instance_dims=False)
     deviation = tf.sqrt(tft.var(values, reduce_instance_dims=False))
     varies = deviation > _STEADY * tf.abs(mean)
-    # TFLite's own operator does not broadcast the condition.
+    # TFLite's operator does not broadcast the condition.
     varies = tf.logical_and(varies, tf.ones_like(values, dtype=tf.bool))
     return tf.where(varies, (values - mean) / deviation, tf.zeros_like(values))
 
@@ -83,7 +82,7 @@ def _numeric_features(inputs: Tensors, departure: tf.Tensor) -> tf.Tensor:
     angle = tf.cast(departure, tf.float32) * (2 * math.pi / 1440)
     wind, gust = inputs["wind_speed"], inputs["wind_gust"]
     toward = inputs["wind_dir"] * (math.pi / 180)
-    # Without wind there is no direction, and a product with an absent direction is absent.
+    # Without wind there is no direction, and the product would be absent.
     calm = tf.equal(wind, 0.0)
     return tf.concat(
         [
@@ -109,12 +108,12 @@ def _numeric_features(inputs: Tensors, departure: tf.Tensor) -> tf.Tensor:
 
 def _minutes(clock: tf.Tensor) -> tf.Tensor:
     """Minutes since midnight of a clock time written HHMM, int32."""
-    clock = tf.cast(clock, tf.int32)  # TFLite divides no int64.
+    clock = tf.cast(clock, tf.int32)  # TFLite cannot divide int64.
     return clock // 100 * 60 + clock % 100
 
 
 def _cyclic_id(number: tf.Tensor, count: int) -> tf.Tensor:
-    """The remainder of a number by `count`, an id from 0 to `count` - 1, int64."""
+    """A number modulo `count`, as an id from 0 to `count` - 1, int64."""
     return tf.cast(tf.math.floormod(number, count), tf.int64)
 
 

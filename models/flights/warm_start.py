@@ -1,4 +1,4 @@
-"""Starts a network from the weights of the served one, whose vocabularies may be different."""
+"""Starts a network from the weights of the served one, whose vocabularies may differ."""
 
 from __future__ import annotations
 
@@ -25,20 +25,20 @@ def start_from(
 
     Each weight becomes `share` of the served one plus the rest of its own initial value ("shrink
     and perturb": Ash and Adams 2020, https://arxiv.org/abs/1910.08475, who found that a network
-    which starts from all of another's weights generalises worse than one with random weights). A
+    which starts from all of another's weights generalizes worse than one with random weights). A
     row of an embedding moves to the id that its category, or pair of categories, has now. A
-    category that the served model did not know keeps its initial value.
+    category that the served model does not know keeps its initial value.
 
     Args:
       model: The network, as `build_model` makes it.
-      served: Folder of the served SavedModel; it may not be there.
+      served: Folder of the served SavedModel; it may be missing.
       vocabularies: The categories of each string feature in the order of their ids, of `model`.
-      share: How much of the served weights, 0 to 1.
+      share: Share of the served weights, 0 to 1.
 
     Returns:
-      `weights`, how many variables were taken, and `rows`, the share of the embeddings' rows that
-      the served model knew; or `why_cold`, why none was taken. It is all or none: half of another
-      network's weights are no trained network.
+      `weights`, the number of variables moved, and `rows`, the share of the embeddings' rows that
+      the served model has; or `why_cold`, the reason why none was moved. All variables are moved or
+      none: half of another network's weights are useless.
     """
     if not tfx.dsl.io.fileio.exists(os.path.join(served, SAVED_MODEL)):
         return {"why_cold": "nothing is served yet"}
@@ -85,10 +85,9 @@ def _read_vocabulary(served: str, name: str) -> list[bytes] | None:
 
 
 def _rows(new: Vocabularies, old: Vocabularies, crossed: bool) -> tuple[np.ndarray, int]:
-    """The old row of each row of a new table, -1 for none; and the number of old rows.
+    """Maps the rows of a new table to old rows, -1 for none; also returns the number of old rows.
 
-    Tables are in the order of `build_model`: first the ids of each feature, then those of each
-    pair.
+    Tables are in the order of `build_model`: the ids of each feature, then those of each pair.
     """
     ids = {name: _ids(new[name], old[name]) for name in VOCABULARIES}
     sizes = {name: len(old[name]) + 1 for name in VOCABULARIES} | IDS
@@ -108,7 +107,7 @@ def _rows(new: Vocabularies, old: Vocabularies, crossed: bool) -> tuple[np.ndarr
 
 
 def _ids(new: list[bytes], old: list[bytes]) -> np.ndarray:
-    """The old id of each new one, -1 for none; 0, what is not in the vocabulary, stays 0."""
+    """Maps new ids to old ids, -1 for none; 0, the id of unknown values, stays 0."""
     of_old = {value: number for number, value in enumerate(old, 1)}
     return np.array([0, *(of_old.get(value, -1) for value in new)])
 

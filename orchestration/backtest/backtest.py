@@ -1,7 +1,7 @@
-"""Backtests a configuration: a run for each of some past months, as the schedule would have run it.
+"""Backtests a configuration: runs past months as the schedule would have run them.
 
-The runs go, one after the other, into an output directory of their own. What was found is kept
-after each month, so a backtest that was stopped goes on where it was.
+The runs have their own output directory. Results are saved after each month, so a backtest that was
+stopped can continue.
 
 Imports neither TFX nor TensorFlow.
 """
@@ -24,23 +24,23 @@ _ADVICE = "choose another directory by --output"
 
 
 class ForeignDirectoryError(UserError):
-    """The directory holds something else than this very backtest."""
+    """The directory holds something other than this backtest."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Backtest:
-    """A run for each month, all with the same settings.
+    """A run for each month, with the same settings.
 
     Attributes:
       name: Distinguishes it from others.
-      directory: Where its runs go.
+      directory: Output directory of its runs.
       run_keys: Identifies data, configuration and code of each month; oldest first.
       run_month: Runs the pipeline as of a month.
-      served: Version and run key of what is served now; None if nothing is.
+      served: Function for version and run key of the served model; None if nothing is served.
       baseline: Import path of the baseline, which returns an AUC, and its arguments by month.
       label: Name of the label.
-      prepare: Called before each month that is to be run; starts the fork server.
-      say: Says what is going on, a line each.
+      prepare: Called before each run; starts the fork server.
+      say: Called with each line of progress.
     """
 
     name: str
@@ -54,26 +54,26 @@ class Backtest:
     say: Callable[[str], None]
 
     def check(self) -> None:
-        """Finds out whether the directory may be used.
+        """Checks that the directory can be used.
 
         Raises:
-          ForeignDirectoryError: If it holds something else than the beginning of this backtest.
+          ForeignDirectoryError: If it holds something other than the beginning of this backtest.
         """
         self._read()
 
     def run(self, known_baselines: dict[tuple[Any, ...], float]) -> list[Month]:
-        """Runs the months, but for those that were run already.
+        """Runs the months that were not run before.
 
         Args:
           known_baselines: AUCs of the baseline by its arguments; added to.
 
         Returns:
-          The months, up to the first one whose run failed.
+          The results by month, up to the first failed run.
 
         Raises:
           BusyError: If a run is using the directory.
           ForeignDirectoryError: See `check`.
-          HelperError: If a finished run could not be measured.
+          HelperError: If a finished run cannot be measured.
           KeyboardInterrupt: If it was stopped.
         """
         with self.directory.locked():
@@ -131,7 +131,7 @@ class Backtest:
         log = str(logs / f"{month}.log")
         helper = None
         if baseline is None:
-            # The nodes of a run leave much of a second core idle.
+            # In parallel: a run leaves a second core mostly idle.
             helper = Helper(self.baseline[0], self.baseline[1][month], log)
         try:
             record = self._find_decided(month) or self.run_month(month)
@@ -151,7 +151,7 @@ class Backtest:
             if helper:
                 try:
                     baseline = helper.result()
-                except HelperError as error:  # What the gate stopped may be of no use to it either.
+                except HelperError as error:  # Data that the gate stopped may be unusable here too.
                     self.say(f"no baseline for {month}: {error}")
             return dataclasses.replace(found, baseline_auc=baseline, **measured)
         finally:
@@ -169,9 +169,9 @@ class Backtest:
             measuring.stop()
 
     def _find_decided(self, month: int) -> RunRecord | None:
-        """The record of a run of the month that came to a decision before the backtest was stopped.
+        """The record of a completed run of the month, from before the backtest was stopped.
 
-        A run that was killed right after its push left a record that does not know of it.
+        The record of a run that was killed right after its push lacks the version.
         """
         key = self.run_keys[month]
         records = [r for r in list_runs(self.directory) if r.run_key == key]

@@ -1,6 +1,6 @@
-"""What a finished run's artifacts say of a month: AUCs and drift.
+"""Measures a finished run: AUCs and drift.
 
-Runs where TFX is imported already, in a process of its own; see `local.helper_process`.
+It runs in a process that has TFX imported; see `local.helper_process`.
 """
 
 from __future__ import annotations
@@ -32,15 +32,15 @@ _BATCH_ROWS = 8192
 
 @dataclass(frozen=True)
 class Measurement:
-    """What was found on the month that a run was evaluated on.
+    """The measurements of a run on the month that it was evaluated on.
 
     Attributes:
-      new_auc: AUC of the run's own model; None where it has none.
+      new_auc: AUC of the run's model; None without one.
       served_version: The version that was served; None if there was none.
-      served_auc: AUC of that version, computed here where the run did not get to the Evaluator.
+      served_auc: AUC of that version, computed here if the run did not reach the Evaluator.
       first_auc: AUC of the version `first`; None without one.
-      drift: Feature, drift and limit of the feature that comes nearest to its limit, compared with
-        what the served model learned from; None if nothing was served.
+      drift: Feature, drift and limit of the feature nearest to its limit, against the training data
+        of the served model; None if nothing was served.
     """
 
     new_auc: float | None
@@ -53,17 +53,17 @@ class Measurement:
 def measure(
     metadata_path: str, lock_path: str, run_id: str, first: tuple[int, str] | None, label: str
 ) -> Measurement:
-    """Reads, and where need be computes, what a run found.
+    """Reads the measurements of a run, and computes missing ones.
 
     Args:
       metadata_path: SQLite file of ML Metadata.
-      lock_path: File whose lock a process holds while it is connected.
+      lock_path: Lock file of ML Metadata.
       run_id: The run.
       first: A version that is evaluated on the same month, and the run that pushed it, or None.
       label: Name of the label.
 
     Returns:
-      What it found; rows come from its split `test`.
+      The measurements, on its split `test`.
     """
     store = tfx_internals.LockedMetadata(metadata_path, lock_path)
 
@@ -85,16 +85,16 @@ def measure(
     if first and first[0] == served_version:
         first_auc = served_auc
     elif first:
-        # Not from the Serving directory, which keeps a number of versions only.
+        # Not from the Serving directory, which deletes old versions.
         model = outputs(first[1])["Quantizer"]["quantized_model"]
         first_auc = _auc(serving_model_uri(model), examples, label)
     return Measurement(new_auc, served_version, served_auc, first_auc, _drift(run))
 
 
 def _auc(model_uri: str, examples: tfx.dsl.Artifact, label: str) -> float | None:
-    """AUC of a model, in the form that the Evaluator takes, on the split `test`.
+    """AUC of a model, in the Evaluator's format, on the split `test`.
 
-    None where there is none: the model cannot read the rows, or the labels are not 0 and 1.
+    None if the model cannot read the rows, or the labels are not 0 and 1.
     """
     model = load_predictor(model_uri)
     spec = {label: tf.io.FixedLenFeature([], tf.int64, default_value=-1)}
@@ -118,5 +118,5 @@ def _drift(run: dict[str, dict[str, tfx.dsl.Artifact]]) -> tuple[str, float, flo
     if before is None or new is None:
         return None
     found = nearest_drift(new, before, load_schema(run["ImportSchemaGen"]["schema"]))
-    # Plain, so that who reads it need not import what measured it.
+    # Plain values, so that readers need not import TFX.
     return (found.feature, found.value, found.limit) if found else None

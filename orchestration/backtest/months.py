@@ -1,4 +1,4 @@
-"""The months of a backtest, and what a backtest keeps of them."""
+"""The results of a backtest by month, and their file."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from orchestration.local.output_directory import write_whole
 from orchestration.outcome import Outcome
 from storage.errors import UserError
 
-# Of a run that came to a decision.
+# Outcomes of completed runs.
 DECIDED = (Outcome.PUSHED, Outcome.NOTHING_NEW, Outcome.NOT_BLESSED, Outcome.STOPPED_BY_GATE)
-# Fields of a month that are AUCs, with the name of each.
+# AUC fields of a month, with their names.
 AUCS = {
     "new_auc": "new model",
     "served_auc": "served model",
@@ -28,22 +28,21 @@ AUCS = {
 
 @dataclass(frozen=True)
 class Month:
-    """What a backtest found for one month.
+    """The result of one month.
 
     Attributes:
-      month: The month, YYYYMM, that the run was evaluated on.
+      month: The month of the evaluation, YYYYMM.
       run_id: The run; "" if it left no record.
-      outcome: How it ended.
+      outcome: Its outcome.
       version: The version that it pushed, or None.
-      reasons: Why it ended as it did, in lines for a person.
-      seconds: What the run took.
-      new_auc: AUC of its model on the month; None where there is none.
+      reasons: Reasons for the outcome, in lines for a person.
+      seconds: Duration of the run.
+      new_auc: AUC of its model on the month; None without one.
       served_version: The version that was served on the month; None if there was none.
       served_auc: AUC of that version.
-      first_auc: AUC of the first version that was ever pushed: what would have been served without
-        any retraining.
-      baseline_auc: AUC of the baseline that is no part of the pipeline; None if it failed.
-      drift: Feature, drift and limit of the feature that came nearest to its limit.
+      first_auc: AUC of the first pushed version, which would still be served without retraining.
+      baseline_auc: AUC of the model's baseline; None if it failed.
+      drift: Feature, drift and limit of the feature nearest to its limit.
     """
 
     month: int
@@ -61,12 +60,12 @@ class Month:
 
     @property
     def is_decided(self) -> bool:
-        """Whether the run came to a decision."""
+        """Whether the run completed."""
         return self.outcome in DECIDED
 
     @property
     def decision(self) -> str:
-        """What the run decided, and why."""
+        """The outcome, with its reasons."""
         if self.outcome == Outcome.PUSHED:
             return f"pushed version {self.version}"
         return "\n".join([self.outcome, *self.reasons])
@@ -80,11 +79,11 @@ def mean_aucs(months: Iterable[Month]) -> dict[str, float]:
 
 @dataclass(frozen=True)
 class State:
-    """What is kept of a backtest.
+    """The saved state of a backtest.
 
     Attributes:
       run_keys: Identifies data, configuration and code of each month.
-      months: What was found for the months so far.
+      months: The results so far.
     """
 
     run_keys: dict[int, str] = field(default_factory=dict)
@@ -92,7 +91,7 @@ class State:
 
     @classmethod
     def read(cls, path: Path) -> State:
-        """What is in the file; an empty state if there is none.
+        """Loads the file; an empty state if it does not exist.
 
         Raises:
           UserError: If it is not the state of a backtest.
@@ -105,6 +104,6 @@ class State:
             raise UserError(f"{path} cannot be read") from error
 
     def write(self, path: Path) -> None:
-        """Writes the file whole."""
+        """Writes the file atomically."""
         text = json.dumps(dataclasses.asdict(self), indent=2, ensure_ascii=False)
         write_whole(path, text + "\n")

@@ -1,4 +1,4 @@
-"""Draws backtests: AUC by month above, how far the data drifted and what was decided below."""
+"""Draws backtests: AUC by month above; drift and outcomes below."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from orchestration.outcome import Outcome
 
 _COLORS = ("#1f6feb", "#d9480f", "#2b8a3e", "#862e9c", "#c2255c", "#0b7285")
 _BASELINE_COLOR = "#868e96"
-# By what it shows: label, line style, colour where there is one backtest only, marker.
+# By field: label, line style, color if there is only one backtest, marker.
 _LINES = {
     "new_auc": ("new model", "-", "#1f6feb", "o"),
-    "served_auc": ("model that was served", "--", "#2b8a3e", "s"),
+    "served_auc": ("served model", "--", "#2b8a3e", "s"),
     "first_auc": ("first model, never retrained", ":", "#d9480f", "v"),
 }
 _BASELINE = ("gradient boosting", "-.", _BASELINE_COLOR, "D")
@@ -34,7 +34,7 @@ _SHORT = {
 
 
 def draw(backtests: Mapping[str, Sequence[Month]], path: Path) -> None:
-    """Draws backtests, which have the same months or fewer of them, into a PNG file."""
+    """Draws backtests of the same months, some maybe incomplete, into a PNG file."""
     months = sorted({row.month for rows in backtests.values() for row in rows})
     place = {month: number for number, month in enumerate(months)}
     figure = Figure(figsize=(max(8.0, 1.3 * len(months) + 1.5), 7.0), layout="constrained")
@@ -43,7 +43,7 @@ def draw(backtests: Mapping[str, Sequence[Month]], path: Path) -> None:
     _draw_aucs(above, backtests, place)
     _draw_drift(below, backtests, place)
     below.set_xticks(range(len(months)), [f"{m // 100}-{m % 100:02}" for m in months])
-    below.set_xlabel("month that was evaluated on")
+    below.set_xlabel("month of the evaluation")
     for axes in (above, below):
         axes.spines[["top", "right"]].set_visible(False)
         axes.set_axisbelow(True)
@@ -105,7 +105,7 @@ def _draw_drift(
             share = row.drift[1] / row.drift[2] if row.drift else 0.0
             axes.bar(center, share, width * 0.95, color=color if several else "#adb5bd")
             text = _SHORT.get(row.outcome, row.outcome)
-            if several:  # There is little room: what is not said was pushed.
+            if several:  # To save room, pushes have no label.
                 text = "" if row.outcome == Outcome.PUSHED else text
             elif row.drift:
                 text = f"{row.drift[0]}\n{text}"

@@ -1,4 +1,4 @@
-"""What backtests found, as a table, a conclusion and a CSV file."""
+"""Reports backtests as a table, a conclusion and a CSV file."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def make_table(backtests: Mapping[str, Sequence[Month]]) -> Table:
 
 
 def conclusion(backtests: Mapping[str, Sequence[Month]]) -> list[str]:
-    """What retraining was worth, a line for each backtest that served more than one version."""
+    """A line on the gain by retraining, for each backtest that served more than one version."""
     lines = []
     for name, months in backtests.items():
         means = mean_aucs(months)
@@ -50,9 +50,8 @@ def conclusion(backtests: Mapping[str, Sequence[Month]]) -> list[str]:
             gain = means["served_auc"] - means["first_auc"]
             prefix = f"{name}: " if len(backtests) > 1 else ""
             lines.append(
-                f"{prefix}the served model, retrained each month, had an AUC of "
-                f"{means['served_auc']:.4f}, the first one would have had "
-                f"{means['first_auc']:.4f}: retraining was worth {gain:+.4f}."
+                f"{prefix}mean AUC with monthly retraining {means['served_auc']:.4f}, without "
+                f"{means['first_auc']:.4f}: retraining gained {gain:+.4f}."
             )
     return lines
 

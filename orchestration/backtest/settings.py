@@ -31,19 +31,19 @@ def make_backtests(
     months: Sequence[int],
     console: Console,
 ) -> list[Backtest]:
-    """Makes a backtest with some settings, and one more for each variant of them.
+    """Makes a backtest with some settings, and one for each variant of them.
 
     Args:
-      directory: Where the first one's runs go; those of others go to folders in it.
+      directory: Output directory of the first; the variants have folders in it.
       config_path: Configuration file.
       settings: Settings over it.
-      variants: Further settings over these, see `parse_variant`.
+      variants: Variants of the settings, see `parse_variant`.
       months: The months, oldest first.
-      console: Where to show what they do.
+      console: Where to show progress.
 
     Raises:
       UserError: If a configuration, the data of a month or a directory cannot be used.
-      ValueError: If a variant is not of its form, or its name is taken.
+      ValueError: If a variant cannot be parsed, or its name is taken.
     """
     backtests = [_make("base", directory, config_path, settings, months, console)]
     for variant in variants:
@@ -64,7 +64,7 @@ def parse_variant(text: str) -> tuple[str, list[str]]:
       The name, and the settings.
 
     Raises:
-      ValueError: If it is not of that form.
+      ValueError: If it has another form.
 
     Examples:
       >>> parse_variant("short:data.window=3,training.epochs=8")
@@ -107,7 +107,7 @@ def _make(
         run_month=run_month,
         served=served,
         baseline=(
-            model.reference,
+            model.baseline,
             {m: (each.uri, each.as_of, each.window, model.label) for m, each in data.items()},
         ),
         label=model.label,
@@ -119,10 +119,10 @@ def _make(
 def run_backtests(
     backtests: Sequence[Backtest], directory: OutputDirectory, console: Console
 ) -> Outcome:
-    """Runs backtests, and shows and writes what they found.
+    """Runs backtests, and shows and writes their results.
 
     Returns:
-      FAILED if a run did not come to a decision.
+      The outcome: FAILED if a run did not complete.
 
     Raises:
       UserError: See `Backtest.run`.

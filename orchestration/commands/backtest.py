@@ -28,7 +28,7 @@ _EPILOG = epilog(
     Outcome.DECIDED,
     (Outcome.FAILED, "a run failed"),
     Outcome.BUSY,
-    (Outcome.INTERRUPTED, f"{Outcome.INTERRUPTED.meaning}; the same command goes on from there"),
+    (Outcome.INTERRUPTED, f"{Outcome.INTERRUPTED.meaning}; the same command continues from there"),
 )
 
 
@@ -47,7 +47,7 @@ _EPILOG = epilog(
     "variants",
     multiple=True,
     metavar="NAME:KEY=VALUE[,KEY=VALUE]",
-    help="Backtest also with these settings over the others. May be given again.",
+    help="Also backtest a variant with these settings. Repeatable.",
 )
 def backtest(
     first: int,
@@ -58,10 +58,10 @@ def backtest(
     settings: tuple[str, ...],
     variants: tuple[str, ...],
 ) -> None:
-    """Runs past months as the schedule would have, and says what retraining was worth.
+    """Backtests past months as the schedule would have run them.
 
-    Each month is a run that is evaluated on it; what it pushes is served on the next month. The
-    result, a table and a plot, goes to the output directory as backtest.csv and backtest.png.
+    Each month has a run that is evaluated on it; a pushed model is served in the next month. The
+    result is a table and a plot: backtest.csv and backtest.png in the output directory.
     """
     from orchestration.backtest.settings import make_backtests, run_backtests
     from orchestration.commands.ending import finish
@@ -80,5 +80,5 @@ def backtest(
     finish(
         console,
         lambda: run_backtests(backtests, directory, console),
-        stopped="Stopped. The same command goes on from there.",
+        stopped="Stopped. The same command continues from there.",
     )

@@ -34,7 +34,7 @@ _EPILOG = epilog(
 @click.option(
     "--keep-runs", type=click.IntRange(min=1), help="Newest runs to keep. Default: keep_runs."
 )
-@click.option("--dry-run", is_flag=True, help="Say what would be deleted, and delete nothing.")
+@click.option("--dry-run", is_flag=True, help="Show what would be deleted, but delete nothing.")
 @click.option(
     "--serving-gone", is_flag=True, help="Clean although the Serving directory was deleted."
 )
@@ -46,10 +46,9 @@ def clean(
     dry_run: bool,
     serving_gone: bool,
 ) -> None:
-    """Deletes what old runs left: artifacts, logs, records, reports and temporary files.
+    """Deletes the artifacts, logs, records, reports and temporary files of old runs.
 
-    Versions in the Serving directory, what they were made of, and what the next run takes from the
-    cache stay.
+    Versions in the Serving directory, their provenance, and the cache of the next run are kept.
     """
     given = [*settings, *([f"keep_runs={keep_runs}"] if keep_runs else [])]
     keep = read_config(config_path, given).keep_runs

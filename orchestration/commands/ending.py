@@ -1,4 +1,4 @@
-"""Ends a command that runs a pipeline: shows what went wrong, and exits with its status."""
+"""Ends a command that runs a pipeline: shows errors, and exits with the status."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ Work = Callable[[], Outcome]
 
 
 def finish(console: Console, work: Work, stopped: str = "") -> NoReturn:
-    """Does the work of a command and exits with the status of its outcome.
+    """Runs the work of a command and exits with the status of its outcome.
 
     Args:
-      console: Where to show what went wrong.
-      work: The work; SIGTERM stops it as Ctrl-C does.
-      stopped: What to show when it is stopped.
+      console: Where to show errors.
+      work: The work; SIGTERM stops it like Ctrl-C.
+      stopped: The message when it is stopped.
     """
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:

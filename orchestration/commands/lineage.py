@@ -23,9 +23,9 @@ _EPILOG = epilog(
 @output_option()
 @click.option("--model", metavar="NAME", help="Name of the model; needed if there are several.")
 def lineage(version: int | None, output: Path, model: str | None) -> None:
-    """Prints what a version was made of, back to spans, schema, parameters and code.
+    """Prints the lineage of a version, back to spans, schema, parameters and code.
 
-    Without VERSION it is the one that is served.
+    The default VERSION is the served one.
     """
     from orchestration.local.lineage import trace
     from orchestration.local.output_directory import OutputDirectory

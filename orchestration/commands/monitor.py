@@ -25,7 +25,7 @@ _EPILOG = epilog(
     Outcome.NO_ALARM,
     Outcome.FAILED,
     Outcome.ALARM,
-    (Outcome.BUSY, "another `monitor` is at work"),
+    (Outcome.BUSY, "another `monitor` is running"),
     Outcome.INTERRUPTED,
 )
 
@@ -39,7 +39,7 @@ class _Time(click.ParamType):
         try:
             time = datetime.fromisoformat(value)
         except ValueError:
-            self.fail(f"{value!r} is no date or time such as 2013-10-01 or 2013-10-01T06:00.")
+            self.fail(f"{value!r} is not a date or time such as 2013-10-01 or 2013-10-01T06:00.")
         return int((time if time.tzinfo else time.replace(tzinfo=UTC)).timestamp())
 
 
@@ -49,8 +49,8 @@ class _Time(click.ParamType):
 )
 @output_option()
 @config_options
-@click.option("--since", type=_Time(), help="When the period begins: a date or time, UTC.")
-@click.option("--until", type=_Time(), help="When it ends.")
+@click.option("--since", type=_Time(), help="Start of the period: a date or time, UTC.")
+@click.option("--until", type=_Time(), help="End of the period.")
 @click.option(
     "--days",
     type=click.IntRange(min=1),

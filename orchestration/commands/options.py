@@ -22,7 +22,7 @@ config_option = click.option(
     "--config", "config_path", metavar="FILE.toml", help="Configuration file."
 )
 set_option = click.option(
-    "--set", "settings", multiple=True, metavar="KEY=VALUE", help="One setting; over the file."
+    "--set", "settings", multiple=True, metavar="KEY=VALUE", help="One setting; overrides the file."
 )
 window_option = click.option(
     "--window", type=int, help="Months before it to train on. Default: data.window."
@@ -41,7 +41,7 @@ def output_option(default: str = "output") -> Callable[[Command], Command]:
 
 
 def together(*options: Callable[[Command], Command]) -> Callable[[Command], Command]:
-    """One decorator of several; `--help` shows the options in this order."""
+    """Combines decorators; `--help` shows the options in this order."""
 
     def decorate(command: Command) -> Command:
         for option in reversed(options):
@@ -52,7 +52,7 @@ def together(*options: Callable[[Command], Command]) -> Callable[[Command], Comm
 
 
 config_options = together(config_option, set_option)
-# What a run does.
+# Options of a run.
 run_options = together(
     click.option("--as-of", type=int, help="Month to evaluate on, YYYYMM. Default: the newest."),
     window_option,
@@ -73,7 +73,7 @@ def settings_of(as_of: int | None, window: int | None, settings: Iterable[str]) 
 
 
 def read_config(config_path: str | None, settings: Iterable[str]) -> Config:
-    """Loads the configuration; one that is not allowed is wrong usage."""
+    """Loads the configuration; an invalid one is a usage error."""
     from pipeline.config import load_config
 
     with usage_errors():
@@ -82,7 +82,7 @@ def read_config(config_path: str | None, settings: Iterable[str]) -> Config:
 
 @contextmanager
 def usage_errors() -> Iterator[None]:
-    """Reports what a person gave wrong as wrong usage, with status 2."""
+    """Reports a `ConfigError` as a usage error, with status 2."""
     try:
         yield
     except (UserError, ValueError) as error:
@@ -91,7 +91,7 @@ def usage_errors() -> Iterator[None]:
 
 @contextmanager
 def click_errors() -> Iterator[None]:
-    """Shows what went wrong as click does, behind `Error:`, with the status of a failure."""
+    """Shows an error like click, behind `Error:`, with the status of a failure."""
     try:
         yield
     except UserError as error:
@@ -100,7 +100,7 @@ def click_errors() -> Iterator[None]:
 
 @contextmanager
 def failures() -> Iterator[None]:
-    """Shows what went wrong without a traceback, and exits with the status of a failure."""
+    """Shows an error without a traceback, and exits with the status of a failure."""
     try:
         yield
     except UserError as error:
@@ -108,7 +108,7 @@ def failures() -> Iterator[None]:
 
 
 def fail(message: str) -> NoReturn:
-    """Shows what went wrong, and exits with the status of a failure."""
+    """Shows a message, and exits with the status of a failure."""
     click.echo(message, err=True)
     sys.exit(Outcome.FAILED.exit_status)
 
@@ -118,12 +118,12 @@ def epilog(
     *outcomes: Outcome | tuple[Outcome, str],
     heading: str = "Exit status",
 ) -> str:
-    r"""The end of a command's help: examples, and what its exit statuses mean.
+    r"""The end of a command's help: examples and exit statuses.
 
     Args:
       examples: Command lines.
-      outcomes: How the command can end, each with its meaning where that is not the usual one.
-      heading: Stands above the exit statuses.
+      outcomes: Possible outcomes of the command, with a meaning if it is not the usual one.
+      heading: Heading of the exit statuses.
 
     Examples:
       >>> text = epilog(["python local_runner.py clean"], (Outcome.FAILED, "no"), Outcome.BUSY)

@@ -33,7 +33,7 @@ _EPILOG = epilog(
 @click.command(epilog=_EPILOG)
 @run_options
 @click.option("--no-cache", is_flag=True, help="Run every node, even if nothing is new.")
-@click.option("--run-id", hidden=True, help="Names the run. Default: the time.")
+@click.option("--run-id", hidden=True, help="Id of the run. Default: the time.")
 def run(
     as_of: int | None,
     window: int | None,

@@ -16,7 +16,7 @@ _EPILOG = epilog(
 @click.command(epilog=_EPILOG)
 @output_option()
 def runs(output: Path) -> None:
-    """Lists the runs, newest first: when, how long, and the outcome."""
+    """Lists the runs, newest first: start, duration and outcome."""
     from rich.table import Table
     from rich.text import Text
 

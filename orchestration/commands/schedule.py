@@ -55,29 +55,29 @@ class _Seconds(click.FloatRange):
 
 @click.command(epilog=_EPILOG)
 @run_options
-@click.option("--cron", "expression", metavar="EXPRESSION", help="When to look, as in a crontab.")
+@click.option("--cron", "expression", metavar="EXPRESSION", help="When to check, as in a crontab.")
 @click.option("--timezone", default="", help="Time zone of the expression. Default: the machine's.")
-@click.option("--once", is_flag=True, help="Look once, now; for cron or a systemd timer.")
+@click.option("--once", is_flag=True, help="Check once, now; for cron or a systemd timer.")
 @click.option(
     "--retries",
     type=click.IntRange(min=0),
     default=2,
     show_default=True,
-    help="How often a failed run is tried again.",
+    help="Number of retries of a failed run.",
 )
 @click.option(
     "--backoff-seconds",
     type=_Seconds(),
     default=300.0,
     show_default=True,
-    help="Pause before that; each further one is twice as long, up to 6 hours.",
+    help="Pause before the first retry; it doubles each time, up to 6 hours.",
 )
 @click.option(
     "--settle-seconds",
     type=_Seconds(),
     default=60.0,
     show_default=True,
-    help="Files of the data that are younger may not be complete.",
+    help="Age at which data files count as complete.",
 )
 @click.option(
     "--notify", metavar="COMMAND", default="", help="Gets each outcome as JSON on standard input."
@@ -87,7 +87,7 @@ class _Seconds(click.FloatRange):
     metavar="URL",
     default="",
     envvar="FLIGHTDECK_WEBHOOK",
-    help="Each outcome is posted to it as JSON. Default: FLIGHTDECK_WEBHOOK.",
+    help="Address to post each outcome to, as JSON. Default: FLIGHTDECK_WEBHOOK.",
 )
 def schedule(
     as_of: int | None,
@@ -153,7 +153,7 @@ def schedule(
     )
     if not expression or once:
         sys.exit(scheduled.fire().exit_status)
-    from orchestration.schedule.cron import Cron  # Not above: --once has to be quick.
+    from orchestration.schedule.cron import Cron  # Here, because --once has to be quick.
 
     with usage_errors():
         cron = Cron(expression, timezone)

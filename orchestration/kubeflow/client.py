@@ -9,8 +9,8 @@ from orchestration.kubeflow.schedules import Schedules
 class KubeflowPipelines(Runs, Schedules):
     """A deployment of Kubeflow Pipelines.
 
-    Whatever can be checked here is checked before the server is asked to create anything. All
-    methods raise `KubeflowError` if the server cannot be reached, or refuses.
+    Everything that can be checked here is checked before anything is created on the server. All
+    methods raise `KubeflowError` if the server cannot be reached, or refuses the request.
 
     Args:
       host: Address, such as http://localhost:8080. Default: the environment variable

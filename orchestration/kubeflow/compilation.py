@@ -54,7 +54,7 @@ def compile_config(config: Config, pipeline: str = TRAINING) -> str:
         build = _build_training if trains else monitoring.build
         built = build(config, runtime_parameters(defaults))
     nodes = {component.id: _resources(config, component.id) for component in built.components}
-    if trains:  # Nodes that it does not have are refused; the other pipeline lacks some of them.
+    if trains:  # Settings of unknown nodes are errors; the monitoring pipeline lacks some nodes.
         nodes |= {name: _resources(config, name) for name in kubeflow.nodes}
     env = dict(kubeflow.env)
     with contextlib.suppress(UserError):  # It can do without.
@@ -65,7 +65,7 @@ def compile_config(config: Config, pipeline: str = TRAINING) -> str:
         nodes=nodes,
         volume_claim=kubeflow.volume_claim,
         mount_path=kubeflow.mount_path,
-        uncached=kubeflow.uncached if trains else (),  # None of its nodes is cached.
+        uncached=kubeflow.uncached if trains else (),  # The monitoring pipeline is never cached.
         env=env,
         secret_env=kubeflow.secret_env,
     )
@@ -78,7 +78,7 @@ def _build_training(config: Config, parameters: Mapping[str, Any]) -> tfx.dsl.Pi
 
     return create_pipeline(
         with_parameters(config, parameters),
-        # Kubeflow Pipelines has its own; a run may be given another.
+        # Kubeflow Pipelines has its own root; a run may override it.
         pipeline_root=config.kubeflow.pipeline_root,
         serving_dir=parameters["serving_dir"],
         fingerprint=parameters["fingerprint"],
@@ -90,7 +90,7 @@ def _build_training(config: Config, parameters: Mapping[str, Any]) -> tfx.dsl.Pi
 
 
 def pipeline_parameters(config: Config) -> dict[str, int | float | str]:
-    """The values of all pipeline parameters, as the configuration has them.
+    """The values of all pipeline parameters in a configuration.
 
     Raises:
       UserError: If a path is relative, and there is no volume that it could be on.

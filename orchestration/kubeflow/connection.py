@@ -1,6 +1,6 @@
-"""What runs and schedules share: the services of the API, and what happens where one fails.
+"""Services of the API for runs and schedules, and recovery from failed requests.
 
-Where the server refuses something, what was made on the way to it is taken back.
+If the server refuses a request, everything that was created for it is deleted again.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _PAGE = 100
 
 @dataclass(frozen=True)
 class Made:
-    """Something that was made on the server, and how to delete it."""
+    """An object that was created on the server, and how to delete it."""
 
     what: str
     delete: Callable[[], object]
@@ -85,7 +85,7 @@ class Connection:
         self._recurring_runs = kfp_server_api.RecurringRunServiceApi(self._api_client)
 
     def _connect(self) -> None:
-        """Asks the server, once, whether it is there and whether it wants a namespace."""
+        """Checks once that the server is up, and whether it needs a namespace."""
         if self._connected:
             return
         healthz = kfp_server_api.HealthzServiceApi(self._api_client)
@@ -105,13 +105,13 @@ class Connection:
     def _prepare(
         self, package: Package, pipeline_name: str, experiment_name: str, made: list[Made]
     ) -> Target:
-        """Looks up what a run needs, and makes what is missing.
+        """Looks up pipeline, version and experiment, and creates missing ones.
 
         Args:
           package: The compiled pipeline.
           pipeline_name: Name of the pipeline.
           experiment_name: Name of the experiment.
-          made: Gets what was made, in order.
+          made: Created objects are appended here, in order.
         """
         experiment = self._find_experiment(experiment_name)
         pipeline_id = self._prepare_pipeline(pipeline_name, made)
@@ -202,11 +202,11 @@ def check_names(**names: str) -> None:
 
 
 def create(what: str, call: Callable[[], Any], find: Callable[[], Any]) -> Any:
-    """Creates something once; where no answer comes, looks whether it was created.
+    """Creates an object once; if no response comes, checks whether it was created.
 
     Args:
-      what: What this does, for the message.
-      call: Creates it.
+      what: Description, for the message.
+      call: Creates the object.
       find: Finds what was created, or None.
 
     Raises:
@@ -222,7 +222,7 @@ def create(what: str, call: Callable[[], Any], find: Callable[[], Any]) -> Any:
             found = find()
         except KubeflowError as again:
             raise error.but(
-                f"{error} Whether it was done all the same is not known ({again}); look in the UI "
+                f"{error} It is not known whether it was done ({again}); look in the UI "
                 "before trying again."
             ) from error
         if found is None:
@@ -252,7 +252,7 @@ def pages(
 
 @contextlib.contextmanager
 def doing(what: str) -> Iterator[None]:
-    """Says of an error what failed."""
+    """Adds to a `KubeflowError` what failed."""
     try:
         yield
     except KubeflowError as error:
@@ -261,9 +261,9 @@ def doing(what: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def taken_back_on_failure() -> Iterator[list[Made]]:
-    """Deletes what was put into the list, last one first, if something fails.
+    """Deletes the objects in a list, last one first, if an error occurs.
 
-    Not if it is unsure what the server did: a run or schedule may use it.
+    Not if the error is `unsure`: a run or schedule may use them.
     """
     made: list[Made] = []
     try:
@@ -275,7 +275,7 @@ def taken_back_on_failure() -> Iterator[list[Made]]:
 
 
 def _take_back(made: list[Made]) -> str:
-    """Deletes what was made, last one first; returns what to say about it."""
+    """Deletes created objects, last one first; returns a sentence about it."""
     for number, one in enumerate(reversed(made)):
         try:
             one.delete()

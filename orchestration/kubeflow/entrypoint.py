@@ -1,11 +1,11 @@
 """Runs the executor of one TFX node as a task of open-source Kubeflow Pipelines.
 
-TFX has an entrypoint for Vertex Pipelines. What the open-source driver and launcher do otherwise,
-and `kfp.local`, is put right here, before and after it runs:
+TFX has an entrypoint for Vertex Pipelines. This module adapts it to the open-source driver and
+launcher, and to `kfp.local`, before and after it runs:
 
-- Input artifacts come without their type. The component's own specification tells it.
+- Input artifacts come without their type, which is in the component's specification.
 - Artifacts in a bucket are mirrored to a folder, and uploaded from there. The executor gets the
-  folder, and what it answers names the bucket again.
+  folder, and its output names the bucket again.
 - ML Metadata wraps properties that are lists or mappings, and refuses those that are null.
 - Folders of output artifacts are not there yet; TFX's own launcher makes them. Nor is the mirror of
   an input artifact that holds no file, for a bucket has no empty folders.
@@ -63,12 +63,12 @@ class Task:
 
     @property
     def output_file(self) -> Path:
-        """Where the answer is expected."""
+        """Path of the output file."""
         return Path(self.invocation["outputs"]["outputFile"])
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs a task and returns its exit status: 0, or 1 after saying why it failed."""
+    """Runs a task and returns its exit status: 0, or 1 after reporting the error."""
     task = parse_task(argv)
     spare_loopback(os.environ)
     try:
@@ -101,7 +101,7 @@ def parse_task(argv: Sequence[str] | None) -> Task:
 
 
 def run(task: Task) -> None:
-    """Runs the executor of a task, writes its answer, and says in a line what it came to.
+    """Runs the executor of a task, writes its output, and prints a summary.
 
     Raises:
       Exception: What the executor raised.
@@ -127,7 +127,7 @@ def run(task: Task) -> None:
 
 
 def prepare(task: Task) -> tuple[dict[str, Any], dict[str, str]]:
-    """What TFX's entrypoint understands of a task.
+    """Converts a task for TFX's entrypoint.
 
     Returns:
       The invocation, and the URI in a bucket of each local path in it.
@@ -150,7 +150,7 @@ def prepare(task: Task) -> tuple[dict[str, Any], dict[str, str]]:
 
 
 def restore(answer: Mapping[str, Any], remote: Mapping[str, str]) -> dict[str, Any]:
-    """What Kubeflow Pipelines understands of an answer of TFX's entrypoint.
+    """Converts the output of TFX's entrypoint for Kubeflow Pipelines.
 
     Args:
       answer: `ExecutorOutput` as JSON.
@@ -165,7 +165,7 @@ def restore(answer: Mapping[str, Any], remote: Mapping[str, str]) -> dict[str, A
 
 
 def local_path(uri: str) -> str:
-    """Where the launcher mirrors a URI; the URI itself, if that is a path already."""
+    """The local path of a URI that the launcher mirrors; a path stays."""
     for scheme, mount in _MOUNTS.items():
         if uri.startswith(scheme):
             return mount + uri.removeprefix(scheme)
@@ -217,7 +217,7 @@ def _summarize(node_id: str, invocation: Mapping[str, Any], answer: Mapping[str,
 
 
 def _report(message: str) -> None:
-    """Says why a task failed: in its log, and as the message that its container ends with."""
+    """Reports why a task failed: in its log, and as its termination message."""
     print(message, file=sys.stderr, flush=True)
     if os.access(_TERMINATION_MESSAGE, os.W_OK):
         _TERMINATION_MESSAGE.write_bytes(message.encode()[:_TERMINATION_BYTES])

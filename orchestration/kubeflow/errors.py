@@ -1,4 +1,4 @@
-"""What Kubeflow Pipelines refuses, or would refuse."""
+"""Errors of Kubeflow Pipelines."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ class KubeflowError(UserError):
     """Something that Kubeflow Pipelines refused, or that it would refuse.
 
     Attributes:
-      status: HTTP status of the answer; 0 if there was none.
-      unsure: Whether the request may have been carried out all the same.
-      passing: Whether the same request may well succeed later.
+      status: HTTP status of the response; 0 if there was none.
+      unsure: Whether the request may have been carried out nevertheless.
+      passing: Whether the same request may succeed later.
     """
 
     def __init__(

@@ -18,7 +18,7 @@ _NUMBERS = ("version", "since", "until")
 
 
 def default_parameters(config: Config) -> dict[str, int | str]:
-    """The values of all parameters but for what a run has to be given: version and period.
+    """The values of all parameters except version and period, which each run sets.
 
     Raises:
       UserError: If a path is relative, and there is no volume that it could be on.
@@ -74,7 +74,7 @@ def check_period(values: Mapping[str, Any]) -> None:
     version, since, until = (values[name] for name in _NUMBERS)
     if version < 1 or not 0 < since < until:
         raise ConfigError(
-            "the monitoring pipeline is about a version and a period: give --param version=1 "
+            "the monitoring pipeline needs a version and a period: give --param version=1 "
             "--param since=2013-10-01 --param until=2013-11-01"
         )
 

@@ -39,7 +39,7 @@ class Package:
       name: Name of the pipeline.
       content: The YAML.
       parameters: Specification of each parameter of the pipeline, by name.
-      retries: Whether any of its tasks is to be tried again if it fails.
+      retries: Whether any of its tasks has retries.
     """
 
     name: str
@@ -239,7 +239,7 @@ def _check_platform(
 
 
 def _mistyped(name: str, value: object, kind: str) -> list[str]:
-    """What is wrong with the value of a parameter, if anything is."""
+    """Checks the value of a parameter; returns the faults."""
     if kind not in _KINDS:
         return [f"parameter '{name}' is of type {kind or 'none'}, which is not supported"]
     types, wanted = _KINDS[kind]

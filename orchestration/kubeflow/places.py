@@ -1,4 +1,4 @@
-"""Where data, keys and the Serving directory are, as the tasks of a run see them."""
+"""Paths of data, keys and the Serving directory in the tasks of a run."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def encryption_keys(config: Config) -> str:
 
 
 def public_keys(config: Config) -> list[str]:
-    """Where the keys are that ServedModel verifies with; none where signing is turned off."""
+    """Paths of the keys that ServedModel verifies with; none if signing is turned off."""
     if not config.serving.sign:
         return []
     key = config.serving.signing_key

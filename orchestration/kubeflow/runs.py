@@ -44,7 +44,7 @@ class SubmittedRun:
       version: Name of the pipeline's version that it runs.
       uploaded: Whether the version was uploaded for it; otherwise it was there already.
       url: Where the UI shows it.
-      warning: What will not be as the package says, as far as that is known; otherwise "".
+      warning: A known deviation of the deployment from the package; otherwise "".
     """
 
     run_id: str
@@ -56,7 +56,7 @@ class SubmittedRun:
 
 @dataclass(frozen=True)
 class RunStatus:
-    """How far a run is.
+    """The progress of a run.
 
     Attributes:
       run_id: Its ID.
@@ -80,7 +80,7 @@ class RunStatus:
 
 
 class Runs(Connection):
-    """What a deployment does with runs."""
+    """Operations on runs."""
 
     def submit(
         self,
@@ -144,7 +144,7 @@ class Runs(Connection):
         )
 
     def status(self, run_id: str) -> RunStatus:
-        """How far a run is, and why tasks of it failed.
+        """The progress of a run, and why tasks failed.
 
         Raises:
           KubeflowError: If there is no such run.
@@ -183,14 +183,13 @@ class Runs(Connection):
         Args:
           run_id: ID of the run.
           on_change: Called with a task whenever its state has changed.
-          poll_seconds: Time between two looks.
+          poll_seconds: Time between two requests.
 
         Returns:
           How it ended.
 
         Raises:
-          KubeflowError: If there is no such run, or the server does not answer for several looks
-            in a row.
+          KubeflowError: If there is no such run, or several requests in a row get no response.
         """
         states: dict[str, str] = {}
         failures = 0

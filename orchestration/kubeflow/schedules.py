@@ -51,7 +51,7 @@ class Schedule:
 
 
 class Schedules(Connection):
-    """What a deployment does with schedules."""
+    """Operations on schedules."""
 
     def schedule(
         self,
@@ -312,7 +312,7 @@ class Schedules(Connection):
 
 @dataclass(frozen=True)
 class _Wanted:
-    """A schedule as it is to be."""
+    """The wanted schedule."""
 
     name: str
     cron: str

@@ -1,4 +1,4 @@
-"""Compiles a TFX pipeline to what open-source Kubeflow Pipelines runs, and checks that it would.
+"""Compiles a TFX pipeline for open-source Kubeflow Pipelines, and checks the result.
 
 A package is a YAML file of two documents: the pipeline spec, schema 2.1, and the platform spec of
 Kubernetes, which holds what the first has no place for: volumes.
@@ -31,7 +31,7 @@ _BACKOFF = {"backoffDuration": "30s", "backoffFactor": 2.0, "backoffMaxDuration"
 
 @dataclass(frozen=True)
 class Resources:
-    """What the pod of a task gets, where it runs, and how often it is tried again.
+    """Resources, placement and retries of the pod of a task.
 
     Attributes:
       cpu: Processors as Kubernetes writes them, both requested and the limit; "" for neither.

@@ -1,4 +1,4 @@
-"""Requests to Kubeflow Pipelines: one try each, in time, and what an answer means to a person."""
+"""Requests to Kubeflow Pipelines: one try with a timeout, and readable errors."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Transport:
         """As `urllib3.PoolManager.request`, once.
 
         Raises:
-          KubeflowError: If there is no answer, or not the one that was asked for.
+          KubeflowError: If there is no response, or it is not the expected one.
         """
         changes = method != "GET"
         options |= {"timeout": self._timeout, "retries": False, "redirect": False}
@@ -145,7 +145,7 @@ def _looks_like_html(response: Any) -> bool:
 
 
 def _detail(data: bytes) -> str:
-    """What the server says about an error, in the words meant for people where there are any."""
+    """The server's message about an error, if possible the one for people."""
     body = _json(data)
     if body is None:
         text = data.decode(errors="replace")

@@ -1,4 +1,4 @@
-"""Digests of what a result depends on: the code of a node, and all that goes into a run."""
+"""Digests of everything that the result of a node or a run depends on."""
 
 from __future__ import annotations
 
@@ -19,9 +19,8 @@ from storage.import_closure import ImportClosure, import_paths
 class CodeVersion:
     """Versions of the code and files that nodes depend on.
 
-    A node depends on the libraries, on what its executor imports of the project, on the same of the
-    functions that its parameters name by import path, and on those of `files` that they name. A
-    comment makes no difference.
+    A node depends on the libraries, on the project's code that its executor and the functions named
+    by its parameters import, and on the `files` that its parameters name. Comments do not matter.
 
     Attributes:
       root: Folder of the project.
@@ -45,7 +44,7 @@ class CodeVersion:
         return self._digest([executor, *import_paths(parameters)], named)
 
     def run_key(self, code: Iterable[str], settings: Mapping[str, Any], data: str) -> str:
-        """Identifies all that a run's result depends on, by 16 hexadecimal digits.
+        """Identifies everything that a run's result depends on, by 16 hexadecimal digits.
 
         Args:
           code: Import paths of what makes the pipeline, and so imports what its nodes run, and of

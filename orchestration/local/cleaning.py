@@ -1,8 +1,8 @@
-"""Deletes what old runs left and nothing needs any more.
+"""Deletes files of old runs that nothing needs.
 
-ML Metadata keeps all its rows, so lineage goes on answering: what was deleted is marked as deleted.
-Only what has the name and the place of something that a run makes is ever deleted, and no link is
-followed. All of it may be stopped at any moment and done again.
+ML Metadata keeps all its rows, so lineage still works: deleted artifacts are marked as deleted.
+Only files with the name and place of a run's output are deleted, and links are not followed.
+Cleaning may be stopped at any moment and repeated.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ def clean_all(
     say: Callable[[str], None],
     serving_gone: bool = False,
 ) -> bool:
-    """Cleans an output directory and those inside it, and says what it deletes.
+    """Cleans an output directory and those inside it, and lists the deleted files.
 
     Args:
       root: The output directory.
       keep_runs: How many of the newest runs of each to keep; 0 for all.
-      dry_run: Whether only to say what would be deleted.
-      say: Called with a line each.
+      dry_run: Whether to list files without deleting them.
+      say: Called with each line.
       serving_gone: Whether the Serving directory was deleted on purpose, if it has no version.
 
     Returns:
@@ -44,7 +44,7 @@ def clean_all(
 
     Raises:
       BusyError: If a run uses one of them.
-      UserError: If `root` is none, or what is needed is not known.
+      UserError: If `root` is not an output directory, or it is unknown which files are needed.
     """
     directories = find_directories(root)
     if not keep_runs:
@@ -71,7 +71,7 @@ def clean_all(
 
 
 def clean_after_run(directory: OutputDirectory, keep_runs: int) -> None:
-    """Cleans the directory of a run that ended; what goes wrong is logged, and changes nothing.
+    """Cleans the directory of a run that ended; errors are only logged.
 
     Args:
       directory: The directory, whose lock the caller holds.
@@ -94,7 +94,7 @@ def find_directories(root: Path) -> list[OutputDirectory]:
       UserError: If there is none.
     """
     if not OutputDirectory(root).is_there():
-        raise UserError(f"{root} is no output directory of local_runner.py")
+        raise UserError(f"{root} is not an output directory of local_runner.py")
     found = [root]
     for folder in (root / "monitoring", root / "backtest", *folders(root / "compare")):
         if not folder.is_symlink() and OutputDirectory(folder).is_there():

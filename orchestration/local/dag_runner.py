@@ -1,4 +1,4 @@
-"""Runs a TFX pipeline on one machine, each node in a process, independent ones at once."""
+"""Runs a TFX pipeline on one machine, each node in a process, independent nodes in parallel."""
 
 from __future__ import annotations
 
@@ -36,16 +36,16 @@ _POLL_SECONDS = 0.1
 
 
 class RunObserver(Protocol):
-    """Told what happens during a run, as it happens."""
+    """Observes a run."""
 
     def started(self, node_id: str) -> None:
         """A node's process has started."""
 
     def progressed(self, node_id: str, text: str) -> None:
-        """A running node says how far it is."""
+        """A running node has reported its progress."""
 
     def finished(self, node_id: str, result: NodeResult) -> None:
-        """A node has ended, or will not be run."""
+        """A node has ended, or is skipped."""
 
     def tick(self) -> None:
         """Time has passed; called about ten times a second."""
@@ -63,19 +63,19 @@ class _Running:
 
 @dataclass
 class ConcurrentDagRunner:
-    """Runs the nodes of a compiled pipeline, each as soon as all it waits for is done.
+    """Runs the nodes of a compiled pipeline, each as soon as its upstream nodes are done.
 
-    A node that fails keeps those that depend on it from running; all others are run to their end.
-    A node whose inputs, parameters and code did not change is taken from the cache, so a second run
-    resumes where the first one failed or was stopped.
+    If a node fails, the nodes that depend on it are skipped and all others run. A node whose
+    inputs, parameters and code did not change is taken from the cache, so a second run resumes
+    where the first one failed or was stopped.
 
     Attributes:
-      output: Where the run keeps its files.
+      output: The output directory.
       run_id: Identifies the run; names its folder of logs.
-      summarize: Import path of what describes a node's outputs, see `NodeTask`.
-      observer: Told what happens.
+      summarize: Import path of the function that describes a node's outputs, see `NodeTask`.
+      observer: Observes the run.
       environment: Environment variables of the nodes, over those of this process.
-      workers: How many nodes may run at the same time.
+      workers: Largest number of nodes that run at the same time.
       time_limits: Seconds that a node may take, by id, before it is stopped; any time if absent.
     """
 
@@ -172,7 +172,7 @@ class ConcurrentDagRunner:
                 self.observer.finished(node_id, results[node_id])
 
     def _listen(self, running: dict[str, _Running]) -> None:
-        """Takes in what node processes say, waiting a moment for it."""
+        """Receives messages of node processes, waiting a moment for them."""
         answers = [node.answer for node in running.values()]
         # A child of a node's process may outlive it and hold its end of the pipe.
         deaths = [node.process.sentinel for node in running.values()]
@@ -196,7 +196,7 @@ class ConcurrentDagRunner:
             self.observer.progressed(node_id, message)
 
     def _end_overdue(self, running: dict[str, _Running]) -> None:
-        """Stops nodes that took too long: politely, then for good."""
+        """Stops nodes that exceed their time limit: by SIGTERM, then by SIGKILL."""
         now = time.monotonic()
         for node in running.values():
             if node.result or now < node.deadline:

@@ -30,12 +30,12 @@ _STYLES = {
 
 
 def show_error(console: Console, message: str) -> None:
-    """Shows what went wrong."""
+    """Shows an error."""
     console.print(Text(message, "bold red"), soft_wrap=True)
 
 
 def show_log(console: Console, path: Path) -> None:
-    """Shows where to read on."""
+    """Shows the path of a log."""
     console.print(Text(f"  log: {path}"), soft_wrap=True)
 
 
@@ -91,7 +91,7 @@ class RunDisplay:
         self._print(node_id)
 
     def progressed(self, node_id: str, text: str) -> None:
-        """Shows how far a running node is."""
+        """Shows the progress of a running node."""
         self._rows[node_id].text = text
         self._print(node_id)
 

@@ -1,4 +1,4 @@
-"""What was run: a record of each run.
+"""The history: a record of each run.
 
 Imports neither TFX nor TensorFlow.
 """
@@ -26,7 +26,7 @@ def _known(outcome: Any) -> Any:
 
 @dataclass(frozen=True)
 class RunRecord:
-    """What one run did.
+    """The record of one run.
 
     Attributes:
       run_id: Identifies the run; names its record, its logs and its artifacts.
@@ -38,9 +38,9 @@ class RunRecord:
       reasons: Why it ended as it did, in lines for a person.
       months: Months of the data, by split.
       run_key: Identifies data, configuration and code.
-      log: Its most telling log.
+      log: Its most useful log.
       files: Bytes of each file of the version that it pushed, by path in the Serving directory.
-      lasting: Whether it would fail again, if nothing but time passes.
+      lasting: Whether it would fail again if nothing changes.
     """
 
     run_id: str

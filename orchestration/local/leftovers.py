@@ -1,4 +1,4 @@
-"""What old runs left and nothing needs any more.
+"""Finds files of old runs that nothing needs.
 
 Kept is what belongs to the newest runs; what versions in the Serving directory were made of, be
 they served, pinned by a label or rolled back, with the logs and records of the runs that pushed

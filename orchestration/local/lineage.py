@@ -1,4 +1,4 @@
-"""The tree from a pushed version back to what it was made of."""
+"""The lineage of a pushed version, as a tree."""
 
 from __future__ import annotations
 
@@ -125,7 +125,7 @@ def lineage(
 def _facts(provenance: Mapping[str, Any]) -> Iterator[str]:
     """What the provenance record says of a version, a line each."""
     if not provenance:
-        yield "no provenance: it was not pushed by this project"
+        yield "no provenance: this project did not push it"
         return
     yield f"model digest {provenance.get('model_digest')}"
     yield f"made {provenance.get('created')}, run key {provenance.get('run_key')}"

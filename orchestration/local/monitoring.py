@@ -32,12 +32,13 @@ _CHECKS_SHOWN = 8
 
 @dataclass(frozen=True)
 class Selection:
-    """Which requests are monitored.
+    """The requests to monitor.
 
     Attributes:
       requests: The request log.
-      since: When the period begins, seconds since the epoch; None to find it from `until`.
-      until: When it ends; None to find it from `since`. Without both: the newest complete one.
+      since: Start of the period, in seconds since the epoch; None to derive it from `until`.
+      until: End of the period; None to derive it from `since`. If both are None: the newest
+        complete period.
       days: Length of the period.
       version: The version; None for the one with the most requests.
     """
@@ -64,7 +65,7 @@ def monitor(
       Whether an alarm was raised, or something failed.
 
     Raises:
-      BusyError: If another one is at work.
+      BusyError: If another one is running.
       UserError: If there is nothing to compare with.
     """
     versions = ModelDirectory(str(directory.serving), config.model_name).versions()
@@ -159,8 +160,8 @@ def _busiest(requests: Mapping[int, int], versions: list[int], serving: str) -> 
     if not known:
         log, there = (", ".join(map(str, sorted(some))) for some in (requests, versions))
         raise UserError(
-            f"the requests were to version {log}, and {serving} has {there}: without its training "
-            "statistics there is nothing to compare with"
+            f"the requests were to version {log}, but {serving} has {there}: the training "
+            "statistics of the version are missing"
         )
     return max(known, key=lambda version: requests[version])
 

@@ -1,4 +1,4 @@
-"""What the outputs of a node mean to the run: facts that decide, apart from the lines that show."""
+"""Facts in the outputs of a node that decide the outcome of the run."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ _REPORT_TYPE = "components.MonitoringReport"
 
 @dataclass(frozen=True)
 class NodeFacts:
-    """What the outputs of a node say, as far as the outcome of the run depends on it.
+    """Facts in the outputs of a node that decide the outcome of the run.
 
     Attributes:
-      blessed: Whether the node blesses the model; None if it has no say in that.
+      blessed: Whether the node blesses the model; None if it is not its task.
       version: The version that it pushed; None if it pushed none.
       destination: URI of that version.
       reason: Why it pushed none.

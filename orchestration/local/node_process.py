@@ -1,4 +1,4 @@
-"""What one node does in its own process: quiet its libraries, launch, say how it went."""
+"""Runs one node in its own process and reports the result."""
 
 from __future__ import annotations
 
@@ -35,16 +35,16 @@ _CLEAN_UP_SECONDS = 5.0
 
 @dataclass(frozen=True)
 class NodeTask:
-    """What a node process is told.
+    """The task of a node process.
 
     Attributes:
       node_id: Id of the node.
       pipeline: Serialized intermediate representation of the run.
       metadata_path: SQLite file of ML Metadata.
-      lock_path: File whose lock whoever is connected to ML Metadata holds.
+      lock_path: Lock file of ML Metadata.
       log_path: File that takes everything the process prints and logs.
-      summarize: Import path `module.function` of what turns the id of a node and its output
-        artifacts by key into a `Summary`.
+      summarize: Import path of the function that makes a `Summary` from the id of a node and its
+        output artifacts by key.
       environment: Environment variables to set.
     """
 
@@ -59,7 +59,7 @@ class NodeTask:
 
 @dataclass(frozen=True)
 class Summary:
-    """What a node produced, for a person. Nothing is decided by it; see `NodeFacts`.
+    """A description of a node's outputs, for a person; decisions use `NodeFacts`.
 
     Attributes:
       line: One line.
@@ -72,14 +72,14 @@ class Summary:
 
 @dataclass(frozen=True)
 class NodeResult:
-    """How a node ended.
+    """The result of a node.
 
     Attributes:
       state: `complete`, `cached` or `failed`.
       summary: What it produced, or the error's message.
       error: Name of the error's class; empty unless failed.
-      lasting: Whether it would fail again.
-      facts: What it means to the run.
+      lasting: Whether it would fail again if nothing changes.
+      facts: Its facts for the outcome of the run.
     """
 
     state: str

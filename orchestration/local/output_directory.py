@@ -1,4 +1,4 @@
-"""The output directory of local runs: what lies where, who may use it, and whether it is sound."""
+"""The output directory of local runs: its layout, locks and checks."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _PATTERN_CHARACTERS = "*?[\\"
 
 
 class BusyError(UserError):
-    """Somebody else is using the output directory."""
+    """Another process is using the output directory."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class OutputDirectory:
 
     @property
     def spans(self) -> Path:
-        """What is kept of each span from run to run."""
+        """The span store."""
         return self.root / "spans"
 
     @property
@@ -71,22 +71,22 @@ class OutputDirectory:
 
     @property
     def schedule(self) -> Path:
-        """What the schedule remembers."""
+        """State of the schedule."""
         return self.root / "schedule.json"
 
     @property
     def backtest(self) -> Path:
-        """What a backtest has done so far."""
+        """State of a backtest."""
         return self.root / "backtest.json"
 
     @property
     def alarm(self) -> Path:
-        """What asks the schedule to retrain although nothing is new."""
+        """The alarm that makes the schedule retrain."""
         return self.root / "alarm.json"
 
     @property
     def monitoring(self) -> Path:
-        """Folder of what monitoring reports, and of its own runs, metadata and lock."""
+        """Folder of monitoring: its reports, runs, metadata and lock."""
         return self.root / "monitoring"
 
     @property
@@ -172,7 +172,7 @@ class OutputDirectory:
           BusyError: If another schedule does.
           UserError: If the directory cannot be written.
         """
-        busy = f"another schedule is at work in {self.root}"
+        busy = f"another schedule is using the output directory {self.root}"
         with self._lock(self.root / ".schedule.lock", busy):
             yield
 

@@ -1,4 +1,4 @@
-"""What a run would start from, and what is served: found out without TFX."""
+"""Looks up the inputs of a run and the served version, without TFX."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _PROJECT = Path(__file__).parents[2]
 
 @dataclass(frozen=True)
 class Situation:
-    """What a run would start from, and what is served.
+    """The inputs of a run, and the served version.
 
     Attributes:
       model_name: Name of the model.
@@ -77,7 +77,7 @@ class Prepared:
 
 
 def prepare(config: Config, directory: OutputDirectory) -> Prepared:
-    """Resolves the window, and finds out what it would be learned from and what is served.
+    """Resolves the window, and looks up the served version.
 
     Args:
       config: The configuration; its month may be left open.

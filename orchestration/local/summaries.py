@@ -1,4 +1,4 @@
-"""Says in one line what a node produced, from its output artifacts."""
+"""Describes in one line what a node produced, from its output artifacts."""
 
 from __future__ import annotations
 
@@ -47,8 +47,8 @@ def _span_example_gen(outputs: Outputs) -> Summary:
     spans = json.loads(examples.get_string_custom_property("spans"))
     counts = ", ".join(f"{count:,} {split}" for split, count in rows.items())
     months = spans["train"]
-    learned = f"{months[0]}" if len(months) == 1 else f"{months[0]} to {months[-1]}"
-    return Summary(f"{counts} rows; learns from {learned}, evaluated on {spans['test'][0]}")
+    trained = f"{months[0]}" if len(months) == 1 else f"{months[0]} to {months[-1]}"
+    return Summary(f"{counts} rows; trained on {trained}, evaluated on {spans['test'][0]}")
 
 
 def _import_schema_gen(outputs: Outputs) -> Summary:
@@ -161,10 +161,10 @@ def _margin(intervals: dict[str, dict[str, tuple[float, float]]], metric: str) -
 def _serving_validator(outputs: Outputs) -> Summary:
     report = read_report(outputs["blessing"])
     times: dict[str, float] = {}
-    for form in report["forms"].values():
-        for protocol, took in form["protocols"].items():
+    for trial in report["formats"].values():
+        for protocol, took in trial["protocols"].items():
             times[protocol] = max(took["p99_ms"], times.get(protocol, 0.0))
-    starts = [form["startup_seconds"] or 0.0 for form in report["forms"].values()]
+    starts = [trial["startup_seconds"] or 0.0 for trial in report["formats"].values()]
     line = f"{report['rows']} rows"
     if times:
         slowest = ", ".join(f"{time:.1f} ms over {protocol}" for protocol, time in times.items())
@@ -192,7 +192,7 @@ def _request_example_gen(outputs: Outputs) -> Summary:
 def _serving_monitor(outputs: Outputs) -> Summary:
     content = outputs["report"].read()
     alarms = content["alarms"]
-    if not content["judged"]:
+    if not content["evaluated"]:
         line = "too few rows to evaluate"
     elif alarms:
         line = _count(len(alarms), "alarm")

@@ -1,4 +1,4 @@
-"""What monitoring leaves behind: a report for each period, and the alarm that a schedule obeys."""
+"""Keeps the reports of monitoring, and raises the alarm that makes the schedule retrain."""
 
 from __future__ import annotations
 

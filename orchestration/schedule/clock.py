@@ -1,4 +1,4 @@
-"""The time, as a schedule sees it, and what ends the schedule."""
+"""The clock of a schedule, which also knows when to end."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Protocol
 
 
 class Clock(Protocol):
-    """The time, and what ends the schedule."""
+    """The time, and whether the schedule is to end."""
 
     @property
     def stopping(self) -> bool:

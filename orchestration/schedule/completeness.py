@@ -12,7 +12,7 @@ from storage import spans
 
 
 def unfinished(situation: Situation, now: datetime, settle_seconds: float) -> tuple[str, float]:
-    """Looks whether the files of a window are complete.
+    """Checks whether the files of a window are complete.
 
     Args:
       situation: What there is.
@@ -20,7 +20,7 @@ def unfinished(situation: Situation, now: datetime, settle_seconds: float) -> tu
       settle_seconds: Files younger than this may not be complete.
 
     Returns:
-      What is not complete, "" if all is; and after how many seconds it may be, 0 for who knows.
+      What is not complete, "" if all is; and the seconds until it may be, 0 if unknown.
     """
     # Here, because a firing that finds nothing new needs it not.
     from storage.parquet import open_file

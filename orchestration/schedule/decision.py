@@ -1,4 +1,4 @@
-"""Decides whether to retrain: what is new, what alarms, and what was tried already."""
+"""Decides whether to retrain, by what is new, alarms, and earlier runs."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def decide(
         return Idle(
             f"Nothing new: run {last.run_id} of this data, configuration and code ended "
             f"{last.outcome}; it is not tried again until one of them, or what is served, "
-            f"changes, or somebody starts `run`.{reasons}"
+            f"changes, or `run` is started by hand.{reasons}"
         )
     if last:
         due = last.ended + backoff.pause(last.number)

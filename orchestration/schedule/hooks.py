@@ -1,4 +1,4 @@
-"""Tells the outcome of a run to a command and a web address."""
+"""Reports the outcome of a run to a command and a web address."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _WEBHOOK_PAUSE_SECONDS = 1.0
 
 @dataclass(frozen=True)
 class Hooks:
-    """Who is told the outcome of a run, as one JSON object.
+    """Receivers of the outcome of a run, as one JSON object.
 
     Attributes:
       command: A command that gets it on its standard input, split as a shell would, without one.
@@ -34,7 +34,7 @@ class Hooks:
     webhook: str = ""
 
     def tell(self, outcome: Mapping[str, Any], say: Callable[[str], None]) -> None:
-        """Tells both. What fails is said, and harms nothing."""
+        """Reports to both; a failure is only logged."""
         text = json.dumps(outcome, ensure_ascii=False)
         if self.command:
             try:

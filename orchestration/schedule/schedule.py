@@ -1,6 +1,6 @@
-"""Decides whether to retrain, does it in a process of its own, and tells the outcome.
+"""Decides whether to retrain, runs the pipeline in a separate process, and reports the outcome.
 
-A *firing* is one look at what there is: nothing new, not complete yet, or a run with its retries.
+A *firing* is one check: nothing new, data not complete yet, or a run with its retries.
 `Schedule.fire` does one; `Schedule.keep_firing` does one whenever a cron expression says so. All
 that has to outlive a crash is in one file, written whole before and after each step.
 
@@ -118,7 +118,7 @@ class Schedule:
         return outcome == Outcome.INTERRUPTED and self.clock.stopping
 
     def fire(self, quiet: Outcome | None = None) -> Outcome:
-        """Looks once whether there is something to do, and does it.
+        """Checks once whether to retrain, and does it.
 
         Args:
           quiet: An outcome that is not worth saying again.

@@ -1,4 +1,4 @@
-"""What a schedule remembers, in one file that is written whole before and after each step."""
+"""The state of a schedule, in one file that is written atomically before and after each step."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _REMEMBERED = 50
 
 @dataclass(frozen=True)
 class Alarm:
-    """What asks for a new model although nothing is new.
+    """A request for a new model although nothing is new.
 
     Attributes:
       id: Each is obeyed once.
@@ -41,7 +41,7 @@ class Attempt:
       ended: When the last one ended.
       run_id: The last one.
       reasons: Why it ended as it did.
-      lasting: Whether it would fail again, if nothing but time passes.
+      lasting: Whether it would fail again if nothing changes.
     """
 
     outcome: Outcome
@@ -98,7 +98,7 @@ class Problem:
 
 @dataclass
 class State:
-    """What a schedule remembers.
+    """The state of a schedule.
 
     Attributes:
       last_firing: When the last complete firing began.

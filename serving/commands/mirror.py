@@ -26,9 +26,7 @@ from storage.memory import check_is_memory
 @public_key_option
 @encryption_keys_option
 @decrypt_to_disk_option
-@click.option(
-    "--follow", is_flag=True, help="Go on, until SIGTERM, with versions that come and go."
-)
+@click.option("--follow", is_flag=True, help="Keep TARGET up to date until SIGTERM.")
 @poll_seconds_option(2.0)
 def mirror(
     serving_dir: str,
@@ -42,9 +40,9 @@ def mirror(
 ) -> None:
     """Copies versions to TARGET, verified and decrypted, for TensorFlow Serving, which checks none.
 
-    TARGET gets the newest version of each model that verifies, and those with a label; what was
-    rolled back goes from it. Nobody else should be able to write to it. Where there are keys, it
-    must be in memory.
+    TARGET gets the newest version of each model that verifies, and those with a label; versions
+    that were rolled back are removed. Nobody else should be able to write to it. With encryption
+    keys it must be in memory.
 
     \b
     Examples:

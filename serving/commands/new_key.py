@@ -11,10 +11,10 @@ from storage.encryption_keys import add_key
 @click.command()
 @click.argument("file")
 def new_key(file: str) -> None:
-    """Puts a new encryption key first in FILE, which is made where there is none.
+    """Adds a new encryption key as the first in FILE, which is created if necessary.
 
-    The first key encrypts, all decrypt. To replace a key: make a new one, give FILE to all that
-    read, encrypt again what is there with `reencrypt`, and then delete the line of the old key.
+    The first key encrypts, all decrypt. To replace a key: add a new one, give FILE to all readers,
+    encrypt the existing files again with `reencrypt`, and then delete the line of the old key.
 
     \b
     Examples:

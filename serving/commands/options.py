@@ -51,9 +51,9 @@ def encryption_keys_option(command: _Command) -> _Command:
 
 def decrypt_to_disk_option(command: _Command) -> _Command:
     """The option `--decrypt-to-disk`."""
-    return click.option(
-        "--decrypt-to-disk", is_flag=True, help="Decrypt also where that is not in memory."
-    )(command)
+    return click.option("--decrypt-to-disk", is_flag=True, help="Allow decrypted files on a disk.")(
+        command
+    )
 
 
 def poll_seconds_option(default: float) -> Callable[[_Command], _Command]:
@@ -63,7 +63,7 @@ def poll_seconds_option(default: float) -> Callable[[_Command], _Command]:
         type=click.FloatRange(min=0.05),
         default=default,
         show_default=True,
-        help="Time between two looks for other versions.",
+        help="Time between two checks for other versions.",
     )
 
 
@@ -74,7 +74,7 @@ def trust_of(serving_dir: str, public_keys: tuple[str, ...]) -> TrustStore:
 
 @contextmanager
 def refusals(*more: type[Exception]) -> Iterator[None]:
-    """Shows what is refused as a message, and exits with status 1.
+    """Shows refusals as messages, and exits with status 1.
 
     Args:
       *more: Exceptions that are refusals too.
@@ -90,7 +90,7 @@ def refusals(*more: type[Exception]) -> Iterator[None]:
 
 
 def split_versions(arguments: tuple[str, ...], at_most: int | None = None) -> tuple[str, list[int]]:
-    """Tells the Serving directory from the versions after it.
+    """Splits arguments into the Serving directory and versions.
 
     Args:
       arguments: What was given.

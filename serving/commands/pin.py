@@ -9,13 +9,13 @@ from serving.commands.options import find_directory, model_option, refusals, spl
 
 @click.command()
 @click.argument("arguments", nargs=-1, required=True, metavar="[SERVING_DIR] VERSION")
-@click.option("--label", required=True, help="What clients say for it, such as stable.")
+@click.option("--label", required=True, help="The label, such as stable.")
 @model_option
 def pin(arguments: tuple[str, ...], label: str, model: str | None) -> None:
     """Gives a version a label.
 
-    Clients may request the label, and the version is kept when old ones are deleted. A label that
-    another version has moves.
+    Clients may request the version by its label, and it is kept when old versions are deleted. If
+    another version has the label, it moves.
 
     \b
     Examples:

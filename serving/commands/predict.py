@@ -26,14 +26,14 @@ from storage.protected import read_token
 @click.option("--label", help="Label of the version that predicts.")
 @click.option("--signature", help="Signature. Default: the first that the columns fit.")
 @click.option("--rows", type=click.IntRange(min=1), help="Predict the first rows only.")
-@click.option("--token-file", type=FILE, help="Bearer token that the server wants.")
+@click.option("--token-file", type=FILE, help="File of a bearer token for the server.")
 @click.option("--ca-file", type=FILE, help="Certificates to trust, PEM, for https.")
 def predict(
     file: str, version: int | None, label: str | None, token_file: str | None, **options: Any
 ) -> None:
     """Prints a server's predictions for the rows of a CSV or Parquet file, as CSV.
 
-    Columns that the model does not read are passed over; an empty value is an absent one.
+    Columns that the model does not read are ignored; an empty value is an absent one.
 
     \b
     Examples:

@@ -13,7 +13,7 @@ from serving.commands.options import find_directory, model_option, refusals, spl
 def promote(arguments: tuple[str, ...], model: str | None) -> None:
     """Brings back a version that was rolled back.
 
-    It is the newest of those unless one is given, and live again only if there is no newer version.
+    The default VERSION is the newest of those. It is live again only if there is no newer version.
 
     \b
     Examples:

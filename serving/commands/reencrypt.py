@@ -16,9 +16,9 @@ from storage.versions import find_models
 @encryption_keys_option
 @click.option("--request-log", metavar="DIR", help="Request log to encrypt again as well.")
 def reencrypt(serving_dir: str, encryption_keys: str, request_log: str | None) -> None:
-    """Encrypts with the first key what is encrypted with another one; the rest stays as it is.
+    """Encrypts files again, with the first key, that are encrypted with another one.
 
-    Signatures stay good: they are of what is encrypted.
+    Signatures stay valid: they are of the decrypted files.
 
     \b
     Examples:

@@ -9,13 +9,13 @@ from serving.commands.options import find_directory, model_option, refusals, spl
 
 @click.command()
 @click.argument("arguments", nargs=-1, metavar="[SERVING_DIR] [VERSION]")
-@click.option("--withdraw", is_flag=True, help="Also the last version: nothing is served then.")
+@click.option("--withdraw", is_flag=True, help="Allow the last version: then nothing is served.")
 @model_option
 def rollback(arguments: tuple[str, ...], withdraw: bool, model: str | None) -> None:
-    """Moves a version aside; nothing is deleted.
+    """Rolls a version back; nothing is deleted.
 
-    It is the newest unless one is given. Servers fall back to the newest version that is left; the
-    last one stays, unless it is to be withdrawn.
+    The default VERSION is the newest. Servers fall back to the newest version left. The last
+    version can only be withdrawn.
 
     \b
     Examples:

@@ -43,14 +43,14 @@ _ORIGIN = re.compile(r"\*|https?://[^/\s]+")
 )
 @click.option("--prefer-tflite", is_flag=True, help="Serve model.tflite where there is one.")
 @public_key_option
-@click.option("--no-verify", is_flag=True, help="Serve versions whether they are signed or not.")
+@click.option("--no-verify", is_flag=True, help="Serve versions without verifying signatures.")
 @poll_seconds_option(1.0)
 @click.option(
     "--workers",
     type=click.IntRange(1, 256),
     default=2,
     show_default=True,
-    help="Requests that are computed at a time.",
+    help="Number of requests computed at the same time.",
 )
 @click.option(
     "--max-queue",
@@ -94,7 +94,7 @@ _ORIGIN = re.compile(r"\*|https?://[^/\s]+")
     show_default=True,
     help="Longest time from a request to its prediction.",
 )
-@click.option("--token-file", type=FILE, help="Bearer token that requests have to bring.")
+@click.option("--token-file", type=FILE, help="File of a bearer token that requests must have.")
 @click.option(
     "--tokens",
     "tokens_file",
@@ -111,7 +111,7 @@ _ORIGIN = re.compile(r"\*|https?://[^/\s]+")
 @click.option(
     "--insecure",
     is_flag=True,
-    help="Listen beyond this machine although tokens or TLS are missing.",
+    help="Allow access from other machines without tokens or TLS.",
 )
 @click.option(
     "--cors-origin",
@@ -158,10 +158,10 @@ def serve(
     **settings: Any,
 ) -> None:
     """Serves models over TensorFlow Serving's gRPC and REST interfaces.
-
-    New versions take over when they are loaded; versions that were changed after they were signed
-    are refused. SIGTERM and Ctrl-C stop it when the requests at hand are complete; SIGHUP has it
-    read tokens, certificates and public keys again.
+    
+    New versions take over once they are loaded; versions that were changed after signing are
+    refused. SIGTERM and Ctrl-C stop the server after the current requests; SIGHUP reloads tokens,
+    certificates and public keys.
 
     \b
     Examples:
@@ -216,7 +216,7 @@ def serve(
             f"{server_settings.weakness[:1].upper()}{server_settings.weakness[1:]}: give --tokens "
             "or --token-file, and --tls-certificate with --tls-key; or say --insecure."
         )
-    # Before TensorFlow is imported, which would tell on the standard error what it found.
+    # Before TensorFlow is imported, to silence its messages on the standard error.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     from serving.server.app import serve as run_server
     from serving.server.request_log import RequestLogError

@@ -28,7 +28,7 @@ from storage.signing import sign as sign_version
     "--password-from",
     metavar="PLACE",
     default="",
-    help="Where its password is: env:NAME, fd:NUMBER, or a file.",
+    help="Its password: env:NAME, fd:NUMBER, or a file.",
 )
 @encryption_keys_option
 @model_option
@@ -39,11 +39,10 @@ def sign(
     encryption_keys: str,
     model: str | None,
 ) -> None:
-    """Signs a version again, under the name and number that it has now.
+    """Signs a version again, under its current name and number.
 
-    A signature is good for one version of one model. To move a version to another model or number,
-    copy its folder and its provenance, verify them where they came from, and sign it where it is
-    now.
+    A signature is valid for one version of one model. To move a version to another model or number,
+    verify it, copy its folder and its provenance, and sign the copy.
 
     \b
     Examples:

@@ -11,7 +11,7 @@ from serving.commands.options import SERVING_DIR, find_directory, model_option, 
 @click.argument("arguments", nargs=-1, required=True, metavar="[SERVING_DIR] LABEL")
 @model_option
 def unpin(arguments: tuple[str, ...], model: str | None) -> None:
-    """Takes a label away from the version that has it.
+    """Removes a label from its version.
 
     \b
     Examples:

@@ -31,9 +31,9 @@ def verify(
     encryption_keys: str,
     model: str | None,
 ) -> None:
-    """Checks that versions are, file by file, what was signed.
+    """Verifies each file of versions against their signatures.
 
-    All that a server can load are checked, unless some are given; those may be rolled back.
+    The default is all versions that a server can load; VERSION may also be rolled back.
 
     \b
     Examples:

@@ -26,7 +26,7 @@ from storage.keys import short_id
 @click.argument("serving_dir", default=SERVING_DIR)
 @model_option
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON list, for programs.")
-@click.option("--verify", is_flag=True, help="Verify each version, which reads it.")
+@click.option("--verify", is_flag=True, help="Verify each version; this reads all files.")
 @public_key_option
 @encryption_keys_option
 def versions(
@@ -37,7 +37,7 @@ def versions(
     public_keys: tuple[str, ...],
     encryption_keys: str,
 ) -> None:
-    """Lists the versions of a model, newest first, with the key that each says it was signed by.
+    """Lists the versions of a model, newest first, with their claimed signing keys.
 
     \b
     Examples:

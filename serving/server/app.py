@@ -47,10 +47,10 @@ def serve(settings: ServerSettings) -> None:
     does. SIGHUP has tokens, certificates and public keys read again.
 
     Args:
-      settings: How.
+      settings: The settings.
 
     Raises:
-      OSError: If a port or a file cannot be had.
+      OSError: If a port or a file is not available.
       ValueError: If a file of tokens is not one.
       RequestLogError: If another server writes to the request log's folder.
       EncryptionError: If the keys cannot be read, or the folder to decrypt into is on a disk.

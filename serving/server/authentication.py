@@ -1,7 +1,6 @@
-"""Who may use what: bearer tokens, each with the models and methods that it is good for.
+"""Authentication by bearer tokens, each with the models and methods that it allows.
 
-Both protocols authenticate here. The files are read at the start, and again when the server is
-told to.
+Both protocols authenticate here. The files are read at the start, and again on SIGHUP.
 """
 
 from __future__ import annotations

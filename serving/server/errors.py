@@ -1,4 +1,4 @@
-"""What a request is refused with: a status of gRPC, and its counterpart in HTTP."""
+"""Errors of requests: a status of gRPC, and its counterpart in HTTP."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class ServingError(Exception):
 
 
 def invalid(message: str, *, quotes: bool = True) -> ServingError:
-    """The error of a request that could not be right whatever the server's state."""
+    """The error of a request that is invalid in any state of the server."""
     return ServingError(grpc.StatusCode.INVALID_ARGUMENT, message, quotes=quotes)
 
 

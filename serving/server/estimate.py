@@ -1,4 +1,4 @@
-"""What a request takes in memory when it is unfolded, told from its bytes before it is.
+"""Estimates the memory of a parsed request from its bytes.
 
 A short message can stand for much: an empty list is two bytes of JSON and 80 of Python, an empty
 entry of a map two bytes of gRPC and 180 of protobuf. The weights below are upper bounds of what

@@ -1,4 +1,4 @@
-"""Loads a version for the server: from a private copy, which was verified."""
+"""Loads a version for the server, from a verified private copy."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def load_version(
     """Decrypts, verifies, loads and warms a version.
 
     Args:
-      settings: `trust` says whose versions are loaded.
+      settings: The settings; `trust` has the trusted keys.
       directory: Where the version is; others may write to it.
       version: Its number.
       given_up: Set when the version is no longer wanted; the load then ends at its next step.
@@ -36,7 +36,7 @@ def load_version(
       The model.
 
     Raises:
-      Exception: Whatever keeps it from being loaded.
+      Exception: If it cannot be loaded.
     """
     # Read again, so that a server that runs takes what is encrypted with a new key.
     keys = load_keys(settings.encryption_keys)

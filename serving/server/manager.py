@@ -1,6 +1,6 @@
-"""Keeps the versions of the Serving directory loaded that clients may use.
+"""Keeps the versions of a Serving directory loaded.
 
-Each model is looked at by a thread of its own, so that none waits for another.
+Each model has its own thread, so that none waits for another.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What Prometheus sees of the server."""
+"""The server's metrics for Prometheus."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class ServerMetrics:
     """The metrics of one server.
 
     Attributes:
-      registry: What an exporter reads.
+      registry: The registry, for an exporter.
       requests: Requests by model, method, protocol and status (of gRPC).
       rows: Rows that got a prediction, by model and version.
       latency: Seconds from a request to its response, by model, method and protocol.

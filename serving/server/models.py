@@ -39,7 +39,7 @@ class LoadedModel(Protocol):
 
     Attributes:
       signatures: What it takes and returns, by name.
-      signature_defs: The same as TensorFlow's protocol says it, for clients that want metadata.
+      signature_defs: The same in TensorFlow's protocol, for requests for metadata.
       batched: Signatures of which the rows of several requests may be computed as one batch; see
         `batching.learn`.
       key_id: Id of the key that it was verified with; empty if it was not.
@@ -103,7 +103,7 @@ def load_model(folder: str, *, prefer_tflite: bool, concurrency: int) -> LoadedM
       The loaded model.
 
     Raises:
-      Exception: Whatever keeps it from being loaded.
+      Exception: If it cannot be loaded.
     """
     tflite = Path(folder) / TFLITE_MODEL
     if prefer_tflite and tflite.exists():

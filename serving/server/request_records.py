@@ -1,7 +1,7 @@
 """Records of the request log: a tf.Example for each row of a request, with its prediction.
 
 A record has the features that were sent, as the pipeline's data has them (an absent one is absent),
-and beside them what was predicted and by which version:
+and the prediction, time and version:
 
     prediction.<output>     float_list, int64_list or bytes_list
     request.time            int64_list: Unix time in microseconds

@@ -1,4 +1,4 @@
-"""The way of every request: wait for a worker, find the version, respond in time, count and log.
+"""Processes requests: waits for a worker, finds the version, responds in time, counts and logs.
 
 What is small never waits for what is large: `workers` threads compute the small requests, and one
 more the large ones, one at a time. So memory for requests that are unfolded is bounded too.
@@ -277,7 +277,7 @@ def _explained(error: Exception) -> ServingError:
     """An error as a client gets it; one that nobody foresaw is logged."""
     if isinstance(error, ServingError):
         return error
-    # Not what it says: that may quote the request.
+    # Without the message, which may quote the request.
     frames = traceback.extract_tb(error.__traceback__)
     log_event(
         "unforeseen error",

@@ -1,4 +1,4 @@
-"""Where the model server listens and what it allows."""
+"""The settings of the model server."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ METRICS_PATH = "/monitoring/prometheus/metrics"
 
 @dataclass(frozen=True)
 class ServerSettings:
-    """How a model server runs.
+    """The settings of a model server.
 
     Attributes:
       serving_dir: The Serving directory.

@@ -64,7 +64,7 @@ def check_context(context: bytes, rows: int, max_bytes: int) -> None:
 def to_array(
     name: str, proto: tensor_pb2.TensorProto, max_bytes: int, max_rows: int | None = None
 ) -> np.ndarray:
-    """The array that a tensor says.
+    """Converts a tensor to an array.
 
     Args:
       name: Its name, for messages.

@@ -1,7 +1,7 @@
 """One model of the Serving directory, its versions loaded that clients may use.
 
 Each version is loaded by a thread of its own: a rollback does not wait for a load. A new version is
-verified, loaded and warmed beside the one that is being served, and only then takes over. A version
+verified, loaded and warmed next to the served one, and only then takes over. A version
 that cannot be loaded is reported, and the next newest is served.
 """
 

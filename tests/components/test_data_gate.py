@@ -423,7 +423,7 @@ def test_a_missing_rate_far_from_the_served_models_is_found_where_the_schema_all
     )
     assert re.fullmatch(
         r"test: wind_gust: MISSING_RATE_CHANGED: 0\.\d% of the rows have no value, 80\.\d% of "
-        r"the served model's; a change by more than 35% blocks",
+        r"the served model's training data; a change by more than 35% blocks",
         reason,
     )
 
@@ -496,7 +496,7 @@ def test_labels_of_one_value_stop_the_run_in_any_split(
         pass_gate(tmp_path, **splits)
     assert (
         f"{split}: delayed: LABEL_UNUSABLE: all of {len(broken):,} labels are {value}; both 0 "
-        "and 1 are needed. Are the labels of these months there yet?" in str(stopped.value)
+        "and 1 are needed. Have the labels of these months arrived?" in str(stopped.value)
     )
 
 
@@ -511,7 +511,7 @@ def test_labels_of_one_value_stop_the_run_in_any_split(
         ([0, 0.5, 1, 1], "some labels are between 0 and 1; each has to be 0 or 1"),
         ([0, 0, 1, 1e-7], "some labels are between 0 and 1"),
         ([0, 0, 1, 1 - 1e-7], "some labels are between 0 and 1"),
-        (["0", "1", "0", "1"], "the labels are no numbers"),
+        (["0", "1", "0", "1"], "the labels are not numbers"),
     ],
 )
 def test_labels_that_no_schema_refuses_are_refused(labels: list[Any], reason: str) -> None:

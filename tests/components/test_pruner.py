@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
 from tfx.v1.types import standard_artifacts as standard
 
-from components.pruner import Pruner, check_form, measure_sparsity
+from components.pruner import Pruner, check_pruning, measure_sparsity
 from ml.artifacts import serving_model_uri
 from ml.predictors import load_predictor
 from storage.errors import UserError
@@ -417,20 +417,20 @@ PARAMETERS = ("target_sparsity", "schedule", "frequency", "block_size", "m_by_n"
 )
 def test_a_form_is_sound_or_refused_by_the_name_of_a_parameter(**parameters: Any) -> None:
     try:
-        form = check_form(**parameters)
+        spec = check_pruning(**parameters)
     except UserError as error:
         refusal = str(error)
     else:
         refusal = ""
-        assert 0 <= form["sparsity"] < 1
-        assert form["schedule"] in ("polynomial", "constant")
-        assert min(form["frequency"], *form["block_size"]) >= 1
-        assert form["m_by_n"] is None or 0 < form["m_by_n"][0] < form["m_by_n"][1]
+        assert 0 <= spec["sparsity"] < 1
+        assert spec["schedule"] in ("polynomial", "constant")
+        assert min(spec["frequency"], *spec["block_size"]) >= 1
+        assert spec["m_by_n"] is None or 0 < spec["m_by_n"][0] < spec["m_by_n"][1]
     assert not refusal or refusal.partition(" = ")[0] in PARAMETERS
 
 
 @given(target=st.floats(0, 1, exclude_max=True), pair=st.tuples(*[st.integers(1, 64)] * 2))
 def test_every_target_and_every_block_is_a_form(target: float, pair: tuple[int, int]) -> None:
-    check = partial(check_form, schedule="polynomial", frequency=1, m_by_n="[]", epochs=1)
-    form = check(target_sparsity=target, block_size=json.dumps(pair))
-    assert (form["sparsity"], form["block_size"]) == (target, pair)
+    check = partial(check_pruning, schedule="polynomial", frequency=1, m_by_n="[]", epochs=1)
+    spec = check(target_sparsity=target, block_size=json.dumps(pair))
+    assert (spec["sparsity"], spec["block_size"]) == (target, pair)

@@ -123,7 +123,7 @@ def test_the_edge_model_tells_digits_about_as_well(
 def test_the_report_tells_what_the_file_weighs(quantized: Quantize, mode: str) -> None:
     report, content = quantized(mode)["report"].read(), tflite_of(quantized(mode))
     assert report["mode"] == mode
-    assert report["why"] == f"{mode} is the mode that is set"
+    assert report["why"] == f"{mode} is the configured mode"
     assert list(report["modes"]) == [mode]
     row = report["modes"][mode]
     assert row["bytes"] == len(content)
@@ -281,7 +281,7 @@ def test_a_mode_that_was_asked_for_is_shipped_whatever_it_loses() -> None:
     measured = {"int8": made(auc=0.1)}
     assert choose(measured, made(), "int8", "smallest", 0.0) == (
         "int8",
-        "int8 is the mode that is set",
+        "int8 is the configured mode",
     )
 
 

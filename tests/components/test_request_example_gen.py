@@ -215,7 +215,7 @@ def test_a_file_that_was_cut_is_named(
         path.write_bytes(whole[:size])
         message = refusal()
         assert str(path) in message
-        assert "mend or remove it" in message
+        assert "repair or remove it" in message
         assert "\n" not in message
 
 
@@ -256,7 +256,7 @@ def test_a_file_that_is_something_else_is_named(
         with tf.io.TFRecordWriter(str(path), "GZIP") as file:
             file.write(record)
         message = refusal()
-        assert message.startswith(f"{path} is no file of a request log")
+        assert message.startswith(f"{path} is not a file of a request log")
     path.write_text("a,b\n1,2\n")
     assert str(path) in refusal()
 
@@ -269,10 +269,10 @@ def test_what_is_not_there_is_said(
     assert refusal().endswith(f"has no file {MODEL}/*.tfrecord.gz; it has folders of another")
     write_log(tmp_path, trips, SINCE, version=8)
     message = refusal()
-    assert "no row of 2013-03-04 to 2013-03-11 that version 7 of a_model answered" in message
-    assert message.endswith(f"others did: 8 ({len(trips)} rows)")
+    assert "no request of 2013-03-04 to 2013-03-11 to version 7 of a_model" in message
+    assert message.endswith(f"other versions: 8 ({len(trips)} rows)")
     write_log(tmp_path, trips, SINCE, output="scores")
-    assert refusal().endswith("have no prediction.probability; its newest have prediction.scores")
+    assert refusal().endswith("no prediction.probability; the newest rows have prediction.scores")
 
 
 # Which period

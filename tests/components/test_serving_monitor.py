@@ -147,7 +147,7 @@ def test_a_real_month_is_compared_with_all_there_is_and_raises_no_alarm(monitor:
     march = month(201303)
     report = monitor(march)
     assert report["alarms"] == []
-    assert report["judged"] is True
+    assert report["evaluated"] is True
     measured = values(report)
     for kind, against in (("skew", "training"), ("drift", "previous period")):
         assert 0 < measured[kind, "company", against] < 0.05
@@ -224,8 +224,8 @@ def test_without_a_previous_period_and_labels_it_says_so_and_compares_with_train
         "The previous period (2013-01-29 to 2013-03-01) has 0 rows of this version, fewer than "
         "2,000: nothing is compared with it.",
         "No labels of the period have arrived: there is no live AUC.",
-        "12 more rows of the period were answered by version 8.",
-        "3 more rows have no such prediction.",
+        "12 more requests of the period went to version 8.",
+        "3 more rows lack the prediction.",
     ]
 
 

@@ -178,8 +178,8 @@ def test_a_model_that_answers_in_both_forms_over_both_protocols_is_blessed(
     report = read_report(blessing)
     assert report["server"] == "tensorflow_model_server"
     assert report["rows"] == 10
-    assert list(report["forms"]) == ["SavedModel", "TFLite"]
-    for form in report["forms"].values():
+    assert list(report["formats"]) == ["SavedModel", "TFLite"]
+    for form in report["formats"].values():
         assert form["startup_seconds"] > 0
         assert form["memory_mb"] > 5
         assert list(form["protocols"]) == ["gRPC", "REST"]
@@ -195,44 +195,44 @@ def test_a_model_that_answers_in_both_forms_over_both_protocols_is_blessed(
         (
             "exits",
             60,
-            [r"while it was being loaded the server ended with exit status 3; .*no such"],
+            [r"while the model was loading: the server ended with exit status 3; .*no such"],
         ),
         ("cannot load", 60, [r"the server did not load the model: no such operator"]),
-        ("never loads", 1, [r"the server did not have it loaded within 1 s"]),
-        ("crashes", 60, [r"asked for row \d+ over gRPC the server ended by SIGSEGV; .*a stand-in"]),
-        ("hangs", 6, [r"asked for row \d+ over gRPC the server did not answer within 6 s"]),
-        ("hangs over REST", 6, [r"asked for row \d+ over REST the server did not answer within 6"]),
+        ("never loads", 1, [r"the server did not load the model within 1 s"]),
+        ("crashes", 60, [r"row \d+ over gRPC: the server ended by SIGSEGV; .*a stand-in"]),
+        ("hangs", 6, [r"row \d+ over gRPC: no response within 6 s"]),
+        ("hangs over REST", 6, [r"row \d+ over REST: no response within 6"]),
         (
             "answers NaN",
             60,
             [
-                r"answered nan to row \d+ over gRPC; 10 of 10 answers are NaN or infinite",
-                r"answered nan to row \d+ over REST; 10 of 10 answers are NaN or infinite",
+                r"predicted nan for row \d+ over gRPC; 10 of 10 predictions are NaN or infinite",
+                r"predicted nan for row \d+ over REST; 10 of 10 predictions are NaN or infinite",
             ],
         ),
         (
             "refuses",
             60,
             [
-                r"asked for row \d+ over gRPC .* with INVALID_ARGUMENT: Could not parse example",
-                r"asked for row \d+ over REST .* with 400: JSON Value is not an object",
+                r"row \d+ over gRPC: .* with INVALID_ARGUMENT: Could not parse example",
+                r"row \d+ over REST: .* with 400: JSON Value is not an object",
             ],
         ),
         (
             "is off over REST",
             60,
-            [r"answered .* over REST, where .*: 0\.25 apart, 0\.005 allowed; 10 of 10 answers are"],
+            [r"predicted .* over REST, but .*: a difference of 0\.25, 0\.005 allowed; 10 of 10 p"],
         ),
         (
             "has others",
             60,
-            [r"asked for its signatures .* no signature serving_default; .* other$"],
+            [r"its signatures: .* no signature serving_default; .* other$"],
         ),
-        ("breaks off", 60, [r"asked for row \d+ over REST the server broke the connection: "]),
+        ("breaks off", 60, [r"row \d+ over REST: the server broke the connection: "]),
         (
             "talks nonsense",
             60,
-            [r"asked for row \d+ over REST the server answered with 200: <html"],
+            [r"row \d+ over REST: the server responded with 200: <html"],
         ),
     ],
 )
@@ -260,10 +260,10 @@ def test_each_budget_that_is_exceeded_is_a_reason_that_says_by_how_much(
     blessing, reasons = validate(line_without_tflite, xs, **dict.fromkeys(budgets, 0.001))
     told = " ".join(reasons)
     assert [told.count(budget) for budget in budgets] == [2, 2, 1, 1]
-    memory = read_report(blessing)["forms"]["SavedModel"]["memory_mb"]
+    memory = read_report(blessing)["formats"]["SavedModel"]["memory_mb"]
     assert (
-        f"SavedModel: took {memory:.2f} MB, {memory - 0.001:.2f} more than the 0.001 that "
-        "max_memory_mb allows"
+        f"SavedModel: the server took {memory:.2f} MB, {memory - 0.001:.2f} more than the 0.001 "
+        "that max_memory_mb allows"
     ) in reasons
 
 
@@ -285,7 +285,7 @@ def test_a_split_without_rows_is_refused(
 ) -> None:
     write_examples(tmp_path / "Split-test" / "data.gz", [])
     inputs = {"model": line, "examples": examples_artifact(tmp_path)}
-    refused(ServingValidator, inputs, "there are no rows in .*Split-test", model_name="line")
+    refused(ServingValidator, inputs, "Split-test has no rows", model_name="line")
 
 
 # The embedded server.
@@ -312,11 +312,11 @@ def test_serving_validator_blesses_a_real_model_and_leaves_it_as_it_is(
     report = read_report(blessing)
     assert report["server"] == "embedded server"
     assert report["warmed_signatures"] == ["raw_features"]
-    for form in report["forms"].values():
+    for form in report["formats"].values():
         assert set(form["protocols"]) == {"gRPC", "REST"}
         assert all(p["largest_difference"] < 1e-5 for p in form["protocols"].values())
     assert len(read_warmup(Path(blessing.uri))) == 3
-    for form in report["forms"]:
+    for form in report["formats"]:
         assert '"warmup_requests": 3' in Path(blessing.uri, f"{form}.log").read_text()
 
 
@@ -333,11 +333,11 @@ def loop_for_ever(x: tf.Tensor) -> tf.Tensor:
             lambda x: x * np.nan,
             60.0,
             [
-                "answered nan to row {first} over gRPC; 10 of 10 answers are NaN or infinite",
-                "answered nan to row {first} over REST; 10 of 10 answers are NaN or infinite",
+                "predicted nan for row {first} over gRPC; 10 of 10 predictions are NaN or infinite",
+                "predicted nan for row {first} over REST; 10 of 10 predictions are NaN or infinite",
             ],
         ),
-        (loop_for_ever, 8.0, ["the server did not have it loaded within 8 s"]),
+        (loop_for_ever, 8.0, ["the server did not load the model within 8 s"]),
     ],
 )
 def test_a_model_that_answers_nan_or_never_is_not_blessed(
@@ -642,17 +642,19 @@ def test_an_answer_is_too_far_off_exactly_if_it_is_beyond_the_tolerance(
     assert difference == max(apart)
     assert bool(lines) == (max(apart) > tolerance)
     if lines:
-        assert f"to row {apart.index(max(apart))} over REST" in lines[0]
-        assert f"{sum(a > tolerance for a in apart)} of {len(own)} answers" in lines[0]
+        assert f"for row {apart.index(max(apart))} over REST" in lines[0]
+        assert f"{sum(a > tolerance for a in apart)} of {len(own)} predictions" in lines[0]
 
 
 def test_answers_of_another_size_and_answers_to_a_model_that_has_none_are_told() -> None:
     two, one, none = np.zeros(2), np.zeros(1), np.array([np.nan])
     difference, lines = compare("gRPC", [one, two], [one, one], [7, 8], 0.1)
     assert difference is None
-    assert lines == ["answered row 8 over gRPC with 2 values, where the model itself gives 1"]
+    assert lines == ["predicted 2 values for row 8 over gRPC, but the model itself predicts 1"]
     _, lines = compare("gRPC", [one, one], [one, none], [7, 8], 0.1)
-    assert lines[0].startswith("answered 0 to row 8 over gRPC, where the model itself gives nan: ")
+    assert lines[0].startswith(
+        "predicted 0 for row 8 over gRPC, but the model itself predicts nan: "
+    )
 
 
 def test_a_limit_of_0_is_none_and_what_was_not_measured_breaks_no_limit() -> None:
@@ -660,8 +662,8 @@ def test_a_limit_of_0_is_none_and_what_was_not_measured_breaks_no_limit() -> Non
     assert unmet_limits(trial, Limits(0.1, 0, 0, 0, 0, 60)) == []
     assert unmet_limits(trial, Limits(0.1, 5, 50, 9, 1, 60)) == []
     assert unmet_limits(trial, Limits(0.1, 4, 40, 8, 1, 60)) == [
-        "was ready after 9.00 s, 1.00 more than the 8 that max_startup_seconds allows",
-        "answered a row over gRPC in 5.00 ms (median), 1.00 more than the 4 that max_p50_ms allows",
-        "answered a row over gRPC in 50.00 ms (99th percentile), 10.00 more than the 40 that "
+        "the server was ready after 9.00 s, 1.00 more than the 8 that max_startup_seconds allows",
+        "a request over gRPC took 5.00 ms (median), 1.00 more than the 4 that max_p50_ms allows",
+        "a request over gRPC took 50.00 ms (99th percentile), 10.00 more than the 40 that "
         "max_p99_ms allows",
     ]

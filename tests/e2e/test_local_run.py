@@ -69,7 +69,7 @@ def test_a_first_run_pushes_a_version_that_tensorflow_loads(pushed: PushedRun) -
 def test_every_node_is_shown_complete_with_what_it_made(pushed: PushedRun) -> None:
     assert final_states(pushed.screen) == dict.fromkeys(NODES, "complete")
     for result in (
-        r"\d train, \d+ eval, [\d,]+ test rows; learns from 201301 to 201302, evaluated on 201303",
+        r"\d train, \d+ eval, [\d,]+ test rows; trained on 201301 to 201302, evaluated on 201303",
         r"nothing is served yet",
         r"epoch 1 of 2, step \d+ of \d+, log loss 0\.\d+",
         r"8\d\.\d% of the weights are zero; eval loss 0\.\d{4}, was 0\.\d{4}",
@@ -185,7 +185,7 @@ def test_a_backtest_goes_on_from_a_month_that_was_run_and_compares_the_next_one_
     [
         (("--from", "201304", "--to", "201303"), "--from 201304 comes after --to 201303"),
         (("--from", "201303", "--to", "201306"), "span-201305 is not in"),
-        (("--from", "201301", "--to", "201302"), "nothing to learn from"),
+        (("--from", "201301", "--to", "201302"), "nothing to train on"),
         (("--from", "201303", "--to", "201304", "--compare", "few"), "NAME:KEY=VALUE[,KEY=VALUE]"),
         (
             ("--from", "201303", "--to", "201304", "--compare", "a:training.epoch=3"),
@@ -334,7 +334,7 @@ def wait_until_gone(session: int) -> bool:
     [
         (("--set", "data.uri=nowhere"), 1, "data directory 'nowhere' does not exist"),
         (("--as-of", "201405"), 1, "span-201405 is not in"),
-        (("--as-of", "201301"), 1, "nothing to learn from"),
+        (("--as-of", "201301"), 1, "nothing to train on"),
         (("--as-of", "201313"), 2, "data.as_of = '201313': a month YYYYMM is expected"),
         (("--window", "0"), 2, "data.window = '0': Input should be greater than or equal to 1"),
         (("--set", "training.epoch=3"), 2, "did you mean training.epochs?"),

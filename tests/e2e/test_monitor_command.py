@@ -136,7 +136,7 @@ def test_what_cannot_be_monitored_is_said_in_one_line(
 
 def test_wrong_usage_is_refused(served: Cli, real: Path) -> None:
     for arguments, said in (
-        (("--since", "yesterday"), "'yesterday' is no date or time"),
+        (("--since", "yesterday"), "'yesterday' is not a date or time"),
         (("--since", "2013-04-01", "--until", "2013-04-01"), "--since must be before --until"),
         (("--set", "monitor.min_rows=0"), "monitor.min_rows"),
     ):

@@ -71,7 +71,7 @@ def test_accumulators_merge_to_the_same_statistics_after_they_were_kept(
 
 def test_encode_refuses_what_it_does_not_know() -> None:
     for unknown in (object(), {"a": 1}, np.zeros(3), "text"):
-        with pytest.raises(ValueError, match="nothing that accumulators are known to hold"):
+        with pytest.raises(ValueError, match="unknown type in an accumulator"):
             accumulators.encode([unknown])
 
 
@@ -79,7 +79,7 @@ def test_encode_refuses_what_it_does_not_know() -> None:
 def test_decode_refuses_other_bytes(content: bytes) -> None:
     trees = (b"[" * 100_000, b'["list", ["_CombinedSketch", {"__class__": 1}]]', b'["number"]')
     for damaged in (content, *map(zlib.compress, (content, *trees))):
-        with pytest.raises(ValueError, match="no accumulators"):
+        with pytest.raises(ValueError, match="not accumulators"):
             accumulators.decode(damaged)
 
 
@@ -105,7 +105,7 @@ def test_decode_makes_accumulators_of_a_tree_or_refuses_it(tree: Any) -> None:
 
 
 def test_decode_refuses_what_unpacks_to_more_than_memory() -> None:
-    with pytest.raises(ValueError, match="cut or too large"):
+    with pytest.raises(ValueError, match="truncated or too large"):
         accumulators.decode(zlib.compress(b" " * ((1 << 28) + 1)))
 
 
@@ -171,5 +171,5 @@ def test_sketch_of_damaged_bytes_is_refused_or_whole(make: Callable[[], Any]) ->
 @pytest.mark.parametrize("make", SKETCHES)
 def test_sketch_of_another_kind_or_nothing_is_refused(make: Callable[[], Any]) -> None:
     for encoded in (b"", *(bytes(m().__getstate__()) for m in SKETCHES if m is not make)):
-        with pytest.raises(ValueError, match="these bytes are no"):
+        with pytest.raises(ValueError, match=r"not an? \w+ sketch"):
             sketches.decode(type(make()), encoded)

@@ -44,7 +44,7 @@ class World:
             run_keys=keys,
             run_month=lambda month: self.run(month, keys[month]),
             served=lambda: self.serving,
-            baseline=("toy_measurement.reference", {month: (notes, month) for month in keys}),
+            baseline=("toy_measurement.baseline", {month: (notes, month) for month in keys}),
             label="delayed",
             prepare=lambda: None,
             say=self.said.append,
@@ -288,8 +288,8 @@ def test_several_backtests_are_told_apart_in_one_table() -> None:
 def test_the_conclusion_is_what_retraining_was_worth() -> None:
     last = aucs(Month(201310, "r10", Outcome.PUSHED, 13, served_version=12), 0.7, 0.7, 0.65, 0.7)
     (line,) = conclusion({"base": [*MONTHS, last]})
-    assert "an AUC of 0.6933" in line
-    assert "would have had 0.6700: retraining was worth +0.0233." in line
+    assert "with monthly retraining 0.6933" in line
+    assert "without 0.6700: retraining gained +0.0233." in line
     # Nothing can be said where the first version was all that ever served.
     assert conclusion({"base": MONTHS}) == []
 

@@ -360,7 +360,7 @@ def test_clean_refuses_serving_directory_that_is_not_mounted(
 def test_clean_refuses_a_folder_that_is_no_output_directory(tmp_path: Path) -> None:
     (tmp_path / "artifacts" / "1").mkdir(parents=True)
     for folder in (tmp_path, tmp_path / "missing"):
-        with pytest.raises(UserError, match="is no output directory"):
+        with pytest.raises(UserError, match="is not an output directory"):
             find_directories(folder)
     assert not (tmp_path / "missing").exists()
 

@@ -438,7 +438,7 @@ def test_if_it_is_unsure_whether_a_run_was_started_its_version_stays(
 ) -> None:
     stub.fail("CreateRun", DROP_AFTER)
     stub.fail("ListRuns", 503, nth=2)
-    with refused("Whether it was done all the same is not known", "look in the UI"):
+    with refused("It is not known whether it was done", "look in the UI"):
         kubeflow.submit(package, VALUES)
     assert [len(ids) for ids in stub.state.values()] == [1, 1, 1, 1, 0]
 

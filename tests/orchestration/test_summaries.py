@@ -38,7 +38,7 @@ def test_examples_are_counted_by_split_and_dated() -> None:
         spans = {"train": months, "test": ["201312"]}
         examples.set_string_custom_property("spans", json.dumps(spans))
         assert summarize("SpanExampleGen", {"examples": examples}) == Summary(
-            f"123,456 train, 7,890 eval, 27,020 test rows; learns from {learned}, "
+            f"123,456 train, 7,890 eval, 27,020 test rows; trained on {learned}, "
             "evaluated on 201312"
         )
 
@@ -125,7 +125,7 @@ def serving_report(folder: Path, saved_model: dict[str, Any], reasons: list[str]
     }
     report = {
         "rows": 200,
-        "forms": {"SavedModel": saved_model, "TFLite": tflite},
+        "formats": {"SavedModel": saved_model, "TFLite": tflite},
         "reasons": reasons,
     }
     (folder / "report.json").write_text(json.dumps(report))
@@ -157,7 +157,11 @@ def test_a_model_that_does_not_serve_tells_every_reason(tmp_path: Path) -> None:
 
 
 def test_a_server_that_never_answered_tells_no_times(tmp_path: Path) -> None:
-    report = {"rows": 7, "forms": {"SavedModel": NEVER_READY}, "reasons": ["SavedModel: it hangs"]}
+    report = {
+        "rows": 7,
+        "formats": {"SavedModel": NEVER_READY},
+        "reasons": ["SavedModel: it hangs"],
+    }
     (tmp_path / "report.json").write_text(json.dumps(report))
     blessing = artifacts.InfraBlessing()
     blessing.uri = str(tmp_path)

@@ -1,4 +1,4 @@
-"""What takes the place of measuring a run and of the reference, where there is no real run."""
+"""What takes the place of measuring a run and of the baseline, where there is no real run."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def measure(
     )
 
 
-def reference(notes: str, month: int) -> float:
+def baseline(notes: str, month: int) -> float:
     _note(Path(notes), str(month))
     return month % 100 / 10
 

@@ -284,8 +284,8 @@ def test_a_value_that_is_not_allowed_is_refused_with_what_is(
         ("[serving]\nsign = 1", "serving.sign = 1: true or false is expected"),
         ("[evaluation]\nmin_auc = nan", "evaluation.min_auc = nan: "),
         ("model_name = 3", "model_name = 3: "),
-        ('[data]\nuri = "a\\u0000b"', r"data.uri = 'a\x00b': no value has a NUL"),
-        ('[serving]\npublic_keys = ["a\\u0000"]', r"serving.public_keys = ['a\x00']: no value"),
+        ('[data]\nuri = "a\\u0000b"', r"data.uri = 'a\x00b': NUL characters are not allowed"),
+        ('[serving]\npublic_keys = ["a\\u0000"]', r"serving.public_keys = ['a\x00']: NUL"),
         ('[gate]\nwarn_only = "A"', "gate.warn_only = 'A': "),
         ("[gate]\nwarn_only = [1]", "gate.warn_only.0 = 1: "),
         ("[pruning]\nblock_size = [true, 1]", "pruning.block_size = [True, 1]: true and false"),
@@ -371,7 +371,7 @@ def test_load_config_names_what_a_model_does_not_say(models: Path) -> None:
     add_model(models, "tips", 'model_name = "tips"\n')
     message = refusal(None)
     for key in ("label", "prediction", "data.uri", "data.window", "gate.schema"):
-        assert f"{key}: a value is missing; models/tips/config.toml must say it" in message
+        assert f"{key}: a value is missing; set it in models/tips/config.toml" in message
 
 
 def test_default_model_is_the_only_one_or_the_one_that_says_so(
@@ -382,7 +382,7 @@ def test_default_model_is_the_only_one_or_the_one_that_says_so(
     add_model(models, "tips")
     assert default_model() == "tips"
     add_model(models, "fares")
-    with pytest.raises(ConfigError, match=r"which.*`default = true` .* one of fares, tips"):
+    with pytest.raises(ConfigError, match=r"no single default.*`default = true` .* fares, tips"):
         default_model()
     (models / "fares" / "config.toml").write_text("default = true\n" + MODEL)
     assert load_config().model == "fares"
@@ -408,7 +408,7 @@ def test_a_model_that_is_not_there_is_refused_with_those_that_are(models: Path, 
 
 def test_a_model_cannot_be_named_by_its_own_file(models: Path) -> None:
     add_model(models, "tips", 'model = "fares"\n' + MODEL)
-    assert refusal(None) == "model = 'fares': the folder says it (models/tips/config.toml)"
+    assert refusal(None) == "model = 'fares': the folder sets the name (models/tips/config.toml)"
 
 
 # Tables and lists

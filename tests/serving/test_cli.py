@@ -229,7 +229,7 @@ def test_the_last_version_is_withdrawn_only_if_that_is_asked_for(directory: Mode
     where = directory.serving_dir
     refused = run("rollback", where)
     assert refused.exit_code == 1
-    assert "have nothing served with --withdraw" in refused.output
+    assert "--withdraw to serve nothing" in refused.output
     assert done("rollback", where, "--withdraw") == (
         "Withdrew version 7; nothing is live until a version is promoted or pushed.\n"
     )
@@ -259,7 +259,7 @@ def test_pinning_and_unpinning_say_what_is_live_now(directory: ModelDirectory) -
         (("promote",), "no version to promote"),
         (("promote", "7"), "no version 7 to promote"),
         (("pin", "9", "--label", "stable"), "no version 9 to pin"),
-        (("pin", "7", "--label", "a/b"), "'a/b' is no label"),
+        (("pin", "7", "--label", "a/b"), "'a/b' is not a label"),
         (("unpin", "stable"), "no label 'stable'"),
     ],
 )
@@ -329,7 +329,10 @@ def test_another_public_key_may_be_given(directory: ModelDirectory, tmp_path: Pa
     other = ensure_key_pair(str(tmp_path / "other.key"))
     result = run("verify", directory.serving_dir, "--public-key", other.public)
     assert result.exit_code == 1
-    assert f"was made with the key {short_id(key_of(directory))}, which is none" in result.output
+    assert (
+        f"was made with the key {short_id(key_of(directory))}, which is not trusted"
+        in result.output
+    )
     both = ("--public-key", other.public, "--public-key", tmp_path / "keys")
     assert run("verify", directory.serving_dir, *both).exit_code == 0
     missing = run("verify", directory.serving_dir, "--public-key", tmp_path / "missing.pub")

@@ -475,7 +475,7 @@ def test_a_number_that_no_server_can_load_is_no_version_and_is_named(
 def test_a_number_that_no_server_can_load_is_not_published(
     directory: ModelDirectory, model: str, provenance: str, version: int
 ) -> None:
-    with pytest.raises(ValueError, match=f"{version} is no number of a version"):
+    with pytest.raises(ValueError, match=f"{version} is not a version number"):
         directory.publish(version, model, provenance)
     assert not Path(directory.uri).exists()
 

@@ -164,8 +164,8 @@ def pem_of(key: ec.EllipticCurvePrivateKey | ed25519.Ed25519PrivateKey, secret: 
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        (b"", "is no private key in PEM form"),
-        (b"\xff\xfe", "is no private key in PEM form"),
+        (b"", "is not a private key in PEM format"),
+        (b"\xff\xfe", "is not a private key in PEM format"),
         (pem_of(ec.generate_private_key(ec.SECP256K1())), "on the curve secp256k1"),
         (pem_of(ed25519.Ed25519PrivateKey.generate()), "Ed25519PrivateKey"),
         (pem_of(ec.generate_private_key(ec.SECP256R1()), "secret"), "has a password"),
@@ -266,7 +266,7 @@ def test_a_key_and_its_password_come_from_variables_and_descriptors(
         ("fd:one", "fd:NUMBER is expected"),
         ("fd:1000000", "fd:1000000 cannot be read"),
         ("missing.key", "missing.key cannot be read"),
-        ("env:EMPTY", "env:EMPTY is no private key"),
+        ("env:EMPTY", "env:EMPTY is not a private key"),
         ("pkcs11:token=flightdeck;object=key", "the key pkcs11:token=flightdeck;object=key cannot"),
         ("pkcs11:object=key?pin-value=1234", "shows the PIN to everybody"),
     ],
@@ -300,7 +300,7 @@ def test_replacing_a_public_key_swaps_no_trust_before_it_is_read_again(
     trust = TrustStore([keys.public])
     shutil.copy(theirs.public, keys.public)
     sign(version, 7, theirs.private)
-    with pytest.raises(SignatureError, match="none of those that are trusted"):
+    with pytest.raises(SignatureError, match="which is not trusted"):
         private_copy(version, 7, trust)
     trust.reload()
     private_copy(version, 7, trust).close()

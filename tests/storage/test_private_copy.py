@@ -204,7 +204,7 @@ def test_a_version_that_was_rolled_back_is_copied_only_if_that_is_asked_for(
 
 @pytest.mark.parametrize("name", ["..", ".", "", "a/b", "/etc"])
 def test_a_name_that_leads_out_of_the_private_folder_is_refused(tmp_path: Path, name: str) -> None:
-    with pytest.raises(ValueError, match="is no name of a model"):
+    with pytest.raises(ValueError, match="is not a model name"):
         private_copy(ModelDirectory(str(tmp_path), name), 7, None)
 
 
@@ -257,7 +257,7 @@ def test_a_link_in_place_of_the_folder_itself_is_refused(
     folder = Path(getattr(directory, f"{what}_uri")(7))
     folder.rename(tmp_path / "elsewhere")
     folder.symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(UnsafeContentError, match="is no folder, but a link or a file"):
+    with pytest.raises(UnsafeContentError, match="is not a folder, but a link or a file"):
         private_copy(directory, 7, trust)
 
 

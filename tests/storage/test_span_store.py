@@ -72,7 +72,7 @@ def test_a_store_that_cannot_be_used_keeps_nothing_and_ends_no_run(
     (tmp_path / "file").write_bytes(b"")
     store = SpanStore(str(tmp_path / "file"))
     store.write("a", 201301, "k", b"one")
-    assert "What was made of 201301 cannot be kept" in caplog.text
+    assert "The result of 201301 cannot be kept" in caplog.text
     assert store.read("a", 201301, "k") is None
 
 

@@ -368,7 +368,7 @@ def test_a_month_that_is_not_there_is_refused_with_those_that_are(year: Path, as
 
 
 def test_the_first_month_has_nothing_to_learn_from(year: Path) -> None:
-    with pytest.raises(DataError, match=r"nothing to learn from: .* no span before span-201301"):
+    with pytest.raises(DataError, match=r"nothing to train on: .* no span before span-201301"):
         resolve_window(str(year), 201301, 6)
 
 

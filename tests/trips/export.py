@@ -1,4 +1,4 @@
-"""Saves the trained network with the transformation inside, behind its serving signatures."""
+"""Saves the trained network with its transformation and serving signatures."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ def save_model(
     path: str,
     custom_config: Mapping[str, str],
 ) -> None:
-    """Saves a network that reads transformed features so that its requests hold raw features.
+    """Saves a network with the transformation inside, so that requests hold raw features.
 
     Signatures:
       - `serving_default`: `examples`, serialized tf.Examples, string [batch].
       - `raw_features`: one tensor of shape [batch] per raw feature; "" or NaN where it is absent.
-      - `classify`, `regress`: `inputs`, serialized tf.Examples, string [batch], as the methods of
-        those names of TensorFlow Serving want it.
+      - `classify`, `regress`: `inputs`, serialized tf.Examples, string [batch], for TensorFlow
+        Serving's methods of these names.
 
     The first two return the prediction, float32 [batch, 1]; `regress` returns it as `outputs`;
     `classify` returns `classes`, string [batch, 2], and their `scores`, float32 [batch, 2].
@@ -41,7 +41,7 @@ def save_model(
     prediction = custom_config["prediction"]
     spec = graph.raw_feature_spec()
     spec = {name: spec[name] for name in RAW_FEATURES}
-    # A layer that the model owns, so that the transformation's files are saved with it.
+    # As a layer of the model, so that the transformation's files are saved with it.
     model.transform = graph.transform_features_layer()
 
     @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="examples")])
@@ -66,8 +66,8 @@ def save_model(
         path,
         save_format="tf",
         include_optimizer=False,
-        # The layers are Keras's own and are rebuilt from their configuration when the model is
-        # loaded; tracing each of them would take three times as long as all the rest.
+        # Keras rebuilds its own layers from their configuration; tracing them would take three
+        # times as long as everything else.
         save_traces=False,
         signatures={
             DEFAULT_SIGNATURE: serve_examples,
@@ -83,5 +83,5 @@ def _raw_signature(spec: FeatureSpec) -> dict[str, tf.TensorSpec]:
 
 
 def _as_columns(features: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-    """Features of shape [batch] as the transformation takes them, [batch, 1]."""
+    """Reshapes features from [batch] to [batch, 1], for the transformation."""
     return {name: tf.reshape(feature, [-1, 1]) for name, feature in features.items()}

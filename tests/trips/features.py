@@ -1,9 +1,9 @@
 """The columns of the trips, by what the model makes of them."""
 
-# Strings that become ids of a vocabulary.
+# Strings, with a vocabulary each.
 VOCABULARIES = ("company", "origin", "dest")
 
-# Integers that are ids already, by how many there are.
+# Integers that are ids, with the number of ids.
 IDS = {"hour": 24}
 
 SCHEDULE = ("day_of_week", "sched_dep_time", "sched_arr_time", "distance")
@@ -19,7 +19,7 @@ WEATHER = (
     "visib",
 )
 
-# The features of a request: everything the model reads, and nothing else.
+# The features of a request: exactly those that the model reads.
 RAW_FEATURES = (*VOCABULARIES, *SCHEDULE, *WEATHER)
 
 # The transformed feature that holds all numeric features.

@@ -29,7 +29,7 @@ _LOG_LOSS = "log_loss"
 
 
 def run_fn(fn_args: tfx.components.FnArgs) -> None:
-    """Trains and saves the network; the `run_fn` of Trainer.
+    """Trains and saves the network: the `run_fn` of Trainer.
 
     Args:
       fn_args: Supplied by Trainer; `custom_config` holds the fields of `Learning`.
@@ -82,7 +82,7 @@ def build_model(config: Learning, sizes: dict[str, int], width: int) -> tf_keras
 def _fit(
     model: tf_keras.Model, config: Learning, train: Columns, evaluation: Columns, log_dir: str
 ) -> dict[str, Any]:
-    """Trains until the log loss on `eval` stops falling and keeps the best weights."""
+    """Trains until the log loss on `eval` stops falling, and keeps the best weights."""
     steps = math.ceil(len(train[config.label]) / config.batch_size)
     schedule = tf_keras.optimizers.schedules.CosineDecay(
         config.learning_rate, steps * config.epochs

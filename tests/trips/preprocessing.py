@@ -1,4 +1,4 @@
-"""Turns raw columns into what the network reads, in the pipeline and inside the served model."""
+"""Transforms raw features, in the pipeline and inside the served model."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ Tensors = dict[str, tf.Tensor]
 
 _RARE = 20  # A category seen less often shares one id with those never seen.
 _HALF_LIFE = 60 * 24 * 3600  # Seconds; a row that much older than the newest counts half.
-_CLIP = 4.0  # Standard deviations; keeps an extreme from saturating the network.
+_CLIP = 4.0  # Standard deviations; extremes would saturate the network.
 
 
 def preprocessing_fn(inputs: Tensors, custom_config: Mapping[str, str]) -> Tensors:
-    """Transforms raw features; the `preprocessing_fn` of Transform.
+    """Transforms raw features: the `preprocessing_fn` of Transform.
 
     Args:
       inputs: Raw features by name, each of shape [batch, 1], NaN where a number is absent.
@@ -58,5 +58,5 @@ def _standard_scores(numbers: tf.Tensor) -> tf.Tensor:
 
 def _minutes(clock: tf.Tensor) -> tf.Tensor:
     """Minutes since midnight of a clock time written HHMM, int32."""
-    clock = tf.cast(clock, tf.int32)  # TFLite divides no int64.
+    clock = tf.cast(clock, tf.int32)  # TFLite cannot divide int64.
     return clock // 100 * 60 + clock % 100

@@ -1,4 +1,4 @@
-"""Options that the commands of Kubeflow share, and how their errors are shown."""
+"""Options and errors that the commands of Kubeflow share."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ package_options = together(
         "parameters",
         multiple=True,
         metavar="NAME=VALUE",
-        help="Value of a parameter; over the configuration.",
+        help="Value of a parameter; overrides the configuration.",
     ),
     pipeline_option,
     click.option("--pipeline-name", help="Pipeline on the server. Default: as in the package."),
@@ -81,7 +81,7 @@ def connect(options: Mapping[str, Any]) -> KubeflowPipelines:
 
 @dataclass(frozen=True)
 class Job:
-    """What a run or a schedule runs.
+    """The pipeline and parameters of a run or a schedule.
 
     Attributes:
       package: The compiled pipeline.
@@ -95,7 +95,7 @@ class Job:
 
 
 def read_job(options: Mapping[str, Any]) -> Job:
-    """What `package_options` name.
+    """Makes the job that `package_options` describe.
 
     Raises:
       click.UsageError: If options exclude each other, or a value is not allowed.
@@ -106,7 +106,7 @@ def read_job(options: Mapping[str, Any]) -> Job:
     if options["package_path"] is None:
         return _compiled(options, parameters, caching)
     if options["config_path"] or options["settings"]:
-        raise click.UsageError("--package excludes --config and --set: it has its values; --param.")
+        raise click.UsageError("--package excludes --config and --set: use --param.")
     from orchestration.kubeflow.monitoring import check_period, is_monitoring
     from orchestration.kubeflow.package import read_package
 
@@ -132,7 +132,7 @@ def _compiled(options: Mapping[str, Any], parameters: tuple[str, ...], caching: 
         values = run_parameters(config_path, settings, parameters, options["pipeline"])
     except ConfigError as error:
         raise click.UsageError(str(error)) from error
-    # Here, since compiling has silenced what TFX's libraries say of each other.
+    # Here, because compiling has silenced the warnings of TFX's libraries.
     from orchestration.kubeflow.package import read_package
 
     account = options["service_account"] or config.kubeflow.service_account or None
@@ -140,7 +140,7 @@ def _compiled(options: Mapping[str, Any], parameters: tuple[str, ...], caching: 
 
 
 def after(text: str) -> str:
-    """A reason, as it follows what it is the reason of.
+    """Formats a reason to follow a message.
 
     Examples:
       >>> after("out of memory"), after("")

@@ -1,4 +1,4 @@
-"""`kubeflow_runner.py schedule`: sets up the one schedule of a name, or changes it."""
+"""`kubeflow_runner.py schedule`: creates or changes a schedule."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ _ONE_PERIOD = "is about one period: a schedule would look at the same one again"
 def schedule(
     cron: str, name: str | None, experiment: str, pipeline_name: str | None, **options: Any
 ) -> None:
-    """Runs the pipeline again and again: sets up the one schedule of a name, or changes it.
+    """Creates a schedule for the pipeline, or changes it.
 
-    One run at a time, and at most one for all times that were missed. Run this again with the same
-    and nothing changes; with something else, the schedule is replaced unless its run is in
-    progress, and if that fails, the old one stays. A schedule that is disabled stays so. Times are
-    UTC unless the cluster is set up otherwise.
+    A schedule has one run at a time, and makes up for missed times with one run. If nothing
+    changed, this command does nothing. Otherwise it replaces the schedule, unless a run of it is in
+    progress; if that fails, the old one stays. A disabled schedule stays disabled. Times are UTC
+    unless the cluster is set up otherwise.
 
     \b
     Examples:
@@ -51,7 +51,7 @@ def schedule(
             raise click.UsageError(f"--package of the monitoring pipeline {_ONE_PERIOD}")
         if job.values.get("fingerprint"):
             raise click.UsageError(
-                "kubeflow.uncached lacks SpanExampleGen: a schedule has to look at the data again"
+                "kubeflow.uncached lacks SpanExampleGen: a schedule has to read the data again"
             )
         found, change = connect(options).schedule(
             name or pipeline_name or job.package.name,

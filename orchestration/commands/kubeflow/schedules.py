@@ -34,7 +34,7 @@ def list_schedules(**connection: Any) -> None:
 @click.argument("name")
 @connection_options
 def enable(name: str, **connection: Any) -> None:
-    """Lets a schedule run; if it has missed times, it makes up for the last one at once."""
+    """Enables a schedule; if it missed times, it makes up for the last one at once."""
     with failures():
         connect(connection).enable_schedule(name)
     click.echo(f"Schedule {name} is enabled.")
@@ -44,7 +44,7 @@ def enable(name: str, **connection: Any) -> None:
 @click.argument("name")
 @connection_options
 def disable(name: str, **connection: Any) -> None:
-    """Stops a schedule from running; a run that has begun goes on."""
+    """Disables a schedule; a run in progress continues."""
     with failures():
         connect(connection).disable_schedule(name)
     click.echo(f"Schedule {name} is disabled.")

@@ -1,4 +1,4 @@
-"""`kubeflow_runner.py status`: how far a run is, and why tasks failed."""
+"""`kubeflow_runner.py status`: shows the progress of a run, and why tasks failed."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _TIME = "%Y-%m-%d %H:%M:%S %Z"
 @click.argument("run_id")
 @connection_options
 def status(run_id: str, **connection: Any) -> None:
-    """Shows how far a run is, and why tasks of it failed."""
+    """Shows the progress of a run, and why tasks failed."""
     with failures():
         found = connect(connection).status(run_id)
     click.echo(f"{found.name}: {found.state}{after(found.error)}")

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     type=click.FloatRange(min=0.01),
     default=5.0,
     show_default=True,
-    help="Time between two looks while waiting.",
+    help="Time between two requests while waiting.",
 )
 @connection_options
 def submit(
@@ -42,10 +42,10 @@ def submit(
     poll_seconds: float,
     **options: Any,
 ) -> None:
-    """Uploads the pipeline as a version, unless it is there, and runs it.
+    """Uploads the pipeline as a version, if it is new, and runs it.
 
-    With --wait, the exit status is 0 if the run succeeds. If the run is refused, nothing of it
-    stays on the server.
+    With --wait, the exit status is 0 if the run succeeds. If the server refuses the run, the upload
+    is deleted again.
 
     \b
     Examples:

@@ -17,4 +17,4 @@ def terminate(run_id: str, **connection: Any) -> None:
     """Stops a run."""
     with failures():
         connect(connection).terminate(run_id)
-    click.echo(f"Terminating run {run_id}; the tasks at work are being stopped.")
+    click.echo(f"Terminating run {run_id}; its running tasks are being stopped.")

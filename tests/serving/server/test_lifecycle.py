@@ -373,7 +373,7 @@ def test_a_key_that_is_taken_away_takes_its_versions_with_it(
         server.wait_for("unloaded", version=2, reason="its key is no longer trusted")
         server.wait_for("serving", version=1)
         refused = server.wait_for("refused", version=2)
-        assert "none of those that are trusted" in refused["reason"]
+        assert "which is not trusted" in refused["reason"]
         assert server.rest("toy/versions/2").json()["model_version_status"][0]["state"] == "END"
 
 

@@ -354,7 +354,7 @@ class TestSignatures:
             ("added", "added: 1/assets/more.txt"),
             ("missing", "removed: 1/fingerprint.pb"),
             ("unsigned", "there is no signature"),
-            ("stranger", "which is none of those that are trusted"),
+            ("stranger", "which is not trusted"),
             ("moved", "is that of version 1 of moved, not of version 2 of moved"),
             ("damaged", "model.sig is not the signature of a model"),
         ],

@@ -15,13 +15,13 @@ from .features import SCHEDULE, WEATHER
 _SEED = 7
 
 
-def reference_auc(data_uri: str, as_of: int, window: int, label: str) -> float:
+def baseline_auc(data_uri: str, as_of: int, window: int, label: str) -> float:
     """AUC of scikit-learn's HistGradientBoosting with its defaults.
 
     Args:
       data_uri: Directory of the spans.
-      as_of: Month that it is evaluated on, YYYYMM.
-      window: Months before `as_of` to learn from.
+      as_of: Month to evaluate on, YYYYMM.
+      window: Months before `as_of` to train on.
       label: Column of the label.
 
     Returns:
@@ -34,10 +34,10 @@ def reference_auc(data_uri: str, as_of: int, window: int, label: str) -> float:
         columns = [*SCHEDULE, *WEATHER, label]
         return pd.concat([open_file(path, files).read(columns).to_pandas() for path in paths])
 
-    learned = read([path for span in months.train for path in span.files])
+    training = read([path for span in months.train for path in span.files])
     test = read(list(months.test.files))
     model = HistGradientBoostingClassifier(random_state=_SEED)
     with threadpool_limits(1, "openmp"):
-        model.fit(learned.drop(columns=label), learned[label])
+        model.fit(training.drop(columns=label), training[label])
         predictions = model.predict_proba(test.drop(columns=label))[:, 1]
     return float(roc_auc_score(test[label], predictions))

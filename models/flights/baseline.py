@@ -16,23 +16,22 @@ from .features import RAW_FEATURES, VOCABULARIES
 _SEED = 7
 
 
-def reference_auc(data_uri: str, as_of: int, window: int, label: str) -> float:
+def baseline_auc(data_uri: str, as_of: int, window: int, label: str) -> float:
     """AUC of scikit-learn's HistGradientBoosting with its defaults and categorical features.
 
-    It learns from the whole window; the pipeline's model keeps the window's last days for early
-    stopping.
+    It trains on the whole window; the pipeline's model holds out the last days for early stopping.
 
     Args:
       data_uri: Directory of the spans.
-      as_of: Month that it is evaluated on, YYYYMM.
-      window: Months before `as_of` to learn from.
+      as_of: Month to evaluate on, YYYYMM.
+      window: Months before `as_of` to train on.
       label: Column of the label.
 
     Returns:
       The AUC on the month `as_of`.
 
     Raises:
-      DataError: If the window is not there.
+      DataError: If a month of the window is missing.
     """
     months = spans.resolve_window(data_uri, as_of, window)
     files, _ = spans.filesystem(data_uri)
@@ -42,16 +41,16 @@ def reference_auc(data_uri: str, as_of: int, window: int, label: str) -> float:
         tables = [open_file(path, files).read(columns) for path in paths]
         return pd.concat([table.to_pandas() for table in tables])
 
-    learned = read([path for span in months.train for path in span.files])
+    training = read([path for span in months.train for path in span.files])
     test = read(list(months.test.files))
     categories = list(VOCABULARIES)
     encoder = OrdinalEncoder(handle_unknown="use_encoded_value", unknown_value=-1)
-    learned[categories] = encoder.fit_transform(learned[categories])
+    training[categories] = encoder.fit_transform(training[categories])
     test[categories] = encoder.transform(test[categories])
     model = HistGradientBoostingClassifier(categorical_features=categories, random_state=_SEED)
     features = list(RAW_FEATURES)
-    # While other nodes run, threads that wait for each other cost three times what they save.
+    # One thread: while other nodes run, waiting threads cost three times what they save.
     with threadpool_limits(1, "openmp"):
-        model.fit(learned[features], learned[label])
+        model.fit(training[features], training[label])
         predictions = model.predict_proba(test[features])[:, 1]
     return float(roc_auc_score(test[label], predictions))
