@@ -67,7 +67,7 @@ ROWS = [
 ]
 
 
-def test_each_row_of_a_csv_file_has_its_answer(
+def test_predict_prints_a_prediction_for_each_row_of_a_csv_file(
     predict: Callable[..., Result], server: RunningServer, trips: Path
 ) -> None:
     found = rows_of(predict(trips))
@@ -79,7 +79,7 @@ def test_each_row_of_a_csv_file_has_its_answer(
     assert found[2]["probability"] == "nan"
 
 
-def test_a_parquet_file_is_answered_alike(
+def test_predict_reads_parquet_as_csv(
     predict: Callable[..., Result], tmp_path: Path, trips: Path
 ) -> None:
     path = tmp_path / "rows.parquet"
@@ -95,7 +95,7 @@ def test_a_parquet_file_is_answered_alike(
     assert predict(path).stdout == predict(trips).stdout
 
 
-def test_all_rows_are_asked_about_and_in_their_order(
+def test_predict_keeps_all_rows_in_their_order(
     predict: Callable[..., Result], server: RunningServer, tmp_path: Path
 ) -> None:
     rows = [{"distance": float(n), "hour": n % 24, "company": "AA"} for n in range(1203)]
@@ -116,7 +116,7 @@ def test_all_rows_are_asked_about_and_in_their_order(
         (("--version", LIVE), "toy"),
     ],
 )
-def test_the_version_that_is_meant_is_asked(
+def test_predict_requests_the_chosen_version(
     predict: Callable[..., Result],
     server: RunningServer,
     trips: Path,
@@ -127,7 +127,7 @@ def test_the_version_that_is_meant_is_asked(
     assert [float(row["probability"]) for row in found] == answers(server, ROWS[:2], path)
 
 
-def test_texts_are_asked_about_as_they_are_written(
+def test_predict_sends_texts_exactly_as_written(
     predict: Callable[..., Result], tmp_path: Path
 ) -> None:
     """Be they numbers with leading zeros, dates, truth values, gaps, or whatever."""
@@ -150,7 +150,9 @@ def test_texts_are_asked_about_as_they_are_written(
         ] == texts
 
 
-def test_a_file_with_no_rows_has_no_answers(predict: Callable[..., Result], tmp_path: Path) -> None:
+def test_predict_prints_nothing_for_a_file_without_rows(
+    predict: Callable[..., Result], tmp_path: Path
+) -> None:
     path = tmp_path / "none.csv"
     path.write_text("distance,hour,company\n")
     result = predict(path)
@@ -184,7 +186,7 @@ class TestRefusals:
             ("distance,hour,company\n1,2,AA\n", ("--label", "x"), "400: Unrecognized"),
         ],
     )
-    def test_what_does_not_fit_is_named(
+    def test_predict_names_a_value_that_does_not_fit(
         self,
         predict: Callable[..., Result],
         tmp_path: Path,
@@ -196,13 +198,13 @@ class TestRefusals:
         path.write_text(content)
         assert message in self.message(predict(path, *options))
 
-    def test_a_model_that_is_not_served_is_named(
+    def test_predict_names_a_model_that_is_not_served(
         self, predict: Callable[..., Result], trips: Path
     ) -> None:
         assert "Latest(nobody)" in self.message(predict(trips, model="nobody"))
 
     @pytest.mark.parametrize("name", ["rows.json", "rows.parquet"])
-    def test_a_file_of_another_kind_is_named(
+    def test_predict_names_a_file_of_another_kind(
         self, predict: Callable[..., Result], tmp_path: Path, name: str
     ) -> None:
         path = tmp_path / name
@@ -212,13 +214,13 @@ class TestRefusals:
     @pytest.mark.parametrize(
         "address", ["http://127.0.0.1:1", "127.0.0.1:1", "http://[", "ftp://127.0.0.1"]
     )
-    def test_a_server_that_does_not_answer_is_named(self, trips: Path, address: str) -> None:
+    def test_predict_names_a_server_that_does_not_respond(self, trips: Path, address: str) -> None:
         arguments = ["predict", str(trips), "--server", address, "--model", "toy"]
         assert address in self.message(CliRunner().invoke(main, arguments))
 
     @pytest.mark.parametrize("name", ["http_proxy", "all_proxy", "HTTP_PROXY", "ALL_PROXY"])
     @pytest.mark.parametrize("proxy", ["http://127.0.0.1:9", "socks5://127.0.0.1:9", "ftp://x"])
-    def test_predict_asks_a_local_server_without_the_proxy(
+    def test_predict_reaches_a_local_server_without_the_proxy(
         self,
         predict: Callable[..., Result],
         trips: Path,
@@ -243,7 +245,9 @@ class TestRefusals:
         assert f"through the proxy {proxy.rpartition('@')[2]}" in message
         assert "s3cret" not in message
 
-    def test_predict_obeys_no_proxy(self, trips: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_predict_ignores_proxies_where_no_proxy_says_so(
+        self, trips: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         monkeypatch.setenv("all_proxy", "socks5://127.0.0.1:9")
         monkeypatch.setenv("no_proxy", "invalid")
         arguments = ["--server", "http://model.invalid", "--model", "toy"]
@@ -251,7 +255,7 @@ class TestRefusals:
         assert "http://model.invalid" in message
         assert "proxy" not in message
 
-    def test_so_is_one_that_does_not_speak_the_protocol(
+    def test_predict_names_a_server_that_does_not_speak_the_protocol(
         self, server: RunningServer, trips: Path
     ) -> None:
         for address in (f"{server.rest_url}/v2", f"http://127.0.0.1:{server.grpc_port}"):

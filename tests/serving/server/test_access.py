@@ -76,7 +76,7 @@ class TestTokenAndTls:
     @pytest.mark.parametrize(
         "header", [None, "", "Bearer", "Bearer wrong", f"Basic {TOKEN}", TOKEN, f"Bearer {TOKEN} "]
     )
-    def test_nobody_is_answered_without_the_token(
+    def test_server_refuses_requests_without_the_token(
         self, guarded: RunningServer, header: str | None
     ) -> None:
         given = {} if header is None else {"Authorization": header}
@@ -145,7 +145,9 @@ class TestTokenAndTls:
         assert secret not in str(guarded.lines)
 
     @pytest.mark.parametrize("scheme", ["Bearer", "bearer", "BEARER"])
-    def test_whoever_brings_it_is_answered(self, guarded: RunningServer, scheme: str) -> None:
+    def test_server_accepts_the_token_with_any_case_of_scheme(
+        self, guarded: RunningServer, scheme: str
+    ) -> None:
         header = f"{scheme} {self.TOKEN}"
         response = guarded.rest("toy:predict", DOCUMENT, headers={"Authorization": header})
         assert response.status_code == 200
@@ -153,7 +155,7 @@ class TestTokenAndTls:
         answer = guarded.predictions.Predict(request, metadata=[("authorization", header)])
         assert answer.outputs["probability"].float_val
 
-    def test_so_is_the_client_with_token_and_certificate(
+    def test_client_predicts_with_token_and_certificate(
         self, guarded: RunningServer, certificate: Certificate, tmp_path: Path
     ) -> None:
         rows, token = tmp_path / "rows.csv", tmp_path / "token"
@@ -169,11 +171,11 @@ class TestTokenAndTls:
             assert done.exit_code == 1
             assert message in done.stderr
 
-    def test_health_can_be_asked_without_it(self, guarded: RunningServer) -> None:
+    def test_health_needs_no_token(self, guarded: RunningServer) -> None:
         stub = health_pb2_grpc.HealthStub(guarded.channel)
         assert stub.Check(health_pb2.HealthCheckRequest(service="toy")).status == SERVING
 
-    def test_whoever_does_not_speak_tls_is_not_answered(self, guarded: RunningServer) -> None:
+    def test_server_refuses_connections_without_tls(self, guarded: RunningServer) -> None:
         with pytest.raises(httpx.TransportError):
             httpx.get(f"http://127.0.0.1:{guarded.rest_port}/v1/models/toy")
         with grpc.insecure_channel(f"127.0.0.1:{guarded.grpc_port}") as channel:
@@ -226,7 +228,7 @@ class Clients:
         self._channel.close()
 
 
-def test_server_reads_tokens_and_certificates_again_without_dropping_a_connection(
+def test_server_reloads_tokens_and_certificates_without_dropping_a_connection(
     toys: Path, tmp_path: Path
 ) -> None:
     ours, first, second = (make_certificate(tmp_path, name) for name in ("server", "one", "two"))
@@ -279,7 +281,7 @@ def test_server_reads_tokens_and_certificates_again_without_dropping_a_connectio
         assert with_first.ask("second") == answered
 
 
-def test_server_answers_only_what_a_token_allows(toys: Path, tmp_path: Path) -> None:
+def test_server_allows_only_the_models_and_methods_of_a_token(toys: Path, tmp_path: Path) -> None:
     tokens = tmp_path / "tokens.toml"
     tokens.write_text(
         f"""
@@ -399,7 +401,7 @@ class TestCors:
         )
 
     @pytest.mark.parametrize("origins", [(PAGE,), ("https://other.example", PAGE)])
-    def test_page_of_a_named_origin_may_ask_with_a_token(self, origins: tuple[str, ...]) -> None:
+    def test_cors_allows_a_named_origin_with_a_token(self, origins: tuple[str, ...]) -> None:
         answer = self.ask_before(origins, self.PAGE)
         assert answer.status_code == 200  # Though a browser sends no token here.
         assert answer.headers["access-control-allow-origin"] == self.PAGE
@@ -409,13 +411,13 @@ class TestCors:
         assert refused.status_code == 401
         assert refused.headers["access-control-allow-origin"] == self.PAGE
 
-    def test_any_page_may_ask_where_any_is_allowed(self) -> None:
+    def test_cors_allows_any_origin_where_all_are_allowed(self) -> None:
         answer = self.ask_before(("*",), self.PAGE)
         assert answer.headers["access-control-allow-origin"] == "*"
         assert "access-control-allow-credentials" not in answer.headers
 
     @pytest.mark.parametrize("origins", [(), ("https://other.example",)])
-    def test_no_other_page_may_ask(self, origins: tuple[str, ...]) -> None:
+    def test_cors_refuses_other_origins(self, origins: tuple[str, ...]) -> None:
         answer = self.ask_before(origins, self.PAGE)
         assert answer.status_code >= 400
         assert "access-control-allow-origin" not in answer.headers
@@ -460,6 +462,6 @@ class TestHost:
         assert len(started) == 4
 
     @pytest.mark.parametrize("host", ["127.0.0.1", "127.0.0.2", "::1", "localhost"])
-    def test_serve_takes_loopback_as_it_is(self, started: list[Any], host: str) -> None:
+    def test_serve_accepts_loopback_without_options(self, started: list[Any], host: str) -> None:
         assert self.serve("--host", host) == ""
         assert len(started) == 1

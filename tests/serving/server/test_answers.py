@@ -115,7 +115,7 @@ def ask_rest(server: RunningServer, document: Any, path: str = "toy") -> Any:
 
 
 class TestSavedModel:
-    def test_raw_features_are_answered_alike_in_both_protocols_and_in_both_json_forms(
+    def test_raw_features_predict_alike_in_both_protocols_and_both_json_formats(
         self, server: RunningServer, reference: Reference
     ) -> None:
         columns = columns_of(ROWS)
@@ -130,7 +130,7 @@ class TestSavedModel:
         assert_same({"probability": ask_rest(server, by_row)}, expected)
         assert_same({"probability": ask_rest(server, by_column)}, expected)
 
-    def test_serialized_examples_are_answered_alike(
+    def test_serialized_examples_predict_alike_in_all_formats(
         self, server: RunningServer, reference: Reference
     ) -> None:
         examples = serialized(ROWS)
@@ -152,7 +152,9 @@ class TestSavedModel:
         answer = ask_rest(server, {"instances": b64(examples)})
         assert_same({"probability": answer}, expected)
 
-    def test_every_dtype_goes_in_and_out(self, server: RunningServer, reference: Reference) -> None:
+    def test_tensors_of_every_dtype_are_read_and_written(
+        self, server: RunningServer, reference: Reference
+    ) -> None:
         columns: Columns = {
             "matrix": np.array([[1.5, -0.0], [3e38, 3e38], [np.nan, np.inf]], np.float32),
             "double": np.array([1e-300, -1.7e308, np.pi]),
@@ -176,7 +178,7 @@ class TestSavedModel:
         found = {name: [row[name] for row in answer] for name in expected}
         assert_same(found, expected)
 
-    def test_output_filter_chooses_outputs(
+    def test_output_filter_selects_outputs(
         self, server: RunningServer, reference: Reference
     ) -> None:
         columns: Columns = {
@@ -193,7 +195,7 @@ class TestSavedModel:
         assert_same(found, {name: expected[name] for name in ("next", "text_bytes")})
 
     @pytest.mark.parametrize("rows", [0, 1, 5000])
-    def test_a_batch_of_any_size_is_answered(
+    def test_batch_of_any_size_is_predicted(
         self, server: RunningServer, reference: Reference, rows: int
     ) -> None:
         columns = columns_of([ROWS[row % len(ROWS)] for row in range(rows)])
@@ -219,7 +221,7 @@ class TestSavedModel:
             {"float_val": [1.5]},  # The last value stands for those that are missing.
         ],
     )
-    def test_a_tensor_may_be_written_in_any_way(
+    def test_tensor_proto_may_be_written_in_any_way(
         self, server: RunningServer, reference: Reference, fields: dict[str, Any]
     ) -> None:
         columns = {**columns_of(ROWS), "distance": f32([1.5] * 4)}
@@ -233,7 +235,7 @@ class TestSavedModel:
         found = arrays_of(server.predictions.Predict(request))
         assert_same(found, reference(LIVE, "raw_features", **columns))
 
-    def test_classify_gives_labels_and_scores(
+    def test_classify_returns_labels_and_scores(
         self, server: RunningServer, reference: Reference
     ) -> None:
         expected = reference(LIVE, "classify", inputs=serialized(ROWS))
@@ -252,7 +254,7 @@ class TestSavedModel:
         results = answer.json()["results"]
         assert [[[label, f32(s)] for label, s in row] for row in results] == pairs
 
-    def test_regress_gives_values(self, server: RunningServer, reference: Reference) -> None:
+    def test_regress_returns_values(self, server: RunningServer, reference: Reference) -> None:
         expected = reference(LIVE, "regress", inputs=serialized(ROWS))["outputs"][:, 0]
         request = regression_pb2.RegressionRequest()
         request.model_spec.name, request.model_spec.signature_name = "toy", "regress"
@@ -263,7 +265,7 @@ class TestSavedModel:
         assert answer.status_code == 200, answer.text
         np.testing.assert_array_equal(f32(answer.json()["results"]), expected)
 
-    def test_the_context_of_examples_is_part_of_each(
+    def test_context_is_part_of_each_example(
         self, server: RunningServer, reference: Reference
     ) -> None:
         own: list[dict[str, Any]] = [{"hour": 3}, {"hour": 4, "distance": 2.0}]
@@ -284,7 +286,7 @@ class TestSavedModel:
         answer = server.rest("toy:regress", document).json()["results"]
         np.testing.assert_array_equal(f32(answer), expected)
 
-    def test_metadata_are_the_signatures_of_the_saved_model(
+    def test_metadata_hold_the_signatures_of_the_saved_model(
         self, server: RunningServer, toys: Path
     ) -> None:
         content = (toys / "toy" / str(LIVE) / "saved_model.pb").read_bytes()
@@ -304,7 +306,7 @@ class TestSavedModel:
 
 class TestTFLite:
     @pytest.mark.parametrize("signature", ["", "serving_default", "raw_features"])
-    def test_raw_features_are_answered_as_the_saved_model_does(
+    def test_raw_features_predict_as_with_the_saved_model(
         self, tflite_server: RunningServer, reference: Reference, signature: str
     ) -> None:
         columns = columns_of(ROWS)
@@ -315,7 +317,7 @@ class TestTFLite:
         np.testing.assert_array_equal(f32(answer), over_grpc)
 
     @pytest.mark.parametrize("rows", [1, 7, 3000, 2])
-    def test_a_batch_of_any_size_is_answered(
+    def test_batch_of_any_size_is_predicted(
         self, tflite_server: RunningServer, reference: Reference, rows: int
     ) -> None:
         columns = columns_of([ROWS[row % len(ROWS)] for row in range(rows)])
@@ -323,13 +325,13 @@ class TestTFLite:
         found = ask_grpc(tflite_server, "", **columns)["probability"]
         np.testing.assert_allclose(found, expected, atol=1e-6)
 
-    def test_an_empty_batch_is_refused_by_its_input(self, tflite_server: RunningServer) -> None:
+    def test_empty_batch_is_refused_naming_its_input(self, tflite_server: RunningServer) -> None:
         with pytest.raises(grpc.RpcError, match="a TFLite model needs a row or more") as refused:
             ask_grpc(tflite_server, "", **columns_of([]))
         assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
         assert ask_grpc(tflite_server, "", **columns_of(ROWS))
 
-    def test_metadata_say_its_inputs_and_outputs(self, tflite_server: RunningServer) -> None:
+    def test_metadata_hold_inputs_and_outputs(self, tflite_server: RunningServer) -> None:
         signatures = signatures_of(metadata_of(tflite_server))
         assert set(signatures) == {"serving_default", "raw_features"}
         for signature in signatures.values():
@@ -340,7 +342,9 @@ class TestTFLite:
             }
             assert signature.outputs["probability"].dtype == types_pb2.DT_FLOAT
 
-    def test_classify_says_what_the_model_lacks(self, tflite_server: RunningServer) -> None:
+    def test_classify_is_refused_naming_what_the_model_lacks(
+        self, tflite_server: RunningServer
+    ) -> None:
         answer = tflite_server.rest("toy:classify", {"examples": ROWS})
         assert answer.status_code == 400
         assert "Expected one input Tensor" in answer.json()["error"]
@@ -358,7 +362,7 @@ class TestWhichVersion:
             ("toy/labels/stable", model_pb2.ModelSpec(version_label="stable"), STABLE),
         ],
     )
-    def test_predict_asks_the_version_that_is_meant(
+    def test_predict_uses_the_requested_version(
         self,
         server: RunningServer,
         reference: Reference,
@@ -385,7 +389,7 @@ class TestWhichVersion:
         metadata = server.rest(f"{path}/metadata").json()
         assert metadata["model_spec"]["version"] == str(version)
 
-    def test_the_default_signature_is_named_in_the_answer(self, server: RunningServer) -> None:
+    def test_response_names_the_default_signature(self, server: RunningServer) -> None:
         request = predict_request("toy", "", examples=serialized(ROWS))
         assert server.predictions.Predict(request).model_spec.signature_name == "serving_default"
 
@@ -406,7 +410,7 @@ class TestWhichVersion:
             for version in (LIVE, STABLE)
         ]
 
-    def test_status_can_be_asked_of_one_version(self, server: RunningServer) -> None:
+    def test_status_of_one_version_is_given(self, server: RunningServer) -> None:
         (told,) = server.rest(f"toy/versions/{STABLE}").json()["model_version_status"]
         assert told["version"] == str(STABLE)
 
@@ -431,7 +435,7 @@ class TestWhichVersion:
         max_size=8,
     )
 )
-def test_whatever_the_rows_hold_both_protocols_give_the_very_same_numbers(
+def test_predictions_are_identical_in_both_protocols_for_any_rows(
     server: RunningServer, reference: Reference, rows: list[dict[str, Any]]
 ) -> None:
     expected = reference(LIVE, "raw_features", **columns_of(rows))

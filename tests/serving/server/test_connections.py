@@ -68,7 +68,7 @@ async def ask(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, body: 
 
 
 @pytest.mark.parametrize("beginning", [b"", b"GET / HT", b"GET / HTTP/1.1\r\nHost: x\r\nX: "])
-def test_a_head_that_does_not_come_ends_the_connection(beginning: bytes) -> None:
+def test_request_head_that_never_comes_ends_the_connection(beginning: bytes) -> None:
     async def run() -> None:
         async with connection(seconds=1) as (reader, writer):
             writer.write(beginning)
@@ -77,7 +77,7 @@ def test_a_head_that_does_not_come_ends_the_connection(beginning: bytes) -> None
     asyncio.run(run())
 
 
-def test_a_head_that_drips_ends_the_connection() -> None:
+def test_request_head_that_drips_ends_the_connection() -> None:
     async def run() -> None:
         async with connection(seconds=1) as (reader, writer):
             end = asyncio.ensure_future(reader.read())
@@ -90,7 +90,7 @@ def test_a_head_that_drips_ends_the_connection() -> None:
     asyncio.run(run())
 
 
-def test_so_does_one_after_a_request_that_was_answered() -> None:
+def test_request_head_that_drips_after_a_response_ends_the_connection() -> None:
     async def run() -> None:
         async with connection(seconds=1) as (reader, writer):
             await ask(reader, writer, b"body")
@@ -101,7 +101,7 @@ def test_so_does_one_after_a_request_that_was_answered() -> None:
 
 
 @pytest.mark.parametrize("piece", [b"X: %s\r\n" % (1000 * b"x"), 1000 * b"x"])
-def test_a_head_without_end_is_refused(piece: bytes) -> None:
+def test_request_head_that_is_endless_is_refused(piece: bytes) -> None:
     async def run() -> None:
         async with connection(seconds=int(PATIENCE)) as (reader, writer):
             writer.write(b"GET / HTTP/1.1\r\nX: ")
@@ -114,7 +114,7 @@ def test_a_head_without_end_is_refused(piece: bytes) -> None:
     asyncio.run(run())
 
 
-def test_bodies_have_the_time_and_the_size_that_the_application_gives_them() -> None:
+def test_request_body_has_the_limits_of_the_application() -> None:
     async def run() -> None:
         async with connection(seconds=1) as (reader, writer):
             for _ in range(3):
@@ -127,7 +127,7 @@ def test_bodies_have_the_time_and_the_size_that_the_application_gives_them() -> 
     asyncio.run(run())
 
 
-def test_requests_may_come_one_behind_the_other() -> None:
+def test_requests_may_be_pipelined() -> None:
     async def run() -> None:
         async with connection(seconds=int(PATIENCE)) as (reader, writer):
             one = b"POST / HTTP/1.1\r\nHost: x\r\nX: %s\r\nContent-Length: 1\r\n\r\na" % (
@@ -141,7 +141,7 @@ def test_requests_may_come_one_behind_the_other() -> None:
     asyncio.run(run())
 
 
-def test_a_body_that_drips_after_its_refusal_ends_the_connection() -> None:
+def test_refused_body_that_drips_ends_the_connection() -> None:
     async def run() -> None:
         async with connection(seconds=1, app=refuse) as (reader, writer):
             writer.write(b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n")
@@ -156,7 +156,7 @@ def test_a_body_that_drips_after_its_refusal_ends_the_connection() -> None:
     asyncio.run(run())
 
 
-def test_a_body_that_comes_after_its_refusal_leaves_the_connection_to_the_next_request() -> None:
+def test_refused_body_that_arrives_leaves_the_connection_open() -> None:
     async def run() -> None:
         async with connection(seconds=60, app=refuse) as (reader, writer):
             for _ in range(2):
@@ -185,7 +185,7 @@ async def tls_port(folder: Path) -> AsyncIterator[tuple[int, ssl.SSLContext]]:
 
 
 @pytest.mark.parametrize("beginning", [b"", b"\x16\x03\x01\x02\x00", b"GET / HTTP/1.1\r\n\r\n"])
-def test_tls_handshake_that_does_not_end_ends_connection(
+def test_tls_handshake_that_does_not_end_is_disconnected(
     beginning: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(connections, "HANDSHAKE_SECONDS", 0.2)

@@ -84,7 +84,7 @@ def settings(directory: ModelDirectory, keys: KeyPair) -> ServerSettings:
     return ServerSettings(directory.serving_dir, trust=TrustStore([keys.public]))
 
 
-def test_a_version_swapped_after_it_was_verified_is_not_loaded(
+def test_load_version_refuses_a_version_swapped_after_verification(
     directory: ModelDirectory, keys: KeyPair, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     version = Path(directory.version_uri(7))
@@ -114,7 +114,7 @@ def test_a_version_swapped_after_it_was_verified_is_not_loaded(
         load_version(settings(directory, keys), directory, 7, threading.Event())
 
 
-def test_what_a_model_reads_with_each_request_stays_and_goes_with_the_model(
+def test_load_version_keeps_files_that_the_model_reads_until_it_is_deleted(
     directory: ModelDirectory, keys: KeyPair, private_parent: Path
 ) -> None:
     model = load_version(settings(directory, keys), directory, 7, threading.Event())
@@ -129,7 +129,7 @@ def test_what_a_model_reads_with_each_request_stays_and_goes_with_the_model(
     assert list(private_parent.iterdir()) == []
 
 
-def test_what_is_refused_leaves_nothing_behind(
+def test_load_version_leaves_nothing_after_a_refusal(
     directory: ModelDirectory, keys: KeyPair, private_parent: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*arguments: object) -> None:
@@ -142,7 +142,7 @@ def test_what_is_refused_leaves_nothing_behind(
     assert list(private_parent.iterdir()) == []
 
 
-def test_a_load_that_is_given_up_ends_and_leaves_nothing_behind(
+def test_load_version_leaves_nothing_when_it_is_cancelled(
     directory: ModelDirectory, keys: KeyPair, private_parent: Path
 ) -> None:
     given_up = threading.Event()

@@ -176,7 +176,7 @@ def serve(tmp_path: Path) -> Callable[..., Any]:
     return opened
 
 
-def test_one_request_too_many_is_refused_at_once_and_those_before_are_answered(
+def test_service_refuses_a_request_above_the_queue_at_once(
     serve: Callable[..., Any],
 ) -> None:
     async def run() -> None:
@@ -199,7 +199,7 @@ def test_one_request_too_many_is_refused_at_once_and_those_before_are_answered(
     asyncio.run(run())
 
 
-def test_what_waits_is_computed_as_one_batch_and_errors_stay_where_they_belong(
+def test_service_batches_waiting_requests_and_keeps_their_errors_apart(
     serve: Callable[..., Any],
 ) -> None:
     sizes: list[int] = []
@@ -238,7 +238,9 @@ def test_what_waits_is_computed_as_one_batch_and_errors_stay_where_they_belong(
     asyncio.run(run())
 
 
-def test_a_large_request_does_not_hold_up_small_ones(serve: Callable[..., Any]) -> None:
+def test_service_does_not_delay_small_requests_behind_a_large_one(
+    serve: Callable[..., Any],
+) -> None:
     gate = Gate()
 
     async def run() -> None:
@@ -257,7 +259,7 @@ def test_a_large_request_does_not_hold_up_small_ones(serve: Callable[..., Any]) 
     asyncio.run(run())
 
 
-def test_a_quick_model_answers_in_the_event_loop_until_it_is_slow(
+def test_service_runs_a_quick_model_in_the_event_loop_until_it_is_slow(
     serve: Callable[..., Any],
 ) -> None:
     threads = []
@@ -283,7 +285,7 @@ def test_a_quick_model_answers_in_the_event_loop_until_it_is_slow(
     asyncio.run(run())
 
 
-def test_what_takes_too_long_is_given_up_and_keeps_its_worker_till_it_ends(
+def test_service_gives_up_a_slow_run_and_keeps_its_worker_busy_until_the_end(
     serve: Callable[..., Any],
 ) -> None:
     async def run() -> None:
@@ -303,7 +305,7 @@ def test_what_takes_too_long_is_given_up_and_keeps_its_worker_till_it_ends(
     asyncio.run(run())
 
 
-def test_what_waited_too_long_is_not_computed(serve: Callable[..., Any]) -> None:
+def test_service_does_not_run_a_request_that_waited_too_long(serve: Callable[..., Any]) -> None:
     async def run() -> None:
         gate = Gate()
         async with serve(gate, workers=1, deadline_seconds=0.2) as asked:
@@ -318,7 +320,7 @@ def test_what_waited_too_long_is_not_computed(serve: Callable[..., Any]) -> None
     asyncio.run(run())
 
 
-def test_the_model_is_given_no_more_time_than_the_client_gives(serve: Callable[..., Any]) -> None:
+def test_service_gives_the_model_no_more_time_than_the_client(serve: Callable[..., Any]) -> None:
     async def run() -> None:
         async with serve(lambda x: x, deadline_seconds=PATIENCE) as asked:
             await asked.predict(timeout=PATIENCE / 2)
@@ -331,7 +333,7 @@ def test_the_model_is_given_no_more_time_than_the_client_gives(serve: Callable[.
     asyncio.run(run())
 
 
-def test_a_client_that_leaves_gives_its_place_to_another(serve: Callable[..., Any]) -> None:
+def test_service_gives_the_place_of_a_lost_client_to_another(serve: Callable[..., Any]) -> None:
     async def run() -> None:
         gate = Gate()
         async with serve(gate, workers=1, max_queue=1) as asked:
@@ -351,7 +353,7 @@ def test_a_client_that_leaves_gives_its_place_to_another(serve: Callable[..., An
     asyncio.run(run())
 
 
-def test_an_error_that_nobody_foresaw_is_internal_in_both_protocols_and_logged(
+def test_service_reports_and_logs_an_unexpected_error_as_internal(
     serve: Callable[..., Any], caplog: pytest.LogCaptureFixture
 ) -> None:
     def fail(x: np.ndarray) -> np.ndarray:
@@ -377,7 +379,7 @@ def test_an_error_that_nobody_foresaw_is_internal_in_both_protocols_and_logged(
     assert "out of luck" not in str([record.__dict__ for record in caplog.records])
 
 
-def test_each_request_is_counted_and_logged(
+def test_service_counts_and_logs_each_request(
     serve: Callable[..., Any], caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, "serving")
@@ -414,7 +416,7 @@ def test_each_request_is_counted_and_logged(
     assert lines[3]["reason"].startswith("Servable not found")
 
 
-def test_a_body_that_is_too_large_is_counted_and_logged_too(
+def test_service_counts_and_logs_a_body_that_is_too_large(
     serve: Callable[..., Any], caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, "serving")

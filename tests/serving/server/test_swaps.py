@@ -153,7 +153,9 @@ def write_warm_up(folder: Path, request: predict_pb2.PredictRequest, times: int 
             writer.write(log.SerializeToString())
 
 
-def test_no_request_fails_while_versions_are_swapped_and_rolled_back(watched: Watched) -> None:
+def test_server_fails_no_request_while_versions_are_swapped_and_rolled_back(
+    watched: Watched,
+) -> None:
     watched.push("swapped", 1)
     watched.until_serving("swapped", 1)
     streams = [
@@ -186,7 +188,7 @@ def test_no_request_fails_while_versions_are_swapped_and_rolled_back(watched: Wa
     assert watched.states("swapped")["2"] == ("END", "")
 
 
-def test_no_request_fails_over_many_rollbacks_while_another_model_takes_long_to_load(
+def test_server_fails_no_request_over_many_rollbacks_while_another_model_loads(
     watched: Watched,
 ) -> None:
     watched.push("often", 1)
@@ -237,7 +239,7 @@ def damage_warm_up(folder: Path) -> None:
     ("damage", "reason"),
     [(damage_graph, "Error parsing message"), (damage_warm_up, "truncated record")],
 )
-def test_a_version_that_does_not_load_is_told_and_served_when_it_is_mended(
+def test_server_reports_a_version_that_does_not_load_and_serves_it_when_corrected(
     watched: Watched, damage: Callable[[Path], None], reason: str
 ) -> None:
     name = damage.__name__
@@ -256,12 +258,12 @@ def test_a_version_that_does_not_load_is_told_and_served_when_it_is_mended(
     assert watched.ask(name) == 2
 
 
-def test_at_the_start_the_next_newest_is_served(watched: Watched) -> None:
+def test_server_serves_the_next_newest_version_at_the_start(watched: Watched) -> None:
     assert watched.ask("begun") == 1
     assert watched.states("begun")["2"][0] == "END"
 
 
-def test_a_model_that_comes_later_is_served_and_one_that_is_broken_disturbs_none(
+def test_server_serves_a_model_added_later_next_to_a_broken_one(
     watched: Watched,
 ) -> None:
     assert "Servable not found" in watched.ask("later")
@@ -283,7 +285,7 @@ def test_a_model_that_comes_later_is_served_and_one_that_is_broken_disturbs_none
     assert error.value.code() is grpc.StatusCode.NOT_FOUND
 
 
-def test_a_labelled_version_answers_to_its_label_beside_the_newest(watched: Watched) -> None:
+def test_server_serves_a_labelled_version_next_to_the_newest(watched: Watched) -> None:
     watched.push("labelled", 1)
     watched.directory("labelled").pin(1, "stable")
     watched.push("labelled", 2)
@@ -297,7 +299,7 @@ def test_a_labelled_version_answers_to_its_label_beside_the_newest(watched: Watc
     assert "of labelled the versions 2" in watched.ask("labelled", "/versions/1")
 
 
-def test_when_all_versions_are_gone_the_last_good_one_is_still_served(watched: Watched) -> None:
+def test_server_keeps_the_last_good_version_when_all_are_deleted(watched: Watched) -> None:
     watched.push("gone", 1)
     watched.until_serving("gone", 1)
     shutil.rmtree(watched.root / "gone")
@@ -340,7 +342,7 @@ class TestSignatures:
             server.wait_for("serving", model="untouched")
             yield server
 
-    def test_a_version_that_is_as_it_was_signed_is_served(self, signed: RunningServer) -> None:
+    def test_version_with_a_good_signature_is_served(self, signed: RunningServer) -> None:
         assert signed.rest("untouched:predict", DOCUMENT).json() == {"predictions": [1]}
         loaded = signed.wait_for("loaded", model="untouched")
         assert loaded["verified"] is True
@@ -359,7 +361,7 @@ class TestSignatures:
             ("damaged", "model.sig is not the signature of a model"),
         ],
     )
-    def test_one_that_is_not_is_refused_by_the_name_of_the_file(
+    def test_changed_version_is_refused_naming_the_file(
         self, signed: RunningServer, name: str, reason: str
     ) -> None:
         refusal = signed.wait_for("refused", model=name)
