@@ -411,7 +411,7 @@ PARAMETERS = ("target_sparsity", "schedule", "frequency", "block_size", "m_by_n"
     m_by_n=st.sampled_from(["[]", "[2, 4]"]) | pairs,
     epochs=st.integers(),
 )
-def test_check_form_is_sound_or_refused_by_the_name_of_a_parameter(**parameters: Any) -> None:
+def test_pruning_spec_is_sound_or_refused_by_the_name_of_a_parameter(**parameters: Any) -> None:
     try:
         form = check_form(**parameters)
     except UserError as error:
@@ -426,7 +426,7 @@ def test_check_form_is_sound_or_refused_by_the_name_of_a_parameter(**parameters:
 
 
 @given(target=st.floats(0, 1, exclude_max=True), pair=st.tuples(*[st.integers(1, 64)] * 2))
-def test_check_form_accepts_every_target_and_every_block(
+def test_pruning_spec_accepts_every_target_and_every_block(
     target: float, pair: tuple[int, int]
 ) -> None:
     check = partial(check_form, schedule="polynomial", frequency=1, m_by_n="[]", epochs=1)
