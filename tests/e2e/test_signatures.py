@@ -81,7 +81,7 @@ def expected(
     return np.asarray(model.predict(inputs, batch_size=4096, verbose=0))
 
 
-def test_serialized_examples_get_the_networks_answers(
+def test_serving_default_predicts_as_the_network(
     folder: Path, examples: list[bytes], expected: np.ndarray
 ) -> None:
     serve = tf.saved_model.load(str(folder)).signatures["serving_default"]
@@ -90,7 +90,7 @@ def test_serialized_examples_get_the_networks_answers(
     np.testing.assert_allclose(answers, expected, atol=1e-6)
 
 
-def test_raw_features_get_the_networks_answers(
+def test_raw_features_predict_as_the_network(
     folder: Path, graph: tft.TFTransformOutput, examples: list[bytes], expected: np.ndarray
 ) -> None:
     serve = tf.saved_model.load(str(folder)).signatures["raw_features"]
@@ -98,7 +98,7 @@ def test_raw_features_get_the_networks_answers(
     np.testing.assert_allclose(answers, expected, atol=1e-6)
 
 
-def test_classify_and_regress_get_the_networks_answers(
+def test_classify_and_regress_predict_as_the_network(
     folder: Path, examples: list[bytes], expected: np.ndarray
 ) -> None:
     signatures = tf.saved_model.load(str(folder)).signatures
@@ -123,7 +123,7 @@ def to_dense(examples: list[bytes], graph: tft.TFTransformOutput) -> dict[str, t
     return columns
 
 
-def test_a_request_needs_neither_the_label_nor_what_the_model_does_not_read(
+def test_serving_default_needs_only_the_features_that_the_model_reads(
     folder: Path, examples: list[bytes], expected: np.ndarray
 ) -> None:
     example = tf.train.Example.FromString(examples[0])
@@ -134,6 +134,6 @@ def test_a_request_needs_neither_the_label_nor_what_the_model_does_not_read(
     np.testing.assert_allclose(answer, expected[:1], atol=1e-6)
 
 
-def test_answers_differ_between_rows(expected: np.ndarray) -> None:
+def test_network_predictions_differ_between_rows(expected: np.ndarray) -> None:
     """Guards the comparisons above: a network that answers all rows alike would pass them."""
     assert expected.std() > 0.02

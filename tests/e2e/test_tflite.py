@@ -79,7 +79,7 @@ def columns(examples: np.ndarray) -> dict[str, np.ndarray]:
     return {name: column.numpy() for name, column in parsed.items()}
 
 
-def test_a_device_without_tensorflow_answers_as_the_server_does(
+def test_tflite_model_without_tensorflow_predicts_as_the_saved_model(
     pushed: PushedRun, columns: dict[str, np.ndarray], tmp_path: Path
 ) -> None:
     np.savez(tmp_path / "columns.npz", **columns)
@@ -101,7 +101,7 @@ def test_a_device_without_tensorflow_answers_as_the_server_does(
 
 
 @pytest.mark.parametrize("mode", TOLERANCE)
-def test_both_forms_agree_within_the_tolerance_of_the_mode(
+def test_tflite_model_agrees_with_the_saved_model_within_the_tolerance_of_the_mode(
     pushed: PushedRun, examples: np.ndarray, tmp_path: Path, mode: str
 ) -> None:
     folder = pushed.version if mode == "int8" else quantize(pushed, tmp_path, mode)
@@ -135,23 +135,21 @@ def quantize(pushed: PushedRun, work: Path, mode: str) -> Path:
     return work / "quantized_model" / "Format-Serving"
 
 
-def test_the_tflite_model_needs_built_in_operators_alone(pushed: PushedRun) -> None:
+def test_tflite_model_needs_only_built_in_operators(pushed: PushedRun) -> None:
     predictor = TFLitePredictor((pushed.version / TFLITE_MODEL).read_bytes())
     operators = {detail["op_name"] for detail in predictor.interpreter._get_ops_details()}
     assert "FULLY_CONNECTED" in operators
     assert not [name for name in operators if name.startswith(("Flex", "Custom"))]
 
 
-def test_one_row_and_many_rows_get_the_same_answers(
-    pushed: PushedRun, examples: np.ndarray
-) -> None:
+def test_tflite_model_predicts_one_row_as_many(pushed: PushedRun, examples: np.ndarray) -> None:
     predictor = load_predictor(str(pushed.version))
     together = predictor.predict(examples[-40:])
     alone = np.concatenate([predictor.predict(examples[i : i + 1]) for i in range(-40, -1)])
     np.testing.assert_allclose(together[:-1], alone, atol=1e-6)
 
 
-def test_tensors_have_the_names_that_clients_of_tensorflow_serving_give(pushed: PushedRun) -> None:
+def test_tflite_model_tensors_have_the_names_of_the_features(pushed: PushedRun) -> None:
     """It asks a TFLite model by the names of its tensors, and knows nothing of its signature."""
     content = (
         pushed.artifact("Quantizer", "quantized_model") / "Format-Serving" / TFLITE_MODEL

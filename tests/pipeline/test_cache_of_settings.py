@@ -73,7 +73,7 @@ def parameters() -> dict[str, str]:
         ),
     ],
 )
-def test_changed_settings_of_a_model_reach_the_nodes_that_use_them_and_the_run_key(
+def test_settings_of_a_model_change_the_nodes_that_use_them_and_the_run_key(
     settings: Path, old: str, new: str, nodes: set[str]
 ) -> None:
     before = parameters()
@@ -82,7 +82,7 @@ def test_changed_settings_of_a_model_reach_the_nodes_that_use_them_and_the_run_k
     assert {name for name in before if before[name] != after[name]} == nodes | {"run"}
 
 
-def test_a_comment_in_the_settings_of_a_model_changes_no_node_and_no_run_key(
+def test_settings_comment_changes_no_node_and_no_run_key(
     settings: Path,
 ) -> None:
     before = parameters()
