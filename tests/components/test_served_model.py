@@ -82,7 +82,7 @@ def test_served_model_outputs_a_verified_version_as_baseline(
     ],
 )
 @pytest.mark.parametrize("version", [0, 7])
-def test_served_model_refuses_a_version_that_does_not_verify(
+def test_served_model_refuses_changed_files(
     directory: ModelDirectory,
     parameters: dict[str, Any],
     refused: Callable[..., None],

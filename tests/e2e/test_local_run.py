@@ -207,7 +207,7 @@ def test_backrefuses_wrong_arguments_at_once(
     assert not (tmp_path / "output").exists()
 
 
-def test_a_backtest_refuses_the_directory_of_other_runs(after_push: Cli) -> None:
+def test_backtest_refuses_the_directory_of_other_runs(after_push: Cli) -> None:
     before = tree(after_push.output)
     done = after_push.run("--from", "201304", "--to", "201304", command="backtest")
     assert done.returncode == 2

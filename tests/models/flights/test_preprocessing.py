@@ -109,7 +109,7 @@ def test_preprocessing_centres_and_scales_numeric_features(
     assert np.all((numbers.std(axis=0) > 0.5) & (numbers.std(axis=0) < 1.1))
 
 
-def test_preprocessing_replaces_an_absent_number_by_the_mean_and_marks_pressure_and_temp(
+def test_preprocessing_replaces_an_absent_number_by_the_mean_and_marks_it(
     graph: tft.TFTransformOutput, rows: list[Row]
 ) -> None:
     known = next(r for r in rows if r["temp"] is not None and r["pressure"] is not None)
