@@ -1,4 +1,4 @@
-"""Plays real trips through a model and the server's request log, as if each had been asked."""
+"""Sends real trips through a model and the server's request log, as if they were requests."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def play(folder: Path, version: Path, trips: pa.Table, fault: Fault | None = Non
 
     Args:
       folder: The request log.
-      version: The version that answers, a folder of the Serving directory.
+      version: The version that predicts, a folder of the Serving directory.
       trips: Rows of a span.
       fault: Changes what is sent.
     """
@@ -45,9 +45,9 @@ def play(folder: Path, version: Path, trips: pa.Table, fault: Fault | None = Non
         with mock.patch.object(request_log.time, "time") as clock:
             for asked, hour in rows.sort_values("asked").groupby("asked"):
                 inputs = {name: _column(hour[name], name, dtypes[name]) for name in RAW_FEATURES}
-                answer = ask(**{name: tf.constant(column) for name, column in inputs.items()})
+                predictions = ask(**{name: tf.constant(column) for name, column in inputs.items()})
                 clock.return_value = asked
-                outputs = {CONFIG.prediction: answer[CONFIG.prediction].numpy()}
+                outputs = {CONFIG.prediction: predictions[CONFIG.prediction].numpy()}
                 log.offer(MODEL, int(version.name), inputs, outputs)
     finally:
         log.close()

@@ -63,7 +63,7 @@ def evaluate(pushed: PushedRun, model: Path, work: Path, **budgets: Any) -> tupl
 
 @pytest.fixture(scope="module")
 def contrary(pushed: PushedRun, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Both forms of a network that answers high where the run's answers low."""
+    """Both formats of a network that predicts high where that of the run predicts low."""
     path = tmp_path_factory.mktemp("contrary")
     trained = tf_keras.models.load_model(
         str(pushed.artifact("Trainer", "model") / "Format-Serving"), compile=False
@@ -188,11 +188,11 @@ def test_predict_predicts_a_batch_at_a_time(pushed: PushedRun) -> None:
         frozenset({"origin"}),
     )
     predict.setup()
-    asked = {name: count_calls(predictor) for name, predictor in predict._predictors.items()}
+    batches = {name: count_calls(predictor) for name, predictor in predict._predictors.items()}
     extracts = {"input": examples, "features": {"origin": examples, "dest": examples}}
     (made,) = predict.process(extracts)
-    assert asked == {"tflite": [100], "server": [100]}
-    assert {name: answers.shape for name, answers in made["predictions"].items()} == {
+    assert batches == {"tflite": [100], "server": [100]}
+    assert {name: predictions.shape for name, predictions in made["predictions"].items()} == {
         "tflite": (100, 1),
         "server": (100, 1),
     }
@@ -200,13 +200,13 @@ def test_predict_predicts_a_batch_at_a_time(pushed: PushedRun) -> None:
 
 
 def count_calls(predictor: Any) -> list[int]:
-    """The batch sizes that a predictor is asked with from now on."""
+    """The sizes of the batches that a predictor gets from now on."""
     sizes: list[int] = []
-    answer = predictor.predict
+    original = predictor.predict
 
     def counting(examples: np.ndarray) -> np.ndarray:
         sizes.append(len(examples))
-        return answer(examples)
+        return original(examples)
 
     predictor.predict = counting
     return sizes

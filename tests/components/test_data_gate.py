@@ -56,7 +56,7 @@ def window(first: int, last: int) -> pd.DataFrame:
 
 
 def window_before(number: int) -> pd.DataFrame:
-    """What a run by default learns from before it is judged on a month."""
+    """The window that a run trains on by default before it is evaluated on a month."""
     return window(max(201301, number - 6), number - 1)
 
 
@@ -171,7 +171,7 @@ def test_data_gate_warns_of_a_held_out_week_that_lacks_values(tmp_path: Path, nu
     passed = pass_gate(tmp_path / "held out", train=rows, eval=week)
     assert any("LOW_FRACTION_PRESENT" in line for line in warnings_of(passed))
     with pytest.raises(BlockingAnomalies, match="LOW_FRACTION_PRESENT"):
-        pass_gate(tmp_path / "judged", test=week)
+        pass_gate(tmp_path / "tested", test=week)
 
 
 @pytest.mark.parametrize(("served", "new"), [(201301, 201307), (201306, 201312), (201311, 201312)])
@@ -290,7 +290,7 @@ def test_parse_warn_only_refuses_an_unknown_anomaly() -> None:
         parse_warn_only(["INT_TYPE_BIG_INT", "delayed:TOO_LATE"])
 
 
-# A new month beside the window before it, and the window that the served model learned from
+# A new month with the window before it, and the window that the served model was trained on
 
 
 @pytest.mark.parametrize("number", range(201302, 201313))
@@ -313,10 +313,10 @@ def test_data_gate_passes_real_months_however_old_the_served_model_is(
             pass_gate(folder, served=served, train=new[number])
 
 
-def judge_new_month(
+def blocking_reasons(
     root: Path, number: int, fault: Fault, *, statistics_alone: bool = False
 ) -> list[str]:
-    """The reasons why a month with a fault does not pass beside the window before it."""
+    """The reasons why a month with a fault does not pass with the window before it."""
     broken = month(number).copy()
     fault(broken)
     before = window_before(number)
@@ -357,7 +357,7 @@ def repeat_day(day: int, instead_of: int) -> Fault:
 def test_data_gate_finds_celsius_instead_of_fahrenheit_in_any_season(
     tmp_path: Path, column: str, number: int
 ) -> None:
-    reasons = judge_new_month(tmp_path, number, convert(column, lambda f: (f - 32) / 1.8))
+    reasons = blocking_reasons(tmp_path, number, convert(column, lambda f: (f - 32) / 1.8))
     assert any(f"test: {column}: RELATION_CHANGED: " in reason for reason in reasons), reasons
 
 
@@ -368,7 +368,7 @@ def test_data_gate_finds_celsius_instead_of_fahrenheit_in_any_season(
 def test_data_gate_finds_a_column_in_other_units(
     tmp_path: Path, column: str, factor: float
 ) -> None:
-    reasons = judge_new_month(tmp_path, 201312, convert(column, lambda values: values * factor))
+    reasons = blocking_reasons(tmp_path, 201312, convert(column, lambda values: values * factor))
     assert any(f"test: {column}: " in reason for reason in reasons), reasons
 
 
@@ -384,7 +384,9 @@ def test_data_gate_finds_a_column_in_other_units(
 def test_data_gate_finds_a_company_renamed_everywhere(
     tmp_path: Path, old: str, new: str, anomaly: str
 ) -> None:
-    reasons = judge_new_month(tmp_path, 201308, replace("company", old, new), statistics_alone=True)
+    reasons = blocking_reasons(
+        tmp_path, 201308, replace("company", old, new), statistics_alone=True
+    )
     assert any(f"test: company: {anomaly}: " in reason for reason in reasons), reasons
 
 
@@ -410,7 +412,7 @@ def test_data_gate_finds_a_constant_column_before_a_model_is_served(
 def test_data_gate_finds_a_column_that_lost_30_percent(
     tmp_path: Path, column: str, number: int
 ) -> None:
-    reasons = judge_new_month(tmp_path, number, lose(column, 0.3), statistics_alone=True)
+    reasons = blocking_reasons(tmp_path, number, lose(column, 0.3), statistics_alone=True)
     assert any(f"test: {column}: " in reason for reason in reasons), reasons
 
 
@@ -422,7 +424,9 @@ def test_data_gate_finds_a_missing_rate_far_from_the_served_model(
 
     (reason,) = (
         reason
-        for reason in judge_new_month(tmp_path, 201310, give_everyone_a_gust, statistics_alone=True)
+        for reason in blocking_reasons(
+            tmp_path, 201310, give_everyone_a_gust, statistics_alone=True
+        )
         if "MISSING_RATE_CHANGED" in reason
     )
     assert re.fullmatch(
@@ -434,20 +438,20 @@ def test_data_gate_finds_a_missing_rate_far_from_the_served_model(
 
 @pytest.mark.parametrize("number", [201302, 201308])
 def test_data_gate_finds_a_day_delivered_twice(tmp_path: Path, number: int) -> None:
-    reasons = judge_new_month(tmp_path, number, repeat_day(9, instead_of=20))
+    reasons = blocking_reasons(tmp_path, number, repeat_day(9, instead_of=20))
     assert re.match(r"test: \(data set\): DUPLICATE_ROWS: \d+ of 5,\d+ rows repeat", reasons[0])
 
 
 @pytest.mark.parametrize("number", range(201302, 201313))
 def test_data_gate_finds_shuffled_labels_in_every_month(tmp_path: Path, number: int) -> None:
-    (reason,) = judge_new_month(tmp_path, number, shuffle("delayed"))
+    (reason,) = blocking_reasons(tmp_path, number, shuffle("delayed"))
     assert re.match(
         r"test: delayed: LABEL_UNRELATED: .* AUC of 0\.[45]\d\d, 0\.[67]\d\d in train", reason
     )
 
 
 def test_data_gate_finds_inverted_labels(tmp_path: Path) -> None:
-    reasons = judge_new_month(tmp_path, 201310, convert("delayed", lambda delayed: 1 - delayed))
+    reasons = blocking_reasons(tmp_path, 201310, convert("delayed", lambda delayed: 1 - delayed))
     assert any("test: delayed: COMPARATOR_JENSEN_SHANNON_DIVERGENCE_HIGH" in r for r in reasons)
     assert any("test: delayed: LABEL_UNRELATED" in r for r in reasons)
 

@@ -58,7 +58,7 @@ def make_config(
 
 
 class Take(beam.DoFn):
-    """Hands predictions that stand beside the features on, as an extractor of models does."""
+    """Passes on predictions that stand with the features, as an extractor of models does."""
 
     def process(self, item: dict[str, Any]) -> Iterator[dict[str, Any]]:
         made = item[tfma.PREDICTIONS_KEY]
@@ -368,7 +368,7 @@ NAMES = ("auc", "auc_precision_recall", "calibration", "mean_label", "mean_predi
 
 
 def intervals(folder: str) -> dict[tuple[Any, ...], tuple[float, float, float]]:
-    """Lower bound, value and upper bound of whatever has an interval."""
+    """Lower bound, value and upper bound of every metric with an interval."""
     return {
         (
             record.slice_key.SerializeToString(deterministic=True),

@@ -77,23 +77,23 @@ def same_weights(one: tf_keras.Model, other: tf_keras.Model) -> bool:
 def test_area_under_curve_of_two_classes_is_that_of_the_positive_one(columns: int) -> None:
     random = np.random.default_rng(1)
     labels, positive = random.integers(0, 2, (300, 1)), random.random((300, 1)).round(1)
-    answers = positive if columns == 1 else np.hstack([1 - positive, positive])
-    assert area_under_curve(labels, answers) == roc_auc_score(labels.ravel(), positive.ravel())
+    predictions = positive if columns == 1 else np.hstack([1 - positive, positive])
+    assert area_under_curve(labels, predictions) == roc_auc_score(labels.ravel(), positive.ravel())
 
 
 def test_area_under_curve_of_ten_classes_is_the_mean_of_one_against_the_rest() -> None:
     random = np.random.default_rng(2)
     labels = np.repeat(np.arange(10), 30)[:, np.newaxis]
     logits = random.normal(size=(300, 10)).astype(np.float32) + np.eye(10)[labels.ravel()]
-    answers = (np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)).astype(np.float32)
-    each = [roc_auc_score(labels.ravel() == digit, answers[:, digit]) for digit in range(10)]
-    assert area_under_curve(labels, answers) == pytest.approx(np.mean(each), abs=1e-4)
+    predictions = (np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)).astype(np.float32)
+    each = [roc_auc_score(labels.ravel() == digit, predictions[:, digit]) for digit in range(10)]
+    assert area_under_curve(labels, predictions) == pytest.approx(np.mean(each), abs=1e-4)
 
 
 @pytest.mark.parametrize(("labels", "columns"), [([1, 1, 1], 1), ([0, 0, 0], 2), ([0, 1, 1], 3)])
 def test_area_under_curve_is_none_where_a_class_is_missing(labels: list[int], columns: int) -> None:
-    answers = np.full((3, columns), 1 / columns, np.float32)
-    assert area_under_curve(np.array(labels), answers) is None
+    predictions = np.full((3, columns), 1 / columns, np.float32)
+    assert area_under_curve(np.array(labels), predictions) is None
 
 
 def test_kernel_layers_skips_layers_without_weights() -> None:
@@ -194,11 +194,11 @@ def test_fine_tune_that_diverges_names_the_learning_rate(odd: float) -> None:
 
 def test_evaluate_gives_the_mean_loss_of_the_rows() -> None:
     network, columns = wide_and_deep(), draw_columns()
-    answers = network.predict([columns["wide"], columns["deep"]], verbose=0).astype(np.float64)
-    right = np.where(columns["label"] == 1, answers, 1 - answers)
+    predictions = network.predict([columns["wide"], columns["deep"]], verbose=0).astype(np.float64)
+    right = np.where(columns["label"] == 1, predictions, 1 - predictions)
     found = evaluate(network, columns, SETTINGS)
     assert found["loss"] == pytest.approx(-np.log(right).mean(), rel=1e-4)
-    assert found["auc"] == roc_auc_score(columns["label"].ravel(), answers.ravel())
+    assert found["auc"] == roc_auc_score(columns["label"].ravel(), predictions.ravel())
 
 
 def test_load_function_imports_a_function_by_its_path() -> None:

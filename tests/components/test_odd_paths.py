@@ -34,7 +34,7 @@ def moved(artifact: Any, folder: Path) -> Any:
 
 @pytest.fixture(scope="module")
 def odd(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder whose name is a pattern, beside one that it would match."""
+    """A folder whose name is a pattern, next to one that it would match."""
     root = tmp_path_factory.mktemp("odd")
     (root / "a1xx").mkdir()
     (root / "a[12]*?").mkdir()

@@ -91,10 +91,10 @@ def test_pruner_reports_loss_and_area_under_curve_of_both_models(
     digits: Digits, pruned_digits: Outputs, when: str
 ) -> None:
     model = digits.model if when == "before" else pruned_digits["pruned_model"]
-    answers, labels = predict(model, "eval"), read_digits()["eval"].labels
-    loss = -np.log(answers[np.arange(len(labels)), labels]).mean()
+    predictions, labels = predict(model, "eval"), read_digits()["eval"].labels
+    loss = -np.log(predictions[np.arange(len(labels)), labels]).mean()
     # scikit-learn wants sums of 1 that float32 does not hold.
-    exact = answers.astype(np.float64)
+    exact = predictions.astype(np.float64)
     area = roc_auc_score(labels, exact / exact.sum(axis=1, keepdims=True), multi_class="ovr")
     report = pruned_digits["report"].read()
     assert report[when]["loss"] == pytest.approx(loss, rel=1e-3)
@@ -277,7 +277,7 @@ def images(*after: tf_keras.layers.Layer) -> Layers:
     return [layers.Reshape((28, 28, 1)), *after, layers.Flatten()]
 
 
-# Networks whose layer "odd" cannot become sparse as the parameters ask for.
+# Networks whose layer "odd" cannot become sparse as the parameters say.
 UNPRUNABLE: dict[str, tuple[Callable[[], Layers], dict[str, Any]]] = {
     "own layer": (lambda: [Mix(name="odd")], {}),
     "own layer that is not registered": (lambda: [Unregistered(name="odd")], {}),
@@ -413,15 +413,15 @@ PARAMETERS = ("target_sparsity", "schedule", "frequency", "block_size", "m_by_n"
 )
 def test_pruning_spec_is_sound_or_refused_by_the_name_of_a_parameter(**parameters: Any) -> None:
     try:
-        form = check_form(**parameters)
+        spec = check_form(**parameters)
     except UserError as error:
         refusal = str(error)
     else:
         refusal = ""
-        assert 0 <= form["sparsity"] < 1
-        assert form["schedule"] in ("polynomial", "constant")
-        assert min(form["frequency"], *form["block_size"]) >= 1
-        assert form["m_by_n"] is None or 0 < form["m_by_n"][0] < form["m_by_n"][1]
+        assert 0 <= spec["sparsity"] < 1
+        assert spec["schedule"] in ("polynomial", "constant")
+        assert min(spec["frequency"], *spec["block_size"]) >= 1
+        assert spec["m_by_n"] is None or 0 < spec["m_by_n"][0] < spec["m_by_n"][1]
     assert not refusal or refusal.partition(" = ")[0] in PARAMETERS
 
 
@@ -430,5 +430,5 @@ def test_pruning_spec_accepts_every_target_and_every_block(
     target: float, pair: tuple[int, int]
 ) -> None:
     check = partial(check_form, schedule="polynomial", frequency=1, m_by_n="[]", epochs=1)
-    form = check(target_sparsity=target, block_size=json.dumps(pair))
-    assert (form["sparsity"], form["block_size"]) == (target, pair)
+    spec = check(target_sparsity=target, block_size=json.dumps(pair))
+    assert (spec["sparsity"], spec["block_size"]) == (target, pair)

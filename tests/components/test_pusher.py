@@ -1,4 +1,4 @@
-"""Pusher on small made-up artifacts: what it asks for, what it publishes, and what it refuses."""
+"""Pusher on small made-up artifacts: what it requires, what it publishes, and what it refuses."""
 
 from __future__ import annotations
 

@@ -46,7 +46,7 @@ Outputs = dict[str, Any]
 Quantize = Callable[..., Outputs]
 
 EMULATED = ("int8", "qat", "pqat")
-# How far the probabilities of the two forms may lie apart.
+# How far the probabilities of the two formats may lie apart.
 TOLERANCE = {"none": 1e-5, "float16": 2e-3, "dynamic_range": 0.04} | dict.fromkeys(EMULATED, 0.04)
 
 
@@ -464,9 +464,9 @@ def test_emulate_int8_leaves_the_network_unchanged_and_predicts_nearly_alike() -
     network = tf_keras.Model(network.inputs, network.outputs)
     before = [weight.copy() for weight in network.get_weights()]
     rows = read_digits()["train"].images[:200] / 255
-    answer = partial(network.predict, rows, verbose=0)
-    expected = answer()
+    predict_rows = partial(network.predict, rows, verbose=0)
+    expected = predict_rows()
     emulated = emulate_int8(network, {"image": rows})
     np.testing.assert_allclose(emulated.predict(rows, verbose=0), expected, atol=0.01)
     assert all(map(np.array_equal, before, network.get_weights()))
-    np.testing.assert_array_equal(answer(), expected)
+    np.testing.assert_array_equal(predict_rows(), expected)

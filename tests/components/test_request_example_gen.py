@@ -98,8 +98,8 @@ def write_log(
     if serialized:
         plain = make_records(1, inputs, {"x": np.zeros(len(rows), np.float32)}, 0)
         inputs = {"examples": np.array(plain, object)}
-    answers = np.linspace(0.1, 0.9, len(rows), dtype=np.float32)[:, None]
-    records = make_records(version, inputs, {output: answers}, second * 1_000_000)
+    predictions = np.linspace(0.1, 0.9, len(rows), dtype=np.float32)[:, None]
+    records = make_records(version, inputs, {output: predictions}, second * 1_000_000)
     folder = root / "log" / model
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"requests-{len(list(folder.iterdir()))}{REQUEST_LOG_SUFFIX}"
@@ -134,8 +134,8 @@ def test_request_example_gen_joins_rows_predictions_and_labels(
         else:
             np.testing.assert_allclose(found[name].astype(float), expected, rtol=1e-6)
     assert list(found[LABEL]) == list(sent[LABEL])
-    answers = found[f"prediction.{PROBABILITY}"]
-    np.testing.assert_allclose(answers, np.linspace(0.1, 0.9, len(sent)), rtol=1e-6)
+    predictions = found[f"prediction.{PROBABILITY}"]
+    np.testing.assert_allclose(predictions, np.linspace(0.1, 0.9, len(sent)), rtol=1e-6)
     requests = Requests.from_examples(examples)
     assert requests.labelled == {"current": len(sent)}
     assert requests.label_months == {"current": [201303]}
@@ -278,8 +278,8 @@ def test_request_example_gen_names_what_is_missing(
 # Which period
 
 
-def survey(root: Path, now: int, **asked: Any) -> request_log.Survey:
-    chosen = {"since": None, "until": None, "days": 7, **asked}
+def survey(root: Path, now: int, **wanted: Any) -> request_log.Survey:
+    chosen = {"since": None, "until": None, "days": 7, **wanted}
     return request_log.survey(str(root / "log"), MODEL, now=now, **chosen)
 
 
@@ -301,8 +301,8 @@ def test_request_log_newest_complete_period_is_a_week_from_monday_on(
 def test_request_log_period_can_be_named(trips: pa.Table, tmp_path: Path) -> None:
     write_log(tmp_path, trips, SINCE)
     now = UNTIL + DAY
-    for asked in ({"since": SINCE}, {"until": UNTIL}, {"since": SINCE, "until": UNTIL}):
-        assert survey(tmp_path, now, **asked).period == request_log.Period(SINCE, UNTIL)
+    for wanted in ({"since": SINCE}, {"until": UNTIL}, {"since": SINCE, "until": UNTIL}):
+        assert survey(tmp_path, now, **wanted).period == request_log.Period(SINCE, UNTIL)
     with pytest.raises(request_log.DataError, match=r"no request to a_model of 2013-03-11 to"):
         survey(tmp_path, now, since=UNTIL)
     with pytest.raises(request_log.DataError, match=r"no complete period of 7 day\(s\) yet"):

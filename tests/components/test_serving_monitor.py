@@ -41,7 +41,7 @@ Monitor = Callable[..., dict[str, Any]]
 
 @cache
 def month(number: int) -> pd.DataFrame:
-    """Trips of a real month, with answers that know a little of the label."""
+    """Trips of a real month, with predictions that know a little of the label."""
     rows = thin(read_month(number), 2600).to_pandas()
     random = np.random.default_rng(number)
     rows[ANSWER] = np.clip(0.2 + 0.08 * rows[LABEL] + random.normal(0, 0.08, len(rows)), 0.01, 0.99)

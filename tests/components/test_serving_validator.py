@@ -48,7 +48,7 @@ STAND_IN = Path(__file__).with_name("stand_in_model_server.py")
 
 @pytest.fixture(scope="module")
 def line(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A `Model` artifact of y = 2 x + 1, in both forms."""
+    """A `Model` artifact of y = 2 x + 1, in both formats."""
     return save_line(tmp_path_factory.mktemp("line"), lambda x: 2 * x + 1, tflite=True)
 
 
@@ -435,7 +435,7 @@ def wait_for(condition: Callable[[], bool]) -> None:
 
 
 def read_warmup(folder: Path) -> list[Any]:
-    """The requests that a server replays, as TensorFlow Serving reads them."""
+    """The warm-up requests, as TensorFlow Serving reads them."""
     records = tf.data.TFRecordDataset(str(folder / WARMUP_FILE)).as_numpy_iterator()
     logs = [prediction_log_pb2.PredictionLog.FromString(record) for record in records]
     assert all(log.WhichOneof("log_type") == "predict_log" for log in logs)
@@ -458,16 +458,16 @@ def test_write_warmup_requests_can_be_repeated_in_both_formats(
         inputs = {name: tf.make_ndarray(proto) for name, proto in request.inputs.items()}
         name = request.model_spec.signature_name
         server_side = saved_model.signatures[name](**{k: tf.constant(v) for k, v in inputs.items()})
-        (answer,) = ask_as_tensorflow_serving(content, name, inputs).values()
+        (prediction,) = predict_as_tensorflow_serving(content, name, inputs).values()
         own = load_predictor(str(model)).predict(rows[row : row + 1])
-        np.testing.assert_array_equal(answer, own)
+        np.testing.assert_array_equal(prediction, own)
         np.testing.assert_allclose(next(iter(server_side.values())).numpy(), own, atol=0.02)
 
 
-def ask_as_tensorflow_serving(
+def predict_as_tensorflow_serving(
     content: bytes, signature_name: str, inputs: dict[str, np.ndarray]
 ) -> dict[str, np.ndarray]:
-    """Asks a TFLite model by the names of tensors that its metadata gives for a signature."""
+    """Runs a TFLite model by the names of tensors that its metadata gives for a signature."""
     signature = tflite_files.read_signatures(content)[signature_name]
     assert set(inputs) == set(signature.inputs)
     interpreter = Interpreter(model_content=content)
@@ -542,7 +542,7 @@ def test_read_signatures_finds_names_as_tensorflow_serving_does(line: Path) -> N
     assert set(signatures) == {"raw_features", "serving_default"}
     assert signatures["raw_features"] == signatures["serving_default"]
     x = np.array([4.0], np.float32)
-    assert ask_as_tensorflow_serving(named, "serving_default", {"x": x}) == {"y": [[9.0]]}
+    assert predict_as_tensorflow_serving(named, "serving_default", {"x": x}) == {"y": [[9.0]]}
     assert signatures["raw_features"].method_name == "tensorflow/serving/predict"
     # It reads each as a C string: a terminating zero, and none before.
     for signature in signatures.values():
@@ -558,7 +558,7 @@ def test_read_signatures_of_other_files_is_empty(line: Path, share: float, noise
         assert tflite_files.read_signatures(damaged) == {}
 
 
-# The rows that are asked.
+# The rows of the requests.
 
 
 def test_sample_rows_takes_the_same_rows_from_all_over_a_split(tmp_path: Path) -> None:
@@ -636,9 +636,9 @@ def test_compare_reports_predictions_beyond_the_tolerance(
     own: list[float], errors: list[float], tolerance: float
 ) -> None:
     expected = [np.array([[value]]) for value in own]
-    answers = [np.array([value + error]) for value, error in zip(own, errors, strict=False)]
-    apart = [abs(float(a[0] - e[0, 0])) for a, e in zip(answers, expected, strict=True)]
-    difference, lines = compare("REST", answers, expected, list(range(len(own))), tolerance)
+    predictions = [np.array([value + error]) for value, error in zip(own, errors, strict=False)]
+    apart = [abs(float(a[0] - e[0, 0])) for a, e in zip(predictions, expected, strict=True)]
+    difference, lines = compare("REST", predictions, expected, list(range(len(own))), tolerance)
     assert difference == max(apart)
     assert bool(lines) == (max(apart) > tolerance)
     if lines:

@@ -44,7 +44,7 @@ Edit = Callable[[pa.Table], pa.Table]
 
 @pytest.fixture(scope="session")
 def generate(run_component: Callable[..., dict[str, Any]], curated_schema: Path) -> Generate:
-    """Runs SpanExampleGen on a directory, by default with March judged and two months before it."""
+    """Runs SpanExampleGen on a directory, by default on two months and the test month March."""
 
     def run(root: Path, schema: Path = curated_schema, **parameters: Any) -> Any:
         settings = {"time_column": TIME, "as_of": 201303, "window": 2, **parameters}
@@ -56,7 +56,7 @@ def generate(run_component: Callable[..., dict[str, Any]], curated_schema: Path)
 
 @pytest.fixture(scope="session")
 def examples(generate: Generate, tiny_spans: Path) -> Any:
-    """What comes of January and February, judged on March."""
+    """Examples of January and February, with March as the test month."""
     return generate(tiny_spans)
 
 
@@ -139,8 +139,8 @@ def refusal(generate: Generate, root: Path, **parameters: Any) -> str:
 def test_span_example_gen_puts_every_row_of_the_window_in_one_split(
     examples: Any, tiny_spans: Path
 ) -> None:
-    learned = rows_of(examples, "train") + rows_of(examples, "eval")
-    assert learned == source_rows(tiny_spans, 201301, 201302)
+    training_rows = rows_of(examples, "train") + rows_of(examples, "eval")
+    assert training_rows == source_rows(tiny_spans, 201301, 201302)
 
 
 def test_span_example_gen_test_split_is_the_whole_test_month(
@@ -162,10 +162,10 @@ def test_span_example_gen_does_not_read_months_outside_the_window(
 def test_span_example_gen_puts_the_last_days_in_eval_and_those_before_in_train(
     examples: Any,
 ) -> None:
-    train, held_out, judged = (column_of(examples, split, TIME) for split in SPLITS)
+    train, held_out, test = (column_of(examples, split, TIME) for split in SPLITS)
     cutoff = max(held_out) - EVAL_DAYS * DAY
     assert max(train) <= cutoff < min(held_out)
-    assert max(held_out) < min(judged)
+    assert max(held_out) < min(test)
 
 
 def test_span_example_gen_puts_a_row_at_the_cutoff_in_train(
@@ -174,15 +174,15 @@ def test_span_example_gen_puts_a_row_at_the_cutoff_in_train(
     last = datetime(2013, 2, 28, 23, 30, tzinfo=UTC)
     cutoff = last - timedelta(days=3)
     write_clock(tmp_path / "spans/span-201302", [cutoff, last, cutoff + timedelta(seconds=1)])
-    judged = [datetime(2013, 3, 1, tzinfo=UTC), datetime(2013, 2, 28, 0, 30, tzinfo=UTC)]
-    write_clock(tmp_path / "spans/span-201303", judged)
+    test = [datetime(2013, 3, 1, tzinfo=UTC), datetime(2013, 2, 28, 0, 30, tzinfo=UTC)]
+    write_clock(tmp_path / "spans/span-201303", test)
     found = generate(
         tmp_path / "spans", schema_of(tmp_path, ""), time_column="clock", window=1, eval_days=3
     )
     at = int(cutoff.timestamp())
     assert column_of(found, "train", "clock") == [at]
     assert sorted(column_of(found, "eval", "clock")) == [at + 1, at + 3 * DAY]
-    assert len(records(found, "test")) == len(judged)  # by their folder, not their time
+    assert len(records(found, "test")) == len(test)  # by their folder, not their time
 
 
 def write_clock(folder: Path, times: list[datetime]) -> None:
@@ -214,8 +214,8 @@ def test_span_example_gen_reads_a_span_of_several_files_whole(
         pq.write_table(part, own_spans / f"span-{BAD_MONTH}" / f"{name}.parquet")
     span_file(own_spans).unlink()
     found = generate(own_spans)
-    learned = rows_of(found, "train") + rows_of(found, "eval")
-    assert learned == source_rows(tiny_spans, 201301, 201302)
+    training_rows = rows_of(found, "train") + rows_of(found, "eval")
+    assert training_rows == source_rows(tiny_spans, 201301, 201302)
 
 
 def test_span_example_gen_ignores_the_order_of_rows(
@@ -279,7 +279,7 @@ def test_span_example_gen_reads_each_row_group_of_a_large_file_once(
 def test_span_example_gen_does_not_read_a_month_twice(
     generate: Generate, own_spans: Path, store: Path
 ) -> None:
-    """February and March are judged on, then held out and learned from, then all learned from."""
+    """February and March are test months at first, and then months of the window."""
     expected = generate(own_spans, as_of=201304, window=2)
     shutil.rmtree(store)
     earlier = [generate(own_spans, as_of=as_of, window=1) for as_of in (201302, 201303)]
@@ -443,7 +443,7 @@ def test_span_example_gen_writes_a_column_of_nulls_as_absent(
     assert set(column_of(generate(own_spans), "test", "engine")) == {None}
 
 
-# What is more than the schema asks for, or wider
+# What is more than the schema requires, or wider
 
 
 def test_span_example_gen_accepts_what_the_schema_allows(
@@ -460,7 +460,7 @@ def test_span_example_gen_accepts_what_the_schema_allows(
     integer_for_float, infinity, extra_column = row
     assert isinstance(integer_for_float, float)
     assert integer_for_float == 180
-    assert infinity == float("inf")  # absurd, but for the gate to judge
+    assert infinity == float("inf")  # absurd, but that is for DataGate to find
     assert extra_column == b"B22"
 
 
@@ -559,7 +559,7 @@ def test_span_example_gen_reports_corrupt_bytes_in_one_line(
     assert message == " ".join(message.split())
 
 
-# Columns that are not what the schema asks for
+# Columns that are not as the schema says
 
 
 def test_span_example_gen_names_a_missing_column_and_lists_those_there_are(

@@ -100,7 +100,7 @@ def assert_same(one: dict[str, Any], other: dict[str, Any]) -> None:
 
 @pytest.fixture(scope="session")
 def fresh(transform: Run, examples: dict[int, Any]) -> dict[int, dict[str, Any]]:
-    """What comes of both windows without a store."""
+    """The outputs for both windows without a store."""
     return {as_of: transform(examples[as_of]) for as_of in MONTHS}
 
 
@@ -108,7 +108,7 @@ def fresh(transform: Run, examples: dict[int, Any]) -> dict[int, dict[str, Any]]
 def kept_once(
     transform: Run, examples: dict[int, Any], tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Path, dict[str, Any]]:
-    """A store in which the first window was analysed, and what came of that."""
+    """A store in which the first window was analysed, and the outputs."""
     folder = tmp_path_factory.mktemp("kept") / "store"
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(STORE_VARIABLE, str(folder))

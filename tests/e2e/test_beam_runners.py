@@ -51,7 +51,7 @@ Row = tuple[tuple[str, bytes], ...]
 
 @pytest.fixture(scope="module")
 def worker_pool(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Address of a pool of Beam workers: a process of its own, as beside a Flink TaskManager."""
+    """Address of a pool of Beam workers: a process of its own, as next to a Flink TaskManager."""
     with socket.socket() as free:
         free.bind(("", 0))
         port = free.getsockname()[1]

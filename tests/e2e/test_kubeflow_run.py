@@ -43,15 +43,15 @@ class KubeflowRun:
         (version,) = (path for path in self.model.iterdir() if path.name.isdigit())
         return version
 
-    def answers(self) -> dict[str, dict[str, Any]]:
-        """What each task answered, by its name."""
+    def outputs(self) -> dict[str, dict[str, Any]]:
+        """The outputs that each task reports, by its name."""
         files = self.root.glob("pipeline_root/*/*/executor_output.json")
         return {file.parent.name: json.loads(file.read_text()) for file in files}
 
 
 @pytest.fixture(scope="module")
 def kubeflow_run(small_spans: Path, tmp_path_factory: pytest.TempPathFactory) -> KubeflowRun:
-    """Learned from January, judged on February. Leave it as it is."""
+    """Trained on January, evaluated on February. Leave it as it is."""
     root = tmp_path_factory.mktemp("kubeflow")
     package = root / "pipeline.yaml"
     settings = [
@@ -88,12 +88,12 @@ def provenance(version: Path) -> Path:
 def test_kubeflow_run_tasks_report_artifacts_that_exist(kubeflow_run: KubeflowRun) -> None:
     spec, *_ = yaml.safe_load_all(kubeflow_run.package.read_text())
     tasks = spec["root"]["dag"]["tasks"]
-    answers = kubeflow_run.answers()
-    assert set(answers) == set(tasks)
-    for name, answer in answers.items():
+    outputs = kubeflow_run.outputs()
+    assert set(outputs) == set(tasks)
+    for name, output in outputs.items():
         declared = spec["components"][f"comp-{name}"]["outputDefinitions"]["artifacts"]
-        assert set(answer["artifacts"]) == set(declared)
-        for group in answer["artifacts"].values():
+        assert set(output["artifacts"]) == set(declared)
+        for group in output["artifacts"].values():
             assert all(Path(artifact["uri"]).is_dir() for artifact in group["artifacts"])
 
 
@@ -144,7 +144,7 @@ def test_kubeflow_run_parameters_reach_the_tasks(kubeflow_run: KubeflowRun) -> N
     # By way of the custom properties of the examples, which pass through every task.
     assert record["spans"] == {"train": [201301], "test": [201302]}
     assert record["rows"]["test"] > 1000
-    (model_run,) = kubeflow_run.answers()["Trainer"]["artifacts"]["model_run"]["artifacts"]
+    (model_run,) = kubeflow_run.outputs()["Trainer"]["artifacts"]["model_run"]["artifacts"]
     training = json.loads((Path(model_run["uri"]) / "training.json").read_text())
     assert training["epochs"] == 2
 

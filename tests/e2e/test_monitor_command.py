@@ -106,7 +106,7 @@ def test_monitor_raises_an_alarm_for_a_corrupted_month_and_the_schedule_retrains
     assert f"Alarm {alarm['id']} is raised" in done.stdout
     assert alarm["id"] == report["alarm"]
 
-    # The next look finds the data as it was learned from, and retrains because of the alarm alone;
+    # The next firing finds the data unchanged, and retrains because of the alarm alone;
     # it is stopped there, since what a run does is tested elsewhere.
     command = ["schedule" if word == "run" else word for word in served.command("--once")]
     with subprocess.Popen(

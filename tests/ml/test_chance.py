@@ -1,4 +1,4 @@
-"""What chance is granted: as much as samples need, and no more."""
+"""Drift by chance: as much is allowed as samples need, and no more."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a model is told by: equal whatever its bytes are, different whatever it computes else."""
+"""Model identity: equal for models that compute the same, though their bytes differ."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def saved_model(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """Identity of the model in one form."""
+    """Identity of the model in one format."""
     return model_identity(str(export(tmp_path_factory.mktemp("saved"), tflite=False)))
 
 

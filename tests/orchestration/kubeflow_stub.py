@@ -69,12 +69,12 @@ schemaVersion: 2.1.0
 sdkVersion: kfp-2.13.0
 """
 
-# How an answer goes wrong: an HTTP status, or one of these.
+# How a response goes wrong: an HTTP status, or one of these.
 HTML = "html"  # the login page of a proxy, with status 200
 REDIRECT = "redirect"  # to that page
 DROP = "drop"  # the connection is closed before anything is done
-DROP_AFTER = "drop after"  # it is done, but the connection is closed without an answer
-HANG = "hang"  # nothing is done, and no answer comes
+DROP_AFTER = "drop after"  # it is done, but the connection is closed without a response
+HANG = "hang"  # nothing is done, and no response comes
 
 # gRPC codes, and the HTTP status that the gateway makes of them
 _INVALID_ARGUMENT, _NOT_FOUND, _ALREADY_EXISTS = (3, 400), (5, 404), (6, 409)
@@ -224,7 +224,7 @@ class KubeflowStub:
         self.faults.append(Fault(operation, how, done + nth, times))
 
     def die_after(self, operation: str, nth: int = 1) -> None:
-        """Carries out and answers a call, counted from now on, and drops whatever comes then."""
+        """Carries out a call and responds, counted from now on, and drops whatever comes then."""
         self._last_call = (operation, self.operations.count(operation) + nth)
 
     def revive(self) -> None:
@@ -585,10 +585,10 @@ class KubeflowStub:
 
 
 class _Handler(http.server.BaseHTTPRequestHandler):
-    """Finds the operation that a request means, and writes its answer as grpc-gateway does."""
+    """Finds the operation that a request means, and writes its response as grpc-gateway does."""
 
     protocol_version = "HTTP/1.1"
-    wbufsize = -1  # one packet an answer: two would wait for one another
+    wbufsize = -1  # one packet a response: two would wait for one another
     server_stub: KubeflowStub
 
     def log_message(self, *_: object) -> None:
@@ -752,7 +752,7 @@ def _no_constant(name: str) -> None:
 
 
 def _file(content_type: str, body: bytes) -> tuple[str, bytes]:
-    """Name and content of the file in a form."""
+    """Name and content of the file in an uploaded form."""
     message = email.message_from_bytes(
         f"Content-Type: {content_type}\r\n\r\n".encode() + body, policy=email.policy.HTTP
     )

@@ -165,7 +165,7 @@ def test_lost_files_of_a_whole_version_is_empty(
     output: OutputDirectory, models: ModelDirectory
 ) -> None:
     assert lost_files(output, models, 7) == []
-    Path(models.signature_uri(7)).unlink()  # It may be signed anew.
+    Path(models.signature_uri(7)).unlink()  # It may be signed again.
     (Path(models.version_uri(7)) / "more").touch()
     assert lost_files(output, models, 7) == []
     assert lost_files(output, models, 8) == []  # Nobody knows what it had.
@@ -263,7 +263,7 @@ class Book:
 
 @pytest.fixture
 def book(output: OutputDirectory) -> Book:
-    """Spans were learned from, and then, with all but the Pusher cached, again."""
+    """ML Metadata of a run, and of another with all but the Pusher cached."""
     output.root.mkdir(parents=True)
     book = Book(output.metadata)
     spans = '{"train": [201301, 201302], "test": [201303]}'

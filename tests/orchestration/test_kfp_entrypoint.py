@@ -92,7 +92,7 @@ def invocation(
     }
 
 
-def answer(folder: Path) -> dict[str, Any]:
+def executor_output(folder: Path) -> dict[str, Any]:
     content: dict[str, Any] = json.loads((folder / "executor_output.json").read_text())
     return content
 
@@ -126,7 +126,7 @@ def test_entrypoint_runs_a_task_on_the_mirror_and_reports_the_bucket(
     kfp_entrypoint.run(task_of(join(), given))
 
     assert (on_disk / "join" / "note" / "text").read_text() == "a and b"
-    (made,) = answer(on_disk / "join")["artifacts"]["note"]["artifacts"]
+    (made,) = executor_output(on_disk / "join")["artifacts"]["note"]["artifacts"]
     assert made["uri"] == f"{root}/join/note"
 
 
@@ -157,7 +157,7 @@ def test_entrypoint_runs_a_task_of_kfp_local_on_the_declared_types(tmp_path: Pat
     kfp_entrypoint.run(task_of(join(), given))
 
     assert (tmp_path / "join" / "note" / "text").read_text() == "a and b"
-    (made,) = answer(tmp_path / "join")["artifacts"]["note"]["artifacts"]
+    (made,) = executor_output(tmp_path / "join")["artifacts"]["note"]["artifacts"]
     assert made["uri"] == str(tmp_path / "join" / "note")
 
 
@@ -166,7 +166,7 @@ def test_entrypoint_passes_custom_properties_to_the_next_task(tmp_path: Path) ->
     given = invocation({}, {"note": output_artifact(str(folder / "note"))}, folder)
     given["inputs"]["parameterValues"] = {"text": "a"}
     kfp_entrypoint.run(task_of(toy_components.Source(text="a"), given))
-    (made,) = answer(folder)["artifacts"]["note"]["artifacts"]
+    (made,) = executor_output(folder)["artifacts"]["note"]["artifacts"]
     assert made["metadata"]["start"] > 0
     assert made["metadata"]["end"] >= made["metadata"]["start"]
 

@@ -704,7 +704,7 @@ def test_schedule_state_does_not_grow_without_end(desk: Desk, world: World) -> N
 
 
 class Listener(BaseHTTPRequestHandler):
-    """Takes what is posted; answers with the statuses it is told, then with 200."""
+    """Takes what is posted; responds with the given statuses, then with 200."""
 
     statuses: ClassVar[list[int]] = []
     got: ClassVar[list[Any]] = []

@@ -1,4 +1,4 @@
-"""What takes the place of measuring a run and of the reference, where there is no real run."""
+"""What takes the place of measuring a run and of the baseline, where there is no real run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tests that `python -m serving predict` asks about the rows of a file as they stand in it."""
+"""Tests that `python -m serving predict` sends the rows of a file unchanged."""
 
 from __future__ import annotations
 
@@ -52,8 +52,10 @@ def rows_of(result: Result) -> list[dict[str, str]]:
     return list(csv.DictReader(io.StringIO(result.stdout)))
 
 
-def answers(server: RunningServer, rows: list[dict[str, Any]], path: str = "toy") -> list[float]:
-    """What the server says of rows of raw features."""
+def predictions(
+    server: RunningServer, rows: list[dict[str, Any]], path: str = "toy"
+) -> list[float]:
+    """The predictions of the server for rows of raw features."""
     document = {"signature_name": "raw_features", "instances": rows}
     response = server.rest(f"{path}:predict", document)
     assert response.status_code == 200, response.text
@@ -73,7 +75,7 @@ def test_predict_prints_a_prediction_for_each_row_of_a_csv_file(
     found = rows_of(predict(trips))
     assert [list(row) for row in found] == [["row", "probability"]] * 3
     assert [row["row"] for row in found] == ["0", "1", "2"]
-    first, second, absent = answers(server, ROWS)
+    first, second, absent = predictions(server, ROWS)
     assert [float(row["probability"]) for row in found[:2]] == [first, second]
     assert math.isnan(absent)
     assert found[2]["probability"] == "nan"
@@ -104,7 +106,7 @@ def test_predict_keeps_all_rows_in_their_order(
     path.write_text("distance,hour,company\n" + "\n".join(lines))
     found = rows_of(predict(path))
     assert [int(row["row"]) for row in found] == list(range(1203))
-    assert [float(row["probability"]) for row in found] == answers(server, rows)
+    assert [float(row["probability"]) for row in found] == predictions(server, rows)
     assert rows_of(predict(path, "--rows", 700)) == found[:700]
 
 
@@ -124,13 +126,13 @@ def test_predict_requests_the_chosen_version(
     path: str,
 ) -> None:
     found = rows_of(predict(trips, "--rows", 2, *options))
-    assert [float(row["probability"]) for row in found] == answers(server, ROWS[:2], path)
+    assert [float(row["probability"]) for row in found] == predictions(server, ROWS[:2], path)
 
 
 def test_predict_sends_texts_exactly_as_written(
     predict: Callable[..., Result], tmp_path: Path
 ) -> None:
-    """Be they numbers with leading zeros, dates, truth values, gaps, or whatever."""
+    """Such as numbers with leading zeros, dates, truth values and empty texts."""
     path = tmp_path / "texts.csv"
     for texts in (
         ["007", "1e3", "08"],
@@ -159,7 +161,7 @@ def test_predict_prints_nothing_for_a_file_without_rows(
     assert (result.exit_code, result.output) == (0, "")
 
 
-class TestRefusals:
+class TestPredictErrors:
     def message(self, result: Result) -> str:
         assert result.exit_code == 1, result.output
         line = result.stderr.strip()

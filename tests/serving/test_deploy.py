@@ -29,7 +29,7 @@ PROJECT = Path(__file__).parents[2]
 DEPLOY = PROJECT / "serving" / "deploy"
 PAGE = PROJECT / "docs" / "deployment.md"
 PORTS = {"grpc": GRPC_PORT, "rest": REST_PORT}
-# Sidecars, containers that start before the others and go on beside them, came with 1.29.
+# Sidecars, containers that start before the others and run along with them, came with 1.29.
 KUBERNETES_VERSIONS = ("1.29", "1.32", "1.37")
 
 # Of tensorflow_serving/model_servers/main.cc, 2.16.1. The server ignores a flag it does not know.
@@ -84,7 +84,7 @@ def instructions(text: str) -> list[tuple[str, str]]:
 
 
 def flags(arguments: list[str]) -> dict[str, str]:
-    """Flags of the server by name, variables in Kubernetes' form: `$(NAME)`."""
+    """Flags of the server by name, variables as Kubernetes writes them: `$(NAME)`."""
     found = {}
     for argument in arguments:
         name, _, value = argument.removeprefix("--").partition("=")
@@ -158,7 +158,7 @@ def read_only(container: Document) -> set[str]:
     return {mount["name"] for mount in container["volumeMounts"] if mount.get("readOnly")}
 
 
-# The form of each file
+# The syntax of each file
 
 
 def check_resource(resource: Document) -> None:
@@ -543,7 +543,7 @@ def test_entrypoint_names_a_missing_variable_and_starts_no_server(
 
 @contextmanager
 def status_server(status: int, body: str) -> Iterator[tuple[int, list[str]]]:
-    """A server that gives one answer; its port, and the requests it has had."""
+    """A server that gives one response; its port, and the requests it has had."""
     requests = []
 
     class Handler(http.server.BaseHTTPRequestHandler):
@@ -581,7 +581,7 @@ def is_healthy(port: int) -> bool:
 
 
 def version_status(*states: str) -> str:
-    """The answer of TensorFlow Serving's REST interface to a request for a model's status."""
+    """The response of TensorFlow Serving's REST interface to a request for a model's status."""
     versions = ",\n".join(
         f'  {{\n   "version": "{version}",\n   "state": "{state}",\n   "status": {{\n'
         '    "error_code": "OK",\n    "error_message": ""\n   }\n  }'

@@ -1,4 +1,4 @@
-"""Tests that what is verified is what is used, whoever else may write the Serving directory."""
+"""Tests that what is verified is what is used, although others may write the Serving directory."""
 
 from __future__ import annotations
 

@@ -173,7 +173,7 @@ def test_signature_verifies_from_an_object_store(directory: ModelDirectory, keys
 
 
 def copy_version(source: ModelDirectory, target: ModelDirectory, version: int) -> None:
-    """Copies version 7 with its provenance, as whoever may write the folder can."""
+    """Copies version 7 with its provenance, as anybody who may write the folder can."""
     shutil.copytree(source.version_uri(7), target.version_uri(version))
     shutil.copytree(source.provenance_uri(7), target.provenance_uri(version))
 

@@ -401,17 +401,17 @@ def histories(draw: st.DrawFn) -> set[int]:
 def test_resolve_window_is_whole_or_refused_with_each_missing_month(
     present: set[int], as_of: int, window: int
 ) -> None:
-    judged = as_of or max(present)
-    before = months_since(min(present), judged)[-window:]
-    missing = [month for month in (*before, judged) if month not in present]
+    test_month = as_of or max(present)
+    before = months_since(min(present), test_month)[-window:]
+    missing = [month for month in (*before, test_month) if month not in present]
     with tempfile.TemporaryDirectory() as folder:
         root = make_spans(Path(folder), present)
         if before and not missing:
-            assert months_of(resolve_window(str(root), as_of, window)) == (before, judged)
+            assert months_of(resolve_window(str(root), as_of, window)) == (before, test_month)
         else:
             with pytest.raises(DataError) as failure:
                 resolve_window(str(root), as_of, window)
-            named = missing if judged in present else [judged]
+            named = missing if test_month in present else [test_month]
             assert all(f"span-{month}" in str(failure.value) for month in named)
 
 

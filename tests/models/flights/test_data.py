@@ -49,7 +49,7 @@ def year() -> pd.DataFrame:
 
 @pytest.fixture(scope="module")
 def beside_source(year: pd.DataFrame, source: pd.DataFrame) -> pd.DataFrame:
-    """Every committed row beside the outcome that the source records for that flight."""
+    """Every committed row with the outcome that the source records for that flight."""
     outcomes = source[FLIGHT_KEY + KNOWN_AFTER_DEPARTURE]
     return year.merge(outcomes, how="left", on=FLIGHT_KEY, validate="one_to_one")
 

@@ -93,13 +93,13 @@ def test_fit_that_diverges_tells_what_to_lower(tmp_path: object) -> None:
 
 def test_fit_with_the_same_seed_gives_the_same_network(tmp_path: object) -> None:
     config = learning(epochs=1, batch_size=128)
-    answers = []
+    predictions = []
     for _ in range(2):
         tf_keras.utils.set_random_seed(config.seed)
         model = build(config)
         network._fit(model, config, make_rows(1000, 1), make_rows(500, 2), str(tmp_path))
-        answers.append(model.predict(make_rows(50, 3), verbose=0))
-    np.testing.assert_allclose(answers[0], answers[1], atol=1e-4)
+        predictions.append(model.predict(make_rows(50, 3), verbose=0))
+    np.testing.assert_allclose(predictions[0], predictions[1], atol=1e-4)
 
 
 @pytest.mark.parametrize(

@@ -39,7 +39,7 @@ def rows() -> list[Row]:
 
 @pytest.fixture(scope="module")
 def graph(rows: list[Row], tmp_path_factory: pytest.TempPathFactory) -> tft.TFTransformOutput:
-    """A transform graph learned from a sample of March."""
+    """A transform graph of a sample of March."""
     return learn(rows, tmp_path_factory.mktemp("transform"))
 
 
@@ -51,7 +51,7 @@ CONSTANT = {"temp": 51.3, "pressure": 1013.2, "distance": 733.0, "visib": 0.0, "
 def constant_graph(
     rows: list[Row], tmp_path_factory: pytest.TempPathFactory
 ) -> tft.TFTransformOutput:
-    """A transform graph learned from rows with columns that do not vary, or that nobody filled."""
+    """A transform graph of rows with columns that do not vary or are empty."""
     same = [row | CONSTANT | {"humid": None, "origin": "EWR"} for row in rows]
     same[0] = same[0] | {"pressure": 1013.2001}
     return learn(same, tmp_path_factory.mktemp("constant"))
@@ -225,10 +225,10 @@ def test_tflite_model_makes_a_column_without_variance_0_too(
     edge = tf.lite.Interpreter(model_content=content).get_signature_runner(RAW_SIGNATURE)
     saved = tf.saved_model.load(str(tmp_path)).signatures[RAW_SIGNATURE]
     usual = rows[0] | CONSTANT
-    asked = [usual, usual | {"temp": 90.0, "pressure": 990.0, "humid": 50.0}, rows[1]]
+    requests = [usual, usual | {"temp": 90.0, "pressure": 990.0, "humid": 50.0}, rows[1]]
     raw = {}
     for name in RAW_FEATURES:
-        column = [row[name] for row in asked]
+        column = [row[name] for row in requests]
         is_text = SPEC[name].dtype == tf.string
         column = [math.nan if value is None else value for value in column]
         raw[name] = np.array(column, object if is_text else SPEC[name].dtype.as_numpy_dtype)

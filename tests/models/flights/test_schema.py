@@ -22,7 +22,7 @@ def frame(number: int) -> pd.DataFrame:
 
 
 def anomalies(rows: pd.DataFrame, before: pd.DataFrame | None = None) -> dict[str, Any]:
-    """What TFDV finds, by feature; `before` is what a served model learned from."""
+    """What TFDV finds, by feature; `before` is what a served model was trained on."""
     made = tfdv.generate_statistics_from_dataframe
     found = tfdv.validate_statistics(
         made(rows),

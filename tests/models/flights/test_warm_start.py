@@ -1,4 +1,4 @@
-"""A network that starts from the served one: what it knew stays with the categories it was of."""
+"""A network that starts from the served one: categories keep their own weights."""
 
 from __future__ import annotations
 

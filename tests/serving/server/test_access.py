@@ -1,4 +1,4 @@
-"""Tests of who is answered by a running server, and how that changes under it."""
+"""Tests of whom a running server lets in, and how that changes while it runs."""
 
 from __future__ import annotations
 
@@ -152,8 +152,8 @@ class TestTokenAndTls:
         response = guarded.rest("toy:predict", DOCUMENT, headers={"Authorization": header})
         assert response.status_code == 200
         request = predict_request("toy", "raw_features", **GOOD)
-        answer = guarded.predictions.Predict(request, metadata=[("authorization", header)])
-        assert answer.outputs["probability"].float_val
+        content = guarded.predictions.Predict(request, metadata=[("authorization", header)])
+        assert content.outputs["probability"].float_val
 
     def test_client_predicts_with_token_and_certificate(
         self, guarded: RunningServer, certificate: Certificate, tmp_path: Path
@@ -191,7 +191,7 @@ def hashed(token: str) -> str:
 
 
 class Clients:
-    """What asks a server with a certificate of its own, over new connections."""
+    """A client with a certificate of its own, which opens new connections."""
 
     def __init__(self, server: RunningServer, trusted: bytes, own: Certificate | None):
         chain = own and (own.key.read_bytes(), own.certificate.read_bytes())
@@ -322,9 +322,9 @@ def test_server_allows_only_the_models_and_methods_of_a_token(toys: Path, tmp_pa
         metadata = get_model_metadata_pb2.GetModelMetadataRequest(metadata_field=["signature_def"])
         status = get_model_status_pb2.GetModelStatusRequest()
         metadata.model_spec.name = status.model_spec.name = "toy"
-        asked = {}
+        statuses = {}
         for token in ("asker", "looker", "other"):
-            asked[token] = (
+            statuses[token] = (
                 rest(token, "toy:predict", DOCUMENT),
                 rest(token, "toy"),
                 rest(token, "toy/metadata"),
@@ -333,19 +333,19 @@ def test_server_allows_only_the_models_and_methods_of_a_token(toys: Path, tmp_pa
                 over_grpc(token, server.models.GetModelStatus, status),
                 over_grpc(token, server.predictions.GetModelMetadata, metadata),
             )
-        assert asked == {
+        assert statuses == {
             "asker": (200, 200, 403, 403, ok, ok, denied),
             "looker": (403, 403, 200, 200, denied, denied, ok),
             "other": (403, 403, 403, 403, denied, denied, denied),
         }
         assert rest("asker", "another:predict", DOCUMENT) == 403
-        # Nobody is told of models that they may not ask.
+        # A client hears nothing of models that it may not use.
         other = {"Authorization": "Bearer other"}
         for path, document in (("another:predict", DOCUMENT), ("another/metadata", None)):
-            answer = server.rest(path, document, headers=other)
-            assert answer.status_code == 404
-            assert "toy" not in answer.text
-        # No message is read of whoever may not use the method.
+            response = server.rest(path, document, headers=other)
+            assert response.status_code == 404
+            assert "toy" not in response.text
+        # No message is read of a client that may not use the method.
         came = threading.Event()
         upload = server.channel.stream_unary("/tensorflow.serving.PredictionService/Predict")
         messages = (b"" for _ in range(1) if came.wait(PATIENCE))
@@ -362,7 +362,7 @@ def test_server_allows_only_the_models_and_methods_of_a_token(toys: Path, tmp_pa
 
 
 class TestCors:
-    """What a browser asks before it lets a page ask."""
+    """The request that a browser sends before it lets a page send its own."""
 
     PAGE = "https://pages.example"
 
@@ -402,29 +402,29 @@ class TestCors:
 
     @pytest.mark.parametrize("origins", [(PAGE,), ("https://other.example", PAGE)])
     def test_cors_allows_a_named_origin_with_a_token(self, origins: tuple[str, ...]) -> None:
-        answer = self.ask_before(origins, self.PAGE)
-        assert answer.status_code == 200  # Though a browser sends no token here.
-        assert answer.headers["access-control-allow-origin"] == self.PAGE
-        assert "POST" in answer.headers["access-control-allow-methods"]
-        assert "Authorization" in answer.headers["access-control-allow-headers"]
+        response = self.ask_before(origins, self.PAGE)
+        assert response.status_code == 200  # Though a browser sends no token here.
+        assert response.headers["access-control-allow-origin"] == self.PAGE
+        assert "POST" in response.headers["access-control-allow-methods"]
+        assert "Authorization" in response.headers["access-control-allow-headers"]
         refused = self.ask(origins, "GET", "/v1/models/toy", {"Origin": self.PAGE})
         assert refused.status_code == 401
         assert refused.headers["access-control-allow-origin"] == self.PAGE
 
     def test_cors_allows_any_origin_where_all_are_allowed(self) -> None:
-        answer = self.ask_before(("*",), self.PAGE)
-        assert answer.headers["access-control-allow-origin"] == "*"
-        assert "access-control-allow-credentials" not in answer.headers
+        response = self.ask_before(("*",), self.PAGE)
+        assert response.headers["access-control-allow-origin"] == "*"
+        assert "access-control-allow-credentials" not in response.headers
 
     @pytest.mark.parametrize("origins", [(), ("https://other.example",)])
     def test_cors_refuses_other_origins(self, origins: tuple[str, ...]) -> None:
-        answer = self.ask_before(origins, self.PAGE)
-        assert answer.status_code >= 400
-        assert "access-control-allow-origin" not in answer.headers
+        response = self.ask_before(origins, self.PAGE)
+        assert response.status_code >= 400
+        assert "access-control-allow-origin" not in response.headers
 
 
 class TestHost:
-    """Where a server listens that asks nobody who he is, or encrypts nothing."""
+    """Where a server may listen without tokens or TLS."""
 
     @pytest.fixture
     def started(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Any]:

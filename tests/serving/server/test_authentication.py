@@ -38,7 +38,7 @@ def with_token(file: Path, content: bytes) -> Authenticator:
     return Authenticator(str(file), "", ServerMetrics())
 
 
-class TestFiles:
+class TestTokenFiles:
     @pytest.mark.parametrize(
         ("content", "message"),
         [
@@ -114,7 +114,7 @@ class TestFiles:
         assert authenticator.authenticate(["Bearer other"]) == Grant()
 
 
-class TestHeaders:
+class TestAuthorizationHeaders:
     def reason(self, authenticator: Authenticator, headers: list[Any]) -> str:
         with pytest.raises(UnauthenticatedError) as refused:
             authenticator.authenticate(headers)

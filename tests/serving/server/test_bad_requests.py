@@ -1,6 +1,6 @@
 """Tests that a bad request is refused with TensorFlow Serving's status and the name of the field.
 
-After each, the server answers a good request in both protocols.
+After each, good requests in both protocols succeed.
 """
 
 from __future__ import annotations
@@ -64,22 +64,22 @@ def _lives_on(server: RunningServer) -> Iterator[None]:
 
 
 def post(server: RunningServer, path: str, body: str | bytes) -> tuple[int, str]:
-    """Status and message of the answer to a body that is bad."""
+    """Status and message of the response to a bad body."""
     response = server.http.post(f"/v1/models/{path}", content=body)
     assert response.headers["content-type"] == "application/json"
-    answer = response.json()
-    assert list(answer) == ["error"]
-    return response.status_code, answer["error"]
+    found = response.json()
+    assert list(found) == ["error"]
+    return response.status_code, found["error"]
 
 
 def raw(change: dict[str, Any], drop: tuple[str, ...] = ()) -> dict[str, Any]:
-    """A body in row form with one row."""
+    """A body in row format with one row."""
     row = {name: value for name, value in {**GOOD_ROW, **change}.items() if name not in drop}
     return {"signature_name": "raw_features", "instances": [row]}
 
 
 def many(**change: Any) -> dict[str, Any]:
-    """A body in column form for a signature of many dtypes."""
+    """A body in column format for a signature of many dtypes."""
     return {"signature_name": "many", "inputs": {**GOOD_MANY, **change}}
 
 
@@ -190,7 +190,7 @@ class TestRestPredict:
         assert re.search('"raw" not found.*classify, echo, many, raw_features, regress', found)
 
 
-class TestRestOtherwise:
+class TestRestMethods:
     @pytest.mark.parametrize("method", ["PUT", "DELETE", "PATCH", "OPTIONS"])
     def test_unsupported_methods_are_malformed_requests(
         self, server: RunningServer, method: str
@@ -426,7 +426,7 @@ def connect(port: int) -> socket.socket:
 
 
 def drip(port: int, head: bytes, piece: bytes, times: int) -> bytes:
-    """Sends a piece again and again, and returns the beginning of what is answered, if anything."""
+    """Sends a piece again and again, and returns the beginning of the response, if any."""
     with connect(port) as client:
         try:
             client.sendall(head)
@@ -459,8 +459,8 @@ class TestSize:
         head = (
             b"POST /v1/models/toy:predict HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % BIG
         )
-        answer = drip(server.rest_port, head, MB * b" ", 100)
-        assert answer.startswith(b"HTTP/1.1 413 ")
+        response = drip(server.rest_port, head, MB * b" ", 100)
+        assert response.startswith(b"HTTP/1.1 413 ")
 
     def test_chunked_body_that_is_too_large_is_refused(self, server: RunningServer) -> None:
         head = (
@@ -472,8 +472,8 @@ class TestSize:
     @pytest.mark.parametrize("piece", [b"X-Long: %s\r\n" % (1000 * b"x"), 1000 * b"x"])
     def test_endless_headers_are_refused(self, server: RunningServer, piece: bytes) -> None:
         head = b"GET /v1/models/toy HTTP/1.1\r\nHost: x\r\nX-Long: "
-        answer = drip(server.rest_port, head, piece, BIG // len(piece))
-        assert answer.startswith((b"HTTP/1.1 431 ", b""))
+        response = drip(server.rest_port, head, piece, BIG // len(piece))
+        assert response.startswith((b"HTTP/1.1 431 ", b""))
 
     def test_endless_path_is_refused(self, server: RunningServer) -> None:
         drip(server.rest_port, b"GET /v1/models/", MB * b"x", 100)

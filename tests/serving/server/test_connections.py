@@ -105,11 +105,11 @@ def test_request_head_that_is_endless_is_refused(piece: bytes) -> None:
     async def run() -> None:
         async with connection(seconds=int(PATIENCE)) as (reader, writer):
             writer.write(b"GET / HTTP/1.1\r\nX: ")
-            answer = asyncio.ensure_future(reader.read())
-            while not answer.done():
+            response = asyncio.ensure_future(reader.read())
+            while not response.done():
                 writer.write(piece)
                 await asyncio.sleep(0)
-            assert answer.exception() or answer.result().startswith(b"HTTP/1.1 400 ")
+            assert response.exception() or response.result().startswith(b"HTTP/1.1 400 ")
 
     asyncio.run(run())
 

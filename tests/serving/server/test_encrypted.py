@@ -50,8 +50,8 @@ def test_server_verifies_and_serves_an_encrypted_version_and_clears_memory(
     ) as server:
         (loaded,) = server.find("loaded")
         assert (loaded["encrypted"], loaded["verified"]) == (True, True)
-        answer = server.predictions.Predict(REQUEST).outputs["probability"].float_val[0]
-        assert 0 < answer < 1
+        prediction = server.predictions.Predict(REQUEST).outputs["probability"].float_val[0]
+        assert 0 < prediction < 1
         (own,) = in_memory() - before
         # Rotation: what is encrypted with a new key is served without a restart.
         new = add_key(str(published.key_file))

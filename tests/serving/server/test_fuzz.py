@@ -103,7 +103,7 @@ def _lives_on(server: RunningServer) -> Any:
 
 
 def check(server: RunningServer) -> None:
-    """Asks what has a good answer."""
+    """Sends good requests, which must succeed."""
     assert server.predictions.Predict(predict_request("toy", "raw_features", **COLUMNS))
     assert server.rest(f"toy:{DOCUMENTS[0][0]}", DOCUMENTS[0][1]).status_code == 200
 
@@ -175,13 +175,13 @@ class TestRest:
 
     def post(self, server: RunningServer, method: str, body: bytes) -> None:
         response = server.http.post(f"/v1/models/toy:{method}", content=body)
-        answer = response.json()
+        found = response.json()
         if response.status_code == 200:
-            assert answer.keys() <= {"predictions", "outputs", "results"}
+            assert found.keys() <= {"predictions", "outputs", "results"}
         else:
             assert response.status_code == 400, response.text
-            assert list(answer) == ["error"]
-            assert answer["error"]
+            assert list(found) == ["error"]
+            assert found["error"]
 
     GOOD = (
         b"POST /v1/models/toy:predict HTTP/1.1\r\nHost: localhost\r\nContent-Type: text/plain\r\n"
@@ -202,7 +202,7 @@ class TestRest:
         b"POST /v1/models/toy:predict HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\nffffffff\r\n"
     )
     def test_rest_refuses_random_http(self, server: RunningServer, content: bytes) -> None:
-        answer = b""
+        response = b""
         with (
             socket.create_connection(("127.0.0.1", server.rest_port), timeout=60) as client,
             suppress(ConnectionError),
@@ -210,11 +210,11 @@ class TestRest:
             client.sendall(content)
             client.shutdown(socket.SHUT_WR)
             while piece := client.recv(65536):
-                answer += piece
-        if answer:
-            version, status, *_ = answer.split(b" ", 2)
+                response += piece
+        if response:
+            version, status, *_ = response.split(b" ", 2)
             assert version == b"HTTP/1.1"
-            assert int(status) in HTTP_REFUSALS | {100, 200}, answer
+            assert int(status) in HTTP_REFUSALS | {100, 200}, response
 
     PIECES = st.one_of(
         st.sampled_from(
@@ -287,7 +287,7 @@ METHODS: dict[str, tuple[Any, Any]] = {
 
 
 def send(server: RunningServer, method: str, content: bytes) -> None:
-    """Sends bytes to a method of gRPC, and checks the status of the answer."""
+    """Sends bytes to a method of gRPC, and checks the status of the response."""
     kind, _ = METHODS[method]
     try:
         kind.FromString(content)

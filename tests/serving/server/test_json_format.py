@@ -207,7 +207,7 @@ def test_parse_predict_reads_columns_of_several_sizes_and_ignores_other_keys() -
 
 
 @pytest.mark.parametrize(
-    ("document", "asked"),
+    ("document", "expected"),
     [
         ({"instances": [1]}, ""),
         ({"signature_name": "other", "instances": [1]}, "other"),
@@ -215,7 +215,7 @@ def test_parse_predict_reads_columns_of_several_sizes_and_ignores_other_keys() -
     ],
 )
 def test_parse_predict_reads_the_inputs_of_the_requested_signature(
-    document: Any, asked: str
+    document: Any, expected: str
 ) -> None:
     names = []
 
@@ -224,7 +224,7 @@ def test_parse_predict_reads_the_inputs_of_the_requested_signature(
         return Signature(inputs(x="int32"), {})
 
     request = parse_predict(json.dumps(document).encode(), signature_of, MAX_ROWS)
-    assert (names, request.signature_name) == ([asked], asked)
+    assert (names, request.signature_name) == ([expected], expected)
 
 
 def test_parse_predict_passes_on_errors_of_the_signature() -> None:

@@ -1,4 +1,4 @@
-"""Tests of a server from start to end: who may ask, what it says of itself, how it stops."""
+"""Tests of a server from start to end: its ports, health, metrics, log, and how it stops."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def counter(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class Health:
-    """What a server says of its health, from when it is asked on."""
+    """The health that a server reports, from now on."""
 
     def __init__(self, server: RunningServer, name: str):
         self.said: list[int] = []
@@ -66,9 +66,9 @@ class Health:
 
     def _listen(self) -> None:
         try:
-            for answer in self._watch:
+            for response in self._watch:
                 with self._news:
-                    self.said.append(answer.status)
+                    self.said.append(response.status)
                     self._news.notify_all()
         except grpc.RpcError:
             pass  # The server, or the test, is over.
@@ -194,11 +194,11 @@ class TestDeadline:
             client.sendall(
                 b"POST /v1/models/counter:predict HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n{"
             )
-            answer = b""
+            response = b""
             while piece := client.recv(1000):  # It does not leave the connection open.
-                answer += piece
-        assert answer.startswith(b"HTTP/1.1 408 ")
-        assert b"did not arrive within 1 seconds" in answer
+                response += piece
+        assert response.startswith(b"HTTP/1.1 408 ")
+        assert b"did not arrive within 1 seconds" in response
         assert hasty.rest("counter:predict", {"instances": [5]}).status_code == 200
 
 
@@ -226,7 +226,7 @@ def test_server_without_a_model_serves_nothing_until_one_comes(toys: Path, tmp_p
         assert server.rest("toy:predict", DOCUMENT).status_code == 200
 
 
-class TestWhatItTells:
+class TestMetricsAndLog:
     def test_metrics_can_be_read_by_prometheus(self, server: RunningServer) -> None:
         server.rest("toy:predict", DOCUMENT)
         response = server.http.get("/monitoring/prometheus/metrics")
@@ -267,14 +267,14 @@ class TestWhatItTells:
         assert (line["model"], line["form"], line["verified"]) == ("toy", "SavedModel", False)
 
 
-class TestNoStart:
+class TestServeErrors:
     """A server that cannot start says why in a line."""
 
     @pytest.fixture(scope="class")
     def failures(
         self, toys: Path, tmp_path_factory: pytest.TempPathFactory
     ) -> dict[str, subprocess.CompletedProcess[str]]:
-        """What became of those that try, and, as `ports`, the ports that are taken."""
+        """Outcomes of servers that fail to start, and, as `ports`, the ports that are taken."""
         root = tmp_path_factory.mktemp("failures")
         certificate = make_certificate(root)
         (root / "garbage").write_bytes(b"\xff\xfe\n\n")

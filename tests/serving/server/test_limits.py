@@ -51,7 +51,7 @@ def limited(toys: Path) -> Iterator[RunningServer]:
 
 
 def ask(server: RunningServer) -> None:
-    """Asks in both protocols what has a good answer."""
+    """Sends a good request in both protocols."""
     columns = {"distance": f32([1.0]), "hour": i64([2]), "company": strings(b"AA")}
     server.predictions.Predict(predict_request("toy", "raw_features", **columns), timeout=30)
     document = {"signature_name": "raw_features", "instances": [ROW]}
@@ -67,17 +67,17 @@ def peak_memory(server: RunningServer) -> int:
 
 @contextlib.contextmanager
 def within_budget(server: RunningServer) -> Iterator[None]:
-    """Checks that memory does not grow by more than the budget, and others are answered."""
+    """Checks that memory does not grow by more than the budget, and other requests succeed."""
     Path(f"/proc/{server.process.pid}/clear_refs").write_text("5")
     before = peak_memory(server)
     stopping = threading.Event()
 
     def keep_asking() -> int:
-        asked = 0
-        while not stopping.is_set() or not asked:
+        requests = 0
+        while not stopping.is_set() or not requests:
             ask(server)
-            asked += 1
-        return asked
+            requests += 1
+        return requests
 
     with ThreadPoolExecutor(1) as pool:
         others = pool.submit(keep_asking)
@@ -126,8 +126,8 @@ class TestGrpc:
 
     def test_compressed_request_is_predicted(self, limited: RunningServer) -> None:
         request = predict_request("toy", "echo", text=strings(*[b"x" * 1000] * 10))
-        answer = limited.predictions.Predict(request, compression=grpc.Compression.Gzip)
-        assert len(answer.outputs["text"].string_val) == 10
+        response = limited.predictions.Predict(request, compression=grpc.Compression.Gzip)
+        assert len(response.outputs["text"].string_val) == 10
         damaged = gzip.compress(request.SerializeToString())[:-9]
         code, message = self.refuse(limited, damaged)
         assert code is grpc.StatusCode.INVALID_ARGUMENT
@@ -336,8 +336,8 @@ class TestConnections:
             version = ModelDirectory(str(models), "toy").next_version()
             save_versioned(models / "toy" / str(version), 7)
             server.wait_for("serving", version=version)
-        answer = server.rest("toy:predict", {"instances": [1.0]})
-        assert answer.json() == {"predictions": [7]}
+        response = server.rest("toy:predict", {"instances": [1.0]})
+        assert response.json() == {"predictions": [7]}
 
     def test_connection_above_the_limit_gets_an_error(
         self, few: tuple[RunningServer, Path]
@@ -350,6 +350,8 @@ class TestConnections:
                 )
                 for _ in range(21)
             ]
-            answer = clients[-1].recv(1000)
-        assert answer.startswith(b"HTTP/1.1 503 ")
-        assert json.loads(answer.partition(b"\r\n\r\n")[2]) == {"error": "too many connections now"}
+            response = clients[-1].recv(1000)
+        assert response.startswith(b"HTTP/1.1 503 ")
+        assert json.loads(response.partition(b"\r\n\r\n")[2]) == {
+            "error": "too many connections now"
+        }

@@ -105,10 +105,10 @@ def test_load_version_refuses_a_version_swapped_after_verification(
     (folder,) = loaded_from
     assert not folder.is_relative_to(directory.serving_dir)
     assert stat.S_IMODE(folder.parents[1].stat().st_mode) == 0o700
-    answer = model.run(
+    outputs = model.run(
         "serving_default", {"words": np.array([b"b"], object)}, ["index"], seconds=10
     )
-    assert answer["index"].tolist() == [11]
+    assert outputs["index"].tolist() == [11]
     monkeypatch.setattr(loading, "load_model", load_model)
     with pytest.raises(SignatureError, match="files differ"):
         load_version(settings(directory, keys), directory, 7, threading.Event())
@@ -121,9 +121,9 @@ def test_load_version_keeps_files_that_the_model_reads_until_it_is_deleted(
     left = [path.name for path in private_parent.rglob("*") if path.is_file()]
     assert left == ["vocabulary.txt"]
     rows = {"words": np.array([b"a", b"c", b"?"], object)}
-    answer = model.run("serving_default", rows, ["index", "bytes"], seconds=10)
-    assert answer["index"].tolist() == [10, 12, 13]
-    assert answer["bytes"].tolist() == [6, 6, 6]
+    outputs = model.run("serving_default", rows, ["index", "bytes"], seconds=10)
+    assert outputs["index"].tolist() == [10, 12, 13]
+    assert outputs["bytes"].tolist() == [6, 6, 6]
     del model
     gc.collect()
     assert list(private_parent.iterdir()) == []

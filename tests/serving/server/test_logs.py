@@ -1,4 +1,4 @@
-"""Tests that each line of the log is a JSON object, whatever it tells."""
+"""Tests that each line of the log is a JSON object, whatever it holds."""
 
 from __future__ import annotations
 

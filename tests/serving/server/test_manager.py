@@ -149,7 +149,7 @@ class Serving:
         return folder
 
     def look(self) -> None:
-        """Looks once, and waits until all is loaded that this look and its loads ask for."""
+        """Looks once, and waits for all loads that follow from it."""
         self.manager.look()
         join_loads()
 
@@ -914,7 +914,7 @@ def test_manager_looks_repeatedly_until_it_is_stopped(serving: Serving) -> None:
 
 
 class Swaps(RuleBasedStateMachine):
-    """Versions come, go, break and are mended in any order."""
+    """Versions come, go, break and are corrected in any order."""
 
     @initialize()
     def begin(self) -> None:

@@ -1,4 +1,4 @@
-"""Tests that a model is loaded as it is saved, answers within its time, and says what is wrong."""
+"""Tests that a model is loaded as saved, predicts within its time, and reports what is wrong."""
 
 from __future__ import annotations
 
@@ -76,8 +76,8 @@ class TestSavedModel:
         with pytest.raises(ServingError) as error:
             counter.run("serving_default", {"x": i64([FOR_EVER])}, ["count"], 0.2)
         assert error.value.code is grpc.StatusCode.DEADLINE_EXCEEDED
-        answer = counter.run("serving_default", {"x": i64([3, 2])}, ["count"], LONG)
-        assert answer["count"].tolist() == [3, 3]
+        outputs = counter.run("serving_default", {"x": i64([3, 2])}, ["count"], LONG)
+        assert outputs["count"].tolist() == [3, 3]
 
     def test_error_has_the_message_of_the_model(self, odd: SavedModel) -> None:
         error = refused(odd, "checked", x=i64([-7]))
@@ -190,8 +190,8 @@ class TestTFLite:
                 "hour": np.zeros(rows, np.int64),
                 "company": strings(*[b"AA"] * rows),
             }
-            answer = tflite.run("raw_features", inputs, ["probability"], LONG)
-            return answer["probability"].ravel().tolist()
+            outputs = tflite.run("raw_features", inputs, ["probability"], LONG)
+            return outputs["probability"].ravel().tolist()
 
         alone = {rows: ask(rows) for rows in range(1, 20)}
         with ThreadPoolExecutor(6) as pool:
@@ -209,7 +209,7 @@ def test_models_with_a_loop_are_known_in_both_formats(
 
 
 class TestBatching:
-    """Rows of several requests are one batch only if each is answered as if it were alone."""
+    """Requests are batched only if each gets the predictions that it would get alone."""
 
     @pytest.mark.parametrize(
         ("signature", "batched"),
@@ -302,7 +302,7 @@ class TestWarmUp:
         row = {"distance": f32([7]), "hour": i64([3]), "company": strings(b"B6")}
         self.write(tmp_path, predict_request("toy", "raw_features", **row))
         model = load_model(str(toys / "toy" / "2"), prefer_tflite=prefer_tflite, concurrency=1)
-        asked: dict[str, tuple[Mapping[str, np.ndarray], dict[str, np.ndarray]]] = {}
+        runs: dict[str, tuple[Mapping[str, np.ndarray], dict[str, np.ndarray]]] = {}
         run = model.run
 
         def spy(
@@ -311,19 +311,19 @@ class TestWarmUp:
             outputs: Sequence[str],
             seconds: float,
         ) -> dict[str, np.ndarray]:
-            answer = run(signature, inputs, outputs, seconds)
-            asked.setdefault(signature, (inputs, answer))
-            return answer
+            found = run(signature, inputs, outputs, seconds)
+            runs.setdefault(signature, (inputs, found))
+            return found
 
         monkeypatch.setattr(model, "run", spy)
         assert warm_up(model, str(tmp_path), threading.Event()) == 1
         if prefer_tflite:  # All of its signatures are one.
-            assert asked.keys() == {"raw_features"}
+            assert runs.keys() == {"raw_features"}
             return
-        assert asked.keys() == model.signatures.keys()
+        assert runs.keys() == model.signatures.keys()
         # The tf.Example that was made says what the row says.
         np.testing.assert_array_equal(
-            asked["serving_default"][1]["probability"], asked["raw_features"][1]["probability"]
+            runs["serving_default"][1]["probability"], runs["raw_features"][1]["probability"]
         )
 
     def test_warm_up_with_generated_requests_refuses_no_version(

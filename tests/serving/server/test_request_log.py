@@ -1,4 +1,4 @@
-"""Tests that the request log holds what was sent and answered, and never costs a request."""
+"""Tests that the request log holds requests and predictions, and never fails a request."""
 
 from __future__ import annotations
 
@@ -199,7 +199,7 @@ class TestRecords:
                 assert record == {name: [value] for name, value in row.items()}
 
 
-class TestFiles:
+class TestLogFiles:
     def test_log_holds_all_records_after_close(
         self, tmp_path: Path, open_log: Callable[..., RequestLog], metrics: ServerMetrics
     ) -> None:
@@ -413,7 +413,7 @@ class TestSampling:
         assert 120 < len(read(tmp_path / "log" / "toy")) < 280
 
 
-class TestTrouble:
+class TestFaults:
     """Whatever happens to the log, `offer` neither waits nor raises."""
 
     def test_waiting_records_are_bounded_in_bytes(

@@ -37,7 +37,7 @@ DOCUMENT = {"instances": [0.0]}
 
 @pytest.fixture(scope="module")
 def numbered(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Models that answer with their number, 1 to 3."""
+    """Models that predict their number, 1 to 3."""
     root = tmp_path_factory.mktemp("numbered")
     for number in (1, 2, 3):
         save_versioned(root / str(number))
@@ -65,9 +65,9 @@ class Watched:
         return staged.rename(self.root / model / str(number))
 
     def ask(self, model: str, path: str = "") -> Any:
-        """The version that answers, or the message of the error."""
-        answer = self.server.rest(f"{model}{path}:predict", DOCUMENT).json()
-        return answer["error"] if "error" in answer else answer["predictions"][0]
+        """The version that predicts, or the message of the error."""
+        response = self.server.rest(f"{model}{path}:predict", DOCUMENT).json()
+        return response["error"] if "error" in response else response["predictions"][0]
 
     def until_serving(self, model: str, number: int, times: int = 1) -> None:
         self.server.wait_for("serving", model=model, version=number, times=times)
@@ -90,11 +90,11 @@ def watched(numbered: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterato
 
 @dataclass
 class Hammer:
-    """A client that asks without a pause.
+    """A client that sends requests without a pause.
 
     Attributes:
-      versions: The versions that answered, one after the other.
-      failures: What else it got.
+      versions: The versions that predicted, one after the other.
+      failures: Other responses.
     """
 
     ask: Callable[[], int]

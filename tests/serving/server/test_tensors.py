@@ -38,7 +38,7 @@ def test_to_proto_writes_what_to_array_and_tensorflow_read(array: np.ndarray) ->
     if array.dtype.kind == "f":
         array = np.where(np.isnan(array), array.dtype.type(np.nan), array)
     proto = to_proto(array)
-    assert not proto.tensor_content  # TensorFlow Serving answers in the fields of the dtype.
+    assert not proto.tensor_content  # TensorFlow Serving responds in the fields of the dtype.
     assert_equal(to_array("x", proto, 10**6), array)
     assert_equal(np.asarray(tf.make_ndarray(proto)).reshape(array.shape), array)
 

@@ -1,4 +1,4 @@
-"""Tests that both protocols and both forms of a model answer as TensorFlow itself does."""
+"""Tests that both protocols and both formats of a model predict as TensorFlow itself does."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def reference(toys: Path) -> Reference:
 
 @pytest.fixture(scope="module")
 def tflite_server(toys: Path) -> Iterator[RunningServer]:
-    """A server of the models' TFLite forms."""
+    """A server of the models in TFLite format."""
     with running(toys, "--prefer-tflite") as server:
         yield server
 
@@ -110,8 +110,8 @@ def ask_rest(server: RunningServer, document: Any, path: str = "toy") -> Any:
     response = server.rest(f"{path}:predict", document)
     assert response.status_code == 200, response.text
     assert response.headers["content-type"] == "application/json"
-    (answer,) = response.json().values()
-    return answer
+    (content,) = response.json().values()
+    return content
 
 
 class TestSavedModel:
@@ -149,8 +149,8 @@ class TestSavedModel:
         expected = reference(LIVE, "serving_default", examples=examples)
         assert math.isnan(expected["probability"][0, 0])
         assert_same(ask_grpc(server, "", examples=examples), expected)
-        answer = ask_rest(server, {"instances": b64(examples)})
-        assert_same({"probability": answer}, expected)
+        response = ask_rest(server, {"instances": b64(examples)})
+        assert_same({"probability": response}, expected)
 
     def test_tensors_of_every_dtype_are_read_and_written(
         self, server: RunningServer, reference: Reference
@@ -171,11 +171,11 @@ class TestSavedModel:
             }
             for row in range(3)
         ]
-        answer = ask_rest(server, {"signature_name": "many", "instances": rows})
+        response = ask_rest(server, {"signature_name": "many", "instances": rows})
         # Strings of an output whose name ends in _bytes come as base64, all others as they are.
         expected["text_bytes"] = np.array(b64(expected["text_bytes"]), object)
         expected["text"] = np.array([value.decode() for value in expected["text"]], object)
-        found = {name: [row[name] for row in answer] for name in expected}
+        found = {name: [row[name] for row in response] for name in expected}
         assert_same(found, expected)
 
     def test_output_filter_selects_outputs(
@@ -249,9 +249,9 @@ class TestSavedModel:
         response = server.predictions.Classify(request)
         found = [[[c.label, c.score] for c in r.classes] for r in response.result.classifications]
         assert found == pairs
-        answer = server.rest("toy:classify", {"signature_name": "classify", "examples": ROWS})
-        assert answer.status_code == 200, answer.text
-        results = answer.json()["results"]
+        content = server.rest("toy:classify", {"signature_name": "classify", "examples": ROWS})
+        assert content.status_code == 200, content.text
+        results = content.json()["results"]
         assert [[[label, f32(s)] for label, s in row] for row in results] == pairs
 
     def test_regress_returns_values(self, server: RunningServer, reference: Reference) -> None:
@@ -261,9 +261,9 @@ class TestSavedModel:
         request.input.example_list.examples.extend(example_of(**row) for row in ROWS)
         response = server.predictions.Regress(request)
         assert [one.value for one in response.result.regressions] == expected.tolist()
-        answer = server.rest("toy:regress", {"signature_name": "regress", "examples": ROWS})
-        assert answer.status_code == 200, answer.text
-        np.testing.assert_array_equal(f32(answer.json()["results"]), expected)
+        content = server.rest("toy:regress", {"signature_name": "regress", "examples": ROWS})
+        assert content.status_code == 200, content.text
+        np.testing.assert_array_equal(f32(content.json()["results"]), expected)
 
     def test_context_is_part_of_each_example(
         self, server: RunningServer, reference: Reference
@@ -283,8 +283,8 @@ class TestSavedModel:
             "context": {"company": "B6", "distance": 9.0},
             "examples": own,
         }
-        answer = server.rest("toy:regress", document).json()["results"]
-        np.testing.assert_array_equal(f32(answer), expected)
+        content = server.rest("toy:regress", document).json()["results"]
+        np.testing.assert_array_equal(f32(content), expected)
 
     def test_metadata_hold_the_signatures_of_the_saved_model(
         self, server: RunningServer, toys: Path
@@ -295,9 +295,9 @@ class TestSavedModel:
         assert found.model_spec.name == "toy"
         assert found.model_spec.version.value == LIVE
         assert dict(signatures_of(found)) == dict(expected)
-        answer = server.rest("toy/metadata").json()
-        assert answer["model_spec"] == {"name": "toy", "signature_name": "", "version": str(LIVE)}
-        told = answer["metadata"]["signature_def"]["signature_def"]
+        response = server.rest("toy/metadata").json()
+        assert response["model_spec"] == {"name": "toy", "signature_name": "", "version": str(LIVE)}
+        told = response["metadata"]["signature_def"]["signature_def"]
         assert set(told) == set(expected)
         assert told["raw_features"]["inputs"]["company"]["dtype"] == "DT_STRING"
         shape = told["raw_features"]["inputs"]["company"]["tensor_shape"]
@@ -313,8 +313,8 @@ class TestTFLite:
         expected = reference(LIVE, "raw_features", **columns)["probability"]
         over_grpc = ask_grpc(tflite_server, signature, **columns)["probability"]
         np.testing.assert_allclose(over_grpc, expected, atol=1e-6)
-        answer = ask_rest(tflite_server, {"signature_name": signature, "instances": ROWS})
-        np.testing.assert_array_equal(f32(answer), over_grpc)
+        response = ask_rest(tflite_server, {"signature_name": signature, "instances": ROWS})
+        np.testing.assert_array_equal(f32(response), over_grpc)
 
     @pytest.mark.parametrize("rows", [1, 7, 3000, 2])
     def test_batch_of_any_size_is_predicted(
@@ -345,13 +345,13 @@ class TestTFLite:
     def test_classify_is_refused_naming_what_the_model_lacks(
         self, tflite_server: RunningServer
     ) -> None:
-        answer = tflite_server.rest("toy:classify", {"examples": ROWS})
-        assert answer.status_code == 400
-        assert "Expected one input Tensor" in answer.json()["error"]
+        response = tflite_server.rest("toy:classify", {"examples": ROWS})
+        assert response.status_code == 400
+        assert "Expected one input Tensor" in response.json()["error"]
 
 
-class TestWhichVersion:
-    """Every way to say which version is meant, and what the answer says of it."""
+class TestVersionChoice:
+    """Every way to request a version, and what the response says of it."""
 
     @pytest.mark.parametrize(
         ("path", "choose", "version"),
@@ -379,8 +379,8 @@ class TestWhichVersion:
         assert response.model_spec.name == "toy"
         assert response.model_spec.version.value == version
         assert response.model_spec.signature_name == "raw_features"
-        answer = ask_rest(server, {"signature_name": "raw_features", "instances": ROWS}, path)
-        assert_same({"probability": answer}, expected)
+        content = ask_rest(server, {"signature_name": "raw_features", "instances": ROWS}, path)
+        assert_same({"probability": content}, expected)
 
         document = {"signature_name": "regress", "examples": ROWS}
         expected = reference(version, "regress", inputs=serialized(ROWS))
@@ -440,8 +440,8 @@ def test_predictions_are_identical_in_both_protocols_for_any_rows(
 ) -> None:
     expected = reference(LIVE, "raw_features", **columns_of(rows))
     assert_same(ask_grpc(server, "raw_features", **columns_of(rows)), expected)
-    answer = ask_rest(server, {"signature_name": "raw_features", "instances": rows})
-    assert_same({"probability": answer}, expected)
+    response = ask_rest(server, {"signature_name": "raw_features", "instances": rows})
+    assert_same({"probability": response}, expected)
 
 
 def metadata_of(server: RunningServer) -> get_model_metadata_pb2.GetModelMetadataResponse:
