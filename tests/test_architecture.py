@@ -175,7 +175,7 @@ def test_product_code_unpickles_nothing() -> None:
 
 
 def test_engine_holds_no_word_of_the_example() -> None:
-    """Of any file: code, YAML, TOML, shell scripts, and their names."""
+    """Looks at all files: code, YAML, TOML, shell scripts, and their names."""
     generic = [name for name in tracked() if not name.startswith((*OF_MODELS, *OF_PEOPLE))]
     found = [name for name in generic if EXAMPLE.search(name)]
     for name in generic:

@@ -177,7 +177,7 @@ tolerations = [{key = "nvidia.com/gpu", value = "yes", effect = "NoSchedule"}]
         ("kubeflow.cpu=1_0", 'processors such as "2" or "500m" is expected'),
     ],
 )
-def test_kubeflow_package_refuses_what_kubernetes_does_not_accept(
+def test_kubeflow_config_refuses_what_kubernetes_does_not_accept(
     setting: str, message: str
 ) -> None:
     with pytest.raises(ConfigError, match=message):

@@ -181,7 +181,7 @@ def test_unmet_budgets_names_exactly_those_that_are_not_met(
     assert [line.partition(":")[0] for line in lines] == [name for name in broken if broken[name]]
 
 
-def test_predict_predicts_a_batch_at_a_time(pushed: PushedRun) -> None:
+def test_evaluator_predicts_a_batch_at_a_time(pushed: PushedRun) -> None:
     examples = read_examples(pushed)[:100]
     predict = _Predict(
         {"tflite": (str(pushed.version), True), "server": (str(pushed.version), False)},

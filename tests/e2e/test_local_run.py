@@ -126,7 +126,7 @@ def test_local_run_trainer_leaves_logs_for_tensorboard(pushed: PushedRun) -> Non
 
 
 def test_local_run_refuses_a_served_version_that_lost_files(after_push: Cli) -> None:
-    """Although nothing is new: a model server that starts again could not load it."""
+    """Even with nothing new: a model server that starts again could not load the version."""
     (version,) = after_push.versions()
     (version / "variables" / "variables.index").unlink()
     done = after_push.run("--as-of", "201303")

@@ -150,7 +150,7 @@ def test_tflite_model_predicts_one_row_as_many(pushed: PushedRun, examples: np.n
 
 
 def test_tflite_model_tensors_have_the_names_of_the_features(pushed: PushedRun) -> None:
-    """It uses the names of tensors of a TFLite model, and knows nothing of its signature."""
+    """TensorFlow Serving finds tensors of a TFLite model by name, not by signature."""
     content = (
         pushed.artifact("Quantizer", "quantized_model") / "Format-Serving" / TFLITE_MODEL
     ).read_bytes()

@@ -232,8 +232,8 @@ class KubeflowStub:
         self._last_call = None
         self.faults.clear()
 
-    def answer(self, operation: str, given: Json, act: Callable[[], Json]) -> Json | str | int:
-        """Answers one call, or says how it goes wrong."""
+    def respond(self, operation: str, given: Json, act: Callable[[], Json]) -> Json | str | int:
+        """Responds to one call, or says how it goes wrong."""
         with self._lock:
             self.calls.append((operation, given))
             call = self.operations.count(operation)
@@ -610,7 +610,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             stub.authorize(operation, self.headers.get("Authorization", ""))
             given = query if upload else {**query, **_parsed(operation, body)}
             content_type = self.headers.get("Content-Type", "")
-            answer = stub.answer(
+            response = stub.respond(
                 operation,
                 {**given, **arguments},
                 lambda: _act(stub, operation, arguments, given, content_type, body),
@@ -620,23 +620,23 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             return
         except (ConnectionError, BrokenPipeError):
             return
-        self.write_answer(answer, upload=upload)
+        self.write_response(response, upload=upload)
 
-    def write_answer(self, answer: Json | str | int, *, upload: bool) -> None:
-        if isinstance(answer, dict):
-            self.reply_json(200, answer)
-        elif isinstance(answer, int):
-            error = Refused((13, answer), "Internal Server Error", "database is locked")
-            self.reply_json(answer, _error_body(error, upload=upload))
-        elif answer == HTML:
+    def write_response(self, response: Json | str | int, *, upload: bool) -> None:
+        if isinstance(response, dict):
+            self.reply_json(200, response)
+        elif isinstance(response, int):
+            error = Refused((13, response), "Internal Server Error", "database is locked")
+            self.reply_json(response, _error_body(error, upload=upload))
+        elif response == HTML:
             self.reply(200, b"<!doctype html><title>Log in</title>", "text/html; charset=utf-8")
-        elif answer == REDIRECT:
+        elif response == REDIRECT:
             self.send_response(302)
             self.send_header("Location", "/dex/auth?state=secret")
             self.send_header("Content-Length", "0")
             self.end_headers()
         else:
-            if answer == HANG:
+            if response == HANG:
                 self.server_stub.stopped.wait(5)
             self.close_connection = True
 

@@ -37,8 +37,8 @@ def alarm(root: Path) -> dict[str, Any]:
     return content
 
 
-def obey(root: Path) -> None:
-    """What the schedule writes when it has."""
+def handle_alarm(root: Path) -> None:
+    """Writes what the schedule writes when it has handled the alarm."""
     (root / "schedule.json").write_text(json.dumps({"obeyed_alarm": alarm(root)["id"]}))
 
 
@@ -83,7 +83,7 @@ def test_publish_report_includes_a_waiting_alarm_in_the_next(tmp_path: Path) -> 
 
 def test_publish_report_replaces_a_handled_alarm(tmp_path: Path) -> None:
     publish_report(tmp_path, "temp")
-    obey(tmp_path)
+    handle_alarm(tmp_path)
     publish_report(tmp_path, "distance", until="2013-05-01")
     assert "temp" not in alarm(tmp_path)["reason"]
 

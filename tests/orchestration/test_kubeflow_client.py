@@ -995,7 +995,7 @@ STEPS_OF_AN_UPDATE = (
 def test_schedule_repairs_an_update_killed_after_any_step(
     step: str, cron: str, package: Package, stub: KubeflowStub, kubeflow: KubeflowPipelines
 ) -> None:
-    """Whether it is run with the old content, with the new one, or with yet another."""
+    """The next command may have the old content, the new one, or another."""
     kubeflow.schedule("monthly", CRON, package, VALUES)
     stub.die_after(step)
     with contextlib.suppress(KubeflowError):

@@ -334,11 +334,11 @@ def test_runner_runs_no_more_nodes_than_workers(lab: Lab, toys: ModuleType, tmp_
 def test_runner_stops_nodes_after_a_failure_and_resumes_there(
     lab: Lab, toys: ModuleType, tmp_path: Path
 ) -> None:
-    mended = tmp_path / "mended"
+    corrected = tmp_path / "corrected"
 
     def components() -> Components:
         good = toys.Source(text="good").with_id("Good")
-        bad = toys.Fail(message="not yet", unless=str(mended)).with_id("Bad")
+        bad = toys.Fail(message="not yet", unless=str(corrected)).with_id("Bad")
         both = toys.Join(left=good.outputs["note"], right=bad.outputs["note"]).with_id("Both")
         last = toys.Join(left=both.outputs["note"], right=both.outputs["note"]).with_id("Last")
         # Nothing but the failure of `Bad` lets this one go on.
@@ -364,7 +364,7 @@ def test_runner_stops_nodes_after_a_failure_and_resumes_there(
         "End": "COMPLETE",
     }
 
-    mended.touch()
+    corrected.touch()
     second = lab.run(components(), workers=3)
     assert states(second) == {
         "Good": CACHED,

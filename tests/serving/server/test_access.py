@@ -204,7 +204,7 @@ class Clients:
             context.load_cert_chain(own.certificate, own.key)
         self.http = httpx.Client(base_url=server.rest_url, timeout=PATIENCE, verify=context)
 
-    def ask(self, token: str) -> tuple[int, grpc.StatusCode]:
+    def send_request(self, token: str) -> tuple[int, grpc.StatusCode]:
         """The statuses of both protocols."""
         header = f"Bearer {token}"
         response = self.http.post(
@@ -253,8 +253,8 @@ def test_server_reloads_tokens_and_certificates_without_dropping_a_connection(
             return clients
 
         with_first, with_none = connect(first), connect(None)
-        assert with_first.ask("first") == answered
-        assert with_first.ask("second") == refused
+        assert with_first.send_request("first") == answered
+        assert with_first.send_request("second") == refused
         with_none.assert_cannot_connect()
 
         renewed = make_certificate(tmp_path, "server")
@@ -264,11 +264,11 @@ def test_server_reloads_tokens_and_certificates_without_dropping_a_connection(
         server.wait_for("reloaded", part="tokens")
         server.wait_for("reloaded", part="tls")
         # Of connections that are open, only the token changes.
-        assert with_first.ask("second") == answered
-        assert with_first.ask("first") == refused
+        assert with_first.send_request("second") == answered
+        assert with_first.send_request("first") == refused
         trusted = renewed.certificate.read_bytes()
         connect(first).assert_cannot_connect()
-        assert connect(second).ask("second") == answered
+        assert connect(second).send_request("second") == answered
 
         for path in (tokens, ours.certificate):
             path.write_text("garbage")
@@ -277,8 +277,8 @@ def test_server_reloads_tokens_and_certificates_without_dropping_a_connection(
             line = server.wait_for("not reloaded", part=part)
             assert line["level"] == "error"
             assert name in line["reason"]
-        assert connect(second).ask("second") == answered
-        assert with_first.ask("second") == answered
+        assert connect(second).send_request("second") == answered
+        assert with_first.send_request("second") == answered
 
 
 def test_server_allows_only_the_models_and_methods_of_a_token(toys: Path, tmp_path: Path) -> None:
@@ -366,7 +366,7 @@ class TestCors:
 
     PAGE = "https://pages.example"
 
-    def ask(
+    def send_request(
         self, origins: tuple[str, ...], method: str, path: str, headers: dict[str, str]
     ) -> httpx.Response:
         token = Path(tempfile.mkdtemp(), "token")
@@ -388,8 +388,8 @@ class TestCors:
 
         return asyncio.run(run())
 
-    def ask_before(self, origins: tuple[str, ...], origin: str) -> httpx.Response:
-        return self.ask(
+    def preflight(self, origins: tuple[str, ...], origin: str) -> httpx.Response:
+        return self.send_request(
             origins,
             "OPTIONS",
             "/v1/models/toy:predict",
@@ -402,23 +402,23 @@ class TestCors:
 
     @pytest.mark.parametrize("origins", [(PAGE,), ("https://other.example", PAGE)])
     def test_cors_allows_a_named_origin_with_a_token(self, origins: tuple[str, ...]) -> None:
-        response = self.ask_before(origins, self.PAGE)
+        response = self.preflight(origins, self.PAGE)
         assert response.status_code == 200  # Though a browser sends no token here.
         assert response.headers["access-control-allow-origin"] == self.PAGE
         assert "POST" in response.headers["access-control-allow-methods"]
         assert "Authorization" in response.headers["access-control-allow-headers"]
-        refused = self.ask(origins, "GET", "/v1/models/toy", {"Origin": self.PAGE})
+        refused = self.send_request(origins, "GET", "/v1/models/toy", {"Origin": self.PAGE})
         assert refused.status_code == 401
         assert refused.headers["access-control-allow-origin"] == self.PAGE
 
     def test_cors_allows_any_origin_where_all_are_allowed(self) -> None:
-        response = self.ask_before(("*",), self.PAGE)
+        response = self.preflight(("*",), self.PAGE)
         assert response.headers["access-control-allow-origin"] == "*"
         assert "access-control-allow-credentials" not in response.headers
 
     @pytest.mark.parametrize("origins", [(), ("https://other.example",)])
     def test_cors_refuses_other_origins(self, origins: tuple[str, ...]) -> None:
-        response = self.ask_before(origins, self.PAGE)
+        response = self.preflight(origins, self.PAGE)
         assert response.status_code >= 400
         assert "access-control-allow-origin" not in response.headers
 

@@ -409,8 +409,8 @@ class TestGrpc:
     def test_truncated_message_is_refused(
         self, server: RunningServer, method: str, content: bytes
     ) -> None:
-        ask = server.channel.unary_unary(f"/tensorflow.serving.PredictionService/{method}")
-        code, _ = refusal(ask, content)
+        call = server.channel.unary_unary(f"/tensorflow.serving.PredictionService/{method}")
+        code, _ = refusal(call, content)
         assert code is grpc.StatusCode.INTERNAL  # So says TensorFlow Serving's library.
 
 
@@ -479,7 +479,7 @@ class TestSize:
         drip(server.rest_port, b"GET /v1/models/", MB * b"x", 100)
 
     def test_tensor_that_expands_too_far_is_refused(self, server: RunningServer) -> None:
-        """A string that stands for all of a batch."""
+        """One string stands for a whole batch."""
         value = strings(50_000 * b"x")
         request = predict_request("toy", "", examples=value)
         request.inputs["examples"].tensor_shape.dim[0].size = 9000
@@ -490,8 +490,8 @@ class TestSize:
 
 def test_grpc_message_that_is_too_large_is_refused(server: RunningServer) -> None:
     # gRPC has it in memory before it looks at its size.
-    ask = server.channel.unary_unary("/tensorflow.serving.PredictionService/Predict")
-    code, message = refusal(ask, bytes(BIG))
+    call = server.channel.unary_unary("/tensorflow.serving.PredictionService/Predict")
+    code, message = refusal(call, bytes(BIG))
     assert code is grpc.StatusCode.RESOURCE_EXHAUSTED
     assert str(LIMIT) in message
 

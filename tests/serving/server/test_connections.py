@@ -23,7 +23,7 @@ Connection: TypeAlias = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 
 async def echo(scope: Any, receive: Callable[..., Any], send: Callable[..., Any]) -> None:
-    """Answers with the body of the request."""
+    """Responds with the body of the request."""
     body, more = b"", True
     while more:
         message = await receive()
@@ -35,7 +35,7 @@ async def echo(scope: Any, receive: Callable[..., Any], send: Callable[..., Any]
 
 
 async def refuse(scope: Any, receive: Callable[..., Any], send: Callable[..., Any]) -> None:
-    """Answers without reading the body of the request."""
+    """Responds without reading the body of the request."""
     length = (b"content-length", b"0")
     await send({"type": "http.response.start", "status": 401, "headers": [length]})
     await send({"type": "http.response.body"})
@@ -60,7 +60,7 @@ async def connection(seconds: int, app: Any = echo) -> AsyncIterator[Connection]
         writer.close()
 
 
-async def ask(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, body: bytes) -> None:
+async def exchange(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, body: bytes) -> None:
     writer.write(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body))
     head = await reader.readuntil(b"\r\n\r\n")
     assert head.startswith(b"HTTP/1.1 200 ")
@@ -93,7 +93,7 @@ def test_request_head_that_drips_ends_the_connection() -> None:
 def test_request_head_that_drips_after_a_response_ends_the_connection() -> None:
     async def run() -> None:
         async with connection(seconds=1) as (reader, writer):
-            await ask(reader, writer, b"body")
+            await exchange(reader, writer, b"body")
             writer.write(b"GET / HT")
             assert await reader.read() == b""
 
@@ -118,7 +118,7 @@ def test_request_body_has_the_limits_of_the_application() -> None:
     async def run() -> None:
         async with connection(seconds=1) as (reader, writer):
             for _ in range(3):
-                await ask(reader, writer, 300_000 * b"x")
+                await exchange(reader, writer, 300_000 * b"x")
             writer.write(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n")
             await asyncio.sleep(1.5)
             writer.write(b"ab")
@@ -197,7 +197,7 @@ def test_tls_handshake_that_does_not_end_is_disconnected(
             with contextlib.suppress(ConnectionError):
                 await reader.read()
             reader, writer = await asyncio.open_connection("127.0.0.1", port, ssl=trusted)
-            await ask(reader, writer, b"still served")
+            await exchange(reader, writer, b"still served")
             writer.close()
 
     uvloop.run(run())
@@ -218,7 +218,7 @@ def test_tls_handshakes_count_as_connections(
             await asyncio.sleep(0.1)
             reader, writer = await asyncio.open_connection("127.0.0.1", port, ssl=trusted)
             for _ in range(3):
-                await ask(reader, writer, 100_000 * b"x")
+                await exchange(reader, writer, 100_000 * b"x")
             with pytest.raises(ConnectionError):
                 await asyncio.open_connection("127.0.0.1", port, ssl=trusted)
             for one in (writer, silent[1]):

@@ -46,11 +46,11 @@ def limited(toys: Path) -> Iterator[RunningServer]:
     """A server with a budget of `BUDGET`."""
     limits = ("--max-request-mb", str(REQUEST), "--request-memory-mb", str(BUDGET))
     with running(toys, *limits, "--workers", "1") as server:
-        ask(server)
+        send_requests(server)
         yield server
 
 
-def ask(server: RunningServer) -> None:
+def send_requests(server: RunningServer) -> None:
     """Sends a good request in both protocols."""
     columns = {"distance": f32([1.0]), "hour": i64([2]), "company": strings(b"AA")}
     server.predictions.Predict(predict_request("toy", "raw_features", **columns), timeout=30)
@@ -72,15 +72,15 @@ def within_budget(server: RunningServer) -> Iterator[None]:
     before = peak_memory(server)
     stopping = threading.Event()
 
-    def keep_asking() -> int:
+    def keep_sending() -> int:
         requests = 0
         while not stopping.is_set() or not requests:
-            ask(server)
+            send_requests(server)
             requests += 1
         return requests
 
     with ThreadPoolExecutor(1) as pool:
-        others = pool.submit(keep_asking)
+        others = pool.submit(keep_sending)
         try:
             yield
         finally:
@@ -302,7 +302,7 @@ class TestRest:
         request = predict_request("toy", "", examples=strings(f"no tf.Example: {secret}".encode()))
         code, _ = refusal(limited.predictions.Predict, request)
         assert code is grpc.StatusCode.INVALID_ARGUMENT
-        ask(limited)
+        send_requests(limited)
         assert secret not in json.dumps(limited.lines)
 
 

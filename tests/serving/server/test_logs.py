@@ -56,7 +56,7 @@ def test_log_lines_are_json_objects_and_stderr_is_empty() -> None:
 
 @given(st.text(st.characters(exclude_categories=())))
 def test_serving_error_message_can_always_be_sent_by_grpc(text: str) -> None:
-    """Which takes UTF-8, sends three bytes for each that is not ASCII, and 8 KB at most."""
+    """gRPC takes UTF-8, sends three bytes for each that is not ASCII, and 8 KB at most."""
     message = invalid(text).message
     assert len(message.encode()) * 3 < 8000
     if len(text) < 100 and not any("\ud800" <= c <= "\udfff" for c in text):

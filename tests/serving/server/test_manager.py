@@ -963,7 +963,7 @@ class Swaps(RuleBasedStateMachine):
     @rule(data=st.data())
     def mend(self, data: st.DataObject) -> None:
         version = data.draw(st.sampled_from(sorted(v for v, good in self.good.items() if not good)))
-        (self.serving.root / "toy" / str(version) / "saved_model.pb").write_bytes(b"mended")
+        (self.serving.root / "toy" / str(version) / "saved_model.pb").write_bytes(b"corrected")
         self.good[version] = True
 
     @rule()

@@ -184,7 +184,7 @@ class TestTFLite:
             load_model(str(tmp_path), prefer_tflite=True, concurrency=1)
 
     def test_concurrent_requests_each_get_their_own_predictions(self, tflite: TFLiteModel) -> None:
-        def ask(rows: int) -> list[float]:
+        def predict_rows(rows: int) -> list[float]:
             inputs: dict[str, np.ndarray] = {
                 "distance": np.full(rows, rows, np.float32),
                 "hour": np.zeros(rows, np.int64),
@@ -193,9 +193,11 @@ class TestTFLite:
             outputs = tflite.run("raw_features", inputs, ["probability"], LONG)
             return outputs["probability"].ravel().tolist()
 
-        alone = {rows: ask(rows) for rows in range(1, 20)}
+        alone = {rows: predict_rows(rows) for rows in range(1, 20)}
         with ThreadPoolExecutor(6) as pool:
-            for rows, values in zip(list(alone) * 10, pool.map(ask, list(alone) * 10), strict=True):
+            for rows, values in zip(
+                list(alone) * 10, pool.map(predict_rows, list(alone) * 10), strict=True
+            ):
                 assert values == alone[rows]
 
 

@@ -79,7 +79,7 @@ def reference(toys: Path) -> Reference:
     """Asks a signature of a version of the SavedModel directly."""
     loaded = {v: tf.saved_model.load(str(toys / "toy" / str(v))) for v in (STABLE, LIVE)}
 
-    def ask(version: int, signature: str, **inputs: np.ndarray) -> Columns:
+    def predict(version: int, signature: str, **inputs: np.ndarray) -> Columns:
         outputs = loaded[version].signatures[signature](
             **{
                 name: tf.constant(
@@ -92,7 +92,7 @@ def reference(toys: Path) -> Reference:
         )
         return {name: tensor.numpy() for name, tensor in outputs.items()}
 
-    return ask
+    return predict
 
 
 @pytest.fixture(scope="module")
@@ -102,11 +102,11 @@ def tflite_server(toys: Path) -> Iterator[RunningServer]:
         yield server
 
 
-def ask_grpc(server: RunningServer, signature: str, **inputs: np.ndarray) -> Columns:
+def predict_grpc(server: RunningServer, signature: str, **inputs: np.ndarray) -> Columns:
     return arrays_of(server.predictions.Predict(predict_request("toy", signature, **inputs)))
 
 
-def ask_rest(server: RunningServer, document: Any, path: str = "toy") -> Any:
+def predict_rest(server: RunningServer, document: Any, path: str = "toy") -> Any:
     response = server.rest(f"{path}:predict", document)
     assert response.status_code == 200, response.text
     assert response.headers["content-type"] == "application/json"
@@ -121,26 +121,26 @@ class TestSavedModel:
         columns = columns_of(ROWS)
         expected = reference(LIVE, "raw_features", **columns)
         assert len(set(expected["probability"].ravel().tolist())) == len(ROWS)
-        assert_same(ask_grpc(server, "raw_features", **columns), expected)
+        assert_same(predict_grpc(server, "raw_features", **columns), expected)
         by_row = {"signature_name": "raw_features", "instances": ROWS}
         by_column = {
             "signature_name": "raw_features",
             "inputs": {name: [row[name] for row in ROWS] for name in columns},
         }
-        assert_same({"probability": ask_rest(server, by_row)}, expected)
-        assert_same({"probability": ask_rest(server, by_column)}, expected)
+        assert_same({"probability": predict_rest(server, by_row)}, expected)
+        assert_same({"probability": predict_rest(server, by_column)}, expected)
 
     def test_serialized_examples_predict_alike_in_all_formats(
         self, server: RunningServer, reference: Reference
     ) -> None:
         examples = serialized(ROWS)
         expected = reference(LIVE, "serving_default", examples=examples)
-        assert_same(ask_grpc(server, "", examples=examples), expected)
+        assert_same(predict_grpc(server, "", examples=examples), expected)
         as_values = {"instances": b64(examples)}
         as_objects = {"instances": [{"examples": value} for value in b64(examples)]}
         as_columns = {"inputs": {"examples": b64(examples)}}
         for document in (as_values, as_objects, as_columns):
-            assert_same({"probability": ask_rest(server, document)}, expected)
+            assert_same({"probability": predict_rest(server, document)}, expected)
 
     def test_absent_features_have_the_defaults_of_the_model(
         self, server: RunningServer, reference: Reference
@@ -148,8 +148,8 @@ class TestSavedModel:
         examples = strings(b"", example_of(company="AA", distance=8.0).SerializeToString())
         expected = reference(LIVE, "serving_default", examples=examples)
         assert math.isnan(expected["probability"][0, 0])
-        assert_same(ask_grpc(server, "", examples=examples), expected)
-        response = ask_rest(server, {"instances": b64(examples)})
+        assert_same(predict_grpc(server, "", examples=examples), expected)
+        response = predict_rest(server, {"instances": b64(examples)})
         assert_same({"probability": response}, expected)
 
     def test_tensors_of_every_dtype_are_read_and_written(
@@ -163,7 +163,7 @@ class TestSavedModel:
             "text": strings(b"on time", b"", "délayed".encode()),
         }
         expected = reference(LIVE, "many", **columns)
-        assert_same(ask_grpc(server, "many", **columns), expected)
+        assert_same(predict_grpc(server, "many", **columns), expected)
         rows = [
             {
                 name: array[row].decode() if name == "text" else array[row].tolist()
@@ -171,7 +171,7 @@ class TestSavedModel:
             }
             for row in range(3)
         ]
-        response = ask_rest(server, {"signature_name": "many", "instances": rows})
+        response = predict_rest(server, {"signature_name": "many", "instances": rows})
         # Strings of an output whose name ends in _bytes come as base64, all others as they are.
         expected["text_bytes"] = np.array(b64(expected["text_bytes"]), object)
         expected["text"] = np.array([value.decode() for value in expected["text"]], object)
@@ -202,7 +202,7 @@ class TestSavedModel:
         columns["distance"] += np.arange(rows, dtype=np.float32)
         expected = reference(LIVE, "raw_features", **columns)
         assert expected["probability"].shape == (rows, 1)
-        assert_same(ask_grpc(server, "raw_features", **columns), expected)
+        assert_same(predict_grpc(server, "raw_features", **columns), expected)
         document = {
             "signature_name": "raw_features",
             "inputs": {
@@ -210,7 +210,7 @@ class TestSavedModel:
                 "company": [value.decode() for value in columns["company"]],
             },
         }
-        found = {"probability": np.reshape(ask_rest(server, document), (rows, 1))}
+        found = {"probability": np.reshape(predict_rest(server, document), (rows, 1))}
         assert_same(found, expected)
 
     @pytest.mark.parametrize(
@@ -311,9 +311,9 @@ class TestTFLite:
     ) -> None:
         columns = columns_of(ROWS)
         expected = reference(LIVE, "raw_features", **columns)["probability"]
-        over_grpc = ask_grpc(tflite_server, signature, **columns)["probability"]
+        over_grpc = predict_grpc(tflite_server, signature, **columns)["probability"]
         np.testing.assert_allclose(over_grpc, expected, atol=1e-6)
-        response = ask_rest(tflite_server, {"signature_name": signature, "instances": ROWS})
+        response = predict_rest(tflite_server, {"signature_name": signature, "instances": ROWS})
         np.testing.assert_array_equal(f32(response), over_grpc)
 
     @pytest.mark.parametrize("rows", [1, 7, 3000, 2])
@@ -322,14 +322,14 @@ class TestTFLite:
     ) -> None:
         columns = columns_of([ROWS[row % len(ROWS)] for row in range(rows)])
         expected = reference(LIVE, "raw_features", **columns)["probability"]
-        found = ask_grpc(tflite_server, "", **columns)["probability"]
+        found = predict_grpc(tflite_server, "", **columns)["probability"]
         np.testing.assert_allclose(found, expected, atol=1e-6)
 
     def test_empty_batch_is_refused_naming_its_input(self, tflite_server: RunningServer) -> None:
         with pytest.raises(grpc.RpcError, match="a TFLite model needs a row or more") as refused:
-            ask_grpc(tflite_server, "", **columns_of([]))
+            predict_grpc(tflite_server, "", **columns_of([]))
         assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
-        assert ask_grpc(tflite_server, "", **columns_of(ROWS))
+        assert predict_grpc(tflite_server, "", **columns_of(ROWS))
 
     def test_metadata_hold_inputs_and_outputs(self, tflite_server: RunningServer) -> None:
         signatures = signatures_of(metadata_of(tflite_server))
@@ -379,7 +379,7 @@ class TestVersionChoice:
         assert response.model_spec.name == "toy"
         assert response.model_spec.version.value == version
         assert response.model_spec.signature_name == "raw_features"
-        content = ask_rest(server, {"signature_name": "raw_features", "instances": ROWS}, path)
+        content = predict_rest(server, {"signature_name": "raw_features", "instances": ROWS}, path)
         assert_same({"probability": content}, expected)
 
         document = {"signature_name": "regress", "examples": ROWS}
@@ -439,8 +439,8 @@ def test_predictions_are_identical_in_both_protocols_for_any_rows(
     server: RunningServer, reference: Reference, rows: list[dict[str, Any]]
 ) -> None:
     expected = reference(LIVE, "raw_features", **columns_of(rows))
-    assert_same(ask_grpc(server, "raw_features", **columns_of(rows)), expected)
-    response = ask_rest(server, {"signature_name": "raw_features", "instances": rows})
+    assert_same(predict_grpc(server, "raw_features", **columns_of(rows)), expected)
+    response = predict_rest(server, {"signature_name": "raw_features", "instances": rows})
     assert_same({"probability": response}, expected)
 
 

@@ -557,7 +557,7 @@ class TestFaults:
         log.close()
 
 
-def ask(server: RunningServer, times: int = 1) -> None:
+def send_requests(server: RunningServer, times: int = 1) -> None:
     columns = {name: array[:1] for name, array in INPUTS.items()}
     for _ in range(times):
         server.predictions.Predict(predict_request("toy", "raw_features", **columns))
@@ -569,7 +569,7 @@ class TestServer:
     ) -> None:
         options = ("--request-log", str(tmp_path), "--request-log-sampling", "1")
         with running(toys, *options, status=-signal.SIGKILL) as server:
-            ask(server)
+            send_requests(server)
             row = {"distance": 1.5, "hour": 7, "company": "AA"}
             server.rest("toy:predict", {"signature_name": "raw_features", "instances": [row]})
             server.rest("toy:regress", {"signature_name": "regress", "examples": [row]})
@@ -586,7 +586,7 @@ class TestServer:
                 assert record["request.version"] == [LIVE]
             assert found[0]["prediction.probability"] == found[1]["prediction.probability"]
             assert found[0]["prediction.probability"] == found[2]["prediction.outputs"]
-            ask(server)
+            send_requests(server)
         assert len(read(tmp_path / "toy")) == 4
 
     def test_full_disk_fails_no_request(self, toys: Path, tmp_path: Path) -> None:
@@ -595,7 +595,7 @@ class TestServer:
             server.wait_for("serving", model="toy")
             # To write more than this into a file fails.
             resource.prlimit(server.process.pid, resource.RLIMIT_FSIZE, (100, 100))
-            ask(server, times=50)
+            send_requests(server, times=50)
             server.wait_for("request log failed")
             until(lambda: 'outcome="dropped"} 5' in server.metrics())
-            ask(server)
+            send_requests(server)

@@ -64,7 +64,7 @@ class Watched:
         change(staged)
         return staged.rename(self.root / model / str(number))
 
-    def ask(self, model: str, path: str = "") -> Any:
+    def predict(self, model: str, path: str = "") -> Any:
         """The version that predicts, or the message of the error."""
         response = self.server.rest(f"{model}{path}:predict", DOCUMENT).json()
         return response["error"] if "error" in response else response["predictions"][0]
@@ -97,7 +97,7 @@ class Hammer:
       failures: Other responses.
     """
 
-    ask: Callable[[], int]
+    predict: Callable[[], int]
     versions: list[int] = field(default_factory=list)
     failures: list[Exception] = field(default_factory=list)
 
@@ -109,7 +109,7 @@ class Hammer:
     def _run(self) -> None:
         while not self._stopping.is_set():
             try:
-                version = self.ask()
+                version = self.predict()
             except Exception as error:
                 self.failures.append(error)
             else:
@@ -249,29 +249,29 @@ def test_server_reports_a_version_that_does_not_load_and_serves_it_when_correcte
     refusal = watched.server.wait_for("refused", model=name, version=2)
     assert refusal["level"] == "error"
     assert reason in refusal["reason"]
-    assert watched.ask(name) == 1
+    assert watched.predict(name) == 1
     assert watched.states(name) == {"2": ("END", refusal["reason"]), "1": ("AVAILABLE", "")}
     for path in watched.numbered.glob("2/*.pb"):
         shutil.copy(path, folder)
     shutil.rmtree(folder / "assets.extra", ignore_errors=True)
     watched.until_serving(name, 2)
-    assert watched.ask(name) == 2
+    assert watched.predict(name) == 2
 
 
 def test_server_serves_the_next_newest_version_at_the_start(watched: Watched) -> None:
-    assert watched.ask("begun") == 1
+    assert watched.predict("begun") == 1
     assert watched.states("begun")["2"][0] == "END"
 
 
 def test_server_serves_a_model_added_later_next_to_a_broken_one(
     watched: Watched,
 ) -> None:
-    assert "Servable not found" in watched.ask("later")
+    assert "Servable not found" in watched.predict("later")
     watched.push("broken", 1, damage_graph)
     watched.push("later", 1)
     watched.until_serving("later", 1)
-    assert watched.ask("later") == 1
-    assert "Servable not found" in watched.ask("broken")
+    assert watched.predict("later") == 1
+    assert "Servable not found" in watched.predict("broken")
     assert watched.states("broken")["1"][0] == "END"
     health = health_pb2_grpc.HealthStub(watched.server.channel)
 
@@ -290,13 +290,13 @@ def test_server_serves_a_labelled_version_next_to_the_newest(watched: Watched) -
     watched.directory("labelled").pin(1, "stable")
     watched.push("labelled", 2)
     watched.until_serving("labelled", 2)
-    assert watched.ask("labelled", "/labels/stable") == 1
-    assert watched.ask("labelled", "/versions/1") == 1
-    assert watched.ask("labelled") == 2
+    assert watched.predict("labelled", "/labels/stable") == 1
+    assert watched.predict("labelled", "/versions/1") == 1
+    assert watched.predict("labelled") == 2
     watched.directory("labelled").pin(2, "stable")
     watched.server.wait_for("unloaded", model="labelled", version=1)
-    assert watched.ask("labelled", "/labels/stable") == 2
-    assert "of labelled the versions 2" in watched.ask("labelled", "/versions/1")
+    assert watched.predict("labelled", "/labels/stable") == 2
+    assert "of labelled the versions 2" in watched.predict("labelled", "/versions/1")
 
 
 def test_server_keeps_the_last_good_version_when_all_are_deleted(watched: Watched) -> None:
@@ -305,7 +305,7 @@ def test_server_keeps_the_last_good_version_when_all_are_deleted(watched: Watche
     shutil.rmtree(watched.root / "gone")
     watched.push("after", 1)  # The server has looked again when this is served.
     watched.until_serving("after", 1)
-    assert watched.ask("gone") == 1
+    assert watched.predict("gone") == 1
 
 
 class TestSignatures:
