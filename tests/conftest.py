@@ -58,7 +58,7 @@ def _refuse_to_end() -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Has whole pipelines go first: with several processes, nobody waits for them in the end."""
+    """Has whole pipelines go first: with several processes, they would otherwise finish last."""
     items.sort(key=lambda item: item.path.parent.name != "e2e")
 
 
@@ -201,7 +201,7 @@ def small_spans(once: Once) -> Path:
 
 @pytest.fixture(scope="session")
 def pushed(small_spans: Path, once: Once) -> PushedRun:
-    """One finished run: learned from January and February, judged on March. Leave it as it is."""
+    """A finished run: trained on January and February, evaluated on March. Leave it as it is."""
 
     def run(root: Path) -> tuple[str, int, str]:
         cli = Cli(small_spans, root / "output")

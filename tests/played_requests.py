@@ -1,4 +1,4 @@
-"""Plays real trips through a model and the server's request log, as if each had been asked."""
+"""Sends real trips through a model and the server's request log, as if they were requests."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def play(folder: Path, version: Path, trips: pa.Table, fault: Fault | None = Non
 
     Args:
       folder: The request log.
-      version: The version that answers, a folder of the Serving directory.
+      version: The version that predicts, a folder of the Serving directory.
       trips: Rows of a span.
       fault: Changes what is sent.
     """
@@ -37,17 +37,17 @@ def play(folder: Path, version: Path, trips: pa.Table, fault: Fault | None = Non
     ask = tf.saved_model.load(str(version)).signatures[RAW_SIGNATURE]
     dtypes = {name: spec.dtype for name, spec in ask.structured_input_signature[1].items()}
     rows = trips.to_pandas()
-    rows["asked"] = rows[CONFIG.data.time_column].astype("int64") / 1e9 - 3600
+    rows["sent"] = rows[CONFIG.data.time_column].astype("int64") / 1e9 - 3600
     if fault:
         fault(rows)
     log = request_log.RequestLog(str(folder), 1.0, ServerMetrics())
     try:
         with mock.patch.object(request_log.time, "time") as clock:
-            for asked, hour in rows.sort_values("asked").groupby("asked"):
+            for sent, hour in rows.sort_values("sent").groupby("sent"):
                 inputs = {name: _column(hour[name], name, dtypes[name]) for name in RAW_FEATURES}
-                answer = ask(**{name: tf.constant(column) for name, column in inputs.items()})
-                clock.return_value = asked
-                outputs = {CONFIG.prediction: answer[CONFIG.prediction].numpy()}
+                predictions = ask(**{name: tf.constant(column) for name, column in inputs.items()})
+                clock.return_value = sent
+                outputs = {CONFIG.prediction: predictions[CONFIG.prediction].numpy()}
                 log.offer(MODEL, int(version.name), inputs, outputs)
     finally:
         log.close()

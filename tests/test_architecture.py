@@ -88,7 +88,7 @@ def tracked() -> list[str]:
     return [name for name in names if (PROJECT / name).is_file()]
 
 
-def test_imports_are_found_wherever_and_however_they_are_written() -> None:
+def test_imports_finds_every_way_of_importing() -> None:
     source = """
 import a, b.c as d
 from e.f import g
@@ -114,7 +114,7 @@ def test_runner_is_short_and_imports_commands_alone(runner: str) -> None:
     assert len(path.read_text(encoding="utf-8").splitlines()) < 100
 
 
-def test_tests_of_the_engine_import_nothing_of_a_model_or_its_data() -> None:
+def test_architecture_tests_of_the_engine_import_nothing_of_a_model_or_its_data() -> None:
     engine = [path for path in modules("tests") if "models" not in path.relative_to(PROJECT).parts]
     own = {path.relative_to(PROJECT).parts[1].removesuffix(".py") for path in engine}
     allowed = {*FOLDERS, "benchmarks", *RUNNERS, *(f"tests.{name}" for name in own)}
@@ -150,7 +150,7 @@ def readers(path: Path) -> Iterator[str]:
                 yield f"{path.relative_to(PROJECT)}:{node.lineno} has {text}"
 
 
-def test_files_that_could_run_code_are_opened_in_one_place_alone() -> None:
+def test_parquet_files_are_opened_in_one_place() -> None:
     everywhere = [*PROJECT.glob("*.py"), *modules("benchmarks")]
     everywhere += [path for folder in FOLDERS for path in modules(folder)]
     # A script that makes the data of a model reads the files of their source.
@@ -166,7 +166,7 @@ def test_files_that_could_run_code_are_opened_in_one_place_alone() -> None:
 UNPICKLING = ("pickle", "cloudpickle", "dill", "joblib", "shelve", "marshal")
 
 
-def test_nothing_unpickles_what_another_process_could_have_written() -> None:
+def test_product_code_unpickles_nothing() -> None:
     found = [
         f"{path.relative_to(PROJECT)}:{line} imports {name}"
         for path in [p for folder in FOLDERS for p in modules(folder)]
@@ -176,7 +176,7 @@ def test_nothing_unpickles_what_another_process_could_have_written() -> None:
     assert found == []
 
 
-def test_what_is_generic_holds_no_word_of_the_example() -> None:
+def test_engine_holds_no_word_of_the_example() -> None:
     """Of any file: code, YAML, TOML, shell scripts, and their names."""
     outside = (*OF_MODELS, *OF_PEOPLE, *COMPILED)
     generic = [name for name in tracked() if not name.startswith(outside)]
@@ -193,7 +193,7 @@ def test_what_is_generic_holds_no_word_of_the_example() -> None:
 
 
 @pytest.mark.parametrize("module", ["storage.spans", "storage.directory"])
-def test_what_a_scheduler_or_a_server_imports_brings_neither_tensorflow_nor_tfx(
+def test_module_for_scheduler_and_server_imports_neither_tensorflow_nor_tfx(
     module: str,
 ) -> None:
     script = f"import sys, {module}; print(*sys.modules, sep='\\n')"
@@ -206,7 +206,7 @@ def test_what_a_scheduler_or_a_server_imports_brings_neither_tensorflow_nor_tfx(
 
 
 @pytest.mark.parametrize("name", ["local_runner.py", "serving/__main__.py"])
-def test_command_line_hands_over_to_command_modules_in_fewer_than_100_lines(name: str) -> None:
+def test_command_line_is_under_100_lines_and_calls_command_modules(name: str) -> None:
     path = PROJECT / name
     source = path.read_text(encoding="utf-8")
     assert len(source.splitlines()) < 100
@@ -221,7 +221,7 @@ LONGEST = 400
 ONE_FILE = "One file because"
 
 
-def test_product_files_have_at_most_400_lines_or_say_why_they_are_one_thing() -> None:
+def test_product_file_has_at_most_400_lines_or_says_why() -> None:
     paths = [*PROJECT.glob("*.py"), *(path for folder in FOLDERS for path in modules(folder))]
     sources = {str(p.relative_to(PROJECT)): p.read_text(encoding="utf-8") for p in paths}
     long = {
@@ -234,7 +234,7 @@ def test_product_files_have_at_most_400_lines_or_say_why_they_are_one_thing() ->
 
 
 @pytest.mark.parametrize("node", ["components.pusher", "components.served_model"])
-def test_node_that_handles_versions_depends_on_nothing_of_the_server(node: str) -> None:
+def test_node_that_handles_versions_imports_nothing_of_the_server(node: str) -> None:
     files = ImportClosure(PROJECT).files([node])
     found = sorted(str(path.relative_to(PROJECT)) for path in files)
     assert f"{node.replace('.', '/')}.py" in found

@@ -29,7 +29,7 @@ def call(*command: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.skipif(not UNSAFE, reason="this pyarrow unpickles no type of a file")
-def test_hostile_file_runs_code_where_nothing_prevents_it(hostile_file: HostileFile) -> None:
+def test_hostile_file_runs_code_without_protection(hostile_file: HostileFile) -> None:
     path = hostile_file.write(read_month(201301).slice(0, 10))
     call("-c", f"import pyarrow.parquet as pq; pq.read_metadata({str(path)!r})")
     assert hostile_file.has_run()
@@ -47,7 +47,7 @@ def test_open_file_refuses_a_hostile_file(hostile_file: HostileFile) -> None:
 
 @pytest.mark.skipif(not UNSAFE, reason="this pyarrow unpickles no type of a file")
 @pytest.mark.parametrize("pickle", [b"", b"\x00garbage", b"cos\nsystem\n(S'true'\ntR."])
-def test_open_file_refuses_whatever_is_in_place_of_the_pickle(
+def test_open_file_refuses_other_content_in_place_of_the_pickle(
     tmp_path: Path, pickle: bytes
 ) -> None:
     field = pa.field(
@@ -104,7 +104,7 @@ def test_read_metrics_does_not_unpickle_an_evaluation_of_old_tfma(
     assert not hostile_file.has_run()
 
 
-def test_predict_reads_a_file_and_no_folder(tmp_path: Path) -> None:
+def test_predict_refuses_a_folder(tmp_path: Path) -> None:
     """A folder's files would be read as one table, with columns made of their folders' names."""
     write_span(tmp_path, 201301, read_month(201301).slice(0, 10))
     folder = (tmp_path / "span-201301").rename(tmp_path / "rows.parquet")

@@ -40,13 +40,13 @@ def compiled(*settings: str) -> list[Any]:
 
 
 @pytest.mark.skipif(not version("tfx").startswith("1.16."), reason="TFX 1.16 made it")
-def test_the_package_changes_on_purpose_only() -> None:
+def test_kubeflow_package_is_the_golden_file() -> None:
     # On purpose: the command is in the first line of the configuration.
     package = compilation.compile_config(load_config(str(GOLDEN / "kubeflow.toml")))
     assert package == (GOLDEN / "pipeline.yaml").read_text(encoding="utf-8")
 
 
-def test_every_setting_that_may_be_varied_is_read_by_a_task() -> None:
+def test_kubeflow_package_reads_every_parameter_in_a_task() -> None:
     spec, _ = compiled()
     read = {
         given.get("componentInputParameter")
@@ -58,7 +58,7 @@ def test_every_setting_that_may_be_varied_is_read_by_a_task() -> None:
     assert declared <= read
 
 
-def test_parameters_have_the_configured_values_as_defaults() -> None:
+def test_kubeflow_package_parameters_default_to_the_configuration() -> None:
     spec, _ = compiled("training.epochs=9", "data.as_of=201310", "quantization.mode=qat")
     declared = spec["root"]["inputDefinitions"]["parameters"]
     assert declared["training_epochs"] == {"parameterType": "NUMBER_INTEGER", "defaultValue": 9}
@@ -67,7 +67,7 @@ def test_parameters_have_the_configured_values_as_defaults() -> None:
     assert declared["pruning_learning_rate"]["parameterType"] == "NUMBER_DOUBLE"
 
 
-def test_relative_paths_are_on_the_volume() -> None:
+def test_kubeflow_package_puts_relative_paths_on_the_volume() -> None:
     spec, platform = compiled("kubeflow.mount_path=/data")
     declared = spec["root"]["inputDefinitions"]["parameters"]
     assert declared["data_uri"]["defaultValue"] == "/data/tests/trips/data"
@@ -78,7 +78,7 @@ def test_relative_paths_are_on_the_volume() -> None:
     assert executors["exec-Pusher"]["pvcMount"][0]["mountPath"] == "/data"
 
 
-def test_buckets_need_no_volume() -> None:
+def test_kubeflow_package_needs_no_volume_for_buckets() -> None:
     settings = ("kubeflow.volume_claim=", "data.uri=s3://b/data", "kubeflow.serving_dir=gs://b/s")
     spec, _ = compiled(*settings, "serving.sign=false")
     declared = spec["root"]["inputDefinitions"]["parameters"]
@@ -104,12 +104,12 @@ def test_buckets_need_no_volume() -> None:
         (["node_timeouts.Trainr=5"], "node_timeouts.Trainr: no such node"),
     ],
 )
-def test_what_cannot_work_on_kubeflow_is_refused(settings: list[str], message: str) -> None:
+def test_kubeflow_package_refuses_what_cannot_work_there(settings: list[str], message: str) -> None:
     with pytest.raises(UserError, match=message):
         compiled(*settings)
 
 
-def test_what_single_nodes_get_goes_over_what_all_get() -> None:
+def test_kubeflow_package_prefers_the_settings_of_a_node() -> None:
     spec, platform = compiled(
         *("kubeflow.cpu=1", "kubeflow.memory=2Gi", "kubeflow.retries=1"),
         *("kubeflow.nodes.Trainer.memory=8Gi", "kubeflow.nodes.Pruner.retries=0"),
@@ -128,7 +128,7 @@ def test_what_single_nodes_get_goes_over_what_all_get() -> None:
     assert "retryPolicy" not in tasks["Pruner"]
 
 
-def test_pods_get_what_is_configured_for_all_and_for_their_node(tmp_path: Path) -> None:
+def test_kubeflow_package_gives_pods_common_and_node_settings(tmp_path: Path) -> None:
     (tmp_path / "pods.toml").write_text("""
 [kubeflow]
 service_account = "trainer"
@@ -182,19 +182,21 @@ tolerations = [{key = "nvidia.com/gpu", value = "yes", effect = "NoSchedule"}]
         ("kubeflow.cpu=1_0", 'processors such as "2" or "500m" is expected'),
     ],
 )
-def test_what_kubernetes_would_not_take_is_refused(setting: str, message: str) -> None:
+def test_kubeflow_config_refuses_what_kubernetes_does_not_accept(
+    setting: str, message: str
+) -> None:
     with pytest.raises(ConfigError, match=message):
         load_config(None, [setting])
 
 
-def test_retries_are_not_ended_by_the_time_that_attempts_take() -> None:
+def test_kubeflow_package_retries_are_not_limited_by_the_time_of_attempts() -> None:
     spec, _ = compiled("node_timeout_minutes=1440", "kubeflow.retries=10")
     policy = spec["root"]["dag"]["tasks"]["Trainer"]["retryPolicy"]
     # To Argo Workflows this is the time of all attempts together.
     assert int(policy["backoffMaxDuration"].rstrip("s")) > 11 * 24 * 3600
 
 
-def test_the_monitoring_pipeline_compiles_with_a_task_for_each_of_its_parameters() -> None:
+def test_monitoring_package_has_a_task_for_each_parameter() -> None:
     given = [f"kubeflow.image=flightdeck@{DIGEST}", "kubeflow.volume_claim=flightdeck"]
     text = compilation.compile_config(load_config(None, given), compilation.MONITORING)
     spec, platform = yaml.safe_load_all(text)
@@ -213,18 +215,18 @@ def test_the_monitoring_pipeline_compiles_with_a_task_for_each_of_its_parameters
     assert executors["exec-ServingMonitor"]["pvcMount"][0]["mountPath"] == "/mnt/flightdeck"
 
 
-def test_what_the_data_gate_stops_is_not_tried_again() -> None:
+def test_kubeflow_package_does_not_retry_data_gate() -> None:
     spec, _ = compiled()
     assert "retryPolicy" not in spec["root"]["dag"]["tasks"]["DataGate"]
 
 
-def test_what_looks_at_the_world_is_never_cached() -> None:
+def test_kubeflow_package_never_caches_what_depends_on_the_outside() -> None:
     tasks = compiled()[0]["root"]["dag"]["tasks"]
     cached = {name for name, task in tasks.items() if "cachingOptions" in task}
     assert set(tasks) - cached == {"SpanExampleGen", "ServedModel", "Pusher"}
 
 
-def test_a_beam_node_gets_its_own_arguments_after_those_of_all() -> None:
+def test_kubeflow_package_puts_beam_arguments_of_a_node_last() -> None:
     spec, _ = compiled('node_beam_args.Transform=["--direct_num_workers=2"]')
     executors = spec["deploymentSpec"]["executors"]
     args = {
@@ -234,7 +236,7 @@ def test_a_beam_node_gets_its_own_arguments_after_those_of_all() -> None:
     assert args["Transform"][:-1][-2:] == args["Pruner"][-2:]
 
 
-def test_a_configuration_takes_parameters_without_losing_its_own() -> None:
+def test_with_parameters_does_not_change_the_configuration() -> None:
     config = load_config(None, ["training.epochs=9"])
     names = {name: f"<{name}>" for name in parameter_values(config)}
     varied = with_parameters(config, names)
@@ -243,7 +245,7 @@ def test_a_configuration_takes_parameters_without_losing_its_own() -> None:
     assert varied.evaluation == config.evaluation
 
 
-def test_the_command_says_what_it_wrote_and_nothing_else(tmp_path: Path) -> None:
+def test_compile_prints_what_it_wrote_and_nothing_else(tmp_path: Path) -> None:
     output = tmp_path / "pipeline.yaml"
     done = run_compile(
         output, f"kubeflow.image=flightdeck@{DIGEST}", "kubeflow.volume_claim=flightdeck"
@@ -260,7 +262,7 @@ def test_the_command_says_what_it_wrote_and_nothing_else(tmp_path: Path) -> None
         ("kubeflow.volume_claim=flightdeck", 1, "kubeflow.image is missing"),
     ],
 )
-def test_the_command_writes_nothing_where_something_is_wrong(
+def test_compile_writes_nothing_when_it_fails(
     setting: str, status: int, message: str, tmp_path: Path
 ) -> None:
     done = run_compile(tmp_path / "pipeline.yaml", setting)
@@ -269,7 +271,7 @@ def test_the_command_writes_nothing_where_something_is_wrong(
     assert not (tmp_path / "pipeline.yaml").exists()
 
 
-def test_run_parameters_go_over_the_configuration_and_are_checked_like_it() -> None:
+def test_run_parameters_override_the_configuration_and_are_checked() -> None:
     settings = ("kubeflow.volume_claim=flightdeck", "training.epochs=9", "training.seed=5")
     values = compilation.run_parameters(
         None, settings, ("training_epochs=3", "serving_dir=/mnt/elsewhere")
@@ -287,12 +289,12 @@ def test_run_parameters_go_over_the_configuration_and_are_checked_like_it() -> N
         ("quantization_mode=int4", "quantization.mode = 'int4': .*'none', 'float16'"),
     ],
 )
-def test_a_run_parameter_that_is_not_allowed_is_refused(parameter: str, message: str) -> None:
+def test_run_parameters_refuse_a_wrong_value(parameter: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         compilation.run_parameters(None, ("kubeflow.volume_claim=f",), (parameter,))
 
 
-def test_where_ingestion_may_come_from_the_cache_the_data_is_part_of_the_run(
+def test_run_parameters_include_the_data_where_ingestion_is_cached(
     small_spans: Path,
 ) -> None:
     settings = ('kubeflow.uncached=["ServedModel", "Pusher"]', f"data.uri={small_spans}")
@@ -309,7 +311,7 @@ def test_where_ingestion_may_come_from_the_cache_the_data_is_part_of_the_run(
         (("kubeflow.span_store=",), None),
     ],
 )
-def test_tasks_know_where_what_was_made_of_a_month_is_kept(
+def test_kubeflow_package_sets_the_span_store_of_tasks(
     settings: tuple[str, ...], expected: str | None
 ) -> None:
     spec, _ = compiled("kubeflow.mount_path=/data", *settings)

@@ -69,7 +69,9 @@ def schedule(package: str, *arguments: str) -> tuple[str, ...]:
 # submit, status, terminate
 
 
-def test_submit_says_what_was_uploaded_and_where_to_look(package: str, stub: KubeflowStub) -> None:
+def test_submit_prints_what_was_uploaded_and_where_to_look(
+    package: str, stub: KubeflowStub
+) -> None:
     uploaded, started = done(*submit(package)).splitlines()
     (run_id,) = stub.runs
     (version,) = stub.versions.values()
@@ -79,7 +81,7 @@ def test_submit_says_what_was_uploaded_and_where_to_look(package: str, stub: Kub
     assert again == f"Already there: version {version['name']} of the pipeline toy-pipeline."
 
 
-def test_what_submit_is_given_reaches_the_server(package: str, stub: KubeflowStub) -> None:
+def test_submit_options_reach_the_server(package: str, stub: KubeflowStub) -> None:
     done(
         *submit(package, "--param", "rate=0.1", "--param", "uri=s3://a=b", "--no-cache"),
         *("--pipeline-name", "mine", "--experiment", "nightly", "--run-name", "first"),
@@ -101,9 +103,7 @@ def test_what_submit_is_given_reaches_the_server(package: str, stub: KubeflowStu
     assert "enableCache" not in task["cachingOptions"]
 
 
-def test_waiting_shows_a_line_for_each_change_and_ends_well(
-    package: str, stub: KubeflowStub
-) -> None:
+def test_submit_wait_prints_each_change_and_succeeds(package: str, stub: KubeflowStub) -> None:
     stub.script = [
         {"state": "RUNNING", "tasks": {"Load": "RUNNING"}},
         {"state": "RUNNING", "tasks": {"Load": "SUCCEEDED", "Train": "RUNNING"}},
@@ -122,7 +122,7 @@ FAILURE: dict[str, Any] = {
 }
 
 
-def test_waiting_for_a_run_that_fails_names_the_task_its_error_and_the_link(
+def test_submit_wait_of_a_failed_run_names_task_error_and_link(
     package: str, stub: KubeflowStub
 ) -> None:
     stub.script = [FAILURE]
@@ -144,7 +144,7 @@ def test_status_shows_tasks_with_their_errors(package: str, stub: KubeflowStub) 
     assert link == f"{stub.host}/#/runs/details/{run_id}"
 
 
-def test_terminate_stops_a_run_that_is_not_over(package: str, stub: KubeflowStub) -> None:
+def test_terminate_ends_a_run_once(package: str, stub: KubeflowStub) -> None:
     done(*submit(package))
     (run_id,) = stub.runs
     assert f"Terminating run {run_id}" in done("terminate", run_id)
@@ -154,7 +154,7 @@ def test_terminate_stops_a_run_that_is_not_over(package: str, stub: KubeflowStub
     )
 
 
-def test_interrupting_the_wait_leaves_the_run_and_says_how_to_stop_it(
+def test_submit_wait_leaves_the_run_when_interrupted_and_tells_how_to_stop_it(
     package: str, stub: KubeflowStub
 ) -> None:
     stub.script = [{"state": "RUNNING", "tasks": {"Load": "RUNNING"}}]
@@ -182,7 +182,7 @@ def test_interrupting_the_wait_leaves_the_run_and_says_how_to_stop_it(
 # schedule, schedules
 
 
-def test_schedule_says_created_unchanged_or_updated(package: str, stub: KubeflowStub) -> None:
+def test_schedule_prints_created_unchanged_or_updated(package: str, stub: KubeflowStub) -> None:
     created, link = done(*schedule(package, "--cron", "0 6 1 * *")).splitlines()
     (schedule_id,) = stub.recurring_runs
     assert created.startswith("Schedule toy-pipeline was created: version ")
@@ -217,7 +217,7 @@ def test_schedules_are_listed_disabled_enabled_and_deleted(
     )
 
 
-def test_submit_warns_that_the_deployment_retries_nothing_that_fails(
+def test_submit_warns_of_a_deployment_that_retries_nothing(
     package: str, stub: KubeflowStub
 ) -> None:
     retried = PACKAGE.replace("taskInfo:", "retryPolicy: {maxRetryCount: 2}\n        taskInfo:")
@@ -248,7 +248,7 @@ def modules_of(*arguments: str) -> set[str]:
     return set(ended.stdout.split())
 
 
-def test_help_imports_nothing_heavy() -> None:
+def test_help_imports_no_heavy_library() -> None:
     heavy = {"pydantic", "pyarrow", "urllib3", "yaml", "kfp", "kfp_server_api", "tensorflow", "tfx"}
     assert not heavy & modules_of("--help")
 
@@ -277,7 +277,7 @@ def test_status_imports_neither_the_sdk_nor_the_client_of_kubernetes(
         (("--param", "epochs=3", "--timeout", "0"), "--timeout"),
     ],
 )
-def test_wrong_usage_is_status_2_and_asks_nothing(
+def test_kubeflow_runner_wrong_usage_has_status_2_and_sends_no_request(
     arguments: tuple[str, ...], reason: str, package: str, stub: KubeflowStub
 ) -> None:
     for command in (("submit",), ("schedule", "--cron", "0 6 1 * *")):
@@ -286,14 +286,18 @@ def test_wrong_usage_is_status_2_and_asks_nothing(
     assert stub.calls == []
 
 
-def test_a_wrong_cron_expression_is_wrong_usage(package: str, stub: KubeflowStub) -> None:
+def test_schedule_refuses_a_wrong_cron_expression_as_wrong_usage(
+    package: str, stub: KubeflowStub
+) -> None:
     output = failed(*schedule(package, "--cron", "0 6 1 *"), status=2)
     assert "has 4 fields" in output
     assert "allowed are 5 fields" in output
     assert stub.calls == []
 
 
-def test_a_refusal_is_status_1_and_a_line(package: str, stub: KubeflowStub) -> None:
+def test_kubeflow_runner_refusal_has_status_1_and_one_line(
+    package: str, stub: KubeflowStub
+) -> None:
     stub.fail("CreateRun", HTML)
     (line,) = failed(*submit(package)).splitlines()
     assert line.startswith("Cannot start the run 'toy-pipeline ")
@@ -303,7 +307,7 @@ def test_a_refusal_is_status_1_and_a_line(package: str, stub: KubeflowStub) -> N
     assert line == "Cannot look up the run no-such: Run no-such not found (HTTP 404)."
 
 
-def test_without_any_address_it_is_said_how_to_give_one(tmp_path: Path) -> None:
+def test_kubeflow_runner_without_an_address_tells_how_to_give_one(tmp_path: Path) -> None:
     environment = {name: value for name, value in os.environ.items() if name not in VARIABLES}
     ended = subprocess.run(
         [sys.executable, "kubeflow_runner.py", "schedules", "list"],
@@ -328,7 +332,7 @@ CONFIGURED = (
 )
 
 
-def test_the_pipeline_is_submitted_with_the_value_of_every_parameter(stub: KubeflowStub) -> None:
+def test_submit_sends_the_pipeline_with_the_value_of_every_parameter(stub: KubeflowStub) -> None:
     done("submit", *CONFIGURED, "--param", "data_as_of=201310")
     done("submit", *CONFIGURED, "--param", "training_epochs=3")
     (version,) = stub.versions.values()
@@ -342,7 +346,7 @@ def test_the_pipeline_is_submitted_with_the_value_of_every_parameter(stub: Kubef
     assert first["data_uri"] == "/mnt/flightdeck/tests/trips/data"
 
 
-def test_the_pipeline_is_scheduled_once_however_often_it_is_said(stub: KubeflowStub) -> None:
+def test_schedule_of_the_pipeline_is_made_once(stub: KubeflowStub) -> None:
     command = ("schedule", "--cron", "0 6 1 * *", "--name", "monthly", *CONFIGURED)
     assert "was created" in done(*command)
     assert "is unchanged" in done(*command)
@@ -353,7 +357,7 @@ def test_the_pipeline_is_scheduled_once_however_often_it_is_said(stub: KubeflowS
 MONITORING = ("submit", "--pipeline", "monitoring", *CONFIGURED)
 
 
-def test_the_monitoring_pipeline_is_submitted_for_a_version_and_a_period(
+def test_submit_sends_the_monitoring_pipeline_with_version_and_period(
     stub: KubeflowStub,
 ) -> None:
     period = ("--param", "since=2013-10-01", "--param", "until=1383264000")
@@ -375,7 +379,7 @@ def test_the_monitoring_pipeline_is_submitted_for_a_version_and_a_period(
         (("--param", "log_uri="), "a path or an address is expected"),
     ],
 )
-def test_the_monitoring_pipeline_without_a_version_or_period_is_wrong_usage(
+def test_submit_refuses_the_monitoring_pipeline_without_version_or_period(
     arguments: tuple[str, ...], reason: str, stub: KubeflowStub
 ) -> None:
     output = failed(*MONITORING, *arguments, status=2)
@@ -405,7 +409,7 @@ def test_a_package_of_the_monitoring_pipeline_needs_a_period_and_is_not_schedule
     done("submit", "--package", path, *period)
 
 
-def test_a_schedule_that_would_not_look_at_the_data_is_refused(
+def test_schedule_refuses_a_configuration_that_would_cache_the_data(
     stub: KubeflowStub, small_spans: Path
 ) -> None:
     pinned = ("--set", 'kubeflow.uncached=["Pusher"]', "--set", f"data.uri={small_spans}")

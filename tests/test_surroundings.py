@@ -95,7 +95,7 @@ def on_terminal(command: list[str], columns: int, **environment: str) -> str:
 
 
 @pytest.mark.parametrize("columns", [200, 80, 40, 10])
-def test_runs_cuts_off_nothing_however_narrow_the_terminal_is(output: Path, columns: int) -> None:
+def test_runs_cuts_nothing_off_on_a_narrow_terminal(output: Path, columns: int) -> None:
     shown = on_terminal([*LOCAL, "runs", "--output", str(output)], columns)
     text = re.sub(r"\s", "", _ESCAPES.sub("", shown))
     for number in range(100, 160):
@@ -108,7 +108,7 @@ def test_runs_cuts_off_nothing_however_narrow_the_terminal_is(output: Path, colu
 @pytest.mark.parametrize(
     "environment", [{"TERM": "dumb"}, {"NO_COLOR": "1"}, {"TERM": ""}], ids=str
 )
-def test_runs_sends_no_colour_to_a_terminal_without(
+def test_runs_prints_no_colour_to_a_terminal_without(
     output: Path, environment: dict[str, str]
 ) -> None:
     shown = on_terminal([*LOCAL, "runs", "--output", str(output)], 40, **environment)
@@ -125,7 +125,7 @@ def test_runs_sends_no_colour_to_a_terminal_without(
     ],
     ids=str,
 )
-def test_runs_writes_what_the_character_set_lacks_as_numbers(
+def test_runs_escapes_what_the_character_set_lacks(
     output: Path, environment: dict[str, str]
 ) -> None:
     done = shell('"$@"', *LOCAL, "runs", "--output", output, environment=environment)
@@ -138,7 +138,9 @@ def test_runs_writes_what_the_character_set_lacks_as_numbers(
     [[*LOCAL, "runs", "--output"], [*LOCAL, "--help"], [*KUBEFLOW, "submit", "--help"]],
     ids=["runs", "help", "kubeflow"],
 )
-def test_commands_end_well_when_nobody_reads_on(output: Path, command: list[str]) -> None:
+def test_commands_end_well_when_their_output_is_not_read_to_the_end(
+    output: Path, command: list[str]
+) -> None:
     arguments = [*command, str(output)] if command[-1] == "--output" else command
     done = shell('"$@" | head -n 1', *arguments)
     assert (done.returncode, done.stderr) == (0, "")
@@ -158,7 +160,7 @@ def test_commands_end_well_when_standard_streams_are_closed(
     assert all(path.suffix == ".json" for path in (output / "runs").iterdir())
 
 
-def test_run_says_what_is_wrong_and_fails_when_standard_output_is_closed(output: Path) -> None:
+def test_run_reports_a_failure_when_standard_output_is_closed(output: Path) -> None:
     arguments = ["run", "--output", output, "--set", f"data.uri={output}"]
     done = shell('"$@" >&- 2>&-', *LOCAL, *arguments)
     assert (done.returncode, done.stdout, done.stderr) == (1, "", "")
@@ -168,13 +170,13 @@ def test_run_says_what_is_wrong_and_fails_when_standard_output_is_closed(output:
     assert (done.returncode, done.stderr) == (1, "")
 
 
-def test_runs_fails_in_a_line_when_the_disk_it_prints_to_is_full(output: Path) -> None:
+def test_runs_fails_in_one_line_when_its_disk_is_full(output: Path) -> None:
     done = shell('"$@" > /dev/full', *LOCAL, "runs", "--output", output)
     assert done.returncode == 1
     assert done.stderr == "the output cannot be written: No space left on device\n"
 
 
-def test_schedule_goes_on_when_the_disk_it_prints_to_is_full(output: Path) -> None:
+def test_schedule_goes_on_when_the_disk_of_its_output_is_full(output: Path) -> None:
     options = ["--once", "--set", f"data.uri={output}", "--output", output]
     done = shell('"$@" > /dev/full', *LOCAL, "schedule", *options)
     assert (done.returncode, done.stderr) == (0, "")
@@ -183,7 +185,7 @@ def test_schedule_goes_on_when_the_disk_it_prints_to_is_full(output: Path) -> No
 @pytest.mark.parametrize(
     "command", [LOCAL, KUBEFLOW, SERVING], ids=["local", "kubeflow", "serving"]
 )
-def test_commands_say_that_the_current_directory_is_gone(
+def test_commands_report_that_the_current_directory_is_gone(
     tmp_path: Path, command: list[str]
 ) -> None:
     gone = tmp_path / "gone"
@@ -208,7 +210,7 @@ def test_runs_works_without_a_home_and_from_another_directory(output: Path, tmp_
     ],
     ids=["not in this character set", "not in any"],
 )
-def test_commands_refuse_names_that_are_no_text(
+def test_commands_refuse_names_that_are_not_text(
     output: Path, name: str, environment: dict[str, str]
 ) -> None:
     done = shell(f'"$@" --output "{name}"', *LOCAL, "run", cwd=output, environment=environment)
@@ -244,7 +246,7 @@ def test_commands_refuse_an_output_directory_that_is_a_file(tmp_path: Path, comm
 
 @pytest.mark.skipif(os.getuid() != 0, reason="becomes another user")
 @pytest.mark.parametrize("command", ["run", "schedule", "runs"])
-def test_commands_as_a_user_without_a_name_say_what_they_may_not(
+def test_commands_report_missing_permissions_to_a_user_without_a_name(
     output: Path, command: str
 ) -> None:
     with tempfile.TemporaryDirectory() as folder:

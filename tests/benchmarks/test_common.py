@@ -24,7 +24,7 @@ def page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "results.md"
 
 
-def test_report_writes_a_section_that_says_where_its_figures_are_from(
+def test_report_writes_a_section_with_the_origin_of_its_figures(
     page: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sys, "argv", ["benchmarks/window.py", "--window", "3"])
@@ -40,7 +40,7 @@ def test_report_writes_a_section_that_says_where_its_figures_are_from(
 
 
 @given(st.dictionaries(_NAMES, _CONTENT, min_size=1), _NAMES, _CONTENT)
-def test_replace_section_leaves_the_other_sections_as_they_are(
+def test_replace_section_keeps_the_other_sections(
     sections: dict[str, str], name: str, content: str
 ) -> None:
     page = "# Measured\n"

@@ -217,7 +217,7 @@ def write_model(
 
 
 def save_model(network: tf_keras.Model, graph: tft.TFTransformOutput, path: str) -> None:
-    """Saves a network so that it can be asked with raw pixels, serialized or as they are."""
+    """Saves a network with signatures for raw pixels, serialized or as they are."""
     _save(network, graph, path, {"raw_features": lambda images: images})
 
 

@@ -1,4 +1,4 @@
-"""A small model with a vocabulary, weights and a table, exported in either form; also a program.
+"""A small model with a vocabulary, weights and a table, exported in either format; also a program.
 
 As a program it exports one after it has made some other functions, which shifts the numbers in the
 names of all that follow.

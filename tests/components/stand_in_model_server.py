@@ -36,7 +36,7 @@ TFLITE = FLAGS.get("prefer_tflite_model") == "true"
 BEHAVIOUR = os.environ.get("STAND_IN", "")
 
 
-def answer_to(x: float) -> float:
+def prediction_for(x: float) -> float:
     if BEHAVIOUR == "crashes":
         os.kill(os.getpid(), signal.SIGSEGV)
     if BEHAVIOUR == "hangs":
@@ -53,14 +53,14 @@ class Models(model_service_pb2_grpc.ModelServiceServicer):
     def GetModelStatus(self, request: Any, context: Any) -> Any:
         assert request.model_spec.name == FLAGS["model_name"]
         states = get_model_status_pb2.ModelVersionStatus
-        answer = get_model_status_pb2.GetModelStatusResponse()
-        version = answer.model_version_status.add(version=1, state=states.AVAILABLE)
+        response = get_model_status_pb2.GetModelStatusResponse()
+        version = response.model_version_status.add(version=1, state=states.AVAILABLE)
         if BEHAVIOUR == "never loads":
             version.state = states.LOADING
         if BEHAVIOUR == "cannot load":
             version.state = states.END
             version.status.error_message = "no such operator"
-        return answer
+        return response
 
 
 class Predictions(prediction_service_pb2_grpc.PredictionServiceServicer):
@@ -71,9 +71,9 @@ class Predictions(prediction_service_pb2_grpc.PredictionServiceServicer):
         info.dtype = types_pb2.DT_FLOAT if TFLITE else types_pb2.DT_STRING
         info.tensor_shape.dim.add(size=-1)
         signature.outputs["y"].dtype = types_pb2.DT_FLOAT
-        answer = get_model_metadata_pb2.GetModelMetadataResponse()
-        answer.metadata["signature_def"].Pack(found)
-        return answer
+        response = get_model_metadata_pb2.GetModelMetadataResponse()
+        response.metadata["signature_def"].Pack(found)
+        return response
 
     def Predict(self, request: Any, context: Any) -> Any:
         if BEHAVIOUR == "refuses":
@@ -83,12 +83,12 @@ class Predictions(prediction_service_pb2_grpc.PredictionServiceServicer):
             (x,) = given.float_val or memoryview(given.tensor_content).cast("f")
         else:
             x = value_in(request.inputs["examples"].string_val[0])
-        answer = predict_pb2.PredictResponse()
-        answer.outputs["y"].dtype = types_pb2.DT_FLOAT
-        answer.outputs["y"].float_val.append(answer_to(x))
+        response = predict_pb2.PredictResponse()
+        response.outputs["y"].dtype = types_pb2.DT_FLOAT
+        response.outputs["y"].float_val.append(prediction_for(x))
         for _ in range(2):
-            answer.outputs["y"].tensor_shape.dim.add(size=1)
-        return answer
+            response.outputs["y"].tensor_shape.dim.add(size=1)
+        return response
 
 
 class Rest(BaseHTTPRequestHandler):
@@ -102,15 +102,15 @@ class Rest(BaseHTTPRequestHandler):
         if BEHAVIOUR == "breaks off":
             return
         off = 0.25 if BEHAVIOUR == "is off over REST" else 0.0
-        status, answer = 200, json.dumps({"predictions": [[answer_to(x) + off]]})
+        status, response = 200, json.dumps({"predictions": [[prediction_for(x) + off]]})
         if BEHAVIOUR == "refuses":
-            status, answer = 400, json.dumps({"error": "JSON Value is not an object"})
+            status, response = 400, json.dumps({"error": "JSON Value is not an object"})
         if BEHAVIOUR == "talks nonsense":
-            answer = "<html>"
+            response = "<html>"
         self.send_response(status)
-        self.send_header("Content-Length", str(len(answer)))
+        self.send_header("Content-Length", str(len(response)))
         self.end_headers()
-        self.wfile.write(answer.encode())
+        self.wfile.write(response.encode())
 
 
 def main() -> None:

@@ -44,7 +44,7 @@ def bucket() -> Iterator[str]:
     server.stop()
 
 
-def test_spans_are_read_from_a_bucket_as_from_a_folder(
+def test_span_example_gen_reads_a_bucket_as_a_folder(
     bucket: str,
     tiny_spans: Path,
     curated_schema: Path,
@@ -66,7 +66,7 @@ def test_spans_are_read_from_a_bucket_as_from_a_folder(
     assert rows[0]["test"] > 200
 
 
-def test_find_spans_refuses_by_name_what_a_bucket_holds_besides_spans(bucket: str) -> None:
+def test_find_spans_refuses_by_name_other_contents_of_a_bucket(bucket: str) -> None:
     files, root = open_uri(f"{bucket}/mixed")
     for name in ("span-201301/part.pq", "span-201301/_SUCCESS", "span-201301/PART2.PARQUET"):
         with files.open_output_stream(f"{root}/{name}") as stream:
@@ -85,7 +85,7 @@ def test_find_spans_refuses_by_name_what_a_bucket_holds_besides_spans(bucket: st
         files.delete_dir(f"{root}/{named}")
 
 
-def test_what_is_kept_of_spans_may_be_in_a_bucket(bucket: str) -> None:
+def test_span_store_may_be_in_a_bucket(bucket: str) -> None:
     store = SpanStore(f"{bucket}/spans")
     assert store.read("examples", 201301, "key") is None
     for content in (b"one", b"two"):
@@ -95,12 +95,12 @@ def test_what_is_kept_of_spans_may_be_in_a_bucket(bucket: str) -> None:
     assert [i.base_name for i in files.get_file_info(fs.FileSelector(path))] == ["examples-key"]
 
 
-def test_a_bucket_that_is_not_there_is_named(bucket: str) -> None:
+def test_find_spans_names_a_missing_bucket(bucket: str) -> None:
     with pytest.raises(DataError, match="data directory 's3://nowhere/data'"):
         spans.find_spans("s3://nowhere/data")
 
 
-def test_a_model_is_pushed_to_a_bucket_signed_and_served_from_it(
+def test_pusher_pushes_a_signed_model_to_a_bucket_that_is_served(
     bucket: str, pushed: PushedRun, tmp_path: Path
 ) -> None:
     serving_dir = f"{bucket}/serving"
@@ -124,7 +124,7 @@ def test_a_model_is_pushed_to_a_bucket_signed_and_served_from_it(
     assert directory.versions() == [version]
 
 
-def test_a_version_in_a_bucket_is_rolled_back_and_promoted(
+def test_directory_in_a_bucket_is_rolled_back_and_promoted(
     bucket: str, pushed: PushedRun, tmp_path: Path
 ) -> None:
     serving_dir = f"{bucket}/rolled"
@@ -139,7 +139,7 @@ def test_a_version_in_a_bucket_is_rolled_back_and_promoted(
     assert directory.served() == first + 1
 
 
-def test_the_endpoint_is_for_s3_alone(bucket: str, tmp_path: Path) -> None:
+def test_open_uri_uses_the_endpoint_for_s3_only(bucket: str, tmp_path: Path) -> None:
     files, path = open_uri(str(tmp_path))
     assert (files.type_name, path) == ("local", str(tmp_path))
     files, path = open_uri(f"{bucket}/a/")

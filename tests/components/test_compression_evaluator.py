@@ -63,7 +63,7 @@ def evaluate(pushed: PushedRun, model: Path, work: Path, **budgets: Any) -> tupl
 
 @pytest.fixture(scope="module")
 def contrary(pushed: PushedRun, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Both forms of a network that answers high where the run's answers low."""
+    """Both formats of a network that predicts high where that of the run predicts low."""
     path = tmp_path_factory.mktemp("contrary")
     trained = tf_keras.models.load_model(
         str(pushed.artifact("Trainer", "model") / "Format-Serving"), compile=False
@@ -85,7 +85,9 @@ def copied_model(pushed: PushedRun, tmp_path: Path) -> Path:
     return Path(shutil.copytree(made, tmp_path / "model"))
 
 
-def test_both_forms_are_compared_with_the_float_model(pushed: PushedRun) -> None:
+def test_compression_evaluator_compares_both_formats_with_the_float_model(
+    pushed: PushedRun,
+) -> None:
     uri = str(pushed.artifact("CompressionEvaluator", "evaluation"))
     specs = tfma.load_eval_result(uri, model_name=None).config.model_specs
     assert [(spec.name, spec.is_baseline) for spec in specs] == [
@@ -104,14 +106,14 @@ def test_both_forms_are_compared_with_the_float_model(pushed: PushedRun) -> None
     assert read_metrics(uri)["Overall"]["auc"] == tflite
 
 
-def test_the_tflite_form_is_what_the_evaluator_judges(pushed: PushedRun) -> None:
+def test_evaluator_evaluates_the_tflite_format(pushed: PushedRun) -> None:
     metrics = read_metrics(str(pushed.artifact("Evaluator", "evaluation")))
     compressed = read_metrics(str(pushed.artifact("CompressionEvaluator", "evaluation")))
     assert metrics["Overall"]["auc"] == pytest.approx(compressed["Overall"]["auc"], abs=1e-6)
 
 
 @pytest.mark.parametrize(("broken", "named"), [("tflite", "tflite"), ("server", "saved_model")])
-def test_a_model_is_refused_if_either_form_of_it_is_bad(
+def test_compression_evaluator_refuses_a_model_with_one_bad_format(
     pushed: PushedRun, contrary: Path, copied_model: Path, tmp_path: Path, broken: str, named: str
 ) -> None:
     folder = copied_model / "Format-Serving"
@@ -131,7 +133,7 @@ def test_a_model_is_refused_if_either_form_of_it_is_bad(
     assert failures[0].endswith("allowed -0.15 absolute")
 
 
-def test_a_good_model_over_a_budget_is_refused_with_by_how_much(
+def test_compression_evaluator_refuses_a_model_over_budget_and_tells_by_how_much(
     pushed: PushedRun, tmp_path: Path
 ) -> None:
     model = pushed.artifact("Quantizer", "quantized_model")
@@ -146,7 +148,7 @@ def test_a_good_model_over_a_budget_is_refused_with_by_how_much(
 @pytest.mark.parametrize(
     ("budget", "value"), [("max_bytes", -1), ("max_p99_ms", -0.5), ("min_sparsity", 1.5)]
 )
-def test_a_budget_that_makes_no_sense_is_refused_before_any_work(
+def test_compression_evaluator_refuses_an_impossible_budget_before_any_work(
     pushed: PushedRun, tmp_path: Path, budget: str, value: float
 ) -> None:
     model = pushed.artifact("Quantizer", "quantized_model")
@@ -163,7 +165,7 @@ def test_a_budget_that_makes_no_sense_is_refused_before_any_work(
     max_p99=st.floats(0, 10),
     min_sparsity=st.floats(0, 1),
 )
-def test_exactly_the_budgets_that_are_not_met_are_named(
+def test_unmet_budgets_names_exactly_those_that_are_not_met(
     size: int, p99: float, sparsity: float, max_bytes: int, max_p99: float, min_sparsity: float
 ) -> None:
     report = {
@@ -179,18 +181,18 @@ def test_exactly_the_budgets_that_are_not_met_are_named(
     assert [line.partition(":")[0] for line in lines] == [name for name in broken if broken[name]]
 
 
-def test_predictions_are_made_a_batch_at_a_time(pushed: PushedRun) -> None:
+def test_evaluator_predicts_a_batch_at_a_time(pushed: PushedRun) -> None:
     examples = read_examples(pushed)[:100]
     predict = _Predict(
         {"tflite": (str(pushed.version), True), "server": (str(pushed.version), False)},
         frozenset({"origin"}),
     )
     predict.setup()
-    asked = {name: count_calls(predictor) for name, predictor in predict._predictors.items()}
+    batches = {name: count_calls(predictor) for name, predictor in predict._predictors.items()}
     extracts = {"input": examples, "features": {"origin": examples, "dest": examples}}
     (made,) = predict.process(extracts)
-    assert asked == {"tflite": [100], "server": [100]}
-    assert {name: answers.shape for name, answers in made["predictions"].items()} == {
+    assert batches == {"tflite": [100], "server": [100]}
+    assert {name: predictions.shape for name, predictions in made["predictions"].items()} == {
         "tflite": (100, 1),
         "server": (100, 1),
     }
@@ -198,13 +200,13 @@ def test_predictions_are_made_a_batch_at_a_time(pushed: PushedRun) -> None:
 
 
 def count_calls(predictor: Any) -> list[int]:
-    """The batch sizes that a predictor is asked with from now on."""
+    """The sizes of the batches that a predictor gets from now on."""
     sizes: list[int] = []
-    answer = predictor.predict
+    original = predictor.predict
 
     def counting(examples: np.ndarray) -> np.ndarray:
         sizes.append(len(examples))
-        return answer(examples)
+        return original(examples)
 
     predictor.predict = counting
     return sizes
@@ -216,7 +218,9 @@ def read_examples(pushed: PushedRun) -> np.ndarray:
     return np.array(list(tf.data.TFRecordDataset(files, "GZIP").as_numpy_iterator()), object)
 
 
-def test_the_form_that_is_there_is_loaded(pushed: PushedRun, copied_model: Path) -> None:
+def test_load_predictor_loads_the_format_that_is_there(
+    pushed: PushedRun, copied_model: Path
+) -> None:
     assert isinstance(load_predictor(str(pushed.version)), TFLitePredictor)
     assert isinstance(load_predictor(str(pushed.version), prefer_tflite=False), SavedModelPredictor)
     folder = copied_model / "Format-Serving"
@@ -224,7 +228,7 @@ def test_the_form_that_is_there_is_loaded(pushed: PushedRun, copied_model: Path)
     assert isinstance(load_predictor(str(folder)), SavedModelPredictor)
 
 
-def test_an_example_without_an_integer_that_the_model_reads_is_named(pushed: PushedRun) -> None:
+def test_predictor_names_a_missing_integer_feature(pushed: PushedRun) -> None:
     example = tf.train.Example.FromString(read_examples(pushed)[0])
     del example.features.feature["sched_dep_time"]
     predictor = load_predictor(str(pushed.version))
@@ -232,7 +236,7 @@ def test_an_example_without_an_integer_that_the_model_reads_is_named(pushed: Pus
         predictor.predict(np.array([example.SerializeToString()], object))
 
 
-def test_the_report_is_json_with_a_row_for_the_mode_that_is_shipped(pushed: PushedRun) -> None:
+def test_quantizer_report_has_a_row_for_the_shipped_mode(pushed: PushedRun) -> None:
     report = json.loads((pushed.artifact("Quantizer", "report") / "report.json").read_text())
     shipped = report["modes"][report["mode"]]
     folder = pushed.artifact("Quantizer", "quantized_model") / "Format-Serving"

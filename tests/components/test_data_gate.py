@@ -56,7 +56,7 @@ def window(first: int, last: int) -> pd.DataFrame:
 
 
 def window_before(number: int) -> pd.DataFrame:
-    """What a run by default learns from before it is judged on a month."""
+    """The window that a run trains on by default before it is evaluated on a month."""
     return window(max(201301, number - 6), number - 1)
 
 
@@ -158,26 +158,24 @@ def warnings_of(passed: standard.ExampleAnomalies) -> list[str]:
 
 
 @pytest.mark.parametrize("number", range(201301, 201313))
-def test_real_months_pass_the_schema(tmp_path: Path, number: int) -> None:
+def test_data_gate_passes_real_months(tmp_path: Path, number: int) -> None:
     passed = pass_gate(tmp_path, test=month(number))
     assert GateFacts.of(passed) == GateFacts(0, (), compared=False, drift=None)
 
 
 @pytest.mark.parametrize("number", [201309, 201312])
-def test_a_held_out_week_that_lacks_what_a_month_has_warns_and_does_not_block(
-    tmp_path: Path, number: int
-) -> None:
+def test_data_gate_warns_of_a_held_out_week_that_lacks_values(tmp_path: Path, number: int) -> None:
     """September ended with hardly a gust, and December with many hours without data."""
     rows = month(number)
     week = rows[rows["time_hour"] > rows["time_hour"].max() - 7 * 24 * 3600].reset_index(drop=True)
     passed = pass_gate(tmp_path / "held out", train=rows, eval=week)
     assert any("LOW_FRACTION_PRESENT" in line for line in warnings_of(passed))
     with pytest.raises(BlockingAnomalies, match="LOW_FRACTION_PRESENT"):
-        pass_gate(tmp_path / "judged", test=week)
+        pass_gate(tmp_path / "tested", test=week)
 
 
 @pytest.mark.parametrize(("served", "new"), [(201301, 201307), (201306, 201312), (201311, 201312)])
-def test_real_months_pass_against_the_statistics_of_another_season(
+def test_data_gate_passes_real_months_against_another_season(
     tmp_path: Path, served: int, new: int
 ) -> None:
     passed = pass_gate(tmp_path, served=month(served), train=month(new), eval=month(new))
@@ -231,7 +229,7 @@ def lose(column: str, share: float) -> Fault:
         (lose("dest", 0.01), "dest", "fewer"),
     ],
 )
-def test_a_fault_stops_the_run_naming_split_feature_and_numbers(
+def test_data_gate_stops_the_run_and_names_split_feature_and_value(
     tmp_path: Path, fault: Fault, feature: str, words: str
 ) -> None:
     broken = month(201303).copy()
@@ -244,7 +242,7 @@ def test_a_fault_stops_the_run_naming_split_feature_and_numbers(
     assert "train: " not in str(stopped.value)
 
 
-def test_a_few_unseen_categories_are_a_warning_where_the_domain_leaves_room(tmp_path: Path) -> None:
+def test_data_gate_warns_of_a_few_unseen_values_of_a_category(tmp_path: Path) -> None:
     frame = month(201303).copy()
     put("company", 3, "ZZ")(frame)
     put("dest", 4, "ZZZ")(frame)
@@ -254,7 +252,7 @@ def test_a_few_unseen_categories_are_a_warning_where_the_domain_leaves_room(tmp_
     ]
 
 
-def test_a_category_that_moves_too_far_from_what_is_served_is_drift(tmp_path: Path) -> None:
+def test_data_gate_reports_a_category_far_from_the_served_model_as_drift(tmp_path: Path) -> None:
     frame = month(201303).copy()
     replace("company", "UA", "AA")(frame)
     with pytest.raises(
@@ -263,14 +261,14 @@ def test_a_category_that_moves_too_far_from_what_is_served_is_drift(tmp_path: Pa
         pass_gate(tmp_path, served=month(201303), train=frame)
 
 
-def test_drift_is_judged_on_the_window_not_on_the_days_held_out(tmp_path: Path) -> None:
+def test_data_gate_checks_drift_of_the_window_and_not_of_held_out_days(tmp_path: Path) -> None:
     frame = month(201303).copy()
     replace("company", "UA", "AA")(frame)
     pass_gate(tmp_path, served=month(201303), train=month(201303), eval=frame)
 
 
 @pytest.mark.parametrize("entry", ["INT_TYPE_BIG_INT", "delayed:INT_TYPE_BIG_INT"])
-def test_what_is_warn_only_is_counted_and_does_not_stop(tmp_path: Path, entry: str) -> None:
+def test_data_gate_counts_warn_only_anomalies_and_does_not_stop(tmp_path: Path, entry: str) -> None:
     frame = month(201303).copy()
     put("delayed", 3, 7)(frame)
     passed = pass_gate(tmp_path, warn_only=(entry,), test=frame)
@@ -280,23 +278,23 @@ def test_what_is_warn_only_is_counted_and_does_not_stop(tmp_path: Path, entry: s
     assert list(kept.anomaly_info) == ["delayed"]
 
 
-def test_warn_only_for_one_feature_leaves_others_blocking(tmp_path: Path) -> None:
+def test_data_gate_blocks_other_features_than_the_warn_only_one(tmp_path: Path) -> None:
     frame = month(201303).copy()
     put("delayed", 3, 7)(frame)
     with pytest.raises(BlockingAnomalies):
         pass_gate(tmp_path, warn_only=("month:INT_TYPE_BIG_INT",), test=frame)
 
 
-def test_an_anomaly_that_does_not_exist_is_refused() -> None:
+def test_parse_warn_only_refuses_an_unknown_anomaly() -> None:
     with pytest.raises(UserError, match="delayed:TOO_LATE"):
         parse_warn_only(["INT_TYPE_BIG_INT", "delayed:TOO_LATE"])
 
 
-# A new month beside the window before it, and the window that the served model learned from
+# A new month with the window before it, and the window that the served model was trained on
 
 
 @pytest.mark.parametrize("number", range(201302, 201313))
-def test_real_months_pass_with_the_window_before_them_being_served(
+def test_data_gate_passes_real_months_with_the_window_before_served(
     tmp_path: Path, number: int
 ) -> None:
     before = window_before(number)
@@ -304,7 +302,9 @@ def test_real_months_pass_with_the_window_before_them_being_served(
 
 
 @pytest.mark.parametrize("length", [1, 3, 6])
-def test_real_months_pass_however_old_the_served_model_is(tmp_path: Path, length: int) -> None:
+def test_data_gate_passes_real_months_however_old_the_served_model_is(
+    tmp_path: Path, length: int
+) -> None:
     new = {number: month(number) for number in range(201301, 201313)}
     for first in range(201301, 201313 - length):
         for number in range(first + length, 201313):
@@ -313,10 +313,10 @@ def test_real_months_pass_however_old_the_served_model_is(tmp_path: Path, length
             pass_gate(folder, served=served, train=new[number])
 
 
-def judge_new_month(
+def blocking_reasons(
     root: Path, number: int, fault: Fault, *, statistics_alone: bool = False
 ) -> list[str]:
-    """The reasons why a month with a fault does not pass beside the window before it."""
+    """The reasons why a month with a fault does not pass with the window before it."""
     broken = month(number).copy()
     fault(broken)
     before = window_before(number)
@@ -354,10 +354,10 @@ def repeat_day(day: int, instead_of: int) -> Fault:
 
 @pytest.mark.parametrize("number", [201302, 201307, 201312])
 @pytest.mark.parametrize("column", ["temp", "dewp"])
-def test_degrees_celsius_instead_of_fahrenheit_are_found_in_any_season(
+def test_data_gate_finds_celsius_instead_of_fahrenheit_in_any_season(
     tmp_path: Path, column: str, number: int
 ) -> None:
-    reasons = judge_new_month(tmp_path, number, convert(column, lambda f: (f - 32) / 1.8))
+    reasons = blocking_reasons(tmp_path, number, convert(column, lambda f: (f - 32) / 1.8))
     assert any(f"test: {column}: RELATION_CHANGED: " in reason for reason in reasons), reasons
 
 
@@ -365,8 +365,10 @@ def test_degrees_celsius_instead_of_fahrenheit_are_found_in_any_season(
     ("column", "factor"),
     [("distance", 1.609), ("visib", 1.609), ("wind_speed", 0.447), ("pressure", 0.02953)],
 )
-def test_a_column_in_other_units_is_found(tmp_path: Path, column: str, factor: float) -> None:
-    reasons = judge_new_month(tmp_path, 201312, convert(column, lambda values: values * factor))
+def test_data_gate_finds_a_column_in_other_units(
+    tmp_path: Path, column: str, factor: float
+) -> None:
+    reasons = blocking_reasons(tmp_path, 201312, convert(column, lambda values: values * factor))
     assert any(f"test: {column}: " in reason for reason in reasons), reasons
 
 
@@ -379,14 +381,16 @@ def test_a_column_in_other_units_is_found(tmp_path: Path, column: str, factor: f
         ("VX", "AA", "VALUE_VANISHED"),
     ],
 )
-def test_a_company_that_is_renamed_everywhere_is_found(
+def test_data_gate_finds_a_company_renamed_everywhere(
     tmp_path: Path, old: str, new: str, anomaly: str
 ) -> None:
-    reasons = judge_new_month(tmp_path, 201308, replace("company", old, new), statistics_alone=True)
+    reasons = blocking_reasons(
+        tmp_path, 201308, replace("company", old, new), statistics_alone=True
+    )
     assert any(f"test: company: {anomaly}: " in reason for reason in reasons), reasons
 
 
-def test_a_small_company_that_is_renamed_is_a_warning(tmp_path: Path) -> None:
+def test_data_gate_warns_of_a_small_company_that_is_renamed(tmp_path: Path) -> None:
     frame = month(201308).copy()
     replace("company", "HA", "H2")(frame)
     passed = pass_gate(tmp_path, served=window_before(201308), test=frame)
@@ -394,7 +398,7 @@ def test_a_small_company_that_is_renamed_is_a_warning(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("column", ["temp", "humid", "wind_gust", "precip"])
-def test_a_constant_column_is_found_even_before_a_model_is_served(
+def test_data_gate_finds_a_constant_column_before_a_model_is_served(
     tmp_path: Path, column: str
 ) -> None:
     broken = month(201310).copy()
@@ -405,12 +409,14 @@ def test_a_constant_column_is_found_even_before_a_model_is_served(
 
 @pytest.mark.parametrize("number", [201305, 201309])
 @pytest.mark.parametrize("column", ["company", "temp", "wind_dir", "precip", "pressure", "seats"])
-def test_a_column_that_lost_30_percent_is_found(tmp_path: Path, column: str, number: int) -> None:
-    reasons = judge_new_month(tmp_path, number, lose(column, 0.3), statistics_alone=True)
+def test_data_gate_finds_a_column_that_lost_30_percent(
+    tmp_path: Path, column: str, number: int
+) -> None:
+    reasons = blocking_reasons(tmp_path, number, lose(column, 0.3), statistics_alone=True)
     assert any(f"test: {column}: " in reason for reason in reasons), reasons
 
 
-def test_a_missing_rate_far_from_the_served_models_is_found_where_the_schema_allows_it(
+def test_data_gate_finds_a_missing_rate_far_from_the_served_model(
     tmp_path: Path,
 ) -> None:
     def give_everyone_a_gust(frame: pd.DataFrame) -> None:
@@ -418,7 +424,9 @@ def test_a_missing_rate_far_from_the_served_models_is_found_where_the_schema_all
 
     (reason,) = (
         reason
-        for reason in judge_new_month(tmp_path, 201310, give_everyone_a_gust, statistics_alone=True)
+        for reason in blocking_reasons(
+            tmp_path, 201310, give_everyone_a_gust, statistics_alone=True
+        )
         if "MISSING_RATE_CHANGED" in reason
     )
     assert re.fullmatch(
@@ -429,26 +437,26 @@ def test_a_missing_rate_far_from_the_served_models_is_found_where_the_schema_all
 
 
 @pytest.mark.parametrize("number", [201302, 201308])
-def test_a_day_delivered_twice_is_found(tmp_path: Path, number: int) -> None:
-    reasons = judge_new_month(tmp_path, number, repeat_day(9, instead_of=20))
+def test_data_gate_finds_a_day_delivered_twice(tmp_path: Path, number: int) -> None:
+    reasons = blocking_reasons(tmp_path, number, repeat_day(9, instead_of=20))
     assert re.match(r"test: \(data set\): DUPLICATE_ROWS: \d+ of 5,\d+ rows repeat", reasons[0])
 
 
 @pytest.mark.parametrize("number", range(201302, 201313))
-def test_shuffled_labels_are_found_in_every_month(tmp_path: Path, number: int) -> None:
-    (reason,) = judge_new_month(tmp_path, number, shuffle("delayed"))
+def test_data_gate_finds_shuffled_labels_in_every_month(tmp_path: Path, number: int) -> None:
+    (reason,) = blocking_reasons(tmp_path, number, shuffle("delayed"))
     assert re.match(
         r"test: delayed: LABEL_UNRELATED: .* AUC of 0\.[45]\d\d, 0\.[67]\d\d in train", reason
     )
 
 
-def test_inverted_labels_are_found(tmp_path: Path) -> None:
-    reasons = judge_new_month(tmp_path, 201310, convert("delayed", lambda delayed: 1 - delayed))
+def test_data_gate_finds_inverted_labels(tmp_path: Path) -> None:
+    reasons = blocking_reasons(tmp_path, 201310, convert("delayed", lambda delayed: 1 - delayed))
     assert any("test: delayed: COMPARATOR_JENSEN_SHANNON_DIVERGENCE_HIGH" in r for r in reasons)
     assert any("test: delayed: LABEL_UNRELATED" in r for r in reasons)
 
 
-def test_a_drift_that_comes_near_its_threshold_is_a_warning(tmp_path: Path) -> None:
+def test_data_gate_warns_of_drift_near_its_threshold(tmp_path: Path) -> None:
     frame = month(201303).copy()
     frame.loc[frame.index[frame["company"] == "EV"][:220], "company"] = "UA"
     passed = pass_gate(tmp_path, served=month(201303), test=frame)
@@ -463,7 +471,7 @@ def test_a_drift_that_comes_near_its_threshold_is_a_warning(tmp_path: Path) -> N
     assert [reason.short_description for reason in kept.reason] == ["DRIFT_NEAR_THRESHOLD"]
 
 
-def test_what_the_gate_finds_itself_can_be_made_a_warning_too(tmp_path: Path) -> None:
+def test_data_gate_warns_of_its_own_anomalies_if_set_so(tmp_path: Path) -> None:
     broken, before = month(201308).copy(), window_before(201308)
     shuffle("delayed")(broken)
     passed = pass_gate(
@@ -472,7 +480,7 @@ def test_what_the_gate_finds_itself_can_be_made_a_warning_too(tmp_path: Path) ->
     assert any("test: delayed: LABEL_UNRELATED: " in line for line in warnings_of(passed))
 
 
-def test_a_feature_that_the_schema_does_not_have_is_refused(tmp_path: Path) -> None:
+def test_data_gate_refuses_a_feature_that_the_schema_lacks(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="the schema has no feature altitude"):
         pass_gate(tmp_path, features=("temp", "altitude"), test=month(201303))
 
@@ -486,7 +494,7 @@ def only_label(value: object) -> Fault:
 
 @pytest.mark.parametrize("split", ["train", "eval", "test"])
 @pytest.mark.parametrize("value", [0, 1])
-def test_labels_of_one_value_stop_the_run_in_any_split(
+def test_data_gate_stops_the_run_for_labels_of_one_value_in_any_split(
     tmp_path: Path, split: str, value: int
 ) -> None:
     broken = month(201303).copy()
@@ -514,7 +522,7 @@ def test_labels_of_one_value_stop_the_run_in_any_split(
         (["0", "1", "0", "1"], "the labels are not numbers"),
     ],
 )
-def test_labels_that_no_schema_refuses_are_refused(labels: list[Any], reason: str) -> None:
+def test_label_unusable_is_found_whatever_the_schema_allows(labels: list[Any], reason: str) -> None:
     statistics = tfdv.generate_statistics_from_dataframe(
         pd.DataFrame({"delayed": labels, "x": [1, 2, 3, 4]})
     )
@@ -524,7 +532,7 @@ def test_labels_that_no_schema_refuses_are_refused(labels: list[Any], reason: st
 
 
 @pytest.mark.parametrize("kind", [np.int64, np.float32, np.float64])
-def test_labels_of_0_and_1_are_usable_whatever_their_type_and_number(kind: Any) -> None:
+def test_label_unusable_is_not_found_for_0_and_1_of_any_type(kind: Any) -> None:
     labels = (np.random.default_rng(7).random(200_000) < 0.237).astype(kind)
     statistics = tfdv.generate_statistics_from_dataframe(pd.DataFrame({"delayed": labels}))
     assert list(find_label_unusable("train", statistics, "delayed")) == []
@@ -536,7 +544,7 @@ def test_labels_of_0_and_1_are_usable_whatever_their_type_and_number(kind: Any) 
 
 @pytest.mark.parametrize("split", ["train", "eval", "test"])
 @pytest.mark.parametrize("kind", [schema_pb2.INT, schema_pb2.FLOAT])
-def test_a_soft_label_stops_the_run_in_any_split_whatever_the_schema_allows(
+def test_data_gate_stops_the_run_for_soft_labels_whatever_the_schema_allows(
     split: str, kind: int
 ) -> None:
     schema = tfdv.load_schema_text(str(PROJECT / load_config().gate.schema))
@@ -556,7 +564,7 @@ def test_a_soft_label_stops_the_run_in_any_split_whatever_the_schema_allows(
 # What the window says nothing about
 
 
-def test_columns_of_one_value_in_the_whole_window_are_warned_of(tmp_path: Path) -> None:
+def test_data_gate_warns_of_columns_of_one_value_in_the_whole_window(tmp_path: Path) -> None:
     window = month(201303).copy()
     freeze("temp")(window)
     replace("origin", "JFK", "EWR")(window)
@@ -598,20 +606,20 @@ def sample(number: int, rows: int, seed: int) -> pd.DataFrame:
         (201302, 1000, 1),
     ],
 )
-def test_a_random_sample_of_a_real_month_passes_however_small(
+def test_data_gate_passes_a_random_sample_of_a_real_month(
     tmp_path: Path, number: int, rows: int, seed: int
 ) -> None:
     pass_gate(tmp_path, served=window_before(number), test=sample(number, rows, seed))
 
 
-def test_random_samples_pass_beside_all_rows_of_a_window(tmp_path: Path) -> None:
+def test_data_gate_passes_random_samples_against_a_whole_window(tmp_path: Path) -> None:
     """Few have a trip to Hawaii, without which all distances lie in other bins."""
     before = keep(pd.concat(map(whole_month, range(201306, 201312))))
     for seed in range(6):
         pass_gate(tmp_path / str(seed), served=before, test=sample(201312, 100, seed))
 
 
-def test_a_random_sample_passes_with_its_rows_looked_at(tmp_path: Path) -> None:
+def test_data_gate_passes_a_random_sample_with_its_rows_examined(tmp_path: Path) -> None:
     before = window_before(201303)
     pass_gate(tmp_path, served=before, train=before, test=sample(201303, 100, 3))
 
@@ -629,7 +637,7 @@ def test_a_random_sample_passes_with_its_rows_looked_at(tmp_path: Path) -> None:
         (lose("temp", 0.5), "temp"),
     ],
 )
-def test_a_gross_fault_in_200_rows_still_stops_the_run(
+def test_data_gate_stops_the_run_for_a_gross_fault_in_200_rows(
     tmp_path: Path, fault: Fault, feature: str
 ) -> None:
     broken = sample(201303, 200, 5)
@@ -638,7 +646,7 @@ def test_a_gross_fault_in_200_rows_still_stops_the_run(
         pass_gate(tmp_path, served=window_before(201303), test=broken)
 
 
-def test_what_chance_explains_is_a_warning_that_says_so(tmp_path: Path) -> None:
+def test_data_gate_warns_of_what_chance_explains(tmp_path: Path) -> None:
     passed = pass_gate(tmp_path, served=window_before(201303), test=sample(201303, 100, 0))
     (line,) = (x for x in warnings_of(passed) if "company: COMPARATOR_L_INFTY_HIGH" in x)
     assert re.search(r"By chance: without drift these rows may show 0\.1\d\d?\.$", line)

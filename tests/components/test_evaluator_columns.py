@@ -58,7 +58,7 @@ def make_config(
 
 
 class Take(beam.DoFn):
-    """Hands predictions that stand beside the features on, as an extractor of models does."""
+    """Passes on predictions that stand with the features, as an extractor of models does."""
 
     def process(self, item: dict[str, Any]) -> Iterator[dict[str, Any]]:
         made = item[tfma.PREDICTIONS_KEY]
@@ -216,7 +216,7 @@ def make_batch(
     bound=st.floats(0, 1),
     change=st.floats(-0.2, 0.2),
 )
-def test_columns_give_what_stock_tfma_gives(
+def test_evaluator_columns_give_what_stock_tfma_gives(
     seed: int,
     rows: list[int],
     baseline: bool,
@@ -320,7 +320,7 @@ def histogram_metrics(
     ),
     name=st.sampled_from(["AUC", "AUCPrecisionRecall", "BinaryCrossEntropy", "Calibration"]),
 )
-def test_metric_of_any_scores_labels_and_weights_is_stock_tfmas(
+def test_evaluator_columns_metric_of_any_scores_is_that_of_stock_tfma(
     rows: list[tuple[float, float, float]], name: str
 ) -> None:
     labels, scores, weights = np.array(rows).T
@@ -330,12 +330,12 @@ def test_metric_of_any_scores_labels_and_weights_is_stock_tfmas(
     assert ours == pytest.approx(stock, abs=1e-6, rel=1e-6, nan_ok=True)
 
 
-def test_nan_prediction_is_an_error_as_in_stock_tfma() -> None:
+def test_evaluator_columns_fail_for_nan_as_stock_tfma() -> None:
     with pytest.raises(DataError, match="'' predicts NaN for 1 of 2 rows"):
         histogram_metrics(np.array([0, 1]), np.array([0.5, np.nan]), np.ones(2), "AUC")
 
 
-def test_label_outside_0_and_1_is_an_error_as_in_stock_tfma() -> None:
+def test_evaluator_columns_fail_for_a_label_outside_0_and_1_as_stock_tfma() -> None:
     with pytest.raises(DataError, match="1 of 2 labels are not between 0 and 1, such as 2"):
         histogram_metrics(np.array([0, 2]), np.array([0.5, 0.5]), np.ones(2), "AUC")
 
@@ -344,7 +344,7 @@ def two_batches(rng: np.random.Generator) -> list[Any]:
     return [make_batch(rng, 300, ("candidate", "served"), False, False) for _ in range(2)]
 
 
-def test_intervals_hold_the_value_and_do_not_depend_on_the_order_of_batches() -> None:
+def test_evaluator_columns_intervals_hold_the_value_in_any_order_of_batches() -> None:
     config = make_config(
         [{"class_name": name} for name in BINARY],
         compute_confidence_intervals=True,
@@ -368,7 +368,7 @@ NAMES = ("auc", "auc_precision_recall", "calibration", "mean_label", "mean_predi
 
 
 def intervals(folder: str) -> dict[tuple[Any, ...], tuple[float, float, float]]:
-    """Lower bound, value and upper bound of whatever has an interval."""
+    """Lower bound, value and upper bound of every metric with an interval."""
     return {
         (
             record.slice_key.SerializeToString(deterministic=True),
@@ -388,7 +388,7 @@ def intervals(folder: str) -> dict[tuple[Any, ...], tuple[float, float, float]]:
     }
 
 
-def test_bootstrap_deviation_is_that_of_theory() -> None:
+def test_evaluator_columns_bootstrap_deviation_is_that_of_theory() -> None:
     rows, replicates = 20_000, 40
     examples = np.array([b"%d" % row for row in range(rows)], object)
     counts = poisson_counts(examples, replicates)
@@ -413,13 +413,13 @@ def test_bootstrap_deviation_is_that_of_theory() -> None:
         {"metrics": [{"class_name": "F1Score"}]},
     ],
 )
-def test_what_is_not_computed_by_columns_is_left_to_stock_tfma(change: dict[str, Any]) -> None:
+def test_evaluator_columns_leave_other_metrics_to_stock_tfma(change: dict[str, Any]) -> None:
     metrics = [{"class_name": "AUC"}]
     assert columns.supports(make_config(metrics))
     assert not columns.supports(make_config(**{"metrics": metrics, **change}))
 
 
-def test_metrics_of_several_classes_are_stock_tfmas() -> None:
+def test_evaluator_columns_multiclass_metrics_are_those_of_stock_tfma() -> None:
     rng = np.random.default_rng(3)
     batches = []
     for rows in (60, 5):
@@ -447,7 +447,7 @@ def test_metrics_of_several_classes_are_stock_tfmas() -> None:
     assert_equal_to_stock(config, batches)
 
 
-def test_metrics_of_a_regression_are_stock_tfmas() -> None:
+def test_evaluator_columns_regression_metrics_are_those_of_stock_tfma() -> None:
     rng = np.random.default_rng(4)
     batches = []
     for rows in (60, 5):
@@ -466,7 +466,7 @@ def test_metrics_of_a_regression_are_stock_tfmas() -> None:
 
 
 @pytest.mark.parametrize(("noise", "refused"), [(0.01, False), (1.0, True)])
-def test_loss_counts_only_if_it_is_significant_where_a_confidence_is_asked_for(
+def test_evaluator_columns_count_only_a_significant_loss_with_a_confidence(
     noise: float, refused: bool, tmp_path: Path
 ) -> None:
     rng = np.random.default_rng(5)

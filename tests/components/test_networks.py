@@ -74,35 +74,33 @@ def same_weights(one: tf_keras.Model, other: tf_keras.Model) -> bool:
 
 
 @pytest.mark.parametrize("columns", [1, 2])
-def test_the_area_under_the_curve_of_two_classes_is_that_of_the_positive_one(columns: int) -> None:
+def test_area_under_curve_of_two_classes_is_that_of_the_positive_one(columns: int) -> None:
     random = np.random.default_rng(1)
     labels, positive = random.integers(0, 2, (300, 1)), random.random((300, 1)).round(1)
-    answers = positive if columns == 1 else np.hstack([1 - positive, positive])
-    assert area_under_curve(labels, answers) == roc_auc_score(labels.ravel(), positive.ravel())
+    predictions = positive if columns == 1 else np.hstack([1 - positive, positive])
+    assert area_under_curve(labels, predictions) == roc_auc_score(labels.ravel(), positive.ravel())
 
 
-def test_the_area_under_the_curve_of_ten_classes_is_the_mean_of_one_against_the_rest() -> None:
+def test_area_under_curve_of_ten_classes_is_the_mean_of_one_against_the_rest() -> None:
     random = np.random.default_rng(2)
     labels = np.repeat(np.arange(10), 30)[:, np.newaxis]
     logits = random.normal(size=(300, 10)).astype(np.float32) + np.eye(10)[labels.ravel()]
-    answers = (np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)).astype(np.float32)
-    each = [roc_auc_score(labels.ravel() == digit, answers[:, digit]) for digit in range(10)]
-    assert area_under_curve(labels, answers) == pytest.approx(np.mean(each), abs=1e-4)
+    predictions = (np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)).astype(np.float32)
+    each = [roc_auc_score(labels.ravel() == digit, predictions[:, digit]) for digit in range(10)]
+    assert area_under_curve(labels, predictions) == pytest.approx(np.mean(each), abs=1e-4)
 
 
 @pytest.mark.parametrize(("labels", "columns"), [([1, 1, 1], 1), ([0, 0, 0], 2), ([0, 1, 1], 3)])
-def test_there_is_no_area_under_the_curve_where_a_class_is_missing(
-    labels: list[int], columns: int
-) -> None:
-    answers = np.full((3, columns), 1 / columns, np.float32)
-    assert area_under_curve(np.array(labels), answers) is None
+def test_area_under_curve_is_none_where_a_class_is_missing(labels: list[int], columns: int) -> None:
+    predictions = np.full((3, columns), 1 / columns, np.float32)
+    assert area_under_curve(np.array(labels), predictions) is None
 
 
-def test_the_layers_before_the_last_weights_are_found_behind_layers_without_any() -> None:
+def test_kernel_layers_skips_layers_without_weights() -> None:
     assert names_of(kernel_layers(wide_and_deep())) == ["first", "second"]
 
 
-def test_convolutions_are_found_and_tables_are_not() -> None:
+def test_kernel_layers_finds_convolutions_but_no_embeddings() -> None:
     word = tf_keras.Input((6,), dtype="int32")
     embedded = layers.Embedding(9, 4, name="table")(word)
     hidden = layers.Flatten()(layers.Conv1D(3, 2, name="convolution")(embedded))
@@ -110,7 +108,7 @@ def test_convolutions_are_found_and_tables_are_not() -> None:
     assert names_of(kernel_layers(network)) == ["convolution"]
 
 
-def test_each_of_several_outputs_keeps_its_last_layer() -> None:
+def test_kernel_layers_leaves_out_the_last_layer_of_each_output() -> None:
     image = tf_keras.Input((4,))
     hidden = layers.Dense(3, name="hidden")(image)
     outputs = [layers.Dense(1, name="one")(hidden), layers.Dense(1, name="two")(hidden)]
@@ -127,25 +125,25 @@ def test_each_of_several_outputs_keeps_its_last_layer() -> None:
         (["BatchNormalization", "top"], ["norm", "top"]),
     ],
 )
-def test_layers_are_chosen_by_name_or_by_type(chosen: list[str], found: list[str]) -> None:
+def test_choose_layers_chooses_by_name_or_type(chosen: list[str], found: list[str]) -> None:
     network = wide_and_deep()
     in_order = [name for name in names_of(network.layers) if name in found]
     assert names_of(choose_layers(network, chosen)) == in_order
     assert len(in_order) == len(found)
 
 
-def test_a_choice_that_fits_no_layer_is_refused_with_the_layers_there_are() -> None:
+def test_choose_layers_refuses_an_unknown_name_and_lists_the_layers() -> None:
     with pytest.raises(UserError, match=r"'third' is none of first \(Dense\).* norm \(Batch"):
         choose_layers(wide_and_deep(), ["first", "third"])
 
 
-def test_a_network_without_a_layer_before_its_output_has_nothing_to_choose() -> None:
+def test_choose_layers_refuses_a_network_without_a_hidden_layer() -> None:
     network = tf_keras.Sequential([tf_keras.Input((4,)), layers.Dense(1, name="only")])
     with pytest.raises(UserError, match=r"no layer to choose.*its layers are only \(Dense\)"):
         choose_layers(network, [])
 
 
-def test_a_clone_has_the_same_weights_and_shares_nothing() -> None:
+def test_clone_has_the_same_weights_and_shares_nothing() -> None:
     network = wide_and_deep()
     copy = clone(network)
     assert same_weights(copy, network)
@@ -157,7 +155,7 @@ def test_a_clone_has_the_same_weights_and_shares_nothing() -> None:
     assert all(map(np.array_equal, network.get_weights(), before))
 
 
-def test_fine_tuning_learns_and_the_same_seed_learns_the_same() -> None:
+def test_fine_tune_learns_the_same_with_the_same_seed() -> None:
     network, columns = wide_and_deep(), draw_columns()
     first, again = clone(network), clone(network)
     for copy in (first, again):
@@ -171,7 +169,7 @@ def test_fine_tuning_learns_and_the_same_seed_learns_the_same() -> None:
     assert after["auc"] > 0.9
 
 
-def test_only_how_weights_of_rows_compare_to_one_another_matters() -> None:
+def test_fine_tune_uses_only_relative_weights_of_rows() -> None:
     settings = dataclasses.replace(SETTINGS, weight_key="weight")
     columns = draw_columns()
     networks = [wide_and_deep() for _ in range(3)]
@@ -183,7 +181,7 @@ def test_only_how_weights_of_rows_compare_to_one_another_matters() -> None:
 
 
 @pytest.mark.parametrize("odd", [1e30, np.nan])
-def test_learning_that_diverges_is_an_error_that_names_the_learning_rate(odd: float) -> None:
+def test_fine_tune_that_diverges_names_the_learning_rate(odd: float) -> None:
     network = tf_keras.Sequential(
         [tf_keras.Input((4,), name="deep"), layers.Dense(8, "relu"), layers.Dense(1)]
     )
@@ -194,16 +192,16 @@ def test_learning_that_diverges_is_an_error_that_names_the_learning_rate(odd: fl
         fine_tune(network, columns, settings)
 
 
-def test_the_loss_is_the_mean_of_the_rows() -> None:
+def test_evaluate_gives_the_mean_loss_of_the_rows() -> None:
     network, columns = wide_and_deep(), draw_columns()
-    answers = network.predict([columns["wide"], columns["deep"]], verbose=0).astype(np.float64)
-    right = np.where(columns["label"] == 1, answers, 1 - answers)
+    predictions = network.predict([columns["wide"], columns["deep"]], verbose=0).astype(np.float64)
+    right = np.where(columns["label"] == 1, predictions, 1 - predictions)
     found = evaluate(network, columns, SETTINGS)
     assert found["loss"] == pytest.approx(-np.log(right).mean(), rel=1e-4)
-    assert found["auc"] == roc_auc_score(columns["label"].ravel(), answers.ravel())
+    assert found["auc"] == roc_auc_score(columns["label"].ravel(), predictions.ravel())
 
 
-def test_a_function_is_imported_by_its_path() -> None:
+def test_load_function_imports_a_function_by_its_path() -> None:
     assert load_function(SAVE_FN) is save_model
 
 
@@ -221,7 +219,7 @@ def test_a_function_is_imported_by_its_path() -> None:
         "tests.components.digits",
     ],
 )
-def test_what_is_not_the_path_of_a_function_is_refused(path: str) -> None:
+def test_load_function_refuses_what_is_not_the_path_of_a_function(path: str) -> None:
     with pytest.raises(UserError, match=f"{re.escape(repr(path))} is not the import path of a"):
         load_function(path)
 
@@ -236,7 +234,7 @@ def test_what_is_not_the_path_of_a_function_is_refused(path: str) -> None:
         ({"loss": "no_such_loss"}, "loss = 'no_such_loss': not the name of a Keras loss"),
     ],
 )
-def test_a_setting_that_is_not_allowed_is_refused_by_name(
+def test_fine_tune_settings_refuse_a_wrong_value_by_name(
     change: dict[str, Any], message: str
 ) -> None:
     SETTINGS.check()
@@ -252,7 +250,7 @@ def some(tmp_path_factory: pytest.TempPathFactory) -> standard.Examples:
     return write_examples(folder, {"train": rows[:100], "nothing": rows[:0]})
 
 
-def test_columns_hold_every_row_in_the_order_of_the_file(
+def test_read_columns_holds_every_row_in_the_order_of_the_file(
     some: standard.Examples, digits: Digits
 ) -> None:
     schema = tft.TFTransformOutput(digits.graph.uri).transformed_metadata.schema
@@ -270,7 +268,7 @@ def test_columns_hold_every_row_in_the_order_of_the_file(
         ("nothing", "no examples in .*nothing"),
     ],
 )
-def test_a_split_that_is_missing_or_empty_is_refused_by_name(
+def test_read_columns_refuses_a_missing_or_empty_split_by_name(
     some: standard.Examples, digits: Digits, split: str, message: str
 ) -> None:
     schema = tft.TFTransformOutput(digits.graph.uri).transformed_metadata.schema
@@ -278,7 +276,7 @@ def test_a_split_that_is_missing_or_empty_is_refused_by_name(
         read_columns(some, split, schema)
 
 
-def test_a_loaded_network_is_the_one_that_was_saved_without_what_serves_it(
+def test_load_network_loads_the_saved_network_without_its_signatures(
     digits: Digits, tmp_path: Path
 ) -> None:
     network = build_network()

@@ -34,7 +34,7 @@ def moved(artifact: Any, folder: Path) -> Any:
 
 @pytest.fixture(scope="module")
 def odd(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder whose name is a pattern, beside one that it would match."""
+    """A folder whose name is a pattern, next to one that it would match."""
     root = tmp_path_factory.mktemp("odd")
     (root / "a1xx").mkdir()
     (root / "a[12]*?").mkdir()
@@ -55,7 +55,7 @@ def examples(run_component: Run, tiny_spans: Path, curated_schema: Path, odd: Pa
     return found
 
 
-def test_data_nodes_read_folders_whose_names_are_patterns(
+def test_data_nodes_read_folders_named_like_patterns(
     run_component: Run, examples: Any, curated_schema: Path
 ) -> None:
     inputs = {"examples": examples, "schema": curated_schema}
@@ -96,7 +96,7 @@ def test_data_nodes_refuse_a_split_without_files(
         run_component(component, {"examples": damaged, "schema": curated_schema}, **parameters)
 
 
-def test_request_log_is_found_in_a_folder_whose_name_is_a_pattern(odd: Path) -> None:
+def test_request_log_is_found_in_a_folder_named_like_a_pattern(odd: Path) -> None:
     (odd / "log" / "m").mkdir(parents=True)
     file = odd / "log" / "m" / f"1{REQUEST_LOG_SUFFIX}"
     with tf.io.TFRecordWriter(str(file), "GZIP") as log:

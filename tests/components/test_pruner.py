@@ -61,7 +61,7 @@ def predict(model: standard.Model, split: str) -> np.ndarray:
     return predictor.predict(read_digits()[split].serialize())
 
 
-def test_every_hidden_layer_reaches_the_target_and_the_report_says_so(
+def test_pruner_reaches_and_reports_the_target_in_every_hidden_layer(
     pruned_digits: Outputs,
 ) -> None:
     kernels = load_kernels(pruned_digits["pruned_model"])
@@ -74,13 +74,11 @@ def test_every_hidden_layer_reaches_the_target_and_the_report_says_so(
     assert report["sparsity"] == pytest.approx(zeros(together))
 
 
-def test_the_output_layer_keeps_all_its_weights(pruned_digits: Outputs) -> None:
+def test_pruner_keeps_all_weights_of_the_output_layer(pruned_digits: Outputs) -> None:
     assert zeros(load_kernels(pruned_digits["pruned_model"])["digit"]) == 0
 
 
-def test_the_pruned_network_tells_digits_about_as_well(
-    digits: Digits, pruned_digits: Outputs
-) -> None:
+def test_pruner_keeps_the_accuracy(digits: Digits, pruned_digits: Outputs) -> None:
     models = (digits.model, pruned_digits["pruned_model"])
     before, after = (measure_accuracy(load_predictor(serving_model_uri(m))) for m in models)
     print(f"accuracy on the test split: {before:.3f} before pruning, {after:.3f} after")
@@ -89,23 +87,21 @@ def test_the_pruned_network_tells_digits_about_as_well(
 
 
 @pytest.mark.parametrize("when", ["before", "after"])
-def test_the_report_tells_loss_and_area_under_curve_of_both_models(
+def test_pruner_reports_loss_and_area_under_curve_of_both_models(
     digits: Digits, pruned_digits: Outputs, when: str
 ) -> None:
     model = digits.model if when == "before" else pruned_digits["pruned_model"]
-    answers, labels = predict(model, "eval"), read_digits()["eval"].labels
-    loss = -np.log(answers[np.arange(len(labels)), labels]).mean()
+    predictions, labels = predict(model, "eval"), read_digits()["eval"].labels
+    loss = -np.log(predictions[np.arange(len(labels)), labels]).mean()
     # scikit-learn wants sums of 1 that float32 does not hold.
-    exact = answers.astype(np.float64)
+    exact = predictions.astype(np.float64)
     area = roc_auc_score(labels, exact / exact.sum(axis=1, keepdims=True), multi_class="ovr")
     report = pruned_digits["report"].read()
     assert report[when]["loss"] == pytest.approx(loss, rel=1e-3)
     assert report[when]["auc"] == pytest.approx(area, abs=1e-5)
 
 
-def test_the_pruned_model_has_the_signatures_of_the_model(
-    digits: Digits, pruned_digits: Outputs
-) -> None:
+def test_pruner_keeps_the_signatures_of_the_model(digits: Digits, pruned_digits: Outputs) -> None:
     def signatures(model: standard.Model) -> dict[str, Any]:
         loaded = tf.saved_model.load(serving_model_uri(model)).signatures
         return {
@@ -118,7 +114,7 @@ def test_the_pruned_model_has_the_signatures_of_the_model(
     assert signatures(pruned_digits["pruned_model"]) == given
 
 
-def test_no_wrapper_of_the_toolkit_is_left_in_the_saved_model(
+def test_pruner_leaves_no_wrapper_of_the_toolkit_in_the_saved_model(
     digits: Digits, pruned_digits: Outputs
 ) -> None:
     folders = [serving_model_uri(m) for m in (digits.model, pruned_digits["pruned_model"])]
@@ -139,16 +135,16 @@ def again(digits: Digits, prune: Prune) -> Outputs:
     return outputs | {"inputs_stayed": before == [digest(folder) for folder in folders]}
 
 
-def test_what_it_reads_is_left_as_it_is_byte_for_byte(again: Outputs) -> None:
+def test_pruner_leaves_its_inputs_unchanged(again: Outputs) -> None:
     assert again["inputs_stayed"]
 
 
-def test_the_seed_alone_decides_the_weights(pruned_digits: Outputs, again: Outputs) -> None:
+def test_pruner_weights_depend_on_the_seed_alone(pruned_digits: Outputs, again: Outputs) -> None:
     first, second = (load_kernels(done["pruned_model"]) for done in (pruned_digits, again))
     assert all(np.array_equal(first[name], second[name]) for name in first)
 
 
-def test_four_inputs_of_a_neuron_get_weights_together_or_none(prune: Prune) -> None:
+def test_pruner_prunes_blocks_of_four_inputs_together(prune: Prune) -> None:
     kernels = load_kernels(prune(block_size="[4, 1]", epochs=2)["pruned_model"])
     for name in ("first", "second"):
         assert zeros(kernels[name]) == pytest.approx(0.8, abs=0.005)
@@ -156,7 +152,7 @@ def test_four_inputs_of_a_neuron_get_weights_together_or_none(prune: Prune) -> N
         assert set(np.unique(np.count_nonzero(blocks, axis=1))) == {0, 4}
 
 
-def test_of_every_four_inputs_of_a_neuron_two_get_no_weight(prune: Prune) -> None:
+def test_pruner_prunes_two_of_every_four_inputs(prune: Prune) -> None:
     done = prune(m_by_n="[2, 4]", epochs=1)
     kernels = load_kernels(done["pruned_model"])
     for name in ("first", "second"):
@@ -165,18 +161,18 @@ def test_of_every_four_inputs_of_a_neuron_two_get_no_weight(prune: Prune) -> Non
     assert done["report"].read()["sparsity"] == pytest.approx(0.5, abs=0.001)
 
 
-def test_a_constant_schedule_reaches_the_target(prune: Prune) -> None:
+def test_pruner_reaches_the_target_with_a_constant_schedule(prune: Prune) -> None:
     report = prune(schedule="constant", target_sparsity=0.6, epochs=2)["report"].read()
     assert report["sparsity"] == pytest.approx(0.6, abs=0.002)
 
 
 @pytest.mark.parametrize("schedule", ["polynomial", "constant"])
-def test_the_target_is_reached_however_low_the_frequency(prune: Prune, schedule: str) -> None:
+def test_pruner_reaches_the_target_with_a_low_frequency(prune: Prune, schedule: str) -> None:
     report = prune(epochs=1, schedule=schedule, frequency=1000)["report"].read()
     assert report["sparsity"] == pytest.approx(0.8, abs=0.005)
 
 
-def test_layers_that_were_not_chosen_keep_their_weights(prune: Prune) -> None:
+def test_pruner_keeps_the_weights_of_other_layers(prune: Prune) -> None:
     done = prune(layers='["second"]', epochs=2)
     assert list(done["report"].read()["layers"]) == ["second"]
     kernels = load_kernels(done["pruned_model"])
@@ -184,7 +180,7 @@ def test_layers_that_were_not_chosen_keep_their_weights(prune: Prune) -> None:
     assert zeros(kernels["first"]) == zeros(kernels["digit"]) == 0
 
 
-def test_a_target_of_zero_passes_the_network_on(digits: Digits, prune: Prune) -> None:
+def test_pruner_passes_the_network_on_with_a_target_of_zero(digits: Digits, prune: Prune) -> None:
     done = prune(target_sparsity=0.0, epochs=0)
     given, passed = load_kernels(digits.model), load_kernels(done["pruned_model"])
     assert all(np.array_equal(given[name], passed[name]) for name in given)
@@ -193,7 +189,7 @@ def test_a_target_of_zero_passes_the_network_on(digits: Digits, prune: Prune) ->
     assert report["before"] == report["after"]
 
 
-def test_a_convolution_is_pruned_too(digits: Digits, prune: Prune, tmp_path: Path) -> None:
+def test_pruner_prunes_a_convolution(digits: Digits, prune: Prune, tmp_path: Path) -> None:
     network = build_network(
         layers.Reshape((28, 28, 1)), layers.Conv2D(8, 5, 4, name="strokes"), layers.Flatten()
     )
@@ -202,7 +198,7 @@ def test_a_convolution_is_pruned_too(digits: Digits, prune: Prune, tmp_path: Pat
     assert zeros(load_kernels(done["pruned_model"])["strokes"]) == pytest.approx(0.8, abs=0.01)
 
 
-def test_the_sparsity_of_a_layer_that_does_not_learn_is_measured() -> None:
+def test_measure_sparsity_includes_a_layer_that_does_not_learn() -> None:
     network = build_network(layers.Dense(4, name="frozen", trainable=False))
     kernel = np.ones((PIXELS, 4))
     kernel[::2] = 0
@@ -210,7 +206,7 @@ def test_the_sparsity_of_a_layer_that_does_not_learn_is_measured() -> None:
     assert measure_sparsity(network, ["frozen"])["sparsity"] == 0.5
 
 
-def test_the_sparsity_of_a_separable_convolution_is_that_of_the_kernel_that_is_pruned() -> None:
+def test_measure_sparsity_of_a_separable_convolution_uses_the_pruned_kernel() -> None:
     separable = layers.SeparableConv2D(8, 3, name="separable")
     network = build_network(layers.Reshape((28, 28, 1)), separable, layers.Flatten())
     separable.pointwise_kernel.assign(tf.zeros_like(separable.pointwise_kernel))
@@ -256,7 +252,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
 @pytest.mark.parametrize(
     ("parameters", "message"), REFUSED, ids=[json.dumps(given) for given, _ in REFUSED]
 )
-def test_a_parameter_that_is_not_allowed_is_refused_by_name(
+def test_pruner_refuses_a_wrong_parameter_by_name(
     digits: Digits, refused: Callable[..., None], parameters: dict[str, Any], message: str
 ) -> None:
     refused(Pruner, digits.for_pruner(), message, **(PRUNING | parameters))
@@ -281,7 +277,7 @@ def images(*after: tf_keras.layers.Layer) -> Layers:
     return [layers.Reshape((28, 28, 1)), *after, layers.Flatten()]
 
 
-# Networks whose layer "odd" cannot become sparse as the parameters ask for.
+# Networks whose layer "odd" cannot become sparse as the parameters say.
 UNPRUNABLE: dict[str, tuple[Callable[[], Layers], dict[str, Any]]] = {
     "own layer": (lambda: [Mix(name="odd")], {}),
     "own layer that is not registered": (lambda: [Unregistered(name="odd")], {}),
@@ -318,7 +314,7 @@ UNPRUNABLE: dict[str, tuple[Callable[[], Layers], dict[str, Any]]] = {
 
 
 @pytest.mark.parametrize("case", UNPRUNABLE)
-def test_a_layer_that_cannot_become_sparse_is_refused_by_name(
+def test_pruner_refuses_a_layer_that_cannot_become_sparse_by_name(
     digits: Digits, refused: Callable[..., None], tmp_path: Path, case: str
 ) -> None:
     make_layers, parameters = UNPRUNABLE[case]
@@ -327,7 +323,7 @@ def test_a_layer_that_cannot_become_sparse_is_refused_by_name(
     refused(Pruner, digits.for_pruner(model=model), r"\bodd\b", **parameters)
 
 
-def test_a_network_with_nothing_to_prune_is_refused(
+def test_pruner_refuses_a_network_with_nothing_to_prune(
     digits: Digits, refused: Callable[..., None], tmp_path: Path
 ) -> None:
     model = write_model(tmp_path, build_network(layers.BatchNormalization()), digits.graph)
@@ -341,7 +337,7 @@ def serving_folder(root: Path) -> tuple[standard.Model, str]:
     return model, serving_model_uri(model)
 
 
-def test_a_model_that_is_not_of_keras_is_refused(
+def test_pruner_refuses_a_model_that_is_not_keras(
     digits: Digits, refused: Callable[..., None], tmp_path: Path
 ) -> None:
     model, folder = serving_folder(tmp_path)
@@ -363,7 +359,7 @@ class Subclassed(tf_keras.Model):
         return self.last(inputs)
 
 
-def test_a_subclassed_model_is_refused(
+def test_pruner_refuses_a_subclassed_model(
     digits: Digits, refused: Callable[..., None], tmp_path: Path
 ) -> None:
     model, folder = serving_folder(tmp_path)
@@ -375,7 +371,7 @@ def test_a_subclassed_model_is_refused(
 
 
 @pytest.mark.parametrize("split", ["train", "eval"])
-def test_a_split_that_is_not_there_is_refused_by_name(
+def test_pruner_refuses_a_missing_split_by_name(
     digits: Digits, refused: Callable[..., None], tmp_path: Path, split: str
 ) -> None:
     kept = {name: rows[:50] for name, rows in read_digits().items() if name != split}
@@ -385,7 +381,7 @@ def test_a_split_that_is_not_there_is_refused_by_name(
 
 
 @pytest.mark.parametrize("split", ["train", "eval"])
-def test_an_empty_split_is_refused(
+def test_pruner_refuses_an_empty_split(
     digits: Digits, refused: Callable[..., None], tmp_path: Path, split: str
 ) -> None:
     splits = {"train": read_digits()["train"][:50], "eval": read_digits()["eval"][:50]}
@@ -394,7 +390,7 @@ def test_an_empty_split_is_refused(
     refused(Pruner, inputs, f"there are no examples in .*Split-{split}", **PRUNING)
 
 
-def test_learning_from_a_value_that_is_not_a_number_is_refused(
+def test_pruner_refuses_to_learn_from_nan(
     digits: Digits, refused: Callable[..., None], tmp_path: Path
 ) -> None:
     splits = read_digits() | {"train": read_digits()["train"][:400].with_nan()}
@@ -415,7 +411,7 @@ PARAMETERS = ("target_sparsity", "schedule", "frequency", "block_size", "m_by_n"
     m_by_n=st.sampled_from(["[]", "[2, 4]"]) | pairs,
     epochs=st.integers(),
 )
-def test_a_form_is_sound_or_refused_by_the_name_of_a_parameter(**parameters: Any) -> None:
+def test_pruning_spec_is_sound_or_refused_by_the_name_of_a_parameter(**parameters: Any) -> None:
     try:
         spec = check_pruning(**parameters)
     except UserError as error:
@@ -430,7 +426,9 @@ def test_a_form_is_sound_or_refused_by_the_name_of_a_parameter(**parameters: Any
 
 
 @given(target=st.floats(0, 1, exclude_max=True), pair=st.tuples(*[st.integers(1, 64)] * 2))
-def test_every_target_and_every_block_is_a_form(target: float, pair: tuple[int, int]) -> None:
+def test_pruning_spec_accepts_every_target_and_every_block(
+    target: float, pair: tuple[int, int]
+) -> None:
     check = partial(check_pruning, schedule="polynomial", frequency=1, m_by_n="[]", epochs=1)
     spec = check(target_sparsity=target, block_size=json.dumps(pair))
     assert (spec["sparsity"], spec["block_size"]) == (target, pair)

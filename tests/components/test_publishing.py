@@ -85,7 +85,7 @@ def serve(
     return model, statistics
 
 
-def test_a_pushed_version_has_the_evaluated_files_byte_for_byte_and_warmup_requests(
+def test_pusher_pushes_the_evaluated_files_byte_for_byte_and_warmup_requests(
     pushed: PushedRun,
 ) -> None:
     evaluated = digests(pushed.artifact("Quantizer", "quantized_model") / "Format-Serving")
@@ -94,7 +94,7 @@ def test_a_pushed_version_has_the_evaluated_files_byte_for_byte_and_warmup_reque
     assert digests(pushed.version) == {**evaluated, WARMUP_FILE: requests}
 
 
-def test_a_push_to_another_directory_keeps_the_run_key(pushed: PushedRun, tmp_path: Path) -> None:
+def test_pusher_keeps_the_run_key_in_another_directory(pushed: PushedRun, tmp_path: Path) -> None:
     output = push(pushed, tmp_path / "serving", tmp_path / "work")
     assert output.get_int_custom_property("pushed") == 1
     directory = ModelDirectory(str(tmp_path / "serving"), "trip_delay")
@@ -111,7 +111,7 @@ def digests(folder: Path) -> dict[str, str]:
     }
 
 
-def test_the_same_model_is_not_pushed_twice(pushed: PushedRun, tmp_path: Path) -> None:
+def test_pusher_does_not_push_the_same_model_twice(pushed: PushedRun, tmp_path: Path) -> None:
     first = push(pushed, tmp_path / "serving", tmp_path / "1")
     second = push(pushed, tmp_path / "serving", tmp_path / "2")
     assert second.get_int_custom_property("pushed") == 0
@@ -128,7 +128,7 @@ def test_the_same_model_is_not_pushed_twice(pushed: PushedRun, tmp_path: Path) -
         ("ServingValidator", "INFRA_BLESSED"),
     ],
 )
-def test_without_all_blessings_nothing_is_pushed(
+def test_pusher_pushes_nothing_without_all_blessings(
     pushed: PushedRun, tmp_path: Path, node: str, marker: str
 ) -> None:
     output = tmp_path / "output"
@@ -141,7 +141,9 @@ def test_without_all_blessings_nothing_is_pushed(
     assert not (tmp_path / "serving").exists()
 
 
-def test_what_is_served_becomes_artifacts(pushed: PushedRun, tmp_path: Path) -> None:
+def test_served_model_outputs_model_and_statistics_being_served(
+    pushed: PushedRun, tmp_path: Path
+) -> None:
     push(pushed, tmp_path / "serving", tmp_path / "work")
     model, statistics = serve(tmp_path / "serving", tmp_path / "out")
     assert has_serving_model(model)
@@ -156,25 +158,25 @@ def test_what_is_served_becomes_artifacts(pushed: PushedRun, tmp_path: Path) -> 
     assert json.loads(statistics.split_names) == ["train"]
 
 
-def test_while_nothing_is_served_the_artifacts_are_empty(tmp_path: Path) -> None:
+def test_served_model_outputs_empty_artifacts_when_nothing_is_served(tmp_path: Path) -> None:
     model, statistics = serve(tmp_path / "serving", tmp_path / "out")
     assert not has_serving_model(model)
     assert json.loads(statistics.split_names) == []
 
 
-def test_a_version_that_is_not_there_is_refused(tmp_path: Path) -> None:
+def test_served_model_refuses_a_missing_version(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="version 12 of trip_delay is not in"):
         serve(tmp_path / "serving", tmp_path / "out", version=12)
 
 
-def test_metrics_are_read_overall_and_by_slice(pushed: PushedRun) -> None:
+def test_read_metrics_reads_overall_metrics_and_slices(pushed: PushedRun) -> None:
     metrics = read_metrics(str(pushed.artifact("Evaluator", "evaluation")))
     assert set(metrics["Overall"]) >= {"auc", "auc_pr", "calibration", "example_count"}
     origins = [metrics[f"origin:{name}"]["example_count"] for name in ("EWR", "JFK", "LGA")]
     assert sum(origins) == metrics["Overall"]["example_count"]
 
 
-def test_slices_too_small_to_judge_do_not_keep_a_model_from_its_blessing(
+def test_evaluator_blesses_a_model_with_slices_too_small_to_evaluate(
     pushed: PushedRun,
 ) -> None:
     uri = str(pushed.artifact("Evaluator", "evaluation"))

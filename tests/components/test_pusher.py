@@ -1,4 +1,4 @@
-"""Pusher on small made-up artifacts: what it asks for, what it publishes, and what it refuses."""
+"""Pusher on small made-up artifacts: what it requires, what it publishes, and what it refuses."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ def read(root: str) -> dict[str, bytes]:
     return {path.relative_to(root).as_posix(): path.read_bytes() for path in files}
 
 
-def test_a_blessed_model_is_published_with_where_it_came_from(run: Run) -> None:
+def test_pusher_publishes_a_blessed_model_with_its_provenance(run: Run) -> None:
     pushed = run.push(run_key="abc")
     (version,) = run.directory.versions()
     assert pushed.get_int_custom_property("pushed") == 1
@@ -140,7 +140,7 @@ def test_a_blessed_model_is_published_with_where_it_came_from(run: Run) -> None:
 
 
 @pytest.mark.parametrize("name", ["blessing", "compression_blessing", "infra_blessing"])
-def test_without_all_three_blessings_nothing_is_published(run: Run, name: str) -> None:
+def test_pusher_publishes_nothing_without_all_three_blessings(run: Run, name: str) -> None:
     for file in run.blessings[name].iterdir():
         file.rename(file.with_name(file.name.replace("BLESSED", "NOT_BLESSED")))
     pushed = run.push(signing_key=str(run.root / "keys" / "signing.key"))
@@ -156,7 +156,7 @@ def test_pusher_publishes_the_model_byte_for_byte_and_the_warmup_requests(run: R
     assert read(run.directory.version_uri(version)) == {**MODEL, WARMUP: b"requests"}
 
 
-def test_the_same_model_is_not_published_twice_whatever_its_warmup_requests(run: Run) -> None:
+def test_pusher_does_not_publish_a_model_twice_for_other_warmup_requests(run: Run) -> None:
     run.push(infra_blessing=run.with_warmup(b"some"))
     (version,) = run.directory.versions()
     for blessing in (run.with_warmup(b"others"), None):
@@ -167,7 +167,7 @@ def test_the_same_model_is_not_published_twice_whatever_its_warmup_requests(run:
     assert run.directory.versions() == [version]
 
 
-def test_a_model_that_was_rolled_back_is_not_published_again_as_new(run: Run) -> None:
+def test_pusher_does_not_publish_a_rolled_back_model_as_new(run: Run) -> None:
     run.push({**MODEL, TFLITE_MODEL: b"older"})
     run.push()
     (older, newer) = run.directory.versions()
@@ -180,7 +180,7 @@ def test_a_model_that_was_rolled_back_is_not_published_again_as_new(run: Run) ->
     assert run.directory.versions() == [older]
 
 
-def test_a_version_is_signed_with_its_warmup_requests_by_a_key_made_on_first_use(run: Run) -> None:
+def test_pusher_signs_warmup_requests_too_with_a_key_made_on_first_use(run: Run) -> None:
     key = run.root / "keys" / "signing.key"
     run.push(infra_blessing=run.with_warmup(b"requests"), signing_key=str(key))
     (version,) = run.directory.versions()
@@ -193,7 +193,7 @@ def test_a_version_is_signed_with_its_warmup_requests_by_a_key_made_on_first_use
         private_copy(run.directory, version, trust)
 
 
-def test_a_version_is_signed_with_its_provenance(run: Run) -> None:
+def test_pusher_signs_the_provenance(run: Run) -> None:
     key = run.root / "keys" / "signing.key"
     run.push(signing_key=str(key))
     (version,) = run.directory.versions()
@@ -208,7 +208,7 @@ def test_a_version_is_signed_with_its_provenance(run: Run) -> None:
     private_copy(run.directory, version, trust).close()
 
 
-def test_a_key_with_a_password_signs_and_the_password_is_in_no_artifact(
+def test_pusher_signs_with_a_password_that_is_in_no_artifact(
     run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SIGNING_PASSWORD", "not a word")
@@ -221,7 +221,7 @@ def test_a_key_with_a_password_signs_and_the_password_is_in_no_artifact(
         run.push({**MODEL, TFLITE_MODEL: b"newer"}, signing_key=str(key))
 
 
-def test_a_key_in_a_variable_signs_and_is_written_nowhere(
+def test_pusher_signs_with_a_key_of_a_variable_and_writes_it_nowhere(
     run: Run, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     keys = ensure_key_pair(str(tmp_path_factory.mktemp("keys") / "signing.key"))
@@ -236,7 +236,7 @@ def test_a_key_in_a_variable_signs_and_is_written_nowhere(
 @pytest.mark.parametrize(
     ("file_mode", "modes"), [("0644", {0o644, 0o755}), ("0640", {0o640, 0o750})]
 )
-def test_who_may_read_a_version_does_not_depend_on_the_umask(
+def test_pusher_sets_file_modes_whatever_the_umask(
     run: Run, umask: int, file_mode: str, modes: set[int]
 ) -> None:
     before = os.umask(umask)
@@ -252,13 +252,13 @@ def test_who_may_read_a_version_does_not_depend_on_the_umask(
     assert Path(run.directory.signature_uri(version)) in paths
 
 
-def test_a_serving_directory_that_cannot_be_used_is_named(run: Run) -> None:
+def test_pusher_names_a_serving_directory_that_cannot_be_used(run: Run) -> None:
     Path(run.directory.uri, str(2**63 - 1)).mkdir(parents=True)
     with pytest.raises(UserError, match=f"version {2**63 - 1} in .* leaves no higher number"):
         run.push()
 
 
-def test_the_next_version_is_signed_with_the_same_key(run: Run) -> None:
+def test_pusher_signs_the_next_version_with_the_same_key(run: Run) -> None:
     key = str(run.root / "keys" / "signing.key")
     run.push(signing_key=key)
     run.push({**MODEL, TFLITE_MODEL: b"newer"}, signing_key=key)
@@ -266,14 +266,14 @@ def test_the_next_version_is_signed_with_the_same_key(run: Run) -> None:
         private_copy(run.directory, version, TrustStore([ensure_key_pair(key).public])).close()
 
 
-def test_without_a_key_a_version_is_not_signed_and_says_so(run: Run) -> None:
+def test_pusher_without_a_key_records_an_unsigned_version(run: Run) -> None:
     run.push()
     (version,) = run.directory.versions()
     assert run.directory.provenance(version)["signed"] is False
     assert not Path(run.directory.signature_uri(version)).exists()
 
 
-def test_what_cannot_be_signed_is_not_published(run: Run) -> None:
+def test_pusher_does_not_publish_what_cannot_be_signed(run: Run) -> None:
     keys = ensure_key_pair(str(run.root / "signing.key"))
     os.chmod(keys.private, 0o644)
     with pytest.raises(UserError, match=f"chmod 600 {keys.private}"):
@@ -284,7 +284,7 @@ def test_what_cannot_be_signed_is_not_published(run: Run) -> None:
     assert len(run.directory.versions()) == 1
 
 
-def test_old_versions_are_deleted_after_a_push_but_those_with_a_label_are_kept(run: Run) -> None:
+def test_pusher_deletes_old_versions_but_those_with_a_label(run: Run) -> None:
     versions = []
     for content in (b"1", b"2", b"3", b"4"):
         run.push({**MODEL, TFLITE_MODEL: content})
@@ -295,14 +295,14 @@ def test_old_versions_are_deleted_after_a_push_but_those_with_a_label_are_kept(r
     assert run.directory.versions() == [versions[0], versions[3], newest]
 
 
-def test_a_model_that_is_not_pushed_deletes_nothing(run: Run) -> None:
+def test_pusher_deletes_nothing_when_it_pushes_nothing(run: Run) -> None:
     run.push({**MODEL, TFLITE_MODEL: b"1"})
     run.push()
     run.push(keep_versions=1)
     assert len(run.directory.versions()) == 2
 
 
-def test_the_digest_that_is_recorded_is_that_of_the_model_without_warmup_requests(run: Run) -> None:
+def test_pusher_records_the_digest_of_the_model_without_warmup_requests(run: Run) -> None:
     run.push(infra_blessing=run.with_warmup(b"requests"))
     (version,) = run.directory.versions()
     model = str(run.root / "models" / "0" / "Format-Serving")
@@ -315,7 +315,7 @@ def exported(folder: Path, **changes: Any) -> dict[str, bytes]:
     return read(str(export(folder, **changes)))
 
 
-def test_pusher_does_not_publish_a_model_twice_whose_bytes_alone_differ(
+def test_pusher_does_not_publish_a_model_that_differs_only_in_bytes(
     run: Run, tmp_path: Path
 ) -> None:
     first = exported(tmp_path / "first")
@@ -335,7 +335,7 @@ def test_pusher_does_not_publish_a_model_twice_whose_bytes_alone_differ(
     assert run.push(other).get_int_custom_property("pushed") == 1
 
 
-def test_pusher_does_not_publish_what_was_made_from_the_same_as_a_version_rolled_back(
+def test_pusher_does_not_publish_the_run_key_of_a_rolled_back_version(
     run: Run,
 ) -> None:
     run.push(run_key="old")
@@ -352,7 +352,7 @@ def test_pusher_does_not_publish_what_was_made_from_the_same_as_a_version_rolled
     assert len(run.directory.versions()) == 2
 
 
-def test_pusher_publishes_another_model_of_the_same_data_while_none_was_rolled_back(
+def test_pusher_publishes_another_model_of_the_same_run_key(
     run: Run,
 ) -> None:
     run.push(run_key="same")
@@ -360,7 +360,7 @@ def test_pusher_publishes_another_model_of_the_same_data_while_none_was_rolled_b
     assert pushed.get_int_custom_property("pushed") == 1
 
 
-def test_pusher_knows_a_version_of_old_by_the_digest_of_its_files(run: Run) -> None:
+def test_pusher_finds_an_older_version_by_the_digest_of_its_files(run: Run) -> None:
     run.push()
     (version,) = run.directory.versions()
     path = Path(run.directory.provenance_uri(version), "provenance.json")
@@ -371,7 +371,7 @@ def test_pusher_knows_a_version_of_old_by_the_digest_of_its_files(run: Run) -> N
     assert reason == f"the same model is version {version}"
 
 
-def test_an_encrypted_version_becomes_the_baseline_and_is_not_pushed_twice(
+def test_pusher_encrypted_version_becomes_the_baseline_and_is_not_pushed_twice(
     run: Run, run_component: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv(KEYS_VARIABLE, raising=False)

@@ -46,7 +46,7 @@ Outputs = dict[str, Any]
 Quantize = Callable[..., Outputs]
 
 EMULATED = ("int8", "qat", "pqat")
-# How far the probabilities of the two forms may lie apart.
+# How far the probabilities of the two formats may lie apart.
 TOLERANCE = {"none": 1e-5, "float16": 2e-3, "dynamic_range": 0.04} | dict.fromkeys(EMULATED, 0.04)
 
 
@@ -98,7 +98,7 @@ def measurement(outputs: Outputs, mode: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_both_forms_of_a_model_give_the_same_answers(quantized: Quantize, mode: str) -> None:
+def test_quantizer_formats_give_the_same_predictions(quantized: Quantize, mode: str) -> None:
     folder = str(folder_of(quantized(mode)))
     records = read_digits()["test"].serialize()
     saved_model = load_predictor(folder, prefer_tflite=False).predict(records)
@@ -109,9 +109,7 @@ def test_both_forms_of_a_model_give_the_same_answers(quantized: Quantize, mode: 
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_the_edge_model_tells_digits_about_as_well(
-    digits: Digits, quantized: Quantize, mode: str
-) -> None:
+def test_quantizer_keeps_the_accuracy(digits: Digits, quantized: Quantize, mode: str) -> None:
     before = measure_accuracy(load_predictor(serving_model_uri(digits.model)))
     after = measure_accuracy(load_predictor(str(folder_of(quantized(mode)))))
     print(f"accuracy on the test split: {before:.3f} in float, {after:.3f} pruned and {mode}")
@@ -120,7 +118,7 @@ def test_the_edge_model_tells_digits_about_as_well(
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_the_report_tells_what_the_file_weighs(quantized: Quantize, mode: str) -> None:
+def test_quantizer_reports_the_measurements_of_the_file(quantized: Quantize, mode: str) -> None:
     report, content = quantized(mode)["report"].read(), tflite_of(quantized(mode))
     assert report["mode"] == mode
     assert report["why"] == f"{mode} is the configured mode"
@@ -138,7 +136,7 @@ def test_quantizer_names_the_signatures_of_the_file_that_it_measures(quantized: 
     assert set(signatures) == {"raw_features", "serving_default"}
 
 
-def test_int8_is_at_least_three_times_smaller(quantized: Quantize, unpruned: Outputs) -> None:
+def test_quantizer_makes_int8_three_times_smaller(quantized: Quantize, unpruned: Outputs) -> None:
     whole = measurement(quantized("none"), "none")["bytes"]
     for mode in EMULATED:
         assert measurement(quantized(mode), mode)["bytes"] * 3 < whole
@@ -146,7 +144,9 @@ def test_int8_is_at_least_three_times_smaller(quantized: Quantize, unpruned: Out
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_activations_are_int8_where_the_mode_says_so(quantized: Quantize, mode: str) -> None:
+def test_quantizer_makes_activations_int8_in_the_modes_that_emulate(
+    quantized: Quantize, mode: str
+) -> None:
     interpreter = Interpreter(model_content=tflite_of(quantized(mode)))
     # Weights are quantized around zero; images, and what comes out of ReLU, are not.
     found = [
@@ -157,18 +157,20 @@ def test_activations_are_int8_where_the_mode_says_so(quantized: Quantize, mode: 
     assert len(found) >= 3 if mode in EMULATED else not found
 
 
-def test_pqat_keeps_the_zeros_of_the_pruner(pruned_digits: Outputs, quantized: Quantize) -> None:
+def test_quantizer_pqat_keeps_the_zeros_of_the_pruner(
+    pruned_digits: Outputs, quantized: Quantize
+) -> None:
     kernels = load_kernels(pruned_digits["pruned_model"]).values()
     pruned = sum(np.sum(kernel == 0) for kernel in kernels) / sum(k.size for k in kernels)
     assert measurement(quantized("pqat"), "pqat")["sparsity"] >= pruned - 0.01
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_what_it_reads_is_left_as_it_is_byte_for_byte(quantized: Quantize, mode: str) -> None:
+def test_quantizer_leaves_its_inputs_unchanged(quantized: Quantize, mode: str) -> None:
     assert quantized(mode)["inputs_stayed"]
 
 
-def test_zeros_are_counted_alike_however_they_are_stored(pruned_digits: Outputs) -> None:
+def test_weight_sparsity_is_the_same_for_dense_and_sparse_files(pruned_digits: Outputs) -> None:
     saved_model = serving_model_uri(pruned_digits["pruned_model"])
     dense, sparse = (
         convert(saved_model, "raw_features", float16=True, quantize=False, sparse=sparse)
@@ -180,7 +182,7 @@ def test_zeros_are_counted_alike_however_they_are_stored(pruned_digits: Outputs)
     assert weight_sparsity(dense) == weight_sparsity(sparse) == pytest.approx(zeros, abs=1e-3)
 
 
-def test_the_report_says_whether_zeros_are_left_out(
+def test_quantizer_reports_whether_zeros_are_left_out(
     quantize: Quantize, quantized: Quantize, unpruned: Outputs
 ) -> None:
     assert measurement(quantized("float16"), "float16")["stored_sparse"] is True
@@ -189,7 +191,7 @@ def test_the_report_says_whether_zeros_are_left_out(
     assert measurement(unpruned, "int8")["stored_sparse"] is False
 
 
-def test_auto_ships_the_smallest_mode_and_shows_them_all(quantize: Quantize) -> None:
+def test_quantizer_auto_ships_the_smallest_mode_and_reports_all(quantize: Quantize) -> None:
     done = quantize(mode="auto", auto_modes='["dynamic_range", "float16"]', max_auc_loss=0.01)
     report = done["report"].read()
     sizes = {mode: row["gzip_bytes"] for mode, row in report["modes"].items()}
@@ -215,7 +217,7 @@ def made(**values: Any) -> Measurement:
     return Measurement(**(defaults | {"p99_ms": 2.0, "batch_us_per_row": 1.0} | values))
 
 
-def test_a_trade_off_without_an_area_under_the_curve_is_drawn(tmp_path: Path) -> None:
+def test_plot_trade_off_draws_without_an_area_under_the_curve(tmp_path: Path) -> None:
     nothing = made(auc=None)
     plot_trade_off(str(tmp_path / "plot.png"), nothing, {"int8": nothing}, "int8")
     assert (tmp_path / "plot.png").stat().st_size > 5000
@@ -236,7 +238,7 @@ measurements = st.builds(
     policy=st.sampled_from(list(POLICIES)),
     max_auc_loss=st.floats(0, 1),
 )
-def test_auto_takes_the_cheapest_mode_that_is_good_enough_or_float(
+def test_choose_auto_takes_the_cheapest_good_mode_or_float(
     none: Measurement,
     others: dict[str, Measurement],
     reference: Measurement,
@@ -265,19 +267,19 @@ SMALL_AND_SLOW, LARGE_AND_FAST = made(gzip_bytes=10, p50_ms=5), made(gzip_bytes=
 
 
 @pytest.mark.parametrize(("policy", "mode"), [("smallest", "qat"), ("fastest", "float16")])
-def test_the_policy_says_what_is_cheapest(policy: str, mode: str) -> None:
+def test_choose_uses_the_cost_of_the_policy(policy: str, mode: str) -> None:
     measured = {"none": made(), "float16": LARGE_AND_FAST, "qat": SMALL_AND_SLOW}
     assert choose(measured, made(), "auto", policy, 0.002)[0] == mode
 
 
-def test_float_is_shipped_with_what_each_mode_would_have_lost() -> None:
+def test_choose_tells_the_loss_of_each_mode_when_float_is_shipped() -> None:
     measured = {"none": made(), "int8": made(auc=0.8), "qat": made(auc=0.85)}
     chosen, why = choose(measured, made(), "auto", "smallest", 0.002)
     assert chosen == "none"
     assert why == "float: every mode loses more than 0.002 in AUC (int8 0.1000, qat 0.0500)"
 
 
-def test_a_mode_that_was_asked_for_is_shipped_whatever_it_loses() -> None:
+def test_choose_takes_the_mode_that_is_set_whatever_its_loss() -> None:
     measured = {"int8": made(auc=0.1)}
     assert choose(measured, made(), "int8", "smallest", 0.0) == (
         "int8",
@@ -285,13 +287,13 @@ def test_a_mode_that_was_asked_for_is_shipped_whatever_it_loses() -> None:
     )
 
 
-def test_no_mode_is_good_enough_where_that_cannot_be_told() -> None:
+def test_choose_takes_float_where_the_loss_is_unknown() -> None:
     measured = {"none": made(auc=None), "int8": made(auc=None)}
     assert choose(measured, made(auc=None), "auto", "smallest", 0.002)[0] == "none"
 
 
 @given(modes=st.lists(st.sampled_from(MODES), min_size=1))
-def test_auto_converts_each_of_its_modes_once_and_float_to_fall_back_to(modes: list[str]) -> None:
+def test_check_modes_gives_each_auto_mode_once_and_float(modes: list[str]) -> None:
     found = check_modes("auto", json.dumps(modes), "smallest", 0.002)
     assert sorted(found) == sorted({"none", *modes})
 
@@ -331,7 +333,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
 @pytest.mark.parametrize(
     ("parameters", "message"), REFUSED, ids=[json.dumps(given) for given, _ in REFUSED]
 )
-def test_a_parameter_that_is_not_allowed_is_refused_by_name(
+def test_quantizer_refuses_a_wrong_parameter_by_name(
     digits: Digits, refused: Callable[..., None], parameters: dict[str, Any], message: str
 ) -> None:
     refused(Quantizer, digits.for_quantizer(), message, **(LEARNING | parameters))
@@ -356,7 +358,7 @@ UNQUANTIZABLE: dict[str, Callable[[], tf_keras.Model]] = {
 
 
 @pytest.mark.parametrize("case", UNQUANTIZABLE)
-def test_a_layer_that_cannot_be_quantized_is_refused_by_name(
+def test_quantizer_refuses_a_layer_that_cannot_be_quantized_by_name(
     digits: Digits, refused: Callable[..., None], tmp_path: Path, case: str
 ) -> None:
     model = write_model(tmp_path, UNQUANTIZABLE[case](), digits.graph)
@@ -364,7 +366,7 @@ def test_a_layer_that_cannot_be_quantized_is_refused_by_name(
     refused(Quantizer, inputs, r"\bodd\b", **LEARNING)
 
 
-def test_a_network_with_nothing_to_quantize_is_refused(
+def test_quantizer_refuses_a_network_with_nothing_to_quantize(
     digits: Digits, refused: Callable[..., None], tmp_path: Path
 ) -> None:
     network = build_network(layers.Reshape((28, 28)), layers.LSTM(8))
@@ -373,7 +375,7 @@ def test_a_network_with_nothing_to_quantize_is_refused(
     refused(Quantizer, inputs, "cannot be quantized: .* none that could be", **LEARNING)
 
 
-def test_an_operator_that_the_converter_cannot_lower_is_named(
+def test_quantizer_names_an_operator_that_cannot_be_converted(
     digits: Digits, refused: Callable[..., None], tmp_path: Path
 ) -> None:
     network = build_network(layers.Reshape((28, 28)), layers.SimpleRNN(4))
@@ -382,7 +384,7 @@ def test_an_operator_that_the_converter_cannot_lower_is_named(
     refused(Quantizer, inputs, r"\bTensorListReserve\b", **(LEARNING | {"mode": "none"}))
 
 
-def test_arithmetic_before_a_layer_that_cannot_be_emulated_is_refused_by_name() -> None:
+def test_emulate_int8_refuses_arithmetic_that_cannot_be_emulated_by_name() -> None:
     image = tf_keras.Input((PIXELS,), name="image")
     network = tf_keras.Model(image, layers.Dense(10)(layers.Dense(8, "relu")(image - 1)))
     name = network.layers[1].name
@@ -398,7 +400,7 @@ def test_arithmetic_before_a_layer_that_cannot_be_emulated_is_refused_by_name() 
     ],
     ids=["Conv2D", "Conv1D"],
 )
-def test_convolutions_are_quantized(
+def test_quantizer_quantizes_convolutions(
     digits: Digits, quantize: Quantize, tmp_path: Path, convolutions: Callable[[], list[Any]]
 ) -> None:
     network = build_network(*convolutions(), layers.Flatten(), layers.Dense(16, "relu"))
@@ -414,7 +416,7 @@ def test_convolutions_are_quantized(
     ("key", "split"), [("examples", "eval"), ("transformed_examples", "train")]
 )
 @pytest.mark.parametrize("empty", [False, True], ids=["missing", "empty"])
-def test_a_split_that_is_missing_or_empty_is_refused_by_name(
+def test_quantizer_refuses_a_missing_or_empty_split_by_name(
     digits: Digits, refused: Callable[..., None], tmp_path: Path, key: str, split: str, empty: bool
 ) -> None:
     splits = {name: rows[:50] for name, rows in read_digits().items() if name != split}
@@ -425,7 +427,7 @@ def test_a_split_that_is_missing_or_empty_is_refused_by_name(
     refused(Quantizer, inputs, message, **LEARNING)
 
 
-def test_a_representative_value_that_is_not_a_number_is_refused_naming_the_feature(
+def test_quantizer_refuses_nan_in_the_representative_dataset_naming_the_feature(
     digits: Digits, refused: Callable[..., None], tmp_path: Path
 ) -> None:
     splits = {"train": read_digits()["train"][:100].with_nan()}
@@ -433,7 +435,7 @@ def test_a_representative_value_that_is_not_a_number_is_refused_naming_the_featu
     refused(Quantizer, inputs, "NaN or infinity in 'image'", **LEARNING)
 
 
-def test_learning_from_a_value_that_is_not_a_number_is_refused(
+def test_quantizer_refuses_to_learn_from_nan(
     digits: Digits, refused: Callable[..., None], tmp_path: Path
 ) -> None:
     splits = {"train": read_digits()["train"].with_nan()}
@@ -451,22 +453,20 @@ def test_learning_from_a_value_that_is_not_a_number_is_refused(
         (np.array([[0, -np.inf]], np.float32), r"NaN or infinity in 'pixels' \(row 0\)"),
     ],
 )
-def test_what_is_wrong_with_a_representative_dataset_is_said(
-    column: np.ndarray, message: str
-) -> None:
+def test_check_representative_tells_what_is_wrong(column: np.ndarray, message: str) -> None:
     whole = np.zeros((len(column), 1), np.int64)
     with pytest.raises(UserError, match=message):
         check_representative({"whole": whole, "pixels": column})
 
 
-def test_emulation_leaves_the_network_as_it_is_and_answers_nearly_alike() -> None:
+def test_emulate_int8_leaves_the_network_unchanged_and_predicts_nearly_alike() -> None:
     network = build_network()
     network = tf_keras.Model(network.inputs, network.outputs)
     before = [weight.copy() for weight in network.get_weights()]
     rows = read_digits()["train"].images[:200] / 255
-    answer = partial(network.predict, rows, verbose=0)
-    expected = answer()
+    predict_rows = partial(network.predict, rows, verbose=0)
+    expected = predict_rows()
     emulated = emulate_int8(network, {"image": rows})
     np.testing.assert_allclose(emulated.predict(rows, verbose=0), expected, atol=0.01)
     assert all(map(np.array_equal, before, network.get_weights()))
-    np.testing.assert_array_equal(answer(), expected)
+    np.testing.assert_array_equal(predict_rows(), expected)

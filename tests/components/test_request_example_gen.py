@@ -98,8 +98,8 @@ def write_log(
     if serialized:
         plain = make_records(1, inputs, {"x": np.zeros(len(rows), np.float32)}, 0)
         inputs = {"examples": np.array(plain, object)}
-    answers = np.linspace(0.1, 0.9, len(rows), dtype=np.float32)[:, None]
-    records = make_records(version, inputs, {output: answers}, second * 1_000_000)
+    predictions = np.linspace(0.1, 0.9, len(rows), dtype=np.float32)[:, None]
+    records = make_records(version, inputs, {output: predictions}, second * 1_000_000)
     folder = root / "log" / model
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"requests-{len(list(folder.iterdir()))}{REQUEST_LOG_SUFFIX}"
@@ -117,7 +117,7 @@ def rows_of(examples: Any, schema_folder: Path, split: str) -> Any:
 
 
 @pytest.mark.parametrize("serialized", [False, True])
-def test_rows_are_as_they_were_sent_with_what_was_answered_and_the_label_that_arrived(
+def test_request_example_gen_joins_rows_predictions_and_labels(
     generate: Generate, trips: pa.Table, tmp_path: Path, curated_schema: Path, serialized: bool
 ) -> None:
     write_span(tmp_path / "spans", 201303, trips)
@@ -134,14 +134,14 @@ def test_rows_are_as_they_were_sent_with_what_was_answered_and_the_label_that_ar
         else:
             np.testing.assert_allclose(found[name].astype(float), expected, rtol=1e-6)
     assert list(found[LABEL]) == list(sent[LABEL])
-    answers = found[f"prediction.{PROBABILITY}"]
-    np.testing.assert_allclose(answers, np.linspace(0.1, 0.9, len(sent)), rtol=1e-6)
+    predictions = found[f"prediction.{PROBABILITY}"]
+    np.testing.assert_allclose(predictions, np.linspace(0.1, 0.9, len(sent)), rtol=1e-6)
     requests = Requests.from_examples(examples)
     assert requests.labelled == {"current": len(sent)}
     assert requests.label_months == {"current": [201303]}
 
 
-def test_the_period_before_is_a_split_of_its_own_and_other_times_and_models_are_left_out(
+def test_request_example_gen_splits_by_period_and_leaves_out_the_rest(
     generate: Generate, trips: pa.Table, tmp_path: Path
 ) -> None:
     write_span(tmp_path / "spans", 201301, trips)
@@ -155,7 +155,7 @@ def test_the_period_before_is_a_split_of_its_own_and_other_times_and_models_are_
     assert requests.label_months == {"current": [], "previous": []}
 
 
-def test_rows_of_other_versions_and_without_the_prediction_are_counted(
+def test_request_example_gen_counts_other_versions_and_missing_predictions(
     generate: Generate, trips: pa.Table, tmp_path: Path
 ) -> None:
     write_span(tmp_path / "spans", 201303, trips)
@@ -168,7 +168,7 @@ def test_rows_of_other_versions_and_without_the_prediction_are_counted(
     assert requests.without_prediction == 7
 
 
-def test_labels_are_joined_by_the_features_that_requests_have_and_never_guessed(
+def test_request_example_gen_joins_labels_by_features_and_never_guesses(
     generate: Generate, trips: pa.Table, tmp_path: Path, curated_schema: Path
 ) -> None:
     known, twice, unknown = trips.slice(0, 10), trips.slice(10, 1), trips.slice(11, 5)
@@ -196,7 +196,7 @@ def test_request_example_gen_does_not_run_a_hostile_file_of_labels(
     assert not hostile_file.has_run()
 
 
-def test_a_file_that_is_still_written_is_not_read(
+def test_request_example_gen_does_not_read_a_file_being_written(
     generate: Generate, trips: pa.Table, tmp_path: Path
 ) -> None:
     write_span(tmp_path / "spans", 201303, trips)
@@ -206,7 +206,7 @@ def test_a_file_that_is_still_written_is_not_read(
     assert Requests.from_examples(generate()).rows["current"] == len(trips)
 
 
-def test_a_file_that_was_cut_is_named(
+def test_request_example_gen_names_a_truncated_file(
     refusal: Callable[..., str], trips: pa.Table, tmp_path: Path
 ) -> None:
     path = write_log(tmp_path, trips, SINCE)
@@ -219,7 +219,7 @@ def test_a_file_that_was_cut_is_named(
         assert "\n" not in message
 
 
-def test_an_encrypted_log_is_read_with_its_key_alone(
+def test_request_example_gen_reads_an_encrypted_log_only_with_its_key(
     generate: Generate, refusal: Callable[..., str], trips: pa.Table, tmp_path: Path
 ) -> None:
     write_span(tmp_path / "spans", 201303, trips)
@@ -244,7 +244,7 @@ def test_an_encrypted_log_is_read_with_its_key_alone(
     assert "\n" not in message
 
 
-def test_a_file_that_is_something_else_is_named(
+def test_request_example_gen_names_a_file_of_another_kind(
     refusal: Callable[..., str], trips: pa.Table, tmp_path: Path
 ) -> None:
     path = write_log(tmp_path, trips, SINCE)
@@ -261,7 +261,7 @@ def test_a_file_that_is_something_else_is_named(
     assert str(path) in refusal()
 
 
-def test_what_is_not_there_is_said(
+def test_request_example_gen_names_what_is_missing(
     refusal: Callable[..., str], trips: pa.Table, tmp_path: Path
 ) -> None:
     assert refusal().startswith(f"there is no request log {tmp_path / 'log'}")
@@ -278,12 +278,12 @@ def test_what_is_not_there_is_said(
 # Which period
 
 
-def survey(root: Path, now: int, **asked: Any) -> request_log.Survey:
-    chosen = {"since": None, "until": None, "days": 7, **asked}
+def survey(root: Path, now: int, **wanted: Any) -> request_log.Survey:
+    chosen = {"since": None, "until": None, "days": 7, **wanted}
     return request_log.survey(str(root / "log"), MODEL, now=now, **chosen)
 
 
-def test_the_newest_complete_period_is_a_week_from_monday_on(
+def test_request_log_newest_complete_period_is_a_week_from_monday_on(
     trips: pa.Table, tmp_path: Path
 ) -> None:
     write_log(tmp_path, trips.slice(0, 3), SINCE - 1)
@@ -298,11 +298,11 @@ def test_the_newest_complete_period_is_a_week_from_monday_on(
     assert survey(tmp_path, delayed + 999 * DAY).period == request_log.Period(SINCE, UNTIL)
 
 
-def test_a_period_can_be_named(trips: pa.Table, tmp_path: Path) -> None:
+def test_request_log_period_can_be_named(trips: pa.Table, tmp_path: Path) -> None:
     write_log(tmp_path, trips, SINCE)
     now = UNTIL + DAY
-    for asked in ({"since": SINCE}, {"until": UNTIL}, {"since": SINCE, "until": UNTIL}):
-        assert survey(tmp_path, now, **asked).period == request_log.Period(SINCE, UNTIL)
+    for wanted in ({"since": SINCE}, {"until": UNTIL}, {"since": SINCE, "until": UNTIL}):
+        assert survey(tmp_path, now, **wanted).period == request_log.Period(SINCE, UNTIL)
     with pytest.raises(request_log.DataError, match=r"no request to a_model of 2013-03-11 to"):
         survey(tmp_path, now, since=UNTIL)
     with pytest.raises(request_log.DataError, match=r"no complete period of 7 day\(s\) yet"):

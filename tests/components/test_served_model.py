@@ -62,7 +62,7 @@ def parameters(directory: ModelDirectory, keys: KeyPair) -> dict[str, Any]:
     }
 
 
-def test_what_is_served_and_verifies_becomes_the_baseline(
+def test_served_model_outputs_a_verified_version_as_baseline(
     run_component: Serve, parameters: dict[str, Any]
 ) -> None:
     outputs = run_component(ServedModel, {}, **parameters)
@@ -82,7 +82,7 @@ def test_what_is_served_and_verifies_becomes_the_baseline(
     ],
 )
 @pytest.mark.parametrize("version", [0, 7])
-def test_what_does_not_verify_is_no_baseline(
+def test_served_model_refuses_changed_files(
     directory: ModelDirectory,
     parameters: dict[str, Any],
     refused: Callable[..., None],
@@ -96,14 +96,14 @@ def test_what_does_not_verify_is_no_baseline(
     refused(ServedModel, {}, message + reason, **parameters, version=version)
 
 
-def test_an_unsigned_version_is_no_baseline_where_versions_are_signed(
+def test_served_model_refuses_an_unsigned_version_where_versions_are_signed(
     directory: ModelDirectory, parameters: dict[str, Any], refused: Callable[..., None]
 ) -> None:
     Path(directory.signature_uri(7)).unlink()
     refused(ServedModel, {}, "there is no signature", **parameters)
 
 
-def test_an_unsigned_version_is_the_baseline_where_versions_are_not_signed(
+def test_served_model_accepts_an_unsigned_version_where_none_is_signed(
     directory: ModelDirectory, parameters: dict[str, Any], run_component: Serve
 ) -> None:
     Path(directory.signature_uri(7)).unlink()
@@ -111,7 +111,7 @@ def test_an_unsigned_version_is_the_baseline_where_versions_are_not_signed(
     assert read(serving_model_uri(outputs["model"])) == MODEL
 
 
-def test_a_version_swapped_after_it_was_verified_is_no_baseline(
+def test_served_model_is_not_changed_by_a_version_swapped_after_verification(
     directory: ModelDirectory,
     parameters: dict[str, Any],
     run_component: Serve,
@@ -131,7 +131,9 @@ def test_a_version_swapped_after_it_was_verified_is_no_baseline(
     assert Path(statistics_uri(outputs["statistics"], "train")).read_bytes() == b"statistics"
 
 
-def test_keys_are_not_needed_while_nothing_is_served(tmp_path: Path, run_component: Serve) -> None:
+def test_served_model_needs_no_keys_while_nothing_is_served(
+    tmp_path: Path, run_component: Serve
+) -> None:
     outputs = run_component(
         ServedModel,
         {},

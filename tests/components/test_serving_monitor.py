@@ -42,7 +42,7 @@ Monitor = Callable[..., dict[str, Any]]
 
 @cache
 def month(number: int) -> pd.DataFrame:
-    """Trips of a real month, with answers that know a little of the label."""
+    """Trips of a real month, with predictions that know a little of the label."""
     rows = thin(read_month(number), 2600).to_pandas()
     random = np.random.default_rng(number)
     rows[ANSWER] = np.clip(0.2 + 0.08 * rows[LABEL] + random.normal(0, 0.08, len(rows)), 0.01, 0.99)
@@ -143,7 +143,7 @@ def values(report: dict[str, Any]) -> dict[tuple[str, str, str], float]:
     return {(c["kind"], c["subject"], c["against"]): c["value"] for c in report["checks"]}
 
 
-def test_a_real_month_is_compared_with_all_there_is_and_raises_no_alarm(monitor: Monitor) -> None:
+def test_serving_monitor_raises_no_alarm_for_a_real_month(monitor: Monitor) -> None:
     march = month(201303)
     report = monitor(march)
     assert report["alarms"] == []
@@ -169,7 +169,7 @@ def test_a_real_month_is_compared_with_all_there_is_and_raises_no_alarm(monitor:
     assert report["predictions"]["current"]["mean"] == pytest.approx(march[ANSWER].mean())
 
 
-def test_what_is_wrong_with_the_features_is_named(monitor: Monitor) -> None:
+def test_serving_monitor_names_faults_of_features(monitor: Monitor) -> None:
     march = month(201303)
     report = monitor(
         faulty(
@@ -192,7 +192,7 @@ def test_what_is_wrong_with_the_features_is_named(monitor: Monitor) -> None:
     assert "(ZZ)" in unseen
 
 
-def test_what_is_wrong_with_the_answers_is_named(monitor: Monitor) -> None:
+def test_serving_monitor_names_faults_of_predictions(monitor: Monitor) -> None:
     march = month(201303)
     shuffled = march[ANSWER].sample(frac=1, random_state=0).to_numpy()
     report = monitor(faulty(**{ANSWER: shuffled / 8}))
@@ -204,7 +204,7 @@ def test_what_is_wrong_with_the_answers_is_named(monitor: Monitor) -> None:
     }
 
 
-def test_few_rows_raise_no_alarm(monitor: Monitor) -> None:
+def test_serving_monitor_raises_no_alarm_for_few_rows(monitor: Monitor) -> None:
     few = faulty(temp=0.0).head(300)
     report = monitor(few)
     assert report["alarms"] == []
@@ -212,7 +212,7 @@ def test_few_rows_raise_no_alarm(monitor: Monitor) -> None:
     assert "300 rows are too few to evaluate: 2,000 are needed." in report["notes"]
 
 
-def test_without_a_previous_period_and_labels_it_says_so_and_compares_with_training(
+def test_serving_monitor_compares_with_training_without_previous_period_and_labels(
     monitor: Monitor,
 ) -> None:
     requests = Requests(VERSION, other_versions={"8": 12}, without_prediction=3)
@@ -229,12 +229,12 @@ def test_without_a_previous_period_and_labels_it_says_so_and_compares_with_train
     ]
 
 
-def test_without_training_statistics_there_is_nothing_to_compare_with(monitor: Monitor) -> None:
+def test_serving_monitor_fails_without_training_statistics(monitor: Monitor) -> None:
     with pytest.raises(UserError, match=f"version {VERSION} of a_model has no training statistics"):
         monitor(month(201303).head(10), previous=None, served=None)
 
 
-def test_what_comes_from_the_log_is_escaped_on_the_page(monitor: Monitor) -> None:
+def test_serving_monitor_page_escapes_values_of_the_log(monitor: Monitor) -> None:
     rows = month(201303)
     report = monitor(
         rows.assign(company=rows["company"].replace("UA", "<script>alert(1)</script>")),
@@ -248,13 +248,17 @@ def test_what_comes_from_the_log_is_escaped_on_the_page(monitor: Monitor) -> Non
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_a_period_of_few_requests_raises_no_alarm_by_chance(monitor: Monitor, seed: int) -> None:
+def test_serving_monitor_raises_no_alarm_by_chance_for_few_requests(
+    monitor: Monitor, seed: int
+) -> None:
     march = month(201303).sample(150, random_state=seed).reset_index(drop=True)
     report = monitor(march)
     assert [check["text"] for check in report["checks"] if check["alarms"]] == []
 
 
-def test_a_gross_fault_in_few_requests_is_an_alarm(monitor: Monitor) -> None:
+def test_serving_monitor_raises_an_alarm_for_a_gross_fault_in_few_requests(
+    monitor: Monitor,
+) -> None:
     march = month(201303).sample(200, random_state=1).reset_index(drop=True)
     march["company"] = march["company"].replace("UA", "ZZ")
     march["pressure"] *= 0.02953
@@ -265,7 +269,7 @@ def test_a_gross_fault_in_few_requests_is_an_alarm(monitor: Monitor) -> None:
     }
 
 
-def test_page_template_is_installed_with_its_package() -> None:
+def test_serving_monitor_page_template_is_installed_with_its_package() -> None:
     project = tomllib.loads((PROJECT / "pyproject.toml").read_text())
     patterns = project["tool"]["setuptools"]["package-data"]["components.serving_monitor"]
     (template,) = (PROJECT / "components/serving_monitor").glob("*.j2")

@@ -48,7 +48,7 @@ STAND_IN = Path(__file__).with_name("stand_in_model_server.py")
 
 @pytest.fixture(scope="module")
 def line(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A `Model` artifact of y = 2 x + 1, in both forms."""
+    """A `Model` artifact of y = 2 x + 1, in both formats."""
     return save_line(tmp_path_factory.mktemp("line"), lambda x: 2 * x + 1, tflite=True)
 
 
@@ -169,7 +169,7 @@ def stand_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str],
     return install
 
 
-def test_a_model_that_answers_in_both_forms_over_both_protocols_is_blessed(
+def test_serving_validator_blesses_a_model_that_serves_both_formats_and_protocols(
     validate: Validate, stand_in: Callable[[str], None], line: Path, xs: Any
 ) -> None:
     stand_in("behaves")
@@ -236,7 +236,7 @@ def test_a_model_that_answers_in_both_forms_over_both_protocols_is_blessed(
         ),
     ],
 )
-def test_a_model_that_fails_on_the_server_is_not_blessed_and_the_report_says_why(
+def test_serving_validator_reports_why_a_failing_model_is_not_blessed(
     validate: Validate,
     stand_in: Callable[[str], None],
     line_without_tflite: Path,
@@ -252,7 +252,7 @@ def test_a_model_that_fails_on_the_server_is_not_blessed_and_the_report_says_why
         assert re.match(f"SavedModel: {pattern}", line), f"{line!r} is not {pattern!r}"
 
 
-def test_each_budget_that_is_exceeded_is_a_reason_that_says_by_how_much(
+def test_serving_validator_reports_each_exceeded_budget_and_by_how_much(
     validate: Validate, stand_in: Callable[[str], None], line_without_tflite: Path, xs: Any
 ) -> None:
     stand_in("behaves")
@@ -273,14 +273,14 @@ def test_each_budget_that_is_exceeded_is_a_reason_that_says_by_how_much(
         ({"split": "holdout"}, "no split 'holdout'; they have test"),
     ],
 )
-def test_a_parameter_that_is_not_allowed_is_refused_by_name(
+def test_serving_validator_refuses_a_wrong_parameter_by_name(
     refused: Callable[..., None], line: Path, xs: Any, parameters: dict[str, Any], message: str
 ) -> None:
     inputs = {"model": line, "examples": xs}
     refused(ServingValidator, inputs, message, **({"model_name": "line"} | parameters))
 
 
-def test_a_split_without_rows_is_refused(
+def test_serving_validator_refuses_a_split_without_rows(
     refused: Callable[..., None], line: Path, tmp_path: Path
 ) -> None:
     write_examples(tmp_path / "Split-test" / "data.gz", [])
@@ -298,7 +298,7 @@ def no_model_server(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("no_model_server")
-def test_serving_validator_blesses_a_real_model_and_leaves_it_as_it_is(
+def test_serving_validator_blesses_a_real_model_and_leaves_it_unchanged(
     validate: Validate, pushed: PushedRun
 ) -> None:
     model = pushed.artifact("Quantizer", "quantized_model")
@@ -340,7 +340,7 @@ def loop_for_ever(x: tf.Tensor) -> tf.Tensor:
         (loop_for_ever, 8.0, ["the server did not load the model within 8 s"]),
     ],
 )
-def test_a_model_that_answers_nan_or_never_is_not_blessed(
+def test_serving_validator_does_not_bless_a_model_that_predicts_nan_or_never(
     validate: Validate,
     tmp_path: Path,
     xs: Any,
@@ -355,7 +355,7 @@ def test_a_model_that_answers_nan_or_never_is_not_blessed(
 
 
 @pytest.mark.usefixtures("no_model_server")
-def test_a_model_that_cannot_be_loaded_in_either_form_is_not_blessed(
+def test_serving_validator_does_not_bless_a_model_that_cannot_be_loaded(
     validate: Validate, tmp_path: Path, xs: Any
 ) -> None:
     folder = tmp_path / "Format-Serving"
@@ -370,7 +370,7 @@ def test_a_model_that_cannot_be_loaded_in_either_form_is_not_blessed(
 # What the node leaves behind: no process.
 
 
-def test_a_server_ends_with_whoever_runs_it_even_if_that_is_killed(tmp_path: Path) -> None:
+def test_run_server_ends_the_server_when_its_parent_is_killed(tmp_path: Path) -> None:
     script = (
         "import sys, time\n"
         "from components.serving_validator.server import run_server\n"
@@ -388,7 +388,7 @@ def test_a_server_ends_with_whoever_runs_it_even_if_that_is_killed(tmp_path: Pat
 
 
 @pytest.mark.parametrize("interruption", [KeyboardInterrupt, SystemExit, RuntimeError])
-def test_an_interrupted_node_ends_the_server_and_what_the_server_started(
+def test_run_server_ends_the_server_and_its_children_when_interrupted(
     tmp_path: Path, interruption: type[BaseException]
 ) -> None:
     log = tmp_path / "log"
@@ -411,7 +411,7 @@ def runs(process: psutil.Process) -> bool:
     return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
 
 
-def test_a_server_that_ignores_the_request_to_end_is_killed(
+def test_run_server_kills_a_server_that_ignores_sigterm(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(server, "_GRACE_SECONDS", 0.1)
@@ -435,14 +435,14 @@ def wait_for(condition: Callable[[], bool]) -> None:
 
 
 def read_warmup(folder: Path) -> list[Any]:
-    """The requests that a server replays, as TensorFlow Serving reads them."""
+    """The warm-up requests, as TensorFlow Serving reads them."""
     records = tf.data.TFRecordDataset(str(folder / WARMUP_FILE)).as_numpy_iterator()
     logs = [prediction_log_pb2.PredictionLog.FromString(record) for record in records]
     assert all(log.WhichOneof("log_type") == "predict_log" for log in logs)
     return [log.predict_log.request for log in logs]
 
 
-def test_each_warmup_request_can_be_replayed_in_both_forms(
+def test_write_warmup_requests_can_be_repeated_in_both_formats(
     pushed: PushedRun, tmp_path: Path
 ) -> None:
     folder = pushed.artifact("SpanExampleGen", "examples")
@@ -458,16 +458,16 @@ def test_each_warmup_request_can_be_replayed_in_both_forms(
         inputs = {name: tf.make_ndarray(proto) for name, proto in request.inputs.items()}
         name = request.model_spec.signature_name
         server_side = saved_model.signatures[name](**{k: tf.constant(v) for k, v in inputs.items()})
-        (answer,) = ask_as_tensorflow_serving(content, name, inputs).values()
+        (prediction,) = predict_as_tensorflow_serving(content, name, inputs).values()
         own = load_predictor(str(model)).predict(rows[row : row + 1])
-        np.testing.assert_array_equal(answer, own)
+        np.testing.assert_array_equal(prediction, own)
         np.testing.assert_allclose(next(iter(server_side.values())).numpy(), own, atol=0.02)
 
 
-def ask_as_tensorflow_serving(
+def predict_as_tensorflow_serving(
     content: bytes, signature_name: str, inputs: dict[str, np.ndarray]
 ) -> dict[str, np.ndarray]:
-    """Asks a TFLite model by the names of tensors that its metadata gives for a signature."""
+    """Runs a TFLite model by the names of tensors that its metadata gives for a signature."""
     signature = tflite_files.read_signatures(content)[signature_name]
     assert set(inputs) == set(signature.inputs)
     interpreter = Interpreter(model_content=content)
@@ -483,7 +483,7 @@ def ask_as_tensorflow_serving(
     }
 
 
-def test_a_saved_model_alone_is_warmed_up_in_all_its_signatures(
+def test_write_warmup_covers_all_signatures_of_a_saved_model(
     line_without_tflite: Path, tmp_path: Path
 ) -> None:
     rows = np.array([example(float(x)) for x in range(3)], object)
@@ -495,7 +495,7 @@ def test_a_saved_model_alone_is_warmed_up_in_all_its_signatures(
     assert [tf.make_ndarray(request.inputs["examples"])[0] for request in others] == list(rows[:2])
 
 
-def test_there_are_never_more_warmup_requests_than_tensorflow_serving_takes(
+def test_write_warmup_writes_no_more_requests_than_tensorflow_serving_takes(
     line_without_tflite: Path, tmp_path: Path
 ) -> None:
     rows = np.array([example(float(x)) for x in range(1200)], object)
@@ -536,13 +536,13 @@ def test_write_warmup_writes_the_same_for_the_same_model_and_rows(
     assert len(written) == 1
 
 
-def test_tensorflow_serving_finds_the_signatures_of_a_tflite_model_by_name(line: Path) -> None:
+def test_read_signatures_finds_names_as_tensorflow_serving_does(line: Path) -> None:
     named = (line / "Format-Serving" / TFLITE_MODEL).read_bytes()
     signatures = tflite_files.read_signatures(named)
     assert set(signatures) == {"raw_features", "serving_default"}
     assert signatures["raw_features"] == signatures["serving_default"]
     x = np.array([4.0], np.float32)
-    assert ask_as_tensorflow_serving(named, "serving_default", {"x": x}) == {"y": [[9.0]]}
+    assert predict_as_tensorflow_serving(named, "serving_default", {"x": x}) == {"y": [[9.0]]}
     assert signatures["raw_features"].method_name == "tensorflow/serving/predict"
     # It reads each as a C string: a terminating zero, and none before.
     for signature in signatures.values():
@@ -552,16 +552,16 @@ def test_tensorflow_serving_finds_the_signatures_of_a_tflite_model_by_name(line:
 
 
 @given(share=st.floats(0, 0.9), noise=st.binary(max_size=200))
-def test_what_is_no_tflite_model_has_no_signatures(line: Path, share: float, noise: bytes) -> None:
+def test_read_signatures_of_other_files_is_empty(line: Path, share: float, noise: bytes) -> None:
     content = (line / "Format-Serving" / TFLITE_MODEL).read_bytes()
     for damaged in (content[: int(len(content) * share)], noise):
         assert tflite_files.read_signatures(damaged) == {}
 
 
-# The rows that are asked.
+# The rows of the requests.
 
 
-def test_rows_are_taken_from_all_over_a_split_and_are_the_same_each_time(tmp_path: Path) -> None:
+def test_sample_rows_takes_the_same_rows_from_all_over_a_split(tmp_path: Path) -> None:
     for part in range(2):
         written = [example(float(x)) for x in range(part * 500, part * 500 + 500)]
         write_examples(tmp_path / f"data-{part}.gz", written)
@@ -585,7 +585,7 @@ def signature_of(**inputs: tuple[tf.DType, list[int]]) -> Any:
     return signature
 
 
-def test_features_are_parsed_by_name_and_absent_ones_are_empty_or_nan() -> None:
+def test_make_inputs_parses_features_by_name_and_fills_absent_ones() -> None:
     signature = signature_of(x=(tf.float32, [-1]), name=(tf.string, [-1]), other=(tf.float64, [-1]))
     inputs = make_inputs(signature, np.array([example(3.0), example(4.0)], object))
     assert inputs["x"].tolist() == [3, 4]
@@ -594,12 +594,12 @@ def test_features_are_parsed_by_name_and_absent_ones_are_empty_or_nan() -> None:
     assert np.isnan(inputs["other"]).all()
 
 
-def test_an_example_without_what_the_model_needs_is_refused() -> None:
+def test_make_inputs_refuses_an_example_without_a_needed_feature() -> None:
     with pytest.raises(DataError, match=r"does not fit the signature: .*count"):
         make_inputs(signature_of(count=(tf.int64, [-1])), np.array([example(3.0)], object))
 
 
-def test_inputs_that_no_example_holds_are_refused_by_name() -> None:
+def test_make_inputs_refuses_inputs_that_no_example_holds_by_name() -> None:
     signature = signature_of(image=(tf.float32, [-1, -1, -1]), z=(tf.complex64, [-1]))
     with pytest.raises(UserError, match=r"image \(DT_FLOAT, \[-1, -1\] a row\), z \(DT_COMPLEX64"):
         make_inputs(signature, np.array([example(3.0)], object))
@@ -610,7 +610,7 @@ def test_inputs_that_no_example_holds_are_refused_by_name() -> None:
     numbers=st.lists(st.floats(width=32), min_size=4, max_size=4),
     whole=st.integers(-(2**63), 2**63 - 1),
 )
-def test_a_rest_request_holds_the_row_as_it_is(
+def test_rest_body_holds_the_row_unchanged(
     text: list[bytes], numbers: list[float], whole: int
 ) -> None:
     inputs = {
@@ -632,13 +632,13 @@ def test_a_rest_request_holds_the_row_as_it_is(
     errors=st.lists(st.floats(-0.1, 0.1), min_size=20, max_size=20),
     tolerance=st.floats(0, 0.1),
 )
-def test_an_answer_is_too_far_off_exactly_if_it_is_beyond_the_tolerance(
+def test_compare_reports_predictions_beyond_the_tolerance(
     own: list[float], errors: list[float], tolerance: float
 ) -> None:
     expected = [np.array([[value]]) for value in own]
-    answers = [np.array([value + error]) for value, error in zip(own, errors, strict=False)]
-    apart = [abs(float(a[0] - e[0, 0])) for a, e in zip(answers, expected, strict=True)]
-    difference, lines = compare("REST", answers, expected, list(range(len(own))), tolerance)
+    predictions = [np.array([value + error]) for value, error in zip(own, errors, strict=False)]
+    apart = [abs(float(a[0] - e[0, 0])) for a, e in zip(predictions, expected, strict=True)]
+    difference, lines = compare("REST", predictions, expected, list(range(len(own))), tolerance)
     assert difference == max(apart)
     assert bool(lines) == (max(apart) > tolerance)
     if lines:
@@ -646,7 +646,7 @@ def test_an_answer_is_too_far_off_exactly_if_it_is_beyond_the_tolerance(
         assert f"{sum(a > tolerance for a in apart)} of {len(own)} predictions" in lines[0]
 
 
-def test_answers_of_another_size_and_answers_to_a_model_that_has_none_are_told() -> None:
+def test_compare_reports_predictions_of_another_size_and_for_nan() -> None:
     two, one, none = np.zeros(2), np.zeros(1), np.array([np.nan])
     difference, lines = compare("gRPC", [one, two], [one, one], [7, 8], 0.1)
     assert difference is None
@@ -657,7 +657,7 @@ def test_answers_of_another_size_and_answers_to_a_model_that_has_none_are_told()
     )
 
 
-def test_a_limit_of_0_is_none_and_what_was_not_measured_breaks_no_limit() -> None:
+def test_unmet_limits_ignores_limits_of_0_and_missing_measurements() -> None:
     trial = Trial(startup_seconds=9.0, protocols={"gRPC": Protocol(5.0, 50.0)})
     assert unmet_limits(trial, Limits(0.1, 0, 0, 0, 0, 60)) == []
     assert unmet_limits(trial, Limits(0.1, 5, 50, 9, 1, 60)) == []

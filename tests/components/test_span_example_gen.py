@@ -44,7 +44,7 @@ Edit = Callable[[pa.Table], pa.Table]
 
 @pytest.fixture(scope="session")
 def generate(run_component: Callable[..., dict[str, Any]], curated_schema: Path) -> Generate:
-    """Runs SpanExampleGen on a directory, by default with March judged and two months before it."""
+    """Runs SpanExampleGen on a directory, by default on two months and the test month March."""
 
     def run(root: Path, schema: Path = curated_schema, **parameters: Any) -> Any:
         settings = {"time_column": TIME, "as_of": 201303, "window": 2, **parameters}
@@ -56,7 +56,7 @@ def generate(run_component: Callable[..., dict[str, Any]], curated_schema: Path)
 
 @pytest.fixture(scope="session")
 def examples(generate: Generate, tiny_spans: Path) -> Any:
-    """What comes of January and February, judged on March."""
+    """Examples of January and February, with March as the test month."""
     return generate(tiny_spans)
 
 
@@ -136,18 +136,22 @@ def refusal(generate: Generate, root: Path, **parameters: Any) -> str:
 # Splits
 
 
-def test_every_row_of_the_window_lands_in_exactly_one_split(
+def test_span_example_gen_puts_every_row_of_the_window_in_one_split(
     examples: Any, tiny_spans: Path
 ) -> None:
-    learned = rows_of(examples, "train") + rows_of(examples, "eval")
-    assert learned == source_rows(tiny_spans, 201301, 201302)
+    training_rows = rows_of(examples, "train") + rows_of(examples, "eval")
+    assert training_rows == source_rows(tiny_spans, 201301, 201302)
 
 
-def test_the_test_split_is_the_whole_month_to_be_judged_on(examples: Any, tiny_spans: Path) -> None:
+def test_span_example_gen_test_split_is_the_whole_test_month(
+    examples: Any, tiny_spans: Path
+) -> None:
     assert rows_of(examples, "test") == source_rows(tiny_spans, 201303)
 
 
-def test_months_outside_the_window_are_not_read(generate: Generate, own_spans: Path) -> None:
+def test_span_example_gen_does_not_read_months_outside_the_window(
+    generate: Generate, own_spans: Path
+) -> None:
     span_file(own_spans, 201301).write_bytes(b"no Parquet")
     span_file(own_spans, 201304).write_bytes(b"no Parquet")
     assert generate(own_spans, window=1).get_string_custom_property("spans") == json.dumps(
@@ -155,30 +159,30 @@ def test_months_outside_the_window_are_not_read(generate: Generate, own_spans: P
     )
 
 
-def test_the_last_days_of_the_window_are_eval_and_the_days_before_them_train(
+def test_span_example_gen_puts_the_last_days_in_eval_and_those_before_in_train(
     examples: Any,
 ) -> None:
-    train, held_out, judged = (column_of(examples, split, TIME) for split in SPLITS)
+    train, held_out, test = (column_of(examples, split, TIME) for split in SPLITS)
     cutoff = max(held_out) - EVAL_DAYS * DAY
     assert max(train) <= cutoff < min(held_out)
-    assert max(held_out) < min(judged)
+    assert max(held_out) < min(test)
 
 
-def test_a_row_at_the_cutoff_is_train_and_one_a_second_later_eval(
+def test_span_example_gen_puts_a_row_at_the_cutoff_in_train(
     generate: Generate, tmp_path: Path
 ) -> None:
     last = datetime(2013, 2, 28, 23, 30, tzinfo=UTC)
     cutoff = last - timedelta(days=3)
     write_clock(tmp_path / "spans/span-201302", [cutoff, last, cutoff + timedelta(seconds=1)])
-    judged = [datetime(2013, 3, 1, tzinfo=UTC), datetime(2013, 2, 28, 0, 30, tzinfo=UTC)]
-    write_clock(tmp_path / "spans/span-201303", judged)
+    test = [datetime(2013, 3, 1, tzinfo=UTC), datetime(2013, 2, 28, 0, 30, tzinfo=UTC)]
+    write_clock(tmp_path / "spans/span-201303", test)
     found = generate(
         tmp_path / "spans", schema_of(tmp_path, ""), time_column="clock", window=1, eval_days=3
     )
     at = int(cutoff.timestamp())
     assert column_of(found, "train", "clock") == [at]
     assert sorted(column_of(found, "eval", "clock")) == [at + 1, at + 3 * DAY]
-    assert len(records(found, "test")) == len(judged)  # by their folder, not their time
+    assert len(records(found, "test")) == len(test)  # by their folder, not their time
 
 
 def write_clock(folder: Path, times: list[datetime]) -> None:
@@ -195,14 +199,14 @@ def schema_of(tmp_path: Path, text: str) -> Path:
     return folder
 
 
-def test_a_window_shorter_than_the_days_of_eval_leaves_nothing_to_train_on(
+def test_span_example_gen_refuses_a_window_shorter_than_the_eval_days(
     generate: Generate, tiny_spans: Path
 ) -> None:
     message = refusal(generate, tiny_spans, window=1, eval_days=31)
     assert message == "the train split has no row; the window has 1 month(s)"
 
 
-def test_a_span_of_several_files_is_read_whole(
+def test_span_example_gen_reads_a_span_of_several_files_whole(
     generate: Generate, own_spans: Path, tiny_spans: Path
 ) -> None:
     whole = pq.read_table(span_file(own_spans))
@@ -210,11 +214,11 @@ def test_a_span_of_several_files_is_read_whole(
         pq.write_table(part, own_spans / f"span-{BAD_MONTH}" / f"{name}.parquet")
     span_file(own_spans).unlink()
     found = generate(own_spans)
-    learned = rows_of(found, "train") + rows_of(found, "eval")
-    assert learned == source_rows(tiny_spans, 201301, 201302)
+    training_rows = rows_of(found, "train") + rows_of(found, "eval")
+    assert training_rows == source_rows(tiny_spans, 201301, 201302)
 
 
-def test_the_order_of_the_rows_in_the_files_does_not_matter(
+def test_span_example_gen_ignores_the_order_of_rows(
     generate: Generate, own_spans: Path, examples: Any
 ) -> None:
     shuffled = np.random.default_rng(7).permutation(pq.read_metadata(span_file(own_spans)).num_rows)
@@ -224,7 +228,7 @@ def test_the_order_of_the_rows_in_the_files_does_not_matter(
         assert rows_of(found, split) == rows_of(examples, split)
 
 
-def test_the_same_data_gives_the_same_rows_in_the_same_files_and_order(
+def test_span_example_gen_writes_the_same_rows_in_the_same_files_and_order(
     generate: Generate, tiny_spans: Path, examples: Any
 ) -> None:
     again = generate(tiny_spans)
@@ -237,7 +241,7 @@ def test_the_same_data_gives_the_same_rows_in_the_same_files_and_order(
         assert list(map(parse, records(again, split))) == list(map(parse, records(examples, split)))
 
 
-def test_the_artifact_says_what_the_splits_are_made_of(examples: Any) -> None:
+def test_span_example_gen_records_rows_and_months_of_the_splits(examples: Any) -> None:
     rows = json.loads(examples.get_string_custom_property("rows"))
     assert json.loads(examples.split_names) == list(SPLITS) == ["train", "eval", "test"]
     assert rows == {split: len(records(examples, split)) for split in SPLITS}
@@ -248,7 +252,7 @@ def test_the_artifact_says_what_the_splits_are_made_of(examples: Any) -> None:
     }
 
 
-def test_a_large_file_is_shared_out_and_each_of_its_row_groups_read_once_in_each_piece(
+def test_span_example_gen_reads_each_row_group_of_a_large_file_once(
     tmp_path: Path,
 ) -> None:
     root = tmp_path
@@ -272,10 +276,10 @@ def test_a_large_file_is_shared_out_and_each_of_its_row_groups_read_once_in_each
 # What is kept
 
 
-def test_a_month_that_was_read_is_not_read_again_whatever_its_part_in_the_window(
+def test_span_example_gen_does_not_read_a_month_twice(
     generate: Generate, own_spans: Path, store: Path
 ) -> None:
-    """February and March are judged on, then held out and learned from, then all learned from."""
+    """February and March are test months at first, and then months of the window."""
     expected = generate(own_spans, as_of=201304, window=2)
     shutil.rmtree(store)
     earlier = [generate(own_spans, as_of=as_of, window=1) for as_of in (201302, 201303)]
@@ -308,7 +312,7 @@ def damage_but_for_times(path: Path) -> None:
     os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
 
 
-def test_a_month_whose_file_was_rewritten_is_read_again(
+def test_span_example_gen_reads_a_rewritten_month_again(
     generate: Generate, own_spans: Path, store: Path
 ) -> None:
     generate(own_spans)
@@ -318,7 +322,7 @@ def test_a_month_whose_file_was_rewritten_is_read_again(
     assert set(column_of(found, "eval", "distance")) == {7}
 
 
-def test_a_kept_file_that_is_damaged_is_written_anew(
+def test_span_example_gen_replaces_a_damaged_kept_file(
     generate: Generate, own_spans: Path, store: Path, examples: Any
 ) -> None:
     generate(own_spans)
@@ -332,7 +336,7 @@ def test_a_kept_file_that_is_damaged_is_written_anew(
     assert min(path.stat().st_size for path in kept) > 0
 
 
-def test_a_kept_file_that_holds_something_else_is_written_anew(
+def test_span_example_gen_replaces_a_kept_file_with_other_contents(
     generate: Generate, own_spans: Path, store: Path, examples: Any
 ) -> None:
     generate(own_spans)
@@ -348,7 +352,7 @@ def test_a_kept_file_that_holds_something_else_is_written_anew(
 # Values
 
 
-def test_nulls_become_absent_features(examples: Any, tiny_spans: Path) -> None:
+def test_span_example_gen_writes_nulls_as_absent_features(examples: Any, tiny_spans: Path) -> None:
     source = pq.read_table(tiny_spans / "span-201303")
     nullable = [name for name in source.column_names if source[name].null_count]
     assert nullable
@@ -377,7 +381,7 @@ def encode(array: pa.Array, kind: int | None = None) -> list[Any]:
 
 
 @given(st.lists(st.none() | st.floats(width=32)))
-def test_float32_round_trips_exactly(values: list[float | None]) -> None:
+def test_encode_keeps_float32_exactly(values: list[float | None]) -> None:
     found = encode(pa.array(values, pa.float32()), schema_pb2.FLOAT)
     assert [v if v is None else v.hex() for v in found] == [
         v if v is None else v.hex() for v in values
@@ -391,7 +395,7 @@ def test_float32_round_trips_exactly(values: list[float | None]) -> None:
         )
     )
 )
-def test_integers_round_trip_exactly(column: tuple[pa.DataType, list[int | None]]) -> None:
+def test_encode_keeps_integers_exactly(column: tuple[pa.DataType, list[int | None]]) -> None:
     kind, values = column
     assert encode(pa.array(values, kind), schema_pb2.INT) == values
 
@@ -400,13 +404,13 @@ def test_integers_round_trip_exactly(column: tuple[pa.DataType, list[int | None]
     kind=st.sampled_from([pa.string(), pa.large_string(), pa.dictionary(pa.int32(), pa.string())]),
     values=st.lists(st.none() | st.text()),
 )
-def test_strings_round_trip_exactly(kind: pa.DataType, values: list[str | None]) -> None:
+def test_encode_keeps_strings_exactly(kind: pa.DataType, values: list[str | None]) -> None:
     expected = [value if value is None else value.encode() for value in values]
     assert encode(pa.array(values, kind), schema_pb2.BYTES) == expected
 
 
 @given(st.lists(st.none() | st.binary()))
-def test_bytes_that_are_no_text_round_trip_exactly(values: list[bytes | None]) -> None:
+def test_encode_keeps_bytes_that_are_not_text_exactly(values: list[bytes | None]) -> None:
     assert encode(pa.array(values, pa.binary()), schema_pb2.BYTES) == values
 
 
@@ -415,7 +419,7 @@ def test_bytes_that_are_no_text_round_trip_exactly(values: list[bytes | None]) -
     zone=st.sampled_from([None, "UTC", "America/New_York"]),
     seconds=st.lists(st.none() | st.integers(0, 2**33)),
 )
-def test_timestamps_become_seconds_since_the_epoch(
+def test_encode_writes_timestamps_as_seconds_since_the_epoch(
     unit: str, zone: str | None, seconds: list[int | None]
 ) -> None:
     scale = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}[unit]
@@ -424,25 +428,27 @@ def test_timestamps_become_seconds_since_the_epoch(
 
 
 @given(st.lists(st.none() | st.booleans()))
-def test_booleans_become_zero_and_one(values: list[bool | None]) -> None:
+def test_encode_writes_booleans_as_zero_and_one(values: list[bool | None]) -> None:
     assert encode(pa.array(values, pa.bool_())) == values
 
 
-def test_doubles_become_the_nearest_float32() -> None:
+def test_encode_writes_doubles_as_the_nearest_float32() -> None:
     assert encode(pa.array([0.1, None, -1e-9])) == [np.float32(0.1), None, np.float32(-1e-9)]
 
 
-def test_a_column_of_nothing_but_nulls_is_absent_everywhere(
+def test_span_example_gen_writes_a_column_of_nulls_as_absent(
     generate: Generate, own_spans: Path
 ) -> None:
     edit(span_file(own_spans, 201303), with_column("engine", lambda table: pa.nulls(len(table))))
     assert set(column_of(generate(own_spans), "test", "engine")) == {None}
 
 
-# What is more than the schema asks for, or wider
+# What is more than the schema requires, or wider
 
 
-def test_what_the_schema_has_no_objection_to_passes(generate: Generate, own_spans: Path) -> None:
+def test_span_example_gen_accepts_what_the_schema_allows(
+    generate: Generate, own_spans: Path
+) -> None:
     path = span_file(own_spans, 201303)
     edit(path, with_column("seats", lambda table: pa.array([180] * len(table), pa.int32())))
     edit(path, with_column("temp", lambda table: pa.array([float("inf")] * len(table))))
@@ -454,11 +460,11 @@ def test_what_the_schema_has_no_objection_to_passes(generate: Generate, own_span
     integer_for_float, infinity, extra_column = row
     assert isinstance(integer_for_float, float)
     assert integer_for_float == 180
-    assert infinity == float("inf")  # absurd, but for the gate to judge
+    assert infinity == float("inf")  # absurd, but that is for DataGate to find
     assert extra_column == b"B22"
 
 
-def test_a_column_that_the_schema_does_not_require_may_be_missing(
+def test_span_example_gen_lets_an_optional_column_be_missing(
     generate: Generate, own_spans: Path, curated_schema: Path, tmp_path: Path
 ) -> None:
     folder = Path(shutil.copytree(curated_schema, tmp_path / "schema"))
@@ -470,12 +476,14 @@ def test_a_column_that_the_schema_does_not_require_may_be_missing(
 # The fingerprint
 
 
-def test_the_fingerprint_of_the_window_is_accepted(generate: Generate, tiny_spans: Path) -> None:
+def test_span_example_gen_accepts_the_fingerprint_of_the_window(
+    generate: Generate, tiny_spans: Path
+) -> None:
     seen = spans.resolve_window(str(tiny_spans), 201303, 2).fingerprint
     assert len(records(generate(tiny_spans, fingerprint=seen), "test")) > 0
 
 
-def test_data_that_changed_since_the_run_was_planned_is_refused(
+def test_span_example_gen_refuses_data_changed_since_planning(
     generate: Generate, own_spans: Path
 ) -> None:
     seen = spans.resolve_window(str(own_spans), 201303, 2).fingerprint
@@ -502,7 +510,7 @@ def test_data_that_changed_since_the_run_was_planned_is_refused(
         ),
     ],
 )
-def test_a_file_that_is_not_readable_parquet_is_named(
+def test_span_example_gen_names_a_file_that_is_not_readable_parquet(
     generate: Generate, own_spans: Path, content: Callable[[bytes], bytes]
 ) -> None:
     path = span_file(own_spans)
@@ -533,7 +541,7 @@ def corrupt(path: Path, group: int, column: str) -> None:
 
 # The time column is read when the shards are planned, the others by the workers of Beam.
 @pytest.mark.parametrize("column", [TIME, "company"])
-def test_corrupt_bytes_are_told_by_file_and_row_group(
+def test_span_example_gen_names_file_and_row_group_of_corrupt_bytes(
     generate: Generate, own_spans: Path, column: str
 ) -> None:
     corrupt(span_file(own_spans), 3, column)
@@ -542,7 +550,7 @@ def test_corrupt_bytes_are_told_by_file_and_row_group(
 
 
 @pytest.mark.parametrize("column", [TIME, "company"])
-def test_the_message_about_corrupt_bytes_is_one_line_without_beam_s_own_words(
+def test_span_example_gen_reports_corrupt_bytes_in_one_line(
     generate: Generate, own_spans: Path, column: str
 ) -> None:
     corrupt(span_file(own_spans), 3, column)
@@ -551,10 +559,10 @@ def test_the_message_about_corrupt_bytes_is_one_line_without_beam_s_own_words(
     assert message == " ".join(message.split())
 
 
-# Columns that are not what the schema asks for
+# Columns that are not as the schema says
 
 
-def test_a_missing_column_is_named_with_the_file_and_the_columns_it_has(
+def test_span_example_gen_names_a_missing_column_and_lists_those_there_are(
     generate: Generate, own_spans: Path
 ) -> None:
     edit(span_file(own_spans), lambda table: table.drop(["origin"]))
@@ -562,12 +570,12 @@ def test_a_missing_column_is_named_with_the_file_and_the_columns_it_has(
     assert f"{span_file(own_spans)}: column 'origin' is missing; it has time_hour, " in message
 
 
-def test_a_missing_time_column_is_named_with_the_file(generate: Generate, own_spans: Path) -> None:
+def test_span_example_gen_names_a_missing_time_column(generate: Generate, own_spans: Path) -> None:
     edit(span_file(own_spans), lambda table: table.drop([TIME]))
     assert f"{span_file(own_spans)}: column '{TIME}' is missing" in refusal(generate, own_spans)
 
 
-def test_a_time_column_that_the_schema_does_not_mention_is_required_all_the_same(
+def test_span_example_gen_needs_the_time_column_even_if_the_schema_lacks_it(
     generate: Generate, own_spans: Path
 ) -> None:
     message = refusal(generate, own_spans, time_column="landed_at")
@@ -612,7 +620,7 @@ def as_text(name: str) -> Edit:
         ),
     ],
 )
-def test_a_column_of_another_type_is_named_with_file_type_and_what_is_allowed(
+def test_span_example_gen_names_a_column_of_another_type_and_what_is_allowed(
     generate: Generate, own_spans: Path, change: Edit, column: str, allowed: str
 ) -> None:
     edit(span_file(own_spans), change)
@@ -623,7 +631,7 @@ def test_a_column_of_another_type_is_named_with_file_type_and_what_is_allowed(
     )
 
 
-def test_an_integer_too_large_for_int64_is_refused_and_not_made_negative(
+def test_span_example_gen_refuses_an_integer_too_large_for_int64(
     generate: Generate, own_spans: Path
 ) -> None:
     huge = with_column("serial", lambda table: pa.array([2**63] * len(table), pa.uint64()))
@@ -633,7 +641,9 @@ def test_an_integer_too_large_for_int64_is_refused_and_not_made_negative(
     assert re.search("row group 0|column 'serial'", message)
 
 
-def test_a_column_that_a_file_has_twice_is_named(generate: Generate, own_spans: Path) -> None:
+def test_span_example_gen_names_a_column_that_a_file_has_twice(
+    generate: Generate, own_spans: Path
+) -> None:
     edit(span_file(own_spans), lambda table: table.append_column("temp", table["temp"]))
     message = refusal(generate, own_spans)
     assert str(span_file(own_spans)) in message
@@ -644,13 +654,15 @@ def test_a_column_that_a_file_has_twice_is_named(generate: Generate, own_spans: 
 
 
 @pytest.mark.parametrize("month", [201302, 201303])
-def test_an_empty_month_is_named(generate: Generate, own_spans: Path, month: int) -> None:
+def test_span_example_gen_names_an_empty_month(
+    generate: Generate, own_spans: Path, month: int
+) -> None:
     edit(span_file(own_spans, month), lambda table: table[:0])
     message = refusal(generate, own_spans)
     assert message == f"span-{month} has no row: {span_file(own_spans, month)}"
 
 
-def test_an_empty_month_whose_columns_have_no_type_is_named(
+def test_span_example_gen_names_an_empty_month_without_types(
     generate: Generate, own_spans: Path
 ) -> None:
     def without_types(table: pa.Table) -> pa.Table:
@@ -660,7 +672,7 @@ def test_an_empty_month_whose_columns_have_no_type_is_named(
     assert str(span_file(own_spans)) in refusal(generate, own_spans)
 
 
-def test_a_row_without_a_time_is_told_by_file_row_group_and_column(
+def test_span_example_gen_names_file_and_row_group_of_a_row_without_time(
     generate: Generate, own_spans: Path
 ) -> None:
     def without_two_times(table: pa.Table) -> pa.Table:
@@ -674,7 +686,7 @@ def test_a_row_without_a_time_is_told_by_file_row_group_and_column(
     )
 
 
-def test_a_missing_directory_is_named(generate: Generate, tmp_path: Path) -> None:
+def test_span_example_gen_names_a_missing_directory(generate: Generate, tmp_path: Path) -> None:
     assert repr(str(tmp_path / "nowhere")) in refusal(generate, tmp_path / "nowhere")
 
 
@@ -690,7 +702,7 @@ def shift(days: int) -> Edit:
 
 
 @pytest.mark.parametrize("month", [BAD_MONTH, 201303])
-def test_a_month_of_last_year_under_this_months_name_is_refused_with_its_times(
+def test_span_example_gen_refuses_a_month_of_another_year(
     generate: Generate, own_spans: Path, month: int
 ) -> None:
     path = span_file(own_spans, month)
@@ -701,27 +713,29 @@ def test_a_month_of_last_year_under_this_months_name_is_refused_with_its_times(
     assert re.match(re.escape(expected) + r"2012-0\d-\d\dT.* to 2012-0\d-\d\dT.*, UTC$", message)
 
 
-def test_another_month_under_this_months_name_is_refused(
+def test_span_example_gen_refuses_another_month_under_the_same_name(
     generate: Generate, own_spans: Path
 ) -> None:
     shutil.copy(span_file(own_spans, 201304), span_file(own_spans, 201303))
     assert "rows are not of the month 201303" in refusal(generate, own_spans)
 
 
-def test_a_few_rows_of_another_month_are_counted(generate: Generate, own_spans: Path) -> None:
+def test_span_example_gen_counts_a_few_rows_of_another_month(
+    generate: Generate, own_spans: Path
+) -> None:
     stray = pq.read_table(span_file(own_spans, 201304))[100:103]
     edit(span_file(own_spans), lambda table: pa.concat_tables([table, stray]))
     assert f"{span_file(own_spans)}: 3 of " in refusal(generate, own_spans)
 
 
 @pytest.mark.parametrize("month", range(201301, 201313))
-def test_real_months_of_a_local_calendar_are_their_own_in_utc(month: int) -> None:
+def test_month_bounds_hold_the_local_calendar_of_real_months(month: int) -> None:
     times = pq.read_table(span_file(TRIPS, month), columns=[TIME])[TIME].to_pylist()
     begin, end = spans.month_bounds(month)
     assert begin <= min(times).timestamp() <= max(times).timestamp() < end
 
 
-def test_the_bounds_of_a_month_leave_a_day_for_time_zones() -> None:
+def test_month_bounds_leave_a_day_for_time_zones() -> None:
     begin, end = (datetime.fromtimestamp(t, UTC) for t in spans.month_bounds(201312))
     assert begin == datetime(2013, 11, 30, tzinfo=UTC)
     assert end == datetime(2014, 1, 2, tzinfo=UTC)

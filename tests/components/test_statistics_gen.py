@@ -57,7 +57,7 @@ def by_feature(
     return {feature.path.step[0]: feature for feature in statistics.datasets[0].features}
 
 
-def test_statistics_are_those_that_the_stock_component_finds(
+def test_statistics_gen_gives_what_the_stock_component_gives(
     count: Count, examples: Any, curated_schema: Path
 ) -> None:
     schema_artifact = tfx.types.standard_artifacts.Schema()
@@ -97,7 +97,7 @@ def categories(stats: statistics_pb2.StringStatistics) -> dict[str, float]:
     return {bucket.label: bucket.sample_count for bucket in stats.rank_histogram.buckets}
 
 
-def test_a_file_that_was_counted_is_not_read_again(
+def test_statistics_gen_does_not_read_a_counted_file_again(
     count: Count, examples_of: Callable[[int], Any], store: Path
 ) -> None:
     """The files of a month are the same when it moves on in the window."""
@@ -133,7 +133,7 @@ def through_dots(path: Path) -> bytes:
     return b"\x80\x04" + b"".join(parts) + b"\x93" + argument + b"\x85R."
 
 
-def test_statistics_gen_makes_again_what_cannot_be_read_and_calls_nothing(
+def test_statistics_gen_replaces_what_it_cannot_read_and_runs_no_code_of_it(
     count: Count, examples: Any, store: Path, hostile_file: HostileFile
 ) -> None:
     first = count(examples)
@@ -168,7 +168,7 @@ def test_statistics_gen_counts_all_files_again_where_kept_ones_do_not_fit(
     assert counts(count(examples)) == counts(first)
 
 
-def test_another_schema_is_counted_anew(
+def test_statistics_gen_counts_again_for_another_schema(
     run_component: Callable[..., dict[str, Any]],
     count: Count,
     examples: Any,

@@ -100,7 +100,7 @@ def assert_same(one: dict[str, Any], other: dict[str, Any]) -> None:
 
 @pytest.fixture(scope="session")
 def fresh(transform: Run, examples: dict[int, Any]) -> dict[int, dict[str, Any]]:
-    """What comes of both windows without a store."""
+    """The outputs for both windows without a store."""
     return {as_of: transform(examples[as_of]) for as_of in MONTHS}
 
 
@@ -108,7 +108,7 @@ def fresh(transform: Run, examples: dict[int, Any]) -> dict[int, dict[str, Any]]
 def kept_once(
     transform: Run, examples: dict[int, Any], tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Path, dict[str, Any]]:
-    """A store in which the first window was analysed, and what came of that."""
+    """A store in which the first window was analysed, and the outputs."""
     folder = tmp_path_factory.mktemp("kept") / "store"
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(STORE_VARIABLE, str(folder))
@@ -121,7 +121,7 @@ def kept(kept_once: tuple[Path, dict[str, Any]], store: Path) -> Path:
     return Path(shutil.copytree(kept_once[0], store))
 
 
-def test_every_row_is_what_the_saved_graph_makes_of_it_in_its_file_and_order(
+def test_transform_writes_what_the_saved_graph_gives_in_the_same_order(
     fresh: dict[int, dict[str, Any]], examples: dict[int, Any], curated_schema: Path
 ) -> None:
     outputs = fresh[MONTHS[0]]
@@ -141,7 +141,7 @@ def test_every_row_is_what_the_saved_graph_makes_of_it_in_its_file_and_order(
             np.testing.assert_allclose(found[name], expected[name].numpy(), rtol=1e-5, atol=1e-6)
 
 
-def test_what_is_learned_is_learned_of_the_split_to_analyze_alone(
+def test_transform_analyzes_only_the_split_to_analyze(
     fresh: dict[int, dict[str, Any]],
 ) -> None:
     train = columns_of(fresh[MONTHS[0]], "train")
@@ -151,7 +151,7 @@ def test_what_is_learned_is_learned_of_the_split_to_analyze_alone(
     assert np.mean(columns_of(fresh[MONTHS[0]], "eval")["distance"]) != pytest.approx(0, abs=1e-4)
 
 
-def test_with_what_is_kept_of_earlier_months_it_is_the_same_transformation(
+def test_transform_with_kept_analyses_is_the_same_transformation(
     transform: Run,
     examples: dict[int, Any],
     fresh: dict[int, dict[str, Any]],
@@ -174,7 +174,7 @@ def test_with_what_is_kept_of_earlier_months_it_is_the_same_transformation(
     assert len(list(kept.rglob("analysis-*"))) == len(after)
 
 
-def test_a_month_that_is_kept_is_not_read_to_be_analysed(
+def test_transform_does_not_read_a_kept_month_to_analyze_it(
     transform: Run, examples: dict[int, Any], fresh: dict[int, dict[str, Any]], kept: Path
 ) -> None:
     damaged = tfx.types.standard_artifacts.Examples()
@@ -187,7 +187,7 @@ def test_a_month_that_is_kept_is_not_read_to_be_analysed(
         np.testing.assert_allclose(column, columns_of(fresh[MONTHS[0]], "eval")[name], rtol=1e-5)
 
 
-def test_what_is_kept_and_cannot_be_read_is_made_again(
+def test_transform_analyzes_again_what_cannot_be_read(
     transform: Run, examples: dict[int, Any], fresh: dict[int, dict[str, Any]], kept: Path
 ) -> None:
     truncated, foreign = sorted(kept.rglob("analysis-*"))
@@ -198,7 +198,7 @@ def test_what_is_kept_and_cannot_be_read_is_made_again(
 
 
 @pytest.mark.parametrize("accumulator", [b"[1, [2]]", b"\xff"])
-def test_what_is_kept_and_does_not_fit_is_made_again(
+def test_transform_analyzes_again_what_does_not_fit(
     transform: Run,
     examples: dict[int, Any],
     fresh: dict[int, dict[str, Any]],
@@ -214,7 +214,7 @@ def test_what_is_kept_and_does_not_fit_is_made_again(
     assert not any(planted in gzip.decompress(path.read_bytes()).decode() for path in paths)
 
 
-def test_what_is_kept_and_unpacks_to_more_than_memory_is_made_again(
+def test_transform_analyzes_again_what_is_larger_than_memory(
     transform: Run, examples: dict[int, Any], fresh: dict[int, dict[str, Any]], kept: Path
 ) -> None:
     path = min(kept.rglob("analysis-*"))
@@ -242,7 +242,7 @@ def test_transform_keeps_sketches_without_pickle_and_runs_none_that_it_finds(
         assert hostile not in gzip.decompress(path.read_bytes()).decode()
 
 
-def test_another_function_is_analysed_anew(
+def test_transform_analyzes_again_for_another_function(
     transform: Run, examples: dict[int, Any], kept: Path
 ) -> None:
     before = len(list(kept.rglob("analysis-*")))
@@ -251,7 +251,7 @@ def test_another_function_is_analysed_anew(
     assert columns_of(found, "train")["company"].max() > 5
 
 
-def test_kept_analyses_depend_on_what_the_function_imports_alone(
+def test_code_version_depends_only_on_what_the_function_imports(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     package = tmp_path / "team"
@@ -274,7 +274,7 @@ def test_kept_analyses_depend_on_what_the_function_imports_alone(
     assert code_version(function, b"schema") != first
 
 
-def test_a_function_that_learns_in_phases_has_all_rows_whatever_is_kept(
+def test_transform_gives_all_rows_to_a_function_that_learns_in_phases(
     transform: Run, examples: dict[int, Any], store: Path
 ) -> None:
     """TFT keeps no second phase, for it depends on the first one of the whole window."""
@@ -283,19 +283,19 @@ def test_a_function_that_learns_in_phases_has_all_rows_whatever_is_kept(
     assert np.min(columns_of(one, "train")["above"]) < 0
 
 
-def test_a_function_that_is_not_there_is_named(transform: Run, examples: dict[int, Any]) -> None:
+def test_transform_names_a_missing_function(transform: Run, examples: dict[int, Any]) -> None:
     with pytest.raises(
         UserError, match=r"'pipeline\.nothing' is not the import path of a function"
     ):
         transform(examples[MONTHS[0]], "pipeline.nothing")
 
 
-def test_a_split_that_is_not_there_is_named(transform: Run, examples: dict[int, Any]) -> None:
+def test_transform_names_a_missing_split(transform: Run, examples: dict[int, Any]) -> None:
     with pytest.raises(UserError, match="no split 'other'; they have train, eval, test"):
         transform(examples[MONTHS[0]], analyze='["other"]')
 
 
-def test_what_the_function_says_is_wrong_is_the_message(
+def test_transform_shows_the_error_of_the_function(
     transform: Run, examples: dict[int, Any]
 ) -> None:
     with pytest.raises(UserError, match=r"^this function cannot be applied$"):

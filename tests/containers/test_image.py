@@ -17,7 +17,7 @@ RESTRICTED = (
 )
 
 
-def test_its_user_is_no_root_and_a_number_that_kubernetes_can_check(image: Image) -> None:
+def test_image_user_is_not_root_and_a_number_that_kubernetes_can_check(image: Image) -> None:
     assert image.inspect("{{.Config.User}}") == "65532:0"
     assert image.output("id", "-u") == "65532"
 
@@ -33,13 +33,13 @@ def test_its_user_is_no_root_and_a_number_that_kubernetes_can_check(image: Image
     ],
     ids=" ".join,
 )
-def test_any_user_can_run_it_on_a_read_only_file_system(
+def test_image_runs_for_any_user_on_a_read_only_file_system(
     image: Image, command: tuple[str, ...]
 ) -> None:
     image.output(*command, options=RESTRICTED)
 
 
-def test_the_project_is_installed_and_not_only_in_the_working_directory(image: Image) -> None:
+def test_image_has_the_project_installed(image: Image) -> None:
     where = image.output(
         *("python", "-c", "import components, pipeline; print(pipeline.__file__)"),
         options=("--workdir=/",),
@@ -48,11 +48,11 @@ def test_the_project_is_installed_and_not_only_in_the_working_directory(image: I
     assert where.startswith("/opt/venv/lib/")
 
 
-def test_it_packages_the_project_for_beam_workers(image: Image) -> None:
+def test_image_packages_the_project_for_beam_workers(image: Image) -> None:
     image.output("python", "setup.py", "--quiet", "sdist", "--dist-dir", "/tmp/dist")
 
 
-def test_no_module_is_compiled_anew_at_each_start(image: Image) -> None:
+def test_image_has_all_modules_compiled(image: Image) -> None:
     done = image.run("python", "-v", "-c", "import pipeline.pipeline")
 
     assert done.returncode == 0, done.stderr
@@ -61,7 +61,7 @@ def test_no_module_is_compiled_anew_at_each_start(image: Image) -> None:
     assert [path for path in loaded if path.endswith(".py")] == []
 
 
-def test_neither_data_nor_tests_nor_keys_are_inside(image: Image) -> None:
+def test_image_holds_no_data_tests_or_keys(image: Image) -> None:
     inside = set(image.output("ls", "-A", "/flightdeck").split())
 
     assert {"components", "orchestration", "pipeline", "schema", "serving"} <= inside
@@ -69,7 +69,7 @@ def test_neither_data_nor_tests_nor_keys_are_inside(image: Image) -> None:
     assert image.output("find", "/flightdeck", "-name", "*.key", "-o", "-name", "*.parquet") == ""
 
 
-def test_options_without_a_command_go_to_beams_boot_program(image: Image) -> None:
+def test_image_passes_options_without_a_command_to_the_boot_program_of_beam(image: Image) -> None:
     done = image.run("--id=1", "--provision_endpoint=localhost:1")
 
     assert done.returncode == 127

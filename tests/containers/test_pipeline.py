@@ -31,7 +31,9 @@ def serving(finished: ContainerRun) -> ModelDirectory:
     return ModelDirectory(str(finished.volume / "serving_model"), "trip_delay")
 
 
-def test_every_task_hands_over_its_outputs(finished: ContainerRun) -> None:
+def test_pipeline_in_containers_hands_over_the_outputs_of_every_task(
+    finished: ContainerRun,
+) -> None:
     outputs = {path.parent.name: path for path in finished.artifacts.glob("*/executor_output.json")}
 
     assert outputs.keys() == finished.tasks
@@ -43,7 +45,7 @@ def test_every_task_hands_over_its_outputs(finished: ContainerRun) -> None:
                 assert Path(artifact["uri"]).is_dir(), f"{task}: {name} is missing"
 
 
-def test_one_version_is_pushed_in_both_forms(serving: ModelDirectory) -> None:
+def test_pipeline_in_containers_pushes_one_version_in_both_formats(serving: ModelDirectory) -> None:
     (version,) = serving.versions()
 
     folder = Path(serving.version_uri(version))
@@ -51,13 +53,15 @@ def test_one_version_is_pushed_in_both_forms(serving: ModelDirectory) -> None:
     assert (folder / "model.tflite").is_file()
 
 
-def test_the_version_is_signed(serving: ModelDirectory) -> None:
+def test_pipeline_in_containers_signs_the_version(serving: ModelDirectory) -> None:
     (version,) = serving.versions()
 
     private_copy(serving, version, TrustStore([default_trust(serving.serving_dir)])).close()
 
 
-def test_the_version_says_where_it_came_from(serving: ModelDirectory) -> None:
+def test_pipeline_in_containers_records_the_provenance_of_the_version(
+    serving: ModelDirectory,
+) -> None:
     (version,) = serving.versions()
 
     provenance = serving.provenance(version)
@@ -65,7 +69,7 @@ def test_the_version_says_where_it_came_from(serving: ModelDirectory) -> None:
     assert 0.5 < provenance["metrics"]["auc"] < 1
 
 
-def test_a_failing_task_fails_the_run_and_says_why(
+def test_pipeline_in_containers_fails_with_a_failing_task_and_tells_why(
     run_pipeline: RunPipeline, tmp_path: Path
 ) -> None:
     (tmp_path / "spans").mkdir()

@@ -3,7 +3,7 @@
     python tests/e2e/run_package.py PACKAGE PIPELINE_ROOT PARAMETERS [forked]
 
 `SubprocessRunner` turns down whatever is no Python function, by two checks; what it does after them
-is what is wanted here: the command of a task, its placeholders filled in, its answer read. With
+is what is wanted here: the command of a task, its placeholders filled in, its outputs read. With
 "forked" the processes come from one that has TFX imported, which takes each of them 12 s otherwise.
 """
 

@@ -51,7 +51,7 @@ Row = tuple[tuple[str, bytes], ...]
 
 @pytest.fixture(scope="module")
 def worker_pool(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Address of a pool of Beam workers: a process of its own, as beside a Flink TaskManager."""
+    """Address of a pool of Beam workers: a process of its own, as next to a Flink TaskManager."""
     with socket.socket() as free:
         free.bind(("", 0))
         port = free.getsockname()[1]
@@ -178,7 +178,9 @@ def rows_of(examples: Path, split: str) -> Counter[Row]:
     return rows
 
 
-def test_the_same_rows_are_in_every_split(elsewhere: Path, pushed: PushedRun) -> None:
+def test_beam_runner_writes_the_same_rows_in_every_split(
+    elsewhere: Path, pushed: PushedRun
+) -> None:
     found = artifact(elsewhere, "SpanExampleGen", "examples")
     for split in SPLITS:
         expected = rows_of(pushed.artifact("SpanExampleGen", "examples"), split)
@@ -186,7 +188,9 @@ def test_the_same_rows_are_in_every_split(elsewhere: Path, pushed: PushedRun) ->
         assert rows_of(found, split) == expected
 
 
-def test_the_statistics_are_the_same_but_for_rounding(elsewhere: Path, pushed: PushedRun) -> None:
+def test_beam_runner_gives_the_same_statistics_but_for_rounding(
+    elsewhere: Path, pushed: PushedRun
+) -> None:
     found = artifact(elsewhere, "StatisticsGen", "statistics")
     for split in SPLITS:
         numbers, others = read_statistics(found, split)
@@ -222,7 +226,7 @@ def flatten(tree: Any, place: str) -> Iterator[tuple[str, Any]]:
         yield place, tree
 
 
-def test_transform_learns_the_same(elsewhere: Path, pushed: PushedRun) -> None:
+def test_beam_runner_gives_the_same_transform_graph(elsewhere: Path, pushed: PushedRun) -> None:
     found, expected = (
         artifact(elsewhere, "Transform", "transform_graph"),
         pushed.artifact("Transform", "transform_graph"),
@@ -249,7 +253,7 @@ def transform(graph: Path, serialized: list[bytes]) -> dict[str, np.ndarray]:
     return {name: values.numpy() for name, values in made.items()}
 
 
-def test_every_row_is_transformed(elsewhere: Path, pushed: PushedRun) -> None:
+def test_beam_runner_transforms_every_row(elsewhere: Path, pushed: PushedRun) -> None:
     found = artifact(elsewhere, "Transform", "transformed_examples")
     for split in ("train", "eval"):
         expected = records(pushed.artifact("Transform", "transformed_examples"), split)
@@ -257,7 +261,7 @@ def test_every_row_is_transformed(elsewhere: Path, pushed: PushedRun) -> None:
 
 
 @pytest.mark.parametrize("place", ["a worker pool", ON_FLINK])
-def test_bad_data_found_by_a_worker_is_told_in_one_line(
+def test_beam_runner_reports_bad_data_of_a_worker_in_one_line(
     place: str, worker_pool: str, small_spans: Path, tmp_path: Path
 ) -> None:
     data = Path(shutil.copytree(small_spans, tmp_path / "spans"))
@@ -281,7 +285,7 @@ def corrupt(path: Path, group: int, column: str) -> None:
     path.write_bytes(content)
 
 
-def test_what_setup_file_packages_has_every_module(tmp_path: Path) -> None:
+def test_setup_file_packages_every_module(tmp_path: Path) -> None:
     command = ["setup.py", "-q", "egg_info", f"--egg-base={tmp_path}"]
     subprocess.run(
         [sys.executable, *command, "sdist", f"--dist-dir={tmp_path}"], cwd=PROJECT, check=True

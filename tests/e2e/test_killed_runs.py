@@ -178,7 +178,7 @@ def kill_within(
     assert process.exitcode in (-signal.SIGKILL, 0)
 
 
-def test_runs_that_are_killed_at_any_moment_harm_nothing(
+def test_local_run_killed_at_any_moment_harms_nothing(
     pushed: PushedRun, tmp_path: Path, server: psutil.Process, chance: random.Random
 ) -> None:
     firings = Firings(pushed, tmp_path)
@@ -213,7 +213,7 @@ def test_runs_that_are_killed_at_any_moment_harm_nothing(
     assert {outcomes[run_id] for run_id in killed} == {Outcome.KILLED}
 
 
-def test_pusher_that_is_killed_at_any_moment_publishes_a_whole_version_or_none(
+def test_pusher_killed_at_any_moment_publishes_a_whole_version_or_none(
     pushed: PushedRun, tmp_path: Path, server: psutil.Process, chance: random.Random
 ) -> None:
     firings = Firings(pushed, tmp_path, "tests/e2e/only_node.py", "Pusher")

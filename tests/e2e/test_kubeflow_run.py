@@ -43,15 +43,15 @@ class KubeflowRun:
         (version,) = (path for path in self.model.iterdir() if path.name.isdigit())
         return version
 
-    def answers(self) -> dict[str, dict[str, Any]]:
-        """What each task answered, by its name."""
+    def outputs(self) -> dict[str, dict[str, Any]]:
+        """The outputs that each task reports, by its name."""
         files = self.root.glob("pipeline_root/*/*/executor_output.json")
         return {file.parent.name: json.loads(file.read_text()) for file in files}
 
 
 @pytest.fixture(scope="module")
 def kubeflow_run(small_spans: Path, tmp_path_factory: pytest.TempPathFactory) -> KubeflowRun:
-    """Learned from January, judged on February. Leave it as it is."""
+    """Trained on January, evaluated on February. Leave it as it is."""
     root = tmp_path_factory.mktemp("kubeflow")
     package = root / "pipeline.yaml"
     settings = [
@@ -85,19 +85,19 @@ def provenance(version: Path) -> Path:
     return version.parent / ".flightdeck" / version.name
 
 
-def test_every_task_answers_with_artifacts_that_are_there(kubeflow_run: KubeflowRun) -> None:
+def test_kubeflow_run_tasks_report_artifacts_that_exist(kubeflow_run: KubeflowRun) -> None:
     spec, *_ = yaml.safe_load_all(kubeflow_run.package.read_text())
     tasks = spec["root"]["dag"]["tasks"]
-    answers = kubeflow_run.answers()
-    assert set(answers) == set(tasks)
-    for name, answer in answers.items():
+    outputs = kubeflow_run.outputs()
+    assert set(outputs) == set(tasks)
+    for name, output in outputs.items():
         declared = spec["components"][f"comp-{name}"]["outputDefinitions"]["artifacts"]
-        assert set(answer["artifacts"]) == set(declared)
-        for group in answer["artifacts"].values():
+        assert set(output["artifacts"]) == set(declared)
+        for group in output["artifacts"].values():
             assert all(Path(artifact["uri"]).is_dir() for artifact in group["artifacts"])
 
 
-def test_what_is_pushed_is_what_the_local_runner_pushes(
+def test_kubeflow_run_pushes_what_the_local_runner_pushes(
     kubeflow_run: KubeflowRun, pushed: PushedRun
 ) -> None:
     theirs, ours = kubeflow_run.version, pushed.version
@@ -109,7 +109,9 @@ def test_what_is_pushed_is_what_the_local_runner_pushes(
     assert records[0]["compression"] == records[1]["compression"]
 
 
-def test_both_forms_of_it_answer_and_alike(kubeflow_run: KubeflowRun, pushed: PushedRun) -> None:
+def test_kubeflow_run_pushes_formats_that_predict_alike(
+    kubeflow_run: KubeflowRun, pushed: PushedRun
+) -> None:
     theirs, ours = (tf.saved_model.load(str(v)) for v in (kubeflow_run.version, pushed.version))
     assert theirs.signatures.keys() == ours.signatures.keys()
     shapes = [
@@ -130,19 +132,19 @@ def test_both_forms_of_it_answer_and_alike(kubeflow_run: KubeflowRun, pushed: Pu
     np.testing.assert_allclose(edge, saved.numpy(), atol=0.05)
 
 
-def test_it_is_signed(kubeflow_run: KubeflowRun) -> None:
+def test_kubeflow_run_signs_its_version(kubeflow_run: KubeflowRun) -> None:
     folder = kubeflow_run.version.parent
     directory = ModelDirectory(str(folder.parent), folder.name)
     trust = TrustStore([str(kubeflow_run.root / "keys")])
     private_copy(directory, int(kubeflow_run.version.name), trust).close()
 
 
-def test_what_a_run_sets_anew_reaches_the_tasks(kubeflow_run: KubeflowRun) -> None:
+def test_kubeflow_run_parameters_reach_the_tasks(kubeflow_run: KubeflowRun) -> None:
     record = json.loads((provenance(kubeflow_run.version) / "provenance.json").read_text())
     # By way of the custom properties of the examples, which pass through every task.
     assert record["spans"] == {"train": [201301], "test": [201302]}
     assert record["rows"]["test"] > 1000
-    (model_run,) = kubeflow_run.answers()["Trainer"]["artifacts"]["model_run"]["artifacts"]
+    (model_run,) = kubeflow_run.outputs()["Trainer"]["artifacts"]["model_run"]["artifacts"]
     training = json.loads((Path(model_run["uri"]) / "training.json").read_text())
     assert training["epochs"] == 2
 
@@ -158,6 +160,6 @@ def test_what_a_run_sets_anew_reaches_the_tasks(kubeflow_run: KubeflowRun) -> No
         "Pusher: version ",
     ],
 )
-def test_each_task_says_what_it_came_to(line: str, kubeflow_run: KubeflowRun) -> None:
+def test_kubeflow_run_prints_a_summary_of_each_task(line: str, kubeflow_run: KubeflowRun) -> None:
     said = [text.strip() for text in kubeflow_run.screen.splitlines()]
     assert any(text.startswith(line) for text in said)

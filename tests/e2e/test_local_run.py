@@ -61,12 +61,12 @@ def tree(root: Path) -> dict[str, bytes]:
     return {str(p.relative_to(root)): p.read_bytes() for p in root.rglob("*") if p.is_file()}
 
 
-def test_a_first_run_pushes_a_version_that_tensorflow_loads(pushed: PushedRun) -> None:
+def test_local_run_pushes_a_version_that_tensorflow_loads(pushed: PushedRun) -> None:
     loaded = tf.saved_model.load(str(pushed.version))
     assert set(loaded.signatures) == {"serving_default", "raw_features", "classify", "regress"}
 
 
-def test_every_node_is_shown_complete_with_what_it_made(pushed: PushedRun) -> None:
+def test_local_run_shows_every_node_complete_with_its_result(pushed: PushedRun) -> None:
     assert final_states(pushed.screen) == dict.fromkeys(NODES, "complete")
     for result in (
         r"\d train, \d+ eval, [\d,]+ test rows; trained on 201301 to 201302, evaluated on 201303",
@@ -82,7 +82,7 @@ def test_every_node_is_shown_complete_with_what_it_made(pushed: PushedRun) -> No
         assert re.search(result, pushed.screen), result
 
 
-def test_the_screen_shows_the_run_and_not_the_libraries_logs(pushed: PushedRun) -> None:
+def test_local_run_shows_no_logs_of_libraries(pushed: PushedRun) -> None:
     strange = [
         line
         for line in pushed.screen.splitlines()
@@ -94,7 +94,7 @@ def test_the_screen_shows_the_run_and_not_the_libraries_logs(pushed: PushedRun) 
     assert "Running launcher" in (logs / "Trainer.log").read_text()
 
 
-def test_provenance_says_where_a_version_came_from(pushed: PushedRun) -> None:
+def test_local_run_records_the_provenance_of_its_version(pushed: PushedRun) -> None:
     folder = pushed.version.parent / ".flightdeck" / pushed.version.name
     record = json.loads((folder / "provenance.json").read_text())
     assert record["spans"] == {"train": [201301, 201302], "test": [201303]}
@@ -113,7 +113,7 @@ def read_rows(pushed: PushedRun, split: str) -> int:
     return sum(1 for _ in tf.data.TFRecordDataset([str(f) for f in files], "GZIP"))
 
 
-def test_the_trainer_leaves_logs_that_tensorboard_reads(pushed: PushedRun) -> None:
+def test_local_run_trainer_leaves_logs_for_tensorboard(pushed: PushedRun) -> None:
     run = pushed.artifact("Trainer", "model_run")
     events = list(run.rglob("events.out.tfevents.*"))
     tags = {
@@ -125,8 +125,8 @@ def test_the_trainer_leaves_logs_that_tensorboard_reads(pushed: PushedRun) -> No
     assert {"epoch_loss", "epoch_auc"} <= tags
 
 
-def test_run_refuses_a_served_version_that_lost_files(after_push: Cli) -> None:
-    """Although nothing is new: a model server that starts again could not load it."""
+def test_local_run_refuses_a_served_version_that_lost_files(after_push: Cli) -> None:
+    """Even with nothing new: a model server that starts again could not load the version."""
     (version,) = after_push.versions()
     (version / "variables" / "variables.index").unlink()
     done = after_push.run("--as-of", "201303")
@@ -137,7 +137,7 @@ def test_run_refuses_a_served_version_that_lost_files(after_push: Cli) -> None:
     assert "Traceback" not in done.stdout
 
 
-def test_a_run_with_nothing_new_says_so_and_pushes_nothing(after_push: Cli) -> None:
+def test_local_run_with_nothing_new_says_so_and_pushes_nothing(after_push: Cli) -> None:
     before = tree(after_push.output / "serving_model")
     done = after_push.run("--as-of", "201303")
     assert done.returncode == 0
@@ -145,7 +145,7 @@ def test_a_run_with_nothing_new_says_so_and_pushes_nothing(after_push: Cli) -> N
     assert tree(after_push.output / "serving_model") == before
 
 
-def test_a_backtest_goes_on_from_a_month_that_was_run_and_compares_the_next_one_with_it(
+def test_backcontinues_after_a_finished_month(
     after_push: Cli,
 ) -> None:
     (old,) = after_push.versions()
@@ -198,7 +198,7 @@ def test_a_backtest_goes_on_from_a_month_that_was_run_and_compares_the_next_one_
         (("--from", "201303", "--to", "201313"), "a month YYYYMM is expected"),
     ],
 )
-def test_a_backtest_that_cannot_work_is_refused_at_once(
+def test_backrefuses_wrong_arguments_at_once(
     small_spans: Path, tmp_path: Path, arguments: tuple[str, ...], message: str
 ) -> None:
     done = Cli(small_spans, tmp_path / "output").run(*arguments, command="backtest")
@@ -207,7 +207,7 @@ def test_a_backtest_that_cannot_work_is_refused_at_once(
     assert not (tmp_path / "output").exists()
 
 
-def test_a_backtest_refuses_the_directory_of_other_runs(after_push: Cli) -> None:
+def test_backtest_refuses_the_directory_of_other_runs(after_push: Cli) -> None:
     before = tree(after_push.output)
     done = after_push.run("--from", "201304", "--to", "201304", command="backtest")
     assert done.returncode == 2
@@ -223,7 +223,7 @@ def temporary(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         yield Path(folder)
 
 
-def test_a_model_below_thresholds_and_over_budgets_is_not_pushed_and_the_run_says_by_how_much(
+def test_local_run_does_not_push_below_thresholds_or_over_budgets_and_tells_why(
     after_push: Cli, temporary: Path
 ) -> None:
     before = tree(after_push.output / "serving_model")
@@ -259,7 +259,7 @@ def test_a_model_below_thresholds_and_over_budgets_is_not_pushed_and_the_run_say
     assert list(temporary.iterdir()) == []
 
 
-def test_a_bad_label_stops_the_run_at_the_gate(after_push: Cli, tmp_path: Path) -> None:
+def test_local_run_stops_at_the_gate_for_a_bad_label(after_push: Cli, tmp_path: Path) -> None:
     spans = copy_spans(after_push, tmp_path)
     month = pa.Table.from_batches(thin(read_month(201303), 1000).to_batches())
     labels = month["delayed"].to_pylist()
@@ -277,7 +277,7 @@ def test_a_bad_label_stops_the_run_at_the_gate(after_push: Cli, tmp_path: Path) 
     assert tree(after_push.output / "serving_model") == before
 
 
-def test_a_truncated_file_fails_the_run_naming_it(after_push: Cli, tmp_path: Path) -> None:
+def test_local_run_fails_for_a_truncated_file_and_names_it(after_push: Cli, tmp_path: Path) -> None:
     spans = copy_spans(after_push, tmp_path)
     path = spans / "span-201304" / "trips.parquet"
     whole = path.read_bytes()
@@ -291,7 +291,7 @@ def test_a_truncated_file_fails_the_run_naming_it(after_push: Cli, tmp_path: Pat
     assert tree(after_push.output / "serving_model") == before
 
 
-def test_ctrl_c_stops_a_run_cleanly(after_push: Cli) -> None:
+def test_local_run_stops_cleanly_at_ctrl_c(after_push: Cli) -> None:
     before = tree(after_push.output / "serving_model")
     # All before the Trainer is in the cache.
     command = after_push.command("--as-of", "201303", "--set", "training.epochs=500")
@@ -343,7 +343,7 @@ def wait_until_gone(session: int) -> bool:
         (("--output", "/proc/output"), 1, "output directory /proc/output cannot be written"),
     ],
 )
-def test_what_cannot_work_is_refused_at_once(
+def test_local_run_refuses_wrong_arguments_at_once(
     small_spans: Path, tmp_path: Path, arguments: tuple[str, ...], status: int, message: str
 ) -> None:
     done = Cli(small_spans, tmp_path / "output").run(*arguments)
@@ -352,7 +352,7 @@ def test_what_cannot_work_is_refused_at_once(
     assert "Traceback" not in done.stdout
 
 
-def test_a_corrupt_metadata_file_is_named_and_left_alone(after_push: Cli) -> None:
+def test_local_run_names_a_corrupt_metadata_file_and_leaves_it(after_push: Cli) -> None:
     database = after_push.output / "metadata.sqlite"
     database.write_bytes(b"not a database at all" * 100)
     before = tree(after_push.output)

@@ -63,7 +63,7 @@ def files(root: Path) -> set[Path]:
     return {path for path in root.rglob("*") if path.is_file()}
 
 
-def test_a_real_month_is_reported_and_raises_no_alarm(
+def test_monitor_reports_a_real_month_without_alarm(
     served: Cli, real: Path, pushed: PushedRun
 ) -> None:
     before = files(served.output)
@@ -89,7 +89,7 @@ def test_a_real_month_is_reported_and_raises_no_alarm(
     assert {path.relative_to(served.output).parts[0] for path in added} == {"monitoring"}
 
 
-def test_a_corrupted_month_alarms_and_the_schedule_obeys(
+def test_monitor_raises_an_alarm_for_a_corrupted_month_and_the_schedule_retrains(
     served: Cli, real: Path, pushed: PushedRun, tmp_path: Path
 ) -> None:
     log = Path(shutil.copytree(real, tmp_path / "log"))
@@ -106,7 +106,7 @@ def test_a_corrupted_month_alarms_and_the_schedule_obeys(
     assert f"Alarm {alarm['id']} is raised" in done.stdout
     assert alarm["id"] == report["alarm"]
 
-    # The next look finds the data as it was learned from, and retrains because of the alarm alone;
+    # The next firing finds the data unchanged, and retrains because of the alarm alone;
     # it is stopped there, since what a run does is tested elsewhere.
     command = ["schedule" if word == "run" else word for word in served.command("--once")]
     with subprocess.Popen(
@@ -119,7 +119,7 @@ def test_a_corrupted_month_alarms_and_the_schedule_obeys(
     assert said.startswith(f"Retraining: alarm {alarm['id']}: requests of 2013-04-01")
 
 
-def test_what_cannot_be_monitored_is_said_in_one_line(
+def test_monitor_fails_in_one_line_where_it_cannot_work(
     served: Cli, real: Path, pushed: PushedRun, tmp_path: Path
 ) -> None:
     done = monitor(Cli(served.data, tmp_path / "empty"), real)
@@ -134,7 +134,7 @@ def test_what_cannot_be_monitored_is_said_in_one_line(
         assert monitor(served, real).returncode == 75
 
 
-def test_wrong_usage_is_refused(served: Cli, real: Path) -> None:
+def test_monitor_refuses_wrong_usage(served: Cli, real: Path) -> None:
     for arguments, said in (
         (("--since", "yesterday"), "'yesterday' is not a date or time"),
         (("--since", "2013-04-01", "--until", "2013-04-01"), "--since must be before --until"),

@@ -34,7 +34,7 @@ def blocked(pushed: PushedRun, tmp_path: Path) -> Path:
     return spans
 
 
-def test_run_in_odd_surroundings_runs_beam_in_several_processes_and_records_its_outcome(
+def test_local_run_in_odd_surroundings_uses_several_processes(
     pushed: PushedRun, blocked: Path, tmp_path: Path
 ) -> None:
     cli = Cli(blocked, tmp_path / "Ausgabe mit Leerzeichen und λ")

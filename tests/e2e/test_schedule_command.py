@@ -58,7 +58,7 @@ def test_schedule_with_nothing_new_says_so_and_runs_nothing(after_push: Cli) -> 
     assert added <= {"schedule.json", ".schedule.lock"}
 
 
-def test_with_nothing_new_neither_tensorflow_nor_tfx_is_imported(after_push: Cli) -> None:
+def test_schedule_with_nothing_new_imports_neither_tensorflow_nor_tfx(after_push: Cli) -> None:
     arguments = command(after_push, "--once", "--as-of", "201303")
     script = f"""
 import sys
@@ -80,7 +80,7 @@ finally:
     assert not (heavy | {"ml_metadata", "pandas", "httpx"}) & loaded
 
 
-def test_a_span_that_is_half_there_starts_no_run(new_data: Cli) -> None:
+def test_schedule_starts_no_run_for_a_half_written_span(new_data: Cli) -> None:
     path = new_data.data / "span-201304" / "trips.parquet"
     path.write_bytes(path.read_bytes()[:5000])
     before = versions(new_data)
@@ -92,14 +92,14 @@ def test_a_span_that_is_half_there_starts_no_run(new_data: Cli) -> None:
     assert len(list((new_data.output / "logs").iterdir())) == 1
 
 
-def test_a_month_that_comes_before_the_one_before_it_is_waited_for(new_data: Cli) -> None:
+def test_schedule_waits_for_a_missing_month(new_data: Cli) -> None:
     write_span(new_data.data, 201306, thin(read_month(201306), 100))
     done = forked.run(command(new_data, "--once"))
     assert done.returncode == 0
     assert "Not complete yet: the 6 months before span-201306 lack span-201305" in done.stdout
 
 
-def test_what_was_rolled_back_is_not_trained_again(after_push: Cli) -> None:
+def test_schedule_does_not_train_a_rolled_back_version_again(after_push: Cli) -> None:
     model = after_push.output / MODEL
     version = after_push.versions()[0]
     aside = model / ".flightdeck" / "rolled_back" / version.name
@@ -112,7 +112,7 @@ def test_what_was_rolled_back_is_not_trained_again(after_push: Cli) -> None:
     assert "was rolled back" in done.stdout
 
 
-def test_a_run_that_is_going_on_is_left_alone(after_push: Cli) -> None:
+def test_schedule_leaves_a_run_in_progress_alone(after_push: Cli) -> None:
     with OutputDirectory(after_push.output).locked():
         done = forked.run(command(after_push, "--once"))
         assert done.returncode == 75
@@ -122,7 +122,7 @@ def test_a_run_that_is_going_on_is_left_alone(after_push: Cli) -> None:
         assert "another run is using the output directory" in done.stdout
 
 
-def test_sigterm_ends_schedule_and_run_and_leaves_what_is_served(new_data: Cli) -> None:
+def test_schedule_ends_with_its_run_at_sigterm_and_keeps_what_is_served(new_data: Cli) -> None:
     before = versions(new_data)
     write_span(new_data.data, 201305, thin(read_month(201305), 500))
     process = subprocess.Popen(
@@ -152,7 +152,7 @@ def test_sigterm_ends_schedule_and_run_and_leaves_what_is_served(new_data: Cli) 
     assert re.search(rf"^{run_id} .* interrupted", listed, re.MULTILINE)
 
 
-def test_runs_lists_what_was_pushed(pushed: PushedRun) -> None:
+def test_runs_lists_a_pushed_run(pushed: PushedRun) -> None:
     done = runner("runs", "--output", str(pushed.cli.output))
     assert done.returncode == 0, done.stdout
     heading, run = done.stdout.rstrip().splitlines()
@@ -161,12 +161,12 @@ def test_runs_lists_what_was_pushed(pushed: PushedRun) -> None:
     assert re.fullmatch(expected, run)
 
 
-def test_runs_says_so_where_there_are_none(tmp_path: Path) -> None:
+def test_runs_says_so_without_runs(tmp_path: Path) -> None:
     done = runner("runs", "--output", str(tmp_path))
     assert (done.returncode, done.stdout) == (0, f"There are no runs in {tmp_path}.\n")
 
 
-def test_lineage_goes_back_to_spans_schema_parameters_and_code(pushed: PushedRun) -> None:
+def test_lineage_shows_spans_schema_parameters_and_code(pushed: PushedRun) -> None:
     version = pushed.version.name
     done = runner("lineage", version, "--output", str(pushed.cli.output))
     assert done.returncode == 0, done.stdout
@@ -194,7 +194,7 @@ def test_lineage_goes_back_to_spans_schema_parameters_and_code(pushed: PushedRun
     assert runner("lineage", "--output", str(pushed.cli.output)).stdout == done.stdout
 
 
-def test_lineage_without_metadata_knows_what_the_provenance_does(after_push: Cli) -> None:
+def test_lineage_without_metadata_shows_the_provenance(after_push: Cli) -> None:
     (after_push.output / "metadata.sqlite").unlink()
     done = runner("lineage", "--output", str(after_push.output))
     assert done.returncode == 0, done.stdout
@@ -203,13 +203,13 @@ def test_lineage_without_metadata_knows_what_the_provenance_does(after_push: Cli
     assert "SpanExampleGen/examples" in done.stdout
 
 
-def test_lineage_tells_of_a_version_that_was_changed(after_push: Cli) -> None:
+def test_lineage_reports_a_changed_version(after_push: Cli) -> None:
     with (after_push.versions()[0] / "model.tflite").open("ab") as file:
         file.write(b"more")
     assert "signature not valid: " in runner("lineage", "--output", str(after_push.output)).stdout
 
 
-def test_lineage_of_an_unknown_version_says_which_there_are(pushed: PushedRun) -> None:
+def test_lineage_of_an_unknown_version_lists_those_there_are(pushed: PushedRun) -> None:
     done = runner("lineage", "12", "--output", str(pushed.cli.output))
     assert done.returncode == 1
     assert "there is no version 12 of trip_delay" in done.stdout
@@ -238,7 +238,7 @@ def test_lineage_without_any_version_says_so(tmp_path: Path) -> None:
         (("--once", "--backoff-seconds", "nan"), "--backoff-seconds"),
     ],
 )
-def test_what_cannot_work_is_refused_at_once(
+def test_schedule_refuses_wrong_arguments_at_once(
     tmp_path: Path, arguments: tuple[str, ...], message: str
 ) -> None:
     done = runner("schedule", "--output", str(tmp_path / "output"), *arguments)

@@ -1,4 +1,4 @@
-"""No training/serving skew: every signature answers as the network does on transformed examples."""
+"""No training/serving skew: every signature predicts as the network on transformed examples."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def graph(pushed: PushedRun) -> tft.TFTransformOutput:
 
 @pytest.fixture(scope="module")
 def examples(pushed: PushedRun) -> list[bytes]:
-    """Every row of the month that the model was judged on, and rows that no month has."""
+    """Every row of the test month, and rows that no month has."""
     folder = pushed.artifact("SpanExampleGen", "examples") / "Split-test"
     files = [str(path) for path in sorted(folder.iterdir())]
     real = list(tf.data.TFRecordDataset(files, "GZIP").as_numpy_iterator())
@@ -73,7 +73,7 @@ def make_strange(example: bytes, **changes: object) -> bytes:
 def expected(
     model: tf_keras.Model, graph: tft.TFTransformOutput, examples: list[bytes]
 ) -> np.ndarray:
-    """The answers of the trained network on what the transform graph makes of the rows."""
+    """The predictions of the trained network for the transformed rows."""
     spec = graph.raw_feature_spec()
     raw = tf.io.parse_example(examples, spec)
     transformed = graph.transform_raw_features(raw)
@@ -81,24 +81,24 @@ def expected(
     return np.asarray(model.predict(inputs, batch_size=4096, verbose=0))
 
 
-def test_serialized_examples_get_the_networks_answers(
+def test_serving_default_predicts_as_the_network(
     folder: Path, examples: list[bytes], expected: np.ndarray
 ) -> None:
     serve = tf.saved_model.load(str(folder)).signatures["serving_default"]
-    answers = serve(examples=tf.constant(examples))[PROBABILITY].numpy()
-    assert np.isfinite(answers).all()
-    np.testing.assert_allclose(answers, expected, atol=1e-6)
+    predictions = serve(examples=tf.constant(examples))[PROBABILITY].numpy()
+    assert np.isfinite(predictions).all()
+    np.testing.assert_allclose(predictions, expected, atol=1e-6)
 
 
-def test_raw_features_get_the_networks_answers(
+def test_raw_features_predict_as_the_network(
     folder: Path, graph: tft.TFTransformOutput, examples: list[bytes], expected: np.ndarray
 ) -> None:
     serve = tf.saved_model.load(str(folder)).signatures["raw_features"]
-    answers = serve(**to_dense(examples, graph))[PROBABILITY].numpy()
-    np.testing.assert_allclose(answers, expected, atol=1e-6)
+    predictions = serve(**to_dense(examples, graph))[PROBABILITY].numpy()
+    np.testing.assert_allclose(predictions, expected, atol=1e-6)
 
 
-def test_classify_and_regress_get_the_networks_answers(
+def test_classify_and_regress_predict_as_the_network(
     folder: Path, examples: list[bytes], expected: np.ndarray
 ) -> None:
     signatures = tf.saved_model.load(str(folder)).signatures
@@ -123,17 +123,17 @@ def to_dense(examples: list[bytes], graph: tft.TFTransformOutput) -> dict[str, t
     return columns
 
 
-def test_a_request_needs_neither_the_label_nor_what_the_model_does_not_read(
+def test_serving_default_needs_only_the_features_that_the_model_reads(
     folder: Path, examples: list[bytes], expected: np.ndarray
 ) -> None:
     example = tf.train.Example.FromString(examples[0])
     for name in set(example.features.feature) - set(RAW_FEATURES):
         del example.features.feature[name]
     serve = tf.saved_model.load(str(folder)).signatures["serving_default"]
-    answer = serve(examples=tf.constant([example.SerializeToString()]))[PROBABILITY].numpy()
-    np.testing.assert_allclose(answer, expected[:1], atol=1e-6)
+    predictions = serve(examples=tf.constant([example.SerializeToString()]))[PROBABILITY].numpy()
+    np.testing.assert_allclose(predictions, expected[:1], atol=1e-6)
 
 
-def test_answers_differ_between_rows(expected: np.ndarray) -> None:
-    """Guards the comparisons above: a network that answers all rows alike would pass them."""
+def test_network_predictions_differ_between_rows(expected: np.ndarray) -> None:
+    """Guards the comparisons above: a network with one prediction for all rows would pass them."""
     assert expected.std() > 0.02

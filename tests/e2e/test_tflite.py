@@ -1,4 +1,4 @@
-"""The TFLite model: it takes raw features, needs no TensorFlow, and answers as the SavedModel."""
+"""The TFLite model: it takes raw features, needs no TensorFlow, and predicts as the SavedModel."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tests.trips.features import RAW_FEATURES
 MODEL = Model.load(load_config())
 PROBABILITY = MODEL.prediction
 
-# How far an answer may be from the SavedModel's. The run's own mode is int8, which emulates the
+# How far a prediction may be from the SavedModel's. The run's own mode is int8, which emulates the
 # int8 kernels there, so that only roundings differ; dynamic_range quantizes activations in TFLite
 # alone, float16 also rounds the constants of the transformation. All modes are in
 # tests/components/test_quantizer.py.
@@ -46,15 +46,15 @@ from ai_edge_litert.interpreter import Interpreter
 
 columns = np.load(sys.argv[2], allow_pickle=True)
 model = Interpreter(sys.argv[1]).get_signature_runner("raw_features")
-answers = model(**{name: columns[name] for name in columns.files})
-np.save(sys.argv[3], answers["probability"])
+predictions = model(**{name: columns[name] for name in columns.files})
+np.save(sys.argv[3], predictions["probability"])
 assert not {"tensorflow", "tfx"} & set(sys.modules)
 """
 
 
 @pytest.fixture(scope="module")
 def examples(pushed: PushedRun) -> np.ndarray:
-    """Every row of the month that the model was judged on, and rows that no month has."""
+    """Every row of the test month, and rows that no month has."""
     folder = pushed.artifact("SpanExampleGen", "examples") / "Split-test"
     files = [str(path) for path in sorted(folder.iterdir())]
     real = list(tf.data.TFRecordDataset(files, "GZIP").as_numpy_iterator())
@@ -79,21 +79,21 @@ def columns(examples: np.ndarray) -> dict[str, np.ndarray]:
     return {name: column.numpy() for name, column in parsed.items()}
 
 
-def test_a_device_without_tensorflow_answers_as_the_server_does(
+def test_tflite_model_without_tensorflow_predicts_as_the_saved_model(
     pushed: PushedRun, columns: dict[str, np.ndarray], tmp_path: Path
 ) -> None:
     np.savez(tmp_path / "columns.npz", **columns)
     done = subprocess.run(
         [
             *(sys.executable, "-c", ON_A_DEVICE, str(pushed.version / TFLITE_MODEL)),
-            *(str(tmp_path / "columns.npz"), str(tmp_path / "answers.npy")),
+            *(str(tmp_path / "columns.npz"), str(tmp_path / "predictions.npy")),
         ],
         capture_output=True,
         text=True,
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    on_device = np.load(tmp_path / "answers.npy")
+    on_device = np.load(tmp_path / "predictions.npy")
     server = tf.saved_model.load(str(pushed.version)).signatures[RAW_SIGNATURE]
     on_server = server(**{name: tf.constant(column) for name, column in columns.items()})
     np.testing.assert_allclose(on_device, on_server["probability"].numpy(), atol=TOLERANCE["int8"])
@@ -101,7 +101,7 @@ def test_a_device_without_tensorflow_answers_as_the_server_does(
 
 
 @pytest.mark.parametrize("mode", TOLERANCE)
-def test_both_forms_agree_within_the_tolerance_of_the_mode(
+def test_tflite_model_agrees_with_the_saved_model_within_the_tolerance_of_the_mode(
     pushed: PushedRun, examples: np.ndarray, tmp_path: Path, mode: str
 ) -> None:
     folder = pushed.version if mode == "int8" else quantize(pushed, tmp_path, mode)
@@ -113,7 +113,7 @@ def test_both_forms_agree_within_the_tolerance_of_the_mode(
 
 
 def quantize(pushed: PushedRun, work: Path, mode: str) -> Path:
-    """Quantizes the pruned model of the run in another mode; returns the folder of both forms."""
+    """Quantizes the pruned model of the run in another mode; returns the folder of both formats."""
     inputs = {
         "model": pushed.artifact("Pruner", "pruned_model"),
         "float_model": pushed.artifact("Trainer", "model"),
@@ -135,24 +135,22 @@ def quantize(pushed: PushedRun, work: Path, mode: str) -> Path:
     return work / "quantized_model" / "Format-Serving"
 
 
-def test_the_tflite_model_needs_built_in_operators_alone(pushed: PushedRun) -> None:
+def test_tflite_model_needs_only_built_in_operators(pushed: PushedRun) -> None:
     predictor = TFLitePredictor((pushed.version / TFLITE_MODEL).read_bytes())
     operators = {detail["op_name"] for detail in predictor.interpreter._get_ops_details()}
     assert "FULLY_CONNECTED" in operators
     assert not [name for name in operators if name.startswith(("Flex", "Custom"))]
 
 
-def test_one_row_and_many_rows_get_the_same_answers(
-    pushed: PushedRun, examples: np.ndarray
-) -> None:
+def test_tflite_model_predicts_one_row_as_many(pushed: PushedRun, examples: np.ndarray) -> None:
     predictor = load_predictor(str(pushed.version))
     together = predictor.predict(examples[-40:])
     alone = np.concatenate([predictor.predict(examples[i : i + 1]) for i in range(-40, -1)])
     np.testing.assert_allclose(together[:-1], alone, atol=1e-6)
 
 
-def test_tensors_have_the_names_that_clients_of_tensorflow_serving_give(pushed: PushedRun) -> None:
-    """It asks a TFLite model by the names of its tensors, and knows nothing of its signature."""
+def test_tflite_model_tensors_have_the_names_of_the_features(pushed: PushedRun) -> None:
+    """TensorFlow Serving finds tensors of a TFLite model by name, not by signature."""
     content = (
         pushed.artifact("Quantizer", "quantized_model") / "Format-Serving" / TFLITE_MODEL
     ).read_bytes()

@@ -54,7 +54,7 @@ def count(generators: list[Any]) -> Callable[[int], list[Any]]:
     return run
 
 
-def test_accumulators_merge_to_the_same_statistics_after_they_were_kept(
+def test_accumulators_merge_to_the_same_statistics_when_kept(
     generators: list[Any], count: Callable[[int], list[Any]]
 ) -> None:
     def merge(*counted: list[Any]) -> str:
@@ -69,7 +69,7 @@ def test_accumulators_merge_to_the_same_statistics_after_they_were_kept(
     assert merge(*kept) == merge(count(1), count(2))
 
 
-def test_encode_refuses_what_it_does_not_know() -> None:
+def test_encode_refuses_unknown_objects() -> None:
     for unknown in (object(), {"a": 1}, np.zeros(3), "text"):
         with pytest.raises(ValueError, match="unknown type in an accumulator"):
             accumulators.encode([unknown])
@@ -96,7 +96,7 @@ TREES = st.recursive(
 
 
 @given(tree=TREES)
-def test_decode_makes_accumulators_of_a_tree_or_refuses_it(tree: Any) -> None:
+def test_decode_gives_accumulators_of_a_tree_or_refuses_it(tree: Any) -> None:
     try:
         found = accumulators.decode(zlib.compress(json.dumps(tree).encode()))
     except ValueError:
@@ -104,7 +104,7 @@ def test_decode_makes_accumulators_of_a_tree_or_refuses_it(tree: Any) -> None:
     assert isinstance(found, list)
 
 
-def test_decode_refuses_what_unpacks_to_more_than_memory() -> None:
+def test_decode_refuses_content_larger_than_memory() -> None:
     with pytest.raises(ValueError, match="truncated or too large"):
         accumulators.decode(zlib.compress(b" " * ((1 << 28) + 1)))
 
@@ -132,7 +132,7 @@ SKETCHES = [quantiles, kmv, misra_gries]
 
 
 @pytest.mark.parametrize("make", SKETCHES)
-def test_sketch_is_as_it_was(make: Callable[[], Any]) -> None:
+def test_sketch_is_decoded_unchanged(make: Callable[[], Any]) -> None:
     sketch = make()
     found = sketches.decode(type(sketch), sketch.__getstate__())
     ask = "GetQuantiles" if make is quantiles else "Estimate"

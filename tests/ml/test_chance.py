@@ -1,4 +1,4 @@
-"""What chance is granted: as much as samples need, and no more."""
+"""Drift by chance: as much is allowed as samples need, and no more."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def draw(random: np.random.Generator, rows: int) -> pd.DataFrame:
 
 
 @pytest.mark.parametrize("rows", [100, 1000])
-def test_drift_by_chance_is_more_than_samples_of_one_distribution_show(rows: int) -> None:
+def test_drift_by_chance_is_above_that_of_samples_of_one_distribution(rows: int) -> None:
     random = np.random.default_rng(3)
     baseline = tfdv.generate_statistics_from_dataframe(draw(random, 20_000))
     for _ in range(10):
@@ -86,30 +86,32 @@ def unexplained(values: np.ndarray, baseline: np.ndarray) -> float:
 
 
 @pytest.mark.parametrize("far", [-50.0, 150.0])
-def test_drift_by_chance_explains_that_one_value_far_out_widens_a_range(far: float) -> None:
+def test_drift_by_chance_explains_a_range_widened_by_one_value(far: float) -> None:
     rows = np.random.default_rng(3).normal(50, 10, 2000)
     assert unexplained(np.append(rows[:1000], far), rows) <= UNKNOWN
     assert unexplained(rows[:1000], np.append(rows, far)) <= UNKNOWN
 
 
 @pytest.mark.parametrize("change", [np.negative, lambda rows: rows * 1.609, lambda rows: rows / 30])
-def test_drift_by_chance_explains_no_other_unit(change: Callable[[np.ndarray], np.ndarray]) -> None:
+def test_drift_by_chance_does_not_explain_another_unit(
+    change: Callable[[np.ndarray], np.ndarray],
+) -> None:
     rows = np.random.default_rng(3).normal(50, 10, 2000)
     assert unexplained(change(rows[:200]), rows) > 0.2
 
 
 @pytest.mark.parametrize("value", [3.0, 5.0])
-def test_drift_by_chance_explains_no_new_value_of_what_was_constant(value: float) -> None:
+def test_drift_by_chance_does_not_explain_a_new_value_of_a_constant(value: float) -> None:
     assert unexplained(np.full(200, value), np.full(2000, 4.0)) > 0.9
 
 
-def test_drift_by_chance_is_0_where_there_is_no_such_feature() -> None:
+def test_drift_by_chance_is_0_without_the_feature() -> None:
     nothing = tfdv.generate_statistics_from_dataframe(pd.DataFrame({"other": [1.0, 2.0]}))
     assert drift_by_chance(SCHEMA.feature[0], 1.0, nothing, nothing) == 0
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_drift_by_chance_is_0_where_the_values_are_no_numbers(value: float) -> None:
+def test_drift_by_chance_is_0_where_values_are_not_finite(value: float) -> None:
     known, unknown = numbers(np.arange(100.0)), numbers(np.append([1.0, 2.0] * 9, value))
     unknown = unknown if np.isinf(value) else numbers(np.full(9, value))
     for pair in ((known, unknown), (unknown, known)):
@@ -127,15 +129,15 @@ def test_drift_by_chance_is_the_same_each_time() -> None:
 @pytest.mark.parametrize(
     ("count", "rows", "more"), [(1, 100, False), (5, 100, True), (60, 5000, True), (0, 0, False)]
 )
-def test_is_more_grants_few_rows_a_few_more(count: int, rows: int, more: bool) -> None:
+def test_is_more_allows_few_rows_a_few_more(count: int, rows: int, more: bool) -> None:
     assert is_more(count, rows, 0.005) is more
 
 
-def test_is_more_grants_nothing_where_nothing_is_allowed() -> None:
+def test_is_more_allows_nothing_where_the_limit_is_0() -> None:
     assert is_more(1, 100, 0.0)
 
 
-def test_a_share_of_few_rows_may_be_further_off() -> None:
+def test_share_by_chance_is_larger_for_few_rows() -> None:
     assert share_by_chance(100) == pytest.approx(0.195, abs=0.001)
     assert share_by_chance(27_000) < 0.012
     assert share_by_chance(0) == 1
@@ -146,7 +148,7 @@ def test_divergence_by_chance_falls_with_the_rows() -> None:
     assert 0.2 > divergence_by_chance(shares, 20) > 10 * divergence_by_chance(shares, 2000) > 0
 
 
-def test_jensen_shannon_is_what_tfdv_measures() -> None:
+def test_jensen_shannon_is_that_of_tfdv() -> None:
     ends = [0.0, 10.0]  # So that the bins of both data sets are the same.
     new, baseline = (
         tfdv.generate_statistics_from_dataframe(pd.DataFrame({"number": [*ends, *values]}))
@@ -163,7 +165,7 @@ def test_jensen_shannon_is_what_tfdv_measures() -> None:
     assert measured > 0.05
 
 
-def test_jensen_shannon_is_1_of_disjoint_and_0_of_all_but_equal_distributions() -> None:
+def test_jensen_shannon_is_1_for_disjoint_and_0_for_nearly_equal_distributions() -> None:
     assert jensen_shannon(np.array([1.0, 0]), np.array([0, 1.0])) == 1
     random = np.random.default_rng(0)
     shares = random.dirichlet(np.ones(12))

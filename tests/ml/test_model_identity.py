@@ -1,4 +1,4 @@
-"""What a model is told by: equal whatever its bytes are, different whatever it computes else."""
+"""Model identity: equal for models that compute the same, though their bytes differ."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def saved_model(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """Identity of the model in one form."""
+    """Identity of the model in one format."""
     return model_identity(str(export(tmp_path_factory.mktemp("saved"), tflite=False)))
 
 
@@ -74,7 +74,7 @@ def test_model_identity_changes_with_what_a_saved_model_computes(
 
 @settings(max_examples=3)
 @given(st.integers(0, 127), st.integers(0, 63))
-def test_model_identity_changes_with_any_one_weight(
+def test_model_identity_changes_with_any_weight(
     saved_model: str, tmp_path_factory: pytest.TempPathFactory, row: int, column: int
 ) -> None:
     weights = make_weights()
@@ -137,7 +137,7 @@ def test_model_identity_does_not_change_with_the_layout_of_a_tflite_model(
 
 @settings(max_examples=10)
 @given(st.data())
-def test_model_identity_changes_with_any_byte_of_a_tflite_models_constants(
+def test_model_identity_changes_with_any_byte_of_the_constants_of_a_tflite_model(
     model: Path, data: st.DataObject
 ) -> None:
     def flip(parsed: Any) -> None:
@@ -157,7 +157,7 @@ def test_model_identity_changes_with_any_byte_of_a_tflite_models_constants(
     assert changed != tflite_digest(content)
 
 
-def test_model_identity_tells_texts_that_end_beyond_their_buffer_by_the_bytes(
+def test_model_identity_uses_the_bytes_of_a_model_with_broken_texts(
     model: Path, tmp_path: Path
 ) -> None:
     def lengthen(parsed: Any) -> None:
@@ -178,13 +178,13 @@ def test_model_identity_tells_texts_that_end_beyond_their_buffer_by_the_bytes(
     assert model_identity(str(broken)).startswith("bytes:")
 
 
-def test_model_identity_leaves_out_requests_for_warming_up(model: Path, saved_model: str) -> None:
+def test_model_identity_ignores_warmup_requests(model: Path, saved_model: str) -> None:
     before = model_identity(str(model))
     (model / "assets.extra").mkdir()
     (model / "assets.extra" / "tf_serving_warmup_requests").write_bytes(b"requests")
     assert model_identity(str(model)) == before != saved_model
 
 
-def test_model_identity_tells_what_cannot_be_loaded_by_its_bytes(tmp_path: Path) -> None:
+def test_model_identity_uses_the_bytes_of_what_cannot_be_loaded(tmp_path: Path) -> None:
     (tmp_path / "saved_model.pb").write_bytes(b"graph")
     assert model_identity(str(tmp_path)) == f"bytes:{model_digest(str(tmp_path))}"

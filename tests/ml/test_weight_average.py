@@ -50,7 +50,7 @@ def learn(*callbacks: tf_keras.callbacks.Callback, epochs: int = 3) -> tuple[Rec
     return record, float(model.get_weights()[0])
 
 
-def test_validation_sees_the_average_and_learning_goes_on_from_the_weights() -> None:
+def test_average_weights_validates_the_average_and_trains_the_weights() -> None:
     plain, _ = learn()
     averaged, last = learn(AverageWeights(0.5))
     np.testing.assert_allclose(averaged.steps, plain.steps, rtol=1e-5)
@@ -64,7 +64,7 @@ def test_validation_sees_the_average_and_learning_goes_on_from_the_weights() -> 
     assert last == pytest.approx(expected[-1], rel=1e-4)
 
 
-def test_early_stopping_restores_the_average_of_the_best_epoch() -> None:
+def test_average_weights_lets_early_stopping_restore_the_best_average() -> None:
     stopping = tf_keras.callbacks.EarlyStopping("val_loss", patience=9, restore_best_weights=True)
     record, last = learn(AverageWeights(0.5), stopping, epochs=4)
     best = min(record.validated, key=lambda weight: (weight - 2) ** 2)

@@ -1,4 +1,4 @@
-"""A small world for tests of the schedule: a run that does as it is told, and what it is told by.
+"""A small world for tests of the schedule: runs that do as a plan says, and the plan.
 
 Run as a program, it is either such a run, or a schedule in a process of its own that starts some.
 """

@@ -69,12 +69,12 @@ schemaVersion: 2.1.0
 sdkVersion: kfp-2.13.0
 """
 
-# How an answer goes wrong: an HTTP status, or one of these.
+# How a response goes wrong: an HTTP status, or one of these.
 HTML = "html"  # the login page of a proxy, with status 200
 REDIRECT = "redirect"  # to that page
 DROP = "drop"  # the connection is closed before anything is done
-DROP_AFTER = "drop after"  # it is done, but the connection is closed without an answer
-HANG = "hang"  # nothing is done, and no answer comes
+DROP_AFTER = "drop after"  # it is done, but the connection is closed without a response
+HANG = "hang"  # nothing is done, and no response comes
 
 # gRPC codes, and the HTTP status that the gateway makes of them
 _INVALID_ARGUMENT, _NOT_FOUND, _ALREADY_EXISTS = (3, 400), (5, 404), (6, 409)
@@ -224,7 +224,7 @@ class KubeflowStub:
         self.faults.append(Fault(operation, how, done + nth, times))
 
     def die_after(self, operation: str, nth: int = 1) -> None:
-        """Carries out and answers a call, counted from now on, and drops whatever comes then."""
+        """Carries out a call and responds, counted from now on, and drops whatever comes then."""
         self._last_call = (operation, self.operations.count(operation) + nth)
 
     def revive(self) -> None:
@@ -232,8 +232,8 @@ class KubeflowStub:
         self._last_call = None
         self.faults.clear()
 
-    def answer(self, operation: str, given: Json, act: Callable[[], Json]) -> Json | str | int:
-        """Answers one call, or says how it goes wrong."""
+    def respond(self, operation: str, given: Json, act: Callable[[], Json]) -> Json | str | int:
+        """Responds to one call, or says how it goes wrong."""
         with self._lock:
             self.calls.append((operation, given))
             call = self.operations.count(operation)
@@ -585,10 +585,10 @@ class KubeflowStub:
 
 
 class _Handler(http.server.BaseHTTPRequestHandler):
-    """Finds the operation that a request means, and writes its answer as grpc-gateway does."""
+    """Finds the operation that a request means, and writes its response as grpc-gateway does."""
 
     protocol_version = "HTTP/1.1"
-    wbufsize = -1  # one packet an answer: two would wait for one another
+    wbufsize = -1  # one packet a response: two would wait for one another
     server_stub: KubeflowStub
 
     def log_message(self, *_: object) -> None:
@@ -610,7 +610,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             stub.authorize(operation, self.headers.get("Authorization", ""))
             given = query if upload else {**query, **_parsed(operation, body)}
             content_type = self.headers.get("Content-Type", "")
-            answer = stub.answer(
+            response = stub.respond(
                 operation,
                 {**given, **arguments},
                 lambda: _act(stub, operation, arguments, given, content_type, body),
@@ -620,23 +620,23 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             return
         except (ConnectionError, BrokenPipeError):
             return
-        self.write_answer(answer, upload=upload)
+        self.write_response(response, upload=upload)
 
-    def write_answer(self, answer: Json | str | int, *, upload: bool) -> None:
-        if isinstance(answer, dict):
-            self.reply_json(200, answer)
-        elif isinstance(answer, int):
-            error = Refused((13, answer), "Internal Server Error", "database is locked")
-            self.reply_json(answer, _error_body(error, upload=upload))
-        elif answer == HTML:
+    def write_response(self, response: Json | str | int, *, upload: bool) -> None:
+        if isinstance(response, dict):
+            self.reply_json(200, response)
+        elif isinstance(response, int):
+            error = Refused((13, response), "Internal Server Error", "database is locked")
+            self.reply_json(response, _error_body(error, upload=upload))
+        elif response == HTML:
             self.reply(200, b"<!doctype html><title>Log in</title>", "text/html; charset=utf-8")
-        elif answer == REDIRECT:
+        elif response == REDIRECT:
             self.send_response(302)
             self.send_header("Location", "/dex/auth?state=secret")
             self.send_header("Content-Length", "0")
             self.end_headers()
         else:
-            if answer == HANG:
+            if response == HANG:
                 self.server_stub.stopped.wait(5)
             self.close_connection = True
 
@@ -752,7 +752,7 @@ def _no_constant(name: str) -> None:
 
 
 def _file(content_type: str, body: bytes) -> tuple[str, bytes]:
-    """Name and content of the file in a form."""
+    """Name and content of the file in an uploaded form."""
     message = email.message_from_bytes(
         f"Content-Type: {content_type}\r\n\r\n".encode() + body, policy=email.policy.HTTP
     )

@@ -37,12 +37,12 @@ def alarm(root: Path) -> dict[str, Any]:
     return content
 
 
-def obey(root: Path) -> None:
-    """What the schedule writes when it has."""
+def handle_alarm(root: Path) -> None:
+    """Writes what the schedule writes when it has handled the alarm."""
     (root / "schedule.json").write_text(json.dumps({"obeyed_alarm": alarm(root)["id"]}))
 
 
-def test_a_report_without_alarms_is_kept_by_period_and_version(tmp_path: Path) -> None:
+def test_publish_report_keeps_a_report_by_period_and_version(tmp_path: Path) -> None:
     page, said = publish_report(tmp_path)
     assert said == ""
     assert page == tmp_path / "monitoring" / "2013-03-01_2013-04-01_7" / "report.html"
@@ -50,7 +50,7 @@ def test_a_report_without_alarms_is_kept_by_period_and_version(tmp_path: Path) -
     assert not (tmp_path / "alarm.json").exists()
 
 
-def test_what_is_wrong_with_a_period_raises_one_alarm_however_often_it_is_looked_at(
+def test_publish_report_raises_one_alarm_for_the_same_fault_of_a_period(
     tmp_path: Path,
 ) -> None:
     _, said = publish_report(tmp_path, "temp")
@@ -63,7 +63,7 @@ def test_what_is_wrong_with_a_period_raises_one_alarm_however_often_it_is_looked
     assert not (tmp_path / "alarm.json").exists()
 
 
-def test_something_else_and_another_period_are_alarms_of_their_own(tmp_path: Path) -> None:
+def test_publish_report_raises_an_alarm_for_another_fault_or_period(tmp_path: Path) -> None:
     ids = []
     for wrong, until in ((["temp"], "2013-04-01"), (["distance"], "2013-04-01"), (["temp"], "x")):
         publish_report(tmp_path, *wrong, until=until)
@@ -71,7 +71,7 @@ def test_something_else_and_another_period_are_alarms_of_their_own(tmp_path: Pat
     assert len(set(ids)) == 3
 
 
-def test_an_alarm_that_waits_is_taken_in_by_the_next(tmp_path: Path) -> None:
+def test_publish_report_includes_a_waiting_alarm_in_the_next(tmp_path: Path) -> None:
     publish_report(tmp_path, "temp")
     first = alarm(tmp_path)
     _, said = publish_report(tmp_path, "distance", until="2013-05-01")
@@ -81,19 +81,19 @@ def test_an_alarm_that_waits_is_taken_in_by_the_next(tmp_path: Path) -> None:
     assert f"it takes in {first['id']}, which was not obeyed yet" in said
 
 
-def test_an_alarm_that_was_obeyed_is_replaced(tmp_path: Path) -> None:
+def test_publish_report_replaces_a_handled_alarm(tmp_path: Path) -> None:
     publish_report(tmp_path, "temp")
-    obey(tmp_path)
+    handle_alarm(tmp_path)
     publish_report(tmp_path, "distance", until="2013-05-01")
     assert "temp" not in alarm(tmp_path)["reason"]
 
 
-def test_a_long_reason_names_the_first_and_counts_the_rest(tmp_path: Path) -> None:
+def test_publish_report_reason_names_the_first_faults_and_counts_the_rest(tmp_path: Path) -> None:
     publish_report(tmp_path, "a", "b", "c", "d", "e")
     assert alarm(tmp_path)["reason"].endswith("a: skew; b: skew; c: skew; and 2 more")
 
 
-def test_a_report_that_is_damaged_is_written_anew(tmp_path: Path) -> None:
+def test_publish_report_replaces_a_damaged_report(tmp_path: Path) -> None:
     page, _ = publish_report(tmp_path, "temp")
     page.with_name("report.json").write_text("[" * 100_000)
     _, said = publish_report(tmp_path, "temp")

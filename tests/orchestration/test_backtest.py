@@ -82,7 +82,7 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
     return World(OutputDirectory(tmp_path / "output"))
 
 
-def test_each_month_meets_what_the_one_before_it_pushed(world: World) -> None:
+def test_backtest_evaluates_each_month_with_the_version_of_the_month_before(world: World) -> None:
     months = world.backtest().run({})
     assert world.ran == list(KEYS)
     assert [(m.month, m.outcome, m.version, m.served_version) for m in months] == [
@@ -99,7 +99,7 @@ def test_each_month_meets_what_the_one_before_it_pushed(world: World) -> None:
     assert world.said == ["base: 201302, 1 of 3", "base: 201303, 2 of 3", "base: 201304, 3 of 3"]
 
 
-def test_what_is_not_pushed_is_not_served_and_the_months_go_on(world: World) -> None:
+def test_backtest_goes_on_after_a_month_that_is_not_pushed(world: World) -> None:
     world.outcomes = {201302: "not blessed", 201304: "stopped by the gate"}
     months = world.backtest().run({})
     assert [m.served_version for m in months] == [None, None, 3]
@@ -110,7 +110,7 @@ def test_what_is_not_pushed_is_not_served_and_the_months_go_on(world: World) -> 
     assert months[1].decision == "pushed version 3"
 
 
-def test_what_was_backtested_is_taken_and_not_run_again(world: World) -> None:
+def test_backtest_does_not_run_a_finished_month_again(world: World) -> None:
     first = world.backtest().run({})
     assert world.backtest().run({}) == first
     assert world.ran == list(KEYS)
@@ -121,7 +121,7 @@ def test_what_was_backtested_is_taken_and_not_run_again(world: World) -> None:
     ]
 
 
-def test_a_backtest_that_was_stopped_goes_on_where_it_was(world: World) -> None:
+def test_backtest_resumes_where_it_was_stopped(world: World) -> None:
     world.outcomes = {201303: "interrupted"}
     with pytest.raises(KeyboardInterrupt):
         world.backtest().run({})
@@ -131,7 +131,7 @@ def test_a_backtest_that_was_stopped_goes_on_where_it_was(world: World) -> None:
     assert [m.run_id for m in months] == ["run-201302-1", "run-201303-3", "run-201304-4"]
 
 
-def test_a_run_that_ended_before_the_backtest_was_killed_is_not_run_again(world: World) -> None:
+def test_backtest_does_not_repeat_a_run_that_ended_before_it_was_killed(world: World) -> None:
     with world.directory.locked():
         world.run(201302, "k2")
     (world.directory.root / "backtest.json").write_text('{"run_keys": {"201302": "k2"}}')
@@ -139,7 +139,7 @@ def test_a_run_that_ended_before_the_backtest_was_killed_is_not_run_again(world:
     assert world.ran == list(KEYS)
 
 
-def test_a_run_that_was_killed_after_its_push_counts_as_pushed(world: World) -> None:
+def test_backtest_counts_a_run_killed_after_its_push_as_pushed(world: World) -> None:
     world.outcomes = {201303: "killed after its push"}
     with pytest.raises(KeyboardInterrupt):
         world.backtest().run({})
@@ -149,7 +149,7 @@ def test_a_run_that_was_killed_after_its_push_counts_as_pushed(world: World) -> 
     assert months[2].served_version == 3
 
 
-def test_a_run_that_failed_ends_the_backtest_and_is_tried_again(world: World) -> None:
+def test_backtest_ends_at_a_failed_run_and_tries_it_again(world: World) -> None:
     world.outcomes = {201303: "failed"}
     months = world.backtest().run({})
     assert [m.outcome for m in months] == ["pushed", "failed"]
@@ -160,7 +160,7 @@ def test_a_run_that_failed_ends_the_backtest_and_is_tried_again(world: World) ->
     assert world.ran == [201302, 201303, 201303, 201304]
 
 
-def test_later_months_may_be_added_and_fewer_be_asked_for(world: World) -> None:
+def test_backtest_accepts_more_or_fewer_months_later(world: World) -> None:
     few = {month: KEYS[month] for month in (201302, 201303)}
     assert len(world.backtest(few).run({})) == 2
     whole = world.backtest().run({})
@@ -169,7 +169,7 @@ def test_later_months_may_be_added_and_fewer_be_asked_for(world: World) -> None:
     assert world.backtest().run({}) == whole
 
 
-def test_a_baseline_that_is_known_is_not_computed_again(world: World, tmp_path: Path) -> None:
+def test_backtest_does_not_compute_a_known_baseline_again(world: World, tmp_path: Path) -> None:
     known: dict[tuple[Any, ...], float] = {}
     base = world.backtest().run(known)
     other = World(OutputDirectory(tmp_path / "output" / "compare" / "other"))
@@ -180,7 +180,7 @@ def test_a_baseline_that_is_known_is_not_computed_again(world: World, tmp_path: 
     assert notes == ["201302", "201303", "201304"]
 
 
-def test_a_baseline_that_fails_is_told_and_does_not_end_the_backtest(world: World) -> None:
+def test_backtest_reports_a_failing_baseline_and_goes_on(world: World) -> None:
     backtest = world.backtest()
     backtest = replace(backtest, baseline=("toy_measurement.fail", dict.fromkeys(KEYS, ("no",))))
     months = backtest.run({})
@@ -221,7 +221,7 @@ def damaged(world: World) -> None:
         (damaged, KEYS, "backtest.json cannot be read"),
     ],
 )
-def test_a_directory_of_something_else_is_refused(
+def test_backtest_refuses_a_directory_of_another_kind(
     world: World, before: Callable[[World], None], keys: dict[int, str], message: str
 ) -> None:
     before(world)
@@ -231,7 +231,7 @@ def test_a_directory_of_something_else_is_refused(
     assert world.ran == ran
 
 
-def test_a_directory_in_use_is_left_alone(world: World) -> None:
+def test_backtest_leaves_a_directory_in_use_alone(world: World) -> None:
     with world.directory.locked(), pytest.raises(BusyError):
         world.backtest().run({})
     assert world.ran == []
@@ -266,7 +266,7 @@ def rows(backtests: dict[str, list[Month]]) -> list[list[str]]:
     return [line.split() for line in lines if line.strip()]
 
 
-def test_the_table_shows_all_months_and_the_means_of_those_with_all_values() -> None:
+def test_backtest_table_shows_all_months_and_the_means_of_complete_ones() -> None:
     _, _, *shown = (" ".join(row) for row in rows({"base": MONTHS}))
     assert shown == [
         "201306 0.7500 - - 0.7700 - pushed version 11",
@@ -279,13 +279,13 @@ def test_the_table_shows_all_months_and_the_means_of_those_with_all_values() -> 
     ]
 
 
-def test_several_backtests_are_told_apart_in_one_table() -> None:
+def test_backtest_table_tells_several_backtests_apart() -> None:
     _, heading, *shown = rows({"base": MONTHS, "warm": MONTHS[:1]})
     assert heading[0] == "settings"
     assert [row[0] for row in shown if row[0] in ("base", "warm")] == ["base"] * 5 + ["warm"]
 
 
-def test_the_conclusion_is_what_retraining_was_worth() -> None:
+def test_backtest_conclusion_tells_what_retraining_is_worth() -> None:
     last = aucs(Month(201310, "r10", Outcome.PUSHED, 13, served_version=12), 0.7, 0.7, 0.65, 0.7)
     (line,) = conclusion({"base": [*MONTHS, last]})
     assert "with monthly retraining 0.6933" in line
@@ -294,7 +294,7 @@ def test_the_conclusion_is_what_retraining_was_worth() -> None:
     assert conclusion({"base": MONTHS}) == []
 
 
-def test_the_csv_holds_a_line_for_each_month_of_each_backtest(tmp_path: Path) -> None:
+def test_backtest_csv_has_a_line_for_each_month_of_each_backtest(tmp_path: Path) -> None:
     write_csv({"base": MONTHS, "warm": MONTHS[:1]}, tmp_path / "backtest.csv")
     lines = list(csv.DictReader((tmp_path / "backtest.csv").open()))
     assert [line["settings"] for line in lines] == ["base"] * 4 + ["warm"]
@@ -306,14 +306,14 @@ def test_the_csv_holds_a_line_for_each_month_of_each_backtest(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("backtests", [{"base": MONTHS}, {"base": MONTHS, "warm": MONTHS[:2]}])
-def test_the_plot_is_drawn_whatever_is_missing(
+def test_backtest_plot_is_drawn_with_missing_values(
     backtests: dict[str, list[Month]], tmp_path: Path
 ) -> None:
     draw(backtests, tmp_path / "backtest.png")
     assert (tmp_path / "backtest.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_a_variant_is_a_name_and_settings() -> None:
+def test_parse_variant_reads_a_name_and_settings() -> None:
     assert parse_variant("few:data.window=2") == ("few", ["data.window=2"])
     assert parse_variant('a-1:gate.warn_only=["x","y"],training.epochs=3') == (
         "a-1",
@@ -322,18 +322,18 @@ def test_a_variant_is_a_name_and_settings() -> None:
 
 
 @pytest.mark.parametrize("text", ["few", "few:", "few:window", ":data.window=2", "../x:a=1"])
-def test_what_is_no_variant_is_refused_with_what_is_expected(text: str) -> None:
+def test_parse_variant_refuses_other_text_and_tells_what_is_expected(text: str) -> None:
     with pytest.raises(ValueError, match=r"NAME:KEY=VALUE\[,KEY=VALUE\] is expected"):
         parse_variant(text)
 
 
-def test_a_helper_that_fails_names_its_error_and_its_log(tmp_path: Path) -> None:
+def test_helper_that_fails_names_its_error_and_its_log(tmp_path: Path) -> None:
     log = tmp_path / "helper.log"
     with pytest.raises(HelperError, match=rf"toy_measurement.fail: ValueError: no(.|\n)*{log}"):
         Helper("toy_measurement.fail", ("no",), str(log)).result()
     assert "Traceback" in log.read_text()
 
 
-def test_a_helper_that_dies_is_an_error(tmp_path: Path) -> None:
+def test_helper_that_dies_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(HelperError, match=r"toy_measurement.die: its process died"):
         Helper("toy_measurement.die", (), str(tmp_path / "log")).result()

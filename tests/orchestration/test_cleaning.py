@@ -174,7 +174,7 @@ def world(tmp_path: Path) -> World:
     return World(OutputDirectory(tmp_path / "output"))
 
 
-def test_clean_keeps_newest_runs_and_marks_what_it_deletes(world: World) -> None:
+def test_clean_keeps_the_newest_runs_and_marks_what_it_deletes(world: World) -> None:
     runs = [world.run() for _ in range(5)]
     assert world.clean(2) == []
     assert [record.run_id for record in list_runs(world.directory)] == [runs[4], runs[3]]
@@ -189,7 +189,7 @@ def test_clean_keeps_newest_runs_and_marks_what_it_deletes(world: World) -> None
         assert find_leftovers(world.directory, 2) == []
 
 
-def test_clean_spares_what_the_next_run_takes_from_the_cache(world: World) -> None:
+def test_clean_keeps_what_the_next_run_takes_from_the_cache(world: World) -> None:
     first = world.run()
     world.run({"Trainer": FAILED, "Pusher": FAILED})
     for _ in range(3):
@@ -204,7 +204,7 @@ def test_clean_spares_what_the_next_run_takes_from_the_cache(world: World) -> No
 
 
 @pytest.mark.parametrize("state", ["served", "older", "labelled", "rolled back"])
-def test_clean_spares_what_versions_were_made_of_and_their_runs(world: World, state: str) -> None:
+def test_clean_keeps_runs_and_artifacts_of_versions(world: World, state: str) -> None:
     run_id = world.run()
     version = world.push()
     if state != "served":
@@ -225,7 +225,7 @@ def test_clean_spares_what_versions_were_made_of_and_their_runs(world: World, st
     assert run_id in [record.run_id for record in list_runs(world.directory)]
 
 
-def test_clean_deletes_nothing_that_it_does_not_know(world: World, tmp_path: Path) -> None:
+def test_clean_deletes_no_file_that_it_does_not_know(world: World, tmp_path: Path) -> None:
     runs = [world.run() for _ in range(3)]
     root = world.directory.root
     outside = tmp_path / "outside"
@@ -281,7 +281,9 @@ def test_clean_does_not_follow_links_in_place_of_its_folders(world: World, tmp_p
     assert snapshot(tmp_path) == before
 
 
-def test_clean_of_a_moved_directory_spares_what_versions_need(world: World, tmp_path: Path) -> None:
+def test_clean_of_a_moved_directory_keeps_artifacts_of_versions(
+    world: World, tmp_path: Path
+) -> None:
     run_id = world.run()
     world.push()
     world.run()
@@ -301,7 +303,7 @@ def test_clean_of_a_copy_leaves_the_original_alone(world: World, tmp_path: Path)
     assert (snapshot(world.directory.root), world.live()) == (before, live)
 
 
-def test_clean_works_where_metadata_is_gone_and_refuses_where_it_is_damaged(world: World) -> None:
+def test_clean_works_without_metadata_and_refuses_damaged_metadata(world: World) -> None:
     runs = [world.run() for _ in range(3)]
     before = snapshot(world.directory.root)
     database = world.directory.metadata.read_bytes()
@@ -314,7 +316,7 @@ def test_clean_works_where_metadata_is_gone_and_refuses_where_it_is_damaged(worl
     assert os.listdir(world.directory.artifacts) == [runs[2]]
 
 
-def test_clean_says_what_it_cannot_delete_and_deletes_the_rest(
+def test_clean_reports_what_it_cannot_delete_and_deletes_the_rest(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     runs = [world.run() for _ in range(3)]
@@ -332,14 +334,14 @@ def test_clean_says_what_it_cannot_delete_and_deletes_the_rest(
     assert [path.exists() for path in world.made[runs[0]]] == [False, True, False]
 
 
-def test_clean_leaves_a_directory_alone_that_a_run_is_using(world: World) -> None:
+def test_clean_leaves_a_directory_in_use_alone(world: World) -> None:
     world.run()
     with world.directory.locked(), pytest.raises(BusyError, match="a run is using"):
         clean_all(world.directory.root, 1, dry_run=True, say=print)
 
 
 @pytest.mark.parametrize("mount_point", ["absent", "empty"])
-def test_clean_refuses_serving_directory_that_is_not_mounted(
+def test_clean_refuses_a_serving_directory_that_is_not_mounted(
     world: World, mount_point: str
 ) -> None:
     runs = [world.run()]
@@ -357,7 +359,7 @@ def test_clean_refuses_serving_directory_that_is_not_mounted(
     assert not any(path.exists() for path in world.made[runs[0]])
 
 
-def test_clean_refuses_a_folder_that_is_no_output_directory(tmp_path: Path) -> None:
+def test_clean_refuses_a_folder_that_is_not_an_output_directory(tmp_path: Path) -> None:
     (tmp_path / "artifacts" / "1").mkdir(parents=True)
     for folder in (tmp_path, tmp_path / "missing"):
         with pytest.raises(UserError, match="is not an output directory"):
@@ -365,7 +367,7 @@ def test_clean_refuses_a_folder_that_is_no_output_directory(tmp_path: Path) -> N
     assert not (tmp_path / "missing").exists()
 
 
-def test_clean_takes_in_monitoring_and_backtests_by_their_own_rules(world: World) -> None:
+def test_clean_includes_monitoring_and_backtests_by_their_own_rules(world: World) -> None:
     root = world.directory.root
     monitoring, backtest, variant = (
         World(OutputDirectory(root / name))
@@ -399,7 +401,7 @@ def test_clean_takes_in_monitoring_and_backtests_by_their_own_rules(world: World
 
 
 @pytest.mark.parametrize("state", ['{"months": ', '{"months": 5}', '{"months":' + "[" * 100_000])
-def test_clean_leaves_a_backtest_alone_whose_state_is_damaged(world: World, state: str) -> None:
+def test_clean_leaves_a_backtest_with_damaged_state_alone(world: World, state: str) -> None:
     for _ in range(3):
         world.run()
     (world.directory.root / "backtest.json").write_text(state)
@@ -410,9 +412,7 @@ def test_clean_leaves_a_backtest_alone_whose_state_is_damaged(world: World, stat
 
 
 @pytest.mark.parametrize("record", ["{", '{"artifacts": 5}', '{"artifacts": {"Model": {}}}'])
-def test_clean_refuses_where_a_version_does_not_say_what_it_was_made_of(
-    world: World, record: str
-) -> None:
+def test_clean_refuses_a_version_with_damaged_provenance(world: World, record: str) -> None:
     world.run()
     version = world.push()
     world.run()
@@ -423,7 +423,7 @@ def test_clean_refuses_where_a_version_does_not_say_what_it_was_made_of(
     assert snapshot(world.directory.root) == before
 
 
-def test_clean_deletes_span_store_entries_that_were_written_anew_long_ago(world: World) -> None:
+def test_clean_deletes_old_span_store_entries_that_were_replaced(world: World) -> None:
     world.run()
     month = world.directory.spans / "201301"
     month.mkdir(parents=True)
@@ -442,7 +442,7 @@ def test_clean_deletes_span_store_entries_that_were_written_anew_long_ago(world:
     assert sorted(os.listdir(month)) == ["examples-bb", "examples-ee.0f.part", "statistics-cc"]
 
 
-def test_clean_after_a_run_never_fails_it_and_keeps_all_at_0(world: World) -> None:
+def test_clean_after_run_never_fails_the_run_and_keeps_all_at_0(world: World) -> None:
     for _ in range(3):
         world.run()
     before = snapshot(world.directory.root)
@@ -454,7 +454,7 @@ def test_clean_after_a_run_never_fails_it_and_keeps_all_at_0(world: World) -> No
     assert snapshot(world.directory.root) == before
 
 
-def test_clean_command_says_what_would_go_and_how_much(world: World) -> None:
+def test_clean_command_lists_what_would_be_deleted_and_how_much(world: World) -> None:
     for _ in range(3):
         world.run()
 
@@ -504,7 +504,7 @@ with directory.cleaned():
 
 
 @pytest.mark.parametrize("deletions", [0, 4, 13])
-def test_clean_that_was_killed_is_done_again(world: World, deletions: int) -> None:
+def test_clean_that_was_killed_can_be_repeated(world: World, deletions: int) -> None:
     runs = [world.run() for _ in range(3)]
     kept = world.directory.root / "artifacts" / runs[2]
     before = snapshot(kept)
@@ -616,7 +616,7 @@ Cleaning.TestCase.settings = settings(
 )
 
 
-def test_a_killed_run_is_cleaned_as_any_other(world: World) -> None:
+def test_clean_deletes_a_killed_run_as_any_other(world: World) -> None:
     killed = world.run(outcome="running")
     assert [record.outcome for record in list_runs(world.directory)] == [Outcome.KILLED]
     world.run()

@@ -30,7 +30,7 @@ HEAVY = {
 
 
 @pytest.mark.parametrize("command", [[], *([name] for name in local_runner.main.commands)], ids=str)
-def test_help_imports_nothing_that_takes_long(command: list[str]) -> None:
+def test_help_imports_no_heavy_library(command: list[str]) -> None:
     script = f"""
 import sys
 sys.argv = ["local_runner.py", *{command!r}, "--help"]
@@ -55,7 +55,7 @@ def statuses(command: click.Command) -> dict[int, str]:
     return {int(number): meaning for number, meaning in re.findall(r"^  (\d+) +(.+)$", text, re.M)}
 
 
-def test_help_of_run_names_the_exit_status_of_each_outcome_that_a_run_has() -> None:
+def test_run_help_names_the_exit_status_of_each_outcome() -> None:
     shown = statuses(local_runner.main.commands["run"])
     no_end = (Outcome.RUNNING, Outcome.KILLED, Outcome.UNKNOWN)
     of_others = (Outcome.WAITING, Outcome.ALARM, Outcome.NO_ALARM, Outcome.CLEAN, Outcome.DECIDED)

@@ -23,11 +23,11 @@ def objects() -> dict[str, Any]:
 
 @pytest.mark.parametrize("version", ["1.29", "1.34"])
 @pytest.mark.parametrize("kind", ["PersistentVolumeClaim", "Pod"])
-def test_kubernetes_accepts_the_volume_and_its_pod(kind: str, version: str) -> None:
+def test_deploy_volume_and_pod_are_valid_for_kubernetes(kind: str, version: str) -> None:
     kubernetes_validate.validate(objects()[kind], version, strict=True)
 
 
-def test_the_pod_the_claim_and_the_configuration_are_about_the_same_volume() -> None:
+def test_deploy_pod_claim_and_configuration_name_the_same_volume() -> None:
     claim, pod = objects()["PersistentVolumeClaim"], objects()["Pod"]["spec"]
     kubeflow = load_config(str(DEPLOY / "kubeflow.toml")).kubeflow
     assert kubeflow.volume_claim == claim["metadata"]["name"]
@@ -37,14 +37,14 @@ def test_the_pod_the_claim_and_the_configuration_are_about_the_same_volume() -> 
     assert mount["mountPath"] == kubeflow.mount_path
 
 
-def test_the_pod_gives_the_volume_to_the_user_of_the_image() -> None:
+def test_deploy_pod_gives_the_volume_to_the_user_of_the_image() -> None:
     containerfile = (DEPLOY.parents[1] / "Containerfile").read_text(encoding="utf-8")
     context = objects()["Pod"]["spec"]["securityContext"]
     assert f"USER {context['runAsUser']}:" in containerfile
     assert context["fsGroup"] == context["runAsUser"]
 
 
-def test_the_example_configuration_lacks_the_image_alone() -> None:
+def test_deploy_configuration_lacks_only_the_image() -> None:
     path = str(DEPLOY / "kubeflow.toml")
     with pytest.raises(UserError, match=r"kubeflow\.image is missing"):
         compilation.compile_config(load_config(path))
@@ -52,7 +52,7 @@ def test_the_example_configuration_lacks_the_image_alone() -> None:
     assert compilation.compile_config(load_config(path, [image]))
 
 
-def test_the_bucket_in_the_comments_works_when_it_is_no_comment(tmp_path: Path) -> None:
+def test_deploy_configuration_works_with_the_commented_bucket(tmp_path: Path) -> None:
     text = (DEPLOY / "kubeflow.toml").read_text(encoding="utf-8")
     _, _, comment = text.partition("leave out volume_claim, and then\n")
     bucket = "\n".join(line.removeprefix("# ") for line in comment.splitlines())

@@ -59,7 +59,7 @@ def rows(text: str) -> dict[str, str]:
     return {line.split()[0]: line for line in lines if line}
 
 
-def test_a_terminal_shows_each_node_with_state_time_and_result(clock: Clock) -> None:
+def test_display_shows_each_node_with_state_time_and_result_on_a_terminal(clock: Clock) -> None:
     console, take = terminal()
     nodes = ["Examples", "Statistics", "Trainer", "Evaluator", "Pusher", "Infra"]
     with RunDisplay(console, nodes) as shown:
@@ -95,7 +95,7 @@ def test_a_terminal_shows_each_node_with_state_time_and_result(clock: Clock) -> 
         assert rows(take())["Trainer"] == "Trainer running 3.2 s epoch 2, loss 0.4"
 
 
-def test_a_terminal_keeps_the_last_table_and_gets_its_cursor_back() -> None:
+def test_display_keeps_the_last_table_and_restores_the_cursor() -> None:
     console, take = terminal()
     with RunDisplay(console, ["Only"]) as shown:
         shown.started("Only")
@@ -106,7 +106,7 @@ def test_a_terminal_keeps_the_last_table_and_gets_its_cursor_back() -> None:
     assert "\x1b[?25h" in last
 
 
-def test_a_terminal_folds_a_long_result_and_shows_all_of_it() -> None:
+def test_display_folds_a_long_result_and_shows_all_of_it() -> None:
     console, take = terminal(width=60)
     words = [f"word{number}" for number in range(30)]
     with RunDisplay(console, ["Only"]) as shown:
@@ -117,7 +117,7 @@ def test_a_terminal_folds_a_long_result_and_shows_all_of_it() -> None:
     assert max(map(len, text.splitlines())) <= 60
 
 
-def test_brackets_in_a_result_are_shown_as_they_are() -> None:
+def test_display_shows_brackets_of_a_result_unchanged() -> None:
     result = NodeResult(FAILED, Summary("ValueError: [bold]x[/bold] [/] :smile:"))
     console, take = terminal()
     with RunDisplay(console, ["Only"]) as shown:
@@ -129,7 +129,7 @@ def test_brackets_in_a_result_are_shown_as_they_are() -> None:
     assert file.getvalue().rstrip().endswith(result.summary.line)
 
 
-def test_what_the_runner_prints_does_not_come_up_on_the_terminal(
+def test_display_keeps_other_output_off_the_terminal(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     console, take = terminal()
@@ -140,7 +140,7 @@ def test_what_the_runner_prints_does_not_come_up_on_the_terminal(
     assert capsys.readouterr() == ("a library speaks\n", "a library warns\n")
 
 
-def test_elsewhere_each_change_is_one_plain_line(clock: Clock) -> None:
+def test_display_prints_a_plain_line_for_each_change_without_terminal(clock: Clock) -> None:
     console, file = plain(width=40)
     with RunDisplay(console, ["Examples", "Trainer", "Pusher"]) as shown:
         shown.started("Examples")
@@ -164,7 +164,7 @@ def test_elsewhere_each_change_is_one_plain_line(clock: Clock) -> None:
     ]
 
 
-def test_a_terminal_that_cannot_redraw_gets_plain_lines(clock: Clock) -> None:
+def test_display_prints_plain_lines_on_a_terminal_that_cannot_redraw(clock: Clock) -> None:
     console, take = terminal(name="dumb")
     with RunDisplay(console, ["Only"]) as shown:
         shown.started("Only")
@@ -175,7 +175,7 @@ def test_a_terminal_that_cannot_redraw_gets_plain_lines(clock: Clock) -> None:
 
 
 @pytest.mark.parametrize("width", [10, 40])
-def test_display_shows_lines_that_nothing_is_cut_from_where_a_table_has_no_room(width: int) -> None:
+def test_display_prints_whole_lines_where_a_table_has_no_room(width: int) -> None:
     console, take = terminal(width=width)
     names = ["CompressionEvaluator", "Pusher"]
     with RunDisplay(console, names) as shown:

@@ -48,7 +48,7 @@ def output(tmp_path: Path) -> OutputDirectory:
     return OutputDirectory(tmp_path / "output")
 
 
-def test_a_record_is_read_back_as_it_was_written(output: OutputDirectory) -> None:
+def test_run_record_is_read_back_unchanged(output: OutputDirectory) -> None:
     record = RunRecord(
         "20260302-120000-000",
         started="2026-03-02T12:00:00+00:00",
@@ -64,7 +64,7 @@ def test_a_record_is_read_back_as_it_was_written(output: OutputDirectory) -> Non
     assert list_runs(output) == [record]
 
 
-def test_runs_are_listed_newest_first_with_those_that_left_logs_alone(
+def test_list_runs_lists_runs_newest_first_with_those_that_left_only_logs(
     output: OutputDirectory,
 ) -> None:
     for day in (2, 4):
@@ -75,7 +75,7 @@ def test_runs_are_listed_newest_first_with_those_that_left_logs_alone(
     assert found == [("20260304", "pushed"), ("20260303", "unknown"), ("20260302", "pushed")]
 
 
-def test_a_run_that_left_its_record_open_was_killed_unless_one_is_going_on(
+def test_list_runs_calls_an_open_record_killed_unless_a_run_is_going_on(
     output: OutputDirectory,
 ) -> None:
     RunRecord("20260302", started="").write(output)
@@ -85,7 +85,9 @@ def test_a_run_that_left_its_record_open_was_killed_unless_one_is_going_on(
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"run_id": 5}', "\0\xff"])
-def test_a_damaged_record_is_an_unknown_outcome(output: OutputDirectory, content: str) -> None:
+def test_list_runs_calls_the_outcome_of_a_damaged_record_unknown(
+    output: OutputDirectory, content: str
+) -> None:
     output.runs.mkdir(parents=True)
     (output.runs / "20260302.json").write_text(content, encoding="latin-1")
     assert [record.outcome for record in list_runs(output)] == ["unknown"]
@@ -99,7 +101,9 @@ def test_a_damaged_record_is_an_unknown_outcome(output: OutputDirectory, content
         {"started": "", "ended": "", "outcome": "[/red]", "reasons": ["[/bold] :smile:"]},
     ],
 )
-def test_runs_shows_records_as_they_are(output: OutputDirectory, record: dict[str, Any]) -> None:
+def test_runs_command_shows_records_unchanged(
+    output: OutputDirectory, record: dict[str, Any]
+) -> None:
     output.runs.mkdir(parents=True)
     (output.runs / "[a].json").write_text(json.dumps({"run_id": "[a]", **record}))
     result = CliRunner().invoke(local_runner.main, ["runs", "--output", str(output.root)])
@@ -108,7 +112,7 @@ def test_runs_shows_records_as_they_are(output: OutputDirectory, record: dict[st
     assert all(line in result.output for line in record.get("reasons", []))
 
 
-def test_a_record_that_is_a_folder_is_an_unknown_outcome(output: OutputDirectory) -> None:
+def test_list_runs_calls_the_outcome_of_a_folder_unknown(output: OutputDirectory) -> None:
     (output.runs / "20260302.json").mkdir(parents=True)
     assert [record.outcome for record in list_runs(output)] == ["unknown"]
 
@@ -124,7 +128,7 @@ def test_a_record_that_is_a_folder_is_an_unknown_outcome(output: OutputDirectory
         "[]",
     ],
 )
-def test_a_provenance_that_no_push_writes_is_refused_by_name(tmp_path: Path, record: str) -> None:
+def test_read_provenance_refuses_a_wrong_record_by_name(tmp_path: Path, record: str) -> None:
     models = ModelDirectory(str(tmp_path), "toy")
     provenance = Path(models.provenance_uri(7), "provenance.json")
     provenance.parent.mkdir(parents=True)
@@ -157,11 +161,11 @@ def models(output: OutputDirectory, tmp_path: Path) -> ModelDirectory:
     return models
 
 
-def test_lost_files_of_a_whole_version_are_none(
+def test_lost_files_of_a_whole_version_is_empty(
     output: OutputDirectory, models: ModelDirectory
 ) -> None:
     assert lost_files(output, models, 7) == []
-    Path(models.signature_uri(7)).unlink()  # It may be signed anew.
+    Path(models.signature_uri(7)).unlink()  # It may be signed again.
     (Path(models.version_uri(7)) / "more").touch()
     assert lost_files(output, models, 7) == []
     assert lost_files(output, models, 8) == []  # Nobody knows what it had.
@@ -178,7 +182,7 @@ def test_lost_files_of_a_whole_version_are_none(
     ],
 )
 @pytest.mark.parametrize("cut", [False, True])
-def test_lost_files_names_what_is_missing_or_cut_short(
+def test_lost_files_names_missing_and_truncated_files(
     output: OutputDirectory, models: ModelDirectory, name: str, cut: bool
 ) -> None:
     path = output.serving / "toy" / name
@@ -189,7 +193,7 @@ def test_lost_files_names_what_is_missing_or_cut_short(
     assert lost_files(output, models, 7) == [f"toy/{name}"]
 
 
-def test_lost_files_of_a_version_that_was_encrypted_again_are_none(
+def test_lost_files_of_a_reencrypted_version_is_empty(
     output: OutputDirectory, models: ModelDirectory
 ) -> None:
     content = {"a-long-name-of-a-key": b"a" * 32, "b": b"b" * 32}
@@ -200,14 +204,14 @@ def test_lost_files_of_a_version_that_was_encrypted_again_are_none(
     assert lost_files(output, models, 7) == []
 
 
-def test_lost_files_of_a_version_without_its_provenance_folder_are_named(
+def test_lost_files_names_the_files_of_a_missing_provenance_folder(
     output: OutputDirectory, models: ModelDirectory
 ) -> None:
     shutil.rmtree(models.provenance_uri(7))
     assert len(lost_files(output, models, 7)) == 2
 
 
-def test_there_are_no_runs_where_there_is_no_directory(output: OutputDirectory) -> None:
+def test_list_runs_is_empty_without_a_directory(output: OutputDirectory) -> None:
     assert list_runs(output) == []
 
 
@@ -259,7 +263,7 @@ class Book:
 
 @pytest.fixture
 def book(output: OutputDirectory) -> Book:
-    """Spans were learned from, and then, with all but the Pusher cached, again."""
+    """ML Metadata of a run, and of another with all but the Pusher cached."""
     output.root.mkdir(parents=True)
     book = Book(output.metadata)
     spans = '{"train": [201301, 201302], "test": [201303]}'
@@ -304,7 +308,7 @@ def depth(text: str, line: str) -> int:
     return found.index(line)
 
 
-def test_a_version_is_traced_to_its_spans_parameters_and_code(
+def test_lineage_traces_a_version_to_spans_parameters_and_code(
     output: OutputDirectory, book: Book
 ) -> None:
     text = show(output)
@@ -331,14 +335,14 @@ def test_a_version_is_traced_to_its_spans_parameters_and_code(
     assert text.count("SpanExampleGen #1, see above") == 1
 
 
-def test_another_version_has_a_tree_of_its_own(output: OutputDirectory, book: Book) -> None:
+def test_lineage_of_another_version_has_its_own_tree(output: OutputDirectory, book: Book) -> None:
     push(book, 77, {})
     text = show(output, 77)
     assert "Pusher #5, code c1" in text
     assert "Trainer" not in text.partition("Pusher")[2]
 
 
-def test_a_push_that_was_killed_before_it_was_noted_is_traced_by_its_provenance(
+def test_lineage_traces_a_push_killed_before_its_record_by_provenance(
     output: OutputDirectory, book: Book
 ) -> None:
     text = show(output, 8)
@@ -347,7 +351,7 @@ def test_a_push_that_was_killed_before_it_was_noted_is_traced_by_its_provenance(
     assert "examples ◄ SpanExampleGen #1" in text
 
 
-def test_metadata_that_was_begun_anew_is_not_mistaken_for_the_old(
+def test_lineage_does_not_mistake_new_metadata_for_the_old(
     output: OutputDirectory, book: Book
 ) -> None:
     other = {"Model": {"artifact_id": 2, "uri": "/artifacts/older/Trainer/model/2"}}
@@ -358,7 +362,7 @@ def test_metadata_that_was_begun_anew_is_not_mistaken_for_the_old(
 
 
 @pytest.mark.parametrize("content", [None, b"", b"not a database at all" * 100])
-def test_without_metadata_it_says_so_and_shows_the_provenance(
+def test_lineage_without_metadata_shows_the_provenance(
     output: OutputDirectory, content: bytes | None
 ) -> None:
     output.root.mkdir()
@@ -371,13 +375,13 @@ def test_without_metadata_it_says_so_and_shows_the_provenance(
     assert "Model: /artifacts/Trainer/model/2" in text
 
 
-def test_a_version_without_provenance_says_so(output: OutputDirectory) -> None:
+def test_lineage_of_a_version_without_provenance_says_so(output: OutputDirectory) -> None:
     text = show(output, 5, {})
     assert "version 5 of an unknown model" in text
     assert "no provenance" in text
 
 
-def test_a_tree_leaves_the_metadata_as_it_is(output: OutputDirectory, book: Book) -> None:
+def test_lineage_leaves_the_metadata_unchanged(output: OutputDirectory, book: Book) -> None:
     before = output.metadata.read_bytes()
     show(output)
     assert output.metadata.read_bytes() == before
@@ -386,7 +390,7 @@ def test_a_tree_leaves_the_metadata_as_it_is(output: OutputDirectory, book: Book
 @pytest.mark.parametrize(
     "module", ["orchestration.local.history", "orchestration.schedule.schedule"]
 )
-def test_neither_tensorflow_nor_tfx_nor_ml_metadata_is_imported(module: str) -> None:
+def test_history_modules_import_no_heavy_library(module: str) -> None:
     script = f"import sys, {module}; print(*sys.modules, sep='\\n')"
     project = Path(__file__).parents[2]
     done = subprocess.run(

@@ -92,7 +92,7 @@ def invocation(
     }
 
 
-def answer(folder: Path) -> dict[str, Any]:
+def executor_output(folder: Path) -> dict[str, Any]:
     content: dict[str, Any] = json.loads((folder / "executor_output.json").read_text())
     return content
 
@@ -106,7 +106,7 @@ def mirror(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.mark.parametrize("scheme", ["gs", "s3", "minio"])
-def test_a_task_of_the_open_source_driver_runs_on_the_mirror_and_answers_with_the_bucket(
+def test_entrypoint_runs_a_task_on_the_mirror_and_reports_the_bucket(
     scheme: str, mirror: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     folder = {"gs": "gcs"}.get(scheme, scheme)
@@ -126,11 +126,11 @@ def test_a_task_of_the_open_source_driver_runs_on_the_mirror_and_answers_with_th
     kfp_entrypoint.run(task_of(join(), given))
 
     assert (on_disk / "join" / "note" / "text").read_text() == "a and b"
-    (made,) = answer(on_disk / "join")["artifacts"]["note"]["artifacts"]
+    (made,) = executor_output(on_disk / "join")["artifacts"]["note"]["artifacts"]
     assert made["uri"] == f"{root}/join/note"
 
 
-def test_the_mirror_of_an_artifact_without_files_is_an_empty_folder(mirror: Path) -> None:
+def test_entrypoint_makes_an_empty_mirror_of_an_artifact_without_files(mirror: Path) -> None:
     # Nothing is uploaded of it, so the launcher downloads nothing.
     write_note(mirror / "s3" / "b" / "left", "a")
     given = invocation(
@@ -146,7 +146,7 @@ def test_the_mirror_of_an_artifact_without_files_is_an_empty_folder(mirror: Path
     assert (mirror / "s3" / "b" / "note" / "text").read_text() == "a and "
 
 
-def test_a_task_of_kfp_local_runs_on_the_types_that_its_component_declares(tmp_path: Path) -> None:
+def test_entrypoint_runs_a_task_of_kfp_local_on_the_declared_types(tmp_path: Path) -> None:
     left, right = write_note(tmp_path / "l", "a"), write_note(tmp_path / "r", "b")
     given = invocation(
         {"left": local_artifact(str(left)), "right": local_artifact(str(right))},
@@ -157,16 +157,16 @@ def test_a_task_of_kfp_local_runs_on_the_types_that_its_component_declares(tmp_p
     kfp_entrypoint.run(task_of(join(), given))
 
     assert (tmp_path / "join" / "note" / "text").read_text() == "a and b"
-    (made,) = answer(tmp_path / "join")["artifacts"]["note"]["artifacts"]
+    (made,) = executor_output(tmp_path / "join")["artifacts"]["note"]["artifacts"]
     assert made["uri"] == str(tmp_path / "join" / "note")
 
 
-def test_custom_properties_come_out_as_they_are_and_go_into_the_next_task(tmp_path: Path) -> None:
+def test_entrypoint_passes_custom_properties_to_the_next_task(tmp_path: Path) -> None:
     folder = tmp_path / "source"
     given = invocation({}, {"note": output_artifact(str(folder / "note"))}, folder)
     given["inputs"]["parameterValues"] = {"text": "a"}
     kfp_entrypoint.run(task_of(toy_components.Source(text="a"), given))
-    (made,) = answer(folder)["artifacts"]["note"]["artifacts"]
+    (made,) = executor_output(folder)["artifacts"]["note"]["artifacts"]
     assert made["metadata"]["start"] > 0
     assert made["metadata"]["end"] >= made["metadata"]["start"]
 
@@ -179,20 +179,20 @@ def test_custom_properties_come_out_as_they_are_and_go_into_the_next_task(tmp_pa
     assert (read["metadata"]["months"], read["metadata"]["rows"]) == ([1, 2], {"train": 3})
 
 
-def test_a_property_that_is_null_is_left_out_since_ml_metadata_refuses_it() -> None:
+def test_restore_leaves_out_a_null_property() -> None:
     made = {"note": {"artifacts": [{"uri": "/a", "metadata": {"span": None, "rows": 3}}]}}
     (artifact,) = restore({"artifacts": made}, {})["artifacts"]["note"]["artifacts"]
     assert artifact == {"uri": "/a", "metadata": {"rows": 3}}
 
 
-def test_outputs_of_kubeflow_itself_are_not_shown_to_the_executor(tmp_path: Path) -> None:
+def test_prepare_hides_the_outputs_of_kubeflow_itself(tmp_path: Path) -> None:
     logs = {"type": {"schemaTitle": "system.Artifact"}, "uri": "minio://bucket/executor-logs"}
     outputs = {"note": output_artifact("/note"), "executor-logs": logs}
     prepared, _ = prepare(task_of(join(), invocation({}, outputs, tmp_path)))
     assert list(prepared["outputs"]["artifacts"]) == ["note"]
 
 
-def test_what_was_given_is_not_changed(tmp_path: Path) -> None:
+def test_prepare_does_not_change_its_input(tmp_path: Path) -> None:
     inputs = {"left": driver_artifact("s3://bucket/left", "7", months={"list": [1]})}
     task = task_of(join(), invocation(inputs, {"note": output_artifact("s3://b/n")}, tmp_path))
     before = json.dumps(task.invocation)
@@ -210,11 +210,11 @@ def test_what_was_given_is_not_changed(tmp_path: Path) -> None:
         ("file:///a", "file:///a"),
     ],
 )
-def test_buckets_are_mirrored_where_the_launcher_puts_them(uri: str, path: str) -> None:
+def test_local_path_mirrors_buckets_where_the_launcher_does(uri: str, path: str) -> None:
     assert local_path(uri) == path
 
 
-def test_whole_numbers_stay_whole_and_beam_arguments_go_to_beam() -> None:
+def test_parse_task_keeps_integers_and_passes_beam_arguments_on() -> None:
     component = toy_components.Report(lines=3, length=5)
     arguments = compiled(component)
     arguments[arguments.index("{{$}}")] = "{}"
@@ -241,7 +241,7 @@ def run_failing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Callable[
     return run
 
 
-def test_a_user_error_ends_the_task_with_its_message_alone(
+def test_entrypoint_ends_with_the_message_of_a_user_error_alone(
     run_failing: Callable[[str, str], str],
 ) -> None:
     said = run_failing("DataError", "column 'x' is missing")
@@ -249,7 +249,7 @@ def test_a_user_error_ends_the_task_with_its_message_alone(
     assert "Traceback" not in said
 
 
-def test_another_error_ends_the_task_with_a_traceback_and_then_what_it_was(
+def test_entrypoint_ends_with_a_traceback_and_the_message_of_another_error(
     run_failing: Callable[[str, str], str],
 ) -> None:
     said = run_failing("ValueError", "not a number")
@@ -257,7 +257,7 @@ def test_another_error_ends_the_task_with_a_traceback_and_then_what_it_was(
     assert "Traceback" in said
 
 
-def test_a_failing_task_leaves_a_termination_message(
+def test_entrypoint_writes_a_termination_message_when_a_task_fails(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     message = tmp_path / "termination-log"
@@ -272,7 +272,7 @@ def test_a_failing_task_leaves_a_termination_message(
     assert capsys.readouterr().err.splitlines()[-1] == message.read_text()
 
 
-def test_a_task_says_in_a_line_what_it_came_to(
+def test_entrypoint_prints_a_summary_of_the_task(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from orchestration.local import summaries
@@ -288,7 +288,7 @@ def test_a_task_says_in_a_line_what_it_came_to(
     assert [float(line) > 0 for line in details] == [True, True]
 
 
-def test_a_task_reaches_its_own_machine_without_a_proxy(
+def test_entrypoint_reaches_its_own_machine_without_a_proxy(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("no_proxy", "a.example")

@@ -109,7 +109,7 @@ def refused(*parts: str) -> Iterator[None]:
         ("5/10 * * * 0", "0 5/10 * * * 0"),
     ],
 )
-def test_a_cron_expression_gets_six_fields_that_the_server_takes(given: str, six: str) -> None:
+def test_six_fields_gives_a_cron_expression_that_the_server_accepts(given: str, six: str) -> None:
     assert six_fields(given) == six
     check_cron(six)
 
@@ -135,13 +135,15 @@ def test_a_cron_expression_gets_six_fields_that_the_server_takes(given: str, six
         ("-1 6 1 * *", "the minute '-1' is not understood"),
     ],
 )
-def test_a_bad_cron_expression_is_refused_with_what_is_allowed(given: str, reason: str) -> None:
+def test_six_fields_refuses_a_bad_expression_and_tells_what_is_allowed(
+    given: str, reason: str
+) -> None:
     with refused(reason, "allowed are 5 fields", "'0 6 1 * *'"):
         six_fields(given)
 
 
 @pytest.mark.parametrize("given", ["0 0 30 2 *", "0 0 31 4,6,9,11 *", "0 0 0 30-31 feb ?"])
-def test_a_cron_expression_that_never_comes_is_refused(given: str) -> None:
+def test_six_fields_refuses_an_expression_that_never_fires(given: str) -> None:
     """The server takes it, and its controller would look for the next time for ever."""
     six = given if given.count(" ") == 5 else f"0 {given}"
     check_cron(six)
@@ -149,20 +151,20 @@ def test_a_cron_expression_that_never_comes_is_refused(given: str) -> None:
         six_fields(given)
 
 
-def test_the_server_would_take_five_fields_for_something_else() -> None:
+def test_check_cron_of_the_stub_reads_five_fields_differently() -> None:
     check_cron("0 6 1 * *")  # second, minute, hour, day and month: every day at 1:06
 
 
 # Packages and parameters
 
 
-def test_a_version_is_named_after_the_content_of_the_package(package: Package) -> None:
+def test_package_version_depends_on_its_content(package: Package) -> None:
     assert package.version == read_package(package.content).version
     assert package.version != changed(package).version
     assert len(package.version) == 12
 
 
-def test_caching_is_written_into_the_package(package: Package) -> None:
+def test_read_package_writes_caching_into_the_package(package: Package) -> None:
     for enabled, wanted in ((True, {"enableCache": True}), (False, {})):
         spec = yaml.safe_load(read_package(package.content, enabled).content)
         assert spec["root"]["dag"]["tasks"]["train"]["cachingOptions"] == wanted
@@ -201,7 +203,7 @@ def bad_packages() -> dict[str, tuple[bytes, str, str]]:
 
 
 @pytest.mark.parametrize("kind", bad_packages())
-def test_a_bad_package_is_refused_before_the_server_is_asked(kind: str, tmp_path: Path) -> None:
+def test_read_package_refuses_a_bad_package_before_any_request(kind: str, tmp_path: Path) -> None:
     content, reason, _ = bad_packages()[kind]
     file = tmp_path / "bad.yaml"
     file.write_bytes(content)
@@ -210,7 +212,7 @@ def test_a_bad_package_is_refused_before_the_server_is_asked(kind: str, tmp_path
 
 
 @pytest.mark.parametrize("kind", bad_packages())
-def test_a_package_that_the_server_refuses_leaves_nothing_behind(
+def test_submit_deletes_what_it_made_when_the_server_refuses_the_package(
     kind: str, stub: KubeflowStub, kubeflow: KubeflowPipelines
 ) -> None:
     content, _, reason = bad_packages()[kind]
@@ -219,7 +221,7 @@ def test_a_package_that_the_server_refuses_leaves_nothing_behind(
     assert not any(stub.state.values())
 
 
-def test_a_package_that_is_missing_is_named(tmp_path: Path) -> None:
+def test_read_package_names_a_missing_file(tmp_path: Path) -> None:
     with refused("Cannot read", str(tmp_path / "none.yaml"), "No such file"):
         read_package(tmp_path / "none.yaml")
 
@@ -238,7 +240,7 @@ def test_a_package_that_is_missing_is_named(tmp_path: Path) -> None:
         ({"epochs": 3, "uri": 5}, "parameter 'uri' is 5, but text is expected"),
     ],
 )
-def test_parameters_that_do_not_fit_are_refused_before_the_server_is_asked(
+def test_submit_and_schedule_refuse_wrong_parameters_before_any_request(
     given: dict[str, Any],
     reason: str,
     package: Package,
@@ -252,12 +254,12 @@ def test_parameters_that_do_not_fit_are_refused_before_the_server_is_asked(
     assert stub.calls == []
 
 
-def test_all_problems_with_parameters_are_said_at_once(package: Package) -> None:
+def test_package_complete_reports_all_wrong_parameters_together(package: Package) -> None:
     with refused("'epochs' is missing", "'rate' is 'x'", "no parameter 'other'"):
         package.complete({"rate": "x", "other": 1})
 
 
-def test_parameters_are_read_as_the_types_that_the_pipeline_declares(package: Package) -> None:
+def test_package_parse_reads_parameters_as_the_declared_types(package: Package) -> None:
     read = package.parse({"epochs": "7", "rate": "1e-3", "uri": "7"})
     assert read == {"epochs": 7, "rate": 0.001, "uri": "7"}
     assert [type(value) for value in read.values()] == [int, float, str]
@@ -273,7 +275,7 @@ def test_parameters_are_read_as_the_types_that_the_pipeline_declares(package: Pa
         ({"epochs": 3, "other": 1}, "not required by pipeline: other"),
     ],
 )
-def test_parameters_that_the_server_refuses_leave_nothing_behind(
+def test_schedule_deletes_what_it_made_when_the_server_refuses_parameters(
     values: dict[str, Any],
     reason: str,
     package: Package,
@@ -293,7 +295,7 @@ def test_parameters_that_the_server_refuses_leave_nothing_behind(
 # Submitting
 
 
-def test_a_run_gets_a_version_of_the_pipeline_and_all_parameters(
+def test_submit_sends_a_version_of_the_pipeline_and_all_parameters(
     package: Package, stub: KubeflowStub, kubeflow: KubeflowPipelines
 ) -> None:
     done = kubeflow.submit(package, VALUES, experiment="nightly", service_account="trainer")
@@ -316,7 +318,7 @@ def test_a_run_gets_a_version_of_the_pipeline_and_all_parameters(
     assert done.url == f"{stub.host}/#/runs/details/{done.run_id}"
 
 
-def test_the_same_package_uses_the_version_that_is_there(
+def test_submit_reuses_the_version_of_the_same_package(
     package: Package, stub: KubeflowStub, kubeflow: KubeflowPipelines
 ) -> None:
     kubeflow.submit(package, VALUES)
@@ -326,7 +328,7 @@ def test_the_same_package_uses_the_version_that_is_there(
     assert stub.runs[again.run_id]["display_name"] == "another"
 
 
-def test_another_package_is_another_version(
+def test_submit_uploads_another_package_as_another_version(
     package: Package, stub: KubeflowStub, kubeflow: KubeflowPipelines
 ) -> None:
     kubeflow.submit(package, VALUES)
@@ -334,7 +336,7 @@ def test_another_package_is_another_version(
     assert [len(ids) for ids in stub.state.values()] == [1, 2, 1, 2, 0]
 
 
-def test_what_is_there_is_found_on_any_page_and_by_any_name(
+def test_submit_finds_existing_resources_on_any_page_and_by_any_name(
     package: Package, stub: KubeflowStub, kubeflow: KubeflowPipelines
 ) -> None:
     stub.largest_page = 2
@@ -345,7 +347,7 @@ def test_what_is_there_is_found_on_any_page_and_by_any_name(
     assert [len(ids) for ids in stub.state.values()] == [5, 5, 5, 10, 0]
 
 
-def test_the_link_to_the_ui_may_have_another_host(
+def test_submit_links_to_the_host_of_the_ui(
     package: Package, stub: KubeflowStub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(HOST_ENV, stub.host)
@@ -356,7 +358,7 @@ def test_the_link_to_the_ui_may_have_another_host(
 
 @pytest.mark.parametrize("how", [500, 503, 409, 401, 403, HTML, REDIRECT, DROP])
 @pytest.mark.parametrize("operation", MAKING)
-def test_whatever_fails_nothing_is_half_created(
+def test_submit_leaves_nothing_half_created_when_a_step_fails(
     operation: str,
     how: int | str,
     package: Package,
@@ -371,7 +373,7 @@ def test_whatever_fails_nothing_is_half_created(
 
 
 @pytest.mark.parametrize("operation", ["ListRuns", "ListPipelineVersions", "ListExperiments"])
-def test_nor_is_it_if_something_cannot_be_looked_up(
+def test_submit_leaves_nothing_half_created_when_a_lookup_fails(
     operation: str, package: Package, stub: KubeflowStub, kubeflow: KubeflowPipelines
 ) -> None:
     stub.fail(operation, 500)
@@ -381,7 +383,7 @@ def test_nor_is_it_if_something_cannot_be_looked_up(
 
 
 @pytest.mark.parametrize("operation", MAKING)
-def test_no_answer_in_time_leaves_nothing_half_created(
+def test_submit_leaves_nothing_half_created_after_a_timeout(
     operation: str, package: Package, stub: KubeflowStub
 ) -> None:
     stub.fail(operation, HANG)
@@ -391,7 +393,7 @@ def test_no_answer_in_time_leaves_nothing_half_created(
 
 
 @pytest.mark.parametrize("operation", MAKING)
-def test_what_was_made_without_an_answer_is_found_and_used(
+def test_submit_finds_and_uses_what_was_made_without_a_response(
     operation: str, package: Package, stub: KubeflowStub, kubeflow: KubeflowPipelines
 ) -> None:
     stub.fail(operation, DROP_AFTER)
@@ -400,7 +402,7 @@ def test_what_was_made_without_an_answer_is_found_and_used(
     assert [len(ids) for ids in stub.state.values()] == [1, 1, 1, 1, 0]
 
 
-def test_a_run_of_the_same_name_is_not_taken_for_the_one_that_failed(
+def test_submit_does_not_mistake_a_run_of_the_same_name_for_its_own(
     package: Package, stub: KubeflowStub, kubeflow: KubeflowPipelines
 ) -> None:
     kubeflow.submit(package, VALUES, run_name="nightly")
@@ -410,7 +412,7 @@ def test_a_run_of_the_same_name_is_not_taken_for_the_one_that_failed(
     assert len(stub.runs) == 1
 
 
-def test_what_was_there_before_stays_when_a_run_is_refused(
+def test_submit_keeps_existing_resources_when_a_run_is_refused(
     package: Package, stub: KubeflowStub, kubeflow: KubeflowPipelines
 ) -> None:
     kubeflow.submit(package, VALUES)
@@ -422,7 +424,7 @@ def test_what_was_there_before_stays_when_a_run_is_refused(
     assert stub.state == before
 
 
-def test_what_cannot_be_taken_back_is_said_and_used_by_the_next_try(
+def test_submit_reports_what_it_cannot_delete_and_uses_it_next_time(
     package: Package, stub: KubeflowStub, kubeflow: KubeflowPipelines
 ) -> None:
     stub.fail("CreateRun", 500)
@@ -433,7 +435,7 @@ def test_what_cannot_be_taken_back_is_said_and_used_by_the_next_try(
     assert not kubeflow.submit(package, VALUES).uploaded
 
 
-def test_if_it_is_unsure_whether_a_run_was_started_its_version_stays(
+def test_submit_keeps_the_version_if_the_run_may_have_started(
     package: Package, stub: KubeflowStub, kubeflow: KubeflowPipelines
 ) -> None:
     stub.fail("CreateRun", DROP_AFTER)
@@ -443,7 +445,7 @@ def test_if_it_is_unsure_whether_a_run_was_started_its_version_stays(
     assert [len(ids) for ids in stub.state.values()] == [1, 1, 1, 1, 0]
 
 
-def test_a_pipeline_whose_name_differs_in_case_only_is_not_used(
+def test_submit_does_not_use_a_pipeline_whose_name_differs_in_case(
     package: Package, stub: KubeflowStub, kubeflow: KubeflowPipelines
 ) -> None:
     kubeflow.submit(package, VALUES, pipeline_name="Toy")
@@ -453,7 +455,7 @@ def test_a_pipeline_whose_name_differs_in_case_only_is_not_used(
 
 @pytest.mark.parametrize("kind", ["pipeline", "experiment", "run", "schedule"])
 @pytest.mark.parametrize("name", ["ä" * 128, " "])
-def test_a_name_that_the_server_would_not_take_is_refused_before_it_is_asked(
+def test_kubeflow_client_refuses_a_bad_name_before_any_request(
     kind: str, name: str, package: Package, stub: KubeflowStub, kubeflow: KubeflowPipelines
 ) -> None:
     names = {"pipeline": "pipeline_name", "experiment": "experiment", "run": "run_name"}
@@ -466,7 +468,7 @@ def test_a_name_that_the_server_would_not_take_is_refused_before_it_is_asked(
     assert stub.calls == []
 
 
-def test_what_the_server_says_of_a_name_is_shown(
+def test_submit_shows_what_the_server_says_of_a_name(
     package: Package,
     stub: KubeflowStub,
     kubeflow: KubeflowPipelines,
@@ -481,7 +483,7 @@ def test_what_the_server_says_of_a_name_is_shown(
 # Connecting
 
 
-def test_where_nothing_listens_the_port_forward_is_mentioned(package: Package) -> None:
+def test_submit_mentions_the_port_forward_where_no_server_listens(package: Package) -> None:
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         host = f"http://127.0.0.1:{unused.getsockname()[1]}"
@@ -500,7 +502,7 @@ def test_where_nothing_listens_the_port_forward_is_mentioned(package: Package) -
         (404, "HTTP 404"),
     ],
 )
-def test_a_server_that_is_not_well_is_described(
+def test_kubeflow_client_describes_an_unhealthy_server(
     how: int | str, reason: str, stub: KubeflowStub
 ) -> None:
     stub.fail("GetHealthz", how)
@@ -509,13 +511,13 @@ def test_a_server_that_is_not_well_is_described(
     assert stub.operations == ["GetHealthz"]  # one try
 
 
-def test_an_address_of_something_else_is_described(stub: KubeflowStub) -> None:
+def test_kubeflow_client_describes_an_address_of_another_service(stub: KubeflowStub) -> None:
     host = f"{stub.host}/somewhere/else"
     with refused("there is no API of Kubeflow Pipelines at", host, "HTTP 404"):
         KubeflowPipelines(host, timeout=TIMEOUT).schedules()
 
 
-def test_without_a_token_it_is_said_how_to_give_one(
+def test_submit_tells_how_to_give_a_token(
     package: Package, stub: KubeflowStub, kubeflow: KubeflowPipelines
 ) -> None:
     stub.token = "s3cret"
@@ -524,7 +526,9 @@ def test_without_a_token_it_is_said_how_to_give_one(
     assert not any(stub.state.values())
 
 
-def test_a_wrong_token_is_not_shown(stub: KubeflowStub, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_kubeflow_client_does_not_show_a_wrong_token(
+    stub: KubeflowStub, monkeypatch: pytest.MonkeyPatch
+) -> None:
     stub.token = "right"
     monkeypatch.setenv(TOKEN_ENV, "wr0ng")
     with pytest.raises(KubeflowError) as caught:
@@ -534,7 +538,9 @@ def test_a_wrong_token_is_not_shown(stub: KubeflowStub, monkeypatch: pytest.Monk
     assert caught.value.status == 401
 
 
-def test_a_token_file_is_read_anew_for_every_request(stub: KubeflowStub, tmp_path: Path) -> None:
+def test_kubeflow_client_reads_the_token_file_for_every_request(
+    stub: KubeflowStub, tmp_path: Path
+) -> None:
     file = tmp_path / "token"
     file.write_text("first\n")
     kubeflow = KubeflowPipelines(stub.host, token_file=str(file), timeout=TIMEOUT)
@@ -545,7 +551,7 @@ def test_a_token_file_is_read_anew_for_every_request(stub: KubeflowStub, tmp_pat
 
 
 @pytest.mark.parametrize("variable", [TOKEN_ENV, "KF_PIPELINES_SA_TOKEN_PATH"])
-def test_a_token_may_come_from_the_environment(
+def test_kubeflow_client_takes_a_token_from_the_environment(
     variable: str, stub: KubeflowStub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stub.token = "s3cret"
@@ -555,7 +561,7 @@ def test_a_token_may_come_from_the_environment(
 
 
 @pytest.mark.parametrize("option", ["token_file", "ca_file"])
-def test_a_file_that_is_missing_or_empty_is_named(option: str, tmp_path: Path) -> None:
+def test_kubeflow_client_names_a_missing_or_empty_file(option: str, tmp_path: Path) -> None:
     file = tmp_path / "file"
     with refused(f"Cannot read {file}"):
         KubeflowPipelines("http://localhost:1", **{option: str(file)})  # type: ignore[arg-type]
@@ -564,7 +570,7 @@ def test_a_file_that_is_missing_or_empty_is_named(option: str, tmp_path: Path) -
         KubeflowPipelines("http://localhost:1", **{option: str(file)})  # type: ignore[arg-type]
 
 
-def test_a_deployment_for_several_users_wants_a_namespace(
+def test_submit_needs_a_namespace_in_a_multi_user_deployment(
     package: Package, stub: KubeflowStub, kubeflow: KubeflowPipelines
 ) -> None:
     stub.multi_user = True
@@ -573,7 +579,7 @@ def test_a_deployment_for_several_users_wants_a_namespace(
     assert stub.operations == ["GetHealthz"]
 
 
-def test_all_that_is_made_is_in_the_namespace(
+def test_kubeflow_client_makes_everything_in_the_namespace(
     package: Package, stub: KubeflowStub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stub.multi_user = True
@@ -589,7 +595,7 @@ def test_all_that_is_made_is_in_the_namespace(
     assert sorted(one["namespace"] for one in made) == ["other"] * 4 + ["team"] * 4
 
 
-def test_the_namespace_may_be_that_of_the_token(
+def test_kubeflow_client_takes_the_namespace_of_the_token(
     package: Package, stub: KubeflowStub, tmp_path: Path
 ) -> None:
     claims = json.dumps({"kubernetes.io": {"namespace": "team"}}).encode()
@@ -601,7 +607,7 @@ def test_the_namespace_may_be_that_of_the_token(
     assert stub.runs[run.run_id]["namespace"] == "team"
 
 
-def test_a_namespace_that_is_not_allowed_is_refused(package: Package, stub: KubeflowStub) -> None:
+def test_submit_refuses_a_forbidden_namespace(package: Package, stub: KubeflowStub) -> None:
     stub.multi_user = True
     with refused("HTTP 403", "Namespace:secret", "is the namespace right"):
         KubeflowPipelines(stub.host, namespace="secret", timeout=TIMEOUT).submit(package, VALUES)
@@ -633,7 +639,7 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
     return str(folder / "server.pem"), str(folder / "server.key")
 
 
-def test_a_certificate_that_is_not_trusted_can_be_named(certificate: tuple[str, str]) -> None:
+def test_kubeflow_client_trusts_the_certificate_of_ca_file(certificate: tuple[str, str]) -> None:
     with KubeflowStub(tls=certificate) as stub:
         with refused("certificate", "is not trusted", "--ca-file"):
             KubeflowPipelines(stub.host, timeout=TIMEOUT).schedules()
@@ -642,7 +648,9 @@ def test_a_certificate_that_is_not_trusted_can_be_named(certificate: tuple[str, 
 
 
 @pytest.mark.parametrize("scheme", ["https://", ""])
-def test_tls_to_a_server_without_is_described(scheme: str, stub: KubeflowStub) -> None:
+def test_kubeflow_client_describes_tls_to_a_server_without_tls(
+    scheme: str, stub: KubeflowStub
+) -> None:
     host = stub.host.replace("http://", scheme)
     with refused("does not speak TLS", "http://"):
         KubeflowPipelines(host, timeout=TIMEOUT).schedules()
@@ -670,7 +678,7 @@ def run_id(package: Package, kubeflow: KubeflowPipelines) -> str:
     return kubeflow.submit(package, VALUES).run_id
 
 
-def test_waiting_tells_each_change_of_a_task_once(
+def test_wait_reports_each_change_of_a_task_once(
     run_id: str, stub: KubeflowStub, kubeflow: KubeflowPipelines
 ) -> None:
     stub.script = [*STEPS, STEPS[-1], WELL]
@@ -684,7 +692,7 @@ def test_waiting_tells_each_change_of_a_task_once(
     assert status.finished is not None
 
 
-def test_the_status_of_a_failed_run_has_its_tasks_and_their_errors(
+def test_status_of_a_failed_run_has_its_tasks_and_their_errors(
     run_id: str, stub: KubeflowStub, kubeflow: KubeflowPipelines
 ) -> None:
     stub.script = [BADLY]
@@ -698,7 +706,7 @@ def test_the_status_of_a_failed_run_has_its_tasks_and_their_errors(
     assert status.url.endswith(f"/#/runs/details/{run_id}")
 
 
-def test_a_run_that_is_not_over_has_no_end(
+def test_status_of_an_unfinished_run_has_no_end(
     run_id: str, stub: KubeflowStub, kubeflow: KubeflowPipelines
 ) -> None:
     stub.script = STEPS[2:]
@@ -707,7 +715,7 @@ def test_a_run_that_is_not_over_has_no_end(
     assert status.created is not None
 
 
-def test_waiting_goes_on_when_the_server_is_away_for_a_moment(
+def test_wait_goes_on_when_the_server_is_away_for_a_moment(
     run_id: str, stub: KubeflowStub, kubeflow: KubeflowPipelines
 ) -> None:
     stub.script = [*STEPS, WELL]
@@ -716,7 +724,7 @@ def test_waiting_goes_on_when_the_server_is_away_for_a_moment(
     assert kubeflow.wait(run_id, poll_seconds=0.01).state == "SUCCEEDED"
 
 
-def test_waiting_ends_when_the_server_stays_away(
+def test_wait_ends_when_the_server_stays_away(
     run_id: str, stub: KubeflowStub, kubeflow: KubeflowPipelines
 ) -> None:
     stub.script = STEPS
@@ -725,7 +733,7 @@ def test_waiting_ends_when_the_server_stays_away(
         kubeflow.wait(run_id, poll_seconds=0.001)
 
 
-def test_waiting_ends_at_once_when_the_token_has_expired(
+def test_wait_ends_at_once_when_the_token_has_expired(
     run_id: str, stub: KubeflowStub, kubeflow: KubeflowPipelines
 ) -> None:
     stub.token = "another"
@@ -733,7 +741,7 @@ def test_waiting_ends_at_once_when_the_token_has_expired(
         kubeflow.wait(run_id, poll_seconds=60)
 
 
-def test_a_run_is_terminated_once(
+def test_terminate_ends_a_run_once(
     run_id: str, stub: KubeflowStub, kubeflow: KubeflowPipelines
 ) -> None:
     kubeflow.terminate(run_id)
@@ -744,7 +752,7 @@ def test_a_run_is_terminated_once(
         kubeflow.terminate(run_id)
 
 
-def test_a_large_run_has_the_states_of_its_workflow_where_its_details_stay_behind(
+def test_status_takes_states_of_the_workflow_where_details_stay_behind(
     run_id: str, stub: KubeflowStub, kubeflow: KubeflowPipelines
 ) -> None:
     stub.script, stub.compressed = [STEPS[-1], WELL], True
@@ -756,7 +764,7 @@ def test_a_large_run_has_the_states_of_its_workflow_where_its_details_stay_behin
 
 
 @pytest.mark.parametrize("tasks", [{}, {"Push": "OMITTED"}])
-def test_a_task_that_never_started_is_pending_until_the_run_is_over(
+def test_status_of_a_task_that_never_started_is_pending_until_the_run_ends(
     tasks: dict[str, str], run_id: str, stub: KubeflowStub, kubeflow: KubeflowPipelines
 ) -> None:
     stub.planned = ("Load", "Train", "Push")
@@ -784,7 +792,7 @@ def bad_manifests() -> dict[str, str]:
 
 
 @pytest.mark.parametrize("kind", bad_manifests())
-def test_a_workflow_that_cannot_be_read_leaves_the_details(
+def test_status_uses_the_details_when_the_workflow_cannot_be_read(
     kind: str, run_id: str, stub: KubeflowStub, kubeflow: KubeflowPipelines
 ) -> None:
     stub.script, stub.manifest = [BADLY], bad_manifests()[kind]
@@ -794,7 +802,7 @@ def test_a_workflow_that_cannot_be_read_leaves_the_details(
     assert time.monotonic() - begun < 5
 
 
-def test_nodes_with_values_of_any_type_and_in_a_circle_are_read() -> None:
+def test_of_manifest_reads_nodes_of_any_type_and_in_a_circle() -> None:
     nodes: dict[str, Any] = {
         "1": {"displayName": "Load-driver", "phase": 7, "boundaryID": "2", "startedAt": []},
         "2": {"displayName": "Load", "phase": "Failed", "boundaryID": "1", "message": ["x"]},
@@ -815,7 +823,7 @@ def test_nodes_each_of_which_is_part_of_the_next_are_read_soon() -> None:
 
 
 @pytest.mark.parametrize("how", [404, 500, HANG, DROP, HTML])
-def test_the_status_is_known_where_the_workflow_is_not(
+def test_status_is_known_without_the_workflow(
     how: int | str, run_id: str, stub: KubeflowStub
 ) -> None:
     stub.script = [BADLY]
@@ -826,7 +834,7 @@ def test_the_status_is_known_where_the_workflow_is_not(
     }
 
 
-def test_a_response_that_is_too_large_is_not_read(
+def test_status_refuses_a_response_that_is_too_large(
     run_id: str, kubeflow: KubeflowPipelines, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(transport, "_LARGEST_RESPONSE", 100)
@@ -836,7 +844,7 @@ def test_a_response_that_is_too_large_is_not_read(
 
 @pytest.mark.parametrize("policy", ["OnError", "Always"])
 @pytest.mark.parametrize("retries", [True, False])
-def test_submit_warns_where_an_earlier_run_shows_that_nothing_is_retried(
+def test_submit_warns_where_an_earlier_run_was_not_retried(
     policy: str, retries: bool, package: Package, stub: KubeflowStub, kubeflow: KubeflowPipelines
 ) -> None:
     stub.retry_policy = policy
@@ -847,7 +855,7 @@ def test_submit_warns_where_an_earlier_run_shows_that_nothing_is_retried(
 
 
 @pytest.mark.parametrize("act", [KubeflowPipelines.status, KubeflowPipelines.terminate])
-def test_a_run_that_does_not_exist_is_named(
+def test_kubeflow_client_names_a_missing_run(
     act: Callable[[KubeflowPipelines, str], object], kubeflow: KubeflowPipelines
 ) -> None:
     with refused("Cannot look up the run no-such", "Run no-such not found (HTTP 404)"):
@@ -873,7 +881,7 @@ def enabled(stub: KubeflowStub) -> list[str]:
     return [cron_of(one) for one in of_name(stub) if one["status"] == "ENABLED"]
 
 
-def test_a_schedule_runs_a_version_with_all_parameters_one_at_a_time_and_never_late(
+def test_schedule_runs_a_version_with_all_parameters_one_at_a_time(
     package: Package, stub: KubeflowStub, kubeflow: KubeflowPipelines
 ) -> None:
     schedule, change = kubeflow.schedule("monthly", CRON, package, VALUES, service_account="me")
@@ -891,7 +899,7 @@ def test_a_schedule_runs_a_version_with_all_parameters_one_at_a_time_and_never_l
     assert reference["pipeline_version_id"] == version["pipeline_version_id"]
 
 
-def test_the_same_schedule_again_changes_nothing(
+def test_schedule_changes_nothing_when_repeated(
     package: Package, stub: KubeflowStub, kubeflow: KubeflowPipelines
 ) -> None:
     first, _ = kubeflow.schedule("monthly", CRON, package, VALUES)
@@ -911,7 +919,7 @@ CHANGES: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("what", CHANGES)
-def test_a_schedule_with_other_content_takes_the_place_of_the_old_one(
+def test_schedule_replaces_the_old_one_when_its_content_changes(
     what: str, package: Package, stub: KubeflowStub, kubeflow: KubeflowPipelines
 ) -> None:
     given: dict[str, Any] = {"cron": CRON, "package": package, "parameters": VALUES}
@@ -928,7 +936,7 @@ def test_a_schedule_with_other_content_takes_the_place_of_the_old_one(
     assert kubeflow.schedule("monthly", **given) == (second, UNCHANGED)
 
 
-def test_schedules_of_other_names_stay_and_are_told_apart_on_any_page(
+def test_schedule_keeps_schedules_of_other_names_on_any_page(
     package: Package, stub: KubeflowStub, kubeflow: KubeflowPipelines
 ) -> None:
     stub.largest_page = 2
@@ -944,7 +952,7 @@ def test_schedules_of_other_names_stay_and_are_told_apart_on_any_page(
 @pytest.mark.parametrize(
     "operation", ["CreateRecurringRun", "DisableRecurringRun", "EnableRecurringRun"]
 )
-def test_if_an_update_fails_the_old_schedule_goes_on(
+def test_schedule_keeps_the_old_one_if_an_update_fails(
     operation: str,
     how: int | str,
     package: Package,
@@ -968,7 +976,7 @@ def test_if_an_update_fails_the_old_schedule_goes_on(
     assert stub.most_enabled["monthly"] == 1
 
 
-def test_if_the_old_schedule_cannot_be_deleted_the_new_one_runs_and_a_rerun_cleans_up(
+def test_schedule_cleans_up_an_undeleted_old_one_when_repeated(
     package: Package, stub: KubeflowStub, kubeflow: KubeflowPipelines
 ) -> None:
     kubeflow.schedule("monthly", CRON, package, VALUES)
@@ -992,10 +1000,10 @@ STEPS_OF_AN_UPDATE = (
 
 @pytest.mark.parametrize("cron", [CRON, OTHER_CRON, "0 8 3 * *"])
 @pytest.mark.parametrize("step", STEPS_OF_AN_UPDATE)
-def test_a_rerun_puts_in_order_what_was_killed_after_any_step(
+def test_schedule_repairs_an_update_killed_after_any_step(
     step: str, cron: str, package: Package, stub: KubeflowStub, kubeflow: KubeflowPipelines
 ) -> None:
-    """Whether it is run with the old content, with the new one, or with yet another."""
+    """The next command may have the old content, the new one, or another."""
     kubeflow.schedule("monthly", CRON, package, VALUES)
     stub.die_after(step)
     with contextlib.suppress(KubeflowError):
@@ -1008,7 +1016,7 @@ def test_a_rerun_puts_in_order_what_was_killed_after_any_step(
     assert stub.most_enabled["monthly"] == 1
 
 
-def test_if_an_update_can_not_be_undone_either_this_is_said(
+def test_schedule_reports_an_update_that_cannot_be_undone(
     package: Package, stub: KubeflowStub, kubeflow: KubeflowPipelines
 ) -> None:
     kubeflow.schedule("monthly", CRON, package, VALUES)
@@ -1019,7 +1027,7 @@ def test_if_an_update_can_not_be_undone_either_this_is_said(
 
 
 @pytest.mark.parametrize("step", [None, *STEPS_OF_AN_UPDATE])
-def test_a_schedule_that_a_person_has_disabled_stays_so_when_it_is_updated(
+def test_schedule_stays_disabled_when_it_is_updated(
     step: str | None, package: Package, stub: KubeflowStub, kubeflow: KubeflowPipelines
 ) -> None:
     kubeflow.schedule("monthly", CRON, package, VALUES)
@@ -1037,7 +1045,7 @@ def test_a_schedule_that_a_person_has_disabled_stays_so_when_it_is_updated(
     assert change in (UPDATED, UNCHANGED)
 
 
-def test_a_schedule_whose_run_is_in_progress_is_neither_replaced_nor_deleted(
+def test_schedule_with_a_run_in_progress_is_not_replaced_or_deleted(
     package: Package, stub: KubeflowStub, kubeflow: KubeflowPipelines
 ) -> None:
     stub.largest_page = 2
@@ -1060,7 +1068,7 @@ def test_a_schedule_whose_run_is_in_progress_is_neither_replaced_nor_deleted(
     assert not stub.recurring_runs
 
 
-def test_a_run_that_begins_while_its_schedule_is_replaced_is_not_stopped(
+def test_schedule_update_does_not_stop_a_run_that_begins_meanwhile(
     package: Package, stub: KubeflowStub, kubeflow: KubeflowPipelines
 ) -> None:
     schedule, _ = kubeflow.schedule("monthly", CRON, package, VALUES)
@@ -1075,7 +1083,7 @@ def test_a_run_that_begins_while_its_schedule_is_replaced_is_not_stopped(
     assert len(of_name(stub)) == stub.most_enabled["monthly"] == 1
 
 
-def test_a_scheduled_run_without_a_state_is_in_progress(
+def test_schedule_counts_a_run_without_a_state_as_in_progress(
     package: Package, stub: KubeflowStub, kubeflow: KubeflowPipelines
 ) -> None:
     schedule, _ = kubeflow.schedule("monthly", CRON, package, VALUES)
@@ -1084,7 +1092,7 @@ def test_a_scheduled_run_without_a_state_is_in_progress(
         kubeflow.delete_schedule("monthly")
 
 
-def test_several_schedules_of_a_name_become_one(
+def test_schedule_makes_several_of_a_name_one(
     package: Package, stub: KubeflowStub, kubeflow: KubeflowPipelines
 ) -> None:
     kubeflow.schedule("monthly", CRON, package, VALUES)
@@ -1097,7 +1105,7 @@ def test_several_schedules_of_a_name_become_one(
     assert len(of_name(stub)) == len(enabled(stub)) == 1
 
 
-def test_a_schedule_that_is_refused_leaves_nothing_behind(
+def test_schedule_leaves_nothing_when_it_is_refused(
     package: Package, stub: KubeflowStub, kubeflow: KubeflowPipelines
 ) -> None:
     stub.fail("CreateRecurringRun", 500)
@@ -1110,7 +1118,7 @@ def test_a_schedule_that_is_refused_leaves_nothing_behind(
     assert not any(stub.state.values())
 
 
-def test_a_schedule_is_disabled_enabled_listed_and_deleted_by_name(
+def test_schedule_is_disabled_enabled_listed_and_deleted_by_name(
     package: Package, stub: KubeflowStub, kubeflow: KubeflowPipelines
 ) -> None:
     kubeflow.schedule("monthly", CRON, package, VALUES)
@@ -1134,7 +1142,7 @@ def test_a_schedule_is_disabled_enabled_listed_and_deleted_by_name(
         KubeflowPipelines.delete_schedule,
     ],
 )
-def test_a_schedule_that_does_not_exist_is_named_with_those_that_do(
+def test_schedule_that_is_missing_is_named_with_those_there_are(
     act: Callable[[KubeflowPipelines, str], None], package: Package, kubeflow: KubeflowPipelines
 ) -> None:
     with refused("There is no schedule 'monthly'; there are: none"):
@@ -1153,7 +1161,7 @@ def plain(stub: KubeflowStub) -> kfp.Client:
     return kfp.Client(stub.host, namespace="any")
 
 
-def test_the_stub_refuses_what_the_real_server_refuses(
+def test_kubeflow_stub_refuses_what_the_real_server_refuses(
     plain: kfp.Client, package: Package, stub: KubeflowStub, kubeflow: KubeflowPipelines
 ) -> None:
     kubeflow.submit(package, VALUES)
@@ -1197,7 +1205,7 @@ def test_the_stub_refuses_what_the_real_server_refuses(
     assert stub.orphans == 1  # of the run whose name is too long
 
 
-def test_the_stub_tells_what_it_does_not_understand_without_details(stub: KubeflowStub) -> None:
+def test_kubeflow_stub_reports_an_unknown_field_without_details(stub: KubeflowStub) -> None:
     api_client = kfp_server_api.ApiClient(kfp_server_api.Configuration(stub.host))
     with pytest.raises(kfp_server_api.ApiException) as caught:
         api_client.call_api("/apis/v2beta1/runs", "POST", body={"nonsense": 1})
@@ -1206,7 +1214,7 @@ def test_the_stub_tells_what_it_does_not_understand_without_details(stub: Kubefl
     }
 
 
-def test_the_stub_stops_a_run_once_and_lets_it_fail(
+def test_kubeflow_stub_stops_a_run_once_and_lets_it_fail(
     plain: kfp.Client, run_id: str, stub: KubeflowStub
 ) -> None:
     plain.terminate_run(run_id)
@@ -1216,7 +1224,7 @@ def test_the_stub_stops_a_run_once_and_lets_it_fail(
     assert plain.get_run(run_id).state == "FAILED"
 
 
-def test_the_stub_lists_every_node_twice_and_no_error(
+def test_kubeflow_stub_lists_every_node_twice_and_no_error(
     plain: kfp.Client, run_id: str, stub: KubeflowStub
 ) -> None:
     stub.script = [{**BADLY, "tasks": {**BADLY["tasks"], "Push": "OMITTED"}}]

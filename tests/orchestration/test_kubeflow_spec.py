@@ -57,31 +57,31 @@ def changed(change: Callable[[Any], object]) -> str:
     return yaml.safe_dump_all([spec, *others])
 
 
-def test_the_same_pipeline_gives_the_same_text() -> None:
+def test_compile_package_gives_the_same_text_for_the_same_pipeline() -> None:
     assert package() == package()
 
 
-def test_parameters_have_their_defaults_which_tfx_leaves_out() -> None:
+def test_compile_package_adds_the_defaults_of_parameters() -> None:
     (spec,) = documents(package())
     declared = spec["root"]["inputDefinitions"]["parameters"]
     assert declared == {"separator": {"parameterType": "STRING", "defaultValue": " and "}}
     assert "#    separator: STRING [Default: ' and ']" in package().splitlines()
 
 
-def test_a_default_is_needed_for_each_parameter_and_for_no_other() -> None:
+def test_compile_package_needs_a_default_for_each_parameter_and_no_other() -> None:
     pipeline = tfx.dsl.Pipeline("toy", pipeline_root="", components=[toy_components.Source()])
     with pytest.raises(ValueError, match="other"):
         compile_package(pipeline, Platform("image", {}), {"other": 1})
 
 
-def test_each_task_runs_the_entrypoint_in_the_image() -> None:
+def test_compile_package_runs_the_entrypoint_in_the_image() -> None:
     joined = container(package(), "Join")
     assert joined["image"] == "image"
     command = ["python", "-m", "orchestration.kubeflow.entrypoint", "--node_id", "Join"]
     assert joined["command"] == command
 
 
-def test_resources_are_written_for_old_and_new_back_ends() -> None:
+def test_compile_package_writes_resources_for_old_and_new_back_ends() -> None:
     nodes = {"Join": Resources("500m", "4Gi", "nvidia.com/gpu", 2)}
     text = package(Platform("image", nodes))
     assert container(text, "Join")["resources"] == {
@@ -107,7 +107,9 @@ def test_resources_are_written_for_old_and_new_back_ends() -> None:
     ("memory", "gigabytes"),
     [("1G", 1.0), ("1.5G", 1.5), ("1024Mi", 1.073741824), ("2Ti", 2199.023255552), ("5e", None)],
 )
-def test_memory_is_understood_as_kubernetes_does(memory: str, gigabytes: float | None) -> None:
+def test_compile_package_reads_memory_as_kubernetes_does(
+    memory: str, gigabytes: float | None
+) -> None:
     platform = Platform("image", {"Join": Resources(memory=memory)})
     if gigabytes is None:
         with pytest.raises(ValueError, match="memory such as"):
@@ -117,13 +119,13 @@ def test_memory_is_understood_as_kubernetes_does(memory: str, gigabytes: float |
         assert resources["memoryLimit"] == pytest.approx(gigabytes)
 
 
-def test_a_failed_task_is_tried_again_as_often_as_is_said() -> None:
+def test_compile_package_sets_the_retries_of_a_node() -> None:
     text = package(Platform("image", {"Join": Resources(retries=3), "Left": Resources()}))
     assert task(text, "Join")["retryPolicy"]["maxRetryCount"] == 3
     assert "retryPolicy" not in task(text, "Left")
 
 
-def test_tasks_have_a_time_limit_that_kubernetes_keeps() -> None:
+def test_compile_package_sets_time_limits_that_kubernetes_keeps() -> None:
     nodes = {"Join": Resources(seconds=90.5), "Left": Resources()}
     text = package(Platform("image", nodes, "claim", "/mnt"))
     executors = documents(text)[1]["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
@@ -132,21 +134,21 @@ def test_tasks_have_a_time_limit_that_kubernetes_keeps() -> None:
     check_package(package(Platform("image", nodes)))
 
 
-def test_tasks_come_from_the_cache_but_for_those_that_must_not() -> None:
+def test_compile_package_caches_all_but_the_uncached_nodes() -> None:
     text = package(Platform("image", {}, uncached=["Left"]))
     assert task(text, "Right")["cachingOptions"] == {"enableCache": True}
     assert "cachingOptions" not in task(text, "Left")
     assert "cachingOptions" not in task(package(enable_cache=False), "Right")
 
 
-def test_a_volume_is_mounted_by_every_task() -> None:
+def test_compile_package_mounts_the_volume_in_every_task() -> None:
     _, platform = documents(package(Platform("image", {}, "claim", "/mnt/data")))
     executors = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
     mount = {"pvcMount": [{"constant": "claim", "mountPath": "/mnt/data"}]}
     assert executors == {f"exec-{name}": mount for name in ("Left", "Right", "Join")}
 
 
-def test_tasks_get_environment_variables_also_from_secrets() -> None:
+def test_compile_package_sets_environment_variables_and_secrets() -> None:
     secrets = {"AWS_SECRET_ACCESS_KEY": "minio/secretkey", "AWS_ACCESS_KEY_ID": "minio/accesskey"}
     text = package(Platform("image", {}, env={"B": "2", "A": "1"}, secret_env=secrets))
     pairs = [{"name": "A", "value": "1"}, {"name": "B", "value": "2"}]
@@ -162,12 +164,12 @@ def test_tasks_get_environment_variables_also_from_secrets() -> None:
     "platform",
     [Platform("image", {"Joyn": Resources()}), Platform("image", {}, uncached=["Joyn"])],
 )
-def test_a_node_that_does_not_exist_is_named_with_those_that_do(platform: Platform) -> None:
+def test_compile_package_names_an_unknown_node_and_lists_the_nodes(platform: Platform) -> None:
     with pytest.raises(UserError, match="Joyn: no such node; the nodes are Left, Right, Join"):
         package(platform)
 
 
-def test_what_is_compiled_is_accepted() -> None:
+def test_check_package_accepts_what_is_compiled() -> None:
     check_package(package())
     check_package(package(Platform("image", {}, "claim", "/mnt")))
 
@@ -214,7 +216,7 @@ def _rename_task(spec: Any) -> None:
         ),
     ],
 )
-def test_what_kubeflow_would_refuse_is_refused(
+def test_check_package_refuses_what_kubeflow_would_refuse(
     change: Callable[[Any], object], message: str
 ) -> None:
     with pytest.raises(KubeflowError, match=message):
@@ -230,12 +232,12 @@ def test_what_kubeflow_would_refuse_is_refused(
         ("platforms: {kubernetes: {}}", "holds no pipeline spec"),
     ],
 )
-def test_what_is_no_package_is_refused(text: str, message: str) -> None:
+def test_check_package_refuses_other_text(text: str, message: str) -> None:
     with pytest.raises(KubeflowError, match=message):
         check_package(text)
 
 
-def test_a_second_pipeline_spec_is_refused() -> None:
+def test_check_package_refuses_a_second_pipeline_spec() -> None:
     with pytest.raises(KubeflowError, match="more than one pipeline spec"):
         check_package(package() + "---\n" + package())
 
@@ -247,9 +249,7 @@ def test_a_second_pipeline_spec_is_refused() -> None:
         ({"exec-Join": {"pvcMounts": []}}, "platform spec of exec-Join: .*pvcMounts"),
     ],
 )
-def test_a_platform_spec_that_kubeflow_would_refuse_is_refused(
-    executors: Any, message: str
-) -> None:
+def test_check_package_refuses_a_bad_platform_spec(executors: Any, message: str) -> None:
     platform = {"platforms": {"kubernetes": {"deploymentSpec": {"executors": executors}}}}
     with pytest.raises(KubeflowError, match=message):
         check_package(package() + "---\n" + yaml.safe_dump(platform))

@@ -201,7 +201,7 @@ def wait_until(condition: Callable[[], bool], seconds: float = PATIENCE_SECONDS)
     return condition()
 
 
-def test_nodes_run_when_all_they_wait_for_is_done(lab: Lab, toys: ModuleType) -> None:
+def test_runner_runs_nodes_when_their_inputs_are_done(lab: Lab, toys: ModuleType) -> None:
     recorder = Recorder()
     results = lab.run(diamond(toys), recorder)
     assert states(results) == dict.fromkeys(["Top", "Left", "Right", "Bottom"], COMPLETE)
@@ -218,7 +218,9 @@ def test_nodes_run_when_all_they_wait_for_is_done(lab: Lab, toys: ModuleType) ->
         assert float(ended) < float(began)
 
 
-def test_independent_nodes_run_at_the_same_time(lab: Lab, toys: ModuleType, tmp_path: Path) -> None:
+def test_runner_runs_independent_nodes_at_the_same_time(
+    lab: Lab, toys: ModuleType, tmp_path: Path
+) -> None:
     results = lab.run(meeting(toys, tmp_path))
     assert states(results) == {"One": COMPLETE, "Two": COMPLETE}
 
@@ -256,7 +258,7 @@ DAMAGES: dict[str, Callable[[Path], object]] = {
 }
 
 
-def test_runner_makes_outputs_again_that_were_damaged(lab: Lab, toys: ModuleType) -> None:
+def test_runner_repeats_a_node_whose_outputs_were_damaged(lab: Lab, toys: ModuleType) -> None:
     names = [*DAMAGES, "Whole", "NotNoted"]
 
     def components() -> Components:
@@ -290,7 +292,7 @@ def test_runner_makes_outputs_again_that_were_damaged(lab: Lab, toys: ModuleType
     assert set(states(lab.run(components())).values()) == {CACHED}
 
 
-def test_runner_leaves_no_temporary_files_and_lets_libraries_clean_up(
+def test_runner_deletes_temporary_files_and_lets_libraries_clean_up(
     lab: Lab, toys: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     temporary = tmp_path / "t"
@@ -314,7 +316,7 @@ def test_runner_leaves_no_temporary_files_and_lets_libraries_clean_up(
     assert not lab.output.temporary.exists()
 
 
-def test_runner_runs_on_metadata_that_is_empty_or_gone(lab: Lab, toys: ModuleType) -> None:
+def test_runner_works_with_metadata_that_is_empty_or_gone(lab: Lab, toys: ModuleType) -> None:
     lab.run([toys.Source(text="a")])
     for lose in (lambda: os.truncate(lab.output.metadata, 0), lab.output.metadata.unlink):
         lose()
@@ -322,23 +324,21 @@ def test_runner_runs_on_metadata_that_is_empty_or_gone(lab: Lab, toys: ModuleTyp
             assert states(lab.run([toys.Source(text="a")])) == {"Source": COMPLETE}
 
 
-def test_no_more_nodes_than_workers_run_at_the_same_time(
-    lab: Lab, toys: ModuleType, tmp_path: Path
-) -> None:
+def test_runner_runs_no_more_nodes_than_workers(lab: Lab, toys: ModuleType, tmp_path: Path) -> None:
     recorder = Recorder()
     results = lab.run(meeting(toys, tmp_path, seconds=0.5), recorder, workers=1)
     assert results["One"].summary.line == "TimeoutError: two never came"
     assert [what for what, _ in recorder.events] == ["started", FAILED, "started", COMPLETE]
 
 
-def test_a_failure_stops_what_depends_on_it_and_the_next_run_resumes_there(
+def test_runner_stops_nodes_after_a_failure_and_resumes_there(
     lab: Lab, toys: ModuleType, tmp_path: Path
 ) -> None:
-    mended = tmp_path / "mended"
+    corrected = tmp_path / "corrected"
 
     def components() -> Components:
         good = toys.Source(text="good").with_id("Good")
-        bad = toys.Fail(message="not yet", unless=str(mended)).with_id("Bad")
+        bad = toys.Fail(message="not yet", unless=str(corrected)).with_id("Bad")
         both = toys.Join(left=good.outputs["note"], right=bad.outputs["note"]).with_id("Both")
         last = toys.Join(left=both.outputs["note"], right=both.outputs["note"]).with_id("Last")
         # Nothing but the failure of `Bad` lets this one go on.
@@ -364,7 +364,7 @@ def test_a_failure_stops_what_depends_on_it_and_the_next_run_resumes_there(
         "End": "COMPLETE",
     }
 
-    mended.touch()
+    corrected.touch()
     second = lab.run(components(), workers=3)
     assert states(second) == {
         "Good": CACHED,
@@ -380,7 +380,7 @@ def test_a_failure_stops_what_depends_on_it_and_the_next_run_resumes_there(
     assert lab.recorded_states()["Bad"] == "COMPLETE"
 
 
-def test_only_what_changed_and_what_follows_from_it_runs_again(lab: Lab, toys: ModuleType) -> None:
+def test_runner_repeats_only_what_changed_and_what_follows(lab: Lab, toys: ModuleType) -> None:
     everything = ["Top", "Left", "Right", "Bottom"]
 
     def new_code_of_right(executor: str, parameters: str) -> str:
@@ -403,7 +403,7 @@ def test_only_what_changed_and_what_follows_from_it_runs_again(lab: Lab, toys: M
     assert back["Bottom"].summary.line == "a-aa+a"
 
 
-def test_a_node_whose_artifact_is_gone_runs_again(lab: Lab, toys: ModuleType) -> None:
+def test_runner_repeats_a_node_whose_artifact_is_gone(lab: Lab, toys: ModuleType) -> None:
     lab.run(diamond(toys))
     (text,) = lab.output.artifacts.rglob("Left/note/*/text")
     shutil.rmtree(text.parent)
@@ -416,7 +416,9 @@ def test_a_node_whose_artifact_is_gone_runs_again(lab: Lab, toys: ModuleType) ->
     }
 
 
-def test_artifacts_never_mix_with_those_of_lost_metadata(lab: Lab, toys: ModuleType) -> None:
+def test_runner_never_mixes_artifacts_with_those_of_lost_metadata(
+    lab: Lab, toys: ModuleType
+) -> None:
     lab.run([toys.Source(text="old").with_id("Top")])
     (text,) = lab.output.artifacts.rglob("text")
     (text.parent / "shard-of-the-old-run").touch()
@@ -426,7 +428,9 @@ def test_artifacts_never_mix_with_those_of_lost_metadata(lab: Lab, toys: ModuleT
     assert [path.name for path in new.iterdir()] == ["text"]
 
 
-def test_a_dead_process_is_reported_with_its_signal_or_status(lab: Lab, toys: ModuleType) -> None:
+def test_runner_reports_a_dead_process_with_its_signal_or_status(
+    lab: Lab, toys: ModuleType
+) -> None:
     results = lab.run(
         [
             toys.Kill(number=9).with_id("Killed"),
@@ -451,13 +455,13 @@ def test_a_dead_process_is_reported_with_its_signal_or_status(lab: Lab, toys: Mo
     assert tfx_internals.cancel_unfinished(lab.store()) == 0
 
 
-def test_a_signal_without_a_name_is_reported_too(lab: Lab, toys: ModuleType) -> None:
+def test_runner_reports_a_signal_without_a_name(lab: Lab, toys: ModuleType) -> None:
     results = lab.run([toys.Kill(number=40).with_id("Killed")])
     assert results["Killed"].state == FAILED
     assert "40" in results["Killed"].summary.line
 
 
-def test_a_death_in_the_middle_of_a_message_fails_that_node_alone(
+def test_runner_fails_only_the_node_that_dies_in_the_middle_of_a_message(
     lab: Lab, toys: ModuleType
 ) -> None:
     class Slow(Recorder):
@@ -470,13 +474,15 @@ def test_a_death_in_the_middle_of_a_message_fails_that_node_alone(
     assert results["Other"].state == COMPLETE
 
 
-def test_a_death_is_noticed_while_a_child_of_the_node_lives_on(lab: Lab, toys: ModuleType) -> None:
+def test_runner_notices_a_death_while_a_child_of_the_node_lives_on(
+    lab: Lab, toys: ModuleType
+) -> None:
     recorder = Recorder(patience=PATIENCE_SECONDS)
     results = lab.run([toys.Kill(leave_child=PATIENCE_SECONDS + 4).with_id("Killed")], recorder)
     assert results["Killed"].summary.line == "the process of the node was killed by SIGKILL"
 
 
-def test_a_thread_that_a_node_leaves_behind_does_not_hold_up_the_run(
+def test_runner_does_not_wait_for_a_thread_that_a_node_leaves_behind(
     lab: Lab, toys: ModuleType
 ) -> None:
     start = time.monotonic()
@@ -490,7 +496,7 @@ def test_a_thread_that_a_node_leaves_behind_does_not_hold_up_the_run(
     assert time.monotonic() - start < PATIENCE_SECONDS
 
 
-def test_errors_arrive_with_their_class_and_message(lab: Lab, toys: ModuleType) -> None:
+def test_runner_reports_errors_with_their_class_and_message(lab: Lab, toys: ModuleType) -> None:
     blocked = "passengers has drifted\n  distance 0.41\n  allowed 0.3"
     results = lab.run(
         [
@@ -515,16 +521,14 @@ def test_errors_arrive_with_their_class_and_message(lab: Lab, toys: ModuleType) 
     }
 
 
-def test_node_whose_summary_cannot_be_made_is_complete_with_a_warning(
-    lab: Lab, toys: ModuleType
-) -> None:
+def test_runner_completes_a_node_without_summary_with_a_warning(lab: Lab, toys: ModuleType) -> None:
     results = lab.run([toys.Source(text="beyond words").with_id("Top")])
     warning = Summary("warning: no summary: ValueError: no words for it")
     assert results == {"Top": NodeResult(COMPLETE, warning)}
     assert lab.recorded_states() == {"Top": "COMPLETE"}
 
 
-def test_a_full_disk_is_reported_though_it_cannot_be_logged(lab: Lab, toys: ModuleType) -> None:
+def test_runner_reports_a_full_disk_that_cannot_be_logged(lab: Lab, toys: ModuleType) -> None:
     logs = lab.output.logs("run-1")
     logs.mkdir(parents=True)
     (logs / "Top.log").symlink_to("/dev/full")
@@ -533,20 +537,20 @@ def test_a_full_disk_is_reported_though_it_cannot_be_logged(lab: Lab, toys: Modu
     assert "No space left on device" in results["Top"].summary.line
 
 
-def test_a_log_that_cannot_be_written_is_named(lab: Lab, toys: ModuleType) -> None:
+def test_runner_names_a_log_that_cannot_be_written(lab: Lab, toys: ModuleType) -> None:
     results = lab.run([toys.Source().with_id("Top")], logs=False)
     assert results["Top"].state == FAILED
     assert str(lab.log("Top")) in results["Top"].summary.line
 
 
-def test_missing_inputs_fail_the_node(lab: Lab, toys: ModuleType) -> None:
+def test_runner_fails_a_node_with_missing_inputs(lab: Lab, toys: ModuleType) -> None:
     results = lab.run(diamond(toys), only=("Left",))
     assert results["Left"].state == FAILED
     assert "inputs" in results["Left"].summary.line
     assert lab.recorded_states() == {"Left": "FAILED"}
 
 
-def test_progress_arrives_in_order_and_whole(lab: Lab, toys: ModuleType) -> None:
+def test_runner_reports_progress_in_order_and_whole(lab: Lab, toys: ModuleType) -> None:
     recorder = Recorder()
     length = 300_000  # Several times what a pipe holds.
     lab.run(
@@ -566,7 +570,7 @@ def test_progress_arrives_in_order_and_whole(lab: Lab, toys: ModuleType) -> None
     ]
 
 
-def test_all_output_of_a_node_goes_to_its_log(
+def test_runner_writes_all_output_of_a_node_to_its_log(
     lab: Lab, toys: ModuleType, capfd: pytest.CaptureFixture[str]
 ) -> None:
     lab.run([toys.Print().with_id("Print"), toys.Fail().with_id("Fail")])
@@ -583,12 +587,12 @@ def test_all_output_of_a_node_goes_to_its_log(
     assert "python stdout" not in failed
 
 
-def test_what_a_node_printed_before_it_was_killed_is_in_its_log(lab: Lab, toys: ModuleType) -> None:
+def test_runner_keeps_the_log_of_a_killed_node(lab: Lab, toys: ModuleType) -> None:
     lab.run([toys.Kill().with_id("Killed")])
     assert "last words" in lab.log("Killed").read_text()
 
 
-def test_ctrl_c_stops_all_node_processes_and_the_next_run_resumes(
+def test_runner_stops_all_processes_at_ctrl_c_and_resumes(
     lab: Lab, toys: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from orchestration.local import tfx_internals
@@ -631,7 +635,7 @@ def test_ctrl_c_stops_all_node_processes_and_the_next_run_resumes(
     }
 
 
-def test_a_second_ctrl_c_kills_what_does_not_stop(
+def test_runner_kills_all_processes_at_a_second_ctrl_c(
     lab: Lab, toys: ModuleType, tmp_path: Path
 ) -> None:
     touched = tmp_path / "touched"
@@ -653,7 +657,7 @@ def test_a_second_ctrl_c_kills_what_does_not_stop(
 
 
 @pytest.mark.parametrize("method", ["started", "progressed", "finished"])
-def test_an_observer_that_raises_leaves_no_process_behind(
+def test_runner_leaves_no_process_when_an_observer_raises(
     lab: Lab, toys: ModuleType, tmp_path: Path, method: str
 ) -> None:
     class Faulty(Recorder):
@@ -669,7 +673,7 @@ def test_an_observer_that_raises_leaves_no_process_behind(
     assert multiprocessing.active_children() == []
 
 
-def test_runs_leave_no_descriptors_open(lab: Lab, toys: ModuleType) -> None:
+def test_runner_leaves_no_descriptors_open(lab: Lab, toys: ModuleType) -> None:
     counts = []
     for _ in range(2):
         lab.run([toys.Fail(), toys.Kill(), toys.Source()])
@@ -678,7 +682,7 @@ def test_runs_leave_no_descriptors_open(lab: Lab, toys: ModuleType) -> None:
 
 
 @pytest.mark.parametrize("stubborn", [0, 1], ids=["polite", "stubborn"])
-def test_runner_stops_node_that_exceeds_its_time_limit_with_all_it_started(
+def test_runner_stops_a_node_over_its_time_limit_with_all_it_started(
     lab: Lab, toys: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stubborn: int
 ) -> None:
     monkeypatch.setattr(local_dag_runner, "STOP_SECONDS", 0.5)
@@ -695,7 +699,7 @@ def test_runner_stops_node_that_exceeds_its_time_limit_with_all_it_started(
         assert wait_until(lambda: not any(map(is_alive, pids)))
 
 
-def test_runner_takes_the_result_of_a_node_within_its_time_limit(
+def test_runner_accepts_the_result_of_a_node_within_its_time_limit(
     lab: Lab, toys: ModuleType
 ) -> None:
     results = lab.run([toys.Source(text="quick").with_id("Top")], time_limits={"Top": 3600.0})
@@ -703,7 +707,9 @@ def test_runner_takes_the_result_of_a_node_within_its_time_limit(
 
 
 @pytest.mark.parametrize("name", ["no_proxy", "NO_PROXY"])
-def test_nodes_reach_this_machine_without_a_proxy(lab: Lab, toys: ModuleType, name: str) -> None:
+def test_runner_lets_nodes_reach_this_machine_without_a_proxy(
+    lab: Lab, toys: ModuleType, name: str
+) -> None:
     results = lab.run([toys.Environment(name=name).with_id("Node")])
     assert {"localhost", "127.0.0.1", "::1"} <= set(results["Node"].summary.line.split(","))
 
@@ -771,7 +777,9 @@ def sleepy_run(tmp_path: Path) -> Iterator[SleepyRun]:
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
-def test_node_processes_end_with_the_runner(sleepy_run: SleepyRun, number: signal.Signals) -> None:
+def test_runner_processes_end_with_the_runner(
+    sleepy_run: SleepyRun, number: signal.Signals
+) -> None:
     sleepy_run.start()
     assert wait_until(lambda: bool(sleepy_run.pid_in("node.pid")))
     assert sleepy_run.process is not None
@@ -780,7 +788,7 @@ def test_node_processes_end_with_the_runner(sleepy_run: SleepyRun, number: signa
 
 
 @pytest.mark.parametrize("whole_group", [True, False], ids=["terminal", "kill"])
-def test_ctrl_c_while_the_fork_server_imports_leaves_nothing(
+def test_runner_leaves_nothing_at_ctrl_c_during_imports(
     sleepy_run: SleepyRun, whole_group: bool
 ) -> None:
     (sleepy_run.folder / "slow_import.py").write_text(

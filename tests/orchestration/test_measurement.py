@@ -43,7 +43,7 @@ def labelled(pushed: PushedRun, label: int | None) -> list[bytes]:
     return [example.SerializeToString(), *rows[1:]]
 
 
-def test_a_model_that_is_asked_here_has_the_auc_that_the_evaluator_found(pushed: PushedRun) -> None:
+def test_measure_gives_the_auc_of_the_evaluator(pushed: PushedRun) -> None:
     output = OutputDirectory(pushed.cli.output)
     (record,) = output.runs.glob("*.json")
     files = (str(output.metadata), str(output.metadata_lock))
@@ -55,13 +55,13 @@ def test_a_model_that_is_asked_here_has_the_auc_that_the_evaluator_found(pushed:
 
 
 @pytest.mark.parametrize(("label", "known"), [(0, True), (1, True), (7, False), (None, False)])
-def test_rows_without_good_labels_have_no_auc(
+def test_auc_is_none_for_rows_without_good_labels(
     pushed: PushedRun, model_uri: str, label: int | None, known: bool, tmp_path: Path
 ) -> None:
     auc = _auc(model_uri, examples(labelled(pushed, label), tmp_path), "delayed")
     assert (auc is not None) == known
 
 
-def test_rows_that_the_model_cannot_read_have_no_auc(model_uri: str, tmp_path: Path) -> None:
+def test_auc_is_none_for_rows_that_the_model_cannot_read(model_uri: str, tmp_path: Path) -> None:
     empty = [tf.train.Example().SerializeToString()] * 2
     assert _auc(model_uri, examples(empty, tmp_path), "delayed") is None

@@ -94,14 +94,14 @@ def make_database(path: Path) -> None:
         database.executemany("INSERT INTO Artifact (uri) VALUES (?)", uris)
 
 
-def test_a_fresh_directory_is_made_with_its_parents(tmp_path: Path) -> None:
+def test_output_directory_is_made_with_its_parents(tmp_path: Path) -> None:
     output = OutputDirectory(tmp_path / "some" / "where" / "output")
     with output.locked():
         assert output.root.is_dir()
         assert files(output.root) == {}
 
 
-def test_everything_lies_below_the_directory(tmp_path: Path) -> None:
+def test_output_directory_holds_all_its_paths(tmp_path: Path) -> None:
     output = OutputDirectory(tmp_path)
     paths = [output.metadata, output.metadata_lock, output.artifacts, output.serving]
     paths.append(output.logs(output.new_run_id()))
@@ -109,7 +109,7 @@ def test_everything_lies_below_the_directory(tmp_path: Path) -> None:
     assert len(set(paths)) == len(paths)
 
 
-def test_run_ids_are_plain_file_names_of_the_time_in_utc(
+def test_new_run_id_is_a_plain_file_name_of_the_time_in_utc(
     output: OutputDirectory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TZ", "Pacific/Kiritimati")  # 14 hours ahead
@@ -126,7 +126,7 @@ def test_run_ids_are_plain_file_names_of_the_time_in_utc(
 
 
 @pytest.mark.parametrize("place", ["runs/{}.json", "logs/{}"])
-def test_run_ids_sort_as_runs_began_although_the_clock_was_put_back(
+def test_new_run_id_sorts_after_older_ones_although_the_clock_was_put_back(
     output: OutputDirectory, place: str
 ) -> None:
     ids = [f"{datetime.now(UTC) + timedelta(hours=2):%Y%m%d-%H%M%S}-999"]  # Of local time, once.
@@ -139,12 +139,12 @@ def test_run_ids_sort_as_runs_began_although_the_clock_was_put_back(
 
 
 @pytest.mark.parametrize("name", ["99991231-235959-999", "backtest", "20261399-000000-000", ".x"])
-def test_run_ids_are_made_whatever_else_lies_there(output: OutputDirectory, name: str) -> None:
+def test_new_run_id_ignores_other_names(output: OutputDirectory, name: str) -> None:
     (output.root / "logs" / name).mkdir(parents=True)
     assert output.new_run_id() < "9999"
 
 
-def test_a_sound_directory_can_be_used_again_and_again(output: OutputDirectory) -> None:
+def test_output_directory_can_be_locked_again_and_again(output: OutputDirectory) -> None:
     before = files(output.root)
     for _ in range(2):
         with output.locked():
@@ -152,7 +152,7 @@ def test_a_sound_directory_can_be_used_again_and_again(output: OutputDirectory) 
     assert files(output.root) == before
 
 
-def test_a_second_run_is_refused_while_the_first_is_there(output: OutputDirectory) -> None:
+def test_output_directory_refuses_a_second_run(output: OutputDirectory) -> None:
     with output.locked():
         with lock_elsewhere(output.root) as second:
             said, _ = second.communicate()
@@ -161,7 +161,7 @@ def test_a_second_run_is_refused_while_the_first_is_there(output: OutputDirector
         pass
 
 
-def test_the_directory_is_free_once_its_user_was_killed(output: OutputDirectory) -> None:
+def test_output_directory_is_free_after_its_user_was_killed(output: OutputDirectory) -> None:
     with lock_elsewhere(output.root) as first:
         assert first.stdout is not None
         assert first.stdout.readline() == "locked\n"
@@ -175,14 +175,14 @@ def test_the_directory_is_free_once_its_user_was_killed(output: OutputDirectory)
         pass
 
 
-def test_the_directory_is_free_after_an_error(output: OutputDirectory) -> None:
+def test_output_directory_is_free_after_an_error(output: OutputDirectory) -> None:
     with pytest.raises(ZeroDivisionError), output.locked():
         raise ZeroDivisionError
     with output.locked():
         pass
 
 
-def test_an_error_of_the_run_itself_is_not_taken_for_a_second_run(output: OutputDirectory) -> None:
+def test_output_directory_passes_on_an_error_of_the_run(output: OutputDirectory) -> None:
     with pytest.raises(BlockingIOError, match="terminal"), output.locked():
         raise BlockingIOError("the terminal cannot take more")
 
@@ -212,7 +212,7 @@ def overwritten_page(database: bytes) -> bytes:
     "damage",
     [random_bytes, cut_in_half, cut_within_a_page, cut_within_the_header, overwritten_page],
 )
-def test_corrupt_metadata_is_refused_and_left_as_it_is(
+def test_output_directory_refuses_corrupt_metadata_and_leaves_it(
     output: OutputDirectory, damage: Callable[[bytes], bytes]
 ) -> None:
     output.metadata.write_bytes(damage(output.metadata.read_bytes()))
@@ -223,13 +223,13 @@ def test_corrupt_metadata_is_refused_and_left_as_it_is(
     assert files(output.root) == before
 
 
-def test_an_empty_file_is_a_database_that_nothing_was_written_to(output: OutputDirectory) -> None:
+def test_output_directory_accepts_an_empty_metadata_file(output: OutputDirectory) -> None:
     output.metadata.write_bytes(b"")
     with output.locked():
         pass
 
 
-def test_metadata_whose_writer_was_killed_is_sound(output: OutputDirectory) -> None:
+def test_output_directory_accepts_metadata_whose_writer_was_killed(output: OutputDirectory) -> None:
     write = (
         "import os, sqlite3, sys; database = sqlite3.connect(sys.argv[1]);"
         "database.execute('PRAGMA cache_size = 1');"
@@ -243,7 +243,7 @@ def test_metadata_whose_writer_was_killed_is_sound(output: OutputDirectory) -> N
     assert first == "artifacts/Trainer/model/0" * 3
 
 
-def test_metadata_that_another_program_has_locked_is_not_called_corrupt(
+def test_output_directory_does_not_call_locked_metadata_corrupt(
     output: OutputDirectory,
 ) -> None:
     with closing(sqlite3.connect(output.metadata, isolation_level=None)) as other:
@@ -255,7 +255,7 @@ def test_metadata_that_another_program_has_locked_is_not_called_corrupt(
     assert "corrupt" not in str(refusal.value)
 
 
-def test_a_file_in_the_place_of_the_directory_is_refused(tmp_path: Path) -> None:
+def test_output_directory_refuses_a_file_in_its_place(tmp_path: Path) -> None:
     (tmp_path / "output").write_text("something else")
     for root in (tmp_path / "output", tmp_path / "output" / "below"):
         with pytest.raises(UserError) as refusal, OutputDirectory(root).locked():
@@ -275,14 +275,14 @@ def test_output_directory_refuses_a_path_that_reads_as_a_pattern(tmp_path: Path,
     assert not root.parent.exists()
 
 
-def test_a_directory_that_cannot_be_made_is_refused() -> None:
+def test_output_directory_that_cannot_be_made_is_refused() -> None:
     root = Path("/proc/flightdeck/output")  # Not even root can make one there.
     with pytest.raises(UserError, match=f"output directory {root} cannot be written: "):
         OutputDirectory(root).locked().__enter__()
 
 
 @needs_mount
-def test_a_read_only_directory_is_refused(tmp_path: Path) -> None:
+def test_output_directory_that_is_read_only_is_refused(tmp_path: Path) -> None:
     with lock_elsewhere(tmp_path, within=mounted("ro", tmp_path)) as run:
         said, _ = run.communicate()
     assert said == f"output directory {tmp_path} cannot be written: Read-only file system\n"
@@ -290,7 +290,7 @@ def test_a_read_only_directory_is_refused(tmp_path: Path) -> None:
 
 @needs_mount
 @pytest.mark.parametrize("size", ["4k", "256k", "1020k"])
-def test_a_full_disk_is_refused(tmp_path: Path, size: str) -> None:
+def test_output_directory_on_a_full_disk_is_refused(tmp_path: Path, size: str) -> None:
     with lock_elsewhere(tmp_path, within=mounted(f"size={size}", tmp_path)) as run:
         said, _ = run.communicate()
     assert said == f"output directory {tmp_path} cannot be written: No space left on device\n"
@@ -300,7 +300,7 @@ def limit_file_size() -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (256 << 10, 256 << 10))
 
 
-def test_a_directory_that_takes_small_files_only_is_refused(tmp_path: Path) -> None:
+def test_output_directory_that_takes_only_small_files_is_refused(tmp_path: Path) -> None:
     with lock_elsewhere(tmp_path, before=limit_file_size) as run:
         said, _ = run.communicate()
     assert said == f"output directory {tmp_path} cannot be written: File too large\n"

@@ -153,7 +153,7 @@ BACKOFF = Backoff(retries=2, seconds=300)
         ),
     ],
 )
-def test_what_is_new_is_a_reason_to_retrain_and_is_named(
+def test_decide_retrains_for_a_change_and_names_it(
     change: dict[str, Any], state: State, why: str
 ) -> None:
     situation = dataclasses.replace(SITUATION, **change)
@@ -163,14 +163,14 @@ def test_what_is_new_is_a_reason_to_retrain_and_is_named(
     assert decision.why[0].startswith(why)
 
 
-def test_nothing_is_done_where_what_is_served_was_made_from_this() -> None:
+def test_decide_does_nothing_where_the_served_version_has_the_same_inputs() -> None:
     situation = dataclasses.replace(SITUATION, served_key="new")
     decision = decide(situation, None, State(), NOON, BACKOFF)
     assert isinstance(decision, Idle)
     assert "version 7 of toy was made from this" in decision.reason
 
 
-def test_what_was_rolled_back_is_not_made_again() -> None:
+def test_decide_does_not_make_a_rolled_back_version_again() -> None:
     situation = dataclasses.replace(SITUATION, rolled_back=8)
     decision = decide(situation, None, State(), NOON, BACKOFF)
     assert isinstance(decision, Idle)
@@ -179,7 +179,7 @@ def test_what_was_rolled_back_is_not_made_again() -> None:
 
 
 @pytest.mark.parametrize("served_key", ["new", "old"])
-def test_an_alarm_is_a_reason_too_and_computes_anew_where_nothing_else_is(served_key: str) -> None:
+def test_decide_retrains_for_an_alarm_and_afresh_without_a_change(served_key: str) -> None:
     situation = dataclasses.replace(SITUATION, served_key=served_key)
     decision = decide(situation, Alarm("a1", "drift of x"), State(), NOON, BACKOFF)
     assert isinstance(decision, Retrain)
@@ -188,7 +188,7 @@ def test_an_alarm_is_a_reason_too_and_computes_anew_where_nothing_else_is(served
 
 
 @pytest.mark.parametrize("outcome", ["not blessed", "stopped by the gate", "nothing new"])
-def test_what_ended_for_good_is_tried_again_only_when_something_changes(outcome: str) -> None:
+def test_decide_repeats_a_final_outcome_only_after_a_change(outcome: str) -> None:
     attempt = Attempt(Outcome(outcome), 1, NOON, "run-1", ("auc 0.6, at least 0.7 is required",))
     state = State(attempts={subject(SITUATION, None): attempt})
     later = NOON + timedelta(days=30)
@@ -207,7 +207,7 @@ def test_what_ended_for_good_is_tried_again_only_when_something_changes(outcome:
     elapsed=st.integers(0, 10**6),
     seconds=st.floats(0, 1e6),
 )
-def test_what_failed_is_tried_again_after_a_pause_that_doubles_up_to_six_hours(
+def test_decide_repeats_a_failure_after_pauses_that_double_up_to_six_hours(
     failures: int, elapsed: int, seconds: float
 ) -> None:
     state = State(attempts={subject(SITUATION, None): Attempt(Outcome.FAILED, failures, NOON)})
@@ -244,7 +244,7 @@ def test_what_failed_is_tried_again_after_a_pause_that_doubles_up_to_six_hours(
         ("*/20 * * * *", "Mon 2 12:20"),
     ],
 )
-def test_an_expression_means_what_it_means_in_a_crontab(expression: str, first: str) -> None:
+def test_cron_means_what_it_means_in_a_crontab(expression: str, first: str) -> None:
     time = Cron(expression, "UTC").after(NOON)
     assert f"{time:%a} {time.day} {time:%H:%M}" == first
 
@@ -260,12 +260,12 @@ def test_an_expression_means_what_it_means_in_a_crontab(expression: str, first: 
         ("at six", "fields"),
     ],
 )
-def test_an_expression_that_means_nothing_is_refused(expression: str, problem: str) -> None:
+def test_cron_refuses_a_meaningless_expression(expression: str, problem: str) -> None:
     with pytest.raises(ValueError, match=problem):
         Cron(expression, "UTC")
 
 
-def test_a_time_zone_is_kept_and_an_unknown_one_refused() -> None:
+def test_cron_uses_the_time_zone_and_refuses_an_unknown_one() -> None:
     assert Cron("0 6 * * *", "Asia/Tokyo").after(NOON) == datetime(2026, 3, 2, 21, tzinfo=UTC)
     with pytest.raises(ValueError, match="Mars/North"):
         Cron("0 6 * * *", "Mars/North")
@@ -273,7 +273,7 @@ def test_a_time_zone_is_kept_and_an_unknown_one_refused() -> None:
 
 @settings(max_examples=50)
 @given(st.datetimes(datetime(2025, 1, 1), datetime(2028, 1, 1), timezones=st.just(UTC)))
-def test_the_next_time_is_later_even_when_clocks_are_changed(time: datetime) -> None:
+def test_cron_next_time_is_later_when_clocks_change(time: datetime) -> None:
     cron = Cron("30 2 * * *", "Europe/Berlin")
     for _ in range(4):
         following = cron.after(time)
@@ -314,13 +314,13 @@ def test_cron_fires_once_on_days_on_which_clocks_change(
 
 @settings(max_examples=200)
 @given(st.text(alphabet="0123456789*/,-? #LWlw@٣monjan", max_size=30))
-def test_cron_refuses_any_text_that_is_no_expression_by_a_value_error(text: str) -> None:
+def test_cron_refuses_any_other_text_with_a_value_error(text: str) -> None:
     with suppress(ValueError):
         assert Cron(text, "UTC").after(NOON) > NOON
 
 
 @pytest.mark.parametrize("zone", ["Mars/North", "CET-1CEST", "../x", "\0"])
-def test_cron_refuses_a_time_zone_of_the_machine_that_it_does_not_know(
+def test_cron_refuses_an_unknown_time_zone_of_the_machine(
     zone: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(ValueError, match="time zone"):
@@ -343,12 +343,12 @@ def firings(desk: Desk, cron: str, **options: Any) -> list[datetime]:
     return times
 
 
-def test_it_fires_at_the_times_of_the_expression(desk: Desk) -> None:
+def test_schedule_fires_at_the_times_of_the_expression(desk: Desk) -> None:
     desk.clock = TestClock(NOON + timedelta(minutes=7), seconds=3 * 3600)
     assert firings(desk, HOURLY) == [NOON + timedelta(hours=hours) for hours in (1, 2, 3)]
 
 
-def test_a_missed_firing_is_made_up_once_however_many_there_were(desk: Desk) -> None:
+def test_schedule_makes_up_once_for_missed_firings(desk: Desk) -> None:
     desk.clock = TestClock(NOON, seconds=1800)
     assert firings(desk, "0 6 * * *") == []  # The first start: there is nothing to make up for.
     desk.clock = TestClock(NOON + timedelta(days=5), seconds=2 * 86400)
@@ -358,14 +358,14 @@ def test_a_missed_firing_is_made_up_once_however_many_there_were(desk: Desk) -> 
     assert sum("Making up for the firing of 2026-03-03 06:00" in line for line in desk.said) == 1
 
 
-def test_a_firing_that_was_done_before_a_restart_is_not_done_again(desk: Desk) -> None:
+def test_schedule_does_not_repeat_a_firing_after_a_restart(desk: Desk) -> None:
     desk.clock = TestClock(NOON, seconds=3700)
     assert firings(desk, HOURLY) == [NOON + timedelta(hours=1)]
     desk.clock = TestClock(NOON + timedelta(minutes=65), seconds=600)
     assert firings(desk, HOURLY) == []
 
 
-def test_a_clock_that_is_put_forward_makes_one_firing(desk: Desk) -> None:
+def test_schedule_fires_once_when_the_clock_is_put_forward(desk: Desk) -> None:
     desk.clock = TestClock(NOON, seconds=7300)
     desk.clock.jumps = {10: timedelta(days=400)}
     times = firings(desk, HOURLY)
@@ -373,7 +373,7 @@ def test_a_clock_that_is_put_forward_makes_one_firing(desk: Desk) -> None:
     assert times[0] - NOON > timedelta(days=400)
 
 
-def test_a_clock_that_is_put_back_does_not_silence_the_schedule(desk: Desk) -> None:
+def test_schedule_keeps_firing_when_the_clock_is_put_back(desk: Desk) -> None:
     desk.clock = TestClock(NOON + timedelta(days=4000), seconds=5 * 3600)
     desk.clock.jumps = {250: timedelta(days=-4000)}
     times = firings(desk, HOURLY)
@@ -381,7 +381,7 @@ def test_a_clock_that_is_put_back_does_not_silence_the_schedule(desk: Desk) -> N
     assert any("The clock was put back" in line for line in desk.said)
 
 
-def test_a_state_from_the_future_does_not_silence_the_schedule(desk: Desk) -> None:
+def test_schedule_keeps_firing_with_a_state_from_the_future(desk: Desk) -> None:
     desk.clock = TestClock(NOON + timedelta(days=4000))
     look_at = dataclasses.replace(SITUATION, served_key="new")
     assert desk.fire(look=lambda: look_at) == "nothing new"
@@ -395,7 +395,7 @@ def test_a_state_from_the_future_does_not_silence_the_schedule(desk: Desk) -> No
         st.integers(0, 400), st.timedeltas(timedelta(days=-900), timedelta(days=900)), max_size=4
     )
 )
-def test_whatever_the_clock_did_it_fires_within_two_hours_again(
+def test_schedule_fires_within_two_hours_whatever_the_clock_did(
     jumps: dict[int, timedelta], tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     path = tmp_path_factory.mktemp("jumps")
@@ -407,7 +407,9 @@ def test_whatever_the_clock_did_it_fires_within_two_hours_again(
     assert 0 <= (desk.clock.now() - times[-1]).total_seconds() <= 2.1 * 3600
 
 
-def test_what_is_held_up_by_another_run_is_made_up_for_once(desk: Desk, world: World) -> None:
+def test_schedule_makes_up_once_for_a_firing_delayed_by_another_run(
+    desk: Desk, world: World
+) -> None:
     busy = world.directory.locked()
     busy.__enter__()
     desk.clock = TestClock(NOON + timedelta(minutes=59), seconds=1000)
@@ -428,7 +430,7 @@ def test_what_is_held_up_by_another_run_is_made_up_for_once(desk: Desk, world: W
 # --- What a firing does.
 
 
-def test_a_first_firing_runs_and_pushes_and_the_next_finds_nothing_new(
+def test_schedule_pushes_at_its_first_firing_and_finds_nothing_new_at_the_next(
     desk: Desk, world: World
 ) -> None:
     assert desk.fire() == "pushed"
@@ -446,7 +448,7 @@ def test_a_first_firing_runs_and_pushes_and_the_next_finds_nothing_new(
 
 
 @pytest.mark.parametrize(("status", "outcome"), [(3, "stopped by the gate"), (4, "not blessed")])
-def test_a_model_that_is_refused_is_reported_once_and_not_made_again(
+def test_schedule_reports_a_refused_model_once_and_does_not_make_it_again(
     desk: Desk, world: World, status: int, outcome: str
 ) -> None:
     world.plan({"status": status, "reasons": ["x is too low"]})
@@ -461,7 +463,7 @@ def test_a_model_that_is_refused_is_reported_once_and_not_made_again(
     assert len(world.ran()) == 2
 
 
-def test_a_failed_run_is_tried_again_with_growing_pauses_and_then_reported(
+def test_schedule_repeats_a_failed_run_with_growing_pauses_and_reports_it(
     desk: Desk, world: World
 ) -> None:
     world.plan(*[{"status": 1, "reasons": ["no luck"]}] * 4)
@@ -488,7 +490,7 @@ def test_a_failed_run_is_tried_again_with_growing_pauses_and_then_reported(
         {"status": 2, "record": False, "say": "no such setting"},
     ],
 )
-def test_a_run_that_would_fail_again_is_reported_once_and_not_tried_again(
+def test_schedule_does_not_repeat_a_run_that_would_fail_again(
     desk: Desk, world: World, step: dict[str, Any]
 ) -> None:
     world.plan(step)
@@ -502,7 +504,7 @@ def test_a_run_that_would_fail_again_is_reported_once_and_not_tried_again(
     assert desk.fire() == "pushed"
 
 
-def test_a_run_that_fails_once_is_no_failure(desk: Desk, world: World) -> None:
+def test_schedule_reports_no_failure_for_a_run_that_fails_once(desk: Desk, world: World) -> None:
     world.plan({"status": 1})
     assert desk.fire() == "pushed"
     assert [(t["outcome"], t["attempt"]) for t in desk.told] == [("pushed", 2)]
@@ -515,7 +517,7 @@ def test_a_run_that_fails_once_is_no_failure(desk: Desk, world: World) -> None:
         ({"status": 1, "record": False, "say": "ImportError: no such thing"}, "ImportError: no"),
     ],
 )
-def test_a_run_that_cannot_say_why_it_failed_is_recorded_all_the_same(
+def test_schedule_records_a_failed_run_that_gives_no_reason(
     desk: Desk, world: World, step: dict[str, Any], reason: str
 ) -> None:
     world.plan(step)
@@ -527,14 +529,14 @@ def test_a_run_that_cannot_say_why_it_failed_is_recorded_all_the_same(
     assert record.reasons[0].startswith(reason)
 
 
-def test_a_run_that_somebody_stopped_is_done_at_the_next_firing(desk: Desk, world: World) -> None:
+def test_schedule_repeats_a_stopped_run_at_the_next_firing(desk: Desk, world: World) -> None:
     world.plan({"signal": signal.SIGTERM})
     assert desk.fire() == "interrupted"
     assert desk.told == []
     assert desk.fire() == "pushed"
 
 
-def test_an_alarm_is_obeyed_once(desk: Desk, world: World) -> None:
+def test_schedule_handles_an_alarm_once(desk: Desk, world: World) -> None:
     assert desk.fire() == "pushed"
     alarm = {"id": "a1", "reason": "drift of x", "created": "2026-03-02T12:00:00+00:00"}
     world.directory.alarm.write_text(json.dumps(alarm))
@@ -546,9 +548,7 @@ def test_an_alarm_is_obeyed_once(desk: Desk, world: World) -> None:
     assert desk.fire() == "pushed"
 
 
-def test_an_alarm_about_a_model_that_is_then_refused_is_obeyed_too(
-    desk: Desk, world: World
-) -> None:
+def test_schedule_handles_an_alarm_whose_model_is_refused_once(desk: Desk, world: World) -> None:
     world.serve(1, "old")
     world.directory.alarm.write_text(json.dumps({"id": "a1", "reason": "drift of x"}))
     world.plan({"status": 4})
@@ -557,7 +557,7 @@ def test_an_alarm_about_a_model_that_is_then_refused_is_obeyed_too(
     assert len(world.ran()) == 1
 
 
-def test_an_alarm_whose_run_failed_is_still_on(desk: Desk, world: World) -> None:
+def test_schedule_keeps_an_alarm_whose_run_failed(desk: Desk, world: World) -> None:
     world.serve(1, KEY)
     world.directory.alarm.write_text(json.dumps({"id": "a1"}))
     world.plan({"status": 1})
@@ -567,14 +567,16 @@ def test_an_alarm_whose_run_failed_is_still_on(desk: Desk, world: World) -> None
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"reason": "no id"}', '{"id": 5}'])
-def test_what_is_not_an_alarm_is_ignored(desk: Desk, world: World, content: str) -> None:
+def test_schedule_ignores_a_file_that_is_not_an_alarm(
+    desk: Desk, world: World, content: str
+) -> None:
     world.serve(1, KEY)
     world.directory.alarm.write_text(content)
     assert desk.fire() == "nothing new"
     assert any("is not an alarm" in line for line in desk.said)
 
 
-def test_a_half_written_file_is_waited_for_and_reported_if_it_stays(
+def test_schedule_waits_for_a_half_written_file_and_reports_it_if_it_stays(
     desk: Desk, world: World
 ) -> None:
     whole = world.span.read_bytes()
@@ -593,14 +595,14 @@ def test_a_half_written_file_is_waited_for_and_reported_if_it_stays(
     assert desk.fire() == "pushed"
 
 
-def test_a_file_that_is_young_is_waited_for(desk: Desk, world: World) -> None:
+def test_schedule_waits_for_a_new_file_to_settle(desk: Desk, world: World) -> None:
     written = datetime.fromtimestamp(world.span.stat().st_mtime, UTC)
     desk.clock = TestClock(written + timedelta(seconds=10))
     assert desk.fire(settle_seconds=60) == "pushed"
     assert sum(desk.clock.waits) == pytest.approx(50, abs=1)
 
 
-def test_a_file_that_keeps_changing_is_left_to_the_next_firing(desk: Desk, world: World) -> None:
+def test_schedule_leaves_a_changing_file_to_the_next_firing(desk: Desk, world: World) -> None:
     def write() -> Situation:
         os.utime(world.span, (desk.clock.time.timestamp(),) * 2)
         return look(world)
@@ -610,12 +612,12 @@ def test_a_file_that_keeps_changing_is_left_to_the_next_firing(desk: Desk, world
     assert world.ran() == []
 
 
-def test_a_file_from_the_future_is_not_waited_for(world: World) -> None:
+def test_unfinished_does_not_wait_for_a_file_from_the_future(world: World) -> None:
     now = datetime.fromtimestamp(world.span.stat().st_mtime, UTC) - timedelta(days=9)
     assert unfinished(look(world), now, 60) == ("", 0.0)
 
 
-def test_a_file_that_is_withdrawn_meanwhile_makes_it_look_again(desk: Desk, world: World) -> None:
+def test_schedule_looks_again_when_a_file_is_withdrawn(desk: Desk, world: World) -> None:
     looks: list[Situation] = []
 
     def withdraw() -> Situation:
@@ -627,9 +629,7 @@ def test_a_file_that_is_withdrawn_meanwhile_makes_it_look_again(desk: Desk, worl
     assert desk.fire(look=withdraw, settle_seconds=5) == "pushed"
 
 
-def test_months_with_a_gap_are_waited_for_until_the_missing_one_arrives(
-    desk: Desk, world: World
-) -> None:
+def test_schedule_waits_for_a_missing_month(desk: Desk, world: World) -> None:
     complete = False
 
     def gap() -> Situation:
@@ -645,9 +645,7 @@ def test_months_with_a_gap_are_waited_for_until_the_missing_one_arrives(
 
 
 @pytest.mark.parametrize("error", [UserError("unknown key"), ZeroDivisionError("a bug")])
-def test_what_goes_wrong_in_a_firing_is_told_once_and_stops_no_later_one(
-    desk: Desk, error: Exception
-) -> None:
+def test_schedule_reports_an_error_once_and_fires_again(desk: Desk, error: Exception) -> None:
     def fail() -> Situation:
         raise error
 
@@ -667,7 +665,7 @@ NOT_STATES = (
 
 @settings(max_examples=20)
 @given(content=st.binary(max_size=60) | st.sampled_from(NOT_STATES))
-def test_a_state_file_that_is_damaged_costs_no_more_than_what_it_said(
+def test_schedule_survives_a_damaged_state_file(
     content: bytes, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     path = tmp_path_factory.mktemp("damaged")
@@ -678,7 +676,7 @@ def test_a_state_file_that_is_damaged_costs_no_more_than_what_it_said(
     json.loads(desk.world.directory.schedule.read_bytes())
 
 
-def test_two_schedules_do_not_decide_at_the_same_time(desk: Desk, world: World) -> None:
+def test_schedule_lets_one_process_decide_at_a_time(desk: Desk, world: World) -> None:
     with world.directory.scheduling():
         assert desk.fire() == "busy"
     with world.directory.locked():
@@ -688,7 +686,7 @@ def test_two_schedules_do_not_decide_at_the_same_time(desk: Desk, world: World) 
     assert desk.fire() == "pushed"
 
 
-def test_what_is_remembered_does_not_grow_without_end(desk: Desk, world: World) -> None:
+def test_schedule_state_does_not_grow_without_end(desk: Desk, world: World) -> None:
     world.directory.root.mkdir()
     attempt = {"outcome": "failed", "number": 1, "ended": "2026-03-02T12:00:00Z"}
     old = {
@@ -706,7 +704,7 @@ def test_what_is_remembered_does_not_grow_without_end(desk: Desk, world: World) 
 
 
 class Listener(BaseHTTPRequestHandler):
-    """Takes what is posted; answers with the statuses it is told, then with 200."""
+    """Takes what is posted; responds with the given statuses, then with 200."""
 
     statuses: ClassVar[list[int]] = []
     got: ClassVar[list[Any]] = []
@@ -731,7 +729,7 @@ def listener(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, type[Listen
         server.shutdown()
 
 
-def test_a_webhook_gets_the_outcome_and_is_tried_three_times(
+def test_webhook_gets_the_outcome_and_is_tried_three_times(
     listener: tuple[str, type[Listener]],
 ) -> None:
     url, kind = listener
@@ -749,7 +747,7 @@ def test_a_webhook_gets_the_outcome_and_is_tried_three_times(
 
 
 @pytest.mark.parametrize("url", ["http://127.0.0.1:9/", "http://no.such.host.invalid/", "http://["])
-def test_a_webhook_that_cannot_be_reached_harms_nothing(
+def test_webhook_that_cannot_be_reached_fails_no_firing(
     desk: Desk, url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(hooks_module, "_WEBHOOK_PAUSE_SECONDS", 0.01)
@@ -767,7 +765,7 @@ def test_a_webhook_that_cannot_be_reached_harms_nothing(
         (" ", "no command"),
     ],
 )
-def test_a_command_that_fails_or_hangs_harms_nothing(
+def test_command_hook_that_fails_or_hangs_fails_no_firing(
     desk: Desk, command: str, problem: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(hooks_module, "_COMMAND_SECONDS", 0.3)
@@ -775,7 +773,7 @@ def test_a_command_that_fails_or_hangs_harms_nothing(
     assert any(problem in line for line in desk.said), desk.said
 
 
-def test_a_command_is_not_run_by_a_shell(tmp_path: Path) -> None:
+def test_command_hook_is_not_run_by_a_shell(tmp_path: Path) -> None:
     script = tmp_path / "note.py"
     script.write_text(
         "import sys; open(sys.argv[1], 'w').write(sys.stdin.read() + '|'.join(sys.argv[2:]))"
@@ -788,7 +786,7 @@ def test_a_command_is_not_run_by_a_shell(tmp_path: Path) -> None:
     assert arguments == "; two words|$HOME"
 
 
-def test_an_outcome_that_was_not_told_before_a_crash_is_told_after_it(
+def test_schedule_reports_an_outcome_after_a_crash_before_the_report(
     desk: Desk, world: World
 ) -> None:
     class Crash(BaseException):
@@ -832,7 +830,7 @@ def outcomes(world: World) -> list[str]:
     return [json.loads(line)["outcome"] for line in lines]
 
 
-def test_sigterm_stops_the_run_and_the_next_start_makes_up_for_it(world: World) -> None:
+def test_schedule_stops_its_run_at_sigterm_and_makes_up_for_it(world: World) -> None:
     world.plan({"seconds": 60})
     (world.directory.schedule).write_text('{"last_firing": "2026-01-01T00:00:00Z"}')
     with start(world, "loop", "0 6 * * *") as schedule:
@@ -853,7 +851,7 @@ def test_sigterm_stops_the_run_and_the_next_start_makes_up_for_it(world: World) 
     assert said.startswith("Making up for the firing")
 
 
-def test_a_schedule_that_idles_ends_at_once_on_sigterm(world: World) -> None:
+def test_schedule_that_waits_ends_at_once_at_sigterm(world: World) -> None:
     with start(world, "loop", "0 6 * * *") as schedule:
         assert schedule.stdout is not None
         assert schedule.stdout.readline().startswith("Next firing")
@@ -862,7 +860,7 @@ def test_a_schedule_that_idles_ends_at_once_on_sigterm(world: World) -> None:
     assert schedule.returncode == 0
 
 
-def test_a_run_that_outlives_its_killed_schedule_is_not_disturbed_and_is_told_of(
+def test_schedule_does_not_disturb_a_run_that_outlives_a_killed_one(
     world: World,
 ) -> None:
     world.plan({"until": "over"})
@@ -880,7 +878,7 @@ def test_a_run_that_outlives_its_killed_schedule_is_not_disturbed_and_is_told_of
     assert len(world.ran()) == 1
 
 
-def test_of_schedules_that_fire_at_the_same_moment_one_runs(world: World) -> None:
+def test_schedule_runs_one_of_several_simultaneous_firings(world: World) -> None:
     world.plan({"seconds": 2})
     schedules = [start(world, "fire") for _ in range(3)]
     for schedule in schedules:
@@ -890,9 +888,7 @@ def test_of_schedules_that_fire_at_the_same_moment_one_runs(world: World) -> Non
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_whatever_is_killed_whenever_the_next_firings_come_to_a_push(
-    world: World, seed: int
-) -> None:
+def test_schedule_pushes_after_anything_was_killed_at_any_time(world: World, seed: int) -> None:
     chance = random.Random(seed)
     world.plan(*[{"seconds": 0.4}] * 3)
     with start(world, "fire") as schedule:

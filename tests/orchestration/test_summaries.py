@@ -23,11 +23,11 @@ artifacts = tfx.types.standard_artifacts
 NEVER_READY: dict[str, Any] = {"startup_seconds": None, "protocols": {}}
 
 
-def test_a_node_it_does_not_know_has_an_empty_summary() -> None:
+def test_summarize_of_an_unknown_node_is_empty() -> None:
     assert summarize("Unheard", {"model": artifacts.Model()}) == Summary("")
 
 
-def test_examples_are_counted_by_split_and_dated() -> None:
+def test_summarize_counts_examples_by_split_and_dates_them() -> None:
     examples = artifacts.Examples()
     rows = {"train": 123456, "eval": 7890, "test": 27020}
     examples.set_string_custom_property("rows", json.dumps(rows))
@@ -43,14 +43,14 @@ def test_examples_are_counted_by_split_and_dated() -> None:
         )
 
 
-def test_a_schema_is_told_by_its_number_of_features(tmp_path: Path) -> None:
+def test_summarize_counts_the_features_of_a_schema(tmp_path: Path) -> None:
     schema = artifacts.Schema()
     schema.uri = str(tmp_path)
     (tmp_path / "schema.pbtxt").write_text('feature { name: "a" } feature { name: "b" }')
     assert summarize("ImportSchemaGen", {"schema": schema}).line == "2 features"
 
 
-def test_statistics_are_told_by_their_splits() -> None:
+def test_summarize_names_the_splits_of_statistics() -> None:
     statistics = artifacts.ExampleStatistics()
     statistics.split_names = '["train", "eval", "test"]'
     summary = summarize("StatisticsGen", {"statistics": statistics})
@@ -68,7 +68,7 @@ def test_statistics_are_told_by_their_splits() -> None:
         ),
     ],
 )
-def test_anomalies_are_counted_and_named(
+def test_summarize_counts_and_names_anomalies(
     tmp_path: Path, found: dict[str, list[str]], line: str
 ) -> None:
     anomalies = artifacts.ExampleAnomalies()
@@ -83,7 +83,7 @@ def test_anomalies_are_counted_and_named(
     assert summarize("ExampleValidator", {"anomalies": anomalies}) == Summary(line)
 
 
-def test_the_served_model_is_told_by_its_version() -> None:
+def test_summarize_names_the_served_version() -> None:
     model = artifacts.Model()
     assert summarize("ServedModel", {"model": model}).line == "nothing is served yet"
     model.set_int_custom_property("version", 1795417831)
@@ -101,14 +101,14 @@ def test_the_served_model_is_told_by_its_version() -> None:
         ),
     ],
 )
-def test_a_passed_gate_tells_warnings_and_drift(facts: GateFacts, line: str) -> None:
+def test_summarize_shows_warnings_and_drift_of_data_gate(facts: GateFacts, line: str) -> None:
     anomalies = artifacts.ExampleAnomalies()
     facts.attach(anomalies)
     assert GateFacts.of(anomalies) == facts
     assert summarize("DataGate", {"anomalies": anomalies}) == Summary(line, facts.shown)
 
 
-def test_a_trainer_tells_its_best_epoch_if_it_left_a_record(tmp_path: Path) -> None:
+def test_summarize_shows_the_best_epoch_of_a_trainer_with_a_record(tmp_path: Path) -> None:
     model_run = artifacts.ModelRun()
     model_run.uri = str(tmp_path)
     assert summarize("Trainer", {"model_run": model_run}) == Summary("")
@@ -135,7 +135,7 @@ def serving_report(folder: Path, saved_model: dict[str, Any], reasons: list[str]
     return blessing
 
 
-def test_a_model_that_serves_well_tells_its_slowest_form(tmp_path: Path) -> None:
+def test_summarize_shows_the_slowest_format_of_a_model_that_serves(tmp_path: Path) -> None:
     saved_model = {
         "startup_seconds": 5.55,
         "protocols": {"gRPC": {"p99_ms": 1.96}, "REST": {"p99_ms": 3.0}},
@@ -146,7 +146,7 @@ def test_a_model_that_serves_well_tells_its_slowest_form(tmp_path: Path) -> None
     )
 
 
-def test_a_model_that_does_not_serve_tells_every_reason(tmp_path: Path) -> None:
+def test_summarize_shows_every_reason_of_a_model_that_does_not_serve(tmp_path: Path) -> None:
     reasons = ["SavedModel: the server ended by SIGSEGV", "TFLite: took 9.00 MB"]
     blessing = serving_report(tmp_path, NEVER_READY, reasons)
     assert summarize("ServingValidator", {"blessing": blessing}) == Summary(
@@ -156,7 +156,7 @@ def test_a_model_that_does_not_serve_tells_every_reason(tmp_path: Path) -> None:
     assert read_facts([blessing]).blessed is False
 
 
-def test_a_server_that_never_answered_tells_no_times(tmp_path: Path) -> None:
+def test_summarize_shows_no_times_of_a_server_without_predictions(tmp_path: Path) -> None:
     report = {
         "rows": 7,
         "formats": {"SavedModel": NEVER_READY},
@@ -169,7 +169,7 @@ def test_a_server_that_never_answered_tells_no_times(tmp_path: Path) -> None:
     assert summary == Summary("not blessed; 7 rows", ("SavedModel: it hangs",))
 
 
-def test_a_pushed_version_is_the_outcome_of_the_run() -> None:
+def test_summarize_and_read_facts_give_the_pushed_version() -> None:
     pushed = artifacts.PushedModel()
     pushed.set_int_custom_property("pushed", 1)
     pushed.set_string_custom_property("pushed_version", "7")
@@ -181,7 +181,7 @@ def test_a_pushed_version_is_the_outcome_of_the_run() -> None:
     assert read_facts([pushed]) == facts
 
 
-def test_what_was_not_pushed_says_why() -> None:
+def test_summarize_and_read_facts_give_the_reason_of_no_push() -> None:
     pushed = artifacts.PushedModel()
     pushed.set_int_custom_property("pushed", 0)
     pushed.set_string_custom_property("reason", "not blessed")
@@ -189,7 +189,7 @@ def test_what_was_not_pushed_says_why() -> None:
     assert read_facts([pushed]) == NodeFacts(reason="not blessed")
 
 
-def test_read_facts_says_nothing_of_outputs_that_decide_nothing() -> None:
+def test_read_facts_is_empty_for_outputs_that_decide_nothing() -> None:
     assert read_facts([artifacts.Examples(), artifacts.Model()]) == NodeFacts()
 
 

@@ -47,7 +47,7 @@ def temporary(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         yield Path(folder)
 
 
-def test_temporary_folder_is_private_and_goes_however_the_run_ends(
+def test_temporary_folder_is_private_and_deleted_however_the_run_ends(
     output: OutputDirectory, temporary: Path
 ) -> None:
     made = []
@@ -68,7 +68,9 @@ def test_temporary_folder_is_private_and_goes_however_the_run_ends(
     assert os.listdir(output.root) == []
 
 
-def test_next_run_removes_what_a_killed_one_left(output: OutputDirectory, temporary: Path) -> None:
+def test_temporary_folder_of_a_killed_run_is_deleted_by_the_next(
+    output: OutputDirectory, temporary: Path
+) -> None:
     killed = subprocess.run([sys.executable, "-c", KILLED, str(output.root)], cwd=ROOT, check=False)
     assert killed.returncode == -signal.SIGKILL
     assert len(leftovers(output)) == len(list(temporary.iterdir())) == 2
@@ -78,7 +80,7 @@ def test_next_run_removes_what_a_killed_one_left(output: OutputDirectory, tempor
     assert remove_leftovers(output) == []
 
 
-def test_remove_leftovers_spares_what_was_not_made_for_this_directory(
+def test_remove_leftovers_keeps_files_of_others(
     output: OutputDirectory, temporary: Path, tmp_path: Path
 ) -> None:
     other = OutputDirectory(tmp_path / "other")

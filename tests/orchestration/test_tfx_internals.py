@@ -30,7 +30,7 @@ def is_locked(folder: Path) -> bool:
         return False
 
 
-def test_metadata_is_locked_for_as_long_as_somebody_is_connected(
+def test_metadata_store_is_locked_while_it_is_connected(
     store: LockedMetadata, tmp_path: Path
 ) -> None:
     assert not is_locked(tmp_path)
@@ -46,7 +46,7 @@ def test_metadata_is_locked_for_as_long_as_somebody_is_connected(
     assert not is_locked(tmp_path)
 
 
-def test_metadata_that_cannot_be_opened_is_not_left_locked(
+def test_metadata_store_that_cannot_be_opened_is_not_left_locked(
     store: LockedMetadata, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("tfx.orchestration.metadata._MAX_INIT_RETRY", 1)
@@ -59,7 +59,7 @@ def test_metadata_that_cannot_be_opened_is_not_left_locked(
         assert is_locked(tmp_path)
 
 
-def test_only_unfinished_executions_are_canceled(store: LockedMetadata) -> None:
+def test_cancel_unfinished_cancels_only_unfinished_executions(store: LockedMetadata) -> None:
     states = [
         Execution.NEW,
         Execution.RUNNING,
@@ -80,7 +80,7 @@ def test_only_unfinished_executions_are_canceled(store: LockedMetadata) -> None:
     assert [after[i] for i in ids] == [Execution.CANCELED, Execution.CANCELED, *states[2:]]
 
 
-def test_a_compiled_run_has_its_nodes_in_order_and_versions_of_their_code() -> None:
+def test_compile_pipeline_keeps_the_order_and_the_code_versions_of_nodes() -> None:
     first = toys.Source(text="a").with_id("First")
     second = toys.Join(left=first.outputs["note"], right=first.outputs["note"]).with_id("Second")
     third = toys.Source(text="b").with_id("Third")
@@ -109,7 +109,7 @@ def test_a_compiled_run_has_its_nodes_in_order_and_versions_of_their_code() -> N
     }
 
 
-def test_what_is_done_to_the_serving_directory_is_never_taken_from_the_cache() -> None:
+def test_compile_pipeline_never_caches_changes_of_the_serving_directory() -> None:
     """A cached Pusher says "pushed", whatever became of the Serving directory since."""
     pipeline = create_pipeline(load_config(), pipeline_root="root", serving_dir="serving")
     compiled = tfx_internals.compile_pipeline(pipeline, "run", lambda executor, parameters: "")

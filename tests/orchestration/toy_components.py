@@ -128,7 +128,7 @@ def Fail(note: _Out, kind: _Text = "ValueError", message: _Text = "no", unless: 
     """Raises an error, unless a file exists."""
     if not os.path.exists(unless):
         raise _ERRORS[kind](message)
-    _write(note, "mended")
+    _write(note, "corrected")
 
 
 @tfx.dsl.components.component

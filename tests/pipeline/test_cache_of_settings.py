@@ -76,7 +76,7 @@ def parameters() -> dict[str, str]:
         ),
     ],
 )
-def test_changed_settings_of_a_model_reach_the_nodes_that_use_them_and_the_run_key(
+def test_settings_of_a_model_change_the_nodes_that_use_them_and_the_run_key(
     settings: Path, old: str, new: str, nodes: set[str]
 ) -> None:
     before = parameters()
@@ -104,7 +104,7 @@ def test_run_key_changes_with_the_module_that_names_the_features_of_a_request(
     assert run_key() != before
 
 
-def test_a_comment_in_the_settings_of_a_model_changes_no_node_and_no_run_key(
+def test_settings_comment_changes_no_node_and_no_run_key(
     settings: Path,
 ) -> None:
     before = parameters()

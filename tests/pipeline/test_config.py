@@ -65,7 +65,7 @@ def leaves(table: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return found
 
 
-def test_a_file_sets_what_it_mentions_and_leaves_the_rest(tmp_path: Path) -> None:
+def test_load_config_changes_only_what_the_file_sets(tmp_path: Path) -> None:
     path = write(
         tmp_path,
         """
@@ -87,11 +87,11 @@ def test_a_file_sets_what_it_mentions_and_leaves_the_rest(tmp_path: Path) -> Non
     assert flat(load_config(path)) == {**flat(load_config()), **changed}
 
 
-def test_an_empty_file_changes_nothing(tmp_path: Path) -> None:
+def test_load_config_of_an_empty_file_changes_nothing(tmp_path: Path) -> None:
     assert load_config(write(tmp_path, "")) == load_config()
 
 
-def test_a_setting_goes_over_the_file_and_the_last_over_the_others(tmp_path: Path) -> None:
+def test_load_config_prefers_a_setting_to_the_file_and_the_last_setting(tmp_path: Path) -> None:
     path = write(tmp_path, "[training]\nepochs = 3\nseed = 5\n")
     config = load_config(path, ["training.epochs=4", "training.epochs=6", "data.window=2"])
     assert (config.training.epochs, config.training.seed, config.data.window) == (6, 5, 2)
@@ -117,20 +117,22 @@ def test_a_setting_goes_over_the_file_and_the_last_over_the_others(tmp_path: Pat
         ("kubeflow.pipeline_root=s3://b/v2", "kubeflow.pipeline_root", "s3://b/v2"),
     ],
 )
-def test_a_setting_is_read_as_the_type_of_its_key(setting: str, key: str, value: Any) -> None:
+def test_load_config_reads_a_setting_as_the_type_of_its_key(
+    setting: str, key: str, value: Any
+) -> None:
     loaded = value_of(load_config(settings=[setting]), key)
     assert loaded == value
     assert type(loaded) is type(value)
 
 
-def test_every_key_is_listed_once_and_tables_by_what_is_in_them() -> None:
+def test_config_keys_lists_every_key_once_and_no_tables() -> None:
     keys = config_keys()
     assert len(keys) == len(set(keys))
     assert {"model_name", "data.as_of", "training.epochs"} <= set(keys)
     assert not {"data", "gate", "training", "pruning", "evaluation"} & set(keys)
 
 
-def test_a_configuration_cannot_be_changed() -> None:
+def test_config_cannot_be_changed() -> None:
     config = load_config()
     for part in (config, config.data, config.gate, config.training, config.evaluation):
         name = dataclasses.fields(part)[0].name
@@ -138,7 +140,7 @@ def test_a_configuration_cannot_be_changed() -> None:
             setattr(part, name, getattr(part, name))
 
 
-def test_single_nodes_have_settings_of_their_own_under_their_names(tmp_path: Path) -> None:
+def test_config_of_single_nodes_stands_under_their_names(tmp_path: Path) -> None:
     path = write(tmp_path, '[kubeflow.nodes.Trainer]\ncpu = "2"\n[node_beam_args]\nX = ["--y"]\n')
     config = load_config(path, ["kubeflow.nodes.Trainer.retries=1", 'node_beam_args.Z=["--a"]'])
     assert config.kubeflow.nodes == {"Trainer": NodeConfig(cpu="2", retries=1)}
@@ -157,7 +159,7 @@ def test_single_nodes_have_settings_of_their_own_under_their_names(tmp_path: Pat
         ("node_beam_args=[]", "node_beam_args = []: a table is expected"),
     ],
 )
-def test_what_is_no_setting_of_a_node_is_refused(setting: str, start: str) -> None:
+def test_config_refuses_an_unknown_setting_of_a_node(setting: str, start: str) -> None:
     assert refusal(None, setting).startswith(start)
 
 
@@ -173,11 +175,11 @@ def test_what_is_no_setting_of_a_node_is_refused(setting: str, start: str) -> No
         ("modelname", "model_name"),
     ],
 )
-def test_an_unknown_key_is_refused_with_the_one_that_may_be_meant(key: str, meant: str) -> None:
+def test_config_refuses_an_unknown_key_and_suggests_another(key: str, meant: str) -> None:
     assert refusal(None, f"{key}=3").startswith(f"{key}: no such key; did you mean {meant}? ")
 
 
-def test_an_unknown_key_is_refused_with_all_that_there_are() -> None:
+def test_config_refuses_an_unknown_key_and_lists_all() -> None:
     message = refusal(None, "zzz=3")
     assert message == f"zzz: no such key; the keys are {', '.join(config_keys())} (--set)"
 
@@ -191,12 +193,12 @@ def test_an_unknown_key_is_refused_with_all_that_there_are() -> None:
         ("[data]\nwindow = 3\n[nope]", "nope"),
     ],
 )
-def test_an_unknown_key_of_a_file_is_refused(tmp_path: Path, text: str, key: str) -> None:
+def test_config_refuses_an_unknown_key_of_a_file(tmp_path: Path, text: str, key: str) -> None:
     assert refusal(write(tmp_path, text)).startswith(f"{key}: no such key; ")
 
 
 @pytest.mark.parametrize("key", ["", "training.", ".epochs", "training..epochs", "a b"])
-def test_what_is_no_key_at_all_is_refused(key: str) -> None:
+def test_config_refuses_a_malformed_key(key: str) -> None:
     assert ": no such key; " in refusal(None, f"{key}=3")
 
 
@@ -263,7 +265,7 @@ def test_what_is_no_key_at_all_is_refused(key: str) -> None:
         ("beam_args", "--runner=X", "valid tuple"),
     ],
 )
-def test_a_value_that_is_not_allowed_is_refused_with_what_is(
+def test_config_refuses_a_wrong_value_and_tells_what_is_allowed(
     key: str, value: str, allowed: str
 ) -> None:
     message = refusal(None, f"{key}={value}")
@@ -291,20 +293,20 @@ def test_a_value_that_is_not_allowed_is_refused_with_what_is(
         ("[pruning]\nblock_size = [true, 1]", "pruning.block_size = [True, 1]: true and false"),
     ],
 )
-def test_a_value_of_another_type_is_refused_with_key_and_value(
+def test_config_refuses_a_value_of_another_type_with_its_key(
     tmp_path: Path, text: str, start: str
 ) -> None:
     assert refusal(write(tmp_path, text)).startswith(start)
 
 
-def test_every_value_that_is_not_allowed_is_named_at_once(tmp_path: Path) -> None:
+def test_config_names_all_wrong_values_together(tmp_path: Path) -> None:
     path = write(tmp_path, "[training]\nepochs = 0\n[data]\nwindow = 0\n")
     message = refusal(path, "model_name=X")
     for key in ("training.epochs = 0: ", "data.window = 0: ", "model_name = 'X': "):
         assert key in message
 
 
-def test_a_bad_value_of_the_file_is_no_harm_where_a_setting_replaces_it(tmp_path: Path) -> None:
+def test_config_accepts_a_wrong_value_of_the_file_that_a_setting_replaces(tmp_path: Path) -> None:
     path = write(tmp_path, "[training]\nepochs = 0\n")
     assert load_config(path, ["training.epochs=3"]).training.epochs == 3
 
@@ -358,7 +360,7 @@ def test_load_config_takes_each_value_from_the_last_layer_that_has_it(
         ("sed = 1", "", [], r"training.sed: no such key; .* \(models/tips/config.toml\)"),
     ],
 )
-def test_load_config_names_the_layer_of_a_value_that_is_not_allowed(
+def test_load_config_names_the_layer_of_a_wrong_value(
     models: Path, tmp_path: Path, own: str, file: str, settings: list[str], refused: str
 ) -> None:
     add_model(models, "tips", f"{MODEL}\n[training]\n{own}\n")
@@ -367,14 +369,14 @@ def test_load_config_names_the_layer_of_a_value_that_is_not_allowed(
         load_config(path, settings)
 
 
-def test_load_config_names_what_a_model_does_not_say(models: Path) -> None:
+def test_load_config_names_what_a_model_does_not_set(models: Path) -> None:
     add_model(models, "tips", 'model_name = "tips"\n')
     message = refusal(None)
     for key in ("label", "prediction", "data.uri", "data.window", "gate.schema"):
         assert f"{key}: a value is missing; set it in models/tips/config.toml" in message
 
 
-def test_default_model_is_the_only_one_or_the_one_that_says_so(
+def test_default_model_is_the_only_one_or_the_one_marked_so(
     models: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(ConfigError, match=r"--set model=NAME, .* no model yet"):
@@ -394,19 +396,19 @@ def test_default_model_is_the_only_one_or_the_one_that_says_so(
         load_config()
 
 
-def test_a_model_may_be_a_package_elsewhere(models: Path) -> None:
+def test_config_model_may_be_a_package_elsewhere(models: Path) -> None:
     add_model(models.parent / "other", "fares")
     assert load_config(settings=["model=other.fares"]).model == "other.fares"
 
 
 @pytest.mark.parametrize("name", ["trip", "..", "/etc", "a\0", "tips.config", ""])
-def test_a_model_that_is_not_there_is_refused_with_those_that_are(models: Path, name: str) -> None:
+def test_config_refuses_a_missing_model_and_lists_those_there_are(models: Path, name: str) -> None:
     add_model(models, "tips")
     with pytest.raises(ConfigError, match=r"model = .* no such folder in .*, but tips \(--set\)"):
         load_config(settings=[f"model={name}"])
 
 
-def test_a_model_cannot_be_named_by_its_own_file(models: Path) -> None:
+def test_config_file_of_a_model_cannot_name_the_model(models: Path) -> None:
     add_model(models, "tips", 'model = "fares"\n' + MODEL)
     assert refusal(None) == "model = 'fares': the folder sets the name (models/tips/config.toml)"
 
@@ -415,19 +417,19 @@ def test_a_model_cannot_be_named_by_its_own_file(models: Path) -> None:
 
 
 @pytest.mark.parametrize("text", ["training = 5", "training = [5]", "[[training]]\nepochs = 3"])
-def test_a_value_in_place_of_a_table_is_refused(tmp_path: Path, text: str) -> None:
+def test_config_refuses_a_value_in_place_of_a_table(tmp_path: Path, text: str) -> None:
     message = refusal(write(tmp_path, text))
     assert message.startswith("training = ")
     assert "a table is expected, as in training.name=value (" in message
 
 
-def test_a_setting_in_place_of_a_table_is_refused() -> None:
+def test_config_refuses_a_setting_in_place_of_a_table() -> None:
     assert refusal(None, "training=5") == (
         "training = '5': a table is expected, as in training.name=value (--set)"
     )
 
 
-def test_a_setting_inside_a_value_is_refused(tmp_path: Path) -> None:
+def test_config_refuses_a_setting_inside_a_value(tmp_path: Path) -> None:
     path = write(tmp_path, "[training]\nepochs = 3\n")
     assert refusal(path, "training.epochs.most=4") == (
         "training.epochs.most: training.epochs is not a table (--set)"
@@ -435,7 +437,7 @@ def test_a_setting_inside_a_value_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("text", ["[A]", '["A"', "['A']", "[tmp]/schema"])
-def test_a_list_that_is_not_json_is_refused_with_its_key(text: str) -> None:
+def test_config_refuses_a_list_that_is_not_json_with_its_key(text: str) -> None:
     assert refusal(None, f"gate.warn_only={text}").startswith(
         f"gate.warn_only = {text!r}: not a JSON list: "
     )
@@ -444,12 +446,12 @@ def test_a_list_that_is_not_json_is_refused_with_its_key(text: str) -> None:
 @pytest.mark.parametrize(
     "text", ["[" * 100_000, "[" + "1" * 5_000 + "]"], ids=["deep", "a long number"]
 )
-def test_a_list_that_json_gives_up_on_is_refused_with_its_key(text: str) -> None:
+def test_config_refuses_a_list_that_json_cannot_parse_with_its_key(text: str) -> None:
     assert refusal(None, f"gate.warn_only={text}").startswith("gate.warn_only = ")
 
 
 @pytest.mark.parametrize("setting", ["training.epochs", "", "nothing"])
-def test_a_setting_without_a_value_is_refused_with_an_example(setting: str) -> None:
+def test_config_refuses_a_setting_without_a_value_and_gives_an_example(setting: str) -> None:
     assert refusal(None, setting) == (
         f"--set {setting!r}: expected key=value, as in training.epochs=3"
     )
@@ -470,7 +472,7 @@ def test_a_setting_without_a_value_is_refused_with_an_example(setting: str) -> N
     ],
     ids=["bracket", "equals", "twice", "not UTF-8", "a long number", "deep"],
 )
-def test_a_file_that_is_not_toml_is_named(tmp_path: Path, content: bytes) -> None:
+def test_config_names_a_file_that_is_not_toml(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "broken.toml"
     path.write_bytes(content)
     assert refusal(str(path)).startswith(f"configuration file {path}: ")
@@ -485,7 +487,7 @@ def test_a_file_that_is_not_toml_is_named(tmp_path: Path, content: bytes) -> Non
     ],
     ids=["UTF-16", "Latin-1", "NUL"],
 )
-def test_a_file_in_another_encoding_is_refused_in_one_line(
+def test_config_refuses_a_file_in_another_encoding_in_one_line(
     tmp_path: Path, content: bytes, problem: str
 ) -> None:
     path = tmp_path / "odd.toml"
@@ -497,14 +499,14 @@ def test_a_file_in_another_encoding_is_refused_in_one_line(
 
 @pytest.mark.parametrize("start", [b"", b"\xef\xbb\xbf"], ids=["plain", "byte order mark"])
 @pytest.mark.parametrize("end", [b"\n", b"\r\n"], ids=["LF", "CRLF"])
-def test_a_file_from_any_editor_is_read(tmp_path: Path, start: bytes, end: bytes) -> None:
+def test_config_reads_a_file_of_any_editor(tmp_path: Path, start: bytes, end: bytes) -> None:
     path = tmp_path / "odd.toml"
     path.write_bytes(start + end.join([b"model_name = 'a'", b"[training]", b"epochs = 3", b""]))
     config = load_config(str(path))
     assert (config.model_name, config.training.epochs) == ("a", 3)
 
 
-def test_a_node_has_the_time_limit_of_all_nodes_unless_it_has_its_own() -> None:
+def test_config_gives_a_node_the_common_time_limit_unless_it_has_its_own() -> None:
     config = load_config(None, ["node_timeout_minutes=2", "node_timeouts.Trainer=0"])
     assert config.node_timeout_seconds("Pusher") == 120
     assert config.node_timeout_seconds("Trainer") == math.inf
@@ -513,17 +515,17 @@ def test_a_node_has_the_time_limit_of_all_nodes_unless_it_has_its_own() -> None:
         assert wrong.partition("=")[0] in refusal(None, wrong)
 
 
-def test_the_line_of_a_mistake_is_named(tmp_path: Path) -> None:
+def test_config_names_the_line_of_a_mistake(tmp_path: Path) -> None:
     assert "line 2" in refusal(write(tmp_path, "model_name = 'a'\nwindow 3\n"))
 
 
-def test_a_missing_file_is_named(tmp_path: Path) -> None:
+def test_config_names_a_missing_file(tmp_path: Path) -> None:
     message = refusal(str(tmp_path / "nowhere.toml"))
     assert message.startswith(f"configuration file {tmp_path / 'nowhere.toml'}: ")
     assert "No such file" in message
 
 
-def test_a_directory_in_place_of_the_file_is_named(tmp_path: Path) -> None:
+def test_config_names_a_directory_in_place_of_the_file(tmp_path: Path) -> None:
     assert refusal(str(tmp_path)).startswith(f"configuration file {tmp_path}: ")
 
 
@@ -544,9 +546,7 @@ values = st.one_of(
 @given(key=st.sampled_from(config_keys()).map(lambda key: key.replace("<name>", "X")), value=values)
 @example(key="training.epochs", value="9" * 5000)
 @example(key="model_name", value="\udcff")
-def test_any_value_of_a_key_changes_that_key_alone_or_is_refused_by_its_name(
-    key: str, value: str
-) -> None:
+def test_config_value_changes_its_key_alone_or_is_refused_by_name(key: str, value: str) -> None:
     match load(f"{key}={value}"):
         case str(message):
             assert message.startswith(key)
@@ -556,7 +556,7 @@ def test_any_value_of_a_key_changes_that_key_alone_or_is_refused_by_its_name(
 
 
 @given(st.text())
-def test_any_text_as_a_setting_is_taken_or_refused(setting: str) -> None:
+def test_config_accepts_or_refuses_any_text_as_a_setting(setting: str) -> None:
     assert load(setting)
 
 

@@ -11,7 +11,7 @@ from pipeline.config_page import PAGE, render
 from pipeline.model_folders import default_model, model_names
 
 
-def test_config_page_is_the_one_that_the_configuration_makes() -> None:
+def test_config_page_is_up_to_date() -> None:
     page = PAGE.read_text(encoding="utf-8")
     found = re.search(r"^\| key \| default \| (\w+) \|", page, re.MULTILINE)
     assert found

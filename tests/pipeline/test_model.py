@@ -11,7 +11,7 @@ from pipeline.config import ConfigError, load_config
 from pipeline.model import Model
 
 
-def test_model_names_functions_that_are_there() -> None:
+def test_model_names_functions_that_exist() -> None:
     model = Model.load(load_config())
     for path in (*model.functions, model.baseline):
         module, _, function = path.rpartition(".")
@@ -19,7 +19,7 @@ def test_model_names_functions_that_are_there() -> None:
     assert set(model.slices) <= set(model.raw_features)
 
 
-def test_model_has_what_the_configuration_says_of_its_columns() -> None:
+def test_model_has_the_columns_of_the_configuration() -> None:
     config = load_config(settings=["label=tip", "weight=w", 'slices=["a"]', "data.time_column=t"])
     model = Model.load(config)
     assert (model.label, model.weight, model.slices, model.time_column) == ("tip", "w", ("a",), "t")

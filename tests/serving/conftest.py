@@ -94,7 +94,7 @@ def sealed(tmp_path: Path) -> Sealed:
 
 @pytest.fixture(scope="session")
 def toys(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A Serving directory: versions 1, labelled stable, and 2 of the model `toy`, in both forms.
+    """A Serving directory: versions 1, labelled stable, and 2 of the model `toy`, in both formats.
 
     Leave it as it is.
     """

@@ -81,7 +81,7 @@ def rows(directory: ModelDirectory, *arguments: str) -> list[dict[str, Any]]:
 # versions
 
 
-def test_versions_are_listed_newest_first_with_what_is_known_of_them(
+def test_versions_lists_versions_newest_first_with_their_record(
     directory: ModelDirectory,
 ) -> None:
     publish(directory, 7)
@@ -110,7 +110,7 @@ def test_versions_are_listed_newest_first_with_what_is_known_of_them(
     assert [row["key_id"] for row in listed if row["signed"]] == [key_of(directory)] * 3
 
 
-def test_versions_say_on_demand_which_verify(directory: ModelDirectory) -> None:
+def test_versions_tells_which_verify_on_demand(directory: ModelDirectory) -> None:
     publish(directory, 7, 8, 10)
     publish(directory, 9, signed=False)
     Path(directory.version_uri(8), "model.tflite").write_bytes(b"changed")
@@ -123,7 +123,7 @@ def test_versions_say_on_demand_which_verify(directory: ModelDirectory) -> None:
     assert [line.split()[-1] for line in lines] == ["yes", "NO", "NO", "yes"]
 
 
-def test_a_key_that_a_signature_makes_up_cannot_steer_a_terminal(directory: ModelDirectory) -> None:
+def test_versions_prints_no_terminal_codes_of_a_forged_signature(directory: ModelDirectory) -> None:
     publish(directory, 7)
     signature = Path(directory.signature_uri(7))
     bundle = json.loads(signature.read_text())
@@ -132,7 +132,9 @@ def test_a_key_that_a_signature_makes_up_cannot_steer_a_terminal(directory: Mode
     assert "\x1b" not in done("versions", directory.serving_dir)
 
 
-def test_a_pipe_in_place_of_a_signature_holds_nothing_up(directory: ModelDirectory) -> None:
+def test_versions_is_not_blocked_by_a_pipe_in_place_of_a_signature(
+    directory: ModelDirectory,
+) -> None:
     publish(directory, 7)
     os.remove(directory.signature_uri(7))
     os.mkfifo(directory.signature_uri(7))
@@ -140,7 +142,7 @@ def test_a_pipe_in_place_of_a_signature_holds_nothing_up(directory: ModelDirecto
     assert (row["signed"], row["key_id"], row["verified"]) == (True, None, False)
 
 
-def test_folders_that_no_server_can_load_are_named(directory: ModelDirectory) -> None:
+def test_versions_names_folders_that_no_server_can_load(directory: ModelDirectory) -> None:
     publish(directory, 7)
     for name in ("20261126153000123456", "007", "٧"):  # noqa: RUF001
         Path(directory.uri, name).mkdir()
@@ -149,7 +151,7 @@ def test_folders_that_no_server_can_load_are_named(directory: ModelDirectory) ->
     )
 
 
-def test_the_table_shows_each_version_in_a_line(directory: ModelDirectory) -> None:
+def test_versions_prints_each_version_in_a_line(directory: ModelDirectory) -> None:
     publish(directory, 7, 8, 9)
     directory.rollback()
     directory.pin(8, "stable")
@@ -188,7 +190,7 @@ def test_versions_cuts_off_nothing_however_narrow_the_terminal_is(
     assert "…" not in text
 
 
-def test_a_version_of_which_nothing_is_recorded_is_listed_too(directory: ModelDirectory) -> None:
+def test_versions_lists_a_version_without_a_record(directory: ModelDirectory) -> None:
     folder = Path(directory.version_uri(7))
     folder.mkdir(parents=True)
     (folder / SAVED_MODEL).write_bytes(b"graph")
@@ -198,7 +200,7 @@ def test_a_version_of_which_nothing_is_recorded_is_listed_too(directory: ModelDi
     assert "7 live 5 bytes none no" in " ".join(done("versions", directory.serving_dir).split())
 
 
-def test_listing_changes_nothing(directory: ModelDirectory, tmp_path: Path) -> None:
+def test_versions_and_verify_change_nothing(directory: ModelDirectory, tmp_path: Path) -> None:
     folder = Path(directory.version_uri(7))
     folder.mkdir(parents=True)
     (folder / SAVED_MODEL).write_bytes(b"graph")
@@ -211,7 +213,7 @@ def test_listing_changes_nothing(directory: ModelDirectory, tmp_path: Path) -> N
 # rollback, promote, pin, unpin
 
 
-def test_rolling_back_and_promoting_say_what_is_live_now(directory: ModelDirectory) -> None:
+def test_rollback_and_promote_tell_what_is_live_now(directory: ModelDirectory) -> None:
     publish(directory, 7, 8, 9)
     where = directory.serving_dir
     assert done("rollback", where) == "Rolled back version 9; live is now version 8.\n"
@@ -224,7 +226,7 @@ def test_rolling_back_and_promoting_say_what_is_live_now(directory: ModelDirecto
     assert directory.versions() == [7, 8, 9]
 
 
-def test_the_last_version_is_withdrawn_only_if_that_is_asked_for(directory: ModelDirectory) -> None:
+def test_rollback_withdraws_the_last_version_only_on_request(directory: ModelDirectory) -> None:
     publish(directory, 7)
     where = directory.serving_dir
     refused = run("rollback", where)
@@ -238,7 +240,7 @@ def test_the_last_version_is_withdrawn_only_if_that_is_asked_for(directory: Mode
     assert "Nothing is live" not in done("versions", where)
 
 
-def test_pinning_and_unpinning_say_what_is_live_now(directory: ModelDirectory) -> None:
+def test_pin_and_unpin_tell_what_is_live_now(directory: ModelDirectory) -> None:
     publish(directory, 7, 8)
     where = directory.serving_dir
     assert done("pin", where, 7, "--label", "stable") == (
@@ -263,7 +265,7 @@ def test_pinning_and_unpinning_say_what_is_live_now(directory: ModelDirectory) -
         (("unpin", "stable"), "no label 'stable'"),
     ],
 )
-def test_what_is_refused_ends_with_status_1_and_a_reason(
+def test_cli_refusal_has_status_1_and_a_reason(
     directory: ModelDirectory, arguments: tuple[str, ...], reason: str
 ) -> None:
     publish(directory, 7)
@@ -275,7 +277,7 @@ def test_what_is_refused_ends_with_status_1_and_a_reason(
     assert directory.versions() == [7]
 
 
-def test_what_the_file_system_refuses_is_a_message_too(directory: ModelDirectory) -> None:
+def test_cli_error_of_the_file_system_is_a_message(directory: ModelDirectory) -> None:
     publish(directory, 7, 8)
     lock = Path(directory.uri, ".flightdeck", "lock")
     lock.unlink()
@@ -290,7 +292,7 @@ def test_what_the_file_system_refuses_is_a_message_too(directory: ModelDirectory
 # verify
 
 
-def test_versions_that_are_what_was_signed_verify(directory: ModelDirectory) -> None:
+def test_verify_accepts_signed_versions(directory: ModelDirectory) -> None:
     publish(directory, 7, 8)
     lines = done("verify", directory.serving_dir).splitlines()
     key = short_id(key_of(directory))
@@ -299,7 +301,7 @@ def test_versions_that_are_what_was_signed_verify(directory: ModelDirectory) -> 
     assert done("verify", directory.serving_dir, 8).splitlines() == lines[1:]
 
 
-def test_versions_that_fail_are_told_one_a_line_and_the_status_is_1(
+def test_verify_prints_a_line_for_each_failure_and_exits_with_1(
     directory: ModelDirectory,
 ) -> None:
     publish(directory, 7)
@@ -324,7 +326,7 @@ def test_versions_that_fail_are_told_one_a_line_and_the_status_is_1(
     ]
 
 
-def test_another_public_key_may_be_given(directory: ModelDirectory, tmp_path: Path) -> None:
+def test_verify_accepts_another_public_key(directory: ModelDirectory, tmp_path: Path) -> None:
     publish(directory, 7)
     other = ensure_key_pair(str(tmp_path / "other.key"))
     result = run("verify", directory.serving_dir, "--public-key", other.public)
@@ -345,9 +347,7 @@ def test_another_public_key_may_be_given(directory: ModelDirectory, tmp_path: Pa
 # sign
 
 
-def test_a_version_that_was_moved_is_signed_again_on_purpose(
-    directory: ModelDirectory, tmp_path: Path
-) -> None:
+def test_sign_signs_a_moved_version_again(directory: ModelDirectory, tmp_path: Path) -> None:
     publish(directory, 7)
     other = ModelDirectory(directory.serving_dir, "other")
     shutil.copytree(directory.version_uri(7), other.version_uri(8))
@@ -363,7 +363,7 @@ def test_a_version_that_was_moved_is_signed_again_on_purpose(
     assert run("verify", directory.serving_dir, "--model", "model_name").exit_code == 0
 
 
-def test_a_version_that_was_rolled_back_is_signed_where_it_is(
+def test_sign_signs_a_rolled_back_version_in_place(
     directory: ModelDirectory, tmp_path: Path
 ) -> None:
     publish(directory, 7, 8, signed=False)
@@ -375,7 +375,7 @@ def test_a_version_that_was_rolled_back_is_signed_where_it_is(
     assert run("verify", directory.serving_dir, 8).exit_code == 0
 
 
-def test_a_key_that_cannot_be_used_signs_nothing(directory: ModelDirectory, tmp_path: Path) -> None:
+def test_sign_changes_nothing_with_a_bad_key(directory: ModelDirectory, tmp_path: Path) -> None:
     publish(directory, 7, signed=False)
     result = run("sign", directory.serving_dir, 7, "--signing-key", "env:MISSING")
     assert result.exit_code == 1
@@ -386,7 +386,7 @@ def test_a_key_that_cannot_be_used_signs_nothing(directory: ModelDirectory, tmp_
 # Arguments
 
 
-def test_the_default_is_the_output_of_local_runs(
+def test_cli_default_is_the_output_of_local_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     directory = ModelDirectory(str(tmp_path / "output" / "serving_model"), "model_name")
@@ -401,7 +401,7 @@ def test_the_default_is_the_output_of_local_runs(
     assert "version 8" in done("unpin", "stable").lower()
 
 
-def test_a_folder_whose_name_is_a_number_is_given_as_a_path(
+def test_cli_takes_a_folder_named_like_a_number_as_a_path(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     publish(ModelDirectory(str(tmp_path / "2013"), "model_name"), 7, 8)
@@ -409,7 +409,7 @@ def test_a_folder_whose_name_is_a_number_is_given_as_a_path(
     assert "version 8" in done("rollback", "./2013")
 
 
-def test_of_several_models_one_must_be_named(directory: ModelDirectory) -> None:
+def test_cli_needs_a_model_name_when_there_are_several(directory: ModelDirectory) -> None:
     publish(directory, 7, 8)
     other = ModelDirectory(directory.serving_dir, "another")
     publish(other, 9, 10)
@@ -422,7 +422,7 @@ def test_of_several_models_one_must_be_named(directory: ModelDirectory) -> None:
 
 
 @pytest.mark.parametrize("command", ["versions", "rollback", "promote", "verify"])
-def test_a_model_that_is_not_there_is_wrong_usage_and_nothing_is_made(
+def test_cli_refuses_a_missing_model_and_makes_no_file(
     directory: ModelDirectory, tmp_path: Path, command: str
 ) -> None:
     nowhere = tmp_path / "nowhere"
@@ -456,21 +456,21 @@ def test_a_model_that_is_not_there_is_wrong_usage_and_nothing_is_made(
         ("unpin", "a", "b", "c"),
     ],
 )
-def test_wrong_usage_ends_with_status_2(arguments: tuple[str, ...]) -> None:
+def test_cli_exits_with_status_2_on_wrong_usage(arguments: tuple[str, ...]) -> None:
     result = run(*arguments)
     assert result.exit_code == 2, result.output
     assert result.output.startswith("Usage: ")
 
 
 @pytest.mark.parametrize("command", [None, *main.commands])
-def test_help_opens_with_examples(command: str | None) -> None:
+def test_cli_help_opens_with_examples(command: str | None) -> None:
     text = done(*([command] if command else []), "--help")
     examples = text[text.index("Examples:") : text.index("Options:")]
     assert examples.count("python -m serving") >= 2
     assert text.index("Examples:") < 600
 
 
-def test_help_imports_nothing_heavy_and_the_module_is_the_command() -> None:
+def test_cli_help_imports_no_heavy_library() -> None:
     environment = {**os.environ, "PYTHONPROFILEIMPORTTIME": "1"}
     command = [sys.executable, "-m", "serving", "versions", "--help"]
     result = subprocess.run(
@@ -493,7 +493,7 @@ def test_help_imports_nothing_heavy_and_the_module_is_the_command() -> None:
         (b"secret", 0o660, "token has mode 0660, so that others can read or change it: chmod 640"),
     ],
 )
-def test_predict_refuses_a_file_that_holds_no_secret_token(
+def test_predict_refuses_a_file_without_a_secret_token(
     content: bytes, mode: int, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)

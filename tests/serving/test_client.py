@@ -1,4 +1,4 @@
-"""Tests that `python -m serving predict` asks about the rows of a file as they stand in it."""
+"""Tests that `python -m serving predict` sends the rows of a file unchanged."""
 
 from __future__ import annotations
 
@@ -52,8 +52,10 @@ def rows_of(result: Result) -> list[dict[str, str]]:
     return list(csv.DictReader(io.StringIO(result.stdout)))
 
 
-def answers(server: RunningServer, rows: list[dict[str, Any]], path: str = "toy") -> list[float]:
-    """What the server says of rows of raw features."""
+def predictions(
+    server: RunningServer, rows: list[dict[str, Any]], path: str = "toy"
+) -> list[float]:
+    """The predictions of the server for rows of raw features."""
     document = {"signature_name": "raw_features", "instances": rows}
     response = server.rest(f"{path}:predict", document)
     assert response.status_code == 200, response.text
@@ -67,19 +69,19 @@ ROWS = [
 ]
 
 
-def test_each_row_of_a_csv_file_has_its_answer(
+def test_predict_prints_a_prediction_for_each_row_of_a_csv_file(
     predict: Callable[..., Result], server: RunningServer, trips: Path
 ) -> None:
     found = rows_of(predict(trips))
     assert [list(row) for row in found] == [["row", "probability"]] * 3
     assert [row["row"] for row in found] == ["0", "1", "2"]
-    first, second, absent = answers(server, ROWS)
+    first, second, absent = predictions(server, ROWS)
     assert [float(row["probability"]) for row in found[:2]] == [first, second]
     assert math.isnan(absent)
     assert found[2]["probability"] == "nan"
 
 
-def test_a_parquet_file_is_answered_alike(
+def test_predict_reads_parquet_as_csv(
     predict: Callable[..., Result], tmp_path: Path, trips: Path
 ) -> None:
     path = tmp_path / "rows.parquet"
@@ -95,7 +97,7 @@ def test_a_parquet_file_is_answered_alike(
     assert predict(path).stdout == predict(trips).stdout
 
 
-def test_all_rows_are_asked_about_and_in_their_order(
+def test_predict_keeps_all_rows_in_their_order(
     predict: Callable[..., Result], server: RunningServer, tmp_path: Path
 ) -> None:
     rows = [{"distance": float(n), "hour": n % 24, "company": "AA"} for n in range(1203)]
@@ -104,7 +106,7 @@ def test_all_rows_are_asked_about_and_in_their_order(
     path.write_text("distance,hour,company\n" + "\n".join(lines))
     found = rows_of(predict(path))
     assert [int(row["row"]) for row in found] == list(range(1203))
-    assert [float(row["probability"]) for row in found] == answers(server, rows)
+    assert [float(row["probability"]) for row in found] == predictions(server, rows)
     assert rows_of(predict(path, "--rows", 700)) == found[:700]
 
 
@@ -116,7 +118,7 @@ def test_all_rows_are_asked_about_and_in_their_order(
         (("--version", LIVE), "toy"),
     ],
 )
-def test_the_version_that_is_meant_is_asked(
+def test_predict_requests_the_chosen_version(
     predict: Callable[..., Result],
     server: RunningServer,
     trips: Path,
@@ -124,13 +126,13 @@ def test_the_version_that_is_meant_is_asked(
     path: str,
 ) -> None:
     found = rows_of(predict(trips, "--rows", 2, *options))
-    assert [float(row["probability"]) for row in found] == answers(server, ROWS[:2], path)
+    assert [float(row["probability"]) for row in found] == predictions(server, ROWS[:2], path)
 
 
-def test_texts_are_asked_about_as_they_are_written(
+def test_predict_sends_texts_exactly_as_written(
     predict: Callable[..., Result], tmp_path: Path
 ) -> None:
-    """Be they numbers with leading zeros, dates, truth values, gaps, or whatever."""
+    """Such as numbers with leading zeros, dates, truth values and empty texts."""
     path = tmp_path / "texts.csv"
     for texts in (
         ["007", "1e3", "08"],
@@ -150,14 +152,16 @@ def test_texts_are_asked_about_as_they_are_written(
         ] == texts
 
 
-def test_a_file_with_no_rows_has_no_answers(predict: Callable[..., Result], tmp_path: Path) -> None:
+def test_predict_prints_nothing_for_a_file_without_rows(
+    predict: Callable[..., Result], tmp_path: Path
+) -> None:
     path = tmp_path / "none.csv"
     path.write_text("distance,hour,company\n")
     result = predict(path)
     assert (result.exit_code, result.output) == (0, "")
 
 
-class TestRefusals:
+class TestPredictErrors:
     def message(self, result: Result) -> str:
         assert result.exit_code == 1, result.output
         line = result.stderr.strip()
@@ -184,7 +188,7 @@ class TestRefusals:
             ("distance,hour,company\n1,2,AA\n", ("--label", "x"), "400: Unrecognized"),
         ],
     )
-    def test_what_does_not_fit_is_named(
+    def test_predict_names_a_value_that_does_not_fit(
         self,
         predict: Callable[..., Result],
         tmp_path: Path,
@@ -196,13 +200,13 @@ class TestRefusals:
         path.write_text(content)
         assert message in self.message(predict(path, *options))
 
-    def test_a_model_that_is_not_served_is_named(
+    def test_predict_names_a_model_that_is_not_served(
         self, predict: Callable[..., Result], trips: Path
     ) -> None:
         assert "Latest(nobody)" in self.message(predict(trips, model="nobody"))
 
     @pytest.mark.parametrize("name", ["rows.json", "rows.parquet"])
-    def test_a_file_of_another_kind_is_named(
+    def test_predict_names_a_file_of_another_kind(
         self, predict: Callable[..., Result], tmp_path: Path, name: str
     ) -> None:
         path = tmp_path / name
@@ -212,13 +216,13 @@ class TestRefusals:
     @pytest.mark.parametrize(
         "address", ["http://127.0.0.1:1", "127.0.0.1:1", "http://[", "ftp://127.0.0.1"]
     )
-    def test_a_server_that_does_not_answer_is_named(self, trips: Path, address: str) -> None:
+    def test_predict_names_a_server_that_does_not_respond(self, trips: Path, address: str) -> None:
         arguments = ["predict", str(trips), "--server", address, "--model", "toy"]
         assert address in self.message(CliRunner().invoke(main, arguments))
 
     @pytest.mark.parametrize("name", ["http_proxy", "all_proxy", "HTTP_PROXY", "ALL_PROXY"])
     @pytest.mark.parametrize("proxy", ["http://127.0.0.1:9", "socks5://127.0.0.1:9", "ftp://x"])
-    def test_predict_asks_a_local_server_without_the_proxy(
+    def test_predict_reaches_a_local_server_without_the_proxy(
         self,
         predict: Callable[..., Result],
         trips: Path,
@@ -243,7 +247,9 @@ class TestRefusals:
         assert f"through the proxy {proxy.rpartition('@')[2]}" in message
         assert "s3cret" not in message
 
-    def test_predict_obeys_no_proxy(self, trips: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_predict_ignores_proxies_where_no_proxy_says_so(
+        self, trips: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         monkeypatch.setenv("all_proxy", "socks5://127.0.0.1:9")
         monkeypatch.setenv("no_proxy", "invalid")
         arguments = ["--server", "http://model.invalid", "--model", "toy"]
@@ -251,7 +257,7 @@ class TestRefusals:
         assert "http://model.invalid" in message
         assert "proxy" not in message
 
-    def test_so_is_one_that_does_not_speak_the_protocol(
+    def test_predict_names_a_server_that_does_not_speak_the_protocol(
         self, server: RunningServer, trips: Path
     ) -> None:
         for address in (f"{server.rest_url}/v2", f"http://127.0.0.1:{server.grpc_port}"):

@@ -29,7 +29,7 @@ PROJECT = Path(__file__).parents[2]
 DEPLOY = PROJECT / "serving" / "deploy"
 PAGE = PROJECT / "docs" / "deployment.md"
 PORTS = {"grpc": GRPC_PORT, "rest": REST_PORT}
-# Sidecars, containers that start before the others and go on beside them, came with 1.29.
+# Sidecars, containers that start before the others and run along with them, came with 1.29.
 KUBERNETES_VERSIONS = ("1.29", "1.32", "1.37")
 
 # Of tensorflow_serving/model_servers/main.cc, 2.16.1. The server ignores a flag it does not know.
@@ -84,7 +84,7 @@ def instructions(text: str) -> list[tuple[str, str]]:
 
 
 def flags(arguments: list[str]) -> dict[str, str]:
-    """Flags of the server by name, variables in Kubernetes' form: `$(NAME)`."""
+    """Flags of the server by name, variables as Kubernetes writes them: `$(NAME)`."""
     found = {}
     for argument in arguments:
         name, _, value = argument.removeprefix("--").partition("=")
@@ -158,7 +158,7 @@ def read_only(container: Document) -> set[str]:
     return {mount["name"] for mount in container["volumeMounts"] if mount.get("readOnly")}
 
 
-# The form of each file
+# The syntax of each file
 
 
 def check_resource(resource: Document) -> None:
@@ -167,11 +167,11 @@ def check_resource(resource: Document) -> None:
 
 
 @pytest.mark.parametrize("path", RESOURCES)
-def test_a_manifest_is_such_as_kubernetes_takes(path: str) -> None:
+def test_manifest_is_valid_for_kubernetes(path: str) -> None:
     check_resource(document(path))
 
 
-def test_the_fields_of_a_pod_in_kserves_predictor_are_such_as_kubernetes_takes() -> None:
+def test_kserve_pod_is_valid_for_kubernetes() -> None:
     pod = pods()["kserve/inference-service.yaml"]
     check_resource({"apiVersion": "v1", "kind": "Pod", "spec": pod})
 
@@ -192,11 +192,11 @@ def test_kustomize_applies_every_manifest_of_its_folder(folder: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["entrypoint.sh", "healthcheck.sh"])
-def test_a_script_may_be_executed(name: str) -> None:
+def test_deploy_script_is_executable(name: str) -> None:
     assert os.access(DEPLOY / name, os.X_OK)
 
 
-def test_files_say_no_model_and_no_word_of_the_example() -> None:
+def test_deploy_files_name_no_model_and_no_word_of_the_example() -> None:
     words = [*model_names(), load_config().model_name]
     said = {path for path, text in FILES.items() if any(word in text for word in words)}
     assert said == set()
@@ -206,7 +206,7 @@ def test_files_say_no_model_and_no_word_of_the_example() -> None:
 # The image
 
 
-def test_the_image_runs_the_default_stacks_tensorflow_as_nobody() -> None:
+def test_image_runs_the_default_tensorflow_as_an_unprivileged_user() -> None:
     given = instructions(FILES["Dockerfile"])
     single = dict(given)
     assert single["ARG"].rpartition(".")[0] == f"BASE=tensorflow/serving:{default_tensorflow()}"
@@ -216,7 +216,7 @@ def test_the_image_runs_the_default_stacks_tensorflow_as_nobody() -> None:
     assert variables == ["PREFER_TFLITE=false"]
 
 
-def test_the_image_has_the_files_that_its_server_is_started_with() -> None:
+def test_image_has_the_files_that_start_its_server() -> None:
     copied: dict[str, str] = {}
     for name, rest in instructions(FILES["Dockerfile"]):
         if name == "COPY":
@@ -244,12 +244,12 @@ def given_flags() -> dict[str, dict[str, str]]:
     }
 
 
-def test_every_flag_is_one_that_the_server_has() -> None:
+def test_deploy_files_use_only_flags_of_the_server() -> None:
     for path, given in given_flags().items():
         assert given.keys() <= FLAGS, path
 
 
-def test_the_server_is_told_the_same_everywhere() -> None:
+def test_deploy_files_give_the_server_the_same_flags_everywhere() -> None:
     given = given_flags()
     assert (
         given["entrypoint.sh"].items()
@@ -295,7 +295,7 @@ def test_the_server_is_told_the_same_everywhere() -> None:
                 assert sources[0] == "served-model", path
 
 
-def test_the_server_takes_as_many_threads_as_it_has_processors() -> None:
+def test_deploy_files_give_the_server_a_thread_for_each_processor() -> None:
     given = re.search(
         r"^num_batch_threads { value: (\d+) }", FILES["kubernetes/batching.config"], re.MULTILINE
     )
@@ -310,7 +310,7 @@ def test_the_server_takes_as_many_threads_as_it_has_processors() -> None:
         assert quantity(server_of(path)["resources"]["limits"]["cpu"]) == threads
 
 
-def test_the_server_finds_its_configuration_and_prometheus_its_metrics() -> None:
+def test_deployment_mounts_the_configuration_and_annotates_the_metrics() -> None:
     container = server_of("kubernetes/deployment.yaml")
     generated = document("kubernetes/kustomization.yaml")["configMapGenerator"]
     (files,) = (one["files"] for one in generated if one["name"] == "model-server-files")
@@ -328,7 +328,7 @@ def test_the_server_finds_its_configuration_and_prometheus_its_metrics() -> None
     }
 
 
-def test_a_pod_is_ended_after_its_connections_so_that_no_request_is_lost() -> None:
+def test_deployment_ends_a_pod_after_its_connections() -> None:
     deployment = document("kubernetes/deployment.yaml")["spec"]
     assert deployment["strategy"]["rollingUpdate"]["maxUnavailable"] == 0
     pod = deployment["template"]["spec"]
@@ -348,7 +348,7 @@ def test_a_pod_is_ended_after_its_connections_so_that_no_request_is_lost() -> No
 # What is served is what was verified
 
 
-def test_tensorflow_serving_never_sees_the_serving_directory_but_what_a_mirror_verified() -> None:
+def test_deployment_mounts_only_what_a_mirror_verified() -> None:
     for path in ("kubernetes/deployment.yaml", "kserve/inference-service.yaml"):
         pod = pods()[path]
         (sidecar,) = pod["initContainers"]
@@ -371,7 +371,7 @@ def test_tensorflow_serving_never_sees_the_serving_directory_but_what_a_mirror_v
         assert "--follow" in sidecar["args"]
 
 
-def test_in_compose_the_server_sees_what_a_mirror_verified_and_nothing_else() -> None:
+def test_compose_mounts_only_what_a_mirror_verified() -> None:
     services = document("compose.yaml")["services"]
     server, sidecar = services["model-server"], services["mirror"]
     (volume,) = server["volumes"]
@@ -396,7 +396,7 @@ def check_keys(command: Any, container: Document) -> None:
     assert public in container["args"]
 
 
-def test_the_embedded_server_verifies_wants_a_token_and_speaks_tls_alone(
+def test_embedded_deployment_verifies_and_needs_token_and_tls(
     tmp_path: Path,
 ) -> None:
     container, pod = server_of("embedded/deployment.yaml"), pods()["embedded/deployment.yaml"]
@@ -419,7 +419,7 @@ def test_the_embedded_server_verifies_wants_a_token_and_speaks_tls_alone(
     check_keys(serve, container)
 
 
-def test_pods_may_do_nothing_that_they_need_not() -> None:
+def test_pods_have_no_needless_permission() -> None:
     for path, pod in pods().items():
         assert pod["automountServiceAccountToken"] is False, path
         security = pod["securityContext"]
@@ -448,7 +448,7 @@ def test_pods_may_do_nothing_that_they_need_not() -> None:
 
 
 @pytest.mark.parametrize("folder", FOLDERS)
-def test_everything_about_the_pods_selects_them_and_their_ports(folder: str) -> None:
+def test_resources_select_the_pods_and_their_ports(folder: str) -> None:
     kinds = {one["kind"]: one for one in map(document, RESOURCES_OF[folder])}
     deployment = kinds["Deployment"]["spec"]
     labels = deployment["template"]["metadata"]["labels"]
@@ -475,7 +475,7 @@ def test_everything_about_the_pods_selects_them_and_their_ports(folder: str) -> 
         assert container[probe][kind]["port"] in (GRPC_PORT, *PORTS)
 
 
-def test_the_autoscaler_scales_the_servers_and_several_nodes_can_mount_the_claim() -> None:
+def test_autoscaler_scales_the_servers_and_all_nodes_can_mount_the_claim() -> None:
     autoscaler = document("kubernetes/autoscaler.yaml")["spec"]
     deployment = document("kubernetes/deployment.yaml")
     assert autoscaler["scaleTargetRef"] == {
@@ -517,7 +517,7 @@ def start(stand_in: Path, *arguments: str, **variables: str) -> subprocess.Popen
     )
 
 
-def test_the_server_takes_the_place_of_the_entrypoint(stand_in: Path) -> None:
+def test_entrypoint_is_replaced_by_the_server(stand_in: Path) -> None:
     started = start(stand_in, MODEL_NAME="my model", PREFER_TFLITE="true")
     process, *arguments = started.communicate(timeout=60)[0].splitlines()
     assert started.returncode == 0
@@ -529,13 +529,13 @@ def test_the_server_takes_the_place_of_the_entrypoint(stand_in: Path) -> None:
     }
 
 
-def test_arguments_come_last_so_that_they_win(stand_in: Path) -> None:
+def test_entrypoint_puts_arguments_last(stand_in: Path) -> None:
     started = start(stand_in, "--a=1 2", "--b", MODEL_NAME="m", PREFER_TFLITE="false")
     assert started.communicate(timeout=60)[0].splitlines()[-2:] == ["--a=1 2", "--b"]
 
 
 @pytest.mark.parametrize("missing", ["MODEL_NAME", "PREFER_TFLITE"])
-def test_a_variable_that_is_missing_is_named_and_no_server_is_started(
+def test_entrypoint_names_a_missing_variable_and_starts_no_server(
     stand_in: Path, missing: str
 ) -> None:
     variables = {"MODEL_NAME": "m", "PREFER_TFLITE": "false"}
@@ -556,7 +556,7 @@ def test_entrypoint_refuses_empty_model_name_in_one_line(stand_in: Path) -> None
 
 @contextmanager
 def status_server(status: int, body: str) -> Iterator[tuple[int, list[str]]]:
-    """A server that gives one answer; its port, and the requests it has had."""
+    """A server that gives one response; its port, and the requests it has had."""
     requests = []
 
     class Handler(http.server.BaseHTTPRequestHandler):
@@ -594,7 +594,7 @@ def is_healthy(port: int) -> bool:
 
 
 def version_status(*states: str) -> str:
-    """The answer of TensorFlow Serving's REST interface to a request for a model's status."""
+    """The response of TensorFlow Serving's REST interface to a request for a model's status."""
     versions = ",\n".join(
         f'  {{\n   "version": "{version}",\n   "state": "{state}",\n   "status": {{\n'
         '    "error_code": "OK",\n    "error_message": ""\n   }\n  }'
@@ -603,7 +603,7 @@ def version_status(*states: str) -> str:
     return f'{{\n "model_version_status": [\n{versions}\n ]\n}}\n'
 
 
-def test_a_server_that_serves_a_version_is_healthy() -> None:
+def test_healthcheck_passes_for_a_served_version() -> None:
     with status_server(200, version_status("END", "AVAILABLE")) as (port, requests):
         assert is_healthy(port)
     assert requests == ["/v1/models/my_model"]
@@ -618,12 +618,12 @@ def test_a_server_that_serves_a_version_is_healthy() -> None:
         (500, ""),
     ],
 )
-def test_a_server_that_serves_no_version_is_not_healthy(status: int, body: str) -> None:
+def test_healthcheck_fails_without_a_served_version(status: int, body: str) -> None:
     with status_server(status, body) as (port, _):
         assert not is_healthy(port)
 
 
-def test_a_port_where_nothing_listens_is_not_healthy() -> None:
+def test_healthcheck_fails_where_no_server_listens() -> None:
     with status_server(200, "") as (port, _):
         pass
     assert not is_healthy(port)
@@ -632,7 +632,7 @@ def test_a_port_where_nothing_listens_is_not_healthy() -> None:
 # The page
 
 
-def test_the_page_names_files_flags_and_a_tag_that_there_are() -> None:
+def test_serving_page_names_files_flags_and_ports_that_exist() -> None:
     page = PAGE.read_text(encoding="utf-8")
     assert set(re.findall(r"--([a-z]+(?:_[a-z]+)+)", page)) <= FLAGS
     paths = set(re.findall(r"\bserving/deploy/[\w./-]*\w", page))

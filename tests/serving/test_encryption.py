@@ -77,7 +77,7 @@ contents = st.one_of(
 
 class TestFile:
     @given(st.lists(st.tuples(contents, st.booleans()), max_size=4))
-    def test_content_comes_back_however_it_was_written(
+    def test_content_is_read_back_however_it_was_written(
         self, written: list[tuple[bytes, bool]]
     ) -> None:
         file = io.BytesIO()
@@ -89,14 +89,14 @@ class TestFile:
         encryptor.end()
         assert read(file.getvalue()) == b"".join(content for content, _ in written)
 
-    def test_content_is_not_there_to_be_read_and_no_two_files_are_alike(self) -> None:
+    def test_content_is_hidden_and_every_file_is_different(self) -> None:
         content = b"a secret of many bytes " * 9
         first, second = encrypt(content), encrypt(content)
         assert b"secret" not in first
         assert first[HEADER:] != second[HEADER:]
 
     @given(contents, st.data())
-    def test_any_bit_that_is_flipped_is_noticed(self, content: bytes, data: st.DataObject) -> None:
+    def test_flipped_bit_is_refused(self, content: bytes, data: st.DataObject) -> None:
         encrypted = bytearray(encrypt(content))
         bit = data.draw(st.integers(0, 8 * len(encrypted) - 1))
         encrypted[bit // 8] ^= 1 << bit % 8
@@ -104,15 +104,13 @@ class TestFile:
             read(bytes(encrypted))
 
     @given(contents, st.data())
-    def test_a_file_that_was_cut_anywhere_is_refused(
-        self, content: bytes, data: st.DataObject
-    ) -> None:
+    def test_truncated_file_is_refused(self, content: bytes, data: st.DataObject) -> None:
         encrypted = encrypt(content)
         with pytest.raises(EncryptionError):
             read(encrypted[: data.draw(st.integers(0, len(encrypted) - 1))])
 
     @given(st.integers(2, 5), st.data())
-    def test_segments_cannot_be_removed_repeated_added_or_put_in_another_order(
+    def test_segments_cannot_be_removed_repeated_added_or_reordered(
         self, count: int, data: st.DataObject
     ) -> None:
         encrypted = encrypt(os.urandom(count * SEGMENT))
@@ -126,7 +124,7 @@ class TestFile:
         with pytest.raises(EncryptionError):
             read(encrypted[:HEADER] + b"".join(parts[index] for index in order))
 
-    def test_a_segment_of_another_file_is_refused(self) -> None:
+    def test_segment_of_another_file_is_refused(self) -> None:
         one, other = encrypt(b"1" * SEGMENT * 2), encrypt(b"2" * SEGMENT * 2)
         with pytest.raises(EncryptionError):
             read(one[:HEADER] + segments(other)[0] + segments(one)[1])
@@ -138,23 +136,23 @@ class TestFile:
     @pytest.mark.parametrize(
         "name", ["toy/2/saved_model.pb", "other/3/saved_model.pb", "toy/3/model.tflite"]
     )
-    def test_a_file_under_another_name_version_or_model_is_refused(self, name: str) -> None:
+    def test_file_of_another_name_version_or_model_is_refused(self, name: str) -> None:
         with pytest.raises(EncryptionError, match=f"^{name} .*changed or moved"):
             read(encrypt(b"content"), name=name)
 
-    def test_a_length_from_the_file_allocates_nothing(self) -> None:
+    def test_length_in_the_file_allocates_no_memory(self) -> None:
         encrypted = encrypt(b"content")
         with pytest.raises(EncryptionError, match="cut, or changed"):
             read(encrypted[:HEADER] + struct.pack(">I", 0x7FFFFFFF) + b"\0" * 100)
 
     @given(st.binary(max_size=80))
-    def test_no_bytes_crash_it(self, content: bytes) -> None:
+    def test_random_bytes_are_refused(self, content: bytes) -> None:
         for start in (b"", encrypt(b"")[:8], encrypt(b"")[:HEADER]):
             with pytest.raises(EncryptionError):
                 read(start + content)
 
     @given(contents, contents, st.data())
-    def test_of_an_unfinished_file_what_was_flushed_is_kept(
+    def test_unfinished_file_keeps_what_was_flushed(
         self, flushed: bytes, lost: bytes, data: st.DataObject
     ) -> None:
         file = io.BytesIO()
@@ -172,24 +170,24 @@ class TestFile:
 
 
 class TestKeys:
-    def test_the_first_key_encrypts_and_all_decrypt(self) -> None:
+    def test_first_key_encrypts_and_all_decrypt(self) -> None:
         assert key_of(encrypt(b"")[:128]) == "new"
         assert read(encrypt(b"content", Keys({"old": b"o" * 32}))) == b"content"
 
-    def test_a_plain_file_has_no_key(self) -> None:
+    def test_plain_file_has_no_key(self) -> None:
         assert key_of(b"\x08\x01plain") is None
 
-    def test_a_key_that_is_missing_is_named(self) -> None:
+    def test_missing_key_is_named(self) -> None:
         with pytest.raises(EncryptionError, match=r"with the key new, which is not .*: other$"):
             read(encrypt(b""), Keys({"other": b"n" * 32}))
         with pytest.raises(EncryptionError, match=r"with the key new: .*--encryption-keys"):
             read(encrypt(b""), None)
 
-    def test_another_key_under_the_same_id_is_refused_and_named(self) -> None:
+    def test_other_key_of_the_same_id_is_refused_by_name(self) -> None:
         with pytest.raises(EncryptionError, match="key new"):
             read(encrypt(b""), Keys({"new": b"x" * 32}))
 
-    def test_a_new_key_comes_first_and_older_ones_stay(self, tmp_path: Path) -> None:
+    def test_new_key_comes_first_and_older_ones_stay(self, tmp_path: Path) -> None:
         path = tmp_path / "keys" / "encryption.keys"
         ids = [add_key(str(path)) for _ in range(2)]
         keys = load_keys(str(path))
@@ -198,7 +196,7 @@ class TestKeys:
         assert path.stat().st_mode & 0o777 == 0o600
         assert [entry.name for entry in path.parent.iterdir()] == [path.name]
 
-    def test_keys_come_from_the_environment_where_no_file_is_named(
+    def test_keys_come_from_the_environment_without_a_file(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         assert load_keys() is None
@@ -209,7 +207,7 @@ class TestKeys:
         assert require_keys().first == name
 
     @pytest.mark.parametrize("mode", [0o644, 0o640, 0o604, 0o660])
-    def test_a_file_of_keys_that_others_can_use_is_refused(self, tmp_path: Path, mode: int) -> None:
+    def test_file_of_keys_that_others_can_use_is_refused(self, tmp_path: Path, mode: int) -> None:
         path = tmp_path / "keys"
         add_key(str(path))
         path.chmod(mode)
@@ -217,9 +215,7 @@ class TestKeys:
             load_keys(str(path))
 
     @pytest.mark.skipif(os.geteuid() != 0, reason="gives a file to another user")
-    def test_a_file_that_root_gives_to_a_group_as_kubernetes_does_is_taken(
-        self, tmp_path: Path
-    ) -> None:
+    def test_file_of_keys_with_a_group_of_kubernetes_is_accepted(self, tmp_path: Path) -> None:
         path = tmp_path / "keys"
         add_key(str(path))
         os.chown(path, 12345, -1)
@@ -237,7 +233,7 @@ class TestKeys:
             "# no key",
         ],
     )
-    def test_a_file_that_is_none_of_keys_is_refused_without_showing_it(
+    def test_malformed_file_of_keys_is_refused_without_showing_it(
         self, tmp_path: Path, line: str
     ) -> None:
         path = tmp_path / "keys"
@@ -248,7 +244,7 @@ class TestKeys:
         assert str(path) in str(refused.value)
         assert not re.search("secret|c2Vj", str(refused.value))
 
-    def test_keys_are_not_shown(self, tmp_path: Path) -> None:
+    def test_keys_are_not_printed(self, tmp_path: Path) -> None:
         assert "nnn" not in repr(KEYS)
         with pytest.raises(EncryptionError, match="cannot be read"):
             load_keys(str(tmp_path / "none"))
@@ -260,7 +256,7 @@ def files_of(folder: str | Path) -> dict[str, bytes]:
 
 
 class TestVersion:
-    def test_nothing_of_a_published_version_can_be_read_without_a_key(self, sealed: Sealed) -> None:
+    def test_published_version_holds_no_plain_content(self, sealed: Sealed) -> None:
         sealed.publish(1)
         there = files_of(sealed.directory.uri)
         assert "1/saved_model.pb" in there  # What a server looks for.
@@ -268,7 +264,7 @@ class TestVersion:
         plain = {Path(name).name for name, content in there.items() if key_of(content) is None}
         assert plain - {"lock"} == CLEAR_FILES
 
-    def test_a_private_copy_is_what_was_pushed_and_it_verifies(self, sealed: Sealed) -> None:
+    def test_private_copy_is_decrypted_and_verifies(self, sealed: Sealed) -> None:
         sealed.publish(1)
         with sealed.copy(1) as copy:
             assert files_of(copy.directory.version_uri(1)) == MODEL_FILES
@@ -276,16 +272,14 @@ class TestVersion:
             assert copy.encrypted
             assert copy.signed is not None
 
-    def test_a_version_that_was_rolled_back_can_be_read(self, sealed: Sealed) -> None:
+    def test_rolled_back_version_can_be_read(self, sealed: Sealed) -> None:
         sealed.publish(1)
         sealed.publish(2)
         sealed.directory.rollback()
         with sealed.copy(2, rolled_back=True) as copy:
             assert files_of(copy.directory.version_uri(2)) == MODEL_FILES
 
-    def test_a_version_without_its_key_says_which_key_it_needs(
-        self, sealed: Sealed, tmp_path: Path
-    ) -> None:
+    def test_version_without_its_key_names_the_key(self, sealed: Sealed, tmp_path: Path) -> None:
         sealed.publish(1)
         with pytest.raises(EncryptionError, match=f"is encrypted with the key {sealed.keys.first}"):
             private_copy(sealed.directory, 1, sealed.trust)
@@ -296,7 +290,7 @@ class TestVersion:
             private_copy(sealed.directory, 1, None, keys=load_keys(str(tmp_path / "other")))
 
     @pytest.mark.parametrize("source", ["1/model.tflite", "2/saved_model.pb"])
-    def test_files_cannot_be_swapped_within_or_between_versions_even_unsigned(
+    def test_files_cannot_be_swapped_in_or_between_unsigned_versions(
         self, sealed: Sealed, source: str
     ) -> None:
         sealed.publish(1)
@@ -306,29 +300,25 @@ class TestVersion:
         with pytest.raises(EncryptionError, match=r"toy/1/saved_model\.pb was changed or moved"):
             private_copy(sealed.directory, 1, None, keys=sealed.keys)
 
-    def test_a_plain_file_among_encrypted_ones_is_refused_even_unsigned(
-        self, sealed: Sealed
-    ) -> None:
+    def test_plain_file_among_encrypted_ones_is_refused_unsigned_too(self, sealed: Sealed) -> None:
         sealed.publish(1)
         Path(sealed.directory.version_uri(1), "saved_model.pb").write_bytes(b"malicious")
         with pytest.raises(EncryptionError, match=r"toy/1/saved_model\.pb is not encrypted, but"):
             private_copy(sealed.directory, 1, None, keys=sealed.keys)
 
-    def test_an_unsigned_version_that_was_encrypted_with_the_key_is_refused(
-        self, sealed: Sealed
-    ) -> None:
+    def test_unsigned_version_encrypted_with_the_key_is_refused(self, sealed: Sealed) -> None:
         sealed.publish(1, sign=False)
         with pytest.raises(SignatureError, match="there is no signature"):
             sealed.copy(1)
 
-    def test_a_plain_version_can_be_read_where_there_are_keys(self, sealed: Sealed) -> None:
+    def test_plain_version_can_be_read_where_there_are_keys(self, sealed: Sealed) -> None:
         sealed.publish(1, encrypt=False)
         with sealed.copy(1) as copy:
             assert not copy.encrypted
             assert files_of(copy.directory.version_uri(1)) == MODEL_FILES
 
     @pytest.mark.parametrize("encrypt", [False, True])
-    def test_private_copy_verifies_file_that_begins_as_an_encrypted_one(
+    def test_private_copy_verifies_a_file_that_begins_like_an_encrypted_one(
         self, sealed: Sealed, tmp_path: Path, encrypt: bool
     ) -> None:
         asset = tmp_path / "model" / "assets" / "looks_encrypted"
@@ -348,9 +338,7 @@ class TestVersion:
 
 
 class TestRotation:
-    def test_old_and_new_versions_are_read_and_reencrypt_leaves_the_old_key_unneeded(
-        self, sealed: Sealed
-    ) -> None:
+    def test_reencrypt_makes_the_old_key_unneeded(self, sealed: Sealed) -> None:
         sealed.publish(1)
         sealed.publish(2)
         sealed.directory.rollback()
@@ -398,7 +386,7 @@ class TestCommands:
         status, said = self.verify(sealed, "--encryption-keys", str(sealed.key_file))
         assert (status, "version 1: ok" in said) == (0, True)
 
-    def test_verify_without_the_key_says_that_one_is_needed(self, sealed: Sealed) -> None:
+    def test_verify_without_the_key_names_it(self, sealed: Sealed) -> None:
         sealed.publish(1)
         status, said = self.verify(sealed)
         assert status == 1
@@ -411,7 +399,7 @@ class TestCommands:
             assert CliRunner().invoke(main, [command, sealed.directory.serving_dir]).exit_code == 0
         assert sealed.directory.versions() == [1]
 
-    def test_an_encrypted_version_can_be_signed_again(self, sealed: Sealed) -> None:
+    def test_sign_signs_an_encrypted_version_again(self, sealed: Sealed) -> None:
         sealed.publish(1, sign=False)
         arguments = ["sign", sealed.directory.serving_dir, "1", "--signing-key", sealed.private_key]
         done = CliRunner().invoke(main, [*arguments, "--encryption-keys", str(sealed.key_file)])
@@ -420,7 +408,7 @@ class TestCommands:
 
 
 class TestMemory:
-    def test_a_folder_in_memory_is_told_from_one_on_a_disk(self) -> None:
+    def test_folder_in_memory_is_told_from_one_on_a_disk(self) -> None:
         check_is_memory(MEMORY)
         with pytest.raises(EncryptionError, match=r"/proc is on .* kind proc.*--decrypt-to-disk"):
             check_is_memory("/proc")

@@ -52,7 +52,7 @@ def files_of(folder: str) -> dict[str, bytes]:
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in found}
 
 
-def test_mirror_has_the_newest_version_decrypted_and_nothing_unfinished(
+def test_mirror_holds_the_newest_version_decrypted_and_nothing_unfinished(
     sealed: Sealed, target: ModelDirectory, mirror: Mirror, tmp_path: Path
 ) -> None:
     sealed.publish(1)
@@ -83,7 +83,7 @@ def test_mirror_follows_pushes_labels_rollbacks_and_promotions(
     assert target.versions() == [2]
 
 
-def test_mirror_refuses_a_version_that_was_changed_and_keeps_the_one_before(
+def test_mirror_refuses_a_changed_version_and_keeps_the_one_before(
     sealed: Sealed, target: ModelDirectory, mirror: Mirror
 ) -> None:
     sealed.publish(1, encrypt=False)
@@ -99,7 +99,7 @@ def test_mirror_refuses_a_version_that_was_changed_and_keeps_the_one_before(
     assert target.versions() == [2]
 
 
-def test_mirror_keeps_its_version_while_none_verifies_or_storage_is_away(
+def test_mirror_keeps_its_version_when_none_verifies_or_storage_is_away(
     sealed: Sealed, target: ModelDirectory, mirror: Mirror, tmp_path: Path
 ) -> None:
     sealed.publish(1)
@@ -113,7 +113,7 @@ def test_mirror_keeps_its_version_while_none_verifies_or_storage_is_away(
     assert target.versions() == [1]
 
 
-def test_mirror_takes_a_new_version_while_labels_cannot_be_read(
+def test_mirror_copies_a_new_version_when_labels_cannot_be_read(
     sealed: Sealed, target: ModelDirectory, mirror: Mirror
 ) -> None:
     for version in (1, 2):
@@ -126,7 +126,7 @@ def test_mirror_takes_a_new_version_while_labels_cannot_be_read(
     assert target.versions() == [1, 2, 3]
 
 
-def test_mirror_removes_a_version_that_was_withdrawn(
+def test_mirror_removes_a_withdrawn_version(
     sealed: Sealed, target: ModelDirectory, mirror: Mirror
 ) -> None:
     sealed.publish(1)
@@ -178,7 +178,7 @@ def test_mirror_says_that_there_is_no_model_or_that_its_last_version_was_withdra
 
 
 @pytest.mark.parametrize("storage", ["there", "away"])
-def test_mirror_removes_what_is_no_longer_trusted(
+def test_mirror_removes_a_version_no_longer_trusted(
     sealed: Sealed, target: ModelDirectory, mirror: Mirror, tmp_path: Path, storage: str
 ) -> None:
     sealed.publish(1)
@@ -193,7 +193,7 @@ def test_mirror_removes_what_is_no_longer_trusted(
     assert target.versions() == []
 
 
-def test_mirror_keeps_what_was_signed_again_before_its_key_was_taken_away(
+def test_mirror_keeps_a_version_signed_again_before_its_key_was_removed(
     sealed: Sealed, target: ModelDirectory, mirror: Mirror, tmp_path: Path
 ) -> None:
     sealed.publish(1)
@@ -242,7 +242,7 @@ def followed(
     process.communicate()
 
 
-def test_mirror_that_follows_takes_new_versions_until_sigterm_and_leaves_nothing_half_made(
+def test_mirror_follow_copies_new_versions_until_sigterm(
     sealed: Sealed,
     target: ModelDirectory,
     followed: tuple[subprocess.Popen[str], Callable[[list[int]], None]],
@@ -261,7 +261,7 @@ def test_mirror_that_follows_takes_new_versions_until_sigterm_and_leaves_nothing
     assert os.listdir(target.serving_dir) == ["toy"]
 
 
-def test_mirror_once_fails_if_a_version_does_not_verify_and_shows_no_key(
+def test_mirror_once_fails_if_a_version_does_not_verify_and_prints_no_key(
     sealed: Sealed, target: ModelDirectory
 ) -> None:
     sealed.publish(1)
@@ -273,7 +273,7 @@ def test_mirror_once_fails_if_a_version_does_not_verify_and_shows_no_key(
     assert target.versions() == []
 
 
-def test_mirror_once_copies_what_verifies_and_names_what_does_not(
+def test_mirror_once_copies_what_verifies_and_names_the_rest(
     sealed: Sealed, target: ModelDirectory
 ) -> None:
     for version in (1, 2, 3):

@@ -193,12 +193,12 @@ def crash_after(files: int, torn: bool = True) -> Iterator[None]:
 # Publishing
 
 
-def test_nothing_is_served_before_the_first_version(directory: ModelDirectory) -> None:
+def test_directory_serves_nothing_before_the_first_version(directory: ModelDirectory) -> None:
     assert directory.versions() == []
     assert directory.served() is None
 
 
-def test_a_published_version_is_visible_with_every_file_and_its_provenance(
+def test_directory_publishes_every_file_and_its_provenance(
     directory: ModelDirectory, model: str, provenance: str
 ) -> None:
     directory.publish(7, model, provenance)
@@ -207,7 +207,7 @@ def test_a_published_version_is_visible_with_every_file_and_its_provenance(
     assert read(Path(directory.serving_dir) / "model_name" / ".flightdeck" / "7") == PROVENANCE
 
 
-def test_publishing_leaves_nothing_else_behind(
+def test_directory_publish_leaves_no_other_files(
     directory: ModelDirectory, model: str, provenance: str
 ) -> None:
     directory.publish(7, model, provenance)
@@ -215,7 +215,7 @@ def test_publishing_leaves_nothing_else_behind(
     assert sorted(os.listdir(f"{directory.uri}/.flightdeck")) == ["7", "lock"]
 
 
-def test_publishing_leaves_the_model_where_it_was(
+def test_directory_publish_keeps_the_source_model(
     directory: ModelDirectory, model: str, provenance: str
 ) -> None:
     directory.publish(7, model, provenance)
@@ -223,7 +223,7 @@ def test_publishing_leaves_the_model_where_it_was(
     assert read(Path(provenance)) == PROVENANCE
 
 
-def test_the_newest_version_is_served_and_older_ones_stay(
+def test_directory_serves_the_newest_version_and_keeps_older_ones(
     directory: ModelDirectory, model: str, better_model: str, provenance: str
 ) -> None:
     directory.publish(10, model, provenance)
@@ -233,7 +233,9 @@ def test_the_newest_version_is_served_and_older_ones_stay(
     assert read(Path(directory.version_uri(9))) == BETTER_MODEL
 
 
-def test_a_uri_publishes_where_its_path_does(tmp_path: Path, model: str, provenance: str) -> None:
+def test_directory_publishes_to_a_uri_as_to_a_path(
+    tmp_path: Path, model: str, provenance: str
+) -> None:
     by_uri = ModelDirectory((tmp_path / "serving").as_uri(), "model_name")
     by_uri.publish(7, Path(model).as_uri(), Path(provenance).as_uri() + "/")
     by_path = ModelDirectory(str(tmp_path / "serving"), "model_name")
@@ -241,14 +243,14 @@ def test_a_uri_publishes_where_its_path_does(tmp_path: Path, model: str, provena
     assert read(Path(by_path.version_uri(7))) == MODEL
 
 
-def test_models_of_one_serving_directory_do_not_mix(
+def test_directory_keeps_models_apart(
     directory: ModelDirectory, model: str, provenance: str
 ) -> None:
     directory.publish(7, model, provenance)
     assert ModelDirectory(directory.serving_dir, "other").versions() == []
 
 
-def test_a_version_is_not_published_twice(
+def test_directory_does_not_publish_a_version_twice(
     directory: ModelDirectory, model: str, better_model: str, provenance: str
 ) -> None:
     directory.publish(7, model, provenance)
@@ -258,7 +260,7 @@ def test_a_version_is_not_published_twice(
     assert read(Path(directory.provenance_uri(7))) == PROVENANCE
 
 
-def test_a_folder_without_a_saved_model_is_not_published(
+def test_directory_does_not_publish_a_folder_without_saved_model(
     directory: ModelDirectory, tmp_path: Path, provenance: str
 ) -> None:
     no_model = write(tmp_path / "no_model", {"variables/variables.index": b"index"})
@@ -271,7 +273,7 @@ def test_a_folder_without_a_saved_model_is_not_published(
 
 
 @pytest.mark.parametrize("files", range(FILES_TO_COPY))
-def test_a_crash_while_copying_changes_nothing_that_is_served(
+def test_directory_serves_the_same_after_a_crash_while_copying(
     directory: ModelDirectory, model: str, better_model: str, provenance: str, files: int
 ) -> None:
     directory.publish(3, better_model, provenance)
@@ -285,7 +287,7 @@ def test_a_crash_while_copying_changes_nothing_that_is_served(
 
 @pytest.mark.usefixtures("object_store")
 @pytest.mark.parametrize("files", range(FILES_TO_COPY))
-def test_a_crash_while_copying_to_an_object_store_changes_nothing_that_is_served(
+def test_directory_serves_the_same_after_a_crash_while_copying_to_an_object_store(
     directory: ModelDirectory, model: str, better_model: str, provenance: str, files: int
 ) -> None:
     directory.publish(3, better_model, provenance)
@@ -296,7 +298,7 @@ def test_a_crash_while_copying_to_an_object_store_changes_nothing_that_is_served
 
 
 @pytest.mark.usefixtures("object_store")
-def test_a_version_in_an_object_store_is_visible_with_every_file(
+def test_directory_publishes_every_file_to_an_object_store(
     directory: ModelDirectory, model: str, provenance: str
 ) -> None:
     directory.publish(7, model, provenance)
@@ -305,7 +307,7 @@ def test_a_version_in_an_object_store_is_visible_with_every_file(
 
 
 @pytest.mark.parametrize("files", range(FILES_TO_COPY))
-def test_after_a_crash_the_next_version_is_published_whole(
+def test_directory_publishes_the_next_version_whole_after_a_crash(
     directory: ModelDirectory, model: str, provenance: str, files: int
 ) -> None:
     crashed = directory.next_version()
@@ -319,7 +321,7 @@ def test_after_a_crash_the_next_version_is_published_whole(
 
 
 @pytest.mark.parametrize("files", range(FILES_TO_COPY))
-def test_after_a_crash_the_same_number_may_be_published_and_has_its_own_files_only(
+def test_directory_publishes_the_same_number_after_a_crash_without_old_files(
     directory: ModelDirectory, model: str, better_model: str, provenance: str, files: int
 ) -> None:
     with crash_after(files), pytest.raises(Crash):
@@ -331,7 +333,7 @@ def test_after_a_crash_the_same_number_may_be_published_and_has_its_own_files_on
 
 
 @pytest.mark.usefixtures("object_store")
-def test_the_number_of_a_version_that_was_not_published_whole_is_not_used_again(
+def test_directory_does_not_reuse_the_number_of_an_unfinished_version(
     directory: ModelDirectory, model: str, provenance: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(time, "time", lambda: 1_387_000_000.0)
@@ -340,7 +342,7 @@ def test_the_number_of_a_version_that_was_not_published_whole_is_not_used_again(
     assert directory.next_version() == 1_387_000_001
 
 
-def test_a_model_that_was_not_published_whole_is_not_found_by_its_digest(
+def test_directory_find_skips_an_unfinished_version(
     directory: ModelDirectory, model: str, provenance: str
 ) -> None:
     with crash_after(FILES_TO_COPY - 1), pytest.raises(Crash):
@@ -349,14 +351,16 @@ def test_a_model_that_was_not_published_whole_is_not_found_by_its_digest(
 
 
 @pytest.mark.parametrize("last", [SAVED_MODEL, "variables/variables.index", "assets/vocabulary"])
-def test_the_file_named_last_is_copied_last(model: str, tmp_path: Path, last: str) -> None:
+def test_copy_tree_copies_the_file_named_last_at_the_end(
+    model: str, tmp_path: Path, last: str
+) -> None:
     with crash_after(len(MODEL) - 1), pytest.raises(Crash):
         copy_tree(model, str(tmp_path / "copy"), last=last)
     assert read(tmp_path / "copy") == {**MODEL, last: b"ha"}
 
 
 @pytest.mark.parametrize("name", ["a b", "50%20", "#1", "é", "+"])
-def test_names_are_copied_as_they_are(tmp_path: Path, name: str) -> None:
+def test_copy_tree_keeps_unusual_names(tmp_path: Path, name: str) -> None:
     tree = {f"{name}/{name}": b"content"}
     copy_tree(str(write(tmp_path / "source", tree)), str(tmp_path / name))
     assert read(tmp_path / name) == tree
@@ -378,13 +382,15 @@ def a_file(path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", [".flightdeck", "tmp-7", "7.tmp", "-7", "1e3", "v7", "٧", "²"])  # noqa: RUF001
-def test_names_that_are_not_numbers_are_no_versions(directory: ModelDirectory, name: str) -> None:
+def test_directory_versions_skips_names_that_are_not_numbers(
+    directory: ModelDirectory, name: str
+) -> None:
     a_model(Path(directory.uri) / "6")
     a_model(Path(directory.uri) / name)
     assert directory.versions() == [6]
 
 
-def test_names_that_are_no_utf_8_are_no_models_and_no_versions(
+def test_directory_skips_names_that_are_not_utf8(
     directory: ModelDirectory, model: str, provenance: str
 ) -> None:
     directory.publish(7, model, provenance)
@@ -399,7 +405,7 @@ def test_names_that_are_no_utf_8_are_no_models_and_no_versions(
         file_sizes(directory.version_uri(8))
 
 
-def test_a_number_without_a_saved_model_is_no_version(directory: ModelDirectory) -> None:
+def test_directory_versions_skips_numbers_without_saved_model(directory: ModelDirectory) -> None:
     a_model(Path(directory.uri) / "6")
     a_folder(Path(directory.uri) / "7")
     a_file(Path(directory.uri) / "8")
@@ -418,7 +424,7 @@ folders = st.dictionaries(names, st.sampled_from([a_model, a_folder, a_file]), m
 @given(folders)
 @example({"7": a_model, "007": a_model})
 @example({"007": a_model})
-def test_versions_are_the_numbered_folders_that_hold_a_model_oldest_first(
+def test_directory_versions_lists_numbered_models_oldest_first(
     content: dict[str, object],
 ) -> None:
     with tempfile.TemporaryDirectory() as root:
@@ -433,7 +439,7 @@ def test_versions_are_the_numbered_folders_that_hold_a_model_oldest_first(
 
 
 @given(content=folders, provenance=st.sets(numbers, max_size=3))
-def test_the_next_version_is_later_than_every_number_there_is_and_not_before_now(
+def test_directory_next_version_is_above_every_number_and_not_before_now(
     content: dict[str, object], provenance: set[int]
 ) -> None:
     with tempfile.TemporaryDirectory() as root:
@@ -457,7 +463,7 @@ def fill(root: str, content: Mapping[str, object]) -> ModelDirectory:
 
 
 @pytest.mark.parametrize("name", ["20261126153000123456", "9" * 200, "007", "٧", str(2**63)])  # noqa: RUF001
-def test_a_number_that_no_server_can_load_is_no_version_and_is_named(
+def test_directory_ignores_and_names_a_number_that_servers_cannot_load(
     directory: ModelDirectory, name: str
 ) -> None:
     for folder in ("6", name, f".flightdeck/{name}", f".flightdeck/rolled_back/{name}"):
@@ -472,7 +478,7 @@ def test_a_number_that_no_server_can_load_is_no_version_and_is_named(
 
 
 @pytest.mark.parametrize("version", [-1, 2**63])
-def test_a_number_that_no_server_can_load_is_not_published(
+def test_directory_does_not_publish_a_number_that_servers_cannot_load(
     directory: ModelDirectory, model: str, provenance: str, version: int
 ) -> None:
     with pytest.raises(ValueError, match=f"{version} is not a version number"):
@@ -480,13 +486,13 @@ def test_a_number_that_no_server_can_load_is_not_published(
     assert not Path(directory.uri).exists()
 
 
-def test_after_the_highest_number_there_is_no_other(directory: ModelDirectory) -> None:
+def test_directory_next_version_fails_after_the_highest_number(directory: ModelDirectory) -> None:
     a_model(Path(directory.uri) / str(2**63 - 1))
     with pytest.raises(ValueError, match="leaves no higher number for a new version: move it away"):
         directory.next_version()
 
 
-def test_versions_published_within_a_second_have_numbers_in_order(
+def test_directory_numbers_versions_of_one_second_in_order(
     directory: ModelDirectory, model: str, provenance: str
 ) -> None:
     published = []
@@ -496,14 +502,14 @@ def test_versions_published_within_a_second_have_numbers_in_order(
     assert published == sorted(set(published)) == directory.versions()
 
 
-def test_the_next_version_is_the_time_in_seconds(
+def test_directory_next_version_is_the_time_in_seconds(
     directory: ModelDirectory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(time, "time", lambda: 1_387_000_000.9)
     assert directory.next_version() == 1_387_000_000
 
 
-def test_the_next_version_grows_when_the_clock_goes_back(
+def test_directory_next_version_grows_when_the_clock_goes_back(
     directory: ModelDirectory, model: str, provenance: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     directory.publish(2_000_000_000, model, provenance)
@@ -547,7 +553,7 @@ def either(directory: ModelDirectory, request: pytest.FixtureRequest) -> Iterato
             yield directory
 
 
-def test_what_is_rolled_back_is_moved_aside_whole_and_the_version_before_is_served(
+def test_directory_rollback_moves_a_version_aside_and_serves_the_one_before(
     either: ModelDirectory,
 ) -> None:
     publish(either, 7, 8, 9)
@@ -559,7 +565,7 @@ def test_what_is_rolled_back_is_moved_aside_whole_and_the_version_before_is_serv
     assert either.provenance(9)["model_digest"]
 
 
-def test_what_is_promoted_is_served_again_as_it_was(either: ModelDirectory) -> None:
+def test_directory_promote_serves_a_version_again_unchanged(either: ModelDirectory) -> None:
     publish(either, 7, 8, 9)
     either.rollback()
     either.rollback()
@@ -571,7 +577,7 @@ def test_what_is_promoted_is_served_again_as_it_was(either: ModelDirectory) -> N
     assert not Path(either.rolled_back_uri(9)).exists()
 
 
-def test_a_version_that_is_not_the_newest_is_rolled_back_and_promoted_without_being_served(
+def test_directory_rolls_back_and_promotes_a_version_that_is_not_served(
     either: ModelDirectory,
 ) -> None:
     publish(either, 7, 8, 9)
@@ -581,7 +587,7 @@ def test_a_version_that_is_not_the_newest_is_rolled_back_and_promoted_without_be
     assert either.versions() == [7, 8, 9]
 
 
-def test_the_last_version_that_loads_is_not_rolled_back(either: ModelDirectory) -> None:
+def test_directory_does_not_roll_back_the_last_version_that_loads(either: ModelDirectory) -> None:
     publish(either, 7, 8)
     either.rollback()
     (Path(either.uri) / "6" / "variables").mkdir(parents=True)
@@ -591,7 +597,7 @@ def test_the_last_version_that_loads_is_not_rolled_back(either: ModelDirectory) 
     assert either.versions() == [7]
 
 
-def test_the_last_version_is_withdrawn_on_purpose_and_comes_back(either: ModelDirectory) -> None:
+def test_directory_withdraws_the_last_version_and_promotes_it_again(either: ModelDirectory) -> None:
     publish(either, 7)
     assert not either.withdrawn()
     assert either.rollback(withdraw=True) == Change(7, None)
@@ -606,7 +612,7 @@ def test_the_last_version_is_withdrawn_on_purpose_and_comes_back(either: ModelDi
     assert either.served() == 8
 
 
-def test_what_is_gone_without_a_word_was_not_withdrawn(either: ModelDirectory) -> None:
+def test_directory_withdrawn_is_false_for_versions_deleted_by_hand(either: ModelDirectory) -> None:
     publish(either, 7, 8)
     assert either.rollback(withdraw=True) == Change(8, 7)
     shutil.rmtree(either.version_uri(7))
@@ -615,7 +621,7 @@ def test_what_is_gone_without_a_word_was_not_withdrawn(either: ModelDirectory) -
     assert not either.withdrawn()
 
 
-def test_a_withdrawal_that_a_crash_left_undone_withdraws_nothing(
+def test_directory_withdrawn_is_false_after_a_crash_before_the_withdrawal(
     directory: ModelDirectory,
 ) -> None:
     publish(directory, 7)
@@ -625,7 +631,7 @@ def test_a_withdrawal_that_a_crash_left_undone_withdraws_nothing(
     assert not note.exists()
 
 
-def test_a_version_with_a_label_is_not_rolled_back_before_the_label_is_taken_away(
+def test_directory_does_not_roll_back_a_version_with_a_label(
     either: ModelDirectory,
 ) -> None:
     publish(either, 7, 8)
@@ -638,7 +644,7 @@ def test_a_version_with_a_label_is_not_rolled_back_before_the_label_is_taken_awa
 
 
 @pytest.mark.parametrize("version", [6, 8])
-def test_what_is_not_there_is_not_rolled_back_and_the_message_says_what_is(
+def test_directory_rollback_of_a_missing_version_lists_those_there_are(
     either: ModelDirectory, version: int
 ) -> None:
     publish(either, 7, 8, 9)
@@ -648,7 +654,9 @@ def test_what_is_not_there_is_not_rolled_back_and_the_message_says_what_is(
 
 
 @pytest.mark.parametrize("version", [7, 8])
-def test_what_was_not_rolled_back_is_not_promoted(either: ModelDirectory, version: int) -> None:
+def test_directory_does_not_promote_a_version_that_was_not_rolled_back(
+    either: ModelDirectory, version: int
+) -> None:
     publish(either, 7)
     with pytest.raises(LookupError, match=r"no version to promote .*, which has 7"):
         either.promote()
@@ -656,12 +664,12 @@ def test_what_was_not_rolled_back_is_not_promoted(either: ModelDirectory, versio
         either.promote(version)
 
 
-def test_of_a_model_without_versions_nothing_is_rolled_back(either: ModelDirectory) -> None:
+def test_directory_rollback_fails_without_versions(either: ModelDirectory) -> None:
     with pytest.raises(LookupError, match=r"no version to roll back .*, which has none"):
         either.rollback()
 
 
-def test_a_version_that_was_rolled_back_is_not_published_again_nor_is_its_number_used(
+def test_directory_does_not_reuse_the_number_of_a_rolled_back_version(
     either: ModelDirectory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     publish(either, 7, 8)
@@ -675,7 +683,7 @@ def test_a_version_that_was_rolled_back_is_not_published_again_nor_is_its_number
     assert either.next_version() == 9
 
 
-def test_a_digest_finds_a_version_that_was_rolled_back_after_those_that_load(
+def test_directory_find_prefers_loading_versions_to_rolled_back_ones(
     either: ModelDirectory, model: str, provenance: str
 ) -> None:
     for version in (7, 8, 9):
@@ -688,7 +696,7 @@ def test_a_digest_finds_a_version_that_was_rolled_back_after_those_that_load(
     assert either.find("model_digest", "abc") == 9
 
 
-def test_a_local_version_that_is_in_the_way_is_left_alone(directory: ModelDirectory) -> None:
+def test_directory_rollback_leaves_a_file_in_the_way_alone(directory: ModelDirectory) -> None:
     publish(directory, 7, 8)
     in_the_way = write(Path(directory.rolled_back_uri(8)), {"saved_model.pb": b"other"})
     with pytest.raises(FileExistsError, match="is in the way"):
@@ -700,7 +708,7 @@ def test_a_local_version_that_is_in_the_way_is_left_alone(directory: ModelDirect
 # Labels
 
 
-def test_a_label_pins_a_version_and_moves_to_another(either: ModelDirectory) -> None:
+def test_directory_label_pins_a_version_and_moves(either: ModelDirectory) -> None:
     publish(either, 7, 8)
     assert either.labels() == {}
     either.pin(7, "stable")
@@ -712,7 +720,7 @@ def test_a_label_pins_a_version_and_moves_to_another(either: ModelDirectory) -> 
 
 
 @pytest.mark.parametrize("version", [6, 8])
-def test_only_a_version_that_loads_gets_a_label(either: ModelDirectory, version: int) -> None:
+def test_directory_pins_only_versions_that_load(either: ModelDirectory, version: int) -> None:
     publish(either, 7, 8)
     either.rollback()
     with pytest.raises(LookupError, match=f"no version {version} to pin"):
@@ -721,14 +729,16 @@ def test_only_a_version_that_loads_gets_a_label(either: ModelDirectory, version:
 
 
 @pytest.mark.parametrize("label", ["", "a b", "a/b", ".hidden", "é", "a\n", "x" * 64])
-def test_a_label_is_a_name_that_a_url_can_hold(directory: ModelDirectory, label: str) -> None:
+def test_directory_refuses_a_label_that_a_url_cannot_hold(
+    directory: ModelDirectory, label: str
+) -> None:
     publish(directory, 7)
     with pytest.raises(ValueError, match="letters, digits"):
         directory.pin(7, label)
     assert directory.labels() == {}
 
 
-def test_nothing_is_written_through_a_link(directory: ModelDirectory, tmp_path: Path) -> None:
+def test_directory_writes_nothing_through_a_link(directory: ModelDirectory, tmp_path: Path) -> None:
     publish(directory, 7)
     home, target = Path(directory.uri, ".flightdeck"), tmp_path / "target"
     target.write_text("precious")
@@ -768,7 +778,7 @@ def a_deep_file(path: Path) -> None:
 
 
 @pytest.mark.parametrize("make", [a_pipe, an_endless_device, a_large_file, a_deep_file, a_folder])
-def test_what_would_never_end_is_not_read(
+def test_directory_does_not_read_endless_files(
     directory: ModelDirectory, make: Callable[[Path], None]
 ) -> None:
     publish(directory, 7)
@@ -785,7 +795,9 @@ def test_what_would_never_end_is_not_read(
             read_file(directory.signature_uri(7), 1000)
 
 
-def test_a_label_that_is_not_there_is_not_taken_away(directory: ModelDirectory) -> None:
+def test_directory_unpin_of_a_missing_label_lists_those_there_are(
+    directory: ModelDirectory,
+) -> None:
     publish(directory, 7)
     with pytest.raises(LookupError, match=r"no label 'stable' .*, which has none"):
         directory.unpin("stable")
@@ -795,9 +807,7 @@ def test_a_label_that_is_not_there_is_not_taken_away(directory: ModelDirectory) 
 
 
 @pytest.mark.parametrize("content", ["{", "[]", '{"stable": "7"}', '{"stable": true}', "\xff"])
-def test_a_file_of_labels_that_somebody_spoilt_is_named(
-    directory: ModelDirectory, content: str
-) -> None:
+def test_directory_names_a_damaged_file_of_labels(directory: ModelDirectory, content: str) -> None:
     publish(directory, 7, 8)
     Path(directory.uri, ".flightdeck", LABELS_FILE).write_text(content, encoding="latin-1")
     with pytest.raises(ValueError, match=LABELS_FILE):
@@ -810,7 +820,9 @@ def test_a_file_of_labels_that_somebody_spoilt_is_named(
 # Retention
 
 
-def test_the_newest_versions_and_those_with_a_label_are_kept(either: ModelDirectory) -> None:
+def test_directory_retain_keeps_the_newest_versions_and_those_with_a_label(
+    either: ModelDirectory,
+) -> None:
     publish(either, *range(1, 9))
     either.pin(2, "stable")
     for version in (3, 5, 6):
@@ -826,14 +838,14 @@ def test_the_newest_versions_and_those_with_a_label_are_kept(either: ModelDirect
 
 
 @pytest.mark.parametrize("keep", [0, -1])
-def test_at_least_one_version_is_kept(directory: ModelDirectory, keep: int) -> None:
+def test_directory_retain_keeps_at_least_one_version(directory: ModelDirectory, keep: int) -> None:
     publish(directory, 7)
     with pytest.raises(ValueError, match="at least 1"):
         directory.retain(keep)
     assert directory.versions() == [7]
 
 
-def test_the_served_version_is_kept_whatever_is_newer_among_those_rolled_back(
+def test_directory_retain_keeps_the_served_version_when_newer_ones_are_rolled_back(
     either: ModelDirectory,
 ) -> None:
     publish(either, 7, 8, 9)
@@ -849,7 +861,7 @@ def test_the_served_version_is_kept_whatever_is_newer_among_those_rolled_back(
 
 @pytest.mark.parametrize("umask", [0o077, 0o027, 0])
 @pytest.mark.parametrize("file_mode", [0o644, 0o640, 0o600])
-def test_modes_are_those_that_are_set_whatever_the_umask(
+def test_directory_sets_file_modes_whatever_the_umask(
     tmp_path: Path, model: str, provenance: str, umask: int, file_mode: int
 ) -> None:
     directory = ModelDirectory(str(tmp_path / "serving"), "model_name", file_mode)
@@ -874,7 +886,7 @@ def test_modes_are_those_that_are_set_whatever_the_umask(
     }
 
 
-def test_nobody_else_reads_a_version_before_it_is_published(
+def test_directory_hides_a_version_from_others_before_it_is_published(
     directory: ModelDirectory, model: str, provenance: str
 ) -> None:
     before = os.umask(0)
@@ -890,7 +902,7 @@ def test_nobody_else_reads_a_version_before_it_is_published(
 # Signing
 
 
-def test_what_is_signed_is_the_copy_before_a_server_sees_it(
+def test_directory_signs_the_copy_before_a_server_sees_it(
     either: ModelDirectory, model: str, provenance: str
 ) -> None:
     seen = []
@@ -909,7 +921,7 @@ def test_what_is_signed_is_the_copy_before_a_server_sees_it(
     assert read(Path(either.version_uri(7))) == MODEL
 
 
-def test_what_cannot_be_signed_is_not_published(
+def test_directory_does_not_publish_a_version_that_cannot_be_signed(
     either: ModelDirectory, model: str, provenance: str
 ) -> None:
     def sign(private: ModelDirectory, version: int) -> None:
@@ -1124,7 +1136,7 @@ def change(
 
 
 @pytest.mark.parametrize("operations", ["publish,rollback,promote,pin,unpin", "all"])
-def test_a_process_may_be_killed_at_any_moment(
+def test_directory_stays_sound_when_a_process_is_killed(
     directory: ModelDirectory,
     change: Callable[[int, int, str], subprocess.Popen[str]],
     operations: str,
@@ -1144,7 +1156,7 @@ def test_a_process_may_be_killed_at_any_moment(
     assert_still_works(directory)
 
 
-def test_processes_may_change_the_directory_at_the_same_time(
+def test_directory_stays_sound_when_processes_change_it_together(
     directory: ModelDirectory, change: Callable[[int, int, str], subprocess.Popen[str]]
 ) -> None:
     processes = [change(seed, 40, "publish,rollback,promote,pin,unpin") for seed in range(3)]
@@ -1161,7 +1173,7 @@ def test_processes_may_change_the_directory_at_the_same_time(
     assert_still_works(directory)
 
 
-def test_whoever_finds_the_directory_locked_says_so_after_a_while(
+def test_directory_lock_times_out_with_a_message(
     directory: ModelDirectory,
 ) -> None:
     publish(directory, 7, 8)
@@ -1186,7 +1198,7 @@ def test_whoever_finds_the_directory_locked_says_so_after_a_while(
     assert len(refused) == 1
 
 
-def test_a_lock_ends_with_its_process(directory: ModelDirectory) -> None:
+def test_directory_lock_ends_with_its_process(directory: ModelDirectory) -> None:
     publish(directory, 7, 8)
     script = (
         "import sys, time; from storage.directory import ModelDirectory\n"
@@ -1205,7 +1217,7 @@ def test_a_lock_ends_with_its_process(directory: ModelDirectory) -> None:
 
 
 @pytest.mark.parametrize("change", ["pin(8, 'stable')", "publish(9, *sys.argv[2:])"])
-def test_a_disk_that_is_full_leaves_everything_as_it_was(
+def test_directory_is_unchanged_when_the_disk_is_full(
     directory: ModelDirectory, model: str, provenance: str, change: str
 ) -> None:
     publish(directory, 7, 8)
@@ -1234,7 +1246,7 @@ OPERATIONS: dict[str, Callable[[ModelDirectory], object]] = {
 
 @pytest.mark.parametrize("operation", OPERATIONS)
 @pytest.mark.parametrize("objects", range(12))
-def test_a_crash_in_an_object_store_loses_no_version_and_shows_no_half_one(
+def test_directory_in_an_object_store_loses_no_version_in_a_crash(
     directory: ModelDirectory, operation: str, objects: int
 ) -> None:
     with as_object_store():
@@ -1264,7 +1276,7 @@ def test_a_crash_in_an_object_store_loses_no_version_and_shows_no_half_one(
         assert_sound(directory)
 
 
-def test_a_deletion_that_was_interrupted_is_finished_by_the_next_change(
+def test_directory_finishes_an_interrupted_deletion_at_the_next_change(
     directory: ModelDirectory,
 ) -> None:
     publish(directory, 7, 8)
@@ -1283,19 +1295,19 @@ def test_a_deletion_that_was_interrupted_is_finished_by_the_next_change(
 # Provenance
 
 
-def test_a_version_without_provenance_has_an_empty_record(directory: ModelDirectory) -> None:
+def test_directory_provenance_is_empty_without_a_record(directory: ModelDirectory) -> None:
     a_model(Path(directory.uri) / "6")
     assert directory.provenance(6) == {}
 
 
-def test_the_provenance_of_a_version_is_what_was_published_with_it(
+def test_directory_provenance_is_what_was_published(
     directory: ModelDirectory, model: str, provenance: str
 ) -> None:
     directory.publish(7, model, provenance)
     assert directory.provenance(7) == {"model_digest": "abc"}
 
 
-def test_a_digest_finds_the_newest_version_that_was_published_with_it(
+def test_directory_find_returns_the_newest_version_of_a_digest(
     directory: ModelDirectory, model: str, provenance: str, tmp_path: Path
 ) -> None:
     other = write(tmp_path / "other", {PROVENANCE_FILE: b'{"model_digest": "def"}'})
@@ -1307,7 +1319,7 @@ def test_a_digest_finds_the_newest_version_that_was_published_with_it(
     assert directory.find("model_digest", "123") is None
 
 
-def test_a_digest_of_a_version_that_was_deleted_is_not_found(
+def test_directory_find_skips_a_deleted_version(
     directory: ModelDirectory, model: str, provenance: str
 ) -> None:
     directory.publish(7, model, provenance)
@@ -1327,7 +1339,7 @@ trees = st.dictionaries(
 
 
 @given(one=trees, other=trees)
-def test_models_that_differ_in_a_byte_or_a_name_have_other_digests(
+def test_model_digest_differs_for_another_byte_or_name(
     one: dict[str, bytes], other: dict[str, bytes]
 ) -> None:
     with tempfile.TemporaryDirectory() as root:
@@ -1339,7 +1351,7 @@ def test_models_that_differ_in_a_byte_or_a_name_have_other_digests(
 
 
 @given(tree=trees, data=st.data())
-def test_a_digest_changes_with_any_byte_and_with_any_name(
+def test_model_digest_changes_with_any_byte_and_any_name(
     tree: dict[str, bytes], data: st.DataObject
 ) -> None:
     name = data.draw(st.sampled_from(sorted(tree)))
@@ -1356,19 +1368,19 @@ def test_a_digest_changes_with_any_byte_and_with_any_name(
         assert model_digest(str(write(Path(root) / "after", changed))) != before
 
 
-def test_bytes_that_move_from_one_file_to_another_change_the_digest(tmp_path: Path) -> None:
+def test_model_digest_changes_when_bytes_move_between_files(tmp_path: Path) -> None:
     one = write(tmp_path / "one", {"a": b"xy", "b": b"z"})
     other = write(tmp_path / "other", {"a": b"x", "b": b"yz"})
     assert model_digest(str(one)) != model_digest(str(other))
 
 
-def test_a_digest_is_64_hexadecimal_digits(model: str) -> None:
+def test_model_digest_is_64_hexadecimal_digits(model: str) -> None:
     digest = model_digest(model)
     assert len(digest) == 64
     assert set(digest) <= set("0123456789abcdef")
 
 
-def test_a_digest_does_not_depend_on_place_order_times_or_empty_folders(
+def test_model_digest_ignores_place_order_times_and_empty_folders(
     tmp_path: Path, model: str
 ) -> None:
     elsewhere = write(tmp_path / "elsewhere", dict(reversed(MODEL.items())))
@@ -1380,14 +1392,14 @@ def test_a_digest_does_not_depend_on_place_order_times_or_empty_folders(
     assert model_digest(elsewhere.as_uri() + "/") == model_digest(model)
 
 
-def test_a_published_version_has_the_digest_of_its_model(
+def test_model_digest_of_a_published_version_is_that_of_its_model(
     directory: ModelDirectory, model: str, provenance: str
 ) -> None:
     directory.publish(7, model, provenance)
     assert model_digest(directory.version_uri(7)) == model_digest(model)
 
 
-def test_a_name_does_not_decide_how_a_file_is_read(tmp_path: Path) -> None:
+def test_model_digest_reads_every_file_as_bytes(tmp_path: Path) -> None:
     one = write(tmp_path / "one", {"vocabulary.gz": b"not compressed"})
     other = write(tmp_path / "other", {"vocabulary.gz": b"something else"})
     assert model_digest(str(one)) != model_digest(str(other))
@@ -1396,7 +1408,7 @@ def test_a_name_does_not_decide_how_a_file_is_read(tmp_path: Path) -> None:
 # Models and files
 
 
-def test_models_are_found_by_their_versions(tmp_path: Path) -> None:
+def test_find_models_finds_models_by_their_versions(tmp_path: Path) -> None:
     assert find_models(str(tmp_path / "nowhere")) == []
     for name in ("b", "a", "rolled_back"):
         publish(ModelDirectory(str(tmp_path), name), 7, 8)
@@ -1407,11 +1419,11 @@ def test_models_are_found_by_their_versions(tmp_path: Path) -> None:
     assert find_models(str(tmp_path)) == ["a", "b", "rolled_back"]
 
 
-def test_sizes_are_those_of_each_file(model: str) -> None:
+def test_file_sizes_gives_the_size_of_each_file(model: str) -> None:
     assert file_sizes(model) == {name: len(content) for name, content in MODEL.items()}
 
 
-def test_a_local_path_is_told_from_an_object_store(tmp_path: Path) -> None:
+def test_local_path_is_none_for_an_object_store(tmp_path: Path) -> None:
     assert local_path(str(tmp_path)) == local_path(tmp_path.as_uri()) == str(tmp_path)
     with as_object_store():
         assert local_path(str(tmp_path)) is None

@@ -34,30 +34,30 @@ def worker_text(*errors: Exception, step: str = "Write-ptransform-7") -> str:
 
 
 @pytest.mark.parametrize("kind", [UserError, DataError, BlockingAnomalies])
-def test_a_worker_s_error_comes_back_with_its_type_and_message(kind: type[UserError]) -> None:
+def test_worker_error_keeps_its_type_and_message(kind: type[UserError]) -> None:
     recovered = from_worker_traceback(worker_text(kind("a.parquet: row group 3 cannot be read")))
     assert type(recovered) is kind
     assert str(recovered) == "a.parquet: row group 3 cannot be read"
 
 
 @given(one_line)
-def test_any_message_of_one_line_comes_back_unchanged(message: str) -> None:
+def test_worker_error_keeps_any_message_of_one_line(message: str) -> None:
     assert str(from_worker_traceback(worker_text(DataError(message)))) == message
 
 
-def test_a_message_of_several_lines_comes_back_whole() -> None:
+def test_worker_error_keeps_a_message_of_several_lines() -> None:
     message = "2 blocking anomalies in the data:\n  train: temp: out of range\n  train: origin: new"
     assert str(from_worker_traceback(worker_text(BlockingAnomalies(message)))) == message
 
 
-def test_the_error_raised_last_is_the_one_that_comes_back() -> None:
+def test_worker_error_is_the_one_raised_last() -> None:
     text = worker_text(DataError("the cause"), UserError("what it meant"))
     recovered = from_worker_traceback(text)
     assert type(recovered) is UserError
     assert str(recovered) == "what it meant"
 
 
-def test_an_error_behind_one_of_another_kind_comes_back() -> None:
+def test_worker_error_is_found_behind_another_kind() -> None:
     text = worker_text(DataError("row group 3 cannot be read"), RuntimeError("bundle failed"))
     assert str(from_worker_traceback(text)) == "row group 3 cannot be read"
 
@@ -71,12 +71,12 @@ def test_an_error_behind_one_of_another_kind_comes_back() -> None:
         worker_text(ValueError("storage.errors is only named here")),
     ],
 )
-def test_a_failure_that_is_nobody_s_to_mend_is_not_taken_for_one(text: str) -> None:
+def test_worker_error_is_none_for_a_failure_without_user_error(text: str) -> None:
     assert from_worker_traceback(text) is None
 
 
 @pytest.mark.parametrize("kind", [DataError, BlockingAnomalies])
-def test_what_a_person_can_mend_is_caught_as_user_error(kind: type[UserError]) -> None:
+def test_user_error_catches_all_that_a_person_can_correct(kind: type[UserError]) -> None:
     assert issubclass(kind, UserError)
 
 
@@ -102,7 +102,7 @@ def caused(error: Exception, *causes: Exception) -> Exception:
         (ValueError("math domain error"), False),
     ],
 )
-def test_lasts_tells_what_comes_back_from_what_may_pass(error: Exception, lasting: bool) -> None:
+def test_lasts_tells_lasting_errors_from_passing_ones(error: Exception, lasting: bool) -> None:
     assert lasts(error) is lasting
 
 
@@ -114,7 +114,7 @@ def test_lasts_tells_what_comes_back_from_what_may_pass(error: Exception, lastin
         (PermissionError("the share is not mounted"), False),
     ],
 )
-def test_lasts_knows_the_cause_of_a_worker_s_error(cause: Exception, lasting: bool) -> None:
+def test_lasts_knows_the_cause_of_a_worker_error(cause: Exception, lasting: bool) -> None:
     text = worker_text(cause, DataError("a.parquet cannot be read"))
     recovered = from_worker_traceback(text)
     assert recovered is not None

@@ -42,7 +42,7 @@ def check(directory: ModelDirectory, public_key: str) -> None:
     private_copy(directory, 7, TrustStore([public_key])).close()
 
 
-def test_a_key_pair_is_made_once_and_only_its_owner_can_read_the_private_key(
+def test_ensure_key_pair_makes_one_pair_with_a_private_file_mode(
     tmp_path: Path,
 ) -> None:
     keys = ensure_key_pair(str(tmp_path / "new" / "signing.key"))
@@ -57,7 +57,7 @@ def test_a_key_pair_is_made_once_and_only_its_owner_can_read_the_private_key(
     assert private.curve.name == "secp256r1"
 
 
-def test_the_mode_of_a_private_key_does_not_depend_on_the_umask(tmp_path: Path) -> None:
+def test_ensure_key_pair_sets_file_modes_whatever_the_umask(tmp_path: Path) -> None:
     before = os.umask(0)
     try:
         keys = ensure_key_pair(str(tmp_path / "signing.key"))
@@ -67,7 +67,7 @@ def test_the_mode_of_a_private_key_does_not_depend_on_the_umask(tmp_path: Path) 
     assert stat.S_IMODE(os.stat(keys.public).st_mode) == 0o644
 
 
-def test_processes_that_make_a_key_pair_at_once_have_the_same(tmp_path: Path) -> None:
+def test_ensure_key_pair_gives_concurrent_processes_the_same_pair(tmp_path: Path) -> None:
     script = (
         "import sys; from storage.keys import ensure_key_pair; import cryptography.hazmat."
         "primitives.asymmetric.ec; print(flush=True); sys.stdin.readline()\n"
@@ -96,7 +96,7 @@ def test_processes_that_make_a_key_pair_at_once_have_the_same(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("mode", [0o644, 0o640, 0o604, 0o622])
-def test_a_private_key_that_others_can_use_is_refused(
+def test_private_key_that_others_can_use_is_refused(
     version: ModelDirectory, tmp_path: Path, mode: int
 ) -> None:
     keys = ensure_key_pair(str(tmp_path / "signing.key"))
@@ -110,7 +110,7 @@ def test_a_private_key_that_others_can_use_is_refused(
     assert not Path(version.signature_uri(7)).exists()
 
 
-def test_a_private_key_that_its_owner_can_only_read_is_used(
+def test_private_key_that_its_owner_can_only_read_is_used(
     version: ModelDirectory, tmp_path: Path
 ) -> None:
     keys = ensure_key_pair(str(tmp_path / "signing.key"))
@@ -119,7 +119,7 @@ def test_a_private_key_that_its_owner_can_only_read_is_used(
     check(version, keys.public)
 
 
-def test_a_public_key_that_is_missing_is_written_again(tmp_path: Path) -> None:
+def test_ensure_key_pair_writes_a_missing_public_key_again(tmp_path: Path) -> None:
     keys = ensure_key_pair(str(tmp_path / "signing.key"))
     before = Path(keys.public).read_bytes()
     os.remove(keys.public)
@@ -127,7 +127,7 @@ def test_a_public_key_that_is_missing_is_written_again(tmp_path: Path) -> None:
     assert Path(keys.public).read_bytes() == before
 
 
-def test_a_lost_private_key_is_not_replaced_while_versions_are_verified_with_its_public_key(
+def test_ensure_key_pair_does_not_replace_a_lost_private_key(
     tmp_path: Path,
 ) -> None:
     keys = ensure_key_pair(str(tmp_path / "signing.key"))
@@ -137,7 +137,7 @@ def test_a_lost_private_key_is_not_replaced_while_versions_are_verified_with_its
     assert os.listdir(tmp_path) == ["signing.pub"]
 
 
-def test_keys_that_do_not_belong_together_are_refused(tmp_path: Path) -> None:
+def test_ensure_key_pair_refuses_keys_of_different_pairs(tmp_path: Path) -> None:
     keys = ensure_key_pair(str(tmp_path / "signing.key"))
     other = ensure_key_pair(str(tmp_path / "other.key"))
     shutil.copy(other.public, keys.public)
@@ -145,7 +145,7 @@ def test_keys_that_do_not_belong_together_are_refused(tmp_path: Path) -> None:
         ensure_key_pair(keys.private)
 
 
-def test_a_private_key_is_not_named_like_a_public_key(tmp_path: Path) -> None:
+def test_ensure_key_pair_refuses_a_private_key_named_like_a_public_one(tmp_path: Path) -> None:
     with pytest.raises(KeyFileError, match="name of a public key"):
         ensure_key_pair(str(tmp_path / "signing.pub"))
 
@@ -171,7 +171,7 @@ def pem_of(key: ec.EllipticCurvePrivateKey | ed25519.Ed25519PrivateKey, secret: 
         (pem_of(ec.generate_private_key(ec.SECP256R1()), "secret"), "has a password"),
     ],
 )
-def test_a_private_key_that_cannot_sign_is_named_with_the_reason(
+def test_private_key_that_cannot_sign_is_named_with_the_reason(
     version: ModelDirectory, tmp_path: Path, content: bytes, reason: str
 ) -> None:
     path = tmp_path / "signing.key"
@@ -186,7 +186,7 @@ def test_a_private_key_that_cannot_sign_is_named_with_the_reason(
 
 
 @pytest.mark.parametrize("curve", [ec.SECP256R1(), ec.SECP384R1(), ec.SECP521R1()])
-def test_keys_that_somebody_else_made_may_be_used(
+def test_private_key_made_by_others_may_be_used(
     version: ModelDirectory, tmp_path: Path, curve: ec.EllipticCurve
 ) -> None:
     path = tmp_path / "signing.key"
@@ -197,7 +197,7 @@ def test_keys_that_somebody_else_made_may_be_used(
     check(version, keys.public)
 
 
-def test_public_keys_that_cannot_be_read_are_named(tmp_path: Path) -> None:
+def test_trust_store_names_public_keys_that_cannot_be_read(tmp_path: Path) -> None:
     keys = ensure_key_pair(str(tmp_path / "signing.key"))
     (tmp_path / "empty").mkdir()
     (tmp_path / "spoilt.pub").write_bytes(b"spoilt")
@@ -210,13 +210,13 @@ def test_public_keys_that_cannot_be_read_are_named(tmp_path: Path) -> None:
     assert len(TrustStore([keys.public, keys.public]).key_ids) == 1
 
 
-def test_a_key_in_a_place_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
+def test_ensure_key_pair_refuses_a_place_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(KeyFileError, match=f"{tmp_path}/file/signing.key cannot be written"):
         ensure_key_pair(str(tmp_path / "file" / "signing.key"))
 
 
-def test_keys_lie_beside_the_serving_directory_by_default(tmp_path: Path) -> None:
+def test_default_trust_is_next_to_the_serving_directory(tmp_path: Path) -> None:
     for serving_dir in ("output/serving_model", "output/serving_model/"):
         assert default_trust(serving_dir) == os.path.abspath("output/keys")
     with as_object_store():
@@ -226,7 +226,7 @@ def test_keys_lie_beside_the_serving_directory_by_default(tmp_path: Path) -> Non
 # Passwords, variables and descriptors
 
 
-def test_a_key_with_a_password_is_made_and_signs(
+def test_private_key_with_a_password_is_made_and_signs(
     version: ModelDirectory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PASSWORD", "not a word")
@@ -241,7 +241,7 @@ def test_a_key_with_a_password_is_made_and_signs(
         sign(version, 7, keys.private)
 
 
-def test_a_key_and_its_password_come_from_variables_and_descriptors(
+def test_private_key_and_password_come_from_variables_and_descriptors(
     version: ModelDirectory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "password").touch(0o600)
@@ -271,7 +271,7 @@ def test_a_key_and_its_password_come_from_variables_and_descriptors(
         ("pkcs11:object=key?pin-value=1234", "shows the PIN to everybody"),
     ],
 )
-def test_a_place_without_a_key_is_named(
+def test_sign_names_a_place_without_a_key(
     version: ModelDirectory, place: str, reason: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("EMPTY", "")
@@ -279,7 +279,7 @@ def test_a_place_without_a_key_is_named(
         sign(version, 7, place)
 
 
-def test_a_private_key_is_never_written_to_disk_nor_said(
+def test_private_key_is_never_written_to_disk_or_printed(
     version: ModelDirectory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SIGNING_KEY", "-----BEGIN PRIVATE KEY-----\nc2VjcmV0\n")
@@ -292,7 +292,7 @@ def test_a_private_key_is_never_written_to_disk_nor_said(
 # Trust
 
 
-def test_replacing_a_public_key_swaps_no_trust_before_it_is_read_again(
+def test_trust_store_keeps_its_keys_until_it_is_reloaded(
     version: ModelDirectory, tmp_path: Path
 ) -> None:
     keys = ensure_key_pair(str(tmp_path / "ours" / "signing.key"))
@@ -306,7 +306,7 @@ def test_replacing_a_public_key_swaps_no_trust_before_it_is_read_again(
     private_copy(version, 7, trust).close()
 
 
-def test_keys_that_cannot_be_read_again_leave_those_that_were_trusted(tmp_path: Path) -> None:
+def test_trust_store_keeps_its_keys_when_a_reload_fails(tmp_path: Path) -> None:
     keys = ensure_key_pair(str(tmp_path / "signing.key"))
     trust = TrustStore([keys.public])
     before = trust.key_ids
@@ -318,7 +318,7 @@ def test_keys_that_cannot_be_read_again_leave_those_that_were_trusted(tmp_path: 
 
 
 @pytest.mark.parametrize("writable", ["folder", "folder/signing.pub"])
-def test_a_public_key_that_anybody_may_replace_is_not_trusted(
+def test_trust_store_refuses_a_public_key_that_anybody_may_replace(
     tmp_path: Path, writable: str
 ) -> None:
     ensure_key_pair(str(tmp_path / "folder" / "signing.key"))

@@ -1,4 +1,4 @@
-"""Tests that what is verified is what is used, whoever else may write the Serving directory."""
+"""Tests that what is verified is what is used, although others may write the Serving directory."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def private_parent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "tmp"
 
 
-def test_a_private_copy_holds_the_version_and_its_provenance_and_nobody_else_can_enter(
+def test_private_copy_holds_version_and_provenance_in_a_private_folder(
     directory: ModelDirectory, trust: TrustStore, private_parent: Path
 ) -> None:
     with private_copy(directory, 7, trust) as copy:
@@ -87,7 +87,7 @@ def test_a_private_copy_holds_the_version_and_its_provenance_and_nobody_else_can
     assert list(private_parent.iterdir()) == []
 
 
-def test_a_version_that_takes_the_place_of_a_verified_one_is_not_used(
+def test_private_copy_refuses_a_version_swapped_before_verification(
     directory: ModelDirectory, trust: TrustStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = Path(directory.version_uri(7))
@@ -109,7 +109,7 @@ def test_a_version_that_takes_the_place_of_a_verified_one_is_not_used(
         private_copy(directory, 7, trust)
 
 
-def test_a_folder_swapped_while_it_is_copied_is_refused_or_not_noticed(
+def test_private_copy_is_right_or_refused_when_the_folder_is_swapped(
     directory: ModelDirectory, trust: TrustStore
 ) -> None:
     """Another thread swaps the good version and an evil one as fast as it can."""
@@ -137,7 +137,7 @@ def test_a_folder_swapped_while_it_is_copied_is_refused_or_not_noticed(
         thread.join()
 
 
-def test_what_is_refused_leaves_nothing_behind(
+def test_private_copy_leaves_nothing_after_a_refusal(
     directory: ModelDirectory, trust: TrustStore, private_parent: Path
 ) -> None:
     Path(directory.version_uri(7), SAVED_MODEL).write_bytes(b"evil")
@@ -148,7 +148,7 @@ def test_what_is_refused_leaves_nothing_behind(
     assert list(private_parent.iterdir()) == []
 
 
-def test_what_a_killed_process_left_behind_is_deleted_and_what_a_living_one_uses_is_not(
+def test_private_copy_deletes_folders_of_killed_processes_only(
     directory: ModelDirectory, trust: TrustStore, private_parent: Path
 ) -> None:
     script = (
@@ -183,7 +183,7 @@ def test_what_a_killed_process_left_behind_is_deleted_and_what_a_living_one_uses
     processes[1].communicate()
 
 
-def test_unverified_versions_are_copied_as_they_are_without_provenance_too(
+def test_private_copy_without_trust_needs_no_provenance(
     directory: ModelDirectory,
 ) -> None:
     shutil.rmtree(directory.provenance_uri(7))
@@ -192,7 +192,7 @@ def test_unverified_versions_are_copied_as_they_are_without_provenance_too(
         assert read(copy.directory.version_uri(7)) == MODEL
 
 
-def test_a_version_that_was_rolled_back_is_copied_only_if_that_is_asked_for(
+def test_private_copy_takes_a_rolled_back_version_only_on_request(
     directory: ModelDirectory, trust: TrustStore
 ) -> None:
     directory.rollback(7, withdraw=True)
@@ -203,7 +203,7 @@ def test_a_version_that_was_rolled_back_is_copied_only_if_that_is_asked_for(
 
 
 @pytest.mark.parametrize("name", ["..", ".", "", "a/b", "/etc"])
-def test_a_name_that_leads_out_of_the_private_folder_is_refused(tmp_path: Path, name: str) -> None:
+def test_private_copy_refuses_a_model_name_that_leads_elsewhere(tmp_path: Path, name: str) -> None:
     with pytest.raises(ValueError, match="is not a model name"):
         private_copy(ModelDirectory(str(tmp_path), name), 7, None)
 
@@ -235,7 +235,7 @@ HOSTILE: dict[str, Callable[[Path], None]] = {
 @pytest.mark.parametrize("verified", [True, False])
 @pytest.mark.parametrize("place", ["{version}", "{version}/assets", "{provenance}"])
 @pytest.mark.parametrize("kind", HOSTILE)
-def test_what_is_no_file_is_refused_and_not_followed(
+def test_private_copy_refuses_what_is_neither_file_nor_folder(
     directory: ModelDirectory,
     trust: TrustStore,
     private_parent: Path,
@@ -251,7 +251,7 @@ def test_what_is_no_file_is_refused_and_not_followed(
 
 
 @pytest.mark.parametrize("what", ["version", "provenance"])
-def test_a_link_in_place_of_the_folder_itself_is_refused(
+def test_private_copy_refuses_a_link_in_place_of_the_folder(
     directory: ModelDirectory, trust: TrustStore, tmp_path: Path, what: str
 ) -> None:
     folder = Path(getattr(directory, f"{what}_uri")(7))
@@ -261,7 +261,7 @@ def test_a_link_in_place_of_the_folder_itself_is_refused(
         private_copy(directory, 7, trust)
 
 
-def test_a_file_larger_than_the_disk_is_refused_before_it_is_copied(
+def test_private_copy_refuses_a_file_larger_than_the_disk(
     directory: ModelDirectory, trust: TrustStore
 ) -> None:
     with open(Path(directory.version_uri(7), "variables", "large"), "wb") as file:
@@ -270,7 +270,7 @@ def test_a_file_larger_than_the_disk_is_refused_before_it_is_copied(
         private_copy(directory, 7, trust)
 
 
-def test_folders_and_files_without_end_are_refused(
+def test_private_copy_refuses_too_many_files_and_too_deep_folders(
     directory: ModelDirectory, trust: TrustStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "_MAX_FILES", 50)
@@ -284,7 +284,9 @@ def test_folders_and_files_without_end_are_refused(
         private_copy(directory, 7, trust)
 
 
-def test_a_signature_without_end_is_refused(directory: ModelDirectory, trust: TrustStore) -> None:
+def test_private_copy_refuses_a_signature_of_too_many_bytes(
+    directory: ModelDirectory, trust: TrustStore
+) -> None:
     with open(directory.signature_uri(7), "ab") as file:
         file.truncate(65 << 20)
     with pytest.raises(SignatureError, match="it is larger than 64 MiB"):
@@ -323,7 +325,7 @@ def is_plain(tree: object) -> bool:
 
 @given(tree=trees)
 @settings(max_examples=80)
-def test_a_tree_is_copied_whole_or_refused(tree: object) -> None:
+def test_private_copy_copies_a_tree_whole_or_refuses_it(tree: object) -> None:
     with tempfile.TemporaryDirectory() as root:
         directory = ModelDirectory(root, "model_name")
         make(Path(directory.version_uri(7)), tree)

@@ -91,7 +91,7 @@ def why_not(directory: ModelDirectory, *public_keys: str, version: int = 7) -> s
 # Models
 
 
-def test_a_version_verifies_and_says_by_which_key_and_when_it_was_signed(
+def test_signature_verifies_and_tells_key_and_time(
     directory: ModelDirectory, keys: KeyPair
 ) -> None:
     signed = check(directory, keys.public)
@@ -105,7 +105,7 @@ def test_a_version_verifies_and_says_by_which_key_and_when_it_was_signed(
 
 
 @pytest.mark.parametrize("name", [*FILES, *(f"../.flightdeck/7/{name}" for name in PROVENANCE)])
-def test_a_byte_that_changes_is_found_and_its_file_named(
+def test_signature_names_a_file_that_changed(
     directory: ModelDirectory, model: Path, keys: KeyPair, name: str
 ) -> None:
     content = bytearray((model / name).read_bytes())
@@ -116,7 +116,7 @@ def test_a_byte_that_changes_is_found_and_its_file_named(
 
 
 @pytest.mark.parametrize("name", [*FILES, "../.flightdeck/7/training_statistics.pb"])
-def test_a_file_that_is_removed_is_named(
+def test_signature_names_a_file_that_was_removed(
     directory: ModelDirectory, model: Path, keys: KeyPair, name: str
 ) -> None:
     (model / name).unlink()
@@ -131,7 +131,7 @@ def test_a_file_that_is_removed_is_named(
         "../.flightdeck/7/more",
     ],
 )
-def test_a_file_that_is_added_is_named(
+def test_signature_names_a_file_that_was_added(
     directory: ModelDirectory, model: Path, keys: KeyPair, name: str
 ) -> None:
     (model / name).parent.mkdir(parents=True, exist_ok=True)
@@ -140,7 +140,7 @@ def test_a_file_that_is_added_is_named(
     assert why_not(directory, keys.public).endswith(f"; added: {added}")
 
 
-def test_of_many_files_the_first_are_named_and_none_can_steer_a_terminal(
+def test_signature_error_names_the_first_files_in_printable_text(
     directory: ModelDirectory, model: Path, keys: KeyPair
 ) -> None:
     (model / "model.tflite").unlink()
@@ -154,16 +154,14 @@ def test_of_many_files_the_first_are_named_and_none_can_steer_a_terminal(
     assert reason.isprintable()
 
 
-def test_a_version_without_signature_does_not_verify(
+def test_signature_missing_does_not_verify(
     directory: ModelDirectory, signature: Path, keys: KeyPair
 ) -> None:
     signature.unlink()
     assert why_not(directory, keys.public) == f"there is no signature {signature}"
 
 
-def test_a_version_verifies_also_from_an_object_store(
-    directory: ModelDirectory, keys: KeyPair
-) -> None:
+def test_signature_verifies_from_an_object_store(directory: ModelDirectory, keys: KeyPair) -> None:
     with as_object_store():
         publish(directory, 8, keys)
         check(directory, keys.public, version=8)
@@ -175,13 +173,13 @@ def test_a_version_verifies_also_from_an_object_store(
 
 
 def copy_version(source: ModelDirectory, target: ModelDirectory, version: int) -> None:
-    """Copies version 7 with its provenance, as whoever may write the folder can."""
+    """Copies version 7 with its provenance, as anybody who may write the folder can."""
     shutil.copytree(source.version_uri(7), target.version_uri(version))
     shutil.copytree(source.provenance_uri(7), target.provenance_uri(version))
 
 
 @pytest.mark.parametrize(("name", "version"), [("model_name", 8), ("other", 7), ("other", 8)])
-def test_a_signature_is_good_for_one_version_of_one_model(
+def test_signature_is_good_for_one_version_of_one_model(
     directory: ModelDirectory, keys: KeyPair, name: str, version: int
 ) -> None:
     other = ModelDirectory(directory.serving_dir, name)
@@ -194,7 +192,7 @@ def test_a_signature_is_good_for_one_version_of_one_model(
 
 
 @pytest.mark.parametrize("forged", [{"model_name": "other", "version": 8}, {"version": "7"}, {}])
-def test_what_a_statement_says_cannot_be_changed(
+def test_signature_statement_cannot_be_changed(
     directory: ModelDirectory, keys: KeyPair, forged: dict[str, object]
 ) -> None:
     other = ModelDirectory(directory.serving_dir, "other")
@@ -215,7 +213,7 @@ def test_what_a_statement_says_cannot_be_changed(
         '{"version": 7, "signed": "2026"}',
     ],
 )
-def test_a_statement_that_names_no_version_is_refused_although_it_is_signed(
+def test_signature_statement_without_a_version_is_refused(
     directory: ModelDirectory, signature: Path, keys: KeyPair, statement: str
 ) -> None:
     from model_signing import hashing, signing
@@ -232,7 +230,7 @@ def test_a_statement_that_names_no_version_is_refused_although_it_is_signed(
     )
 
 
-def test_a_version_that_was_moved_on_purpose_verifies_when_it_is_signed_again(
+def test_signature_of_a_moved_version_verifies_when_signed_again(
     directory: ModelDirectory, keys: KeyPair
 ) -> None:
     other = ModelDirectory(directory.serving_dir, "other")
@@ -244,7 +242,7 @@ def test_a_version_that_was_moved_on_purpose_verifies_when_it_is_signed_again(
     check(directory, keys.public)
 
 
-def test_a_signature_that_names_no_version_is_refused(
+def test_signature_without_a_version_is_refused(
     directory: ModelDirectory, model: Path, signature: Path, keys: KeyPair
 ) -> None:
     from model_signing import hashing, signing
@@ -261,7 +259,7 @@ def test_a_signature_that_names_no_version_is_refused(
 # Several keys
 
 
-def test_a_key_is_replaced_without_signing_every_version_again(
+def test_signature_key_is_replaced_without_signing_all_versions_again(
     directory: ModelDirectory, keys: KeyPair, tmp_path: Path
 ) -> None:
     new = ensure_key_pair(str(tmp_path / "new" / "signing.key"))
@@ -278,7 +276,7 @@ def test_a_key_is_replaced_without_signing_every_version_again(
     assert "is not trusted; trusted are" in why_not(directory, str(trusted))
 
 
-def test_a_signature_of_another_key_is_told_from_a_changed_model(
+def test_signature_of_another_key_is_told_from_a_changed_model(
     directory: ModelDirectory, signature: Path, keys: KeyPair, tmp_path: Path
 ) -> None:
     other = ensure_key_pair(str(tmp_path / "other.key"))
@@ -291,7 +289,7 @@ def test_a_signature_of_another_key_is_told_from_a_changed_model(
 # Signatures
 
 
-def test_what_a_signature_says_cannot_be_changed(
+def test_signature_payload_cannot_be_changed(
     directory: ModelDirectory, signature: Path, keys: KeyPair
 ) -> None:
     publish(directory, 8, keys)
@@ -302,7 +300,7 @@ def test_what_a_signature_says_cannot_be_changed(
     assert "was itself changed" in why_not(directory, keys.public)
 
 
-def test_a_signature_that_leaves_files_out_is_refused(
+def test_signature_that_leaves_files_out_is_refused(
     directory: ModelDirectory, signature: Path, keys: KeyPair
 ) -> None:
     from model_signing import hashing, signing
@@ -351,7 +349,7 @@ def with_payload(payload: bytes) -> Callable[[str], str]:
         with_key_hash(["a"]),
     ],
 )
-def test_a_spoilt_signature_is_named(
+def test_signature_file_that_is_damaged_is_named(
     directory: ModelDirectory,
     signature: Path,
     keys: KeyPair,
@@ -372,7 +370,7 @@ json_values = st.recursive(
 
 @given(data=st.data(), value=json_values)
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_whatever_is_changed_in_a_signature_it_verifies_nothing_or_the_same(
+def test_signature_changed_anywhere_verifies_nothing_or_the_same(
     directory: ModelDirectory,
     model: Path,
     signature: Path,
@@ -415,7 +413,7 @@ trees = st.dictionaries(
 @example(before={".git": b"1"}, after={".git": b"2"}, same=False)
 @example(before={".gitignore": b""}, after={".gitignore": b"", ".github": b""}, same=False)
 @settings(max_examples=60)
-def test_a_folder_verifies_if_and_only_if_it_holds_what_was_signed(
+def test_signature_verifies_exactly_the_files_that_were_signed(
     before: dict[str, bytes], after: dict[str, bytes], same: bool, keys: KeyPair
 ) -> None:
     after = before if same else after
@@ -446,7 +444,7 @@ def fill(folder: Path, tree: dict[str, bytes]) -> None:
 # Imports
 
 
-def test_what_signs_is_imported_when_it_is_needed_and_says_nothing(tmp_path: Path) -> None:
+def test_signing_imports_its_libraries_when_needed_and_prints_nothing(tmp_path: Path) -> None:
     script = f"""
 import sys, warnings, storage.signing as signing, storage.private_copy
 from storage.directory import ModelDirectory

@@ -20,7 +20,7 @@ def store(tmp_path: Path) -> SpanStore:
     return SpanStore(str(tmp_path / "store"))
 
 
-def test_what_was_written_is_read_by_kind_month_and_key(store: SpanStore) -> None:
+def test_span_store_reads_by_kind_month_and_key(store: SpanStore) -> None:
     store.write("a", 201301, "k", b"one")
     store.write("b", 201301, "k", b"two")
     assert store.read("a", 201301, "k") == b"one"
@@ -29,7 +29,7 @@ def test_what_was_written_is_read_by_kind_month_and_key(store: SpanStore) -> Non
     assert store.read("a", 201301, "l") is None
 
 
-def test_a_write_that_was_killed_leaves_no_entry(store: SpanStore, tmp_path: Path) -> None:
+def test_span_store_has_no_entry_of_a_killed_write(store: SpanStore, tmp_path: Path) -> None:
     """What is not renamed yet is not read, and does not outlive its kind's other entries."""
     store.write("a", 201301, "k", b"one")
     (whole,) = (tmp_path / "store/201301").iterdir()
@@ -40,7 +40,7 @@ def test_a_write_that_was_killed_leaves_no_entry(store: SpanStore, tmp_path: Pat
     assert [path.read_bytes() for path in (tmp_path / "store/201301").iterdir()] == [b"two"]
 
 
-def test_entries_of_more_than_a_year_go_when_their_month_is_written_anew(
+def test_span_store_deletes_entries_older_than_a_year_when_a_month_is_written(
     store: SpanStore, tmp_path: Path
 ) -> None:
     for kind, month in (("a", 201301), ("b", 201301), ("a", 201302)):
@@ -53,7 +53,7 @@ def test_entries_of_more_than_a_year_go_when_their_month_is_written_anew(
     assert names == {"201301/a-young", "201301/a-new", "201301/b-old", "201302/a-old"}
 
 
-def test_a_name_that_is_no_utf_8_ends_no_run(store: SpanStore, tmp_path: Path) -> None:
+def test_span_store_accepts_a_name_that_is_not_utf8(store: SpanStore, tmp_path: Path) -> None:
     store.write("a", 201301, "k", b"one")
     (tmp_path / "store/201301" / os.fsdecode(b"a-\xff")).touch()
     store.write("a", 201301, "l", b"two")
@@ -66,7 +66,7 @@ def age(root: Path, days: int, name: str = "*") -> None:
         os.utime(path, (before, before))
 
 
-def test_a_store_that_cannot_be_used_keeps_nothing_and_ends_no_run(
+def test_span_store_that_cannot_be_used_keeps_nothing_and_stops_no_run(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / "file").write_bytes(b"")
@@ -76,7 +76,9 @@ def test_a_store_that_cannot_be_used_keeps_nothing_and_ends_no_run(
     assert store.read("a", 201301, "k") is None
 
 
-def test_no_store_keeps_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_span_store_without_a_directory_keeps_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.delenv(STORE_VARIABLE, raising=False)
     monkeypatch.chdir(tmp_path)
     store = SpanStore.of_environment()
@@ -94,11 +96,11 @@ def test_no_store_keeps_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         key=st.text("0123456789abcdef", min_size=1),
     )
 )
-def test_a_name_is_read_as_it_was_written(name: ShardName) -> None:
+def test_shard_name_is_parsed_as_it_was_written(name: ShardName) -> None:
     assert ShardName.parse(str(name)) == name
 
 
-def test_names_of_others_are_told_apart() -> None:
+def test_shard_name_is_none_for_other_files() -> None:
     for name in (
         "data_tfrecord-00000-of-00001.gz",
         "span-201301.gz",

@@ -46,7 +46,7 @@ def year(tmp_path: Path) -> Path:
 # Finding spans
 
 
-def test_spans_are_listed_oldest_first_with_their_files(tmp_path: Path) -> None:
+def test_find_spans_lists_spans_oldest_first_with_their_files(tmp_path: Path) -> None:
     root = make_spans(tmp_path / "spans", [201302, 201212, 201301])
     (root / "span-201301" / "a.parquet").touch()
     found = find_spans(str(root))
@@ -55,11 +55,11 @@ def test_spans_are_listed_oldest_first_with_their_files(tmp_path: Path) -> None:
     assert found[1].files == tuple(names)
 
 
-def test_a_uri_finds_what_its_path_finds(year: Path) -> None:
+def test_find_spans_reads_a_uri_as_its_path(year: Path) -> None:
     assert find_spans(year.as_uri()) == find_spans(str(year))
 
 
-def test_a_relative_path_finds_what_its_absolute_one_finds(
+def test_find_spans_reads_a_relative_path_as_its_absolute_one(
     year: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(year.parent)
@@ -67,7 +67,7 @@ def test_a_relative_path_finds_what_its_absolute_one_finds(
 
 
 @pytest.mark.parametrize("name", ["a b", "50%20", "#1", "é"])
-def test_a_directory_may_have_any_name(tmp_path: Path, name: str) -> None:
+def test_find_spans_accepts_any_name_of_the_directory(tmp_path: Path, name: str) -> None:
     root = make_spans(tmp_path / name, [201301])
     assert find_spans(str(root))[0].files == (str(root / "span-201301" / "data.parquet"),)
 
@@ -101,7 +101,7 @@ def test_find_spans_refuses_a_folder_that_is_not_named_like_a_span(
 
 
 @pytest.mark.parametrize("name", ["span-201301", "more.parquet", "span-201301.PQ", "2013.csv"])
-def test_find_spans_refuses_a_file_beside_the_spans(tmp_path: Path, name: str) -> None:
+def test_find_spans_refuses_a_file_next_to_the_spans(tmp_path: Path, name: str) -> None:
     root = make_spans(tmp_path / "spans", [201302])
     (root / name).touch()
     with pytest.raises(DataError) as refusal:
@@ -109,7 +109,7 @@ def test_find_spans_refuses_a_file_beside_the_spans(tmp_path: Path, name: str) -
     assert str(refusal.value).startswith(f"{str(root / name)!r} is a file and no span")
 
 
-def test_find_spans_skips_hidden_names_checksums_and_texts_alone(tmp_path: Path) -> None:
+def test_find_spans_skips_only_hidden_names_checksums_and_texts(tmp_path: Path) -> None:
     root = make_spans(tmp_path / "spans", [201302])
     span = root / "span-201302"
     texts = [root / name for name in ("README.md", "LICENSE.txt", "requirements.in", "make.py")]
@@ -123,7 +123,7 @@ def test_find_spans_skips_hidden_names_checksums_and_texts_alone(tmp_path: Path)
     assert find_spans(str(root))[0].files == (str(span / "data.parquet"),)
 
 
-def test_find_spans_reads_parquet_files_whatever_case_their_ending_has(tmp_path: Path) -> None:
+def test_find_spans_reads_parquet_files_of_any_case(tmp_path: Path) -> None:
     root = make_spans(tmp_path / "spans", [201302])
     span = root / "span-201302"
     names = ["PART2.PARQUET", "data.parquet", "part-1.pq"]
@@ -150,7 +150,7 @@ def make_folder(path: Path) -> None:
         ("pipe.parquet", os.mkfifo, "neither a file nor a folder"),
     ],
 )
-def test_find_spans_refuses_what_a_span_holds_besides_parquet_files(
+def test_find_spans_refuses_other_contents_of_a_span(
     tmp_path: Path, name: str, make: Callable[[Path], None], kind: str
 ) -> None:
     root = make_spans(tmp_path / "spans", [201302])
@@ -198,20 +198,20 @@ def test_find_spans_reads_refuses_or_skips_every_name(names: set[str]) -> None:
             assert set(find_spans(folder)[0].files) == expected
 
 
-def test_a_missing_directory_is_refused_by_name(tmp_path: Path) -> None:
+def test_find_spans_refuses_a_missing_directory_by_name(tmp_path: Path) -> None:
     missing = str(tmp_path / "nowhere")
     with pytest.raises(DataError, match=f"{re.escape(repr(missing))} does not exist"):
         find_spans(missing)
 
 
-def test_a_file_in_place_of_the_directory_is_refused_by_name(tmp_path: Path) -> None:
+def test_find_spans_refuses_a_file_in_place_of_the_directory_by_name(tmp_path: Path) -> None:
     file = tmp_path / "spans"
     file.touch()
     with pytest.raises(DataError, match=f"{re.escape(repr(str(file)))} .* is not a directory"):
         find_spans(str(file))
 
 
-def test_an_unknown_kind_of_uri_is_refused_by_name() -> None:
+def test_filesystem_refuses_an_unknown_kind_of_uri_by_name() -> None:
     with pytest.raises(DataError, match=r"'ftp://host/spans' cannot be opened"):
         filesystem("ftp://host/spans")
 
@@ -229,7 +229,7 @@ def without_privileges() -> Iterator[None]:
         os.seteuid(0)
 
 
-def test_a_directory_that_may_not_be_read_is_refused_by_name(year: Path) -> None:
+def test_find_spans_refuses_an_unreadable_directory_by_name(year: Path) -> None:
     year.chmod(0)
     try:
         with without_privileges(), pytest.raises(DataError, match=re.escape(str(year))):
@@ -238,12 +238,12 @@ def test_a_directory_that_may_not_be_read_is_refused_by_name(year: Path) -> None
         year.chmod(0o755)
 
 
-def test_a_directory_without_spans_says_what_a_span_is_called(tmp_path: Path) -> None:
+def test_find_spans_tells_the_name_of_a_span_when_there_is_none(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"holds no span; expected folders span-YYYYMM"):
         find_spans(str(tmp_path))
 
 
-def test_a_span_without_a_file_is_refused_by_name(year: Path) -> None:
+def test_find_spans_refuses_a_span_without_a_file_by_name(year: Path) -> None:
     (year / "span-201306" / "data.parquet").unlink()
     folder = re.escape(str(year / "span-201306"))
     with pytest.raises(DataError, match=f"{folder} holds no .parquet file"):
@@ -257,7 +257,7 @@ def fingerprint(root: Path) -> str:
     return resolve_window(str(root), 201312, 3).fingerprint
 
 
-def test_a_fingerprint_stays_while_nothing_is_touched(year: Path) -> None:
+def test_fingerprint_stays_while_nothing_is_touched(year: Path) -> None:
     assert fingerprint(year) == fingerprint(year)
 
 
@@ -285,7 +285,7 @@ def rename_a_file(span: Path) -> None:
 
 @pytest.mark.parametrize("month", [201309, 201312])
 @pytest.mark.parametrize("change", [add_a_file, resize_a_file, rewrite_a_file, rename_a_file])
-def test_a_fingerprint_changes_with_any_file_of_the_window(
+def test_fingerprint_changes_with_any_file_of_the_window(
     year: Path, month: int, change: Callable[[Path], None]
 ) -> None:
     before = fingerprint(year)
@@ -293,20 +293,20 @@ def test_a_fingerprint_changes_with_any_file_of_the_window(
     assert fingerprint(year) != before
 
 
-def test_a_fingerprint_changes_when_a_file_is_removed(year: Path) -> None:
+def test_fingerprint_changes_when_a_file_is_removed(year: Path) -> None:
     add_a_file(year / "span-201311")
     before = fingerprint(year)
     (year / "span-201311" / "more.parquet").unlink()
     assert fingerprint(year) != before
 
 
-def test_a_fingerprint_stays_when_a_month_outside_the_window_changes(year: Path) -> None:
+def test_fingerprint_stays_when_a_month_outside_the_window_changes(year: Path) -> None:
     before = fingerprint(year)
     resize_a_file(year / "span-201308")
     assert fingerprint(year) == before
 
 
-def test_windows_of_other_months_have_other_fingerprints(year: Path) -> None:
+def test_fingerprint_differs_for_windows_of_other_months(year: Path) -> None:
     wider = resolve_window(str(year), 201312, 4).fingerprint
     earlier = resolve_window(str(year), 201311, 3).fingerprint
     assert len({fingerprint(year), wider, earlier}) == 3
@@ -315,31 +315,31 @@ def test_windows_of_other_months_have_other_fingerprints(year: Path) -> None:
 # Windows
 
 
-def test_a_window_is_the_months_before_the_one_to_be_judged_on(year: Path) -> None:
+def test_resolve_window_takes_the_months_before_the_test_month(year: Path) -> None:
     window = resolve_window(str(year), 201310, 3)
     assert months_of(window) == ([201307, 201308, 201309], 201310)
     assert window.test.files == (str(year / "span-201310" / "data.parquet"),)
 
 
-def test_zero_means_the_newest_month(year: Path) -> None:
+def test_resolve_window_takes_zero_as_the_newest_month(year: Path) -> None:
     assert months_of(resolve_window(str(year), 0, 2)) == ([201310, 201311], 201312)
 
 
-def test_a_window_reaches_back_over_new_year(tmp_path: Path) -> None:
+def test_resolve_window_crosses_the_new_year(tmp_path: Path) -> None:
     root = make_spans(tmp_path / "spans", [201211, 201212, 201301, 201302])
     assert months_of(resolve_window(str(root), 201302, 3)) == ([201211, 201212, 201301], 201302)
 
 
-def test_a_history_shorter_than_the_window_is_taken_whole(year: Path) -> None:
+def test_resolve_window_takes_a_short_history_whole(year: Path) -> None:
     assert months_of(resolve_window(str(year), 201303, 6)) == ([201301, 201302], 201303)
 
 
-def test_months_after_the_one_to_be_judged_on_are_not_read(year: Path) -> None:
+def test_resolve_window_reads_no_month_after_the_test_month(year: Path) -> None:
     train, test = months_of(resolve_window(str(year), 201305, 12))
     assert max(train) < test == 201305
 
 
-def test_a_hole_in_the_window_is_refused_and_every_missing_month_named(tmp_path: Path) -> None:
+def test_resolve_window_refuses_a_hole_and_names_every_missing_month(tmp_path: Path) -> None:
     root = make_spans(tmp_path / "spans", [201301, 201304, 201306])
     with pytest.raises(
         DataError, match=r"lack span-201302, span-201303, span-201305 in"
@@ -348,35 +348,35 @@ def test_a_hole_in_the_window_is_refused_and_every_missing_month_named(tmp_path:
     assert str(root) in str(failure.value)
 
 
-def test_a_hole_before_the_window_does_no_harm(tmp_path: Path) -> None:
+def test_resolve_window_allows_a_hole_before_the_window(tmp_path: Path) -> None:
     root = make_spans(tmp_path / "spans", [201301, 201304, 201305, 201306])
     assert months_of(resolve_window(str(root), 201306, 2)) == ([201304, 201305], 201306)
 
 
-def test_a_hole_right_before_the_month_to_be_judged_on_is_refused(tmp_path: Path) -> None:
+def test_resolve_window_refuses_a_hole_right_before_the_test_month(tmp_path: Path) -> None:
     root = make_spans(tmp_path / "spans", [201301, 201303])
     with pytest.raises(DataError, match=r"lack span-201302 in"):
         resolve_window(str(root), 201303, 1)
 
 
 @pytest.mark.parametrize("as_of", [201401, 201212, 201313, 7])
-def test_a_month_that_is_not_there_is_refused_with_those_that_are(year: Path, as_of: int) -> None:
+def test_resolve_window_refuses_a_missing_month_and_names_those_there_are(
+    year: Path, as_of: int
+) -> None:
     with pytest.raises(
         DataError, match=rf"span-{as_of} is not in .*span-201301 to span-201312, 12 in all"
     ):
         resolve_window(str(year), as_of, 6)
 
 
-def test_the_first_month_has_nothing_to_learn_from(year: Path) -> None:
+def test_resolve_window_refuses_the_first_month(year: Path) -> None:
     with pytest.raises(DataError, match=r"nothing to train on: .* no span before span-201301"):
         resolve_window(str(year), 201301, 6)
 
 
 @given(first=st.integers(0, 500), window=st.integers(1, 40))
 @settings(max_examples=50)
-def test_over_a_history_without_holes_every_month_is_followed_by_the_next(
-    first: int, window: int
-) -> None:
+def test_resolve_window_without_holes_takes_consecutive_months(first: int, window: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
         history = [month_number(index) for index in range(first, first + window + 1)]
         root = make_spans(Path(folder), history)
@@ -399,20 +399,20 @@ def histories(draw: st.DrawFn) -> set[int]:
     as_of=st.just(0) | st.integers(0, 47).map(month_number),
     window=st.integers(1, 20),
 )
-def test_a_window_is_consecutive_and_whole_or_refused_naming_each_missing_month(
+def test_resolve_window_is_whole_or_refused_with_each_missing_month(
     present: set[int], as_of: int, window: int
 ) -> None:
-    judged = as_of or max(present)
-    before = months_since(min(present), judged)[-window:]
-    missing = [month for month in (*before, judged) if month not in present]
+    test_month = as_of or max(present)
+    before = months_since(min(present), test_month)[-window:]
+    missing = [month for month in (*before, test_month) if month not in present]
     with tempfile.TemporaryDirectory() as folder:
         root = make_spans(Path(folder), present)
         if before and not missing:
-            assert months_of(resolve_window(str(root), as_of, window)) == (before, judged)
+            assert months_of(resolve_window(str(root), as_of, window)) == (before, test_month)
         else:
             with pytest.raises(DataError) as failure:
                 resolve_window(str(root), as_of, window)
-            named = missing if judged in present else [judged]
+            named = missing if test_month in present else [test_month]
             assert all(f"span-{month}" in str(failure.value) for month in named)
 
 
@@ -425,7 +425,7 @@ def months_since(first: int, until: int) -> list[int]:
     return months
 
 
-def test_the_months_between_two_include_both_and_cross_the_year() -> None:
+def test_months_between_includes_both_and_crosses_the_year() -> None:
     assert months_between(201211, 201302) == [201211, 201212, 201301, 201302]
     assert months_between(201302, 201302) == [201302]
     assert months_between(201302, 201301) == []

@@ -1,4 +1,4 @@
-"""What another kind of model reaches: gradient boosting on the numbers of the same window."""
+"""What another kind of model reaches: gradient boosting on numeric features of the same window."""
 
 from __future__ import annotations
 

@@ -54,7 +54,7 @@ def year() -> pd.DataFrame:
 
 @pytest.fixture(scope="module")
 def beside_source(year: pd.DataFrame, source: pd.DataFrame) -> pd.DataFrame:
-    """Every committed row beside the outcome that the source records for that flight."""
+    """Every committed row with the outcome that the source records for that flight."""
     outcomes = source[FLIGHT_KEY + KNOWN_AFTER_DEPARTURE]
     return year.merge(outcomes, how="left", on=FLIGHT_KEY, validate="one_to_one")
 
@@ -69,7 +69,7 @@ def made_again(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return output
 
 
-def test_a_month_made_again_equals_the_committed_span(made_again: Path) -> None:
+def test_span_made_again_equals_the_committed_span(made_again: Path) -> None:
     again, committed = made_again / "span-201311" / "flights.parquet", span_file("201311")
     assert [folder.name for folder in made_again.iterdir()] == ["span-201311"]
     assert pq.read_schema(again).equals(pq.read_schema(committed), check_metadata=True)
@@ -77,7 +77,7 @@ def test_a_month_made_again_equals_the_committed_span(made_again: Path) -> None:
     assert row_group_sizes(again) == row_group_sizes(committed)
 
 
-def test_a_month_made_again_has_the_committed_bytes(made_again: Path) -> None:
+def test_span_made_again_has_the_committed_bytes(made_again: Path) -> None:
     again, committed = made_again / "span-201311" / "flights.parquet", span_file("201311")
     if pq.read_metadata(again).created_by != pq.read_metadata(committed).created_by:
         pytest.skip("the committed spans come from another version of pyarrow")
@@ -85,7 +85,7 @@ def test_a_month_made_again_has_the_committed_bytes(made_again: Path) -> None:
 
 
 @pytest.mark.parametrize("month", make_spans.MONTHS)
-def test_every_span_has_the_same_schema_and_row_groups_to_share_out(month: str) -> None:
+def test_span_has_the_common_schema_and_row_groups(month: str) -> None:
     assert pq.read_schema(span_file(month)).equals(make_spans.SCHEMA, check_metadata=True)
     *full, last = row_group_sizes(span_file(month))
     assert set(full) == {make_spans.ROW_GROUP_ROWS}
@@ -93,7 +93,7 @@ def test_every_span_has_the_same_schema_and_row_groups_to_share_out(month: str) 
 
 
 @pytest.mark.parametrize("month", make_spans.MONTHS)
-def test_a_span_holds_its_month_of_new_york_sorted_by_time(month: str) -> None:
+def test_span_holds_its_month_of_new_york_sorted_by_time(month: str) -> None:
     span = pq.read_table(span_file(month)).to_pandas()
     local = span["time_hour"].dt.tz_convert("America/New_York")
     assert span["time_hour"].is_monotonic_increasing
@@ -103,21 +103,21 @@ def test_a_span_holds_its_month_of_new_york_sorted_by_time(month: str) -> None:
     assert (local.dt.strftime("%u").astype(int) == span["day_of_week"]).all()
 
 
-def test_the_sort_key_orders_every_flight(year: pd.DataFrame) -> None:
+def test_sort_key_orders_every_flight(year: pd.DataFrame) -> None:
     assert not year.duplicated(make_spans.SORT_KEY).any()
 
 
-def test_integers_are_never_absent(year: pd.DataFrame) -> None:
+def test_span_integers_are_never_absent(year: pd.DataFrame) -> None:
     integers = [field.name for field in make_spans.SCHEMA if pa.types.is_integer(field.type)]
     assert len(integers) == 7
     assert (year[integers].dtypes == "int64").all()  # pandas turns integers with nulls into floats
 
 
-def test_nothing_known_after_departure_is_a_column(year: pd.DataFrame) -> None:
+def test_span_has_no_column_known_only_after_departure(year: pd.DataFrame) -> None:
     assert not set(KNOWN_AFTER_DEPARTURE) & set(year.columns)
 
 
-def test_no_feature_repeats_or_follows_the_outcome(beside_source: pd.DataFrame) -> None:
+def test_span_has_no_feature_that_follows_the_outcome(beside_source: pd.DataFrame) -> None:
     features = [name for name in make_spans.SCHEMA.names if name != "late"]
     numbers = beside_source[features].select_dtypes("number")
     for delay in ("dep_delay", "arr_delay"):
@@ -126,13 +126,13 @@ def test_no_feature_repeats_or_follows_the_outcome(beside_source: pd.DataFrame) 
         assert numbers.eq(beside_source[outcome], axis="index").mean().max() < 0.1
 
 
-def test_late_means_fifteen_minutes_or_more(beside_source: pd.DataFrame) -> None:
+def test_label_late_means_fifteen_minutes_or_more(beside_source: pd.DataFrame) -> None:
     assert beside_source["arr_delay"].notna().all()
     assert beside_source["arr_delay"].isin([14, 15]).any()
     assert (beside_source["late"] == (beside_source["arr_delay"] >= 15)).all()
 
 
-def test_every_flight_is_a_row_or_counted_as_left_out() -> None:
+def test_span_counts_every_flight_as_a_row_or_left_out() -> None:
     flights = make_spans.read_flights()
     counts = [make_spans.count_span(flights, month) for month in make_spans.MONTHS]
     committed = [pq.read_metadata(span_file(month)).num_rows for month in make_spans.MONTHS]
@@ -155,7 +155,7 @@ def test_every_flight_is_a_row_or_counted_as_left_out() -> None:
         ("EWR", 11, 3, 6, 48.92, 12.65858),
     ],
 )
-def test_known_flights_have_the_weather_of_their_airport_an_hour_before(
+def test_weather_of_known_flights_is_that_of_their_airport_an_hour_before(
     year: pd.DataFrame,
     origin: str,
     month: int,
@@ -198,7 +198,7 @@ def test_weather_is_that_of_the_clock_at_the_airport_an_hour_before(
         ("2013-11-03T03:00-05:00", 51.08),
     ],
 )
-def test_the_hour_before_is_sixty_minutes_before_when_the_clocks_change(
+def test_weather_is_of_sixty_minutes_before_when_the_clocks_change(
     departure: str, temp: float
 ) -> None:
     instant = pd.to_datetime([departure], utc=True)
@@ -206,28 +206,28 @@ def test_the_hour_before_is_sixty_minutes_before_when_the_clocks_change(
     assert make_spans.join_facts(flight)["temp"].tolist() == [temp]
 
 
-def test_a_time_hour_in_local_time_is_refused() -> None:
+def test_parse_time_hour_refuses_local_time() -> None:
     weather = make_spans.read_source("weather.csv")
     local_as_utc = pd.to_datetime(weather[make_spans.LOCAL_HOUR]).dt.strftime("%Y-%m-%dT%H:%M:%SZ")
     with pytest.raises(ValueError, match=r"weather\.time_hour .* 26115 of 26115 rows differ"):
         make_spans.parse_time_hour(weather.assign(time_hour=local_as_utc), "weather")
 
 
-def test_a_plane_is_that_of_the_tail_number(year: pd.DataFrame) -> None:
+def test_plane_is_that_of_the_tail_number(year: pd.DataFrame) -> None:
     planes = make_spans.read_source("planes.csv").set_index("tailnum")
     known = year[year["tailnum"].isin(planes.index)]
     assert (known["model"].to_numpy() == planes.loc[known["tailnum"], "model"].to_numpy()).all()
     assert year.loc[~year["tailnum"].isin(planes.index), "model"].isna().all()
 
 
-def test_the_command_prints_the_counts_of_a_month(tmp_path: Path) -> None:
+def test_make_spans_prints_the_counts_of_a_month(tmp_path: Path) -> None:
     arguments = ["--output", str(tmp_path), "--month", "201302"]
     printed = CliRunner().invoke(make_spans.main, arguments, catch_exceptions=False).output
     for figure in ("201302", "24,951", "23,611", "23.8%", "1,261", "79"):
         assert figure in printed
 
 
-def test_a_month_outside_the_source_is_refused(tmp_path: Path) -> None:
+def test_make_spans_refuses_a_month_outside_the_source(tmp_path: Path) -> None:
     arguments = ["--output", str(tmp_path), "--month", "201401"]
     result = CliRunner().invoke(make_spans.main, arguments)
     assert result.exit_code == 2

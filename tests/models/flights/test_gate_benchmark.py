@@ -11,7 +11,7 @@ from click.testing import CliRunner
 from benchmarks import common, gate
 
 
-def test_gate_writes_what_is_blocked_of_samples_faults_and_months(
+def test_gate_benchmark_counts_what_is_blocked_of_samples_faults_and_months(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(common.PAGE_VARIABLE, str(tmp_path / "results.md"))

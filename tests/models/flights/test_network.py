@@ -42,14 +42,14 @@ def build(config: Learning) -> tf_keras.Model:
     return network.build_model(config, SIZES, NUMBERS, prior=0.3)
 
 
-def test_the_output_starts_at_the_prior() -> None:
+def test_network_output_starts_at_the_prior() -> None:
     model = build(learning())
     (bias,) = model.get_layer("deep").bias.numpy()
     assert 1 / (1 + np.exp(-bias)) == pytest.approx(0.3)
     assert model.predict(make_rows(100, 1), verbose=0).shape == (100, 1)
 
 
-def test_the_wide_part_has_a_weight_for_every_pair_of_ids() -> None:
+def test_network_wide_part_has_a_weight_for_every_pair_of_ids() -> None:
     layer = build(learning()).get_layer("wide")
     sizes = SIZES | {"hour": 24, "weekday": 7}
     pairs = sum(sizes[left] * sizes[right] for left, right in CROSSES)
@@ -57,7 +57,7 @@ def test_the_wide_part_has_a_weight_for_every_pair_of_ids() -> None:
     assert not layer.get_weights()[0].any()
 
 
-def test_no_two_ids_share_an_embedding_or_a_weight() -> None:
+def test_network_ids_share_no_embedding_and_no_weight() -> None:
     """Changing one id changes the rows of the tables that are read for it, and no others."""
     model = build(learning())
     tables = tf_keras.Model(
@@ -69,7 +69,7 @@ def test_no_two_ids_share_an_embedding_or_a_weight() -> None:
         assert all(end < start for (_, end), (start, _) in pairwise(ranges))
 
 
-def test_it_learns_keeps_the_best_epoch_and_reports_progress(tmp_path: object) -> None:
+def test_fit_learns_keeps_the_best_epoch_and_reports_progress(tmp_path: object) -> None:
     tf_keras.utils.set_random_seed(7)
     config = learning(epochs=12, batch_size=128, learning_rate=5e-3, patience=2)
     lines: list[str] = []
@@ -90,7 +90,7 @@ def test_network_learns_from_rows_that_all_count_the_same(tmp_path: object) -> N
     assert network._fit(build(config), config, rows, rows, str(tmp_path))["epochs"] == 1
 
 
-def test_learning_that_diverges_is_an_error_that_says_what_to_lower(tmp_path: object) -> None:
+def test_fit_that_diverges_tells_what_to_lower(tmp_path: object) -> None:
     config = learning(epochs=3, learning_rate=1.0)
     rows = make_rows(3000, 1)
     rows[NUMERIC][5] = np.nan
@@ -98,15 +98,15 @@ def test_learning_that_diverges_is_an_error_that_says_what_to_lower(tmp_path: ob
         network._fit(build(config), config, rows, rows, str(tmp_path))
 
 
-def test_the_same_seed_gives_the_same_network(tmp_path: object) -> None:
+def test_fit_with_the_same_seed_gives_the_same_network(tmp_path: object) -> None:
     config = learning(epochs=1, batch_size=128)
-    answers = []
+    predictions = []
     for _ in range(2):
         tf_keras.utils.set_random_seed(config.seed)
         model = build(config)
         network._fit(model, config, make_rows(1000, 1), make_rows(500, 2), str(tmp_path))
-        answers.append(model.predict(make_rows(50, 3), verbose=0))
-    np.testing.assert_allclose(answers[0], answers[1], atol=1e-4)
+        predictions.append(model.predict(make_rows(50, 3), verbose=0))
+    np.testing.assert_allclose(predictions[0], predictions[1], atol=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -119,7 +119,7 @@ def test_the_same_seed_gives_the_same_network(tmp_path: object) -> None:
         ([], "are none; 0 and 1 are needed"),
     ],
 )
-def test_check_labels_refuses_what_is_not_0_and_1(labels: list[float], shown: str) -> None:
+def test_check_labels_refuses_other_values_than_0_and_1(labels: list[float], shown: str) -> None:
     with pytest.raises(DataError, match=f"eval: the values of the label 'late' {shown}, both"):
         network.check_labels(LABEL, "eval", np.array(labels).reshape(-1, 1))
 

@@ -39,7 +39,7 @@ def rows() -> list[Row]:
 
 @pytest.fixture(scope="module")
 def graph(rows: list[Row], tmp_path_factory: pytest.TempPathFactory) -> tft.TFTransformOutput:
-    """A transform graph learned from a sample of March."""
+    """A transform graph of a sample of March."""
     return learn(rows, tmp_path_factory.mktemp("transform"))
 
 
@@ -51,7 +51,7 @@ CONSTANT = {"temp": 51.3, "pressure": 1013.2, "distance": 733.0, "visib": 0.0, "
 def constant_graph(
     rows: list[Row], tmp_path_factory: pytest.TempPathFactory
 ) -> tft.TFTransformOutput:
-    """A transform graph learned from rows with columns that do not vary, or that nobody filled."""
+    """A transform graph of rows with columns that do not vary or are empty."""
     same = [row | CONSTANT | {"humid": None, "origin": "EWR"} for row in rows]
     same[0] = same[0] | {"pressure": 1013.2001}
     return learn(same, tmp_path_factory.mktemp("constant"))
@@ -101,7 +101,7 @@ def transform(graph: tft.TFTransformOutput, rows: list[Row]) -> dict[str, np.nda
     return {name: value.numpy() for name, value in graph.transform_raw_features(raw).items()}
 
 
-def test_numbers_of_the_training_rows_are_centred_and_scaled(
+def test_preprocessing_centres_and_scales_numeric_features(
     graph: tft.TFTransformOutput, rows: list[Row]
 ) -> None:
     numbers = transform(graph, rows)[NUMERIC][:, :-2]
@@ -109,7 +109,7 @@ def test_numbers_of_the_training_rows_are_centred_and_scaled(
     assert np.all((numbers.std(axis=0) > 0.5) & (numbers.std(axis=0) < 1.1))
 
 
-def test_an_absent_number_becomes_the_mean_and_pressure_and_temp_say_so(
+def test_preprocessing_replaces_an_absent_number_by_the_mean_and_marks_it(
     graph: tft.TFTransformOutput, rows: list[Row]
 ) -> None:
     known = next(r for r in rows if r["temp"] is not None and r["pressure"] is not None)
@@ -123,7 +123,7 @@ def test_an_absent_number_becomes_the_mean_and_pressure_and_temp_say_so(
     np.testing.assert_array_equal(before[indicators], [0, 0])
 
 
-def test_every_number_is_finite_and_within_four_deviations_whatever_comes(
+def test_preprocessing_keeps_numbers_finite_and_within_four_deviations(
     graph: tft.TFTransformOutput, rows: list[Row]
 ) -> None:
     strange = [
@@ -136,7 +136,7 @@ def test_every_number_is_finite_and_within_four_deviations_whatever_comes(
     assert np.abs(numbers).max() <= 4
 
 
-def test_unseen_rare_and_absent_categories_share_id_0(
+def test_preprocessing_gives_unseen_rare_and_absent_categories_id_0(
     graph: tft.TFTransformOutput, rows: list[Row]
 ) -> None:
     rare = next(r for r in rows if sum(o["dest"] == r["dest"] for o in rows) < 20)
@@ -145,7 +145,7 @@ def test_unseen_rare_and_absent_categories_share_id_0(
 
 
 @pytest.mark.parametrize("name", VOCABULARIES)
-def test_frequent_categories_have_ids_of_their_own(
+def test_preprocessing_gives_frequent_categories_ids_of_their_own(
     graph: tft.TFTransformOutput, rows: list[Row], name: str
 ) -> None:
     values = sorted({row[name] for row in rows})
@@ -154,7 +154,7 @@ def test_frequent_categories_have_ids_of_their_own(
     assert sorted(ids) == list(range(1, graph.vocabulary_size_by_name(name) + 1))
 
 
-def test_clock_times_become_hours_and_days_become_weekdays_from_zero(
+def test_preprocessing_makes_hours_and_weekdays_from_zero(
     graph: tft.TFTransformOutput, rows: list[Row]
 ) -> None:
     made = transform(
@@ -169,7 +169,7 @@ def test_clock_times_become_hours_and_days_become_weekdays_from_zero(
     assert made["weekday"].ravel().tolist() == [0, 4, 6]
 
 
-def test_clock_times_and_days_that_do_not_exist_still_have_an_hour_and_a_weekday(
+def test_preprocessing_gives_impossible_times_and_days_an_hour_and_a_weekday(
     graph: tft.TFTransformOutput, rows: list[Row]
 ) -> None:
     strange = [
@@ -182,7 +182,7 @@ def test_clock_times_and_days_that_do_not_exist_still_have_an_hour_and_a_weekday
     assert np.isfinite(made[NUMERIC]).all()
 
 
-def test_a_row_sixty_days_older_than_the_newest_counts_half(
+def test_preprocessing_weights_a_row_sixty_days_older_by_half(
     graph: tft.TFTransformOutput, rows: list[Row]
 ) -> None:
     newest = max(row[TIME] for row in rows)
@@ -205,14 +205,14 @@ def test_preprocessing_makes_a_weight_if_it_has_a_name(weight: str) -> None:
     assert (WEIGHT in found, "" in found) == (bool(weight), False)
 
 
-def test_the_transformation_is_saved_without_the_rows_it_was_learned_from(
+def test_preprocessing_saves_no_rows_in_the_graph(
     graph: tft.TFTransformOutput,
 ) -> None:
     size = sum(p.stat().st_size for p in Path(graph.transform_savedmodel_dir).rglob("*.*"))
     assert size < 500_000
 
 
-def test_a_column_that_did_not_vary_in_training_is_0_whatever_comes(
+def test_preprocessing_makes_a_column_without_variance_0(
     constant_graph: tft.TFTransformOutput, rows: list[Row]
 ) -> None:
     usual = rows[0] | CONSTANT
@@ -223,7 +223,7 @@ def test_a_column_that_did_not_vary_in_training_is_0_whatever_comes(
     np.testing.assert_array_equal(numbers[1:], np.tile(numbers[0], (len(strange), 1)))
 
 
-def test_the_tflite_model_feeds_0_for_such_a_column_too(
+def test_tflite_model_makes_a_column_without_variance_0_too(
     constant_graph: tft.TFTransformOutput, rows: list[Row], tmp_path: Path
 ) -> None:
     """The edge model is made of the same graph; it must also have operators for it."""
@@ -238,10 +238,10 @@ def test_the_tflite_model_feeds_0_for_such_a_column_too(
     edge = tf.lite.Interpreter(model_content=content).get_signature_runner(RAW_SIGNATURE)
     saved = tf.saved_model.load(str(tmp_path)).signatures[RAW_SIGNATURE]
     usual = rows[0] | CONSTANT
-    asked = [usual, usual | {"temp": 90.0, "pressure": 990.0, "humid": 50.0}, rows[1]]
+    requests = [usual, usual | {"temp": 90.0, "pressure": 990.0, "humid": 50.0}, rows[1]]
     raw = {}
     for name in RAW_FEATURES:
-        column = [row[name] for row in asked]
+        column = [row[name] for row in requests]
         is_text = SPEC[name].dtype == tf.string
         column = [math.nan if value is None else value for value in column]
         raw[name] = np.array(column, object if is_text else SPEC[name].dtype.as_numpy_dtype)

@@ -22,7 +22,7 @@ def frame(number: int) -> pd.DataFrame:
 
 
 def anomalies(rows: pd.DataFrame, before: pd.DataFrame | None = None) -> dict[str, Any]:
-    """What TFDV finds, by feature; `before` is what a served model learned from."""
+    """What TFDV finds, by feature; `before` is what a served model was trained on."""
     made = tfdv.generate_statistics_from_dataframe
     found = tfdv.validate_statistics(
         made(rows),
@@ -39,12 +39,12 @@ def test_configured_schema_and_data_are_in_the_repository() -> None:
 
 
 @pytest.mark.parametrize("number", MONTHS)
-def test_schema_lets_a_real_month_pass(number: int) -> None:
+def test_schema_accepts_a_real_month(number: int) -> None:
     assert anomalies(frame(number)) == {}
 
 
 @pytest.mark.parametrize("number", MONTHS[1:])
-def test_schema_lets_a_real_month_drift_from_the_window_before_it(number: int) -> None:
+def test_schema_accepts_the_drift_of_a_real_month_from_the_window_before(number: int) -> None:
     window = range(max(201301, number - 6), number)
     before = pd.concat([frame(month).iloc[:: len(window)] for month in window])
     assert anomalies(frame(number), before) == {}

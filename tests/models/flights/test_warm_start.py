@@ -1,4 +1,4 @@
-"""A network that starts from the served one: what it knew stays with the categories it was of."""
+"""A network that starts from the served one: categories keep their own weights."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def rows_of(
     return {name: np.array(values) for name, values in rows.items()}
 
 
-def test_with_all_of_its_weights_a_network_answers_as_the_served_one_where_both_know_the_categories(
+def test_start_from_all_weights_predicts_as_the_served_network_for_known_categories(
     served_network: tf_keras.Model, served: Path
 ) -> None:
     flights = [
@@ -91,7 +91,7 @@ def test_with_all_of_its_weights_a_network_answers_as_the_served_one_where_both_
     assert 0.5 < done["rows"] < 1
 
 
-def test_a_category_that_it_did_not_know_keeps_its_initial_values(served: Path) -> None:
+def test_start_from_keeps_initial_values_of_a_new_category(served: Path) -> None:
     model, before = build(NEW, 2), build(NEW, 2)
     start_from(model, str(served), NEW, 1.0)
     row = 1 + NEW["carrier"].index(b"AA")
@@ -101,7 +101,7 @@ def test_a_category_that_it_did_not_know_keeps_its_initial_values(served: Path) 
         assert (table[row - 1] != initial[row - 1]).all()
 
 
-def test_a_part_of_its_weights_is_mixed_with_the_initial_ones(
+def test_start_from_mixes_a_share_of_the_weights_with_the_initial_ones(
     served_network: tf_keras.Model, served: Path
 ) -> None:
     model, before = build(NEW, 2), build(NEW, 2)
@@ -113,7 +113,7 @@ def test_a_part_of_its_weights_is_mixed_with_the_initial_ones(
 
 
 @pytest.mark.parametrize("case", ["nothing served", "no vocabulary", "other width", "other layer"])
-def test_where_the_served_model_is_of_another_shape_nothing_of_it_is_taken(
+def test_start_from_takes_nothing_of_a_model_of_another_shape(
     served: Path, tmp_path: Path, case: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder, why = served, ""

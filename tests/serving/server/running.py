@@ -1,4 +1,4 @@
-"""Runs the model server as a process that has TensorFlow imported, and asks it as clients do."""
+"""Runs the model server as a process that has TensorFlow imported, and sends it requests."""
 
 from __future__ import annotations
 

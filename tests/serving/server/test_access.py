@@ -1,4 +1,4 @@
-"""Tests of who is answered by a running server, and how that changes under it."""
+"""Tests of whom a running server lets in, and how that changes while it runs."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ class TestTokenAndTls:
     @pytest.mark.parametrize(
         "header", [None, "", "Bearer", "Bearer wrong", f"Basic {TOKEN}", TOKEN, f"Bearer {TOKEN} "]
     )
-    def test_nobody_is_answered_without_the_token(
+    def test_server_refuses_requests_without_the_token(
         self, guarded: RunningServer, header: str | None
     ) -> None:
         given = {} if header is None else {"Authorization": header}
@@ -144,15 +144,17 @@ class TestTokenAndTls:
         assert secret not in str(guarded.lines)
 
     @pytest.mark.parametrize("scheme", ["Bearer", "bearer", "BEARER"])
-    def test_whoever_brings_it_is_answered(self, guarded: RunningServer, scheme: str) -> None:
+    def test_server_accepts_the_token_with_any_case_of_scheme(
+        self, guarded: RunningServer, scheme: str
+    ) -> None:
         header = f"{scheme} {self.TOKEN}"
         response = guarded.rest("toy:predict", DOCUMENT, headers={"Authorization": header})
         assert response.status_code == 200
         request = predict_request("toy", "raw_features", **GOOD)
-        answer = guarded.predictions.Predict(request, metadata=[("authorization", header)])
-        assert answer.outputs["probability"].float_val
+        content = guarded.predictions.Predict(request, metadata=[("authorization", header)])
+        assert content.outputs["probability"].float_val
 
-    def test_so_is_the_client_with_token_and_certificate(
+    def test_client_predicts_with_token_and_certificate(
         self, guarded: RunningServer, certificate: Certificate, tmp_path: Path
     ) -> None:
         rows, token = tmp_path / "rows.csv", tmp_path / "token"
@@ -168,11 +170,11 @@ class TestTokenAndTls:
             assert done.exit_code == 1
             assert message in done.stderr
 
-    def test_health_can_be_asked_without_it(self, guarded: RunningServer) -> None:
+    def test_health_needs_no_token(self, guarded: RunningServer) -> None:
         stub = health_pb2_grpc.HealthStub(guarded.channel)
         assert stub.Check(health_pb2.HealthCheckRequest(service="toy")).status == SERVING
 
-    def test_whoever_does_not_speak_tls_is_not_answered(self, guarded: RunningServer) -> None:
+    def test_server_refuses_connections_without_tls(self, guarded: RunningServer) -> None:
         with pytest.raises(httpx.TransportError):
             httpx.get(f"http://127.0.0.1:{guarded.rest_port}/v1/models/toy")
         with grpc.insecure_channel(f"127.0.0.1:{guarded.grpc_port}") as channel:
@@ -188,7 +190,7 @@ def hashed(token: str) -> str:
 
 
 class Clients:
-    """What asks a server with a certificate of its own, over new connections."""
+    """A client with a certificate of its own, which opens new connections."""
 
     def __init__(self, server: RunningServer, trusted: bytes, own: Certificate | None):
         chain = own and (own.key.read_bytes(), own.certificate.read_bytes())
@@ -201,7 +203,7 @@ class Clients:
             context.load_cert_chain(own.certificate, own.key)
         self.http = httpx.Client(base_url=server.rest_url, timeout=PATIENCE, verify=context)
 
-    def ask(self, token: str) -> tuple[int, grpc.StatusCode]:
+    def send_request(self, token: str) -> tuple[int, grpc.StatusCode]:
         """The statuses of both protocols."""
         header = f"Bearer {token}"
         response = self.http.post(
@@ -225,7 +227,7 @@ class Clients:
         self._channel.close()
 
 
-def test_server_reads_tokens_and_certificates_again_without_dropping_a_connection(
+def test_server_reloads_tokens_and_certificates_without_dropping_a_connection(
     toys: Path, tmp_path: Path
 ) -> None:
     ours, first, second = (make_certificate(tmp_path, name) for name in ("server", "one", "two"))
@@ -250,8 +252,8 @@ def test_server_reads_tokens_and_certificates_again_without_dropping_a_connectio
             return clients
 
         with_first, with_none = connect(first), connect(None)
-        assert with_first.ask("first") == answered
-        assert with_first.ask("second") == refused
+        assert with_first.send_request("first") == answered
+        assert with_first.send_request("second") == refused
         with_none.assert_cannot_connect()
 
         renewed = make_certificate(tmp_path, "server")
@@ -261,11 +263,11 @@ def test_server_reads_tokens_and_certificates_again_without_dropping_a_connectio
         server.wait_for("reloaded", part="tokens")
         server.wait_for("reloaded", part="tls")
         # Of connections that are open, only the token changes.
-        assert with_first.ask("second") == answered
-        assert with_first.ask("first") == refused
+        assert with_first.send_request("second") == answered
+        assert with_first.send_request("first") == refused
         trusted = renewed.certificate.read_bytes()
         connect(first).assert_cannot_connect()
-        assert connect(second).ask("second") == answered
+        assert connect(second).send_request("second") == answered
 
         for path in (tokens, ours.certificate):
             path.write_text("garbage")
@@ -274,11 +276,11 @@ def test_server_reads_tokens_and_certificates_again_without_dropping_a_connectio
             line = server.wait_for("not reloaded", part=part)
             assert line["level"] == "error"
             assert name in line["reason"]
-        assert connect(second).ask("second") == answered
-        assert with_first.ask("second") == answered
+        assert connect(second).send_request("second") == answered
+        assert with_first.send_request("second") == answered
 
 
-def test_server_answers_only_what_a_token_allows(toys: Path, tmp_path: Path) -> None:
+def test_server_allows_only_the_models_and_methods_of_a_token(toys: Path, tmp_path: Path) -> None:
     tokens = tmp_path / "tokens.toml"
     tokens.write_text(
         f"""
@@ -319,9 +321,9 @@ def test_server_answers_only_what_a_token_allows(toys: Path, tmp_path: Path) -> 
         metadata = get_model_metadata_pb2.GetModelMetadataRequest(metadata_field=["signature_def"])
         status = get_model_status_pb2.GetModelStatusRequest()
         metadata.model_spec.name = status.model_spec.name = "toy"
-        asked = {}
+        statuses = {}
         for token in ("asker", "looker", "other"):
-            asked[token] = (
+            statuses[token] = (
                 rest(token, "toy:predict", DOCUMENT),
                 rest(token, "toy"),
                 rest(token, "toy/metadata"),
@@ -330,19 +332,19 @@ def test_server_answers_only_what_a_token_allows(toys: Path, tmp_path: Path) -> 
                 over_grpc(token, server.models.GetModelStatus, status),
                 over_grpc(token, server.predictions.GetModelMetadata, metadata),
             )
-        assert asked == {
+        assert statuses == {
             "asker": (200, 200, 403, 403, ok, ok, denied),
             "looker": (403, 403, 200, 200, denied, denied, ok),
             "other": (403, 403, 403, 403, denied, denied, denied),
         }
         assert rest("asker", "another:predict", DOCUMENT) == 403
-        # Nobody is told of models that they may not ask.
+        # A client hears nothing of models that it may not use.
         other = {"Authorization": "Bearer other"}
         for path, document in (("another:predict", DOCUMENT), ("another/metadata", None)):
-            answer = server.rest(path, document, headers=other)
-            assert answer.status_code == 404
-            assert "toy" not in answer.text
-        # No message is read of whoever may not use the method.
+            response = server.rest(path, document, headers=other)
+            assert response.status_code == 404
+            assert "toy" not in response.text
+        # No message is read of a client that may not use the method.
         came = threading.Event()
         upload = server.channel.stream_unary("/tensorflow.serving.PredictionService/Predict")
         messages = (b"" for _ in range(1) if came.wait(PATIENCE))
@@ -359,11 +361,11 @@ def test_server_answers_only_what_a_token_allows(toys: Path, tmp_path: Path) -> 
 
 
 class TestCors:
-    """What a browser asks before it lets a page ask."""
+    """The request that a browser sends before it lets a page send its own."""
 
     PAGE = "https://pages.example"
 
-    def ask(
+    def send_request(
         self, origins: tuple[str, ...], method: str, path: str, headers: dict[str, str]
     ) -> httpx.Response:
         token = Path(tempfile.mkdtemp(), "token")
@@ -385,8 +387,8 @@ class TestCors:
 
         return asyncio.run(run())
 
-    def ask_before(self, origins: tuple[str, ...], origin: str) -> httpx.Response:
-        return self.ask(
+    def preflight(self, origins: tuple[str, ...], origin: str) -> httpx.Response:
+        return self.send_request(
             origins,
             "OPTIONS",
             "/v1/models/toy:predict",
@@ -398,30 +400,30 @@ class TestCors:
         )
 
     @pytest.mark.parametrize("origins", [(PAGE,), ("https://other.example", PAGE)])
-    def test_page_of_a_named_origin_may_ask_with_a_token(self, origins: tuple[str, ...]) -> None:
-        answer = self.ask_before(origins, self.PAGE)
-        assert answer.status_code == 200  # Though a browser sends no token here.
-        assert answer.headers["access-control-allow-origin"] == self.PAGE
-        assert "POST" in answer.headers["access-control-allow-methods"]
-        assert "Authorization" in answer.headers["access-control-allow-headers"]
-        refused = self.ask(origins, "GET", "/v1/models/toy", {"Origin": self.PAGE})
+    def test_cors_allows_a_named_origin_with_a_token(self, origins: tuple[str, ...]) -> None:
+        response = self.preflight(origins, self.PAGE)
+        assert response.status_code == 200  # Though a browser sends no token here.
+        assert response.headers["access-control-allow-origin"] == self.PAGE
+        assert "POST" in response.headers["access-control-allow-methods"]
+        assert "Authorization" in response.headers["access-control-allow-headers"]
+        refused = self.send_request(origins, "GET", "/v1/models/toy", {"Origin": self.PAGE})
         assert refused.status_code == 401
         assert refused.headers["access-control-allow-origin"] == self.PAGE
 
-    def test_any_page_may_ask_where_any_is_allowed(self) -> None:
-        answer = self.ask_before(("*",), self.PAGE)
-        assert answer.headers["access-control-allow-origin"] == "*"
-        assert "access-control-allow-credentials" not in answer.headers
+    def test_cors_allows_any_origin_where_all_are_allowed(self) -> None:
+        response = self.preflight(("*",), self.PAGE)
+        assert response.headers["access-control-allow-origin"] == "*"
+        assert "access-control-allow-credentials" not in response.headers
 
     @pytest.mark.parametrize("origins", [(), ("https://other.example",)])
-    def test_no_other_page_may_ask(self, origins: tuple[str, ...]) -> None:
-        answer = self.ask_before(origins, self.PAGE)
-        assert answer.status_code >= 400
-        assert "access-control-allow-origin" not in answer.headers
+    def test_cors_refuses_other_origins(self, origins: tuple[str, ...]) -> None:
+        response = self.preflight(origins, self.PAGE)
+        assert response.status_code >= 400
+        assert "access-control-allow-origin" not in response.headers
 
 
 class TestHost:
-    """Where a server listens that asks nobody who he is, or encrypts nothing."""
+    """Where a server may listen without tokens or TLS."""
 
     @pytest.fixture
     def started(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
@@ -460,6 +462,6 @@ class TestHost:
         assert len(started) == 4
 
     @pytest.mark.parametrize("host", ["127.0.0.1", "127.0.0.2", "::1", "localhost"])
-    def test_serve_takes_loopback_as_it_is(self, started: list[Any], host: str) -> None:
+    def test_serve_accepts_loopback_without_options(self, started: list[Any], host: str) -> None:
         assert self.serve("--host", host) == ""
         assert len(started) == 1

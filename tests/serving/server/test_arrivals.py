@@ -24,7 +24,7 @@ async def hold(arrivals: Arrivals, size: int, until: asyncio.Event) -> int:
         return arrivals.free
 
 
-def test_arrivals_grant_no_more_than_there_is() -> None:
+def test_arrivals_grant_no_more_memory_than_there_is() -> None:
     async def run() -> None:
         arrivals, done = Arrivals(8 * SIZE), asyncio.Event()
         tasks = [asyncio.create_task(hold(arrivals, SIZE, done)) for _ in range(20)]
@@ -40,7 +40,7 @@ def test_arrivals_grant_no_more_than_there_is() -> None:
     asyncio.run(run())
 
 
-def test_arrivals_that_are_slow_make_room_for_those_who_wait() -> None:
+def test_arrivals_that_are_slow_make_room_for_waiting_ones() -> None:
     async def run() -> None:
         arrivals, never = Arrivals(4 * SIZE), asyncio.Event()
         slow = [asyncio.create_task(hold(arrivals, SIZE, never)) for _ in range(30)]
@@ -76,7 +76,7 @@ def test_arrivals_are_not_evicted_while_there_is_room() -> None:
     asyncio.run(run())
 
 
-def test_arrivals_that_are_given_up_while_they_wait_leave_nothing() -> None:
+def test_arrivals_cancelled_while_waiting_leave_nothing() -> None:
     async def run() -> None:
         arrivals, done = Arrivals(2 * SIZE), asyncio.Event()
         first = asyncio.create_task(hold(arrivals, 2 * SIZE, done))
@@ -92,7 +92,7 @@ def test_arrivals_that_are_given_up_while_they_wait_leave_nothing() -> None:
     asyncio.run(run())
 
 
-def test_arrivals_of_one_that_is_larger_than_all_fit_alone() -> None:
+def test_arrivals_let_a_request_larger_than_the_limit_in_alone() -> None:
     async def run() -> None:
         arrivals = Arrivals(SIZE)
         async with arrivals.room(5 * SIZE):

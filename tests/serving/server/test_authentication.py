@@ -38,7 +38,7 @@ def with_token(file: Path, content: bytes) -> Authenticator:
     return Authenticator(str(file), "", ServerMetrics())
 
 
-class TestFiles:
+class TestTokenFiles:
     @pytest.mark.parametrize(
         ("content", "message"),
         [
@@ -57,7 +57,7 @@ class TestFiles:
             (TOKEN + "models = ['a']\nmethods = ['metrics']", "tells of all models"),
         ],
     )
-    def test_tokens_that_are_not_of_the_form_are_refused_and_not_repeated(
+    def test_malformed_tokens_are_refused_without_repeating_them(
         self, file: Path, content: str, message: str
     ) -> None:
         with pytest.raises(ValueError, match="^" + str(file)) as refused:
@@ -69,13 +69,13 @@ class TestFiles:
     def test_tokens_may_begin_with_a_byte_order_mark(self, file: Path) -> None:
         assert with_tokens(file, "\ufeff" + TOKEN).authenticate(["Bearer secret"]).client == "a"
 
-    def test_tokens_that_are_no_text_are_refused(self, file: Path) -> None:
+    def test_tokens_that_are_not_text_are_refused(self, file: Path) -> None:
         file.write_bytes(b"\xff")
         with pytest.raises(ValueError, match="can't decode"):
             Authenticator("", str(file), ServerMetrics())
 
     @pytest.mark.parametrize("mode", [0o600, 0o400, 0o640, 0o440])
-    def test_token_that_owner_and_group_can_read_is_taken(self, file: Path, mode: int) -> None:
+    def test_token_readable_by_owner_and_group_is_accepted(self, file: Path, mode: int) -> None:
         with_token(file, b"secret")
         file.chmod(mode)
         assert Authenticator(str(file), "", ServerMetrics()).is_needed
@@ -87,7 +87,7 @@ class TestFiles:
         with pytest.raises(OSError, match=f"mode {mode:04o}, so that others can read or change it"):
             Authenticator(str(file), "", ServerMetrics())
 
-    def test_hashed_tokens_may_be_read_by_others_but_not_changed(self, file: Path) -> None:
+    def test_hashed_tokens_may_be_read_but_not_changed_by_others(self, file: Path) -> None:
         with_tokens(file, TOKEN)
         file.chmod(0o644)
         Authenticator("", str(file), ServerMetrics())
@@ -96,7 +96,7 @@ class TestFiles:
             with pytest.raises(OSError, match="so that others can change it: chmod 644"):
                 Authenticator("", str(file), ServerMetrics())
 
-    def test_what_cannot_be_read_again_leaves_the_tokens_as_they_were(self, file: Path) -> None:
+    def test_reload_keeps_the_tokens_when_the_file_cannot_be_read(self, file: Path) -> None:
         authenticator = with_tokens(file, TOKEN)
         for spoil in (lambda: file.write_text("[["), lambda: file.chmod(0o666), file.unlink):
             spoil()
@@ -104,7 +104,7 @@ class TestFiles:
                 authenticator.reload()
             assert authenticator.authenticate(["Bearer secret"]).client == "a"
 
-    def test_both_files_hold_at_a_time(self, file: Path, tmp_path: Path) -> None:
+    def test_tokens_of_both_files_are_valid_together(self, file: Path, tmp_path: Path) -> None:
         file.write_text(TOKEN + "models = ['toy']")
         single = tmp_path / "single"
         single.touch(0o600)
@@ -114,14 +114,14 @@ class TestFiles:
         assert authenticator.authenticate(["Bearer other"]) == Grant()
 
 
-class TestHeaders:
+class TestAuthorizationHeaders:
     def reason(self, authenticator: Authenticator, headers: list[Any]) -> str:
         with pytest.raises(UnauthenticatedError) as refused:
             authenticator.authenticate(headers)
         assert refused.value.code is grpc.StatusCode.UNAUTHENTICATED
         return refused.value.reason
 
-    def test_nothing_is_asked_of_anybody_without_files(self) -> None:
+    def test_authenticator_without_files_accepts_any_request(self) -> None:
         authenticator = Authenticator("", "", ServerMetrics())
         assert authenticator.authenticate([]) == authenticator.authenticate(["x", "y"]) == Grant()
 
@@ -150,10 +150,12 @@ class TestHeaders:
             (["Bearer secret", ""], "several"),
         ],
     )
-    def test_anything_else_is_refused(self, file: Path, headers: list[str], reason: str) -> None:
+    def test_wrong_headers_are_refused_with_the_reason(
+        self, file: Path, headers: list[str], reason: str
+    ) -> None:
         assert self.reason(with_token(file, b"secret"), headers) == reason
 
-    def test_no_header_but_the_token_is_taken(self, tmp_path: Path) -> None:
+    def test_headers_without_the_token_are_refused(self, tmp_path: Path) -> None:
         file = tmp_path / "token"
         file.touch(0o600)
         authenticator = with_token(file, b"secret")
@@ -169,7 +171,7 @@ class TestHeaders:
 
         check()
 
-    def test_refusals_are_counted_each_and_logged_now_and_then(
+    def test_refusals_are_all_counted_and_sometimes_logged(
         self, file: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         authenticator = with_token(file, b"secret")
@@ -199,7 +201,7 @@ class TestGrants:
             ("models = ['b']\nmethods = ['status', 'predict']", {("status", "b")}),
         ],
     )
-    def test_token_allows_its_models_and_methods_alone(
+    def test_token_allows_only_its_models_and_methods(
         self, file: Path, more: str, allowed: set[tuple[str, str | None]]
     ) -> None:
         grant = with_tokens(file, TOKEN + more).authenticate(["Bearer secret"])

@@ -1,6 +1,6 @@
 """Tests that a bad request is refused with TensorFlow Serving's status and the name of the field.
 
-After each, the server answers a good request in both protocols.
+After each, good requests in both protocols succeed.
 """
 
 from __future__ import annotations
@@ -64,22 +64,22 @@ def _lives_on(server: RunningServer) -> Iterator[None]:
 
 
 def post(server: RunningServer, path: str, body: str | bytes) -> tuple[int, str]:
-    """Status and message of the answer to a body that is bad."""
+    """Status and message of the response to a bad body."""
     response = server.http.post(f"/v1/models/{path}", content=body)
     assert response.headers["content-type"] == "application/json"
-    answer = response.json()
-    assert list(answer) == ["error"]
-    return response.status_code, answer["error"]
+    found = response.json()
+    assert list(found) == ["error"]
+    return response.status_code, found["error"]
 
 
 def raw(change: dict[str, Any], drop: tuple[str, ...] = ()) -> dict[str, Any]:
-    """A body in row form with one row."""
+    """A body in row format with one row."""
     row = {name: value for name, value in {**GOOD_ROW, **change}.items() if name not in drop}
     return {"signature_name": "raw_features", "instances": [row]}
 
 
 def many(**change: Any) -> dict[str, Any]:
-    """A body in column form for a signature of many dtypes."""
+    """A body in column format for a signature of many dtypes."""
     return {"signature_name": "many", "inputs": {**GOOD_MANY, **change}}
 
 
@@ -108,7 +108,7 @@ class TestRestPredict:
             (b'{"instances": [{"b64": "AAAA"}, 3]}', r"element: 1 .*string"),
         ],
     )
-    def test_what_is_no_request_is_refused(
+    def test_malformed_body_is_refused(
         self, server: RunningServer, body: bytes, message: str
     ) -> None:
         status, found = post(server, "toy:predict", body)
@@ -140,7 +140,7 @@ class TestRestPredict:
             (many(double=[10**400]), "Number too big"),
         ],
     )
-    def test_what_does_not_fit_the_signature_is_named(
+    def test_values_that_do_not_fit_the_signature_are_named(
         self, server: RunningServer, document: dict[str, Any], message: str
     ) -> None:
         status, found = post(server, "toy:predict", json.dumps(document))
@@ -148,7 +148,7 @@ class TestRestPredict:
         assert re.search(message, found), found
 
     @pytest.mark.parametrize("content", [b"no tf.Example", b"\xff" * 30, b"\n" + b"\x7f" * 50_000])
-    def test_bytes_that_are_no_example_are_refused(
+    def test_bytes_that_are_not_an_example_are_refused(
         self, server: RunningServer, content: bytes
     ) -> None:
         document = {"instances": [{"b64": base64.b64encode(content).decode()}]}
@@ -174,14 +174,14 @@ class TestRestPredict:
             (":predict", 400, "Malformed request"),
         ],
     )
-    def test_a_path_that_leads_nowhere_is_refused(
+    def test_unknown_path_is_refused(
         self, server: RunningServer, path: str, status: int, message: str
     ) -> None:
         found = post(server, path, json.dumps(raw({})))
         assert found[0] == status
         assert re.search(message, found[1])
 
-    def test_a_signature_that_the_model_lacks_is_refused_with_those_it_has(
+    def test_unknown_signature_is_refused_listing_those_of_the_model(
         self, server: RunningServer
     ) -> None:
         document = {"signature_name": "raw", "instances": [GOOD_ROW]}
@@ -190,9 +190,9 @@ class TestRestPredict:
         assert re.search('"raw" not found.*classify, echo, many, raw_features, regress', found)
 
 
-class TestRestOtherwise:
+class TestRestMethods:
     @pytest.mark.parametrize("method", ["PUT", "DELETE", "PATCH", "OPTIONS"])
-    def test_methods_that_tensorflow_serving_lacks_are_malformed(
+    def test_unsupported_methods_are_malformed_requests(
         self, server: RunningServer, method: str
     ) -> None:
         response = server.http.request(method, "/v1/models/toy:predict")
@@ -200,13 +200,15 @@ class TestRestOtherwise:
         assert response.json() == {"error": f"Malformed request: {method} /v1/models/toy:predict"}
 
     @pytest.mark.parametrize("path", ["toy:predict", "toy/labels", "toy/versions/1/x", ""])
-    def test_a_get_of_what_is_none_is_malformed(self, server: RunningServer, path: str) -> None:
+    def test_get_of_a_predict_path_is_a_malformed_request(
+        self, server: RunningServer, path: str
+    ) -> None:
         response = server.rest(path)
         assert response.status_code == 400
         assert response.json() == {"error": f"Malformed request: GET /v1/models/{path}"}
 
     @pytest.mark.parametrize("path", ["/", "/x", "/v2/models/toy", "/monitoring"])
-    def test_an_unknown_path_is_not_found(self, server: RunningServer, path: str) -> None:
+    def test_unknown_path_is_not_found(self, server: RunningServer, path: str) -> None:
         response = server.http.get(path)
         assert response.status_code == 404
         assert path in response.json()["error"]
@@ -222,7 +224,7 @@ class TestRestOtherwise:
             (f"toy/versions/{5000 * '9'}", 400, "to numeric"),
         ],
     )
-    def test_status_and_metadata_of_what_is_not_there(
+    def test_status_and_metadata_of_a_missing_model_are_refused(
         self, server: RunningServer, path: str, status: int, message: str
     ) -> None:
         response = server.rest(path)
@@ -321,7 +323,7 @@ class TestGrpc:
             (predict_request("toy", "", **{100_000 * "é": strings(b"")}), "éééé.*Missing but|éééé"),
         ],
     )
-    def test_what_does_not_fit_the_signature_is_named(
+    def test_tensors_that_do_not_fit_the_signature_are_named(
         self, server: RunningServer, request_: predict_pb2.PredictRequest, message: str
     ) -> None:
         code, found = refusal(server.predictions.Predict, request_)
@@ -340,7 +342,7 @@ class TestGrpc:
             (f"name: '{100_000 * 'x'}'", NOT_FOUND, "Servable not found"),
         ],
     )
-    def test_a_model_that_is_not_there_is_refused(
+    def test_missing_model_is_refused(
         self, server: RunningServer, spec: str, code: grpc.StatusCode, message: str
     ) -> None:
         request = changed()
@@ -358,7 +360,7 @@ class TestGrpc:
             ("", INVALID, "ModelSpec"),
         ],
     )
-    def test_status_of_what_is_not_there(
+    def test_status_of_a_missing_model_is_refused(
         self, server: RunningServer, spec: str, code: grpc.StatusCode, message: str
     ) -> None:
         request = get_model_status_pb2.GetModelStatusRequest()
@@ -375,7 +377,7 @@ class TestGrpc:
             ("metadata_field: 'signature_def'", "ModelSpec"),
         ],
     )
-    def test_metadata_of_what_is_not_there(
+    def test_metadata_of_a_missing_model_are_refused(
         self, server: RunningServer, request_: str, message: str
     ) -> None:
         request = text_format.Parse(request_, get_model_metadata_pb2.GetModelMetadataRequest())
@@ -397,18 +399,18 @@ class TestGrpc:
         other.input.example_list.examples.append(example_of(hour=1))
         assert refusal(regress, other) == (INVALID, "Expected one input Tensor.")
 
-    def test_what_is_not_implemented_says_so(self, server: RunningServer) -> None:
+    def test_multi_inference_is_unimplemented(self, server: RunningServer) -> None:
         request = inference_pb2.MultiInferenceRequest()
         code, _ = refusal(server.predictions.MultiInference, request)
         assert code is grpc.StatusCode.UNIMPLEMENTED
 
     @pytest.mark.parametrize("method", ["Predict", "Classify", "Regress", "GetModelMetadata"])
     @pytest.mark.parametrize("content", [b"\xff", b"\n\x05abc", changed().SerializeToString()[:-1]])
-    def test_a_message_that_is_cut_off_is_refused(
+    def test_truncated_message_is_refused(
         self, server: RunningServer, method: str, content: bytes
     ) -> None:
-        ask = server.channel.unary_unary(f"/tensorflow.serving.PredictionService/{method}")
-        code, _ = refusal(ask, content)
+        call = server.channel.unary_unary(f"/tensorflow.serving.PredictionService/{method}")
+        code, _ = refusal(call, content)
         assert code is grpc.StatusCode.INTERNAL  # So says TensorFlow Serving's library.
 
 
@@ -424,7 +426,7 @@ def connect(port: int) -> socket.socket:
 
 
 def drip(port: int, head: bytes, piece: bytes, times: int) -> bytes:
-    """Sends a piece again and again, and returns the beginning of what is answered, if anything."""
+    """Sends a piece again and again, and returns the beginning of the response, if any."""
     with connect(port) as client:
         try:
             client.sendall(head)
@@ -444,7 +446,7 @@ class TestSize:
         yield
         assert peak_memory(server) < before + 60 * MB
 
-    def test_a_body_just_within_the_limit_is_read(self, server: RunningServer) -> None:
+    def test_body_of_exactly_the_limit_is_read(self, server: RunningServer) -> None:
         body = json.dumps(raw({})).encode()
         body += (LIMIT - len(body)) * b" "
         url = "/v1/models/toy:predict"
@@ -453,14 +455,14 @@ class TestSize:
         assert status == 413
         assert f"larger than the {LIMIT:,} bytes" in message
 
-    def test_a_body_of_announced_size(self, server: RunningServer) -> None:
+    def test_body_with_a_large_announced_length_is_refused(self, server: RunningServer) -> None:
         head = (
             b"POST /v1/models/toy:predict HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % BIG
         )
-        answer = drip(server.rest_port, head, MB * b" ", 100)
-        assert answer.startswith(b"HTTP/1.1 413 ")
+        response = drip(server.rest_port, head, MB * b" ", 100)
+        assert response.startswith(b"HTTP/1.1 413 ")
 
-    def test_a_body_in_chunks(self, server: RunningServer) -> None:
+    def test_chunked_body_that_is_too_large_is_refused(self, server: RunningServer) -> None:
         head = (
             b"POST /v1/models/toy:predict HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
         )
@@ -468,16 +470,16 @@ class TestSize:
         assert drip(server.rest_port, head, chunk, 100).startswith(b"HTTP/1.1 413 ")
 
     @pytest.mark.parametrize("piece", [b"X-Long: %s\r\n" % (1000 * b"x"), 1000 * b"x"])
-    def test_headers_without_end(self, server: RunningServer, piece: bytes) -> None:
+    def test_endless_headers_are_refused(self, server: RunningServer, piece: bytes) -> None:
         head = b"GET /v1/models/toy HTTP/1.1\r\nHost: x\r\nX-Long: "
-        answer = drip(server.rest_port, head, piece, BIG // len(piece))
-        assert answer.startswith((b"HTTP/1.1 431 ", b""))
+        response = drip(server.rest_port, head, piece, BIG // len(piece))
+        assert response.startswith((b"HTTP/1.1 431 ", b""))
 
-    def test_a_path_without_end(self, server: RunningServer) -> None:
+    def test_endless_path_is_refused(self, server: RunningServer) -> None:
         drip(server.rest_port, b"GET /v1/models/", MB * b"x", 100)
 
-    def test_a_tensor_that_unfolds(self, server: RunningServer) -> None:
-        """A string that stands for all of a batch."""
+    def test_tensor_that_expands_too_far_is_refused(self, server: RunningServer) -> None:
+        """One string stands for a whole batch."""
         value = strings(50_000 * b"x")
         request = predict_request("toy", "", examples=value)
         request.inputs["examples"].tensor_shape.dim[0].size = 9000
@@ -486,10 +488,10 @@ class TestSize:
         assert '"examples" of shape [9000] is larger than' in message
 
 
-def test_a_grpc_message_that_is_too_large_is_refused(server: RunningServer) -> None:
+def test_grpc_message_that_is_too_large_is_refused(server: RunningServer) -> None:
     # gRPC has it in memory before it looks at its size.
-    ask = server.channel.unary_unary("/tensorflow.serving.PredictionService/Predict")
-    code, message = refusal(ask, bytes(BIG))
+    call = server.channel.unary_unary("/tensorflow.serving.PredictionService/Predict")
+    code, message = refusal(call, bytes(BIG))
     assert code is grpc.StatusCode.RESOURCE_EXHAUSTED
     assert str(LIMIT) in message
 
@@ -507,7 +509,7 @@ class TestConnections:
             b"",
         ],
     )
-    def test_garbage_ends_at_most_the_connection(
+    def test_garbage_ends_at_most_its_connection(
         self, server: RunningServer, port: str, content: bytes
     ) -> None:
         # The server may close it before all is sent.
@@ -528,24 +530,26 @@ class TestConnections:
             b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABk",
         ],
     )
-    def test_strange_headers_are_passed_over(self, server: RunningServer, header: bytes) -> None:
+    def test_unknown_headers_are_ignored(self, server: RunningServer, header: bytes) -> None:
         with connect(server.rest_port) as client:
             client.sendall(b"GET /v1/models/toy HTTP/1.1\r\n%s\r\n\r\n" % header)
             assert client.recv(1000).startswith(b"HTTP/1.1 200 ")
 
     @pytest.mark.parametrize("query", [b"?", b"?a=%ff", b"?%", b"#x"])
-    def test_a_query_is_passed_over(self, server: RunningServer, query: bytes) -> None:
+    def test_query_string_is_ignored(self, server: RunningServer, query: bytes) -> None:
         with connect(server.rest_port) as client:
             client.sendall(b"GET /v1/models/toy%s HTTP/1.1\r\nHost: x\r\n\r\n" % query)
             assert client.recv(1000).startswith(b"HTTP/1.1 200 ")
 
-    def test_a_client_may_leave_in_the_middle_of_its_request(self, server: RunningServer) -> None:
+    def test_client_may_disconnect_in_the_middle_of_its_request(
+        self, server: RunningServer
+    ) -> None:
         with connect(server.rest_port) as client:
             client.sendall(
                 b"POST /v1/models/toy:predict HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{"
             )
 
-    def test_a_client_may_leave_before_the_answer(self, server: RunningServer) -> None:
+    def test_client_may_disconnect_before_the_response(self, server: RunningServer) -> None:
         body = json.dumps(
             {"signature_name": "raw_features", "instances": [GOOD_ROW] * 10_000}
         ).encode()

@@ -23,7 +23,7 @@ Connection: TypeAlias = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 
 async def echo(scope: Any, receive: Callable[..., Any], send: Callable[..., Any]) -> None:
-    """Answers with the body of the request."""
+    """Responds with the body of the request."""
     body, more = b"", True
     while more:
         message = await receive()
@@ -35,7 +35,7 @@ async def echo(scope: Any, receive: Callable[..., Any], send: Callable[..., Any]
 
 
 async def refuse(scope: Any, receive: Callable[..., Any], send: Callable[..., Any]) -> None:
-    """Answers without reading the body of the request."""
+    """Responds without reading the body of the request."""
     length = (b"content-length", b"0")
     await send({"type": "http.response.start", "status": 401, "headers": [length]})
     await send({"type": "http.response.body"})
@@ -60,7 +60,7 @@ async def connection(seconds: int, app: Any = echo) -> AsyncIterator[Connection]
         writer.close()
 
 
-async def ask(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, body: bytes) -> None:
+async def exchange(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, body: bytes) -> None:
     writer.write(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body))
     head = await reader.readuntil(b"\r\n\r\n")
     assert head.startswith(b"HTTP/1.1 200 ")
@@ -68,7 +68,7 @@ async def ask(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, body: 
 
 
 @pytest.mark.parametrize("beginning", [b"", b"GET / HT", b"GET / HTTP/1.1\r\nHost: x\r\nX: "])
-def test_a_head_that_does_not_come_ends_the_connection(beginning: bytes) -> None:
+def test_request_head_that_never_comes_ends_the_connection(beginning: bytes) -> None:
     async def run() -> None:
         async with connection(seconds=1) as (reader, writer):
             writer.write(beginning)
@@ -77,7 +77,7 @@ def test_a_head_that_does_not_come_ends_the_connection(beginning: bytes) -> None
     asyncio.run(run())
 
 
-def test_a_head_that_drips_ends_the_connection() -> None:
+def test_request_head_that_drips_ends_the_connection() -> None:
     async def run() -> None:
         async with connection(seconds=1) as (reader, writer):
             end = asyncio.ensure_future(reader.read())
@@ -90,10 +90,10 @@ def test_a_head_that_drips_ends_the_connection() -> None:
     asyncio.run(run())
 
 
-def test_so_does_one_after_a_request_that_was_answered() -> None:
+def test_request_head_that_drips_after_a_response_ends_the_connection() -> None:
     async def run() -> None:
         async with connection(seconds=1) as (reader, writer):
-            await ask(reader, writer, b"body")
+            await exchange(reader, writer, b"body")
             writer.write(b"GET / HT")
             assert await reader.read() == b""
 
@@ -101,24 +101,24 @@ def test_so_does_one_after_a_request_that_was_answered() -> None:
 
 
 @pytest.mark.parametrize("piece", [b"X: %s\r\n" % (1000 * b"x"), 1000 * b"x"])
-def test_a_head_without_end_is_refused(piece: bytes) -> None:
+def test_request_head_that_is_endless_is_refused(piece: bytes) -> None:
     async def run() -> None:
         async with connection(seconds=int(PATIENCE)) as (reader, writer):
             writer.write(b"GET / HTTP/1.1\r\nX: ")
-            answer = asyncio.ensure_future(reader.read())
-            while not answer.done():
+            response = asyncio.ensure_future(reader.read())
+            while not response.done():
                 writer.write(piece)
                 await asyncio.sleep(0)
-            assert answer.exception() or answer.result().startswith(b"HTTP/1.1 400 ")
+            assert response.exception() or response.result().startswith(b"HTTP/1.1 400 ")
 
     asyncio.run(run())
 
 
-def test_bodies_have_the_time_and_the_size_that_the_application_gives_them() -> None:
+def test_request_body_has_the_limits_of_the_application() -> None:
     async def run() -> None:
         async with connection(seconds=1) as (reader, writer):
             for _ in range(3):
-                await ask(reader, writer, 300_000 * b"x")
+                await exchange(reader, writer, 300_000 * b"x")
             writer.write(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n")
             await asyncio.sleep(1.5)
             writer.write(b"ab")
@@ -127,7 +127,7 @@ def test_bodies_have_the_time_and_the_size_that_the_application_gives_them() -> 
     asyncio.run(run())
 
 
-def test_requests_may_come_one_behind_the_other() -> None:
+def test_requests_may_be_pipelined() -> None:
     async def run() -> None:
         async with connection(seconds=int(PATIENCE)) as (reader, writer):
             one = b"POST / HTTP/1.1\r\nHost: x\r\nX: %s\r\nContent-Length: 1\r\n\r\na" % (
@@ -141,7 +141,7 @@ def test_requests_may_come_one_behind_the_other() -> None:
     asyncio.run(run())
 
 
-def test_a_body_that_drips_after_its_refusal_ends_the_connection() -> None:
+def test_refused_body_that_drips_ends_the_connection() -> None:
     async def run() -> None:
         async with connection(seconds=1, app=refuse) as (reader, writer):
             writer.write(b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n")
@@ -156,7 +156,7 @@ def test_a_body_that_drips_after_its_refusal_ends_the_connection() -> None:
     asyncio.run(run())
 
 
-def test_a_body_that_comes_after_its_refusal_leaves_the_connection_to_the_next_request() -> None:
+def test_refused_body_that_arrives_leaves_the_connection_open() -> None:
     async def run() -> None:
         async with connection(seconds=60, app=refuse) as (reader, writer):
             for _ in range(2):
@@ -185,7 +185,7 @@ async def tls_port(folder: Path) -> AsyncIterator[tuple[int, ssl.SSLContext]]:
 
 
 @pytest.mark.parametrize("beginning", [b"", b"\x16\x03\x01\x02\x00", b"GET / HTTP/1.1\r\n\r\n"])
-def test_tls_handshake_that_does_not_end_ends_connection(
+def test_tls_handshake_that_does_not_end_is_disconnected(
     beginning: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(connections, "HANDSHAKE_SECONDS", 0.2)
@@ -197,7 +197,7 @@ def test_tls_handshake_that_does_not_end_ends_connection(
             with contextlib.suppress(ConnectionError):
                 await reader.read()
             reader, writer = await asyncio.open_connection("127.0.0.1", port, ssl=trusted)
-            await ask(reader, writer, b"still served")
+            await exchange(reader, writer, b"still served")
             writer.close()
 
     uvloop.run(run())
@@ -218,7 +218,7 @@ def test_tls_handshakes_count_as_connections(
             await asyncio.sleep(0.1)
             reader, writer = await asyncio.open_connection("127.0.0.1", port, ssl=trusted)
             for _ in range(3):
-                await ask(reader, writer, 100_000 * b"x")
+                await exchange(reader, writer, 100_000 * b"x")
             with pytest.raises(ConnectionError):
                 await asyncio.open_connection("127.0.0.1", port, ssl=trusted)
             for one in (writer, silent[1]):

@@ -37,7 +37,7 @@ def arguments(sealed: Sealed) -> tuple[Path, str, str]:
     return Path(sealed.directory.serving_dir), "--public-key", str(sealed.public_key)
 
 
-def test_an_encrypted_version_is_verified_and_served_and_leaves_nothing_in_memory(
+def test_server_verifies_and_serves_an_encrypted_version_and_clears_memory(
     published: Sealed, tmp_path: Path
 ) -> None:
     before = in_memory()
@@ -50,8 +50,8 @@ def test_an_encrypted_version_is_verified_and_served_and_leaves_nothing_in_memor
     ) as server:
         (loaded,) = server.find("loaded")
         assert (loaded["encrypted"], loaded["verified"]) == (True, True)
-        answer = server.predictions.Predict(REQUEST).outputs["probability"].float_val[0]
-        assert 0 < answer < 1
+        prediction = server.predictions.Predict(REQUEST).outputs["probability"].float_val[0]
+        assert 0 < prediction < 1
         (own,) = in_memory() - before
         # Rotation: what is encrypted with a new key is served without a restart.
         new = add_key(str(published.key_file))
@@ -68,7 +68,7 @@ def test_an_encrypted_version_is_verified_and_served_and_leaves_nothing_in_memor
     assert key_of(file.read_bytes()) is not None
 
 
-def test_what_a_killed_server_decrypted_is_removed_by_the_next_one(published: Sealed) -> None:
+def test_server_removes_what_a_killed_server_decrypted(published: Sealed) -> None:
     before = in_memory()
     options = ("--encryption-keys", str(published.key_file))
     with running(*arguments(published), *options, verify=True, status=-signal.SIGKILL) as server:
@@ -80,14 +80,16 @@ def test_what_a_killed_server_decrypted_is_removed_by_the_next_one(published: Se
         assert left not in in_memory()
 
 
-def test_without_the_key_a_version_is_refused_and_the_key_is_named(published: Sealed) -> None:
+def test_server_refuses_an_encrypted_version_without_the_key_and_names_it(
+    published: Sealed,
+) -> None:
     with running(*arguments(published), verify=True, wait_for_model=False) as server:
         reason = server.wait_for("refused")["reason"]
         assert f"is encrypted with the key {published.keys.first}" in reason
         assert server.rest("toy").json()["model_version_status"][0]["state"] == "END"
 
 
-def test_a_folder_on_a_disk_keeps_a_server_from_starting(published: Sealed) -> None:
+def test_server_does_not_start_when_it_would_decrypt_to_a_disk(published: Sealed) -> None:
     options = ("--encryption-keys", str(published.key_file), "--decrypt-to", "/proc")
     with (
         pytest.raises(AssertionError, match="/proc is on a file system of kind proc"),

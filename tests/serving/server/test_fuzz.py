@@ -103,7 +103,7 @@ def _lives_on(server: RunningServer) -> Any:
 
 
 def check(server: RunningServer) -> None:
-    """Asks what has a good answer."""
+    """Sends good requests, which must succeed."""
     assert server.predictions.Predict(predict_request("toy", "raw_features", **COLUMNS))
     assert server.rest(f"toy:{DOCUMENTS[0][0]}", DOCUMENTS[0][1]).status_code == 200
 
@@ -150,7 +150,7 @@ def damaged(draw: st.DrawFn, content: bytes) -> bytes:
 class TestRest:
     @FUZZ
     @given(data=st.data())
-    def test_documents_that_are_nearly_good(
+    def test_rest_accepts_or_refuses_nearly_valid_documents(
         self, server: RunningServer, data: st.DataObject
     ) -> None:
         method, document = data.draw(st.sampled_from(DOCUMENTS))
@@ -168,18 +168,20 @@ class TestRest:
     @example("classify", b'{"examples": [{"\\udcff": 1}]}')
     @example("predict", b"[" * 10_000)
     @example("predict", b'{"instances": [' + b"9" * 10_000 + b"]}")
-    def test_any_bytes(self, server: RunningServer, method: str, body: bytes) -> None:
+    def test_rest_survives_random_bytes(
+        self, server: RunningServer, method: str, body: bytes
+    ) -> None:
         self.post(server, method, body)
 
     def post(self, server: RunningServer, method: str, body: bytes) -> None:
         response = server.http.post(f"/v1/models/toy:{method}", content=body)
-        answer = response.json()
+        found = response.json()
         if response.status_code == 200:
-            assert answer.keys() <= {"predictions", "outputs", "results"}
+            assert found.keys() <= {"predictions", "outputs", "results"}
         else:
             assert response.status_code == 400, response.text
-            assert list(answer) == ["error"]
-            assert answer["error"]
+            assert list(found) == ["error"]
+            assert found["error"]
 
     GOOD = (
         b"POST /v1/models/toy:predict HTTP/1.1\r\nHost: localhost\r\nContent-Type: text/plain\r\n"
@@ -199,8 +201,8 @@ class TestRest:
     @example(
         b"POST /v1/models/toy:predict HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\nffffffff\r\n"
     )
-    def test_any_http(self, server: RunningServer, content: bytes) -> None:
-        answer = b""
+    def test_rest_survives_random_http(self, server: RunningServer, content: bytes) -> None:
+        response = b""
         with (
             socket.create_connection(("127.0.0.1", server.rest_port), timeout=60) as client,
             suppress(ConnectionError),
@@ -208,11 +210,11 @@ class TestRest:
             client.sendall(content)
             client.shutdown(socket.SHUT_WR)
             while piece := client.recv(65536):
-                answer += piece
-        if answer:
-            version, status, *_ = answer.split(b" ", 2)
+                response += piece
+        if response:
+            version, status, *_ = response.split(b" ", 2)
             assert version == b"HTTP/1.1"
-            assert int(status) in HTTP_REFUSALS | {100, 200}, answer
+            assert int(status) in HTTP_REFUSALS | {100, 200}, response
 
     PIECES = st.one_of(
         st.sampled_from(
@@ -238,7 +240,9 @@ class TestRest:
     )
     @example("GET", ["monitoring/prometheus/metrics/"])
     @example("GET", ["models/toy/versions/", 5000 * "9"])
-    def test_any_path(self, server: RunningServer, method: str, pieces: list[str]) -> None:
+    def test_rest_survives_random_paths(
+        self, server: RunningServer, method: str, pieces: list[str]
+    ) -> None:
         path = "/".join(["v1", *pieces])
         response = server.http.request(method, "/" + quote(path, safe="/:%"))
         assert response.status_code in {200, *HTTP_REFUSALS}, response.text
@@ -283,7 +287,7 @@ METHODS: dict[str, tuple[Any, Any]] = {
 
 
 def send(server: RunningServer, method: str, content: bytes) -> None:
-    """Sends bytes to a method of gRPC, and checks the status of the answer."""
+    """Sends bytes to a method of gRPC, and checks the status of the response."""
     kind, _ = METHODS[method]
     try:
         kind.FromString(content)
@@ -309,12 +313,14 @@ class TestGrpc:
     @example("PredictionService/Predict", b"\n\x05abc")
     @example("PredictionService/Predict", b"")
     @example("PredictionService/Predict", b"\x1f\x8b")
-    def test_any_bytes(self, server: RunningServer, method: str, content: bytes) -> None:
+    def test_grpc_survives_random_bytes(
+        self, server: RunningServer, method: str, content: bytes
+    ) -> None:
         send(server, method, content)
 
     @FUZZ
     @given(data=st.data())
-    def test_messages_that_are_nearly_good(
+    def test_grpc_accepts_or_refuses_nearly_valid_messages(
         self, server: RunningServer, data: st.DataObject
     ) -> None:
         method = data.draw(st.sampled_from(sorted(METHODS)))
@@ -331,7 +337,7 @@ class TestGrpc:
         ),
         filters=st.lists(st.sampled_from(["probability", "sum", ""]), max_size=2),
     )
-    def test_any_tensors(
+    def test_grpc_accepts_or_refuses_random_tensors(
         self, server: RunningServer, signature: str, inputs: Any, filters: list[str]
     ) -> None:
         request = METHODS["PredictionService/Predict"][1]
@@ -348,7 +354,9 @@ class TestGrpc:
     @given(content=st.one_of(st.binary(max_size=60), damaged(SERIALIZED)))
     @example(b"\xff" * 50)
     @example(b"\n\xff\xff")
-    def test_any_bytes_as_an_example(self, server: RunningServer, content: bytes) -> None:
+    def test_grpc_accepts_or_refuses_random_examples(
+        self, server: RunningServer, content: bytes
+    ) -> None:
         request = predict_request("toy", "", examples=strings(content))
         send(server, "PredictionService/Predict", request.SerializeToString())
         with suppress(DecodeError):
@@ -365,7 +373,7 @@ class TestGrpc:
             st.binary(), st.binary().map(lambda b: b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b)
         )
     )
-    def test_any_connection(self, server: RunningServer, content: bytes) -> None:
+    def test_grpc_port_survives_random_bytes(self, server: RunningServer, content: bytes) -> None:
         with (
             socket.create_connection(("127.0.0.1", server.grpc_port), timeout=60) as client,
             suppress(ConnectionError),
@@ -387,7 +395,7 @@ def tflite(toys: Path) -> Any:
         {name: st.one_of(st.just(array), arrays()) for name, array in COLUMNS.items()}
     )
 )
-def test_a_tflite_model_outlives_any_arrays(tflite: Any, columns: dict[str, np.ndarray]) -> None:
+def test_tflite_model_survives_random_arrays(tflite: Any, columns: dict[str, np.ndarray]) -> None:
     try:
         outputs = inference.predict(tflite, "raw_features", columns, (), 60)
         found = outputs["probability"]

@@ -171,7 +171,7 @@ def infos_of(batch: Mapping[str, np.ndarray]) -> dict[str, TensorInfo]:
         ),
     ],
 )
-def test_a_request_for_one_input_is_read(dtype: str, document: str | bytes, expected: Any) -> None:
+def test_parse_predict_reads_one_input(dtype: str, document: str | bytes, expected: Any) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         request = parse(document, inputs(x=dtype))
@@ -180,7 +180,7 @@ def test_a_request_for_one_input_is_read(dtype: str, document: str | bytes, expe
     assert request.row_format is ("instances" in str(document))
 
 
-def test_a_request_for_several_inputs_is_read_in_both_forms() -> None:
+def test_parse_predict_reads_several_inputs_as_rows_and_as_columns() -> None:
     known = inputs(count="int64", name="string", ratio="float")
     expected = {
         "count": np.array([1, 2]),
@@ -201,20 +201,22 @@ def test_a_request_for_several_inputs_is_read_in_both_forms() -> None:
     assert_same(columns.inputs, expected)
 
 
-def test_columns_may_differ_in_size_and_may_have_keys_besides_the_inputs() -> None:
+def test_parse_predict_reads_columns_of_several_sizes_and_ignores_other_keys() -> None:
     request = parse({"inputs": {"a": [1, 2], "b": 3, "c": "?"}}, inputs(a="int32", b="int32"))
     assert_same(request.inputs, {"a": np.array([1, 2], np.int32), "b": np.array(3, np.int32)})
 
 
 @pytest.mark.parametrize(
-    ("document", "asked"),
+    ("document", "expected"),
     [
         ({"instances": [1]}, ""),
         ({"signature_name": "other", "instances": [1]}, "other"),
         ({"signature_name": "", "instances": [1]}, ""),
     ],
 )
-def test_inputs_are_those_of_the_signature_asked_for(document: Any, asked: str) -> None:
+def test_parse_predict_reads_the_inputs_of_the_requested_signature(
+    document: Any, expected: str
+) -> None:
     names = []
 
     def signature_of(name: str) -> Signature:
@@ -222,10 +224,10 @@ def test_inputs_are_those_of_the_signature_asked_for(document: Any, asked: str) 
         return Signature(inputs(x="int32"), {})
 
     request = parse_predict(json.dumps(document).encode(), signature_of, MAX_ROWS)
-    assert (names, request.signature_name) == ([asked], asked)
+    assert (names, request.signature_name) == ([expected], expected)
 
 
-def test_what_the_signatures_raise_is_passed_on() -> None:
+def test_parse_predict_passes_on_errors_of_the_signature() -> None:
     def signature_of(name: str) -> Signature:
         raise ServingError(grpc.StatusCode.NOT_FOUND, f"no {name}")
 
@@ -235,7 +237,7 @@ def test_what_the_signatures_raise_is_passed_on() -> None:
 
 
 @given(batches())
-def test_row_and_column_form_of_the_same_data_are_read_as_these(
+def test_parse_predict_reads_rows_and_columns_alike(
     batch: dict[str, np.ndarray],
 ) -> None:
     columns = {name: as_json(array) for name, array in batch.items()}
@@ -281,7 +283,7 @@ def test_row_and_column_form_of_the_same_data_are_read_as_these(
         ({"instances": []}, ["No values in 'instances' array"]),
     ],
 )
-def test_a_body_that_is_no_request_is_refused(document: Any, fragments: list[str]) -> None:
+def test_parse_predict_refuses_a_malformed_body(document: Any, fragments: list[str]) -> None:
     message = error_of(document, inputs(x="int32"))
     assert all(fragment in message for fragment in fragments), message
 
@@ -310,9 +312,7 @@ def test_a_body_that_is_no_request_is_refused(document: Any, fragments: list[str
         ({"inputs": {"a": 1, "b": [["x"], [3]]}}, ["input: b", "at [1][0]", "type: string"]),
     ],
 )
-def test_a_request_that_does_not_have_the_inputs_is_refused_naming_them(
-    document: Any, fragments: list[str]
-) -> None:
+def test_parse_predict_refuses_wrong_inputs_by_name(document: Any, fragments: list[str]) -> None:
     message = error_of(document, inputs(a="int32", b="string"))
     assert all(fragment in message for fragment in fragments), message
 
@@ -354,7 +354,7 @@ def test_a_request_that_does_not_have_the_inputs_is_refused_naming_them(
         ("int32", f"[{31 * '['}{31 * ']'}, {40 * '['}{40 * ']'}]", ["element: 1", "31 levels"]),
     ],
 )
-def test_a_value_that_does_not_fit_is_refused_naming_where_it_is(
+def test_parse_predict_refuses_a_wrong_value_and_names_its_place(
     dtype: str, instances: str, fragments: list[str]
 ) -> None:
     # Latin-1 makes a byte of its own of the one value that is meant to be no UTF-8.
@@ -364,7 +364,7 @@ def test_a_value_that_does_not_fit_is_refused_naming_where_it_is(
         assert "input: x" in error_of(form.encode("latin-1"), inputs(x=dtype))
 
 
-def test_an_input_without_name_or_of_a_dtype_unknown_to_json_is_refused() -> None:
+def test_parse_predict_refuses_a_signature_without_inputs_or_with_half() -> None:
     assert "signature: DEFAULT" in error_of({"instances": [1]}, {})
     with pytest.raises(ServingError, match="half of input: x") as refused:
         parse({"instances": [1]}, inputs(x="half"))
@@ -386,7 +386,7 @@ SPOILT = [
 
 
 @given(st.sampled_from(SPOILT), st.integers(2, 40), st.data())
-def test_one_wrong_value_among_many_rows_is_found(
+def test_parse_predict_finds_one_wrong_value_among_many_rows(
     spoilt: tuple[str, Any, str], count: int, data: st.DataObject
 ) -> None:
     key, value, reason = spoilt
@@ -430,9 +430,7 @@ def without_dtypes(value: Any) -> Any:
     st.sampled_from(["int8", "uint64", "float", "bool", "string"]),
 )
 @settings(max_examples=300)
-def test_lists_are_read_where_all_of_a_level_have_one_shape_and_all_values_fit(
-    value: Any, dtype: str
-) -> None:
+def test_parse_predict_reads_lists_of_one_shape_whose_values_fit(value: Any, dtype: str) -> None:
     document = {"inputs": {"x": without_dtypes(value)}}
     expected = shape_of(value, dtype)
     if expected is None:
@@ -488,9 +486,7 @@ def assert_can_be_sent(error: ServingError) -> None:
 
 @given(BODIES, st.sampled_from([KNOWN, *({name: info} for name, info in KNOWN.items())]))
 @settings(max_examples=400)
-def test_any_body_gives_what_fits_the_signature_or_an_error_that_can_be_sent(
-    body: bytes, known: Inputs
-) -> None:
+def test_parse_predict_reads_or_refuses_any_body(body: bytes, known: Inputs) -> None:
     try:
         request = parse_predict(body, of(known), MAX_ROWS)
     except ServingError as error:
@@ -507,7 +503,7 @@ def test_any_body_gives_what_fits_the_signature_or_an_error_that_can_be_sent(
 
 @given(BODIES)
 @settings(max_examples=400)
-def test_any_body_gives_examples_or_an_error_that_can_be_sent(body: bytes) -> None:
+def test_parse_examples_reads_or_refuses_any_body(body: bytes) -> None:
     try:
         _, examples = parse_examples(body, MAX_BYTES, MAX_ROWS)
     except ServingError as error:
@@ -530,7 +526,7 @@ def features(serialized: bytes) -> dict[str, list[Any] | None]:
     return found
 
 
-def test_examples_have_the_kinds_of_their_values() -> None:
+def test_parse_examples_gives_features_the_kinds_of_their_values() -> None:
     name, examples = parse_examples(
         b"""{"signature_name": "s", "examples": [
             {"names": ["foo", {"b64": "AP8="}], "ratings": [8.0, Infinity], "age": 20},
@@ -564,7 +560,7 @@ FEATURES = st.dictionaries(
 
 
 @given(st.lists(FEATURES, min_size=1), FEATURES)
-def test_examples_and_their_context_hold_what_was_written(
+def test_parse_examples_keeps_all_examples_and_their_context(
     written: list[dict[str, list[Any]]], context: dict[str, list[Any]]
 ) -> None:
     def document(example: dict[str, list[Any]]) -> dict[str, Any]:
@@ -584,7 +580,7 @@ def test_examples_and_their_context_hold_what_was_written(
         assert {name: values[1:] if values else [] for name, values in read.items()} == expected
 
 
-def test_the_context_is_in_every_example_that_does_not_say_otherwise() -> None:
+def test_parse_examples_adds_the_context_where_an_example_lacks_it() -> None:
     _, examples = parse_examples(
         b'{"context": {"q": "all", "k": 1}, "examples": [{"x": 1.5}, {"q": ["own"]}, {}]}',
         MAX_BYTES,
@@ -625,7 +621,7 @@ def test_the_context_is_in_every_example_that_does_not_say_otherwise() -> None:
         ('{"examples": [{"a": 1, "a": 2}]}', ["a key occurs more than once"]),
     ],
 )
-def test_a_body_that_has_no_examples_is_refused_naming_the_feature(
+def test_parse_examples_refuses_a_wrong_body_and_names_the_feature(
     document: str, fragments: list[str]
 ) -> None:
     with pytest.raises(ServingError) as refused:
@@ -674,7 +670,7 @@ def strings(*values: bytes) -> np.ndarray:
         ({"a": np.zeros((0, 2)), "b": np.zeros(0)}, "[]", '{"a": [], "b": []}'),
     ],
 )
-def test_outputs_are_written_as_rows_and_as_columns(
+def test_format_predict_writes_rows_and_columns(
     outputs: dict[str, np.ndarray], predictions: str, columns: str
 ) -> None:
     def compact(text: str) -> str:
@@ -687,7 +683,7 @@ def test_outputs_are_written_as_rows_and_as_columns(
     )
 
 
-def test_rows_are_laid_out_as_by_tensorflow_serving() -> None:
+def test_format_predict_lays_rows_out_as_tensorflow_serving() -> None:
     one = {"x": np.array([[0.5], [0.25]], np.float32)}
     assert format_predict(one, row_format=True) == (
         b'{\n    "predictions": [[0.5], [0.25]\n    ]\n}'
@@ -710,7 +706,7 @@ def test_rows_are_laid_out_as_by_tensorflow_serving() -> None:
     )
 
 
-def test_columns_may_be_scalars_and_of_different_sizes() -> None:
+def test_format_predict_writes_columns_of_several_sizes() -> None:
     outputs = {"a": np.array(0.5, np.float32), "b": np.array([1, 2, 3])}
     written = json.loads(format_predict(outputs, row_format=False))
     assert written == {"outputs": {"a": 0.5, "b": [1, 2, 3]}}
@@ -729,7 +725,7 @@ def test_columns_may_be_scalars_and_of_different_sizes() -> None:
         ({"x": strings(b"\xff")}, False, "output: x, .* not valid UTF-8"),
     ],
 )
-def test_outputs_that_json_cannot_say_are_refused_by_name(
+def test_format_predict_refuses_outputs_that_json_cannot_hold_by_name(
     outputs: dict[str, np.ndarray], row_format: bool, message: str
 ) -> None:
     with pytest.raises(ServingError, match=message):
@@ -737,7 +733,7 @@ def test_outputs_that_json_cannot_say_are_refused_by_name(
 
 
 @given(st.lists(st.integers(0, 2**32 - 1), min_size=1))
-def test_float32_values_read_back_bit_by_bit_from_the_fewest_digits(bits: list[int]) -> None:
+def test_format_predict_writes_float32_exactly_with_the_fewest_digits(bits: list[int]) -> None:
     values = np.array(bits, np.uint32).view(np.float32)
     values = values[~np.isnan(values)]
     text = format_predict({"x": values}, row_format=True)
@@ -751,20 +747,20 @@ def test_float32_values_read_back_bit_by_bit_from_the_fewest_digits(bits: list[i
 
 
 @given(batches(binary=lambda name: name.endswith("_bytes")))
-def test_rows_that_are_written_read_back_as_the_outputs(batch: dict[str, np.ndarray]) -> None:
+def test_format_predict_rows_are_read_back_the_same(batch: dict[str, np.ndarray]) -> None:
     written = format_predict(batch, row_format=True)
     body = written.replace(b'"predictions"', b'"instances"', 1)
     assert_same(parse_predict(body, of(infos_of(batch)), MAX_ROWS).inputs, batch)
 
 
 @given(batches(all_rows=False, binary=lambda name: name.endswith("_bytes")))
-def test_columns_that_are_written_read_back_as_the_outputs(batch: dict[str, np.ndarray]) -> None:
+def test_format_predict_columns_are_read_back_the_same(batch: dict[str, np.ndarray]) -> None:
     written = format_predict(batch, row_format=False)
     body = written.replace(b'"outputs"', b'"inputs"', 1)
     assert_same(parse_predict(body, of(infos_of(batch)), MAX_ROWS).inputs, batch)
 
 
-def test_classifications_are_pairs_of_label_and_score() -> None:
+def test_format_classifications_writes_pairs_of_label_and_score() -> None:
     result = classification_pb2.ClassificationResult()
     for scores in ((0.2, 0.7), (0.9, math.nan)):
         classes = result.classifications.add().classes
@@ -777,7 +773,7 @@ def test_classifications_are_pairs_of_label_and_score() -> None:
     )
 
 
-def test_regressions_are_numbers() -> None:
+def test_format_regressions_writes_numbers() -> None:
     result = regression_pb2.RegressionResult()
     for value in (0.2, 1, math.inf, -math.inf, math.nan):
         result.regressions.add(value=value)
@@ -786,7 +782,7 @@ def test_regressions_are_numbers() -> None:
     )
 
 
-def test_results_without_examples_are_refused() -> None:
+def test_format_classifications_and_regressions_refuse_empty_results() -> None:
     with pytest.raises(ServingError, match="empty ClassificationResults"):
         format_classifications(classification_pb2.ClassificationResult())
     with pytest.raises(ServingError, match="empty RegressionResults"):
@@ -794,17 +790,17 @@ def test_results_without_examples_are_refused() -> None:
 
 
 @given(ANY_TEXT)
-def test_an_error_is_json_whatever_its_message(message: str) -> None:
+def test_format_error_writes_json_for_any_message(message: str) -> None:
     read = json.loads(format_error(message))["error"]
     # Two surrogates that make a pair are read as the character they stand for.
     assert read.encode("utf-16", "surrogatepass") == message.encode("utf-16", "surrogatepass")
 
 
-def test_an_error_is_laid_out_as_by_tensorflow_serving() -> None:
+def test_format_error_lays_out_as_tensorflow_serving() -> None:
     assert format_error('Bad key: "é"') == '{\n    "error": "Bad key: \\"é\\""\n}'.encode()
 
 
-def test_the_status_says_everything_by_the_names_of_tensorflow_serving() -> None:
+def test_format_status_uses_the_names_of_tensorflow_serving() -> None:
     response = get_model_status_pb2.GetModelStatusResponse()
     available = response.model_version_status.add(version=1700000000, state="AVAILABLE")
     available.status.error_code = 0
@@ -830,7 +826,7 @@ def test_the_status_says_everything_by_the_names_of_tensorflow_serving() -> None
     }
 
 
-def test_the_metadata_are_the_signatures_under_two_keys() -> None:
+def test_format_metadata_writes_the_signatures_under_two_keys() -> None:
     signature = Signature(
         {"x": TensorInfo(types_pb2.DT_FLOAT, (None, 2), "x:0")},
         {"y": TensorInfo(types_pb2.DT_STRING, (None,), "y:0")},
@@ -859,13 +855,13 @@ def test_the_metadata_are_the_signatures_under_two_keys() -> None:
     assert default["outputs"]["y"]["dtype"] == "DT_STRING"
 
 
-def test_metadata_without_signatures_are_an_error_of_the_server() -> None:
+def test_format_metadata_fails_without_signatures() -> None:
     with pytest.raises(ServingError, match="signature_def") as refused:
         format_metadata(get_model_metadata_pb2.GetModelMetadataResponse())
     assert refused.value.code is grpc.StatusCode.INTERNAL
 
 
-def test_the_constants_of_javascript_are_read_only_where_they_are_values() -> None:
+def test_parse_predict_reads_nan_and_infinity_only_as_values() -> None:
     text = json.dumps({"inputs": {"x": ["NaN", "Inf", 'a"Inf\\', "\\\\NaN"], "y": 0}})
     text = text.replace(": 0", ": [NaN, Infinity, -Infinity, Inf, -Inf, 1e300, 1]")
     found = parse(text, inputs(x="string", y="double")).inputs
@@ -874,7 +870,7 @@ def test_the_constants_of_javascript_are_read_only_where_they_are_values() -> No
     np.testing.assert_array_equal(found["y"], expected)
 
 
-def test_an_input_with_a_default_may_be_left_out() -> None:
+def test_parse_predict_lets_an_input_with_a_default_be_left_out() -> None:
     signature = of(inputs(x="int32", y="float"), y=np.ones(1, np.float32))
     for body in (b'{"instances": [{"x": 1}]}', b'{"inputs": {"x": [1]}}', b'{"instances": [1]}'):
         assert_same(parse_predict(body, signature, 1).inputs, {"x": np.array([1], np.int32)})
@@ -883,13 +879,13 @@ def test_an_input_with_a_default_may_be_left_out() -> None:
 
 
 @pytest.mark.parametrize("body", ['{"instances": [1, 2, 3]}', '{"inputs": {"x": [1, 2, 3]}}'])
-def test_a_request_of_too_many_rows_is_refused(body: str) -> None:
+def test_parse_predict_refuses_too_many_rows(body: str) -> None:
     with pytest.raises(ServingError, match="3 rows, 2 are allowed") as refused:
         parse_predict(body.encode(), of(inputs(x="int32")), 2)
     assert refused.value.code is grpc.StatusCode.RESOURCE_EXHAUSTED
 
 
-def test_a_context_is_refused_if_all_examples_with_it_are_too_large() -> None:
+def test_parse_examples_refuses_a_context_that_makes_examples_too_large() -> None:
     body = json.dumps({"context": {"x": 1000 * "x"}, "examples": [{}] * 200}).encode()
     assert len(parse_examples(body, 300_000, 200)[1]) == 200
     with pytest.raises(ServingError, match=r"context of .* bytes is larger"):

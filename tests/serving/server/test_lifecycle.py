@@ -1,4 +1,4 @@
-"""Tests of a server from start to end: who may ask, what it says of itself, how it stops."""
+"""Tests of a server from start to end: its ports, health, metrics, log, and how it stops."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def counter(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class Health:
-    """What a server says of its health, from when it is asked on."""
+    """The health that a server reports, from now on."""
 
     def __init__(self, server: RunningServer, name: str):
         self.said: list[int] = []
@@ -69,9 +69,9 @@ class Health:
 
     def _listen(self) -> None:
         try:
-            for answer in self._watch:
+            for response in self._watch:
                 with self._news:
-                    self.said.append(answer.status)
+                    self.said.append(response.status)
                     self._news.notify_all()
         except grpc.RpcError:
             pass  # The server, or the test, is over.
@@ -86,7 +86,7 @@ class Health:
 
 
 class TestStop:
-    def test_requests_at_hand_are_answered_and_health_says_that_it_stops(
+    def test_requests_in_progress_are_completed_and_health_reports_the_stop(
         self, counter: Path
     ) -> None:
         with running(counter, "--deadline-seconds", "60") as server, ThreadPoolExecutor() as pool:
@@ -107,7 +107,7 @@ class TestStop:
             assert server.process.wait(PATIENCE) == 0
             assert server.find("stopped")
 
-    def test_what_takes_for_ever_is_ended_by_its_deadline(self, counter: Path) -> None:
+    def test_request_that_takes_too_long_ends_at_its_deadline(self, counter: Path) -> None:
         with running(counter, "--deadline-seconds", "2") as server:
             call = server.predictions.Predict.future(
                 predict_request("counter", "", x=i64([FOR_EVER]))
@@ -120,7 +120,7 @@ class TestStop:
             )
             assert server.process.wait(PATIENCE) == 0
 
-    def test_a_model_that_is_being_loaded_is_not_waited_for(
+    def test_model_that_is_loading_is_not_waited_for(
         self, counter: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setenv("TMPDIR", str(tmp_path))
@@ -177,7 +177,7 @@ class TestDeadline:
         with running(counter, "--deadline-seconds", "1", "--workers", "1") as server:
             yield server
 
-    def test_a_model_that_takes_for_ever_is_given_up_and_its_worker_is_free_again(
+    def test_request_that_takes_too_long_ends_and_frees_its_worker(
         self, hasty: RunningServer
     ) -> None:
         for _ in range(2):
@@ -192,20 +192,20 @@ class TestDeadline:
             until_waiting(hasty, 0)
         assert hasty.rest("counter:predict", {"instances": [5]}).json() == {"predictions": [5]}
 
-    def test_a_client_that_sends_its_body_slowly_is_given_up(self, hasty: RunningServer) -> None:
+    def test_client_that_sends_its_body_slowly_is_refused(self, hasty: RunningServer) -> None:
         with socket.create_connection(("127.0.0.1", hasty.rest_port), PATIENCE) as client:
             client.sendall(
                 b"POST /v1/models/counter:predict HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n{"
             )
-            answer = b""
+            response = b""
             while piece := client.recv(1000):  # It does not leave the connection open.
-                answer += piece
-        assert answer.startswith(b"HTTP/1.1 408 ")
-        assert b"did not arrive within 1 seconds" in answer
+                response += piece
+        assert response.startswith(b"HTTP/1.1 408 ")
+        assert b"did not arrive within 1 seconds" in response
         assert hasty.rest("counter:predict", {"instances": [5]}).status_code == 200
 
 
-def test_before_a_model_is_there_nothing_is_served(toys: Path, tmp_path: Path) -> None:
+def test_server_without_a_model_serves_nothing_until_one_comes(toys: Path, tmp_path: Path) -> None:
     with running(tmp_path, "--poll-seconds", "0.05", wait_for_model=False) as server:
         overall, toy = Health(server, ""), Health(server, "toy")
         overall.wait_for(NOT_SERVING)
@@ -229,8 +229,8 @@ def test_before_a_model_is_there_nothing_is_served(toys: Path, tmp_path: Path) -
         assert server.rest("toy:predict", DOCUMENT).status_code == 200
 
 
-class TestWhatItTells:
-    def test_metrics_are_a_page_that_prometheus_reads(self, server: RunningServer) -> None:
+class TestMetricsAndLog:
+    def test_metrics_can_be_read_by_prometheus(self, server: RunningServer) -> None:
         server.rest("toy:predict", DOCUMENT)
         response = server.http.get("/monitoring/prometheus/metrics")
         assert response.headers["content-type"].startswith("text/plain; version=")
@@ -245,7 +245,7 @@ class TestWhatItTells:
         assert samples["flightdeck_serving_waiting_requests", ""] == 0
         assert samples["flightdeck_serving_loads_total", ""] >= 2
 
-    def test_each_request_is_a_line_with_its_status(self, server: RunningServer) -> None:
+    def test_log_has_a_line_with_the_status_of_each_request(self, server: RunningServer) -> None:
         model = "a model that is asked for here alone"
         server.rest(f"{model}:predict", DOCUMENT)
         line = server.wait_for("request", model=model)
@@ -260,7 +260,9 @@ class TestWhatItTells:
         server.predictions.Predict(predict_request("toy", "raw_features", **GOOD))
         server.wait_for("request", times=before + 1, **fields)
 
-    def test_it_says_where_it_listens_and_what_it_loaded(self, server: RunningServer) -> None:
+    def test_log_tells_where_the_server_listens_and_what_it_loaded(
+        self, server: RunningServer
+    ) -> None:
         (line,) = server.find("listening")
         assert line["host"] == "127.0.0.1"
         assert line["tls"] is False
@@ -268,14 +270,14 @@ class TestWhatItTells:
         assert (line["model"], line["form"], line["verified"]) == ("toy", "SavedModel", False)
 
 
-class TestNoStart:
+class TestServeErrors:
     """A server that cannot start says why in a line."""
 
     @pytest.fixture(scope="class")
     def failures(
         self, toys: Path, tmp_path_factory: pytest.TempPathFactory
     ) -> dict[str, subprocess.CompletedProcess[str]]:
-        """What became of those that try, and, as `ports`, the ports that are taken."""
+        """Outcomes of servers that fail to start, and, as `ports`, the ports that are taken."""
         root = tmp_path_factory.mktemp("failures")
         certificate = make_certificate(root)
         (root / "garbage").write_bytes(b"\xff\xfe\n\n")
@@ -319,7 +321,7 @@ class TestNoStart:
             ("tokens", "empty: token: Field required"),
         ],
     )
-    def test_for_want_of_a_port_or_a_file(
+    def test_serve_fails_without_its_port_or_a_file(
         self,
         failures: dict[str, subprocess.CompletedProcess[str]],
         name: str,
@@ -347,7 +349,7 @@ class TestNoStart:
             (["models", "--no-verify", "--request-log-sampling", "2"], "2.0 is not in the range"),
         ],
     )
-    def test_for_wrong_usage(
+    def test_serve_refuses_wrong_usage(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], message: str
     ) -> None:
         monkeypatch.chdir(tmp_path)
@@ -358,7 +360,7 @@ class TestNoStart:
         assert message in done.output.splitlines()[-1]
 
 
-def test_a_key_that_is_taken_away_takes_its_versions_with_it(
+def test_server_stops_serving_versions_of_a_removed_key(
     sealed: Sealed, toys: Path, tmp_path: Path
 ) -> None:
     sealed.publish(1, toys / "toy" / "1", encrypt=False)

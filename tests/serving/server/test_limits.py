@@ -46,12 +46,12 @@ def limited(toys: Path) -> Iterator[RunningServer]:
     """A server with a budget of `BUDGET`."""
     limits = ("--max-request-mb", str(REQUEST), "--request-memory-mb", str(BUDGET))
     with running(toys, *limits, "--workers", "1") as server:
-        ask(server)
+        send_requests(server)
         yield server
 
 
-def ask(server: RunningServer) -> None:
-    """Asks in both protocols what has a good answer."""
+def send_requests(server: RunningServer) -> None:
+    """Sends a good request in both protocols."""
     columns = {"distance": f32([1.0]), "hour": i64([2]), "company": strings(b"AA")}
     server.predictions.Predict(predict_request("toy", "raw_features", **columns), timeout=30)
     document = {"signature_name": "raw_features", "instances": [ROW]}
@@ -67,20 +67,20 @@ def peak_memory(server: RunningServer) -> int:
 
 @contextlib.contextmanager
 def within_budget(server: RunningServer) -> Iterator[None]:
-    """Checks that memory does not grow by more than the budget, and others are answered."""
+    """Checks that memory does not grow by more than the budget, and other requests succeed."""
     Path(f"/proc/{server.process.pid}/clear_refs").write_text("5")
     before = peak_memory(server)
     stopping = threading.Event()
 
-    def keep_asking() -> int:
-        asked = 0
-        while not stopping.is_set() or not asked:
-            ask(server)
-            asked += 1
-        return asked
+    def keep_sending() -> int:
+        requests = 0
+        while not stopping.is_set() or not requests:
+            send_requests(server)
+            requests += 1
+        return requests
 
     with ThreadPoolExecutor(1) as pool:
-        others = pool.submit(keep_asking)
+        others = pool.submit(keep_sending)
         try:
             yield
         finally:
@@ -109,7 +109,7 @@ class TestGrpc:
     def refuse(self, server: RunningServer, content: bytes) -> tuple[grpc.StatusCode, str]:
         return refusal(server.channel.unary_unary(PREDICT), content)
 
-    def test_a_bomb_of_gzip_is_not_inflated(self, limited: RunningServer) -> None:
+    def test_gzip_bomb_is_not_inflated(self, limited: RunningServer) -> None:
         bomb = gzip.compress(bytes(300 * MB), 1)
         assert len(bomb) < 2 * MB
         with within_budget(limited):
@@ -118,22 +118,22 @@ class TestGrpc:
                 assert code is EXHAUSTED
                 assert f"larger than the {REQUEST * MB:,} bytes" in message
 
-    def test_a_bomb_that_grpc_compresses_is_not_inflated(self, limited: RunningServer) -> None:
+    def test_grpc_gzip_bomb_is_not_inflated(self, limited: RunningServer) -> None:
         call = limited.channel.unary_unary(PREDICT)
         with within_budget(limited):
             code, _ = refusal(call, bytes(200 * MB), compression=grpc.Compression.Gzip)
         assert code is EXHAUSTED
 
-    def test_a_request_that_grpc_compresses_is_answered(self, limited: RunningServer) -> None:
+    def test_compressed_request_is_predicted(self, limited: RunningServer) -> None:
         request = predict_request("toy", "echo", text=strings(*[b"x" * 1000] * 10))
-        answer = limited.predictions.Predict(request, compression=grpc.Compression.Gzip)
-        assert len(answer.outputs["text"].string_val) == 10
+        response = limited.predictions.Predict(request, compression=grpc.Compression.Gzip)
+        assert len(response.outputs["text"].string_val) == 10
         damaged = gzip.compress(request.SerializeToString())[:-9]
         code, message = self.refuse(limited, damaged)
         assert code is grpc.StatusCode.INVALID_ARGUMENT
         assert "cannot be decompressed" in message
 
-    def test_many_inputs_of_one_value_are_not_unfolded(self, limited: RunningServer) -> None:
+    def test_many_inputs_of_one_value_are_not_expanded(self, limited: RunningServer) -> None:
         request = tensors(16, 2_000_000).SerializeToString()
         assert len(request) < 1000
         with within_budget(limited):
@@ -141,7 +141,7 @@ class TestGrpc:
                 assert code is EXHAUSTED
                 assert "2,000,000 rows, 10,000 are allowed" in message
 
-    def test_inputs_are_limited_all_together(self, limited: RunningServer) -> None:
+    def test_inputs_are_limited_together(self, limited: RunningServer) -> None:
         code, message = self.refuse(limited, tensors(200, 9000).SerializeToString())
         assert code is grpc.StatusCode.INVALID_ARGUMENT
         assert "is larger than" in message
@@ -163,9 +163,7 @@ class TestGrpc:
                 assert code is EXHAUSTED
                 assert "the request takes more than" in message
 
-    def test_a_context_is_not_copied_into_thousands_of_examples(
-        self, limited: RunningServer
-    ) -> None:
+    def test_context_is_not_copied_into_thousands_of_examples(self, limited: RunningServer) -> None:
         request = classification_pb2.ClassificationRequest()
         request.model_spec.name, request.model_spec.signature_name = "toy", "classify"
         context = request.input.example_list_with_context
@@ -177,7 +175,7 @@ class TestGrpc:
         assert code is EXHAUSTED
         assert "5,000 examples" in message
 
-    def test_a_long_name_is_cut(self, limited: RunningServer) -> None:
+    def test_long_name_is_cut(self, limited: RunningServer) -> None:
         request = predict_request("x" * (REQUEST * MB - 1000))
         code, message = refusal(limited.predictions.Predict, request)
         assert code is grpc.StatusCode.NOT_FOUND
@@ -191,7 +189,7 @@ class TestGrpc:
         assert refusal(limited.models.GetModelStatus, status)[0] is EXHAUSTED
         assert all(len(json.dumps(line)) < 5000 for line in limited.lines)
 
-    def test_without_a_token_a_body_is_not_read(self, toys: Path, tmp_path: Path) -> None:
+    def test_body_without_a_token_is_not_read(self, toys: Path, tmp_path: Path) -> None:
         (tmp_path / "token").write_text(TOKEN)
         (tmp_path / "token").chmod(0o600)
         with running(toys, "--token-file", str(tmp_path / "token")) as server:
@@ -216,7 +214,7 @@ BODIES = {
 }
 
 
-def test_small_requests_that_unfold_share_the_memory_of_a_worker(tmp_path: Path) -> None:
+def test_server_limits_the_memory_of_small_requests_that_expand(tmp_path: Path) -> None:
     save_odd(tmp_path / "odd" / "1")
     request = predict_request("odd", "any_shape")
     tensor = request.inputs["x"]
@@ -252,7 +250,7 @@ class TestRest:
                 assert status == 413
                 assert "the request takes more than" in message
 
-    def test_a_body_compressed_with_gzip_is_answered(self, limited: RunningServer) -> None:
+    def test_gzip_body_is_predicted(self, limited: RunningServer) -> None:
         document = {"signature_name": "raw_features", "instances": [ROW] * 3}
         body = gzip.compress(json.dumps(document).encode())
         assert self.post(limited, body, Content_Encoding="gzip") == (200, "")
@@ -262,7 +260,7 @@ class TestRest:
         status, message = self.post(limited, body, Content_Encoding="br")
         assert (status, "Content-Encoding br is not supported" in message) == (400, True)
 
-    def test_a_bomb_of_gzip_is_not_inflated(self, limited: RunningServer) -> None:
+    def test_gzip_bomb_is_not_inflated(self, limited: RunningServer) -> None:
         bomb = gzip.compress(b" " * (300 * MB), 1)
         with within_budget(limited):
             for status, message in in_parallel(
@@ -270,7 +268,7 @@ class TestRest:
             ):
                 assert (status, "larger than the" in message) == (413, True)
 
-    def test_a_length_that_is_too_large_is_refused_before_the_body_comes(
+    def test_length_that_is_too_large_is_refused_before_the_body_comes(
         self, limited: RunningServer
     ) -> None:
         with socket.create_connection(("127.0.0.1", limited.rest_port), timeout=60) as client:
@@ -280,9 +278,7 @@ class TestRest:
             )
             assert client.recv(1000).startswith(b"HTTP/1.1 413 ")
 
-    def test_bodies_that_are_never_finished_make_room_for_others(
-        self, limited: RunningServer
-    ) -> None:
+    def test_unfinished_bodies_make_room_for_others(self, limited: RunningServer) -> None:
         size = REQUEST * MB
         head = (
             f"POST /v1/models/toy:predict HTTP/1.1\r\nHost: x\r\nContent-Length: {size}\r\n\r\n"
@@ -296,7 +292,7 @@ class TestRest:
                     client.send(head + b" " * (size - 1))
             assert self.post(limited, body) == (200, "")
 
-    def test_the_log_has_no_values_of_features(self, limited: RunningServer) -> None:
+    def test_log_holds_no_values_of_features(self, limited: RunningServer) -> None:
         secret = "B6 is the secret"
         bad: dict[str, Any] = {**ROW, "hour": secret}
         status, message = self.post(
@@ -306,7 +302,7 @@ class TestRest:
         request = predict_request("toy", "", examples=strings(f"no tf.Example: {secret}".encode()))
         code, _ = refusal(limited.predictions.Predict, request)
         assert code is grpc.StatusCode.INVALID_ARGUMENT
-        ask(limited)
+        send_requests(limited)
         assert secret not in json.dumps(limited.lines)
 
 
@@ -340,10 +336,12 @@ class TestConnections:
             version = ModelDirectory(str(models), "toy").next_version()
             save_versioned(models / "toy" / str(version), 7)
             server.wait_for("serving", version=version)
-        answer = server.rest("toy:predict", {"instances": [1.0]})
-        assert answer.json() == {"predictions": [7]}
+        response = server.rest("toy:predict", {"instances": [1.0]})
+        assert response.json() == {"predictions": [7]}
 
-    def test_one_connection_too_many_is_told(self, few: tuple[RunningServer, Path]) -> None:
+    def test_connection_above_the_limit_gets_an_error(
+        self, few: tuple[RunningServer, Path]
+    ) -> None:
         server, _ = few
         with contextlib.ExitStack() as stack:
             clients = [
@@ -352,6 +350,8 @@ class TestConnections:
                 )
                 for _ in range(21)
             ]
-            answer = clients[-1].recv(1000)
-        assert answer.startswith(b"HTTP/1.1 503 ")
-        assert json.loads(answer.partition(b"\r\n\r\n")[2]) == {"error": "too many connections now"}
+            response = clients[-1].recv(1000)
+        assert response.startswith(b"HTTP/1.1 503 ")
+        assert json.loads(response.partition(b"\r\n\r\n")[2]) == {
+            "error": "too many connections now"
+        }

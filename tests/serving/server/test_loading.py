@@ -84,7 +84,7 @@ def settings(directory: ModelDirectory, keys: KeyPair) -> ServerSettings:
     return ServerSettings(directory.serving_dir, trust=TrustStore([keys.public]))
 
 
-def test_a_version_swapped_after_it_was_verified_is_not_loaded(
+def test_load_version_refuses_a_version_swapped_after_verification(
     directory: ModelDirectory, keys: KeyPair, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     version = Path(directory.version_uri(7))
@@ -105,31 +105,31 @@ def test_a_version_swapped_after_it_was_verified_is_not_loaded(
     (folder,) = loaded_from
     assert not folder.is_relative_to(directory.serving_dir)
     assert stat.S_IMODE(folder.parents[1].stat().st_mode) == 0o700
-    answer = model.run(
+    outputs = model.run(
         "serving_default", {"words": np.array([b"b"], object)}, ["index"], seconds=10
     )
-    assert answer["index"].tolist() == [11]
+    assert outputs["index"].tolist() == [11]
     monkeypatch.setattr(loading, "load_model", load_model)
     with pytest.raises(SignatureError, match="files differ"):
         load_version(settings(directory, keys), directory, 7, threading.Event())
 
 
-def test_what_a_model_reads_with_each_request_stays_and_goes_with_the_model(
+def test_load_version_keeps_files_that_the_model_reads_until_it_is_deleted(
     directory: ModelDirectory, keys: KeyPair, private_parent: Path
 ) -> None:
     model = load_version(settings(directory, keys), directory, 7, threading.Event())
     left = [path.name for path in private_parent.rglob("*") if path.is_file()]
     assert left == ["vocabulary.txt"]
     rows = {"words": np.array([b"a", b"c", b"?"], object)}
-    answer = model.run("serving_default", rows, ["index", "bytes"], seconds=10)
-    assert answer["index"].tolist() == [10, 12, 13]
-    assert answer["bytes"].tolist() == [6, 6, 6]
+    outputs = model.run("serving_default", rows, ["index", "bytes"], seconds=10)
+    assert outputs["index"].tolist() == [10, 12, 13]
+    assert outputs["bytes"].tolist() == [6, 6, 6]
     del model
     gc.collect()
     assert list(private_parent.iterdir()) == []
 
 
-def test_what_is_refused_leaves_nothing_behind(
+def test_load_version_leaves_nothing_after_a_refusal(
     directory: ModelDirectory, keys: KeyPair, private_parent: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*arguments: object) -> None:
@@ -142,7 +142,7 @@ def test_what_is_refused_leaves_nothing_behind(
     assert list(private_parent.iterdir()) == []
 
 
-def test_a_load_that_is_given_up_ends_and_leaves_nothing_behind(
+def test_load_version_leaves_nothing_when_it_is_cancelled(
     directory: ModelDirectory, keys: KeyPair, private_parent: Path
 ) -> None:
     given_up = threading.Event()

@@ -1,4 +1,4 @@
-"""Tests that each line of the log is a JSON object, whatever it tells."""
+"""Tests that each line of the log is a JSON object, whatever it holds."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ except ZeroDivisionError:
 """
 
 
-def test_every_line_is_an_object_and_nothing_goes_to_the_standard_error() -> None:
+def test_log_lines_are_json_objects_and_stderr_is_empty() -> None:
     done = subprocess.run(
         [sys.executable, "-c", SCRIPT],
         cwd=PROJECT,
@@ -55,15 +55,15 @@ def test_every_line_is_an_object_and_nothing_goes_to_the_standard_error() -> Non
 
 
 @given(st.text(st.characters(exclude_categories=())))
-def test_any_message_of_an_error_can_be_sent_by_grpc(text: str) -> None:
-    """Which takes UTF-8, sends three bytes for each that is not ASCII, and 8 KB at most."""
+def test_serving_error_message_can_always_be_sent_by_grpc(text: str) -> None:
+    """gRPC takes UTF-8, sends three bytes for each that is not ASCII, and 8 KB at most."""
     message = invalid(text).message
     assert len(message.encode()) * 3 < 8000
     if len(text) < 100 and not any("\ud800" <= c <= "\udfff" for c in text):
         assert message == text
 
 
-def test_a_long_message_keeps_its_beginning() -> None:
+def test_serving_error_message_is_cut_after_its_beginning() -> None:
     error: ServingError = invalid(f"input {10_000 * 'ä'}")
     assert error.message.startswith(f"input {900 * 'ä'}")
     assert str(error) == error.message

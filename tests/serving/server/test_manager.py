@@ -149,7 +149,7 @@ class Serving:
         return folder
 
     def look(self) -> None:
-        """Looks once, and waits until all is loaded that this look and its loads ask for."""
+        """Looks once, and waits for all loads that follow from it."""
         self.manager.look()
         join_loads()
 
@@ -192,7 +192,7 @@ def not_served(serving: Serving, *args: Any) -> ServingError:
     return refused.value
 
 
-def test_the_newest_version_is_served_and_no_other_is_loaded(serving: Serving) -> None:
+def test_manager_loads_and_serves_only_the_newest_version(serving: Serving) -> None:
     for version in (9, 10, 2):
         serving.add(version)
     serving.look()
@@ -202,7 +202,7 @@ def test_the_newest_version_is_served_and_no_other_is_loaded(serving: Serving) -
     assert serving.gauge() == {("toy", 10)}
 
 
-def test_what_is_no_version_is_passed_over(serving: Serving) -> None:
+def test_manager_ignores_folders_that_are_not_versions(serving: Serving) -> None:
     serving.add(1)
     (serving.root / "toy" / "2").mkdir()
     for name in ("next", "3.new", "-4", ".5"):
@@ -214,7 +214,7 @@ def test_what_is_no_version_is_passed_over(serving: Serving) -> None:
 
 
 @pytest.mark.parametrize("name", ["20261126153000123456", "9" * 200, "007", "٧"])  # noqa: RUF001
-def test_a_number_that_no_client_can_say_is_ignored_and_named_once(
+def test_manager_ignores_and_names_once_a_number_that_clients_cannot_send(
     serving: Serving, name: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     serving.add(1)
@@ -229,7 +229,7 @@ def test_a_number_that_no_client_can_say_is_ignored_and_named_once(
     assert serving.loads == [("toy", 1)]
 
 
-def test_a_new_version_takes_over_and_the_old_one_is_forgotten(serving: Serving) -> None:
+def test_manager_serves_a_new_version_and_frees_the_old_one(serving: Serving) -> None:
     serving.add(1)
     serving.look()
     old = weakref.ref(serving.manager.find("toy").model)
@@ -243,14 +243,14 @@ def test_a_new_version_takes_over_and_the_old_one_is_forgotten(serving: Serving)
     assert old() is None
 
 
-def test_nothing_is_loaded_twice(serving: Serving) -> None:
+def test_manager_loads_nothing_twice(serving: Serving) -> None:
     serving.add(1)
     for _ in range(3):
         serving.look()
     assert serving.loads == [("toy", 1)]
 
 
-def test_the_old_version_is_served_while_the_new_one_loads(serving: Serving) -> None:
+def test_manager_serves_the_old_version_while_the_new_one_loads(serving: Serving) -> None:
     serving.add(1)
     serving.look()
     serving.add(2)
@@ -263,7 +263,7 @@ def test_the_old_version_is_served_while_the_new_one_loads(serving: Serving) -> 
 
 
 class TestRefusals:
-    def test_the_old_version_stays_and_the_reason_is_told(
+    def test_old_version_stays_and_the_reason_is_reported(
         self, serving: Serving, caplog: pytest.LogCaptureFixture
     ) -> None:
         serving.add(1)
@@ -283,7 +283,7 @@ class TestRefusals:
         }
         assert (serving.count("loaded"), serving.count("refused")) == (1, 1)
 
-    def test_at_the_start_the_next_newest_is_served(self, serving: Serving) -> None:
+    def test_next_newest_version_is_served_at_the_start(self, serving: Serving) -> None:
         serving.add(1)
         serving.add(2)
         serving.add(3, BAD)
@@ -292,7 +292,7 @@ class TestRefusals:
         assert serving.served() == 2
         assert serving.loads == [("toy", 4), ("toy", 3), ("toy", 2)]
 
-    def test_it_is_not_tried_again_as_long_as_it_stays_as_it_is(self, serving: Serving) -> None:
+    def test_refused_version_is_not_tried_again_unchanged(self, serving: Serving) -> None:
         serving.add(1)
         serving.add(2, BAD)
         for _ in range(3):
@@ -302,7 +302,9 @@ class TestRefusals:
     @pytest.mark.parametrize(
         "name", ["saved_model.pb", "variables/data", "assets.extra/requests", "model.tflite"]
     )
-    def test_it_is_loaded_when_its_file_is_mended(self, serving: Serving, name: str) -> None:
+    def test_refused_version_is_loaded_when_its_file_is_corrected(
+        self, serving: Serving, name: str
+    ) -> None:
         serving.add(1)
         folder = serving.add(2)
         (folder / name).write_bytes(BAD)
@@ -314,7 +316,9 @@ class TestRefusals:
         assert serving.states()[2] == State.AVAILABLE
         assert serving.manager.status("toy", 2).model_version_status[0].status.error_message == ""
 
-    def test_it_is_tried_again_when_it_gets_a_file_or_a_signature(self, serving: Serving) -> None:
+    def test_refused_version_is_tried_again_with_a_new_file_or_signature(
+        self, serving: Serving
+    ) -> None:
         folder = serving.add(1, BAD)
         serving.look()
         (folder / "variables" / "more").write_bytes(b"")
@@ -325,7 +329,9 @@ class TestRefusals:
         serving.look()
         assert serving.loads == [("toy", 1)] * 3
 
-    def test_one_that_goes_and_comes_back_is_tried_again(self, serving: Serving) -> None:
+    def test_refused_version_is_tried_again_after_rollback_and_promotion(
+        self, serving: Serving
+    ) -> None:
         serving.add(1)
         serving.add(2, BAD)
         serving.look()
@@ -335,7 +341,7 @@ class TestRefusals:
         serving.look()
         assert serving.loads == [("toy", 2), ("toy", 1), ("toy", 2)]
 
-    def test_a_reason_without_words_is_the_kind_of_error(self, serving: Serving) -> None:
+    def test_reason_without_message_is_the_type_of_the_error(self, serving: Serving) -> None:
         def fail() -> None:
             raise MemoryError
 
@@ -347,7 +353,7 @@ class TestRefusals:
 
 
 class TestRollback:
-    def test_the_version_before_is_served(self, serving: Serving) -> None:
+    def test_version_before_is_served(self, serving: Serving) -> None:
         serving.add(1)
         serving.add(2)
         serving.look()
@@ -359,7 +365,7 @@ class TestRollback:
         assert serving.served() == 2
         assert serving.loads == [("toy", 2), ("toy", 1), ("toy", 2)]
 
-    def test_the_last_good_one_stays_if_the_version_before_does_not_load(
+    def test_last_good_version_stays_if_the_one_before_does_not_load(
         self, serving: Serving
     ) -> None:
         serving.add(1, BAD)
@@ -370,7 +376,7 @@ class TestRollback:
         assert serving.served() == 2
         assert serving.states()[2] == State.AVAILABLE
 
-    def test_the_last_good_one_stays_when_all_are_gone_and_till_there_is_another(
+    def test_last_good_version_stays_when_all_are_deleted_until_another_loads(
         self, serving: Serving
     ) -> None:
         serving.add(1)
@@ -386,7 +392,7 @@ class TestRollback:
         assert serving.served() == 2
         assert serving.gauge() == {("toy", 2)}
 
-    def test_when_the_last_one_is_withdrawn_nothing_is_served_till_it_is_promoted(
+    def test_withdrawn_last_version_is_not_served_until_it_is_promoted(
         self, serving: Serving
     ) -> None:
         serving.add(1)
@@ -405,7 +411,7 @@ class TestRollback:
         serving.look()
         assert serving.served() == 1
 
-    def test_all_of_the_directory_may_go(self, serving: Serving) -> None:
+    def test_last_good_version_stays_when_the_directory_is_deleted(self, serving: Serving) -> None:
         serving.add(1)
         serving.look()
         shutil.rmtree(serving.root)
@@ -464,7 +470,7 @@ class TestSlowLoads:
         slow.finish()
         assert serving.served() == 3
 
-    def test_manager_gives_up_a_load_whose_version_is_rolled_back(
+    def test_manager_cancels_a_load_whose_version_is_rolled_back(
         self, serving: Serving, caplog: pytest.LogCaptureFixture
     ) -> None:
         caplog.set_level(logging.INFO)
@@ -483,7 +489,7 @@ class TestSlowLoads:
         assert errors(caplog) == []
         assert serving.count("refused") == 0
 
-    def test_manager_takes_a_version_that_went_while_it_was_read_for_no_error(
+    def test_manager_reports_no_error_for_a_version_removed_while_it_loads(
         self, serving: Serving, caplog: pytest.LogCaptureFixture
     ) -> None:
         serving.add(1)
@@ -499,7 +505,7 @@ class TestSlowLoads:
         assert serving.served() == 1
         assert serving.states() == {1: State.AVAILABLE, 2: State.END}
 
-    def test_manager_loads_again_what_changed_while_it_was_read(
+    def test_manager_loads_again_a_version_that_changed_while_it_was_read(
         self, serving: Serving, caplog: pytest.LogCaptureFixture
     ) -> None:
         folder = serving.add(1, BAD)
@@ -512,7 +518,7 @@ class TestSlowLoads:
         serving.look()
         assert serving.served() == 1
 
-    def test_manager_loads_again_what_is_promoted_while_its_load_is_being_given_up(
+    def test_manager_loads_a_promoted_version_again_while_its_load_is_cancelled(
         self, serving: Serving
     ) -> None:
         serving.add(1)
@@ -532,7 +538,7 @@ class TestSlowLoads:
         assert serving.served() == 2
         assert serving.count("loaded") == 2
 
-    def test_manager_serves_each_version_whose_load_ends_though_newer_ones_come(
+    def test_manager_serves_each_loaded_version_while_newer_ones_load(
         self, serving: Serving
     ) -> None:
         serving.add(1)
@@ -548,9 +554,7 @@ class TestSlowLoads:
         slower.finish()
         assert serving.served() == 3
 
-    def test_manager_gives_up_the_load_of_a_version_that_a_newer_one_overtakes(
-        self, serving: Serving
-    ) -> None:
+    def test_manager_cancels_a_load_that_a_newer_version_overtakes(self, serving: Serving) -> None:
         serving.add(1)
         slow = serving.slow(1)
         serving.manager.look()
@@ -562,7 +566,7 @@ class TestSlowLoads:
         slow.finish()
         assert serving.gauge() == {("toy", 2)}
 
-    def test_manager_gives_up_its_loads_when_it_stops(self, serving: Serving) -> None:
+    def test_manager_cancels_its_loads_when_it_stops(self, serving: Serving) -> None:
         serving.add(1)
         slow = serving.slow(1)
         serving.manager.look()
@@ -575,9 +579,7 @@ class TestSlowLoads:
 class TestTrust:
     """Keys that are taken away while the server runs."""
 
-    def test_what_is_no_longer_trusted_makes_way_for_the_newest_that_is(
-        self, serving: Serving
-    ) -> None:
+    def test_newest_trusted_version_replaces_one_no_longer_trusted(self, serving: Serving) -> None:
         for version in (1, 2, 3):
             serving.add(version)
         serving.signed_with = {2: "stolen", 3: "stolen"}
@@ -594,9 +596,7 @@ class TestTrust:
             assert not_served(serving, "toy", version).code is grpc.StatusCode.NOT_FOUND
         assert not_served(serving, "toy", None, "stable").code is grpc.StatusCode.INVALID_ARGUMENT
 
-    def test_where_nothing_else_is_trusted_nothing_is_served_until_it_is(
-        self, serving: Serving
-    ) -> None:
+    def test_nothing_is_served_until_a_version_is_trusted(self, serving: Serving) -> None:
         serving.add(1)
         serving.signed_with = {1: "stolen"}
         serving.look()
@@ -611,7 +611,7 @@ class TestTrust:
         join_loads()
         assert serving.served() == 1
 
-    def test_a_key_that_is_taken_away_during_a_load_ends_it(self, serving: Serving) -> None:
+    def test_load_ends_when_its_key_is_removed(self, serving: Serving) -> None:
         serving.add(1)
         serving.look()
         serving.add(2)
@@ -627,9 +627,7 @@ class TestTrust:
 
 
 class TestWithdrawal:
-    def test_manager_gives_up_the_load_of_a_version_that_is_withdrawn(
-        self, serving: Serving
-    ) -> None:
+    def test_manager_cancels_the_load_of_a_withdrawn_version(self, serving: Serving) -> None:
         serving.add(1)
         slow = serving.slow(1)
         serving.manager.look()
@@ -642,7 +640,7 @@ class TestWithdrawal:
 
 
 class TestFirstLoad:
-    def test_manager_has_decided_when_each_model_is_served_or_refused(
+    def test_manager_is_decided_when_each_model_is_served_or_refused(
         self, serving: Serving
     ) -> None:
         serving.add(1, BAD, name="a")
@@ -658,7 +656,7 @@ class TestFirstLoad:
         assert serving.manager.decided.done()
 
     @pytest.mark.parametrize("names", [(), ("later",)])
-    def test_manager_has_decided_when_there_is_nothing_to_load(
+    def test_manager_is_decided_when_there_is_nothing_to_load(
         self, tmp_path: Path, names: tuple[str, ...]
     ) -> None:
         serving = Serving(tmp_path, names)
@@ -685,7 +683,7 @@ class TestStorage:
         return go
 
     @pytest.mark.parametrize("found", [[], OSError(116, "Stale file handle")])
-    def test_manager_serves_on_what_is_loaded_when_storage_goes_away(
+    def test_manager_keeps_serving_loaded_versions_when_storage_goes_away(
         self,
         serving: Serving,
         away: Callable[[list[int] | OSError], None],
@@ -720,7 +718,7 @@ class TestStorage:
         assert serving.manager.decided.done()
         assert not_served(serving, "toy").code is grpc.StatusCode.NOT_FOUND
 
-    def test_manager_serves_what_loaded_while_storage_went_away(
+    def test_manager_serves_a_version_that_loaded_while_storage_went_away(
         self, serving: Serving, away: Callable[[list[int] | OSError], None]
     ) -> None:
         serving.add(1)
@@ -730,7 +728,7 @@ class TestStorage:
         slow.finish()
         assert serving.served() == 1
 
-    def test_manager_tries_again_after_an_error_of_the_disk(
+    def test_manager_tries_again_after_a_disk_error(
         self, serving: Serving, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         def fail() -> None:
@@ -751,14 +749,14 @@ class TestStorage:
         serving.look()
         assert serving.served() == 1
 
-    def test_manager_tries_again_when_the_mode_of_a_file_is_mended(self, serving: Serving) -> None:
+    def test_manager_tries_again_when_a_file_mode_is_corrected(self, serving: Serving) -> None:
         folder = serving.add(1, BAD)
         serving.look()
         (folder / "saved_model.pb").chmod(0o600)
         serving.look()
         assert serving.loads == [("toy", 1)] * 2
 
-    def test_manager_passes_over_a_number_that_the_protocol_cannot_say(
+    def test_manager_ignores_a_number_that_the_protocol_cannot_hold(
         self, serving: Serving, away: Callable[[list[int] | OSError], None]
     ) -> None:
         serving.add(2**63 - 1)
@@ -766,7 +764,7 @@ class TestStorage:
         serving.look()
         assert serving.states() == {2**63 - 1: State.AVAILABLE}
 
-    def test_status_says_a_reason_that_is_no_text(self, serving: Serving) -> None:
+    def test_status_reports_a_reason_that_is_not_text(self, serving: Serving) -> None:
         name = os.fsdecode(b"weights-\xff")
 
         def fail() -> None:
@@ -781,7 +779,7 @@ class TestStorage:
 
 
 class TestLabels:
-    def test_a_labelled_version_stays_loaded_and_answers_to_its_label(
+    def test_labelled_version_stays_loaded_and_is_found_by_its_label(
         self, serving: Serving
     ) -> None:
         serving.add(1)
@@ -797,7 +795,7 @@ class TestLabels:
         serving.look()
         assert serving.manager.find("toy", label="stable").model is stable
 
-    def test_a_label_that_moves_is_followed(self, serving: Serving) -> None:
+    def test_label_that_moves_is_followed(self, serving: Serving) -> None:
         for version in (1, 2, 3):
             serving.add(version)
         serving.directory().pin(1, "stable")
@@ -813,7 +811,7 @@ class TestLabels:
         assert error.message.endswith("label: stable; model toy has none")
         assert serving.gauge() == {("toy", 3)}
 
-    def test_a_label_of_a_version_that_does_not_load_is_unknown(self, serving: Serving) -> None:
+    def test_label_of_a_version_that_does_not_load_is_unknown(self, serving: Serving) -> None:
         serving.add(1, BAD)
         serving.add(2)
         serving.directory().pin(1, "stable")
@@ -823,7 +821,7 @@ class TestLabels:
         error = not_served(serving, "toy", None, "stable")
         assert error.message.endswith("label: stable; model toy has canary")
 
-    def test_when_labels_cannot_be_read_those_before_hold(
+    def test_labels_are_kept_when_they_cannot_be_read(
         self, serving: Serving, caplog: pytest.LogCaptureFixture
     ) -> None:
         serving.add(1)
@@ -842,9 +840,7 @@ class TestLabels:
 
 
 class TestSeveralModels:
-    def test_each_is_served_and_one_that_is_broken_disturbs_no_other(
-        self, serving: Serving
-    ) -> None:
+    def test_broken_model_does_not_disturb_others(self, serving: Serving) -> None:
         serving.add(1, BAD, name="a")
         serving.add(1, name="b")
         serving.add(7, name="b")
@@ -865,7 +861,7 @@ class TestSeveralModels:
             ("d", True),
         }
 
-    def test_a_folder_that_cannot_be_read_disturbs_no_other(
+    def test_unreadable_folder_does_not_disturb_other_models(
         self, serving: Serving, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         serving.add(1, name="a")
@@ -884,7 +880,7 @@ class TestSeveralModels:
         serving.look()
         assert (serving.served("a"), serving.served("b")) == (1, 2)
 
-    def test_one_that_comes_later_is_served(self, serving: Serving) -> None:
+    def test_model_added_later_is_served(self, serving: Serving) -> None:
         serving.add(1, name="a")
         serving.look()
         assert not serving.manager.knows("b")
@@ -893,7 +889,7 @@ class TestSeveralModels:
         assert serving.served("b") == 1
         assert serving.manager.knows("b")
 
-    def test_only_those_that_are_named_are_served(self, tmp_path: Path) -> None:
+    def test_only_named_models_are_served(self, tmp_path: Path) -> None:
         serving = Serving(tmp_path, names=("b", "later"))
         serving.add(1, name="a")
         serving.add(1, name="b")
@@ -905,7 +901,7 @@ class TestSeveralModels:
         assert serving.served("later") == 4
 
 
-def test_it_looks_again_and_again_until_it_is_stopped(serving: Serving) -> None:
+def test_manager_looks_repeatedly_until_it_is_stopped(serving: Serving) -> None:
     looks = threading.Semaphore(0)
     serving.add(1)
     serving.look()
@@ -918,7 +914,7 @@ def test_it_looks_again_and_again_until_it_is_stopped(serving: Serving) -> None:
 
 
 class Swaps(RuleBasedStateMachine):
-    """Versions come, go, break and are mended in any order."""
+    """Versions come, go, break and are corrected in any order."""
 
     @initialize()
     def begin(self) -> None:
@@ -967,7 +963,7 @@ class Swaps(RuleBasedStateMachine):
     @rule(data=st.data())
     def mend(self, data: st.DataObject) -> None:
         version = data.draw(st.sampled_from(sorted(v for v, good in self.good.items() if not good)))
-        (self.serving.root / "toy" / str(version) / "saved_model.pb").write_bytes(b"mended")
+        (self.serving.root / "toy" / str(version) / "saved_model.pb").write_bytes(b"corrected")
         self.good[version] = True
 
     @rule()
@@ -997,7 +993,7 @@ class Swaps(RuleBasedStateMachine):
             assert self.serving.manager.find("toy")
 
 
-def test_in_whatever_order_things_happen_the_newest_that_loads_is_served() -> None:
+def test_manager_serves_the_newest_version_that_loads_in_any_order_of_events() -> None:
     run_state_machine_as_test(Swaps, settings=settings(max_examples=40, stateful_step_count=15))
 
 
@@ -1081,5 +1077,5 @@ class AlwaysSlow(dict[tuple[str, int], SlowLoad]):
         return self.begun[-1]
 
 
-def test_manager_waits_for_no_load_in_whatever_order_things_happen() -> None:
+def test_manager_waits_for_no_load_in_any_order_of_events() -> None:
     run_state_machine_as_test(SlowSwaps, settings=settings(max_examples=60, stateful_step_count=20))

@@ -1,4 +1,4 @@
-"""Tests that a model is loaded as it is saved, answers within its time, and says what is wrong."""
+"""Tests that a model is loaded as saved, predicts within its time, and reports what is wrong."""
 
 from __future__ import annotations
 
@@ -72,16 +72,14 @@ def refused(model: Any, signature: str, **inputs: np.ndarray) -> ServingError:
 
 
 class TestSavedModel:
-    def test_a_run_ends_when_its_time_is_over_and_the_next_one_is_answered(
-        self, counter: SavedModel
-    ) -> None:
+    def test_run_ends_at_its_deadline_and_the_next_one_succeeds(self, counter: SavedModel) -> None:
         with pytest.raises(ServingError) as error:
             counter.run("serving_default", {"x": i64([FOR_EVER])}, ["count"], 0.2)
         assert error.value.code is grpc.StatusCode.DEADLINE_EXCEEDED
-        answer = counter.run("serving_default", {"x": i64([3, 2])}, ["count"], LONG)
-        assert answer["count"].tolist() == [3, 3]
+        outputs = counter.run("serving_default", {"x": i64([3, 2])}, ["count"], LONG)
+        assert outputs["count"].tolist() == [3, 3]
 
-    def test_what_the_model_itself_refuses_has_its_message(self, odd: SavedModel) -> None:
+    def test_error_has_the_message_of_the_model(self, odd: SavedModel) -> None:
         error = refused(odd, "checked", x=i64([-7]))
         assert error.code is grpc.StatusCode.INVALID_ARGUMENT
         assert "negative" in error.message
@@ -90,11 +88,11 @@ class TestSavedModel:
         assert error.code is grpc.StatusCode.INVALID_ARGUMENT
         assert "not in [0, 2)" in error.message
 
-    def test_a_signature_without_inputs_is_answered(self, odd: SavedModel) -> None:
+    def test_signature_without_inputs_predicts(self, odd: SavedModel) -> None:
         assert inference.predict(odd, "nothing_in", {}, (), LONG)["answer"].tolist() == [42]
 
     @pytest.mark.parametrize("shape", [(), (2,), (0, 3), (1, 2, 3)])
-    def test_a_signature_without_a_shape_takes_any(
+    def test_signature_without_a_shape_accepts_any(
         self, odd: SavedModel, shape: tuple[int, ...]
     ) -> None:
         inputs = {"x": np.ones(shape, np.float32)}
@@ -103,7 +101,7 @@ class TestSavedModel:
         assert outputs["shape"].tolist() == list(shape)
         assert outputs["sum"].shape == ()
 
-    def test_half_and_bfloat16_go_in_and_out(self, odd: SavedModel) -> None:
+    def test_half_and_bfloat16_are_read_and_written(self, odd: SavedModel) -> None:
         outputs = inference.predict(odd, "half_out", {"x": f32([1.5])}, (), LONG)
         response = inference.to_response(outputs)
         assert tf.make_ndarray(response.outputs["half"]) == np.float16(1.5)
@@ -114,11 +112,11 @@ class TestSavedModel:
         for name, array in rare_inputs().items():
             np.testing.assert_array_equal(tf.make_ndarray(proto[name]), array + array)
 
-    def test_inputs_of_other_first_sizes_are_the_models_affair(self, odd: SavedModel) -> None:
+    def test_inputs_of_different_first_sizes_are_accepted(self, odd: SavedModel) -> None:
         inputs = {"x": f32([1, 2, 3]), "y": f32([10])}
         assert inference.predict(odd, "sizes", inputs, (), LONG)["sum"].tolist() == [11, 12, 13]
 
-    def test_an_input_that_is_left_out_has_its_default(self, odd: SavedModel) -> None:
+    def test_input_left_out_has_its_default(self, odd: SavedModel) -> None:
         odd.signatures["sizes"].defaults["y"] = f32([5])  # type: ignore[index]
         found = inference.predict(odd, "sizes", {"x": f32([1, 2])}, (), LONG)
         assert found["sum"].tolist() == [6, 7]
@@ -129,7 +127,9 @@ class TestSavedModel:
         assert Signature.from_proto(proto).defaults["y"].tolist() == [5]
 
     @pytest.mark.parametrize("change", ["dtype", "tensor"])
-    def test_one_that_cannot_be_asked_does_not_load(self, tmp_path: Path, change: str) -> None:
+    def test_signature_that_cannot_be_requested_does_not_load(
+        self, tmp_path: Path, change: str
+    ) -> None:
         graph = save_versioned(tmp_path / "1", 7) / "saved_model.pb"
         saved = saved_model_pb2.SavedModel.FromString(graph.read_bytes())
         info = saved.meta_graphs[0].signature_def["serving_default"].inputs["x"]
@@ -141,12 +141,12 @@ class TestSavedModel:
         with pytest.raises((ValueError, KeyError, tf.errors.OpError), match=r"x \(qint8\)|no_such"):
             load_model(str(tmp_path / "1"), prefer_tflite=False, concurrency=1)
 
-    def test_only_signatures_that_can_be_asked_are_offered(self, odd: SavedModel) -> None:
+    def test_signatures_are_only_those_that_can_be_requested(self, odd: SavedModel) -> None:
         assert "nothing_in" in odd.signatures
         assert "__saved_model_init_op" not in odd.signatures
 
     @pytest.mark.parametrize("damage", ["graph", "variables", "tags"])
-    def test_one_that_is_damaged_does_not_load(self, tmp_path: Path, damage: str) -> None:
+    def test_damaged_model_does_not_load(self, tmp_path: Path, damage: str) -> None:
         folder = save_scorer(tmp_path / "1", 0.0)
         graph = folder / "saved_model.pb"
         if damage == "graph":
@@ -160,7 +160,7 @@ class TestSavedModel:
         with pytest.raises(Exception, match=r"\w"):
             SavedModel(str(folder))
 
-    def test_what_it_holds_is_given_back(self, tmp_path: Path) -> None:
+    def test_deleted_model_frees_its_memory(self, tmp_path: Path) -> None:
         model = SavedModel(str(save_versioned(tmp_path / "3")))
         assert model.run("serving_default", {"x": np.zeros(2, np.float32)}, ["version"], LONG)
         graph = weakref.ref(model._session.graph)
@@ -170,7 +170,7 @@ class TestSavedModel:
 
 
 class TestTFLite:
-    def test_it_is_preferred_only_if_told_and_there_is_one(
+    def test_tflite_is_preferred_only_if_requested_and_present(
         self, toys: Path, tmp_path: Path
     ) -> None:
         both = str(toys / "toy" / "2")
@@ -178,30 +178,30 @@ class TestTFLite:
         alone = str(save_versioned(tmp_path / "1"))
         assert isinstance(load_model(alone, prefer_tflite=True, concurrency=1), SavedModel)
 
-    def test_a_file_that_is_no_model_does_not_load(self, tmp_path: Path) -> None:
+    def test_file_that_is_not_a_model_does_not_load(self, tmp_path: Path) -> None:
         (tmp_path / "model.tflite").write_bytes(b"TFL3 or not")
         with pytest.raises(ValueError, match=r"\w"):
             load_model(str(tmp_path), prefer_tflite=True, concurrency=1)
 
-    def test_requests_at_the_same_time_have_each_their_own_answers(
-        self, tflite: TFLiteModel
-    ) -> None:
-        def ask(rows: int) -> list[float]:
+    def test_concurrent_requests_each_get_their_own_predictions(self, tflite: TFLiteModel) -> None:
+        def predict_rows(rows: int) -> list[float]:
             inputs: dict[str, np.ndarray] = {
                 "distance": np.full(rows, rows, np.float32),
                 "hour": np.zeros(rows, np.int64),
                 "company": strings(*[b"AA"] * rows),
             }
-            answer = tflite.run("raw_features", inputs, ["probability"], LONG)
-            return answer["probability"].ravel().tolist()
+            outputs = tflite.run("raw_features", inputs, ["probability"], LONG)
+            return outputs["probability"].ravel().tolist()
 
-        alone = {rows: ask(rows) for rows in range(1, 20)}
+        alone = {rows: predict_rows(rows) for rows in range(1, 20)}
         with ThreadPoolExecutor(6) as pool:
-            for rows, values in zip(list(alone) * 10, pool.map(ask, list(alone) * 10), strict=True):
+            for rows, values in zip(
+                list(alone) * 10, pool.map(predict_rows, list(alone) * 10), strict=True
+            ):
                 assert values == alone[rows]
 
 
-def test_a_model_that_loops_is_known_to_in_either_form(
+def test_models_with_a_loop_are_known_in_both_formats(
     counter: SavedModel, odd: SavedModel, tmp_path: Path
 ) -> None:
     loops = tf.lite.TFLiteConverter.from_saved_model(str(save_counter(tmp_path / "1"))).convert()
@@ -211,13 +211,13 @@ def test_a_model_that_loops_is_known_to_in_either_form(
 
 
 class TestBatching:
-    """Rows of several requests are one batch only if each is answered as if it were alone."""
+    """Requests are batched only if each gets the predictions that it would get alone."""
 
     @pytest.mark.parametrize(
         ("signature", "batched"),
         [("half_in", True), ("binary_out", True), ("centred", False), ("any_shape", False)],
     )
-    def test_only_rows_that_do_not_depend_on_each_other_are_batched(
+    def test_only_independent_rows_are_batched(
         self, odd: SavedModel, signature: str, batched: bool
     ) -> None:
         dtype = odd.signatures[signature].inputs["x"].numpy_dtype
@@ -225,9 +225,7 @@ class TestBatching:
         batching.learn(odd, signature, inputs)
         assert (signature in odd.batched) is batched
 
-    def test_a_model_that_looks_at_the_largest_number_is_not_batched(
-        self, counter: SavedModel
-    ) -> None:
+    def test_model_that_uses_the_largest_number_is_not_batched(self, counter: SavedModel) -> None:
         batching.learn(counter, "serving_default", {"x": i64([3])})
         assert counter.batched == set()
 
@@ -252,17 +250,17 @@ class TestWarmUp:
                 log.predict_log.request.CopyFrom(request)
                 writer.write(log.SerializeToString())
 
-    def test_its_requests_are_answered(self, odd: SavedModel, folder: Path) -> None:
+    def test_warm_up_runs_the_requests_of_the_file(self, odd: SavedModel, folder: Path) -> None:
         request = predict_request("toy", "checked", x=i64([1]))
         self.write(folder, request, request)
         assert warm_up(odd, str(folder), threading.Event()) == 2
 
-    def test_there_need_be_none(self, odd: SavedModel, folder: Path) -> None:
+    def test_warm_up_needs_no_file(self, odd: SavedModel, folder: Path) -> None:
         assert warm_up(odd, str(folder), threading.Event()) == 0
         self.write(folder)
         assert warm_up(odd, str(folder), threading.Event()) == 0
 
-    def test_requests_for_the_other_form_are_passed_over(
+    def test_warm_up_skips_requests_for_the_other_format(
         self, odd: SavedModel, folder: Path
     ) -> None:
         self.write(
@@ -274,7 +272,7 @@ class TestWarmUp:
         )
         assert warm_up(odd, str(folder), threading.Event()) == 1
 
-    def test_a_model_that_fails_over_one_that_fits_it_is_refused_without_a_word_of_its_rows(
+    def test_warm_up_that_fails_refuses_the_model_without_printing_rows(
         self, odd: SavedModel, folder: Path
     ) -> None:
         self.write(folder, predict_request("toy", "checked", x=i64([-123456])))
@@ -282,7 +280,7 @@ class TestWarmUp:
             warm_up(odd, str(folder), threading.Event())
         assert "123456" not in error.value.message
 
-    def test_a_file_that_is_damaged_is_refused(self, odd: SavedModel, folder: Path) -> None:
+    def test_warm_up_refuses_a_damaged_file(self, odd: SavedModel, folder: Path) -> None:
         request = predict_request("toy", "checked", x=i64([1]))
         self.write(folder, request)
         content = (folder / WARMUP_FILE).read_bytes()
@@ -295,7 +293,7 @@ class TestWarmUp:
             warm_up(odd, str(folder), threading.Event())
 
     @pytest.mark.parametrize("prefer_tflite", [False, True])
-    def test_each_signature_is_asked_with_the_row_that_the_file_has(
+    def test_warm_up_runs_each_signature_with_the_row_of_the_file(
         self,
         toys: Path,
         tmp_path: Path,
@@ -306,7 +304,7 @@ class TestWarmUp:
         row = {"distance": f32([7]), "hour": i64([3]), "company": strings(b"B6")}
         self.write(tmp_path, predict_request("toy", "raw_features", **row))
         model = load_model(str(toys / "toy" / "2"), prefer_tflite=prefer_tflite, concurrency=1)
-        asked: dict[str, tuple[Mapping[str, np.ndarray], dict[str, np.ndarray]]] = {}
+        runs: dict[str, tuple[Mapping[str, np.ndarray], dict[str, np.ndarray]]] = {}
         run = model.run
 
         def spy(
@@ -315,22 +313,22 @@ class TestWarmUp:
             outputs: Sequence[str],
             seconds: float,
         ) -> dict[str, np.ndarray]:
-            answer = run(signature, inputs, outputs, seconds)
-            asked.setdefault(signature, (inputs, answer))
-            return answer
+            found = run(signature, inputs, outputs, seconds)
+            runs.setdefault(signature, (inputs, found))
+            return found
 
         monkeypatch.setattr(model, "run", spy)
         assert warm_up(model, str(tmp_path), threading.Event()) == 1
         if prefer_tflite:  # All of its signatures are one.
-            assert asked.keys() == {"raw_features"}
+            assert runs.keys() == {"raw_features"}
             return
-        assert asked.keys() == model.signatures.keys()
+        assert runs.keys() == model.signatures.keys()
         # The tf.Example that was made says what the row says.
         np.testing.assert_array_equal(
-            asked["serving_default"][1]["probability"], asked["raw_features"][1]["probability"]
+            runs["serving_default"][1]["probability"], runs["raw_features"][1]["probability"]
         )
 
-    def test_what_is_made_up_and_not_answered_refuses_no_version(
+    def test_warm_up_with_generated_requests_refuses_no_version(
         self, toys: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         model = load_model(str(toys / "toy" / "2"), prefer_tflite=False, concurrency=1)
@@ -341,7 +339,7 @@ class TestWarmUp:
         monkeypatch.setattr(model, "run", fail)
         assert warm_up(model, str(tmp_path), threading.Event()) == 0
 
-    def test_it_ends_when_the_version_is_given_up(self, odd: SavedModel, folder: Path) -> None:
+    def test_warm_up_ends_when_the_load_is_cancelled(self, odd: SavedModel, folder: Path) -> None:
         given_up = threading.Event()
         given_up.set()
         self.write(folder, predict_request("toy", "checked", x=i64([1])))

@@ -1,4 +1,4 @@
-"""Tests that the request log holds what was sent and answered, and never costs a request."""
+"""Tests that the request log holds requests and predictions, and never fails a request."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def until(condition: Callable[[], Any]) -> None:
 
 
 class TestRecords:
-    def test_a_record_is_a_row_with_its_answer_and_absent_features_are_absent(self) -> None:
+    def test_record_holds_a_row_with_its_prediction_and_no_absent_features(self) -> None:
         first, second = map(values_of, make_records(3, INPUTS, OUTPUTS, 1_700_000_000_000_000))
         assert first == {
             "distance": [1.5],
@@ -110,7 +110,7 @@ class TestRecords:
         assert second.keys() == first.keys() - {"distance", "company"}
         assert second["hour"] == [0]
 
-    def test_serialized_examples_are_logged_as_the_features_that_they_hold(self) -> None:
+    def test_serialized_examples_are_logged_as_their_features(self) -> None:
         examples = strings(
             example_of(distance=1.5, company="AA").SerializeToString(),
             b"",
@@ -141,7 +141,7 @@ class TestRecords:
         assert record["prediction.empty"] == []
         assert record["x"] == [-1]
 
-    def test_rare_numbers_are_logged_as_what_they_are(self) -> None:
+    def test_rare_dtypes_are_logged_as_numbers(self) -> None:
         inputs = {
             "bfloat16": np.array([0.5], tf.bfloat16.as_numpy_dtype),
             "half": np.array([0.5], np.float16),
@@ -161,7 +161,7 @@ class TestRecords:
             ({"x": f32([1])}, {"y": f32(1)}),
         ],
     )
-    def test_a_request_without_rows_has_no_records(
+    def test_request_without_rows_has_no_records(
         self, inputs: Mapping[str, np.ndarray], outputs: Mapping[str, np.ndarray]
     ) -> None:
         assert make_records(1, inputs, outputs, 1) == []
@@ -180,7 +180,7 @@ class TestRecords:
             max_size=4,
         )
     )
-    def test_whatever_was_sent_is_found_again_in_either_form(
+    def test_record_holds_the_same_rows_for_both_request_formats(
         self, sent: list[dict[str, Any]]
     ) -> None:
         columns = {
@@ -199,8 +199,8 @@ class TestRecords:
                 assert record == {name: [value] for name, value in row.items()}
 
 
-class TestFiles:
-    def test_what_is_offered_is_there_when_the_log_is_closed(
+class TestLogFiles:
+    def test_log_holds_all_records_after_close(
         self, tmp_path: Path, open_log: Callable[..., RequestLog], metrics: ServerMetrics
     ) -> None:
         before = time.time() * 1e6
@@ -214,7 +214,7 @@ class TestFiles:
         assert len(read(tmp_path / "log" / "other")) == 2
         assert rows(metrics, "written") == 2
 
-    def test_a_file_that_is_being_written_is_not_seen(
+    def test_file_being_written_is_hidden(
         self, tmp_path: Path, open_log: Callable[..., RequestLog], metrics: ServerMetrics
     ) -> None:
         log = open_log()
@@ -225,7 +225,7 @@ class TestFiles:
         assert part.name.endswith(f"{SUFFIX}.part")
 
     @pytest.mark.parametrize("limit", [{"max_file_bytes": 1}, {"max_file_seconds": 0.0}])
-    def test_a_file_that_is_full_or_old_is_closed_and_the_next_begun(
+    def test_file_that_is_full_or_old_is_closed_and_another_begun(
         self,
         tmp_path: Path,
         open_log: Callable[..., RequestLog],
@@ -241,7 +241,9 @@ class TestFiles:
         versions = [record["request.version"][0] for record in read(tmp_path / "log" / "toy")]
         assert versions == [0, 0, 1, 1, 2, 2, 3, 3]
 
-    def test_the_oldest_files_go(self, tmp_path: Path, open_log: Callable[..., RequestLog]) -> None:
+    def test_oldest_files_are_deleted(
+        self, tmp_path: Path, open_log: Callable[..., RequestLog]
+    ) -> None:
         log = open_log(max_file_bytes=1, max_files=2)
         for number in range(6):
             log.offer("toy", number, INPUTS, OUTPUTS)
@@ -252,7 +254,7 @@ class TestFiles:
         assert 5 in versions
         assert len(read(tmp_path / "log" / "other")) == 2
 
-    def test_an_older_log_is_left_and_goes_on(
+    def test_log_continues_an_older_one(
         self, tmp_path: Path, open_log: Callable[..., RequestLog]
     ) -> None:
         for number in range(3):
@@ -262,7 +264,7 @@ class TestFiles:
         versions = [record["request.version"][0] for record in read(tmp_path / "log" / "toy")]
         assert versions == [0, 0, 1, 1, 2, 2]
 
-    def test_no_two_logs_write_to_a_folder(
+    def test_folder_has_one_log_at_a_time(
         self, tmp_path: Path, open_log: Callable[..., RequestLog]
     ) -> None:
         log = open_log()
@@ -272,7 +274,7 @@ class TestFiles:
         open_log()
 
     @pytest.mark.parametrize("cut", [0, 1, 40, 10**9])
-    def test_what_a_server_that_was_killed_had_written_is_kept(
+    def test_records_of_a_killed_server_are_kept(
         self, tmp_path: Path, open_log: Callable[..., RequestLog], cut: int
     ) -> None:
         log = open_log()
@@ -308,7 +310,7 @@ def decrypted(path: Path, keys: Keys = KEYS) -> list[dict[str, list[Any]]]:
 
 
 class TestEncryption:
-    def test_files_can_be_read_with_the_key_alone(
+    def test_files_can_be_read_only_with_the_key(
         self, tmp_path: Path, open_log: Callable[..., RequestLog]
     ) -> None:
         log = open_log(load_keys=lambda: KEYS)
@@ -326,7 +328,7 @@ class TestEncryption:
             decrypted(path.with_name("requests-other.tfrecord.gz"))
 
     @pytest.mark.parametrize("cut", [0, 1, 40])
-    def test_a_killed_server_loses_at_most_the_last_segment(
+    def test_killed_server_loses_at_most_the_last_segment(
         self,
         tmp_path: Path,
         open_log: Callable[..., RequestLog],
@@ -352,7 +354,7 @@ class TestEncryption:
         found = [record["request.version"][0] for record in decrypted(path)]
         assert found == [0, 0, 1, 1, 2, 2, 3, 3, 4, 4][: 8 if cut else 10]
 
-    def test_a_part_whose_key_is_missing_waits_for_it(
+    def test_part_without_its_key_is_left_until_the_key_is_there(
         self, tmp_path: Path, open_log: Callable[..., RequestLog]
     ) -> None:
         log = open_log(load_keys=lambda: KEYS)
@@ -365,7 +367,7 @@ class TestEncryption:
         open_log(load_keys=lambda: KEYS).close()
         assert len(decrypted(path)) == 2
 
-    def test_a_new_key_is_taken_for_the_next_file(
+    def test_next_file_uses_a_new_key(
         self, tmp_path: Path, open_log: Callable[..., RequestLog]
     ) -> None:
         keys = str(tmp_path / "keys")
@@ -380,7 +382,7 @@ class TestEncryption:
         assert old.encode() in first.read_bytes()[:64]
         assert new.encode() in second.read_bytes()[:64]
 
-    def test_while_the_key_cannot_be_had_nothing_is_written_in_plain(
+    def test_nothing_is_written_in_plain_while_the_key_is_missing(
         self, tmp_path: Path, open_log: Callable[..., RequestLog], metrics: ServerMetrics
     ) -> None:
         log = open_log(load_keys=lambda: load_keys(str(tmp_path / "none")))
@@ -390,7 +392,7 @@ class TestEncryption:
 
 
 class TestSampling:
-    def test_none_are_logged_at_zero_and_all_at_one(
+    def test_sampling_0_logs_no_request_and_1_logs_all(
         self, tmp_path: Path, open_log: Callable[..., RequestLog]
     ) -> None:
         for sampling, expected in ((0.0, 0), (1.0, 200)):
@@ -400,7 +402,7 @@ class TestSampling:
             log.close()
             assert len(read(tmp_path / "log" / "toy")) == expected
 
-    def test_a_share_is_logged_in_between(
+    def test_sampling_of_a_half_logs_about_half(
         self, tmp_path: Path, open_log: Callable[..., RequestLog]
     ) -> None:
         log = open_log(0.5)
@@ -411,10 +413,10 @@ class TestSampling:
         assert 120 < len(read(tmp_path / "log" / "toy")) < 280
 
 
-class TestTrouble:
+class TestFaults:
     """Whatever happens to the log, `offer` neither waits nor raises."""
 
-    def test_what_waits_is_bounded_in_bytes(
+    def test_waiting_records_are_bounded_in_bytes(
         self,
         open_log: Callable[..., RequestLog],
         metrics: ServerMetrics,
@@ -432,7 +434,7 @@ class TestTrouble:
         log.offer("toy", 1, inputs, {"y": f32([1])})
         assert rows(metrics, "dropped") == 17
 
-    def test_what_it_cannot_keep_up_with_is_dropped_and_counted(
+    def test_records_above_its_speed_are_dropped_and_counted(
         self,
         tmp_path: Path,
         open_log: Callable[..., RequestLog],
@@ -456,7 +458,7 @@ class TestTrouble:
         assert rows(metrics, "written") + rows(metrics, "dropped") == 2 * 1100
         assert len(read(tmp_path / "log" / "toy")) == rows(metrics, "written")
 
-    def test_a_folder_that_cannot_be_written_costs_the_rows_until_it_can(
+    def test_unwritable_folder_drops_rows_until_it_can_be_written(
         self, tmp_path: Path, open_log: Callable[..., RequestLog], metrics: ServerMetrics
     ) -> None:
         log = open_log(retry_seconds=0.0)
@@ -471,7 +473,7 @@ class TestTrouble:
         assert {record["request.version"][0] for record in read(tmp_path / "log" / "toy")} == {2}
         assert len(read(tmp_path / "log" / "other")) == 2
 
-    def test_nobody_else_can_read_it_whatever_the_umask(
+    def test_files_are_private_whatever_the_umask(
         self, tmp_path: Path, open_log: Callable[..., RequestLog], metrics: ServerMetrics
     ) -> None:
         before = os.umask(0)
@@ -487,7 +489,7 @@ class TestTrouble:
         files = [path for path in (tmp_path / "log").rglob("*") if path.is_file()]
         assert {stat.S_IMODE(path.stat().st_mode) for path in files} == {0o600}
 
-    def test_a_part_that_cannot_be_mended_keeps_no_server_from_starting(
+    def test_part_that_cannot_be_repaired_does_not_stop_the_server(
         self, tmp_path: Path, open_log: Callable[..., RequestLog], metrics: ServerMetrics
     ) -> None:
         log = open_log()
@@ -510,7 +512,7 @@ class TestTrouble:
         assert [record["request.version"] for record in read(tmp_path / "log" / "toy")] == [[1]] * 2
 
     @pytest.mark.parametrize("keys", [None, KEYS])
-    def test_what_was_written_before_the_disk_was_full_is_mended_when_it_is_not(
+    def test_records_from_before_a_full_disk_are_repaired_later(
         self,
         tmp_path: Path,
         open_log: Callable[..., RequestLog],
@@ -543,21 +545,19 @@ class TestTrouble:
         ]
         assert found == [1, 1, 3, 3]
 
-    def test_a_signature_without_inputs_can_be_asked(
+    def test_signature_without_inputs_is_accepted(
         self, open_log: Callable[..., RequestLog]
     ) -> None:
         open_log().offer("toy", 1, {}, {"y": f32([1])})
 
-    def test_it_may_be_offered_something_after_its_end(
-        self, open_log: Callable[..., RequestLog]
-    ) -> None:
+    def test_offer_after_close_is_ignored(self, open_log: Callable[..., RequestLog]) -> None:
         log = open_log()
         log.close()
         log.offer("toy", 1, INPUTS, OUTPUTS)
         log.close()
 
 
-def ask(server: RunningServer, times: int = 1) -> None:
+def send_requests(server: RunningServer, times: int = 1) -> None:
     columns = {name: array[:1] for name, array in INPUTS.items()}
     for _ in range(times):
         server.predictions.Predict(predict_request("toy", "raw_features", **columns))
@@ -569,7 +569,7 @@ class TestServer:
     ) -> None:
         options = ("--request-log", str(tmp_path), "--request-log-sampling", "1")
         with running(toys, *options, status=-signal.SIGKILL) as server:
-            ask(server)
+            send_requests(server)
             row = {"distance": 1.5, "hour": 7, "company": "AA"}
             server.rest("toy:predict", {"signature_name": "raw_features", "instances": [row]})
             server.rest("toy:regress", {"signature_name": "regress", "examples": [row]})
@@ -586,16 +586,16 @@ class TestServer:
                 assert record["request.version"] == [LIVE]
             assert found[0]["prediction.probability"] == found[1]["prediction.probability"]
             assert found[0]["prediction.probability"] == found[2]["prediction.outputs"]
-            ask(server)
+            send_requests(server)
         assert len(read(tmp_path / "toy")) == 4
 
-    def test_a_full_disk_costs_no_request(self, toys: Path, tmp_path: Path) -> None:
+    def test_full_disk_fails_no_request(self, toys: Path, tmp_path: Path) -> None:
         options = ("--request-log", str(tmp_path), "--request-log-sampling", "1")
         with running(toys, *options) as server:
             server.wait_for("serving", model="toy")
             # To write more than this into a file fails.
             resource.prlimit(server.process.pid, resource.RLIMIT_FSIZE, (100, 100))
-            ask(server, times=50)
+            send_requests(server, times=50)
             server.wait_for("request log failed")
             until(lambda: 'outcome="dropped"} 5' in server.metrics())
-            ask(server)
+            send_requests(server)

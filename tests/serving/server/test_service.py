@@ -1,6 +1,6 @@
-"""Tests of the way of a request: its place in the queue, its time, and what is counted and logged.
+"""Tests of a request in the service: its place in the queue, deadline, metrics and log.
 
-The model computes what a test tells it to; the interfaces are the server's own.
+The model computes the function that a test gives it; the interfaces are those of the server.
 """
 
 from __future__ import annotations
@@ -43,8 +43,8 @@ REQUEST = predict_request("toy", "", x=f32([1, 2]))
 DOCUMENT = {"instances": [1.0, 2.0]}
 
 
-class Told:
-    """A model that computes what it is told to.
+class FunctionModel:
+    """A model that computes a given function.
 
     Attributes:
       seconds: The time that each run was given.
@@ -86,11 +86,11 @@ class Gate:
 
 
 @dataclass
-class Asked:
+class RunningService:
     """A service, and clients of its interfaces."""
 
     service: Service
-    model: Told
+    model: FunctionModel
     rest: httpx.AsyncClient
     predictions: prediction_service_pb2_grpc.PredictionServiceStub
     channel: grpc.aio.Channel
@@ -107,11 +107,11 @@ class Asked:
         return self.service.metrics.registry.get_sample_value(name, labels) or 0.0
 
     def post(self) -> asyncio.Task[httpx.Response]:
-        """Begins to ask over REST."""
+        """Begins a request over REST."""
         return asyncio.create_task(self.rest.post("/v1/models/toy:predict", json=DOCUMENT))
 
     def predict(self, **options: Any) -> Any:
-        """Begins to ask over gRPC."""
+        """Begins a request over gRPC."""
         return self.predictions.Predict(REQUEST, **options)
 
 
@@ -129,8 +129,8 @@ def serve(tmp_path: Path) -> Callable[..., Any]:
         max_queue: int = 1,
         deadline_seconds: float = PATIENCE,
         request_log: RequestLog | None = None,
-    ) -> AsyncIterator[Asked]:
-        model, metrics = Told(compute), ServerMetrics()
+    ) -> AsyncIterator[RunningService]:
+        model, metrics = FunctionModel(compute), ServerMetrics()
         manager = ModelManager(str(tmp_path / "models"), (), lambda *_: model, metrics)
         manager.look()
         manager.decided.result(PATIENCE)
@@ -169,37 +169,37 @@ def serve(tmp_path: Path) -> Callable[..., Any]:
             grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel,
         ):
             stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)
-            yield Asked(service, model, rest, stub, channel)
+            yield RunningService(service, model, rest, stub, channel)
         await rpc.stop(None)
         service.close()
 
     return opened
 
 
-def test_one_request_too_many_is_refused_at_once_and_those_before_are_answered(
+def test_service_refuses_a_request_above_the_queue_at_once(
     serve: Callable[..., Any],
 ) -> None:
     async def run() -> None:
         gate = Gate()
-        async with serve(gate, workers=1, max_queue=2) as asked:
-            over_rest, over_grpc, another = asked.post(), asked.predict(), asked.predict()
-            await asked.until_waiting(3)
-            refused = await asked.post()
+        async with serve(gate, workers=1, max_queue=2) as tested:
+            over_rest, over_grpc, another = tested.post(), tested.predict(), tested.predict()
+            await tested.until_waiting(3)
+            refused = await tested.post()
             assert refused.status_code == 503
             assert refused.json()["error"].startswith("the queue is full: 3 requests")
             with pytest.raises(grpc.aio.AioRpcError, match="the queue is full") as error:
-                await asked.predict()
+                await tested.predict()
             assert error.value.code() is grpc.StatusCode.UNAVAILABLE
             gate.open()
             assert (await over_rest).json() == {"predictions": [2.0, 4.0]}
-            for call in (over_grpc, another, asked.predict()):
+            for call in (over_grpc, another, tested.predict()):
                 assert list((await call).outputs["y"].float_val) == [2, 4]
-            await asked.until_waiting(0)
+            await tested.until_waiting(0)
 
     asyncio.run(run())
 
 
-def test_what_waits_is_computed_as_one_batch_and_errors_stay_where_they_belong(
+def test_service_batches_waiting_requests_and_keeps_their_errors_apart(
     serve: Callable[..., Any],
 ) -> None:
     sizes: list[int] = []
@@ -214,15 +214,15 @@ def test_what_waits_is_computed_as_one_batch_and_errors_stay_where_they_belong(
         return 2 * x
 
     async def run() -> None:
-        async with serve(compute, workers=1, max_queue=20) as asked:
-            asked.model.batched.add("serving_default")
-            first = asked.predict()
-            await asked.until_waiting(1)
+        async with serve(compute, workers=1, max_queue=20) as tested:
+            tested.model.batched.add("serving_default")
+            first = tested.predict()
+            await tested.until_waiting(1)
             calls = [
-                asked.predictions.Predict(predict_request("toy", "", x=f32(values)))
+                tested.predictions.Predict(predict_request("toy", "", x=f32(values)))
                 for values in ([1], [2, 3], [13], [5])
             ]
-            await asked.until_waiting(5)
+            await tested.until_waiting(5)
             gate.open()
             await first
             with pytest.raises(grpc.aio.AioRpcError, match="13 is no good number"):
@@ -232,32 +232,34 @@ def test_what_waits_is_computed_as_one_batch_and_errors_stay_where_they_belong(
             # Together, and then each alone, since one of them has an error.
             assert (sizes[:2], sorted(sizes[2:])) == ([2, 5], [1, 1, 1, 2])
             sizes.append(0)
-            again = [asked.predict(), asked.predict()]
+            again = [tested.predict(), tested.predict()]
             assert [list((await call).outputs["y"].float_val) for call in again] == [[2, 4]] * 2
 
     asyncio.run(run())
 
 
-def test_a_large_request_does_not_hold_up_small_ones(serve: Callable[..., Any]) -> None:
+def test_service_does_not_delay_small_requests_behind_a_large_one(
+    serve: Callable[..., Any],
+) -> None:
     gate = Gate()
 
     async def run() -> None:
-        async with serve(lambda x: gate(x) if 7 in x else x, workers=1, max_queue=9) as asked:
+        async with serve(lambda x: gate(x) if 7 in x else x, workers=1, max_queue=9) as tested:
             # Its rows are few, but an unknown field makes it large.
             large = predict_request("toy", "", x=f32([7] * 999)).SerializeToString()
             large += b"\xfa\x7f\xe0\xa7\x12" + bytes(300_000)
-            call = asked.channel.unary_unary("/tensorflow.serving.PredictionService/Predict")
+            call = tested.channel.unary_unary("/tensorflow.serving.PredictionService/Predict")
             slow = call(large)
-            await asked.until_waiting(1)
-            assert list((await asked.predict()).outputs["y"].float_val) == [1, 2]
+            await tested.until_waiting(1)
+            assert list((await tested.predict()).outputs["y"].float_val) == [1, 2]
             gate.open()
-            answer = predict_pb2.PredictResponse.FromString(await slow)
-            assert len(answer.outputs["y"].float_val) == 999
+            response = predict_pb2.PredictResponse.FromString(await slow)
+            assert len(response.outputs["y"].float_val) == 999
 
     asyncio.run(run())
 
 
-def test_a_quick_model_answers_in_the_event_loop_until_it_is_slow(
+def test_service_runs_a_quick_model_in_the_event_loop_until_it_is_slow(
     serve: Callable[..., Any],
 ) -> None:
     threads = []
@@ -267,105 +269,105 @@ def test_a_quick_model_answers_in_the_event_loop_until_it_is_slow(
         return x
 
     async def run() -> None:
-        async with serve(compute) as asked:
-            await asked.predict()
+        async with serve(compute) as tested:
+            await tested.predict()
             assert threads[-1] is not threading.main_thread()
-            asked.service._quick_runs[asked.model]["serving_default"] = 100
-            await asked.predict()
+            tested.service._quick_runs[tested.model]["serving_default"] = 100
+            await tested.predict()
             assert threads[-1] is threading.main_thread()
-            await asked.predictions.Predict(predict_request("toy", "", x=f32([1] * 100)))
+            await tested.predictions.Predict(predict_request("toy", "", x=f32([1] * 100)))
             assert threads[-1] is not threading.main_thread()
-            asked.service._quick_runs[asked.model]["serving_default"] = 100
-            asked.model.ends_by_itself = False
-            await asked.predict()
+            tested.service._quick_runs[tested.model]["serving_default"] = 100
+            tested.model.ends_by_itself = False
+            await tested.predict()
             assert threads[-1] is not threading.main_thread()
 
     asyncio.run(run())
 
 
-def test_what_takes_too_long_is_given_up_and_keeps_its_worker_till_it_ends(
+def test_service_gives_up_a_slow_run_and_keeps_its_worker_busy_until_the_end(
     serve: Callable[..., Any],
 ) -> None:
     async def run() -> None:
         gate = Gate()
-        async with serve(gate, workers=2, deadline_seconds=0.1) as asked:
-            over_rest, over_grpc = asked.post(), asked.predict()
-            answer = await over_rest
-            assert answer.status_code == 504
-            assert answer.json() == {"error": "no answer within 0.1 seconds"}
+        async with serve(gate, workers=2, deadline_seconds=0.1) as tested:
+            over_rest, over_grpc = tested.post(), tested.predict()
+            response = await over_rest
+            assert response.status_code == 504
+            assert response.json() == {"error": "no answer within 0.1 seconds"}
             with pytest.raises(grpc.aio.AioRpcError) as error:
                 await over_grpc
             assert error.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
-            assert asked.value("waiting_requests") == 2
+            assert tested.value("waiting_requests") == 2
             gate.open()
-            await asked.until_waiting(0)
+            await tested.until_waiting(0)
 
     asyncio.run(run())
 
 
-def test_what_waited_too_long_is_not_computed(serve: Callable[..., Any]) -> None:
+def test_service_does_not_run_a_request_that_waited_too_long(serve: Callable[..., Any]) -> None:
     async def run() -> None:
         gate = Gate()
-        async with serve(gate, workers=1, deadline_seconds=0.2) as asked:
-            first = asked.post()
-            await asked.until_waiting(1)
-            assert (await asked.post()).status_code == 504
+        async with serve(gate, workers=1, deadline_seconds=0.2) as tested:
+            first = tested.post()
+            await tested.until_waiting(1)
+            assert (await tested.post()).status_code == 504
             assert (await first).status_code == 504
             gate.open()
-            await asked.until_waiting(0)
-            assert len(asked.model.seconds) == 1
+            await tested.until_waiting(0)
+            assert len(tested.model.seconds) == 1
 
     asyncio.run(run())
 
 
-def test_the_model_is_given_no_more_time_than_the_client_gives(serve: Callable[..., Any]) -> None:
+def test_service_gives_the_model_no_more_time_than_the_client(serve: Callable[..., Any]) -> None:
     async def run() -> None:
-        async with serve(lambda x: x, deadline_seconds=PATIENCE) as asked:
-            await asked.predict(timeout=PATIENCE / 2)
-            await asked.predict(timeout=PATIENCE * 2)
-            await asked.predict()
-            short, *longer = asked.model.seconds
+        async with serve(lambda x: x, deadline_seconds=PATIENCE) as tested:
+            await tested.predict(timeout=PATIENCE / 2)
+            await tested.predict(timeout=PATIENCE * 2)
+            await tested.predict()
+            short, *longer = tested.model.seconds
             assert 0 < short < PATIENCE / 2 + 1  # gRPC rounds it up.
             assert all(PATIENCE / 2 < seconds <= PATIENCE for seconds in longer)
 
     asyncio.run(run())
 
 
-def test_a_client_that_leaves_gives_its_place_to_another(serve: Callable[..., Any]) -> None:
+def test_service_gives_the_place_of_a_lost_client_to_another(serve: Callable[..., Any]) -> None:
     async def run() -> None:
         gate = Gate()
-        async with serve(gate, workers=1, max_queue=1) as asked:
-            first = asked.post()
-            await asked.until_waiting(1)
-            second = asked.predict()
+        async with serve(gate, workers=1, max_queue=1) as tested:
+            first = tested.post()
+            await tested.until_waiting(1)
+            second = tested.predict()
             waiting = asyncio.create_task(second.code())
-            await asked.until_waiting(2)
+            await tested.until_waiting(2)
             second.cancel()
             await waiting
-            await asked.until_waiting(1)
-            third = asked.post()
-            await asked.until_waiting(2)
+            await tested.until_waiting(1)
+            third = tested.post()
+            await tested.until_waiting(2)
             gate.open()
             assert [(await task).status_code for task in (first, third)] == [200, 200]
 
     asyncio.run(run())
 
 
-def test_an_error_that_nobody_foresaw_is_internal_in_both_protocols_and_logged(
+def test_service_reports_and_logs_an_unexpected_error_as_internal(
     serve: Callable[..., Any], caplog: pytest.LogCaptureFixture
 ) -> None:
     def fail(x: np.ndarray) -> np.ndarray:
         raise RuntimeError("out of luck")
 
     async def run() -> None:
-        async with serve(fail) as asked:
-            answer = await asked.post()
-            assert answer.status_code == 500
-            assert "out of luck" in answer.json()["error"]
+        async with serve(fail) as tested:
+            response = await tested.post()
+            assert response.status_code == 500
+            assert "out of luck" in response.json()["error"]
             with pytest.raises(grpc.aio.AioRpcError, match="out of luck") as error:
-                await asked.predict()
+                await tested.predict()
             assert error.value.code() is grpc.StatusCode.INTERNAL
-            await asked.until_waiting(0)
+            await tested.until_waiting(0)
 
     asyncio.run(run())
     failures = [
@@ -373,32 +375,32 @@ def test_an_error_that_nobody_foresaw_is_internal_in_both_protocols_and_logged(
     ]
     assert [failure["error"] for failure in failures] == ["RuntimeError", "RuntimeError"]
     assert all("test_service.py" in failure["at"][-1] for failure in failures)
-    # What it says may quote what was asked.
+    # Its message may quote the request.
     assert "out of luck" not in str([record.__dict__ for record in caplog.records])
 
 
-def test_each_request_is_counted_and_logged(
+def test_service_counts_and_logs_each_request(
     serve: Callable[..., Any], caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, "serving")
 
     async def run() -> None:
-        async with serve(lambda x: x) as asked:
-            await asked.predict()
-            await asked.post()
-            await asked.rest.get("/v1/models/toy")
-            assert (await asked.rest.post("/v1/models/nobody:predict", json={})).status_code == 404
-            assert (await asked.rest.post("/v1/models/toy:predict", content="x")).is_error
+        async with serve(lambda x: x) as tested:
+            await tested.predict()
+            await tested.post()
+            await tested.rest.get("/v1/models/toy")
+            assert (await tested.rest.post("/v1/models/nobody:predict", json={})).status_code == 404
+            assert (await tested.rest.post("/v1/models/toy:predict", content="x")).is_error
             labels = {"model": "toy", "method": "predict"}
             for protocol in ("grpc", "rest"):
-                found = asked.value("requests_total", **labels, protocol=protocol, status="OK")
+                found = tested.value("requests_total", **labels, protocol=protocol, status="OK")
                 assert found == 1
             for name, status in (("toy", "INVALID_ARGUMENT"), ("(unknown)", "NOT_FOUND")):
                 labels = {"model": name, "method": "predict", "protocol": "rest", "status": status}
-                assert asked.value("requests_total", **labels) == 1
-            assert asked.value("rows_total", model="toy", version="3") == 4
+                assert tested.value("requests_total", **labels) == 1
+            assert tested.value("rows_total", model="toy", version="3") == 4
             labels = {"model": "toy", "method": "predict", "protocol": "grpc"}
-            assert asked.value("latency_seconds_count", **labels) == 1
+            assert tested.value("latency_seconds_count", **labels) == 1
 
     asyncio.run(run())
     lines = [r.__dict__["fields"] for r in caplog.records if r.getMessage() == "request"]
@@ -414,17 +416,17 @@ def test_each_request_is_counted_and_logged(
     assert lines[3]["reason"].startswith("Servable not found")
 
 
-def test_a_body_that_is_too_large_is_counted_and_logged_too(
+def test_service_counts_and_logs_a_body_that_is_too_large(
     serve: Callable[..., Any], caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, "serving")
 
     async def run() -> None:
-        async with serve(lambda x: x) as asked:
-            answer = await asked.rest.post("/v1/models/toy:predict", content=bytes(10**6 + 1))
-            assert answer.status_code == 413
+        async with serve(lambda x: x) as tested:
+            response = await tested.rest.post("/v1/models/toy:predict", content=bytes(10**6 + 1))
+            assert response.status_code == 413
             labels = {"model": "toy", "method": "predict", "protocol": "rest"}
-            assert asked.value("requests_total", **labels, status="RESOURCE_EXHAUSTED") == 1
+            assert tested.value("requests_total", **labels, status="RESOURCE_EXHAUSTED") == 1
 
     asyncio.run(run())
     (line,) = [r.__dict__["fields"] for r in caplog.records if r.getMessage() == "request"]

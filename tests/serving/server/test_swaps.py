@@ -37,7 +37,7 @@ DOCUMENT = {"instances": [0.0]}
 
 @pytest.fixture(scope="module")
 def numbered(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Models that answer with their number, 1 to 3."""
+    """Models that predict their number, 1 to 3."""
     root = tmp_path_factory.mktemp("numbered")
     for number in (1, 2, 3):
         save_versioned(root / str(number))
@@ -64,10 +64,10 @@ class Watched:
         change(staged)
         return staged.rename(self.root / model / str(number))
 
-    def ask(self, model: str, path: str = "") -> Any:
-        """The version that answers, or the message of the error."""
-        answer = self.server.rest(f"{model}{path}:predict", DOCUMENT).json()
-        return answer["error"] if "error" in answer else answer["predictions"][0]
+    def predict(self, model: str, path: str = "") -> Any:
+        """The version that predicts, or the message of the error."""
+        response = self.server.rest(f"{model}{path}:predict", DOCUMENT).json()
+        return response["error"] if "error" in response else response["predictions"][0]
 
     def until_serving(self, model: str, number: int, times: int = 1) -> None:
         self.server.wait_for("serving", model=model, version=number, times=times)
@@ -90,14 +90,14 @@ def watched(numbered: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterato
 
 @dataclass
 class Hammer:
-    """A client that asks without a pause.
+    """A client that sends requests without a pause.
 
     Attributes:
-      versions: The versions that answered, one after the other.
-      failures: What else it got.
+      versions: The versions that predicted, one after the other.
+      failures: Other responses.
     """
 
-    ask: Callable[[], int]
+    predict: Callable[[], int]
     versions: list[int] = field(default_factory=list)
     failures: list[Exception] = field(default_factory=list)
 
@@ -109,7 +109,7 @@ class Hammer:
     def _run(self) -> None:
         while not self._stopping.is_set():
             try:
-                version = self.ask()
+                version = self.predict()
             except Exception as error:
                 self.failures.append(error)
             else:
@@ -153,7 +153,9 @@ def write_warm_up(folder: Path, request: predict_pb2.PredictRequest, times: int 
             writer.write(log.SerializeToString())
 
 
-def test_no_request_fails_while_versions_are_swapped_and_rolled_back(watched: Watched) -> None:
+def test_server_fails_no_request_while_versions_are_swapped_and_rolled_back(
+    watched: Watched,
+) -> None:
     watched.push("swapped", 1)
     watched.until_serving("swapped", 1)
     streams = [
@@ -186,7 +188,7 @@ def test_no_request_fails_while_versions_are_swapped_and_rolled_back(watched: Wa
     assert watched.states("swapped")["2"] == ("END", "")
 
 
-def test_no_request_fails_over_many_rollbacks_while_another_model_takes_long_to_load(
+def test_server_fails_no_request_over_many_rollbacks_while_another_model_loads(
     watched: Watched,
 ) -> None:
     watched.push("often", 1)
@@ -237,7 +239,7 @@ def damage_warm_up(folder: Path) -> None:
     ("damage", "reason"),
     [(damage_graph, "Error parsing message"), (damage_warm_up, "truncated record")],
 )
-def test_a_version_that_does_not_load_is_told_and_served_when_it_is_mended(
+def test_server_reports_a_version_that_does_not_load_and_serves_it_when_corrected(
     watched: Watched, damage: Callable[[Path], None], reason: str
 ) -> None:
     name = damage.__name__
@@ -247,29 +249,29 @@ def test_a_version_that_does_not_load_is_told_and_served_when_it_is_mended(
     refusal = watched.server.wait_for("refused", model=name, version=2)
     assert refusal["level"] == "error"
     assert reason in refusal["reason"]
-    assert watched.ask(name) == 1
+    assert watched.predict(name) == 1
     assert watched.states(name) == {"2": ("END", refusal["reason"]), "1": ("AVAILABLE", "")}
     for path in watched.numbered.glob("2/*.pb"):
         shutil.copy(path, folder)
     shutil.rmtree(folder / "assets.extra", ignore_errors=True)
     watched.until_serving(name, 2)
-    assert watched.ask(name) == 2
+    assert watched.predict(name) == 2
 
 
-def test_at_the_start_the_next_newest_is_served(watched: Watched) -> None:
-    assert watched.ask("begun") == 1
+def test_server_serves_the_next_newest_version_at_the_start(watched: Watched) -> None:
+    assert watched.predict("begun") == 1
     assert watched.states("begun")["2"][0] == "END"
 
 
-def test_a_model_that_comes_later_is_served_and_one_that_is_broken_disturbs_none(
+def test_server_serves_a_model_added_later_next_to_a_broken_one(
     watched: Watched,
 ) -> None:
-    assert "Servable not found" in watched.ask("later")
+    assert "Servable not found" in watched.predict("later")
     watched.push("broken", 1, damage_graph)
     watched.push("later", 1)
     watched.until_serving("later", 1)
-    assert watched.ask("later") == 1
-    assert "Servable not found" in watched.ask("broken")
+    assert watched.predict("later") == 1
+    assert "Servable not found" in watched.predict("broken")
     assert watched.states("broken")["1"][0] == "END"
     health = health_pb2_grpc.HealthStub(watched.server.channel)
 
@@ -283,27 +285,27 @@ def test_a_model_that_comes_later_is_served_and_one_that_is_broken_disturbs_none
     assert error.value.code() is grpc.StatusCode.NOT_FOUND
 
 
-def test_a_labelled_version_answers_to_its_label_beside_the_newest(watched: Watched) -> None:
+def test_server_serves_a_labelled_version_next_to_the_newest(watched: Watched) -> None:
     watched.push("labelled", 1)
     watched.directory("labelled").pin(1, "stable")
     watched.push("labelled", 2)
     watched.until_serving("labelled", 2)
-    assert watched.ask("labelled", "/labels/stable") == 1
-    assert watched.ask("labelled", "/versions/1") == 1
-    assert watched.ask("labelled") == 2
+    assert watched.predict("labelled", "/labels/stable") == 1
+    assert watched.predict("labelled", "/versions/1") == 1
+    assert watched.predict("labelled") == 2
     watched.directory("labelled").pin(2, "stable")
     watched.server.wait_for("unloaded", model="labelled", version=1)
-    assert watched.ask("labelled", "/labels/stable") == 2
-    assert "of labelled the versions 2" in watched.ask("labelled", "/versions/1")
+    assert watched.predict("labelled", "/labels/stable") == 2
+    assert "of labelled the versions 2" in watched.predict("labelled", "/versions/1")
 
 
-def test_when_all_versions_are_gone_the_last_good_one_is_still_served(watched: Watched) -> None:
+def test_server_keeps_the_last_good_version_when_all_are_deleted(watched: Watched) -> None:
     watched.push("gone", 1)
     watched.until_serving("gone", 1)
     shutil.rmtree(watched.root / "gone")
     watched.push("after", 1)  # The server has looked again when this is served.
     watched.until_serving("after", 1)
-    assert watched.ask("gone") == 1
+    assert watched.predict("gone") == 1
 
 
 class TestSignatures:
@@ -340,7 +342,7 @@ class TestSignatures:
             server.wait_for("serving", model="untouched")
             yield server
 
-    def test_a_version_that_is_as_it_was_signed_is_served(self, signed: RunningServer) -> None:
+    def test_version_with_a_good_signature_is_served(self, signed: RunningServer) -> None:
         assert signed.rest("untouched:predict", DOCUMENT).json() == {"predictions": [1]}
         loaded = signed.wait_for("loaded", model="untouched")
         assert loaded["verified"] is True
@@ -359,7 +361,7 @@ class TestSignatures:
             ("damaged", "model.sig is not the signature of a model"),
         ],
     )
-    def test_one_that_is_not_is_refused_by_the_name_of_the_file(
+    def test_changed_version_is_refused_naming_the_file(
         self, signed: RunningServer, name: str, reason: str
     ) -> None:
         refusal = signed.wait_for("refused", model=name)

@@ -27,24 +27,24 @@ def assert_equal(found: np.ndarray, expected: np.ndarray) -> None:
 
 
 @given(arrays())
-def test_what_tensorflow_writes_is_read(array: np.ndarray) -> None:
+def test_to_array_reads_what_tensorflow_writes(array: np.ndarray) -> None:
     proto = tf.make_tensor_proto(array, tf.string if array.dtype == object else None, array.shape)
     assert_equal(to_array("x", proto, 10**6), array)
 
 
 @given(arrays())
-def test_what_is_written_is_read_by_tensorflow_and_here(array: np.ndarray) -> None:
+def test_to_proto_writes_what_to_array_and_tensorflow_read(array: np.ndarray) -> None:
     # Infinity times zero and NaNs with a payload come back as NaN.
     if array.dtype.kind == "f":
         array = np.where(np.isnan(array), array.dtype.type(np.nan), array)
     proto = to_proto(array)
-    assert not proto.tensor_content  # TensorFlow Serving answers in the fields of the dtype.
+    assert not proto.tensor_content  # TensorFlow Serving responds in the fields of the dtype.
     assert_equal(to_array("x", proto, 10**6), array)
     assert_equal(np.asarray(tf.make_ndarray(proto)).reshape(array.shape), array)
 
 
 @pytest.mark.parametrize("dtype", [d for d in PROTO_DTYPES if d.kind != "O"], ids=str)
-def test_the_last_value_stands_for_those_that_are_missing(dtype: np.dtype) -> None:
+def test_to_array_repeats_the_last_value_for_missing_ones(dtype: np.dtype) -> None:
     proto = to_proto(np.array([1, 0], dtype))
     proto.tensor_shape.dim[0].size = 5
     expected = np.array([1, 0, 0, 0, 0], dtype)
@@ -82,7 +82,7 @@ def test_the_last_value_stands_for_those_that_are_missing(dtype: np.dtype) -> No
         ("", "DT_INVALID"),
     ],
 )
-def test_a_tensor_that_is_none_is_refused_by_its_name(text: str, message: str) -> None:
+def test_to_array_refuses_a_malformed_tensor_by_name(text: str, message: str) -> None:
     proto = text_format.Parse(text, tensor_pb2.TensorProto())
     with pytest.raises(ServingError, match=message) as refused:
         to_array("distance", proto, MAX_BYTES)
@@ -98,7 +98,7 @@ def test_a_tensor_that_is_none_is_refused_by_its_name(text: str, message: str) -
         tensor_pb2.TensorProto(),
     )
 )
-def test_any_tensor_is_an_array_of_bounded_size_or_an_error(proto: tensor_pb2.TensorProto) -> None:
+def test_to_array_gives_an_array_of_bounded_size_or_an_error(proto: tensor_pb2.TensorProto) -> None:
     refusal = None
     try:
         array = to_array("x", proto, MAX_BYTES)
@@ -147,7 +147,7 @@ class TestCheckInputs:
             ({"b": np.full((3, 3), b"", object)}, r'"b" has the shape \[3, 3\], \[\?, 2\] is'),
         ],
     )
-    def test_what_does_not_fit_is_named(
+    def test_inputs_that_do_not_fit_are_named(
         self, change: dict[str, np.ndarray | None], message: str
     ) -> None:
         inputs = {k: v for k, v in {**self.GOOD, **change}.items() if v is not None}
@@ -155,7 +155,7 @@ class TestCheckInputs:
             check_inputs(self.SIGNATURE, inputs)
         assert refused.value.code is grpc.StatusCode.INVALID_ARGUMENT
 
-    def test_a_dtype_that_the_server_cannot_take_is_named(self) -> None:
+    def test_dtype_that_the_server_cannot_take_is_named(self) -> None:
         signature = Signature({"x": TensorInfo(types_pb2.DT_HALF, (None,))}, {})
         with pytest.raises(ServingError, match='"x" has the dtype float, half is expected'):
             check_inputs(signature, {"x": np.zeros(3, np.float32)})

@@ -1,4 +1,4 @@
-"""Small models that the tests of the model server ask, made with plain TensorFlow."""
+"""Small models for the tests of the model server, made with plain TensorFlow."""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ def save_scorer(folder: Path, bias: float) -> Path:
 
 
 def add_tflite(folder: Path) -> None:
-    """Puts the TFLite form of `raw_features` beside a SavedModel, as the pipeline does."""
+    """Adds `raw_features` in TFLite format to a SavedModel, as the pipeline does."""
     content = convert(str(folder), "raw_features", float16=False, quantize=False, sparse=False)
     (folder / "model.tflite").write_bytes(content)
 
@@ -140,7 +140,7 @@ FOR_EVER = 2**62
 
 
 class Versioned(tf.Module):
-    """Answers each row with the number of its version.
+    """Predicts the number of its version for each row.
 
     Args:
       number: The number.
@@ -221,7 +221,7 @@ def save_counter(folder: Path) -> Path:
 
 
 def save_versioned(folder: Path, number: int | None = None) -> Path:
-    """Saves a model that answers with a number: that of its folder, if none is given."""
+    """Saves a model that predicts a number: that of its folder, if none is given."""
     versioned = Versioned(int(folder.name) if number is None else number)
     tf.saved_model.save(versioned, str(folder), {"serving_default": versioned.serve})
     return folder

@@ -1,4 +1,4 @@
-"""Tests that both protocols and both forms of a model answer as TensorFlow itself does."""
+"""Tests that both protocols and both formats of a model predict as TensorFlow itself does."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def reference(toys: Path) -> Reference:
     """Asks a signature of a version of the SavedModel directly."""
     loaded = {v: tf.saved_model.load(str(toys / "toy" / str(v))) for v in (STABLE, LIVE)}
 
-    def ask(version: int, signature: str, **inputs: np.ndarray) -> Columns:
+    def predict(version: int, signature: str, **inputs: np.ndarray) -> Columns:
         outputs = loaded[version].signatures[signature](
             **{
                 name: tf.constant(
@@ -92,55 +92,55 @@ def reference(toys: Path) -> Reference:
         )
         return {name: tensor.numpy() for name, tensor in outputs.items()}
 
-    return ask
+    return predict
 
 
 @pytest.fixture(scope="module")
 def tflite_server(toys: Path) -> Iterator[RunningServer]:
-    """A server of the models' TFLite forms."""
+    """A server of the models in TFLite format."""
     with running(toys, "--prefer-tflite") as server:
         yield server
 
 
-def ask_grpc(server: RunningServer, signature: str, **inputs: np.ndarray) -> Columns:
+def predict_grpc(server: RunningServer, signature: str, **inputs: np.ndarray) -> Columns:
     return arrays_of(server.predictions.Predict(predict_request("toy", signature, **inputs)))
 
 
-def ask_rest(server: RunningServer, document: Any, path: str = "toy") -> Any:
+def predict_rest(server: RunningServer, document: Any, path: str = "toy") -> Any:
     response = server.rest(f"{path}:predict", document)
     assert response.status_code == 200, response.text
     assert response.headers["content-type"] == "application/json"
-    (answer,) = response.json().values()
-    return answer
+    (content,) = response.json().values()
+    return content
 
 
 class TestSavedModel:
-    def test_raw_features_are_answered_alike_in_both_protocols_and_in_both_json_forms(
+    def test_raw_features_predict_alike_in_both_protocols_and_both_json_formats(
         self, server: RunningServer, reference: Reference
     ) -> None:
         columns = columns_of(ROWS)
         expected = reference(LIVE, "raw_features", **columns)
         assert len(set(expected["probability"].ravel().tolist())) == len(ROWS)
-        assert_same(ask_grpc(server, "raw_features", **columns), expected)
+        assert_same(predict_grpc(server, "raw_features", **columns), expected)
         by_row = {"signature_name": "raw_features", "instances": ROWS}
         by_column = {
             "signature_name": "raw_features",
             "inputs": {name: [row[name] for row in ROWS] for name in columns},
         }
-        assert_same({"probability": ask_rest(server, by_row)}, expected)
-        assert_same({"probability": ask_rest(server, by_column)}, expected)
+        assert_same({"probability": predict_rest(server, by_row)}, expected)
+        assert_same({"probability": predict_rest(server, by_column)}, expected)
 
-    def test_serialized_examples_are_answered_alike(
+    def test_serialized_examples_predict_alike_in_all_formats(
         self, server: RunningServer, reference: Reference
     ) -> None:
         examples = serialized(ROWS)
         expected = reference(LIVE, "serving_default", examples=examples)
-        assert_same(ask_grpc(server, "", examples=examples), expected)
+        assert_same(predict_grpc(server, "", examples=examples), expected)
         as_values = {"instances": b64(examples)}
         as_objects = {"instances": [{"examples": value} for value in b64(examples)]}
         as_columns = {"inputs": {"examples": b64(examples)}}
         for document in (as_values, as_objects, as_columns):
-            assert_same({"probability": ask_rest(server, document)}, expected)
+            assert_same({"probability": predict_rest(server, document)}, expected)
 
     def test_absent_features_have_the_defaults_of_the_model(
         self, server: RunningServer, reference: Reference
@@ -148,11 +148,13 @@ class TestSavedModel:
         examples = strings(b"", example_of(company="AA", distance=8.0).SerializeToString())
         expected = reference(LIVE, "serving_default", examples=examples)
         assert math.isnan(expected["probability"][0, 0])
-        assert_same(ask_grpc(server, "", examples=examples), expected)
-        answer = ask_rest(server, {"instances": b64(examples)})
-        assert_same({"probability": answer}, expected)
+        assert_same(predict_grpc(server, "", examples=examples), expected)
+        response = predict_rest(server, {"instances": b64(examples)})
+        assert_same({"probability": response}, expected)
 
-    def test_every_dtype_goes_in_and_out(self, server: RunningServer, reference: Reference) -> None:
+    def test_tensors_of_every_dtype_are_read_and_written(
+        self, server: RunningServer, reference: Reference
+    ) -> None:
         columns: Columns = {
             "matrix": np.array([[1.5, -0.0], [3e38, 3e38], [np.nan, np.inf]], np.float32),
             "double": np.array([1e-300, -1.7e308, np.pi]),
@@ -161,7 +163,7 @@ class TestSavedModel:
             "text": strings(b"on time", b"", "délayed".encode()),
         }
         expected = reference(LIVE, "many", **columns)
-        assert_same(ask_grpc(server, "many", **columns), expected)
+        assert_same(predict_grpc(server, "many", **columns), expected)
         rows = [
             {
                 name: array[row].decode() if name == "text" else array[row].tolist()
@@ -169,14 +171,14 @@ class TestSavedModel:
             }
             for row in range(3)
         ]
-        answer = ask_rest(server, {"signature_name": "many", "instances": rows})
+        response = predict_rest(server, {"signature_name": "many", "instances": rows})
         # Strings of an output whose name ends in _bytes come as base64, all others as they are.
         expected["text_bytes"] = np.array(b64(expected["text_bytes"]), object)
         expected["text"] = np.array([value.decode() for value in expected["text"]], object)
-        found = {name: [row[name] for row in answer] for name in expected}
+        found = {name: [row[name] for row in response] for name in expected}
         assert_same(found, expected)
 
-    def test_output_filter_chooses_outputs(
+    def test_output_filter_selects_outputs(
         self, server: RunningServer, reference: Reference
     ) -> None:
         columns: Columns = {
@@ -193,14 +195,14 @@ class TestSavedModel:
         assert_same(found, {name: expected[name] for name in ("next", "text_bytes")})
 
     @pytest.mark.parametrize("rows", [0, 1, 5000])
-    def test_a_batch_of_any_size_is_answered(
+    def test_batch_of_any_size_is_predicted(
         self, server: RunningServer, reference: Reference, rows: int
     ) -> None:
         columns = columns_of([ROWS[row % len(ROWS)] for row in range(rows)])
         columns["distance"] += np.arange(rows, dtype=np.float32)
         expected = reference(LIVE, "raw_features", **columns)
         assert expected["probability"].shape == (rows, 1)
-        assert_same(ask_grpc(server, "raw_features", **columns), expected)
+        assert_same(predict_grpc(server, "raw_features", **columns), expected)
         document = {
             "signature_name": "raw_features",
             "inputs": {
@@ -208,7 +210,7 @@ class TestSavedModel:
                 "company": [value.decode() for value in columns["company"]],
             },
         }
-        found = {"probability": np.reshape(ask_rest(server, document), (rows, 1))}
+        found = {"probability": np.reshape(predict_rest(server, document), (rows, 1))}
         assert_same(found, expected)
 
     @pytest.mark.parametrize(
@@ -219,7 +221,7 @@ class TestSavedModel:
             {"float_val": [1.5]},  # The last value stands for those that are missing.
         ],
     )
-    def test_a_tensor_may_be_written_in_any_way(
+    def test_tensor_proto_may_be_written_in_any_way(
         self, server: RunningServer, reference: Reference, fields: dict[str, Any]
     ) -> None:
         columns = {**columns_of(ROWS), "distance": f32([1.5] * 4)}
@@ -233,7 +235,7 @@ class TestSavedModel:
         found = arrays_of(server.predictions.Predict(request))
         assert_same(found, reference(LIVE, "raw_features", **columns))
 
-    def test_classify_gives_labels_and_scores(
+    def test_classify_returns_labels_and_scores(
         self, server: RunningServer, reference: Reference
     ) -> None:
         expected = reference(LIVE, "classify", inputs=serialized(ROWS))
@@ -247,23 +249,23 @@ class TestSavedModel:
         response = server.predictions.Classify(request)
         found = [[[c.label, c.score] for c in r.classes] for r in response.result.classifications]
         assert found == pairs
-        answer = server.rest("toy:classify", {"signature_name": "classify", "examples": ROWS})
-        assert answer.status_code == 200, answer.text
-        results = answer.json()["results"]
+        content = server.rest("toy:classify", {"signature_name": "classify", "examples": ROWS})
+        assert content.status_code == 200, content.text
+        results = content.json()["results"]
         assert [[[label, f32(s)] for label, s in row] for row in results] == pairs
 
-    def test_regress_gives_values(self, server: RunningServer, reference: Reference) -> None:
+    def test_regress_returns_values(self, server: RunningServer, reference: Reference) -> None:
         expected = reference(LIVE, "regress", inputs=serialized(ROWS))["outputs"][:, 0]
         request = regression_pb2.RegressionRequest()
         request.model_spec.name, request.model_spec.signature_name = "toy", "regress"
         request.input.example_list.examples.extend(example_of(**row) for row in ROWS)
         response = server.predictions.Regress(request)
         assert [one.value for one in response.result.regressions] == expected.tolist()
-        answer = server.rest("toy:regress", {"signature_name": "regress", "examples": ROWS})
-        assert answer.status_code == 200, answer.text
-        np.testing.assert_array_equal(f32(answer.json()["results"]), expected)
+        content = server.rest("toy:regress", {"signature_name": "regress", "examples": ROWS})
+        assert content.status_code == 200, content.text
+        np.testing.assert_array_equal(f32(content.json()["results"]), expected)
 
-    def test_the_context_of_examples_is_part_of_each(
+    def test_context_is_part_of_each_example(
         self, server: RunningServer, reference: Reference
     ) -> None:
         own: list[dict[str, Any]] = [{"hour": 3}, {"hour": 4, "distance": 2.0}]
@@ -281,10 +283,10 @@ class TestSavedModel:
             "context": {"company": "B6", "distance": 9.0},
             "examples": own,
         }
-        answer = server.rest("toy:regress", document).json()["results"]
-        np.testing.assert_array_equal(f32(answer), expected)
+        content = server.rest("toy:regress", document).json()["results"]
+        np.testing.assert_array_equal(f32(content), expected)
 
-    def test_metadata_are_the_signatures_of_the_saved_model(
+    def test_metadata_hold_the_signatures_of_the_saved_model(
         self, server: RunningServer, toys: Path
     ) -> None:
         content = (toys / "toy" / str(LIVE) / "saved_model.pb").read_bytes()
@@ -293,9 +295,9 @@ class TestSavedModel:
         assert found.model_spec.name == "toy"
         assert found.model_spec.version.value == LIVE
         assert dict(signatures_of(found)) == dict(expected)
-        answer = server.rest("toy/metadata").json()
-        assert answer["model_spec"] == {"name": "toy", "signature_name": "", "version": str(LIVE)}
-        told = answer["metadata"]["signature_def"]["signature_def"]
+        response = server.rest("toy/metadata").json()
+        assert response["model_spec"] == {"name": "toy", "signature_name": "", "version": str(LIVE)}
+        told = response["metadata"]["signature_def"]["signature_def"]
         assert set(told) == set(expected)
         assert told["raw_features"]["inputs"]["company"]["dtype"] == "DT_STRING"
         shape = told["raw_features"]["inputs"]["company"]["tensor_shape"]
@@ -304,32 +306,32 @@ class TestSavedModel:
 
 class TestTFLite:
     @pytest.mark.parametrize("signature", ["", "serving_default", "raw_features"])
-    def test_raw_features_are_answered_as_the_saved_model_does(
+    def test_raw_features_predict_as_with_the_saved_model(
         self, tflite_server: RunningServer, reference: Reference, signature: str
     ) -> None:
         columns = columns_of(ROWS)
         expected = reference(LIVE, "raw_features", **columns)["probability"]
-        over_grpc = ask_grpc(tflite_server, signature, **columns)["probability"]
+        over_grpc = predict_grpc(tflite_server, signature, **columns)["probability"]
         np.testing.assert_allclose(over_grpc, expected, atol=1e-6)
-        answer = ask_rest(tflite_server, {"signature_name": signature, "instances": ROWS})
-        np.testing.assert_array_equal(f32(answer), over_grpc)
+        response = predict_rest(tflite_server, {"signature_name": signature, "instances": ROWS})
+        np.testing.assert_array_equal(f32(response), over_grpc)
 
     @pytest.mark.parametrize("rows", [1, 7, 3000, 2])
-    def test_a_batch_of_any_size_is_answered(
+    def test_batch_of_any_size_is_predicted(
         self, tflite_server: RunningServer, reference: Reference, rows: int
     ) -> None:
         columns = columns_of([ROWS[row % len(ROWS)] for row in range(rows)])
         expected = reference(LIVE, "raw_features", **columns)["probability"]
-        found = ask_grpc(tflite_server, "", **columns)["probability"]
+        found = predict_grpc(tflite_server, "", **columns)["probability"]
         np.testing.assert_allclose(found, expected, atol=1e-6)
 
-    def test_an_empty_batch_is_refused_by_its_input(self, tflite_server: RunningServer) -> None:
+    def test_empty_batch_is_refused_naming_its_input(self, tflite_server: RunningServer) -> None:
         with pytest.raises(grpc.RpcError, match="a TFLite model needs a row or more") as refused:
-            ask_grpc(tflite_server, "", **columns_of([]))
+            predict_grpc(tflite_server, "", **columns_of([]))
         assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
-        assert ask_grpc(tflite_server, "", **columns_of(ROWS))
+        assert predict_grpc(tflite_server, "", **columns_of(ROWS))
 
-    def test_metadata_say_its_inputs_and_outputs(self, tflite_server: RunningServer) -> None:
+    def test_metadata_hold_inputs_and_outputs(self, tflite_server: RunningServer) -> None:
         signatures = signatures_of(metadata_of(tflite_server))
         assert set(signatures) == {"serving_default", "raw_features"}
         for signature in signatures.values():
@@ -340,14 +342,16 @@ class TestTFLite:
             }
             assert signature.outputs["probability"].dtype == types_pb2.DT_FLOAT
 
-    def test_classify_says_what_the_model_lacks(self, tflite_server: RunningServer) -> None:
-        answer = tflite_server.rest("toy:classify", {"examples": ROWS})
-        assert answer.status_code == 400
-        assert "Expected one input Tensor" in answer.json()["error"]
+    def test_classify_is_refused_naming_what_the_model_lacks(
+        self, tflite_server: RunningServer
+    ) -> None:
+        response = tflite_server.rest("toy:classify", {"examples": ROWS})
+        assert response.status_code == 400
+        assert "Expected one input Tensor" in response.json()["error"]
 
 
-class TestWhichVersion:
-    """Every way to say which version is meant, and what the answer says of it."""
+class TestVersionChoice:
+    """Every way to request a version, and what the response says of it."""
 
     @pytest.mark.parametrize(
         ("path", "choose", "version"),
@@ -358,7 +362,7 @@ class TestWhichVersion:
             ("toy/labels/stable", model_pb2.ModelSpec(version_label="stable"), STABLE),
         ],
     )
-    def test_predict_asks_the_version_that_is_meant(
+    def test_predict_uses_the_requested_version(
         self,
         server: RunningServer,
         reference: Reference,
@@ -375,8 +379,8 @@ class TestWhichVersion:
         assert response.model_spec.name == "toy"
         assert response.model_spec.version.value == version
         assert response.model_spec.signature_name == "raw_features"
-        answer = ask_rest(server, {"signature_name": "raw_features", "instances": ROWS}, path)
-        assert_same({"probability": answer}, expected)
+        content = predict_rest(server, {"signature_name": "raw_features", "instances": ROWS}, path)
+        assert_same({"probability": content}, expected)
 
         document = {"signature_name": "regress", "examples": ROWS}
         expected = reference(version, "regress", inputs=serialized(ROWS))
@@ -385,7 +389,7 @@ class TestWhichVersion:
         metadata = server.rest(f"{path}/metadata").json()
         assert metadata["model_spec"]["version"] == str(version)
 
-    def test_the_default_signature_is_named_in_the_answer(self, server: RunningServer) -> None:
+    def test_response_names_the_default_signature(self, server: RunningServer) -> None:
         request = predict_request("toy", "", examples=serialized(ROWS))
         assert server.predictions.Predict(request).model_spec.signature_name == "serving_default"
 
@@ -406,7 +410,7 @@ class TestWhichVersion:
             for version in (LIVE, STABLE)
         ]
 
-    def test_status_can_be_asked_of_one_version(self, server: RunningServer) -> None:
+    def test_status_of_one_version_is_given(self, server: RunningServer) -> None:
         (told,) = server.rest(f"toy/versions/{STABLE}").json()["model_version_status"]
         assert told["version"] == str(STABLE)
 
@@ -431,13 +435,13 @@ class TestWhichVersion:
         max_size=8,
     )
 )
-def test_whatever_the_rows_hold_both_protocols_give_the_very_same_numbers(
+def test_predictions_are_identical_in_both_protocols_for_any_rows(
     server: RunningServer, reference: Reference, rows: list[dict[str, Any]]
 ) -> None:
     expected = reference(LIVE, "raw_features", **columns_of(rows))
-    assert_same(ask_grpc(server, "raw_features", **columns_of(rows)), expected)
-    answer = ask_rest(server, {"signature_name": "raw_features", "instances": rows})
-    assert_same({"probability": answer}, expected)
+    assert_same(predict_grpc(server, "raw_features", **columns_of(rows)), expected)
+    response = predict_rest(server, {"signature_name": "raw_features", "instances": rows})
+    assert_same({"probability": response}, expected)
 
 
 def metadata_of(server: RunningServer) -> get_model_metadata_pb2.GetModelMetadataResponse:
