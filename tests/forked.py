@@ -72,7 +72,10 @@ class Program:
         self.pid = self._process.pid or 0
         for end in theirs:
             end.close()
-        self.stdout, self.stderr = (os.fdopen(os.dup(end.fileno())) for end, _ in pipes)
+        # Libraries print bytes of requests; a reader that failed there would let the pipe fill up.
+        self.stdout, self.stderr = (
+            os.fdopen(os.dup(end.fileno()), errors="backslashreplace") for end, _ in pipes
+        )
 
     @property
     def returncode(self) -> int | None:
