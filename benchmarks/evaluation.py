@@ -86,7 +86,7 @@ def _measure(artifacts: Path, work: Path) -> list[dict[str, Any]]:
     files = [str(path) for path in sorted(artifacts.glob("SpanExampleGen/examples/*/Split-test/*"))]
     settings = load_config()
     config = make_compression_eval_config(
-        settings.compression, settings.evaluation.min_slice_examples, Model.load(settings.model)
+        settings.compression, settings.evaluation.min_slice_examples, Model.load(settings)
     )
     config = with_defaults(config, has_baseline=True)
     plain = tfma.EvalConfig()

@@ -265,13 +265,14 @@ def test_code_version_depends_only_on_what_the_function_imports(
         (package / f"{name}.py").write_text(content)
     monkeypatch.syspath_prepend(str(tmp_path))
     function = load_function("team.preprocessing.learn")
-    first = code_version(function, b"schema")
-    assert code_version(function, b"other schema") != first
+    first = code_version(function, "{}", b"schema")
+    assert code_version(function, "{}", b"other schema") != first
+    assert code_version(function, '{"label": "tip"}', b"schema") != first
     (package / "network.py").write_text("LAYERS = 2\n")
     (package / "features.py").write_text("# A comment.\nCOLUMNS = 1\n")
-    assert code_version(function, b"schema") == first
+    assert code_version(function, "{}", b"schema") == first
     (package / "features.py").write_text("COLUMNS = 2\n")
-    assert code_version(function, b"schema") != first
+    assert code_version(function, "{}", b"schema") != first
 
 
 def test_transform_gives_all_rows_to_a_function_that_learns_in_phases(

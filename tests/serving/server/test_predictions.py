@@ -71,7 +71,14 @@ def assert_same(found: Mapping[str, Any], expected: Mapping[str, np.ndarray]) ->
     for name, array in expected.items():
         given = np.asarray(found[name], array.dtype)
         assert given.shape == array.shape, name
-        np.testing.assert_array_equal(given, array, name)
+        np.testing.assert_array_equal(_flush(given), _flush(array), name)
+
+
+def _flush(values: np.ndarray) -> np.ndarray:
+    """Subnormal numbers as 0: some of TensorFlow's threads make them so, others do not."""
+    if values.dtype.kind != "f":
+        return values
+    return np.where(np.abs(values) < np.finfo(values.dtype).tiny, 0, values)
 
 
 @pytest.fixture(scope="module")
