@@ -396,7 +396,7 @@ def test_paths_of_the_monitoring_pipeline_are_on_the_volume(stub: KubeflowStub) 
     assert submitted["runtime_config"]["parameters"]["log_uri"] == "/mnt/flightdeck/more/requests"
 
 
-def test_a_package_of_the_monitoring_pipeline_needs_a_period_and_is_not_scheduled(
+def test_read_job_refuses_a_monitoring_package_without_a_period(
     stub: KubeflowStub, tmp_path: Path
 ) -> None:
     path = str(tmp_path / "monitoring.yaml")

@@ -239,7 +239,7 @@ def test_local_run_does_not_push_below_thresholds_or_over_budgets_and_tells_why(
         r"max_bytes: model\.tflite has [\d,]+ bytes, [\d,]+ more than the 1,000 allowed",
         r"min_sparsity: 0\.\d+ of the weights are zero, 0\.\d+ less than the 0\.99 required",
         r"max_p99_ms: a row takes 0\.\d+ ms \(99th percentile\), 0\.\d+ ms more than",
-        r"TFLite: took [\d.]+ MB, [\d.]+ more than the 1 that max_memory_mb allows",
+        r"TFLite: the server took [\d.]+ MB, [\d.]+ more than the 1 that max_memory_mb allows",
         r"(tflite|saved_model) auc change against the float model -0\.\d{4}, allowed -0 absolute",
     ):
         assert re.search(reason, done.stdout), (reason, done.stdout)

@@ -374,7 +374,7 @@ def test_runner_stops_nodes_after_a_failure_and_resumes_there(
         "Other": CACHED,
         "End": CACHED,
     }
-    assert second["Last"].summary.line == "goodmended" * 2
+    assert second["Last"].summary.line == "goodcorrected" * 2
     assert second["End"].summary == first["End"].summary
     assert lab.recorded_states()["Good"] == "CACHED"
     assert lab.recorded_states()["Bad"] == "COMPLETE"

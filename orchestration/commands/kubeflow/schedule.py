@@ -14,7 +14,7 @@ from orchestration.commands.kubeflow.options import (
 )
 from orchestration.commands.options import failures, usage_errors
 
-_ONE_PERIOD = "is about one period: a schedule would look at the same one again"
+_ONE_PERIOD = "is for one period: a schedule would monitor the same one again"
 
 
 @click.command()

@@ -112,15 +112,15 @@ def test_fit_with_the_same_seed_gives_the_same_network(tmp_path: object) -> None
 @pytest.mark.parametrize(
     ("labels", "shown"),
     [
-        ([0, 0, 0], "are 0; 0 and 1 are needed"),
-        ([1, 1], "are 1; 0 and 1 are needed"),
-        ([1, 2], "are 1, 2; 0 and 1 are needed"),
-        ([0.0, 1.0, np.nan], "are 0, 1, nan; 0 and 1 are needed"),
-        ([], "are none; 0 and 1 are needed"),
+        ([0, 0, 0], "are 0; 0 and 1 are both needed"),
+        ([1, 1], "are 1; 0 and 1 are both needed"),
+        ([1, 2], "are 1, 2; 0 and 1 are both needed"),
+        ([0.0, 1.0, np.nan], "are 0, 1, nan; 0 and 1 are both needed"),
+        ([], "are none; 0 and 1 are both needed"),
     ],
 )
 def test_check_labels_refuses_other_values_than_0_and_1(labels: list[float], shown: str) -> None:
-    with pytest.raises(DataError, match=f"eval: the values of the label 'late' {shown}, both"):
+    with pytest.raises(DataError, match=f"eval: the values of the label 'late' {shown}"):
         network.check_labels(LABEL, "eval", np.array(labels).reshape(-1, 1))
 
 

@@ -387,7 +387,7 @@ class TestCors:
 
         return asyncio.run(run())
 
-    def preflight(self, origins: tuple[str, ...], origin: str) -> httpx.Response:
+    def options(self, origins: tuple[str, ...], origin: str) -> httpx.Response:
         return self.send_request(
             origins,
             "OPTIONS",
@@ -401,7 +401,7 @@ class TestCors:
 
     @pytest.mark.parametrize("origins", [(PAGE,), ("https://other.example", PAGE)])
     def test_cors_allows_a_named_origin_with_a_token(self, origins: tuple[str, ...]) -> None:
-        response = self.preflight(origins, self.PAGE)
+        response = self.options(origins, self.PAGE)
         assert response.status_code == 200  # Though a browser sends no token here.
         assert response.headers["access-control-allow-origin"] == self.PAGE
         assert "POST" in response.headers["access-control-allow-methods"]
@@ -411,13 +411,13 @@ class TestCors:
         assert refused.headers["access-control-allow-origin"] == self.PAGE
 
     def test_cors_allows_any_origin_where_all_are_allowed(self) -> None:
-        response = self.preflight(("*",), self.PAGE)
+        response = self.options(("*",), self.PAGE)
         assert response.headers["access-control-allow-origin"] == "*"
         assert "access-control-allow-credentials" not in response.headers
 
     @pytest.mark.parametrize("origins", [(), ("https://other.example",)])
     def test_cors_refuses_other_origins(self, origins: tuple[str, ...]) -> None:
-        response = self.preflight(origins, self.PAGE)
+        response = self.options(origins, self.PAGE)
         assert response.status_code >= 400
         assert "access-control-allow-origin" not in response.headers
 
