@@ -404,7 +404,7 @@ def test_read_job_refuses_a_monitoring_package_without_a_period(
     assert "a version and a period" in failed("submit", "--package", path, status=2)
     period = ("--param", "since=1", "--param", "until=2", "--param", "version=3")
     output = failed("schedule", "--cron", "0 6 * * *", "--package", path, *period, status=2)
-    assert "look at the same one again" in " ".join(output.split())
+    assert "monitor the same one again" in " ".join(output.split())
     assert not any(stub.state.values())
     done("submit", "--package", path, *period)
 
