@@ -131,9 +131,9 @@ def run_pipeline(
 
 def _compile(package: Path, image: str) -> None:
     settings = (
-        # The image holds no tests: what they bring is on the volume, in a folder `code`.
+        # The image holds no tests: what they bring is on the volume, in a folder `code`, where
+        # run_pipeline.py has Python look.
         f"gate.schema={MOUNT_PATH}/code/tests/trips/schema/schema.pbtxt",
-        f"kubeflow.env.PYTHONPATH={MOUNT_PATH}/code",
         f"kubeflow.image={image}",
         "kubeflow.volume_claim=flightdeck",
         f"kubeflow.mount_path={MOUNT_PATH}",

@@ -29,6 +29,8 @@ def main() -> None:
             security_opt=["no-new-privileges"],
             mounts=[Mount(arguments.mount_path, arguments.volume, type="bind")],
             labels=[arguments.label],
+            # kfp.local does not read the part of a package that says it.
+            environment={"PYTHONPATH": f"{arguments.mount_path}/code"},
         ),
         pipeline_root=arguments.pipeline_root,
     )
