@@ -19,7 +19,6 @@ from benchmarks.common import report
 from components.data_gate.gate import Gate
 from ml.chance import drift_by_chance
 from ml.comparisons import Anomaly
-from models.flights.features import RAW_FEATURES
 from pipeline.config import load_config
 from storage.parquet import open_file
 
@@ -95,7 +94,7 @@ class Case:
         before = [_read(s, schema) for s in spans[max(0, last - config.data.window) : last]]
         window = pd.concat(before, ignore_index=True)
         return cls(
-            gate=Gate(schema=schema, features=RAW_FEATURES, label=config.label, **limits),
+            gate=Gate(schema=schema, features=config.features, label=config.label, **limits),
             rows=_read(spans[last], schema),
             window=window.iloc[:: max(1, len(window) // _TRAINING_SAMPLE)],
             served=tfdv.generate_statistics_from_dataframe(window),
@@ -193,7 +192,7 @@ def _minutes(clock: pd.Series) -> pd.Series:
 
 
 def _shift_all(rows: pd.DataFrame) -> pd.DataFrame:
-    numbers = [name for name in RAW_FEATURES if pd.api.types.is_numeric_dtype(rows[name])]
+    numbers = [name for name in _CONFIG.features if pd.api.types.is_numeric_dtype(rows[name])]
     return rows.assign(**{name: rows[name] + rows[name].std() for name in numbers})
 
 

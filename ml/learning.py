@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+from ml.tasks import Task
 
 
 @dataclass(frozen=True)
 class Learning:
     """The settings of a model's `run_fn`, as explained in `pipeline.config`."""
 
-    label: str
-    weight: str
+    task: Task
     prediction: str
-    time_column: str
     epochs: int
     batch_size: int
     learning_rate: float
@@ -21,3 +23,10 @@ class Learning:
     patience: int
     seed: int
     warm_start: float
+
+    @classmethod
+    def from_config(cls, custom_config: Mapping[str, Any]) -> Learning:
+        """Reads the settings from `custom_config`; other keys are ignored."""
+        names = {field.name for field in fields(cls)} - {"task"}
+        values = {name: value for name, value in custom_config.items() if name in names}
+        return cls(task=Task.from_config(custom_config), **values)

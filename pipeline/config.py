@@ -13,12 +13,14 @@ from typing import Annotated, Literal
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
+from ml.tasks import Kind, Task
 from pipeline.kubeflow_config import KubeflowConfig
 from pipeline.layers import ConfigError as ConfigError
 from pipeline.layers import list_keys, merge, parse_setting, read_toml
 from pipeline.model_folders import MODEL_VARIABLE, default_model, read_model_layer
 from pipeline.setting_types import (
     CHECKED,
+    Classes,
     Count,
     Epochs,
     FileMode,
@@ -293,9 +295,17 @@ class Config:
         `config.toml` goes over the engine's defaults. The default model is the one that
         `FLIGHTDECK_MODEL` names, else the one whose `config.toml` says `default = true`.
       model_name: Name of the model in the Serving directory and for clients.
-      label: Feature that the model predicts, 0 or 1.
-      prediction: The model's output: the probability of the label 1.
+      task: What the model predicts: "binary" (the probability of the second class), "multiclass"
+        (the probability of each class) or "regression" (a number).
+      label: Feature that the model predicts.
+      features: Features of a request: those that the model reads.
+      classes: The label's values in the order of their ids, written as text; the second of a binary
+        task is the positive one. None for a regression; of a binary task 0 and 1, or false and
+        true.
+      class_names: What TensorFlow Serving's Classify calls the classes; none for their values.
+      prediction: Name of the model's output.
       weight: Transformed feature with the training weight of a row; "" if all weigh the same.
+      example_weight: Raw feature with the weight of a row in evaluation; "" if all weigh the same.
       slices: Features by whose values the model is evaluated.
       keep_runs: Number of newest runs whose artifacts, logs and records are kept, besides those
         that the Serving directory and the cache need; 0 for all.
@@ -309,10 +319,15 @@ class Config:
     model: Text
     model_name: Name
     label: Text
+    features: Annotated[tuple[Text, ...], Field(min_length=1)]
     prediction: Text
     data: DataConfig
     gate: GateConfig
+    task: Kind = "binary"
+    classes: Classes = ()
+    class_names: tuple[Text, ...] = ()
     weight: str = ""
+    example_weight: str = ""
     slices: tuple[str, ...] = ()
     keep_runs: Count = 10
     beam_args: tuple[str, ...] = (
@@ -332,6 +347,22 @@ class Config:
     serving: ServingConfig = field(default_factory=ServingConfig)
     monitor: MonitorConfig = field(default_factory=MonitorConfig)
     kubeflow: KubeflowConfig = field(default_factory=KubeflowConfig)
+
+    def __post_init__(self) -> None:
+        self.make_task()
+        if self.label in self.features:
+            raise ValueError(f"features: {self.label!r} is the label, which no request has")
+
+    def make_task(self) -> Task:
+        """The task of the model."""
+        return Task(
+            kind=self.task,
+            label=self.label,
+            classes=self.classes,
+            class_names=self.class_names,
+            weight=self.weight,
+            example_weight=self.example_weight,
+        )
 
     def node_timeout_seconds(self, node_id: str) -> float:
         """Time limit of a node; infinite for none."""

@@ -74,7 +74,7 @@ def _eval_config(
     model: Model,
 ) -> tfma.EvalConfig:
     # "tf_generic": called by its signature, independent of its framework.
-    spec = {"model_type": "tf_generic", "label_key": model.label}
+    spec = {"model_type": "tf_generic", "label_key": model.task.label}
     settings = {
         "model_specs": [
             *({"name": name, **spec} for name in candidates),

@@ -3,24 +3,25 @@
 A model is a folder, `models/<name>/`:
 
   - `config.toml`: the model's settings, with the keys of `pipeline.config.Config`.
-  - `features.py`: `RAW_FEATURES`, the features of a request. It imports neither TensorFlow nor TFX.
   - `preprocessing.py`: `preprocessing_fn(inputs, custom_config)`.
   - `network.py`: `run_fn(fn_args)`; `Learning(**fn_args.custom_config)` are its settings.
-  - `export.py`: `save_model(network, transform_graph, path, custom_config)`.
-  - `baseline.py`: `baseline_auc(data_uri, as_of, window, label)`, gradient boosting on the same
-    rows.
+  - `card.md`: what people should know about it.
 
 `custom_config` is `Model.custom_config`; a function may omit this parameter.
 """
 
 from __future__ import annotations
 
-import importlib
+import dataclasses
 from dataclasses import dataclass
+from typing import Any
 
+from ml.tasks import Task
 from pipeline.config import Config
-from pipeline.layers import ConfigError
 from pipeline.model_folders import model_package
+
+# Import path of the function that saves a network with its serving signatures.
+SAVE_FN = "ml.export.save_model"
 
 
 @dataclass(frozen=True)
@@ -29,17 +30,15 @@ class Model:
 
     Attributes:
       package: The package of its functions.
-      label: Feature that the model predicts, 0 or 1.
-      weight: Transformed feature with the training weight of a row; "" for none.
+      task: What it predicts.
       prediction: Output of the model.
-      time_column: Timestamp column that orders rows.
+      time_column: Timestamp column that orders rows; "" for none.
       slices: Features by whose values the model is evaluated.
       raw_features: Features of a request.
     """
 
     package: str
-    label: str
-    weight: str
+    task: Task
     prediction: str
     time_column: str
     slices: tuple[str, ...]
@@ -47,45 +46,33 @@ class Model:
 
     @classmethod
     def load(cls, config: Config) -> Model:
-        """Reads the configuration and the model's `features.py`.
+        """Takes the facts from the configuration.
 
         Example:
           >>> from pipeline.config import load_config
           >>> Model.load(load_config()).run_fn.endswith(".network.run_fn")
           True
-
-        Raises:
-          ConfigError: If the model has no `features.py`, or that has no `RAW_FEATURES`.
         """
-        package = model_package(config.model)
-        try:
-            raw_features = tuple(importlib.import_module(f"{package}.features").RAW_FEATURES)
-        except (ImportError, AttributeError) as error:
-            raise ConfigError(f"model = {config.model!r}: {error}") from error
         return cls(
-            package=package,
-            label=config.label,
-            weight=config.weight,
+            package=model_package(config.model),
+            task=config.make_task(),
             prediction=config.prediction,
             time_column=config.data.time_column,
             slices=config.slices,
-            raw_features=raw_features,
+            raw_features=config.features,
         )
 
     @property
-    def custom_config(self) -> dict[str, str]:
-        """The part of the configuration that the model's functions get."""
-        return {
-            "label": self.label,
-            "weight": self.weight,
+    def custom_config(self) -> dict[str, Any]:
+        """The part of the configuration that the model's functions get, for JSON.
+
+        `Task.from_config` reads its task.
+        """
+        return dataclasses.asdict(self.task) | {
+            "features": self.raw_features,
             "prediction": self.prediction,
             "time_column": self.time_column,
         }
-
-    @property
-    def features(self) -> str:
-        """Import path of the module that names the features of a request."""
-        return f"{self.package}.features"
 
     @property
     def preprocessing_fn(self) -> str:
@@ -98,11 +85,6 @@ class Model:
         return f"{self.package}.network.run_fn"
 
     @property
-    def save_fn(self) -> str:
-        """Import path of the function that saves a network with its serving signatures."""
-        return f"{self.package}.export.save_model"
-
-    @property
     def baseline(self) -> str:
         """Import path of the function that computes the baseline's AUC."""
         return f"{self.package}.baseline.baseline_auc"
@@ -110,4 +92,4 @@ class Model:
     @property
     def functions(self) -> tuple[str, ...]:
         """Import paths of all functions of the model that nodes run."""
-        return (self.preprocessing_fn, self.run_fn, self.save_fn)
+        return (self.preprocessing_fn, self.run_fn)

@@ -59,7 +59,7 @@ def create_monitoring_pipeline(
         features=features,
         output=model.prediction,
         data_uri=config.data.uri,
-        label=model.label,
+        label=model.task.label,
         encryption_keys=config.serving.encryption_keys,
         **period,
     )
@@ -81,7 +81,7 @@ def create_monitoring_pipeline(
         model_name=config.model_name,
         features=features,
         output=model.prediction,
-        label=model.label,
+        label=model.task.label,
         slices=json.dumps(model.slices),
         **period,
         **dataclasses.asdict(config.monitor),

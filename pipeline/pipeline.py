@@ -25,7 +25,7 @@ from components.transform.component import Transform
 from pipeline.config import Config
 from pipeline.evaluation import make_compression_eval_config, make_eval_config
 from pipeline.layers import ConfigError
-from pipeline.model import Model
+from pipeline.model import SAVE_FN, Model
 from storage.errors import SurroundingsError
 from storage.names import RAW_SIGNATURE
 
@@ -105,7 +105,7 @@ def create_pipeline(
         environment="TRAINING",
         warn_only=json.dumps(config.gate.warn_only),
         features=json.dumps(model.raw_features),
-        label=model.label,
+        label=model.task.label,
         max_missing_change=config.gate.max_missing_change,
         max_duplicates=config.gate.max_duplicates,
         max_error_growth=config.gate.max_error_growth,
@@ -127,16 +127,17 @@ def create_pipeline(
         schema=schema_gen.outputs["schema"],
         train_args=tfx.proto.TrainArgs(splits=["train"]),
         eval_args=tfx.proto.EvalArgs(splits=["eval"]),
-        settings=dataclasses.asdict(config.training) | model.custom_config,
+        settings=dataclasses.asdict(config.training),
+        custom_config=model.custom_config,
         # Only for a warm start, because it is part of the cache key.
         base_model=served_model.outputs["model"] if config.training.warm_start else None,
     )
     learning = {
-        "save_fn": model.save_fn,
+        "save_fn": SAVE_FN,
         "custom_config": custom_config,
-        "label_key": model.label,
-        "weight_key": model.weight,
-        "loss": "binary_crossentropy",
+        "label_key": model.task.label,
+        "weight_key": model.task.weight,
+        "loss": model.task.loss,
         "batch_size": config.training.batch_size,
         "seed": config.training.seed,
     }

@@ -24,6 +24,13 @@ def _check_month(month: int) -> int:
     return month
 
 
+def _as_texts(values: Any) -> Any:
+    """Labels as text: TOML has integers and text, `--set` JSON."""
+    if not isinstance(values, list | tuple):
+        raise ValueError("a list of values is expected")
+    return tuple(str(v) if isinstance(v, int) else v for v in values)
+
+
 def _check_switch(value: Any) -> Any:
     if not isinstance(value, bool) and value not in ("true", "false"):
         raise ValueError("true or false is expected")
@@ -98,3 +105,5 @@ BucketUri = Annotated[
 ]
 EnvName = Annotated[str, match(r"[A-Za-z_]\w*", "the name of an environment variable")]
 SecretKey = Annotated[str, Field(pattern=rf"^{_DNS_NAME}/[\w.-]+$")]
+# Values of a label.
+Classes = Annotated[tuple[Text, ...], BeforeValidator(_as_texts)]

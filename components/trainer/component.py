@@ -12,9 +12,9 @@ from components.trainer import executor
 class Trainer(tfx.components.Trainer):
     """Trains a model by running its `run_fn`.
 
-    Takes the arguments of `tfx.v1.components.Trainer`, and `settings`, which `run_fn` gets as
-    `custom_config`. The stock component serializes them into one string; here each can be a
-    `RuntimeParameter`.
+    Takes the arguments of `tfx.v1.components.Trainer`, and `settings`, which `run_fn` gets with
+    `custom_config`. The stock component serializes that into one string; here each setting can be
+    a `RuntimeParameter`.
 
     Example:
       trainer = Trainer(

@@ -11,7 +11,7 @@ SETTING = "setting_"
 
 
 class Executor(GenericExecutor):
-    """Passes the settings to `run_fn` as its `custom_config`."""
+    """Passes the settings to `run_fn` in its `custom_config`."""
 
     def Do(
         self,
@@ -25,5 +25,6 @@ class Executor(GenericExecutor):
             for name, value in exec_properties.items()
             if name.startswith(SETTING)
         }
-        properties = {**exec_properties, CUSTOM_CONFIG_KEY: json_utils.dumps(settings)}
+        given = json_utils.loads(exec_properties.get(CUSTOM_CONFIG_KEY) or "{}") or {}
+        properties = {**exec_properties, CUSTOM_CONFIG_KEY: json_utils.dumps(given | settings)}
         super().Do(input_dict, output_dict, properties)

@@ -11,9 +11,10 @@ from threadpoolctl import threadpool_limits
 from storage import spans
 from storage.parquet import open_file
 
-from .features import RAW_FEATURES, VOCABULARIES
+from .features import SCHEDULE, VOCABULARIES, WEATHER
 
 _SEED = 7
+_FEATURES = (*VOCABULARIES, *SCHEDULE, *WEATHER)
 
 
 def baseline_auc(data_uri: str, as_of: int, window: int, label: str) -> float:
@@ -37,7 +38,7 @@ def baseline_auc(data_uri: str, as_of: int, window: int, label: str) -> float:
     files, _ = spans.filesystem(data_uri)
 
     def read(paths: list[str]) -> pd.DataFrame:
-        columns = [*RAW_FEATURES, label]
+        columns = [*_FEATURES, label]
         tables = [open_file(path, files).read(columns) for path in paths]
         return pd.concat([table.to_pandas() for table in tables])
 
@@ -48,7 +49,7 @@ def baseline_auc(data_uri: str, as_of: int, window: int, label: str) -> float:
     training[categories] = encoder.fit_transform(training[categories])
     test[categories] = encoder.transform(test[categories])
     model = HistGradientBoostingClassifier(categorical_features=categories, random_state=_SEED)
-    features = list(RAW_FEATURES)
+    features = list(_FEATURES)
     # One thread: while other nodes run, waiting threads cost three times what they save.
     with threadpool_limits(1, "openmp"):
         model.fit(training[features], training[label])

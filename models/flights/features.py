@@ -22,11 +22,5 @@ WEATHER = (
     "visib",
 )
 
-# The features of a request: exactly those that the model reads.
-RAW_FEATURES = (*VOCABULARIES, *SCHEDULE, *WEATHER)
-
 # The transformed feature that holds all numeric features.
 NUMERIC = "numeric"
-
-# The names of the labels 0 and 1 in TensorFlow Serving's Classify.
-CLASSES = ("on time", "late")

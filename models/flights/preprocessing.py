@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from typing import Any
 
 import tensorflow as tf
 import tensorflow_transform as tft
+
+from ml.task_layers import encode_label
+from ml.tasks import Task
 
 from .features import IDS, NUMERIC, VOCABULARIES
 
@@ -18,7 +22,7 @@ _STEADY = 1e-5  # Share of the mean; smaller deviations are rounding of 32-bit n
 _CLIP = 4.0  # Standard deviations; extremes would saturate the network.
 
 
-def preprocessing_fn(inputs: Tensors, custom_config: Mapping[str, str]) -> dict[str, tf.Tensor]:
+def preprocessing_fn(inputs: Tensors, custom_config: Mapping[str, Any]) -> dict[str, tf.Tensor]:
     """Transforms raw features: the `preprocessing_fn` of Transform.
 
     An absent numeric feature becomes the mean of its column. If its absence is informative, it has
@@ -55,11 +59,12 @@ def preprocessing_fn(inputs: Tensors, custom_config: Mapping[str, str]) -> dict[
         ],
         axis=1,
     )
-    outputs[custom_config["label"]] = inputs[custom_config["label"]]
-    if custom_config["weight"]:
+    task = Task.from_config(custom_config)
+    outputs[task.label] = encode_label(task, inputs[task.label])
+    if task.weight:
         time = inputs[custom_config["time_column"]]
         age = tf.cast(tft.max(time) - time, tf.float32)
-        outputs[custom_config["weight"]] = tf.pow(0.5, age / _HALF_LIFE)
+        outputs[task.weight] = tf.pow(0.5, age / _HALF_LIFE)
     return outputs
 
 

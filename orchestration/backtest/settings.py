@@ -108,9 +108,9 @@ def _make(
         served=served,
         baseline=(
             model.baseline,
-            {m: (each.uri, each.as_of, each.window, model.label) for m, each in data.items()},
+            {m: (each.uri, each.as_of, each.window, model.task.label) for m, each in data.items()},
         ),
-        label=model.label,
+        label=model.task.label,
         prepare=lambda: begin(directory.logs("backtest"), console, "backtest.log"),
         say=lambda text: console.print(Text(f"\n{text}", "bold")),
     )

@@ -14,7 +14,7 @@ from orchestration.local.output_directory import OutputDirectory
 from orchestration.local.provenance import known_provenance, lost_files
 from pipeline.config import Config, MonitorConfig
 from pipeline.kubeflow_config import KubeflowConfig
-from pipeline.model import Model
+from pipeline.model import SAVE_FN, Model
 from storage import spans
 from storage.directory import ModelDirectory
 from storage.errors import UserError
@@ -96,7 +96,7 @@ def prepare(config: Config, directory: OutputDirectory) -> Prepared:
     code_version = code_version_of(config)
     settings = _settings(config)
     model = Model.load(config)
-    code = ["pipeline.pipeline", model.features, *model.functions]
+    code = ["pipeline.pipeline", SAVE_FN, *model.functions]
     key = code_version.run_key(code, settings, window.fingerprint)
     # The months that a run would take are no change of the configuration.
     stable = {**settings, "data": {**settings["data"], "as_of": 0}}

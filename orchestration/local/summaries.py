@@ -22,6 +22,7 @@ from components.evaluator.results import (
 from components.serving_validator.component import read_report
 from ml.artifacts import TRAINING_FILE, anomalies_uri, load_schema
 from ml.requests import Requests
+from ml.tasks import TITLES
 from orchestration.local.node_process import Summary
 
 Outputs = dict[str, tfx.dsl.Artifact]
@@ -96,7 +97,9 @@ def _trainer(outputs: Outputs) -> Summary:
         return Summary("")
     with tfx.dsl.io.fileio.open(path, "r") as file:
         run = json.loads(file.read())
-    line = f"eval AUC {run['auc']:.4f} at epoch {run['best_epoch']} of {run['epochs']}"
+    name, value = next(iter(run["metrics"].items()))
+    shown = "undefined" if value is None else f"{value:.4f}"
+    line = f"eval {TITLES[name]} {shown} at epoch {run['best_epoch']} of {run['epochs']}"
     if start := run.get("warm_start"):
         why_cold = start.get("why_cold")
         line += f"; cold start: {why_cold}" if why_cold else "; started from the served model"

@@ -17,6 +17,7 @@ import tf_keras
 from google.protobuf import json_format
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.trips.export import save_model
 
 from components.compression_evaluator import CompressionEvaluator, read_budgets, unmet_budgets
 from components.evaluator.extraction import _Predict
@@ -30,7 +31,6 @@ from storage.errors import DataError, UserError
 from storage.names import RAW_SIGNATURE, TFLITE_MODEL
 from tests.components.parameters import DEFAULTS
 from tests.conftest import PushedRun, make_artifacts
-from tests.trips.export import save_model
 
 MIN_SLICE = 500
 

@@ -112,7 +112,7 @@ def test_summarize_shows_the_best_epoch_of_a_trainer_with_a_record(tmp_path: Pat
     model_run = artifacts.ModelRun()
     model_run.uri = str(tmp_path)
     assert summarize("Trainer", {"model_run": model_run}) == Summary("")
-    record = {"auc": 0.71239, "best_epoch": 3, "epochs": 5}
+    record = {"metrics": {"auc": 0.71239, "log_loss": 0.6}, "best_epoch": 3, "epochs": 5}
     (tmp_path / "training.json").write_text(json.dumps(record))
     assert summarize("Trainer", {"model_run": model_run}).line == "eval AUC 0.7124 at epoch 3 of 5"
 

@@ -24,6 +24,3 @@ RAW_FEATURES = (*VOCABULARIES, *SCHEDULE, *WEATHER)
 
 # The transformed feature that holds all numeric features.
 NUMERIC = "numeric"
-
-# The names of the labels 0 and 1 in TensorFlow Serving's Classify.
-CLASSES = ("on time", "delayed")

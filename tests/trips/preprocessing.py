@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import tensorflow as tf
 import tensorflow_transform as tft
+
+from ml.task_layers import encode_label
+from ml.tasks import Task
 
 from .features import IDS, NUMERIC, VOCABULARIES, WEATHER
 
@@ -16,7 +20,7 @@ _HALF_LIFE = 60 * 24 * 3600  # Seconds; a row that much older than the newest co
 _CLIP = 4.0  # Standard deviations; extremes would saturate the network.
 
 
-def preprocessing_fn(inputs: Tensors, custom_config: Mapping[str, str]) -> Tensors:
+def preprocessing_fn(inputs: Tensors, custom_config: Mapping[str, Any]) -> Tensors:
     """Transforms raw features: the `preprocessing_fn` of Transform.
 
     Args:
@@ -42,11 +46,12 @@ def preprocessing_fn(inputs: Tensors, custom_config: Mapping[str, str]) -> Tenso
     scaled = _standard_scores(tf.concat([*numbers, *(inputs[name] for name in WEATHER)], axis=1))
     known = tf.where(tf.math.is_nan(scaled), tf.zeros_like(scaled), scaled)
     outputs[NUMERIC] = tf.clip_by_value(known, -_CLIP, _CLIP)
-    outputs[custom_config["label"]] = inputs[custom_config["label"]]
-    if custom_config["weight"]:
+    task = Task.from_config(custom_config)
+    outputs[task.label] = encode_label(task, inputs[task.label])
+    if task.weight:
         time = inputs[custom_config["time_column"]]
         age = tf.cast(tft.max(time) - time, tf.float32)
-        outputs[custom_config["weight"]] = tf.pow(0.5, age / _HALF_LIFE)
+        outputs[task.weight] = tf.pow(0.5, age / _HALF_LIFE)
     return outputs
 
 

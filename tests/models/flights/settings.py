@@ -24,4 +24,4 @@ def read_month(month: int) -> pa.Table:
 
 def learning(**changes: Any) -> Learning:
     """How the network is trained by default, but for some settings."""
-    return Learning(**{**dataclasses.asdict(CONFIG.training), **MODEL.custom_config, **changes})
+    return Learning.from_config(dataclasses.asdict(CONFIG.training) | MODEL.custom_config | changes)

@@ -16,11 +16,11 @@ import tensorflow_data_validation as tfdv
 import tensorflow_transform as tft
 import tensorflow_transform.beam as tft_beam
 import tf_keras
+from models.flights.export import save_model
 from tensorflow_transform.tf_metadata import dataset_metadata, schema_utils
 from tfx_bsl.public import tfxio
 
 from components.quantizer.conversion import convert
-from models.flights.export import save_model
 from models.flights.features import NUMERIC, RAW_FEATURES, VOCABULARIES
 from models.flights.preprocessing import preprocessing_fn
 from storage.names import RAW_SIGNATURE

@@ -1,0 +1,306 @@
+"""What a model learns: a probability, a class, or a number.
+
+A task knows everything that depends on this: the values that the label may have, the output layer
+and the loss, the metrics with their directions, and the thresholds without which no model is
+blessed. It imports neither TensorFlow nor TFX; `ml.scores` computes its metrics.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from storage.errors import DataError
+
+BINARY, MULTICLASS, REGRESSION = "binary", "multiclass", "regression"
+Kind = Literal["binary", "multiclass", "regression"]
+
+# More are an id, or a number.
+MOST_CLASSES = 1000
+_BOOLEANS = {"false": 0, "true": 1}
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A metric of a task.
+
+    Attributes:
+      name: Its name in settings, reports and TFMA's results.
+      title: Its name on the screen.
+      tfma_class: Its class in TFMA, or in Keras.
+      direction: 1 if higher is better, -1 if lower is better, 0 if it is best near `best`.
+      best: The value of a perfect model; None if the direction says it.
+      relative: Whether two values are compared by their ratio, because the unit is the label's.
+    """
+
+    name: str
+    title: str
+    tfma_class: str
+    direction: Literal[1, -1, 0]
+    best: float | None = None
+    relative: bool = False
+
+    def loss(self, value: float, baseline: float) -> float:
+        """How much worse a value is than a baseline; negative if it is better.
+
+        Example:
+          >>> AUC.loss(0.70, 0.72), RMSE.loss(510.0, 500.0)  # doctest: +ELLIPSIS
+          (0.02..., 0.02...)
+
+        Returns:
+          The difference, or, if `relative`, the share of the baseline; of a metric without a
+          direction, how much further it is from the best value.
+        """
+        if self.best is not None:
+            return abs(value - self.best) - abs(baseline - self.best)
+        worse = self.direction * (baseline - value)
+        if not self.relative:
+            return worse
+        return worse / abs(baseline) if baseline else float(np.sign(worse)) * np.inf
+
+
+AUC = Metric("auc", "AUC", "AUC", 1)
+AUC_PR = Metric("auc_pr", "AUC-PR", "AUCPrecisionRecall", 1)
+LOG_LOSS = Metric("log_loss", "log loss", "BinaryCrossEntropy", -1)
+CALIBRATION = Metric("calibration", "calibration", "Calibration", 0, best=1.0)
+ACCURACY = Metric("accuracy", "accuracy", "SparseCategoricalAccuracy", 1)
+MACRO_AUC = Metric("macro_auc", "macro AUC", "AUC", 1)
+CLASS_LOG_LOSS = Metric("log_loss", "log loss", "SparseCategoricalCrossentropy", -1)
+RMSE = Metric("rmse", "RMSE", "RootMeanSquaredError", -1, relative=True)
+MAE = Metric("mae", "MAE", "MeanAbsoluteError", -1, relative=True)
+R2 = Metric("r2", "R²", "R2Score", 1)
+BIAS = Metric("bias", "bias", "MeanError", 0, best=0.0)
+
+
+@dataclass(frozen=True)
+class _Facts:
+    """What all tasks of a kind have in common."""
+
+    loss: str
+    activation: str
+    metrics: tuple[Metric, ...]
+    thresholds: Mapping[str, float | tuple[float, float]]
+    slice_thresholds: Mapping[str, float | tuple[float, float]]
+    max_loss: float
+
+
+# The first metric is the headline: training, compression and retraining are judged by it.
+_FACTS = {
+    BINARY: _Facts(
+        loss="binary_crossentropy",
+        activation="sigmoid",
+        metrics=(AUC, AUC_PR, LOG_LOSS, CALIBRATION),
+        thresholds={"auc": 0.5, "calibration": (0.5, 2.0)},
+        slice_thresholds={"auc": 0.5},
+        max_loss=0.005,
+    ),
+    MULTICLASS: _Facts(
+        loss="sparse_categorical_crossentropy",
+        activation="softmax",
+        metrics=(ACCURACY, MACRO_AUC, CLASS_LOG_LOSS, CALIBRATION),
+        thresholds={"macro_auc": 0.5, "calibration": (0.5, 2.0)},
+        slice_thresholds={},
+        max_loss=0.01,
+    ),
+    REGRESSION: _Facts(
+        loss="mean_squared_error",
+        activation="linear",
+        metrics=(RMSE, MAE, R2, BIAS),
+        thresholds={"r2": 0.0},
+        slice_thresholds={},
+        max_loss=0.02,
+    ),
+}
+
+
+# Names of metrics on the screen.
+TITLES = {metric.name: metric.title for facts in _FACTS.values() for metric in facts.metrics}
+
+
+@dataclass(frozen=True)
+class Task:
+    """The task of a model.
+
+    Attributes:
+      kind: "binary", "multiclass" or "regression".
+      label: Feature that the model predicts.
+      classes: The label's values in the order of their ids, as text; the second of a binary task is
+        the positive one. Booleans are "false" and "true". None for a regression.
+      class_names: What the classes are called in answers; the values themselves if none.
+      weight: Transformed feature with the training weight of a row; "" if all weigh the same.
+      example_weight: Raw feature with the weight of a row in evaluation; "" if all weigh the same.
+    """
+
+    kind: Kind
+    label: str
+    classes: tuple[str, ...] = ()
+    class_names: tuple[str, ...] = ()
+    weight: str = ""
+    example_weight: str = ""
+
+    def __post_init__(self) -> None:
+        classes = self.classes or (("0", "1") if self.kind == BINARY else ())
+        object.__setattr__(self, "classes", tuple(classes))
+        object.__setattr__(self, "class_names", tuple(self.class_names or classes))
+        if problem := self._problem():
+            raise ValueError(problem)
+
+    def _problem(self) -> str:
+        """What is wrong with the classes; "" for nothing."""
+        if self.kind == REGRESSION:
+            return "classes: a regression has none" if self.classes or self.class_names else ""
+        if self.kind == BINARY and len(self.classes) != 2:
+            return f"classes: a binary task has two, the positive one last, not {len(self.classes)}"
+        if self.kind == MULTICLASS and not 2 <= len(self.classes) <= MOST_CLASSES:
+            return (
+                f"classes: a multiclass task lists 2 to {MOST_CLASSES:,} values of the label, "
+                f"not {len(self.classes):,}"
+            )
+        if len(set(self.classes)) < len(self.classes):
+            return "classes: a value occurs twice"
+        if len(self.class_names) != len(self.classes):
+            return (
+                f"class_names: one name for each of the {len(self.classes)} classes is expected, "
+                f"not {len(self.class_names)}"
+            )
+        return ""
+
+    @classmethod
+    def from_config(cls, custom_config: Mapping[str, Any]) -> Task:
+        """Reads the task of a model's `custom_config`; other keys are ignored.
+
+        Example:
+          >>> Task.from_config({"kind": "regression", "label": "fare", "epochs": 3}).headline.title
+          'RMSE'
+        """
+        names = cls.__dataclass_fields__
+        known = {name: value for name, value in custom_config.items() if name in names}
+        return cls(**{n: tuple(v) if isinstance(v, list) else v for n, v in known.items()})
+
+    @classmethod
+    def from_json(cls, text: str) -> Task:
+        """Reads a task that `to_json` wrote."""
+        return cls.from_config(json.loads(text))
+
+    def to_json(self) -> str:
+        """The task as a JSON object, for a component's parameter."""
+        return json.dumps(asdict(self), ensure_ascii=False)
+
+    @property
+    def loss(self) -> str:
+        """Name of the Keras loss."""
+        return _FACTS[self.kind].loss
+
+    @property
+    def outputs(self) -> int:
+        """Width of the network's output: 1, or the number of classes of a multiclass task."""
+        return len(self.classes) if self.kind == MULTICLASS else 1
+
+    @property
+    def activation(self) -> str:
+        """Name of the Keras activation of the output layer."""
+        return _FACTS[self.kind].activation
+
+    @property
+    def metrics(self) -> tuple[Metric, ...]:
+        """The metrics; the first is the headline."""
+        return _FACTS[self.kind].metrics
+
+    @property
+    def headline(self) -> Metric:
+        """The metric by which models are compared."""
+        return self.metrics[0]
+
+    def metric(self, name: str) -> Metric:
+        """A metric by its name.
+
+        Raises:
+          KeyError: If the task has no such metric.
+        """
+        return {metric.name: metric for metric in self.metrics}[name]
+
+    @property
+    def thresholds(self) -> Mapping[str, float | tuple[float, float]]:
+        """Default thresholds by metric: the worst value, or the lowest and the highest."""
+        return _FACTS[self.kind].thresholds
+
+    @property
+    def slice_thresholds(self) -> Mapping[str, float | tuple[float, float]]:
+        """The same for every slice."""
+        return _FACTS[self.kind].slice_thresholds
+
+    @property
+    def max_loss(self) -> float:
+        """Default of the largest loss of the headline metric; see `Metric.loss`."""
+        return _FACTS[self.kind].max_loss
+
+    def encode(self, labels: Sequence[Any] | np.ndarray) -> np.ndarray:
+        """Encodes raw labels: class ids, or numbers.
+
+        Example:
+          >>> Task("binary", "tip", ("no", "yes")).encode([b"yes", b"no"]).tolist()
+          [1.0, 0.0]
+
+        Args:
+          labels: The label of each row, [rows]: text, bytes, booleans, integers or floats.
+
+        Returns:
+          float64 [rows]; NaN for an absent label, and for one that is none of the classes.
+        """
+        values = np.asarray(labels)
+        if self.kind == REGRESSION:
+            try:
+                return np.asarray(values, float)
+            except (TypeError, ValueError) as error:
+                raise DataError(
+                    f"label {self.label!r}: numbers are needed for a regression, not "
+                    f"{_show(values)}"
+                ) from error
+        if values.dtype.kind in "biuf":
+            ids = self.class_numbers()
+            found = np.full(len(values), np.nan)
+            for number, class_id in ids.items():
+                found[values == number] = class_id
+            return found
+        ids_by_text = {name: number for number, name in enumerate(self.classes)}
+        return np.array([float(ids_by_text.get(_text(value), np.nan)) for value in values])
+
+    def class_numbers(self) -> dict[int, int]:
+        """Class ids by the label's integer; empty if the classes are not integers or booleans."""
+        values = [_BOOLEANS.get(name, name) for name in self.classes]
+        try:
+            return {int(value): class_id for class_id, value in enumerate(values)}
+        except ValueError:
+            return {}
+
+    def initial_bias(self, labels: np.ndarray) -> np.ndarray:
+        """The bias with which an untrained output layer predicts the distribution of the labels.
+
+        Args:
+          labels: Encoded labels, [rows] or [rows, 1].
+
+        Returns:
+          float64 [outputs]: the logits of the shares of the classes, or the mean.
+        """
+        labels = np.ravel(labels)
+        if self.kind == REGRESSION:
+            return np.array([labels.mean()])
+        counts = np.bincount(labels.astype(int), minlength=len(self.classes)) + 1e-3
+        shares = np.log(counts / counts.sum())
+        return shares[1:] - shares[0] if self.kind == BINARY else shares
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "replace")
+    if isinstance(value, bool | np.bool_):
+        return str(bool(value)).lower()
+    return str(value)
+
+
+def _show(values: Iterable[Any]) -> str:
+    return ", ".join(repr(_text(value)) for value in list(values)[:3])

@@ -1,0 +1,180 @@
+"""The part of a `run_fn` that all models share: reads the examples, trains, saves."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import tensorflow_transform as tft
+import tf_keras
+from tfx import v1 as tfx
+
+from ml.artifacts import TRAINING_FILE
+from ml.examples import Columns, columns_of_files
+from ml.export import save_model
+from ml.fit import ReportProgress, sample_weights, select_inputs
+from ml.keras_setup import skip_autograph_of_keras
+from ml.learning import Learning
+from ml.scores import measure
+from ml.tasks import REGRESSION, Task
+from ml.weight_average import AverageWeights
+from storage.errors import DataError, UserError
+
+_BATCH = 8192
+# The loss that early stopping watches: `loss` includes the penalties.
+_LOSS = "data_loss"
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """What a network is trained with.
+
+    Attributes:
+      learning: The settings.
+      graph: The transformation.
+      train: Transformed examples to train on, by feature, each [rows, width].
+      evaluation: Those to stop early by.
+    """
+
+    learning: Learning
+    graph: tft.TFTransformOutput
+    train: Columns
+    evaluation: Columns
+
+    @classmethod
+    def load(cls, fn_args: tfx.components.FnArgs) -> TrainingData:
+        """Reads the examples that Trainer names, and sets the seed.
+
+        Args:
+          fn_args: Supplied by Trainer; `custom_config` holds `Learning` and the task.
+
+        Raises:
+          DataError: If a network cannot be trained on the labels.
+        """
+        skip_autograph_of_keras()
+        learning = Learning.from_config(fn_args.custom_config)
+        tf_keras.utils.set_random_seed(learning.seed)
+        graph = tft.TFTransformOutput(fn_args.transform_output)
+        schema = graph.transformed_metadata.schema
+        train, evaluation = (
+            columns_of_files(files, schema) for files in (fn_args.train_files, fn_args.eval_files)
+        )
+        for split, columns in (("train", train), ("eval", evaluation)):
+            check_labels(learning.task, split, columns[learning.task.label])
+        return cls(learning, graph, train, evaluation)
+
+    @property
+    def labels(self) -> np.ndarray:
+        """The encoded labels of `train`, [rows, 1]."""
+        return self.train[self.learning.task.label]
+
+
+def check_labels(task: Task, split: str, labels: np.ndarray) -> None:
+    """Checks that a network can be trained and evaluated on encoded labels.
+
+    Raises:
+      DataError: If a label is none of the classes, or not finite, or `split` lacks a class that
+        training needs: `eval` may lack some of several classes.
+    """
+    where = f"{split}: the label {task.label!r}"
+    if task.kind == REGRESSION:
+        if not np.isfinite(labels).all():
+            raise DataError(f"{where} is absent or not finite in some of {len(labels):,} rows")
+        return
+    ids = np.unique(labels)
+    if len(ids) and ids[0] < 0:
+        raise DataError(f"{where} has values that are none of {', '.join(task.classes)}")
+    absent = [name for number, name in enumerate(task.classes) if number not in ids]
+    if absent and (split == "train" or len(task.classes) == 2):
+        raise DataError(
+            f"{where} is never {', '.join(absent)} in {len(labels):,} rows; "
+            f"all of {', '.join(task.classes)} are needed. Have all labels arrived?"
+        )
+
+
+def fit(model: tf_keras.Model, data: TrainingData, log_dir: str) -> dict[str, Any]:
+    """Trains until the loss on `eval` stops falling, and keeps the best weights.
+
+    Args:
+      model: The network; its weights change.
+      data: What to train with.
+      log_dir: Folder for TensorBoard.
+
+    Returns:
+      `epochs`, `best_epoch`, and the metrics of the task on `eval`.
+
+    Raises:
+      UserError: If training diverges.
+    """
+    config, task = data.learning, data.learning.task
+    train, evaluation = data.train, data.evaluation
+    steps = math.ceil(len(data.labels) / config.batch_size)
+    schedule = tf_keras.optimizers.schedules.CosineDecay(
+        config.learning_rate, steps * config.epochs
+    )
+    loss = tf_keras.losses.get(task.loss)
+    model.compile(
+        tf_keras.optimizers.Adam(schedule),
+        loss,
+        metrics=[tf_keras.metrics.MeanMetricWrapper(loss, name=_LOSS)],
+    )
+    stopping = tf_keras.callbacks.EarlyStopping(
+        f"val_{_LOSS}", mode="min", patience=config.patience, restore_best_weights=True
+    )
+    history = model.fit(
+        select_inputs(model, train),
+        train[task.label],
+        sample_weight=sample_weights(train, task.weight),
+        batch_size=config.batch_size,
+        epochs=config.epochs,
+        validation_data=(select_inputs(model, evaluation), evaluation[task.label]),
+        validation_batch_size=_BATCH,
+        verbose=2,
+        callbacks=[
+            AverageWeights(),
+            stopping,
+            tf_keras.callbacks.TensorBoard(log_dir, update_freq="epoch"),
+            tf_keras.callbacks.TerminateOnNaN(),
+            ReportProgress(config.epochs, steps, _LOSS),
+        ],
+    ).history
+    if not np.isfinite(history["loss"]).all():
+        raise UserError(
+            "training diverged: the loss is not finite; lower training.learning_rate "
+            f"(now {config.learning_rate:g})"
+        )
+    losses = history[f"val_{_LOSS}"]
+    predictions = model.predict(select_inputs(model, evaluation), batch_size=_BATCH, verbose=0)
+    return {
+        "epochs": len(losses),
+        "best_epoch": int(np.argmin(losses)) + 1,
+        "metrics": measure(task, evaluation[task.label], predictions),
+    }
+
+
+def fit_and_save(
+    model: tf_keras.Model,
+    data: TrainingData,
+    fn_args: tfx.components.FnArgs,
+    facts: Mapping[str, Any] | None = None,
+) -> None:
+    """Trains a network, and saves it with a record of its training: the end of a `run_fn`.
+
+    Args:
+      model: The network.
+      data: What to train with.
+      fn_args: Supplied by Trainer.
+      facts: More for the record.
+
+    Raises:
+      UserError: If training diverges.
+    """
+    summary = fit(model, data, fn_args.model_run_dir) | dict(facts or {})
+    save_model(model, data.graph, fn_args.serving_model_dir, fn_args.custom_config)
+    with tfx.dsl.io.fileio.open(os.path.join(fn_args.model_run_dir, TRAINING_FILE), "w") as file:
+        file.write(json.dumps(summary))
