@@ -227,7 +227,7 @@ def _cells(count: SpanCount) -> tuple[str, ...]:
     "--output",
     type=click.Path(file_okay=False, path_type=Path),
     default=Path(__file__).parent,
-    help="Folder that receives the span folders. Defaults to `flights` beside this script.",
+    help="Folder that receives the span folders. Defaults to that of this script.",
 )
 @click.option(
     "--month",
@@ -243,9 +243,9 @@ def main(output: Path, months: tuple[str, ...]) -> None:
 
     \b
     Examples:
-      python -m data.make_spans
-      python -m data.make_spans --month 201301 --month 201302
-      python -m data.make_spans --output elsewhere/flights
+      python -m data.flights.make_spans
+      python -m data.flights.make_spans --month 201301 --month 201302
+      python -m data.flights.make_spans --output elsewhere/flights
     """
     flights = join_facts(read_flights())
     for month in months:
