@@ -78,10 +78,11 @@ $(READY): requirements/$(STACK).txt | $(UV)
 	@python3 -m pip --version >/dev/null || { echo "pip is missing; try: sudo apt-get install python3-pip" >&2; exit 1; }
 	python3 -m pip install --quiet --target .uv uv
 
-# Recompiles the hashed requirements: of both stacks from pyproject.toml, and those of `make test-containers`.
+# Recompiles the hashed requirements: of both stacks from pyproject.toml and what data are made from, and those of
+# `make test-containers`.
 requirements: | $(UV)
 	for stack in 1.16.0 1.21.0; do \
-	  echo "tfx==$$stack" | $(UV) pip compile pyproject.toml --group dev --universal --python-version 3.11 \
+	  echo "tfx==$$stack" | $(UV) pip compile pyproject.toml $(wildcard data/*/requirements.in) --group dev --universal --python-version 3.11 \
 	    --generate-hashes --no-emit-index-url --no-header --quiet --constraint /dev/stdin \
 	    --output-file requirements/tfx-$${stack%.*}.txt || exit 1; \
 	done

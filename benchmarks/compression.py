@@ -7,12 +7,9 @@ has its dense layers alone, to see whether TFLite and XNNPACK turn their zeros i
 
 from __future__ import annotations
 
-import os
-
-os.environ["TF_USE_LEGACY_KERAS"] = "1"
-
 import gzip
 import json
+import os
 import shutil
 import tempfile
 import time
@@ -30,16 +27,19 @@ import tf_keras
 from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
 from benchmarks.common import report, run_measured
-from components.quantizer.component import MODES
+from components.quantizer.choice import MODES
 from components.quantizer.conversion import convert, weight_sparsity
 from components.quantizer.fake_quant import emulate_int8
 from components.quantizer.measurement import time_invocations
 from ml import networks
-from ml.artifacts import TFLITE_MODEL, serving_model_uri, split_files
+from ml.artifacts import serving_model_uri, split_files
+from ml.examples import read_columns
+from ml.fit import area_under_curve, select_inputs
 from ml.predictors import TFLitePredictor
-from models.flights.features import LABEL, PROBABILITY, RAW_SIGNATURE
 from pipeline.config import load_config
 from pipeline.pipeline import create_pipeline
+from storage.names import RAW_SIGNATURE, TFLITE_MODEL
+from storage.tfrecords import read_records
 
 _MONTH = 201312
 _SLICE = "carrier"
@@ -139,16 +139,16 @@ class Run:
     def test_rows(self) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
         """Serialized examples of the test month, labels, and masks: "" of all, of large slices."""
         files = split_files(self.artifact("SpanExampleGen", "examples"), "test")
-        dataset = tf.data.TFRecordDataset(files, "GZIP")
+        dataset = read_records(files)
         examples = np.array(list(dataset.as_numpy_iterator()), object)
-        spec = {LABEL: tf.int64, _SLICE: tf.string}
+        spec = {load_config().label: tf.int64, _SLICE: tf.string}
         spec = {name: tf.io.FixedLenFeature([], kind) for name, kind in spec.items()}
         columns = tf.io.parse_example(examples, spec)
         values = columns[_SLICE].numpy().astype(str)
         names, counts = np.unique(values, return_counts=True)
         large = names[counts >= load_config().evaluation.min_slice_examples]
         masks = {"": values == values, **{str(name): values == name for name in large}}
-        return examples, columns[LABEL].numpy(), masks
+        return examples, columns[load_config().label].numpy(), masks
 
 
 def compare_modes(run: Run, folder: Path) -> None:
@@ -163,8 +163,7 @@ def compare_modes(run: Run, folder: Path) -> None:
         predictor = TFLitePredictor(content)
         answers = predictor.predict(examples)
         aucs = {
-            value: networks.area_under_curve(labels[mask], answers[mask])
-            for value, mask in masks.items()
+            value: area_under_curve(labels[mask], answers[mask]) for value, mask in masks.items()
         }
         data[name] = {
             "sparsity": weight_sparsity(content),
@@ -184,7 +183,7 @@ def compare_modes(run: Run, folder: Path) -> None:
         return {name: tf.constant(column) for name, column in row.items()}
 
     def ask(tensors: Mapping[str, tf.Tensor]) -> np.ndarray:
-        return signatures[RAW_SIGNATURE](**tensors)[PROBABILITY].numpy()
+        return signatures[RAW_SIGNATURE](**tensors)[load_config().prediction].numpy()
 
     timers["SavedModel", "row_us"] = partial(_time, ask, list(map(hand_over, rows)))
     timers["SavedModel", "numpy_row_us"] = partial(_time, lambda row: ask(hand_over(row)), rows)
@@ -298,9 +297,9 @@ def _rows_of_layer(run: Run, network: tf_keras.Model, layer: Any) -> np.ndarray:
     """What a layer of a network reads on the split `eval`, [rows, width]."""
     graph = tft.TFTransformOutput(run.artifact("Transform", "transform_graph").uri)
     examples = run.artifact("Transform", "transformed_examples")
-    columns = networks.read_columns(examples, "eval", graph.transformed_metadata.schema)
+    columns = read_columns(examples, "eval", graph.transformed_metadata.schema)
     front = tf_keras.Model(network.inputs, layer.input)
-    return front.predict(networks.select_inputs(network, columns), batch_size=8192, verbose=0)
+    return front.predict(select_inputs(network, columns), batch_size=8192, verbose=0)
 
 
 def _prune_blocks(kernel: np.ndarray, sparsity: float, block: int) -> np.ndarray:

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import os
-
-os.environ["TF_USE_LEGACY_KERAS"] = "1"
-
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -20,10 +16,10 @@ import tensorflow_data_validation as tfdv
 from tensorflow_metadata.proto.v0 import schema_pb2, statistics_pb2
 
 from benchmarks.common import report
-from components.data_gate import Gate
+from components.data_gate.gate import Gate
 from ml.chance import drift_by_chance
 from ml.comparisons import Anomaly
-from models.flights.features import LABEL, RAW_FEATURES
+from models.flights.features import RAW_FEATURES
 from pipeline.config import load_config
 from storage.parquet import open_file
 
@@ -98,7 +94,7 @@ class Case:
         before = [_read(s, schema) for s in spans[max(0, last - config.data.window) : last]]
         window = pd.concat(before, ignore_index=True)
         return cls(
-            gate=Gate(schema=schema, features=RAW_FEATURES, label=LABEL, **limits),
+            gate=Gate(schema=schema, features=RAW_FEATURES, label=config.label, **limits),
             rows=_read(spans[last], schema),
             window=window.iloc[:: max(1, len(window) // _TRAINING_SAMPLE)],
             served=tfdv.generate_statistics_from_dataframe(window),
@@ -221,8 +217,8 @@ FAULTS: dict[str, Fault] = {
     "no rows of UA": lambda rows: rows[rows["carrier"] != "UA"].reset_index(drop=True),
     "UA renamed to U2": _convert("carrier", lambda values: values.replace("UA", "U2")),
     "all numbers a deviation higher": _shift_all,
-    "labels inverted": _convert(LABEL, lambda late: 1 - late),
-    "labels shuffled": _convert(LABEL, _shuffle),
+    "labels inverted": _convert(load_config().label, lambda late: 1 - late),
+    "labels shuffled": _convert(load_config().label, _shuffle),
 }
 
 

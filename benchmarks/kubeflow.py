@@ -1,4 +1,4 @@
-"""Measures what Kubeflow costs: compiling, a run task by task, and the entrypoint of a task.
+"""Measures what Kubeflow costs: compiling, `status`, a run by task, and the entrypoint of a task.
 
 The run is by `kfp.local`, each task in a process of its own that imports TFX anew, as on a cluster,
 where a pod and its image come on top of that. Beside it stands the local runner, whose nodes share
@@ -32,10 +32,13 @@ import click
 import yaml
 
 from benchmarks.common import PROJECT, node_seconds, report, run_measured
-from tests.conftest import read_month, thin, write_span
+from tests.conftest import thin, write_span
+from tests.models.flights.settings import read_month
+from tests.orchestration.kubeflow_stub import PACKAGE, KubeflowStub
 
 _MONTHS = (201301, 201302)
 _ROWS = 2500
+_TASKS = 14
 _IMAGE = "flightdeck@sha256:" + "0" * 64
 # It does next to nothing, as often as one likes: nothing is served.
 _NODE = "ServedModel"
@@ -48,8 +51,14 @@ _SETTINGS = (
 
 @click.command()
 @click.option("--calls", type=click.IntRange(3), default=30, show_default=True)
-def main(calls: int) -> None:
+@click.option("--commands", is_flag=True, help="Measure `compile` and `status` alone.")
+def main(calls: int, commands: bool) -> None:
     """Prints what compiling takes, each task of a run, and the entrypoint of one of them."""
+    if commands:
+        with tempfile.TemporaryDirectory() as folder:
+            seconds = compile_package(Path(folder), ["kubeflow.volume_claim=flightdeck"])[1]
+        click.echo(f"compile: {seconds:.1f} s; status of {_TASKS} tasks: {status_seconds():.2f} s")
+        return
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         for month in _MONTHS:
@@ -63,8 +72,13 @@ def main(calls: int) -> None:
     rows = [[name, f"{kubeflow[name]:.1f}", f"{local.get(name, 0):.1f}"] for name in nodes]
     rows.append(["whole command", f"{kubeflow['whole']:.1f}", f"{local['whole']:.1f}"])
     rows.append(["compile, whole command", f"{compile_seconds:.1f}", ""])
+    status = status_seconds()
+    rows.append([f"status of {_TASKS} tasks, whole command", f"{status:.2f}", ""])
     rows += [[f"{_NODE}, {name}", f"{seconds:.4f}", ""] for name, seconds in overhead.items()]
-    data = {"compile": compile_seconds, "kubeflow": kubeflow, "local": local, "entry": overhead}
+    data = {
+        **{"compile": compile_seconds, "status": status, "kubeflow": kubeflow},
+        **{"local": local, "entry": overhead},
+    }
     report("kubeflow", ["seconds", "kfp.local", "local runner"], rows, data)
 
 
@@ -79,6 +93,19 @@ def compile_package(root: Path, settings: list[str]) -> tuple[Path, float]:
     sets = [argument for setting in (*settings, *places) for argument in ("--set", setting)]
     done = run_measured(["kubeflow_runner.py", "compile", "--output", str(package), *sets])
     return package, done.seconds
+
+
+def status_seconds() -> float:
+    """Median seconds of `status` of a finished run, whole command, against the tests' server."""
+    from orchestration.kubeflow.client import KubeflowPipelines
+    from orchestration.kubeflow.package import read_package
+
+    tasks = {f"Task{number}": "SUCCEEDED" for number in range(_TASKS)}
+    with KubeflowStub(compressed=True, planned=tuple(tasks)) as stub:
+        stub.script = [{"state": "SUCCEEDED", "tasks": tasks}]
+        run = KubeflowPipelines(stub.host).submit(read_package(PACKAGE.encode()), {"epochs": 1})
+        command = ["kubeflow_runner.py", "status", run.run_id, "--host", stub.host]
+        return statistics.median(run_measured(command).seconds for _ in range(5))
 
 
 def local_run(root: Path, settings: list[str]) -> dict[str, float]:

@@ -29,13 +29,14 @@ def main(months: tuple[int, ...], seeds: tuple[int, ...]) -> None:
     The reference learns from the whole window; the pipeline's model keeps the window's last days
     for early stopping.
     """
-    source = load_config().data
+    config = load_config()
+    source = config.data
     rows, data = [], []
     ours, references = [], []
     for month in months:
         by_seed = [pipeline_auc(month, seed) for seed in seeds]
         ours.append(sum(by_seed) / len(by_seed))
-        references.append(reference_auc(source.uri, month, source.window))
+        references.append(reference_auc(source.uri, month, source.window, config.label))
         rows.append(_row(str(month), ours[-1], references[-1]))
         data.append({"month": month, "seeds": seeds, "ours": by_seed, "reference": references[-1]})
     rows.append(_row("mean", sum(ours) / len(ours), sum(references) / len(references)))

@@ -20,8 +20,10 @@ from benchmarks.common import report
 from serving.server.loading import load_version
 from serving.server.settings import ServerSettings
 from storage.directory import ModelDirectory
-from storage.encryption import MEMORY, add_key, encrypt_tree, require_keys
+from storage.encrypted_versions import encrypt_tree
+from storage.encryption_keys import add_key, require_keys
 from storage.keys import TrustStore, ensure_key_pair
+from storage.memory import MEMORY
 from storage.signing import sign
 
 PLAIN, ENCRYPTED = 1, 2

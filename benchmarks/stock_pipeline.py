@@ -6,10 +6,6 @@ benchmarks/stock.py.
 
 from __future__ import annotations
 
-import os
-
-os.environ["TF_USE_LEGACY_KERAS"] = "1"
-
 import dataclasses
 from datetime import timedelta
 from pathlib import Path
@@ -49,6 +45,7 @@ def write_csv(config: Config, root: Path) -> None:
 
 def create_stock_pipeline(config: Config, csv: Path, output: Path) -> tfx.dsl.Pipeline:
     """Builds the pipeline as the TFX guide does, with its defaults."""
+    model = Model.load(config)
     splits = [tfx.proto.Input.Split(name=name, pattern=f"{name}/*") for name in SPLITS]
     example_gen = tfx.components.CsvExampleGen(
         input_base=str(csv), input_config=tfx.proto.Input(splits=splits)
@@ -63,20 +60,22 @@ def create_stock_pipeline(config: Config, csv: Path, output: Path) -> tfx.dsl.Pi
     transform = tfx.components.Transform(
         examples=examples,
         schema=schema,
-        preprocessing_fn="models.flights.preprocessing.preprocessing_fn",
+        preprocessing_fn=model.preprocessing_fn,
+        custom_config=model.custom_config,
         splits_config=tfx.proto.SplitsConfig(analyze=["train"], transform=["train", "eval"]),
     )
     trainer = tfx.components.Trainer(
-        run_fn="models.flights.network.run_fn",
+        run_fn=model.run_fn,
         examples=transform.outputs["transformed_examples"],
         transform_graph=transform.outputs["transform_graph"],
         schema=schema,
         train_args=tfx.proto.TrainArgs(splits=["train"]),
         eval_args=tfx.proto.EvalArgs(splits=["eval"]),
-        custom_config=dataclasses.asdict(config.training),
+        custom_config=dataclasses.asdict(config.training) | model.custom_config,
     )
-    eval_config = make_eval_config(config.evaluation, Model.load(config.model))
+    eval_config = make_eval_config(config.evaluation, model)
     eval_config.options.ClearField("include_default_metrics")
+    eval_config.options.ClearField("compute_confidence_intervals")
     evaluator = tfx.components.Evaluator(
         examples=examples,
         model=trainer.outputs["model"],

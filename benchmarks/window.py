@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import os
-
-os.environ["TF_USE_LEGACY_KERAS"] = "1"
-
 import json
+import os
 import shutil
 import tempfile
 import time
@@ -18,10 +15,13 @@ from tfx import v1 as tfx
 from tfx.dsl.components.base.base_beam_executor import BaseBeamExecutor
 
 from benchmarks.common import report
-from components.span_example_gen import SPLITS, SpanExampleGen
+from components.span_example_gen.component import SpanExampleGen
+from components.span_example_gen.plan import SPLITS
 from components.statistics_gen import StatisticsGen
-from components.transform import Transform
+from components.transform.component import Transform
+from ml.artifacts import schema_uri
 from pipeline.config import load_config
+from pipeline.model import Model
 from storage.span_store import STORE_VARIABLE
 
 _NODES = ("SpanExampleGen", "StatisticsGen", "Transform's analysis")
@@ -64,9 +64,10 @@ def _month_before(month: int) -> int:
 
 def _measure(folder: Path, month: int, window: int) -> dict[str, float]:
     """Seconds of each data node, and of all."""
-    data = load_config().data
-    schema = _artifacts.Schema()
-    schema.uri = "schema"
+    config = load_config()
+    data, model = config.data, Model.load(config)
+    schema = _new(_artifacts.Schema(), folder / "schema")
+    shutil.copy(config.gate.schema, schema_uri(schema))
     examples = _new(_artifacts.Examples(), folder / "examples")
     statistics = _new(_artifacts.ExampleStatistics(), folder / "statistics")
     graph = _new(_artifacts.TransformGraph(), folder / "graph")
@@ -82,6 +83,7 @@ def _measure(folder: Path, month: int, window: int) -> dict[str, float]:
                 "as_of": month,
                 "window": window,
                 "eval_days": data.eval_days,
+                "fingerprint": "",
             },
         )
     ]
@@ -94,7 +96,9 @@ def _measure(folder: Path, month: int, window: int) -> dict[str, float]:
             inputs,
             {"transform_graph": [graph], "transformed_examples": [transformed]},
             {
-                "preprocessing_fn": "models.flights.preprocessing.preprocessing_fn",
+                "preprocessing_fn": model.preprocessing_fn,
+                "custom_config": json.dumps(model.custom_config),
+                "analyze": '["train"]',
                 "transform": "[]",
             },
         )

@@ -2,6 +2,8 @@
 
 from typing import Any
 
+import ml  # noqa: F401  First: it sets which Keras TensorFlow takes.
+
 
 def __getattr__(name: str) -> Any:
     """Finds a custom artifact type where its `TYPE_NAME` says, importing TFX only then."""

@@ -7,17 +7,16 @@ import apache_beam as beam
 import tensorflow_model_analysis as tfma
 from google.protobuf import json_format
 from tfx import v1 as tfx
-from tfx_bsl.public import tfxio
 
-from components.evaluator.executor import unmet_thresholds, write_blessing
-from components.evaluator.extraction import make_extractors
+from components.evaluator.blessing import unmet_thresholds, write_blessing, write_confidence
+from components.evaluator.evaluation import evaluate, with_defaults
 from ml.artifacts import (
     CompressionReport,
     load_schema,
     serving_model_uri,
     split_files,
 )
-from ml.networks import require
+from ml.parameters import require
 
 # Names of the models in the evaluation.
 TFLITE, SAVED_MODEL, FLOAT = "tflite", "saved_model", "float"
@@ -34,10 +33,11 @@ def CompressionEvaluator(
     evaluation: tfx.dsl.components.OutputArtifact[tfx.types.standard_artifacts.ModelEvaluation],
     blessing: tfx.dsl.components.OutputArtifact[tfx.types.standard_artifacts.ModelBlessing],
     eval_config: tfx.dsl.components.Parameter[str],
-    split: tfx.dsl.components.Parameter[str] = "test",
-    max_bytes: tfx.dsl.components.Parameter[int] = 0,
-    max_p99_ms: tfx.dsl.components.Parameter[float] = 0.0,
-    min_sparsity: tfx.dsl.components.Parameter[float] = 0.0,
+    split: tfx.dsl.components.Parameter[str],
+    max_bytes: tfx.dsl.components.Parameter[int],
+    max_p99_ms: tfx.dsl.components.Parameter[float],
+    min_sparsity: tfx.dsl.components.Parameter[float],
+    confidence: tfx.dsl.components.Parameter[float],
     beam_pipeline: tfx.dsl.components.BeamComponentParameter[beam.Pipeline] = None,
 ) -> None:
     """Compares a compressed model with the float model it came from, and checks its budgets.
@@ -58,6 +58,7 @@ def CompressionEvaluator(
       max_p99_ms: Highest 99th percentile of the time it takes for a row, in milliseconds; 0 for no
         limit.
       min_sparsity: Smallest share of zeros among its weights.
+      confidence: How sure a loss against the float model has to be to count; 0 to count any.
       beam_pipeline: Supplied by TFX.
 
     Raises:
@@ -66,38 +67,16 @@ def CompressionEvaluator(
     require(max_bytes >= 0, "max_bytes", max_bytes, "0 or more")
     require(max_p99_ms >= 0, "max_p99_ms", max_p99_ms, "0 or more")
     require(0 <= min_sparsity <= 1, "min_sparsity", min_sparsity, "0 to 1")
-    config = json_format.Parse(eval_config, tfma.EvalConfig())
+    config = with_defaults(json_format.Parse(eval_config, tfma.EvalConfig()), has_baseline=True)
     models = {
         TFLITE: (serving_model_uri(model), True),
         SAVED_MODEL: (serving_model_uri(model), False),
         FLOAT: (serving_model_uri(float_model), False),
     }
-    shared = [
-        tfma.default_eval_shared_model(uri, model_name=name, eval_config=config)
-        for name, (uri, _) in models.items()
-    ]
-    source = tfxio.TFExampleRecord(
-        split_files(examples, split),
-        schema=load_schema(schema),
-        raw_record_column_name=tfma.ARROW_INPUT_COLUMN,
-        telemetry_descriptors=["CompressionEvaluator"],
-    )
-    adapter = tfxio.TensorAdapterConfig(
-        arrow_schema=source.ArrowSchema(), tensor_representations=source.TensorRepresentations()
-    )
     with beam_pipeline as pipeline:
-        _ = (
-            pipeline
-            | "Read" >> source.BeamSource()
-            | "Evaluate"
-            >> tfma.ExtractEvaluateAndWriteResults(
-                eval_shared_model=shared,
-                eval_config=config,
-                extractors=make_extractors(models, shared, config, adapter),
-                output_path=evaluation.uri,
-                tensor_adapter_config=adapter,
-            )
-        )
+        files = split_files(examples, split)
+        evaluate(pipeline, files, load_schema(schema), config, models, evaluation.uri)
+    write_confidence(evaluation.uri, confidence)
     unmet = unmet_budgets(report.read(), max_bytes, max_p99_ms, min_sparsity)
     with tfx.dsl.io.fileio.open(os.path.join(evaluation.uri, BUDGETS_FILE), "w") as file:
         file.write(json.dumps(unmet) + "\n")

@@ -11,26 +11,18 @@ import tf_keras
 from tfx import v1 as tfx
 
 from ml.artifacts import CompressionReport, serving_model_uri
+from ml.custom_config import bind_custom_config
+from ml.examples import read_columns
+from ml.fit import FitSettings, check_keys, evaluate, fine_tune
 from ml.keras_setup import skip_autograph_of_keras
-from ml.networks import (
-    FitSettings,
-    check_keys,
-    choose_layers,
-    clone,
-    evaluate,
-    fine_tune,
-    load_function,
-    load_network,
-    parse_names,
-    read_columns,
-    require,
-)
+from ml.networks import choose_layers, clone, load_network
+from ml.parameters import load_function, parse_names, require
 from storage.errors import UserError
 
 _SCHEDULES = ("polynomial", "constant")
 # The share of the steps in which a polynomial schedule reaches its target; the rest recovers.
 _RAMP = 0.7
-# With little data weights are chosen more often than asked for, in order to come to the target.
+# With little data weights are chosen more often than `frequency` says, to reach the target.
 _MIN_CHOICES = 10
 _MIN_STEPS = 10
 
@@ -43,19 +35,20 @@ def Pruner(
     pruned_model: tfx.dsl.components.OutputArtifact[tfx.types.standard_artifacts.Model],
     report: tfx.dsl.components.OutputArtifact[CompressionReport],
     save_fn: tfx.dsl.components.Parameter[str],
+    custom_config: tfx.dsl.components.Parameter[str],
     label_key: tfx.dsl.components.Parameter[str],
-    weight_key: tfx.dsl.components.Parameter[str] = "",
-    loss: tfx.dsl.components.Parameter[str] = "binary_crossentropy",
-    target_sparsity: tfx.dsl.components.Parameter[float] = 0.8,
-    schedule: tfx.dsl.components.Parameter[str] = "polynomial",
-    frequency: tfx.dsl.components.Parameter[int] = 20,
-    block_size: tfx.dsl.components.Parameter[str] = "[1, 1]",
-    m_by_n: tfx.dsl.components.Parameter[str] = "[]",
-    layers: tfx.dsl.components.Parameter[str] = "[]",
-    epochs: tfx.dsl.components.Parameter[int] = 2,
-    batch_size: tfx.dsl.components.Parameter[int] = 1024,
-    learning_rate: tfx.dsl.components.Parameter[float] = 3e-4,
-    seed: tfx.dsl.components.Parameter[int] = 7,
+    weight_key: tfx.dsl.components.Parameter[str],
+    loss: tfx.dsl.components.Parameter[str],
+    target_sparsity: tfx.dsl.components.Parameter[float],
+    schedule: tfx.dsl.components.Parameter[str],
+    frequency: tfx.dsl.components.Parameter[int],
+    block_size: tfx.dsl.components.Parameter[str],
+    m_by_n: tfx.dsl.components.Parameter[str],
+    layers: tfx.dsl.components.Parameter[str],
+    epochs: tfx.dsl.components.Parameter[int],
+    batch_size: tfx.dsl.components.Parameter[int],
+    learning_rate: tfx.dsl.components.Parameter[float],
+    seed: tfx.dsl.components.Parameter[int],
 ) -> None:
     """Prunes a `tf_keras` model by magnitude while fine-tuning it.
 
@@ -73,6 +66,7 @@ def Pruner(
         `eval` before and after.
       save_fn: Import path of the function `(network, transform graph, path)` that saves a network
         with its serving signatures.
+      custom_config: JSON object that `save_fn` gets, if it has a parameter of this name.
       label_key: Feature that is the label.
       weight_key: Feature that says how much a row counts; empty if all count the same.
       loss: Name of the Keras loss to fine-tune with.
@@ -102,7 +96,7 @@ def Pruner(
     settings.check()
     forms = check_form(target_sparsity, schedule, frequency, block_size, m_by_n, epochs)
     wanted = parse_names("layers", layers)
-    save = load_function(save_fn)
+    save = bind_custom_config(load_function(save_fn), custom_config)
     network = load_network(model)
     chosen = choose_layers(network, wanted)
     _check_prunable(chosen, forms)

@@ -9,19 +9,25 @@ from importlib.metadata import version as library_version
 from typing import Any
 
 from tfx import v1 as tfx
-from tfx.utils import path_utils
 
-from components.evaluator.executor import BLESSED_FILE
-from components.evaluator.results import OVERALL, read_metrics
-from components.served_model import TRAINING_STATISTICS
-from components.serving_validator.component import INFRA_BLESSED_FILE
-from ml.artifacts import CompressionReport, schema_uri, serving_model_uri, statistics_uri
-from ml.model_identity import model_identity
-from storage.directory import PROVENANCE_FILE, ModelDirectory, model_digest
-from storage.encryption import EncryptionError, Keys, encrypt_tree, require_keys
-from storage.errors import SurroundingsError, UserError
+from components.evaluator.results import OVERALL, read_intervals, read_metrics
+from ml.artifacts import (
+    BLESSED_FILE,
+    INFRA_BLESSED_FILE,
+    CompressionReport,
+    schema_uri,
+    serving_model_uri,
+    statistics_uri,
+)
+from ml.identity.model import model_identity
+from storage.directory import ModelDirectory
+from storage.encrypted_versions import encrypt_tree
+from storage.encryption_keys import EncryptionError, Keys, require_keys
+from storage.errors import SurroundingsError
 from storage.keys import SignatureError, ensure_key_pair, is_file
+from storage.names import PROVENANCE_FILE, TRAINING_STATISTICS, WARMUP_FILE
 from storage.signing import sign
+from storage.uris import model_digest
 
 # What a push of another run may take to copy and sign its model.
 _LOCK_SECONDS = 600
@@ -54,15 +60,17 @@ def Pusher(
     pushed_model: tfx.dsl.components.OutputArtifact[tfx.types.standard_artifacts.PushedModel],
     serving_dir: tfx.dsl.components.Parameter[str],
     model_name: tfx.dsl.components.Parameter[str],
-    run_key: tfx.dsl.components.Parameter[str] = "",
-    signing_key: tfx.dsl.components.Parameter[str] = "",
-    signing_password: tfx.dsl.components.Parameter[str] = "",
-    encrypt: tfx.dsl.components.Parameter[int] = 0,
-    encryption_keys: tfx.dsl.components.Parameter[str] = "",
-    file_mode: tfx.dsl.components.Parameter[str] = "0644",
-    keep_versions: tfx.dsl.components.Parameter[int] = 0,
+    run_key: tfx.dsl.components.Parameter[str],
+    signing_key: tfx.dsl.components.Parameter[str],
+    signing_password: tfx.dsl.components.Parameter[str],
+    encrypt: tfx.dsl.components.Parameter[bool],
+    encryption_keys: tfx.dsl.components.Parameter[str],
+    file_mode: tfx.dsl.components.Parameter[str],
+    keep_versions: tfx.dsl.components.Parameter[int],
 ) -> None:
     """Publishes the model as a new version, if it is blessed and is not there already.
+
+    What is published is what was evaluated, byte for byte, and the warm-up requests.
 
     It is there if a version computes the same (see `model_identity`), be it rolled back; and it is
     not wanted if a version was made from the same data, configuration and code and was rolled back,
@@ -72,11 +80,11 @@ def Pusher(
       model: The model to publish.
       blessing: Whether the Evaluator accepts it.
       compression_blessing: Whether the CompressionEvaluator accepts it.
-      infra_blessing: Whether a model server answers with it; where it holds a copy of the model
-        with warm-up requests, that copy is what is published.
+      infra_blessing: Whether a model server answers with it; the warm-up requests that it holds
+        are published with the model.
       compression_report: What the Quantizer measured, kept with the version.
       evaluation: Its metrics, kept with the version.
-      examples: What it learned from and was judged on.
+      examples: What it learned from and was evaluated on.
       statistics: Statistics of `examples`; those of the split `train` are kept with the version and
         are what the data of later runs is compared with.
       schema: The schema of `examples`, kept with the version.
@@ -90,18 +98,16 @@ def Pusher(
         public key, which ends in `.pub`, where there is none; `env:NAME`, or a PKCS #11 URI. ""
         leaves the version unsigned.
       signing_password: Where the key's password is: `env:NAME` or a file; "" for none.
-      encrypt: 1 to encrypt the version when it is signed, and 0 to leave it plain.
+      encrypt: Whether the version is encrypted after it is signed.
       encryption_keys: File of the keys that it is encrypted with; "" for the environment.
       file_mode: Mode of the published files, in octal digits, whatever the umask.
       keep_versions: How many versions to keep, besides those with a label; older ones are deleted
         after the push. 0 keeps all.
 
     Raises:
-      UserError: If `keep_versions` is negative, the version cannot be signed, another process
-        keeps changing the Serving directory, or what is there cannot be read.
+      UserError: If the version cannot be signed, another process keeps changing the Serving
+        directory, or what is there cannot be read.
     """
-    if keep_versions < 0:
-        raise UserError(f"keep_versions is {keep_versions}; 0 or more is allowed")
     pushed_model.set_int_custom_property("pushed", 0)
     files = [os.path.join(b.uri, BLESSED_FILE) for b in (blessing, compression_blessing)]
     files.append(os.path.join(infra_blessing.uri, INFRA_BLESSED_FILE))
@@ -134,7 +140,8 @@ def Pusher(
     provenance = os.path.join(pushed_model.uri, "provenance")
     directory = ModelDirectory(serving_dir, model_name, int(file_mode, 8))
     try:
-        seal = _sealer(
+        finish = _finisher(
+            infra_blessing,
             _signer(signing_key, signing_password),
             require_keys(encryption_keys) if encrypt else None,
         )
@@ -146,8 +153,8 @@ def Pusher(
             _write_provenance(
                 provenance, record, metrics, compression_report.read(), statistics, schema
             )
-            source = _model_to_push(model, infra_blessing)
-            directory.publish(version, source, provenance, seal)
+            _write_json(os.path.join(provenance, "intervals.json"), read_intervals(evaluation.uri))
+            directory.publish(version, serving_model_uri(model), provenance, finish)
             if keep_versions:
                 directory.retain(keep_versions)
     except (SignatureError, EncryptionError, TimeoutError, ValueError) as error:
@@ -175,28 +182,29 @@ def _why_not_new(directory: ModelDirectory, record: dict[str, Any]) -> str:
     return ""
 
 
-def _model_to_push(model: tfx.dsl.Artifact, infra_blessing: tfx.dsl.Artifact) -> str:
-    """Folder of the model, or of its copy with warm-up requests."""
-    if infra_blessing.get_int_custom_property("has_model"):
-        return str(path_utils.stamped_model_path(infra_blessing.uri))
-    return serving_model_uri(model)
-
-
-def _sealer(
-    sign: Callable[[ModelDirectory, int], None] | None, keys: Keys | None
+def _finisher(
+    infra_blessing: tfx.dsl.Artifact,
+    sign: Callable[[ModelDirectory, int], None] | None,
+    keys: Keys | None,
 ) -> Callable[[ModelDirectory, int], None]:
-    """What signs and then encrypts a version, as `ModelDirectory.publish` calls it.
+    """What adds warm-up requests to a version, signs and then encrypts it, for `publish`.
 
     The signature is of what is loaded: it stays good when the version is encrypted again.
     """
+    fileio = tfx.dsl.io.fileio
+    requests = os.path.join(infra_blessing.uri, WARMUP_FILE)
 
-    def seal(private: ModelDirectory, version: int) -> None:
+    def finish(private: ModelDirectory, version: int) -> None:
+        if fileio.exists(requests):
+            path = os.path.join(private.version_uri(version), WARMUP_FILE)
+            fileio.makedirs(os.path.dirname(path))
+            fileio.copy(requests, path)
         if sign:
             sign(private, version)
         if keys:
             encrypt_tree(private.serving_dir, keys)
 
-    return seal
+    return finish
 
 
 def _signer(signing_key: str, password: str) -> Callable[[ModelDirectory, int], None] | None:
@@ -234,7 +242,11 @@ def _write_provenance(
         "compression.json": compression,
     }
     for name, content in files.items():
-        with fileio.open(os.path.join(uri, name), "w") as file:
-            file.write(json.dumps(content, indent=2, sort_keys=True) + "\n")
+        _write_json(os.path.join(uri, name), content)
     fileio.copy(statistics_uri(statistics, "train"), os.path.join(uri, TRAINING_STATISTICS))
     fileio.copy(schema_uri(schema), os.path.join(uri, os.path.basename(schema_uri(schema))))
+
+
+def _write_json(uri: str, content: Any) -> None:
+    with tfx.dsl.io.fileio.open(uri, "w") as file:
+        file.write(json.dumps(content, indent=2, sort_keys=True) + "\n")

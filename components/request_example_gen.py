@@ -4,7 +4,6 @@ import json
 import os
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 
 import pandas as pd
 import pyarrow as pa
@@ -13,18 +12,18 @@ from tensorflow_metadata.proto.v0 import schema_pb2
 from tfx import v1 as tfx
 from tfx_bsl.coders import example_coder
 
-from components.span_example_gen import Columns, to_example_batch
 from ml import progress, request_log
-from ml.artifacts import load_schema
-from ml.relations import first_values
-from ml.request_log import PREDICTION_PREFIX, VERSION_FEATURE, Period
+from ml.artifacts import load_schema, split_uri
+from ml.example_columns import Columns, to_example_batch
+from ml.examples import first_values
+from ml.request_log import Period
+from ml.requests import CURRENT, PREVIOUS, Requests
 from storage import spans
-from storage.encryption import EncryptionError, Keys, load_keys
+from storage.encryption_keys import EncryptionError, Keys, load_keys
 from storage.errors import DataError
+from storage.names import PREDICTION_PREFIX, VERSION_FEATURE
 from storage.parquet import open_file
-
-CURRENT = "current"
-PREVIOUS = "previous"
+from storage.tfrecords import open_records
 
 _ROWS_PER_FILE = 16_384
 _ROWS_A_LINE = 100_000
@@ -41,11 +40,11 @@ def RequestExampleGen(
     until: tfx.dsl.components.Parameter[int],
     features: tfx.dsl.components.Parameter[str],
     output: tfx.dsl.components.Parameter[str],
-    data_uri: tfx.dsl.components.Parameter[str] = "",
-    label: tfx.dsl.components.Parameter[str] = "",
-    encryption_keys: tfx.dsl.components.Parameter[str] = "",
+    data_uri: tfx.dsl.components.Parameter[str],
+    label: tfx.dsl.components.Parameter[str],
+    encryption_keys: tfx.dsl.components.Parameter[str],
 ) -> None:
-    """Writes what a version was asked and answered in a period, and in the one before it.
+    """Writes the requests and predictions of a version in a period, and in the one before it.
 
     A row holds the features as the pipeline's data has them, what the model answered as
     `prediction.<output>`, and the label where it has arrived: that of the rows of the monthly spans
@@ -97,39 +96,9 @@ def RequestExampleGen(
     for split, frame in frames.items():
         requests.rows[split] = len(frame)
         if not frame.empty:
-            _write(os.path.join(examples.uri, f"Split-{split}"), frame, columns)
+            _write(split_uri(examples.uri, split), frame, columns)
     examples.split_names = json.dumps([split for split, frame in frames.items() if not frame.empty])
     examples.set_string_custom_property("requests", requests.to_json())
-
-
-@dataclass
-class Requests:
-    """What splits of requests were made of.
-
-    Attributes:
-      version: The version that answered.
-      rows: Rows by split.
-      labelled: Rows by split that found their label; empty where no labels were looked for.
-      label_months: The months whose labels have arrived, by split.
-      other_versions: Rows of the period that other versions answered, by version.
-      without_prediction: Rows of the period that were answered with another output.
-    """
-
-    version: int
-    rows: dict[str, int] = field(default_factory=dict)
-    labelled: dict[str, int] = field(default_factory=dict)
-    label_months: dict[str, list[int]] = field(default_factory=dict)
-    other_versions: dict[str, int] = field(default_factory=dict)
-    without_prediction: int = 0
-
-    def to_json(self) -> str:
-        """As JSON."""
-        return json.dumps(vars(self))
-
-    @classmethod
-    def from_examples(cls, examples: tfx.dsl.Artifact) -> "Requests":
-        """Reads what an artifact of RequestExampleGen says."""
-        return cls(**json.loads(examples.get_string_custom_property("requests")))
 
 
 def _read_log(
@@ -234,6 +203,6 @@ def _write(folder: str, frame: pd.DataFrame, columns: Columns) -> None:
             frame.iloc[begin : begin + _ROWS_PER_FILE], preserve_index=False
         )
         path = os.path.join(folder, f"data_tfrecord-{number:05d}.gz")
-        with tf.io.TFRecordWriter(path, "GZIP") as file:
+        with open_records(path) as file:
             for example in encoder.encode(to_example_batch(part, columns)):
                 file.write(example)

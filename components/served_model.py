@@ -5,13 +5,13 @@ import json
 from tfx import v1 as tfx
 
 from ml.artifacts import serving_model_uri, statistics_uri
-from storage.directory import SAVED_MODEL, ModelDirectory, copy_tree, exists, read_file
-from storage.encryption import EncryptionError, load_keys
+from storage.encryption_keys import EncryptionError, load_keys
 from storage.errors import SurroundingsError
 from storage.keys import SignatureError, TrustStore
+from storage.names import SAVED_MODEL, TRAINING_STATISTICS
 from storage.private_copy import private_copy
-
-TRAINING_STATISTICS = "training_statistics.pb"
+from storage.uris import copy_tree, exists, read_file
+from storage.versions import ModelVersions
 
 
 @tfx.dsl.components.component
@@ -20,9 +20,9 @@ def ServedModel(
     statistics: tfx.dsl.components.OutputArtifact[tfx.types.standard_artifacts.ExampleStatistics],
     serving_dir: tfx.dsl.components.Parameter[str],
     model_name: tfx.dsl.components.Parameter[str],
-    version: tfx.dsl.components.Parameter[int] = 0,
-    public_keys: tfx.dsl.components.Parameter[str] = "[]",
-    encryption_keys: tfx.dsl.components.Parameter[str] = "",
+    version: tfx.dsl.components.Parameter[int],
+    public_keys: tfx.dsl.components.Parameter[str],
+    encryption_keys: tfx.dsl.components.Parameter[str],
 ) -> None:
     """Copies the served version and its training statistics out of the Serving directory.
 
@@ -46,7 +46,7 @@ def ServedModel(
       UserError: If `version` is not in the Serving directory, cannot be decrypted or does not
         verify: it is then no baseline.
     """
-    directory = ModelDirectory(serving_dir, model_name)
+    directory = ModelVersions(serving_dir, model_name)
     if version and version not in directory.versions():
         raise SurroundingsError(f"version {version} of {model_name} is not in {serving_dir}")
     served = version or directory.served()

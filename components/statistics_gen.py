@@ -23,10 +23,11 @@ from tfx_bsl.coders import example_coder
 from ml import accumulators
 from ml.artifacts import load_schema, split_files, statistics_uri
 from storage.span_store import ShardName, SpanStore
+from storage.tfrecords import read_records
 
 _KIND = "statistics"
 _BATCH_ROWS = 16_384
-# Of how accumulators are kept; another one leaves what is kept unused.
+# Version of the format: accumulators in another one are not used.
 _ENCODING = b"2"
 
 
@@ -165,7 +166,7 @@ def _count(generators: list[Any], path: str) -> list[Any]:
 
 def _read(path: str) -> Iterator[pa.RecordBatch]:
     decoder = example_coder.ExamplesToRecordBatchDecoder()
-    for records in tf.data.TFRecordDataset(path, "GZIP").batch(_BATCH_ROWS).as_numpy_iterator():
+    for records in read_records(path).batch(_BATCH_ROWS).as_numpy_iterator():
         yield decoder.DecodeBatch(list(records))
 
 

@@ -11,9 +11,7 @@ import numpy as np
 
 # TFDV has no public module of what its statistics are merged from. These classes are the same in
 # the versions that belong to TFX 1.16 and 1.21.
-from tensorflow_data_validation.statistics.generators import (
-    basic_stats_generator as basic,
-)
+from tensorflow_data_validation.statistics.generators import basic_stats_generator as basic
 from tensorflow_data_validation.statistics.generators import (
     top_k_uniques_sketch_stats_generator as top_k,
 )

@@ -9,14 +9,20 @@ from tensorflow_metadata.proto.v0 import schema_pb2, statistics_pb2
 from tfx import v1 as tfx
 
 from storage.errors import SurroundingsError, UserError
+from storage.names import SAVED_MODEL
 
 # The layouts that TFX 1.x writes; it publishes no helper for them under `tfx.v1`.
 SCHEMA_FILE = "schema.pbtxt"
 STATISTICS_FILE = "FeatureStats.pb"
+ANOMALIES_FILE = "SchemaDiff.pb"
 _SERVING_FOLDER = "Format-Serving"
 
-# The name under which TensorFlow Serving looks for it beside `saved_model.pb`.
-TFLITE_MODEL = "model.tflite"
+BLESSED_FILE, NOT_BLESSED_FILE = "BLESSED", "NOT_BLESSED"
+# In an `InfraBlessing`, as the stock InfraValidator writes it.
+INFRA_BLESSED_FILE, INFRA_NOT_BLESSED_FILE = "INFRA_BLESSED", "INFRA_NOT_BLESSED"
+REPORT_FILE = "report.json"
+# In a `ModelRun`: how the training went, as `run_fn` writes it.
+TRAINING_FILE = "training.json"
 
 
 def serving_model_uri(model: tfx.dsl.Artifact) -> str:
@@ -26,12 +32,22 @@ def serving_model_uri(model: tfx.dsl.Artifact) -> str:
 
 def has_serving_model(model: tfx.dsl.Artifact) -> bool:
     """Whether a `Model` artifact holds a SavedModel; `ServedModel` emits one without."""
-    return bool(tfx.dsl.io.fileio.exists(os.path.join(serving_model_uri(model), "saved_model.pb")))
+    return bool(tfx.dsl.io.fileio.exists(os.path.join(serving_model_uri(model), SAVED_MODEL)))
+
+
+def split_uri(artifact_uri: str, split: str) -> str:
+    """Folder of one split of an artifact that has splits.
+
+    Example:
+      >>> split_uri("artifacts/examples/7", "train")
+      'artifacts/examples/7/Split-train'
+    """
+    return os.path.join(artifact_uri, f"Split-{split}")
 
 
 def statistics_uri(statistics: tfx.dsl.Artifact, split: str) -> str:
     """Path of the statistics of one split of an `ExampleStatistics` artifact."""
-    return os.path.join(statistics.uri, f"Split-{split}", STATISTICS_FILE)
+    return os.path.join(split_uri(statistics.uri, split), STATISTICS_FILE)
 
 
 def load_statistics(
@@ -40,6 +56,11 @@ def load_statistics(
     """The statistics of one split, or None where the artifact does not hold it."""
     path = statistics_uri(statistics, split)
     return tfdv.load_stats_binary(path) if tfx.dsl.io.fileio.exists(path) else None
+
+
+def anomalies_uri(anomalies: tfx.dsl.Artifact, split: str) -> str:
+    """Path of the anomalies of one split of an `ExampleAnomalies` artifact."""
+    return os.path.join(split_uri(anomalies.uri, split), ANOMALIES_FILE)
 
 
 def schema_uri(schema: tfx.dsl.Artifact) -> str:
@@ -64,7 +85,7 @@ def split_files(examples: tfx.dsl.Artifact, split: str) -> list[str]:
     splits = json.loads(examples.split_names)
     if split not in splits:
         raise UserError(f"the examples have no split {split!r}; they have {', '.join(splits)}")
-    folder = os.path.join(examples.uri, f"Split-{split}")
+    folder = split_uri(examples.uri, split)
     fileio = tfx.dsl.io.fileio
     names = fileio.listdir(folder) if fileio.isdir(folder) else []
     files = [os.path.join(folder, name) for name in sorted(names) if not name.endswith("/")]
@@ -82,7 +103,7 @@ class _Report(tfx.dsl.Artifact):
     @property
     def path(self) -> str:
         """Path of the report."""
-        return os.path.join(self.uri, "report.json")
+        return os.path.join(self.uri, REPORT_FILE)
 
     def write(self, content: dict[str, Any]) -> None:
         """Writes the report as JSON."""
@@ -107,7 +128,7 @@ class CompressionReport(_Report):
 
 
 class MonitoringReport(_Report):
-    """What a model was asked and answered: `report.json`, and the same to look at."""
+    """What requests and predictions were like: `report.json`, and the same to look at."""
 
     TYPE_NAME = "components.MonitoringReport"
 

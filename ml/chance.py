@@ -3,11 +3,13 @@
 import math
 
 import numpy as np
-from scipy.special import rel_entr
+from scipy.spatial.distance import jensenshannon
 from scipy.stats import binom
 from tensorflow_metadata.proto.v0 import schema_pb2, statistics_pb2
 
-# Of one comparison: so often it blocks a sample that lacks nothing but rows.
+from ml.statistics import Statistics, count_present, find_feature
+
+# How often one comparison blocks a sample that lacks nothing but rows.
 FALSE_ALARMS = 0.001
 
 _SAMPLES = 4000
@@ -19,8 +21,8 @@ _QUANTILES = (np.arange(1000) + 0.5) / 1000
 def drift_by_chance(
     feature: schema_pb2.Feature,
     drift: float,
-    new: statistics_pb2.DatasetFeatureStatisticsList,
-    baseline: statistics_pb2.DatasetFeatureStatisticsList,
+    new: Statistics,
+    baseline: Statistics,
 ) -> float:
     """How much of a drift is explained by the number of rows, and by the ends of their range.
 
@@ -46,10 +48,10 @@ def drift_by_chance(
       The part of the drift, in its measure; 0 where the statistics hold no distribution of the
       feature.
     """
-    here, there = _find(new, feature.name), _find(baseline, feature.name)
+    here, there = find_feature(new, feature.name), find_feature(baseline, feature.name)
     if here is None or there is None:
         return 0.0
-    rows = effective_rows(_present(here), _present(there))
+    rows = effective_rows(count_present(here), count_present(there))
     if rows < 1:
         return 0.0
     if buckets := there.string_stats.rank_histogram.buckets:
@@ -96,6 +98,16 @@ def effective_rows(rows: float, others: float) -> float:
     return rows * others / (rows + others) if rows and others else 0.0
 
 
+def auc_deviation(positive: int, negative: int) -> float:
+    """The standard deviation of the AUC of labels that follow from nothing (Mann, Whitney 1947).
+
+    Args:
+      positive: How many labels are 1; more than 0.
+      negative: How many are 0; more than 0.
+    """
+    return math.sqrt((positive + negative + 1) / (12 * positive * negative))
+
+
 def jensen_shannon(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     """The Jensen-Shannon divergence of two distributions, 0 to 1, as TFDV measures it.
 
@@ -103,21 +115,11 @@ def jensen_shannon(first: np.ndarray, second: np.ndarray) -> np.ndarray:
       first: Probabilities, shape [..., bins].
       second: The other's.
     """
-    middle = (first + second) / 2
-    parts = rel_entr(first, middle) + rel_entr(second, middle)
-    divergence: np.ndarray = parts.sum(axis=-1) / (2 * math.log(2))
+    # Where distributions are all but equal, rounding makes SciPy take the root of -1e-17.
+    with np.errstate(invalid="ignore"):
+        distance = jensenshannon(first, second, base=2, axis=-1)
+    divergence: np.ndarray = np.nan_to_num(distance) ** 2
     return divergence
-
-
-def _find(
-    statistics: statistics_pb2.DatasetFeatureStatisticsList, name: str
-) -> statistics_pb2.FeatureNameStatistics | None:
-    (data,) = statistics.datasets
-    return next((feature for feature in data.features if feature.path.step == [name]), None)
-
-
-def _present(feature: statistics_pb2.FeatureNameStatistics) -> float:
-    return float(getattr(feature, feature.WhichOneof("stats")).common_stats.num_non_missing)
 
 
 def _draw(shares: np.ndarray, rows: float) -> np.ndarray:

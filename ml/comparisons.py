@@ -3,12 +3,17 @@
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
-from tensorflow_metadata.proto.v0 import anomalies_pb2, schema_pb2, statistics_pb2
+import tensorflow_data_validation as tfdv
+from tensorflow_metadata.proto.v0 import anomalies_pb2, schema_pb2
 
 from ml.chance import drift_by_chance, is_more
+from ml.statistics import Statistics, categories, missing_rates
 
 DATA_SET = "(data set)"
+ERROR = anomalies_pb2.AnomalyInfo.ERROR
+WARNING = anomalies_pb2.AnomalyInfo.WARNING
 
 _IMPROBABLE = 1e-9
 DRIFTS = frozenset({"COMPARATOR_L_INFTY_HIGH", "COMPARATOR_JENSEN_SHANNON_DIVERGENCE_HIGH"})
@@ -27,7 +32,7 @@ class Anomaly:
     def blocks(self, warn_only: frozenset[str]) -> bool:
         """Whether it stops the run: it is an error, and no exception names it."""
         named = {self.type, f"{self.feature}:{self.type}"}
-        return self.severity == anomalies_pb2.AnomalyInfo.ERROR and not named & warn_only
+        return self.severity == ERROR and not named & warn_only
 
     def __str__(self) -> str:
         return f"{self.split}: {self.feature}: {self.type}: {self.description}"
@@ -73,41 +78,49 @@ def only(names: Sequence[str], schema: schema_pb2.Schema) -> schema_pb2.Schema:
     )
 
 
-def categories(
-    statistics: statistics_pb2.DatasetFeatureStatisticsList, name: str
-) -> dict[str, float]:
-    """How many rows have each category of a feature."""
-    return {
-        bucket.label: bucket.sample_count
-        for feature in statistics.datasets[0].features
-        if feature.path.step == [name]
-        for bucket in feature.string_stats.rank_histogram.buckets
-    }
+class Drift(NamedTuple):
+    """How far a feature has drifted, or is skewed, and its limit."""
+
+    feature: str
+    value: float
+    limit: float
 
 
-def missing_rates(statistics: statistics_pb2.DatasetFeatureStatisticsList) -> dict[str, float]:
-    """The share of rows without a value, by feature."""
-    (data,) = statistics.datasets
-    return {
-        feature.path.step[0]: 1
-        - getattr(feature, feature.WhichOneof("stats")).common_stats.num_non_missing
-        / data.num_examples
-        for feature in data.features
-    }
-
-
-def drifts(result: anomalies_pb2.Anomalies) -> Iterator[tuple[str, float, float]]:
-    """Feature, drift or skew, and threshold of each comparison that TFDV made."""
+def drifts(result: anomalies_pb2.Anomalies) -> Iterator[Drift]:
+    """Each comparison that TFDV made."""
     for info in result.drift_skew_info:
         for measured in (*info.drift_measurements, *info.skew_measurements):
-            yield info.path.step[0], measured.value, measured.threshold
+            yield Drift(info.path.step[0], measured.value, measured.threshold)
+
+
+def nearest_limit(result: anomalies_pb2.Anomalies) -> Drift | None:
+    """The drift that comes nearest to its limit or is furthest beyond it, if there is any."""
+    return max(drifts(result), key=lambda drift: drift.value / drift.limit, default=None)
+
+
+def nearest_drift(
+    new: Statistics,
+    served: Statistics,
+    schema: schema_pb2.Schema,
+) -> Drift | None:
+    """The drift between two data sets that comes nearest to its limit.
+
+    Args:
+      new: Statistics of the new data.
+      served: Statistics of what the served model learned from.
+      schema: What sets the limits.
+
+    Returns:
+      The drift; None if the schema limits none.
+    """
+    return nearest_limit(tfdv.validate_statistics(new, schema, previous_statistics=served))
 
 
 def grant_chance(
     found: Iterable[Anomaly],
     result: anomalies_pb2.Anomalies,
-    new: statistics_pb2.DatasetFeatureStatisticsList,
-    baseline: statistics_pb2.DatasetFeatureStatisticsList | None,
+    new: Statistics,
+    baseline: Statistics | None,
     schema: schema_pb2.Schema,
 ) -> Iterator[Anomaly]:
     """Makes a warning of each anomaly that chance explains.
@@ -144,15 +157,13 @@ def grant_chance(
                 reason = f"{rows:,.0f} rows are too few to tell"
         if reason:
             description = f"{anomaly.description} By chance: {reason}."
-            anomaly = replace(
-                anomaly, severity=anomalies_pb2.AnomalyInfo.WARNING, description=description
-            )
+            anomaly = replace(anomaly, severity=WARNING, description=description)
         yield anomaly
 
 
 def count_unseen(
     feature: schema_pb2.Feature,
-    statistics: statistics_pb2.DatasetFeatureStatisticsList,
+    statistics: Statistics,
     schema: schema_pb2.Schema,
 ) -> tuple[float, float]:
     """How many rows have a value outside the domain of a feature, and how many have any."""

@@ -1,4 +1,4 @@
-"""What a network needs to know to learn; the Trainer hands it over as `custom_config`."""
+"""What a network needs to know to train; Trainer hands it over as `custom_config`."""
 
 from __future__ import annotations
 
@@ -7,8 +7,12 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Learning:
-    """How a network learns; `pipeline.config.TrainingConfig` has meaning, range and defaults."""
+    """The settings of a model's `run_fn`; `pipeline.config` says what they mean."""
 
+    label: str
+    weight: str
+    prediction: str
+    time_column: str
     epochs: int
     batch_size: int
     learning_rate: float

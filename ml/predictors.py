@@ -1,8 +1,7 @@
-"""Asks a model in either of its forms, SavedModel or TFLite, for answers to serialized examples."""
+"""Loads a model in either of its formats, SavedModel or TFLite, to predict serialized examples."""
 
 from __future__ import annotations
 
-import math
 import os
 from typing import Protocol
 
@@ -11,17 +10,16 @@ import tensorflow as tf
 from ai_edge_litert.interpreter import Interpreter
 from tfx import v1 as tfx
 
-from ml.artifacts import TFLITE_MODEL
-from storage.errors import DataError, UserError
-
-SAVED_MODEL_SIGNATURE = "serving_default"
+from ml.parsing import parse_examples
+from storage.errors import UserError
+from storage.names import DEFAULT_SIGNATURE, TFLITE_MODEL
 
 
 class Predictor(Protocol):
     """A loaded model."""
 
     def predict(self, examples: np.ndarray) -> np.ndarray:
-        """Answers serialized tf.Examples, bytes [batch], with float32 [batch, outputs]."""
+        """The predictions, float32 [batch, outputs], of serialized tf.Examples, bytes [batch]."""
         ...
 
 
@@ -47,27 +45,23 @@ class SavedModelPredictor:
 
     def __init__(self, uri: str):
         self._model = tf.saved_model.load(uri)
-        self._signature = self._model.signatures[SAVED_MODEL_SIGNATURE]
+        self._signature = self._model.signatures[DEFAULT_SIGNATURE]
         (self._input,) = self._signature.structured_input_signature[1]
         outputs = list(self._signature.structured_outputs)
         if len(outputs) != 1:
             raise UserError(
-                f"signature {SAVED_MODEL_SIGNATURE} of {uri} has the outputs "
+                f"signature {DEFAULT_SIGNATURE} of {uri} has the outputs "
                 f"{', '.join(outputs)}; one is needed"
             )
         (self._output,) = outputs
 
     def predict(self, examples: np.ndarray) -> np.ndarray:
         """See `Predictor`."""
-        answers = self._signature(**{self._input: tf.constant(examples)})[self._output]
-        return np.asarray(answers)
+        return np.asarray(self._signature(**{self._input: tf.constant(examples)})[self._output])
 
 
 class TFLitePredictor:
     """A TFLite model with one signature, from raw features to one output.
-
-    A feature of shape [batch] that an example does not hold is handed on as "" if it is a string,
-    as NaN if it is a float; an integer has to be there.
 
     Args:
       content: The model.
@@ -90,7 +84,6 @@ class TFLitePredictor:
         (output,) = runner.get_output_details().values()
         self._output = output["index"]
         self._shapes: dict[str, tuple[int, ...]] = {}
-        self._specs = {name: _parsing_spec(detail) for name, detail in self._inputs.items()}
 
     def predict(self, examples: np.ndarray) -> np.ndarray:
         """See `Predictor`.
@@ -102,17 +95,14 @@ class TFLitePredictor:
 
     def parse(self, examples: np.ndarray) -> dict[str, np.ndarray]:
         """The features of serialized examples as the model takes them, each [batch, ...]."""
-        try:
-            parsed = tf.io.parse_example(examples, self._specs)
-        except tf.errors.InvalidArgumentError as error:
-            raise DataError(f"an example does not fit the TFLite model: {error.message}") from error
-        return {
-            name: column.numpy().astype(_numpy_type(self._inputs[name]))
-            for name, column in parsed.items()
+        inputs = {
+            name: (tf.as_dtype(detail["dtype"]), detail["shape_signature"][1:].tolist())
+            for name, detail in self._inputs.items()
         }
+        return parse_examples(examples, inputs, "the TFLite model")
 
     def predict_features(self, features: dict[str, np.ndarray]) -> np.ndarray:
-        """Answers features by name, each [batch, ...], with float32 [batch, outputs]."""
+        """The predictions, float32 [batch, outputs], of features by name, each [batch, ...]."""
         self.feed(features)
         self.interpreter.invoke()
         return np.asarray(self.interpreter.get_tensor(self._output))
@@ -127,16 +117,3 @@ class TFLitePredictor:
             self._shapes = shapes
         for name, column in features.items():
             self.interpreter.set_tensor(self._inputs[name]["index"], column)
-
-
-def _numpy_type(detail: dict) -> type:
-    return object if detail["dtype"] in (np.bytes_, np.object_) else detail["dtype"]
-
-
-def _parsing_spec(detail: dict) -> tf.io.FixedLenFeature:
-    shape = [int(size) for size in detail["shape_signature"][1:]]
-    kind = tf.as_dtype(np.bytes_ if _numpy_type(detail) is object else detail["dtype"])
-    if kind.is_integer:
-        return tf.io.FixedLenFeature(shape, tf.int64)
-    default = None if shape else "" if kind == tf.string else math.nan
-    return tf.io.FixedLenFeature(shape, tf.string if kind == tf.string else tf.float32, default)

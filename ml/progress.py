@@ -1,4 +1,4 @@
-"""Lets a long node say how far it is, to whoever listens; nobody does outside the local runner."""
+"""Lets a long node report its progress; outside the local runner nobody listens."""
 
 from __future__ import annotations
 

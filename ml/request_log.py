@@ -22,16 +22,13 @@ import tensorflow as tf
 from tensorflow_metadata.proto.v0 import schema_pb2
 from tfx_bsl.coders import example_coder
 
-from ml.relations import first_values
-from storage.encryption import EncryptionError, Keys, decrypt, key_of
+from ml.examples import first_values
+from storage.encryption import decrypt, key_of
+from storage.encryption_keys import EncryptionError, Keys
 from storage.errors import DataError
-from storage.keys import in_memory
-
-PREDICTION_PREFIX = "prediction."
-TIME_FEATURE = "request.time"
-VERSION_FEATURE = "request.version"
-# A file that is still being written, or was when its server died, has another ending.
-SUFFIX = ".tfrecord.gz"
+from storage.memory import in_memory
+from storage.names import REQUEST_LOG_SUFFIX, TIME_FEATURE, VERSION_FEATURE
+from storage.tfrecords import read_records
 
 _BATCH = 8192
 _PART_BYTES = 1 << 20
@@ -196,20 +193,20 @@ def _files(uri: str, model: str) -> list[str]:
         raise DataError(f"there is no request log {uri}; a server writes one with --request-log")
     folder = os.path.join(uri, model)
     names = sorted(gfile.listdir(folder)) if gfile.isdir(folder) else []
-    files = [os.path.join(folder, name) for name in names if name.endswith(SUFFIX)]
+    files = [os.path.join(folder, name) for name in names if name.endswith(REQUEST_LOG_SUFFIX)]
     if not files:
         models = sorted(
             name.rstrip("/") for name in gfile.listdir(uri) if gfile.isdir(os.path.join(uri, name))
         )
         of = f"; it has folders of {', '.join(models)}" if models else ""
-        raise DataError(f"the request log {uri} has no file {model}/*{SUFFIX}{of}")
+        raise DataError(f"the request log {uri} has no file {model}/*{REQUEST_LOG_SUFFIX}{of}")
     return files
 
 
 def _read_records(path: str, keys: Keys | None) -> Iterator[list[bytes]]:
     with _decrypted(path, keys) as readable:
         _check_whole(readable, path)
-        batches = tf.data.TFRecordDataset(readable, "GZIP").batch(_BATCH).as_numpy_iterator()
+        batches = read_records(readable).batch(_BATCH).as_numpy_iterator()
         while True:
             try:
                 records = next(batches, None)
@@ -272,7 +269,7 @@ def _to_frame(path: str, batch: pa.RecordBatch, kinds: dict[str, int]) -> pd.Dat
 
 
 def within(rows: pd.DataFrame, period: Period) -> pd.Series:
-    """Which rows were asked in a period."""
+    """Which rows are of requests of a period."""
     seconds = rows[TIME_FEATURE] // _MICROSECONDS
     return (seconds >= period.since) & (seconds < period.until)
 

@@ -39,7 +39,7 @@ class AverageWeights(tf_keras.callbacks.Callback):
         self._update(tf.constant(1 - momentum))
 
     def on_test_begin(self, logs: dict[str, float] | None = None) -> None:
-        """Puts the averages in, for validation and for whoever stores weights after it."""
+        """Puts the averages in, for validation and for callbacks that store weights after it."""
         self._kept = [tf.identity(weight) for weight in self.model.trainable_variables]
         for weight, average in zip(self.model.trainable_variables, self._averages, strict=True):
             weight.assign(average)

@@ -1,0 +1,1 @@
+import ml  # noqa: F401  First: it sets which Keras TensorFlow takes.

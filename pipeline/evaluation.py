@@ -1,4 +1,4 @@
-"""What TFMA measures, by which slices, and what a model must reach to be blessed."""
+"""TFMA's configuration: metrics, slices, and the thresholds for a model to be blessed."""
 
 from __future__ import annotations
 
@@ -44,11 +44,11 @@ def make_eval_config(config: EvaluationConfig, model: Model) -> tfma.EvalConfig:
 def make_compression_eval_config(
     config: CompressionConfig, min_slice_examples: int, model: Model
 ) -> tfma.EvalConfig:
-    """Builds the TFMA configuration that compares both forms of a compressed model with the float.
+    """Builds the TFMA configuration that compares both formats of a compressed model with float.
 
     Args:
       config: How much AUC may be lost.
-      min_slice_examples: Slices with fewer rows are reported, not judged.
+      min_slice_examples: Slices with fewer rows are not evaluated.
       model: Label and slices.
 
     Returns:
@@ -73,7 +73,7 @@ def _eval_config(
     min_slice_examples: int,
     model: Model,
 ) -> tfma.EvalConfig:
-    # "tf_generic": asked by its signature, whatever made it.
+    # "tf_generic": called by its signature, whatever framework made it.
     spec = {"model_type": "tf_generic", "label_key": model.label}
     settings = {
         "model_specs": [
@@ -83,9 +83,11 @@ def _eval_config(
         "slicing_specs": [_OVERALL, *_by_column(model)],
         "metrics_specs": [{"metrics": metrics}],
         "options": {
-            # The model's own Keras metrics would be computed too, in a third of the time of all.
+            # Else the model's own Keras metrics are computed too, in a third of the whole time.
             "include_default_metrics": False,
             "min_slice_size": min_slice_examples,
+            "compute_confidence_intervals": True,
+            "confidence_intervals": {"method": "POISSON_BOOTSTRAP"},
         },
     }
     return json_format.ParseDict(settings, tfma.EvalConfig())

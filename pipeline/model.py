@@ -1,82 +1,108 @@
-"""The small interface through which the pipeline knows the folder of a model."""
+"""The small interface through which the pipeline knows a model.
+
+A model is a folder that its team writes, `models/<name>/`:
+
+  - `config.toml`: what the team decided; the keys are those of `pipeline.config.Config`.
+  - `features.py`: `RAW_FEATURES`, the features of a request. It imports neither TensorFlow nor TFX.
+  - `preprocessing.py`: `preprocessing_fn(inputs, custom_config)`.
+  - `network.py`: `run_fn(fn_args)`; `Learning(**fn_args.custom_config)` are its settings.
+  - `export.py`: `save_model(network, transform_graph, path, custom_config)`.
+  - `reference.py`: `reference_auc(data_uri, as_of, window, label)`, gradient boosting on the same
+    rows.
+
+`custom_config` is `Model.custom_config`. A function that does not need it has no such parameter.
+"""
 
 from __future__ import annotations
 
 import importlib
 from dataclasses import dataclass
-from pathlib import Path
 
-from pipeline.config import ConfigError
-
-_MODELS = Path(__file__).parents[1] / "models"
+from pipeline.config import Config
+from pipeline.layers import ConfigError
+from pipeline.model_folders import model_package
 
 
 @dataclass(frozen=True)
 class Model:
-    """What a folder `models/<name>/` says of its model, and where its functions are.
+    """What nodes need to know of a model.
 
     Attributes:
-      name: Name of the folder.
+      package: The package of its functions.
       label: Feature that the model predicts, 0 or 1.
-      weight: Transformed feature that says how much a row counts in training.
+      weight: Transformed feature that says how much a row counts in training; "" for none.
       prediction: Output of the model.
-      raw_features: Features that a request has to hold.
-      raw_signature: Signature that takes them, one tensor each.
+      time_column: Timestamp column that orders rows.
       slices: Features by whose values the model is evaluated.
+      raw_features: Features of a request.
     """
 
-    name: str
+    package: str
     label: str
     weight: str
     prediction: str
-    raw_features: tuple[str, ...]
-    raw_signature: str
+    time_column: str
     slices: tuple[str, ...]
+    raw_features: tuple[str, ...]
 
     @classmethod
-    def load(cls, name: str) -> Model:
-        """Reads `models/<name>/features.py`, which imports neither TensorFlow nor TFX.
+    def load(cls, config: Config) -> Model:
+        """Reads the configuration and the model's `features.py`.
+
+        Example:
+          >>> from pipeline.config import load_config
+          >>> Model.load(load_config()).run_fn.endswith(".network.run_fn")
+          True
 
         Raises:
-          ConfigError: If there is no such folder.
+          ConfigError: If the model has no such module, or it lacks what is documented above.
         """
-        folders = sorted(path.parent.name for path in _MODELS.glob("*/features.py"))
-        if name not in folders:
-            raise ConfigError(
-                f"model = {name!r}: there is no such folder in {_MODELS}, but {', '.join(folders)}"
-            )
-        features = importlib.import_module(f"models.{name}.features")
+        package = model_package(config.model)
+        try:
+            raw_features = tuple(importlib.import_module(f"{package}.features").RAW_FEATURES)
+        except (ImportError, AttributeError) as error:
+            raise ConfigError(f"model = {config.model!r}: {error}") from error
         return cls(
-            name=name,
-            label=features.LABEL,
-            weight=features.WEIGHT,
-            prediction=features.PROBABILITY,
-            raw_features=features.RAW_FEATURES,
-            raw_signature=features.RAW_SIGNATURE,
-            slices=features.SLICES,
+            package=package,
+            label=config.label,
+            weight=config.weight,
+            prediction=config.prediction,
+            time_column=config.data.time_column,
+            slices=config.slices,
+            raw_features=raw_features,
         )
+
+    @property
+    def custom_config(self) -> dict[str, str]:
+        """What the model's functions are told of its configuration."""
+        return {
+            "label": self.label,
+            "weight": self.weight,
+            "prediction": self.prediction,
+            "time_column": self.time_column,
+        }
 
     @property
     def preprocessing_fn(self) -> str:
         """Import path of Transform's function."""
-        return f"models.{self.name}.preprocessing.preprocessing_fn"
+        return f"{self.package}.preprocessing.preprocessing_fn"
 
     @property
     def run_fn(self) -> str:
         """Import path of Trainer's function."""
-        return f"models.{self.name}.network.run_fn"
+        return f"{self.package}.network.run_fn"
 
     @property
     def save_fn(self) -> str:
-        """Import path of what saves a network behind its signatures."""
-        return f"models.{self.name}.export.save_model"
+        """Import path of the function that saves a network with its serving signatures."""
+        return f"{self.package}.export.save_model"
 
     @property
     def reference(self) -> str:
-        """Import path of what another kind of model reaches; see `models.flights.reference`."""
-        return f"models.{self.name}.reference.reference_auc"
+        """Import path of the function that measures gradient boosting on the same rows."""
+        return f"{self.package}.reference.reference_auc"
 
     @property
     def functions(self) -> tuple[str, ...]:
-        """Import paths of all that the nodes run of the model's folder."""
+        """Import paths of all functions of the model that nodes run."""
         return (self.preprocessing_fn, self.run_fn, self.save_fn)

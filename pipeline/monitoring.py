@@ -1,4 +1,4 @@
-"""The second DAG: from the request log of a model server to a report on what is served."""
+"""The monitoring DAG: from the request log of a model server to a report on a served version."""
 
 from __future__ import annotations
 
@@ -30,25 +30,25 @@ def create_monitoring_pipeline(
     public_keys: Sequence[str] = (),
     metadata_path: str | None = None,
 ) -> tfx.dsl.Pipeline:
-    """Builds the pipeline that looks at what a version was asked and what it answered.
+    """Builds the pipeline that monitors the requests and predictions of a version.
 
     Args:
       config: Schema, data and thresholds.
       pipeline_root: URI under which TFX keeps artifacts.
       serving_dir: URI of the Serving directory.
       log_uri: Directory of the request log.
-      version: The version to look at.
+      version: The version.
       since: When the period begins, seconds since the Unix epoch.
       until: When it ends.
-      public_keys: Public keys, or folders of them, that the version is verified with; none takes
-        its training statistics unverified.
+      public_keys: Public keys, or folders of them, that the version is verified with. With none its
+        training statistics are not verified.
       metadata_path: SQLite file of ML Metadata; None where the orchestrator brings its own.
 
     Returns:
       The pipeline. It is never cached: a log grows, and labels arrive.
     """
     period = {"since": since, "until": until}
-    model = Model.load(config.model)
+    model = Model.load(config)
     features = json.dumps(model.raw_features)
     schema_gen = tfx.components.ImportSchemaGen(schema_file=config.gate.schema)
     example_gen = RequestExampleGen(

@@ -1,44 +1,37 @@
-"""What a run on Kubeflow may set anew: pipeline parameters, named after configuration keys."""
+"""Pipeline parameters on Kubeflow: the settings that a run may set to another value.
+
+A field of the configuration is one if its type is a `RunParameter`. The setting `training.epochs`
+is the parameter `training_epochs`.
+"""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
-from typing import Any
-
-from tfx import v1 as tfx
+import dataclasses
+from collections.abc import Iterator, Mapping
+from typing import Any, get_type_hints
 
 from pipeline.config import Config
+from pipeline.setting_types import RUN_PARAMETER
 
-# `training.epochs` is the parameter `training_epochs`. What the schedule, the evaluation's
-# thresholds and the shape of the pipeline depend on is fixed when it is compiled.
-KEYS = (
-    "data.uri",
-    "data.as_of",
-    "data.window",
-    "data.eval_days",
-    "training.epochs",
-    "training.batch_size",
-    "training.learning_rate",
-    "training.dropout",
-    "training.l2",
-    "training.patience",
-    "training.seed",
-    "pruning.target_sparsity",
-    "pruning.epochs",
-    "pruning.learning_rate",
-    "quantization.mode",
-    "quantization.policy",
-    "quantization.weight_bits",
-    "compression.max_bytes",
-    "compression.max_p99_ms",
-    "compression.min_sparsity",
-)
+
+def parameter_keys(kind: Any = Config, prefix: str = "") -> Iterator[str]:
+    """The keys of all settings that are pipeline parameters, in the order of their fields."""
+    for name, hint in get_type_hints(kind, include_extras=True).items():
+        if RUN_PARAMETER in getattr(hint, "__metadata__", ()):
+            yield prefix + name
+        elif dataclasses.is_dataclass(hint):
+            yield from parameter_keys(hint, f"{prefix}{name}.")
 
 
 def parameter_name(key: str) -> str:
     """The pipeline parameter of a configuration key."""
     return key.replace(".", "_")
+
+
+# What the evaluation's thresholds and the shape of the pipeline depend on is fixed when it is
+# compiled.
+KEYS = tuple(parameter_keys())
 
 
 def parameter_values(config: Config) -> dict[str, int | float | str]:
@@ -52,6 +45,8 @@ def parameter_values(config: Config) -> dict[str, int | float | str]:
 
 def runtime_parameters(values: Mapping[str, int | float | str]) -> dict[str, Any]:
     """A `RuntimeParameter` for each of some values, of its type."""
+    from tfx import v1 as tfx  # Here, because it takes seconds and the keys do without.
+
     return {
         name: tfx.dsl.experimental.RuntimeParameter(name=name, ptype=type(value))
         for name, value in values.items()
@@ -63,7 +58,7 @@ def with_parameters(config: Config, parameters: Mapping[str, Any]) -> Config:
 
     Args:
       config: The configuration.
-      parameters: By the name of the parameter, what to put in place of the value of its key.
+      parameters: By the name of the parameter, what replaces the value of its key.
 
     Returns:
       A copy, in which `parameters` stand where numbers and texts are declared.

@@ -11,21 +11,23 @@ from google.protobuf import json_format
 from tfx import v1 as tfx
 
 from components.compression_evaluator import CompressionEvaluator
-from components.data_gate import DataGate
+from components.data_gate.component import DataGate
 from components.evaluator.component import Evaluator
 from components.pruner import Pruner
 from components.pusher import Pusher
 from components.quantizer.component import Quantizer
 from components.served_model import ServedModel
 from components.serving_validator.component import ServingValidator
-from components.span_example_gen import SpanExampleGen
+from components.span_example_gen.component import SpanExampleGen
 from components.statistics_gen import StatisticsGen
 from components.trainer.component import Trainer
-from components.transform import Transform
-from pipeline.config import Config, ConfigError
+from components.transform.component import Transform
+from pipeline.config import Config
 from pipeline.evaluation import make_compression_eval_config, make_eval_config
+from pipeline.layers import ConfigError
 from pipeline.model import Model
 from storage.errors import SurroundingsError
+from storage.names import RAW_SIGNATURE
 
 PIPELINE_NAME = "flightdeck"
 
@@ -46,28 +48,32 @@ def create_pipeline(
 ) -> tfx.dsl.Pipeline:
     """Builds the training pipeline.
 
+    Example:
+      create_pipeline(load_config(), pipeline_root="output/artifacts", serving_dir="output/serving")
+
     Args:
-      config: What to learn from and how.
+      config: The settings of the run.
       pipeline_root: URI under which TFX keeps artifacts.
       serving_dir: URI of the Serving directory.
       fingerprint: Content of the window of spans, if the caller has resolved it; part of the cache
         key of SpanExampleGen.
-      served_version: The version being served, if the caller has looked; part of the cache key of
+      served_version: The served version, if the caller has looked; part of the cache key of
         ServedModel. 0 means that ServedModel looks itself.
       run_key: Identifies data, configuration and code; kept with the pushed version.
-      signing_key: File of the private key that signs what is pushed, made on first use; "" leaves
-        it unsigned.
+      signing_key: File of the private key that signs pushed versions, made on first use; "" leaves
+        them unsigned.
       encryption_keys: File of the keys that versions are encrypted and decrypted with; "" for the
         environment.
-      public_keys: Public keys, or folders of them, that the served version is verified with; none
-        takes it unverified.
+      public_keys: Public keys, or folders of them, that the served version is verified with. With
+        none it is not verified.
       metadata_path: SQLite file of ML Metadata; None where the orchestrator brings its own.
       enable_cache: Whether nodes whose inputs and parameters did not change come from the cache.
 
     Returns:
       The pipeline.
     """
-    model = Model.load(config.model)
+    model = Model.load(config)
+    custom_config = json.dumps(model.custom_config)
     schema_gen = tfx.components.ImportSchemaGen(schema_file=config.gate.schema)
     example_gen = SpanExampleGen(
         schema=schema_gen.outputs["schema"],
@@ -96,6 +102,7 @@ def create_pipeline(
         statistics=statistics_gen.outputs["statistics"],
         schema=schema_gen.outputs["schema"],
         served_statistics=served_model.outputs["statistics"],
+        environment="TRAINING",
         warn_only=json.dumps(config.gate.warn_only),
         features=json.dumps(model.raw_features),
         label=model.label,
@@ -108,6 +115,9 @@ def create_pipeline(
         examples=example_gen.outputs["examples"],
         schema=schema_gen.outputs["schema"],
         preprocessing_fn=model.preprocessing_fn,
+        custom_config=custom_config,
+        analyze=json.dumps(["train"]),
+        transform=json.dumps(["train", "eval"]),
     )
     transform.add_upstream_node(data_gate)
     trainer = Trainer(
@@ -117,14 +127,16 @@ def create_pipeline(
         schema=schema_gen.outputs["schema"],
         train_args=tfx.proto.TrainArgs(splits=["train"]),
         eval_args=tfx.proto.EvalArgs(splits=["eval"]),
-        settings=dataclasses.asdict(config.training),
-        # Only where it is asked for: it would be part of the cache key.
+        settings=dataclasses.asdict(config.training) | model.custom_config,
+        # Not without a warm start: it would be part of the cache key.
         base_model=served_model.outputs["model"] if config.training.warm_start else None,
     )
     learning = {
         "save_fn": model.save_fn,
+        "custom_config": custom_config,
         "label_key": model.label,
         "weight_key": model.weight,
+        "loss": "binary_crossentropy",
         "batch_size": config.training.batch_size,
         "seed": config.training.seed,
     }
@@ -141,7 +153,7 @@ def create_pipeline(
         examples=example_gen.outputs["examples"],
         transformed_examples=transform.outputs["transformed_examples"],
         transform_graph=transform.outputs["transform_graph"],
-        signature=model.raw_signature,
+        signature=RAW_SIGNATURE,
         max_auc_loss=config.compression.max_auc_loss,
         **learning,
         **_as_parameters(config.quantization),
@@ -157,22 +169,26 @@ def create_pipeline(
                 config.compression, config.evaluation.min_slice_examples, model
             )
         ),
+        split="test",
         max_bytes=config.compression.max_bytes,
         max_p99_ms=config.compression.max_p99_ms,
         min_sparsity=config.compression.min_sparsity,
+        confidence=config.evaluation.confidence,
     )
     evaluator = Evaluator(
         examples=example_gen.outputs["examples"],
         model=quantizer.outputs["quantized_model"],
         baseline_model=served_model.outputs["model"],
         schema=schema_gen.outputs["schema"],
-        example_splits=["test"],
-        eval_config=make_eval_config(config.evaluation, model),
+        eval_config=json_format.MessageToJson(make_eval_config(config.evaluation, model)),
+        split="test",
+        confidence=config.evaluation.confidence,
     )
     serving_validator = ServingValidator(
         model=quantizer.outputs["quantized_model"],
         examples=example_gen.outputs["examples"],
         model_name=config.model_name,
+        split="test",
         rows=config.serving.rows,
         tolerance=config.serving.tolerance,
         max_p50_ms=config.serving.max_p50_ms,
@@ -182,7 +198,7 @@ def create_pipeline(
         timeout_seconds=config.serving.timeout_seconds,
         warmup_rows=config.serving.warmup_rows,
     )
-    # Beside the two evaluations its times would be theirs.
+    # After the two evaluations, which would change the times that it measures.
     serving_validator.add_upstream_nodes([compression_evaluator, evaluator])
     pusher = Pusher(
         model=quantizer.outputs["quantized_model"],
@@ -228,7 +244,8 @@ def create_pipeline(
     _set_beam_args(components, config.node_beam_args)
     known = [component.id for component in components]
     if unknown := sorted(config.node_timeouts.keys() - set(known)):
-        # No ConfigError: limits are no part of a run key, by which a schedule sees what was mended.
+        # No ConfigError: time limits are not part of the run key, by which a schedule sees that a
+        # configuration was corrected.
         raise SurroundingsError(
             f"node_timeouts.{unknown[0]}: no such node; they are {', '.join(known)}"
         )
@@ -258,7 +275,7 @@ def _set_beam_args(components: Sequence[Any], node_args: Mapping[str, Sequence[s
 
 
 def _as_parameters(config: Any) -> dict[str, Any]:
-    """The fields of a part of the configuration as component parameters: tuples become JSON."""
+    """The fields of a table of the configuration as component parameters: tuples become JSON."""
     return {
         name: json.dumps(value) if isinstance(value, tuple) else value
         for name, value in dataclasses.asdict(config).items()

@@ -1,4 +1,4 @@
-"""Asks a model server about the rows of a file, over TensorFlow Serving's REST interface."""
+"""Requests predictions for the rows of a file, over TensorFlow Serving's REST interface."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _TYPES = {
 
 
 class ClientError(Exception):
-    """A file that a model cannot be asked about, or a server that does not answer."""
+    """The rows of a file do not fit the model, or the server does not respond."""
 
 
 def print_predictions(
@@ -44,28 +44,36 @@ def print_predictions(
     *,
     server: str,
     model: str,
-    version: int | None,
-    label: str | None,
-    signature: str | None,
-    rows: int | None,
-    token: str,
-    ca_file: str | None,
+    version: int | None = None,
+    label: str | None = None,
+    signature: str | None = None,
+    rows: int | None = None,
+    token: str = "",
+    ca_file: str | None = None,
 ) -> None:
-    """Prints the answers for the rows of a file as CSV: the row's number, then each output.
+    """Prints the predictions for the rows of a file as CSV: the row's number, then each output.
 
     Args:
       file: A CSV or Parquet file.
       server: URL of the REST interface.
       model: Name of the model.
-      version: Version to ask; None for the live one.
-      label: Label of the version to ask.
-      signature: Signature to ask; None for the first that the columns fit.
-      rows: How many rows to ask about; None for all.
+      version: Version that predicts; None for the live one.
+      label: Label of the version that predicts.
+      signature: Name of the signature; None for the first that the columns fit.
+      rows: How many rows to read; None for all.
       token: Bearer token; empty for none.
       ca_file: Certificates to trust; None for the usual ones.
 
     Raises:
-      ClientError: If the file does not fit the model, or the server does not answer.
+      ClientError: If the file does not fit the model, or the server does not respond.
+
+    Example:
+      With a server on this machine,
+      `print_predictions("rows.csv", server="http://127.0.0.1:8501", model="taxi")` prints
+
+          row,probability
+          0,0.31
+          1,0.72
     """
     table = _read(file)
     url = f"{server.rstrip('/')}/v1/models/{quote(model, safe='')}"
@@ -76,7 +84,7 @@ def print_predictions(
     headers = {"Authorization": f"Bearer {token}"} if token else {}
     trusted = ssl.create_default_context(cafile=ca_file)
     with _Client(server, headers, trusted) as client:
-        metadata = _ask(client, "GET", f"{url}/metadata")["metadata"]
+        metadata = _request(client, "GET", f"{url}/metadata")["metadata"]
         signatures = metadata["signature_def"]["signature_def"]
         name, inputs = _choose(signatures, table, signature)
         table = _read(file, [key for key, kind in inputs.items() if kind == "DT_STRING"])
@@ -86,7 +94,7 @@ def print_predictions(
         for start in range(0, table.num_rows, _BATCH):
             part = {key: values[start : start + _BATCH] for key, values in columns.items()}
             body = json.dumps({"signature_name": name, "inputs": part})
-            outputs = _ask(client, "POST", f"{url}:predict", body)["outputs"]
+            outputs = _request(client, "POST", f"{url}:predict", body)["outputs"]
             if not isinstance(outputs, dict):
                 (output,) = signatures[name]["outputs"]
                 outputs = {output: outputs}
@@ -115,7 +123,7 @@ def _read(file: str, texts: Sequence[str] = ()) -> pa.Table:
 
 
 class _Client(httpx.Client):
-    """Asks a server through the proxy that the environment names for it.
+    """Sends requests to a server through the proxy that the environment names for it.
 
     Raises:
       ClientError: If the proxy cannot be used.
@@ -130,11 +138,11 @@ class _Client(httpx.Client):
                 headers=headers, timeout=_SECONDS, verify=trusted, proxy=proxy, trust_env=False
             )
         except (ImportError, ValueError, httpx.InvalidURL) as error:
-            raise ClientError(f"{server} cannot be asked{self.through}: {error}") from error
+            raise ClientError(f"{server} cannot be reached{self.through}: {error}") from error
 
 
 def _find_proxy(server: str) -> str | None:
-    """The proxy through which a server is asked; none for one on this machine."""
+    """The proxy through which a server is reached; none for one on this machine."""
     try:
         address = urlsplit(server)
         host, port = address.hostname or "", address.port
@@ -161,20 +169,20 @@ def _through(proxy: str | None) -> str:
     return f" through the proxy {proxy.rpartition('@')[2]} (no_proxy exempts servers)"
 
 
-def _ask(client: _Client, method: str, url: str, body: str | None = None) -> dict[str, Any]:
+def _request(client: _Client, method: str, url: str, body: str | None = None) -> dict[str, Any]:
     try:
         response = client.request(method, url, content=body)
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         reason = str(error) or type(error).__name__
-        raise ClientError(f"{url} does not answer{client.through}: {reason}") from error
+        raise ClientError(f"{url} does not respond{client.through}: {reason}") from error
     try:
-        answer: dict[str, Any] = response.json()
+        content: dict[str, Any] = response.json()
     except ValueError:
-        answer = {"error": response.text[:200]}
+        content = {"error": response.text[:200]}
     if response.status_code != 200:
-        reason = answer.get("error", answer)
+        reason = content.get("error", content)
         raise ClientError(f"{url}: {response.status_code}{client.through}: {reason}")
-    return answer
+    return content
 
 
 def _choose(

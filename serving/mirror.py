@@ -12,11 +12,13 @@ import time
 from collections.abc import Callable
 
 from serving.server.logs import log_event
-from storage.directory import SIGNATURE_FILE, ModelDirectory, exists, find_models
-from storage.encryption import Keys
+from storage.encryption_keys import Keys
 from storage.keys import SignatureError, TrustStore
+from storage.names import SIGNATURE_FILE
 from storage.private_copy import PREFIX, private_copy
 from storage.signing import claimed_key
+from storage.uris import exists
+from storage.versions import ModelVersions, find_models
 
 # A version that was refused is looked at again after so many seconds.
 _RETRY_SECONDS = 60.0
@@ -37,6 +39,9 @@ class Mirror:
       models: Names of the models; none named means all.
       trust: Keys that may have signed versions.
       load_keys: Gives the keys that versions are decrypted with; called for each version.
+
+    Attributes:
+      missing: What the last look could not bring up to date, and why: `taxi 12: the reason`.
     """
 
     def __init__(
@@ -52,18 +57,21 @@ class Mirror:
         self._models = models
         self._trust = trust
         self._load_keys = load_keys
-        self._refused: dict[tuple[str, int], float] = {}
+        self._refused: dict[tuple[str, int], tuple[float, str]] = {}
         self._reported: dict[str, str] = {}
+        self.missing: list[str] = []
 
     def look(self) -> bool:
         """Looks at the Serving directory once, and brings the folder up to date.
 
         Returns:
-          Whether all went well, and there is a version.
+          Whether all went well, and there is a version. If not, `missing` says what is not there;
+          the rest is.
         """
+        self.missing = []
         try:
             return self._look()
-        finally:  # Whatever became of the Serving directory.
+        finally:  # Also if the Serving directory cannot be read.
             self._remove_untrusted()
 
     def _look(self) -> bool:
@@ -79,6 +87,8 @@ class Mirror:
                 self._reported.pop(name, None)
             except Exception as error:  # It must not keep other models from being looked at.
                 outcomes.append(self._report(name, "look failed", error))
+        if not names:
+            self.missing.append(f"there is no model in {self._serving_dir}")
         return bool(outcomes) and all(outcomes)
 
     def follow(self, seconds: float) -> None:
@@ -109,7 +119,7 @@ class Mirror:
             log_event("reloaded", part="public keys")
 
     def _update(self, name: str) -> bool:
-        source, target = (ModelDirectory(root, name) for root in (self._serving_dir, self._target))
+        source, target = (ModelVersions(root, name) for root in (self._serving_dir, self._target))
         there = source.versions()
         if not there and not exists(source.uri):
             raise FileNotFoundError(f"there is no model {name} in {self._serving_dir}")
@@ -134,25 +144,27 @@ class Mirror:
 
     def _remove_untrusted(self) -> None:
         for name in find_models(self._target):
-            target = ModelDirectory(self._target, name)
+            target = ModelVersions(self._target, name)
             for version in target.versions():
                 if not self._is_trusted(target, version):
                     self._remove(target, version)
                     log_event("removed", logging.WARNING, model=name, version=version)
 
-    def _is_trusted(self, target: ModelDirectory, version: int) -> bool:
+    def _is_trusted(self, target: ModelVersions, version: int) -> bool:
         """Whether a version in the folder was verified with a key that still is trusted."""
         return self._trust.find(claimed_key(target.signature_uri(version))) is not None
 
-    def _remove(self, target: ModelDirectory, version: int) -> None:
+    def _remove(self, target: ModelVersions, version: int) -> None:
         away = tempfile.mkdtemp(prefix=PREFIX, dir=self._target)
         os.rename(target.version_uri(version), os.path.join(away, str(version)))
         shutil.rmtree(away)
         shutil.rmtree(target.provenance_uri(version), ignore_errors=True)
 
-    def _copy(self, source: ModelDirectory, target: ModelDirectory, version: int) -> bool:
+    def _copy(self, source: ModelVersions, target: ModelVersions, version: int) -> bool:
         name = source.model_name
-        if time.monotonic() < self._refused.get((name, version), 0.0):
+        retry_at, reason = self._refused.get((name, version), (0.0, ""))
+        if time.monotonic() < retry_at:
+            self.missing.append(f"{name} {version}: {reason}")
             return False
         try:
             with private_copy(
@@ -164,8 +176,9 @@ class Mirror:
                 signature = os.path.join(copy.directory.serving_dir, SIGNATURE_FILE)
                 os.replace(signature, target.signature_uri(version))
                 os.rename(copy.directory.version_uri(version), target.version_uri(version))
-        except Exception as error:  # Whoever can write a version can have it fail in any way.
-            self._refused[name, version] = time.monotonic() + _RETRY_SECONDS
+        except Exception as error:  # A forged version can fail in any way.
+            retry_at = time.monotonic() + _RETRY_SECONDS
+            self._refused[name, version] = (retry_at, _reason(error))
             return self._report(f"{name} {version}", "refused", error, model=name, version=version)
         self._refused.pop((name, version), None)
         log_event("copied", model=name, version=version, encrypted=copy.encrypted)
@@ -173,8 +186,13 @@ class Mirror:
 
     def _report(self, what: str, event: str, error: Exception, **fields: object) -> bool:
         """Logs what went wrong, once; False."""
-        reason = str(error) or type(error).__name__
+        reason = _reason(error)
+        self.missing.append(f"{what}: {reason}".removeprefix(": "))
         if self._reported.get(what) != reason:
             self._reported[what] = reason
             log_event(event, logging.ERROR, **fields, reason=reason)
         return False
+
+
+def _reason(error: Exception) -> str:
+    return str(error) or type(error).__name__

@@ -23,7 +23,7 @@ class DataError(UserError):
 class SurroundingsError(UserError):
     """Keys, a store or the Serving directory are not as they have to be.
 
-    Whoever mends them changes neither the data nor the configuration nor the code of a run.
+    Mending them changes neither the data nor the configuration nor the code of a run.
     """
 
 
@@ -35,7 +35,7 @@ def lasts(error: BaseException) -> bool:
     """Whether a failure comes back whenever the same is tried again.
 
     What a person can mend stays until somebody has; but nobody sees when the surroundings are
-    mended, and where it came of an error of files, network or time, it may pass by itself. So may
+    mended, and where its cause is an error of files, network or time, it may pass by itself. So may
     all that nobody foresaw.
     """
     if not isinstance(error, UserError) or isinstance(error, SurroundingsError):

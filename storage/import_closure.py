@@ -12,11 +12,12 @@ from pathlib import Path
 from storage.errors import UserError
 
 _IMPORT_PATH = re.compile(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)+")
+_FILE_NAME = re.compile(r"[\w-]+(?:\.[\w-]+)+")
 
 
 @dataclass(frozen=True)
 class _Module:
-    """The dotted paths that a module imports, and its syntax tree as text."""
+    """What a module imports or may read, by dotted path or name of file, and its code as text."""
 
     imports: frozenset[str]
     syntax: str
@@ -27,14 +28,17 @@ class ImportClosure:
     """The imports between the modules below a folder.
 
     An import counts wherever it stands, also inside a function; what only type checkers import does
-    not. Two kinds of strings count as imports, since they are imported later: a whole dotted path
-    (`"package.module.function"`), and what follows `"-m"` in a command.
+    not. Three kinds of strings count as imports, since they are imported or read later: a whole
+    dotted path (`"package.module.function"`), what follows `"-m"` in a command, and the name of a
+    file beside the module, such as a template.
 
     Attributes:
       root: Folder that holds the packages.
+      packages: Those that are followed; None follows all that there are.
     """
 
     root: Path
+    packages: frozenset[str] | None = None
     _read: dict[Path, _Module] = field(default_factory=dict, repr=False)
 
     def code(self, names: Iterable[str]) -> dict[str, str]:
@@ -69,24 +73,38 @@ class ImportClosure:
         return frozenset(found)
 
     def _imports(self, file: Path) -> set[Path]:
-        return {found for name in self._module(file).imports for found in self._resolve(name)}
+        names = self._module(file).imports
+        beside = {file.parent / name for name in names if "." in name}
+        return {found for name in names for found in self._resolve(name)} | {
+            path for path in beside if path.is_file()
+        }
 
     def _module(self, file: Path) -> _Module:
         if file not in self._read:
             try:
-                tree = ast.parse(file.read_bytes())
+                content = file.read_bytes()
             except OSError as error:
                 raise UserError(f"{file} cannot be read: {error.strerror}") from error
-            except (SyntaxError, ValueError) as error:
-                raise UserError(f"{file} is not Python: {error}") from error
-            imports = _imported(tree, file.relative_to(self.root).parent.parts)
-            self._read[file] = _Module(frozenset(imports), ast.dump(tree))
+            self._read[file] = self._parse(file, content)
         return self._read[file]
+
+    def _parse(self, file: Path, content: bytes) -> _Module:
+        if file.suffix != ".py":
+            return _Module(frozenset(), content.hex())
+        try:
+            tree = ast.parse(content)
+        except (SyntaxError, ValueError) as error:
+            raise UserError(f"{file} is not Python: {error}") from error
+        imports = _imported(tree, file.relative_to(self.root).parent.parts)
+        return _Module(frozenset(imports), ast.dump(tree))
 
     def _resolve(self, name: str) -> Iterator[Path]:
         """The files that run when a dotted path is imported, as far as it is one of modules."""
         folder = self.root
-        for part in name.split("."):
+        parts = name.split(".")
+        if self.packages is not None and parts[0] not in self.packages:
+            return
+        for part in parts:
             if (module := folder / f"{part}.py").is_file():
                 yield module
                 return
@@ -108,7 +126,7 @@ def import_paths(text: str) -> list[str]:
 
 
 def _imported(tree: ast.Module, package: tuple[str, ...]) -> Iterator[str]:
-    """The dotted paths that a module of a package imports."""
+    """The dotted paths that a module of a package imports, and what may be names of files."""
     waiting: list[ast.AST] = [tree]
     while waiting:
         node = waiting.pop()
@@ -126,4 +144,4 @@ def _imported(tree: ast.Module, package: tuple[str, ...]) -> Iterator[str]:
             values = [item.value if isinstance(item, ast.Constant) else None for item in node.elts]
             yield from (f"{name!s}.__main__" for flag, name in pairwise(values) if flag == "-m")
         elif isinstance(node, ast.Constant) and isinstance(node.value, str):
-            yield from filter(_IMPORT_PATH.fullmatch, [node.value])
+            yield from filter(_FILE_NAME.fullmatch, [node.value])

@@ -13,14 +13,15 @@ import contextlib
 import hashlib
 import os
 import stat
-import tempfile
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from storage.directory import local_path
+from storage.atomic_write import whole_file
+from storage.memory import in_memory
+from storage.uris import local_path
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric import ec
@@ -50,7 +51,7 @@ class KeyPair:
 
 
 class TrustStore:
-    """The public keys of whoever may sign versions.
+    """The public keys of those who may sign versions.
 
     They are read once, so that replacing a file swaps no trust while a process runs; `reload`
     reads them again. Several keys may sign at a time, so that a key can be replaced without signing
@@ -149,7 +150,7 @@ def ensure_key_pair(private_key: str, password_from: str = "") -> KeyPair:
     try:
         found = Path(public_key).read_bytes()
     except FileNotFoundError:
-        _write_whole(public_key, pem, mode=0o644)
+        _write(public_key, pem, mode=0o644)
     except OSError as error:
         raise KeyFileError(f"{public_key} cannot be read: {error.strerror}") from error
     else:
@@ -211,16 +212,6 @@ def _use_hardware(config: Any, uri: str) -> Any:
         return config.use_pkcs11_signer(pkcs11_uri=uri)
     except Exception as error:  # The module's own, or that model_signing lacks its extra.
         raise KeyFileError(f"the key {uri} cannot be used: {error}") from error
-
-
-@contextlib.contextmanager
-def in_memory(content: bytes) -> Iterator[str]:
-    """Path of a file with this content, that is in memory and that other users cannot open."""
-    descriptor = os.memfd_create("key", os.MFD_CLOEXEC)
-    with open(descriptor, "wb") as file:
-        file.write(content)
-        file.flush()
-        yield f"/proc/self/fd/{descriptor}"
 
 
 @contextlib.contextmanager
@@ -357,38 +348,18 @@ def _make_private_key(path: str, password: bytes | None) -> None:
         if password
         else serialization.NoEncryption(),
     )
-    _write_whole(path, pem, mode=0o600, replace=False)
+    _write(path, pem, mode=0o600, replace=False)
 
 
-def _write_whole(path: str, content: bytes, *, mode: int, replace: bool = True) -> None:
-    """Writes the file of a key, so that nobody ever sees a part of it.
-
-    Args:
-      path: The file.
-      content: What is to be in it.
-      mode: Its mode.
-      replace: Whether a file that is there by now, made by a faster process, is replaced.
+def _write(path: str, pem: bytes, *, mode: int, replace: bool = True) -> None:
+    """Writes the file of a key.
 
     Raises:
       KeyFileError: If it cannot be written.
     """
-    folder, name = os.path.split(os.path.abspath(path))
     try:
-        os.makedirs(folder, exist_ok=True)
-        descriptor, part = tempfile.mkstemp(prefix=f".{name}.", dir=folder)  # Mode 0600.
-        try:
-            with open(descriptor, "wb") as file:
-                file.write(content)
-                file.flush()
-                os.fchmod(descriptor, mode)
-                os.fsync(descriptor)
-            if replace:
-                os.replace(part, path)
-            else:
-                with contextlib.suppress(FileExistsError):
-                    os.link(part, path)
-        finally:
-            with contextlib.suppress(FileNotFoundError):
-                os.remove(part)
+        os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
+        with whole_file(path, mode=mode, replace=replace) as file:
+            file.write(pem)
     except OSError as error:
         raise KeyFileError(f"{path} cannot be written: {error.strerror}") from error

@@ -1,7 +1,7 @@
 """Opens Parquet files: the one place, since a file can otherwise run code.
 
 Up to pyarrow 14, a column of the type `arrow.py_extension_type` is a pickle that is loaded with the
-file's footer, before anybody asks for a column (CVE-2023-47248). TFX 1.16 needs pyarrow 10.
+file's footer, before anybody reads a column (CVE-2023-47248). TFX 1.16 needs pyarrow 10.
 """
 
 from __future__ import annotations

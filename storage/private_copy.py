@@ -1,7 +1,7 @@
 """Copies a version to where nobody else can change it, and verifies that copy.
 
-A folder that others may write can be another one a millisecond after it was verified. Whoever uses
-a version because it is trusted calls `private_copy` and reads nothing but what that returns.
+A folder that others may write can be another one a millisecond after it was verified. Code that
+uses a version because it is trusted calls `private_copy` and reads nothing but what that returns.
 """
 
 from __future__ import annotations
@@ -23,10 +23,13 @@ from typing import Self
 
 from pyarrow import fs
 
-from storage.directory import SIGNATURE_FILE, ModelDirectory, local_path, open_uri
-from storage.encryption import Decryption, Keys
+from storage.encrypted_versions import Decryption
+from storage.encryption_keys import EncryptionError, Keys
 from storage.keys import SignatureError, TrustStore
+from storage.names import SAVED_MODEL, SIGNATURE_FILE
 from storage.signing import Signed, verify
+from storage.uris import local_path, open_uri
+from storage.versions import ModelVersions
 
 # No version of a model has as many files or such deep folders.
 _MAX_FILES = 100_000
@@ -36,8 +39,11 @@ _MAX_DEPTH = 32
 PREFIX = "flightdeck-"
 _ABANDONED_SECONDS = 60.0
 # Descriptors by which the folders of this process are locked. A folder that is not among them is
-# being deleted: who holds `_changing` may make files in those that are.
+# being deleted: who holds `_changing` may make files in those that are. By flock itself, since
+# `filelock` locks files: a folder is locked as soon as it is there, and is deleted with its lock.
 _locks: dict[str, int] = {}
+# Those that are being deleted: a process that ends does not leave that to another thread.
+_deleting: set[str] = set()
 _changing = threading.Lock()
 _ending = threading.Event()
 
@@ -58,7 +64,7 @@ class PrivateCopy:
       encrypted: Whether it was encrypted where it came from; the copy is not.
     """
 
-    directory: ModelDirectory
+    directory: ModelVersions
     version: int
     signed: Signed | None
     encrypted: bool
@@ -87,7 +93,7 @@ class PrivateCopy:
 
 
 def private_copy(
-    directory: ModelDirectory,
+    directory: ModelVersions,
     version: int,
     trust: TrustStore | None,
     *,
@@ -110,7 +116,7 @@ def private_copy(
       keys: What it is decrypted with, if it is encrypted.
 
     Returns:
-      The copy. Whoever asked for it closes it when its files are no longer read.
+      The copy. The caller closes it when its files are no longer read.
 
     Raises:
       FileNotFoundError: If there is no such version, or it went away meanwhile.
@@ -118,13 +124,27 @@ def private_copy(
         something else than files and folders.
       EncryptionError: If it is encrypted and cannot be decrypted.
       OSError: If it cannot be copied.
+
+    Example:
+      >>> root = tempfile.TemporaryDirectory()
+      >>> shared = ModelVersions(root.name, "taxi")
+      >>> os.makedirs(shared.version_uri(1))
+      >>> with open(f"{shared.version_uri(1)}/saved_model.pb", "wb") as file:
+      ...     _ = file.write(b"a model")
+      >>> with private_copy(shared, 1, None) as copy:
+      ...     copy.directory.uri == shared.uri, os.listdir(copy.directory.version_uri(1))
+      (False, ['saved_model.pb'])
+      >>> private_copy(shared, 2, None)
+      Traceback (most recent call last):
+      FileNotFoundError: version 2 is not, or no longer, in ...
+      >>> root.cleanup()
     """
     if directory.model_name in ("", ".", "..") or "/" in directory.model_name:
         raise ValueError(f"{directory.model_name!r} is no name of a model")
     source = directory.rolled_back_uri(version) if rolled_back else directory.version_uri(version)
     root = _make_folder(parent or tempfile.gettempdir())
     try:
-        copy = ModelDirectory(root, directory.model_name)
+        copy = ModelVersions(root, directory.model_name)
         writer = _Writer(root, keys)
         try:
             _copy_files(source, copy.version_uri(version), writer)
@@ -134,8 +154,10 @@ def private_copy(
             ) from error
         with contextlib.suppress(FileNotFoundError):  # A version from elsewhere has none.
             _copy_files(directory.provenance_uri(version), copy.provenance_uri(version), writer)
-        encrypted = writer.decryption.finish()
+        encrypted = bool(writer.decryption.encrypted)
         signed = None
+        if trust is None and writer.decryption.looks_mixed:
+            raise EncryptionError(writer.decryption.looks_mixed)
         if trust is not None:
             signature = os.path.join(root, SIGNATURE_FILE)
             uri = directory.signature_uri(version)
@@ -187,7 +209,9 @@ def _is_abandoned(path: str) -> bool:
 def _delete_folder(root: str) -> None:
     with _changing:  # A copy that is still being made ends then.
         lock = _locks.pop(root, None)
+        _deleting.add(root)
     shutil.rmtree(root, ignore_errors=True)
+    _deleting.discard(root)
     if lock is not None:
         os.close(lock)
 
@@ -197,7 +221,8 @@ def delete_private_copies() -> None:
     """Deletes all copies of this process, which ends, also those that are still being made."""
     with _changing:
         _ending.set()
-    for root in list(_locks):
+        roots = [*_locks, *_deleting]
+    for root in roots:
         _delete_folder(root)
 
 
@@ -270,7 +295,7 @@ def _copy_folder(folder: int, path: str, target: str, writer: _Writer, depth: in
     """Copies what an open folder holds; names in it are looked up in that very folder."""
     if depth == 0:
         raise UnsafeContentError(f"{path!r} is more than {_MAX_DEPTH} folders deep")
-    for name in os.listdir(folder):
+    for name in sorted(os.listdir(folder), key=_saved_model_first):
         here = os.path.join(path, name)
         mode = os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode
         if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
@@ -307,13 +332,18 @@ class _Bounded:
 
 def _copy_objects(source: str, target: str, writer: _Writer) -> None:
     files, root = open_uri(source)
-    for info in files.get_file_info(fs.FileSelector(root, recursive=True)):
-        if info.type != fs.FileType.File:
-            continue
-        name = info.path[len(root) + 1 :]
+    infos = files.get_file_info(fs.FileSelector(root, recursive=True))
+    found = {i.path[len(root) + 1 :]: i for i in infos if i.type == fs.FileType.File}
+    for name in sorted(found, key=_saved_model_first):
+        info = found[name]
         if not {"", ".", ".."}.isdisjoint(name.split("/")):
             raise UnsafeContentError(f"{info.path!r} is no name of a file")
         writer.take(info.path, info.size)
         # The name must not decide whether it is decompressed, as it would by default.
         with files.open_input_stream(info.path, compression=None) as stream:
             writer.write(stream.read, os.path.join(target, name), info.size)
+
+
+def _saved_model_first(name: str) -> bool:
+    """Sorts names so that the file comes first that tells whether a version is encrypted."""
+    return name != SAVED_MODEL

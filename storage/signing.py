@@ -18,15 +18,17 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from storage.directory import SIGNATURE_FILE, STATEMENT_FILE, ModelDirectory, read_file
 from storage.keys import (
     SignatureError,
     TrustStore,
-    in_memory,
     model_signing_imports,
     short_id,
     signing_config,
 )
+from storage.memory import in_memory
+from storage.names import SIGNATURE_FILE, STATEMENT_FILE
+from storage.uris import read_file
+from storage.versions import ModelVersions
 
 if TYPE_CHECKING:
     from model_signing import hashing
@@ -49,9 +51,7 @@ class Signed:
     time: str
 
 
-def sign(
-    directory: ModelDirectory, version: int, private_key: str, password_from: str = ""
-) -> None:
+def sign(directory: ModelVersions, version: int, private_key: str, password_from: str = "") -> None:
     """Signs a version and its provenance: writes its statement and its signature.
 
     Args:
@@ -65,6 +65,28 @@ def sign(
     Raises:
       KeyFileError: If the key cannot be used, or is open to others than its owner.
       SignatureError: If the version holds something else than files and folders.
+
+    Example:
+      >>> import tempfile
+      >>> from storage.keys import ensure_key_pair
+      >>> root = tempfile.TemporaryDirectory()
+      >>> keys = ensure_key_pair(f"{root.name}/keys/signing.key")
+      >>> trust = TrustStore([keys.public])
+      >>> version = ModelVersions(f"{root.name}/private", "taxi")
+      >>> Path(version.version_uri(1)).mkdir(parents=True)
+      >>> model = Path(version.version_uri(1), "saved_model.pb")
+      >>> model.write_bytes(b"a model")
+      7
+      >>> sign(version, 1, keys.private)
+      >>> signature = Path(version.signature_uri(1)).rename(f"{root.name}/model.sig")
+      >>> verify(version, 1, str(signature), trust, "model.sig").key_id in trust.key_ids
+      True
+      >>> model.write_bytes(b"another")
+      7
+      >>> verify(version, 1, str(signature), trust, "model.sig")
+      Traceback (most recent call last):
+      storage.keys.SignatureError: files differ from what was signed; changed: 1/saved_model.pb
+      >>> root.cleanup()
     """
     provenance = Path(directory.provenance_uri(version))
     signature = provenance / SIGNATURE_FILE
@@ -84,7 +106,7 @@ def sign(
 
 
 def verify(
-    directory: ModelDirectory, version: int, signature: str, trust: TrustStore, source: str
+    directory: ModelVersions, version: int, signature: str, trust: TrustStore, source: str
 ) -> Signed:
     """Checks that a version is, file by file, the one that was signed under this name and number.
 
@@ -120,7 +142,7 @@ def verify(
             config.set_hashing_config(_every_file()).verify(directory.uri, bundle)
     except InvalidSignature as error:
         raise SignatureError(f"{source} was itself changed since it was made") from error
-    # Whoever can write a signature can have its parsing fail in any way: what does not verify is
+    # A forged signature can have its parsing fail in any way: what does not verify is
     # refused.
     except Exception as error:
         reason = _other_version(directory, version, claims)
@@ -136,7 +158,7 @@ def verify(
     return Signed(claims.key_id, statement[2])
 
 
-def _read_statement(directory: ModelDirectory, version: int) -> tuple[str, int, str] | None:
+def _read_statement(directory: ModelVersions, version: int) -> tuple[str, int, str] | None:
     """Model, version and time of signing that a statement says; None if it says no such thing."""
     try:
         content = json.loads(Path(directory.provenance_uri(version), STATEMENT_FILE).read_bytes())
@@ -148,7 +170,7 @@ def _read_statement(directory: ModelDirectory, version: int) -> tuple[str, int, 
     return None
 
 
-def _other_version(directory: ModelDirectory, version: int, claims: _Claims) -> str:
+def _other_version(directory: ModelVersions, version: int, claims: _Claims) -> str:
     """What a signature seems to be of, if not of this version; "" if it seems to be."""
     if not any(os.path.basename(name) == STATEMENT_FILE for name in claims.digests):
         return "does not say of which version it was made, as older releases signed"

@@ -6,7 +6,6 @@ import contextlib
 import logging
 import os
 import re
-import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -15,12 +14,12 @@ from typing import NamedTuple
 
 from pyarrow import fs
 
-from storage.directory import open_uri, read_file
+from storage.atomic_write import PART, write_whole
+from storage.uris import open_uri, read_file
 
-# Of what is no longer asked for, nobody knows; what is older than this goes when its span is
-# written anew. A month serves in windows of up to ten years, but it is then not written anew.
+# Nobody knows which entries are no longer read: what is older than this goes when its span is
+# written again. A month serves in windows of up to ten years, but it is then not written again.
 _KEPT = timedelta(days=400)
-_PART = ".part"
 _WRITTEN = timedelta(days=1)  # Nobody takes longer to write an entry.
 # A variable and no parameter of the nodes: where results are kept changes none of them, but every
 # parameter is part of a node's cache key.
@@ -60,8 +59,8 @@ class ShardName(NamedTuple):
 class SpanStore:
     """Keeps results by the digest of what they were made from; that of another is another result.
 
-    An entry is whole or not there, whoever is killed or writes at the same time. Whatever is in it
-    can be made again: it may be deleted at any time.
+    An entry is whole or not there, also if its process is killed or others write at the same time.
+    It can be made again, so it may be deleted at any time.
 
     Attributes:
       uri: Folder of the entries, a path, `gs://...` or `s3://...`; "" keeps nothing.
@@ -98,9 +97,9 @@ class SpanStore:
                 logging.warning("What was made of %d cannot be kept: %s", month, error)
 
     def outdated(self) -> Iterator[str]:
-        """Paths of old entries whose span was written anew, and of what was never written whole.
+        """Paths of old entries whose span was written again, and of what was never written whole.
 
-        For a store on this machine; in a bucket, writing anew deletes old ones.
+        For a store on this machine; in a bucket, writing again deletes old ones.
         """
         before = datetime.now(UTC) - _KEPT
         for month in sorted(Path(self.uri).glob("[0-9]" * 6)):
@@ -113,7 +112,7 @@ class SpanStore:
             }
             current = {path.name.rpartition("-")[0] for path, t in written.items() if t >= before}
             for path, time in written.items():
-                if path.suffix == _PART:
+                if path.suffix == PART:
                     is_old = time < datetime.now(UTC) - _WRITTEN
                 else:
                     is_old = time < before and path.name.rpartition("-")[0] in current
@@ -121,14 +120,8 @@ class SpanStore:
                     yield str(path)
 
     def _write(self, kind: str, month: int, key: str, content: bytes) -> None:
-        files, root = open_uri(f"{self.uri}/{month}")
-        files.create_dir(root, recursive=True)
-        path = f"{root}/{kind}-{key}"
-        part = f"{path}.{uuid.uuid4().hex}{_PART}"
-        with files.open_output_stream(part, compression=None) as stream:
-            stream.write(content)
-        files.move(part, path)
-        self._remove_old(files, root, kind)
+        write_whole(f"{self.uri}/{month}/{kind}-{key}", content)
+        self._remove_old(*open_uri(f"{self.uri}/{month}"), kind)
 
     def _remove_old(self, files: fs.FileSystem, root: str, kind: str) -> None:
         before = datetime.now(UTC) - _KEPT

@@ -21,11 +21,11 @@ from dataclasses import dataclass, field
 import numpy as np
 from pyarrow import fs
 
-from storage.directory import open_uri
 from storage.errors import DataError
 from storage.periods import Period
 from storage.span_pattern import SpanPattern
 from storage.tables import ENDINGS, Format, TextFormat, read_times
+from storage.uris import open_uri
 
 _SKIPPED = re.compile(r"[_.].*|.*\.crc", re.DOTALL)
 _BESIDE = re.compile(r".*\.(md|txt|py)", re.DOTALL | re.IGNORECASE)

@@ -9,14 +9,14 @@ import sys
 from collections.abc import Callable, Collection
 from typing import TextIO
 
-# A pipe that nobody reads any more, and a terminal that was closed.
+# A pipe that no process reads any more, and a terminal that was closed.
 _NOBODY_LISTENS = (errno.EPIPE, errno.EIO)
 
 
 def run_command(command: Callable[[], object]) -> None:
     """Runs a command line to its end, whatever its terminal, its files and its directory are.
 
-    What nobody reads any more is dropped, and so is no reason to fail. A character that the
+    Output that no process reads any more is dropped; it is no reason to fail. A character that the
     terminal does not have is written as its number.
 
     Args:

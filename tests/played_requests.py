@@ -1,4 +1,4 @@
-"""Plays real flights through a model and the server's request log, as if each had been asked."""
+"""Plays real trips through a model and the server's request log, as if each had been asked."""
 
 from __future__ import annotations
 
@@ -10,30 +10,34 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from models.flights.features import PROBABILITY, RAW_FEATURES, RAW_SIGNATURE, TIME, VOCABULARIES
+from pipeline.config import load_config
 from serving.server import request_log
 from serving.server.metrics import ServerMetrics
+from storage.names import RAW_SIGNATURE
+from tests.trips.features import RAW_FEATURES, VOCABULARIES
+
+CONFIG = load_config()
 
 Fault = Callable[[pd.DataFrame], None]
 
-MODEL = "flight_delay"
+MODEL = CONFIG.model_name
 
 
-def play(folder: Path, version: Path, flights: pa.Table, fault: Fault | None = None) -> None:
-    """Logs a request for all flights of each hour, in the hour before they are to leave.
+def play(folder: Path, version: Path, trips: pa.Table, fault: Fault | None = None) -> None:
+    """Logs a request for all trips of each hour, in the hour before they are to leave.
 
     Args:
       folder: The request log.
       version: The version that answers, a folder of the Serving directory.
-      flights: Rows of a span.
+      trips: Rows of a span.
       fault: Changes what is sent.
     """
     import tensorflow as tf
 
     ask = tf.saved_model.load(str(version)).signatures[RAW_SIGNATURE]
     dtypes = {name: spec.dtype for name, spec in ask.structured_input_signature[1].items()}
-    rows = flights.to_pandas()
-    rows["asked"] = rows[TIME].astype("int64") / 1e9 - 3600
+    rows = trips.to_pandas()
+    rows["asked"] = rows[CONFIG.data.time_column].astype("int64") / 1e9 - 3600
     if fault:
         fault(rows)
     log = request_log.RequestLog(str(folder), 1.0, ServerMetrics())
@@ -43,7 +47,7 @@ def play(folder: Path, version: Path, flights: pa.Table, fault: Fault | None = N
                 inputs = {name: _column(hour[name], name, dtypes[name]) for name in RAW_FEATURES}
                 answer = ask(**{name: tf.constant(column) for name, column in inputs.items()})
                 clock.return_value = asked
-                outputs = {PROBABILITY: answer[PROBABILITY].numpy()}
+                outputs = {CONFIG.prediction: answer[CONFIG.prediction].numpy()}
                 log.offer(MODEL, int(version.name), inputs, outputs)
     finally:
         log.close()

@@ -70,7 +70,8 @@ def test_schedule_names_a_hostile_file_and_does_not_run_it(
     for month in (201301, 201302):
         write_span(spans, month, read_month(month).slice(0, 10))
     path = hostile_file.write(read_month(201303).slice(0, 10), spans / "span-201303" / "x.parquet")
-    arguments = ["--once", "--output", str(tmp_path / "output"), "--set", f"data.uri={spans}"]
+    arguments = ["--once", "--output", str(tmp_path / "output")]
+    arguments += [f"--set=data.uri={spans}"]
     done = call("local_runner.py", "schedule", *arguments)
     assert not hostile_file.has_run()
     assert "Traceback" not in done.stdout

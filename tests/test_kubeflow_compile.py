@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 import yaml
 
-import kubeflow_runner
+from orchestration.kubeflow import compilation
 from pipeline.config import load_config
+from pipeline.layers import ConfigError
 from pipeline.parameters import KEYS, parameter_name, parameter_values, with_parameters
 from storage.errors import UserError
 from storage.span_store import STORE_VARIABLE
@@ -35,13 +36,13 @@ def run_compile(output: Path, *settings: str) -> subprocess.CompletedProcess[str
 
 def compiled(*settings: str) -> list[Any]:
     given = [f"kubeflow.image=flightdeck@{DIGEST}", "kubeflow.volume_claim=flightdeck", *settings]
-    return list(yaml.safe_load_all(kubeflow_runner.compile_config(load_config(None, given))))
+    return list(yaml.safe_load_all(compilation.compile_config(load_config(None, given))))
 
 
 @pytest.mark.skipif(not version("tfx").startswith("1.16."), reason="TFX 1.16 made it")
 def test_the_package_changes_on_purpose_only() -> None:
     # On purpose: the command is in the first line of the configuration.
-    package = kubeflow_runner.compile_config(load_config(str(GOLDEN / "kubeflow.toml")))
+    package = compilation.compile_config(load_config(str(GOLDEN / "kubeflow.toml")))
     assert package == (GOLDEN / "pipeline.yaml").read_text(encoding="utf-8")
 
 
@@ -69,7 +70,7 @@ def test_parameters_have_the_configured_values_as_defaults() -> None:
 def test_relative_paths_are_on_the_volume() -> None:
     spec, platform = compiled("kubeflow.mount_path=/data")
     declared = spec["root"]["inputDefinitions"]["parameters"]
-    assert declared["data_uri"]["defaultValue"] == "/data/data/flights"
+    assert declared["data_uri"]["defaultValue"] == "/data/tests/trips/data"
     assert declared["serving_dir"]["defaultValue"] == "/data/serving_model"
     pusher = spec["root"]["dag"]["tasks"]["Pusher"]["inputs"]["parameters"]
     assert pusher["signing_key"]["runtimeValue"]["constant"] == "/data/keys/signing.key"
@@ -79,7 +80,7 @@ def test_relative_paths_are_on_the_volume() -> None:
 
 def test_buckets_need_no_volume() -> None:
     settings = ("kubeflow.volume_claim=", "data.uri=s3://b/data", "kubeflow.serving_dir=gs://b/s")
-    spec, _ = compiled(*settings, "serving.sign=0")
+    spec, _ = compiled(*settings, "serving.sign=false")
     declared = spec["root"]["inputDefinitions"]["parameters"]
     assert declared["data_uri"]["defaultValue"] == "s3://b/data"
     assert declared["serving_dir"]["defaultValue"] == "gs://b/s"
@@ -89,10 +90,13 @@ def test_buckets_need_no_volume() -> None:
     ("settings", "message"),
     [
         (["kubeflow.image="], "kubeflow.image is missing"),
-        (["kubeflow.volume_claim="], "data.uri = 'data/flights': without kubeflow.volume_claim"),
+        (
+            ["kubeflow.volume_claim="],
+            "data.uri = 'tests/trips/data': without kubeflow.volume_claim",
+        ),
         (
             ["kubeflow.volume_claim=", "data.uri=/data", "kubeflow.serving_dir=/serving"],
-            "serving.sign = 1 needs a private key",
+            "serving.sign = true needs a private key",
         ),
         (["kubeflow.nodes.Trainr.cpu=2"], "Trainr: no such node; the nodes are ImportSchemaGen"),
         (['kubeflow.uncached=["Pushr"]'], "Pushr: no such node"),
@@ -122,6 +126,86 @@ def test_what_single_nodes_get_goes_over_what_all_get() -> None:
     tasks = spec["root"]["dag"]["tasks"]
     assert tasks["Trainer"]["retryPolicy"]["maxRetryCount"] == 1
     assert "retryPolicy" not in tasks["Pruner"]
+
+
+def test_pods_get_what_is_configured_for_all_and_for_their_node(tmp_path: Path) -> None:
+    (tmp_path / "pods.toml").write_text("""
+[kubeflow]
+service_account = "trainer"
+node_selector = {"kubernetes.io/arch" = "amd64"}
+labels = {team = "ml"}
+tolerations = [{key = "batch", operator = "Exists"}]
+[kubeflow.nodes.Trainer]
+accelerator = "nvidia.com/gpu"
+node_selector = {"example.com/pool" = "gpu"}
+labels = {team = "gpu", tier = "train"}
+annotations = {"sidecar.istio.io/inject" = "false"}
+tolerations = [{key = "nvidia.com/gpu", value = "yes", effect = "NoSchedule"}]
+""")
+    settings = [f"kubeflow.image=flightdeck@{DIGEST}", "kubeflow.volume_claim=flightdeck"]
+    config = load_config(str(tmp_path / "pods.toml"), settings)
+    _, platform = yaml.safe_load_all(compilation.compile_config(config))
+    executors = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
+    every = {"key": "batch", "operator": "Exists"}
+    gpu = {"key": "nvidia.com/gpu", "operator": "Equal", "value": "yes", "effect": "NoSchedule"}
+    pusher, trainer = executors["exec-Pusher"], executors["exec-Trainer"]
+    assert pusher["nodeSelector"] == {"labels": {"kubernetes.io/arch": "amd64"}}
+    assert pusher["podMetadata"] == {"labels": {"team": "ml"}}
+    assert pusher["tolerations"] == [every]
+    assert trainer["nodeSelector"]["labels"] == {
+        **{"kubernetes.io/arch": "amd64", "example.com/pool": "gpu"}
+    }
+    assert trainer["podMetadata"] == {
+        "labels": {"team": "gpu", "tier": "train"},
+        "annotations": {"sidecar.istio.io/inject": "false"},
+    }
+    assert trainer["tolerations"] == [every, gpu]
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ('kubeflow.tolerations=[{"key": "a", "operator": "In"}]', "'Equal' or 'Exists'"),
+        ("kubeflow.labels.team=a b", "letters, digits"),
+        (f"kubeflow.labels.team={'x' * 64}", "at most 63"),
+        ("kubeflow.node_selector.-a=b", "a key such as"),
+        ("kubeflow.service_account=A_b", "the name of a ServiceAccount is expected"),
+        ("kubeflow.memory=4", 'memory such as "4Gi" is expected'),
+        ("kubeflow.memory=4K", 'memory such as "4Gi" is expected'),
+        ("kubeflow.memory=NaN", 'memory such as "4Gi" is expected'),
+        ("kubeflow.cpu=4Gi", 'processors such as "2" or "500m" is expected'),
+        ("kubeflow.cpu=1_0", 'processors such as "2" or "500m" is expected'),
+    ],
+)
+def test_what_kubernetes_would_not_take_is_refused(setting: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        load_config(None, [setting])
+
+
+def test_retries_are_not_ended_by_the_time_that_attempts_take() -> None:
+    spec, _ = compiled("node_timeout_minutes=1440", "kubeflow.retries=10")
+    policy = spec["root"]["dag"]["tasks"]["Trainer"]["retryPolicy"]
+    # To Argo Workflows this is the time of all attempts together.
+    assert int(policy["backoffMaxDuration"].rstrip("s")) > 11 * 24 * 3600
+
+
+def test_the_monitoring_pipeline_compiles_with_a_task_for_each_of_its_parameters() -> None:
+    given = [f"kubeflow.image=flightdeck@{DIGEST}", "kubeflow.volume_claim=flightdeck"]
+    text = compilation.compile_config(load_config(None, given), compilation.MONITORING)
+    spec, platform = yaml.safe_load_all(text)
+    tasks = spec["root"]["dag"]["tasks"]
+    assert {"RequestExampleGen", "StatisticsGen", "ServedModel", "ServingMonitor"} <= set(tasks)
+    read = {
+        value.get("componentInputParameter")
+        for task in tasks.values()
+        for value in task["inputs"].get("parameters", {}).values()
+    }
+    declared = spec["root"]["inputDefinitions"]["parameters"]
+    assert set(declared) == read - {None}
+    assert declared["log_uri"]["defaultValue"] == "/mnt/flightdeck/requests"
+    assert not any("cachingOptions" in task and task["cachingOptions"] for task in tasks.values())
+    executors = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
+    assert executors["exec-ServingMonitor"]["pvcMount"][0]["mountPath"] == "/mnt/flightdeck"
 
 
 def test_what_the_data_gate_stops_is_not_tried_again() -> None:
@@ -182,7 +266,7 @@ def test_the_command_writes_nothing_where_something_is_wrong(
 
 def test_run_parameters_go_over_the_configuration_and_are_checked_like_it() -> None:
     settings = ("kubeflow.volume_claim=flightdeck", "training.epochs=9", "training.seed=5")
-    values = kubeflow_runner.run_parameters(
+    values = compilation.run_parameters(
         None, settings, ("training_epochs=3", "serving_dir=/mnt/elsewhere")
     )
     assert (values["training_epochs"], values["training_seed"]) == (3, 5)
@@ -199,17 +283,15 @@ def test_run_parameters_go_over_the_configuration_and_are_checked_like_it() -> N
     ],
 )
 def test_a_run_parameter_that_is_not_allowed_is_refused(parameter: str, message: str) -> None:
-    from click import UsageError
-
-    with pytest.raises(UsageError, match=message):
-        kubeflow_runner.run_parameters(None, ("kubeflow.volume_claim=f",), (parameter,))
+    with pytest.raises(ConfigError, match=message):
+        compilation.run_parameters(None, ("kubeflow.volume_claim=f",), (parameter,))
 
 
 def test_where_ingestion_may_come_from_the_cache_the_data_is_part_of_the_run(
     small_spans: Path,
 ) -> None:
     settings = ('kubeflow.uncached=["ServedModel", "Pusher"]', f"data.uri={small_spans}")
-    values = kubeflow_runner.run_parameters(None, (*settings, "kubeflow.volume_claim=f"), ())
+    values = compilation.run_parameters(None, (*settings, "kubeflow.volume_claim=f"), ())
     assert values["data_as_of"] == 201304
     assert len(str(values["fingerprint"])) == 64
 

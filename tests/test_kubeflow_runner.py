@@ -82,7 +82,7 @@ def test_submit_says_what_was_uploaded_and_where_to_look(package: str, stub: Kub
 def test_what_submit_is_given_reaches_the_server(package: str, stub: KubeflowStub) -> None:
     done(
         *submit(package, "--param", "rate=0.1", "--param", "uri=s3://a=b", "--no-cache"),
-        *("--pipeline", "mine", "--experiment", "nightly", "--run-name", "first"),
+        *("--pipeline-name", "mine", "--experiment", "nightly", "--run-name", "first"),
         *("--service-account", "trainer"),
     )
     ((submitted,), (pipeline,), (experiment,)) = (
@@ -217,6 +217,51 @@ def test_schedules_are_listed_disabled_enabled_and_deleted(
     )
 
 
+def test_submit_warns_that_the_deployment_retries_nothing_that_fails(
+    package: str, stub: KubeflowStub
+) -> None:
+    retried = PACKAGE.replace("taskInfo:", "retryPolicy: {maxRetryCount: 2}\n        taskInfo:")
+    Path(package).write_text(retried)
+    done(*submit(package))
+    result = run(*submit(package))
+    assert result.exit_code == 0
+    assert "Warning: Tasks that fail will not be tried again" in result.stderr
+    assert "retryPolicy: OnError" in result.stderr
+
+
+# What they cost
+
+
+def modules_of(*arguments: str) -> set[str]:
+    """What a command imports."""
+    script = (
+        "import runpy, sys\ntry: runpy.run_path('kubeflow_runner.py', run_name='__main__')\n"
+        "except SystemExit as end: assert not end.code\nprint(*sys.modules, sep='\\n')"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", script, *arguments],
+        cwd=PROJECT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return set(ended.stdout.split())
+
+
+def test_help_imports_nothing_heavy() -> None:
+    heavy = {"pydantic", "pyarrow", "urllib3", "yaml", "kfp", "kfp_server_api", "tensorflow", "tfx"}
+    assert not heavy & modules_of("--help")
+
+
+def test_status_imports_neither_the_sdk_nor_the_client_of_kubernetes(
+    package: str, stub: KubeflowStub
+) -> None:
+    done(*submit(package))
+    imported = modules_of("status", next(iter(stub.runs)))
+    assert "kfp_server_api" in imported
+    assert not {"kfp", "kubernetes", "tensorflow", "tfx", "pyarrow"} & imported
+
+
 # What goes wrong
 
 
@@ -294,7 +339,7 @@ def test_the_pipeline_is_submitted_with_the_value_of_every_parameter(stub: Kubef
     assert first.keys() == second.keys() == declared.keys()
     assert (first["data_as_of"], first["training_epochs"]) == (201310, 9)
     assert (second["data_as_of"], second["training_epochs"]) == (0, 3)
-    assert first["data_uri"] == "/mnt/flightdeck/data/flights"
+    assert first["data_uri"] == "/mnt/flightdeck/tests/trips/data"
 
 
 def test_the_pipeline_is_scheduled_once_however_often_it_is_said(stub: KubeflowStub) -> None:
@@ -303,6 +348,40 @@ def test_the_pipeline_is_scheduled_once_however_often_it_is_said(stub: KubeflowS
     assert "is unchanged" in done(*command)
     (recurring,) = stub.recurring_runs.values()
     assert recurring["display_name"] == "monthly"
+
+
+MONITORING = ("submit", "--pipeline", "monitoring", *CONFIGURED)
+
+
+def test_the_monitoring_pipeline_is_submitted_for_a_version_and_a_period(
+    stub: KubeflowStub,
+) -> None:
+    period = ("--param", "since=2013-10-01", "--param", "until=1383264000")
+    done(*MONITORING, "--param", "version=3", *period)
+    (submitted,), (pipeline,) = stub.runs.values(), stub.pipelines.values()
+    assert pipeline["name"] == "flightdeck-monitoring"
+    assert submitted["runtime_config"]["parameters"] == {
+        **{"serving_dir": "/mnt/flightdeck/serving_model", "log_uri": "/mnt/flightdeck/requests"},
+        **{"version": 3, "since": 1380585600, "until": 1383264000},
+    }
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        ((), "is about a version and a period"),
+        (("--param", "version=x"), "a whole number, or a time such as 2013-10-01"),
+        (("--param", "data_as_of=201310"), "the name is one of log_uri, serving_dir"),
+    ],
+)
+def test_the_monitoring_pipeline_without_a_version_or_period_is_wrong_usage(
+    arguments: tuple[str, ...], reason: str, stub: KubeflowStub
+) -> None:
+    output = failed(*MONITORING, *arguments, status=2)
+    assert reason in " ".join(output.split())
+    output = failed("schedule", "--cron", "0 6 * * *", *MONITORING[1:], status=2)
+    assert "would look at the same one again" in " ".join(output.split())
+    assert not any(stub.state.values())
 
 
 def test_a_schedule_that_would_not_look_at_the_data_is_refused(

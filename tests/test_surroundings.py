@@ -19,6 +19,7 @@ import pytest
 
 from orchestration.local.history import RunRecord
 from orchestration.local.output_directory import OutputDirectory
+from orchestration.outcome import Outcome
 from tests.conftest import PROJECT
 
 PYTHON = sys.executable
@@ -42,7 +43,7 @@ def output(tmp_path: Path) -> Path:
             started="2026-11-26T17:21:57+00:00",
             ended="2026-11-26T17:20:57+00:00",  # The clock was put back.
             seconds=1234.5,
-            outcome="stopped by the gate",
+            outcome=Outcome.STOPPED_BY_GATE,
             reasons=(REASON,),
         ).write(directory)
     return directory.root
@@ -227,11 +228,11 @@ def test_runs_reads_an_output_directory_of_any_name(output: Path, name: str) -> 
         assert RUN_ID.format(159) in done.stdout
 
 
-@pytest.mark.parametrize("command", ["run", "schedule", "runs", "replay"])
+@pytest.mark.parametrize("command", ["run", "schedule", "runs", "backtest"])
 def test_commands_refuse_an_output_directory_that_is_a_file(tmp_path: Path, command: str) -> None:
     file = tmp_path / "file"
     file.write_text("kept")
-    more = {"schedule": ["--once"], "replay": ["--from", "201306", "--to", "201306"]}
+    more = {"schedule": ["--once"], "backtest": ["--from", "201306", "--to", "201306"]}
     for path in (file, file / "below"):
         done = shell('"$@"', *LOCAL, command, "--output", path, *more.get(command, []))
         assert "Traceback" not in done.stderr + done.stdout

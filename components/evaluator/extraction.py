@@ -1,4 +1,4 @@
-"""How the Evaluators ask models of either form, SavedModel or TFLite, for their predictions."""
+"""TFMA's row by row extractors, for metrics that are not computed by columns."""
 
 from __future__ import annotations
 
@@ -10,22 +10,12 @@ import numpy as np
 import tensorflow_model_analysis as tfma
 from tfx_bsl.public import tfxio
 
+from components.evaluator.slices import slice_columns
 from ml.predictors import Predictor, load_predictor
 
 # Where TFMA keeps a batch of serialized examples, what was parsed from it, and predictions.
 _INPUT = "input"
 _RECORD_BATCH = "arrow_record_batch"
-
-
-def custom_extractors(
-    eval_shared_model: Any,
-    eval_config: tfma.EvalConfig,
-    tensor_adapter_config: tfxio.TensorAdapterConfig | None,
-) -> list[tfma.extractors.Extractor]:
-    """The hook of the stock Evaluator: candidate and baseline, as TFLite where they have it."""
-    shared = eval_shared_model if isinstance(eval_shared_model, list) else [eval_shared_model]
-    models = {model.model_name: (model.model_path, True) for model in shared}
-    return make_extractors(models, eval_shared_model, eval_config, tensor_adapter_config)
 
 
 def make_extractors(
@@ -45,11 +35,9 @@ def make_extractors(
     Returns:
       The extractors.
     """
-    columns = {key for spec in eval_config.slicing_specs for key in spec.feature_keys}
-    columns |= {key for spec in eval_config.slicing_specs for key in spec.feature_values}
     predict = tfma.extractors.Extractor(
         stage_name="ExtractPredictions",
-        ptransform=beam.ParDo(_Predict(models, frozenset(columns))),
+        ptransform=beam.ParDo(_Predict(models, frozenset(slice_columns(eval_config)))),
     )
     return tfma.default_extractors(
         eval_shared_model=eval_shared_model,

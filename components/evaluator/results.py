@@ -9,7 +9,7 @@ from typing import Any
 import tensorflow_model_analysis as tfma
 from tfx import v1 as tfx
 
-from components.evaluator.executor import unmet_thresholds
+from components.evaluator.blessing import unmet_thresholds
 from storage.errors import DataError
 
 OVERALL = "Overall"
@@ -41,17 +41,41 @@ def read_baseline_metrics(evaluation_uri: str) -> dict[str, dict[str, float]]:
     return _read(evaluation_uri, names[0]) if names else {}
 
 
-def _read(evaluation_uri: str, model_name: str | None) -> dict[str, dict[str, float]]:
-    result = _load(evaluation_uri, model_name)
-    metrics: dict[str, dict[str, float]] = {}
-    for key, by_output in result.slicing_metrics:
-        values = by_output[""][""]
-        metrics[_slice_name(key)] = {
-            name: value["doubleValue"]
-            for name, value in sorted(values.items())
-            if "doubleValue" in value
+def read_intervals(evaluation_uri: str) -> dict[str, dict[str, tuple[float, float]]]:
+    """The 95% bootstrap intervals of the candidate's metrics.
+
+    Args:
+      evaluation_uri: URI of a `ModelEvaluation` artifact.
+
+    Returns:
+      Lower and upper bound by metric name, by slice; metrics without an interval are left out.
+    """
+    return {
+        name: {
+            metric: (value["boundedValue"]["lowerBound"], value["boundedValue"]["upperBound"])
+            for metric, value in values.items()
+            if "boundedValue" in value
         }
+        for name, values in _values(evaluation_uri, _candidate(evaluation_uri))
+    }
+
+
+def _read(evaluation_uri: str, model_name: str | None) -> dict[str, dict[str, float]]:
+    metrics: dict[str, dict[str, float]] = {}
+    for name, values in _values(evaluation_uri, model_name):
+        metrics[name] = {}
+        for metric, value in values.items():
+            if "doubleValue" in value:
+                metrics[name][metric] = value["doubleValue"]
+            elif "boundedValue" in value:
+                metrics[name][metric] = value["boundedValue"]["value"]
     return metrics
+
+
+def _values(evaluation_uri: str, model_name: str | None) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Name of each slice and its values, as TFMA's JSON has them, by name."""
+    for key, by_output in _load(evaluation_uri, model_name).slicing_metrics:
+        yield _slice_name(key), dict(sorted(by_output[""][""].items()))
 
 
 def read_changes(evaluation_uri: str, metric: str) -> dict[str, float]:

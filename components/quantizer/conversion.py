@@ -7,7 +7,6 @@ import re
 import tempfile
 from typing import Any
 
-import flatbuffers
 import numpy as np
 import tensorflow as tf
 from ai_edge_litert import schema_py_generated as schema
@@ -15,6 +14,8 @@ from ai_edge_litert import schema_py_generated as schema
 # TensorFlow publishes no name for what its converter raises.
 from tensorflow.lite.python.convert import ConverterError
 
+from components.quantizer.signatures import name_signatures
+from ml import tflite
 from storage.errors import UserError
 
 _WEIGHTED = ("FULLY_CONNECTED", "CONV_2D", "DEPTHWISE_CONV_2D")
@@ -35,7 +36,8 @@ def convert(
       sparse: Store weights that are mostly zero without the zeros.
 
     Returns:
-      The TFLite model.
+      The TFLite model as it is served: it has its signature where TensorFlow Serving looks for it,
+      and nothing that is not needed to run it.
 
     Raises:
       UserError: If there is no such signature, or it needs operators that TFLite lacks.
@@ -55,7 +57,10 @@ def convert(
             converted = converter.convert()
         except ConverterError as error:
             raise UserError(_explain(signature, str(error))) from error
-    return _slim(converted)
+    model = tflite.parse(converted)
+    _slim(model)
+    name_signatures(model)
+    return tflite.pack(model)
 
 
 def _explain(signature: str, message: str) -> str:
@@ -117,13 +122,12 @@ def _copy_table(handle: tf.Tensor) -> tf.lookup.StaticHashTable:
     return tf.lookup.StaticHashTable(tf.lookup.KeyValueTensorInitializer(keys, values), -1)
 
 
-def _slim(content: bytes) -> bytes:
+def _slim(model: schema.ModelT) -> None:
     """Leaves out what is not needed to run a model: names of inner tensors, empty buffers.
 
-    Inputs and outputs are named as the signature names them: those are the names that clients of
-    TensorFlow Serving have to give, which does not read a TFLite model's signatures.
+    Inputs and outputs are named as the signature names them: without the signature, those are the
+    names that TensorFlow Serving goes by.
     """
-    model = _parse(content)
     for signature in model.signatureDefs or ():
         for entry in (*signature.inputs, *signature.outputs):
             model.subgraphs[signature.subgraphIndex].tensors[entry.tensorIndex].name = entry.name
@@ -141,9 +145,6 @@ def _slim(content: bytes) -> bytes:
     for entry in model.metadata or ():
         entry.buffer = places.get(entry.buffer, 0)
     model.buffers = [model.buffers[index] for index in filled]
-    builder = flatbuffers.Builder(len(content))
-    builder.Finish(model.Pack(builder), file_identifier=b"TFL3")
-    return bytes(builder.Output())
 
 
 def _size(buffer: Any) -> int:
@@ -152,7 +153,7 @@ def _size(buffer: Any) -> int:
 
 def weight_sparsity(content: bytes) -> float:
     """The share of zeros among the weights of dense and convolution operators of a TFLite model."""
-    model = _parse(content)
+    model = tflite.parse(content)
     names = {value: name for name, value in vars(schema.BuiltinOperator).items()}
     zeros = total = 0
     for graph in model.subgraphs:
@@ -169,19 +170,8 @@ def weight_sparsity(content: bytes) -> float:
                 size = int(np.prod(tensor.shape))
                 values = np.frombuffer(
                     np.asarray(model.buffers[tensor.buffer].data, np.uint8).tobytes(),
-                    _DTYPES[tensor.type],
+                    tflite.DTYPES[tensor.type].as_numpy_dtype,
                 )
                 zeros += size - np.count_nonzero(values)
                 total += size
     return zeros / total if total else 0.0
-
-
-_DTYPES = {
-    schema.TensorType.FLOAT32: np.float32,
-    schema.TensorType.FLOAT16: np.float16,
-    schema.TensorType.INT8: np.int8,
-}
-
-
-def _parse(content: bytes) -> Any:
-    return schema.ModelT.InitFromObj(schema.Model.GetRootAsModel(content, 0))

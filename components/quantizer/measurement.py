@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from components.quantizer.conversion import weight_sparsity
-from ml.networks import area_under_curve
+from ml.fit import area_under_curve
 from ml.predictors import TFLitePredictor
 
 _BATCH = 256
@@ -19,7 +19,7 @@ _BATCHES = 20
 
 @dataclass(frozen=True)
 class Measurement:
-    """A TFLite model in numbers.
+    """What a TFLite model costs and is worth.
 
     Attributes:
       bytes: Size of the file.

@@ -15,17 +15,17 @@ _CHOSEN, _OTHER, _FLOAT = "#c44e52", "#4c72b0", "#8c8c8c"
 
 
 def plot_trade_off(
-    path: str, reference: Measurement, measured: dict[str, Measurement], chosen: str
+    path: str, baseline: Measurement, measured: dict[str, Measurement], chosen: str
 ) -> None:
     """Writes a PNG: AUC by size and by latency, a point per mode.
 
     Args:
       path: Where to.
-      reference: The float model.
+      baseline: The float model.
       measured: Measurements by mode.
       chosen: The mode that is shipped.
     """
-    points = {"float": reference, **measured}
+    points = {"float": baseline, **measured}
     figure = Figure(figsize=(10, 4.2), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots(1, 2, sharey=True)

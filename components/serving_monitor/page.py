@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import jinja2
@@ -14,88 +15,7 @@ from matplotlib.figure import Figure
 _BLUE, _GREY, _RED = "#2f6db5", "#9aa3ad", "#c0392b"
 _MOST_BARS = 24
 _FURTHEST = 2.0
-
-_PAGE = """<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{{ model }} {{ version }}, {{ since }} to {{ until }}</title>
-<style>
-body { font: 15px/1.5 system-ui, sans-serif; color: #1c2733; max-width: 62rem; margin: 2rem auto;
-  padding: 0 1rem; }
-h1 { font-size: 1.5rem; margin-bottom: 0; } h2 { font-size: 1.15rem; margin-top: 2.2rem; }
-.verdict { padding: .6rem 1rem; border-left: .4rem solid #2e8b57; background: #eef7f1; }
-.verdict.alarm { border-color: #c0392b; background: #fbeeec; }
-table { border-collapse: collapse; width: 100%; font-size: .9rem; }
-th, td { text-align: left; padding: .25rem .6rem; border-bottom: 1px solid #dde3ea;
-  vertical-align: top; }
-td.number, th.number { text-align: right; font-variant-numeric: tabular-nums; }
-tr.alarm td { background: #fbeeec; }
-svg { max-width: 100%; height: auto; }
-</style>
-</head>
-<body>
-<h1>{{ model }}, version {{ version }}</h1>
-<p>Requests of {{ since }} to {{ until }} (UTC): {{ "{:,}".format(requests.rows.current) }} rows</p>
-{% if alarms %}
-<div class="verdict alarm"><strong>{{ alarms | length }} alarm{{ "s" if alarms[1:] }}</strong>
-<ul>{% for text in alarms %}<li>{{ text }}</li>{% endfor %}</ul></div>
-{% else %}
-<div class="verdict"><strong>{{ "No alarm" if judged else "Too few rows to judge" }}</strong></div>
-{% endif %}
-<ul>{% for note in notes %}<li>{{ note }}</li>{% endfor %}</ul>
-
-<h2>How near to its limit</h2>
-{{ closeness_plot }}
-
-<h2>Predictions</h2>
-{{ prediction_plot }}
-<table>
-<tr><th></th><th class="number">rows</th><th class="number">mean</th>
-{% for share in predictions.current.quantiles %}
-<th class="number">{{ "{:.0%}".format(share | float) }}</th>
-{% endfor %}</tr>
-{% for split in ("current", "previous") if split in predictions %}
-<tr><td>{{ split }} period</td><td class="number">{{ "{:,}".format(predictions[split].rows) }}</td>
-<td class="number">{{ "%.3f" | format(predictions[split].mean) }}</td>
-{% for value in predictions[split].quantiles.values() %}
-<td class="number">{{ "%.3f" | format(value) }}</td>
-{% endfor %}</tr>
-{% endfor %}
-</table>
-
-{% if live %}
-<h2>By the labels that have arrived</h2>
-{{ live_plot }}
-<table>
-<tr><th>slice</th><th class="number">rows</th><th class="number">AUC</th>
-<th class="number">mean prediction</th><th class="number">label rate</th></tr>
-{% for row in live %}
-<tr><td>{{ row.name }}</td><td class="number">{{ "{:,}".format(row.rows) }}</td>
-<td class="number">{{ "%.3f" | format(row.auc) }}</td>
-<td class="number">{{ "%.3f" | format(row.mean_prediction) }}</td>
-<td class="number">{{ "%.3f" | format(row.label_rate) }}</td></tr>
-{% endfor %}
-</table>
-{% endif %}
-
-<h2>All checks</h2>
-<table>
-<tr><th>check</th><th>of</th><th>against</th>
-<th class="number">value</th><th class="number">limit</th></tr>
-{% for check in checks %}
-<tr{% if check.alarms %} class="alarm"{% endif %} title="{{ check.text }}"><td>{{ check.kind }}</td>
-<td>{{ check.subject }}</td><td>{{ check.against }}</td>
-{% if check.limit %}
-<td class="number">{{ "%.3f" | format(check.value) }}</td>
-<td class="number">{{ "≥ " if check.at_least }}{{ "%.3f" | format(check.limit) }}</td>
-{% else %}<td></td><td></td>{% endif %}</tr>
-{% endfor %}
-</table>
-</body>
-</html>
-"""
+_TEMPLATE = "page.html.j2"
 
 
 def render(report: Mapping[str, Any]) -> str:
@@ -107,7 +27,12 @@ def render(report: Mapping[str, Any]) -> str:
     Returns:
       An HTML document that refers to nothing outside.
     """
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
+    environment = jinja2.Environment(
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        keep_trailing_newline=True,
+    )
     plots = {
         "closeness_plot": _plot(report, _plot_closeness, _height(len(_distances(report)))),
         "prediction_plot": _plot(report, _plot_predictions, 3.0),
@@ -115,7 +40,7 @@ def render(report: Mapping[str, Any]) -> str:
     }
     # The plots are markup; whatever else comes from the log is escaped.
     safe = {name: jinja2.utils.markupsafe.Markup(plot) for name, plot in plots.items()}
-    return environment.from_string(_PAGE).render(**report, **safe)
+    return environment.get_template(_TEMPLATE).render(**report, **safe)
 
 
 def _height(bars: int) -> float:

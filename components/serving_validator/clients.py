@@ -1,4 +1,4 @@
-"""Asks a model server over gRPC or REST, a row at a time, and says why there is no answer."""
+"""Clients of a model server over gRPC and REST, which say why there is no answer."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from tensorflow_serving.apis import (
 
 from components.serving_validator.rows import Inputs, predict_request, rest_body
 from components.serving_validator.server import HOST
+from storage.names import DEFAULT_SIGNATURE
 
-SIGNATURE = "serving_default"
 State = get_model_status_pb2.ModelVersionStatus.State
 
 _CHANNEL_OPTIONS = [("grpc.enable_http_proxy", 0)]
@@ -104,15 +104,15 @@ class GrpcClient:
             raise _explain(error) from error
         found = get_model_metadata_pb2.SignatureDefMap()
         response.metadata["signature_def"].Unpack(found)
-        if SIGNATURE not in found.signature_def:
+        if DEFAULT_SIGNATURE not in found.signature_def:
             raise Refused(
-                f"no signature {SIGNATURE}; it has {', '.join(sorted(found.signature_def))}"
+                f"no signature {DEFAULT_SIGNATURE}; it has {', '.join(sorted(found.signature_def))}"
             )
-        return found.signature_def[SIGNATURE]
+        return found.signature_def[DEFAULT_SIGNATURE]
 
     def prepare(self, inputs: Inputs, row: int) -> Callable[[float], np.ndarray]:
         """See `Client`."""
-        request = predict_request(self._model_name, SIGNATURE, inputs, row)
+        request = predict_request(self._model_name, DEFAULT_SIGNATURE, inputs, row)
 
         def send(seconds: float) -> np.ndarray:
             try:
@@ -147,7 +147,7 @@ class RestClient:
 
     def prepare(self, inputs: Inputs, row: int) -> Callable[[float], np.ndarray]:
         """See `Client`."""
-        body = rest_body(SIGNATURE, inputs, row)
+        body = rest_body(DEFAULT_SIGNATURE, inputs, row)
 
         def send(seconds: float) -> np.ndarray:
             status, answer = self._post(body, seconds)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import json
-import math
 import os
 import random
 from collections.abc import Mapping, Sequence
@@ -16,7 +15,9 @@ from tensorflow.core.framework import types_pb2
 from tensorflow.core.protobuf import meta_graph_pb2
 from tensorflow_serving.apis import predict_pb2
 
+from ml.parsing import can_parse, parse_examples
 from storage.errors import DataError, UserError
+from storage.tfrecords import read_records
 
 Inputs = Mapping[str, np.ndarray]
 
@@ -39,7 +40,7 @@ def sample_rows(files: Sequence[str], count: int) -> tuple[np.ndarray, list[int]
     # Algorithm R (Vitter, Random Sampling with a Reservoir, 1985): one pass, whatever its length.
     chance = random.Random(_SEED)
     kept: list[tuple[int, bytes]] = []
-    for number, row in enumerate(tf.data.TFRecordDataset(files, "GZIP").as_numpy_iterator()):
+    for number, row in enumerate(read_records(files).as_numpy_iterator()):
         if len(kept) < count:
             kept.append((number, row))
         elif (place := chance.randrange(number + 1)) < count:
@@ -55,7 +56,9 @@ def accepts_rows(signature: meta_graph_pb2.SignatureDef) -> bool:
     return _takes_examples(signature) or (
         bool(signature.inputs)
         and all(
-            info.dtype in _PARSED and info.tensor_shape.dim and -1 not in _row_shape(info)
+            can_parse(tf.as_dtype(info.dtype))
+            and info.tensor_shape.dim
+            and -1 not in _row_shape(info)
             for info in signature.inputs.values()
         )
     )
@@ -65,8 +68,7 @@ def make_inputs(signature: meta_graph_pb2.SignatureDef, examples: np.ndarray) ->
     """Turns examples into the inputs of a signature.
 
     A signature whose only input is a string takes the examples as they are. Any other takes
-    features by name, each [batch, ...]; one of shape [batch] that an example does not hold is "" if
-    it is a string, NaN if it is a float, as `ml.predictors.TFLitePredictor` has it.
+    features by name; see `parse_examples`.
 
     Args:
       signature: The signature.
@@ -89,15 +91,10 @@ def make_inputs(signature: meta_graph_pb2.SignatureDef, examples: np.ndarray) ->
                 for name, info in sorted(signature.inputs.items())
             )
         )
-    specs = {name: _parsing_spec(info) for name, info in signature.inputs.items()}
-    try:
-        parsed = tf.io.parse_example(examples, specs)
-    except tf.errors.InvalidArgumentError as error:
-        raise DataError(f"an example does not fit the signature: {error.message}") from error
-    return {
-        name: column.numpy().astype(tf.as_dtype(signature.inputs[name].dtype).as_numpy_dtype)
-        for name, column in parsed.items()
+    inputs = {
+        name: (tf.as_dtype(info.dtype), _row_shape(info)) for name, info in signature.inputs.items()
     }
+    return parse_examples(examples, inputs, "the signature")
 
 
 def predict_request(
@@ -127,29 +124,9 @@ def _as_json(value: Any) -> Any:
     return [_as_json(part) for part in value] if isinstance(value, list) else value
 
 
-# Dtype of an input, and the one of the three kinds of feature that it is parsed from.
-_PARSED = {
-    types_pb2.DT_STRING: tf.string,
-    types_pb2.DT_FLOAT: tf.float32,
-    types_pb2.DT_DOUBLE: tf.float32,
-    types_pb2.DT_INT64: tf.int64,
-    types_pb2.DT_INT32: tf.int64,
-    types_pb2.DT_INT16: tf.int64,
-    types_pb2.DT_INT8: tf.int64,
-    types_pb2.DT_UINT8: tf.int64,
-    types_pb2.DT_BOOL: tf.int64,
-}
-
-
 def _takes_examples(signature: meta_graph_pb2.SignatureDef) -> bool:
     return [info.dtype for info in signature.inputs.values()] == [types_pb2.DT_STRING]
 
 
 def _row_shape(info: meta_graph_pb2.TensorInfo) -> list[int]:
     return [dim.size for dim in info.tensor_shape.dim[1:]]
-
-
-def _parsing_spec(info: meta_graph_pb2.TensorInfo) -> tf.io.FixedLenFeature:
-    kind, shape = _PARSED[info.dtype], _row_shape(info)
-    absent = {tf.string: "", tf.float32: math.nan}.get(kind) if not shape else None
-    return tf.io.FixedLenFeature(shape, kind, absent)

@@ -1,4 +1,4 @@
-"""Tries a candidate in one form on a model server: does it load, and answer as the model itself?"""
+"""Tries a candidate in one format on a model server: does it load and predict as it should?"""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ _ENDING_SECONDS = 2.0
 
 @dataclass(frozen=True)
 class Rows:
-    """What a candidate is asked.
+    """The rows that a candidate gets requests for.
 
     Attributes:
       examples: Serialized tf.Examples, bytes [rows].
@@ -60,13 +60,13 @@ class Rows:
 
 
 class Unfit(Exception):
-    """Why a candidate is not fit to be served; nothing more can be asked of its server."""
+    """Why a candidate is not fit to be served; its server can take no more requests."""
 
 
 def try_form(
     form: str, serving_dir: str, version_dir: str, model_name: str, rows: Rows, limits: Limits
 ) -> Trial:
-    """Serves a candidate in one form and asks it every row, over gRPC and over REST.
+    """Serves a candidate in one format and requests every row, over gRPC and over REST.
 
     Args:
       form: `SAVED_MODEL_FORM` or `TFLITE_FORM`.
@@ -74,7 +74,7 @@ def try_form(
         takes the server's log; see `log_path`.
       version_dir: Folder of that version.
       model_name: Name of the model.
-      rows: What to ask.
+      rows: What to request.
       limits: What it has to keep to.
 
     Returns:
@@ -101,7 +101,7 @@ def try_form(
     for protocol, answers in interview.answers.items():
         trial.reasons += non_finite_answers(protocol, answers, rows.numbers)
     if not trial.reasons:
-        # Asked one by one, as the server was: rounding may depend on the size of a batch. Only now,
+        # One by one, as the server was asked: rounding may depend on the size of a batch. Only now,
         # since a model that crashes or hangs would do so here.
         model = load_predictor(version_dir, prefer_tflite=form == TFLITE_FORM)
         own = [model.predict(rows.examples[i : i + 1]) for i in range(len(rows.examples))]
@@ -120,7 +120,7 @@ def log_path(serving_dir: str, form: str) -> str:
 
 
 class _Interview:
-    """Asks a server that is being started, and keeps what came of it in `trial` and `answers`."""
+    """Sends requests to a server that is being started; keeps `trial` and `answers`."""
 
     def __init__(
         self,
@@ -137,7 +137,7 @@ class _Interview:
         self._timeout = timeout_seconds
 
     def run(self, form: str, rows: Rows) -> None:
-        """Waits for the model, then asks every row over each protocol, as far as it gets."""
+        """Waits for the model, then requests every row over each protocol, as far as it gets."""
         try:
             self.trial.startup_seconds = self._wait_until_ready()
             with self._watch("asked for its signatures"):
@@ -185,7 +185,7 @@ class _Interview:
 
     @contextlib.contextmanager
     def _watch(self, asked: str) -> Iterator[None]:
-        """Says what became of the server that did not answer."""
+        """Says how the server ended that did not answer."""
         try:
             yield
         except Refused as error:

@@ -1,4 +1,4 @@
-"""Judges what a model server answered and measured: a line for each thing that is wrong."""
+"""Evaluates what a model server answered: a line for each thing that is wrong."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Limits:
-    """What is asked of a candidate on a server; 0 where there is no limit.
+    """What a candidate has to keep to on a server; 0 where there is no limit.
 
     Attributes:
       tolerance: Largest absolute difference from the model's own answer.
@@ -64,7 +64,7 @@ def non_finite_answers(protocol: str, answers: list[np.ndarray], numbers: list[i
     """A line if there are answers that are NaN or infinite.
 
     Args:
-      protocol: How they were asked for.
+      protocol: How they were requested.
       answers: An array of values a row.
       numbers: What to call each row.
 
@@ -90,7 +90,7 @@ def compare(
     """Compares a server's answers with the model's own.
 
     Args:
-      protocol: How they were asked for.
+      protocol: How they were requested.
       answers: An array of values a row; finite.
       expected: The model's own answers.
       numbers: What to call each row.

@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import tensorflow as tf
 import tensorflow_transform as tft
 import tf_keras
 
-from .features import CLASSES, PROBABILITY, RAW_FEATURES, RAW_SIGNATURE
+from storage.names import DEFAULT_SIGNATURE, RAW_SIGNATURE
+
+from .features import CLASSES, RAW_FEATURES
 
 FeatureSpec = dict[str, tf.io.FixedLenFeature]
 
 
-def save_model(model: tf_keras.Model, graph: tft.TFTransformOutput, path: str) -> None:
-    """Saves a network that reads transformed features so that it can be asked with raw ones.
+def save_model(
+    model: tf_keras.Model,
+    graph: tft.TFTransformOutput,
+    path: str,
+    custom_config: Mapping[str, str],
+) -> None:
+    """Saves a network that reads transformed features so that its requests hold raw features.
 
     Signatures:
       - `serving_default`: `examples`, serialized tf.Examples, string [batch].
@@ -20,14 +29,16 @@ def save_model(model: tf_keras.Model, graph: tft.TFTransformOutput, path: str) -
       - `classify`, `regress`: `inputs`, serialized tf.Examples, string [batch], as the methods of
         those names of TensorFlow Serving want it.
 
-    The first two return `probability`, float32 [batch, 1]; `regress` returns it as `outputs`;
+    The first two return the prediction, float32 [batch, 1]; `regress` returns it as `outputs`;
     `classify` returns `classes`, string [batch, 2], and their `scores`, float32 [batch, 2].
 
     Args:
       model: Network from transformed features to a probability.
       graph: The transformation.
       path: Folder of the SavedModel to write.
+      custom_config: The name of the prediction.
     """
+    prediction = custom_config["prediction"]
     spec = graph.raw_feature_spec()
     spec = {name: spec[name] for name in RAW_FEATURES}
     # A layer that the model owns, so that the transformation's files are saved with it.
@@ -35,21 +46,21 @@ def save_model(model: tf_keras.Model, graph: tft.TFTransformOutput, path: str) -
 
     @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="examples")])
     def serve_examples(examples: tf.Tensor) -> dict[str, tf.Tensor]:
-        return {PROBABILITY: model(model.transform(tf.io.parse_example(examples, spec)))}
+        return {prediction: model(model.transform(tf.io.parse_example(examples, spec)))}
 
     @tf.function(input_signature=[_raw_signature(spec)])
     def serve_raw_features(features: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-        return {PROBABILITY: model(model.transform(_as_columns(features)))}
+        return {prediction: model(model.transform(_as_columns(features)))}
 
     @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="inputs")])
     def classify(inputs: tf.Tensor) -> dict[str, tf.Tensor]:
-        late = serve_examples(inputs)[PROBABILITY]
+        late = serve_examples(inputs)[prediction]
         classes = tf.broadcast_to(tf.constant(CLASSES), [tf.shape(late)[0], len(CLASSES)])
         return {"classes": classes, "scores": tf.concat([1 - late, late], axis=1)}
 
     @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="inputs")])
     def regress(inputs: tf.Tensor) -> dict[str, tf.Tensor]:
-        return {"outputs": serve_examples(inputs)[PROBABILITY]}
+        return {"outputs": serve_examples(inputs)[prediction]}
 
     model.save(
         path,
@@ -59,7 +70,7 @@ def save_model(model: tf_keras.Model, graph: tft.TFTransformOutput, path: str) -
         # loaded; tracing each of them would take three times as long as all the rest.
         save_traces=False,
         signatures={
-            "serving_default": serve_examples,
+            DEFAULT_SIGNATURE: serve_examples,
             RAW_SIGNATURE: serve_raw_features,
             "classify": classify,
             "regress": regress,

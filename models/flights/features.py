@@ -1,8 +1,5 @@
 """The columns of the flights data, by what the model makes of them."""
 
-LABEL = "late"
-TIME = "time_hour"
-
 # Strings that become ids of a vocabulary.
 VOCABULARIES = ("carrier", "origin", "dest")
 
@@ -25,21 +22,11 @@ WEATHER = (
     "visib",
 )
 
-# What a request has to hold: everything the model reads, and nothing else.
+# The features of a request: everything the model reads, and nothing else.
 RAW_FEATURES = (*VOCABULARIES, *SCHEDULE, *WEATHER)
 
-# Transformed features: all numbers, and how much a row counts in training.
+# The transformed feature that holds all numeric features.
 NUMERIC = "numeric"
-WEIGHT = "weight"
 
-# By whose values the model is evaluated.
-SLICES = ("carrier", "origin")
-
-# Takes RAW_FEATURES, one tensor each.
-RAW_SIGNATURE = "raw_features"
-
-# The model's only output.
-PROBABILITY = "probability"
-
-# What a flight is by its label, 0 or 1, as TensorFlow Serving's Classify says it.
+# The names of the labels 0 and 1 in TensorFlow Serving's Classify.
 CLASSES = ("on time", "late")

@@ -1,4 +1,4 @@
-"""The wide-and-deep network and how it learns (Cheng et al. 2016, https://arxiv.org/abs/1606.07792)."""
+"""The wide-and-deep network and its training (Cheng et al. 2016, https://arxiv.org/abs/1606.07792)."""
 
 from __future__ import annotations
 
@@ -13,14 +13,16 @@ import tensorflow_transform as tft
 import tf_keras
 from tfx import v1 as tfx
 
+from ml.artifacts import TRAINING_FILE
+from ml.examples import Columns, columns_of_files
+from ml.fit import ReportProgress, select_inputs
 from ml.keras_setup import skip_autograph_of_keras
 from ml.learning import Learning
-from ml.networks import Columns, ReportProgress, columns_of_files, select_inputs
 from ml.weight_average import AverageWeights
 from storage.errors import DataError, UserError
 
 from .export import save_model
-from .features import CROSSES, IDS, LABEL, NUMERIC, PROBABILITY, VOCABULARIES, WEIGHT
+from .features import CROSSES, IDS, NUMERIC, VOCABULARIES
 from .warm_start import start_from
 
 _TRUNK = (256, 128, 64)
@@ -46,9 +48,9 @@ def run_fn(fn_args: tfx.components.FnArgs) -> None:
     schema = graph.transformed_metadata.schema
     train = columns_of_files(fn_args.train_files, schema)
     evaluation = columns_of_files(fn_args.eval_files, schema)
-    check_labels("train", train[LABEL])
-    check_labels("eval", evaluation[LABEL])
-    prior = float(train[LABEL].mean())
+    check_labels(config.label, "train", train[config.label])
+    check_labels(config.label, "eval", evaluation[config.label])
+    prior = float(train[config.label].mean())
     model = build_model(config, vocabulary_sizes(graph), train[NUMERIC].shape[1], prior)
     start: dict[str, Any] = {}
     if config.warm_start and fn_args.base_model:
@@ -57,13 +59,13 @@ def run_fn(fn_args: tfx.components.FnArgs) -> None:
             "warm_start": start_from(model, fn_args.base_model, known, config.warm_start),
         }
     summary = _fit(model, config, train, evaluation, fn_args.model_run_dir) | start
-    save_model(model, graph, fn_args.serving_model_dir)
-    with tfx.dsl.io.fileio.open(os.path.join(fn_args.model_run_dir, "training.json"), "w") as file:
+    save_model(model, graph, fn_args.serving_model_dir, fn_args.custom_config)
+    with tfx.dsl.io.fileio.open(os.path.join(fn_args.model_run_dir, TRAINING_FILE), "w") as file:
         file.write(json.dumps(summary))
 
 
-def check_labels(split: str, labels: np.ndarray) -> None:
-    """Refuses labels from which there is nothing to learn, or by which nothing is to be measured.
+def check_labels(name: str, split: str, labels: np.ndarray) -> None:
+    """Refuses labels that a network cannot be trained or evaluated on.
 
     Raises:
       DataError: If they are not 0 and 1, both of them.
@@ -72,40 +74,40 @@ def check_labels(split: str, labels: np.ndarray) -> None:
     if values.tolist() != [0, 1]:
         shown = ", ".join(f"{value:g}" for value in values[:5])
         raise DataError(
-            f"{split}: the values of the label {LABEL!r} are {shown or 'none'}; 0 and 1 are "
+            f"{split}: the values of the label {name!r} are {shown or 'none'}; 0 and 1 are "
             f"needed, both of them ({len(labels):,} rows). Are the labels of these months there "
             "yet?"
         )
 
 
 def vocabulary_sizes(graph: tft.TFTransformOutput) -> dict[str, int]:
-    """How many ids each string feature has, the one shared by unknown values included."""
+    """Number of ids of each string feature, including the one of unknown values."""
     return {name: graph.vocabulary_size_by_name(name) + 1 for name in VOCABULARIES}
 
 
 def build_model(
-    config: Learning, vocabularies: dict[str, int], numbers: int, prior: float
+    config: Learning, vocabularies: dict[str, int], width: int, prior: float
 ) -> tf_keras.Model:
     """Builds the network.
 
-    The deep part reads embeddings and numbers through three dense layers; the wide part adds one
-    weight per id and per pair of ids in `CROSSES`.
+    The deep part reads embeddings and numeric features through three dense layers. The wide part
+    adds one weight per id and per pair of ids in `CROSSES`.
 
     Args:
-      config: Regularisation.
+      config: Regularisation, and the name of the prediction.
       vocabularies: Number of ids of each string feature.
-      numbers: Width of the feature `numeric`.
-      prior: Share of positive labels, where the bias of the output starts.
+      width: Width of the feature `numeric`.
+      prior: Share of positive labels, from which the bias of the output starts.
 
     Returns:
-      A model from the transformed features, each of shape [batch, 1] or [batch, numbers], to the
+      A model from the transformed features, each of shape [batch, 1] or [batch, width], to the
       probability of the label, shape [batch, 1].
     """
     layers = tf_keras.layers
     l2 = tf_keras.regularizers.l2(config.l2)
     sizes = vocabularies | IDS
     inputs = {name: tf_keras.Input((1,), dtype=tf.int64, name=name) for name in sizes}
-    inputs[NUMERIC] = tf_keras.Input((numbers,), name=NUMERIC)
+    inputs[NUMERIC] = tf_keras.Input((width,), name=NUMERIC)
     crossed = [inputs[left] * sizes[right] + inputs[right] for left, right in CROSSES]
     counts = [sizes[left] * sizes[right] for left, right in CROSSES]
     ids = [inputs[name] for name in sizes]
@@ -131,16 +133,16 @@ def build_model(
     deep = layers.Dense(1, bias_initializer=bias, kernel_regularizer=l2, name="deep")(hidden)
     wide = _embed("wide", ids + crossed, [*sizes.values(), *counts], 1, "zeros")
     logit = deep + tf.reduce_sum(wide, axis=1)
-    output = layers.Activation("sigmoid", name=PROBABILITY)(logit)
+    output = layers.Activation("sigmoid", name=config.prediction)(logit)
     return tf_keras.Model(inputs, output)
 
 
 def _embed(
     name: str, ids: list[tf.Tensor], counts: list[int], length: int, initializer: Any
 ) -> tf.Tensor:
-    """Vectors of several ids, each [batch, 1], as [batch, ids, length], out of one table.
+    """Vectors of several ids, each [batch, 1], as [batch, ids, length], from one table.
 
-    One lookup in one table takes a fraction of the time of one in a table for each.
+    One lookup in one table is much faster than a lookup in a table for each.
     """
     starts = np.cumsum([0, *counts[:-1]])
     table = tf_keras.layers.Embedding(
@@ -157,14 +159,14 @@ def _fit(
     log_dir: str,
 ) -> dict[str, Any]:
     """Trains until the log loss on `eval` stops falling and keeps the best weights."""
-    steps = math.ceil(len(train[LABEL]) / config.batch_size)
+    steps = math.ceil(len(train[config.label]) / config.batch_size)
     schedule = tf_keras.optimizers.schedules.CosineDecay(
         config.learning_rate, steps * config.epochs
     )
     model.compile(
         tf_keras.optimizers.Adam(schedule),
         "binary_crossentropy",
-        # The loss also counts the L2 penalty, so it is not what tells when to stop.
+        # The loss includes the L2 penalty, so early stopping does not use it.
         metrics=[
             tf_keras.metrics.BinaryCrossentropy(name=_LOG_LOSS),
             tf_keras.metrics.AUC(name="auc"),
@@ -175,12 +177,12 @@ def _fit(
     )
     history = model.fit(
         select_inputs(model, train),
-        train[LABEL],
-        # Of mean 1, or the learning rate and the L2 penalty would mean something else.
-        sample_weight=train[WEIGHT] / train[WEIGHT].mean(),
+        train[config.label],
+        # Their mean is 1, so that the learning rate and the L2 penalty keep their meaning.
+        sample_weight=train[config.weight] / train[config.weight].mean(),
         batch_size=config.batch_size,
         epochs=config.epochs,
-        validation_data=(select_inputs(model, evaluation), evaluation[LABEL]),
+        validation_data=(select_inputs(model, evaluation), evaluation[config.label]),
         validation_batch_size=8192,
         verbose=2,
         callbacks=[

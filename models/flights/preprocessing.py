@@ -3,38 +3,40 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 import tensorflow as tf
 import tensorflow_transform as tft
 
-from .features import IDS, LABEL, NUMERIC, TIME, VOCABULARIES, WEIGHT
+from .features import IDS, NUMERIC, VOCABULARIES
 
 Tensors = dict[str, tf.Tensor]
 
-_RARE = 20  # A category seen less often shares one id with those never seen.
-_HALF_LIFE = 60 * 24 * 3600  # Seconds; a row that much older than the newest counts half.
-_STEADY = 1e-5  # Of the mean; deviations as small are the rounding of 32-bit numbers.
+_RARE = 20  # Categories with fewer rows share one id with unknown categories.
+_HALF_LIFE = 60 * 24 * 3600  # Seconds; a row that is this much older than the newest counts half.
+_STEADY = 1e-5  # Share of the mean; smaller deviations are the rounding of 32-bit numbers.
 _CLIP = 4.0  # Standard deviations; keeps an extreme from saturating the network.
 
 
-def preprocessing_fn(inputs: Tensors) -> dict[str, tf.Tensor]:
+def preprocessing_fn(inputs: Tensors, custom_config: Mapping[str, str]) -> dict[str, tf.Tensor]:
     """Transforms raw features; the `preprocessing_fn` of Transform.
 
-    An absent number becomes the mean of the column, and an indicator says so for those whose
-    absence means something. Everything that is learned from the data (vocabularies, means, standard
-    deviations) is learned from the split `train`.
+    An absent numeric feature becomes the mean of its column. Those whose absence means something
+    have an indicator. Vocabularies, means and standard deviations come from the split `train`.
 
     Args:
-      inputs: Raw features by name, each of shape [batch, 1], NaN where a number is absent (the
-        schema's tensor representations say so).
+      inputs: Raw features by name, each of shape [batch, 1]; NaN where a numeric feature is absent
+        (the schema's tensor representations say so).
+      custom_config: The names of the label, of the weight and of the time column.
 
     Returns:
-      Ids (int64) of `carrier`, `origin`, `dest`, `hour` and `weekday`, all numbers as `numeric`
-      (float32), the label (int64), and how much a row counts in training as `weight` (float32),
-      each of shape [batch, 1] but for `numeric` [batch, numbers].
+      Ids (int64) of `carrier`, `origin`, `dest`, `hour` and `weekday`; all numeric features as
+      `numeric` (float32); the label (int64); and how much a row counts in training, the weight
+      (float32). Each has the shape [batch, 1], except `numeric`: [batch, numeric features].
     """
+    label, time = inputs[custom_config["label"]], inputs[custom_config["time_column"]]
     outputs = {
-        # From 1 on; 0 is what all values share that are not in the vocabulary.
+        # From 1 on; all values that are not in the vocabulary share 0.
         name: 1
         + tft.compute_and_apply_vocabulary(
             inputs[name], frequency_threshold=_RARE, default_value=-1, vocab_filename=name
@@ -44,7 +46,7 @@ def preprocessing_fn(inputs: Tensors) -> dict[str, tf.Tensor]:
     departure = _minutes(inputs["sched_dep_time"])
     outputs["hour"] = _cyclic_id(departure // 60, IDS["hour"])
     outputs["weekday"] = _cyclic_id(inputs["day_of_week"] - 1, IDS["weekday"])
-    scaled = _standard_scores(_numbers(inputs, departure))
+    scaled = _standard_scores(_numeric_features(inputs, departure))
     known = tf.where(tf.math.is_nan(scaled), tf.zeros_like(scaled), scaled)
     outputs[NUMERIC] = tf.concat(
         [
@@ -54,32 +56,32 @@ def preprocessing_fn(inputs: Tensors) -> dict[str, tf.Tensor]:
         ],
         axis=1,
     )
-    outputs[LABEL] = inputs[LABEL]
-    age = tf.cast(tft.max(inputs[TIME]) - inputs[TIME], tf.float32)
-    outputs[WEIGHT] = tf.pow(0.5, age / _HALF_LIFE)
+    outputs[custom_config["label"]] = label
+    age = tf.cast(tft.max(time) - time, tf.float32)
+    outputs[custom_config["weight"]] = tf.pow(0.5, age / _HALF_LIFE)
     return outputs
 
 
-def _standard_scores(numbers: tf.Tensor) -> tf.Tensor:
-    """Each column less its mean, in its standard deviations; 0 where it does not vary.
+def _standard_scores(values: tf.Tensor) -> tf.Tensor:
+    """The z-scores of each column; 0 where the column does not vary.
 
-    No weight has learned what else such a column may hold. `tft.scale_to_z_score` hands on its
+    No weight was trained on another value of such a column. `tft.scale_to_z_score` returns its
     distance from the mean, and divides by what rounding leaves of a variance.
     """
-    mean = tft.mean(numbers, reduce_instance_dims=False)
-    deviation = tf.sqrt(tft.var(numbers, reduce_instance_dims=False))
+    mean = tft.mean(values, reduce_instance_dims=False)
+    deviation = tf.sqrt(tft.var(values, reduce_instance_dims=False))
     varies = deviation > _STEADY * tf.abs(mean)
-    # A whole tensor of it: TFLite's own operator does not broadcast the condition.
-    varies = tf.logical_and(varies, tf.ones_like(numbers, dtype=tf.bool))
-    return tf.where(varies, (numbers - mean) / deviation, tf.zeros_like(numbers))
+    # TFLite's own operator does not broadcast the condition.
+    varies = tf.logical_and(varies, tf.ones_like(values, dtype=tf.bool))
+    return tf.where(varies, (values - mean) / deviation, tf.zeros_like(values))
 
 
-def _numbers(inputs: Tensors, departure: tf.Tensor) -> tf.Tensor:
-    """All numbers side by side, shape [batch, numbers], NaN where absent."""
+def _numeric_features(inputs: Tensors, departure: tf.Tensor) -> tf.Tensor:
+    """All numeric features, shape [batch, numeric features]; NaN where absent."""
     angle = tf.cast(departure, tf.float32) * (2 * math.pi / 1440)
     wind, gust = inputs["wind_speed"], inputs["wind_gust"]
     toward = inputs["wind_dir"] * (math.pi / 180)
-    # In a calm there is no direction; a product with an absent direction would be absent too.
+    # Without wind there is no direction, and a product with an absent direction is absent.
     calm = tf.equal(wind, 0.0)
     return tf.concat(
         [
@@ -110,7 +112,7 @@ def _minutes(clock: tf.Tensor) -> tf.Tensor:
 
 
 def _cyclic_id(number: tf.Tensor, count: int) -> tf.Tensor:
-    """A number that starts again after `count` as an id below it, int64, whatever comes."""
+    """The remainder of a number by `count`, an id from 0 to `count` - 1, int64."""
     return tf.cast(tf.math.floormod(number, count), tf.int64)
 
 

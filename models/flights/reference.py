@@ -1,4 +1,4 @@
-"""What another kind of model reaches: gradient boosting on the same window, month and features."""
+"""The external baseline: gradient boosting on the same window, month and features."""
 
 from __future__ import annotations
 
@@ -11,21 +11,22 @@ from threadpoolctl import threadpool_limits
 from storage import spans
 from storage.parquet import open_file
 
-from .features import LABEL, RAW_FEATURES, VOCABULARIES
+from .features import RAW_FEATURES, VOCABULARIES
 
 _SEED = 7
 
 
-def reference_auc(data_uri: str, as_of: int, window: int) -> float:
-    """AUC of scikit-learn's HistGradientBoosting with its defaults, categories as such.
+def reference_auc(data_uri: str, as_of: int, window: int, label: str) -> float:
+    """AUC of scikit-learn's HistGradientBoosting with its defaults and categorical features.
 
     It learns from the whole window; the pipeline's model keeps the window's last days for early
     stopping.
 
     Args:
       data_uri: Directory of the spans.
-      as_of: Month that it is judged on, YYYYMM.
+      as_of: Month that it is evaluated on, YYYYMM.
       window: Months before `as_of` to learn from.
+      label: Column of the label.
 
     Returns:
       The AUC on the month `as_of`.
@@ -37,7 +38,7 @@ def reference_auc(data_uri: str, as_of: int, window: int) -> float:
     files, _ = spans.filesystem(data_uri)
 
     def read(paths: list[str]) -> pd.DataFrame:
-        columns = [*RAW_FEATURES, LABEL]
+        columns = [*RAW_FEATURES, label]
         tables = [open_file(path, files).read(columns) for path in paths]
         return pd.concat([table.to_pandas() for table in tables])
 
@@ -49,8 +50,8 @@ def reference_auc(data_uri: str, as_of: int, window: int) -> float:
     test[categories] = encoder.transform(test[categories])
     model = HistGradientBoostingClassifier(categorical_features=categories, random_state=_SEED)
     features = list(RAW_FEATURES)
-    # Beside other work, threads that wait for each other cost three times what they save.
+    # While other nodes run, threads that wait for each other cost three times what they save.
     with threadpool_limits(1, "openmp"):
-        model.fit(learned[features], learned[LABEL])
+        model.fit(learned[features], learned[label])
         predictions = model.predict_proba(test[features])[:, 1]
-    return float(roc_auc_score(test[LABEL], predictions))
+    return float(roc_auc_score(test[label], predictions))

@@ -1,4 +1,4 @@
-"""Starts a network from the weights of the one being served, whose vocabularies may be others."""
+"""Starts a network from the weights of the served one, whose vocabularies may be different."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ import numpy as np
 import tensorflow as tf
 import tf_keras
 from tfx import v1 as tfx
+
+from storage.names import SAVED_MODEL
 
 from .features import CROSSES, IDS, VOCABULARIES
 
@@ -23,9 +25,9 @@ def start_from(
 
     Each weight becomes `share` of the served one plus the rest of its own initial value ("shrink
     and perturb": Ash and Adams 2020, https://arxiv.org/abs/1910.08475, who found that a network
-    which starts from all of another's weights generalises worse than one that starts anew). A row
-    of an embedding goes to the id that its category, or pair of categories, has now; a category
-    that the served model did not know keeps its initial value.
+    which starts from all of another's weights generalises worse than one with random weights). A
+    row of an embedding moves to the id that its category, or pair of categories, has now. A
+    category that the served model did not know keeps its initial value.
 
     Args:
       model: The network, as `build_model` makes it.
@@ -34,11 +36,11 @@ def start_from(
       share: How much of the served weights, 0 to 1.
 
     Returns:
-      What was done, for the record: `weights`, how many layers' weights were taken, and `rows`, the
-      share of the embeddings' rows that the served model knew; or `why_cold`, why none was taken.
-      All or none is: a network half of which is another's has learned from nobody.
+      `weights`, how many variables were taken, and `rows`, the share of the embeddings' rows that
+      the served model knew; or `why_cold`, why none was taken. It is all or none: half of another
+      network's weights are no trained network.
     """
-    if not tfx.dsl.io.fileio.exists(os.path.join(served, "saved_model.pb")):
+    if not tfx.dsl.io.fileio.exists(os.path.join(served, SAVED_MODEL)):
         return {"why_cold": "nothing is served yet"}
     loaded = tf.saved_model.load(served)
     (signature, *_) = loaded.signatures.values()
@@ -83,10 +85,10 @@ def _read_vocabulary(served: str, name: str) -> list[bytes] | None:
 
 
 def _rows(new: Vocabularies, old: Vocabularies, crossed: bool) -> tuple[np.ndarray, int]:
-    """Which row of the old table each row of the new one was, -1 for none; and the old one's rows.
+    """The old row of each row of a new table, -1 for none; and the number of old rows.
 
-    The order is that in which `build_model` puts its tables one after the other: first the ids of
-    each feature, then those of each pair.
+    Tables are in the order of `build_model`: first the ids of each feature, then those of each
+    pair.
     """
     ids = {name: _ids(new[name], old[name]) for name in VOCABULARIES}
     sizes = {name: len(old[name]) + 1 for name in VOCABULARIES} | IDS

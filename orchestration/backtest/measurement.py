@@ -12,7 +12,6 @@ import tensorflow as tf
 from sklearn.metrics import roc_auc_score
 from tfx import v1 as tfx
 
-from components.data_gate import nearest_drift
 from components.evaluator.results import OVERALL, read_baseline_metrics, read_metrics
 from ml.artifacts import (
     has_serving_model,
@@ -21,9 +20,11 @@ from ml.artifacts import (
     serving_model_uri,
     split_files,
 )
+from ml.comparisons import nearest_drift
 from ml.predictors import load_predictor
 from orchestration.local import tfx_internals
 from storage.errors import DataError
+from storage.tfrecords import read_records
 
 _TEST = "test"
 _BATCH_ROWS = 8192
@@ -31,10 +32,10 @@ _BATCH_ROWS = 8192
 
 @dataclass(frozen=True)
 class Measurement:
-    """What was found on the month that a run was judged on.
+    """What was found on the month that a run was evaluated on.
 
     Attributes:
-      new_auc: AUC of the run's own model; None where it came to none.
+      new_auc: AUC of the run's own model; None where it has none.
       served_version: The version that was served; None if there was none.
       served_auc: AUC of that version, computed here where the run did not get to the Evaluator.
       first_auc: AUC of the version `first`; None without one.
@@ -56,9 +57,9 @@ def measure(
 
     Args:
       metadata_path: SQLite file of ML Metadata.
-      lock_path: File whose lock whoever is connected to it holds.
+      lock_path: File whose lock a process holds while it is connected.
       run_id: The run.
-      first: A version that is judged on the same month, and the run that pushed it, or None.
+      first: A version that is evaluated on the same month, and the run that pushed it, or None.
       label: Name of the label.
 
     Returns:
@@ -98,17 +99,17 @@ def _auc(model_uri: str, examples: tfx.dsl.Artifact, label: str) -> float | None
     model = load_predictor(model_uri)
     spec = {label: tf.io.FixedLenFeature([], tf.int64, default_value=-1)}
     files = split_files(examples, _TEST)
-    answers, labels = [], []
-    for batch in tf.data.TFRecordDataset(files, "GZIP").batch(_BATCH_ROWS):
+    predictions, labels = [], []
+    for batch in read_records(files).batch(_BATCH_ROWS):
         rows = batch.numpy()
         try:
-            answers.append(model.predict(rows)[:, 0])
+            predictions.append(model.predict(rows)[:, 0])
             labels.append(tf.io.parse_example(rows, spec)[label].numpy())
         except (DataError, tf.errors.InvalidArgumentError):
             return None
     if not labels or set(np.concatenate(labels)) != {0, 1}:
         return None
-    return float(roc_auc_score(np.concatenate(labels), np.concatenate(answers)))
+    return float(roc_auc_score(np.concatenate(labels), np.concatenate(predictions)))
 
 
 def _drift(run: dict[str, dict[str, tfx.dsl.Artifact]]) -> tuple[str, float, float] | None:
@@ -116,4 +117,6 @@ def _drift(run: dict[str, dict[str, tfx.dsl.Artifact]]) -> tuple[str, float, flo
     new = load_statistics(run["StatisticsGen"]["statistics"], _TEST)
     if before is None or new is None:
         return None
-    return nearest_drift(new, before, load_schema(run["ImportSchemaGen"]["schema"]))
+    found = nearest_drift(new, before, load_schema(run["ImportSchemaGen"]["schema"]))
+    # Plain, so that who reads it need not import what measured it.
+    return (found.feature, found.value, found.limit) if found else None

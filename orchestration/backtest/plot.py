@@ -1,4 +1,4 @@
-"""Draws a replay: AUC by month above, how far the data drifted and what was decided below."""
+"""Draws backtests: AUC by month above, how far the data drifted and what was decided below."""
 
 from __future__ import annotations
 
@@ -13,37 +13,37 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import PercentFormatter
 
-from orchestration.backtest.replay import Month
-from orchestration.local.history import NOT_BLESSED, NOTHING_NEW, PUSHED, STOPPED_BY_GATE
+from orchestration.backtest.months import Month
+from orchestration.outcome import Outcome
 
 _COLORS = ("#1f6feb", "#d9480f", "#2b8a3e", "#862e9c", "#c2255c", "#0b7285")
-_REFERENCE_COLOR = "#868e96"
-# By what it shows: label, line style, colour where there is one life only, marker.
+_BASELINE_COLOR = "#868e96"
+# By what it shows: label, line style, colour where there is one backtest only, marker.
 _LINES = {
     "new_auc": ("new model", "-", "#1f6feb", "o"),
     "served_auc": ("model that was served", "--", "#2b8a3e", "s"),
     "first_auc": ("first model, never retrained", ":", "#d9480f", "v"),
 }
-_REFERENCE = ("gradient boosting", "-.", _REFERENCE_COLOR, "D")
+_BASELINE = ("gradient boosting", "-.", _BASELINE_COLOR, "D")
 _SHORT = {
-    PUSHED: "pushed",
-    NOT_BLESSED: "not\nblessed",
-    STOPPED_BY_GATE: "stopped\nby gate",
-    NOTHING_NEW: "nothing\nnew",
+    Outcome.PUSHED: "pushed",
+    Outcome.NOT_BLESSED: "not\nblessed",
+    Outcome.STOPPED_BY_GATE: "stopped\nby gate",
+    Outcome.NOTHING_NEW: "nothing\nnew",
 }
 
 
-def draw(lives: Mapping[str, Sequence[Month]], path: Path) -> None:
-    """Draws the lives, which have the same months or fewer of them, into a PNG file."""
-    months = sorted({row.month for rows in lives.values() for row in rows})
+def draw(backtests: Mapping[str, Sequence[Month]], path: Path) -> None:
+    """Draws backtests, which have the same months or fewer of them, into a PNG file."""
+    months = sorted({row.month for rows in backtests.values() for row in rows})
     place = {month: number for number, month in enumerate(months)}
     figure = Figure(figsize=(max(8.0, 1.3 * len(months) + 1.5), 7.0), layout="constrained")
     FigureCanvasAgg(figure)
     above, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1.2))
-    _draw_aucs(above, lives, place)
-    _draw_drift(below, lives, place)
+    _draw_aucs(above, backtests, place)
+    _draw_drift(below, backtests, place)
     below.set_xticks(range(len(months)), [f"{m // 100}-{m % 100:02}" for m in months])
-    below.set_xlabel("month that was judged on")
+    below.set_xlabel("month that was evaluated on")
     for axes in (above, below):
         axes.spines[["top", "right"]].set_visible(False)
         axes.set_axisbelow(True)
@@ -52,10 +52,10 @@ def draw(lives: Mapping[str, Sequence[Month]], path: Path) -> None:
     path.write_bytes(content.getvalue())
 
 
-def _draw_aucs(axes: Axes, lives: Mapping[str, Sequence[Month]], place: dict[int, int]) -> None:
-    several = len(lives) > 1
-    references: dict[int, float] = {}
-    for color, rows in zip(_cycle(len(lives)), lives.values(), strict=True):
+def _draw_aucs(axes: Axes, backtests: Mapping[str, Sequence[Month]], place: dict[int, int]) -> None:
+    several = len(backtests) > 1
+    baselines: dict[int, float] = {}
+    for color, rows in zip(_cycle(len(backtests)), backtests.values(), strict=True):
         for key, (_, style, own, marker) in _LINES.items():
             # A month without a value is a gap in the line.
             aucs = [nan if (auc := getattr(row, key)) is None else auc for row in rows]
@@ -63,11 +63,11 @@ def _draw_aucs(axes: Axes, lives: Mapping[str, Sequence[Month]], place: dict[int
             shown = color if several else own
             axes.plot(*_columns(points), style, color=shown, marker=marker, markersize=5)
             if key == "new_auc":
-                held = [p for p, r in zip(points, rows, strict=True) if r.outcome != PUSHED]
+                held = [p for p, r in zip(points, rows, strict=True) if r.outcome != Outcome.PUSHED]
                 axes.plot(*_columns(held), "o", color="white", markeredgecolor=shown, markersize=9)
-        references |= {r.month: r.reference_auc for r in rows if r.reference_auc is not None}
-    _, style, color, marker = _REFERENCE
-    points = [(place[month], auc) for month, auc in sorted(references.items())]
+        baselines |= {r.month: r.baseline_auc for r in rows if r.baseline_auc is not None}
+    _, style, color, marker = _BASELINE
+    points = [(place[month], auc) for month, auc in sorted(baselines.items())]
     axes.plot(*_columns(points), style, color=color, marker=marker, markersize=4)
     axes.set_ylabel("AUC")
     axes.grid(axis="y", color="#e9ecef")
@@ -76,29 +76,37 @@ def _draw_aucs(axes: Axes, lives: Mapping[str, Sequence[Month]], place: dict[int
         for _, style, own, marker in _LINES.values()
     ]
     handles.append(axes.plot([], [], style, color=color, marker=marker)[0])
-    labels = [*(line[0] for line in _LINES.values()), _REFERENCE[0]]
-    if any(r.new_auc is not None and r.outcome != PUSHED for rows in lives.values() for r in rows):
+    labels = [*(line[0] for line in _LINES.values()), _BASELINE[0]]
+    if any(
+        r.new_auc is not None and r.outcome != Outcome.PUSHED
+        for rows in backtests.values()
+        for r in rows
+    ):
         handles.append(
             Line2D([], [], linestyle="", marker="o", color="white", markeredgecolor="#495057")
         )
         labels.append("not pushed")
     if several:
-        handles += [Line2D([], [], color=color, linewidth=6) for color in _cycle(len(lives))]
-        labels += list(lives)
+        handles += [Line2D([], [], color=color, linewidth=6) for color in _cycle(len(backtests))]
+        labels += list(backtests)
     axes.figure.legend(handles, labels, loc="outside upper center", ncols=4, frameon=False)
 
 
-def _draw_drift(axes: Axes, lives: Mapping[str, Sequence[Month]], place: dict[int, int]) -> None:
-    several = len(lives) > 1
-    width = 0.6 / len(lives)
-    for number, (color, rows) in enumerate(zip(_cycle(len(lives)), lives.values(), strict=True)):
+def _draw_drift(
+    axes: Axes, backtests: Mapping[str, Sequence[Month]], place: dict[int, int]
+) -> None:
+    several = len(backtests) > 1
+    width = 0.6 / len(backtests)
+    for number, (color, rows) in enumerate(
+        zip(_cycle(len(backtests)), backtests.values(), strict=True)
+    ):
         for row in rows:
-            center = place[row.month] + width * (number - (len(lives) - 1) / 2)
+            center = place[row.month] + width * (number - (len(backtests) - 1) / 2)
             share = row.drift[1] / row.drift[2] if row.drift else 0.0
             axes.bar(center, share, width * 0.95, color=color if several else "#adb5bd")
             text = _SHORT.get(row.outcome, row.outcome)
             if several:  # There is little room: what is not said was pushed.
-                text = "" if row.outcome == PUSHED else text
+                text = "" if row.outcome == Outcome.PUSHED else text
             elif row.drift:
                 text = f"{row.drift[0]}\n{text}"
             axes.annotate(
@@ -110,7 +118,7 @@ def _draw_drift(axes: Axes, lives: Mapping[str, Sequence[Month]], place: dict[in
                 va="bottom",
                 fontsize=8,
                 rotation=90 if several else 0,
-                color="#212529" if row.outcome == PUSHED else "#c92a2a",
+                color="#212529" if row.outcome == Outcome.PUSHED else "#c92a2a",
             )
     axes.axhline(1, color="#c92a2a", linewidth=1, linestyle="--")
     axes.set_ylabel("drift nearest its limit,\nshare of the limit")

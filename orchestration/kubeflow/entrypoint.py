@@ -10,7 +10,7 @@ and `kfp.local`, is put right here, before and after it runs:
 - Folders of output artifacts are not there yet; TFX's own launcher makes them. Nor is the mirror of
   an input artifact that holds no file, for a bucket has no empty folders.
 - There may be outputs that are not the component's: the launcher's own logs.
-- A failing task is known by the last thing it says, and by its termination message.
+- A failing task is known by its termination message.
 
 After `backend/src/v2` of Kubeflow Pipelines: `component/launcher_v2.go` (LocalPathForURI),
 `metadata/converter.go`, `driver/driver.go` (provisionOutputs).
@@ -28,9 +28,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-# Set before anything imports TensorFlow: tfmot and TFX work with tf_keras, not with Keras 3.
-os.environ["TF_USE_LEGACY_KERAS"] = "1"
-
+from orchestration.local.node_process import describe
 from orchestration.local.proxies import spare_loopback
 from storage.errors import UserError
 
@@ -40,7 +38,7 @@ _MOUNTS = {"gs://": "/gcs/", "s3://": "/s3/", "minio://": "/minio/"}
 _WRAPPERS = {"list": list, "struct": dict}
 # Types of Kubeflow's own artifacts; those of TFX begin otherwise.
 _FOREIGN = "system."
-# What Kubernetes, and so the web page of a run, shows of a container that failed.
+# What Kubernetes, Argo Workflows and so `status` show of a container that failed.
 _TERMINATION_MESSAGE = Path("/dev/termination-log")
 _TERMINATION_BYTES = 4096
 
@@ -206,21 +204,20 @@ def _summarize(node_id: str, invocation: Mapping[str, Any], answer: Mapping[str,
     from kfp.pipeline_spec import pipeline_spec_pb2
     from tfx.orchestration.kubeflow.v2.container import kubeflow_v2_entrypoint_utils
 
-    from orchestration.local.summaries import summarize
-
-    made = dict(_artifacts(answer))
+    answered = dict(_artifacts(answer))
     for name, artifact in _artifacts(invocation["outputs"]):
-        artifact["metadata"] = made.get(name, {}).get("metadata", {})
+        artifact["metadata"] = answered.get(name, {}).get("metadata", {})
     parsed = json_format.ParseDict(
         dict(invocation), pipeline_spec_pb2.ExecutorInput(), ignore_unknown_fields=True
     )
     outputs = kubeflow_v2_entrypoint_utils.parse_raw_artifact_dict(parsed.outputs.artifacts)
-    summary = summarize(node_id, {name: artifacts[0] for name, artifacts in outputs.items()})
+    made = {name: artifacts[0] for name, artifacts in outputs.items()}
+    summary = describe("orchestration.local.summaries.summarize", node_id, made)
     print("\n".join([f"{node_id}: {summary.line}", *summary.details]), flush=True)
 
 
 def _report(message: str) -> None:
-    """Says why a task failed, where people look: at the end of its log and on the run's page."""
+    """Says why a task failed: in its log, and as the message that its container ends with."""
     print(message, file=sys.stderr, flush=True)
     if os.access(_TERMINATION_MESSAGE, os.W_OK):
         _TERMINATION_MESSAGE.write_bytes(message.encode()[:_TERMINATION_BYTES])

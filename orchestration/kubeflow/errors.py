@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from storage.errors import UserError
 
 _LONGEST_DETAIL = 400
@@ -38,3 +40,13 @@ def one_line(text: str) -> str:
     """A text without line breaks, cut where it is long."""
     line = " ".join(text.split()).rstrip(".")
     return line if len(line) <= _LONGEST_DETAIL else f"{line[:_LONGEST_DETAIL]} …"
+
+
+def listed(names: Iterable[str]) -> str:
+    """Names for a message, in order.
+
+    Examples:
+      >>> listed({"b", "a"})
+      'a, b'
+    """
+    return ", ".join(sorted(names))

@@ -6,7 +6,7 @@ import contextlib
 import hashlib
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from google.protobuf import json_format
 from kfp.kubernetes import kubernetes_executor_config_pb2
 from kfp.pipeline_spec import pipeline_spec_pb2
 
-from orchestration.kubeflow.errors import KubeflowError, one_line
+from orchestration.kubeflow.errors import KubeflowError, listed, one_line
 
 Value = int | float | str
 _SCHEMA_VERSION = "2.1.0"
@@ -39,11 +39,13 @@ class Package:
       name: Name of the pipeline.
       content: The YAML.
       parameters: Specification of each parameter of the pipeline, by name.
+      retries: Whether any of its tasks is to be tried again if it fails.
     """
 
     name: str
     content: bytes
     parameters: Mapping[str, Mapping[str, Any]]
+    retries: bool = False
 
     @property
     def version(self) -> str:
@@ -117,13 +119,14 @@ def read_package(package: Path | bytes, enable_caching: bool | None = None) -> P
     except KubeflowError as error:
         raise error.but(f"Kubeflow Pipelines would refuse {name}: {error}.") from error
     if enable_caching is not None:
-        documents = list(yaml.safe_load_all(content))
+        documents = list(yaml.load_all(content, Loader=yaml.CSafeLoader))
         for document in documents:
             for task in document.get("root", {}).get("dag", {}).get("tasks", {}).values():
                 task["cachingOptions"] = {"enableCache": True} if enable_caching else {}
         content = yaml.safe_dump_all(documents, sort_keys=False).encode()
     inputs = json_format.MessageToDict(spec.root.input_definitions)
-    return Package(spec.pipeline_info.name, content, inputs.get("parameters", {}))
+    retries = any(task.retry_policy.max_retry_count for task in spec.root.dag.tasks.values())
+    return Package(spec.pipeline_info.name, content, inputs.get("parameters", {}), retries)
 
 
 def check_package(
@@ -174,7 +177,9 @@ def _parse(
 ) -> tuple[pipeline_spec_pb2.PipelineSpec, dict[str, Any]]:
     """The two documents of a package; an empty platform spec where it has none."""
     try:
-        documents = [document for document in yaml.safe_load_all(package) if document]
+        documents = [
+            document for document in yaml.load_all(package, Loader=yaml.CSafeLoader) if document
+        ]
     except yaml.YAMLError as error:
         raise KubeflowError(f"it is not YAML: {one_line(str(error))}") from error
     spec, platform = None, {}
@@ -244,8 +249,3 @@ def _mistyped(name: str, value: object, kind: str) -> list[str]:
     if isinstance(value, int) and kind == "NUMBER_INTEGER":
         fits = fits and abs(value) <= _LARGEST_INTEGER
     return [] if fits else [f"parameter '{name}' is {value!r}, but {wanted} is expected"]
-
-
-def listed(names: Iterable[str]) -> str:
-    """Names for a message, in order."""
-    return ", ".join(sorted(names))

@@ -8,30 +8,30 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import yaml
+from google.protobuf import json_format
+from kfp.kubernetes import kubernetes_executor_config_pb2
 from tfx import v1 as tfx
 
 from orchestration.kubeflow.package import check_package
+from pipeline.quantities import parse_cpu, parse_memory
 from storage.errors import UserError
 
-# `kfp_entrypoint` stands in front of TFX's own.
+# This entrypoint stands in front of TFX's own.
 COMMAND = ("python", "-m", "orchestration.kubeflow.entrypoint")
 
-_BACKOFF = {"backoffDuration": "30s", "backoffFactor": 2.0, "backoffMaxDuration": "600s"}
-_UNITS = {
-    "": 1,
-    **{unit: 1000**power for power, unit in enumerate(("k", "M", "G", "T"), 1)},
-    **{unit: 1024**power for power, unit in enumerate(("Ki", "Mi", "Gi", "Ti"), 1)},
-}
+# The longest backoff is, to Argo Workflows, the time that all attempts may take together: after it
+# none is begun. So it is longer than any task with its retries.
+_BACKOFF = {"backoffDuration": "30s", "backoffFactor": 2.0, "backoffMaxDuration": "2592000s"}
 
 
 @dataclass(frozen=True)
 class Resources:
-    """What the pod of a task gets, and how often it is tried again.
+    """What the pod of a task gets, where it runs, and how often it is tried again.
 
     Attributes:
       cpu: Processors as Kubernetes writes them, both requested and the limit; "" for neither.
@@ -40,6 +40,11 @@ class Resources:
       accelerators: How many of them.
       retries: How often a failed task is tried again.
       seconds: How long each attempt may take; infinite for any time.
+      node_selector: Labels that the cluster node must have.
+      tolerations: Taints of cluster nodes that it does not mind: mappings with the fields of
+        kfp-kubernetes' `Toleration`.
+      labels: Labels of the pod.
+      annotations: Annotations of the pod.
     """
 
     cpu: str = ""
@@ -48,6 +53,10 @@ class Resources:
     accelerators: int = 1
     retries: int = 0
     seconds: float = math.inf
+    node_selector: Mapping[str, str] = field(default_factory=dict)
+    tolerations: Sequence[Mapping[str, str]] = ()
+    labels: Mapping[str, str] = field(default_factory=dict)
+    annotations: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -177,11 +186,11 @@ def _limits(resources: Resources) -> dict[str, Any]:
     """A `ResourceSpec`: texts for today's back ends, numbers for those before 2.5."""
     limits: dict[str, Any] = {}
     if resources.cpu:
-        number = _number(resources.cpu)
+        number = float(parse_cpu(resources.cpu))
         limits |= {"cpuLimit": number, "cpuRequest": number}
         limits |= {"resourceCpuLimit": resources.cpu, "resourceCpuRequest": resources.cpu}
     if resources.memory:
-        gigabytes = _number(resources.memory) / 1e9
+        gigabytes = float(parse_memory(resources.memory)) / 1e9
         limits |= {"memoryLimit": gigabytes, "memoryRequest": gigabytes}
         limits["resourceMemoryLimit"] = limits["resourceMemoryRequest"] = resources.memory
     if resources.accelerator:
@@ -194,30 +203,32 @@ def _limits(resources: Resources) -> dict[str, Any]:
     return limits
 
 
-def _number(quantity: str) -> float:
-    """A quantity as Kubernetes writes it: "500m", "4Gi"."""
-    digits = quantity.rstrip("kKMGTim")
-    unit = quantity[len(digits) :]
-    return float(digits) / 1000 if unit == "m" else float(digits) * _UNITS[unit]
-
-
 def _executor_config(platform: Platform, node_id: str) -> dict[str, Any]:
-    """What a task's pod gets: a `KubernetesExecutorConfig`, empty if that is nothing."""
-    config: dict[str, Any] = {}
-    seconds = platform.nodes.get(node_id, Resources()).seconds
-    if math.isfinite(seconds):
-        # 64 bits, as text: so protobuf writes them in JSON.
-        config["activeDeadlineSeconds"] = str(math.ceil(seconds))
-    # `constant` and `secretName` are deprecated, and the one form that every back end from 2.0 on
-    # understands.
+    """What a task's pod gets, in the form of kfp-kubernetes; empty if that is nothing."""
+    resources = platform.nodes.get(node_id, Resources())
+    config = kubernetes_executor_config_pb2.KubernetesExecutorConfig(
+        tolerations=[
+            kubernetes_executor_config_pb2.Toleration(**toleration)
+            for toleration in resources.tolerations
+        ]
+    )
+    if math.isfinite(resources.seconds):
+        config.active_deadline_seconds = math.ceil(resources.seconds)
+    # `constant` and `secret_name` are deprecated, and the form that every back end understands.
     if platform.volume_claim:
-        mount = {"constant": platform.volume_claim, "mountPath": platform.mount_path}
-        config["pvcMount"] = [mount]
+        config.pvc_mount.add(constant=platform.volume_claim, mount_path=platform.mount_path)
     for variable, secret in sorted(platform.secret_env.items()):
         name, key = secret.split("/")
-        keys = [{"secretKey": key, "envVar": variable}]
-        config.setdefault("secretAsEnv", []).append({"secretName": name, "keyToEnv": keys})
-    return config
+        config.secret_as_env.add(secret_name=name).key_to_env.add(secret_key=key, env_var=variable)
+    config.node_selector.labels.update(resources.node_selector)
+    config.pod_metadata.labels.update(resources.labels)
+    config.pod_metadata.annotations.update(resources.annotations)
+    # Reading a map is enough to make it, if empty.
+    for part in ("node_selector", "pod_metadata"):
+        if not getattr(config, part).ByteSize():
+            config.ClearField(part)
+    found: dict[str, Any] = json_format.MessageToDict(config)
+    return found
 
 
 def _header(spec: dict[str, Any]) -> str:

@@ -12,7 +12,10 @@ from orchestration.kubeflow.errors import KubeflowError, one_line
 
 TOKEN_ENV = "KF_PIPELINES_TOKEN"
 PORT_FORWARD = "kubectl port-forward -n kubeflow svc/ml-pipeline-ui 8080:80"
+_LARGEST_RESPONSE = 256 * 2**20  # bytes; a page of runs may hold 100 of them with all their tasks
 _LOG = "its log says more (kubectl logs -n kubeflow deploy/ml-pipeline)"
+# What the server says to people where only the words for its log say what is wrong.
+_NOTHING_SAID = ("", "Internal Server Error", "Internal error")
 _HOW_TO_GIVE_A_TOKEN = f"give one that is valid with --token-file or {TOKEN_ENV}"
 
 
@@ -34,14 +37,23 @@ class Transport:
         Raises:
           KubeflowError: If there is no answer, or not the one that was asked for.
         """
+        changes = method != "GET"
         options |= {"timeout": self._timeout, "retries": False, "redirect": False}
+        options |= {"preload_content": False, "decode_content": False}
         try:
-            response = self._pool.request(method, url, **options)
+            stream = self._pool.request(method, url, **options)
+            data = stream.read(_LARGEST_RESPONSE + 1)
         except urllib3.exceptions.HTTPError as error:
-            raise self._no_answer(error, changes=method != "GET") from error
-        if not 200 <= response.status < 300 or _json(response.data) is None:
-            raise self._refusal(response, changes=method != "GET")
-        return response
+            raise self._no_answer(error, changes=changes) from error
+        if len(data) > _LARGEST_RESPONSE:
+            stream.close()
+            raise KubeflowError(
+                f"the response of {self._host} is larger than {_LARGEST_RESPONSE >> 20} MiB.",
+                unsure=changes,
+            )
+        if not 200 <= stream.status < 300 or _json(data) is None:
+            raise self._refusal(stream, data, changes=changes)
+        return urllib3.HTTPResponse(data, stream.headers, stream.status, reason=stream.reason)
 
     def _no_answer(self, error: Exception, *, changes: bool) -> KubeflowError:
         host = self._host
@@ -76,9 +88,9 @@ class Transport:
             message = f"{host} closed the connection without an answer: try again later."
         return KubeflowError(message, unsure=changes, passing=True)
 
-    def _refusal(self, response: Any, *, changes: bool) -> KubeflowError:
+    def _refusal(self, response: Any, data: bytes, *, changes: bool) -> KubeflowError:
         status = response.status
-        detail = _detail(response.data)
+        detail = _detail(data)
         reason = f": {detail}" if detail else ""
         if status < 300 or (_looks_like_html(response) and status in (400, 401, 403)):
             return KubeflowError(
@@ -91,7 +103,7 @@ class Transport:
             403: f"this is not allowed (HTTP 403{reason}): is the namespace right, and may the "
             f"account of the token use it? Otherwise {_HOW_TO_GIVE_A_TOKEN}.",
             404: f"{detail} (HTTP 404)."
-            if _json(response.data)
+            if _json(data)
             else f"there is no API of Kubeflow Pipelines at {self._host} (HTTP 404): is the "
             "address right?",
             409: f"it exists already (HTTP 409{reason}): someone else may have made it just now, "
@@ -123,7 +135,7 @@ def _json(data: bytes) -> dict[str, Any] | None:
     """A JSON object, or None if it is something else."""
     try:
         found = json.loads(data)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     return found if isinstance(found, dict) else None
 
@@ -138,7 +150,12 @@ def _detail(data: bytes) -> str:
     if body is None:
         text = data.decode(errors="replace")
         return "" if "<" in text else one_line(text)
-    details = body.get("details") or []
-    texts = [d.get("message") for d in details if isinstance(d, dict)]
-    texts += [body.get(key) for key in ("error_message", "message", "error")]
-    return one_line(next((text for text in texts if text and isinstance(text, str)), ""))
+    details = body.get("details")
+    found = [d.get("message") for d in _list(details) if isinstance(d, dict)]
+    found += [body.get(key) for key in ("error_message", "message", "error_details", "error")]
+    texts = [text.strip() for text in found if isinstance(text, str)]
+    return next((one_line(text) for text in texts if text not in _NOTHING_SAID), "")
+
+
+def _list(value: object) -> list[Any]:
+    return value if isinstance(value, list) else []

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 import multiprocessing
 import os
@@ -11,7 +10,7 @@ import tempfile
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from multiprocessing import connection, util
+from multiprocessing import connection
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Protocol
@@ -20,27 +19,20 @@ import psutil
 
 from orchestration.local.node_process import FAILED, NodeResult, NodeTask, Summary, run_node
 from orchestration.local.output_directory import OutputDirectory
+from orchestration.local.processes import (
+    STOP_SECONDS,
+    death,
+    descendants,
+    end,
+    kill,
+    kill_each,
+    signal_group,
+)
 from orchestration.local.temporary import temporary_folder
-from storage.errors import SurroundingsError
-
-# Imported once, in the server that node processes are forked from. The server itself only imports:
-# a process that has started TensorFlow's threads cannot be forked safely.
-PRELOAD = [
-    "tfx.v1",
-    "tensorflow",
-    "tf_keras",
-    "tensorflow_model_analysis",
-    "tensorflow_model_optimization",
-    "sklearn.metrics",
-    "orchestration.local.tfx_internals",
-]
 
 SKIPPED = "skipped"
 
 _POLL_SECONDS = 0.1
-# Of 107 bytes of a socket's path, `multiprocessing` adds 31.
-_LONGEST_SOCKET_FOLDER = 70
-_STOP_SECONDS = 10.0
 
 
 class RunObserver(Protocol):
@@ -59,57 +51,12 @@ class RunObserver(Protocol):
         """Time has passed; called about ten times a second."""
 
 
-def start_fork_server(log_path: Path) -> None:
-    """Starts importing the libraries that node processes need, in the background.
-
-    Args:
-      log_path: File that takes what the libraries print while they are imported.
-    """
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(PRELOAD)
-    from multiprocessing import forkserver
-
-    _place_sockets()
-    log = os.open(log_path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-    kept = [os.dup(1), os.dup(2)]
-    try:
-        os.dup2(log, 1)
-        os.dup2(log, 2)
-        forkserver.ensure_running()
-    finally:
-        for descriptor, copy in zip((1, 2), kept, strict=True):
-            os.dup2(copy, descriptor)
-            os.close(copy)
-        os.close(log)
-
-
-def _place_sockets() -> None:
-    """Chooses a folder for the sockets of `multiprocessing`, whose paths must be short.
-
-    Raises:
-      UserError: If there is none.
-    """
-    kept = tempfile.tempdir
-    try:
-        for folder in (tempfile.gettempdir(), "/tmp", "/var/tmp", "/dev/shm"):
-            if len(os.fsencode(folder)) <= _LONGEST_SOCKET_FOLDER and os.access(folder, os.W_OK):
-                tempfile.tempdir = folder
-                util.get_temp_dir()  # Makes a folder there, and remembers it.
-                return
-    finally:
-        tempfile.tempdir = kept
-    raise SurroundingsError(
-        f"TMPDIR is {tempfile.gettempdir()}, which is too long for sockets, and /tmp cannot be "
-        f"written: set TMPDIR to a path of at most {_LONGEST_SOCKET_FOLDER} bytes"
-    )
-
-
 @dataclass
 class _Running:
     process: ForkServerProcess
     answer: connection.Connection
     deadline: float
-    asked_to_stop: bool = False
+    is_stopping: bool = False
     family: list[psutil.Process] = field(default_factory=list)
     result: NodeResult | None = None
 
@@ -199,7 +146,7 @@ class ConcurrentDagRunner:
             pipeline=pipeline,
             metadata_path=str(self.output.metadata),
             lock_path=str(self.output.metadata_lock),
-            log_path=str(self.log_path(node_id)),
+            log_path=str(self.output.node_log(self.run_id, node_id)),
             summarize=self.summarize,
             environment={**self.environment, "TMPDIR": tempfile.mkdtemp(dir=temporary, prefix="")},
         )
@@ -211,10 +158,6 @@ class ConcurrentDagRunner:
         node.deadline = time.monotonic() + self.time_limits.get(node_id, math.inf)
         theirs.close()
         self.observer.started(node_id)
-
-    def log_path(self, node_id: str) -> Path:
-        """File that takes what a node prints and logs."""
-        return self.output.logs(self.run_id) / f"{node_id}.log"
 
     def _skip_unreachable(
         self,
@@ -239,13 +182,13 @@ class ConcurrentDagRunner:
             if node.answer in ready or (dead and node.answer.poll()):
                 self._hear(node_id, node)
             elif dead:
-                node.result = _death(node.process)
+                node.result = death(node.process)
 
     def _hear(self, node_id: str, node: _Running) -> None:
         try:
             message = node.answer.recv()
         except (EOFError, OSError):  # OSError: in the middle of a message.
-            node.result = _death(node.process)
+            node.result = death(node.process)
             return
         if isinstance(message, NodeResult):
             node.result = message
@@ -258,19 +201,19 @@ class ConcurrentDagRunner:
         for node in running.values():
             if node.result or now < node.deadline:
                 continue
-            if node.asked_to_stop:
-                _kill(node.process)
+            if node.is_stopping:
+                kill(node.process)
             else:
-                node.asked_to_stop, node.deadline = True, now + _STOP_SECONDS
-                node.family = _descendants(node.process)
-                _signal_group(node.process, signal.SIGTERM)
+                node.is_stopping, node.deadline = True, now + STOP_SECONDS
+                node.family = descendants(node.process)
+                signal_group(node.process, signal.SIGTERM)
 
     def _finish(self, node_id: str, node: _Running, results: dict[str, NodeResult]) -> None:
-        _end(node.process, _STOP_SECONDS)
-        _kill_each(node.family)
+        end(node.process, STOP_SECONDS)
+        kill_each(node.family)
         node.answer.close()
         assert node.result is not None
-        if node.asked_to_stop and node.result.state == FAILED:
+        if node.is_stopping and node.result.state == FAILED:
             seconds = self.time_limits[node_id]
             limit = f"{seconds:g} s" if seconds < 120 else f"{seconds / 60:g} minutes"
             line = f"it was stopped because it took longer than {limit}"
@@ -281,7 +224,7 @@ class ConcurrentDagRunner:
     def _stop(self, running: dict[str, _Running]) -> None:
         """Stops all node processes: politely, then, or on a second Ctrl-C, for good."""
         processes = [node.process for node in running.values() if node.process.pid]
-        deadline = time.monotonic() + _STOP_SECONDS
+        deadline = time.monotonic() + STOP_SECONDS
         try:
             for process in processes:
                 process.terminate()
@@ -289,53 +232,4 @@ class ConcurrentDagRunner:
                 process.join(max(0.0, deadline - time.monotonic()))
         finally:
             for process in processes:
-                _end(process, 0.0)
-
-
-def _end(process: ForkServerProcess, seconds: float) -> None:
-    """Waits for a process to end, kills it if it does not, and kills what it left behind."""
-    process.join(max(0.0, seconds))
-    if process.is_alive():
-        _kill(process)
-        process.join()
-    _signal_group(process, signal.SIGKILL)
-
-
-def _kill(process: ForkServerProcess) -> None:
-    """Kills a process, its group, and those that it started and that left the group."""
-    family = _descendants(process)
-    process.kill()  # It may not have made its group yet.
-    _signal_group(process, signal.SIGKILL)
-    _kill_each(family)
-
-
-def _descendants(process: ForkServerProcess) -> list[psutil.Process]:
-    try:
-        return psutil.Process(process.pid).children(recursive=True)
-    except psutil.NoSuchProcess:
-        return []
-
-
-def _kill_each(processes: list[psutil.Process]) -> None:
-    for process in processes:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            process.kill()
-
-
-def _signal_group(process: ForkServerProcess, number: signal.Signals) -> None:
-    """Sends a signal to a node's process and all that it started; to what there is of them."""
-    assert process.pid is not None
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, number)
-
-
-def _death(process: ForkServerProcess) -> NodeResult:
-    """What to say of a node whose process ended, or fell silent, without a result."""
-    _end(process, _STOP_SECONDS)
-    code = process.exitcode or 0
-    if code >= 0:
-        how = f"exited with status {code}"
-    else:
-        names = {number.value: number.name for number in signal.Signals}
-        how = f"was killed by {names.get(-code, f'signal {-code}')}"
-    return NodeResult(FAILED, Summary(f"the process of the node {how}"), "Died")
+                end(process, 0.0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from pathlib import Path
 
 from rich.console import Console
 from rich.live import Live
@@ -26,6 +27,16 @@ _STYLES = {
     FAILED: "bold red",
     SKIPPED: "yellow",
 }
+
+
+def show_error(console: Console, message: str) -> None:
+    """Shows what went wrong."""
+    console.print(Text(message, "bold red"), soft_wrap=True)
+
+
+def show_log(console: Console, path: Path) -> None:
+    """Shows where to read on."""
+    console.print(Text(f"  log: {path}"), soft_wrap=True)
 
 
 @dataclass

@@ -18,7 +18,7 @@ class HelperError(UserError):
 
 
 class Helper:
-    """One call, which goes on beside what its maker does meanwhile."""
+    """One call, which goes on while its caller does other things."""
 
     def __init__(self, function: str, arguments: tuple[Any, ...], log_path: str):
         """Starts the call.
@@ -68,7 +68,7 @@ def _call(function: str, arguments: tuple[Any, ...], log_path: str, answer: Conn
     except Exception as error:
         traceback.print_exc()
         result = (f"{type(error).__name__}: {error}", None)
-    clean_up()  # First: whoever has the answer ends this process.
+    clean_up()  # First: the caller ends this process when it has the answer.
     answer.send(result)
     answer.close()
     os._exit(0)  # Threads that libraries left behind must not hold it up.

@@ -14,13 +14,17 @@ import tempfile
 import threading
 import time
 import traceback
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from types import FrameType
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
+from orchestration.local.node_facts import NodeFacts, read_facts
 from orchestration.local.proxies import spare_loopback
 from storage.errors import UserError, lasts
+
+if TYPE_CHECKING:
+    from tfx import v1 as tfx
 
 COMPLETE = "complete"
 CACHED = "cached"
@@ -55,17 +59,15 @@ class NodeTask:
 
 @dataclass(frozen=True)
 class Summary:
-    """What a node produced, for a person.
+    """What a node produced, for a person. Nothing is decided by it; see `NodeFacts`.
 
     Attributes:
       line: One line.
       details: Further lines, worth reading after the run.
-      outcome: A word for what it means to the run as a whole, for instance "pushed"; mostly empty.
     """
 
     line: str
     details: tuple[str, ...] = ()
-    outcome: str = ""
 
 
 @dataclass(frozen=True)
@@ -77,12 +79,14 @@ class NodeResult:
       summary: What it produced, or the error's message.
       error: Name of the error's class; empty unless failed.
       lasting: Whether it would fail again.
+      facts: What it means to the run.
     """
 
     state: str
     summary: Summary
     error: str = ""
     lasting: bool = False
+    facts: NodeFacts = field(default_factory=NodeFacts)
 
 
 class Interrupted(Exception):
@@ -170,11 +174,30 @@ def _launch(task: NodeTask, answer: Connection) -> NodeResult:
     store = tfx_internals.LockedMetadata(task.metadata_path, task.lock_path)
     compiled = pipeline_pb2.Pipeline.FromString(task.pipeline)
     execution = tfx_internals.launch_node(compiled, task.node_id, store)
-    module, _, function = task.summarize.rpartition(".")
-    summarize = getattr(importlib.import_module(module), function)
     outputs = tfx_internals.read_outputs(store, execution)
     state = CACHED if tfx_internals.is_cached(store, execution) else COMPLETE
-    return NodeResult(state, summarize(task.node_id, outputs))
+    summary = describe(task.summarize, task.node_id, outputs)
+    return NodeResult(state, summary, facts=read_facts(outputs.values()))
+
+
+def describe(summarize: str, node_id: str, outputs: dict[str, tfx.dsl.Artifact]) -> Summary:
+    """Describes what a node produced; a node whose outputs cannot be described is complete anyway.
+
+    Args:
+      summarize: Import path of what makes the summary, see `NodeTask`.
+      node_id: Id of the node.
+      outputs: Its output artifacts, by key.
+
+    Returns:
+      The summary, or a warning in its place.
+    """
+    module, _, function = summarize.rpartition(".")
+    try:
+        summary: Summary = getattr(importlib.import_module(module), function)(node_id, outputs)
+    except Exception as error:
+        logging.warning("What %s produced cannot be described", node_id, exc_info=True)
+        return Summary(f"warning: no summary: {type(error).__name__}: {error}".splitlines()[0])
+    return summary
 
 
 def _failure(error: Exception | SystemExit) -> NodeResult:

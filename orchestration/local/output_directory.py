@@ -5,16 +5,18 @@ from __future__ import annotations
 import fcntl
 import os
 import sqlite3
-import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+from filelock import FileLock, Timeout
+
+from storage.atomic_write import whole_file
 from storage.errors import UserError
 
-# Whoever only looks whether the directory is in use holds its lock for less than this.
+# A process that only looks whether the directory is in use holds its lock for less than this.
 _LOOK_SECONDS = 0.2
 _RUN_ID = "%Y%m%d-%H%M%S-%f"
 # TFMA, TFT, TensorFlow's checkpoints and Beam's files look for what they wrote by patterns in which
@@ -39,7 +41,7 @@ class OutputDirectory:
 
     @property
     def metadata_lock(self) -> Path:
-        """Lock of whoever is connected to ML Metadata."""
+        """Lock that a process holds while it is connected to ML Metadata."""
         return self.root / ".metadata.lock"
 
     @property
@@ -73,6 +75,11 @@ class OutputDirectory:
         return self.root / "schedule.json"
 
     @property
+    def backtest(self) -> Path:
+        """What a backtest has done so far."""
+        return self.root / "backtest.json"
+
+    @property
     def alarm(self) -> Path:
         """What asks the schedule to retrain although nothing is new."""
         return self.root / "alarm.json"
@@ -94,6 +101,10 @@ class OutputDirectory:
     def logs(self, run_id: str) -> Path:
         """Folder of a run's logs."""
         return self.root / "logs" / run_id
+
+    def node_log(self, run_id: str, node_id: str) -> Path:
+        """File that takes what a node of a run prints and logs."""
+        return self.logs(run_id) / f"{node_id}.log"
 
     def new_run_id(self) -> str:
         """An id for a new run: the time, UTC, but later than all ids there are.
@@ -117,8 +128,8 @@ class OutputDirectory:
           UserError: If it cannot be written, or its metadata is corrupt.
         """
         busy = f"another run is using the output directory {self.root}"
-        with self._lock(self._run_lock, busy) as lock:
-            self._check_space(lock)
+        with self._lock(self._run_lock, busy):
+            self._check_space()
             self._check_metadata()
             yield
 
@@ -140,6 +151,7 @@ class OutputDirectory:
 
     def in_use(self) -> bool:
         """Whether a run is using the directory."""
+        # Not by filelock: this is for those too who may only read, and two at once may look.
         try:
             lock = os.open(self._run_lock, os.O_RDONLY)
         except FileNotFoundError:
@@ -165,48 +177,55 @@ class OutputDirectory:
             yield
 
     @contextmanager
-    def _lock(self, path: Path, busy: str) -> Iterator[int]:
+    def metadata_locked(self) -> Iterator[None]:
+        """Waits until no process is connected to ML Metadata, and keeps others from it.
+
+        SQLite would fail a run that writes at that moment.
+        """
+        # Not by filelock, which opens the file for writing: lineage is for those too who only read.
+        lock = os.open(self.metadata_lock, os.O_RDONLY | os.O_CREAT, 0o644)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(lock)
+
+    @contextmanager
+    def _lock(self, path: Path, busy: str) -> Iterator[None]:
         """Holds a lock of the kernel's, which ends with the process however that ends."""
         if found := [c for c in _PATTERN_CHARACTERS if c in str(self.root)]:
             raise UserError(
                 f"the path of the output directory {self.root} has {' and '.join(found)}, which "
                 "TensorFlow and Beam read as a pattern of other names: choose another --output"
             )
+        lock = FileLock(path, mode=0o644)
         try:
             self.root.mkdir(parents=True, exist_ok=True)
-            lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+            lock.acquire(timeout=_LOOK_SECONDS, poll_interval=_LOOK_SECONDS / 10)
+        except Timeout as error:
+            raise BusyError(busy) from error
         except OSError as error:
-            raise UserError(
-                f"output directory {self.root} cannot be written: {error.strerror}"
-            ) from error
+            raise self._not_written(error) from error
         try:
-            deadline = time.monotonic() + _LOOK_SECONDS
-            while True:
-                try:
-                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    break
-                except BlockingIOError as error:
-                    if time.monotonic() > deadline:
-                        raise BusyError(busy) from error
-                time.sleep(_LOOK_SECONDS / 10)
-            yield lock
+            yield
         finally:
-            os.close(lock)
+            lock.release()
 
-    def _check_space(self, lock: int) -> None:
+    def _check_space(self) -> None:
         """Writes what a run writes at once, so that a full disk shows before anything is lost."""
         try:
             # Not os.write: on a full disk that writes a part, and raises nothing.
-            with open(lock, "wb", closefd=False) as file:
+            with open(self._run_lock, "r+b") as file:
                 file.write(bytes(1 << 20))
                 file.flush()
-                os.fsync(lock)
+                os.fsync(file.fileno())
         except OSError as error:
-            raise UserError(
-                f"output directory {self.root} cannot be written: {error.strerror}"
-            ) from error
+            raise self._not_written(error) from error
         finally:
-            os.ftruncate(lock, 0)
+            os.truncate(self._run_lock, 0)
+
+    def _not_written(self, error: OSError) -> UserError:
+        return UserError(f"output directory {self.root} cannot be written: {error.strerror}")
 
     def _check_metadata(self) -> None:
         if not self.metadata.exists():
@@ -228,9 +247,5 @@ class OutputDirectory:
 def write_whole(path: Path, text: str) -> None:
     """Writes a file that is never seen half written, be the process killed or the power cut."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    new = path.with_name(f".{path.name}.new")
-    with open(new, "w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(new, path)
+    with whole_file(str(path), part=str(path.with_name(f".{path.name}.new"))) as file:
+        file.write(text.encode())

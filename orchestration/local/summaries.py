@@ -11,15 +11,18 @@ from tensorflow_metadata.proto.v0 import anomalies_pb2
 from tfx import v1 as tfx
 
 from components.compression_evaluator import read_budgets
-from components.evaluator.results import OVERALL, read_changes, read_failures, read_metrics
-from components.request_example_gen import Requests
+from components.data_gate.component import GateFacts
+from components.evaluator.results import (
+    OVERALL,
+    read_changes,
+    read_failures,
+    read_intervals,
+    read_metrics,
+)
 from components.serving_validator.component import read_report
-from ml.artifacts import load_schema
+from ml.artifacts import TRAINING_FILE, anomalies_uri, load_schema
+from ml.requests import Requests
 from orchestration.local.node_process import Summary
-
-PUSHED = "pushed"
-NOT_BLESSED = "not blessed"
-ALARMED = "alarmed"
 
 Outputs = dict[str, tfx.dsl.Artifact]
 
@@ -45,7 +48,7 @@ def _span_example_gen(outputs: Outputs) -> Summary:
     counts = ", ".join(f"{count:,} {split}" for split, count in rows.items())
     months = spans["train"]
     learned = f"{months[0]}" if len(months) == 1 else f"{months[0]} to {months[-1]}"
-    return Summary(f"{counts} rows; learns from {learned}, judged on {spans['test'][0]}")
+    return Summary(f"{counts} rows; learns from {learned}, evaluated on {spans['test'][0]}")
 
 
 def _import_schema_gen(outputs: Outputs) -> Summary:
@@ -61,12 +64,11 @@ def _example_validator(outputs: Outputs) -> Summary:
     anomalies = outputs["anomalies"]
     lines = []
     for split in json.loads(anomalies.split_names):
-        path = os.path.join(anomalies.uri, f"Split-{split}", "SchemaDiff.pb")
-        with tfx.dsl.io.fileio.open(path, "rb") as file:
+        with tfx.dsl.io.fileio.open(anomalies_uri(anomalies, split), "rb") as file:
             found = anomalies_pb2.Anomalies.FromString(file.read())
         lines += [f"{split}: {name}" for name in sorted(found.anomaly_info)]
-    count = "1 anomaly" if len(lines) == 1 else f"{len(lines)} anomalies"
-    return Summary(f"{count}: {', '.join(lines)}" if lines else "no anomalies")
+    count = _count(len(lines), "anomaly", "anomalies")
+    return Summary(f"{count}: {', '.join(lines)}" if lines else count)
 
 
 def _served_model(outputs: Outputs) -> Summary:
@@ -75,12 +77,12 @@ def _served_model(outputs: Outputs) -> Summary:
 
 
 def _data_gate(outputs: Outputs) -> Summary:
-    anomalies = outputs["anomalies"]
-    warnings = anomalies.get_int_custom_property("warnings")
-    drift = anomalies.get_string_custom_property("drift")
-    warned = anomalies.get_string_custom_property("warned").splitlines()
-    line = f"passed, {warnings or 'no'} warning{'s'[: warnings != 1]}; drift: {drift}"
-    return Summary(line, tuple(warned))
+    facts = GateFacts.of(outputs["anomalies"])
+    drift = "compared" if facts.compared else "nothing served yet"
+    if facts.drift:
+        feature, value, limit = facts.drift
+        drift += f", nearest its limit {feature} ({value:.2g} of {limit:g})"
+    return Summary(f"passed, {_count(facts.warnings, 'warning')}; drift: {drift}", facts.shown)
 
 
 def _transform(outputs: Outputs) -> Summary:
@@ -89,7 +91,7 @@ def _transform(outputs: Outputs) -> Summary:
 
 
 def _trainer(outputs: Outputs) -> Summary:
-    path = os.path.join(outputs["model_run"].uri, "training.json")
+    path = os.path.join(outputs["model_run"].uri, TRAINING_FILE)
     if not tfx.dsl.io.fileio.exists(path):
         return Summary("")
     with tfx.dsl.io.fileio.open(path, "r") as file:
@@ -124,24 +126,36 @@ def _compression_evaluator(outputs: Outputs) -> Summary:
     uri = outputs["evaluation"].uri
     changes = read_changes(uri, "auc")
     slices = {name: change for name, change in changes.items() if name != OVERALL}
-    line = f"AUC {changes[OVERALL]:+.4f} against float"
+    margin = _margin(read_intervals(uri), "auc_diff")
+    line = f"AUC {changes[OVERALL]:+.4f}{margin} against float"
     if slices:
         worst = min(slices, key=lambda name: slices[name])
         line += f", {slices[worst]:+.4f} at worst ({worst})"
     if outputs["blessing"].get_int_custom_property("blessed"):
         return Summary(f"blessed; {line}")
-    return Summary(f"not blessed; {line}", (*read_budgets(uri), *read_failures(uri)), NOT_BLESSED)
+    return Summary(f"not blessed; {line}", (*read_budgets(uri), *read_failures(uri)))
 
 
 def _evaluator(outputs: Outputs) -> Summary:
     uri = outputs["evaluation"].uri
     overall = read_metrics(uri).get(OVERALL, {})
+    margin = _margin(read_intervals(uri), "auc")
     values = ", ".join(
-        f"{label} {overall[name]:.4f}" for name, label in _METRICS.items() if name in overall
+        f"{label} {overall[name]:.4f}{margin if name == 'auc' else ''}"
+        for name, label in _METRICS.items()
+        if name in overall
     )
     if outputs["blessing"].get_int_custom_property("blessed"):
         return Summary(f"blessed; {values}")
-    return Summary(f"not blessed; {values}", tuple(read_failures(uri)), NOT_BLESSED)
+    return Summary(f"not blessed; {values}", tuple(read_failures(uri)))
+
+
+def _margin(intervals: dict[str, dict[str, tuple[float, float]]], metric: str) -> str:
+    """Half the width of the 95% interval of a metric, overall, as it stands after the value."""
+    if metric not in intervals.get(OVERALL, {}):
+        return ""
+    lower, upper = intervals[OVERALL][metric]
+    return f" ±{(upper - lower) / 2:.4f}"
 
 
 def _serving_validator(outputs: Outputs) -> Summary:
@@ -157,7 +171,7 @@ def _serving_validator(outputs: Outputs) -> Summary:
         line += f", p99 {slowest}; ready in {max(starts):.1f} s"
     if outputs["blessing"].get_int_custom_property("blessed"):
         return Summary(f"blessed; {line}")
-    return Summary(f"not blessed; {line}", tuple(report["reasons"]), NOT_BLESSED)
+    return Summary(f"not blessed; {line}", tuple(report["reasons"]))
 
 
 def _pusher(outputs: Outputs) -> Summary:
@@ -165,7 +179,7 @@ def _pusher(outputs: Outputs) -> Summary:
     if pushed.get_int_custom_property("pushed"):
         version = pushed.get_string_custom_property("pushed_version")
         destination = pushed.get_string_custom_property("pushed_destination")
-        return Summary(f"version {version}", (destination,), PUSHED)
+        return Summary(f"version {version}", (destination,))
     return Summary(f"not pushed: {pushed.get_string_custom_property('reason')}")
 
 
@@ -178,11 +192,18 @@ def _request_example_gen(outputs: Outputs) -> Summary:
 def _serving_monitor(outputs: Outputs) -> Summary:
     content = outputs["report"].read()
     alarms = content["alarms"]
-    if alarms:
-        line = f"{len(alarms)} alarm{'s'[: len(alarms) != 1]}"
-        return Summary(line, (outputs["report"].uri,), ALARMED)
-    line = f"{len(content['checks'])} checks, no alarm"
-    return Summary(line if content["judged"] else "too few rows to judge", (outputs["report"].uri,))
+    if not content["judged"]:
+        line = "too few rows to evaluate"
+    elif alarms:
+        line = _count(len(alarms), "alarm")
+    else:
+        line = f"{len(content['checks'])} checks, no alarm"
+    return Summary(line, (outputs["report"].uri,))
+
+
+def _count(number: int, singular: str, plural: str = "") -> str:
+    """A number and its noun, for instance "no warnings", "1 warning", "2 anomalies"."""
+    return f"{number or 'no'} {singular if number == 1 else plural or singular + 's'}"
 
 
 _METRICS = {"auc": "AUC", "auc_pr": "AUC-PR", "calibration": "calibration"}

@@ -7,13 +7,13 @@ made of, the same in TFX 1.16 and 1.21.
 
 from __future__ import annotations
 
-import fcntl
 import logging
 import os
 from collections.abc import Callable, Iterable
 from types import TracebackType
 from typing import Any
 
+from filelock import FileLock
 from ml_metadata.proto import metadata_store_pb2
 from tfx import types as tfx_types
 from tfx import v1 as tfx
@@ -45,21 +45,18 @@ class LockedMetadata(metadata.Metadata):
 
     def __init__(self, sqlite_path: str, lock_path: str):
         super().__init__(tfx.orchestration.metadata.sqlite_metadata_connection_config(sqlite_path))
-        self._lock_path = lock_path
-        self._lock: int | None = None
+        self._lock = FileLock(lock_path, mode=0o644, thread_local=False)
 
     def __enter__(self) -> LockedMetadata:
         if self._users:
             super().__enter__()
             return self
-        lock = os.open(self._lock_path, os.O_RDWR | os.O_CREAT, 0o644)
+        self._lock.acquire()
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX)
             super().__enter__()
         except BaseException:  # Or the next attempt of this very process would wait for ever.
-            os.close(lock)
+            self._lock.release()
             raise
-        self._lock = lock
         return self
 
     def __exit__(
@@ -69,9 +66,8 @@ class LockedMetadata(metadata.Metadata):
         exc_tb: TracebackType | None = None,
     ) -> None:
         super().__exit__(exc_type, exc_value, exc_tb)
-        if self._users == 0 and self._lock is not None:
-            os.close(self._lock)
-            self._lock = None
+        if self._users == 0:
+            self._lock.release()
 
 
 def compile_pipeline(
@@ -185,7 +181,7 @@ def _mark_damaged(store: LockedMetadata, node: pipeline_pb2.PipelineNode) -> Non
         if not there or there != before:
             logging.warning(
                 "Not taken from the cache: %s held %s and holds %s",
-                *(artifact.uri, before or "what nobody noted", there or "nothing"),
+                *(artifact.uri, before or "an unknown content", there or "nothing"),
             )
             artifact.state = metadata_store_pb2.Artifact.DELETED
             damaged.append(artifact)

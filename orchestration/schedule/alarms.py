@@ -13,7 +13,7 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from orchestration.local.output_directory import OutputDirectory, write_whole
-from orchestration.schedule.schedule import Alarm, State
+from orchestration.schedule.state import Alarm, State
 
 _REPORT = "report.json"
 _PAGE = "report.html"
@@ -30,7 +30,7 @@ def publish(directory: OutputDirectory, made: Path) -> tuple[Path, str]:
       made: Folder with the `report.json` and `report.html` of ServingMonitor.
 
     Returns:
-      The report to look at, and what became of the alarm, in a sentence; "" without one.
+      The report to look at, and what was done about the alarm, in a sentence; "" without one.
     """
     report = json.loads((made / _REPORT).read_text(encoding="utf-8"))
     name = f"{report['since']}_{report['until']}_{report['version']}".replace(":", "")

@@ -1,4 +1,4 @@
-"""Tells others, a command and a web address, what a run came to."""
+"""Tells the outcome of a run to a command and a web address."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _WEBHOOK_PAUSE_SECONDS = 1.0
 
 @dataclass(frozen=True)
 class Hooks:
-    """Who is told what a run came to, as one JSON object.
+    """Who is told the outcome of a run, as one JSON object.
 
     Attributes:
       command: A command that gets it on its standard input, split as a shell would, without one.
@@ -84,7 +84,7 @@ def _post(url: str, text: str) -> None:
     except ImportError as error:  # httpx speaks SOCKS by a library that is not there.
         raise _Refused("the proxy that the environment names cannot be used") from error
     if not response.is_success:
-        raise _Refused(f"answered {response.status_code}")
+        raise _Refused(f"status {response.status_code}")
 
 
 def kill_session(process: subprocess.Popen[bytes]) -> None:

@@ -11,13 +11,14 @@ import socket
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 import grpc
 import uvicorn
 import uvloop
 
 from serving.server.authentication import Authenticator
-from serving.server.connections import BoundedProtocol, allow_connections
+from serving.server.connections import BoundedProtocol, TlsHandshake, allow_connections
 from serving.server.health import HealthService
 from serving.server.loading import load_version
 from serving.server.logs import log_event, start_logging
@@ -29,17 +30,18 @@ from serving.server.rpc import make_server
 from serving.server.service import Service
 from serving.server.settings import ServerSettings
 from serving.server.tls import Tls
-from storage.encryption import check_is_memory, load_keys
+from storage.encryption_keys import load_keys
 from storage.keys import SignatureError
+from storage.memory import check_is_memory
 
-# A thread that computes in Python gives way to the one that answers sockets after this many
+# A thread that computes in Python gives way to the one that serves sockets after this many
 # seconds; Python's 5 ms would be most of a request's time.
 _SWITCH_SECONDS = 0.0005
 _KEEP_ALIVE_SECONDS = 75
 
 
 def serve(settings: ServerSettings) -> None:
-    """Serves until SIGTERM or SIGINT, and then until the requests that came before are answered.
+    """Serves until SIGTERM or SIGINT, and then until the requests that came before are done.
 
     The ports are opened when each model that is there is served or refused, as TensorFlow Serving
     does. SIGHUP has tokens, certificates and public keys read again.
@@ -140,11 +142,10 @@ async def _serve(settings: ServerSettings, decrypt_to: str | None) -> None:
             access_log=False,
             server_header=False,
             lifespan="off",
-            http=BoundedProtocol,
+            http=_protocol(tls),
             ws="none",
             timeout_keep_alive=_KEEP_ALIVE_SECONDS,
             timeout_graceful_shutdown=int(settings.deadline_seconds) + 1,
-            ssl_context_factory=tls.make_context if tls else None,
         )
     )
     _bind(settings.host, settings.grpc_port).close()  # It says what is wrong, and gRPC does not.
@@ -189,7 +190,7 @@ _reloading = threading.Lock()
 def _reload(
     settings: ServerSettings, authenticator: Authenticator, tls: Tls | None, manager: ModelManager
 ) -> None:
-    """Reads again who may ask and who may sign; of what cannot be read the old stays."""
+    """Reads again who may send requests and who may sign; of what cannot be read the old stays."""
     parts: Mapping[str, Callable[[], None] | None] = {
         "tokens": authenticator.reload,
         "tls": tls.reload if tls else None,
@@ -215,6 +216,14 @@ class _WebServer(uvicorn.Server):
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield
+
+
+def _protocol(tls: Tls | None) -> Any:
+    """Makes the protocol of each connection to the web server."""
+    if tls is None:
+        return BoundedProtocol
+    context = tls.make_context()
+    return lambda **options: TlsHandshake(BoundedProtocol(**options), context)
 
 
 def _bind(host: str, port: int) -> socket.socket:

@@ -1,6 +1,7 @@
-"""Who may ask for what: bearer tokens, each with the models and methods that it is good for.
+"""Who may use what: bearer tokens, each with the models and methods that it is good for.
 
-Both protocols ask here. The files are read at the start, and again when the server is told to.
+Both protocols authenticate here. The files are read at the start, and again when the server is
+told to.
 """
 
 from __future__ import annotations
@@ -26,13 +27,13 @@ Method = Literal["predict", "classify", "regress", "metadata", "status", "metric
 _METHODS: frozenset[str] = frozenset(get_args(Method))
 _OF_ALL_MODELS = "metrics"
 
-# Whoever tries tokens must not fill the disk that the log is on.
+# A client that tries tokens must not fill the disk that the log is on.
 _LOG_SECONDS = 10.0
 
 
 @dataclass(frozen=True)
 class Grant:
-    """What a client may ask for.
+    """What a client may use.
 
     Attributes:
       client: Name of its token, for the log.
@@ -45,7 +46,7 @@ class Grant:
     methods: frozenset[str] = _METHODS
 
     def check(self, method: str, model: str | None = None) -> None:
-        """Refuses what the client may not ask for.
+        """Refuses what the client may not use.
 
         Args:
           method: The method.
@@ -87,7 +88,7 @@ class Authenticator:
     Args:
       token_file: File of a token that allows everything; empty for none.
       tokens_file: TOML file of the SHA-256 of tokens and what each allows; empty for none. Without
-        either file, whoever asks is answered.
+        either file, every request is served.
       metrics: Where refusals are counted.
 
     Raises:
@@ -122,7 +123,7 @@ class Authenticator:
         self._grants = grants
 
     def authenticate(self, headers: Sequence[str | bytes]) -> Grant:
-        """What a request may ask for.
+        """What a request may use.
 
         Args:
           headers: The values of all of its authorization headers.

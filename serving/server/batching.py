@@ -1,4 +1,4 @@
-"""Computes the rows of several requests as one batch, where the model answers each as if alone."""
+"""Computes the rows of several requests as one batch, where the model computes each as if alone."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ _SECONDS = 60.0
 def learn(model: LoadedModel, signature_name: str, inputs: Arrays) -> None:
     """Adds a signature to `model.batched` if its rows do not depend on each other, as far as seen.
 
-    It is asked about a batch, and about each row of it alone. A model that looks at a whole batch,
-    as one with a mean over it does, gives other answers then. A TFLite model is left out: another
+    It computes a batch, and each row of it alone. A model that looks at a whole batch,
+    as one with a mean over it does, gives other outputs then. A TFLite model is left out: another
     number of rows costs it more than computing them alone.
 
     Args:
@@ -57,7 +57,7 @@ def run(
     outputs: Sequence[str],
     seconds: float,
 ) -> list[Arrays]:
-    """Answers several requests, each with one or more rows, as one batch.
+    """Computes several requests, each with one or more rows, as one batch.
 
     Raises:
       ServingError: If the model fails, which any of them may be the cause of.

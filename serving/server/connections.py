@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import os
 import resource
+import socket
+import ssl
+from typing import ClassVar, cast
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 # File descriptors for all but connections: models, files that are looked at, logs, pipes.
 _OTHER_FILES = 128
+
+# Time for both sides to shake hands, of either protocol.
+HANDSHAKE_SECONDS = 10
 
 _LONGEST_HEAD = 64 << 10
 _TOO_MANY = (
@@ -43,7 +51,7 @@ class BoundedProtocol(HttpToolsProtocol):
     """Bounds the head of a request, its first line and headers; the body is the application's.
 
     A head has as much time as uvicorn gives an idle connection (`timeout_keep_alive`), and so has
-    the rest of a body that was answered before all of it came.
+    the rest of a body that got its response before all of it came.
 
     Attributes:
       max_connections: Most connections at a time, those of this class together.
@@ -106,3 +114,48 @@ class BoundedProtocol(HttpToolsProtocol):
         if self._head_timer is not None:
             self._head_timer.cancel()
             self._head_timer = None
+
+
+class TlsHandshake(asyncio.Protocol):
+    """A connection until both sides have shaken hands; then a `BoundedProtocol` takes it over.
+
+    It is counted like any other connection, and has `HANDSHAKE_SECONDS`. An event loop's own server
+    with TLS tells nobody of a connection before its handshake is done.
+
+    Args:
+      protocol: What takes the connection over.
+      context: Certificate and key.
+    """
+
+    _shaking_hands: ClassVar[set[TlsHandshake]] = set()
+
+    def __init__(self, protocol: BoundedProtocol, context: ssl.SSLContext):
+        self._protocol = protocol
+        self._context = context
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """See `asyncio.Protocol`."""
+        transport = cast(asyncio.Transport, transport)
+        connections = len(self._shaking_hands) + len(self._protocol.connections)
+        if connections < self._protocol.max_connections:
+            # A transport that is there begins to read before `start_tls` can: it is given up, and
+            # a copy of its descriptor becomes one that has TLS from its first byte on.
+            with contextlib.suppress(OSError):  # The process may have no descriptor left.
+                copy = socket.socket(fileno=os.dup(transport.get_extra_info("socket").fileno()))
+                copy.setblocking(False)
+                self._shaking_hands.add(self)
+                self._task = self._protocol.loop.create_task(self._shake_hands(copy))
+        transport.abort()
+
+    async def _shake_hands(self, connection: socket.socket) -> None:
+        try:
+            await self._protocol.loop.connect_accepted_socket(
+                lambda: self._protocol,
+                connection,
+                ssl=self._context,
+                ssl_handshake_timeout=HANDSHAKE_SECONDS,
+            )
+        except OSError:  # Also what TLS says, and that it took too long.
+            connection.close()
+        finally:
+            self._shaking_hands.discard(self)

@@ -27,19 +27,19 @@ _LONGEST_MESSAGE = 2000
 
 
 class ServingError(Exception):
-    """A request that cannot be answered.
+    """A request that is refused, or fails.
 
     Args:
       code: Status of gRPC.
       message: What is wrong, where, and what is allowed.
-      quotes: Whether the message may quote what was asked about. Then the client gets it, but no
+      quotes: Whether the message may quote the request. Then the client gets it, but no
         log does.
       http_status: Status of HTTP, if it is not the counterpart of `code`.
 
     Attributes:
       code: Status of gRPC.
       message: The message, as much of it as gRPC can send.
-      quotes: Whether it may quote what was asked about.
+      quotes: Whether it may quote the request.
       http_status: Status of HTTP.
     """
 

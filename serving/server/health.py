@@ -11,7 +11,7 @@ import asyncio
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-# Names that clients of TensorFlow Serving ask for, with and without the package; each stands for
+# Names that clients of TensorFlow Serving check, with and without the package; each stands for
 # all models, as "" does.
 _SERVICES = {"PredictionService", "ModelService"}
 _SERVICES |= {f"tensorflow.serving.{name}" for name in _SERVICES}
@@ -28,19 +28,19 @@ class HealthService(health_pb2_grpc.HealthServicer):
         self._stopping = False
 
     def set(self, name: str, available: bool) -> None:
-        """Says whether a model can be asked."""
+        """Says whether a model is served."""
         self._models[name] = available
         self._notify()
 
     def stop(self) -> None:
-        """Says, for good, that nothing can be asked any more, and ends the watching."""
+        """Says, for good, that nothing is served any more, and ends the watching."""
         self._stopping = True
         self._notify()
 
     async def Check(
         self, request: health_pb2.HealthCheckRequest, context: grpc.aio.ServicerContext
     ) -> health_pb2.HealthCheckResponse:
-        """Whether a model can be asked."""
+        """Whether a model is served."""
         status = self._status(request.service)
         if status == _Response.SERVICE_UNKNOWN:
             await context.abort(grpc.StatusCode.NOT_FOUND, f"no model {request.service} is known")
@@ -49,7 +49,7 @@ class HealthService(health_pb2_grpc.HealthServicer):
     async def Watch(
         self, request: health_pb2.HealthCheckRequest, context: grpc.aio.ServicerContext
     ) -> None:
-        """Whether a model can be asked, now and whenever that changes."""
+        """Whether a model is served, now and whenever that changes."""
         said = None
         while True:
             changed = self._changed

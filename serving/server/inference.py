@@ -1,4 +1,4 @@
-"""Answers the requests of TensorFlow Serving's protocol with a loaded model.
+"""Runs the requests of TensorFlow Serving's protocol with a loaded model.
 
 What is checked, in which order and with which status follows TensorFlow Serving (its
 `predict_util.cc`, `classifier.cc` and `regressor.cc`).
@@ -20,8 +20,9 @@ from tensorflow_serving.apis import (
 
 from serving.server.errors import ServingError, invalid
 from serving.server.models import Arrays, LoadedModel
-from serving.server.signatures import DEFAULT_SIGNATURE, PROTO_DTYPES, Signature
+from serving.server.signatures import PROTO_DTYPES, Signature
 from serving.server.tensors import check_context, check_inputs, check_rows, to_array, to_proto
+from storage.names import DEFAULT_SIGNATURE
 
 # Names that a signature for Classify or Regress gives to its tensors.
 EXAMPLES, CLASSES, SCORES, OUTPUTS = "inputs", "classes", "scores", "outputs"
@@ -73,14 +74,14 @@ def predict(
     output_filter: Sequence[str],
     seconds: float,
 ) -> Arrays:
-    """Answers inputs by name with outputs by name.
+    """The outputs of a model by name, for inputs by name.
 
     Args:
       model: The model.
       signature_name: Name of the signature; empty for `serving_default`.
       inputs: The inputs.
       output_filter: Names of the outputs that are wanted; none named means all.
-      seconds: Time in which the answer is of use.
+      seconds: Time in which the response is of use.
 
     Returns:
       The outputs.
@@ -116,7 +117,7 @@ def choose_outputs(signature: Signature, output_filter: Sequence[str]) -> list[s
 
 
 def to_response(outputs: Arrays) -> predict_pb2.PredictResponse:
-    """The answer to a request for a prediction, without its model.
+    """The response to a request for a prediction, without its model.
 
     Raises:
       ServingError: If an output has a dtype that the server does not know.
@@ -135,7 +136,7 @@ def to_response(outputs: Arrays) -> predict_pb2.PredictResponse:
 def fill_model_spec(
     spec: model_pb2.ModelSpec, model_name: str, version: int, signature_name: str
 ) -> None:
-    """Says in an answer which model gave it."""
+    """Says in a response which model it is from."""
     spec.name = model_name
     spec.version.value = version
     spec.signature_name = signature_name or DEFAULT_SIGNATURE
@@ -186,7 +187,7 @@ def to_classifications(outputs: Arrays, rows: int) -> classification_pb2.Classif
 
     Args:
       outputs: `classes` (strings), `scores` (float32) or both, [batch, classes].
-      rows: Rows that were asked.
+      rows: Rows of the request.
 
     Returns:
       The result.
@@ -239,7 +240,7 @@ def to_regressions(outputs: Arrays, rows: int) -> regression_pb2.RegressionResul
 
     Args:
       outputs: `outputs`, float32 [batch] or [batch, 1].
-      rows: Rows that were asked.
+      rows: Rows of the request.
 
     Returns:
       The result.

@@ -10,15 +10,15 @@ from serving.server.logs import log_event
 from serving.server.models import LoadedModel, load_model
 from serving.server.settings import ServerSettings
 from serving.server.warmup import warm_up
-from storage.directory import ModelDirectory
-from storage.encryption import load_keys
+from storage.encryption_keys import load_keys
 from storage.keys import short_id
 from storage.private_copy import private_copy
+from storage.versions import ModelVersions
 
 
 def load_version(
     settings: ServerSettings,
-    directory: ModelDirectory,
+    directory: ModelVersions,
     version: int,
     given_up: threading.Event,
     parent: str | None = None,
@@ -50,7 +50,7 @@ def load_version(
         )
         if copy.signed:
             model.key_id = copy.signed.key_id
-        answered = warm_up(model, folder, given_up)
+        warmed = warm_up(model, folder, given_up)
     except BaseException:
         copy.close()
         raise
@@ -66,6 +66,6 @@ def load_version(
         key_id=short_id(copy.signed.key_id) if copy.signed else None,
         signed=copy.signed.time if copy.signed else None,
         encrypted=copy.encrypted,
-        warmup_requests=answered,
+        warmup_requests=warmed,
     )
     return model

@@ -16,8 +16,8 @@ class ServerMetrics:
     Attributes:
       registry: What an exporter reads.
       requests: Requests by model, method, protocol and status (of gRPC).
-      rows: Rows that were answered, by model and version.
-      latency: Seconds from a request to its answer, by model, method and protocol.
+      rows: Rows that got a prediction, by model and version.
+      latency: Seconds from a request to its response, by model, method and protocol.
       waiting: Requests that wait for a worker or are being computed.
       versions: 1 for each version that is being served, by model, version and form.
       loads: Versions that were loaded or refused, by model and outcome.
@@ -39,7 +39,7 @@ class ServerMetrics:
         )
         self.latency = Histogram(
             f"{prefix}latency_seconds",
-            "Seconds from a request to its answer.",
+            "Seconds from a request to its response.",
             ["model", "method", "protocol"],
             buckets=_SECONDS,
             registry=self.registry,

@@ -1,4 +1,4 @@
-"""A version of a model, loaded: what it can be asked, and its answers to arrays.
+"""A version of a model, loaded: its signatures, and its outputs for arrays.
 
 A SavedModel runs in a session of its own, as in TensorFlow Serving, so that a run can be ended when
 its time is over. A `model.tflite` runs in interpreters, one for each request that is computed at a
@@ -10,6 +10,7 @@ from __future__ import annotations
 import queue
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from typing import Any, Protocol
@@ -22,11 +23,8 @@ from tensorflow.core.framework import graph_pb2, types_pb2
 from tensorflow.core.protobuf import config_pb2, meta_graph_pb2, saved_model_pb2
 
 from serving.server.errors import ServingError, invalid
-from serving.server.signatures import DEFAULT_SIGNATURE, PROTO_DTYPES, Signature, TensorInfo
-from storage.directory import SAVED_MODEL
-
-# The name under which TensorFlow Serving looks for it beside `saved_model.pb`.
-TFLITE_MODEL = "model.tflite"
+from serving.server.signatures import PROTO_DTYPES, Signature, TensorInfo
+from storage.names import DEFAULT_SIGNATURE, SAVED_MODEL, TFLITE_MODEL
 
 _STATUS = {code.value[0]: code for code in grpc.StatusCode}
 
@@ -37,15 +35,15 @@ Arrays = dict[str, np.ndarray]
 
 
 class LoadedModel(Protocol):
-    """A version of a model that can be asked; what it holds is given back when it is forgotten.
+    """A version of a model that is loaded; what it holds is given back when it is forgotten.
 
     Attributes:
-      signatures: What it can be asked.
-      signature_defs: The same as TensorFlow's protocol says it, for clients that ask for metadata.
+      signatures: What it takes and returns, by name.
+      signature_defs: The same as TensorFlow's protocol says it, for clients that want metadata.
       batched: Signatures of which the rows of several requests may be computed as one batch; see
         `batching.learn`.
       key_id: Id of the key that it was verified with; empty if it was not.
-      ends_by_itself: Whether an answer takes a time that only the size of what is asked bounds.
+      ends_by_itself: Whether a run takes a time that only the size of its inputs bounds.
     """
 
     signatures: Mapping[str, Signature]
@@ -61,21 +59,36 @@ class LoadedModel(Protocol):
         outputs: Sequence[str],
         seconds: float,
     ) -> Arrays:
-        """Answers arrays that fit a signature.
+        """Computes outputs for arrays that fit a signature.
 
         Args:
           signature: Name of the signature.
           inputs: Its inputs by name.
           outputs: Names of the outputs that are wanted.
-          seconds: Time in which the answer is of use.
+          seconds: Time in which the response is of use.
 
         Returns:
           The outputs by name; strings are bytes objects.
 
         Raises:
-          ServingError: If the model cannot answer.
+          ServingError: If the model fails.
         """
         ...
+
+
+@dataclass(frozen=True)
+class Served:
+    """A version that is being served.
+
+    Attributes:
+      name: Name of the model.
+      version: Number of the version.
+      model: The model.
+    """
+
+    name: str
+    version: int
+    model: LoadedModel
 
 
 def load_model(folder: str, *, prefer_tflite: bool, concurrency: int) -> LoadedModel:
@@ -117,7 +130,7 @@ class SavedModel:
             for name, signature in self.signature_defs.items()
             if signature.method_name  # Those without one are for the loader.
         }
-        _check_askable(self.signatures)
+        _check_usable(self.signatures)
         self.batched: set[str] = set()
         self._session = tf.compat.v1.Session(graph=tf.Graph())
         with self._session.graph.as_default():
@@ -179,7 +192,7 @@ class TFLiteModel:
       concurrency: Requests that are computed at a time.
 
     Raises:
-      ValueError: If it has more than one signature, or none that can be asked.
+      ValueError: If it has more than one signature, or none that can be used.
     """
 
     key_id = ""
@@ -195,7 +208,7 @@ class TFLiteModel:
         self.signature_defs: Mapping[str, meta_graph_pb2.SignatureDef] = dict.fromkeys(
             self.signatures, first.signature.to_proto()
         )
-        _check_askable(self.signatures)
+        _check_usable(self.signatures)
         self.batched: set[str] = set()
         self._idle: queue.SimpleQueue[_Interpreter] = queue.SimpleQueue()
         for interpreter in interpreters:
@@ -280,8 +293,8 @@ def _tensor_info(detail: dict[str, Any]) -> TensorInfo:
     return TensorInfo(PROTO_DTYPES.get(dtype, types_pb2.DT_INVALID), shape, detail["name"])
 
 
-def _check_askable(signatures: Mapping[str, Signature]) -> None:
-    """Checks that a model has a signature that can be asked.
+def _check_usable(signatures: Mapping[str, Signature]) -> None:
+    """Checks that a model has a signature that can be used.
 
     Raises:
       ValueError: If it has not.
@@ -290,7 +303,7 @@ def _check_askable(signatures: Mapping[str, Signature]) -> None:
     if all(unknown.values()):
         tensors = "; ".join(f"{name}: {', '.join(names)}" for name, names in unknown.items())
         raise ValueError(
-            "the model cannot be asked: it has no signature"
+            "the model cannot be used: it has no signature"
             + (f" of dtypes that can be sent: {tensors}" if tensors else "")
         )
 

@@ -16,35 +16,38 @@ from starlette.responses import Response
 from starlette.routing import Route
 from tensorflow_serving.apis import get_model_metadata_pb2
 
-from serving.server import inference, json_format
+from serving.server import inference, json_requests, json_responses
 from serving.server.authentication import Authenticator, Grant, UnauthenticatedError
+from serving.server.calls import Call
 from serving.server.errors import ServingError, invalid
 from serving.server.estimate import WORST_JSON, inflate, too_large, weigh_json
+from serving.server.model_request import LargeRequest, ModelRequest, examples_request
 from serving.server.models import Arrays
-from serving.server.rpc import SIGNATURE_DEF, read_metadata
-from serving.server.service import Call, Large, Question, Service, ask_examples
+from serving.server.rpc import read_metadata
+from serving.server.service import Service
 from serving.server.settings import METRICS_PATH
+from serving.server.signatures import SIGNATURE_DEF
+from storage.versions import MAX_VERSION
 
 _MODEL = r"/v1/models/(?P<name>[^/:]+)(?:/versions/(?P<version>\d+)|/labels/(?P<label>[^/:]+))?"
 _ASK = re.compile(_MODEL + r":(?P<method>classify|regress|predict)", re.IGNORECASE | re.ASCII)
 _LOOK = re.compile(_MODEL + r"(?P<metadata>/metadata)?", re.IGNORECASE | re.ASCII)
 
 _METHODS = ["GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
-_HIGHEST_VERSION = 2**63 - 1
 _TOO_SLOW = 408
 _MOST_DIGITS = 100  # Python refuses to read more than some thousands.
 
 
 class RestInterface:
-    """Answers requests over HTTP.
+    """Takes requests over HTTP.
 
     Args:
-      service: What answers.
+      service: What computes the responses.
       max_bytes: Largest body, also decompressed.
       max_rows: Most rows of a request.
       deadline_seconds: Longest time for a client to send its request.
       authenticator: Knows the tokens that requests have to bring.
-      cors_origins: Origins whose pages may ask from a browser; "*" for any.
+      cors_origins: Origins whose pages may send requests from a browser; "*" for any.
     """
 
     def __init__(
@@ -69,7 +72,7 @@ class RestInterface:
         app = Starlette(
             routes=[
                 Route(METRICS_PATH, self._guarded(self._metrics), methods=["GET"]),
-                Route("/v1/{path:path}", self._guarded(self._answer), methods=_METHODS),
+                Route("/v1/{path:path}", self._guarded(self._respond), methods=_METHODS),
             ],
             exception_handlers={404: _not_found},
             middleware=[_cors(self._cors_origins)] if self._cors_origins else [],
@@ -102,7 +105,7 @@ class RestInterface:
         page = generate_latest(self._service.metrics.registry)
         return Response(page, media_type=CONTENT_TYPE_LATEST)
 
-    async def _answer(self, request: Request, grant: Grant) -> Response:
+    async def _respond(self, request: Request, grant: Grant) -> Response:
         path = request.scope["path"]
         if request.method == "POST" and (match := _ASK.fullmatch(path)):
             method = match["method"].lower()
@@ -113,13 +116,13 @@ class RestInterface:
                 body = await self._read(request)
             except ServingError as error:
                 self._service.refuse(call, error)
-            ask = self._predict if method == "predict" else self._ask_examples
+            to_request = self._predict if method == "predict" else self._examples
 
-            def read(most: int) -> Question:
+            def read(most: int) -> ModelRequest:
                 document = inflate(body, self._max_bytes) if compressed else body
                 if len(document) * WORST_JSON > most and weigh_json(document) > most:
-                    raise Large
-                return ask(call, document)
+                    raise LargeRequest
+                return to_request(call, document)
 
             content = await self._service.compute(call, read, len(body), plain=not compressed)
         elif request.method == "GET" and (match := _LOOK.fullmatch(path)):
@@ -167,33 +170,35 @@ class RestInterface:
             raise invalid("the client went before it had sent its request", quotes=False) from None
         return b"".join(chunks)
 
-    def _predict(self, call: Call, document: bytes) -> Question:
+    def _predict(self, call: Call, document: bytes) -> ModelRequest:
         served = self._service.find(call)
-        request = json_format.parse_predict(
+        request = json_requests.parse_predict(
             document, lambda name: inference.find_signature(served.model, name), self._max_rows
         )
 
         def write(outputs: Arrays) -> bytes:
-            return json_format.format_predict(outputs, request.row_format)
+            return json_responses.format_predict(outputs, request.row_format)
 
-        return Question(served, request.signature_name, request.inputs, write)
+        return ModelRequest(served, request.signature_name, request.inputs, write)
 
-    def _ask_examples(self, call: Call, document: bytes) -> Question:
+    def _examples(self, call: Call, document: bytes) -> ModelRequest:
         served = self._service.find(call)
-        signature, examples = json_format.parse_examples(document, self._max_bytes, self._max_rows)
+        signature, examples = json_requests.parse_examples(
+            document, self._max_bytes, self._max_rows
+        )
         if call.method == "classify":
-            write: Callable[..., bytes] = json_format.format_classifications
+            write: Callable[..., bytes] = json_responses.format_classifications
         else:
-            write = json_format.format_regressions
-        return ask_examples(call.method, served, signature, np.array(examples, object), write)
+            write = json_responses.format_regressions
+        return examples_request(call.method, served, signature, np.array(examples, object), write)
 
     def _status(self, call: Call) -> bytes:
-        # Of all versions if a label is given, as TensorFlow Serving answers.
-        return json_format.format_status(self._service.manager.status(call.name, call.version))
+        # Of all versions if a label is given, as TensorFlow Serving does.
+        return json_responses.format_status(self._service.manager.status(call.name, call.version))
 
     def _metadata(self, call: Call) -> bytes:
         request = get_model_metadata_pb2.GetModelMetadataRequest(metadata_field=[SIGNATURE_DEF])
-        return json_format.format_metadata(read_metadata(self._service, call, request))
+        return json_responses.format_metadata(read_metadata(self._service, call, request))
 
 
 def _is_compressed(request: Request) -> bool:
@@ -223,7 +228,7 @@ def _peer(request: Request) -> str:
 
 def _call(method: str, match: re.Match, request: Request, grant: Grant) -> Call:
     digits = match["version"]
-    if digits and (len(digits) > _MOST_DIGITS or int(digits) > _HIGHEST_VERSION):
+    if digits and (len(digits) > _MOST_DIGITS or int(digits) > MAX_VERSION):
         raise invalid(f"Failed to convert version: {digits[:_MOST_DIGITS]} to numeric.")
     version = int(digits) if digits else None
     label = match["label"]
@@ -232,7 +237,7 @@ def _call(method: str, match: re.Match, request: Request, grant: Grant) -> Call:
 
 def _error_response(status: int, message: str) -> Response:
     return Response(
-        json_format.format_error(message), status_code=status, media_type="application/json"
+        json_responses.format_error(message), status_code=status, media_type="application/json"
     )
 
 

@@ -20,28 +20,31 @@ from tensorflow_serving.apis import (
 
 from serving.server import inference
 from serving.server.authentication import Authenticator, UnauthenticatedError
+from serving.server.calls import LONGEST_NAME, Call
+from serving.server.connections import HANDSHAKE_SECONDS
 from serving.server.errors import ServingError, invalid
 from serving.server.estimate import WORST_MESSAGE, inflate, is_compressed, too_large, weigh_message
 from serving.server.health import HealthService
+from serving.server.model_request import LargeRequest, ModelRequest, examples_request
 from serving.server.models import Arrays
-from serving.server.service import LONGEST_NAME, Call, Large, Question, Service, ask_examples, late
+from serving.server.service import Service
+from serving.server.signatures import SIGNATURE_DEF
+from serving.server.work_queue import deadline_exceeded
 
 Context: TypeAlias = grpc.aio.ServicerContext
 
-SIGNATURE_DEF = "signature_def"
-
 _LARGEST_LOOK_UP = 64 << 10
 _IDENTITY_AND_GZIP = 0b101
-_HANDSHAKE_SECONDS, _IDLE_SECONDS = 10, 300
+_IDLE_SECONDS = 300
 
 
 class RpcInterface:
-    """Answers `tensorflow.serving.PredictionService` and `ModelService`.
+    """Serves `tensorflow.serving.PredictionService` and `ModelService`.
 
     MultiInference is not implemented, and the configuration cannot be reloaded.
 
     Args:
-      service: What answers.
+      service: What computes the responses.
       max_bytes: Largest request, also decompressed and unfolded.
       max_rows: Most rows of a request.
       authenticator: Knows the tokens that requests have to bring.
@@ -87,7 +90,7 @@ class RpcInterface:
             ),
         ]
 
-    def _predict(self, call: Call, request: predict_pb2.PredictRequest) -> Question:
+    def _predict(self, call: Call, request: predict_pb2.PredictRequest) -> ModelRequest:
         served = self._service.find(call)
         signature = request.model_spec.signature_name
 
@@ -97,15 +100,17 @@ class RpcInterface:
             return _serialize(response)
 
         inputs = inference.read_inputs(request, self._max_bytes, self._max_rows)
-        return Question(served, signature, inputs, write, request.output_filter)
+        return ModelRequest(served, signature, inputs, write, request.output_filter)
 
-    def _classify(self, call: Call, request: classification_pb2.ClassificationRequest) -> Question:
-        return self._ask_examples(call, request, classification_pb2.ClassificationResponse)
+    def _classify(
+        self, call: Call, request: classification_pb2.ClassificationRequest
+    ) -> ModelRequest:
+        return self._examples(call, request, classification_pb2.ClassificationResponse)
 
-    def _regress(self, call: Call, request: regression_pb2.RegressionRequest) -> Question:
-        return self._ask_examples(call, request, regression_pb2.RegressionResponse)
+    def _regress(self, call: Call, request: regression_pb2.RegressionRequest) -> ModelRequest:
+        return self._examples(call, request, regression_pb2.RegressionResponse)
 
-    def _ask_examples(self, call: Call, request: Any, kind: type[Message]) -> Question:
+    def _examples(self, call: Call, request: Any, kind: type[Message]) -> ModelRequest:
         served = self._service.find(call)
         signature = request.model_spec.signature_name
         examples = inference.serialized_examples(request.input, self._max_bytes, self._max_rows)
@@ -115,35 +120,35 @@ class RpcInterface:
             inference.fill_model_spec(response.model_spec, served.name, served.version, signature)
             return _serialize(response)
 
-        return ask_examples(call.method, served, signature, examples, write)
+        return examples_request(call.method, served, signature, examples, write)
 
     def _computed(
-        self, method: str, kind: type[Message], ask: Callable[[Call, Any], Question]
+        self, method: str, kind: type[Message], to_request: Callable[[Call, Any], ModelRequest]
     ) -> grpc.RpcMethodHandler:
-        """Answers requests of a kind in a worker."""
+        """Computes requests of a kind in a worker."""
 
-        async def answer(call: Call, content: bytes, context: Context) -> bytes:
-            def read(most: int) -> Question:
+        async def respond(call: Call, content: bytes, context: Context) -> bytes:
+            def read(most: int) -> ModelRequest:
                 message = inflate(content, self._max_bytes)
                 if (
                     len(message) * WORST_MESSAGE > most
                     and weigh_message(message, kind.DESCRIPTOR, most) > most
                 ):
-                    raise Large
-                return ask(call, _parse(call, message, kind))
+                    raise LargeRequest
+                return to_request(call, _parse(call, message, kind))
 
             seconds = context.time_remaining()
             plain = not is_compressed(content)
             return await self._service.compute(call, read, len(content), seconds, plain)
 
-        return self._handler(method, answer)
+        return self._handler(method, respond)
 
     def _looked_up(
         self, method: str, kind: type[Message], look: Callable[[Call, Any], Message]
     ) -> grpc.RpcMethodHandler:
-        """Answers small requests of a kind at once."""
+        """Responds to small requests of a kind at once."""
 
-        async def answer(call: Call, content: bytes, context: Context) -> bytes:
+        async def respond(call: Call, content: bytes, context: Context) -> bytes:
             def work() -> bytes:
                 if len(content) > _LARGEST_LOOK_UP:
                     raise too_large(_LARGEST_LOOK_UP)
@@ -154,10 +159,10 @@ class RpcInterface:
 
             return self._service.look_up(call, work)
 
-        return self._handler(method, answer)
+        return self._handler(method, respond)
 
     def _handler(
-        self, method: str, answer: Callable[[Call, bytes, Context], Awaitable[bytes]]
+        self, method: str, respond: Callable[[Call, bytes, Context], Awaitable[bytes]]
     ) -> grpc.RpcMethodHandler:
         """Reads requests when there is room for them, and says the status of those refused.
 
@@ -176,12 +181,12 @@ class RpcInterface:
                         async with self._service.arrivals["grpc"].room(self._max_bytes):
                             content = await context.read()
                 except TimeoutError:
-                    self._service.refuse(call, late(seconds))
+                    self._service.refuse(call, deadline_exceeded(seconds))
                 except ServingError as error:
                     self._service.refuse(call, error)
                 if content is grpc.aio.EOF:
                     content = b""
-                return await answer(call, content, context)
+                return await respond(call, content, context)
             except ServingError as error:
                 await context.abort(error.code, error.message)
 
@@ -189,7 +194,7 @@ class RpcInterface:
 
 
 def _parse(call: Call, content: bytes, kind: type[Message]) -> Any:
-    """A request of a kind, of which the call is told what it asks for."""
+    """A request of a kind; what it is for is noted in the call."""
     try:
         request: Any = kind.FromString(content)
     except DecodeError as error:
@@ -210,10 +215,10 @@ def _serialize(message: Message) -> bytes:
 def read_metadata(
     service: Service, call: Call, request: get_model_metadata_pb2.GetModelMetadataRequest
 ) -> get_model_metadata_pb2.GetModelMetadataResponse:
-    """Answers a request for metadata.
+    """The response to a request for metadata.
 
     Raises:
-      ServingError: If something other than the signatures is asked for, or the version is not being
+      ServingError: If something other than the signatures is wanted, or the version is not being
         served.
     """
     if not request.metadata_field:
@@ -242,7 +247,7 @@ def make_server(
     """A gRPC server, not started.
 
     Args:
-      service: What answers.
+      service: What computes the responses.
       health_service: The health service, which needs no token.
       max_bytes: Largest request.
       max_rows: Most rows of a request.
@@ -262,7 +267,7 @@ def make_server(
             ("grpc.per_message_decompression", 0),
             ("grpc.compression_enabled_algorithms_bitset", _IDENTITY_AND_GZIP),
             ("grpc.max_allowed_incoming_connections", max_connections),
-            ("grpc.server_handshake_timeout_ms", _HANDSHAKE_SECONDS * 1000),
+            ("grpc.server_handshake_timeout_ms", HANDSHAKE_SECONDS * 1000),
             ("grpc.max_connection_idle_ms", _IDLE_SECONDS * 1000),
         ],
     )
@@ -297,7 +302,7 @@ class _TokenInterceptor(grpc.aio.ServerInterceptor):
             self._authenticator.record(error, "grpc", context.peer())
             await context.abort(error.code, error.message)
 
-        # Of a stream nothing is read unless it is asked for.
+        # Of a stream nothing is read unless it is read.
         return grpc.stream_unary_rpc_method_handler(refuse)
 
 

@@ -1,6 +1,6 @@
-"""The way of every request: wait for a worker, find the version, answer in time, count and log.
+"""The way of every request: wait for a worker, find the version, respond in time, count and log.
 
-What is small never waits for what is large: `workers` threads answer the small requests, and one
+What is small never waits for what is large: `workers` threads compute the small requests, and one
 more the large ones, one at a time. So memory for requests that are unfolded is bounded too.
 """
 
@@ -12,184 +12,38 @@ import logging
 import threading
 import time
 import traceback
-from collections import deque
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
-from functools import lru_cache
+from collections.abc import Callable, Iterable
 from typing import Any, NoReturn, TypeVar
 from weakref import WeakKeyDictionary
 
 import grpc
-import numpy as np
-from prometheus_client import Counter, Histogram
 
-from serving.server import batching, inference
+from serving.server import batching
 from serving.server.arrivals import Arrivals
-from serving.server.authentication import NOTHING, Grant
+from serving.server.calls import Call, CallRecorder, Recorded
 from serving.server.errors import ServingError, exhausted
 from serving.server.logs import log_event
-from serving.server.manager import ModelManager, Served
+from serving.server.manager import ModelManager
 from serving.server.metrics import ServerMetrics
-from serving.server.models import Arrays, LoadedModel
+from serving.server.model_request import LargeRequest, ModelRequest, Read, count_rows, unfolded
+from serving.server.models import Arrays, LoadedModel, Served
 from serving.server.request_log import RequestLog
-from serving.server.signatures import DEFAULT_SIGNATURE
-from serving.server.tensors import check_inputs, count_bytes
+from serving.server.work_queue import Task, WorkQueue, deadline_exceeded
 
-Answer = TypeVar("Answer")
+Response = TypeVar("Response")
 
-# Metrics have no label for each name that somebody made up.
-_UNKNOWN_MODEL = "(unknown)"
-LONGEST_NAME = 256  # more than the name of a folder can have
+# Above these a request is large: bytes that it takes unfolded, its rows.
+_SMALL_BYTES, _SMALL_ROWS = 4 << 20, 1024
+_BATCH_ROWS = 256
 
-# Above these a request is large: its bytes as it came, those it takes unfolded, its rows.
-_SMALL_BODY, _SMALL_BYTES, _SMALL_ROWS = 256 << 10, 4 << 20, 1024
-_BATCH_ROWS, _BATCH_REQUESTS = 256, 64
-
-# A request up to this size, of a model that has answered so many of its kind in less time than it
-# takes to wake a worker, is answered in the event loop.
+# A request up to this size, of a model that has computed so many of its kind in less time than it
+# takes to wake a worker, is computed in the event loop.
 _TINY_BODY, _TINY_BYTES, _TINY_ROWS = 8 << 10, 64 << 10, 8
 _QUICK_SECONDS, _QUICK_RUNS = 0.0002, 20
 
 
-class Large(Exception):
-    """A request that turned out to be large when it was looked at."""
-
-
-@dataclass
-class Call:
-    """A request as the log and the metrics see it.
-
-    Attributes:
-      protocol: "grpc" or "rest".
-      method: "predict", "classify", "regress", "status" or "metadata".
-      peer: Address of the client.
-      name: Name of the model.
-      version: Number of the version that is asked for; None for the newest.
-      label: Label of the version that is asked for.
-      rows: Rows that were answered.
-      grant: What the client may ask for; nothing unless it is said.
-    """
-
-    protocol: str
-    method: str
-    peer: str
-    name: str = ""
-    version: int | None = None
-    label: str | None = None
-    rows: int = 0
-    grant: Grant = NOTHING
-
-
-@dataclass
-class Question:
-    """What a request asks a version.
-
-    Args:
-      served: The version.
-      signature: Name of the signature; empty for `serving_default`.
-      inputs: Its inputs by name; those with a default may be left out.
-      write: Makes the answer of the outputs by name.
-      outputs: Names of the outputs that are wanted; none named means all.
-
-    Raises:
-      ServingError: If it does not fit the signature.
-    """
-
-    served: Served
-    signature: str
-    inputs: Arrays
-    write: Callable[[Arrays], Any]
-    outputs: Sequence[str] = ()
-
-    def __post_init__(self) -> None:
-        signature = inference.find_signature(self.served.model, self.signature)
-        self.signature = self.signature or DEFAULT_SIGNATURE
-        self.inputs = {**signature.defaults, **self.inputs}
-        check_inputs(signature, self.inputs)
-        self.outputs = inference.choose_outputs(signature, self.outputs)
-
-    @property
-    def rows(self) -> int:
-        """The most rows that an input has."""
-        return _rows(self.inputs)
-
-    @property
-    def bytes(self) -> int:
-        """Bytes that its inputs take."""
-        return count_bytes(self.inputs)
-
-    @property
-    def batch(self) -> object:
-        """What requests have in common that may be computed as one batch; its own if none may."""
-        shapes = [array.shape for array in self.inputs.values()]
-        rows = {shape[0] if shape else 0 for shape in shapes}
-        if self.signature not in self.served.model.batched or len(rows) != 1 or 0 in rows:
-            return id(self)
-        kinds = [(name, array.shape[1:]) for name, array in sorted(self.inputs.items())]
-        return id(self.served), self.signature, tuple(self.outputs), tuple(kinds)
-
-
-Read = Callable[[int], Question]
-
-
-def ask_examples(
-    method: str,
-    served: Served,
-    signature: str,
-    examples: np.ndarray,
-    write: Callable[[Any], Any],
-) -> Question:
-    """Asks to classify or regress.
-
-    Args:
-      method: "classify" or "regress".
-      served: The version.
-      signature: Name of the signature; empty for `serving_default`.
-      examples: Serialized tf.Examples, bytes [batch].
-      write: Makes the answer of the result.
-
-    Raises:
-      ServingError: If the signature does not do that.
-    """
-    rows = len(examples)
-    inputs = {inference.EXAMPLES: examples}
-    if method == "classify":
-        wanted = inference.classification_outputs(served.model, signature)
-        result: Callable[..., Any] = inference.to_classifications
-    else:
-        wanted = inference.regression_outputs(served.model, signature)
-        result = inference.to_regressions
-    return Question(served, signature, inputs, lambda found: write(result(found, rows)), wanted)
-
-
-@dataclass(eq=False)
-class _Task:
-    """A request that waits for a worker or is being computed."""
-
-    call: Call
-    read: Read
-    size: int
-    limit: float
-    end: float
-    future: asyncio.Future
-    loop: asyncio.AbstractEventLoop
-    started: bool = False
-    gone: bool = False
-
-    def left(self) -> float:
-        """Seconds in which the answer is of use.
-
-        Raises:
-          ServingError: If there are none.
-        """
-        left = self.end - time.monotonic()
-        if left <= 0:
-            raise late(self.limit)
-        return left
-
-
 class Service:
-    """Answers requests with the models of a manager.
+    """Computes the responses to requests with the models of a manager.
 
     Args:
       manager: The models.
@@ -198,14 +52,14 @@ class Service:
       max_queue: Requests that may wait for a worker.
       request_memory: Memory for all requests: a quarter for those that arrive, a quarter for
         those that wait, and half for those that are unfolded.
-      deadline_seconds: Longest time from a request to its answer.
+      deadline_seconds: Longest time from a request to its response.
       access_log: Whether each request is a line in the log.
-      request_log: Where requests and answers are written, if anywhere.
+      request_log: Where requests and predictions are written, if anywhere.
 
     Attributes:
       arrivals: Memory for requests that are still arriving, by protocol: over gRPC, none says how
         large it is.
-      deadline_seconds: Longest time from a request to its answer.
+      deadline_seconds: Longest time from a request to its response.
     """
 
     def __init__(
@@ -223,24 +77,13 @@ class Service:
         self.manager = manager
         self.metrics = metrics
         self.arrivals = {name: Arrivals(request_memory // 8) for name in ("grpc", "rest")}
-        self._most_waiting_bytes = request_memory // 4
         self._most_unfolded = max(0, request_memory // 2 - workers * _SMALL_BYTES)
-        self._most = workers + max_queue
-        self._workers = workers
-        self._queued = self._queued_bytes = 0
-        self._small: deque[_Task] = deque()
-        self._large: deque[_Task] = deque()
-        self._lock = threading.Lock()
-        self._small_came, self._large_came = (threading.Condition(self._lock) for _ in range(2))
-        self._closing = False
+        self._queue = WorkQueue(workers, max_queue, request_memory // 4)
         self._quick_runs: WeakKeyDictionary[LoadedModel, dict[str, int]] = WeakKeyDictionary()
         self.deadline_seconds = deadline_seconds
-        self._access_log = access_log
+        self._recorder = CallRecorder(metrics, manager.knows, access_log)
         self._request_log = request_log
-        metrics.waiting.set_function(lambda: self._queued)
-        self._count = lru_cache(maxsize=1024)(metrics.requests.labels)
-        self._latency = lru_cache(maxsize=1024)(metrics.latency.labels)
-        self._rows = lru_cache(maxsize=1024)(metrics.rows.labels)
+        metrics.waiting.set_function(lambda: self._queue.size)
         for number in range(workers):
             threading.Thread(target=self._work, name=f"worker-{number}", daemon=True).start()
         threading.Thread(target=self._work_on_large, name="worker-large", daemon=True).start()
@@ -253,303 +96,188 @@ class Service:
         seconds: float | None = None,
         plain: bool = True,
     ) -> Any:
-        """Computes the answer to a request, in a worker unless that would take longer.
+        """Computes the response to a request, in a worker unless that would take longer.
 
         Args:
           call: The request.
-          read: Unfolds it, to as many bytes as it is told at most, or raises `Large`.
+          read: Unfolds it, to as many bytes as it is told at most, or raises `LargeRequest`.
           size: Bytes of it as it came.
           seconds: Time that the client gives, if it says so.
           plain: Whether it is not compressed.
 
         Returns:
-          The answer.
+          The response.
 
         Raises:
           ServingError: If the version is not being served, too many requests wait, time is over,
             or `read` raises it.
         """
-        with _Recorded(self, call):
+        with Recorded(self._recorder, call):
             limit = min(self.deadline_seconds, seconds or self.deadline_seconds)
-            if size <= _TINY_BODY and plain and not self._queued:
-                question = self._guarded(lambda: read(_SMALL_BYTES))
-                if self._is_quick(question):
-                    return self._guarded(lambda: self._write(call, question, None, limit))
-                read = _already(question)
+            if size <= _TINY_BODY and plain and not self._queue.size:
+                request = self._guarded(lambda: read(_SMALL_BYTES))
+                if self._is_quick(request):
+                    return self._guarded(lambda: self._write(call, request, None, limit))
+                read = unfolded(request)
             loop = asyncio.get_running_loop()
-            task = _Task(
+            task = Task(
                 call, read, size, limit, time.monotonic() + limit, loop.create_future(), loop
             )
-            self._enqueue(task)
-            timer = loop.call_later(limit, _settle, task.future, None, late(limit))
+            self._queue.put(task)
+            timer = loop.call_later(limit, _settle, task.future, None, deadline_exceeded(limit))
             try:
                 return await task.future
             finally:
                 timer.cancel()
-                self._give_up(task)
+                self._queue.give_up(task)
 
     def find(self, call: Call) -> Served:
-        """The version that a request asks for, of which the call is told.
+        """The version that a request is for; it is noted in the call.
 
         Raises:
-          ServingError: If the client may not ask for it, or it is not being served.
+          ServingError: If the client may not use it, or it is not being served.
         """
         call.grant.check(call.method, call.name)
         served = self.manager.find(call.name, call.version, call.label, call.grant.models)
         call.version = served.version
         return served
 
-    def look_up(self, call: Call, work: Callable[[], Answer]) -> Answer:
-        """Answers a request that needs no worker; see `compute`."""
-        with _Recorded(self, call):
+    def look_up(self, call: Call, work: Callable[[], Response]) -> Response:
+        """Responds to a request that needs no worker; see `compute`."""
+        with Recorded(self._recorder, call):
             return work()
 
     def refuse(self, call: Call, error: ServingError) -> NoReturn:
         """Refuses a request that does not come as far as a worker; see `compute`."""
-        with _Recorded(self, call):
+        with Recorded(self._recorder, call):
             raise error
 
     def close(self) -> None:
-        """Ends the workers; what waits is not answered."""
-        with self._lock:
-            self._closing = True
-            self._small_came.notify_all()
-            self._large_came.notify_all()
-
-    def _enqueue(self, task: _Task) -> None:
-        with self._lock:
-            if self._queued >= self._most:
-                raise ServingError(
-                    grpc.StatusCode.UNAVAILABLE,
-                    f"the queue is full: {self._queued} requests are waiting or being computed",
-                )
-            if self._queued_bytes and self._queued_bytes + task.size > self._most_waiting_bytes:
-                raise exhausted(
-                    f"the queue is full: {self._queued_bytes:,} bytes are waiting or being "
-                    f"computed, {self._most_waiting_bytes:,} are allowed"
-                )
-            self._queued += 1
-            self._queued_bytes += task.size
-            self._append(task, task.size > _SMALL_BODY)
-
-    def _append(self, task: _Task, large: bool) -> None:
-        queue, came = (self._large, self._large_came) if large else (self._small, self._small_came)
-        queue.append(task)
-        came.notify()
-
-    def _give_up(self, task: _Task) -> None:
-        """Gives the place of a task to others, unless it is being computed."""
-        with self._lock:
-            if not task.started and not task.gone:
-                self._leave(task)
-                for queue in (self._small, self._large):
-                    with contextlib.suppress(ValueError):
-                        queue.remove(task)
-
-    def _leave(self, task: _Task) -> None:
-        if not task.gone:
-            task.gone = True
-            self._queued -= 1
-            self._queued_bytes -= task.size
-
-    def _start(self, task: _Task) -> bool:
-        """Whether a task is to be computed now."""
-        with self._lock:
-            task.started = not task.gone
-            return task.started
+        """Ends the workers; what waits gets no response."""
+        self._queue.close()
 
     def _work(self) -> None:
-        """Answers small requests, as many together as there are for each worker."""
-        while True:
-            with self._lock:
-                while not self._small:
-                    if self._closing:
-                        return
-                    self._small_came.wait()
-                number = min(1 + len(self._small) // self._workers, _BATCH_REQUESTS)
-                tasks = [self._small.popleft() for _ in range(min(number, len(self._small)))]
-            self._answer_small(tasks)
+        """Computes small requests, as many together as there are for each worker."""
+        while tasks := self._queue.take_small():
+            self._compute_small(tasks)
             del tasks
 
-    def _answer_small(self, tasks: Iterable[_Task]) -> None:
-        """Answers requests that should be small, as many at a time as there is memory for."""
-        batches: dict[object, list[tuple[_Task, Question]]] = {}
+    def _compute_small(self, tasks: Iterable[Task]) -> None:
+        """Computes requests that should be small, as many at a time as there is memory for."""
+        batches: dict[object, list[tuple[Task, ModelRequest]]] = {}
         taken = 0
-        for task in filter(self._start, tasks):
+        for task in filter(self._queue.start, tasks):
             try:
-                question = self._read(task, _SMALL_BYTES)
-                size = question.bytes
-                if question.rows > _SMALL_ROWS or size > _SMALL_BYTES:
-                    raise Large
+                request = self._read(task, _SMALL_BYTES)
+                size = request.bytes
+                if request.rows > _SMALL_ROWS or size > _SMALL_BYTES:
+                    raise LargeRequest
                 if taken + size > _SMALL_BYTES:
-                    self._answer_batches(batches)
+                    self._compute_batches(batches)
                     taken = 0
                 taken += size
-                batches.setdefault(question.batch, []).append((task, question))
-            except Large:
-                with self._lock:
-                    task.started = False
-                    self._append(task, True)
+                batches.setdefault(request.batch, []).append((task, request))
+            except LargeRequest:
+                self._queue.put_back(task)
             except Exception as error:
                 self._finish(task, None, error)
-        self._answer_batches(batches)
+        self._compute_batches(batches)
 
-    def _answer_batches(self, batches: dict[object, list[tuple[_Task, Question]]]) -> None:
+    def _compute_batches(self, batches: dict[object, list[tuple[Task, ModelRequest]]]) -> None:
         for batch in batches.values():
-            self._answer(batch)
+            self._compute(batch)
         batches.clear()
 
     def _work_on_large(self) -> None:
-        while True:
-            with self._lock:
-                while not self._large:
-                    if self._closing:
-                        return
-                    self._large_came.wait()
-                task = self._large.popleft()
-            if self._start(task):
+        while task := self._queue.take_large():
+            if self._queue.start(task):
                 try:
-                    self._answer([(task, self._read(task, self._most_unfolded))])
-                except Large:
+                    self._compute([(task, self._read(task, self._most_unfolded))])
+                except LargeRequest:
                     most = f"{self._most_unfolded:,} bytes, which is all that a request may"
                     error = exhausted(f"the request takes more than {most}", http_status=413)
                     self._finish(task, None, error)
                 except Exception as error:
                     self._finish(task, None, error)
-                # Its memory goes before the next one's comes.
-                del task
+            del task  # Its memory goes before the next one's comes.
 
-    def _read(self, task: _Task, most: int) -> Question:
+    def _read(self, task: Task, most: int) -> ModelRequest:
         task.left()
         return task.read(most)
 
-    def _answer(self, group: list[tuple[_Task, Question]]) -> None:
-        """Computes questions that may be one batch."""
+    def _compute(self, group: list[tuple[Task, ModelRequest]]) -> None:
+        """Computes requests that may be one batch."""
         while group:
             first, rows = group[0][1], 0
-            batch: list[tuple[_Task, Question]] = []
+            batch: list[tuple[Task, ModelRequest]] = []
             while group and (not batch or rows + group[0][1].rows <= _BATCH_ROWS):
                 rows += group[0][1].rows
                 batch.append(group.pop(0))
-            answers: Iterable[Arrays | None] = [None] * len(batch)
+            batch_outputs: Iterable[Arrays | None] = [None] * len(batch)
             if len(batch) > 1:
-                # If it fails, each of them gets its own error, or answer, below.
+                # If it fails, each of them gets its own error, or response, below.
                 with contextlib.suppress(Exception):
-                    answers = batching.run(
+                    batch_outputs = batching.run(
                         first.served.model,
                         first.signature,
-                        [question.inputs for _, question in batch],
+                        [request.inputs for _, request in batch],
                         first.outputs,
                         max(task.left() for task, _ in batch),
                     )
-            for (task, question), outputs in zip(batch, answers, strict=True):
+            for (task, request), outputs in zip(batch, batch_outputs, strict=True):
                 try:
-                    answer = self._write(task.call, question, outputs, task.left())
-                    self._finish(task, answer, None)
+                    response = self._write(task.call, request, outputs, task.left())
+                    self._finish(task, response, None)
                 except Exception as error:
                     self._finish(task, None, error)
 
-    def _is_quick(self, question: Question) -> bool:
-        runs = self._quick_runs.get(question.served.model, {}).get(question.signature, 0)
+    def _is_quick(self, request: ModelRequest) -> bool:
+        runs = self._quick_runs.get(request.served.model, {}).get(request.signature, 0)
         return (
             runs >= _QUICK_RUNS
-            and question.served.model.ends_by_itself
-            and question.rows <= _TINY_ROWS
-            and question.bytes <= _TINY_BYTES
+            and request.served.model.ends_by_itself
+            and request.rows <= _TINY_ROWS
+            and request.bytes <= _TINY_BYTES
         )
 
-    def _write(self, call: Call, question: Question, outputs: Arrays | None, seconds: float) -> Any:
-        served, inputs = question.served, question.inputs
+    def _write(
+        self, call: Call, request: ModelRequest, outputs: Arrays | None, seconds: float
+    ) -> Any:
+        served, inputs = request.served, request.inputs
         if outputs is None:
             start = time.perf_counter()
-            outputs = served.model.run(question.signature, inputs, question.outputs, seconds)
-            if question.rows <= _TINY_ROWS:
+            outputs = served.model.run(request.signature, inputs, request.outputs, seconds)
+            if request.rows <= _TINY_ROWS:
                 runs = self._quick_runs.setdefault(served.model, {})
                 quick = time.perf_counter() - start < _QUICK_SECONDS
-                count = runs.get(question.signature, 0)
+                count = runs.get(request.signature, 0)
                 # Twice in a row is slow; once may be another process's affair.
-                runs[question.signature] = min(count + 1, 3 * _QUICK_RUNS) if quick else count // 2
-        call.rows = _rows(outputs)
+                runs[request.signature] = min(count + 1, 3 * _QUICK_RUNS) if quick else count // 2
+        call.rows = count_rows(outputs)
         if self._request_log is not None:
             self._request_log.offer(served.name, served.version, inputs, outputs)
-        return question.write(outputs)
+        return request.write(outputs)
 
-    def _guarded(self, work: Callable[[], Answer]) -> Answer:
-        """Does some work, of which every error is one that can be answered."""
+    def _guarded(self, work: Callable[[], Response]) -> Response:
+        """Does some work, of which every error is a `ServingError`."""
         try:
             return work()
         except Exception as error:
             raise _explained(error) from None
 
-    def _finish(self, task: _Task, answer: Any, error: Exception | None) -> None:
+    def _finish(self, task: Task, response: Any, error: Exception | None) -> None:
         if error is not None:
             error = _explained(error)
-        with self._lock:
-            self._leave(task)
+        self._queue.finish(task)
         with contextlib.suppress(RuntimeError):  # The server has stopped.
-            task.loop.call_soon_threadsafe(_settle, task.future, answer, error)
-
-
-class _Recorded:
-    """Counts and logs a request when it is answered or refused."""
-
-    def __init__(self, service: Service, call: Call):
-        self._service = service
-        self._call = call
-        self._start = time.perf_counter()
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        service, call = self._service, self._call
-        seconds = time.perf_counter() - self._start
-        code = grpc.StatusCode.OK
-        if error is not None:
-            code = error.code if isinstance(error, ServingError) else grpc.StatusCode.INTERNAL
-            if isinstance(error, asyncio.CancelledError):
-                code = grpc.StatusCode.CANCELLED
-        known = call.name if service.manager.knows(call.name) else _UNKNOWN_MODEL
-        counter: Counter = service._count(known, call.method, call.protocol, code.name)
-        counter.inc()
-        histogram: Histogram = service._latency(known, call.method, call.protocol)
-        histogram.observe(seconds)
-        if call.rows:
-            service._rows(known, str(call.version)).inc(call.rows)
-        if service._access_log:
-            more: dict[str, Any] = {}
-            if call.grant.client:
-                more["client"] = call.grant.client
-            if error is not None and not getattr(error, "quotes", False):
-                more["reason"] = str(error) or type(error).__name__
-            log_event(
-                "request",
-                protocol=call.protocol,
-                method=call.method,
-                peer=call.peer,
-                model=call.name[:LONGEST_NAME],
-                version=call.version,
-                rows=call.rows,
-                status=code.name,
-                ms=round(seconds * 1000, 3),
-                **more,
-            )
-
-
-def _rows(arrays: Arrays) -> int:
-    """The most rows that an array has."""
-    return max([array.shape[0] if array.ndim else 0 for array in arrays.values()], default=0)
-
-
-def _already(question: Question) -> Read:
-    return lambda most: question
+            task.loop.call_soon_threadsafe(_settle, task.future, response, error)
 
 
 def _explained(error: Exception) -> ServingError:
-    """An error as it is answered; one that nobody foresaw is logged."""
+    """An error as a client gets it; one that nobody foresaw is logged."""
     if isinstance(error, ServingError):
         return error
-    # Not what it says: that may quote what was asked.
+    # Not what it says: that may quote the request.
     frames = traceback.extract_tb(error.__traceback__)
     log_event(
         "unforeseen error",
@@ -561,15 +289,10 @@ def _explained(error: Exception) -> ServingError:
     return ServingError(grpc.StatusCode.INTERNAL, reason, quotes=True)
 
 
-def _settle(future: asyncio.Future, answer: Any, error: Exception | None) -> None:
+def _settle(future: asyncio.Future, response: Any, error: Exception | None) -> None:
     if future.done():
         return
     if error is not None:
         future.set_exception(error)
     else:
-        future.set_result(answer)
-
-
-def late(seconds: float) -> ServingError:
-    """The error of a request whose time is over."""
-    return ServingError(grpc.StatusCode.DEADLINE_EXCEEDED, f"no answer within {seconds:g} seconds")
+        future.set_result(response)

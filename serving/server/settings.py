@@ -6,8 +6,8 @@ import ipaddress
 import socket
 from dataclasses import dataclass
 
-from storage.encryption import MEMORY
 from storage.keys import TrustStore
+from storage.memory import MEMORY
 
 # TensorFlow Serving's own.
 GRPC_PORT = 8500
@@ -40,15 +40,15 @@ class ServerSettings:
       request_memory: Memory for all requests that arrive, wait or are being computed, with all
         that they are unfolded to; that of the models' own computations comes on top.
       max_connections: Most connections at a time to each port.
-      deadline_seconds: Longest time from a request to its answer.
+      deadline_seconds: Longest time from a request to its response.
       token_file: File of a bearer token that allows everything; empty for none.
       tokens_file: TOML file of tokens' SHA-256, each with what it allows; empty for none.
       tls_certificate: File of the server's certificate chain (PEM); empty for no TLS.
       tls_key: File of its private key.
       tls_client_ca: File of the certificates (PEM) that sign those of clients; empty lets clients
         connect without one.
-      cors_origins: Origins whose pages may ask from a browser; "*" for any.
-      request_log: Folder for the log of requests and answers; empty for none.
+      cors_origins: Origins whose pages may send requests from a browser; "*" for any.
+      request_log: Folder for the log of requests and predictions; empty for none.
       request_log_sampling: Share of the requests that are logged.
       access_log: Whether each request is a line on the standard output.
     """
@@ -83,12 +83,12 @@ class ServerSettings:
 
     @property
     def weakness(self) -> str:
-        """What lets others ask who should not, or read along; empty if nothing does."""
+        """What lets others use the server or read along who should not; empty if nothing does."""
         if _is_loopback(self.host):
             return ""
         missing = []
         if not (self.token_file or self.tokens_file or self.tls_client_ca):
-            missing.append("no token or client certificate is asked for")
+            missing.append("no token or client certificate is required")
         if not self.tls_certificate:
             missing.append("nothing is encrypted")
         if not missing:

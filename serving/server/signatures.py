@@ -1,4 +1,4 @@
-"""What a model can be asked: the names, dtypes and shapes of a signature's inputs and outputs."""
+"""Signatures of a model: the names, dtypes and shapes of its inputs and outputs."""
 
 from __future__ import annotations
 
@@ -10,8 +10,10 @@ import tensorflow as tf
 from tensorflow.core.framework import tensor_shape_pb2, types_pb2
 from tensorflow.core.protobuf import meta_graph_pb2
 
-DEFAULT_SIGNATURE = "serving_default"
-PREDICT_METHOD = "tensorflow/serving/predict"
+from storage.names import PREDICT_METHOD
+
+# The field of a model's metadata that holds its signatures.
+SIGNATURE_DEF = "signature_def"
 
 # Number of a dtype in TensorFlow's protocol, and the numpy dtype of its arrays; strings are bytes
 # objects.

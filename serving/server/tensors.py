@@ -12,7 +12,7 @@ from tensorflow.core.framework import tensor_pb2, tensor_shape_pb2, types_pb2
 from serving.server.errors import ServingError, exhausted, invalid
 from serving.server.signatures import NUMPY_DTYPES, PROTO_DTYPES, Signature
 
-_MAX_RANK = 32  # of an array in numpy 1
+MAX_RANK = 32  # of an array in numpy 1
 _STRING_BYTES = 33  # of a bytes object, besides what is in it
 
 # Fields of a TensorProto that hold the values of a dtype; small integers share one.
@@ -87,8 +87,8 @@ def to_array(
     shape = [dim.size for dim in proto.tensor_shape.dim]
     if proto.tensor_shape.unknown_rank or min(shape, default=0) < 0:
         raise invalid(f'input "{name}" has no complete shape: {shape}')
-    if len(shape) > _MAX_RANK:
-        raise invalid(f'input "{name}" has {len(shape)} dimensions, {_MAX_RANK} are allowed')
+    if len(shape) > MAX_RANK:
+        raise invalid(f'input "{name}" has {len(shape)} dimensions, {MAX_RANK} are allowed')
     if shape and max_rows is not None:
         check_rows(name, shape[0], max_rows)
     size = math.prod(shape)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import grpc
 
-from storage.keys import in_memory
+from storage.memory import in_memory
 from storage.protected import read_protected
 
 
@@ -47,8 +47,8 @@ class Tls:
         """
         self._files = self._read()
 
-    def make_context(self, *_: object) -> ssl.SSLContext:
-        """The context of a web server; see `uvicorn.Config.ssl_context_factory`."""
+    def make_context(self) -> ssl.SSLContext:
+        """The context of a web server, which takes for each connection what was read last."""
 
         def choose(connection: ssl.SSLObject, name: str | None, first: ssl.SSLContext) -> None:
             connection.context = self._files.context

@@ -1,4 +1,4 @@
-"""Asks each signature of a version once before clients do, so that none of them has to wait for it.
+"""Uses each signature of a version once before clients do, so that none of them has to wait for it.
 
 First come the requests that the version brings along, as in TensorFlow Serving. That refuses a
 version if one of them names an input that the loaded form lacks, so the file holds none for a
@@ -25,24 +25,23 @@ from serving.server import batching, inference
 from serving.server.errors import ServingError
 from serving.server.logs import log_event
 from serving.server.models import Arrays, LoadedModel
-from serving.server.signatures import DEFAULT_SIGNATURE, Signature
+from serving.server.signatures import Signature
 from serving.server.tensors import check_inputs
+from storage.names import DEFAULT_SIGNATURE, WARMUP_FILE
 
-# Where TensorFlow Serving looks for them, below a version's folder.
-WARMUP_FILE = "assets.extra/tf_serving_warmup_requests"
 _MAX_BYTES = 1 << 30
 _SECONDS = 60.0
-# Of a request that is made here, and that the model need not be able to answer.
+# Of a request that is made here, and that the model may refuse.
 _MADE_BYTES = 1 << 26
 _MADE_SECONDS = 10.0
 
 
 def warm_up(model: LoadedModel, folder: str, given_up: threading.Event) -> int:
-    """Replays the Predict requests of a version's warm-up file, and asks what they leave out.
+    """Runs the requests of a version's warm-up file, and makes some for what they leave out.
 
     Requests of the file that do not fit the model are passed over: the same file serves the
-    SavedModel and the TFLite model, which have other signatures. So is what the model does not
-    answer of the requests that are made here.
+    SavedModel and the TFLite model, which have other signatures. So are
+    requests that are made here and that the model refuses.
 
     Args:
       model: The version.
@@ -50,14 +49,14 @@ def warm_up(model: LoadedModel, folder: str, given_up: threading.Event) -> int:
       given_up: Set when the version is no longer wanted.
 
     Returns:
-      How many requests of the file were answered.
+      How many requests of the file were run.
 
     Raises:
       ServingError: If the model fails over a request of the file.
       ValueError: If the file is damaged.
       InterruptedError: If the version is no longer wanted.
     """
-    answered = 0
+    runs = 0
     warm: list[Signature] = []
     row: Arrays = {}
     for request in _read_requests(folder):
@@ -76,7 +75,7 @@ def warm_up(model: LoadedModel, folder: str, given_up: threading.Event) -> int:
             reason = f"a request for {name} in {WARMUP_FILE} fails: {_explain(error)}"
             raise ServingError(error.code, reason) from error
         batching.learn(model, name, inputs)
-        answered += 1
+        runs += 1
         warm.append(signature)
         if not _takes_examples(signature):
             row = row or inputs
@@ -93,7 +92,7 @@ def warm_up(model: LoadedModel, folder: str, given_up: threading.Event) -> int:
             log_event("warm-up passed over", signature=name, folder=folder, reason=_explain(error))
             continue
         warm.append(signature)
-    return answered
+    return runs
 
 
 def _explain(error: Exception) -> str:

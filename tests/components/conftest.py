@@ -1,4 +1,4 @@
-"""What the tests of components share: tiny spans of real flights, and a way to run a component."""
+"""What the tests of components share: tiny spans of real trips, and a way to run a component."""
 
 from __future__ import annotations
 
@@ -11,9 +11,11 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from pipeline.config import load_config
 from storage.span_store import STORE_VARIABLE
+from tests.components.parameters import DEFAULTS
+from tests.conftest import PROJECT, TRIPS
 
-PROJECT = Path(__file__).parents[2]
 MONTHS = (201301, 201302, 201303, 201304)
 ROWS_A_MONTH = 300
 ROW_GROUP_ROWS = 64
@@ -22,21 +24,21 @@ BEAM_ARGS = ["--runner=apache_beam.runners.portability.fn_api_runner.FnApiRunner
 
 @pytest.fixture(scope="session")
 def tiny_spans(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Four months of flights with about 300 rows each in several row groups; not to be changed."""
-    root = tmp_path_factory.mktemp("tiny") / "flights"
+    """Four months of trips with about 300 rows each in several row groups; not to be changed."""
+    root = tmp_path_factory.mktemp("tiny") / "trips"
     for month in MONTHS:
-        table = pq.read_table(PROJECT / f"data/flights/span-{month}/flights.parquet")
+        table = pq.read_table(TRIPS / f"span-{month}/trips.parquet")
         rows = table.take(np.arange(0, table.num_rows, table.num_rows // ROWS_A_MONTH))
         folder = root / f"span-{month}"
         folder.mkdir(parents=True)
-        pq.write_table(rows, folder / "flights.parquet", row_group_size=ROW_GROUP_ROWS)
+        pq.write_table(rows, folder / "trips.parquet", row_group_size=ROW_GROUP_ROWS)
     return root
 
 
 @pytest.fixture
 def own_spans(tiny_spans: Path, tmp_path: Path) -> Path:
     """A copy of the tiny spans that a test may change."""
-    return Path(shutil.copytree(tiny_spans, tmp_path / "flights"))
+    return Path(shutil.copytree(tiny_spans, tmp_path / "trips"))
 
 
 @pytest.fixture
@@ -47,9 +49,11 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture(scope="session")
-def curated_schema() -> Path:
-    """The folder of `schema.pbtxt`, laid out like a `Schema` artifact."""
-    return PROJECT / "schema"
+def curated_schema(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a `schema.pbtxt`, laid out like a `Schema` artifact; not to be changed."""
+    folder = tmp_path_factory.mktemp("schema")
+    shutil.copy(PROJECT / load_config().gate.schema, folder / "schema.pbtxt")
+    return folder
 
 
 @pytest.fixture(scope="session")
@@ -57,7 +61,8 @@ def run_component(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., dic
     """Runs the executor of a function component as a TFX runner does.
 
     The function takes the component, its inputs by name (artifacts, or the folders of artifacts of
-    the declared type) and its parameters; it returns the output artifacts by name.
+    the declared type) and its parameters, over the defaults of the configuration; it returns the
+    output artifacts by name.
     """
 
     def run(component: Any, inputs: Mapping[str, Any], **parameters: Any) -> dict[str, Any]:
@@ -68,7 +73,8 @@ def run_component(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., dic
         for name, channel in spec.OUTPUTS.items():
             (folder / name).mkdir()
             outputs[name] = [_artifact(channel.type, folder / name)]
-        executor_class(_context(executor_class, folder)).Do(given, outputs, parameters)
+        all_parameters = DEFAULTS.get(component.__name__, {}) | parameters
+        executor_class(_context(executor_class, folder)).Do(given, outputs, all_parameters)
         return {name: artifacts[0] for name, artifacts in outputs.items()}
 
     return run

@@ -11,14 +11,15 @@ import pytest
 from moto.server import ThreadedMotoServer
 from pyarrow import fs
 
-from components.span_example_gen import SpanExampleGen
+from components.span_example_gen.component import SpanExampleGen
 from ml.artifacts import has_serving_model, statistics_uri
 from storage import spans
-from storage.directory import ModelDirectory, copy_tree, open_uri
+from storage.directory import ModelDirectory
 from storage.errors import DataError
 from storage.keys import TrustStore
 from storage.private_copy import private_copy
 from storage.span_store import SpanStore
+from storage.uris import copy_tree, open_uri
 from tests.components.test_publishing import push, serve
 from tests.conftest import PushedRun
 
@@ -108,7 +109,7 @@ def test_a_model_is_pushed_to_a_bucket_signed_and_served_from_it(
 
     key = tmp_path / "signing.key"
     output = push(pushed, serving_dir, tmp_path / "pushed", signing_key=str(key))
-    directory = ModelDirectory(serving_dir, "flight_delay")
+    directory = ModelDirectory(serving_dir, "trip_delay")
     (version,) = directory.versions()
     assert output.get_string_custom_property("pushed_version") == str(version)
     public_key = str(key.with_suffix(".pub"))
@@ -128,7 +129,7 @@ def test_a_version_in_a_bucket_is_rolled_back_and_promoted(
 ) -> None:
     serving_dir = f"{bucket}/rolled"
     push(pushed, serving_dir, tmp_path / "pushed")
-    directory = ModelDirectory(serving_dir, "flight_delay")
+    directory = ModelDirectory(serving_dir, "trip_delay")
     (first,) = directory.versions()
     directory.publish(first + 1, str(pushed.version), str(tmp_path / "pushed" / "provenance"))
     assert directory.served() == first + 1

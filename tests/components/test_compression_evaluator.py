@@ -22,15 +22,15 @@ from components.compression_evaluator import CompressionEvaluator, read_budgets,
 from components.evaluator.extraction import _Predict
 from components.evaluator.results import read_changes, read_failures, read_metrics
 from components.quantizer.conversion import convert
-from ml.artifacts import TFLITE_MODEL
 from ml.predictors import SavedModelPredictor, TFLitePredictor, load_predictor
-from models.flights.export import save_model
-from models.flights.features import RAW_SIGNATURE
 from pipeline.config import CompressionConfig, load_config
 from pipeline.evaluation import make_compression_eval_config
 from pipeline.model import Model
 from storage.errors import DataError, UserError
+from storage.names import RAW_SIGNATURE, TFLITE_MODEL
+from tests.components.parameters import DEFAULTS
 from tests.conftest import PushedRun, make_artifacts
+from tests.trips.export import save_model
 
 MIN_SLICE = 500
 
@@ -48,7 +48,7 @@ def evaluate(pushed: PushedRun, model: Path, work: Path, **budgets: Any) -> tupl
     config = CompressionConfig(max_auc_loss=0.15, max_slice_auc_loss=0.6)
     parameters = {
         "eval_config": json_format.MessageToJson(
-            make_compression_eval_config(config, MIN_SLICE, Model.load("flights"))
+            make_compression_eval_config(config, MIN_SLICE, Model.load(load_config()))
         ),
         **budgets,
     }
@@ -57,7 +57,7 @@ def evaluate(pushed: PushedRun, model: Path, work: Path, **budgets: Any) -> tupl
         tmp_dir=str(work),
         make_beam_pipeline_fn=lambda: beam.Pipeline(argv=list(load_config().beam_args)),
     )
-    executor(context).Do(inputs, outputs, parameters)
+    executor(context).Do(inputs, outputs, DEFAULTS["CompressionEvaluator"] | parameters)
     return outputs["blessing"][0], str(work / "evaluation")
 
 
@@ -72,7 +72,7 @@ def contrary(pushed: PushedRun, tmp_path_factory: pytest.TempPathFactory) -> Pat
     for layer in (network.get_layer("deep"), network.get_layer("wide")):
         layer.set_weights([-weight for weight in layer.get_weights()])
     graph = tft.TFTransformOutput(str(pushed.artifact("Transform", "transform_graph")))
-    save_model(network, graph, str(path))
+    save_model(network, graph, str(path), Model.load(load_config()).custom_config)
     content = convert(str(path), RAW_SIGNATURE, float16=False, quantize=False, sparse=False)
     (path / TFLITE_MODEL).write_bytes(content)
     return path
@@ -99,7 +99,7 @@ def test_both_forms_are_compared_with_the_float_model(pushed: PushedRun) -> None
     by_model = [
         dict(tfma.load_eval_result(uri, model_name=spec.name).slicing_metrics)[()] for spec in specs
     ]
-    tflite, saved, _ = (values[""][""]["auc"]["doubleValue"] for values in by_model)
+    tflite, saved, _ = (values[""][""]["auc"]["boundedValue"]["value"] for values in by_model)
     assert tflite == pytest.approx(saved, abs=0.005)
     assert read_metrics(uri)["Overall"]["auc"] == tflite
 

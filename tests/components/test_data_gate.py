@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import shutil
 from collections.abc import Callable
 from dataclasses import asdict
 from functools import cache
@@ -21,13 +22,18 @@ from tensorflow_metadata.proto.v0 import anomalies_pb2, schema_pb2
 from tfx.v1.types import standard_artifacts as standard
 from tfx_bsl.coders import example_coder
 
-from components.data_gate import DataGate, Gate, _find_label_unusable, parse_warn_only
-from components.span_example_gen import Columns, to_example_batch
-from ml.artifacts import statistics_uri
-from models.flights.features import LABEL, RAW_FEATURES
-from pipeline.config import GateConfig
+from components.data_gate.anomalies import parse_warn_only
+from components.data_gate.component import DataGate, GateFacts
+from components.data_gate.gate import Gate
+from components.data_gate.statistics_checks import find_label_unusable
+from ml.artifacts import schema_uri, statistics_uri
+from ml.example_columns import Columns, to_example_batch
+from pipeline.config import load_config
 from storage.errors import BlockingAnomalies, UserError
 from tests.conftest import PROJECT, read_month, thin
+from tests.trips.features import RAW_FEATURES
+
+LABEL = load_config().label
 
 Fault = Callable[[pd.DataFrame], None]
 
@@ -88,7 +94,7 @@ def write_examples(uri: Path, **splits: pd.DataFrame) -> standard.Examples:
     artifact = standard.Examples()
     artifact.uri = str(uri)
     artifact.split_names = json.dumps(list(splits))
-    schema = tfdv.load_schema_text(str(PROJECT / "schema/schema.pbtxt"))
+    schema = tfdv.load_schema_text(str(PROJECT / load_config().gate.schema))
     columns = Columns.from_schema(schema, "time_hour")
     for split, frame in splits.items():
         folder = uri / f"Split-{split}"
@@ -116,7 +122,9 @@ def pass_gate(
     """
     rows = splits if {"train", "test"} <= splits.keys() else {}
     schema = standard.Schema()
-    schema.uri = str(PROJECT / "schema")
+    schema.uri = str(root / "schema")
+    Path(schema.uri).mkdir(parents=True, exist_ok=True)
+    shutil.copy(PROJECT / load_config().gate.schema, schema_uri(schema))
     anomalies = standard.ExampleAnomalies()
     anomalies.uri = str(root / "anomalies")
     inputs = {
@@ -127,7 +135,7 @@ def pass_gate(
             write_statistics(root / "served", **({} if served is None else {"train": served}))
         ],
     }
-    gate = GateConfig()
+    gate = load_config().gate
     parameters = {
         "environment": "TRAINING",
         "warn_only": json.dumps(warn_only),
@@ -144,15 +152,15 @@ def pass_gate(
 
 
 def warnings_of(passed: standard.ExampleAnomalies) -> list[str]:
-    lines = passed.get_string_custom_property("warned").splitlines()
-    assert passed.get_int_custom_property("warnings") == len(lines)
-    return lines
+    facts = GateFacts.of(passed)
+    assert facts.warnings == len(facts.shown)
+    return list(facts.shown)
 
 
 @pytest.mark.parametrize("number", range(201301, 201313))
 def test_real_months_pass_the_schema(tmp_path: Path, number: int) -> None:
     passed = pass_gate(tmp_path, test=month(number))
-    assert passed.get_int_custom_property("warnings") == 0
+    assert GateFacts.of(passed) == GateFacts(0, (), compared=False, drift=None)
 
 
 @pytest.mark.parametrize("number", [201309, 201312])
@@ -173,7 +181,10 @@ def test_real_months_pass_against_the_statistics_of_another_season(
     tmp_path: Path, served: int, new: int
 ) -> None:
     passed = pass_gate(tmp_path, served=month(served), train=month(new), eval=month(new))
-    assert passed.get_string_custom_property("drift").startswith("compared, nearest its limit ")
+    facts = GateFacts.of(passed)
+    assert facts.compared
+    assert facts.drift
+    assert 0 < facts.drift.value <= facts.drift.limit
 
 
 def put(column: str, row: int, value: object) -> Fault:
@@ -208,14 +219,14 @@ def lose(column: str, share: float) -> Fault:
 @pytest.mark.parametrize(
     ("fault", "feature", "words"),
     [
-        (put("late", 3, 7), "late", "value: 7. The schema allows 0 to 1."),
-        (put("late", 3, None), "late", "fewer"),
+        (put("delayed", 3, 7), "delayed", "value: 7. The schema allows 0 to 1."),
+        (put("delayed", 3, None), "delayed", "fewer"),
         (put("temp", 3, math.inf), "temp", "inf"),
         (put("humid", 3, 101.0), "humid", "101"),
         (put("origin", 3, "QQQ"), "origin", "QQQ"),
         (put("distance", 3, -5.0), "distance", "-5"),
-        (replace("carrier", "UA", "U2"), "carrier", "U2"),
-        (drop("carrier"), "carrier", "missing"),
+        (replace("company", "UA", "U2"), "company", "U2"),
+        (drop("company"), "company", "missing"),
         (lose("temp", 0.3), "temp", "0.9"),
         (lose("dest", 0.01), "dest", "fewer"),
     ],
@@ -235,50 +246,50 @@ def test_a_fault_stops_the_run_naming_split_feature_and_numbers(
 
 def test_a_few_unseen_categories_are_a_warning_where_the_domain_leaves_room(tmp_path: Path) -> None:
     frame = month(201303).copy()
-    put("carrier", 3, "ZZ")(frame)
+    put("company", 3, "ZZ")(frame)
     put("dest", 4, "ZZZ")(frame)
     assert warnings_of(pass_gate(tmp_path, test=frame)) == [
-        "test: carrier: UNSEEN_VALUES: 1 rows have values outside the domain: ZZ",
+        "test: company: UNSEEN_VALUES: 1 rows have values outside the domain: ZZ",
         "test: dest: UNSEEN_VALUES: 1 rows have values outside the domain: ZZZ",
     ]
 
 
 def test_a_category_that_moves_too_far_from_what_is_served_is_drift(tmp_path: Path) -> None:
     frame = month(201303).copy()
-    replace("carrier", "UA", "AA")(frame)
+    replace("company", "UA", "AA")(frame)
     with pytest.raises(
-        BlockingAnomalies, match=r"train: carrier: COMPARATOR_L_INFTY_HIGH: .*0\.1\d"
+        BlockingAnomalies, match=r"train: company: COMPARATOR_L_INFTY_HIGH: .*0\.1\d"
     ):
         pass_gate(tmp_path, served=month(201303), train=frame)
 
 
 def test_drift_is_judged_on_the_window_not_on_the_days_held_out(tmp_path: Path) -> None:
     frame = month(201303).copy()
-    replace("carrier", "UA", "AA")(frame)
+    replace("company", "UA", "AA")(frame)
     pass_gate(tmp_path, served=month(201303), train=month(201303), eval=frame)
 
 
-@pytest.mark.parametrize("entry", ["INT_TYPE_BIG_INT", "late:INT_TYPE_BIG_INT"])
+@pytest.mark.parametrize("entry", ["INT_TYPE_BIG_INT", "delayed:INT_TYPE_BIG_INT"])
 def test_what_is_warn_only_is_counted_and_does_not_stop(tmp_path: Path, entry: str) -> None:
     frame = month(201303).copy()
-    put("late", 3, 7)(frame)
+    put("delayed", 3, 7)(frame)
     passed = pass_gate(tmp_path, warn_only=(entry,), test=frame)
-    assert passed.get_int_custom_property("warnings") == 1
+    assert GateFacts.of(passed).warnings == 1
     content = Path(passed.uri, "Split-test", "SchemaDiff.pb").read_bytes()
     kept = anomalies_pb2.Anomalies.FromString(content)
-    assert list(kept.anomaly_info) == ["late"]
+    assert list(kept.anomaly_info) == ["delayed"]
 
 
 def test_warn_only_for_one_feature_leaves_others_blocking(tmp_path: Path) -> None:
     frame = month(201303).copy()
-    put("late", 3, 7)(frame)
+    put("delayed", 3, 7)(frame)
     with pytest.raises(BlockingAnomalies):
         pass_gate(tmp_path, warn_only=("month:INT_TYPE_BIG_INT",), test=frame)
 
 
 def test_an_anomaly_that_does_not_exist_is_refused() -> None:
-    with pytest.raises(UserError, match="late:TOO_LATE"):
-        parse_warn_only(["INT_TYPE_BIG_INT", "late:TOO_LATE"])
+    with pytest.raises(UserError, match="delayed:TOO_LATE"):
+        parse_warn_only(["INT_TYPE_BIG_INT", "delayed:TOO_LATE"])
 
 
 # A new month beside the window before it, and the window that the served model learned from
@@ -368,18 +379,18 @@ def test_a_column_in_other_units_is_found(tmp_path: Path, column: str, factor: f
         ("VX", "AA", "VALUE_VANISHED"),
     ],
 )
-def test_a_carrier_that_is_renamed_everywhere_is_found(
+def test_a_company_that_is_renamed_everywhere_is_found(
     tmp_path: Path, old: str, new: str, anomaly: str
 ) -> None:
-    reasons = judge_new_month(tmp_path, 201308, replace("carrier", old, new), statistics_alone=True)
-    assert any(f"test: carrier: {anomaly}: " in reason for reason in reasons), reasons
+    reasons = judge_new_month(tmp_path, 201308, replace("company", old, new), statistics_alone=True)
+    assert any(f"test: company: {anomaly}: " in reason for reason in reasons), reasons
 
 
-def test_a_small_carrier_that_is_renamed_is_a_warning(tmp_path: Path) -> None:
+def test_a_small_company_that_is_renamed_is_a_warning(tmp_path: Path) -> None:
     frame = month(201308).copy()
-    replace("carrier", "HA", "H2")(frame)
+    replace("company", "HA", "H2")(frame)
     passed = pass_gate(tmp_path, served=window_before(201308), test=frame)
-    assert any("carrier: UNSEEN_VALUES: " in line for line in warnings_of(passed))
+    assert any("company: UNSEEN_VALUES: " in line for line in warnings_of(passed))
 
 
 @pytest.mark.parametrize("column", ["temp", "humid", "wind_gust", "precip"])
@@ -393,7 +404,7 @@ def test_a_constant_column_is_found_even_before_a_model_is_served(
 
 
 @pytest.mark.parametrize("number", [201305, 201309])
-@pytest.mark.parametrize("column", ["carrier", "temp", "wind_dir", "precip", "pressure", "seats"])
+@pytest.mark.parametrize("column", ["company", "temp", "wind_dir", "precip", "pressure", "seats"])
 def test_a_column_that_lost_30_percent_is_found(tmp_path: Path, column: str, number: int) -> None:
     reasons = judge_new_month(tmp_path, number, lose(column, 0.3), statistics_alone=True)
     assert any(f"test: {column}: " in reason for reason in reasons), reasons
@@ -425,41 +436,40 @@ def test_a_day_delivered_twice_is_found(tmp_path: Path, number: int) -> None:
 
 @pytest.mark.parametrize("number", range(201302, 201313))
 def test_shuffled_labels_are_found_in_every_month(tmp_path: Path, number: int) -> None:
-    (reason,) = judge_new_month(tmp_path, number, shuffle("late"))
+    (reason,) = judge_new_month(tmp_path, number, shuffle("delayed"))
     assert re.match(
-        r"test: late: LABEL_UNRELATED: .* AUC of 0\.[45]\d\d, 0\.[67]\d\d in train", reason
+        r"test: delayed: LABEL_UNRELATED: .* AUC of 0\.[45]\d\d, 0\.[67]\d\d in train", reason
     )
 
 
 def test_inverted_labels_are_found(tmp_path: Path) -> None:
-    reasons = judge_new_month(tmp_path, 201310, convert("late", lambda late: 1 - late))
-    assert any("test: late: COMPARATOR_JENSEN_SHANNON_DIVERGENCE_HIGH" in r for r in reasons)
-    assert any("test: late: LABEL_UNRELATED" in r for r in reasons)
+    reasons = judge_new_month(tmp_path, 201310, convert("delayed", lambda delayed: 1 - delayed))
+    assert any("test: delayed: COMPARATOR_JENSEN_SHANNON_DIVERGENCE_HIGH" in r for r in reasons)
+    assert any("test: delayed: LABEL_UNRELATED" in r for r in reasons)
 
 
 def test_a_drift_that_comes_near_its_threshold_is_a_warning(tmp_path: Path) -> None:
     frame = month(201303).copy()
-    frame.loc[frame.index[frame["carrier"] == "EV"][:220], "carrier"] = "UA"
+    frame.loc[frame.index[frame["company"] == "EV"][:220], "company"] = "UA"
     passed = pass_gate(tmp_path, served=month(201303), test=frame)
     assert warnings_of(passed) == [
-        "test: carrier: DRIFT_NEAR_THRESHOLD: drift 0.039; more than 0.05 blocks"
+        "test: company: DRIFT_NEAR_THRESHOLD: drift 0.039; more than 0.05 blocks"
     ]
-    assert passed.get_string_custom_property("drift") == (
-        "compared, nearest its limit carrier (0.039 of 0.05)"
-    )
+    drift = GateFacts.of(passed).drift
+    assert drift == ("company", pytest.approx(0.039, abs=5e-4), 0.05)
     content = Path(passed.uri, "Split-test", "SchemaDiff.pb").read_bytes()
-    kept = anomalies_pb2.Anomalies.FromString(content).anomaly_info["carrier"]
+    kept = anomalies_pb2.Anomalies.FromString(content).anomaly_info["company"]
     assert kept.severity == anomalies_pb2.AnomalyInfo.WARNING
     assert [reason.short_description for reason in kept.reason] == ["DRIFT_NEAR_THRESHOLD"]
 
 
 def test_what_the_gate_finds_itself_can_be_made_a_warning_too(tmp_path: Path) -> None:
     broken, before = month(201308).copy(), window_before(201308)
-    shuffle("late")(broken)
+    shuffle("delayed")(broken)
     passed = pass_gate(
-        tmp_path, served=before, warn_only=("late:LABEL_UNRELATED",), train=before, test=broken
+        tmp_path, served=before, warn_only=("delayed:LABEL_UNRELATED",), train=before, test=broken
     )
-    assert any("test: late: LABEL_UNRELATED: " in line for line in warnings_of(passed))
+    assert any("test: delayed: LABEL_UNRELATED: " in line for line in warnings_of(passed))
 
 
 def test_a_feature_that_the_schema_does_not_have_is_refused(tmp_path: Path) -> None:
@@ -471,7 +481,7 @@ def test_a_feature_that_the_schema_does_not_have_is_refused(tmp_path: Path) -> N
 
 
 def only_label(value: object) -> Fault:
-    return convert("late", lambda late: np.full(len(late), value))
+    return convert("delayed", lambda delayed: np.full(len(delayed), value))
 
 
 @pytest.mark.parametrize("split", ["train", "eval", "test"])
@@ -485,8 +495,8 @@ def test_labels_of_one_value_stop_the_run_in_any_split(
     with pytest.raises(BlockingAnomalies) as stopped:
         pass_gate(tmp_path, **splits)
     assert (
-        f"{split}: late: LABEL_UNUSABLE: all of {len(broken):,} labels are {value}; both 0 and 1 "
-        "are needed. Are the labels of these months there yet?" in str(stopped.value)
+        f"{split}: delayed: LABEL_UNUSABLE: all of {len(broken):,} labels are {value}; both 0 "
+        "and 1 are needed. Are the labels of these months there yet?" in str(stopped.value)
     )
 
 
@@ -506,9 +516,9 @@ def test_labels_of_one_value_stop_the_run_in_any_split(
 )
 def test_labels_that_no_schema_refuses_are_refused(labels: list[Any], reason: str) -> None:
     statistics = tfdv.generate_statistics_from_dataframe(
-        pd.DataFrame({"late": labels, "x": [1, 2, 3, 4]})
+        pd.DataFrame({"delayed": labels, "x": [1, 2, 3, 4]})
     )
-    (anomaly,) = _find_label_unusable("train", statistics, "late")
+    (anomaly,) = find_label_unusable("train", statistics, "delayed")
     assert anomaly.blocks(frozenset())
     assert re.search(reason, anomaly.description)
 
@@ -516,12 +526,12 @@ def test_labels_that_no_schema_refuses_are_refused(labels: list[Any], reason: st
 @pytest.mark.parametrize("kind", [np.int64, np.float32, np.float64])
 def test_labels_of_0_and_1_are_usable_whatever_their_type_and_number(kind: Any) -> None:
     labels = (np.random.default_rng(7).random(200_000) < 0.237).astype(kind)
-    statistics = tfdv.generate_statistics_from_dataframe(pd.DataFrame({"late": labels}))
-    assert list(_find_label_unusable("train", statistics, "late")) == []
+    statistics = tfdv.generate_statistics_from_dataframe(pd.DataFrame({"delayed": labels}))
+    assert list(find_label_unusable("train", statistics, "delayed")) == []
     labels = labels.astype(float)
     labels[7] = 0.5
-    statistics = tfdv.generate_statistics_from_dataframe(pd.DataFrame({"late": labels}))
-    assert len(list(_find_label_unusable("train", statistics, "late"))) == 1
+    statistics = tfdv.generate_statistics_from_dataframe(pd.DataFrame({"delayed": labels}))
+    assert len(list(find_label_unusable("train", statistics, "delayed"))) == 1
 
 
 @pytest.mark.parametrize("split", ["train", "eval", "test"])
@@ -529,15 +539,15 @@ def test_labels_of_0_and_1_are_usable_whatever_their_type_and_number(kind: Any) 
 def test_a_soft_label_stops_the_run_in_any_split_whatever_the_schema_allows(
     split: str, kind: int
 ) -> None:
-    schema = tfdv.load_schema_text(str(PROJECT / "schema/schema.pbtxt"))
-    late = tfdv.get_feature(schema, LABEL)
-    late.type = kind
-    late.ClearField("int_domain")
-    limits = asdict(GateConfig())
+    schema = tfdv.load_schema_text(str(PROJECT / load_config().gate.schema))
+    delayed = tfdv.get_feature(schema, LABEL)
+    delayed.type = kind
+    delayed.ClearField("int_domain")
+    limits = asdict(load_config().gate)
     del limits["schema"], limits["warn_only"]
     gate = Gate(schema=schema, features=RAW_FEATURES, label=LABEL, **limits)
-    frame = month(201303).astype({"late": float})
-    frame.loc[3, "late"] = 0.5
+    frame = month(201303).astype({"delayed": float})
+    frame.loc[3, "delayed"] = 0.5
     statistics = tfdv.generate_statistics_from_dataframe(frame)
     _, found = gate.check_statistics(split, statistics, None)
     assert {a.feature for a in found if a.blocks(frozenset())} == {LABEL}
@@ -595,7 +605,7 @@ def test_a_random_sample_of_a_real_month_passes_however_small(
 
 
 def test_random_samples_pass_beside_all_rows_of_a_window(tmp_path: Path) -> None:
-    """Few have a flight to Hawaii, without which all distances lie in other bins."""
+    """Few have a trip to Hawaii, without which all distances lie in other bins."""
     before = keep(pd.concat(map(whole_month, range(201306, 201312))))
     for seed in range(6):
         pass_gate(tmp_path / str(seed), served=before, test=sample(201312, 100, seed))
@@ -609,13 +619,13 @@ def test_a_random_sample_passes_with_its_rows_looked_at(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("fault", "feature"),
     [
-        (replace("carrier", "UA", "AA"), "carrier"),
-        (replace("carrier", "UA", "U2"), "carrier"),
+        (replace("company", "UA", "AA"), "company"),
+        (replace("company", "UA", "U2"), "company"),
         (convert("distance", lambda miles: miles * 1.609), "distance"),
         (convert("pressure", lambda mbar: mbar * 0.02953), "pressure"),
         (convert("humid", lambda percent: percent / 100), "humid"),
         (convert("sched_dep_time", lambda time: time // 2), "sched_dep_time"),
-        (convert("late", lambda late: 1 - late), "late"),
+        (convert("delayed", lambda delayed: 1 - delayed), "delayed"),
         (lose("temp", 0.5), "temp"),
     ],
 )
@@ -630,8 +640,8 @@ def test_a_gross_fault_in_200_rows_still_stops_the_run(
 
 def test_what_chance_explains_is_a_warning_that_says_so(tmp_path: Path) -> None:
     passed = pass_gate(tmp_path, served=window_before(201303), test=sample(201303, 100, 0))
-    (line,) = (x for x in warnings_of(passed) if "carrier: COMPARATOR_L_INFTY_HIGH" in x)
+    (line,) = (x for x in warnings_of(passed) if "company: COMPARATOR_L_INFTY_HIGH" in x)
     assert re.search(r"By chance: without drift these rows may show 0\.1\d\d?\.$", line)
     content = Path(passed.uri, "Split-test", "SchemaDiff.pb").read_bytes()
-    kept = anomalies_pb2.Anomalies.FromString(content).anomaly_info["carrier"]
+    kept = anomalies_pb2.Anomalies.FromString(content).anomaly_info["company"]
     assert kept.severity == anomalies_pb2.AnomalyInfo.WARNING

@@ -14,19 +14,11 @@ import tf_keras
 from sklearn.metrics import roc_auc_score
 from tfx.v1.types import standard_artifacts as standard
 
+from ml.examples import read_columns
+from ml.fit import FitSettings, area_under_curve, evaluate, fine_tune
 from ml.keras_setup import skip_autograph_of_keras
-from ml.networks import (
-    FitSettings,
-    area_under_curve,
-    choose_layers,
-    clone,
-    evaluate,
-    fine_tune,
-    kernel_layers,
-    load_function,
-    load_network,
-    read_columns,
-)
+from ml.networks import choose_layers, clone, kernel_layers, load_network
+from ml.parameters import load_function
 from storage.errors import UserError
 from tests.components.digits import (
     SAVE_FN,
@@ -57,7 +49,7 @@ def wide_and_deep() -> tf_keras.Model:
     together = layers.Add()(
         [layers.Dense(1, name="linear")(wide), layers.Dense(1, name="top")(hidden)]
     )
-    return tf_keras.Model([wide, deep], layers.Activation("sigmoid", name="late")(together))
+    return tf_keras.Model([wide, deep], layers.Activation("sigmoid", name="delayed")(together))
 
 
 def draw_columns(rows: int = 200) -> dict[str, np.ndarray]:

@@ -11,13 +11,15 @@ import pytest
 import tensorflow as tf
 from tfx import v1 as tfx
 
-from components.span_example_gen import SPLITS, SpanExampleGen
+from components.span_example_gen.component import SpanExampleGen
+from components.span_example_gen.plan import SPLITS
 from components.statistics_gen import StatisticsGen
-from components.transform import Transform
+from components.transform.component import Transform
 from ml import request_log
 from ml.artifacts import load_schema, load_statistics, split_files
-from ml.relations import read_rows
+from ml.examples import read_rows
 from storage.errors import UserError
+from storage.names import REQUEST_LOG_SUFFIX
 
 Run = Callable[..., dict[str, Any]]
 
@@ -96,7 +98,7 @@ def test_data_nodes_refuse_a_split_without_files(
 
 def test_request_log_is_found_in_a_folder_whose_name_is_a_pattern(odd: Path) -> None:
     (odd / "log" / "m").mkdir(parents=True)
-    file = odd / "log" / "m" / f"1{request_log.SUFFIX}"
+    file = odd / "log" / "m" / f"1{REQUEST_LOG_SUFFIX}"
     with tf.io.TFRecordWriter(str(file), "GZIP") as log:
         log.write(tf.train.Example().SerializeToString())
     assert sum(request_log.count_features(str(odd / "log"), "m").values()) == 0

@@ -13,17 +13,19 @@ import pandas as pd
 import pytest
 import tensorflow_model_analysis as tfma
 from google.protobuf import text_format
-from tfx.utils import path_utils
 from tfx.v1.types import standard_artifacts as standard
 
 from components.pusher import Pusher
 from components.served_model import ServedModel
-from ml.artifacts import TFLITE_MODEL, CompressionReport
-from storage.directory import ModelDirectory, model_digest
-from storage.encryption import KEYS_VARIABLE, add_key, key_of
+from ml.artifacts import CompressionReport
+from storage.directory import ModelDirectory
+from storage.encryption import key_of
+from storage.encryption_keys import KEYS_VARIABLE, add_key
 from storage.errors import UserError
 from storage.keys import SignatureError, TrustStore, ensure_key_pair
+from storage.names import TFLITE_MODEL
 from storage.private_copy import private_copy
+from storage.uris import model_digest
 from tests.components.small_model import VOCABULARY, export
 
 WARMUP = "assets.extra/tf_serving_warmup_requests"
@@ -102,12 +104,9 @@ class Run:
         )["pushed_model"]
 
     def with_warmup(self, requests: bytes) -> Any:
-        """A blessing that holds a copy of the model with warm-up requests."""
+        """A blessing that holds warm-up requests."""
         blessing = at(standard.InfraBlessing, self.root / f"infra_{requests.decode()}")
-        write(Path(blessing.uri), {"INFRA_BLESSED": b""})
-        copy = Path(path_utils.stamped_model_path(blessing.uri))
-        write(copy, {**MODEL, WARMUP: requests})
-        blessing.set_int_custom_property("has_model", 1)
+        write(Path(blessing.uri), {"INFRA_BLESSED": b"", WARMUP: requests})
         return blessing
 
 
@@ -151,7 +150,7 @@ def test_without_all_three_blessings_nothing_is_published(run: Run, name: str) -
     assert not (run.root / "keys").exists()
 
 
-def test_the_copy_with_warmup_requests_is_what_is_published(run: Run) -> None:
+def test_pusher_publishes_the_model_byte_for_byte_and_the_warmup_requests(run: Run) -> None:
     run.push(infra_blessing=run.with_warmup(b"requests"))
     (version,) = run.directory.versions()
     assert read(run.directory.version_uri(version)) == {**MODEL, WARMUP: b"requests"}
@@ -303,12 +302,6 @@ def test_a_model_that_is_not_pushed_deletes_nothing(run: Run) -> None:
     assert len(run.directory.versions()) == 2
 
 
-def test_a_negative_number_of_versions_cannot_be_kept(run: Run) -> None:
-    with pytest.raises(UserError, match="keep_versions is -1; 0 or more is allowed"):
-        run.push(keep_versions=-1)
-    assert not Path(run.directory.serving_dir).exists()
-
-
 def test_the_digest_that_is_recorded_is_that_of_the_model_without_warmup_requests(run: Run) -> None:
     run.push(infra_blessing=run.with_warmup(b"requests"))
     (version,) = run.directory.versions()
@@ -384,9 +377,9 @@ def test_an_encrypted_version_becomes_the_baseline_and_is_not_pushed_twice(
     monkeypatch.delenv(KEYS_VARIABLE, raising=False)
     keys, signing_key = str(run.root / "encryption.keys"), str(run.root / "keys" / "signing.key")
     with pytest.raises(UserError, match=f"no key to encrypt with.*{KEYS_VARIABLE}"):
-        run.push(encrypt=1, signing_key=signing_key)
+        run.push(encrypt=True, signing_key=signing_key)
     name = add_key(keys)
-    sealed: dict[str, Any] = {"encrypt": 1, "encryption_keys": keys, "signing_key": signing_key}
+    sealed: dict[str, Any] = {"encrypt": True, "encryption_keys": keys, "signing_key": signing_key}
     artifact = run.push(**sealed)
     (version,) = run.directory.versions()
     record = run.directory.provenance(version)

@@ -17,14 +17,17 @@ from ai_edge_litert.interpreter import Interpreter
 from hypothesis import given
 from hypothesis import strategies as st
 
-from components.quantizer.component import MODES, POLICIES, Quantizer, check_modes, choose
+from components.quantizer.choice import MODES, POLICIES, check_modes, choose
+from components.quantizer.component import Quantizer
 from components.quantizer.conversion import convert, weight_sparsity
 from components.quantizer.fake_quant import check_representative, emulate_int8
 from components.quantizer.measurement import Measurement
 from components.quantizer.trade_off import plot_trade_off
-from ml.artifacts import TFLITE_MODEL, serving_model_uri
+from ml.artifacts import serving_model_uri
 from ml.predictors import load_predictor
+from ml.tflite import read_signatures
 from storage.errors import UserError
+from storage.names import TFLITE_MODEL
 from tests.components.digits import (
     LEARNING,
     PIXELS,
@@ -120,7 +123,7 @@ def test_the_edge_model_tells_digits_about_as_well(
 def test_the_report_tells_what_the_file_weighs(quantized: Quantize, mode: str) -> None:
     report, content = quantized(mode)["report"].read(), tflite_of(quantized(mode))
     assert report["mode"] == mode
-    assert report["why"] == f"{mode} was asked for"
+    assert report["why"] == f"{mode} is the mode that is set"
     assert list(report["modes"]) == [mode]
     row = report["modes"][mode]
     assert row["bytes"] == len(content)
@@ -128,6 +131,11 @@ def test_the_report_tells_what_the_file_weighs(quantized: Quantize, mode: str) -
     assert 0 < row["p50_ms"] <= row["p99_ms"]
     assert row["batch_us_per_row"] > 0
     assert abs(report["float"]["auc"] - row["auc"]) < 0.002
+
+
+def test_quantizer_names_the_signatures_of_the_file_that_it_measures(quantized: Quantize) -> None:
+    signatures = read_signatures(tflite_of(quantized("int8")))
+    assert set(signatures) == {"raw_features", "serving_default"}
 
 
 def test_int8_is_at_least_three_times_smaller(quantized: Quantize, unpruned: Outputs) -> None:
@@ -176,7 +184,7 @@ def test_the_report_says_whether_zeros_are_left_out(
     quantize: Quantize, quantized: Quantize, unpruned: Outputs
 ) -> None:
     assert measurement(quantized("float16"), "float16")["stored_sparse"] is True
-    dense = quantize(mode="float16", sparse=0)
+    dense = quantize(mode="float16", sparse=False)
     assert measurement(dense, "float16")["stored_sparse"] is False
     assert measurement(unpruned, "int8")["stored_sparse"] is False
 
@@ -271,7 +279,10 @@ def test_float_is_shipped_with_what_each_mode_would_have_lost() -> None:
 
 def test_a_mode_that_was_asked_for_is_shipped_whatever_it_loses() -> None:
     measured = {"int8": made(auc=0.1)}
-    assert choose(measured, made(), "int8", "smallest", 0.0) == ("int8", "int8 was asked for")
+    assert choose(measured, made(), "int8", "smallest", 0.0) == (
+        "int8",
+        "int8 is the mode that is set",
+    )
 
 
 def test_no_mode_is_good_enough_where_that_cannot_be_told() -> None:
@@ -297,7 +308,6 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"max_auc_loss": float("nan")}, "max_auc_loss = nan: allowed is 0 to 1"),
     ({"weight_bits": 4}, "weight_bits = 4: allowed is 5 to 8"),
     ({"weight_bits": 9}, "weight_bits = 9: allowed is 5 to 8"),
-    ({"representative_rows": 0}, "representative_rows = 0: allowed is 1 or more"),
     ({"epochs": -1}, "epochs = -1: allowed is 0 or more"),
     ({"batch_size": 0}, "batch_size = 0: allowed is 1 or more"),
     ({"learning_rate": 2.0}, r"learning_rate = 2\.0: allowed is above 0, to 1"),

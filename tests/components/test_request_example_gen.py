@@ -13,14 +13,20 @@ import pyarrow as pa
 import pytest
 import tensorflow as tf
 
-from components.request_example_gen import RequestExampleGen, Requests
+from components.request_example_gen import RequestExampleGen
 from ml import request_log
 from ml.artifacts import load_schema
-from ml.relations import read_rows
-from models.flights.features import LABEL, PROBABILITY, RAW_FEATURES
-from serving.server import request_log as server
-from storage.encryption import Encryptor, add_key, require_keys
+from ml.examples import read_rows
+from ml.requests import Requests
+from pipeline.config import load_config
+from serving.server.request_records import make_records
+from storage.encryption import Encryptor
+from storage.encryption_keys import add_key, require_keys
+from storage.names import REQUEST_LOG_SUFFIX
 from tests.conftest import HostileFile, read_month, thin, write_span
+from tests.trips.features import RAW_FEATURES
+
+LABEL, PROBABILITY = load_config().label, load_config().prediction
 
 MODEL = "a_model"
 VERSION = 7
@@ -32,7 +38,7 @@ Generate = Callable[..., Any]
 
 
 @pytest.fixture(scope="module")
-def flights() -> pa.Table:
+def trips() -> pa.Table:
     return thin(read_month(201303), 40)
 
 
@@ -71,7 +77,7 @@ def refusal(generate: Generate) -> Callable[..., str]:
 
 def write_log(
     root: Path,
-    flights: pa.Table,
+    trips: pa.Table,
     second: int,
     *,
     version: int = VERSION,
@@ -79,8 +85,8 @@ def write_log(
     model: str = MODEL,
     serialized: bool = False,
 ) -> Path:
-    """A file of the log as the server writes it: a request for all flights, all at one time."""
-    rows = flights.to_pandas()
+    """A file of the log as the server writes it: a request for all trips, all at one time."""
+    rows = trips.to_pandas()
     inputs: dict[str, np.ndarray] = {}
     for name in RAW_FEATURES:
         values = rows[name].to_numpy()
@@ -90,13 +96,13 @@ def write_log(
             values = values.astype(np.float32)
         inputs[name] = values
     if serialized:
-        plain = server.make_records(1, inputs, {"x": np.zeros(len(rows), np.float32)}, 0)
+        plain = make_records(1, inputs, {"x": np.zeros(len(rows), np.float32)}, 0)
         inputs = {"examples": np.array(plain, object)}
     answers = np.linspace(0.1, 0.9, len(rows), dtype=np.float32)[:, None]
-    records = server.make_records(version, inputs, {output: answers}, second * 1_000_000)
+    records = make_records(version, inputs, {output: answers}, second * 1_000_000)
     folder = root / "log" / model
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"requests-{len(list(folder.iterdir()))}{server.SUFFIX}"
+    path = folder / f"requests-{len(list(folder.iterdir()))}{REQUEST_LOG_SUFFIX}"
     with tf.io.TFRecordWriter(str(path), "GZIP") as file:
         for record in records:
             file.write(record)
@@ -110,22 +116,16 @@ def rows_of(examples: Any, schema_folder: Path, split: str) -> Any:
     return read_rows(examples, split, schema)
 
 
-def test_what_it_reads_is_called_as_the_server_calls_it() -> None:
-    names = ("PREDICTION_PREFIX", "TIME_FEATURE", "VERSION_FEATURE", "SUFFIX")
-    for name in names:
-        assert getattr(request_log, name) == getattr(server, name)
-
-
 @pytest.mark.parametrize("serialized", [False, True])
 def test_rows_are_as_they_were_sent_with_what_was_answered_and_the_label_that_arrived(
-    generate: Generate, flights: pa.Table, tmp_path: Path, curated_schema: Path, serialized: bool
+    generate: Generate, trips: pa.Table, tmp_path: Path, curated_schema: Path, serialized: bool
 ) -> None:
-    write_span(tmp_path / "spans", 201303, flights)
-    write_log(tmp_path, flights, SINCE, serialized=serialized)
+    write_span(tmp_path / "spans", 201303, trips)
+    write_log(tmp_path, trips, SINCE, serialized=serialized)
     examples = generate()
     assert json.loads(examples.split_names) == ["current"]
     found = rows_of(examples, curated_schema, "current")
-    sent = flights.to_pandas()
+    sent = trips.to_pandas()
     assert len(found) == len(sent)
     for name in RAW_FEATURES:
         expected = sent[name].to_numpy()
@@ -142,12 +142,12 @@ def test_rows_are_as_they_were_sent_with_what_was_answered_and_the_label_that_ar
 
 
 def test_the_period_before_is_a_split_of_its_own_and_other_times_and_models_are_left_out(
-    generate: Generate, flights: pa.Table, tmp_path: Path
+    generate: Generate, trips: pa.Table, tmp_path: Path
 ) -> None:
-    write_span(tmp_path / "spans", 201301, flights)
+    write_span(tmp_path / "spans", 201301, trips)
     for rows, second in ((5, SINCE - 7 * DAY - 1), (6, SINCE - 1), (7, UNTIL - 1), (8, UNTIL)):
-        write_log(tmp_path, flights.slice(0, rows), second)
-    write_log(tmp_path, flights, SINCE, model="another")
+        write_log(tmp_path, trips.slice(0, rows), second)
+    write_log(tmp_path, trips, SINCE, model="another")
     requests = Requests.from_examples(generate())
     assert requests.rows == {"current": 7, "previous": 6}
     # January's labels are not those of March.
@@ -156,12 +156,12 @@ def test_the_period_before_is_a_split_of_its_own_and_other_times_and_models_are_
 
 
 def test_rows_of_other_versions_and_without_the_prediction_are_counted(
-    generate: Generate, flights: pa.Table, tmp_path: Path
+    generate: Generate, trips: pa.Table, tmp_path: Path
 ) -> None:
-    write_span(tmp_path / "spans", 201303, flights)
-    write_log(tmp_path, flights.slice(0, 5), SINCE)
-    write_log(tmp_path, flights.slice(0, 6), SINCE, version=8)
-    write_log(tmp_path, flights.slice(0, 7), SINCE, output="scores")
+    write_span(tmp_path / "spans", 201303, trips)
+    write_log(tmp_path, trips.slice(0, 5), SINCE)
+    write_log(tmp_path, trips.slice(0, 6), SINCE, version=8)
+    write_log(tmp_path, trips.slice(0, 7), SINCE, output="scores")
     requests = Requests.from_examples(generate())
     assert requests.rows["current"] == 5
     assert requests.other_versions == {"8": 6}
@@ -169,9 +169,9 @@ def test_rows_of_other_versions_and_without_the_prediction_are_counted(
 
 
 def test_labels_are_joined_by_the_features_that_requests_have_and_never_guessed(
-    generate: Generate, flights: pa.Table, tmp_path: Path, curated_schema: Path
+    generate: Generate, trips: pa.Table, tmp_path: Path, curated_schema: Path
 ) -> None:
-    known, twice, unknown = flights.slice(0, 10), flights.slice(10, 1), flights.slice(11, 5)
+    known, twice, unknown = trips.slice(0, 10), trips.slice(10, 1), trips.slice(11, 5)
     place = twice.schema.get_field_index(LABEL)
     other = twice.set_column(
         place, twice.schema.field(place), pa.array([1 - twice[LABEL][0].as_py()])
@@ -188,28 +188,28 @@ def test_labels_are_joined_by_the_features_that_requests_have_and_never_guessed(
 
 
 def test_request_example_gen_does_not_run_a_hostile_file_of_labels(
-    refusal: Callable[..., str], flights: pa.Table, hostile_file: HostileFile, tmp_path: Path
+    refusal: Callable[..., str], trips: pa.Table, hostile_file: HostileFile, tmp_path: Path
 ) -> None:
-    write_log(tmp_path, flights, SINCE + 5)
-    path = hostile_file.write(flights, tmp_path / "spans" / "span-201303" / "flights.parquet")
+    write_log(tmp_path, trips, SINCE + 5)
+    path = hostile_file.write(trips, tmp_path / "spans" / "span-201303" / "trips.parquet")
     assert str(path) in refusal()
     assert not hostile_file.has_run()
 
 
 def test_a_file_that_is_still_written_is_not_read(
-    generate: Generate, flights: pa.Table, tmp_path: Path
+    generate: Generate, trips: pa.Table, tmp_path: Path
 ) -> None:
-    write_span(tmp_path / "spans", 201303, flights)
-    write_log(tmp_path, flights, SINCE)
-    part = write_log(tmp_path, flights, SINCE)
+    write_span(tmp_path / "spans", 201303, trips)
+    write_log(tmp_path, trips, SINCE)
+    part = write_log(tmp_path, trips, SINCE)
     part.rename(f"{part}.part")
-    assert Requests.from_examples(generate()).rows["current"] == len(flights)
+    assert Requests.from_examples(generate()).rows["current"] == len(trips)
 
 
 def test_a_file_that_was_cut_is_named(
-    refusal: Callable[..., str], flights: pa.Table, tmp_path: Path
+    refusal: Callable[..., str], trips: pa.Table, tmp_path: Path
 ) -> None:
-    path = write_log(tmp_path, flights, SINCE)
+    path = write_log(tmp_path, trips, SINCE)
     whole = path.read_bytes()
     for size in (0, 5, len(whole) // 2, len(whole) - 9):
         path.write_bytes(whole[:size])
@@ -220,20 +220,20 @@ def test_a_file_that_was_cut_is_named(
 
 
 def test_an_encrypted_log_is_read_with_its_key_alone(
-    generate: Generate, refusal: Callable[..., str], flights: pa.Table, tmp_path: Path
+    generate: Generate, refusal: Callable[..., str], trips: pa.Table, tmp_path: Path
 ) -> None:
-    write_span(tmp_path / "spans", 201303, flights)
+    write_span(tmp_path / "spans", 201303, trips)
     keys = str(tmp_path / "keys")
     name = add_key(keys)
-    path = write_log(tmp_path, flights, SINCE)
+    path = write_log(tmp_path, trips, SINCE)
     plain = path.read_bytes()
     with path.open("wb") as file:
         encryptor = Encryptor(file, require_keys(keys), f"{MODEL}/{path.name}")
         encryptor.write(plain)
         encryptor.end()
-    write_log(tmp_path, flights, SINCE)
+    write_log(tmp_path, trips, SINCE)
     rows = Requests.from_examples(generate(encryption_keys=keys)).rows
-    assert rows["current"] == 2 * len(flights)
+    assert rows["current"] == 2 * len(trips)
     assert f"is encrypted with the key {name}: " in refusal()
     os.chmod(keys, 0o644)
     assert "chmod 600" in refusal(encryption_keys=keys)
@@ -245,9 +245,9 @@ def test_an_encrypted_log_is_read_with_its_key_alone(
 
 
 def test_a_file_that_is_something_else_is_named(
-    refusal: Callable[..., str], flights: pa.Table, tmp_path: Path
+    refusal: Callable[..., str], trips: pa.Table, tmp_path: Path
 ) -> None:
-    path = write_log(tmp_path, flights, SINCE)
+    path = write_log(tmp_path, trips, SINCE)
     foreign = tf.train.Example()
     foreign.features.feature["x"].int64_list.value.append(1)
     mistyped = tf.train.Example()
@@ -262,16 +262,16 @@ def test_a_file_that_is_something_else_is_named(
 
 
 def test_what_is_not_there_is_said(
-    refusal: Callable[..., str], flights: pa.Table, tmp_path: Path
+    refusal: Callable[..., str], trips: pa.Table, tmp_path: Path
 ) -> None:
     assert refusal().startswith(f"there is no request log {tmp_path / 'log'}")
-    write_log(tmp_path, flights, SINCE, model="another")
+    write_log(tmp_path, trips, SINCE, model="another")
     assert refusal().endswith(f"has no file {MODEL}/*.tfrecord.gz; it has folders of another")
-    write_log(tmp_path, flights, SINCE, version=8)
+    write_log(tmp_path, trips, SINCE, version=8)
     message = refusal()
     assert "no row of 2013-03-04 to 2013-03-11 that version 7 of a_model answered" in message
-    assert message.endswith(f"others did: 8 ({len(flights)} rows)")
-    write_log(tmp_path, flights, SINCE, output="scores")
+    assert message.endswith(f"others did: 8 ({len(trips)} rows)")
+    write_log(tmp_path, trips, SINCE, output="scores")
     assert refusal().endswith("have no prediction.probability; its newest have prediction.scores")
 
 
@@ -284,22 +284,22 @@ def survey(root: Path, now: int, **asked: Any) -> request_log.Survey:
 
 
 def test_the_newest_complete_period_is_a_week_from_monday_on(
-    flights: pa.Table, tmp_path: Path
+    trips: pa.Table, tmp_path: Path
 ) -> None:
-    write_log(tmp_path, flights.slice(0, 3), SINCE - 1)
-    write_log(tmp_path, flights.slice(0, 4), UNTIL - 1, version=8)
-    write_log(tmp_path, flights.slice(0, 5), UNTIL - 2)
-    late = UNTIL + 3600
-    found = survey(tmp_path, late)
+    write_log(tmp_path, trips.slice(0, 3), SINCE - 1)
+    write_log(tmp_path, trips.slice(0, 4), UNTIL - 1, version=8)
+    write_log(tmp_path, trips.slice(0, 5), UNTIL - 2)
+    delayed = UNTIL + 3600
+    found = survey(tmp_path, delayed)
     assert found.period == request_log.Period(SINCE, UNTIL)
     assert found.versions == {VERSION: 5, 8: 4}
-    assert survey(tmp_path, late - 1).period == request_log.Period(SINCE - 7 * DAY, SINCE)
+    assert survey(tmp_path, delayed - 1).period == request_log.Period(SINCE - 7 * DAY, SINCE)
     # However long ago it was.
-    assert survey(tmp_path, late + 999 * DAY).period == request_log.Period(SINCE, UNTIL)
+    assert survey(tmp_path, delayed + 999 * DAY).period == request_log.Period(SINCE, UNTIL)
 
 
-def test_a_period_can_be_named(flights: pa.Table, tmp_path: Path) -> None:
-    write_log(tmp_path, flights, SINCE)
+def test_a_period_can_be_named(trips: pa.Table, tmp_path: Path) -> None:
+    write_log(tmp_path, trips, SINCE)
     now = UNTIL + DAY
     for asked in ({"since": SINCE}, {"until": UNTIL}, {"since": SINCE, "until": UNTIL}):
         assert survey(tmp_path, now, **asked).period == request_log.Period(SINCE, UNTIL)

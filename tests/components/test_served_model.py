@@ -11,10 +11,11 @@ from typing import Any
 import pytest
 
 from components import served_model
-from components.served_model import TRAINING_STATISTICS, ServedModel
+from components.served_model import ServedModel
 from ml.artifacts import serving_model_uri, statistics_uri
-from storage.directory import SAVED_MODEL, ModelDirectory
+from storage.directory import ModelDirectory
 from storage.keys import KeyPair, ensure_key_pair
+from storage.names import SAVED_MODEL, TRAINING_STATISTICS
 from storage.private_copy import PrivateCopy
 from storage.signing import sign
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tomllib
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -18,15 +19,17 @@ from tensorflow_metadata.proto.v0 import schema_pb2
 from tfx.v1.types import standard_artifacts as standard
 from tfx_bsl.coders import example_coder
 
-from components.request_example_gen import Requests
 from components.serving_monitor.component import ServingMonitor
 from components.serving_monitor.page import render
-from components.span_example_gen import Columns, to_example_batch
 from ml.artifacts import statistics_uri
-from models.flights.features import LABEL, PROBABILITY, RAW_FEATURES
-from pipeline.config import MonitorConfig
+from ml.example_columns import Columns, to_example_batch
+from ml.requests import Requests
+from pipeline.config import load_config
 from storage.errors import UserError
 from tests.conftest import PROJECT, read_month, thin
+from tests.trips.features import RAW_FEATURES
+
+LABEL, PROBABILITY = load_config().label, load_config().prediction
 
 ANSWER = f"prediction.{PROBABILITY}"
 COLUMNS = [*RAW_FEATURES, LABEL, ANSWER]
@@ -38,7 +41,7 @@ Monitor = Callable[..., dict[str, Any]]
 
 @cache
 def month(number: int) -> pd.DataFrame:
-    """Flights of a real month, with answers that know a little of the label."""
+    """Trips of a real month, with answers that know a little of the label."""
     rows = thin(read_month(number), 2600).to_pandas()
     random = np.random.default_rng(number)
     rows[ANSWER] = np.clip(0.2 + 0.08 * rows[LABEL] + random.normal(0, 0.08, len(rows)), 0.01, 0.99)
@@ -103,9 +106,9 @@ def monitor(
             features=json.dumps(RAW_FEATURES),
             output=PROBABILITY,
             label=LABEL,
-            slices='["carrier"]',
+            slices='["company"]',
             **MARCH,
-            **vars(MonitorConfig(min_slice_rows=200)),
+            **(vars(load_config().monitor) | {"min_slice_rows": 200}),
         )
         report: dict[str, Any] = outputs["report"].read()
         assert Path(outputs["report"].page).read_text() == render(report)
@@ -121,7 +124,7 @@ def write(path: str, statistics: Any) -> None:
 
 def write_examples(folder: Path, frame: pd.DataFrame) -> None:
     folder.mkdir(parents=True)
-    schema = tfdv.load_schema_text(str(PROJECT / "schema/schema.pbtxt"))
+    schema = tfdv.load_schema_text(str(PROJECT / load_config().gate.schema))
     types = {feature.name: feature.type for feature in schema.feature}
     columns = Columns({**types, ANSWER: schema_pb2.FLOAT}, frozenset(), "")
     batch = pa.RecordBatch.from_pandas(frame, preserve_index=False)
@@ -146,19 +149,21 @@ def test_a_real_month_is_compared_with_all_there_is_and_raises_no_alarm(monitor:
     assert report["judged"] is True
     measured = values(report)
     for kind, against in (("skew", "training"), ("drift", "previous period")):
-        assert 0 < measured[kind, "carrier", against] < 0.05
+        assert 0 < measured[kind, "company", against] < 0.05
     missing = march["wind_gust"].isna().mean() - month(201302)["wind_gust"].isna().mean()
     assert measured["missing", "wind_gust", "previous period"] == pytest.approx(abs(missing))
-    assert measured["unseen", "carrier", "training"] == 0
+    assert measured["unseen", "company", "training"] == 0
     assert measured["relation", "temp", "previous period"] < 10
     assert measured["prediction drift", "", "previous period"] < 0.05
     overall, *slices = report["live"]
-    late = march[LABEL] == 1
-    pairs = march.loc[late, [ANSWER]].merge(march.loc[~late, [ANSWER]], how="cross").to_numpy()
+    delayed = march[LABEL] == 1
+    pairs = (
+        march.loc[delayed, [ANSWER]].merge(march.loc[~delayed, [ANSWER]], how="cross").to_numpy()
+    )
     assert overall["auc"] == pytest.approx((pairs[:, 0] > pairs[:, 1]).mean(), abs=1e-3)
-    assert overall["label_rate"] == pytest.approx(late.mean())
+    assert overall["label_rate"] == pytest.approx(delayed.mean())
     assert {row["name"] for row in slices} == {
-        f"carrier:{name}" for name, count in march["carrier"].value_counts().items() if count >= 200
+        f"company:{name}" for name, count in march["company"].value_counts().items() if count >= 200
     }
     assert report["predictions"]["current"]["mean"] == pytest.approx(march[ANSWER].mean())
 
@@ -170,7 +175,7 @@ def test_what_is_wrong_with_the_features_is_named(monitor: Monitor) -> None:
             temp=(march["temp"] - 32) / 1.8,
             distance=march["distance"] * 1.609,
             wind_gust=np.nan,
-            carrier=march["carrier"].replace("DL", "ZZ"),
+            company=march["company"].replace("DL", "ZZ"),
         )
     )
     assert alarming(report) >= {
@@ -178,11 +183,11 @@ def test_what_is_wrong_with_the_features_is_named(monitor: Monitor) -> None:
         ("skew", "distance", "training"),
         ("drift", "distance", "previous period"),
         ("SCHEMA_MISSING_COLUMN", "wind_gust", "schema"),
-        ("unseen", "carrier", "training"),
-        ("skew", "carrier", "training"),
+        ("unseen", "company", "training"),
+        ("skew", "company", "training"),
     }
     (unseen,) = (text for text in report["alarms"] if "does not have" in text)
-    assert unseen.startswith("carrier: ")
+    assert unseen.startswith("company: ")
     assert "(ZZ)" in unseen
 
 
@@ -203,7 +208,7 @@ def test_few_rows_raise_no_alarm(monitor: Monitor) -> None:
     report = monitor(few)
     assert report["alarms"] == []
     assert alarming(report)
-    assert "300 rows are too few to judge by: 2,000 are needed." in report["notes"]
+    assert "300 rows are too few to evaluate: 2,000 are needed." in report["notes"]
 
 
 def test_without_a_previous_period_and_labels_it_says_so_and_compares_with_training(
@@ -231,7 +236,7 @@ def test_without_training_statistics_there_is_nothing_to_compare_with(monitor: M
 def test_what_comes_from_the_log_is_escaped_on_the_page(monitor: Monitor) -> None:
     rows = month(201303)
     report = monitor(
-        rows.assign(carrier=rows["carrier"].replace("UA", "<script>alert(1)</script>")),
+        rows.assign(company=rows["company"].replace("UA", "<script>alert(1)</script>")),
         previous=None,
     )
     page = render(report)
@@ -250,10 +255,17 @@ def test_a_period_of_few_requests_raises_no_alarm_by_chance(monitor: Monitor, se
 
 def test_a_gross_fault_in_few_requests_is_an_alarm(monitor: Monitor) -> None:
     march = month(201303).sample(200, random_state=1).reset_index(drop=True)
-    march["carrier"] = march["carrier"].replace("UA", "ZZ")
+    march["company"] = march["company"].replace("UA", "ZZ")
     march["pressure"] *= 0.02953
     checks = [check for check in monitor(march)["checks"] if check["alarms"]]
     assert {(check["kind"], check["subject"]) for check in checks} >= {
-        ("unseen", "carrier"),
+        ("unseen", "company"),
         ("skew", "pressure"),
     }
+
+
+def test_page_template_is_installed_with_its_package() -> None:
+    project = tomllib.loads((PROJECT / "pyproject.toml").read_text())
+    patterns = project["tool"]["setuptools"]["package-data"]["components.serving_monitor"]
+    (template,) = (PROJECT / "components/serving_monitor").glob("*.j2")
+    assert any(template.match(pattern) for pattern in patterns)

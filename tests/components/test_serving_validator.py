@@ -28,23 +28,19 @@ from tensorflow.core.protobuf import meta_graph_pb2
 from tensorflow_serving.apis import prediction_log_pb2
 from tfx import v1 as tfx
 from tfx.components.util.model_utils import is_infra_validated
-from tfx.utils import path_utils
 
+from components.quantizer.signatures import name_signatures
 from components.serving_validator import server
-from components.serving_validator.candidate import (
-    MAX_WARMUP_RECORDS,
-    WARMUP_FILE,
-    make_candidate,
-    name_signatures,
-    read_tflite_signatures,
-)
 from components.serving_validator.component import ServingValidator, read_report
 from components.serving_validator.rows import make_inputs, rest_body, sample_rows
 from components.serving_validator.verdict import Limits, Protocol, Trial, compare, unmet_limits
-from ml.artifacts import TFLITE_MODEL, split_files
+from components.serving_validator.warmup import MAX_WARMUP_RECORDS, write_warmup
+from ml import tflite as tflite_files
+from ml.artifacts import split_files
 from ml.predictors import load_predictor
-from storage.directory import model_digest
 from storage.errors import DataError, UserError
+from storage.names import TFLITE_MODEL, WARMUP_FILE
+from storage.uris import copy_tree, model_digest
 from tests.conftest import PROJECT, PushedRun
 
 STAND_IN = Path(__file__).with_name("stand_in_model_server.py")
@@ -82,8 +78,15 @@ def save_line(folder: Path, function: Callable[[tf.Tensor], tf.Tensor], *, tflit
         converter = tf.lite.TFLiteConverter.from_saved_model(
             str(path), signature_keys=["raw_features"]
         )
-        (path / TFLITE_MODEL).write_bytes(converter.convert())
+        (path / TFLITE_MODEL).write_bytes(with_names(converter.convert()))
     return folder
+
+
+def with_names(content: bytes) -> bytes:
+    """A TFLite model as the Quantizer finishes it."""
+    model = tflite_files.parse(content)
+    name_signatures(model)
+    return tflite_files.pack(model)
 
 
 @pytest.fixture(scope="module")
@@ -130,8 +133,8 @@ def validate(run_component: Callable[..., dict[str, Any]]) -> Validate:
         blessing = outputs["blessing"]
         reasons = read_report(blessing)["reasons"]
         assert is_infra_validated(blessing) == (not reasons)
-        assert bool(blessing.get_int_custom_property("has_model")) == (not reasons)
-        assert Path(blessing.uri, "stamped_model").exists() == (not reasons)
+        assert Path(blessing.uri, WARMUP_FILE).exists() == (not reasons)
+        assert list(Path(blessing.uri).rglob("saved_model.pb")) == []
         assert Path(blessing.uri, "INFRA_BLESSED").exists() == (not reasons)
         assert Path(blessing.uri, "INFRA_NOT_BLESSED").exists() == bool(reasons)
         assert [child for child in psutil.Process().children() if is_server(child)] == []
@@ -268,11 +271,6 @@ def test_each_budget_that_is_exceeded_is_a_reason_that_says_by_how_much(
     ("parameters", "message"),
     [
         ({"split": "holdout"}, "no split 'holdout'; they have test"),
-        ({"rows": 0}, "rows = 0: allowed is 1 or more"),
-        ({"warmup_rows": 1001}, "warmup_rows = 1001: allowed is 0 to 1000"),
-        ({"tolerance": -0.1}, "tolerance = -0.1: allowed is 0 or more"),
-        ({"max_memory_mb": -1.0}, "max_memory_mb = -1.0: allowed is 0 or more"),
-        ({"timeout_seconds": 0.0}, "timeout_seconds = 0.0: allowed is more than 0"),
     ],
 )
 def test_a_parameter_that_is_not_allowed_is_refused_by_name(
@@ -300,33 +298,26 @@ def no_model_server(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("no_model_server")
-def test_a_real_model_is_blessed_with_the_warmed_up_copy_that_was_served(
+def test_serving_validator_blesses_a_real_model_and_leaves_it_as_it_is(
     validate: Validate, pushed: PushedRun
 ) -> None:
     model = pushed.artifact("Quantizer", "quantized_model")
     folder = pushed.artifact("SpanExampleGen", "examples")
+    before = model_digest(str(model))
     blessing, reasons = validate(
-        model, examples_artifact(folder), model_name="flight_delay", rows=50, warmup_rows=3
+        model, examples_artifact(folder), model_name="trip_delay", rows=50, warmup_rows=3
     )
     assert reasons == []
+    assert model_digest(str(model)) == before
     report = read_report(blessing)
     assert report["server"] == "embedded server"
     assert report["warmed_signatures"] == ["raw_features"]
     for form in report["forms"].values():
         assert set(form["protocols"]) == {"gRPC", "REST"}
         assert all(p["largest_difference"] < 1e-5 for p in form["protocols"].values())
-    stamped = Path(blessing.uri, "stamped_model")
-    assert path_utils.stamped_model_path(blessing.uri) == str(stamped)
-    assert len(read_warmup(stamped)) == 3
+    assert len(read_warmup(Path(blessing.uri))) == 3
     for form in report["forms"]:
         assert '"warmup_requests": 3' in Path(blessing.uri, f"{form}.log").read_text()
-    # But for warm-up requests and the names in TFLite's metadata it is the model.
-    served = {path.relative_to(stamped) for path in stamped.rglob("*") if path.is_file()}
-    given = model / "Format-Serving"
-    files = {path.relative_to(given) for path in given.rglob("*") if path.is_file()}
-    assert served == files | {Path(WARMUP_FILE)}
-    for name in files - {Path(TFLITE_MODEL)}:
-        assert (stamped / name).read_bytes() == (given / name).read_bytes()
 
 
 def loop_for_ever(x: tf.Tensor) -> tf.Tensor:
@@ -440,7 +431,7 @@ def wait_for(condition: Callable[[], bool]) -> None:
         time.sleep(0.02)
 
 
-# The candidate that is served: warm-up requests, and names for TFLite signatures.
+# Warm-up requests.
 
 
 def read_warmup(folder: Path) -> list[Any]:
@@ -457,7 +448,8 @@ def test_each_warmup_request_can_be_replayed_in_both_forms(
     folder = pushed.artifact("SpanExampleGen", "examples")
     rows, _ = sample_rows(sorted(map(str, (folder / "Split-test").iterdir())), 20)
     model = pushed.artifact("Quantizer", "quantized_model") / "Format-Serving"
-    assert make_candidate(str(model), str(tmp_path), "m", rows, 5) == ["raw_features"]
+    copy_tree(str(model), str(tmp_path))
+    assert write_warmup(str(tmp_path), "m", rows[:5]) == ["raw_features"]
     requests = read_warmup(tmp_path)
     assert [request.model_spec.name for request in requests] == ["m"] * 5
     saved_model = tf.saved_model.load(str(tmp_path))
@@ -476,7 +468,7 @@ def ask_as_tensorflow_serving(
     content: bytes, signature_name: str, inputs: dict[str, np.ndarray]
 ) -> dict[str, np.ndarray]:
     """Asks a TFLite model by the names of tensors that its metadata gives for a signature."""
-    signature = read_tflite_signatures(content)[signature_name]
+    signature = tflite_files.read_signatures(content)[signature_name]
     assert set(inputs) == set(signature.inputs)
     interpreter = Interpreter(model_content=content)
     details = [*interpreter.get_input_details(), *interpreter.get_output_details()]
@@ -495,8 +487,8 @@ def test_a_saved_model_alone_is_warmed_up_in_all_its_signatures(
     line_without_tflite: Path, tmp_path: Path
 ) -> None:
     rows = np.array([example(float(x)) for x in range(3)], object)
-    model = str(line_without_tflite / "Format-Serving")
-    warmed = make_candidate(model, str(tmp_path), "line", rows, 2)
+    copy_tree(str(line_without_tflite / "Format-Serving"), str(tmp_path))
+    warmed = write_warmup(str(tmp_path), "line", rows[:2])
     assert warmed == ["raw_features", "serving_default"]
     features, others = read_warmup(tmp_path)[:2], read_warmup(tmp_path)[2:]
     assert [tf.make_ndarray(request.inputs["x"]).tolist() for request in features] == [[0], [1]]
@@ -507,31 +499,46 @@ def test_there_are_never_more_warmup_requests_than_tensorflow_serving_takes(
     line_without_tflite: Path, tmp_path: Path
 ) -> None:
     rows = np.array([example(float(x)) for x in range(1200)], object)
-    model = str(line_without_tflite / "Format-Serving")
-    make_candidate(model, str(tmp_path), "line", rows, 1000)
+    copy_tree(str(line_without_tflite / "Format-Serving"), str(tmp_path))
+    write_warmup(str(tmp_path), "line", rows)
     assert len(read_warmup(tmp_path)) == MAX_WARMUP_RECORDS == 1000
 
 
-def test_without_warmup_rows_no_requests_are_written(line: Path, tmp_path: Path) -> None:
-    rows = np.array([example(1.0)], object)
-    assert make_candidate(str(line / "Format-Serving"), str(tmp_path), "line", rows, 0) == []
-    assert not (tmp_path / WARMUP_FILE).exists()
+@pytest.fixture
+def copied_line(line: Path, tmp_path: Path) -> Path:
+    copy_tree(str(line / "Format-Serving"), str(tmp_path / "line"))
+    return tmp_path / "line"
 
 
-def test_the_same_model_and_rows_make_the_same_candidate(line: Path, tmp_path: Path) -> None:
+def test_write_warmup_without_rows_writes_no_file(copied_line: Path) -> None:
+    assert write_warmup(str(copied_line), "line", np.array([], object)) == []
+    assert not (copied_line / WARMUP_FILE).exists()
+
+
+def test_write_warmup_changes_no_file_of_the_model(copied_line: Path) -> None:
+    before = {path: path.read_bytes() for path in copied_line.rglob("*") if path.is_file()}
+    assert write_warmup(str(copied_line), "line", np.array([example(1.0)], object))
+    assert all(path.read_bytes() == content for path, content in before.items())
+    requests = (copied_line / WARMUP_FILE).read_bytes()
+    assert write_warmup(str(copied_line), "line", np.array([example(2.0)], object)) == []
+    assert (copied_line / WARMUP_FILE).read_bytes() == requests
+
+
+def test_write_warmup_writes_the_same_for_the_same_model_and_rows(
+    line: Path, tmp_path: Path
+) -> None:
     rows = np.array([example(float(x)) for x in range(3)], object)
-    digests = set()
+    written = set()
     for name in ("one", "other"):
-        make_candidate(str(line / "Format-Serving"), str(tmp_path / name), "line", rows, 2)
-        digests.add(model_digest(str(tmp_path / name)))
-    assert len(digests) == 1
+        copy_tree(str(line / "Format-Serving"), str(tmp_path / name))
+        write_warmup(str(tmp_path / name), "line", rows)
+        written.add((tmp_path / name / WARMUP_FILE).read_bytes())
+    assert len(written) == 1
 
 
 def test_tensorflow_serving_finds_the_signatures_of_a_tflite_model_by_name(line: Path) -> None:
-    content = (line / "Format-Serving" / TFLITE_MODEL).read_bytes()
-    assert read_tflite_signatures(content) == {}
-    named = name_signatures(content)
-    signatures = read_tflite_signatures(named)
+    named = (line / "Format-Serving" / TFLITE_MODEL).read_bytes()
+    signatures = tflite_files.read_signatures(named)
     assert set(signatures) == {"raw_features", "serving_default"}
     assert signatures["raw_features"] == signatures["serving_default"]
     x = np.array([4.0], np.float32)
@@ -542,15 +549,13 @@ def test_tensorflow_serving_finds_the_signatures_of_a_tflite_model_by_name(line:
         serialized = signature.SerializeToString(deterministic=True)
         assert b"\0" not in serialized
         assert serialized + b"\0" in named
-    assert name_signatures(named) == named
 
 
 @given(share=st.floats(0, 0.9), noise=st.binary(max_size=200))
-def test_what_is_no_tflite_model_is_left_as_it_is(line: Path, share: float, noise: bytes) -> None:
+def test_what_is_no_tflite_model_has_no_signatures(line: Path, share: float, noise: bytes) -> None:
     content = (line / "Format-Serving" / TFLITE_MODEL).read_bytes()
     for damaged in (content[: int(len(content) * share)], noise):
-        assert name_signatures(damaged) == damaged
-        assert read_tflite_signatures(damaged) == {}
+        assert tflite_files.read_signatures(damaged) == {}
 
 
 # The rows that are asked.

@@ -14,7 +14,8 @@ import tensorflow_data_validation as tfdv
 from tensorflow_metadata.proto.v0 import statistics_pb2
 from tfx import v1 as tfx
 
-from components.span_example_gen import SPLITS, SpanExampleGen
+from components.span_example_gen.component import SpanExampleGen
+from components.span_example_gen.plan import SPLITS
 from components.statistics_gen import StatisticsGen
 from ml import accumulators
 from ml.artifacts import load_schema, load_statistics

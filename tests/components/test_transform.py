@@ -16,9 +16,11 @@ import tensorflow as tf
 import tensorflow_transform as tft
 from tfx import v1 as tfx
 
-from components.span_example_gen import SpanExampleGen
-from components.transform import Transform
-from ml.networks import read_columns
+from components.span_example_gen.component import SpanExampleGen
+from components.transform.component import Transform
+from components.transform.kept_analyses import code_version
+from ml.examples import read_columns
+from ml.parameters import load_function
 from storage.errors import UserError
 from storage.span_store import STORE_VARIABLE
 from tests.conftest import HostileFile
@@ -33,7 +35,7 @@ def learn(inputs: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         "dest": tft.compute_and_apply_vocabulary(inputs["dest"], num_oov_buckets=1),
         "distance": tft.scale_to_z_score(inputs["distance"]),
         "age": tft.max(inputs["time_hour"]) - inputs["time_hour"],
-        "late": inputs["late"],
+        "delayed": inputs["delayed"],
     }
 
 
@@ -53,7 +55,7 @@ def learn_in_phases(inputs: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
 
 
 def learn_other(inputs: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-    return {"carrier": tft.compute_and_apply_vocabulary(inputs["carrier"])}
+    return {"company": tft.compute_and_apply_vocabulary(inputs["company"])}
 
 
 def fail(inputs: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
@@ -246,7 +248,30 @@ def test_another_function_is_analysed_anew(
     before = len(list(kept.rglob("analysis-*")))
     found = transform(examples[MONTHS[0]], "learn_other")
     assert len(list(kept.rglob("analysis-*"))) == 2 * before
-    assert columns_of(found, "train")["carrier"].max() > 5
+    assert columns_of(found, "train")["company"].max() > 5
+
+
+def test_kept_analyses_depend_on_what_the_function_imports_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package = tmp_path / "team"
+    package.mkdir()
+    for name, content in {
+        "__init__": "",
+        "preprocessing": "from team import features\ndef learn(inputs): ...\n",
+        "features": "COLUMNS = 1\n",
+        "network": "LAYERS = 1\n",
+    }.items():
+        (package / f"{name}.py").write_text(content)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    function = load_function("team.preprocessing.learn")
+    first = code_version(function, b"schema")
+    assert code_version(function, b"other schema") != first
+    (package / "network.py").write_text("LAYERS = 2\n")
+    (package / "features.py").write_text("# A comment.\nCOLUMNS = 1\n")
+    assert code_version(function, b"schema") == first
+    (package / "features.py").write_text("COLUMNS = 2\n")
+    assert code_version(function, b"schema") != first
 
 
 def test_a_function_that_learns_in_phases_has_all_rows_whatever_is_kept(

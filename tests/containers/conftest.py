@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -13,7 +14,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.conftest import PROJECT
+from tests.conftest import PROJECT, TRIPS
 
 MOUNT_PATH = "/mnt/flightdeck"
 _SECONDS = 900
@@ -98,6 +99,7 @@ def run_pipeline(
         work = tmp_path_factory.mktemp("run")
         package, root = work / "pipeline.yaml", work / "root"
         root.mkdir()
+        shutil.copytree(TRIPS.parent, volume / "code" / "tests" / "trips")
         for folder in (root, volume):
             folder.chmod(0o777)  # The image's user is nobody here.
         _compile(package, image.inspect("{{index .RepoDigests 0}}"))
@@ -127,6 +129,9 @@ def run_pipeline(
 
 def _compile(package: Path, image: str) -> None:
     settings = (
+        # The image holds no tests: what they bring is on the volume, in a folder `code`.
+        f"gate.schema={MOUNT_PATH}/code/tests/trips/schema/schema.pbtxt",
+        f"kubeflow.env.PYTHONPATH={MOUNT_PATH}/code",
         f"kubeflow.image={image}",
         "kubeflow.volume_claim=flightdeck",
         f"kubeflow.mount_path={MOUNT_PATH}",

@@ -28,7 +28,7 @@ def finished(
 
 @pytest.fixture(scope="module")
 def serving(finished: ContainerRun) -> ModelDirectory:
-    return ModelDirectory(str(finished.volume / "serving_model"), "flight_delay")
+    return ModelDirectory(str(finished.volume / "serving_model"), "trip_delay")
 
 
 def test_every_task_hands_over_its_outputs(finished: ContainerRun) -> None:

@@ -11,8 +11,10 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import os
 import sys
 import time
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 # The package's tasks find the project in their working directory, which is on the path of `-m`.
@@ -21,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 from kfp import components, local
 from kfp.local import status, subprocess_task_handler
 
-from orchestration.local.dag_runner import PRELOAD
+from orchestration.local.fork_server import PRELOAD
 
 _ENTRYPOINT = ["python", "-m", "orchestration.kubeflow.entrypoint"]
 _TFX_ENTRYPOINT = "tfx.orchestration.kubeflow.v2.container.kubeflow_v2_run_executor"
@@ -52,15 +54,19 @@ class _Forked(_Timed):
     def _run(self) -> status.Status:
         words = len(_ENTRYPOINT)
         assert self.full_command[:words] == _ENTRYPOINT
+        # The server that it is forked from may print elsewhere.
+        output = Connection(os.dup(1), readable=False)
         process = multiprocessing.get_context("forkserver").Process(
-            target=_run_task, args=(self.full_command[words:],)
+            target=_run_task, args=(self.full_command[words:], output)
         )
         process.start()
         process.join()
         return status.Status.FAILURE if process.exitcode else status.Status.SUCCESS
 
 
-def _run_task(arguments: list[str]) -> None:
+def _run_task(arguments: list[str], output: Connection) -> None:
+    for descriptor in (1, 2):
+        os.dup2(output.fileno(), descriptor)
     from orchestration.kubeflow import entrypoint as kfp_entrypoint
 
     sys.exit(kfp_entrypoint.main(arguments))

@@ -85,7 +85,6 @@ def wait_until_open(port: int, process: subprocess.Popen[bytes], log: Path) -> N
     pytest.fail(f"the worker pool did not start: {log.read_text()}")
 
 
-SEVERAL_PROCESSES = ("--direct_running_mode=multi_processing", "--direct_num_workers=2")
 # What jobs are submitted to: the job server that Beam has in Python, or Flink's.
 JOB_SERVERS = {
     "a worker pool": ("--runner=PortableRunner", "--job_endpoint=embed"),
@@ -111,22 +110,23 @@ def submitted(place: str, pool: str) -> list[str]:
     return [f"beam_args={json.dumps(arguments)}"]
 
 
-@pytest.fixture(scope="module", params=["several processes", "a worker pool", ON_FLINK])
+# Several processes of this machine are in test_odd_surroundings.py.
+@pytest.fixture(scope="module", params=["a worker pool", ON_FLINK])
 def elsewhere(
-    request: pytest.FixtureRequest, pushed: PushedRun, tmp_path_factory: pytest.TempPathFactory
+    request: pytest.FixtureRequest,
+    pushed: PushedRun,
+    worker_pool: str,
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> Path:
     """Artifacts of a run of the data of `pushed` up to Transform, with Beam running elsewhere."""
-    if request.param == "several processes":
-        settings = [f"node_beam_args.{n}={json.dumps(SEVERAL_PROCESSES)}" for n in NODES]
-    else:
-        settings = submitted(request.param, request.getfixturevalue("worker_pool"))
+    settings = submitted(request.param, worker_pool)
     root = tmp_path_factory.mktemp("elsewhere")
     run(configure(pushed.cli.data, settings), root, NODES[1:])
     return root
 
 
 def configure(data: Path, settings: list[str]) -> Config:
-    return load_config(settings=[f"data.uri={data}", "data.as_of=201303", *settings])
+    return load_config(None, [f"data.uri={data}", "data.as_of=201303", *settings])
 
 
 def run(config: Config, root: Path, to_nodes: tuple[str, ...]) -> None:
@@ -261,8 +261,8 @@ def test_bad_data_found_by_a_worker_is_told_in_one_line(
     place: str, worker_pool: str, small_spans: Path, tmp_path: Path
 ) -> None:
     data = Path(shutil.copytree(small_spans, tmp_path / "spans"))
-    file = data / "span-201302" / "flights.parquet"
-    corrupt(file, 2, "carrier")
+    file = data / "span-201302" / "trips.parquet"
+    corrupt(file, 2, "company")
     with pytest.raises(DataError) as failure:
         run(configure(data, submitted(place, worker_pool)), tmp_path / "run", NODES[:1])
     message = str(failure.value)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fcntl
-import multiprocessing
 import os
 import random
 import re
@@ -12,8 +11,7 @@ import signal
 import sqlite3
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, suppress
-from multiprocessing import forkserver
+from contextlib import closing, contextmanager, suppress
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
@@ -23,45 +21,38 @@ import tensorflow as tf
 from ml_metadata.metadata_store import MetadataStore
 from ml_metadata.proto import metadata_store_pb2
 
-from orchestration.local import dag_runner as local_dag_runner
-from orchestration.local.history import KILLED, PUSHED, list_runs
+from orchestration.local.history import list_runs
 from orchestration.local.output_directory import OutputDirectory
+from orchestration.outcome import Outcome
 from storage.directory import ModelDirectory
 from storage.keys import TrustStore, default_trust
 from storage.private_copy import private_copy
-from tests.conftest import PROJECT, Cli, PushedRun
-
-# The worst moment: the version can be seen, and nothing else knows of it yet.
-PUBLISHED = "published"
+from tests import forked
+from tests.conftest import Cli, PushedRun
 
 # Nodes to be killed at work, in the order in which a run after the other gets to them, and seconds
 # within which. The nodes between these are launched, recorded and taken from the cache like them.
-TARGETS = (
-    ("SpanExampleGen", 0.5),
-    ("Trainer", 3.0),
-    ("ServingValidator", 3.0),
-    ("Pusher", 0.4),
-    ("Pusher", 0.8),
-    (PUBLISHED, 0.1),
-)
-# Others are killed within so many seconds of their start, whatever they do then.
-UNTARGETED, WITHIN = 3, 4.0
+TARGETS = (("SpanExampleGen", 0.5), ("Transform", 3.0), ("Trainer", 3.0))
+# The Pusher is killed more often, alone. The worst moment: the version can be seen, and nothing
+# else knows of it yet.
+PUSHES, PUBLISHED = 14, 3
 LONGEST = 240.0
 
 
 @pytest.fixture
-def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[psutil.Process]:
-    """The fork server that runs and their nodes come from, with all that they import."""
-    monkeypatch.syspath_prepend(str(PROJECT / "tests" / "e2e"))
-    preload = [*local_dag_runner.PRELOAD, "local_runner", "pipeline.pipeline"]
-    monkeypatch.setattr(local_dag_runner, "PRELOAD", preload)
-    state = forkserver._forkserver
-    state._stop()  # type: ignore[attr-defined]
-    local_dag_runner.start_fork_server(tmp_path / "imports.log")
-    process = psutil.Process(state._forkserver_pid)  # type: ignore[attr-defined]
+def chance() -> random.Random:
+    """Says when to kill whom: always the same, unless a seed is named."""
+    seed = int(os.environ.get("KILL_SEED", "14"))
+    print(f"To repeat this: KILL_SEED={seed}")
+    return random.Random(seed)
+
+
+@pytest.fixture
+def server() -> Iterator[psutil.Process]:
+    """The server that runs and their nodes are forked from, with all that they import."""
+    process = forked.start_server()
     yield process
     kill_all(process)
-    state._stop()  # type: ignore[attr-defined]
 
 
 def kill_all(server: psutil.Process) -> None:
@@ -74,45 +65,57 @@ def kill_all(server: psutil.Process) -> None:
 
 
 class Firings:
-    """Runs, one after the other, into one output directory."""
+    """Runs, one after the other, into one output directory.
 
-    def __init__(self, cli: Cli, screens: Path):
-        self.cli = cli
-        self._screens = screens
+    Attributes:
+      cli: The command line.
+      directory: That output directory.
+    """
+
+    def __init__(self, run: PushedRun, root: Path, *program: str):
+        """Copies what a run left.
+
+        Args:
+          run: That run.
+          root: Where to.
+          program: What runs instead of `local_runner.py`.
+        """
+        shutil.copytree(run.cli.output, root / "output")
+        self.cli = Cli(run.cli.data, root / "output")
+        self.directory = OutputDirectory(self.cli.output)
+        self._screens = root
+        self._program = program or ("local_runner.py",)
         self._loaded: set[int] = set()
 
-    def start(self, run_id: str) -> ForkServerProcess:
-        from killable_run import fire
+    def start(self, name: str, *arguments: str) -> ForkServerProcess:
+        # The logs of all of them are looked at.
+        command = self.cli.command(*arguments, "--set", "keep_runs=0")[2:]
+        return forked.start([*self._program, *command], self._screen(name))
 
-        arguments = self.cli.command("--as-of", "201304", "--run-id", run_id)[2:]
-        arguments += ["--set", "keep_runs=0"]  # All of them are looked at in the end.
-        process = multiprocessing.get_context("forkserver").Process(
-            target=fire, args=(arguments, str(self.screen(run_id)))
-        )
-        process.start()
-        return process
+    def screen(self, name: str) -> str:
+        """What a run shows."""
+        return self._screen(name).read_text()
 
-    def screen(self, run_id: str) -> Path:
-        return self._screens / f"{run_id}.txt"
+    def _screen(self, name: str) -> Path:
+        return self._screens / f"{name}.txt"
 
-    def finish(self, run_id: str) -> str:
+    def finish(self, name: str, *arguments: str) -> str:
         """Runs to the end and returns what was shown."""
-        process = self.start(run_id)
+        process = self.start(name, *arguments)
         process.join(LONGEST)
-        screen = self.screen(run_id).read_text()
+        screen = self.screen(name)
         assert process.exitcode == 0, screen
         return screen
 
     @property
     def models(self) -> ModelDirectory:
-        return ModelDirectory(str(self.cli.output / "serving_model"), "flight_delay")
+        (model,) = (self.cli.output / "serving_model").iterdir()
+        return ModelDirectory(str(model.parent), model.name)
 
     def check(self) -> None:
         """What holds at any moment: every version that can be seen is whole, and MLMD opens."""
         models = self.models
-        versions = models.versions()
-        assert versions
-        for version in versions:
+        for version in models.versions():
             trust = TrustStore([default_trust(models.serving_dir)])
             private_copy(models, version, trust).close()
             assert models.provenance(version)["version"] == version
@@ -123,19 +126,32 @@ class Firings:
         self._check_metadata()
 
     def _check_metadata(self) -> None:
-        directory = OutputDirectory(self.cli.output)
-        config = metadata_store_pb2.ConnectionConfig()
-        config.sqlite.filename_uri = str(directory.metadata)
-        with directory.metadata_lock.open("a") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            with closing(sqlite3.connect(directory.metadata)) as database:
+        with self._metadata() as store:
+            with closing(sqlite3.connect(self.directory.metadata)) as database:
                 assert database.execute("PRAGMA quick_check").fetchall() == [("ok",)]
-            assert MetadataStore(config).get_executions()
+            assert store.get_executions()
+
+    @contextmanager
+    def _metadata(self) -> Iterator[MetadataStore]:
+        config = metadata_store_pb2.ConnectionConfig()
+        config.sqlite.filename_uri = str(self.directory.metadata)
+        with self.directory.metadata_lock.open("a") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield MetadataStore(config)
 
     def forget(self, version: int) -> None:
         """Takes a version away, so that there is something to push again."""
         shutil.rmtree(self.models.version_uri(version))
         shutil.rmtree(self.models.provenance_uri(version))
+
+    def forget_pushes(self) -> None:
+        """Takes all pushes from ML Metadata: within one run, a node is not run again."""
+        pushes = "SELECT e.id FROM Execution e JOIN Type t ON t.id = e.type_id"
+        pushes += " WHERE t.name LIKE '%Pusher'"
+        with self._metadata(), sqlite3.connect(self.directory.metadata) as database:
+            for table in ("Event", "Association", "ExecutionProperty"):
+                database.execute(f"DELETE FROM {table} WHERE execution_id IN ({pushes})")
+            database.execute(f"DELETE FROM Execution WHERE id IN ({pushes})")
 
 
 def wait_until(happened: Callable[[], bool], process: ForkServerProcess) -> None:
@@ -145,60 +161,92 @@ def wait_until(happened: Callable[[], bool], process: ForkServerProcess) -> None
         time.sleep(0.01)
 
 
-def test_runs_that_are_killed_at_any_moment_harm_nothing(
-    pushed: PushedRun, tmp_path: Path, server: psutil.Process
+def kill_within(
+    seconds: float, process: ForkServerProcess, server: psutil.Process, alone: bool
 ) -> None:
-    seed = int(os.environ.get("KILL_SEED", random.SystemRandom().randrange(2**32)))
-    print(f"To repeat this: KILL_SEED={seed}")
-    chance = random.Random(seed)
-    targets = iter(TARGETS)
-    # Whether at a target or at any time, and whether all processes or the runner alone.
-    kills = [(True, number % 2 == 0) for number in range(len(TARGETS))]
-    kills += [(False, number % 2 == 0) for number in range(UNTARGETED)]
-    chance.shuffle(kills)
-    shutil.copytree(pushed.cli.output, tmp_path / "output")
-    firings = Firings(Cli(pushed.cli.data, tmp_path / "output"), tmp_path)
-    directory = OutputDirectory(firings.cli.output)
+    """Kills a run after some time: all of it, or the runner alone.
+
+    Its nodes notice that, while the next run may have begun.
+    """
+    moment = time.monotonic() + seconds
+    wait_until(lambda: time.monotonic() >= moment, process)
+    if alone:
+        process.kill()
+    else:
+        kill_all(server)
+    process.join()
+    assert process.exitcode in (-signal.SIGKILL, 0)
+
+
+def test_runs_that_are_killed_at_any_moment_harm_nothing(
+    pushed: PushedRun, tmp_path: Path, server: psutil.Process, chance: random.Random
+) -> None:
+    firings = Firings(pushed, tmp_path)
     before = firings.models.versions()
-    firings.check()
     killed = set()
-    pushes = 0
-    for number, (targeted, alone) in enumerate(kills):
-        run_id = f"kill-{number:02}"
-        process = firings.start(run_id)
-        target, within = next(targets) if targeted else ("", WITHIN)
-        if target == PUBLISHED:
-            wait_until(lambda: firings.models.versions() != before, process)
-        elif target:
-            log = directory.logs(run_id) / f"{target}.log"
-            wait_until(log.exists, process)
-        moment = time.monotonic() + chance.uniform(0, within)
-        wait_until(lambda: time.monotonic() >= moment, process)  # noqa: B023
-        if alone:  # Its nodes notice, while the next run may have begun.
-            process.kill()
-        else:
-            kill_all(server)
-        process.join()
-        print(f"{run_id}: {target or 'any'}, {'runner' if alone else 'all'}, {process.exitcode}")
+    for target, within in TARGETS:
+        run_id = f"kill-{target}"
+        process = firings.start(run_id, "--as-of", "201304", "--run-id", run_id)
+        log = firings.directory.logs(run_id) / f"{target}.log"
+        wait_until(log.exists, process)
+        alone = chance.random() < 0.5
+        kill_within(chance.uniform(0, within), process, server, alone)
+        print(f"{run_id}: {'runner' if alone else 'all'}, {process.exitcode}")
         firings.check()
-        assert process.exitcode in (-signal.SIGKILL, 0)
+        assert firings.models.versions() == before
+        killed.add(run_id)
+    kill_all(server)
+    process = firings.start("last", "--as-of", "201304", "--run-id", "last")
+    pruner = firings.directory.logs("last") / "Pruner.log"
+    wait_until(pruner.exists, process)  # That much is made; the rest is made as in any run.
+    assert process.pid is not None
+    os.kill(process.pid, signal.SIGINT)
+    process.join(LONGEST)
+    screen = firings.screen("last")
+    assert process.exitcode == 130, screen
+    firings.check()
+    assert firings.models.versions() == before
+    for node in ("SpanExampleGen", "Transform"):  # What is complete stays so.
+        assert re.search(rf"^{node} +cached", screen, re.MULTILINE), screen
+    outcomes = {record.run_id: record.outcome for record in list_runs(firings.directory)}
+    assert outcomes["last"] == Outcome.INTERRUPTED
+    assert {outcomes[run_id] for run_id in killed} == {Outcome.KILLED}
+
+
+def test_pusher_that_is_killed_at_any_moment_publishes_a_whole_version_or_none(
+    pushed: PushedRun, tmp_path: Path, server: psutil.Process, chance: random.Random
+) -> None:
+    firings = Firings(pushed, tmp_path, "tests/e2e/only_node.py", "Pusher")
+    (record,) = list_runs(firings.directory)
+    arguments = ("--as-of", "201303", "--run-id", record.run_id)
+    log = firings.directory.logs(record.run_id) / "Pusher.log"
+    models = firings.models
+    (version,) = models.versions()
+    firings.forget(version)
+    moments = [False] * PUSHES + [True] * PUBLISHED
+    chance.shuffle(moments)
+    pushes = 0
+    for number, published in enumerate(moments):
+        log.unlink(missing_ok=True)
+        firings.forget_pushes()
+        process = firings.start(f"push-{number:02}", *arguments)
+        wait_until(lambda: bool(models.versions()) if published else log.exists(), process)  # noqa: B023
+        alone = number % 2 == 0
+        kill_within(chance.uniform(0, 0.1 if published else 1.5), process, server, alone)
+        print(f"push-{number:02}: {'runner' if alone else 'all'}, {process.exitcode}")
+        firings.check()
         if process.exitcode:
-            killed.add(run_id)
-        if new := set(firings.models.versions()) - set(before):
+            (record,) = list_runs(firings.directory)
+            assert record.outcome == Outcome.KILLED
+        if found := models.versions():
             kill_all(server)
-            assert "Nothing new" in firings.finish(f"idle-{number:02}")
+            assert "Nothing new" in firings.finish(f"idle-{number:02}", *arguments)
             pushes += 1
-            (version,) = new
+            (version,) = found
             firings.forget(version)
     kill_all(server)
-    screen = firings.finish("last")
+    firings.forget_pushes()
+    screen = firings.finish("last", *arguments)
     firings.check()
-    assert len(set(firings.models.versions()) - set(before)) == 1, screen
-    assert set(before) < set(firings.models.versions())
-    assert re.search(r"^Transform +cached", screen, re.MULTILINE)  # What is complete stays so.
-    outcomes = {record.run_id: record.outcome for record in list_runs(directory)}
-    assert outcomes["last"] == PUSHED
-    # The earliest are killed before they have left a trace.
-    assert {outcomes[run_id] for run_id in killed & outcomes.keys()} == {KILLED}
-    assert len(killed & outcomes.keys()) >= len(TARGETS) - 2
-    assert pushes >= 1  # By the one that was killed just after that.
+    assert len(models.versions()) == 1, screen
+    assert pushes >= 1  # By those that were killed just after that.

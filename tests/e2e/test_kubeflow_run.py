@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +15,8 @@ import yaml
 from storage.directory import ModelDirectory
 from storage.keys import TrustStore
 from storage.private_copy import private_copy
-from tests.conftest import PROJECT, PushedRun
+from tests import forked
+from tests.conftest import PushedRun
 
 DIGEST = "sha256:" + "0123456789abcdef" * 4
 # As in `Cli`, for a model that has seen little.
@@ -38,7 +36,7 @@ class KubeflowRun:
 
     @property
     def model(self) -> Path:
-        return self.root / "serving" / "flight_delay"
+        return self.root / "serving" / "trip_delay"
 
     @property
     def version(self) -> Path:
@@ -64,29 +62,17 @@ def kubeflow_run(small_spans: Path, tmp_path_factory: pytest.TempPathFactory) ->
         *SETTINGS,
     ]
     sets = [argument for setting in settings for argument in ("--set", setting)]
-    command = [sys.executable, "kubeflow_runner.py", "compile", "--output", str(package), *sets]
-    subprocess.run(command, cwd=PROJECT, check=True)
+    compiled = forked.run(["kubeflow_runner.py", "compile", "--output", str(package), *sets])
+    assert compiled.returncode == 0, compiled.stdout
     parameters = {
         "data_as_of": 201302,
         "data_window": 1,
         "training_epochs": 2,
         "training_batch_size": 256,
     }
-    runner = str(PROJECT / "tests" / "e2e" / "run_package.py")
-    # The tasks call `python`, as they do in the image.
-    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
-    done = subprocess.run(
-        [
-            *(sys.executable, runner, str(package), str(root / "pipeline_root")),
-            *(json.dumps(parameters), "forked"),
-        ],
-        cwd=PROJECT,
-        env={**os.environ, "PATH": path},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        check=False,
-    )
+    runner = "tests/e2e/run_package.py"
+    pipeline_root = str(root / "pipeline_root")
+    done = forked.run([runner, str(package), pipeline_root, json.dumps(parameters), "forked"])
     assert done.returncode == 0, done.stdout
     return KubeflowRun(root, package, done.stdout)
 

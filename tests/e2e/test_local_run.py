@@ -16,6 +16,7 @@ import pyarrow as pa
 import pytest
 import tensorflow as tf
 
+from pipeline.config import load_config
 from tests.conftest import Cli, PushedRun, read_month, thin, write_span
 
 NODES = (
@@ -68,13 +69,13 @@ def test_a_first_run_pushes_a_version_that_tensorflow_loads(pushed: PushedRun) -
 def test_every_node_is_shown_complete_with_what_it_made(pushed: PushedRun) -> None:
     assert final_states(pushed.screen) == dict.fromkeys(NODES, "complete")
     for result in (
-        r"\d train, \d+ eval, [\d,]+ test rows; learns from 201301 to 201302, judged on 201303",
+        r"\d train, \d+ eval, [\d,]+ test rows; learns from 201301 to 201302, evaluated on 201303",
         r"nothing is served yet",
         r"epoch 1 of 2, step \d+ of \d+, log loss 0\.\d+",
         r"8\d\.\d% of the weights are zero; eval loss 0\.\d{4}, was 0\.\d{4}",
         r"int8: model\.tflite [\d.]+ kB, [\d.]+ times smaller than float; [\d.]+ µs a row",
-        r"blessed; AUC [+-]0\.\d{4} against float, [+-]0\.\d{4} at worst \(\w+:\w+\)",
-        r"blessed; AUC 0\.\d{4}",
+        r"blessed; AUC [+-]0\.\d{4} ±0\.\d{4} against float, [+-]0\.\d{4} at worst \(\w+:\w+\)",
+        r"blessed; AUC 0\.\d{4} ±0\.\d{4}, AUC-PR 0\.\d{4}",
         r"blessed; 200 rows, p99 [\d.]+ ms over gRPC, [\d.]+ ms over REST; ready in [\d.]+ s",
         r"Pushed version \d+ to .*serving_model",
     ):
@@ -101,10 +102,10 @@ def test_provenance_says_where_a_version_came_from(pushed: PushedRun) -> None:
     assert 0.5 < record["metrics"]["auc"] < 1
     assert record["libraries"]["tensorflow"] == tf.__version__
     assert record["artifacts"]["Model"]["execution_id"] > 0
-    assert (folder / "schema.pbtxt").read_text() == (Path("schema/schema.pbtxt")).read_text()
+    assert (folder / "schema.pbtxt").read_text() == Path(load_config().gate.schema).read_text()
     assert (folder / "training_statistics.pb").stat().st_size > 0
     metrics = json.loads((folder / "metrics.json").read_text())
-    assert {"Overall", "carrier:UA", "origin:JFK"} <= metrics.keys()
+    assert {"Overall", "company:UA", "origin:JFK"} <= metrics.keys()
 
 
 def read_rows(pushed: PushedRun, split: str) -> int:
@@ -130,7 +131,7 @@ def test_run_refuses_a_served_version_that_lost_files(after_push: Cli) -> None:
     (version / "variables" / "variables.index").unlink()
     done = after_push.run("--as-of", "201303")
     assert done.returncode == 1
-    line = f"version {version.name} of flight_delay lost files"
+    line = f"version {version.name} of trip_delay lost files"
     assert line in done.stdout
     assert "variables/variables.index is missing or cut short" in done.stdout
     assert "Traceback" not in done.stdout
@@ -144,15 +145,15 @@ def test_a_run_with_nothing_new_says_so_and_pushes_nothing(after_push: Cli) -> N
     assert tree(after_push.output / "serving_model") == before
 
 
-def test_a_replay_goes_on_from_a_month_that_was_run_and_compares_the_next_one_with_it(
+def test_a_backtest_goes_on_from_a_month_that_was_run_and_compares_the_next_one_with_it(
     after_push: Cli,
 ) -> None:
     (old,) = after_push.versions()
     (record,) = (after_push.output / "runs").glob("*.json")
     key = json.loads(record.read_text())["run_key"]
-    # As a replay leaves it that was killed right after its first run.
-    (after_push.output / "replay.json").write_text(json.dumps({"run_keys": {"201303": key}}))
-    done = after_push.run("--from", "201303", "--to", "201304", command="replay")
+    # As a backtest leaves it that was killed right after its first run.
+    (after_push.output / "backtest.json").write_text(json.dumps({"run_keys": {"201303": key}}))
+    done = after_push.run("--from", "201303", "--to", "201304", command="backtest")
     assert done.returncode == 0, done.stdout
     assert f"version {old.name}" in done.stdout
     assert "drift: compared" in done.stdout
@@ -162,12 +163,12 @@ def test_a_replay_goes_on_from_a_month_that_was_run_and_compares_the_next_one_wi
     newest = max(runs, key=lambda path: int(path.name))
     assert '"isBaseline": true' in (newest / "eval_config.json").read_text()
 
-    first, second = json.loads((after_push.output / "replay.json").read_text())["months"]
+    first, second = json.loads((after_push.output / "backtest.json").read_text())["months"]
     for month, version in zip((first, second), after_push.versions(), strict=True):
         assert month["version"] == int(version.name)
         provenance = version.parent / ".flightdeck" / version.name / "provenance.json"
         assert month["new_auc"] == json.loads(provenance.read_text())["metrics"]["auc"]
-        assert 0.5 < month["reference_auc"] < 1
+        assert 0.5 < month["baseline_auc"] < 1
     assert (first["served_version"], first["served_auc"], first["drift"]) == (None, None, None)
     assert second["served_version"] == int(old.name)
     assert 0.5 < second["served_auc"] == second["first_auc"] != second["new_auc"]
@@ -175,8 +176,8 @@ def test_a_replay_goes_on_from_a_month_that_was_run_and_compares_the_next_one_wi
     assert 0 < drift < limit
     assert f"{feature} {drift:.2g} of {limit:g}" in done.stdout
     assert re.search(rf"^201304 .* pushed version {second['version']}", done.stdout, re.MULTILINE)
-    assert (after_push.output / "replay.csv").read_text().count("\n") == 3
-    assert (after_push.output / "replay.png").read_bytes().startswith(b"\x89PNG")
+    assert (after_push.output / "backtest.csv").read_text().count("\n") == 3
+    assert (after_push.output / "backtest.png").read_bytes().startswith(b"\x89PNG")
 
 
 @pytest.mark.parametrize(
@@ -197,20 +198,20 @@ def test_a_replay_goes_on_from_a_month_that_was_run_and_compares_the_next_one_wi
         (("--from", "201303", "--to", "201313"), "a month YYYYMM is expected"),
     ],
 )
-def test_a_replay_that_cannot_work_is_refused_at_once(
+def test_a_backtest_that_cannot_work_is_refused_at_once(
     small_spans: Path, tmp_path: Path, arguments: tuple[str, ...], message: str
 ) -> None:
-    done = Cli(small_spans, tmp_path / "output").run(*arguments, command="replay")
+    done = Cli(small_spans, tmp_path / "output").run(*arguments, command="backtest")
     assert done.returncode == 2
     assert message in " ".join(done.stdout.split())
     assert not (tmp_path / "output").exists()
 
 
-def test_a_replay_refuses_the_directory_of_other_runs(after_push: Cli) -> None:
+def test_a_backtest_refuses_the_directory_of_other_runs(after_push: Cli) -> None:
     before = tree(after_push.output)
-    done = after_push.run("--from", "201304", "--to", "201304", command="replay")
+    done = after_push.run("--from", "201304", "--to", "201304", command="backtest")
     assert done.returncode == 2
-    assert "which is not of this replay; choose another directory" in done.stdout
+    assert "which is not of this backtest; choose another directory" in done.stdout
     assert tree(after_push.output) == before
 
 
@@ -261,14 +262,14 @@ def test_a_model_below_thresholds_and_over_budgets_is_not_pushed_and_the_run_say
 def test_a_bad_label_stops_the_run_at_the_gate(after_push: Cli, tmp_path: Path) -> None:
     spans = copy_spans(after_push, tmp_path)
     month = pa.Table.from_batches(thin(read_month(201303), 1000).to_batches())
-    labels = month["late"].to_pylist()
+    labels = month["delayed"].to_pylist()
     labels[17] = 7
-    index = month.schema.get_field_index("late")
+    index = month.schema.get_field_index("delayed")
     write_span(spans, 201303, month.set_column(index, month.field(index), [pa.array(labels)]))
     before = tree(after_push.output / "serving_model")
     done = Cli(spans, after_push.output).run("--as-of", "201303")
     assert done.returncode == 3
-    assert re.search(r"test: late: INT_TYPE_BIG_INT: .*7\. .*0 to 1", done.stdout), done.stdout
+    assert re.search(r"test: delayed: INT_TYPE_BIG_INT: .*7\. .*0 to 1", done.stdout), done.stdout
     states = final_states(done.stdout)
     assert states["DataGate"] == "failed"
     assert all(states[n] == "skipped" for n in ("Transform", "Trainer", "Evaluator", "Pusher"))
@@ -276,11 +277,9 @@ def test_a_bad_label_stops_the_run_at_the_gate(after_push: Cli, tmp_path: Path) 
     assert tree(after_push.output / "serving_model") == before
 
 
-def test_a_truncated_file_fails_the_run_naming_it_and_ctrl_c_stops_the_next_one_cleanly(
-    after_push: Cli, tmp_path: Path
-) -> None:
+def test_a_truncated_file_fails_the_run_naming_it(after_push: Cli, tmp_path: Path) -> None:
     spans = copy_spans(after_push, tmp_path)
-    path = spans / "span-201304" / "flights.parquet"
+    path = spans / "span-201304" / "trips.parquet"
     whole = path.read_bytes()
     path.write_bytes(whole[: len(whole) // 2])
     before = tree(after_push.output / "serving_model")
@@ -290,8 +289,12 @@ def test_a_truncated_file_fails_the_run_naming_it_and_ctrl_c_stops_the_next_one_
     assert "Traceback" not in done.stdout
     assert re.search(r"log: .*/SpanExampleGen\.log", done.stdout)
     assert tree(after_push.output / "serving_model") == before
-    path.write_bytes(whole)
-    command = Cli(spans, after_push.output).command("--set", "training.epochs=500")
+
+
+def test_ctrl_c_stops_a_run_cleanly(after_push: Cli) -> None:
+    before = tree(after_push.output / "serving_model")
+    # All before the Trainer is in the cache.
+    command = after_push.command("--as-of", "201303", "--set", "training.epochs=500")
     process = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
     )

@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
 from orchestration.local.output_directory import OutputDirectory
+from tests import forked
 from tests.conftest import PROJECT, Cli, PushedRun, read_month, thin
 from tests.played_requests import play
 
@@ -42,24 +42,13 @@ def served(pushed: PushedRun, tmp_path: Path) -> Cli:
     return Cli(pushed.cli.data, tmp_path / "output")
 
 
-def call(command: list[str]) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        command,
-        cwd=PROJECT,
-        text=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        timeout=300,
-        check=False,
-    )
-
-
 def monitor(cli: Cli, requests: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return call(
+    return forked.run(
         [
-            *(sys.executable, str(PROJECT / "local_runner.py"), "monitor"),
+            *("local_runner.py", "monitor"),
             *("--requests", str(requests), "--output", str(cli.output)),
-            *("--set", f"data.uri={cli.data}", *arguments),
+            f"--set=data.uri={cli.data}",
+            *arguments,
         ]
     )
 
@@ -90,7 +79,7 @@ def test_a_real_month_is_reported_and_raises_no_alarm(
     rows = report["requests"]
     assert rows["rows"]["current"] > 2400
     assert rows["rows"]["previous"] > 2400
-    # The spans hold the same flights; those of the last evening are another month's in UTC.
+    # The spans hold the same trips; those of the last evening are another month's in UTC.
     assert rows["labelled"] == rows["rows"]
     assert {check["against"] for check in report["checks"]} == {
         *("training", "previous period", "labels")

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 from pathlib import Path
 
 import pyarrow as pa
 import pytest
 
-from orchestration.local.history import STOPPED_BY_GATE, list_runs
+from orchestration.local.history import list_runs
 from orchestration.local.output_directory import OutputDirectory
-from tests.conftest import PROJECT, Cli, read_month, thin, write_span
+from orchestration.outcome import Outcome
+from tests.conftest import PROJECT, Cli, PushedRun, read_month, thin, write_span
+from tests.e2e.test_beam_runners import rows_of
 
 PROXIES = {
     name: "http://127.0.0.1:9"  # Nobody is there.
@@ -23,23 +26,23 @@ SEVERAL_PROCESSES = json.dumps(["--direct_running_mode=multi_processing", "--dir
 
 
 @pytest.fixture
-def blocked(tmp_path: Path) -> Path:
-    """Two months, of which DataGate stops the second: each row is there twice."""
-    month = thin(read_month(201302), 1000)
-    write_span(tmp_path / "spans", 201301, thin(read_month(201301), 1000))
-    write_span(tmp_path / "spans", 201302, pa.concat_tables([month, month]))
-    return tmp_path / "spans"
+def blocked(pushed: PushedRun, tmp_path: Path) -> Path:
+    """The months of `pushed`; DataGate stops the last one, which has each row twice."""
+    spans = Path(shutil.copytree(pushed.cli.data, tmp_path / "spans"))
+    month = thin(read_month(201303), 1000)
+    write_span(spans, 201303, pa.concat_tables([month, month]))
+    return spans
 
 
 def test_run_in_odd_surroundings_runs_beam_in_several_processes_and_records_its_outcome(
-    blocked: Path, tmp_path: Path
+    pushed: PushedRun, blocked: Path, tmp_path: Path
 ) -> None:
     cli = Cli(blocked, tmp_path / "Ausgabe mit Leerzeichen und λ")
     temporary = tmp_path / "/".join(["temporary"] * 12)
     temporary.mkdir(parents=True)
     beam = f"node_beam_args.SpanExampleGen={SEVERAL_PROCESSES}"
     odd = {"TMPDIR": str(temporary), "TZ": "Mars/North", "LC_ALL": "C", **PROXIES}
-    command = cli.command("--window", "1", "--set", beam)
+    command = cli.command("--as-of", "201303", "--set", beam)
     done = subprocess.run(
         # Nobody reads what it shows.
         ["bash", "-c", '"$@" <&- 2>&- | true; exit "${PIPESTATUS[0]}"', "bash", *command],
@@ -49,8 +52,12 @@ def test_run_in_odd_surroundings_runs_beam_in_several_processes_and_records_its_
         check=False,
     )
     (record,) = list_runs(OutputDirectory(cli.output))
-    assert (done.returncode, record.outcome) == (3, STOPPED_BY_GATE), record
+    assert (done.returncode, record.outcome) == (3, Outcome.STOPPED_BY_GATE), record
     assert record.reasons[0].startswith("DataGate: ")
     assert record.seconds is not None
     assert record.seconds > 0
     assert Path(record.log).exists()
+    (made,) = cli.output.glob("artifacts/*/SpanExampleGen/examples/*")
+    for split in ("train", "eval"):
+        expected = rows_of(pushed.artifact("SpanExampleGen", "examples"), split)
+        assert rows_of(made, split) == expected

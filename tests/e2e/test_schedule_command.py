@@ -15,9 +15,10 @@ from pathlib import Path
 import pytest
 
 from orchestration.local.output_directory import OutputDirectory
+from tests import forked
 from tests.conftest import PROJECT, Cli, PushedRun, read_month, thin, write_span
 
-MODEL = Path("serving_model") / "flight_delay"
+MODEL = Path("serving_model") / "trip_delay"
 
 
 @pytest.fixture
@@ -37,23 +38,11 @@ def new_data(after_push: Cli, tmp_path: Path) -> Cli:
 
 def command(cli: Cli, *arguments: str) -> list[str]:
     """`schedule` with the options that the run had."""
-    return ["schedule" if word == "run" else word for word in cli.command(*arguments)]
-
-
-def call(*command: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        command,
-        cwd=PROJECT,
-        text=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        timeout=120,
-        check=False,
-    )
+    return ["schedule" if word == "run" else word for word in cli.command(*arguments)[1:]]
 
 
 def runner(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return call(sys.executable, str(PROJECT / "local_runner.py"), *arguments)
+    return forked.run(["local_runner.py", *arguments])
 
 
 def versions(cli: Cli) -> list[str]:
@@ -62,7 +51,7 @@ def versions(cli: Cli) -> list[str]:
 
 def test_schedule_with_nothing_new_says_so_and_runs_nothing(after_push: Cli) -> None:
     before = sorted(after_push.output.rglob("*"))
-    done = call(*command(after_push, "--once", "--as-of", "201303"))
+    done = forked.run(command(after_push, "--once", "--as-of", "201303"))
     assert done.returncode == 0, done.stdout
     assert re.fullmatch(r"Nothing new: version \d+ of \w+ was made from this .*\n", done.stdout)
     added = {path.name for path in after_push.output.rglob("*")} - {path.name for path in before}
@@ -70,7 +59,7 @@ def test_schedule_with_nothing_new_says_so_and_runs_nothing(after_push: Cli) -> 
 
 
 def test_with_nothing_new_neither_tensorflow_nor_tfx_is_imported(after_push: Cli) -> None:
-    arguments = command(after_push, "--once", "--as-of", "201303")[1:]
+    arguments = command(after_push, "--once", "--as-of", "201303")
     script = f"""
 import sys
 sys.argv = {arguments!r}
@@ -80,7 +69,9 @@ try:
 finally:
     print(*sys.modules, sep="\\n")
 """
-    done = call(sys.executable, "-c", script)
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=PROJECT, stdout=subprocess.PIPE, text=True, check=False
+    )
     assert done.returncode == 0, done.stdout
     assert done.stdout.startswith("Nothing new")
     loaded = set(done.stdout.split())
@@ -90,11 +81,11 @@ finally:
 
 
 def test_a_span_that_is_half_there_starts_no_run(new_data: Cli) -> None:
-    path = new_data.data / "span-201304" / "flights.parquet"
+    path = new_data.data / "span-201304" / "trips.parquet"
     path.write_bytes(path.read_bytes()[:5000])
     before = versions(new_data)
     for status, said in ((0, "Not complete yet"), (1, "Failed")):
-        done = call(*command(new_data, "--once"))
+        done = forked.run(command(new_data, "--once"))
         assert done.returncode == status, done.stdout
         assert done.stdout.startswith(f"{said}: {path} (5,000 bytes) is not a whole Parquet file")
     assert versions(new_data) == before
@@ -103,7 +94,7 @@ def test_a_span_that_is_half_there_starts_no_run(new_data: Cli) -> None:
 
 def test_a_month_that_comes_before_the_one_before_it_is_waited_for(new_data: Cli) -> None:
     write_span(new_data.data, 201306, thin(read_month(201306), 100))
-    done = call(*command(new_data, "--once"))
+    done = forked.run(command(new_data, "--once"))
     assert done.returncode == 0
     assert "Not complete yet: the 6 months before span-201306 lack span-201305" in done.stdout
 
@@ -115,18 +106,18 @@ def test_what_was_rolled_back_is_not_trained_again(after_push: Cli) -> None:
     shutil.copytree(version, aside)
     older = version.rename(model / "1000")
     assert older.exists()
-    done = call(*command(after_push, "--once", "--as-of", "201303"))
+    done = forked.run(command(after_push, "--once", "--as-of", "201303"))
     assert done.returncode == 0, done.stdout
-    assert f"version {version.name} of flight_delay" in done.stdout
+    assert f"version {version.name} of trip_delay" in done.stdout
     assert "was rolled back" in done.stdout
 
 
 def test_a_run_that_is_going_on_is_left_alone(after_push: Cli) -> None:
     with OutputDirectory(after_push.output).locked():
-        done = call(*command(after_push, "--once"))
+        done = forked.run(command(after_push, "--once"))
         assert done.returncode == 75
         assert "Missed, and to be made up for: a run is using the output directory" in done.stdout
-        done = call(*after_push.command())
+        done = after_push.run()
         assert done.returncode == 75
         assert "another run is using the output directory" in done.stdout
 
@@ -135,7 +126,7 @@ def test_sigterm_ends_schedule_and_run_and_leaves_what_is_served(new_data: Cli) 
     before = versions(new_data)
     write_span(new_data.data, 201305, thin(read_month(201305), 500))
     process = subprocess.Popen(
-        command(new_data, "--once", "--settle-seconds", "0"),
+        [sys.executable, *command(new_data, "--once", "--settle-seconds", "0")],
         cwd=PROJECT,
         text=True,
         stdout=subprocess.PIPE,
@@ -180,7 +171,7 @@ def test_lineage_goes_back_to_spans_schema_parameters_and_code(pushed: PushedRun
     done = runner("lineage", version, "--output", str(pushed.cli.output))
     assert done.returncode == 0, done.stdout
     for fact in (
-        rf"^version {version} of flight_delay$",
+        rf"^version {version} of trip_delay$",
         r"── live$",
         r"── signature valid$",
         r"── schema: .*schema\.pbtxt, SHA-256 [0-9a-f]{16}$",
@@ -195,7 +186,7 @@ def test_lineage_goes_back_to_spans_schema_parameters_and_code(pushed: PushedRun
         r"examples ◄ SpanExampleGen #\d+, code",
         r"test: span-201303$",
         r"ImportSchemaGen #\d+, code",
-        r"schema_file=schema/schema\.pbtxt",
+        r"schema_file=schema/trips\.pbtxt",
         r"ServingValidator #\d+",
     ):
         assert re.search(fact, done.stdout, re.MULTILINE), (fact, done.stdout)
@@ -221,7 +212,7 @@ def test_lineage_tells_of_a_version_that_was_changed(after_push: Cli) -> None:
 def test_lineage_of_an_unknown_version_says_which_there_are(pushed: PushedRun) -> None:
     done = runner("lineage", "12", "--output", str(pushed.cli.output))
     assert done.returncode == 1
-    assert "there is no version 12 of flight_delay" in done.stdout
+    assert "there is no version 12 of trip_delay" in done.stdout
     assert f"it has {pushed.version.name}" in done.stdout
 
 

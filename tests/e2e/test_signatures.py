@@ -11,8 +11,11 @@ import tensorflow as tf
 import tensorflow_transform as tft
 import tf_keras
 
-from models.flights.features import PROBABILITY, RAW_FEATURES
+from pipeline.config import load_config
 from tests.conftest import PushedRun
+from tests.trips.features import RAW_FEATURES
+
+PROBABILITY = load_config().prediction
 
 Columns = dict[str, np.ndarray]
 
@@ -43,7 +46,7 @@ def examples(pushed: PushedRun) -> list[bytes]:
 
 
 STRANGE: tuple[dict[str, object], ...] = (
-    {"carrier": b"ZZ"},
+    {"company": b"ZZ"},
     {"dest": b"QQQ", "origin": b"???"},
     {"temp": None, "pressure": None, "wind_dir": None},
     {"wind_speed": 0.0, "wind_dir": None},
@@ -102,7 +105,7 @@ def test_classify_and_regress_get_the_networks_answers(
     regressed = signatures["regress"](inputs=tf.constant(examples))["outputs"].numpy()
     np.testing.assert_allclose(regressed, expected, atol=1e-6)
     classified = signatures["classify"](inputs=tf.constant(examples))
-    assert {tuple(row) for row in classified["classes"].numpy()} == {(b"on time", b"late")}
+    assert {tuple(row) for row in classified["classes"].numpy()} == {(b"on time", b"delayed")}
     np.testing.assert_allclose(
         classified["scores"].numpy(), np.hstack([1 - expected, expected]), atol=1e-6
     )

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import tensorflow_data_validation as tfdv
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from tensorflow_data_validation.statistics import stats_impl
 from tfx_bsl.sketches import KmvSketch, MisraGriesSketch, QuantilesSketch
@@ -96,7 +96,6 @@ TREES = st.recursive(
 
 
 @given(tree=TREES)
-@settings(deadline=None)
 def test_decode_makes_accumulators_of_a_tree_or_refuses_it(tree: Any) -> None:
     try:
         found = accumulators.decode(zlib.compress(json.dumps(tree).encode()))

@@ -8,7 +8,6 @@ import numpy as np
 import pandas as pd
 import pytest
 import tensorflow_data_validation as tfdv
-from scipy.spatial.distance import jensenshannon
 from tensorflow_metadata.proto.v0 import schema_pb2, statistics_pb2
 
 from ml.chance import (
@@ -147,7 +146,26 @@ def test_divergence_by_chance_falls_with_the_rows() -> None:
     assert 0.2 > divergence_by_chance(shares, 20) > 10 * divergence_by_chance(shares, 2000) > 0
 
 
-def test_jensen_shannon_is_that_of_scipy_in_bits() -> None:
-    first, second = np.array([0.1, 0.2, 0.7, 0.0]), np.array([0.3, 0.0, 0.6, 0.1])
-    assert jensen_shannon(first, second) == pytest.approx(jensenshannon(first, second, 2) ** 2)
+def test_jensen_shannon_is_what_tfdv_measures() -> None:
+    ends = [0.0, 10.0]  # So that the bins of both data sets are the same.
+    new, baseline = (
+        tfdv.generate_statistics_from_dataframe(pd.DataFrame({"number": [*ends, *values]}))
+        for values in ([1.5, 1.5, 4.5, 4.5, 4.5], [1.5, 4.5, 4.5, 7.5])
+    )
+    result = tfdv.validate_statistics(new, SCHEMA, previous_statistics=baseline)
+    ((_, measured, _),) = drifts(result)
+    shares = []
+    for statistics in (new, baseline):
+        histogram = statistics.datasets[0].features[0].num_stats.histograms[0]
+        counts = np.array([bucket.sample_count for bucket in histogram.buckets])
+        shares.append(counts / counts.sum())
+    assert jensen_shannon(*shares) == pytest.approx(measured, abs=1e-6)
+    assert measured > 0.05
+
+
+def test_jensen_shannon_is_1_of_disjoint_and_0_of_all_but_equal_distributions() -> None:
     assert jensen_shannon(np.array([1.0, 0]), np.array([0, 1.0])) == 1
+    random = np.random.default_rng(0)
+    shares = random.dirichlet(np.ones(12))
+    others = shares * (1 + random.normal(size=(100, 12)) * 1e-9)
+    assert jensen_shannon(others, shares) == pytest.approx(np.zeros(100), abs=1e-12)

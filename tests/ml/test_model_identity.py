@@ -15,8 +15,9 @@ from ai_edge_litert import schema_py_generated as schema
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ml.model_identity import _tflite, model_identity
-from storage.directory import model_digest
+from ml.identity.model import model_identity
+from ml.identity.tflite import tflite_digest
+from storage.uris import model_digest
 from tests.components.small_model import VOCABULARY, export, make_weights
 from tests.conftest import PROJECT
 
@@ -71,7 +72,7 @@ def test_model_identity_changes_with_what_a_saved_model_computes(
     assert model_identity(str(export(tmp_path, tflite=False, **change))) != saved_model
 
 
-@settings(max_examples=3, deadline=None)
+@settings(max_examples=3)
 @given(st.integers(0, 127), st.integers(0, 63))
 def test_model_identity_changes_with_any_one_weight(
     saved_model: str, tmp_path_factory: pytest.TempPathFactory, row: int, column: int
@@ -94,7 +95,7 @@ def tflite(folder: Path) -> bytes:
 def test_model_identity_changes_with_what_a_tflite_model_computes(
     model: Path, tmp_path: Path, change: dict[str, Any]
 ) -> None:
-    assert _tflite(tflite(export(tmp_path, **change))) != _tflite(tflite(model))
+    assert tflite_digest(tflite(export(tmp_path, **change))) != tflite_digest(tflite(model))
 
 
 def rewrite(content: bytes, change: Any) -> bytes:
@@ -131,10 +132,10 @@ def test_model_identity_does_not_change_with_the_layout_of_a_tflite_model(
     content = tflite(model)
     changed = rewrite(content, change)
     assert changed != content
-    assert _tflite(changed) == _tflite(content)
+    assert tflite_digest(changed) == tflite_digest(content)
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(st.data())
 def test_model_identity_changes_with_any_byte_of_a_tflite_models_constants(
     model: Path, data: st.DataObject
@@ -150,10 +151,10 @@ def test_model_identity_changes_with_any_byte_of_a_tflite_models_constants(
 
     content = tflite(model)
     try:
-        changed = _tflite(rewrite(content, flip))
+        changed = tflite_digest(rewrite(content, flip))
     except (ValueError, KeyError):  # No longer a table: then it is told by its bytes.
         return
-    assert changed != _tflite(content)
+    assert changed != tflite_digest(content)
 
 
 def test_model_identity_tells_texts_that_end_beyond_their_buffer_by_the_bytes(

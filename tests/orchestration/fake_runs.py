@@ -115,7 +115,7 @@ def _do(world: World, run_id: str, step: dict[str, Any]) -> int:
 
 def look(world: World, key: str = KEY) -> Any:
     """The situation: real files, and what is served."""
-    from orchestration.schedule.schedule import Situation
+    from orchestration.local.situation import Situation
 
     served = world.served()
     situation = Situation(
@@ -143,8 +143,10 @@ def main() -> None:
     world = World(OutputDirectory(Path(root)))
     if kind == "run":
         sys.exit(run(world, *arguments))
+    from orchestration.schedule.clock import SystemClock
+    from orchestration.schedule.decision import Backoff
     from orchestration.schedule.hooks import Hooks
-    from orchestration.schedule.schedule import STATUS, Backoff, Schedule, SystemClock
+    from orchestration.schedule.schedule import Schedule
 
     append = f"""sh -c 'cat >> "{root}/told"'"""
     schedule = Schedule(
@@ -158,7 +160,7 @@ def main() -> None:
         hooks=Hooks(append),
     )
     if kind == "fire":
-        sys.exit(STATUS[schedule.fire()])
+        sys.exit(schedule.fire().exit_status)
     from orchestration.schedule.cron import Cron
 
     schedule.keep_firing(Cron(arguments[0], "UTC"))

@@ -1,8 +1,9 @@
 """A server that speaks the v2beta1 API of Kubeflow Pipelines, and refuses what the real one does.
 
 What it refuses, with which status and in which words, follows the back end's sources
-(backend/src/apiserver: server/, resource/resource_manager.go, template/v2_template.go). Nothing
-runs: the states of a run are a script that goes on by one step whenever the run is looked at.
+(backend/src/apiserver: server/, resource/resource_manager.go, template/v2_template.go) and what
+version 2.17.0 did. Nothing runs: the states of a run are a script that goes on by one step whenever
+the run is looked at.
 """
 
 from __future__ import annotations
@@ -26,6 +27,9 @@ from urllib.parse import parse_qs, unquote, unquote_plus, urlsplit
 import yaml
 from google.protobuf import json_format
 from kfp.pipeline_spec import pipeline_spec_pb2
+
+from tests.orchestration.kubeflow_checks import check_cron, check_parameters
+from tests.orchestration.kubeflow_workflow import task_details, workflow
 
 Json = dict[str, Any]
 
@@ -95,11 +99,17 @@ _FIELDS = {
 
 
 class Refused(Exception):
-    """An error of the server: gRPC code and HTTP status, words for people, words of the log."""
+    """An error of the server: gRPC code and HTTP status, words for people, words of the log.
 
-    def __init__(self, code: tuple[int, int], message: str, log: str = "") -> None:
+    A bare one is the gateway's own, and has no details.
+    """
+
+    def __init__(
+        self, code: tuple[int, int], message: str, log: str = "", *, bare: bool = False
+    ) -> None:
         super().__init__(message)
         self.code, self.status = code
+        self.bare = bare
         self.message = message
         self.log = log or message
 
@@ -128,10 +138,16 @@ class KubeflowStub:
       largest_page: Items on a page at most.
       tls: Files of certificate and key; plain HTTP without.
       script: Steps of a run: state, tasks by name (state, or state and error) and error.
+      manifest: What is given for the workflow of any run; "" for what the script makes of it.
+      planned: Tasks that the workflow of a run has, started or not.
+      compressed: Whether the workflow's status has got large: its nodes are compressed, and the
+        details of tasks stay as they were one step before.
+      retry_policy: What the controller gives to every template that has none.
       calls: Every call: operation and what it was given.
       headers: Headers of the last call.
       before: By operation, what happens just before it is carried out.
       most_enabled: By name, how many recurring runs were ever enabled at a time.
+      orphans: Workflows that run for no run.
     """
 
     multi_user: bool = False
@@ -140,6 +156,10 @@ class KubeflowStub:
     largest_page: int = _LARGEST_PAGE
     tls: tuple[str, str] | None = None
     script: list[Json] = field(default_factory=list)
+    manifest: str = ""
+    planned: tuple[str, ...] = ()
+    compressed: bool = False
+    retry_policy: str = "OnError"
     pipelines: dict[str, Json] = field(default_factory=dict)
     versions: dict[str, Json] = field(default_factory=dict)
     experiments: dict[str, Json] = field(default_factory=dict)
@@ -150,6 +170,7 @@ class KubeflowStub:
     most_enabled: Counter[str] = field(default_factory=Counter)
     before: dict[str, Callable[[], object]] = field(default_factory=dict)
     faults: list[Fault] = field(default_factory=list)
+    orphans: int = 0
 
     def __enter__(self) -> KubeflowStub:
         stub = self
@@ -239,7 +260,8 @@ class KubeflowStub:
     def create_pipeline(self, body: Json) -> Json:
         name = body.get("name") or body.get("display_name") or ""
         if not name:
-            raise Refused(_INVALID_ARGUMENT, "pipeline's name cannot be empty")
+            raise _internal("pipeline's name cannot be empty")
+        _check_length("Pipeline", name)
         namespace = self._namespace(body.get("namespace"))
         for one in self.pipelines.values():
             if _same(one["name"], name) and one.get("namespace", "") == namespace:
@@ -272,6 +294,8 @@ class KubeflowStub:
 
     def upload_version(self, query: Json, filename: str, content: bytes) -> Json:
         pipeline_id = query.get("pipelineid", "")
+        if not content:
+            raise _internal("Failed to create a pipeline version: it is empty")
         if pipeline_id not in self.pipelines or not filename.endswith((".yaml", ".yml", ".json")):
             raise Refused(_INVALID_ARGUMENT, "Failed to create a pipeline version")
         name = query.get("name") or filename
@@ -290,6 +314,10 @@ class KubeflowStub:
         self.versions[version["pipeline_version_id"]] = version
         return version
 
+    def versions_of(self, pipeline_id: str) -> list[Json]:
+        self._get(self.pipelines, "Pipeline", pipeline_id)
+        return [v for v in self.versions.values() if v["pipeline_id"] == pipeline_id]
+
     def delete_version(self, version_id: str) -> Json:
         self._get(self.versions, "PipelineVersion", version_id)
         del self.versions[version_id]
@@ -301,7 +329,8 @@ class KubeflowStub:
         name = body.get("display_name", "")
         namespace = self._namespace(body.get("namespace"))
         if not name:
-            raise Refused(_INVALID_ARGUMENT, "Experiment name is empty. Please specify a name")
+            raise _internal("Experiment name is empty. Please specify a name")
+        _check_length("Experiment", name)
         for one in self.experiments.values():
             if _same(one["display_name"], name) and one["namespace"] == namespace:
                 raise Refused(
@@ -328,14 +357,17 @@ class KubeflowStub:
 
     def create_run(self, body: Json) -> Json:
         if not body.get("display_name"):
-            raise Refused(_INVALID_ARGUMENT, "The run name is empty. Please specify a valid name")
+            raise _internal("The run name is empty. Please specify a valid name")
+        if len(body["display_name"]) > 255:
+            self.orphans += 1  # its workflow has started
+            raise _internal("Failed to create a new run: Data too long for column 'DisplayName'")
         run = {**body, **self._checked(body, "Failed to create a new run")}
         run |= {
             "run_id": _new_id(),
             "created_at": _now(),
             "scheduled_at": _now(),
-            "finished_at": _NEVER,
             "storage_state": "AVAILABLE",
+            "finished_at": _NEVER,
             "state": "PENDING",
         }
         self.runs[run["run_id"]] = run
@@ -343,18 +375,38 @@ class KubeflowStub:
 
     def get_run(self, run_id: str) -> Json:
         run: Json = self._get(self.runs, "Run", run_id)
-        if self.script and run["state"] not in ("CANCELING", "CANCELED"):
-            step = self.script[min(self._looks[run_id], len(self.script) - 1)]
+        if run["state"] == "CANCELING":
+            run |= {"state": "FAILED", "finished_at": _now()}
+        elif self.script and run["state"] != "FAILED":
+            step = self._step(run_id, self._looks[run_id])
+            frozen = self._step(run_id, self._looks[run_id] - 1) if self.compressed else step
             run["state"] = step["state"]
-            run["run_details"] = {"task_details": _task_details(run_id, step.get("tasks", {}))}
+            run["run_details"] = {"task_details": task_details(run_id, frozen.get("tasks", {}))}
             if step["state"] in ("SUCCEEDED", "FAILED"):
                 run["finished_at"] = _now()
             if step.get("error"):
                 run["error"] = {"code": 2, "message": step["error"]}
-        elif run["state"] == "CANCELING":
-            run |= {"state": "CANCELED", "finished_at": _now()}
         self._looks[run_id] += 1
         return run
+
+    def get_workflow(self, run_id: str) -> Json:
+        """The run as the API of v1beta1 has it, at the step of the last look."""
+        run: Json = self._get(self.runs, "Run", run_id)
+        step = self._step(run_id, self._looks[run_id] - 1)
+        manifest = self.manifest or json.dumps(
+            workflow(
+                step.get("tasks", {}),
+                planned=self.planned,
+                compressed=self.compressed,
+                retry_policy=self.retry_policy,
+            )
+        )
+        found = {"id": run_id, "name": run["display_name"], "status": run["state"].capitalize()}
+        return {"run": found, "pipeline_runtime": {"workflow_manifest": manifest}}
+
+    def _step(self, run_id: str, number: int) -> Json:
+        steps = self.script or [{}]
+        return steps[max(0, min(number, len(steps) - 1))]
 
     def terminate_run(self, run_id: str) -> Json:
         run = self._get(self.runs, "Run", run_id)
@@ -367,9 +419,7 @@ class KubeflowStub:
 
     def create_recurring_run(self, body: Json) -> Json:
         if not body.get("display_name"):
-            raise Refused(
-                _INTERNAL, "Internal Server Error", "Recurring run's name cannot be empty"
-            )
+            raise _internal("Recurring run's name cannot be empty")
         concurrency = int(body.get("max_concurrency", 0))
         if not 1 <= concurrency <= 10:
             raise Refused(
@@ -396,7 +446,9 @@ class KubeflowStub:
             "created_at": _now(),
             "updated_at": _now(),
             "max_concurrency": str(concurrency),  # int64 is text in protobuf's JSON
-            "service_account": body.get("service_account") or "pipeline-runner",
+            "service_account": body.get("service_account")
+            or ("default-editor" if self.multi_user else "pipeline-runner"),
+            "namespace": checked["namespace"] or "kubeflow",
             "mode": "ENABLE" if enabled else "DISABLE",
             "status": "ENABLED" if enabled else "DISABLED",
         }
@@ -414,12 +466,15 @@ class KubeflowStub:
         del self.recurring_runs[recurring_run_id]
         for run in self.runs.values():
             # Kubernetes deletes the workflows that the deleted schedule owns.
-            if run.get("recurring_run_id") == recurring_run_id and run["state"] == "RUNNING":
+            if run.get("recurring_run_id") == recurring_run_id and run.get("state") == "RUNNING":
                 run["state"] = "FAILED"
         return {}
 
-    def start_scheduled_run(self, recurring_run_id: str, state: str = "RUNNING") -> str:
-        """Does what the controller does when the time has come; returns the ID of the run."""
+    def start_scheduled_run(self, recurring_run_id: str, state: str | None = "RUNNING") -> str:
+        """Does what the controller does when the time has come; returns the ID of the run.
+
+        At first, the run has neither state nor parameters.
+        """
         recurring_run = self.recurring_runs[recurring_run_id]
         run: Json = {
             "run_id": _new_id(),
@@ -429,7 +484,7 @@ class KubeflowStub:
             "display_name": f"{recurring_run['display_name']}-run",
             "created_at": _now(),
             "finished_at": _NEVER,
-            "state": state,
+            **({"state": state} if state else {}),
         }
         self.runs[run["run_id"]] = run
         return str(run["run_id"])
@@ -467,7 +522,8 @@ class KubeflowStub:
 
     def in_namespace(self, items: Mapping[str, Json], namespace: str | None) -> list[Json]:
         wanted = self._namespace(namespace)
-        return [one for one in items.values() if one.get("namespace", "") == wanted]
+        inside = (wanted,) if self.multi_user else ("", "kubeflow")
+        return [one for one in items.values() if one.get("namespace", "") in inside]
 
     def in_experiment(self, items: Mapping[str, Json], query: Json) -> list[Json]:
         """Runs of an experiment, or else of a namespace."""
@@ -503,14 +559,20 @@ class KubeflowStub:
 
     def _checked(self, body: Json, failed: str) -> Json:
         """What the server makes of a run's experiment, version and parameters."""
-        experiment = self._get(self.experiments, "Experiment", body.get("experiment_id", ""))
+        experiment_id = body.get("experiment_id")
+        if not experiment_id:
+            default = [e for e in self.experiments.values() if e["display_name"] == "Default"]
+            experiment_id = (default or [self.create_experiment({"display_name": "Default"})])[0][
+                "experiment_id"
+            ]
+        experiment = self._get(self.experiments, "Experiment", experiment_id)
         reference = body.get("pipeline_version_reference", {})
         version = self.versions.get(reference.get("pipeline_version_id", ""))
         if version is None:
             # The real one wraps the 404 of the version into this.
-            raise Refused(_INTERNAL, "Internal Server Error", f"{failed}: version not found")
+            raise _internal(f"{failed}: version not found")
         if version["pipeline_id"] != reference.get("pipeline_id"):
-            raise Refused(_INTERNAL, "Internal Server Error", f"{failed}: other pipeline")
+            raise _internal(f"{failed}: other pipeline")
         values = body.get("runtime_config", {}).get("parameters", {})
         spec = version["pipeline_spec"].get("pipeline_spec", version["pipeline_spec"])
         try:
@@ -519,7 +581,7 @@ class KubeflowStub:
             raise Refused(
                 _INVALID_ARGUMENT, str(error), f"{failed}: invalid pipeline job inputs: {error}"
             ) from error
-        return {"namespace": experiment["namespace"]}
+        return {"namespace": experiment["namespace"], "experiment_id": experiment_id}
 
 
 class _Handler(http.server.BaseHTTPRequestHandler):
@@ -592,7 +654,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
 
 _ROUTES = [
-    (method, re.compile(f"/apis/v2beta1/{path}"), operation)
+    (method, re.compile(f"/apis/{path if path.startswith('v1') else f'v2beta1/{path}'}"), operation)
     for method, path, operation in (
         ("GET", r"healthz", "GetHealthz"),
         ("POST", r"pipelines/upload_version", "UploadPipelineVersion"),
@@ -612,6 +674,7 @@ _ROUTES = [
         ("POST", r"runs", "CreateRun"),
         ("GET", r"runs/(?P<run_id>[^/:]+)", "GetRun"),
         ("POST", r"runs/(?P<run_id>[^/:]+):terminate", "TerminateRun"),
+        ("GET", r"v1beta1/runs/(?P<run_id>[^/:]+)", "GetWorkflow"),
         ("GET", r"recurringruns", "ListRecurringRuns"),
         ("POST", r"recurringruns", "CreateRecurringRun"),
         ("DELETE", r"recurringruns/(?P<recurring_run_id>[^/:]+)", "DeleteRecurringRun"),
@@ -635,7 +698,7 @@ def _act(
     """Carries out an operation."""
     namespace = given.get("namespace")
     actions: dict[str, Callable[[], Json]] = {
-        "GetHealthz": lambda: {"multi_user": True} if stub.multi_user else {},
+        "GetHealthz": lambda: {"multi_user": stub.multi_user},
         "UploadPipelineVersion": lambda: stub.upload_version(given, *_file(content_type, body)),
         "ListPipelines": lambda: stub.listed(
             "pipelines", stub.in_namespace(stub.pipelines, namespace), given
@@ -644,7 +707,7 @@ def _act(
         "DeletePipeline": lambda: stub.delete_pipeline(ids["pipeline_id"]),
         "ListPipelineVersions": lambda: stub.listed(
             "pipeline_versions",
-            [v for v in stub.versions.values() if v["pipeline_id"] == ids["pipeline_id"]],
+            stub.versions_of(ids["pipeline_id"]),
             given,
         ),
         "DeletePipelineVersion": lambda: stub.delete_version(ids["version_id"]),
@@ -656,6 +719,7 @@ def _act(
         "ListRuns": lambda: stub.listed("runs", stub.in_experiment(stub.runs, given), given),
         "CreateRun": lambda: stub.create_run(given),
         "GetRun": lambda: stub.get_run(ids["run_id"]),
+        "GetWorkflow": lambda: stub.get_workflow(ids["run_id"]),
         "TerminateRun": lambda: stub.terminate_run(ids["run_id"]),
         "ListRecurringRuns": lambda: stub.listed(
             "recurringRuns",
@@ -679,7 +743,7 @@ def _parsed(operation: str, body: bytes) -> Json:
     except ValueError as error:
         raise Refused(_INVALID_ARGUMENT, f"invalid value: {error}") from error
     for name in set(parsed) - _FIELDS.get(operation, set(parsed)):
-        raise Refused(_INVALID_ARGUMENT, f'unknown field "{name}"')
+        raise Refused(_INVALID_ARGUMENT, f'proto: (line 1:2): unknown field "{name}"', bare=True)
     return parsed
 
 
@@ -703,6 +767,8 @@ def _file(content_type: str, body: bytes) -> tuple[str, bytes]:
 def _error_body(error: Refused, *, upload: bool) -> Json:
     if upload and error.code != 16:
         return {"error_message": error.message, "error_details": error.log}
+    if error.bare:
+        return {"code": error.code, "message": error.message, "details": []}
     return {
         "error": error.log,
         "code": error.code,
@@ -770,146 +836,14 @@ def _read_spec(content: bytes) -> Json:
     return {"pipeline_spec": found, "platform_spec": platforms[0]} if platforms else found
 
 
-def check_parameters(spec: Json, values: Json) -> None:
-    """Checks values as `validatePipelineJobInputs` does.
-
-    Raises:
-      ValueError: If one is missing, unknown, or of another kind.
-    """
-    wanted = spec["root"].get("inputDefinitions", {}).get("parameters", {})
-    kinds: dict[str, tuple[tuple[type, ...], str]] = {
-        "NUMBER_INTEGER": (
-            (int, float),
-            "double or integer, but the parameter value is not of number value",
-        ),
-        "NUMBER_DOUBLE": (
-            (int, float),
-            "double or integer, but the parameter value is not of number value",
-        ),
-        "STRING": ((str,), "string, but the input parameter is not of string value"),
-        "BOOLEAN": ((bool,), "bool, but the input parameter is not of bool value"),
-    }
-    for name, parameter in wanted.items():
-        if name not in values:
-            if not parameter.get("isOptional") and "defaultValue" not in parameter:
-                raise ValueError(
-                    f"parameter {name} is not optional, yet has neither default value nor user "
-                    "provided value"
-                )
-            continue
-        types, words = kinds[parameter["parameterType"]]
-        value = values[name]
-        if not isinstance(value, types) or (isinstance(value, bool) and bool not in types):
-            raise ValueError(f"input parameter {name} requires type {words} type")
-    if extra := sorted(set(values) - set(wanted)):
-        raise ValueError(f"parameter(s) provided are not required by pipeline: {', '.join(extra)}")
+def _internal(log: str) -> Refused:
+    """What the server refuses as a failure of its own, and explains in its log's words alone."""
+    return Refused(_INTERNAL, "Internal Server Error", log)
 
 
-_MONTHS = ["jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec"]
-_WEEKDAYS = ["sun", "mon", "tue", "wed", "thu", "fri", "sat"]
-_BOUNDS: list[tuple[int, int, dict[str, int]]] = [
-    (0, 59, {}),
-    (0, 59, {}),
-    (0, 23, {}),
-    (1, 31, {}),
-    (1, 12, {name: number for number, name in enumerate(_MONTHS, 1)}),
-    (0, 6, {name: number for number, name in enumerate(_WEEKDAYS)}),
-]
-
-
-def check_cron(cron: str) -> None:
-    """Parses a cron expression as github.com/robfig/cron 1.2.0 does.
-
-    Five fields pass: the weekday is the one that may be left out, not the second.
-
-    Raises:
-      ValueError: If it would not parse.
-    """
-    if not cron:
-        raise ValueError("Empty spec string")
-    if cron.startswith("@"):
-        if cron[1:] not in (
-            "yearly",
-            "annually",
-            "monthly",
-            "weekly",
-            "daily",
-            "midnight",
-            "hourly",
-        ):
-            raise ValueError(f"Unrecognized descriptor: {cron}")
-        return
-    fields = cron.split()
-    if not 5 <= len(fields) <= 6:
-        raise ValueError(f"Expected 5 to 6 fields, found {len(fields)}: {cron}")
-    for text, (low, high, names) in zip(fields, _BOUNDS, strict=False):
-        for item in filter(None, text.split(",")):
-            _check_range(item, low, high, names)
-
-
-def _check_range(item: str, low: int, high: int, names: Mapping[str, int]) -> None:
-    bounds, *steps = item.split("/")
-    first, *last = bounds.split("-")
-    if len(steps) > 1:
-        raise ValueError(f"Too many slashes: {item}")
-    if first in ("*", "?"):
-        start, end = low, high
-    else:
-        if len(last) > 1:
-            raise ValueError(f"Too many hyphens: {item}")
-        start = _number(first, names)
-        end = _number(last[0], names) if last else start
-    step = _number(steps[0], {}) if steps else 1
-    if steps and not last:
-        end = high
-    if start < low:
-        raise ValueError(f"Beginning of range ({start}) below minimum ({low}): {item}")
-    if end > high:
-        raise ValueError(f"End of range ({end}) above maximum ({high}): {item}")
-    if start > end:
-        raise ValueError(f"Beginning of range ({start}) beyond end of range ({end}): {item}")
-    if step == 0:
-        raise ValueError(f"Step of range should be a positive number: {item}")
-
-
-def _number(text: str, names: Mapping[str, int]) -> int:
-    if text.lower() in names:
-        return names[text.lower()]
-    if not re.fullmatch(r"\d+", text, re.ASCII):
-        raise ValueError(f"Failed to parse int from {text}")
-    return int(text)
-
-
-def _task_details(run_id: str, tasks: Mapping[str, Any]) -> list[Json]:
-    """Nodes of the workflow as the real one lists them: by ID, with drivers and executors."""
-    details = [_node(run_id, "workflow-x7k2p", "RUNNING", 0), _node(run_id, "root", "RUNNING", 1)]
-    details.append(_node(run_id, "root-driver", "SUCCEEDED", 1))
-    for number, (name, given) in enumerate(tasks.items(), 2):
-        state, error = given if isinstance(given, tuple) else (given, "")
-        if state == "DRIVING":
-            details.append(_node(run_id, f"{name}-driver", "SUCCEEDED", number))
-            continue
-        details.append(_node(run_id, "executor", state, number, error))
-        details.append(_node(run_id, name, state, number, error))
-        details.append(_node(run_id, f"{name}-driver", "SUCCEEDED", number))
-    return sorted(details, key=lambda node: node["task_id"])
-
-
-def _node(run_id: str, name: str, state: str, start: int, error: str = "") -> Json:
-    history: Json = {"state": state, "update_time": _now()}
-    if error:
-        history["error"] = {"code": 2, "message": error}
-    return {
-        "run_id": run_id,
-        "task_id": _new_id(),
-        "display_name": name,
-        "create_time": _now(),
-        "start_time": f"2026-01-01T00:00:{start:02}Z",
-        "end_time": _NEVER,
-        "state": state,
-        "state_history": [history],
-        "child_tasks": [{"pod_name": f"workflow-x7k2p-{start}"}],
-    }
+def _check_length(kind: str, name: str) -> None:
+    if len(name.encode()) > 128:
+        raise _internal(f"Invalid input error: {kind}.Name length cannot exceed 128")
 
 
 def _same(one: str, other: str) -> bool:

@@ -10,7 +10,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 from orchestration.local import dag_runner as local_dag_runner
-from orchestration.local import node_process
+from orchestration.local import fork_server, node_process
 from orchestration.local.node_process import NodeResult, NodeTask
 from orchestration.local.output_directory import OutputDirectory
 
@@ -38,8 +38,8 @@ def sleep(task: NodeTask, answer: Connection) -> NodeResult:
 node_process._launch = sleep
 
 if __name__ == "__main__":
-    local_dag_runner.PRELOAD[:] = sys.argv[1:]
-    local_dag_runner.start_fork_server(Path("imports.log"))
+    fork_server.PRELOAD[:] = sys.argv[1:]
+    fork_server.start_fork_server(Path("imports.log"))
     output = OutputDirectory(Path.cwd())
     output.logs("run").mkdir(parents=True)
     runner = local_dag_runner.ConcurrentDagRunner(output, "run", "", Silent())

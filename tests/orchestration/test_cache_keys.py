@@ -8,28 +8,29 @@ from pathlib import Path
 import pytest
 
 from orchestration.local.cache_keys import CodeVersion
+from pipeline.config import load_config
 from pipeline.model import Model
 from storage.errors import UserError
 
 PROJECT = Path(__file__).parents[2]
-CODE = ["pipeline.pipeline", *Model.load("flights").functions]
+CODE = ["pipeline.pipeline", *Model.load(load_config()).functions]
 USER = {
-    "Transform": "preprocessing_fn: models.flights.preprocessing.preprocessing_fn",
-    "Trainer": "run_fn: models.flights.network.run_fn",
-    "Pruner": "save_fn: models.flights.export.save_model",
-    "Quantizer": "save_fn: models.flights.export.save_model",
+    "Transform": "preprocessing_fn: tests.trips.preprocessing.preprocessing_fn",
+    "Trainer": "run_fn: tests.trips.network.run_fn",
+    "Pruner": "save_fn: tests.trips.export.save_model",
+    "Quantizer": "save_fn: tests.trips.export.save_model",
     "ImportSchemaGen": "schema_file: {schema}",
 }
 EXECUTORS = {
     "ImportSchemaGen": "tfx.components.schema_gen.import_schema_gen.executor.Executor",
-    "SpanExampleGen": "components.span_example_gen.SpanExampleGen_Executor",
+    "SpanExampleGen": "components.span_example_gen.component.SpanExampleGen_Executor",
     "StatisticsGen": "components.statistics_gen.StatisticsGen_Executor",
-    "DataGate": "components.data_gate.DataGate_Executor",
-    "Transform": "components.transform.Transform_Executor",
+    "DataGate": "components.data_gate.component.DataGate_Executor",
+    "Transform": "components.transform.component.Transform_Executor",
     "Trainer": "components.trainer.executor.Executor",
     "Pruner": "components.pruner.Pruner_Executor",
     "Quantizer": "components.quantizer.component.Quantizer_Executor",
-    "Evaluator": "components.evaluator.executor.Executor",
+    "Evaluator": "components.evaluator.component.Evaluator_Executor",
     "Pusher": "components.pusher.Pusher_Executor",
     "ServingMonitor": "components.serving_monitor.component.ServingMonitor_Executor",
 }
@@ -46,16 +47,16 @@ def copied(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "pipeline",
         "serving",
         "storage",
-        "schema",
+        "tests/trips",
     ):
-        ignored = shutil.ignore_patterns("__pycache__")
+        ignored = shutil.ignore_patterns("__pycache__", "data")
         shutil.copytree(PROJECT / folder, root / folder, ignore=ignored)
     return root
 
 
 def digests(root: Path) -> dict[str, str]:
     """The version of each node's code, and the key of the run."""
-    schema = str(root / "schema" / "schema.pbtxt")
+    schema = str(root / "schema" / "trips.pbtxt")
     version = CodeVersion(root, (schema,))
     nodes = {
         node: version(executor, USER.get(node, "").format(schema=schema))
@@ -67,14 +68,19 @@ def digests(root: Path) -> dict[str, str]:
 @pytest.mark.parametrize(
     ("file", "affected"),
     [
-        ("models/flights/network.py", {"Trainer", "run"}),
-        ("models/flights/preprocessing.py", {"Transform", "run"}),
-        ("models/flights/export.py", {"Trainer", "Pruner", "Quantizer", "run"}),
+        ("tests/trips/network.py", {"Trainer", "run"}),
+        ("tests/trips/preprocessing.py", {"Transform", "run"}),
+        ("tests/trips/export.py", {"Trainer", "Pruner", "Quantizer", "run"}),
         ("components/pruner.py", {"Pruner", "run"}),
         ("components/quantizer/fake_quant.py", {"Quantizer", "run"}),
         ("components/serving_monitor/page.py", {"ServingMonitor"}),
+        ("components/serving_monitor/page.html.j2", {"ServingMonitor"}),
+        ("components/quantizer/signatures.py", {"Quantizer", "run"}),
+        ("components/data_gate/row_checks.py", {"DataGate", "run"}),
+        ("ml/fit.py", {"Trainer", "Pruner", "Quantizer", "run"}),
+        ("ml/example_columns.py", {"SpanExampleGen", "Transform", "run"}),
         ("orchestration/local/display.py", set()),
-        ("schema/schema.pbtxt", {"ImportSchemaGen", "run"}),
+        ("schema/trips.pbtxt", {"ImportSchemaGen", "run"}),
     ],
 )
 def test_code_version_changes_for_the_nodes_that_run_what_was_changed(

@@ -22,17 +22,15 @@ from ml_metadata.proto import metadata_store_pb2 as proto
 
 import local_runner
 from orchestration.local import cleaning
-from orchestration.local.cleaning import (
-    clean_after_run,
-    clean_all,
-    find_directories,
-    find_leftovers,
-    remove,
-)
-from orchestration.local.history import KILLED, PUSHED, RunRecord, list_runs, open_metadata
+from orchestration.local.cleaning import clean_after_run, clean_all, find_directories, remove
+from orchestration.local.history import RunRecord, list_runs
+from orchestration.local.leftovers import find_leftovers
+from orchestration.local.metadata import open_metadata
 from orchestration.local.output_directory import BusyError, OutputDirectory
-from storage.directory import SAVED_MODEL, ModelDirectory
+from orchestration.outcome import Outcome
+from storage.directory import ModelDirectory
 from storage.errors import UserError
+from storage.names import SAVED_MODEL
 
 PROJECT = Path(__file__).parents[2]
 NODES = ("ExampleGen", "Trainer", "Pusher")
@@ -76,7 +74,7 @@ class World:
         logs.mkdir(parents=True)
         for name in ("runner", *NODES):
             (logs / f"{name}.log").write_text("log")
-        RunRecord(run_id, started="", outcome=outcome).write(self.directory)
+        RunRecord(run_id, started="", outcome=Outcome(outcome)).write(self.directory)
         return run_id
 
     def _context(self, store: MetadataStore, kind: str, name: str) -> int:
@@ -131,7 +129,7 @@ class World:
         artifacts = {node: {"uri": str(path)} for node, (_, path) in self.newest.items()}
         (provenance / "provenance.json").write_text(json.dumps({"artifacts": artifacts}))
         self.models.publish(version, str(model), str(provenance))
-        RunRecord(run_id, started="", outcome=PUSHED, version=version).write(self.directory)
+        RunRecord(run_id, started="", outcome=Outcome.PUSHED, version=version).write(self.directory)
         return version
 
     def clean(self, keep: int) -> list[str]:
@@ -329,7 +327,7 @@ def test_clean_says_what_it_cannot_delete_and_deletes_the_rest(
 
     monkeypatch.setattr(cleaning, "_delete", refuse)
     said: list[str] = []
-    assert clean_all(world.directory.root, 1, dry_run=False, say=said.append) == 1
+    assert clean_all(world.directory.root, 1, dry_run=False, say=said.append) is False
     assert f"{kept} cannot be deleted: Permission denied" in said
     assert [path.exists() for path in world.made[runs[0]]] == [False, True, False]
 
@@ -338,6 +336,25 @@ def test_clean_leaves_a_directory_alone_that_a_run_is_using(world: World) -> Non
     world.run()
     with world.directory.locked(), pytest.raises(BusyError, match="a run is using"):
         clean_all(world.directory.root, 1, dry_run=True, say=print)
+
+
+@pytest.mark.parametrize("mount_point", ["absent", "empty"])
+def test_clean_refuses_serving_directory_that_is_not_mounted(
+    world: World, mount_point: str
+) -> None:
+    runs = [world.run()]
+    world.push()
+    runs += [world.run() for _ in range(3)]
+    serving, away = world.directory.serving, world.directory.root.parent / "away"
+    serving.rename(away)
+    if mount_point == "empty":
+        serving.mkdir()
+    before = snapshot(world.directory.root)
+    with pytest.raises(UserError, match=f"holds no version, but {runs[0]} pushed one there"):
+        clean_all(world.directory.root, 1, dry_run=False, say=print)
+    assert snapshot(world.directory.root) == before
+    assert clean_all(world.directory.root, 1, dry_run=False, say=print, serving_gone=True) == 0
+    assert not any(path.exists() for path in world.made[runs[0]])
 
 
 def test_clean_refuses_a_folder_that_is_no_output_directory(tmp_path: Path) -> None:
@@ -352,7 +369,7 @@ def test_clean_takes_in_monitoring_and_backtests_by_their_own_rules(world: World
     root = world.directory.root
     monitoring, backtest, variant = (
         World(OutputDirectory(root / name))
-        for name in ("monitoring", "replay", "replay/compare/slow")
+        for name in ("monitoring", "backtest", "backtest/compare/slow")
     )
     runs = [[w.run() for _ in range(4)] for w in (world, monitoring, backtest, variant)]
     periods = [f"2026-0{n}-01_2026-0{n + 1}-01_17" for n in range(1, 5)]
@@ -360,16 +377,16 @@ def test_clean_takes_in_monitoring_and_backtests_by_their_own_rules(world: World
         (root / "monitoring" / period).mkdir()
         for name in ("report.html", "report.json"):
             (root / "monitoring" / period / name).write_text("{}")
-    first = {"run_id": runs[2][1], "outcome": PUSHED}
+    first = {"run_id": runs[2][1], "outcome": Outcome.PUSHED}
     state = {"months": [{"run_id": runs[2][0], "outcome": "not blessed"}, first]}
-    (root / "replay" / "replay.json").write_text(json.dumps(state))
+    (root / "backtest" / "backtest.json").write_text(json.dumps(state))
     before = snapshot(root)
     said: list[str] = []
-    assert clean_all(root, 1, dry_run=True, say=said.append) == 0
+    assert clean_all(root, 1, dry_run=True, say=said.append) is True
     assert snapshot(root) == before
     assert "would be deleted" in said[-1]
     announced = {line.split("MB  ")[1] for line in said[:-1]}
-    assert clean_all(root, 1, dry_run=False, say=lambda line: None) == 0
+    assert clean_all(root, 1, dry_run=False, say=lambda line: None) is True
     gone = {str(root / name) for name in before if not os.path.lexists(root / name)}
     assert gone
     assert all(any(g == a or g.startswith(f"{a}/") for a in announced) for g in gone)
@@ -385,9 +402,9 @@ def test_clean_takes_in_monitoring_and_backtests_by_their_own_rules(world: World
 def test_clean_leaves_a_backtest_alone_whose_state_is_damaged(world: World, state: str) -> None:
     for _ in range(3):
         world.run()
-    (world.directory.root / "replay.json").write_text(state)
+    (world.directory.root / "backtest.json").write_text(state)
     before = snapshot(world.directory.root)
-    with pytest.raises(UserError, match=r"replay\.json cannot be read"):
+    with pytest.raises(UserError, match=r"backtest\.json cannot be read"):
         world.clean(1)
     assert snapshot(world.directory.root) == before
 
@@ -431,9 +448,9 @@ def test_clean_after_a_run_never_fails_it_and_keeps_all_at_0(world: World) -> No
     before = snapshot(world.directory.root)
     with world.directory.locked():
         clean_after_run(world.directory, 0)
-        (world.directory.root / "replay.json").write_text("damaged")
+        (world.directory.root / "backtest.json").write_text("damaged")
         clean_after_run(world.directory, 1)
-        (world.directory.root / "replay.json").unlink()
+        (world.directory.root / "backtest.json").unlink()
     assert snapshot(world.directory.root) == before
 
 
@@ -595,14 +612,13 @@ TestCleaningStateMachine = pytest.mark.filterwarnings("ignore")(Cleaning.TestCas
 Cleaning.TestCase.settings = settings(
     max_examples=15,
     stateful_step_count=15,
-    deadline=None,
     suppress_health_check=list(HealthCheck),
 )
 
 
 def test_a_killed_run_is_cleaned_as_any_other(world: World) -> None:
     killed = world.run(outcome="running")
-    assert [record.outcome for record in list_runs(world.directory)] == [KILLED]
+    assert [record.outcome for record in list_runs(world.directory)] == [Outcome.KILLED]
     world.run()
     world.clean(1)
     assert killed not in os.listdir(world.directory.artifacts)

@@ -9,7 +9,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
-import kubeflow_runner
+from orchestration.kubeflow import compilation
 from pipeline.config import load_config
 from storage.errors import UserError
 
@@ -47,9 +47,9 @@ def test_the_pod_gives_the_volume_to_the_user_of_the_image() -> None:
 def test_the_example_configuration_lacks_the_image_alone() -> None:
     path = str(DEPLOY / "kubeflow.toml")
     with pytest.raises(UserError, match=r"kubeflow\.image is missing"):
-        kubeflow_runner.compile_config(load_config(path))
+        compilation.compile_config(load_config(path))
     image = f"kubeflow.image=registry.example.com/flightdeck@sha256:{'0' * 64}"
-    assert kubeflow_runner.compile_config(load_config(path, [image]))
+    assert compilation.compile_config(load_config(path, [image]))
 
 
 def test_the_bucket_in_the_comments_works_when_it_is_no_comment(tmp_path: Path) -> None:
@@ -58,6 +58,6 @@ def test_the_bucket_in_the_comments_works_when_it_is_no_comment(tmp_path: Path) 
     bucket = "\n".join(line.removeprefix("# ") for line in comment.splitlines())
     image = f'[kubeflow]\nimage = "x@sha256:{"0" * 64}"'
     (tmp_path / "bucket.toml").write_text(bucket.replace("[kubeflow]", image))
-    package = kubeflow_runner.compile_config(load_config(str(tmp_path / "bucket.toml")))
-    assert "minio-service.kubeflow:9000" in package
+    package = compilation.compile_config(load_config(str(tmp_path / "bucket.toml")))
+    assert "seaweedfs.kubeflow:9000" in package
     assert "envVar: AWS_SECRET_ACCESS_KEY" in package

@@ -17,18 +17,16 @@ from ml_metadata.proto import metadata_store_pb2
 from rich.console import Console
 
 import local_runner
-from orchestration.local.history import (
-    RunRecord,
-    lineage,
-    list_runs,
-    lost_files,
-    pushed_files,
-    read_provenance,
-    read_run,
-)
+from orchestration.local.history import RunRecord, list_runs, read_run
+from orchestration.local.lineage import lineage
 from orchestration.local.output_directory import OutputDirectory
-from storage.directory import SAVED_MODEL, ModelDirectory
-from storage.encryption import Keys, encrypt_tree, reencrypt_versions
+from orchestration.local.provenance import lost_files, pushed_files, read_provenance
+from orchestration.outcome import Outcome
+from storage.directory import ModelDirectory
+from storage.encrypted_versions import encrypt_tree
+from storage.encryption_keys import Keys
+from storage.names import SAVED_MODEL
+from storage.reencryption import reencrypt_versions
 
 PROVENANCE: dict[str, Any] = {
     "model_name": "toy",
@@ -55,7 +53,7 @@ def test_a_record_is_read_back_as_it_was_written(output: OutputDirectory) -> Non
         "20260302-120000-000",
         started="2026-03-02T12:00:00+00:00",
         ended="2026-03-02T12:03:00+00:00",
-        outcome="not blessed",
+        outcome=Outcome.NOT_BLESSED,
         reasons=("größer", "kleiner"),
         months={"train": (201301, 201302), "test": (201303,)},
         run_key="k3y",
@@ -70,7 +68,7 @@ def test_runs_are_listed_newest_first_with_those_that_left_logs_alone(
     output: OutputDirectory,
 ) -> None:
     for day in (2, 4):
-        RunRecord(f"2026030{day}", started="", outcome="pushed", version=day).write(output)
+        RunRecord(f"2026030{day}", started="", outcome=Outcome.PUSHED, version=day).write(output)
     (output.logs("20260303")).mkdir(parents=True)
     (output.logs("20260303") / "runner.log").touch()
     found = [(record.run_id, record.outcome) for record in list_runs(output)]
@@ -155,7 +153,7 @@ def models(output: OutputDirectory, tmp_path: Path) -> ModelDirectory:
 
     models.publish(7, str(model), str(provenance), sign)
     files = pushed_files(models, 7)
-    RunRecord("20260302", started="", outcome="pushed", version=7, files=files).write(output)
+    RunRecord("20260302", started="", outcome=Outcome.PUSHED, version=7, files=files).write(output)
     return models
 
 
@@ -197,7 +195,7 @@ def test_lost_files_of_a_version_that_was_encrypted_again_are_none(
     content = {"a-long-name-of-a-key": b"a" * 32, "b": b"b" * 32}
     encrypt_tree(str(output.serving), Keys(content))
     files = pushed_files(models, 7)
-    RunRecord("20260303", started="", outcome="pushed", version=7, files=files).write(output)
+    RunRecord("20260303", started="", outcome=Outcome.PUSHED, version=7, files=files).write(output)
     assert reencrypt_versions(models, Keys(dict(reversed(content.items())))) > 0
     assert lost_files(output, models, 7) == []
 

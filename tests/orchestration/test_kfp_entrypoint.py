@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,6 @@ from orchestration.kubeflow.entrypoint import Task, local_path, parse_task, prep
 from orchestration.kubeflow.package import check_package
 from orchestration.kubeflow.spec import Platform, compile_package
 
-PROJECT = Path(__file__).parents[2]
 # A TYPE_NAME that TFX accepts on Kubeflow and imports: a module and a class.
 NOTE = "toy_components.Note"
 
@@ -227,40 +225,36 @@ def test_whole_numbers_stay_whole_and_beam_arguments_go_to_beam() -> None:
     assert (task.node_id, task.executor) == ("Report", "toy_components.Report_Executor")
 
 
-def run_failing(kind: str, message: str, tmp_path: Path) -> subprocess.CompletedProcess[str]:
-    component = toy_components.Fail(kind=kind, message=message)
-    given = invocation({}, {"note": output_artifact(str(tmp_path / "note"))}, tmp_path)
-    given["inputs"]["parameterValues"] = {"kind": kind, "message": message, "unless": "/no/file"}
-    arguments = compiled(component)
-    arguments[arguments.index("{{$}}")] = json.dumps(given)
-    # Its artifact's type is to be found where the task looks for it.
-    program = (
-        "import sys, toy_components; from orchestration.kubeflow import entrypoint; "
-        f"toy_components.Note.TYPE_NAME = {NOTE!r}; sys.exit(entrypoint.main())"
-    )
-    path = os.pathsep.join([str(PROJECT), str(Path(toy_components.__file__).parent)])
-    return subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", program, *arguments],
-        env={**os.environ, "PYTHONPATH": path},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+@pytest.fixture
+def run_failing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Callable[[str, str], str]:
+    """Runs a task that raises an error of a kind; returns what it says on standard error."""
+
+    def run(kind: str, message: str) -> str:
+        given = invocation({}, {"note": output_artifact(str(tmp_path / "note"))}, tmp_path)
+        given["inputs"]["parameterValues"] = {"kind": kind, "message": message, "unless": "/no"}
+        arguments = compiled(toy_components.Fail(kind=kind, message=message))
+        arguments[arguments.index("{{$}}")] = json.dumps(given)
+        assert kfp_entrypoint.main(arguments) == 1
+        assert not (tmp_path / "executor_output.json").exists()
+        return capsys.readouterr().err
+
+    return run
 
 
-def test_a_user_error_ends_the_task_with_its_message_alone(tmp_path: Path) -> None:
-    done = run_failing("DataError", "column 'x' is missing", tmp_path)
-    assert done.returncode == 1
-    assert done.stderr.splitlines()[-1] == "Fail: column 'x' is missing"
-    assert "Traceback" not in done.stderr
-    assert not (tmp_path / "executor_output.json").exists()
+def test_a_user_error_ends_the_task_with_its_message_alone(
+    run_failing: Callable[[str, str], str],
+) -> None:
+    said = run_failing("DataError", "column 'x' is missing")
+    assert said.splitlines()[-1] == "Fail: column 'x' is missing"
+    assert "Traceback" not in said
 
 
-def test_another_error_ends_the_task_with_a_traceback_and_then_what_it_was(tmp_path: Path) -> None:
-    done = run_failing("ValueError", "not a number", tmp_path)
-    assert done.returncode == 1
-    assert done.stderr.splitlines()[-1] == "Fail: ValueError: not a number"
-    assert "Traceback" in done.stderr
+def test_another_error_ends_the_task_with_a_traceback_and_then_what_it_was(
+    run_failing: Callable[[str, str], str],
+) -> None:
+    said = run_failing("ValueError", "not a number")
+    assert said.splitlines()[-1] == "Fail: ValueError: not a number"
+    assert "Traceback" in said
 
 
 def test_a_failing_task_leaves_a_termination_message(

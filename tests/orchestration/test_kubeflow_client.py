@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import dataclasses
 import datetime
+import gzip
 import ipaddress
+import json
 import socket
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,20 +23,17 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from orchestration.kubeflow.client import (
-    CREATED,
-    HOST_ENV,
-    NAMESPACE_ENV,
-    UI_HOST_ENV,
-    UNCHANGED,
-    UPDATED,
-    KubeflowPipelines,
-    TaskStatus,
-)
+from orchestration.kubeflow import connection, task_states, transport
+from orchestration.kubeflow.client import KubeflowPipelines
+from orchestration.kubeflow.connection import UI_HOST_ENV
+from orchestration.kubeflow.credentials import HOST_ENV, NAMESPACE_ENV
 from orchestration.kubeflow.cron import six_fields
 from orchestration.kubeflow.errors import KubeflowError
 from orchestration.kubeflow.package import Package, read_package
+from orchestration.kubeflow.schedules import CREATED, UNCHANGED, UPDATED
+from orchestration.kubeflow.task_states import TaskStatus
 from orchestration.kubeflow.transport import TOKEN_ENV
+from tests.orchestration.kubeflow_checks import check_cron
 from tests.orchestration.kubeflow_stub import (
     DROP,
     DROP_AFTER,
@@ -41,8 +42,8 @@ from tests.orchestration.kubeflow_stub import (
     PACKAGE,
     REDIRECT,
     KubeflowStub,
-    check_cron,
 )
+from tests.orchestration.kubeflow_workflow import workflow
 
 TIMEOUT, SHORT = 10, 1.0
 CRON, OTHER_CRON = "0 6 1 * *", "0 7 2 * *"
@@ -173,7 +174,11 @@ def bad_packages() -> dict[str, tuple[bytes, str, str]]:
     good = "schemaVersion: 2.1.0\npipelineInfo: {name: toy}\nroot: {dag: {}}\n"
     return {
         "not YAML": (b"a: [", "is not YAML", "failed to parse pipeline spec YAML"),
-        "empty": (b"", "it holds no pipeline spec", "unknown template format"),
+        "empty": (
+            b"",
+            "it holds no pipeline spec",
+            "HTTP 500: Failed to create a pipeline version",
+        ),
         "text": (b"hello", "not a mapping", "unknown template format"),
         "no name": (
             good.replace("{name: toy}", "{}").encode(),
@@ -209,7 +214,7 @@ def test_a_package_that_the_server_refuses_leaves_nothing_behind(
     kind: str, stub: KubeflowStub, kubeflow: KubeflowPipelines
 ) -> None:
     content, _, reason = bad_packages()[kind]
-    with refused("Cannot upload version", reason, "HTTP 400", "was deleted again: pipeline 'toy'"):
+    with refused("Cannot upload version", reason, "was deleted again: pipeline 'toy'"):
         kubeflow.submit(Package("toy", content, {}), {})
     assert not any(stub.state.values())
 
@@ -446,6 +451,33 @@ def test_a_pipeline_whose_name_differs_in_case_only_is_not_used(
         kubeflow.submit(package, VALUES, pipeline_name="toy")
 
 
+@pytest.mark.parametrize("kind", ["pipeline", "experiment", "run", "schedule"])
+@pytest.mark.parametrize("name", ["ä" * 128, " "])
+def test_a_name_that_the_server_would_not_take_is_refused_before_it_is_asked(
+    kind: str, name: str, package: Package, stub: KubeflowStub, kubeflow: KubeflowPipelines
+) -> None:
+    names = {"pipeline": "pipeline_name", "experiment": "experiment", "run": "run_name"}
+    reason = "is empty" if name == " " else f"has 256 bytes, '{'ä' * 20}…': at most"
+    with refused(f"The name of the {kind} {reason}"):
+        if kind == "schedule":
+            kubeflow.schedule(name, CRON, package, VALUES)
+        else:
+            kubeflow.submit(package, VALUES, **{names[kind]: name})
+    assert stub.calls == []
+
+
+def test_what_the_server_says_of_a_name_is_shown(
+    package: Package,
+    stub: KubeflowStub,
+    kubeflow: KubeflowPipelines,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(connection.LONGEST_NAMES, "pipeline", 1000)
+    with refused("HTTP 500: Invalid input error: Pipeline.Name length cannot exceed 128"):
+        kubeflow.submit(package, VALUES, pipeline_name="p" * 129)
+    assert not any(stub.state.values())
+
+
 # Connecting
 
 
@@ -555,6 +587,18 @@ def test_all_that_is_made_is_in_the_namespace(
     made = [*stub.pipelines.values(), *stub.experiments.values(), *stub.runs.values()]
     made += stub.recurring_runs.values()
     assert sorted(one["namespace"] for one in made) == ["other"] * 4 + ["team"] * 4
+
+
+def test_the_namespace_may_be_that_of_the_token(
+    package: Package, stub: KubeflowStub, tmp_path: Path
+) -> None:
+    claims = json.dumps({"kubernetes.io": {"namespace": "team"}}).encode()
+    stub.multi_user = True
+    stub.token = f"header.{base64.urlsafe_b64encode(claims).decode().rstrip('=')}.signature"
+    (tmp_path / "token").write_text(stub.token)
+    kubeflow = KubeflowPipelines(stub.host, token_file=str(tmp_path / "token"), timeout=TIMEOUT)
+    run = kubeflow.submit(package, VALUES)
+    assert stub.runs[run.run_id]["namespace"] == "team"
 
 
 def test_a_namespace_that_is_not_allowed_is_refused(package: Package, stub: KubeflowStub) -> None:
@@ -695,9 +739,103 @@ def test_a_run_is_terminated_once(
     kubeflow.terminate(run_id)
     assert stub.runs[run_id]["state"] == "CANCELING"
     assert stub.operations[-1] == "TerminateRun"
-    assert kubeflow.wait(run_id, poll_seconds=0.01).state == "CANCELED"
-    with refused(f"The run {run_id} cannot be stopped: it is CANCELED already"):
+    assert kubeflow.wait(run_id, poll_seconds=0.01).state == "FAILED"
+    with refused(f"The run {run_id} cannot be stopped: it is FAILED already"):
         kubeflow.terminate(run_id)
+
+
+def test_a_large_run_has_the_states_of_its_workflow_where_its_details_stay_behind(
+    run_id: str, stub: KubeflowStub, kubeflow: KubeflowPipelines
+) -> None:
+    stub.script, stub.compressed = [STEPS[-1], WELL], True
+    assert kubeflow.status(run_id).state == "RUNNING"
+    status = kubeflow.status(run_id)
+    details = stub.runs[run_id]["run_details"]["task_details"]
+    assert [one["state"] for one in details if one["display_name"] == "Train"] == ["RUNNING"]
+    assert status.tasks == (TaskStatus("Load", "SUCCEEDED"), TaskStatus("Train", "SUCCEEDED"))
+
+
+@pytest.mark.parametrize("tasks", [{}, {"Push": "OMITTED"}])
+def test_a_task_that_never_started_is_pending_until_the_run_is_over(
+    tasks: dict[str, str], run_id: str, stub: KubeflowStub, kubeflow: KubeflowPipelines
+) -> None:
+    stub.planned = ("Load", "Train", "Push")
+    stub.script = [{**STEPS[-1]}, {**BADLY, "tasks": BADLY["tasks"] | tasks}]
+    states = [{t.name: t.state for t in kubeflow.status(run_id).tasks} for _ in range(2)]
+    assert [one["Push"] for one in states] == ["PENDING", "not started"]
+    assert states[1] == {"Load": "SUCCEEDED", "Train": "FAILED", "Push": "not started"}
+
+
+def bad_manifests() -> dict[str, str]:
+    good = workflow({"Load": "SUCCEEDED"}, planned=(), compressed=False, retry_policy="")
+    bomb = base64.b64encode(gzip.compress(b" " * 2**27)).decode()
+    cut = base64.b64encode(gzip.compress(b'{"Load": {}}')[:-12]).decode()
+    return {
+        "not JSON": "{",
+        "a list": "[]",
+        "deep": "[" * 10**6,
+        "no status": json.dumps({**good, "status": None}),
+        "nodes that are a list": json.dumps({**good, "status": {"nodes": ["Load"]}}),
+        "a bomb": json.dumps({**good, "status": {"compressedNodes": bomb}}),
+        "a cut stream": json.dumps({**good, "status": {"compressedNodes": cut}}),
+        "not base64": json.dumps({**good, "status": {"compressedNodes": "\u00e4"}}),
+        "a number": json.dumps({**good, "status": {"compressedNodes": 7}}),
+    }
+
+
+@pytest.mark.parametrize("kind", bad_manifests())
+def test_a_workflow_that_cannot_be_read_leaves_the_details(
+    kind: str, run_id: str, stub: KubeflowStub, kubeflow: KubeflowPipelines
+) -> None:
+    stub.script, stub.manifest = [BADLY], bad_manifests()[kind]
+    begun = time.monotonic()
+    states = {task.name: task.state for task in kubeflow.status(run_id).tasks}
+    assert states == {"Load": "SUCCEEDED", "Train": "FAILED"}
+    assert time.monotonic() - begun < 5
+
+
+def test_nodes_with_values_of_any_type_and_in_a_circle_are_read() -> None:
+    nodes: dict[str, Any] = {
+        "1": {"displayName": "Load-driver", "phase": 7, "boundaryID": "2", "startedAt": []},
+        "2": {"displayName": "Load", "phase": "Failed", "boundaryID": "1", "message": ["x"]},
+        "3": {"displayName": {}, "phase": "Failed", "boundaryID": "3", "message": "of nobody"},
+        "4": "text",
+    }
+    nodes["5"] = {"displayName": "executor", "phase": "Failed", "boundaryID": "2", "message": "why"}
+    manifest = json.dumps({"spec": {"templates": [1, {"dag": []}]}, "status": {"nodes": nodes}})
+    assert task_states.of_manifest(manifest, final=True) == (TaskStatus("Load", "FAILED", "why"),)
+
+
+@pytest.mark.parametrize("how", [404, 500, HANG, DROP, HTML])
+def test_the_status_is_known_where_the_workflow_is_not(
+    how: int | str, run_id: str, stub: KubeflowStub
+) -> None:
+    stub.script = [BADLY]
+    stub.fail("GetWorkflow", how)
+    status = KubeflowPipelines(stub.host, timeout=SHORT).status(run_id)
+    assert {task.name: task.state for task in status.tasks} == {
+        **{"Load": "SUCCEEDED", "Train": "FAILED"}
+    }
+
+
+def test_a_response_that_is_too_large_is_not_read(
+    run_id: str, kubeflow: KubeflowPipelines, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(transport, "_LARGEST_RESPONSE", 100)
+    with refused(f"Cannot look up the run {run_id}", "is larger than"):
+        kubeflow.status(run_id)
+
+
+@pytest.mark.parametrize("policy", ["OnError", "Always"])
+@pytest.mark.parametrize("retries", [True, False])
+def test_submit_warns_where_an_earlier_run_shows_that_nothing_is_retried(
+    policy: str, retries: bool, package: Package, stub: KubeflowStub, kubeflow: KubeflowPipelines
+) -> None:
+    stub.retry_policy = policy
+    package = dataclasses.replace(package, retries=retries)
+    assert kubeflow.submit(package, VALUES).warning == ""  # Nothing is known yet.
+    warning = kubeflow.submit(package, VALUES).warning
+    assert ("retryPolicy: OnError" in warning) == (retries and policy == "OnError")
 
 
 @pytest.mark.parametrize("act", [KubeflowPipelines.status, KubeflowPipelines.terminate])
@@ -929,6 +1067,15 @@ def test_a_run_that_begins_while_its_schedule_is_replaced_is_not_stopped(
     assert len(of_name(stub)) == stub.most_enabled["monthly"] == 1
 
 
+def test_a_scheduled_run_without_a_state_is_in_progress(
+    package: Package, stub: KubeflowStub, kubeflow: KubeflowPipelines
+) -> None:
+    schedule, _ = kubeflow.schedule("monthly", CRON, package, VALUES)
+    run_id = stub.start_scheduled_run(schedule.schedule_id, state=None)
+    with refused("'monthly' cannot be deleted while its run", run_id):
+        kubeflow.delete_schedule("monthly")
+
+
 def test_several_schedules_of_a_name_become_one(
     package: Package, stub: KubeflowStub, kubeflow: KubeflowPipelines
 ) -> None:
@@ -1007,7 +1154,8 @@ def test_the_stub_refuses_what_the_real_server_refuses(
         "pipeline_id": version["pipeline_id"],
         "version_id": version["pipeline_version_id"],
     }
-    schedule = {"experiment_id": experiment, "job_name": "x", "params": VALUES, **reference}
+    run = {"params": VALUES, **reference}
+    schedule = {"experiment_id": experiment, "job_name": "x", **run}
     named = kfp_server_api.V2beta1Pipeline(display_name="toy-pipeline")
     refusals: list[tuple[int, str, Callable[[], Any]]] = [
         (400, "Expected 5 to 6 fields, found 4", lambda: cron("0 6 1 *")),
@@ -1023,6 +1171,10 @@ def test_the_stub_refuses_what_the_real_server_refuses(
         (400, "Invalid page token", lambda: plain.list_runs(page_token="x")),
         (400, "failed to parse valid filter", lambda: plain.list_runs(filter="x")),
         (400, "epochs is not optional", lambda: cron("0 0 6 1 * *", params={})),
+        (404, "Pipeline no not found", lambda: plain.list_pipeline_versions("no")),
+        (500, "name is empty", lambda: plain.run_pipeline(experiment, "", **run)),
+        (500, "Experiment.Name length cannot", lambda: plain.create_experiment("e" * 129)),
+        (500, "Data too long", lambda: plain.run_pipeline(experiment, "r" * 256, **run)),
     ]
 
     def cron(expression: str, **changes: Any) -> Any:
@@ -1034,3 +1186,34 @@ def test_the_stub_refuses_what_the_real_server_refuses(
             call()
         assert caught.value.status == status, reason
         assert reason in caught.value.body
+    assert stub.orphans == 1  # of the run whose name is too long
+
+
+def test_the_stub_tells_what_it_does_not_understand_without_details(stub: KubeflowStub) -> None:
+    api_client = kfp_server_api.ApiClient(kfp_server_api.Configuration(stub.host))
+    with pytest.raises(kfp_server_api.ApiException) as caught:
+        api_client.call_api("/apis/v2beta1/runs", "POST", body={"nonsense": 1})
+    assert json.loads(caught.value.body) == {
+        **{"code": 3, "message": 'proto: (line 1:2): unknown field "nonsense"', "details": []}
+    }
+
+
+def test_the_stub_stops_a_run_once_and_lets_it_fail(
+    plain: kfp.Client, run_id: str, stub: KubeflowStub
+) -> None:
+    plain.terminate_run(run_id)
+    with pytest.raises(kfp_server_api.ApiException, match="Row not found"):
+        plain.terminate_run(run_id)
+    assert stub.runs[run_id]["state"] == "CANCELING"
+    assert plain.get_run(run_id).state == "FAILED"
+
+
+def test_the_stub_lists_every_node_twice_and_no_error(
+    plain: kfp.Client, run_id: str, stub: KubeflowStub
+) -> None:
+    stub.script = [{**BADLY, "tasks": {**BADLY["tasks"], "Push": "OMITTED"}}]
+    nodes = {one.display_name: one for one in plain.get_run(run_id).run_details.task_details}
+    assert {"Train", "Train(0)", "Train-driver", "Train-driver(0)"} <= set(nodes)
+    assert nodes["Push"].state is None
+    assert all(one.error is None for one in nodes.values())
+    assert nodes["root"].end_time.year == 1  # it is running

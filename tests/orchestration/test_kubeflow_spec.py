@@ -110,7 +110,7 @@ def test_resources_are_written_for_old_and_new_back_ends() -> None:
 def test_memory_is_understood_as_kubernetes_does(memory: str, gigabytes: float | None) -> None:
     platform = Platform("image", {"Join": Resources(memory=memory)})
     if gigabytes is None:
-        with pytest.raises(ValueError, match="could not convert"):
+        with pytest.raises(ValueError, match="memory such as"):
             package(platform)
     else:
         resources = container(package(platform), "Join")["resources"]

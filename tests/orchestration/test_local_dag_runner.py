@@ -19,7 +19,8 @@ from typing import Any
 import pytest
 
 from orchestration.local import dag_runner as local_dag_runner
-from orchestration.local.dag_runner import SKIPPED, ConcurrentDagRunner, start_fork_server
+from orchestration.local.dag_runner import SKIPPED, ConcurrentDagRunner
+from orchestration.local.fork_server import start_fork_server
 from orchestration.local.node_process import CACHED, COMPLETE, FAILED, NodeResult, Summary
 from orchestration.local.output_directory import OutputDirectory
 
@@ -514,6 +515,15 @@ def test_errors_arrive_with_their_class_and_message(lab: Lab, toys: ModuleType) 
     }
 
 
+def test_node_whose_summary_cannot_be_made_is_complete_with_a_warning(
+    lab: Lab, toys: ModuleType
+) -> None:
+    results = lab.run([toys.Source(text="beyond words").with_id("Top")])
+    warning = Summary("warning: no summary: ValueError: no words for it")
+    assert results == {"Top": NodeResult(COMPLETE, warning)}
+    assert lab.recorded_states() == {"Top": "COMPLETE"}
+
+
 def test_a_full_disk_is_reported_though_it_cannot_be_logged(lab: Lab, toys: ModuleType) -> None:
     logs = lab.output.logs("run-1")
     logs.mkdir(parents=True)
@@ -583,7 +593,7 @@ def test_ctrl_c_stops_all_node_processes_and_the_next_run_resumes(
 ) -> None:
     from orchestration.local import tfx_internals
 
-    monkeypatch.setattr(local_dag_runner, "_STOP_SECONDS", 2.0)
+    monkeypatch.setattr(local_dag_runner, "STOP_SECONDS", 2.0)
     go, polite, stubborn = (tmp_path / name for name in ("go", "polite", "stubborn"))
 
     def components() -> Components:
@@ -671,7 +681,7 @@ def test_runs_leave_no_descriptors_open(lab: Lab, toys: ModuleType) -> None:
 def test_runner_stops_node_that_exceeds_its_time_limit_with_all_it_started(
     lab: Lab, toys: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stubborn: int
 ) -> None:
-    monkeypatch.setattr(local_dag_runner, "_STOP_SECONDS", 0.5)
+    monkeypatch.setattr(local_dag_runner, "STOP_SECONDS", 0.5)
     children = tmp_path / "children"
     wait = toys.Wait(file=str(tmp_path / "never"), stubborn=stubborn, children=str(children))
     after = toys.Join(left=wait.outputs["note"], right=wait.outputs["note"]).with_id("After")

@@ -37,9 +37,9 @@ def labelled(pushed: PushedRun, label: int | None) -> list[bytes]:
     file = min((pushed.artifact("SpanExampleGen", "examples") / "Split-test").iterdir())
     rows = list(tf.data.TFRecordDataset(str(file), "GZIP").take(200).as_numpy_iterator())
     example = tf.train.Example.FromString(rows[0])
-    del example.features.feature["late"]
+    del example.features.feature["delayed"]
     if label is not None:
-        example.features.feature["late"].int64_list.value.append(label)
+        example.features.feature["delayed"].int64_list.value.append(label)
     return [example.SerializeToString(), *rows[1:]]
 
 
@@ -47,7 +47,7 @@ def test_a_model_that_is_asked_here_has_the_auc_that_the_evaluator_found(pushed:
     output = OutputDirectory(pushed.cli.output)
     (record,) = output.runs.glob("*.json")
     files = (str(output.metadata), str(output.metadata_lock))
-    found = measure(*files, record.stem, (1, record.stem), "late")
+    found = measure(*files, record.stem, (1, record.stem), "delayed")
     provenance = pushed.version.parent / ".flightdeck" / pushed.version.name / "provenance.json"
     assert found.new_auc == json.loads(provenance.read_text())["metrics"]["auc"]
     assert found.first_auc == pytest.approx(found.new_auc, abs=1e-3)
@@ -58,10 +58,10 @@ def test_a_model_that_is_asked_here_has_the_auc_that_the_evaluator_found(pushed:
 def test_rows_without_good_labels_have_no_auc(
     pushed: PushedRun, model_uri: str, label: int | None, known: bool, tmp_path: Path
 ) -> None:
-    auc = _auc(model_uri, examples(labelled(pushed, label), tmp_path), "late")
+    auc = _auc(model_uri, examples(labelled(pushed, label), tmp_path), "delayed")
     assert (auc is not None) == known
 
 
 def test_rows_that_the_model_cannot_read_have_no_auc(model_uri: str, tmp_path: Path) -> None:
     empty = [tf.train.Example().SerializeToString()] * 2
-    assert _auc(model_uri, examples(empty, tmp_path), "late") is None
+    assert _auc(model_uri, examples(empty, tmp_path), "delayed") is None

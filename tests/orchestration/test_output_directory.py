@@ -138,7 +138,7 @@ def test_run_ids_sort_as_runs_began_although_the_clock_was_put_back(
     assert sorted(set(ids)) == ids
 
 
-@pytest.mark.parametrize("name", ["99991231-235959-999", "replay", "20261399-000000-000", ".x"])
+@pytest.mark.parametrize("name", ["99991231-235959-999", "backtest", "20261399-000000-000", ".x"])
 def test_run_ids_are_made_whatever_else_lies_there(output: OutputDirectory, name: str) -> None:
     (output.root / "logs" / name).mkdir(parents=True)
     assert output.new_run_id() < "9999"

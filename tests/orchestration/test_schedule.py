@@ -29,23 +29,15 @@ from hypothesis import strategies as st
 
 from orchestration.local.history import list_runs
 from orchestration.local.output_directory import OutputDirectory
+from orchestration.local.situation import Situation
+from orchestration.outcome import Outcome
 from orchestration.schedule import hooks as hooks_module
+from orchestration.schedule.completeness import unfinished
 from orchestration.schedule.cron import Cron
+from orchestration.schedule.decision import Backoff, Idle, Later, Retrain, decide, subject
 from orchestration.schedule.hooks import Hooks
-from orchestration.schedule.schedule import (
-    Alarm,
-    Attempt,
-    Backoff,
-    Idle,
-    Later,
-    Retrain,
-    Schedule,
-    Situation,
-    State,
-    decide,
-    subject,
-    unfinished,
-)
+from orchestration.schedule.schedule import Schedule
+from orchestration.schedule.state import Alarm, Attempt, State
 from storage.errors import DataError, UserError
 
 NOON = datetime(2026, 3, 2, 12, 0, tzinfo=UTC)  # A Monday.
@@ -197,7 +189,7 @@ def test_an_alarm_is_a_reason_too_and_computes_anew_where_nothing_else_is(served
 
 @pytest.mark.parametrize("outcome", ["not blessed", "stopped by the gate", "nothing new"])
 def test_what_ended_for_good_is_tried_again_only_when_something_changes(outcome: str) -> None:
-    attempt = Attempt(outcome, 1, NOON, "run-1", ("auc 0.6, at least 0.7 is required",))
+    attempt = Attempt(Outcome(outcome), 1, NOON, "run-1", ("auc 0.6, at least 0.7 is required",))
     state = State(attempts={subject(SITUATION, None): attempt})
     later = NOON + timedelta(days=30)
     decision = decide(SITUATION, None, state, later, BACKOFF)
@@ -218,7 +210,7 @@ def test_what_ended_for_good_is_tried_again_only_when_something_changes(outcome:
 def test_what_failed_is_tried_again_after_a_pause_that_doubles_up_to_six_hours(
     failures: int, elapsed: int, seconds: float
 ) -> None:
-    state = State(attempts={subject(SITUATION, None): Attempt("failed", failures, NOON)})
+    state = State(attempts={subject(SITUATION, None): Attempt(Outcome.FAILED, failures, NOON)})
     backoff = Backoff(2, seconds)
     now = NOON + timedelta(seconds=elapsed)
     decision = decide(SITUATION, None, state, now, backoff)
@@ -279,7 +271,7 @@ def test_a_time_zone_is_kept_and_an_unknown_one_refused() -> None:
         Cron("0 6 * * *", "Mars/North")
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.datetimes(datetime(2025, 1, 1), datetime(2028, 1, 1), timezones=st.just(UTC)))
 def test_the_next_time_is_later_even_when_clocks_are_changed(time: datetime) -> None:
     cron = Cron("30 2 * * *", "Europe/Berlin")
@@ -320,7 +312,7 @@ def test_cron_fires_once_on_days_on_which_clocks_change(
     assert found == times
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.text(alphabet="0123456789*/,-? #LWlw@٣monjan", max_size=30))
 def test_cron_refuses_any_text_that_is_no_expression_by_a_value_error(text: str) -> None:
     with suppress(ValueError):
@@ -397,7 +389,7 @@ def test_a_state_from_the_future_does_not_silence_the_schedule(desk: Desk) -> No
     assert len(firings(desk, HOURLY)) == 2
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(
     jumps=st.dictionaries(
         st.integers(0, 400), st.timedeltas(timedelta(days=-900), timedelta(days=900)), max_size=4
@@ -673,7 +665,7 @@ NOT_STATES = (
 )
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(content=st.binary(max_size=60) | st.sampled_from(NOT_STATES))
 def test_a_state_file_that_is_damaged_costs_no_more_than_what_it_said(
     content: bytes, tmp_path_factory: pytest.TempPathFactory
@@ -752,7 +744,7 @@ def test_a_webhook_gets_the_outcome_and_is_tried_three_times(
     kind.statuses += [500] * 5
     Hooks(webhook=url).tell({"outcome": "failed"}, said.append)
     assert len(kind.got) == 7
-    assert "answered 500 (try 3 of 3)" in said[-1]
+    assert "status 500 (try 3 of 3)" in said[-1]
     assert not any("secret" in line for line in said)
 
 

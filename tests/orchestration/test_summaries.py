@@ -11,8 +11,12 @@ import pytest
 from tensorflow_metadata.proto.v0 import anomalies_pb2
 from tfx import v1 as tfx
 
+from components.data_gate.component import GateFacts
+from ml.artifacts import MonitoringReport
+from ml.comparisons import Drift
+from orchestration.local.node_facts import NodeFacts, read_facts
 from orchestration.local.node_process import Summary
-from orchestration.local.summaries import NOT_BLESSED, PUSHED, summarize
+from orchestration.local.summaries import summarize
 
 artifacts = tfx.types.standard_artifacts
 
@@ -34,7 +38,8 @@ def test_examples_are_counted_by_split_and_dated() -> None:
         spans = {"train": months, "test": ["201312"]}
         examples.set_string_custom_property("spans", json.dumps(spans))
         assert summarize("SpanExampleGen", {"examples": examples}) == Summary(
-            f"123,456 train, 7,890 eval, 27,020 test rows; learns from {learned}, judged on 201312"
+            f"123,456 train, 7,890 eval, 27,020 test rows; learns from {learned}, "
+            "evaluated on 201312"
         )
 
 
@@ -86,18 +91,21 @@ def test_the_served_model_is_told_by_its_version() -> None:
 
 
 @pytest.mark.parametrize(
-    ("warnings", "line"),
+    ("facts", "line"),
     [
-        (0, "passed, no warnings; drift: compared"),
-        (1, "passed, 1 warning; drift: compared"),
-        (12, "passed, 12 warnings; drift: compared"),
+        (GateFacts(0, (), False, None), "passed, no warnings; drift: nothing served yet"),
+        (GateFacts(1, ("first",), True, None), "passed, 1 warning; drift: compared"),
+        (
+            GateFacts(12, ("first", "second"), True, Drift("distance", 0.0391, 0.05)),
+            "passed, 12 warnings; drift: compared, nearest its limit distance (0.039 of 0.05)",
+        ),
     ],
 )
-def test_a_passed_gate_tells_warnings_and_drift(warnings: int, line: str) -> None:
+def test_a_passed_gate_tells_warnings_and_drift(facts: GateFacts, line: str) -> None:
     anomalies = artifacts.ExampleAnomalies()
-    anomalies.set_int_custom_property("warnings", warnings)
-    anomalies.set_string_custom_property("drift", "compared")
-    assert summarize("DataGate", {"anomalies": anomalies}) == Summary(line)
+    facts.attach(anomalies)
+    assert GateFacts.of(anomalies) == facts
+    assert summarize("DataGate", {"anomalies": anomalies}) == Summary(line, facts.shown)
 
 
 def test_a_trainer_tells_its_best_epoch_if_it_left_a_record(tmp_path: Path) -> None:
@@ -144,8 +152,8 @@ def test_a_model_that_does_not_serve_tells_every_reason(tmp_path: Path) -> None:
     assert summarize("ServingValidator", {"blessing": blessing}) == Summary(
         "not blessed; 200 rows, p99 0.9 ms over gRPC, 12.3 ms over REST; ready in 4.1 s",
         tuple(reasons),
-        NOT_BLESSED,
     )
+    assert read_facts([blessing]).blessed is False
 
 
 def test_a_server_that_never_answered_tells_no_times(tmp_path: Path) -> None:
@@ -154,17 +162,19 @@ def test_a_server_that_never_answered_tells_no_times(tmp_path: Path) -> None:
     blessing = artifacts.InfraBlessing()
     blessing.uri = str(tmp_path)
     summary = summarize("ServingValidator", {"blessing": blessing})
-    assert summary == Summary("not blessed; 7 rows", ("SavedModel: it hangs",), NOT_BLESSED)
+    assert summary == Summary("not blessed; 7 rows", ("SavedModel: it hangs",))
 
 
 def test_a_pushed_version_is_the_outcome_of_the_run() -> None:
     pushed = artifacts.PushedModel()
     pushed.set_int_custom_property("pushed", 1)
     pushed.set_string_custom_property("pushed_version", "7")
-    pushed.set_string_custom_property("pushed_destination", "serving/flight_delay/7")
+    pushed.set_string_custom_property("pushed_destination", "serving/trip_delay/7")
     assert summarize("Pusher", {"pushed_model": pushed}) == Summary(
-        "version 7", ("serving/flight_delay/7",), PUSHED
+        "version 7", ("serving/trip_delay/7",)
     )
+    facts = NodeFacts(version=7, destination="serving/trip_delay/7")
+    assert read_facts([pushed]) == facts
 
 
 def test_what_was_not_pushed_says_why() -> None:
@@ -172,3 +182,14 @@ def test_what_was_not_pushed_says_why() -> None:
     pushed.set_int_custom_property("pushed", 0)
     pushed.set_string_custom_property("reason", "not blessed")
     assert summarize("Pusher", {"pushed_model": pushed}) == Summary("not pushed: not blessed")
+    assert read_facts([pushed]) == NodeFacts(reason="not blessed")
+
+
+def test_read_facts_says_nothing_of_outputs_that_decide_nothing() -> None:
+    assert read_facts([artifacts.Examples(), artifacts.Model()]) == NodeFacts()
+
+
+def test_read_facts_names_the_folder_of_a_monitoring_report() -> None:
+    report = MonitoringReport()
+    report.uri = "monitoring/report"
+    assert read_facts([report]) == NodeFacts(report="monitoring/report")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,10 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from pipeline.config import Config, ConfigError, NodeConfig, config_keys, load_config
+from pipeline import model_folders
+from pipeline.config import Config, ConfigError, config_keys, load_config
+from pipeline.kubeflow_config import NodeConfig
+from pipeline.model_folders import MODEL_VARIABLE, default_model
 
 
 def write(tmp_path: Path, text: str) -> str:
@@ -41,15 +45,24 @@ def value_of(config: Any, key: str) -> Any:
 # What is accepted
 
 
-def test_the_defaults_are_allowed_values() -> None:
-    assert load_config() == Config()
-
-
-def test_the_default_schema_and_data_are_in_the_repository() -> None:
-    project = Path(__file__).parents[2]
+def test_load_config_puts_the_models_file_over_the_engines_defaults() -> None:
     config = load_config()
-    assert (project / config.gate.schema).is_file()
-    assert (project / config.data.uri / "span-201301").is_dir()
+    package = model_folders.model_package(config.model)
+    path = Path(__file__).parents[2].joinpath(*package.split("."), "config.toml")
+    own = tomllib.loads(path.read_text(encoding="utf-8"))
+    assert own.pop("default", True)
+    assert {key: str(value_of(config, key)) for key in leaves(own)} == {
+        key: str(tuple(v) if isinstance(v, list) else v) for key, v in leaves(own).items()
+    }
+    assert config.serving == type(config.serving)()
+
+
+def leaves(table: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, value in table.items():
+        key = prefix + name
+        found |= leaves(value, f"{key}.") if isinstance(value, dict) else {key: value}
+    return found
 
 
 def test_a_file_sets_what_it_mentions_and_leaves_the_rest(tmp_path: Path) -> None:
@@ -71,11 +84,11 @@ def test_a_file_sets_what_it_mentions_and_leaves_the_rest(tmp_path: Path) -> Non
         "training.learning_rate": 0.5,
         "gate.warn_only": ("engine:ENUM_TYPE_UNEXPECTED_STRING_VALUES",),
     }
-    assert flat(load_config(path)) == {**flat(Config()), **changed}
+    assert flat(load_config(path)) == {**flat(load_config()), **changed}
 
 
 def test_an_empty_file_changes_nothing(tmp_path: Path) -> None:
-    assert load_config(write(tmp_path, "")) == Config()
+    assert load_config(write(tmp_path, "")) == load_config()
 
 
 def test_a_setting_goes_over_the_file_and_the_last_over_the_others(tmp_path: Path) -> None:
@@ -97,6 +110,8 @@ def test_a_setting_goes_over_the_file_and_the_last_over_the_others(tmp_path: Pat
         ('gate.warn_only=["A", "b:C"]', "gate.warn_only", ("A", "b:C")),
         ("gate.warn_only=[]", "gate.warn_only", ()),
         ('beam_args=["--runner=X", "--y"]', "beam_args", ("--runner=X", "--y")),
+        ("serving.sign=false", "serving.sign", False),
+        ("quantization.sparse=true", "quantization.sparse", True),
         ("kubeflow.cpu=500m", "kubeflow.cpu", "500m"),
         ("kubeflow.memory=1.5Gi", "kubeflow.memory", "1.5Gi"),
         ("kubeflow.pipeline_root=s3://b/v2", "kubeflow.pipeline_root", "s3://b/v2"),
@@ -164,7 +179,7 @@ def test_an_unknown_key_is_refused_with_the_one_that_may_be_meant(key: str, mean
 
 def test_an_unknown_key_is_refused_with_all_that_there_are() -> None:
     message = refusal(None, "zzz=3")
-    assert message == f"zzz: no such key; the keys are {', '.join(config_keys())}"
+    assert message == f"zzz: no such key; the keys are {', '.join(config_keys())} (--set)"
 
 
 @pytest.mark.parametrize(
@@ -173,7 +188,7 @@ def test_an_unknown_key_is_refused_with_all_that_there_are() -> None:
         ("epochs = 3", "epochs"),
         ("[training]\nepoch = 3", "training.epoch"),
         ("[trainin]\nepochs = 3", "trainin"),
-        ("[data.window]\nx = 3\n[nope]", "nope"),
+        ("[data]\nwindow = 3\n[nope]", "nope"),
     ],
 )
 def test_an_unknown_key_of_a_file_is_refused(tmp_path: Path, text: str, key: str) -> None:
@@ -226,6 +241,8 @@ def test_what_is_no_key_at_all_is_refused(key: str) -> None:
         ("kubeflow.volume_claim", "My_Claim", "the name of a PersistentVolumeClaim is expected"),
         ("kubeflow.mount_path", "mnt", "an absolute path is expected"),
         ("kubeflow.mount_path", "", "at least 2 characters"),
+        ("serving.sign", "0", "true or false is expected"),
+        ("serving.encrypt", "yes", "true or false is expected"),
         ("serving.file_mode", "0777", "'0600', '0640', '0644', '0660' or '0664'"),
         ("serving.file_mode", "", "'0600', '0640', '0644', '0660' or '0664'"),
         ("serving.signing_key", "fd:3", "env:NAME or a file is expected"),
@@ -261,7 +278,8 @@ def test_a_value_that_is_not_allowed_is_refused_with_what_is(
         ("[training]\nepochs = 1.5", "training.epochs = 1.5: "),
         ("[training]\nepochs = [3]", "training.epochs = [3]: "),
         ("[training]\nepochs = true", "training.epochs = True: "),
-        ("[training.epochs]\nmost = 3", "training.epochs: "),
+        ("[training.epochs]\nmost = 3", "training.epochs.most: training.epochs is not a table"),
+        ("[serving]\nsign = 1", "serving.sign = 1: true or false is expected"),
         ("[evaluation]\nmin_auc = nan", "evaluation.min_auc = nan: "),
         ("model_name = 3", "model_name = 3: "),
         ('[data]\nuri = "a\\u0000b"', r"data.uri = 'a\x00b': no value has a NUL"),
@@ -288,6 +306,105 @@ def test_a_bad_value_of_the_file_is_no_harm_where_a_setting_replaces_it(tmp_path
     assert load_config(path, ["training.epochs=3"]).training.epochs == 3
 
 
+# Layers
+
+
+@pytest.fixture
+def models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of models of a project without one."""
+    monkeypatch.setattr(model_folders, "_PROJECT", tmp_path)
+    monkeypatch.delenv(MODEL_VARIABLE, raising=False)
+    return tmp_path / "models"
+
+
+MODEL = """
+model_name = "tips"
+label = "tip"
+prediction = "p"
+[data]
+uri = "data/tips"
+time_column = "t"
+window = 3
+[gate]
+schema = "schema/tips.pbtxt"
+"""
+
+
+def add_model(models: Path, name: str, text: str = MODEL) -> None:
+    (models / name).mkdir(parents=True)
+    (models / name / "config.toml").write_text(text, encoding="utf-8")
+
+
+def test_load_config_takes_each_value_from_the_last_layer_that_has_it(
+    models: Path, tmp_path: Path
+) -> None:
+    add_model(models, "tips", MODEL + "[training]\nepochs = 2\nseed = 2\npatience = 4\n")
+    path = write(tmp_path, "[training]\nseed = 3\npatience = 3\n")
+    config = load_config(path, ["training.patience=1"])
+    training = config.training
+    assert (training.epochs, training.seed, training.patience) == (2, 3, 1)
+    assert (config.model, training.batch_size) == ("tips", 1024)
+
+
+@pytest.mark.parametrize(
+    ("own", "file", "settings", "refused"),
+    [
+        ("seed = -1", "", [], "training.seed = -1: .* 0 \\(models/tips/config.toml\\)"),
+        ("seed = 1", "seed = -2", [], r"training.seed = -2: .* 0 \(.*my.toml\)"),
+        ("seed = 1", "seed = -2", ["training.seed=-3"], r"training.seed = '-3': .* 0 \(--set\)"),
+        ("sed = 1", "", [], r"training.sed: no such key; .* \(models/tips/config.toml\)"),
+    ],
+)
+def test_load_config_names_the_layer_of_a_value_that_is_not_allowed(
+    models: Path, tmp_path: Path, own: str, file: str, settings: list[str], refused: str
+) -> None:
+    add_model(models, "tips", f"{MODEL}\n[training]\n{own}\n")
+    path = write(tmp_path, f"[training]\n{file}\n")
+    with pytest.raises(ConfigError, match=refused):
+        load_config(path, settings)
+
+
+def test_load_config_names_what_a_model_does_not_say(models: Path) -> None:
+    add_model(models, "tips", 'model_name = "tips"\n')
+    message = refusal(None)
+    for key in ("label", "prediction", "data.uri", "data.window", "gate.schema"):
+        assert f"{key}: a value is missing; models/tips/config.toml must say it" in message
+
+
+def test_default_model_is_the_only_one_or_the_one_that_says_so(
+    models: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(ConfigError, match=r"--set model=NAME, .* no model yet"):
+        default_model()
+    add_model(models, "tips")
+    assert default_model() == "tips"
+    add_model(models, "fares")
+    with pytest.raises(ConfigError, match=r"which.*`default = true` .* one of fares, tips"):
+        default_model()
+    (models / "fares" / "config.toml").write_text("default = true\n" + MODEL)
+    assert load_config().model == "fares"
+    assert load_config(settings=["model=tips"]).model == "tips"
+    monkeypatch.setenv(MODEL_VARIABLE, "tips")
+    assert load_config().model == "tips"
+
+
+def test_a_model_may_be_a_package_elsewhere(models: Path) -> None:
+    add_model(models.parent / "other", "fares")
+    assert load_config(settings=["model=other.fares"]).model == "other.fares"
+
+
+@pytest.mark.parametrize("name", ["trip", "..", "/etc", "a\0", "tips.config", ""])
+def test_a_model_that_is_not_there_is_refused_with_those_that_are(models: Path, name: str) -> None:
+    add_model(models, "tips")
+    with pytest.raises(ConfigError, match=r"model = .* no such folder in .*, but tips \(--set\)"):
+        load_config(settings=[f"model={name}"])
+
+
+def test_a_model_cannot_be_named_by_its_own_file(models: Path) -> None:
+    add_model(models, "tips", 'model = "fares"\n' + MODEL)
+    assert refusal(None) == "model = 'fares': the folder says it (models/tips/config.toml)"
+
+
 # Tables and lists
 
 
@@ -295,19 +412,19 @@ def test_a_bad_value_of_the_file_is_no_harm_where_a_setting_replaces_it(tmp_path
 def test_a_value_in_place_of_a_table_is_refused(tmp_path: Path, text: str) -> None:
     message = refusal(write(tmp_path, text))
     assert message.startswith("training = ")
-    assert message.endswith("a table is expected, as in training.name=value")
+    assert "a table is expected, as in training.name=value (" in message
 
 
 def test_a_setting_in_place_of_a_table_is_refused() -> None:
     assert refusal(None, "training=5") == (
-        "training = '5': a table is expected, as in training.name=value"
+        "training = '5': a table is expected, as in training.name=value (--set)"
     )
 
 
 def test_a_setting_inside_a_value_is_refused(tmp_path: Path) -> None:
     path = write(tmp_path, "[training]\nepochs = 3\n")
     assert refusal(path, "training.epochs.most=4") == (
-        "training.epochs.most: epochs is not a table"
+        "training.epochs.most: training.epochs is not a table (--set)"
     )
 
 
@@ -428,7 +545,7 @@ def test_any_value_of_a_key_changes_that_key_alone_or_is_refused_by_its_name(
         case str(message):
             assert message.startswith(key)
         case config:
-            loaded, defaults = flat(config), flat(Config())
+            loaded, defaults = flat(config), flat(load_config())
             assert loaded | {key: None} == defaults | {key: None}
 
 

@@ -3,22 +3,29 @@
 from __future__ import annotations
 
 import importlib
+from dataclasses import replace
 
 import pytest
 
-from pipeline.config import ConfigError
+from pipeline.config import ConfigError, load_config
 from pipeline.model import Model
 
 
 def test_model_names_functions_that_are_there() -> None:
-    model = Model.load("flights")
+    model = Model.load(load_config())
     for path in (*model.functions, model.reference):
         module, _, function = path.rpartition(".")
         assert callable(getattr(importlib.import_module(module), function))
     assert set(model.slices) <= set(model.raw_features)
 
 
-@pytest.mark.parametrize("name", ["flight", "features", "__pycache__", "..", "flights.export"])
-def test_model_that_is_no_folder_is_refused_with_those_that_are(name: str) -> None:
-    with pytest.raises(ConfigError, match=r"no such folder in .*models, but flights"):
-        Model.load(name)
+def test_model_has_what_the_configuration_says_of_its_columns() -> None:
+    config = load_config(settings=["label=tip", "weight=w", 'slices=["a"]', "data.time_column=t"])
+    model = Model.load(config)
+    assert (model.label, model.weight, model.slices, model.time_column) == ("tip", "w", ("a",), "t")
+    assert model.custom_config["label"] == "tip"
+
+
+def test_model_without_its_modules_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"model = 'tests.pipeline': No module named"):
+        Model.load(replace(load_config(), model="tests.pipeline"))

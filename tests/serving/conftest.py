@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from storage.directory import ModelDirectory
-from storage.encryption import Keys, add_key, encrypt_tree, require_keys
+from storage.encrypted_versions import encrypt_tree
+from storage.encryption_keys import Keys, add_key, require_keys
 from storage.keys import TrustStore, ensure_key_pair
 from storage.private_copy import PrivateCopy, private_copy
 from storage.signing import sign as sign_version

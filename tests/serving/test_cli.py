@@ -16,9 +16,11 @@ import pytest
 from click.testing import CliRunner, Result
 from rich.console import Console
 
-from serving.__main__ import _print_table, main
-from storage.directory import PROVENANCE_FILE, SAVED_MODEL, ModelDirectory
+from serving.__main__ import main
+from serving.commands.versions import print_versions
+from storage.directory import ModelDirectory
 from storage.keys import TrustStore, ensure_key_pair, short_id
+from storage.names import PROVENANCE_FILE, SAVED_MODEL
 from storage.signing import sign
 from terminal import tables
 
@@ -98,8 +100,8 @@ def test_versions_are_listed_newest_first_with_what_is_known_of_them(
         "labels": ["canary", "stable"],
         "created": "2014-01-08T08:30:00+00:00",
         "auc": 0.6908,
-        "learned_from": [201306, 201307, 201308],
-        "judged_on": [201309],
+        "trained_on": [201306, 201307, 201308],
+        "evaluated_on": [201309],
         "bytes": 300_008 + 40_784,
         "tflite_bytes": 40_784,
         "signed": False,
@@ -154,7 +156,7 @@ def test_the_table_shows_each_version_in_a_line(directory: ModelDirectory) -> No
     title, header, *lines = done("versions", directory.serving_dir).rstrip().splitlines()
     assert f"model_name in {directory.serving_dir}" in title
     assert re.split(r"\s{2,}", header.strip()) == [
-        *("version", "state", "made, UTC", "AUC", "learned", "judged", "size", "TFLite"),
+        *("version", "state", "made, UTC", "AUC", "trained on", "evaluated on", "size", "TFLite"),
         "signed by",
     ]
     spans, sizes = (
@@ -178,7 +180,7 @@ def test_versions_cuts_off_nothing_however_narrow_the_terminal_is(
     console = Console(file=io.StringIO(), width=width, force_terminal=True, color_system=None)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tables, "standard_output", lambda: console)
-        _print_table(directory, table_rows)
+        print_versions(directory, table_rows)
     assert isinstance(console.file, io.StringIO)
     text = console.file.getvalue()
     for part in ("canary", "201306", "201308", "341", "40.8", "0.6908", "2014-01-08", "08:30"):
@@ -191,7 +193,7 @@ def test_a_version_of_which_nothing_is_recorded_is_listed_too(directory: ModelDi
     folder.mkdir(parents=True)
     (folder / SAVED_MODEL).write_bytes(b"graph")
     (row,) = rows(directory)
-    assert (row["created"], row["auc"], row["learned_from"]) == (None, None, [])
+    assert (row["created"], row["auc"], row["trained_on"]) == (None, None, [])
     assert (row["bytes"], row["tflite_bytes"], row["signed"]) == (5, None, False)
     assert "7 live 5 bytes none no" in " ".join(done("versions", directory.serving_dir).split())
 

@@ -22,7 +22,7 @@ from tests.serving.conftest import LIVE, STABLE
 if TYPE_CHECKING:
     from tests.serving.server.running import RunningServer
 
-CSV = """tail,distance,hour,carrier,note
+CSV = """tail,distance,hour,company,note
 N1,1500,7,UA,a
 N2,96.5,23,B6,b
 N3,,0,,c
@@ -41,7 +41,7 @@ def predict(server: RunningServer) -> Callable[..., Result]:
 
 
 @pytest.fixture
-def flights(tmp_path: Path) -> Path:
+def trips(tmp_path: Path) -> Path:
     path = tmp_path / "rows.csv"
     path.write_text(CSV)
     return path
@@ -61,16 +61,16 @@ def answers(server: RunningServer, rows: list[dict[str, Any]], path: str = "toy"
 
 
 ROWS = [
-    {"distance": 1500.0, "hour": 7, "carrier": "UA"},
-    {"distance": 96.5, "hour": 23, "carrier": "B6"},
-    {"distance": math.nan, "hour": 0, "carrier": ""},
+    {"distance": 1500.0, "hour": 7, "company": "UA"},
+    {"distance": 96.5, "hour": 23, "company": "B6"},
+    {"distance": math.nan, "hour": 0, "company": ""},
 ]
 
 
 def test_each_row_of_a_csv_file_has_its_answer(
-    predict: Callable[..., Result], server: RunningServer, flights: Path
+    predict: Callable[..., Result], server: RunningServer, trips: Path
 ) -> None:
-    found = rows_of(predict(flights))
+    found = rows_of(predict(trips))
     assert [list(row) for row in found] == [["row", "probability"]] * 3
     assert [row["row"] for row in found] == ["0", "1", "2"]
     first, second, absent = answers(server, ROWS)
@@ -80,28 +80,28 @@ def test_each_row_of_a_csv_file_has_its_answer(
 
 
 def test_a_parquet_file_is_answered_alike(
-    predict: Callable[..., Result], tmp_path: Path, flights: Path
+    predict: Callable[..., Result], tmp_path: Path, trips: Path
 ) -> None:
     path = tmp_path / "rows.parquet"
     table = pa.table(
         {
             "distance": pa.array([1500.0, 96.5, None], pa.float64()),
             "hour": pa.array([7, 23, 0], pa.int8()),
-            "carrier": pa.array(["UA", "B6", None]).dictionary_encode(),
+            "company": pa.array(["UA", "B6", None]).dictionary_encode(),
             "note": pa.array([[1], [], None]),
         }
     )
     pq.write_table(table, path)
-    assert predict(path).stdout == predict(flights).stdout
+    assert predict(path).stdout == predict(trips).stdout
 
 
 def test_all_rows_are_asked_about_and_in_their_order(
     predict: Callable[..., Result], server: RunningServer, tmp_path: Path
 ) -> None:
-    rows = [{"distance": float(n), "hour": n % 24, "carrier": "AA"} for n in range(1203)]
+    rows = [{"distance": float(n), "hour": n % 24, "company": "AA"} for n in range(1203)]
     path = tmp_path / "many.csv"
-    lines = [f"{row['distance']},{row['hour']},{row['carrier']}" for row in rows]
-    path.write_text("distance,hour,carrier\n" + "\n".join(lines))
+    lines = [f"{row['distance']},{row['hour']},{row['company']}" for row in rows]
+    path.write_text("distance,hour,company\n" + "\n".join(lines))
     found = rows_of(predict(path))
     assert [int(row["row"]) for row in found] == list(range(1203))
     assert [float(row["probability"]) for row in found] == answers(server, rows)
@@ -119,11 +119,11 @@ def test_all_rows_are_asked_about_and_in_their_order(
 def test_the_version_that_is_meant_is_asked(
     predict: Callable[..., Result],
     server: RunningServer,
-    flights: Path,
+    trips: Path,
     options: tuple[Any, ...],
     path: str,
 ) -> None:
-    found = rows_of(predict(flights, "--rows", 2, *options))
+    found = rows_of(predict(trips, "--rows", 2, *options))
     assert [float(row["probability"]) for row in found] == answers(server, ROWS[:2], path)
 
 
@@ -152,7 +152,7 @@ def test_texts_are_asked_about_as_they_are_written(
 
 def test_a_file_with_no_rows_has_no_answers(predict: Callable[..., Result], tmp_path: Path) -> None:
     path = tmp_path / "none.csv"
-    path.write_text("distance,hour,carrier\n")
+    path.write_text("distance,hour,company\n")
     result = predict(path)
     assert (result.exit_code, result.output) == (0, "")
 
@@ -168,20 +168,20 @@ class TestRefusals:
     @pytest.mark.parametrize(
         ("content", "options", "message"),
         [
-            ("distance,carrier\n1,AA\n", (), "raw_features needs hour;"),
-            ("distance,hour,carrier\n1,2,AA\n1,,AA\n", (), "column hour is empty in row 1"),
-            ("distance,hour,carrier\nfar,2,AA\n", (), "column distance"),
-            ("distance,hour,carrier\n1,2.5,AA\n", (), "column hour"),
-            ("distance,hour,carrier\n1,2,AA\n", ("--signature", "x"), "there is no signature 'x'"),
+            ("distance,company\n1,AA\n", (), "raw_features needs hour;"),
+            ("distance,hour,company\n1,2,AA\n1,,AA\n", (), "column hour is empty in row 1"),
+            ("distance,hour,company\nfar,2,AA\n", (), "column distance"),
+            ("distance,hour,company\n1,2.5,AA\n", (), "column hour"),
+            ("distance,hour,company\n1,2,AA\n", ("--signature", "x"), "there is no signature 'x'"),
             (
-                "distance,hour,carrier\n1,2,AA\n",
+                "distance,hour,company\n1,2,AA\n",
                 ("--signature", "classify"),
                 "classify needs inputs",
             ),
-            ("distance,hour,carrier\n1,2\n", (), "rows.csv: "),
+            ("distance,hour,company\n1,2\n", (), "rows.csv: "),
             ("", (), "rows.csv: "),
-            ("distance,hour,carrier\n1,2,AA\n", ("--version", 9), "404: Servable not found"),
-            ("distance,hour,carrier\n1,2,AA\n", ("--label", "x"), "400: Unrecognized"),
+            ("distance,hour,company\n1,2,AA\n", ("--version", 9), "404: Servable not found"),
+            ("distance,hour,company\n1,2,AA\n", ("--label", "x"), "400: Unrecognized"),
         ],
     )
     def test_what_does_not_fit_is_named(
@@ -197,9 +197,9 @@ class TestRefusals:
         assert message in self.message(predict(path, *options))
 
     def test_a_model_that_is_not_served_is_named(
-        self, predict: Callable[..., Result], flights: Path
+        self, predict: Callable[..., Result], trips: Path
     ) -> None:
-        assert "Latest(nobody)" in self.message(predict(flights, model="nobody"))
+        assert "Latest(nobody)" in self.message(predict(trips, model="nobody"))
 
     @pytest.mark.parametrize("name", ["rows.json", "rows.parquet"])
     def test_a_file_of_another_kind_is_named(
@@ -212,8 +212,8 @@ class TestRefusals:
     @pytest.mark.parametrize(
         "address", ["http://127.0.0.1:1", "127.0.0.1:1", "http://[", "ftp://127.0.0.1"]
     )
-    def test_a_server_that_does_not_answer_is_named(self, flights: Path, address: str) -> None:
-        arguments = ["predict", str(flights), "--server", address, "--model", "toy"]
+    def test_a_server_that_does_not_answer_is_named(self, trips: Path, address: str) -> None:
+        arguments = ["predict", str(trips), "--server", address, "--model", "toy"]
         assert address in self.message(CliRunner().invoke(main, arguments))
 
     @pytest.mark.parametrize("name", ["http_proxy", "all_proxy", "HTTP_PROXY", "ALL_PROXY"])
@@ -221,39 +221,39 @@ class TestRefusals:
     def test_predict_asks_a_local_server_without_the_proxy(
         self,
         predict: Callable[..., Result],
-        flights: Path,
+        trips: Path,
         monkeypatch: pytest.MonkeyPatch,
         name: str,
         proxy: str,
     ) -> None:
         monkeypatch.setenv(name, proxy)
-        assert len(rows_of(predict(flights))) == 3
+        assert len(rows_of(predict(trips))) == 3
 
     @pytest.mark.parametrize(
         "proxy", ["http://user:s3cret@127.0.0.1:9", "socks5://127.0.0.1:9", "ftp://x", "http://["]
     )
     @pytest.mark.parametrize("address", ["http://model.example:8501", "https://model.example"])
     def test_predict_names_a_proxy_that_cannot_be_used(
-        self, flights: Path, monkeypatch: pytest.MonkeyPatch, address: str, proxy: str
+        self, trips: Path, monkeypatch: pytest.MonkeyPatch, address: str, proxy: str
     ) -> None:
         monkeypatch.setenv("all_proxy", proxy)
-        arguments = ["predict", str(flights), "--server", address, "--model", "toy"]
+        arguments = ["predict", str(trips), "--server", address, "--model", "toy"]
         message = self.message(CliRunner().invoke(main, arguments))
         assert address in message
         assert f"through the proxy {proxy.rpartition('@')[2]}" in message
         assert "s3cret" not in message
 
-    def test_predict_obeys_no_proxy(self, flights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_predict_obeys_no_proxy(self, trips: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("all_proxy", "socks5://127.0.0.1:9")
         monkeypatch.setenv("no_proxy", "invalid")
         arguments = ["--server", "http://model.invalid", "--model", "toy"]
-        message = self.message(CliRunner().invoke(main, ["predict", str(flights), *arguments]))
+        message = self.message(CliRunner().invoke(main, ["predict", str(trips), *arguments]))
         assert "http://model.invalid" in message
         assert "proxy" not in message
 
     def test_so_is_one_that_does_not_speak_the_protocol(
-        self, server: RunningServer, flights: Path
+        self, server: RunningServer, trips: Path
     ) -> None:
         for address in (f"{server.rest_url}/v2", f"http://127.0.0.1:{server.grpc_port}"):
-            arguments = ["predict", str(flights), "--server", address, "--model", "toy"]
+            arguments = ["predict", str(trips), "--server", address, "--model", "toy"]
             assert address in self.message(CliRunner().invoke(main, arguments))

@@ -11,27 +11,25 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from serving.__main__ import main
 from storage import encryption
-from storage.encryption import (
-    CLEAR_FILES,
+from storage.encrypted_versions import CLEAR_FILES
+from storage.encryption import Encryptor, decrypt, key_of
+from storage.encryption_keys import (
     KEYS_VARIABLE,
-    MEMORY,
     EncryptionError,
-    Encryptor,
     Keys,
     add_key,
-    check_is_memory,
-    decrypt,
-    key_of,
     load_keys,
     require_keys,
 )
 from storage.keys import SignatureError
+from storage.memory import MEMORY, check_is_memory
 from storage.private_copy import private_copy
+from storage.reencryption import reencrypt_versions
 from tests.serving.conftest import MODEL_FILES, SECRET, Sealed
 
 SEGMENT = 16
@@ -78,7 +76,6 @@ contents = st.one_of(
 
 
 class TestFile:
-    @settings(deadline=None)
     @given(st.lists(st.tuples(contents, st.booleans()), max_size=4))
     def test_content_comes_back_however_it_was_written(
         self, written: list[tuple[bytes, bool]]
@@ -98,7 +95,6 @@ class TestFile:
         assert b"secret" not in first
         assert first[HEADER:] != second[HEADER:]
 
-    @settings(deadline=None)
     @given(contents, st.data())
     def test_any_bit_that_is_flipped_is_noticed(self, content: bytes, data: st.DataObject) -> None:
         encrypted = bytearray(encrypt(content))
@@ -107,7 +103,6 @@ class TestFile:
         with pytest.raises(EncryptionError):
             read(bytes(encrypted))
 
-    @settings(deadline=None)
     @given(contents, st.data())
     def test_a_file_that_was_cut_anywhere_is_refused(
         self, content: bytes, data: st.DataObject
@@ -116,7 +111,6 @@ class TestFile:
         with pytest.raises(EncryptionError):
             read(encrypted[: data.draw(st.integers(0, len(encrypted) - 1))])
 
-    @settings(deadline=None)
     @given(st.integers(2, 5), st.data())
     def test_segments_cannot_be_removed_repeated_added_or_put_in_another_order(
         self, count: int, data: st.DataObject
@@ -153,14 +147,12 @@ class TestFile:
         with pytest.raises(EncryptionError, match="cut, or changed"):
             read(encrypted[:HEADER] + struct.pack(">I", 0x7FFFFFFF) + b"\0" * 100)
 
-    @settings(deadline=None)
     @given(st.binary(max_size=80))
     def test_no_bytes_crash_it(self, content: bytes) -> None:
         for start in (b"", encrypt(b"")[:8], encrypt(b"")[:HEADER]):
             with pytest.raises(EncryptionError):
                 read(start + content)
 
-    @settings(deadline=None)
     @given(contents, contents, st.data())
     def test_of_an_unfinished_file_what_was_flushed_is_kept(
         self, flushed: bytes, lost: bytes, data: st.DataObject
@@ -334,6 +326,25 @@ class TestVersion:
         with sealed.copy(1) as copy:
             assert not copy.encrypted
             assert files_of(copy.directory.version_uri(1)) == MODEL_FILES
+
+    @pytest.mark.parametrize("encrypt", [False, True])
+    def test_private_copy_verifies_file_that_begins_as_an_encrypted_one(
+        self, sealed: Sealed, tmp_path: Path, encrypt: bool
+    ) -> None:
+        asset = tmp_path / "model" / "assets" / "looks_encrypted"
+        asset.parent.mkdir(parents=True)
+        with open(asset, "wb") as file:
+            Encryptor(file, sealed.keys, "another").end()
+        content = asset.read_bytes()
+        sealed.publish(1, encrypt=encrypt)
+        with sealed.copy(1) as copy:
+            assert copy.encrypted == encrypt
+            files = files_of(copy.directory.version_uri(1))
+        assert files == {**MODEL_FILES, "assets/looks_encrypted": content}
+        add_key(str(sealed.key_file))
+        changed = reencrypt_versions(sealed.directory, sealed.keys)
+        assert changed == (len(files) + 1 if encrypt else 0)
+        sealed.copy(1).close()
 
 
 class TestRotation:

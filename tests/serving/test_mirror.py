@@ -227,3 +227,20 @@ def test_mirror_once_fails_if_a_version_does_not_verify_and_shows_no_key(
     assert sealed.keys.first in output
     assert sealed.key_file.read_text().split()[1] not in output + error
     assert target.versions() == []
+
+
+def test_mirror_once_copies_what_verifies_and_names_what_does_not(
+    sealed: Sealed, target: ModelDirectory
+) -> None:
+    for version in (1, 2, 3):
+        sealed.publish(version, encrypt=False)
+    sealed.directory.pin(1, "stable")
+    for version in (1, 3):
+        Path(sealed.directory.version_uri(version), "saved_model.pb").write_bytes(b"malicious")
+    process = run(sealed, target)
+    error = process.communicate(timeout=90)[1]
+    assert process.returncode == 1
+    assert target.versions() == [2]
+    assert error.count("files differ from what was signed; changed: 1/saved_model.pb") == 1
+    assert error.startswith(f"Error: {target.serving_dir} lacks toy 3: ")
+    assert "; toy 1: " in error

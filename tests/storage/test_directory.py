@@ -24,23 +24,12 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from pyarrow import fs
 
+from storage import atomic_write, private_copy, uris, versions
 from storage import directory as serving_directory
-from storage import private_copy
-from storage.directory import (
-    LABELS_FILE,
-    PROVENANCE_FILE,
-    SAVED_MODEL,
-    SIGNATURE_FILE,
-    Change,
-    ModelDirectory,
-    NotAFileError,
-    copy_tree,
-    file_sizes,
-    find_models,
-    local_path,
-    model_digest,
-    read_file,
-)
+from storage.directory import Change, ModelDirectory
+from storage.names import LABELS_FILE, PROVENANCE_FILE, SAVED_MODEL, SIGNATURE_FILE
+from storage.uris import NotAFileError, copy_tree, file_sizes, local_path, model_digest, read_file
+from storage.versions import find_models
 
 PROJECT = Path(__file__).parents[2]
 
@@ -165,7 +154,7 @@ def as_object_store(crash_before: int | None = None) -> Iterator[None]:
     """Makes local paths pass for those of an object store."""
     store = fs.PyFileSystem(ObjectStore(crash_before))
     with pytest.MonkeyPatch.context() as patch:
-        for module in (serving_directory, private_copy):
+        for module in (atomic_write, serving_directory, private_copy, uris, versions):
             patch.setattr(module, "open_uri", lambda uri: (store, os.path.abspath(uri).lstrip("/")))
         yield
 
@@ -429,7 +418,6 @@ folders = st.dictionaries(names, st.sampled_from([a_model, a_folder, a_file]), m
 @given(folders)
 @example({"7": a_model, "007": a_model})
 @example({"007": a_model})
-@settings(deadline=None)
 def test_versions_are_the_numbered_folders_that_hold_a_model_oldest_first(
     content: dict[str, object],
 ) -> None:
@@ -445,7 +433,6 @@ def test_versions_are_the_numbered_folders_that_hold_a_model_oldest_first(
 
 
 @given(content=folders, provenance=st.sets(numbers, max_size=3))
-@settings(deadline=None)
 def test_the_next_version_is_later_than_every_number_there_is_and_not_before_now(
     content: dict[str, object], provenance: set[int]
 ) -> None:
@@ -1044,7 +1031,7 @@ def provenance_of(directory: ModelDirectory) -> list[int]:
 
 
 TestChanges = Changes.TestCase
-TestChanges.settings = settings(max_examples=25, stateful_step_count=25, deadline=None)
+TestChanges.settings = settings(max_examples=25, stateful_step_count=25)
 TestChangesInAStore = ChangesInAStore.TestCase
 TestChangesInAStore.settings = TestChanges.settings
 
@@ -1340,7 +1327,6 @@ trees = st.dictionaries(
 
 
 @given(one=trees, other=trees)
-@settings(deadline=None)
 def test_models_that_differ_in_a_byte_or_a_name_have_other_digests(
     one: dict[str, bytes], other: dict[str, bytes]
 ) -> None:
@@ -1353,7 +1339,6 @@ def test_models_that_differ_in_a_byte_or_a_name_have_other_digests(
 
 
 @given(tree=trees, data=st.data())
-@settings(deadline=None)
 def test_a_digest_changes_with_any_byte_and_with_any_name(
     tree: dict[str, bytes], data: st.DataObject
 ) -> None:

@@ -13,7 +13,7 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 
-from storage.directory import SAVED_MODEL, ModelDirectory
+from storage.directory import ModelDirectory
 from storage.keys import (
     KeyFileError,
     SignatureError,
@@ -21,6 +21,7 @@ from storage.keys import (
     default_trust,
     ensure_key_pair,
 )
+from storage.names import SAVED_MODEL
 from storage.private_copy import private_copy
 from storage.signing import sign
 from tests.storage.test_directory import as_object_store

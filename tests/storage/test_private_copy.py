@@ -18,9 +18,10 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from storage import private_copy as module
-from storage.directory import SAVED_MODEL, ModelDirectory
+from storage.directory import ModelDirectory
 from storage.encryption import key_of
 from storage.keys import KeyPair, SignatureError, TrustStore, ensure_key_pair
+from storage.names import SAVED_MODEL
 from storage.private_copy import UnsafeContentError, private_copy
 from storage.signing import sign
 
@@ -321,7 +322,7 @@ def is_plain(tree: object) -> bool:
 
 
 @given(tree=trees)
-@settings(deadline=None, max_examples=80)
+@settings(max_examples=80)
 def test_a_tree_is_copied_whole_or_refused(tree: object) -> None:
     with tempfile.TemporaryDirectory() as root:
         directory = ModelDirectory(root, "model_name")

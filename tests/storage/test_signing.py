@@ -16,9 +16,10 @@ import pytest
 from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
 
-from storage.directory import PROVENANCE_FILE, SAVED_MODEL, ModelDirectory
+from storage.directory import ModelDirectory
 from storage.encryption import key_of
 from storage.keys import KeyPair, SignatureError, TrustStore, ensure_key_pair, short_id
+from storage.names import PROVENANCE_FILE, SAVED_MODEL
 from storage.private_copy import private_copy
 from storage.signing import Signed, sign
 from tests.storage.test_directory import as_object_store
@@ -371,7 +372,7 @@ json_values = st.recursive(
 
 
 @given(data=st.data(), value=json_values)
-@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_whatever_is_changed_in_a_signature_it_verifies_nothing_or_the_same(
     directory: ModelDirectory,
     model: Path,
@@ -414,7 +415,7 @@ trees = st.dictionaries(
 @given(before=trees, after=trees, same=st.booleans())
 @example(before={".git": b"1"}, after={".git": b"2"}, same=False)
 @example(before={".gitignore": b""}, after={".gitignore": b"", ".github": b""}, same=False)
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_a_folder_verifies_if_and_only_if_it_holds_what_was_signed(
     before: dict[str, bytes], after: dict[str, bytes], same: bool, keys: KeyPair
 ) -> None:

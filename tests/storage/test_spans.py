@@ -179,7 +179,7 @@ def test_find_spans_follows_links(tmp_path: Path) -> None:
 @given(
     names=st.sets(st.text(st.sampled_from("aAqQ._=-1*[?é "), min_size=1, max_size=6), max_size=4)
 )
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_find_spans_reads_refuses_or_skips_every_name(names: set[str]) -> None:
     """Nothing that could be data is passed over, whatever it is called."""
     with tempfile.TemporaryDirectory() as folder:
@@ -372,7 +372,7 @@ def test_the_first_month_has_nothing_to_learn_from(year: Path) -> None:
 
 
 @given(first=st.integers(0, 500), window=st.integers(1, 40))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_over_a_history_without_holes_every_month_is_followed_by_the_next(
     first: int, window: int
 ) -> None:
@@ -398,7 +398,6 @@ def histories(draw: st.DrawFn) -> set[int]:
     as_of=st.just(0) | st.integers(0, 47).map(month_number),
     window=st.integers(1, 20),
 )
-@settings(deadline=None)
 def test_a_window_is_consecutive_and_whole_or_refused_naming_each_missing_month(
     present: set[int], as_of: int, window: int
 ) -> None:

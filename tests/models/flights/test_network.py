@@ -12,10 +12,11 @@ from ml import progress
 from ml.keras_setup import skip_autograph_of_keras
 from ml.learning import Learning
 from models.flights import network as network
-from models.flights.features import CROSSES, LABEL, NUMERIC, WEIGHT
+from models.flights.features import CROSSES, NUMERIC
 from storage.errors import DataError, UserError
-from tests.models.flights.settings import learning
+from tests.models.flights.settings import MODEL, learning
 
+LABEL, WEIGHT = MODEL.label, MODEL.weight
 SIZES = {"carrier": 5, "origin": 4, "dest": 9}
 NUMBERS = 6
 
@@ -113,8 +114,8 @@ def test_the_same_seed_gives_the_same_network(tmp_path: object) -> None:
 )
 def test_check_labels_refuses_what_is_not_0_and_1(labels: list[float], shown: str) -> None:
     with pytest.raises(DataError, match=f"eval: the values of the label 'late' {shown}, both"):
-        network.check_labels("eval", np.array(labels).reshape(-1, 1))
+        network.check_labels(LABEL, "eval", np.array(labels).reshape(-1, 1))
 
 
 def test_check_labels_accepts_0_and_1() -> None:
-    network.check_labels("train", np.array([[0], [1], [1]]))
+    network.check_labels(LABEL, "train", np.array([[0], [1], [1]]))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from datetime import datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,19 +21,13 @@ from tfx_bsl.public import tfxio
 
 from components.quantizer.conversion import convert
 from models.flights.export import save_model
-from models.flights.features import (
-    LABEL,
-    NUMERIC,
-    PROBABILITY,
-    RAW_FEATURES,
-    RAW_SIGNATURE,
-    TIME,
-    VOCABULARIES,
-    WEIGHT,
-)
+from models.flights.features import NUMERIC, RAW_FEATURES, VOCABULARIES
 from models.flights.preprocessing import preprocessing_fn
-from pipeline.config import load_config
-from tests.conftest import PROJECT, read_month, thin
+from storage.names import RAW_SIGNATURE
+from tests.conftest import PROJECT, thin
+from tests.models.flights.settings import CONFIG, MODEL, read_month
+
+LABEL, PROBABILITY, TIME, WEIGHT = MODEL.label, MODEL.prediction, MODEL.time_column, MODEL.weight
 
 Row = dict[str, Any]
 
@@ -65,12 +60,12 @@ def constant_graph(
 def learn(rows: list[Row], folder: Path) -> tft.TFTransformOutput:
     source = tfxio.TFExampleBeamRecord(physical_format="inmem", schema=SCHEMA).Project(list(SPEC))
     with (
-        beam.Pipeline(argv=list(load_config().beam_args)) as pipeline,
+        beam.Pipeline(argv=list(CONFIG.beam_args)) as pipeline,
         tft_beam.Context(temp_dir=str(folder / "tmp")),
     ):
         batches = pipeline | beam.Create([encode(row) for row in rows]) | source.BeamSource()
         function = (batches, source.TensorAdapterConfig()) | tft_beam.AnalyzeDataset(
-            preprocessing_fn
+            partial(preprocessing_fn, custom_config=MODEL.custom_config)
         )
         _ = function | tft_beam.WriteTransformFn(str(folder / "graph"))
         metadata = dataset_metadata.DatasetMetadata(SCHEMA)
@@ -78,7 +73,7 @@ def learn(rows: list[Row], folder: Path) -> tft.TFTransformOutput:
     return tft.TFTransformOutput(str(folder / "graph"))
 
 
-SCHEMA = tfdv.load_schema_text(str(PROJECT / "schema" / "schema.pbtxt"))
+SCHEMA = tfdv.load_schema_text(str(PROJECT / CONFIG.gate.schema))
 SPEC = {
     name: spec
     for name, spec in schema_utils.schema_as_feature_spec(SCHEMA).feature_spec.items()
@@ -225,7 +220,7 @@ def test_the_tflite_model_feeds_0_for_such_a_column_too(
     inputs[NUMERIC] = tf_keras.Input((width,), name=NUMERIC)
     dense = tf_keras.layers.Dense(1, "sigmoid", kernel_initializer="ones", name=PROBABILITY)
     model = tf_keras.Model(inputs, dense(0.1 * inputs[NUMERIC]))
-    save_model(model, constant_graph, str(tmp_path))
+    save_model(model, constant_graph, str(tmp_path), MODEL.custom_config)
     content = convert(str(tmp_path), RAW_SIGNATURE, float16=False, quantize=False, sparse=False)
     edge = tf.lite.Interpreter(model_content=content).get_signature_runner(RAW_SIGNATURE)
     saved = tf.saved_model.load(str(tmp_path)).signatures[RAW_SIGNATURE]

@@ -1,11 +1,10 @@
-"""Runs the model server as a process of its own, and asks it as clients do."""
+"""Runs the model server as a process that has TensorFlow imported, and asks it as clients do."""
 
 from __future__ import annotations
 
 import json
 import signal
 import ssl
-import subprocess
 import sys
 import threading
 import time
@@ -26,7 +25,7 @@ from tensorflow_serving.apis import (
 )
 
 from serving.server.tensors import to_proto
-from tests.conftest import PROJECT
+from tests import forked
 
 # Long enough for a busy machine; nothing is asserted about time.
 PATIENCE = 90.0
@@ -62,13 +61,8 @@ class RunningServer:
         tls: bytes | None = None,
         wait_for_ports: bool = True,
     ):
-        self.process = subprocess.Popen(
-            command(serving_dir, *arguments, *([] if verify else ["--no-verify"])),
-            cwd=PROJECT,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+        _, *words = command(serving_dir, *arguments, *([] if verify else ["--no-verify"]))
+        self.process = forked.Program(words)
         self.lines: list[dict[str, Any]] = []
         self.noise: list[str] = []
         self._news = threading.Condition()
@@ -108,7 +102,6 @@ class RunningServer:
         self.models = model_service_pb2_grpc.ModelServiceStub(self.channel)
 
     def _read(self) -> None:
-        assert self.process.stdout is not None
         for text in self.process.stdout:
             try:
                 line = json.loads(text)
@@ -122,7 +115,6 @@ class RunningServer:
                 self._news.notify_all()
 
     def _read_errors(self) -> None:
-        assert self.process.stderr is not None
         for text in self.process.stderr:
             self._errors.append(text)
 
@@ -168,12 +160,12 @@ class RunningServer:
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
         try:
-            self.process.wait(PATIENCE)
+            status = self.process.wait(PATIENCE)
         finally:
             self.process.kill()
         for reader in self._readers:
             reader.join()
-        return self.process.returncode
+        return status
 
 
 @contextmanager

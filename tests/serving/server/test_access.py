@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
+import os
 import signal
 import ssl
+import sys
 import tempfile
 import threading
 from collections.abc import Iterator
@@ -40,10 +42,10 @@ from tests.serving.server.running import (
 from tests.serving.server.toys import f32, i64
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
-GOOD = {"distance": f32([1]), "hour": i64([2]), "carrier": strings(b"AA")}
+GOOD = {"distance": f32([1]), "hour": i64([2]), "company": strings(b"AA")}
 DOCUMENT = {
     "signature_name": "raw_features",
-    "instances": [{"distance": 1.0, "hour": 2, "carrier": "AA"}],
+    "instances": [{"distance": 1.0, "hour": 2, "company": "AA"}],
 }
 
 
@@ -155,7 +157,7 @@ class TestTokenAndTls:
         self, guarded: RunningServer, certificate: Certificate, tmp_path: Path
     ) -> None:
         rows, token = tmp_path / "rows.csv", tmp_path / "token"
-        rows.write_text("distance,hour,carrier\n1,2,AA\n")
+        rows.write_text("distance,hour,company\n1,2,AA\n")
         token.write_text(self.TOKEN)
         token.chmod(0o600)
         predict = ["predict", str(rows), "--server", guarded.rest_url, "--model", "toy"]
@@ -384,7 +386,7 @@ class TestCors:
 
         return asyncio.run(run())
 
-    def preflight(self, origins: tuple[str, ...], origin: str) -> httpx.Response:
+    def ask_before(self, origins: tuple[str, ...], origin: str) -> httpx.Response:
         return self.ask(
             origins,
             "OPTIONS",
@@ -398,7 +400,7 @@ class TestCors:
 
     @pytest.mark.parametrize("origins", [(PAGE,), ("https://other.example", PAGE)])
     def test_page_of_a_named_origin_may_ask_with_a_token(self, origins: tuple[str, ...]) -> None:
-        answer = self.preflight(origins, self.PAGE)
+        answer = self.ask_before(origins, self.PAGE)
         assert answer.status_code == 200  # Though a browser sends no token here.
         assert answer.headers["access-control-allow-origin"] == self.PAGE
         assert "POST" in answer.headers["access-control-allow-methods"]
@@ -408,13 +410,13 @@ class TestCors:
         assert refused.headers["access-control-allow-origin"] == self.PAGE
 
     def test_any_page_may_ask_where_any_is_allowed(self) -> None:
-        answer = self.preflight(("*",), self.PAGE)
+        answer = self.ask_before(("*",), self.PAGE)
         assert answer.headers["access-control-allow-origin"] == "*"
         assert "access-control-allow-credentials" not in answer.headers
 
     @pytest.mark.parametrize("origins", [(), ("https://other.example",)])
     def test_no_other_page_may_ask(self, origins: tuple[str, ...]) -> None:
-        answer = self.preflight(origins, self.PAGE)
+        answer = self.ask_before(origins, self.PAGE)
         assert answer.status_code >= 400
         assert "access-control-allow-origin" not in answer.headers
 
@@ -432,6 +434,7 @@ class TestHost:
         (tmp_path / "file").touch()
         settings: list[Any] = []
         monkeypatch.setattr(app, "serve", settings.append)
+        monkeypatch.setattr(os, "_exit", sys.exit)  # The server's process ends so.
         return settings
 
     def serve(self, *arguments: str) -> str:
@@ -445,10 +448,10 @@ class TestHost:
     ) -> None:
         tls = ("--tls-certificate", "file", "--tls-key", "file")
         said = self.serve("--host", host)
-        assert "no token or client certificate is asked for and nothing is encrypted" in said
+        assert "no token or client certificate is required and nothing is encrypted" in said
         assert "or say --insecure" in said
         assert "nothing is encrypted: " in self.serve("--host", host, "--token-file", "file")
-        assert "is asked for: " in self.serve("--host", host, *tls)
+        assert "is required: " in self.serve("--host", host, *tls)
         assert started == []
         assert self.serve("--host", host, *tls, "--token-file", "file") == ""
         assert self.serve("--host", host, *tls, "--tokens", "file") == ""

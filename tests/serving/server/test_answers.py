@@ -39,10 +39,10 @@ Columns: TypeAlias = dict[str, np.ndarray]
 Reference: TypeAlias = Callable[..., Columns]
 
 ROWS: list[dict[str, Any]] = [
-    {"distance": 1500.0, "hour": 7, "carrier": "UA"},
-    {"distance": 96.5, "hour": 23, "carrier": "B6"},
-    {"distance": 0.0, "hour": 0, "carrier": ""},
-    {"distance": -3.25, "hour": -(2**40), "carrier": "ÅÄ\u2028🛫"},
+    {"distance": 1500.0, "hour": 7, "company": "UA"},
+    {"distance": 96.5, "hour": 23, "company": "B6"},
+    {"distance": 0.0, "hour": 0, "company": ""},
+    {"distance": -3.25, "hour": -(2**40), "company": "ÅÄ\u2028🛫"},
 ]
 
 
@@ -50,7 +50,7 @@ def columns_of(rows: list[dict[str, Any]]) -> Columns:
     return {
         "distance": np.array([row["distance"] for row in rows], np.float32),
         "hour": np.array([row["hour"] for row in rows], np.int64),
-        "carrier": strings(*(row["carrier"].encode() for row in rows)),
+        "company": strings(*(row["company"].encode() for row in rows)),
     }
 
 
@@ -145,7 +145,7 @@ class TestSavedModel:
     def test_absent_features_have_the_defaults_of_the_model(
         self, server: RunningServer, reference: Reference
     ) -> None:
-        examples = strings(b"", example_of(carrier="AA", distance=8.0).SerializeToString())
+        examples = strings(b"", example_of(company="AA", distance=8.0).SerializeToString())
         expected = reference(LIVE, "serving_default", examples=examples)
         assert math.isnan(expected["probability"][0, 0])
         assert_same(ask_grpc(server, "", examples=examples), expected)
@@ -204,8 +204,8 @@ class TestSavedModel:
         document = {
             "signature_name": "raw_features",
             "inputs": {
-                **{name: array.tolist() for name, array in columns.items() if name != "carrier"},
-                "carrier": [value.decode() for value in columns["carrier"]],
+                **{name: array.tolist() for name, array in columns.items() if name != "company"},
+                "company": [value.decode() for value in columns["company"]],
             },
         }
         found = {"probability": np.reshape(ask_rest(server, document), (rows, 1))}
@@ -267,18 +267,18 @@ class TestSavedModel:
         self, server: RunningServer, reference: Reference
     ) -> None:
         own: list[dict[str, Any]] = [{"hour": 3}, {"hour": 4, "distance": 2.0}]
-        whole = [{"carrier": "B6", "distance": 9.0, **row} for row in own]
+        whole = [{"company": "B6", "distance": 9.0, **row} for row in own]
         expected = reference(LIVE, "regress", inputs=serialized(whole))["outputs"][:, 0]
         request = regression_pb2.RegressionRequest()
         request.model_spec.name, request.model_spec.signature_name = "toy", "regress"
         with_context = request.input.example_list_with_context
-        with_context.context.CopyFrom(example_of(carrier="B6", distance=9.0))
+        with_context.context.CopyFrom(example_of(company="B6", distance=9.0))
         with_context.examples.extend(example_of(**row) for row in own)
         response = server.predictions.Regress(request)
         assert [one.value for one in response.result.regressions] == expected.tolist()
         document = {
             "signature_name": "regress",
-            "context": {"carrier": "B6", "distance": 9.0},
+            "context": {"company": "B6", "distance": 9.0},
             "examples": own,
         }
         answer = server.rest("toy:regress", document).json()["results"]
@@ -297,8 +297,8 @@ class TestSavedModel:
         assert answer["model_spec"] == {"name": "toy", "signature_name": "", "version": str(LIVE)}
         told = answer["metadata"]["signature_def"]["signature_def"]
         assert set(told) == set(expected)
-        assert told["raw_features"]["inputs"]["carrier"]["dtype"] == "DT_STRING"
-        shape = told["raw_features"]["inputs"]["carrier"]["tensor_shape"]
+        assert told["raw_features"]["inputs"]["company"]["dtype"] == "DT_STRING"
+        shape = told["raw_features"]["inputs"]["company"]["tensor_shape"]
         assert shape["dim"] == [{"size": "-1", "name": ""}]
 
 
@@ -336,7 +336,7 @@ class TestTFLite:
             assert {name: info.dtype for name, info in signature.inputs.items()} == {
                 "distance": types_pb2.DT_FLOAT,
                 "hour": types_pb2.DT_INT64,
-                "carrier": types_pb2.DT_STRING,
+                "company": types_pb2.DT_STRING,
             }
             assert signature.outputs["probability"].dtype == types_pb2.DT_FLOAT
 
@@ -417,16 +417,14 @@ class TestWhichVersion:
         assert server.rest(f"toy/labels/{label}").json() == server.rest("toy").json()
 
 
-@settings(
-    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     rows=st.lists(
         st.fixed_dictionaries(
             {
                 "distance": st.floats(width=32),
                 "hour": st.integers(-(2**63), 2**63 - 1),
-                "carrier": st.text(st.characters(codec="utf-8"), max_size=8),
+                "company": st.text(st.characters(codec="utf-8"), max_size=8),
             }
         ),
         min_size=1,

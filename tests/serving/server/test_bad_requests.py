@@ -44,9 +44,9 @@ PRECONDITION = grpc.StatusCode.FAILED_PRECONDITION
 GOOD: dict[str, np.ndarray] = {
     "distance": f32([1.0]),
     "hour": i64([2]),
-    "carrier": strings(b"AA"),
+    "company": strings(b"AA"),
 }
-GOOD_ROW = {"distance": 1.0, "hour": 2, "carrier": "AA"}
+GOOD_ROW = {"distance": 1.0, "hour": 2, "company": "AA"}
 GOOD_MANY = {"matrix": [[1, 2]], "double": [1], "byte": [1], "flag": [True], "text": ["a"]}
 
 MB = 2**20
@@ -103,7 +103,7 @@ class TestRestPredict:
             (b'{"instances": [], "signature_name": "raw_features"}', "instances"),
             (b'{"instances": {}, "signature_name": "raw_features"}', "instances"),
             (b'{"instances": [1.0], "signature_name": 3}', "signature_name"),
-            (b'{"instances": [1.0], "signature_name": "raw_features"}', "carrier.*distance"),
+            (b'{"instances": [1.0], "signature_name": "raw_features"}', "company.*distance"),
             (b'{"instances": [{"b64": "***"}]}', r"base64"),
             (b'{"instances": [{"b64": "AAAA"}, 3]}', r"element: 1 .*string"),
         ],
@@ -124,10 +124,10 @@ class TestRestPredict:
             (raw({"hour": 2.5}), r"key: hour .*2\.5.* expected type: int64"),
             (raw({"hour": 2**63}), "key: hour .*expected type: int64"),
             (raw({"hour": True}), "key: hour .*expected type: int64"),
-            (raw({"carrier": 7}), "key: carrier .*expected type: string"),
-            (raw({"carrier": {"b64": "*"}}), "key: carrier .*base64"),
-            (raw({"carrier": {"b65": "AA=="}}), "carrier"),
-            (raw({"carier": "AA"}, drop=("carrier",)), "Missing: .*carrier.* Not .*carier"),
+            (raw({"company": 7}), "key: company .*expected type: string"),
+            (raw({"company": {"b64": "*"}}), "key: company .*base64"),
+            (raw({"company": {"b65": "AA=="}}), "company"),
+            (raw({"compny": "AA"}, drop=("company",)), "Missing: .*company.* Not .*compny"),
             (raw({"tail": "N1"}), "Not in the signature: .*tail"),
             (raw({}, drop=("hour",)), "Missing: .*hour"),
             (many(matrix=[[1, 2, 3]]), r'"matrix" has the shape \[1, 3\], \[\?, 2\] is expected'),
@@ -243,7 +243,7 @@ class TestRestOtherwise:
             ("toy:regress", {"examples": [{}], "signature_name": "classify"}, "one output"),
             (
                 "toy:regress",
-                {"examples": [{"hour": "late"}], "signature_name": "regress"},
+                {"examples": [{"hour": "delayed"}], "signature_name": "regress"},
                 "hour.*Data types don't match",
             ),
         ],
@@ -280,7 +280,7 @@ class TestGrpc:
         ("request_", "message"),
         [
             (changed(distance=np.array([1.0])), '"distance" has the dtype double, float is'),
-            (changed(carrier=i64([1])), '"carrier" has the dtype int64, string is expected'),
+            (changed(company=i64([1])), '"company" has the dtype int64, string is expected'),
             (changed(distance=f32([[1.0]])), r'"distance" has the shape \[1, 1\], \[\?\]'),
             (changed(distance=f32(1.0)), r'"distance" has the shape \[\], \[\?\] is'),
             (changed(tail=strings(b"N1")), r"4!=3\. Sent extra: \{tail\}"),
@@ -388,7 +388,7 @@ class TestGrpc:
         request = classification_pb2.ClassificationRequest()
         request.model_spec.name, request.model_spec.signature_name = "toy", "classify"
         assert refusal(classify, request) == (INVALID, "Input is empty.")
-        request.input.example_list.examples.append(example_of(hour="late"))
+        request.input.example_list.examples.append(example_of(hour="delayed"))
         code, message = refusal(classify, request)
         assert code is INVALID
         assert re.search("hour.*Data types don't match", message)

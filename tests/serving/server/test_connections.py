@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ssl
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any, TypeAlias
 
 import pytest
 import uvicorn
+import uvloop
 
-from serving.server.connections import BoundedProtocol
+from serving.server import connections
+from serving.server.connections import BoundedProtocol, TlsHandshake
+from tests.serving.server.certificates import make_certificate
 from tests.serving.server.running import PATIENCE
 
 Connection: TypeAlias = tuple[asyncio.StreamReader, asyncio.StreamWriter]
@@ -160,3 +165,63 @@ def test_a_body_that_comes_after_its_refusal_leaves_the_connection_to_the_next_r
                 writer.write(b"xx")
 
     asyncio.run(run())
+
+
+@asynccontextmanager
+async def tls_port(folder: Path) -> AsyncIterator[tuple[int, ssl.SSLContext]]:
+    """The port of a server with TLS, and what its clients trust."""
+    certificate = make_certificate(folder)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate.certificate, certificate.key)
+    config = uvicorn.Config(echo, http=BoundedProtocol, lifespan="off", log_config=None)
+    config.load()
+    state = uvicorn.Server(config).server_state
+    listener = await asyncio.get_running_loop().create_server(
+        lambda: TlsHandshake(BoundedProtocol(config, state, {}), context), "127.0.0.1", 0
+    )
+    async with listener, asyncio.timeout(PATIENCE):
+        trusted = ssl.create_default_context(cafile=str(certificate.certificate))
+        yield listener.sockets[0].getsockname()[1], trusted
+
+
+@pytest.mark.parametrize("beginning", [b"", b"\x16\x03\x01\x02\x00", b"GET / HTTP/1.1\r\n\r\n"])
+def test_tls_handshake_that_does_not_end_ends_connection(
+    beginning: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connections, "HANDSHAKE_SECONDS", 0.2)
+
+    async def run() -> None:
+        async with tls_port(tmp_path) as (port, trusted):
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(beginning)
+            with contextlib.suppress(ConnectionError):
+                await reader.read()
+            reader, writer = await asyncio.open_connection("127.0.0.1", port, ssl=trusted)
+            await ask(reader, writer, b"still served")
+            writer.close()
+
+    uvloop.run(run())
+
+
+def test_tls_handshakes_count_as_connections(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(BoundedProtocol, "max_connections", 2)
+
+    async def run() -> None:
+        async with tls_port(tmp_path) as (port, trusted):
+            silent = [(await asyncio.open_connection("127.0.0.1", port))[1] for _ in range(2)]
+            await asyncio.sleep(0.1)
+            with pytest.raises(ConnectionError):
+                await asyncio.open_connection("127.0.0.1", port, ssl=trusted)
+            silent[0].close()
+            await asyncio.sleep(0.1)
+            reader, writer = await asyncio.open_connection("127.0.0.1", port, ssl=trusted)
+            for _ in range(3):
+                await ask(reader, writer, 100_000 * b"x")
+            with pytest.raises(ConnectionError):
+                await asyncio.open_connection("127.0.0.1", port, ssl=trusted)
+            for one in (writer, silent[1]):
+                one.close()
+
+    uvloop.run(run())

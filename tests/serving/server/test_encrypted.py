@@ -8,14 +8,16 @@ from pathlib import Path
 
 import pytest
 
-from storage.encryption import KEYS_VARIABLE, MEMORY, add_key, key_of
+from storage.encryption import key_of
+from storage.encryption_keys import KEYS_VARIABLE, add_key
+from storage.memory import MEMORY
 from storage.private_copy import PREFIX
 from tests.serving.conftest import LIVE, Sealed
 from tests.serving.server.running import predict_request, running, strings
 from tests.serving.server.toys import f32, i64
 
 REQUEST = predict_request(
-    "toy", "raw_features", distance=f32([1.5]), hour=i64([7]), carrier=strings(b"AA")
+    "toy", "raw_features", distance=f32([1.5]), hour=i64([7]), company=strings(b"AA")
 )
 
 

@@ -41,9 +41,7 @@ from tests.serving.server.toys import f32, i64
 
 Json: TypeAlias = Any
 
-FUZZ = settings(
-    max_examples=250, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+FUZZ = settings(max_examples=250, suppress_health_check=[HealthCheck.function_scoped_fixture])
 HTTP_REFUSALS = {400, 404, 405, 413}
 GRPC_REFUSALS = {
     grpc.StatusCode.INVALID_ARGUMENT,
@@ -52,8 +50,8 @@ GRPC_REFUSALS = {
     grpc.StatusCode.RESOURCE_EXHAUSTED,
 }
 
-ROW = {"distance": 1.0, "hour": 2, "carrier": "AA"}
-COLUMNS = {"distance": f32([1]), "hour": i64([2]), "carrier": strings(b"AA")}
+ROW = {"distance": 1.0, "hour": 2, "company": "AA"}
+COLUMNS = {"distance": f32([1]), "hour": i64([2]), "company": strings(b"AA")}
 EXAMPLE = example_of(**ROW)
 SERIALIZED = EXAMPLE.SerializeToString()
 DOCUMENTS: list[tuple[str, Json]] = [

@@ -25,17 +25,15 @@ from tensorflow_serving.apis import (
 )
 
 from serving.server.errors import ServingError
-from serving.server.json_format import (
-    JSON_DTYPES,
-    PredictRequest,
+from serving.server.json_arrays import JSON_DTYPES
+from serving.server.json_requests import PredictRequest, parse_examples, parse_predict
+from serving.server.json_responses import (
     format_classifications,
     format_error,
     format_metadata,
     format_predict,
     format_regressions,
     format_status,
-    parse_examples,
-    parse_predict,
 )
 from serving.server.signatures import NUMPY_DTYPES, PROTO_DTYPES, Signature, TensorInfo
 
@@ -237,7 +235,6 @@ def test_what_the_signatures_raise_is_passed_on() -> None:
 
 
 @given(batches())
-@settings(deadline=None)
 def test_row_and_column_form_of_the_same_data_are_read_as_these(
     batch: dict[str, np.ndarray],
 ) -> None:
@@ -389,7 +386,6 @@ SPOILT = [
 
 
 @given(st.sampled_from(SPOILT), st.integers(2, 40), st.data())
-@settings(deadline=None)
 def test_one_wrong_value_among_many_rows_is_found(
     spoilt: tuple[str, Any, str], count: int, data: st.DataObject
 ) -> None:
@@ -433,7 +429,7 @@ def without_dtypes(value: Any) -> Any:
     st.recursive(LEAVES, lambda inner: st.lists(inner, max_size=3), max_leaves=10),
     st.sampled_from(["int8", "uint64", "float", "bool", "string"]),
 )
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 def test_lists_are_read_where_all_of_a_level_have_one_shape_and_all_values_fit(
     value: Any, dtype: str
 ) -> None:
@@ -491,7 +487,7 @@ def assert_can_be_sent(error: ServingError) -> None:
 
 
 @given(BODIES, st.sampled_from([KNOWN, *({name: info} for name, info in KNOWN.items())]))
-@settings(deadline=None, max_examples=400)
+@settings(max_examples=400)
 def test_any_body_gives_what_fits_the_signature_or_an_error_that_can_be_sent(
     body: bytes, known: Inputs
 ) -> None:
@@ -510,7 +506,7 @@ def test_any_body_gives_what_fits_the_signature_or_an_error_that_can_be_sent(
 
 
 @given(BODIES)
-@settings(deadline=None, max_examples=400)
+@settings(max_examples=400)
 def test_any_body_gives_examples_or_an_error_that_can_be_sent(body: bytes) -> None:
     try:
         _, examples = parse_examples(body, MAX_BYTES, MAX_ROWS)
@@ -568,7 +564,6 @@ FEATURES = st.dictionaries(
 
 
 @given(st.lists(FEATURES, min_size=1), FEATURES)
-@settings(deadline=None)
 def test_examples_and_their_context_hold_what_was_written(
     written: list[dict[str, list[Any]]], context: dict[str, list[Any]]
 ) -> None:
@@ -742,7 +737,6 @@ def test_outputs_that_json_cannot_say_are_refused_by_name(
 
 
 @given(st.lists(st.integers(0, 2**32 - 1), min_size=1))
-@settings(deadline=None)
 def test_float32_values_read_back_bit_by_bit_from_the_fewest_digits(bits: list[int]) -> None:
     values = np.array(bits, np.uint32).view(np.float32)
     values = values[~np.isnan(values)]
@@ -757,7 +751,6 @@ def test_float32_values_read_back_bit_by_bit_from_the_fewest_digits(bits: list[i
 
 
 @given(batches(binary=lambda name: name.endswith("_bytes")))
-@settings(deadline=None)
 def test_rows_that_are_written_read_back_as_the_outputs(batch: dict[str, np.ndarray]) -> None:
     written = format_predict(batch, row_format=True)
     body = written.replace(b'"predictions"', b'"instances"', 1)
@@ -765,7 +758,6 @@ def test_rows_that_are_written_read_back_as_the_outputs(batch: dict[str, np.ndar
 
 
 @given(batches(all_rows=False, binary=lambda name: name.endswith("_bytes")))
-@settings(deadline=None)
 def test_columns_that_are_written_read_back_as_the_outputs(batch: dict[str, np.ndarray]) -> None:
     written = format_predict(batch, row_format=False)
     body = written.replace(b'"outputs"', b'"inputs"', 1)

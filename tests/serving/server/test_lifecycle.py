@@ -24,7 +24,7 @@ from tensorflow_serving.apis import prediction_log_pb2
 from serving.__main__ import main
 from storage.directory import ModelDirectory
 from storage.keys import ensure_key_pair
-from tests.conftest import PROJECT
+from tests import forked
 from tests.serving.conftest import Sealed
 from tests.serving.server.certificates import make_certificate
 from tests.serving.server.running import (
@@ -40,8 +40,8 @@ from tests.serving.server.toys import FOR_EVER, f32, i64, save_counter
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
-GOOD = {"distance": f32([1]), "hour": i64([2]), "carrier": strings(b"AA")}
-ROW = {"distance": 1.0, "hour": 2, "carrier": "AA"}
+GOOD = {"distance": f32([1]), "hour": i64([2]), "company": strings(b"AA")}
+ROW = {"distance": 1.0, "hour": 2, "company": "AA"}
 DOCUMENT = {"signature_name": "raw_features", "instances": [ROW]}
 
 
@@ -294,14 +294,10 @@ class TestNoStart:
             }
 
             def run(options: tuple[Any, ...]) -> subprocess.CompletedProcess[str]:
-                return subprocess.run(
-                    command(toys, "--no-verify", *map(str, options)),
-                    cwd=PROJECT,
-                    capture_output=True,
-                    text=True,
-                    timeout=PATIENCE,
-                    check=False,
-                )
+                _, *words = command(toys, "--no-verify", *map(str, options))
+                process = forked.Program(words)
+                said = process.stdout.read(), process.stderr.read()
+                return subprocess.CompletedProcess(words, process.wait(PATIENCE), *said)
 
             with ThreadPoolExecutor(2) as pool:
                 done = dict(zip(tries, pool.map(run, tries.values()), strict=True))

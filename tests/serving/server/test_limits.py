@@ -36,7 +36,7 @@ from tests.serving.server.toys import f32, i64, save_odd, save_versioned
 MB = 2**20
 REQUEST, BUDGET = 4, 128  # MB
 EXHAUSTED = grpc.StatusCode.RESOURCE_EXHAUSTED
-ROW = {"distance": 1.0, "hour": 2, "carrier": "AA"}
+ROW = {"distance": 1.0, "hour": 2, "company": "AA"}
 PREDICT = "/tensorflow.serving.PredictionService/Predict"
 TOKEN = "a-token-of-the-tests"
 
@@ -52,7 +52,7 @@ def limited(toys: Path) -> Iterator[RunningServer]:
 
 def ask(server: RunningServer) -> None:
     """Asks in both protocols what has a good answer."""
-    columns = {"distance": f32([1.0]), "hour": i64([2]), "carrier": strings(b"AA")}
+    columns = {"distance": f32([1.0]), "hour": i64([2]), "company": strings(b"AA")}
     server.predictions.Predict(predict_request("toy", "raw_features", **columns), timeout=30)
     document = {"signature_name": "raw_features", "instances": [ROW]}
     assert server.rest("toy:predict", document).status_code == 200

@@ -16,8 +16,9 @@ import tensorflow as tf
 from serving.server import loading
 from serving.server.loading import load_version
 from serving.server.settings import ServerSettings
-from storage.directory import SAVED_MODEL, ModelDirectory
+from storage.directory import ModelDirectory
 from storage.keys import KeyPair, SignatureError, TrustStore, ensure_key_pair
+from storage.names import SAVED_MODEL
 from storage.signing import sign
 
 

@@ -18,7 +18,7 @@ import logging, os, sys
 import tensorflow
 from serving.server.logs import log_event, start_logging
 start_logging()
-log_event("said", text="late\\u2028\\ud800\\n\\0", number=7, none=None)
+log_event("said", text="delayed\\u2028\\ud800\\n\\0", number=7, none=None)
 logging.getLogger("a.library").warning("a warning of %s", "a library")
 logging.getLogger("a.library").info("not told")
 logging.getLogger("uvicorn.error").warning("not told")
@@ -46,7 +46,7 @@ def test_every_line_is_an_object_and_nothing_goes_to_the_standard_error() -> Non
         check=True,
     )
     said, warning, error, unforeseen = map(json.loads, done.stdout.splitlines())
-    assert said["text"] == "late\u2028\ud800\n\0"
+    assert said["text"] == "delayed\u2028\ud800\n\0"
     assert (said["event"], said["level"], said["number"], said["none"]) == ("said", "info", 7, None)
     assert (warning["event"], warning["level"]) == ("a warning of a library", "warning")
     assert error["event"] == "an error of TensorFlow"

@@ -38,6 +38,7 @@ from serving.server.manager import ModelManager
 from serving.server.metrics import ServerMetrics
 from serving.server.signatures import Signature
 from storage.directory import ModelDirectory
+from storage.versions import ModelVersions
 
 State = get_model_status_pb2.ModelVersionStatus
 
@@ -122,7 +123,7 @@ class Serving:
             lambda key_id: key_id not in self.distrusted,
         )
 
-    def _load(self, directory: ModelDirectory, version: int, given_up: threading.Event) -> Loaded:
+    def _load(self, directory: ModelVersions, version: int, given_up: threading.Event) -> Loaded:
         self.before_load()
         self.loads.append((directory.model_name, version))
         if (key_id := self.signed_with.get(version, "")) in self.distrusted:
@@ -679,7 +680,7 @@ class TestStorage:
                 return found
 
             # The tests may run as root, who can read everything.
-            monkeypatch.setattr(ModelDirectory, "versions", versions)
+            monkeypatch.setattr(ModelVersions, "versions", versions)
 
         return go
 
@@ -744,7 +745,9 @@ class TestStorage:
         serving.look()
         assert serving.loads == []  # Not at each look.
         later = time.monotonic() + 3600
-        monkeypatch.setattr("serving.server.manager.time", SimpleNamespace(monotonic=lambda: later))
+        monkeypatch.setattr(
+            "serving.server.watched_model.time", SimpleNamespace(monotonic=lambda: later)
+        )
         serving.look()
         assert serving.served() == 1
 
@@ -877,7 +880,7 @@ class TestSeveralModels:
             return [1, 2]
 
         # The tests may run as root, who can read everything.
-        monkeypatch.setattr(ModelDirectory, "versions", versions)
+        monkeypatch.setattr(ModelVersions, "versions", versions)
         serving.look()
         assert (serving.served("a"), serving.served("b")) == (1, 2)
 
@@ -995,9 +998,7 @@ class Swaps(RuleBasedStateMachine):
 
 
 def test_in_whatever_order_things_happen_the_newest_that_loads_is_served() -> None:
-    run_state_machine_as_test(
-        Swaps, settings=settings(max_examples=40, stateful_step_count=15, deadline=None)
-    )
+    run_state_machine_as_test(Swaps, settings=settings(max_examples=40, stateful_step_count=15))
 
 
 class SlowSwaps(RuleBasedStateMachine):
@@ -1081,6 +1082,4 @@ class AlwaysSlow(dict[tuple[str, int], SlowLoad]):
 
 
 def test_manager_waits_for_no_load_in_whatever_order_things_happen() -> None:
-    run_state_machine_as_test(
-        SlowSwaps, settings=settings(max_examples=60, stateful_step_count=20, deadline=None)
-    )
+    run_state_machine_as_test(SlowSwaps, settings=settings(max_examples=60, stateful_step_count=20))

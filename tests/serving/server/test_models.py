@@ -22,7 +22,8 @@ from serving.server import batching, inference
 from serving.server.errors import ServingError
 from serving.server.models import SavedModel, TFLiteModel, load_model
 from serving.server.signatures import Signature
-from serving.server.warmup import WARMUP_FILE, warm_up
+from serving.server.warmup import warm_up
+from storage.names import WARMUP_FILE
 from tests.serving.server.running import example_of, predict_request, strings
 from tests.serving.server.toys import (
     FOR_EVER,
@@ -189,7 +190,7 @@ class TestTFLite:
             inputs: dict[str, np.ndarray] = {
                 "distance": np.full(rows, rows, np.float32),
                 "hour": np.zeros(rows, np.int64),
-                "carrier": strings(*[b"AA"] * rows),
+                "company": strings(*[b"AA"] * rows),
             }
             answer = tflite.run("raw_features", inputs, ["probability"], LONG)
             return answer["probability"].ravel().tolist()
@@ -302,7 +303,7 @@ class TestWarmUp:
         prefer_tflite: bool,
     ) -> None:
         (tmp_path / "assets.extra").mkdir()
-        row = {"distance": f32([7]), "hour": i64([3]), "carrier": strings(b"B6")}
+        row = {"distance": f32([7]), "hour": i64([3]), "company": strings(b"B6")}
         self.write(tmp_path, predict_request("toy", "raw_features", **row))
         model = load_model(str(toys / "toy" / "2"), prefer_tflite=prefer_tflite, concurrency=1)
         asked: dict[str, tuple[Mapping[str, np.ndarray], dict[str, np.ndarray]]] = {}

@@ -19,11 +19,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tensorflow.core.example import example_pb2
 
-from serving.server import request_log
+from serving.server import request_log, request_log_file
 from serving.server.metrics import ServerMetrics
-from serving.server.request_log import SUFFIX, RequestLog, RequestLogError, make_records
-from storage.encryption import EncryptionError, Keys, add_key, decrypt, load_keys
-from storage.keys import in_memory
+from serving.server.request_log import RequestLog, RequestLogError
+from serving.server.request_records import make_records
+from storage.encryption import decrypt
+from storage.encryption_keys import EncryptionError, Keys, add_key, load_keys
+from storage.memory import in_memory
+from storage.names import REQUEST_LOG_SUFFIX as SUFFIX
 from tests.serving.conftest import LIVE
 from tests.serving.server.running import (
     PATIENCE,
@@ -38,7 +41,7 @@ from tests.serving.server.toys import f32, i64
 INPUTS = {
     "distance": f32([1.5, np.nan]),
     "hour": i64([7, 0]),
-    "carrier": strings(b"AA", b""),
+    "company": strings(b"AA", b""),
 }
 OUTPUTS = {"probability": f32([[0.25], [0.5]])}
 
@@ -99,42 +102,42 @@ class TestRecords:
         assert first == {
             "distance": [1.5],
             "hour": [7],
-            "carrier": [b"AA"],
+            "company": [b"AA"],
             "prediction.probability": [0.25],
             "request.time": [1_700_000_000_000_000],
             "request.version": [3],
         }
-        assert second.keys() == first.keys() - {"distance", "carrier"}
+        assert second.keys() == first.keys() - {"distance", "company"}
         assert second["hour"] == [0]
 
     def test_serialized_examples_are_logged_as_the_features_that_they_hold(self) -> None:
         examples = strings(
-            example_of(distance=1.5, carrier="AA").SerializeToString(),
+            example_of(distance=1.5, company="AA").SerializeToString(),
             b"",
         )
         first, second = map(values_of, make_records(3, {"examples": examples}, OUTPUTS, 1))
         assert first == {
             "distance": [1.5],
-            "carrier": [b"AA"],
+            "company": [b"AA"],
             "prediction.probability": [0.25],
             "request.time": [1],
             "request.version": [3],
         }
-        assert second.keys() == first.keys() - {"distance", "carrier"}
+        assert second.keys() == first.keys() - {"distance", "company"}
 
     def test_every_dtype_has_its_kind_of_feature(self) -> None:
         outputs = {
             "matrix": np.array([[[1.0, 2], [3, 4]]]),
             "flag": np.array([True]),
             "byte": np.array([255], np.uint8),
-            "label": strings(b"late"),
+            "label": strings(b"delayed"),
             "empty": np.zeros((1, 0), np.float32),
         }
         (record,) = map(values_of, make_records(1, {"x": np.array([-1], np.int8)}, outputs, 1))
         assert record["prediction.matrix"] == [1, 2, 3, 4]
         assert record["prediction.flag"] == [1]
         assert record["prediction.byte"] == [255]
-        assert record["prediction.label"] == [b"late"]
+        assert record["prediction.label"] == [b"delayed"]
         assert record["prediction.empty"] == []
         assert record["x"] == [-1]
 
@@ -170,7 +173,7 @@ class TestRecords:
                 {
                     "distance": st.floats(width=32),
                     "hour": st.integers(-(2**63), 2**63 - 1),
-                    "carrier": st.binary(max_size=5),
+                    "company": st.binary(max_size=5),
                 }
             ),
             min_size=1,
@@ -183,7 +186,7 @@ class TestRecords:
         columns = {
             "distance": f32([row["distance"] for row in sent]),
             "hour": i64([row["hour"] for row in sent]),
-            "carrier": strings(*(row["carrier"] for row in sent)),
+            "company": strings(*(row["company"] for row in sent)),
         }
         there = [{name: v for name, v in row.items() if v == v and v != b""} for row in sent]
         examples = strings(*(example_of(**row).SerializeToString() for row in there))
@@ -331,7 +334,8 @@ class TestEncryption:
         monkeypatch: pytest.MonkeyPatch,
         cut: int,
     ) -> None:
-        monkeypatch.setattr(request_log, "_FLUSH_SECONDS", 0.0)
+        for module in (request_log, request_log_file):
+            monkeypatch.setattr(module, "FLUSH_SECONDS", 0.0)
         log = open_log(load_keys=lambda: KEYS)
         for number in range(5):
             log.offer("toy", number, INPUTS, OUTPUTS)
@@ -417,7 +421,7 @@ class TestTrouble:
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
         may_write = threading.Event()
-        monkeypatch.setattr(request_log._File, "write", lambda *_: may_write.wait())
+        monkeypatch.setattr(request_log_file.LogFile, "write", lambda *_: may_write.wait())
         log = open_log()
         inputs = {"x": np.full([1, 100], b"x" * 100_000, object)}  # 10 MB
         for _ in range(20):
@@ -436,13 +440,13 @@ class TestTrouble:
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
         may_write = threading.Event()
-        write = request_log._File.write
+        write = request_log_file.LogFile.write
 
         def slow(file: Any, records: list[bytes]) -> None:
             may_write.wait()
             write(file, records)
 
-        monkeypatch.setattr(request_log._File, "write", slow)
+        monkeypatch.setattr(request_log_file.LogFile, "write", slow)
         log = open_log()
         for _ in range(request_log._QUEUED_REQUESTS + 100):
             log.offer("toy", 1, INPUTS, OUTPUTS)
@@ -514,7 +518,8 @@ class TestTrouble:
         monkeypatch: pytest.MonkeyPatch,
         keys: Keys | None,
     ) -> None:
-        monkeypatch.setattr(request_log, "_FLUSH_SECONDS", 0.0)
+        for module in (request_log, request_log_file):
+            monkeypatch.setattr(module, "FLUSH_SECONDS", 0.0)
         log = open_log(retry_seconds=0.0, load_keys=lambda: keys)
         log.offer("toy", 1, INPUTS, OUTPUTS)
         until(lambda: rows(metrics, "written") == 2)
@@ -565,7 +570,7 @@ class TestServer:
         options = ("--request-log", str(tmp_path), "--request-log-sampling", "1")
         with running(toys, *options, status=-signal.SIGKILL) as server:
             ask(server)
-            row = {"distance": 1.5, "hour": 7, "carrier": "AA"}
+            row = {"distance": 1.5, "hour": 7, "company": "AA"}
             server.rest("toy:predict", {"signature_name": "raw_features", "instances": [row]})
             server.rest("toy:regress", {"signature_name": "regress", "examples": [row]})
             until(lambda: 'logged_rows_total{model="toy",outcome="written"} 3' in server.metrics())
@@ -577,7 +582,7 @@ class TestServer:
             assert len(found) == 3
             for record in found:
                 assert record["distance"] == [1.5]
-                assert record["carrier"] == [b"AA"]
+                assert record["company"] == [b"AA"]
                 assert record["request.version"] == [LIVE]
             assert found[0]["prediction.probability"] == found[1]["prediction.probability"]
             assert found[0]["prediction.probability"] == found[2]["prediction.outputs"]

@@ -90,7 +90,7 @@ def test_a_tensor_that_is_none_is_refused_by_its_name(text: str, message: str) -
     assert 'input "distance"' in refused.value.message
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(tensors())
 @example(
     text_format.Parse(

@@ -10,16 +10,16 @@ import tensorflow as tf
 
 from components.quantizer.conversion import convert
 
-CARRIERS = {"AA": 0.5, "UA": -1.0, "B6": 2.0}
+COMPANIES = {"AA": 0.5, "UA": -1.0, "B6": 2.0}
 FEATURES = {
     "distance": tf.io.FixedLenFeature([], tf.float32, float("nan")),
     "hour": tf.io.FixedLenFeature([], tf.int64, 0),
-    "carrier": tf.io.FixedLenFeature([], tf.string, ""),
+    "company": tf.io.FixedLenFeature([], tf.string, ""),
 }
 RAW_FEATURES = {
     "distance": tf.TensorSpec([None], tf.float32, "distance"),
     "hour": tf.TensorSpec([None], tf.int64, "hour"),
-    "carrier": tf.TensorSpec([None], tf.string, "carrier"),
+    "company": tf.TensorSpec([None], tf.string, "company"),
 }
 EXAMPLES = [tf.TensorSpec([None], tf.string, "examples")]
 INPUTS = [tf.TensorSpec([None], tf.string, "inputs")]
@@ -43,13 +43,13 @@ class Scorer(tf.Module):
     def __init__(self, bias: float):
         super().__init__()
         self.bias = tf.Variable(bias)
-        self.carriers = tf.lookup.StaticHashTable(
+        self.companies = tf.lookup.StaticHashTable(
             tf.lookup.KeyValueTensorInitializer(
-                list(CARRIERS), tf.range(1, len(CARRIERS) + 1, dtype=tf.int64)
+                list(COMPANIES), tf.range(1, len(COMPANIES) + 1, dtype=tf.int64)
             ),
             0,
         )
-        self.weights = tf.constant([0.0, *CARRIERS.values()])
+        self.weights = tf.constant([0.0, *COMPANIES.values()])
 
     def score(self, features: dict[str, tf.Tensor]) -> tf.Tensor:
         """Probabilities, [batch, 1]; NaN where the distance is absent."""
@@ -57,7 +57,7 @@ class Scorer(tf.Module):
             self.bias
             + 0.001 * features["distance"]
             - 0.1 * tf.cast(features["hour"], tf.float32)
-            + tf.gather(self.weights, self.carriers.lookup(features["carrier"]))
+            + tf.gather(self.weights, self.companies.lookup(features["company"]))
         )
         return tf.sigmoid(logits)[:, tf.newaxis]
 
@@ -72,7 +72,7 @@ class Scorer(tf.Module):
     @tf.function(input_signature=INPUTS)
     def classify(self, inputs: tf.Tensor) -> dict[str, tf.Tensor]:
         score = self.score(tf.io.parse_example(inputs, FEATURES))
-        labels = tf.tile(tf.constant([["on time", "late"]]), [tf.shape(inputs)[0], 1])
+        labels = tf.tile(tf.constant([["on time", "delayed"]]), [tf.shape(inputs)[0], 1])
         return {"classes": labels, "scores": tf.concat([1 - score, score], axis=1)}
 
     @tf.function(input_signature=INPUTS)

@@ -1,0 +1,159 @@
+"""Evaluates models on a split: reading, predictions and metrics, a batch of rows at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import apache_beam as beam
+import numpy as np
+import tensorflow as tf
+import tensorflow_model_analysis as tfma
+from tensorflow_metadata.proto.v0 import schema_pb2
+from tfx_bsl.coders.example_coder import ExamplesToRecordBatchDecoder
+from tfx_bsl.public import tfxio
+
+from components.evaluator import columns
+from components.evaluator.extraction import make_extractors
+from components.evaluator.slices import slice_columns
+from ml.predictors import Predictor, load_predictor
+
+# Rows of a batch. What is computed once a batch costs as much as some hundred rows.
+_BATCH = 16_384
+_PREDICT_STAGE = "ExtractPredictions"
+_FILE = "file"
+
+Models = dict[str, tuple[str, bool]]
+
+
+def with_defaults(config: tfma.EvalConfig, has_baseline: bool) -> tfma.EvalConfig:
+    """Fills in TFMA's defaults; without a baseline, leaves it out with its change thresholds."""
+    filled = tfma.utils.update_eval_config_with_defaults(
+        config, has_baseline=has_baseline, rubber_stamp=True
+    )
+    tfma.utils.verify_eval_config(filled)
+    return filled
+
+
+def evaluate(
+    pipeline: beam.Pipeline,
+    files: list[str],
+    schema: schema_pb2.Schema,
+    config: tfma.EvalConfig,
+    models: Models,
+    output: str,
+) -> None:
+    """Adds to a Beam pipeline the evaluation of models: by columns, if all its metrics allow it.
+
+    Args:
+      pipeline: The pipeline.
+      files: Files of examples, gzipped TFRecords.
+      schema: Their schema.
+      config: What is evaluated, with TFMA's defaults filled in.
+      models: By name in the configuration, the folder of a SavedModel and whether the TFLite model
+        in it is preferred.
+      output: URI of the folder for the evaluation, in TFMA's format.
+    """
+    way = evaluate_by_columns if columns.supports(config) else evaluate_by_rows
+    way(pipeline, files, schema, config, models, output)
+
+
+def evaluate_by_columns(
+    pipeline: beam.Pipeline,
+    files: list[str],
+    schema: schema_pb2.Schema,
+    config: tfma.EvalConfig,
+    models: Models,
+    output: str,
+) -> None:
+    """Evaluates with our accumulators; see `evaluate`."""
+    predict = beam.ParDo(_Predict(models, config, schema))
+    _ = (
+        pipeline
+        | "Files" >> beam.Create([{_FILE: file} for file in files])
+        | "Evaluate"
+        >> tfma.ExtractEvaluateAndWriteResults(
+            eval_shared_model=_shared(models, config),
+            eval_config=config,
+            extractors=[tfma.extractors.Extractor(_PREDICT_STAGE, predict)],
+            evaluators=[columns.make_evaluator(config, run_after=_PREDICT_STAGE)],
+            output_path=output,
+        )
+    )
+
+
+def evaluate_by_rows(
+    pipeline: beam.Pipeline,
+    files: list[str],
+    schema: schema_pb2.Schema,
+    config: tfma.EvalConfig,
+    models: Models,
+    output: str,
+) -> None:
+    """Evaluates with TFMA's own, for whatever metrics; see `evaluate`."""
+    source = tfxio.TFExampleRecord(
+        files,
+        schema=schema,
+        raw_record_column_name=tfma.ARROW_INPUT_COLUMN,
+        telemetry_descriptors=["Evaluator"],
+    )
+    adapter = tfxio.TensorAdapterConfig(source.ArrowSchema(), source.TensorRepresentations())
+    shared = _shared(models, config)
+    _ = (
+        pipeline
+        | "Read" >> source.BeamSource()
+        | "Evaluate"
+        >> tfma.ExtractEvaluateAndWriteResults(
+            eval_shared_model=shared,
+            eval_config=config,
+            extractors=make_extractors(models, shared, config, adapter),
+            output_path=output,
+            tensor_adapter_config=adapter,
+        )
+    )
+
+
+def _shared(models: Models, config: tfma.EvalConfig) -> Any:
+    """The models as TFMA knows them, which it does not load."""
+    shared = [
+        tfma.default_eval_shared_model(uri, model_name=name, eval_config=config)
+        for name, (uri, _) in models.items()
+    ]
+    return shared if len(shared) > 1 else shared[0]
+
+
+class _Predict(beam.DoFn):
+    """Reads a file and adds the predictions of each model, a batch at a time."""
+
+    def __init__(
+        self,
+        models: Models,
+        config: tfma.EvalConfig,
+        schema: schema_pb2.Schema,
+    ):
+        self._models = models
+        needed = slice_columns(config)
+        for spec in config.model_specs:
+            needed |= {spec.label_key, spec.example_weight_key}
+        self._schema = schema_pb2.Schema(feature=[f for f in schema.feature if f.name in needed])
+
+    def setup(self) -> None:
+        """Loads the models."""
+        self._decoder = ExamplesToRecordBatchDecoder(self._schema.SerializeToString())
+        self._predictors: dict[str, Predictor] = {
+            name: load_predictor(uri, prefer_tflite=tflite)
+            for name, (uri, tflite) in self._models.items()
+        }
+
+    def process(self, extracts: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        """Predicts the rows of a file."""
+        records = tf.data.TFRecordDataset(extracts[_FILE], "GZIP").batch(_BATCH)
+        for examples in records.as_numpy_iterator():
+            yield {
+                tfma.INPUT_KEY: examples,
+                columns.COLUMNS: self._decoder.DecodeBatch(examples.tolist()),
+                tfma.PREDICTIONS_KEY: {
+                    name: np.asarray(predictor.predict(examples))
+                    for name, predictor in self._predictors.items()
+                },
+            }

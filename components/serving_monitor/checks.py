@@ -1,0 +1,225 @@
+"""Compares what requests and predictions are like with limits: a `Check` for each comparison."""
+
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import pandas as pd
+import tensorflow_data_validation as tfdv
+from tensorflow_metadata.proto.v0 import anomalies_pb2, schema_pb2
+
+from components.serving_monitor.live import OVERALL, Live
+from components.serving_monitor.predictions import shares_by_bin
+from ml.chance import (
+    divergence_by_chance,
+    drift_by_chance,
+    effective_rows,
+    is_more,
+    jensen_shannon,
+    share_by_chance,
+)
+from ml.comparisons import drifts, read_anomalies
+from ml.relations import Relations
+from ml.requests import CURRENT
+from ml.statistics import Statistics, categories, missing_rates
+
+# What a check compares with.
+SCHEMA = "schema"
+TRAINING = "training"
+BEFORE = "previous period"
+LABELS = "labels"
+_ENVIRONMENT = "SERVING"
+# TFDV counts so many categories of a feature; where there are more, an unknown one may be known.
+_COUNTED_CATEGORIES = 1000
+
+
+@dataclass(frozen=True)
+class Check:
+    """One value that was compared with its limit.
+
+    Attributes:
+      kind: What was measured.
+      subject: Of which feature or slice; "" of all.
+      against: What it was compared with.
+      value: What came out.
+      limit: What is allowed.
+      at_least: Whether the limit is the least that is allowed, not the most.
+      text: A sentence.
+    """
+
+    kind: str
+    subject: str
+    against: str
+    value: float
+    limit: float
+    text: str
+    at_least: bool = False
+
+    @property
+    def alarms(self) -> bool:
+        """Whether the value is beyond the limit; one that is no number is."""
+        inside = self.value >= self.limit if self.at_least else self.value <= self.limit
+        return not inside
+
+    @property
+    def closeness(self) -> float:
+        """The value in units of its limit, from 1 on beyond it."""
+        if self.at_least:
+            return self.limit / self.value if self.value > 0 else math.inf
+        return self.value / self.limit if self.limit > 0 else math.inf
+
+
+def check_schema(now: Statistics, schema: schema_pb2.Schema) -> Iterator[Check]:
+    """Types, presence, ranges and domains; each anomaly of TFDV's is beyond any limit."""
+    plain = schema_pb2.Schema()
+    plain.CopyFrom(schema)
+    for feature in plain.feature:
+        feature.ClearField("drift_comparator")
+        feature.ClearField("skew_comparator")
+    found = tfdv.validate_statistics(now, plain, environment=_ENVIRONMENT)
+    for anomaly in read_anomalies(CURRENT, found, schema):
+        serious = anomaly.severity == anomalies_pb2.AnomalyInfo.ERROR
+        text = f"{anomaly.feature}: {anomaly.type}: {anomaly.description}"
+        yield Check(anomaly.type, anomaly.feature, SCHEMA, float(serious), 0.0, text)
+
+
+def check_skew(now: Statistics, served: Statistics, schema: schema_pb2.Schema) -> Iterator[Check]:
+    """Distances from the training data, as TFDV measures the skew between training and serving."""
+    of_skew = schema_pb2.Schema()
+    of_skew.CopyFrom(schema)
+    for feature in of_skew.feature:
+        if not feature.HasField("skew_comparator") and feature.HasField("drift_comparator"):
+            feature.skew_comparator.CopyFrom(feature.drift_comparator)
+        feature.ClearField("drift_comparator")
+    found = tfdv.validate_statistics(served, of_skew, serving_statistics=now)
+    for name, value, limit in _granted(drifts(found), now, served, of_skew):
+        text = f"{name}: skew {value:.3f} against the training data; {limit:.3g} is allowed"
+        yield Check("skew", name, TRAINING, value, limit, text)
+
+
+def check_drift(now: Statistics, past: Statistics, schema: schema_pb2.Schema) -> Iterator[Check]:
+    """Distances from the previous period, as TFDV measures drift."""
+    of_drift = schema_pb2.Schema()
+    of_drift.CopyFrom(schema)
+    for feature in of_drift.feature:
+        feature.ClearField("skew_comparator")
+    found = tfdv.validate_statistics(
+        now, of_drift, environment=_ENVIRONMENT, previous_statistics=past
+    )
+    for name, value, limit in _granted(drifts(found), now, past, of_drift):
+        text = f"{name}: drift {value:.3f} against the previous period; {limit:.3g} is allowed"
+        yield Check("drift", name, BEFORE, value, limit, text)
+
+
+def _granted(
+    measured: Iterable[tuple[str, float, float]],
+    now: Statistics,
+    past: Statistics,
+    schema: schema_pb2.Schema,
+) -> Iterator[tuple[str, float, float]]:
+    """Drifts with their limits, which are higher by what chance explains."""
+    features = {feature.name: feature for feature in schema.feature}
+    for name, value, limit in measured:
+        chance = drift_by_chance(features[name], value, now, past) if value > limit else 0.0
+        yield name, value, limit + chance
+
+
+def check_missing(
+    now: Statistics, past: Statistics, names: list[str], against: str, limit: float
+) -> Iterator[Check]:
+    """Changes of the shares of rows without a value."""
+    rates, rates_before = missing_rates(now), missing_rates(past)
+    rows = effective_rows(now.datasets[0].num_examples, past.datasets[0].num_examples)
+    for name in names:
+        # What no row has, TFDV has no statistics of.
+        rate, before = rates.get(name, 1.0), rates_before.get(name, 1.0)
+        text = (
+            f"{name}: {rate:.1%} of the rows have no value, {before:.1%} in the {_named(against)}; "
+            f"a change by {limit:.0%} is allowed"
+        )
+        change = abs(rate - before)
+        granted = limit + share_by_chance(rows) if change > limit else limit
+        yield Check("missing", name, against, change, granted, text)
+
+
+def check_unseen(
+    now: Statistics, served: Statistics, names: list[str], limit: float
+) -> Iterator[Check]:
+    """Shares of rows with a category that the training data does not have."""
+    for name in names:
+        values, known = categories(now, name), categories(served, name)
+        if not values or not 0 < len(known) < _COUNTED_CATEGORIES:
+            continue
+        unseen = sorted(values.keys() - known.keys(), key=lambda value: -values[value])
+        count, rows = sum(values[value] for value in unseen), sum(values.values())
+        share = count / rows
+        text = (
+            f"{name}: {share:.1%} of the rows have a value that the training data does not have "
+            f"({', '.join(unseen[:5]) or 'none'}); {limit:.0%} are allowed"
+        )
+        by_chance = share > limit and not is_more(count, rows, limit)
+        yield Check("unseen", name, TRAINING, share, share if by_chance else limit, text)
+
+
+def check_relations(now: pd.DataFrame, past: pd.DataFrame, limit: float) -> Iterator[Check]:
+    """How much worse numeric features follow from the others than they did; see `Relations`."""
+    for name, growth in Relations(past).error_growth(now).items():
+        text = (
+            f"{name}: it follows from the other features with {growth:.1f} times the squared error "
+            f"of the previous period; {limit:g} times is allowed. Are their units the same?"
+        )
+        yield Check("relation", name, BEFORE, growth, limit, text)
+
+
+def check_prediction_drift(now: pd.Series, past: pd.Series, limit: float) -> Iterator[Check]:
+    """The divergence of the predictions from those of the previous period."""
+    shares = shares_by_bin(past)
+    value = float(jensen_shannon(shares_by_bin(now), shares))
+    if value > limit:
+        limit += divergence_by_chance(shares, effective_rows(len(now), len(past)))
+    text = (
+        f"predictions: divergence {value:.3f} from those of the previous period; {limit:.3g} is "
+        "allowed"
+    )
+    yield Check("prediction drift", "", BEFORE, value, limit, text)
+
+
+def check_ratio(
+    kind: str, mean: float, rate: float | None, against: str, limit: float
+) -> Iterator[Check]:
+    """Compares a mean prediction with a label rate, whichever is the higher."""
+    if rate is None:
+        return
+    ratio = max(mean / rate, rate / mean) if rate > 0 and mean > 0 else math.inf
+    text = (
+        f"{kind}: {mean:.3f}, the label rate of the {_named(against)} is {rate:.3f}; {limit:g} "
+        "times higher or lower is allowed"
+    )
+    yield Check(kind, "", against, ratio, limit, text)
+
+
+def check_live(
+    live: list[Live], min_auc: float, min_slice_auc: float, max_calibration: float
+) -> Iterator[Check]:
+    """AUC and calibration by the labels that have arrived."""
+    for measured in live:
+        limit = min_auc if measured.name == OVERALL else min_slice_auc
+        text = (
+            f"{measured.name}: live AUC {measured.auc:.3f} of {measured.rows:,} rows; at least "
+            f"{limit:g} is required, less {3 * measured.deviation:.3f} for chance"
+        )
+        granted = limit - 3 * measured.deviation
+        subject = "" if measured.name == OVERALL else measured.name
+        yield Check("live AUC", subject, LABELS, measured.auc, granted, text, at_least=True)
+        if measured.name == OVERALL:
+            yield from check_ratio(
+                "calibration",
+                measured.mean_prediction,
+                measured.label_rate,
+                LABELS,
+                max_calibration,
+            )
+
+
+def _named(against: str) -> str:
+    return {TRAINING: "training data", LABELS: "labels that have arrived"}.get(against, against)

@@ -1,0 +1,105 @@
+"""Writes the shards of a window as tf.Examples, or takes what an earlier run has kept of them."""
+
+import os
+import zlib
+from collections.abc import Iterator
+
+import apache_beam as beam
+import pyarrow as pa
+import tensorflow as tf
+from tfx_bsl.coders import example_coder
+
+from components.span_example_gen.parquet import open_parquet, seconds_of, unreadable
+from components.span_example_gen.plan import ROWS_PER_SHARD, Shard, within
+from ml import progress
+from ml.artifacts import split_uri
+from ml.example_columns import Columns, to_example_batch
+from storage import spans
+from storage.parquet import ParquetFile
+from storage.span_store import SpanStore
+from storage.tfrecords import open_records, read_records
+
+_KIND = "examples"
+_PART_BYTES = 1 << 20
+
+
+class WriteShard(beam.DoFn):
+    """Reads the row groups of a `Shard` and writes them as one TFRecord file of tf.Examples.
+
+    A shard that a runner tries twice is written twice under one name with the same rows.
+    """
+
+    def __init__(self, data_uri: str, columns: Columns, examples_uri: str, store: SpanStore):
+        self._data_uri = data_uri
+        self._columns = columns
+        self._examples_uri = examples_uri
+        self._store = store
+
+    def process(self, shard: Shard) -> Iterator[None]:
+        """Writes a shard; yields nothing."""
+        folder = split_uri(self._examples_uri, shard.split)
+        tf.io.gfile.makedirs(folder)
+        output = os.path.join(folder, str(shard.name))
+        if self._take_kept(shard, output):
+            did = "as kept"
+        else:
+            self._encode(shard, output)
+            did = f"{shard.rows:,} rows"
+            with tf.io.gfile.GFile(output, "rb") as written:
+                self._store.write(_KIND, shard.name.month, shard.name.key, written.read())
+        progress.report(f"{shard.split} {shard.name.month} file {shard.name.number}: {did}")
+        yield from ()
+
+    def _take_kept(self, shard: Shard, output: str) -> bool:
+        """Writes what is kept of a shard; it may be anything that somebody wrote there."""
+        kept = self._store.read(_KIND, shard.name.month, shard.name.key)
+        if kept is None or not _is_whole(kept):
+            return False
+        with tf.io.gfile.GFile(output, "wb") as out:
+            out.write(kept)
+        return _count_records(output) == shard.rows
+
+    def _encode(self, shard: Shard, output: str) -> None:
+        """Writes the rows of a shard."""
+        files, _ = spans.filesystem(self._data_uri)
+        encoder = example_coder.RecordBatchToExamplesEncoder()
+        with (
+            open_parquet(files, shard.path) as parquet,
+            open_records(output) as out,
+        ):
+            for group in shard.row_groups:
+                for batch in self._read(parquet, shard, group):
+                    for example in encoder.encode(batch):
+                        out.write(example)
+
+    def _read(self, parquet: ParquetFile, shard: Shard, group: int) -> Iterator[pa.RecordBatch]:
+        try:
+            table = parquet.read_row_group(group)
+            seconds = seconds_of(table[self._columns.time])
+            keep = pa.array(within(seconds, shard.after, shard.until))
+            batches = [to_example_batch(b, self._columns) for b in table.filter(keep).to_batches()]
+        except (pa.ArrowException, OSError) as error:
+            raise unreadable(shard.path, group, error) from error
+        yield from batches
+
+
+def _is_whole(gzipped: bytes) -> bool:
+    """Whether nothing of a gzip file is missing or was changed: it ends in a checksum."""
+    stream = zlib.decompressobj(wbits=31)
+    try:
+        rest = gzipped
+        while rest and not stream.eof:  # In parts: what is small may unpack to more than memory.
+            stream.decompress(rest, _PART_BYTES)
+            rest = stream.unconsumed_tail
+    except zlib.error:
+        return False
+    return stream.eof and not stream.unused_data
+
+
+def _count_records(path: str) -> int:
+    """How many records a gzipped TFRecord file has; -1 if it is none."""
+    records = read_records(path).batch(ROWS_PER_SHARD).as_numpy_iterator()
+    try:
+        return sum(map(len, records))
+    except tf.errors.OpError:
+        return -1

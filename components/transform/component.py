@@ -1,0 +1,130 @@
+"""Transform: what TFX's does, with TFT's analysis of each span kept from run to run."""
+
+import json
+import logging
+import os
+import traceback
+
+import apache_beam as beam
+import tensorflow as tf
+import tensorflow_transform as tft
+import tensorflow_transform.beam as tft_beam
+from tensorflow_transform.tf_metadata import dataset_metadata
+from tfx import v1 as tfx
+from tfx_bsl.public import tfxio
+
+from components.transform.files import FILE, read_batches, transform_split
+from components.transform.kept_analyses import KeptAnalyses, code_version
+from ml.artifacts import load_schema, split_files, split_uri
+from ml.custom_config import bind_custom_config
+from ml.parameters import load_function
+from storage.errors import from_worker_traceback
+from storage.span_store import SpanStore
+
+
+@tfx.dsl.components.component(use_beam=True)
+def Transform(
+    examples: tfx.dsl.components.InputArtifact[tfx.types.standard_artifacts.Examples],
+    schema: tfx.dsl.components.InputArtifact[tfx.types.standard_artifacts.Schema],
+    transform_graph: tfx.dsl.components.OutputArtifact[tfx.types.standard_artifacts.TransformGraph],
+    transformed_examples: tfx.dsl.components.OutputArtifact[tfx.types.standard_artifacts.Examples],
+    preprocessing_fn: tfx.dsl.components.Parameter[str],
+    custom_config: tfx.dsl.components.Parameter[str],
+    analyze: tfx.dsl.components.Parameter[str],
+    transform: tfx.dsl.components.Parameter[str],
+    beam_pipeline: tfx.dsl.components.BeamComponentParameter[beam.Pipeline] = None,
+) -> None:
+    """Learns a transformation from some splits by TensorFlow Transform, and applies it to others.
+
+    The stock component keeps the analysis of a whole artifact of examples, and a rolling window is
+    another artifact in each run. Here it is kept for each month of the window, as TFT's own
+    analyzer cache, in the `SpanStore` of the environment; that of a month which an earlier run has
+    analysed is merged as it is.
+
+    Args:
+      examples: Gzipped TFRecords; what is kept goes by the names that SpanExampleGen gives them.
+      schema: Types and tensor representations of the features.
+      transform_graph: Component `outputs` contains: the transformation, as `TFTransformOutput`
+        reads it.
+      transformed_examples: Component `outputs` contains: for each file of each split to transform,
+        one of the same name with its rows in the same order.
+      preprocessing_fn: Import path of the `preprocessing_fn`.
+      custom_config: JSON object that `preprocessing_fn` gets, if it has a parameter of this name.
+      analyze: JSON list of the splits to learn from.
+      transform: JSON list of the splits to apply it to.
+      beam_pipeline: Supplied by TFX.
+
+    Raises:
+      UserError: If there is no such function or split.
+    """
+    user_function = load_function(preprocessing_fn)
+    function = bind_custom_config(user_function, custom_config)
+    learned_from = [f for split in json.loads(analyze) for f in split_files(examples, split)]
+    applied_to = {split: split_files(examples, split) for split in json.loads(transform)}
+    raw = load_schema(schema)
+    source = tfxio.TFExampleBeamRecord("in memory", schema=raw)
+    specs = source.TensorAdapter().OriginalTypeSpecs()
+    to_analyze = source.Project(tft.get_analyze_input_columns(function, specs))
+    version = code_version(user_function, custom_config, raw.SerializeToString(deterministic=True))
+    kept = KeptAnalyses(SpanStore.of_environment(), version, function, specs)
+    temporary = os.path.join(transform_graph.uri, ".temp")
+
+    def compute(beam_pipeline: beam.Pipeline) -> None:
+        with (
+            beam_pipeline as pipeline,
+            # Without the deep copies that the stock component has TFT make of what a second phase
+            # reads: TFT 1.16 makes them in a way that the Beam beside it does not know any more.
+            tft_beam.Context(temp_dir=temporary),
+        ):
+            if kept.store.uri:
+                learned = kept.analyze(pipeline, learned_from, to_analyze)
+            else:
+                rows = read_batches(pipeline, "Analyze", learned_from, to_analyze)
+                dataset = (rows, to_analyze.TensorAdapterConfig())
+                learned = dataset | "Analyze" >> tft_beam.AnalyzeDataset(function)
+            _ = dataset_metadata.DatasetMetadata(
+                raw
+            ) | "Write raw metadata" >> tft_beam.WriteMetadata(
+                os.path.join(transform_graph.uri, tft.TFTransformOutput.RAW_METADATA_DIR), pipeline
+            )
+            _ = learned | "Write graph" >> tft_beam.WriteTransformFn(transform_graph.uri)
+            if applied_to:
+                read = source.Project(tft.get_transform_input_columns(function, specs))
+                with tft_beam.Context(passthrough_keys={FILE}):
+                    for split, files in applied_to.items():
+                        folder = split_uri(transformed_examples.uri, split)
+                        transform_split(pipeline, split, files, read, learned, folder)
+
+    try:
+        try:
+            compute(beam_pipeline)
+        except Exception as error:
+            if not (kept.used and _is_of_worker(error)):
+                raise
+            logging.warning(
+                "It failed with the kept analyses; all is analysed again", exc_info=True
+            )
+            for uri in (transform_graph.uri, transformed_examples.uri):
+                tf.io.gfile.rmtree(uri)
+                tf.io.gfile.makedirs(uri)
+            kept.ignored = True
+            compute(beam.Pipeline(beam_pipeline.runner, beam_pipeline.options))
+    except Exception as error:
+        if user_error := from_worker_traceback(_raised(error)):
+            raise user_error from None
+        raise
+    tf.io.gfile.rmtree(temporary)
+    transformed_examples.split_names = json.dumps(list(applied_to))
+
+
+def _raised(error: Exception) -> str:
+    return "".join(traceback.format_exception_only(error))
+
+
+def _is_of_worker(error: Exception) -> bool:
+    """Whether a Beam worker failed at what nobody can mend, such as accumulators that do not fit.
+
+    Not, for instance, this process, which is to end.
+    """
+    raised = _raised(error)
+    return "[while running" in raised and from_worker_traceback(raised) is None

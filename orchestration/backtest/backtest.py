@@ -1,0 +1,182 @@
+"""Backtests a configuration: a run for each of some past months, as the schedule would have run it.
+
+The runs go, one after the other, into an output directory of their own. What was found is kept
+after each month, so a backtest that was stopped goes on where it was.
+
+Imports neither TFX nor TensorFlow.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from orchestration.backtest.months import DECIDED, Month, State
+from orchestration.local.helper_process import Helper, HelperError
+from orchestration.local.history import RunRecord, list_runs
+from orchestration.local.output_directory import OutputDirectory
+from orchestration.outcome import Outcome
+from storage.errors import UserError
+
+_MEASURE = "orchestration.backtest.measurement.measure"
+_ADVICE = "choose another directory by --output"
+
+
+class ForeignDirectoryError(UserError):
+    """The directory holds something else than this very backtest."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Backtest:
+    """A run for each month, all with the same settings.
+
+    Attributes:
+      name: Distinguishes it from others.
+      directory: Where its runs go.
+      run_keys: Identifies data, configuration and code of each month; oldest first.
+      run_month: Runs the pipeline as of a month.
+      served: Version and run key of what is served now; None if nothing is.
+      baseline: Import path of the baseline, which returns an AUC, and its arguments by month.
+      label: Name of the label.
+      prepare: Called before each month that is to be run; starts the fork server.
+      say: Says what is going on, a line each.
+    """
+
+    name: str
+    directory: OutputDirectory
+    run_keys: Mapping[int, str]
+    run_month: Callable[[int], RunRecord]
+    served: Callable[[], tuple[int, str] | None]
+    baseline: tuple[str, Mapping[int, tuple[Any, ...]]]
+    label: str
+    prepare: Callable[[], None]
+    say: Callable[[str], None]
+
+    def check(self) -> None:
+        """Finds out whether the directory may be used.
+
+        Raises:
+          ForeignDirectoryError: If it holds something else than the beginning of this backtest.
+        """
+        self._read()
+
+    def run(self, known_baselines: dict[tuple[Any, ...], float]) -> list[Month]:
+        """Runs the months, but for those that were run already.
+
+        Args:
+          known_baselines: AUCs of the baseline by its arguments; added to.
+
+        Returns:
+          The months, up to the first one whose run failed.
+
+        Raises:
+          BusyError: If a run is using the directory.
+          ForeignDirectoryError: See `check`.
+          HelperError: If a finished run could not be measured.
+          KeyboardInterrupt: If it was stopped.
+        """
+        with self.directory.locked():
+            state = self._read()
+            state = State({**state.run_keys, **self.run_keys}, state.months)
+            state.write(self.directory.backtest)
+            wanted = list(self.run_keys)
+            for number, month in enumerate(wanted, 1):
+                arguments = self.baseline[1][month]
+                if number > len(state.months):
+                    self.say(f"{self.name}: {month}, {number} of {len(wanted)}")
+                    found = self._backtest(month, state.months, known_baselines.get(arguments))
+                    if not found.is_decided:
+                        return [*state.months, found]
+                    state.months.append(found)
+                    state.write(self.directory.backtest)
+                if (auc := state.months[number - 1].baseline_auc) is not None:
+                    known_baselines[arguments] = auc
+        return state.months[: len(wanted)]
+
+    def _read(self) -> State:
+        root = self.directory.root
+        try:
+            state = State.read(self.directory.backtest)
+        except UserError as error:
+            raise ForeignDirectoryError(f"{error}; {_ADVICE}: {error.__cause__}") from error
+        if state.run_keys and min(state.run_keys) != min(self.run_keys):
+            raise ForeignDirectoryError(
+                f"{root} holds a backtest from {min(state.run_keys)} on, not from "
+                f"{min(self.run_keys)}; {_ADVICE}"
+            )
+        for month, key in self.run_keys.items():
+            if state.run_keys.get(month, key) != key:
+                raise ForeignDirectoryError(
+                    f"{root} holds a backtest with another configuration, code or data (of "
+                    f"{month}); {_ADVICE}"
+                )
+        keys = {*state.run_keys.values(), *self.run_keys.values()}
+        for record in list_runs(self.directory):
+            if record.run_key and record.run_key not in keys:
+                raise ForeignDirectoryError(
+                    f"{root} holds the run {record.run_id}, which is not of this backtest; "
+                    f"{_ADVICE}"
+                )
+        if not state.run_keys and (served := self.served()):
+            raise ForeignDirectoryError(
+                f"{root} serves version {served[0]} before the first month; {_ADVICE}"
+            )
+        return state
+
+    def _backtest(self, month: int, before: list[Month], baseline: float | None) -> Month:
+        self.prepare()
+        logs = self.directory.logs("backtest")
+        logs.mkdir(parents=True, exist_ok=True)
+        log = str(logs / f"{month}.log")
+        helper = None
+        if baseline is None:
+            # The nodes of a run leave much of a second core idle.
+            helper = Helper(self.baseline[0], self.baseline[1][month], log)
+        try:
+            record = self._find_decided(month) or self.run_month(month)
+            if record.outcome == Outcome.INTERRUPTED:
+                raise KeyboardInterrupt
+            found = Month(
+                month=month,
+                run_id=record.run_id,
+                outcome=record.outcome,
+                version=record.version,
+                reasons=record.reasons,
+                seconds=record.duration or 0.0,
+            )
+            if not found.is_decided:
+                return found
+            measured = self._measure(record, before, log)
+            if helper:
+                try:
+                    baseline = helper.result()
+                except HelperError as error:  # What the gate stopped may be of no use to it either.
+                    self.say(f"no baseline for {month}: {error}")
+            return dataclasses.replace(found, baseline_auc=baseline, **measured)
+        finally:
+            if helper:
+                helper.stop()
+
+    def _measure(self, record: RunRecord, before: list[Month], log: str) -> dict[str, Any]:
+        pushed = [month for month in before if month.outcome == Outcome.PUSHED]
+        first = (pushed[0].version, pushed[0].run_id) if pushed else None
+        files = (str(self.directory.metadata), str(self.directory.metadata_lock))
+        measuring = Helper(_MEASURE, (*files, record.run_id, first, self.label), log)
+        try:
+            return dataclasses.asdict(measuring.result())
+        finally:
+            measuring.stop()
+
+    def _find_decided(self, month: int) -> RunRecord | None:
+        """The record of a run of the month that came to a decision before the backtest was stopped.
+
+        A run that was killed right after its push left a record that does not know of it.
+        """
+        key = self.run_keys[month]
+        records = [r for r in list_runs(self.directory) if r.run_key == key]
+        decided = [r for r in records if r.outcome in DECIDED]
+        served = self.served()
+        if not decided and records and served and served[1] == key:
+            return dataclasses.replace(records[0], outcome=Outcome.PUSHED, version=served[0])
+        return decided[0] if decided else None

@@ -1,0 +1,79 @@
+"""What backtests found, as a table, a conclusion and a CSV file."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from rich.table import Table
+from rich.text import Text
+
+from orchestration.backtest.months import AUCS, Month, mean_aucs
+from orchestration.local.output_directory import write_whole
+from orchestration.outcome import Outcome
+
+
+def make_table(backtests: Mapping[str, Sequence[Month]]) -> Table:
+    """A row for each month of each backtest, and the means over months that have all AUCs."""
+    table = Table(title="AUC on each month", title_justify="left", box=None, pad_edge=False)
+    several = len(backtests) > 1
+    if several:
+        table.add_column("settings", no_wrap=True)
+    table.add_column("month", no_wrap=True)
+    for label in AUCS.values():
+        table.add_column(label, justify="right")
+    table.add_column("drift nearest its limit", overflow="fold")
+    table.add_column("decision", overflow="fold")
+    for name, months in backtests.items():
+        first = [name] if several else []
+        for row in months:
+            values = (_show(getattr(row, key)) for key in AUCS)
+            style = "" if row.outcome == Outcome.PUSHED else "yellow"
+            texts = (_show_drift(row.drift), Text(row.decision, style))
+            table.add_row(*first, str(row.month), *values, *texts)
+        means = mean_aucs(months)
+        if means:
+            values = (_show(means[key]) for key in AUCS)
+            table.add_row(*first, "mean", *values, style="bold", end_section=True)
+    return table
+
+
+def conclusion(backtests: Mapping[str, Sequence[Month]]) -> list[str]:
+    """What retraining was worth, a line for each backtest that served more than one version."""
+    lines = []
+    for name, months in backtests.items():
+        means = mean_aucs(months)
+        if means and len({m.served_version for m in months} - {None}) > 1:
+            gain = means["served_auc"] - means["first_auc"]
+            prefix = f"{name}: " if len(backtests) > 1 else ""
+            lines.append(
+                f"{prefix}the served model, retrained each month, had an AUC of "
+                f"{means['served_auc']:.4f}, the first one would have had "
+                f"{means['first_auc']:.4f}: retraining was worth {gain:+.4f}."
+            )
+    return lines
+
+
+def write_csv(backtests: Mapping[str, Sequence[Month]], path: Path) -> None:
+    """Writes a line for each month of each backtest."""
+    text = io.StringIO()
+    names = [f.name for f in dataclasses.fields(Month) if f.name not in ("reasons", "drift")]
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["settings", *names, "drift_feature", "drift", "drift_limit", "reasons"])
+    for name, months in backtests.items():
+        for row in months:
+            values = [getattr(row, key) for key in names]
+            drift = row.drift or ("", "", "")
+            writer.writerow([name, *values, *drift, "; ".join(row.reasons)])
+    write_whole(path, text.getvalue())
+
+
+def _show(auc: float | None) -> str:
+    return "-" if auc is None else f"{auc:.4f}"
+
+
+def _show_drift(drift: tuple[str, float, float] | None) -> str:
+    return "-" if drift is None else f"{drift[0]} {drift[1]:.2g} of {drift[2]:g}"

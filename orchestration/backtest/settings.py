@@ -1,0 +1,143 @@
+"""Makes backtests from settings, and runs them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+
+from rich.console import Console
+from rich.text import Text
+
+from orchestration.backtest import report
+from orchestration.backtest.backtest import Backtest
+from orchestration.local.history import RunRecord
+from orchestration.local.nodes import begin
+from orchestration.local.output_directory import OutputDirectory
+from orchestration.local.provenance import known_provenance
+from orchestration.local.run import run_locked
+from orchestration.local.situation import prepare
+from orchestration.outcome import Outcome
+from pipeline.config import load_config
+from pipeline.model import Model
+from storage.directory import ModelDirectory
+from terminal.tables import print_table
+
+
+def make_backtests(
+    directory: OutputDirectory,
+    config_path: str | None,
+    settings: Sequence[str],
+    variants: Iterable[str],
+    months: Sequence[int],
+    console: Console,
+) -> list[Backtest]:
+    """Makes a backtest with some settings, and one more for each variant of them.
+
+    Args:
+      directory: Where the first one's runs go; those of others go to folders in it.
+      config_path: Configuration file.
+      settings: Settings over it.
+      variants: Further settings over these, see `parse_variant`.
+      months: The months, oldest first.
+      console: Where to show what they do.
+
+    Raises:
+      UserError: If a configuration, the data of a month or a directory cannot be used.
+      ValueError: If a variant is not of its form, or its name is taken.
+    """
+    backtests = [_make("base", directory, config_path, settings, months, console)]
+    for variant in variants:
+        name, changes = parse_variant(variant)
+        if name in {backtest.name for backtest in backtests}:
+            raise ValueError(f"--compare {variant!r}: the name {name!r} is taken")
+        folder = OutputDirectory(directory.root / "compare" / name)
+        backtests.append(_make(name, folder, config_path, [*settings, *changes], months, console))
+    for backtest in backtests:
+        backtest.check()
+    return backtests
+
+
+def parse_variant(text: str) -> tuple[str, list[str]]:
+    """Reads `NAME:KEY=VALUE[,KEY=VALUE]...`; a comma inside a list does not end a value.
+
+    Returns:
+      The name, and the settings.
+
+    Raises:
+      ValueError: If it is not of that form.
+
+    Examples:
+      >>> parse_variant("short:data.window=3,training.epochs=8")
+      ('short', ['data.window=3', 'training.epochs=8'])
+    """
+    name, _, settings = text.partition(":")
+    if not re.fullmatch(r"[A-Za-z0-9][\w.-]*", name) or "=" not in settings:
+        raise ValueError(
+            f"{text!r}: NAME:KEY=VALUE[,KEY=VALUE] is expected, as in few:data.window=2"
+        )
+    return name, re.split(r",(?=[\w.]+=)", settings)
+
+
+def _make(
+    name: str,
+    directory: OutputDirectory,
+    config_path: str | None,
+    settings: Sequence[str],
+    months: Sequence[int],
+    console: Console,
+) -> Backtest:
+    configs = {m: load_config(config_path, [*settings, f"data.as_of={m}"]) for m in months}
+    model = Model.load(configs[months[0]])
+    data = {month: config.data for month, config in configs.items()}
+
+    def run_month(month: int) -> RunRecord:
+        return run_locked(configs[month], directory, console)
+
+    def served() -> tuple[int, str] | None:
+        models = ModelDirectory(str(directory.serving), configs[months[0]].model_name)
+        version = models.served()
+        if not version:
+            return None
+        return version, str(known_provenance(models, version).get("run_key", ""))
+
+    return Backtest(
+        name=name,
+        directory=directory,
+        run_keys={m: prepare(configs[m], directory).situation.run_key for m in months},
+        run_month=run_month,
+        served=served,
+        baseline=(
+            model.reference,
+            {m: (each.uri, each.as_of, each.window, model.label) for m, each in data.items()},
+        ),
+        label=model.label,
+        prepare=lambda: begin(directory.logs("backtest"), console, "backtest.log"),
+        say=lambda text: console.print(Text(f"\n{text}", "bold")),
+    )
+
+
+def run_backtests(
+    backtests: Sequence[Backtest], directory: OutputDirectory, console: Console
+) -> Outcome:
+    """Runs backtests, and shows and writes what they found.
+
+    Returns:
+      FAILED if a run did not come to a decision.
+
+    Raises:
+      UserError: See `Backtest.run`.
+    """
+    baselines: dict[tuple[object, ...], float] = {}
+    found = {backtest.name: backtest.run(baselines) for backtest in backtests}
+    from orchestration.backtest.plot import draw
+
+    table, plot = directory.root / "backtest.csv", directory.root / "backtest.png"
+    report.write_csv(found, table)
+    draw(found, plot)
+    console.print()
+    print_table(report.make_table(found), console)
+    for line in report.conclusion(found):
+        console.print(Text(line), soft_wrap=True)
+    console.print(Text(f"Written to {table} and {plot}"), soft_wrap=True)
+    decided = all(month.is_decided for months in found.values() for month in months)
+    return Outcome.DECIDED if decided else Outcome.FAILED

@@ -1,0 +1,84 @@
+"""The command `backtest`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from orchestration.commands.options import (
+    config_options,
+    epilog,
+    output_option,
+    settings_of,
+    together,
+    usage_errors,
+    window_option,
+)
+from orchestration.outcome import Outcome
+
+_MONTH = click.IntRange(190001, 299912)
+_EPILOG = epilog(
+    [
+        "python local_runner.py backtest --from 201306 --to 201312",
+        "python local_runner.py backtest --from 201306 --to 201312 --window 3",
+        "python local_runner.py backtest --from 201306 --to 201312 --compare "
+        "slow:training.learning_rate=1e-4",
+    ],
+    Outcome.DECIDED,
+    (Outcome.FAILED, "a run failed"),
+    Outcome.BUSY,
+    (Outcome.INTERRUPTED, f"{Outcome.INTERRUPTED.meaning}; the same command goes on from there"),
+)
+
+
+@click.command(epilog=_EPILOG)
+@together(
+    click.option(
+        "--from", "first", type=_MONTH, required=True, metavar="YYYYMM", help="First month."
+    ),
+    click.option("--to", "last", type=_MONTH, required=True, metavar="YYYYMM", help="Last month."),
+    window_option,
+    output_option("output/backtest"),
+    config_options,
+)
+@click.option(
+    "--compare",
+    "variants",
+    multiple=True,
+    metavar="NAME:KEY=VALUE[,KEY=VALUE]",
+    help="Backtest also with these settings over the others. May be given again.",
+)
+def backtest(
+    first: int,
+    last: int,
+    window: int | None,
+    output: Path,
+    config_path: str | None,
+    settings: tuple[str, ...],
+    variants: tuple[str, ...],
+) -> None:
+    """Runs past months as the schedule would have, and says what retraining was worth.
+
+    Each month is a run that is evaluated on it; what it pushes is served on the next month. The
+    result, a table and a plot, goes to the output directory as backtest.csv and backtest.png.
+    """
+    from orchestration.backtest.settings import make_backtests, run_backtests
+    from orchestration.commands.ending import finish
+    from orchestration.local.output_directory import OutputDirectory
+    from storage.spans import months_between
+    from terminal.tables import open_console
+
+    months = months_between(first, last)
+    if not months:
+        raise click.UsageError(f"--from {first} comes after --to {last}")
+    given = settings_of(None, window, settings)
+    console = open_console()
+    directory = OutputDirectory(output.resolve())
+    with usage_errors():
+        backtests = make_backtests(directory, config_path, given, variants, months, console)
+    finish(
+        console,
+        lambda: run_backtests(backtests, directory, console),
+        stopped="Stopped. The same command goes on from there.",
+    )

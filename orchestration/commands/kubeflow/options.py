@@ -1,0 +1,146 @@
+"""Options that the commands of Kubeflow share, and how their errors are shown."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from orchestration.commands.options import config_options, read_config, together, usage_errors
+
+if TYPE_CHECKING:
+    from orchestration.kubeflow.client import KubeflowPipelines
+    from orchestration.kubeflow.package import Package, Value
+
+pipeline_option = click.option(
+    "--pipeline",
+    type=click.Choice(["training", "monitoring"]),
+    default="training",
+    show_default=True,
+    help="Which pipeline to compile.",
+)
+package_options = together(
+    config_options,
+    click.option(
+        "--package",
+        "package_path",
+        type=click.Path(exists=True, dir_okay=False, path_type=Path),
+        help="A package that `compile` wrote, with its values. Default: compile again.",
+    ),
+    click.option(
+        "--param",
+        "parameters",
+        multiple=True,
+        metavar="NAME=VALUE",
+        help="Value of a parameter; over the configuration.",
+    ),
+    pipeline_option,
+    click.option("--pipeline-name", help="Pipeline on the server. Default: as in the package."),
+    click.option("--experiment", default="Default", show_default=True, help="Made if missing."),
+    click.option(
+        "--service-account",
+        help="Kubernetes account that tasks run as. Default: kubeflow.service_account.",
+    ),
+    click.option("--no-cache", is_flag=True, help="Run every task, even if nothing is new."),
+)
+connection_options = together(
+    click.option("--host", help="Address. Default: KF_PIPELINES_ENDPOINT, or the cluster."),
+    click.option(
+        "--namespace", help="Namespace, if there are several. Default: that of the context."
+    ),
+    click.option(
+        "--token-file",
+        type=click.Path(exists=True, dir_okay=False),
+        help="Bearer token. Default: KF_PIPELINES_TOKEN, or the pod's.",
+    ),
+    click.option(
+        "--ca-file",
+        type=click.Path(exists=True, dir_okay=False),
+        help="Certificates to trust, PEM, for https.",
+    ),
+    click.option(
+        "--timeout",
+        type=click.FloatRange(min=0.01),
+        default=30.0,
+        show_default=True,
+        help="Longest time for a response, in seconds.",
+    ),
+)
+
+
+def connect(options: Mapping[str, Any]) -> KubeflowPipelines:
+    """The deployment that `connection_options` name."""
+    from orchestration.kubeflow.client import KubeflowPipelines
+
+    names = ("host", "namespace", "token_file", "ca_file", "timeout")
+    return KubeflowPipelines(**{name: options[name] for name in names})
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a run or a schedule runs.
+
+    Attributes:
+      package: The compiled pipeline.
+      values: Values of all its parameters.
+      service_account: Kubernetes account of its tasks; None for the server's default.
+    """
+
+    package: Package
+    values: dict[str, Value]
+    service_account: str | None
+
+
+def read_job(options: Mapping[str, Any]) -> Job:
+    """What `package_options` name.
+
+    Raises:
+      click.UsageError: If options exclude each other, or a value is not allowed.
+      UserError: If the package cannot be made or read.
+    """
+    caching = False if options["no_cache"] else None
+    parameters: tuple[str, ...] = options["parameters"]
+    if options["package_path"] is None:
+        return _compiled(options, parameters, caching)
+    if options["config_path"] or options["settings"]:
+        raise click.UsageError("--package excludes --config and --set: it has its values; --param.")
+    from orchestration.kubeflow.package import read_package
+
+    package = read_package(options["package_path"], caching)
+    if not all("=" in parameter for parameter in parameters):
+        raise click.UsageError("--param: NAME=VALUE is expected.")
+    pairs = dict(parameter.partition("=")[::2] for parameter in parameters)
+    with usage_errors():
+        values = package.complete(package.parse(pairs))
+    return Job(package, values, options["service_account"])
+
+
+def _compiled(options: Mapping[str, Any], parameters: tuple[str, ...], caching: bool | None) -> Job:
+    from orchestration.kubeflow.compilation import compile_config, run_parameters
+    from pipeline.layers import ConfigError
+
+    config_path, settings = options["config_path"], options["settings"]
+    config = read_config(config_path, settings)
+    text = compile_config(config, options["pipeline"])
+    try:
+        values = run_parameters(config_path, settings, parameters, options["pipeline"])
+    except ConfigError as error:
+        raise click.UsageError(str(error)) from error
+    # Here, since compiling has silenced what TFX's libraries say of each other.
+    from orchestration.kubeflow.package import read_package
+
+    account = options["service_account"] or config.kubeflow.service_account or None
+    return Job(read_package(text.encode(), caching), values, account)
+
+
+def after(text: str) -> str:
+    """A reason, as it follows what it is the reason of.
+
+    Examples:
+      >>> after("out of memory"), after("")
+      (': out of memory', '')
+    """
+    return f": {text}" if text else ""

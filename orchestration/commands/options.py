@@ -1,0 +1,147 @@
+"""Options, help texts and errors that commands share."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+
+import click
+
+from orchestration.outcome import USAGE_STATUS, Outcome
+from storage.errors import UserError
+
+if TYPE_CHECKING:
+    from pipeline.config import Config
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+config_option = click.option(
+    "--config", "config_path", metavar="FILE.toml", help="Configuration file."
+)
+set_option = click.option(
+    "--set", "settings", multiple=True, metavar="KEY=VALUE", help="One setting; over the file."
+)
+window_option = click.option("--window", type=int, help="Months before it to train on. Default: 6.")
+
+
+def output_option(default: str = "output") -> Callable[[Command], Command]:
+    """The option `--output`: the output directory."""
+    return click.option(
+        "--output",
+        type=click.Path(file_okay=False, path_type=Path),
+        default=Path(default),
+        show_default=True,
+        help="Directory for artifacts, metadata, logs and the Serving directory.",
+    )
+
+
+def together(*options: Callable[[Command], Command]) -> Callable[[Command], Command]:
+    """One decorator of several; `--help` shows the options in this order."""
+
+    def decorate(command: Command) -> Command:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return decorate
+
+
+config_options = together(config_option, set_option)
+# What a run does.
+run_options = together(
+    click.option("--as-of", type=int, help="Month to evaluate on, YYYYMM. Default: the newest."),
+    window_option,
+    output_option(),
+    config_options,
+)
+
+
+def settings_of(as_of: int | None, window: int | None, settings: Iterable[str]) -> list[str]:
+    """All settings of a command line in the form of `--set`.
+
+    Examples:
+      >>> settings_of(201309, None, ["training.epochs=3"])
+      ['training.epochs=3', 'data.as_of=201309']
+    """
+    flags = {"data.as_of": as_of, "data.window": window}
+    return [*settings, *(f"{key}={value}" for key, value in flags.items() if value is not None)]
+
+
+def read_config(config_path: str | None, settings: Iterable[str]) -> Config:
+    """Loads the configuration; one that is not allowed is wrong usage."""
+    from pipeline.config import load_config
+
+    with usage_errors():
+        return load_config(config_path, settings)
+
+
+@contextmanager
+def usage_errors() -> Iterator[None]:
+    """Reports what a person gave wrong as wrong usage, with status 2."""
+    try:
+        yield
+    except (UserError, ValueError) as error:
+        raise click.UsageError(str(error)) from error
+
+
+@contextmanager
+def click_errors() -> Iterator[None]:
+    """Shows what went wrong as click does, behind `Error:`, with the status of a failure."""
+    try:
+        yield
+    except UserError as error:
+        raise click.ClickException(str(error)) from error
+
+
+@contextmanager
+def failures() -> Iterator[None]:
+    """Shows what went wrong without a traceback, and exits with the status of a failure."""
+    try:
+        yield
+    except UserError as error:
+        fail(str(error))
+
+
+def fail(message: str) -> NoReturn:
+    """Shows what went wrong, and exits with the status of a failure."""
+    click.echo(message, err=True)
+    sys.exit(Outcome.FAILED.exit_status)
+
+
+def epilog(
+    examples: Iterable[str],
+    *outcomes: Outcome | tuple[Outcome, str],
+    heading: str = "Exit status",
+) -> str:
+    r"""The end of a command's help: examples, and what its exit statuses mean.
+
+    Args:
+      examples: Command lines.
+      outcomes: How the command can end, each with its meaning where that is not the usual one.
+      heading: Stands above the exit statuses.
+
+    Examples:
+      >>> text = epilog(["python local_runner.py clean"], (Outcome.FAILED, "no"), Outcome.BUSY)
+      >>> print(text.replace("\b", ""))
+      <BLANKLINE>
+      Examples:
+        python local_runner.py clean
+      <BLANKLINE>
+      <BLANKLINE>
+      Exit status:
+        1    no
+        2    wrong usage or configuration
+        75   another run is using the output directory
+    """
+    meanings: dict[int, list[str]] = {USAGE_STATUS: ["wrong usage or configuration"]}
+    for one in outcomes:
+        outcome, meaning = one if isinstance(one, tuple) else (one, one.meaning)
+        meanings.setdefault(outcome.exit_status, []).append(meaning)
+    statuses = [
+        f"  {status:<4} {', or '.join(texts)}" for status, texts in sorted(meanings.items())
+    ]
+    shown = ["\b", "Examples:", *(f"  {line}" for line in examples)]
+    return "\n".join([*shown, "", "\b", f"{heading}:", *statuses] if outcomes else shown)

@@ -1,0 +1,73 @@
+"""Where data, keys and the Serving directory are, as the tasks of a run see them."""
+
+from __future__ import annotations
+
+import posixpath
+
+from pipeline.config import Config
+from pipeline.kubeflow_config import KubeflowConfig
+from storage.errors import UserError
+from storage.keys import is_file, public_key_of
+
+
+def data_uri(config: Config) -> str:
+    """The directory of the monthly spans."""
+    return on_volume("data.uri", config.data.uri, config.kubeflow)
+
+
+def serving_dir(config: Config) -> str:
+    """The Serving directory."""
+    return on_volume("kubeflow.serving_dir", config.kubeflow.serving_dir, config.kubeflow)
+
+
+def on_volume(key: str, path: str, kubeflow: KubeflowConfig) -> str:
+    """A path as tasks see it: a relative one is on the volume.
+
+    Raises:
+      UserError: If it is relative, and there is no volume.
+
+    Examples:
+      >>> on_volume("data.uri", "data", KubeflowConfig(volume_claim="flightdeck"))
+      '/mnt/flightdeck/data'
+    """
+    if "://" in path or path.startswith("/"):
+        return path
+    if not kubeflow.volume_claim:
+        raise UserError(
+            f"{key} = {path!r}: without kubeflow.volume_claim, gs://..., s3://... or an absolute "
+            "path is expected"
+        )
+    return posixpath.join(kubeflow.mount_path, path)
+
+
+def signing_key(config: Config) -> str:
+    """The private key as the Pusher's task finds it; "" where signing is turned off."""
+    if not config.serving.sign or not is_file(config.serving.signing_key):
+        return config.serving.signing_key if config.serving.sign else ""
+    if not config.serving.signing_key and not config.kubeflow.volume_claim:
+        raise UserError(
+            "serving.sign = true needs a private key that the Pusher's task can read: set "
+            "kubeflow.volume_claim or serving.signing_key, or turn signing off by "
+            "serving.sign=false"
+        )
+    return on_volume(
+        "serving.signing_key", config.serving.signing_key or "keys/signing.key", config.kubeflow
+    )
+
+
+def encryption_keys(config: Config) -> str:
+    """Path of the file of keys as tasks see it; "" for the environment (`kubeflow.secret_env`)."""
+    keys = config.serving.encryption_keys
+    return on_volume("serving.encryption_keys", keys, config.kubeflow) if keys else ""
+
+
+def public_keys(config: Config) -> list[str]:
+    """Where the keys are that ServedModel verifies with; none where signing is turned off."""
+    if not config.serving.sign:
+        return []
+    key = config.serving.signing_key
+    own = public_key_of(key) if key and is_file(key) else "keys"
+    return [
+        on_volume("serving.public_keys", path, config.kubeflow)
+        for path in config.serving.public_keys or (own,)
+    ]

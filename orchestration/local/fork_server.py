@@ -1,0 +1,71 @@
+"""The server that node processes are forked from, with the libraries imported that they need."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import tempfile
+from multiprocessing import util
+from pathlib import Path
+
+from storage.errors import SurroundingsError
+
+# Imported once, in the server that node processes are forked from. The server itself only imports:
+# a process that has started TensorFlow's threads cannot be forked safely.
+PRELOAD = [
+    "tfx.v1",
+    "tensorflow",
+    "tf_keras",
+    "tensorflow_model_analysis",
+    "tensorflow_model_optimization",
+    "sklearn.metrics",
+    "orchestration.local.tfx_internals",
+]
+
+# Of 107 bytes of a socket's path, `multiprocessing` adds 31.
+_LONGEST_SOCKET_FOLDER = 70
+
+
+def start_fork_server(log_path: Path) -> None:
+    """Starts importing the libraries that node processes need, in the background.
+
+    Args:
+      log_path: File that takes what the libraries print while they are imported.
+    """
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(PRELOAD)
+    from multiprocessing import forkserver
+
+    _place_sockets()
+    log = os.open(log_path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    kept = [os.dup(1), os.dup(2)]
+    try:
+        os.dup2(log, 1)
+        os.dup2(log, 2)
+        forkserver.ensure_running()
+    finally:
+        for descriptor, copy in zip((1, 2), kept, strict=True):
+            os.dup2(copy, descriptor)
+            os.close(copy)
+        os.close(log)
+
+
+def _place_sockets() -> None:
+    """Chooses a folder for the sockets of `multiprocessing`, whose paths must be short.
+
+    Raises:
+      UserError: If there is none.
+    """
+    kept = tempfile.tempdir
+    try:
+        for folder in (tempfile.gettempdir(), "/tmp", "/var/tmp", "/dev/shm"):
+            if len(os.fsencode(folder)) <= _LONGEST_SOCKET_FOLDER and os.access(folder, os.W_OK):
+                tempfile.tempdir = folder
+                util.get_temp_dir()  # Makes a folder there, and remembers it.
+                return
+    finally:
+        tempfile.tempdir = kept
+    raise SurroundingsError(
+        f"TMPDIR is {tempfile.gettempdir()}, which is too long for sockets, and /tmp cannot be "
+        f"written: set TMPDIR to a path of at most {_LONGEST_SOCKET_FOLDER} bytes"
+    )

@@ -1,0 +1,190 @@
+"""A run of the pipeline on this machine, with the record that it leaves."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+import traceback
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from rich.console import Console
+from rich.text import Text
+
+from orchestration.local import cleaning, history
+from orchestration.local.display import show_error, show_log
+from orchestration.local.history import RunRecord
+from orchestration.local.keys import encryption_keys, public_keys, signing_key
+from orchestration.local.node_process import NodeResult
+from orchestration.local.nodes import begin, error_lines, run_nodes, show_failures
+from orchestration.local.output_directory import OutputDirectory
+from orchestration.local.provenance import pushed_files
+from orchestration.local.situation import Prepared, prepare
+from orchestration.outcome import Outcome
+from pipeline.config import Config
+from storage.directory import ModelDirectory
+from storage.errors import BlockingAnomalies, UserError, lasts
+from storage.span_store import STORE_VARIABLE
+
+
+def run(
+    config: Config,
+    directory: OutputDirectory,
+    console: Console,
+    *,
+    run_id: str | None = None,
+    use_cache: bool = True,
+) -> Outcome:
+    """Runs the pipeline in an output directory of its own, and cleans up after it.
+
+    Args:
+      config: The configuration.
+      directory: The output directory.
+      console: Where to show the run.
+      run_id: Names the run; None for the time.
+      use_cache: Whether what is there already is taken from there.
+
+    Returns:
+      How it ended.
+
+    Raises:
+      BusyError: If another run uses the directory.
+      UserError: If the directory cannot be used.
+    """
+    with directory.locked():
+        record = run_locked(config, directory, console, run_id=run_id, use_cache=use_cache)
+        if directory.logs(record.run_id).exists():  # Else nothing was new.
+            cleaning.clean_after_run(directory, config.keep_runs)
+    return record.outcome
+
+
+def run_locked(
+    config: Config,
+    directory: OutputDirectory,
+    console: Console,
+    *,
+    run_id: str | None = None,
+    use_cache: bool = True,
+) -> RunRecord:
+    """As `run`, for a caller who holds the lock of the directory; cleans nothing.
+
+    Returns:
+      The record, which is written unless nothing is new.
+    """
+    began = time.monotonic()
+    record = RunRecord(run_id or directory.new_run_id(), started=history.now())
+    try:
+        prepared = prepare(config, directory)
+        situation = prepared.situation
+        if use_cache and situation.is_served:
+            console.print(situation.nothing_new, soft_wrap=True)
+            return dataclasses.replace(record, outcome=Outcome.NOTHING_NEW)
+        record = dataclasses.replace(
+            record,
+            months=situation.months,
+            run_key=situation.run_key,
+            log=str(directory.logs(record.run_id) / "runner.log"),
+        )
+        record.write(directory)
+        results = _run_pipeline(prepared, directory, console, record.run_id, use_cache)
+        record = _conclude(record, results, directory, console)
+    except UserError as error:
+        show_error(console, str(error))
+        record = _failed(record, str(error).splitlines(), lasting=lasts(error))
+    except KeyboardInterrupt:
+        console.print("Stopped. The next run resumes from the nodes that are complete.")
+        record = dataclasses.replace(record, outcome=Outcome.INTERRUPTED)
+    except Exception:
+        # Output is in the log by now, so a traceback would not be seen: say where it is.
+        traceback.print_exc()
+        reason = f"The run failed: {traceback.format_exc().splitlines()[-1]}"
+        show_error(console, reason)
+        if record.log:
+            show_log(console, Path(record.log))
+        record = _failed(record, [reason])
+    try:
+        seconds = round(time.monotonic() - began, 1)
+        record = dataclasses.replace(record, ended=history.now(), seconds=seconds)
+        record.write(directory)
+    except OSError as error:  # What was done is done.
+        show_error(console, f"the record of the run cannot be written: {error}")
+    return record
+
+
+def _failed(record: RunRecord, reasons: Iterable[str], *, lasting: bool = False) -> RunRecord:
+    return dataclasses.replace(
+        record, outcome=Outcome.FAILED, reasons=tuple(reasons), lasting=lasting
+    )
+
+
+def _run_pipeline(
+    prepared: Prepared, directory: OutputDirectory, console: Console, run_id: str, use_cache: bool
+) -> dict[str, NodeResult]:
+    config, situation = prepared.config, prepared.situation
+    # First: a key that cannot be used would be found out last.
+    keys = {
+        "signing_key": signing_key(config, directory),
+        "encryption_keys": encryption_keys(config),
+    }
+    begin(directory.logs(run_id), console)
+    from pipeline.pipeline import create_pipeline
+
+    pipeline = create_pipeline(
+        config,
+        pipeline_root=str(directory.artifacts),
+        serving_dir=str(directory.serving),
+        fingerprint=prepared.window.fingerprint,
+        served_version=situation.served or 0,
+        run_key=situation.run_key,
+        public_keys=public_keys(config, directory),
+        metadata_path=str(directory.metadata),
+        enable_cache=use_cache,
+        **keys,
+    )
+    environment = {STORE_VARIABLE: str(directory.spans) if use_cache else ""}
+    return run_nodes(
+        pipeline, config, directory, run_id, console, prepared.code_version, environment
+    )
+
+
+def _conclude(
+    record: RunRecord,
+    results: Mapping[str, NodeResult],
+    directory: OutputDirectory,
+    console: Console,
+) -> RunRecord:
+    """Shows how a run ended, and returns its record with that."""
+    console.print()
+    failed = show_failures(results, directory, record.run_id, console)
+    if failed:
+        stopped = all(result.error == BlockingAnomalies.__name__ for result in failed.values())
+        return dataclasses.replace(
+            record,
+            outcome=Outcome.STOPPED_BY_GATE if stopped else Outcome.FAILED,
+            reasons=tuple(
+                line for node, result in failed.items() for line in error_lines(node, result)
+            ),
+            log=str(directory.node_log(record.run_id, next(iter(failed)))),
+            lasting=any(result.lasting for result in failed.values()),
+        )
+    reasons: list[str] = []
+    for node_id, result in results.items():
+        if result.facts.blessed is False:
+            lines = [f"{node_id}: the model is not blessed:", *result.summary.details]
+            reasons += lines
+            show_error(console, "\n  ".join(lines))
+    if reasons:
+        return dataclasses.replace(record, outcome=Outcome.NOT_BLESSED, reasons=tuple(reasons))
+    pushed = results["Pusher"].facts
+    if pushed.version:
+        console.print(
+            Text(f"Pushed version {pushed.version} to {pushed.destination}"), soft_wrap=True
+        )
+        folder = Path(pushed.destination).parent
+        files = pushed_files(ModelDirectory(str(folder.parent), folder.name), pushed.version)
+        return dataclasses.replace(
+            record, outcome=Outcome.PUSHED, version=pushed.version, files=files
+        )
+    console.print("Nothing new was pushed.")
+    reasons = [f"not pushed: {pushed.reason}"]
+    return dataclasses.replace(record, outcome=Outcome.NOTHING_NEW, reasons=tuple(reasons))

@@ -1,0 +1,178 @@
+"""Layers of settings, each over those before it: read, checked, merged, and refused by source."""
+
+from __future__ import annotations
+
+import codecs
+import dataclasses
+import difflib
+import functools
+import json
+import tomllib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
+
+from pydantic import TypeAdapter, ValidationError
+
+from storage.errors import UserError
+
+_T = TypeVar("_T")
+# Kept, because annotations that are texts take long to evaluate.
+_hints: Callable[[Any], dict[str, Any]] = functools.cache(get_type_hints)
+
+
+class ConfigError(UserError):
+    """A configuration key that does not exist, or a value that is not allowed."""
+
+
+@dataclass(frozen=True)
+class Layer:
+    """Settings from one source.
+
+    Attributes:
+      source: A file, or "--set".
+      values: The values by name; those of a table in a dictionary.
+    """
+
+    source: str
+    values: Mapping[str, Any]
+
+
+def read_toml(path: str) -> Layer:
+    """Reads a TOML file.
+
+    Raises:
+      ConfigError: If it cannot be read, or is not TOML in UTF-8.
+    """
+    try:
+        content = Path(path).read_bytes()
+        if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+            raise ValueError("it is UTF-16: save it as UTF-8")
+        # Some editors begin a file with a byte order mark.
+        return Layer(path, tomllib.loads(content.decode("utf-8-sig")))
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise ConfigError(
+            f"configuration file {path}: line {line} is not UTF-8: save it as UTF-8"
+        ) from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise ConfigError(f"configuration file {path}: {error}") from error
+
+
+def parse_setting(setting: str) -> Layer:
+    """Reads one setting of the command line.
+
+    Example:
+      >>> parse_setting("training.epochs=3").values
+      {'training': {'epochs': '3'}}
+
+    Raises:
+      ConfigError: If it is not `key=value`, or a list is not JSON.
+    """
+    key, equals, text = (part.strip() for part in setting.partition("="))
+    if not equals:
+        raise ConfigError(f"--set {setting!r}: expected key=value, as in training.epochs=3")
+    value: Any = _parse_list(key, text) if text.startswith("[") else text
+    for name in reversed(key.split(".")):
+        value = {name: value}
+    return Layer("--set", value)
+
+
+def _parse_list(key: str, text: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"{key} = {text!r}: not a JSON list: {error}") from error
+
+
+def merge(kind: type[_T], layers: Sequence[Layer]) -> _T:
+    """Makes a configuration of layers, the last over the others.
+
+    Args:
+      kind: Frozen pydantic dataclass, whose own defaults are below all layers.
+      layers: The layers.
+
+    Raises:
+      ConfigError: For each value that is not allowed: the key, the value, what is allowed, and the
+        source.
+    """
+    # Tables without a default are there, so that what is missing in them is named.
+    hints = _hints(kind)
+    values: dict[str, Any] = {n: {} for n in hints if dataclasses.is_dataclass(hints[n])}
+    sources: dict[str, str] = {}
+    for layer in layers:
+        _check_keys(layer.values, kind, kind, layer.source)
+        _put(values, sources, layer)
+    try:
+        return TypeAdapter(kind).validate_python(values)
+    except ValidationError as error:
+        refusals = [_explain(e, sources, layers[0].source) for e in error.errors()]
+        raise ConfigError("; ".join(refusals)) from error
+
+
+def list_keys(kind: Any, prefix: str = "") -> list[str]:
+    """All dotted keys of a configuration; <name> stands for one that is free to choose."""
+    if get_origin(kind) is dict:
+        return list_keys(get_args(kind)[1], f"{prefix}.<name>")
+    if not dataclasses.is_dataclass(kind):
+        return [prefix]
+    dot = "." if prefix else ""
+    hints = _hints(kind)
+    return [key for name in hints for key in list_keys(hints[name], f"{prefix}{dot}{name}")]
+
+
+def _check_keys(
+    values: Mapping[str, Any], kind: Any, root: type, source: str, prefix: str = ""
+) -> None:
+    """Refuses keys that do not exist, and values where tables are expected or the reverse."""
+    hints = _hints(kind) if dataclasses.is_dataclass(kind) else {}
+    for name, value in values.items():
+        key = prefix + name
+        hint = hints.get(name) if hints else get_args(kind)[1]
+        if hint is None:
+            known = list_keys(root)
+            near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+            guess = f"did you mean {near[0]}? " if near else ""
+            raise ConfigError(
+                f"{key}: no such key; {guess}the keys are {', '.join(known)} ({source})"
+            )
+        if dataclasses.is_dataclass(hint) or get_origin(hint) is dict:
+            if not isinstance(value, Mapping):
+                raise ConfigError(
+                    f"{key} = {value!r}: a table is expected, as in {key}.name=value ({source})"
+                )
+            _check_keys(value, hint, root, source, f"{key}.")
+        elif isinstance(value, Mapping):
+            inner = next(iter(value), "<name>")
+            raise ConfigError(f"{key}.{inner}: {key} is not a table ({source})")
+        elif isinstance(value, bool) and hint is not bool:  # pydantic takes it for 0 or 1.
+            raise ConfigError(f"{key} = {value!r}: true and false are not allowed here ({source})")
+        elif any("\0" in str(v) for v in (value if isinstance(value, list) else [value])):
+            # Neither a path nor an argument may have it.
+            raise ConfigError(f"{key} = {value!r}: no value has a NUL character ({source})")
+
+
+def _put(values: dict[str, Any], sources: dict[str, str], layer: Layer, prefix: str = "") -> None:
+    """Puts the values of a layer over others, and notes by key where they are from."""
+    for name, value in layer.values.items():
+        key = prefix + name
+        sources[key] = layer.source
+        if isinstance(value, Mapping):
+            inner = values.setdefault(name, {})
+            _put(inner, sources, Layer(layer.source, value), f"{key}.")
+        else:
+            values[name] = value
+
+
+def _explain(error: Mapping[str, Any], sources: Mapping[str, str], model: str) -> str:
+    """One line on a value that pydantic refuses."""
+    parts = [str(part) for part in error["loc"]]
+    key = ".".join(parts)
+    if error["type"] == "missing":
+        return f"{key}: a value is missing; {model} must say it"
+    tables = (".".join(parts[:end]) for end in range(len(parts), 0, -1))
+    source = next((sources[table] for table in tables if table in sources), "the engine's default")
+    given = error["input"]
+    shown = f" = {given!r}" if not isinstance(given, Mapping) else ""
+    return f"{key}{shown}: {error['msg'].removeprefix('Value error, ')} ({source})"

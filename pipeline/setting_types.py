@@ -1,0 +1,100 @@
+"""Types of settings: what a value may be, in words that a person can act on."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field
+
+from pipeline import quantities
+
+# How the dataclasses of the configuration are checked.
+CHECKED = ConfigDict(extra="forbid", validate_default=True)
+
+_T = TypeVar("_T")
+# Marks a field that a run on Kubeflow may set to another value; see `pipeline.parameters`.
+RUN_PARAMETER = "run parameter"
+RunParameter = Annotated[_T, RUN_PARAMETER]
+
+
+def _check_month(month: int) -> int:
+    if month and not (190001 <= month <= 299912 and 1 <= month % 100 <= 12):
+        raise ValueError("a month YYYYMM is expected, or 0 for the newest")
+    return month
+
+
+def _check_switch(value: Any) -> Any:
+    if not isinstance(value, bool) and value not in ("true", "false"):
+        raise ValueError("true or false is expected")
+    return value
+
+
+def _check_secret_place(place: str) -> str:
+    if place.startswith("fd:"):
+        raise ValueError("a node has no descriptors of the runner: env:NAME or a file is expected")
+    return place
+
+
+def match(pattern: str, expected: str) -> AfterValidator:
+    """Checks that a text is empty, or matches a pattern as a whole."""
+
+    def check(text: str) -> str:
+        if text and not re.fullmatch(pattern, text):
+            raise ValueError(f"{expected} is expected, or nothing")
+        return text
+
+    return AfterValidator(check)
+
+
+# `true` or `false`, in TOML and on the command line; no other word, and no number.
+Switch = Annotated[bool, BeforeValidator(_check_switch)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Count = Annotated[int, Field(ge=0)]
+Positive = Annotated[int, Field(ge=1)]
+Epochs = Annotated[int, Field(ge=1, le=1000)]
+LearningRate = Annotated[float, Field(gt=0, le=1)]
+Limit = Annotated[float, Field(ge=0)]
+Growth = Annotated[float, Field(gt=1)]
+Minutes = Annotated[float, Field(ge=0, le=60 * 24 * 365)]
+Month = Annotated[int, AfterValidator(_check_month)]
+Text = Annotated[str, Field(min_length=1)]
+Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
+Mode = Literal["none", "float16", "dynamic_range", "int8", "qat", "pqat"]
+FileMode = Literal["0600", "0640", "0644", "0660", "0664"]
+SecretPlace = Annotated[str, AfterValidator(_check_secret_place)]
+
+_DNS_NAME = r"[a-z0-9]([a-z0-9.-]*[a-z0-9])?"
+Cpu = Annotated[str, AfterValidator(quantities.check_cpu)]
+Memory = Annotated[str, AfterValidator(quantities.check_memory)]
+LabelKey = Annotated[
+    str,
+    Field(min_length=1, max_length=317),
+    match(
+        rf"({_DNS_NAME}/)?[A-Za-z0-9]([A-Za-z0-9_.-]*[A-Za-z0-9])?",
+        'a key such as "example.com/team"',
+    ),
+]
+LabelValue = Annotated[
+    str,
+    Field(max_length=63),
+    match(r"[A-Za-z0-9]([A-Za-z0-9_.-]*[A-Za-z0-9])?", "letters, digits, '-', '_' and '.'"),
+]
+Accelerator = Annotated[
+    str, match(rf"{_DNS_NAME}/[A-Za-z0-9][\w.-]*", 'a resource such as "nvidia.com/gpu"')
+]
+Image = Annotated[
+    str, match(r"[^\s@]+@sha256:[0-9a-f]{64}", "an image by digest, name@sha256:...,")
+]
+ServiceAccount = Annotated[str, match(_DNS_NAME, "the name of a ServiceAccount")]
+VolumeClaim = Annotated[str, match(_DNS_NAME, "the name of a PersistentVolumeClaim")]
+MountPath = Annotated[str, Field(min_length=2), match(r"/\S+", "an absolute path")]
+BucketUri = Annotated[
+    str,
+    match(
+        r"(gs|s3|minio)://[^\s/*?[\\]+(/[^\s*?[\\]*)?",
+        "gs://..., s3://... or minio://... (without * ? [ \\)",
+    ),
+]
+EnvName = Annotated[str, match(r"[A-Za-z_]\w*", "the name of an environment variable")]
+SecretKey = Annotated[str, Field(pattern=rf"^{_DNS_NAME}/[\w.-]+$")]

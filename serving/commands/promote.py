@@ -1,0 +1,33 @@
+"""The command `promote`."""
+
+from __future__ import annotations
+
+import click
+
+from serving.commands.options import find_directory, model_option, refusals, split_versions
+
+
+@click.command()
+@click.argument("arguments", nargs=-1, metavar="[SERVING_DIR] [VERSION]")
+@model_option
+def promote(arguments: tuple[str, ...], model: str | None) -> None:
+    """Brings back a version that was rolled back.
+
+    It is the newest of those unless one is given, and live again only if there is no newer version.
+
+    \b
+    Examples:
+      python -m serving promote
+      python -m serving promote 1795434497
+      python -m serving promote /data/serving_model --model my_model
+    """
+    serving_dir, chosen = split_versions(arguments, at_most=1)
+    with refusals():
+        change = find_directory(serving_dir, model).promote(*chosen)
+    if change.version == change.served:
+        click.echo(f"Promoted version {change.version}; it is live now.")
+    else:
+        click.echo(
+            f"Promoted version {change.version}; live is still version {change.served}, which is "
+            "newer: roll that back to have the older one live."
+        )

@@ -1,0 +1,38 @@
+"""Names of files and signatures that the pipeline writes and that model servers look for."""
+
+from __future__ import annotations
+
+# What a version holds, below its folder; the names are those of TensorFlow Serving.
+SAVED_MODEL = "saved_model.pb"
+TFLITE_MODEL = "model.tflite"
+WARMUP_FILE = "assets.extra/tf_serving_warmup_requests"
+
+# The signature that a server takes where a request names none.
+DEFAULT_SIGNATURE = "serving_default"
+
+# The signature that takes the raw features, one tensor each.
+RAW_SIGNATURE = "raw_features"
+
+# What a signature of a SavedModel is for.
+PREDICT_METHOD = "tensorflow/serving/predict"
+
+# The folder beside the versions of a model, and what it holds of each version.
+PROVENANCE = ".flightdeck"
+PROVENANCE_FILE = "provenance.json"
+TRAINING_STATISTICS = "training_statistics.pb"
+SIGNATURE_FILE = "model.sig"
+# Says which version was signed and when; it is signed with the version.
+STATEMENT_FILE = "signed.json"
+
+# What it holds of the model.
+LABELS_FILE = "labels.json"
+WITHDRAWN_FILE = "withdrawn"
+ROLLED_BACK = "rolled_back"
+LOCK_FILE = "lock"
+
+# The request log: a folder for each model, and in a row what the server adds to the features.
+# A file that is still being written, or was when its server died, has another ending.
+REQUEST_LOG_SUFFIX = ".tfrecord.gz"
+PREDICTION_PREFIX = "prediction."
+TIME_FEATURE = "request.time"
+VERSION_FEATURE = "request.version"

@@ -1,0 +1,24 @@
+"""TFRecord files of examples: one way to compress, write and read them.
+
+The files that servers write and read (request logs, warm-up requests) have forms of their own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import tensorflow as tf
+
+_COMPRESSION = "GZIP"
+# Level 1, since each file is written once and read a few times by the nodes of one run.
+_OPTIONS = tf.io.TFRecordOptions(compression_type=_COMPRESSION, compression_level=1)
+
+
+def open_records(path: str) -> tf.io.TFRecordWriter:
+    """Opens a file to write records to; its block ends the file."""
+    return tf.io.TFRecordWriter(path, _OPTIONS)
+
+
+def read_records(paths: str | Sequence[str]) -> tf.data.TFRecordDataset:
+    """The records of files, one after the other."""
+    return tf.data.TFRecordDataset(paths, _COMPRESSION)

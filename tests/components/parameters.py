@@ -1,0 +1,80 @@
+"""Parameters of components that a test does not care about: the configuration's defaults."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from typing import Any
+
+from pipeline.config import (
+    CompressionConfig,
+    EvaluationConfig,
+    GateConfig,
+    PruningConfig,
+    QuantizationConfig,
+    ServingConfig,
+    TrainingConfig,
+)
+
+_GATE, _SERVING, _TRAINING = GateConfig(schema="-"), ServingConfig(), TrainingConfig()
+_FIT = {
+    "custom_config": "{}",
+    "weight_key": "",
+    "loss": "binary_crossentropy",
+    "batch_size": _TRAINING.batch_size,
+    "seed": _TRAINING.seed,
+}
+
+
+def _parameters(table: Any, *without: str) -> dict[str, Any]:
+    return {
+        name: json.dumps(value) if isinstance(value, tuple) else value
+        for name, value in asdict(table).items()
+        if name not in without
+    }
+
+
+DEFAULTS: dict[str, dict[str, Any]] = {
+    "SpanExampleGen": {"as_of": 0, "window": 6, "eval_days": 7, "fingerprint": ""},
+    "DataGate": {
+        "environment": "TRAINING",
+        "features": "[]",
+        "label": "",
+        **_parameters(_GATE, "schema"),
+    },
+    "Transform": {
+        "custom_config": "{}",
+        "analyze": '["train"]',
+        "transform": '["train", "eval"]',
+    },
+    "Pruner": _FIT | _parameters(PruningConfig()),
+    "Quantizer": _FIT
+    | _parameters(QuantizationConfig())
+    | {"signature": "raw_features", "max_auc_loss": EvaluationConfig().max_auc_loss},
+    "CompressionEvaluator": {
+        "split": "test",
+        "confidence": 0.0,
+        **_parameters(CompressionConfig(), "max_auc_loss", "max_slice_auc_loss"),
+    },
+    "ServingValidator": {
+        "split": "test",
+        **{
+            name: getattr(_SERVING, name)
+            for name in (
+                *("rows", "tolerance", "max_p50_ms", "max_p99_ms", "max_startup_seconds"),
+                *("max_memory_mb", "timeout_seconds", "warmup_rows"),
+            )
+        },
+    },
+    "Pusher": {
+        "run_key": "",
+        "signing_key": "",
+        "signing_password": "",
+        "encrypt": False,
+        "encryption_keys": "",
+        "file_mode": "0644",
+        "keep_versions": 0,
+    },
+    "ServedModel": {"version": 0, "public_keys": "[]", "encryption_keys": ""},
+    "RequestExampleGen": {"data_uri": "", "label": "", "encryption_keys": ""},
+}

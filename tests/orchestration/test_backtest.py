@@ -1,0 +1,339 @@
+"""Tests of backtests, with runs that do as they are told."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from orchestration.backtest import backtest as backtest_module
+from orchestration.backtest.backtest import Backtest, ForeignDirectoryError
+from orchestration.backtest.months import Month
+from orchestration.backtest.plot import draw
+from orchestration.backtest.report import conclusion, make_table, write_csv
+from orchestration.backtest.settings import parse_variant
+from orchestration.local.helper_process import Helper, HelperError
+from orchestration.local.history import RunRecord
+from orchestration.local.output_directory import BusyError, OutputDirectory
+from orchestration.outcome import Outcome
+
+KEYS = {201302: "k2", 201303: "k3", 201304: "k4"}
+
+
+@dataclass
+class World:
+    """Runs that do as they are told, and what is served."""
+
+    directory: OutputDirectory
+    outcomes: dict[int, str] = field(default_factory=dict)
+    serving: tuple[int, str] | None = None
+    ran: list[int] = field(default_factory=list)
+    said: list[str] = field(default_factory=list)
+
+    def backtest(self, keys: dict[int, str] = KEYS, name: str = "base") -> Backtest:
+        notes = str(self.directory.root.parent / "baselines")
+        return Backtest(
+            name=name,
+            directory=self.directory,
+            run_keys=keys,
+            run_month=lambda month: self.run(month, keys[month]),
+            served=lambda: self.serving,
+            baseline=("toy_measurement.reference", {month: (notes, month) for month in keys}),
+            label="delayed",
+            prepare=lambda: None,
+            say=self.said.append,
+        )
+
+    def run(self, month: int, key: str) -> RunRecord:
+        self.ran.append(month)
+        root, run_id = self.directory.root, f"run-{month}-{len(self.ran)}"
+        (root / f"served-{run_id}").write_text(str(self.serving[0] if self.serving else 0))
+        outcome = self.outcomes.get(month, "pushed")
+        facts: dict[str, Any] = {"started": "2026-01-01T00:00:00+00:00", "run_key": key}
+        if outcome == "pushed":
+            self.serving = (month % 100, key)
+            facts["version"] = month % 100
+        elif outcome == "killed after its push":
+            self.serving = (month % 100, key)
+            RunRecord(run_id, **facts).write(self.directory)
+            raise KeyboardInterrupt
+        else:
+            facts["reasons"] = ("first reason", "second reason")
+            (root / f"stopped-{run_id}").touch()
+        record = RunRecord(
+            run_id, ended="2026-01-01T00:01:30+00:00", outcome=Outcome(outcome), **facts
+        )
+        record.write(self.directory)
+        return record
+
+    def measured(self) -> list[str]:
+        return (self.directory.root / "measured").read_text().splitlines()
+
+
+@pytest.fixture
+def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
+    monkeypatch.setattr(backtest_module, "_MEASURE", "toy_measurement.measure")
+    return World(OutputDirectory(tmp_path / "output"))
+
+
+def test_each_month_meets_what_the_one_before_it_pushed(world: World) -> None:
+    months = world.backtest().run({})
+    assert world.ran == list(KEYS)
+    assert [(m.month, m.outcome, m.version, m.served_version) for m in months] == [
+        (201302, "pushed", 2, None),
+        (201303, "pushed", 3, 2),
+        (201304, "pushed", 4, 3),
+    ]
+    assert [m.served_auc for m in months] == [None, 0.62, 0.63]
+    # The first version, had it never been replaced.
+    assert [m.first_auc for m in months] == [None, 0.62, 0.62]
+    assert [m.baseline_auc for m in months] == pytest.approx([0.2, 0.3, 0.4])
+    assert [m.drift for m in months] == [None, ("size", 0.25, 0.5), ("size", 0.25, 0.5)]
+    assert [m.seconds for m in months] == [90, 90, 90]
+    assert world.said == ["base: 201302, 1 of 3", "base: 201303, 2 of 3", "base: 201304, 3 of 3"]
+
+
+def test_what_is_not_pushed_is_not_served_and_the_months_go_on(world: World) -> None:
+    world.outcomes = {201302: "not blessed", 201304: "stopped by the gate"}
+    months = world.backtest().run({})
+    assert [m.served_version for m in months] == [None, None, 3]
+    assert [m.first_auc for m in months] == [None, None, 0.63]
+    assert [m.served_auc for m in months] == [None, None, 0.63]
+    assert months[2].new_auc is None
+    assert months[2].decision == "stopped by the gate\nfirst reason\nsecond reason"
+    assert months[1].decision == "pushed version 3"
+
+
+def test_what_was_backtested_is_taken_and_not_run_again(world: World) -> None:
+    first = world.backtest().run({})
+    assert world.backtest().run({}) == first
+    assert world.ran == list(KEYS)
+    assert world.measured() == [
+        "run-201302-1 delayed",
+        "run-201303-2 delayed",
+        "run-201304-3 delayed",
+    ]
+
+
+def test_a_backtest_that_was_stopped_goes_on_where_it_was(world: World) -> None:
+    world.outcomes = {201303: "interrupted"}
+    with pytest.raises(KeyboardInterrupt):
+        world.backtest().run({})
+    world.outcomes = {}
+    months = world.backtest().run({})
+    assert world.ran == [201302, 201303, 201303, 201304]
+    assert [m.run_id for m in months] == ["run-201302-1", "run-201303-3", "run-201304-4"]
+
+
+def test_a_run_that_ended_before_the_backtest_was_killed_is_not_run_again(world: World) -> None:
+    with world.directory.locked():
+        world.run(201302, "k2")
+    (world.directory.root / "backtest.json").write_text('{"run_keys": {"201302": "k2"}}')
+    world.backtest().run({})
+    assert world.ran == list(KEYS)
+
+
+def test_a_run_that_was_killed_after_its_push_counts_as_pushed(world: World) -> None:
+    world.outcomes = {201303: "killed after its push"}
+    with pytest.raises(KeyboardInterrupt):
+        world.backtest().run({})
+    months = world.backtest().run({})
+    assert world.ran == list(KEYS)
+    assert (months[1].outcome, months[1].version) == ("pushed", 3)
+    assert months[2].served_version == 3
+
+
+def test_a_run_that_failed_ends_the_backtest_and_is_tried_again(world: World) -> None:
+    world.outcomes = {201303: "failed"}
+    months = world.backtest().run({})
+    assert [m.outcome for m in months] == ["pushed", "failed"]
+    assert not months[1].is_decided
+    world.outcomes = {}
+    months = world.backtest().run({})
+    assert [m.outcome for m in months] == ["pushed", "pushed", "pushed"]
+    assert world.ran == [201302, 201303, 201303, 201304]
+
+
+def test_later_months_may_be_added_and_fewer_be_asked_for(world: World) -> None:
+    few = {month: KEYS[month] for month in (201302, 201303)}
+    assert len(world.backtest(few).run({})) == 2
+    whole = world.backtest().run({})
+    assert world.ran == list(KEYS)
+    assert world.backtest(few).run({}) == whole[:2]
+    assert world.backtest().run({}) == whole
+
+
+def test_a_baseline_that_is_known_is_not_computed_again(world: World, tmp_path: Path) -> None:
+    known: dict[tuple[Any, ...], float] = {}
+    base = world.backtest().run(known)
+    other = World(OutputDirectory(tmp_path / "output" / "compare" / "other"))
+    keys = {month: f"other {key}" for month, key in KEYS.items()}
+    months = other.backtest(keys, "other").run(known)
+    assert [m.baseline_auc for m in months] == [m.baseline_auc for m in base]
+    notes = (tmp_path / "baselines").read_text().split()
+    assert notes == ["201302", "201303", "201304"]
+
+
+def test_a_baseline_that_fails_is_told_and_does_not_end_the_backtest(world: World) -> None:
+    backtest = world.backtest()
+    backtest = replace(backtest, baseline=("toy_measurement.fail", dict.fromkeys(KEYS, ("no",))))
+    months = backtest.run({})
+    assert [m.outcome for m in months] == ["pushed"] * 3
+    assert [m.baseline_auc for m in months] == [None] * 3
+    assert "no baseline for 201303: toy_measurement.fail: ValueError: no" in world.said[3]
+
+
+def backtested(world: World) -> None:
+    world.backtest().run({})
+
+
+def ran_otherwise(world: World) -> None:
+    with world.directory.locked():
+        world.run(201302, "another key")
+
+
+def served(world: World) -> None:
+    world.serving = (7, "")
+
+
+def damaged(world: World) -> None:
+    world.directory.root.mkdir()
+    (world.directory.root / "backtest.json").write_text("{")
+
+
+@pytest.mark.parametrize(
+    ("before", "keys", "message"),
+    [
+        (
+            backtested,
+            {**KEYS, 201303: "k"},
+            r"with another configuration, code or data \(of 201303\)",
+        ),
+        (backtested, {201303: "k3", 201304: "k4"}, "a backtest from 201302 on, not from 201303"),
+        (ran_otherwise, KEYS, "the run run-201302-1, which is not of this backtest"),
+        (served, KEYS, "serves version 7 before the first month"),
+        (damaged, KEYS, "backtest.json cannot be read"),
+    ],
+)
+def test_a_directory_of_something_else_is_refused(
+    world: World, before: Callable[[World], None], keys: dict[int, str], message: str
+) -> None:
+    before(world)
+    ran = list(world.ran)
+    with pytest.raises(ForeignDirectoryError, match=f"{message}.*choose another directory by --o"):
+        world.backtest(keys).check()
+    assert world.ran == ran
+
+
+def test_a_directory_in_use_is_left_alone(world: World) -> None:
+    with world.directory.locked(), pytest.raises(BusyError):
+        world.backtest().run({})
+    assert world.ran == []
+
+
+def aucs(month: Month, new: float, served: float, first: float, baseline: float) -> Month:
+    return replace(month, new_auc=new, served_auc=served, first_auc=first, baseline_auc=baseline)
+
+
+MONTHS = [
+    Month(201306, "r6", Outcome.PUSHED, 11, new_auc=0.75, baseline_auc=0.77, seconds=90),
+    aucs(
+        Month(
+            *(201307, "r7", Outcome.NOT_BLESSED, None, ("Evaluator: too low",)),
+            served_version=11,
+            drift=("precip", 0.45, 0.9),
+        ),
+        *(0.61, 0.70, 0.70, 0.72),
+    ),
+    Month(201308, "r8", Outcome.STOPPED_BY_GATE, None, ("DataGate: [delayed] is 7",), 30.0),
+    aucs(
+        Month(201309, "r9", Outcome.PUSHED, 12, served_version=11, drift=("seats", 0.1, 0.2)),
+        *(0.69, 0.68, 0.66, 0.7),
+    ),
+]
+
+
+def rows(backtests: dict[str, list[Month]]) -> list[list[str]]:
+    console = Console(file=io.StringIO(), width=200)
+    console.print(make_table(backtests))
+    lines = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
+    return [line.split() for line in lines if line.strip()]
+
+
+def test_the_table_shows_all_months_and_the_means_of_those_with_all_values() -> None:
+    _, _, *shown = (" ".join(row) for row in rows({"base": MONTHS}))
+    assert shown == [
+        "201306 0.7500 - - 0.7700 - pushed version 11",
+        "201307 0.6100 0.7000 0.7000 0.7200 precip 0.45 of 0.9 not blessed",
+        "Evaluator: too low",
+        "201308 - - - - - stopped by the gate",
+        "DataGate: [delayed] is 7",
+        "201309 0.6900 0.6800 0.6600 0.7000 seats 0.1 of 0.2 pushed version 12",
+        "mean 0.6500 0.6900 0.6800 0.7100",
+    ]
+
+
+def test_several_backtests_are_told_apart_in_one_table() -> None:
+    _, heading, *shown = rows({"base": MONTHS, "warm": MONTHS[:1]})
+    assert heading[0] == "settings"
+    assert [row[0] for row in shown if row[0] in ("base", "warm")] == ["base"] * 5 + ["warm"]
+
+
+def test_the_conclusion_is_what_retraining_was_worth() -> None:
+    last = aucs(Month(201310, "r10", Outcome.PUSHED, 13, served_version=12), 0.7, 0.7, 0.65, 0.7)
+    (line,) = conclusion({"base": [*MONTHS, last]})
+    assert "an AUC of 0.6933" in line
+    assert "would have had 0.6700: retraining was worth +0.0233." in line
+    # Nothing can be said where the first version was all that ever served.
+    assert conclusion({"base": MONTHS}) == []
+
+
+def test_the_csv_holds_a_line_for_each_month_of_each_backtest(tmp_path: Path) -> None:
+    write_csv({"base": MONTHS, "warm": MONTHS[:1]}, tmp_path / "backtest.csv")
+    lines = list(csv.DictReader((tmp_path / "backtest.csv").open()))
+    assert [line["settings"] for line in lines] == ["base"] * 4 + ["warm"]
+    assert [line["month"] for line in lines[:4]] == ["201306", "201307", "201308", "201309"]
+    assert lines[1]["new_auc"] == "0.61"
+    assert lines[0]["served_auc"] == ""
+    assert (lines[1]["drift_feature"], lines[1]["drift_limit"]) == ("precip", "0.9")
+    assert lines[2]["reasons"] == "DataGate: [delayed] is 7"
+
+
+@pytest.mark.parametrize("backtests", [{"base": MONTHS}, {"base": MONTHS, "warm": MONTHS[:2]}])
+def test_the_plot_is_drawn_whatever_is_missing(
+    backtests: dict[str, list[Month]], tmp_path: Path
+) -> None:
+    draw(backtests, tmp_path / "backtest.png")
+    assert (tmp_path / "backtest.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_variant_is_a_name_and_settings() -> None:
+    assert parse_variant("few:data.window=2") == ("few", ["data.window=2"])
+    assert parse_variant('a-1:gate.warn_only=["x","y"],training.epochs=3') == (
+        "a-1",
+        ['gate.warn_only=["x","y"]', "training.epochs=3"],
+    )
+
+
+@pytest.mark.parametrize("text", ["few", "few:", "few:window", ":data.window=2", "../x:a=1"])
+def test_what_is_no_variant_is_refused_with_what_is_expected(text: str) -> None:
+    with pytest.raises(ValueError, match=r"NAME:KEY=VALUE\[,KEY=VALUE\] is expected"):
+        parse_variant(text)
+
+
+def test_a_helper_that_fails_names_its_error_and_its_log(tmp_path: Path) -> None:
+    log = tmp_path / "helper.log"
+    with pytest.raises(HelperError, match=rf"toy_measurement.fail: ValueError: no(.|\n)*{log}"):
+        Helper("toy_measurement.fail", ("no",), str(log)).result()
+    assert "Traceback" in log.read_text()
+
+
+def test_a_helper_that_dies_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(HelperError, match=r"toy_measurement.die: its process died"):
+        Helper("toy_measurement.die", (), str(tmp_path / "log")).result()
