@@ -36,7 +36,7 @@ def main(months: tuple[int, ...], seeds: tuple[int, ...]) -> None:
     for month in months:
         by_seed = [pipeline_auc(month, seed) for seed in seeds]
         ours.append(sum(by_seed) / len(by_seed))
-        references.append(reference_auc(source.uri, month, source.window, config.label))
+        references.append(reference_auc(source.source, month, source.window, config.label))
         rows.append(_row(str(month), ours[-1], references[-1]))
         data.append({"month": month, "seeds": seeds, "ours": by_seed, "reference": references[-1]})
     rows.append(_row("mean", sum(ours) / len(ours), sum(references) / len(references)))

@@ -7,20 +7,18 @@ are counted: 0, 1, 2, and so on.
 from __future__ import annotations
 
 import enum
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 
 import numpy as np
 
-_DAY = timedelta(days=1)
 
-
-class Period(enum.Enum):
+class SpanPeriod(enum.Enum):
     """What a span covers.
 
     Example:
-    >>> Period.MONTH.before(201302, 3)
+    >>> SpanPeriod.MONTH.before(201302, 3)
     [201211, 201212, 201301]
-    >>> Period.DAY.is_number(20130229)
+    >>> SpanPeriod.DAY.is_number(20130229)
     False
     """
 
@@ -33,11 +31,11 @@ class Period(enum.Enum):
     @property
     def form(self) -> str:
         """How its number is written."""
-        return "a count" if self is Period.NUMBER else _FORMS[self]
+        return "a count" if self is SpanPeriod.NUMBER else _FORMS[self]
 
     def is_number(self, number: int) -> bool:
         """Whether there is such a span."""
-        if self is Period.NUMBER:
+        if self is SpanPeriod.NUMBER:
             return number >= 0
         try:
             return self._number(self._begin(number)) == number
@@ -46,30 +44,27 @@ class Period(enum.Enum):
 
     def before(self, number: int, count: int) -> list[int]:
         """The numbers of the `count` spans before one, oldest first; none before the year 1."""
-        if self is Period.NUMBER:
+        if self is SpanPeriod.NUMBER:
             return list(range(max(0, number - count), number))
         index = self._index(self._begin(number))
         return [self._at(i) for i in range(max(index - count, self._first), index)]
 
     def between(self, first: int, last: int) -> list[int]:
         """The numbers from `first` to `last`, both included; none if `last` comes before."""
-        if self is Period.NUMBER:
+        if self is SpanPeriod.NUMBER:
             return list(range(first, last + 1))
         begin, end = (self._index(self._begin(number)) for number in (first, last))
         return [self._at(index) for index in range(begin, end + 1)]
 
-    def bounds(self, number: int) -> tuple[int, int] | None:
-        """The time that a span may cover anywhere on Earth, since it may follow a local calendar.
+    def bounds(self, number: int) -> tuple[int, int]:
+        """When a span of the calendar begins and ends in UTC, in seconds since the Unix epoch.
 
-        Returns:
-          Seconds since the Unix epoch: a day before the span begins in UTC, and a day after it
-          ends. None for a span that is counted.
+        Raises:
+          ValueError: If spans are counted, or there is no such span.
         """
-        if self is Period.NUMBER:
-            return None
         begin = self._begin(number)
         end = self._begin(self._at(self._index(begin) + 1))
-        return int((begin - _DAY).timestamp()), int((end + _DAY).timestamp())
+        return int(begin.timestamp()), int(end.timestamp())
 
     def numbers_of(self, seconds: np.ndarray) -> np.ndarray:
         """The spans in UTC that times belong to.
@@ -80,12 +75,12 @@ class Period(enum.Enum):
         Returns:
           int64 numbers of the same shape; 0 everywhere for spans that are counted.
         """
-        if self is Period.NUMBER:
+        if self is SpanPeriod.NUMBER:
             return np.zeros_like(seconds)
         times = seconds.astype("datetime64[s]")
         number = times.astype("datetime64[Y]").astype(np.int64) + 1970
         for period, unit, outer, first in _UNITS:
-            if self is Period.YEAR:
+            if self is SpanPeriod.YEAR:
                 break
             number = (
                 number * 100
@@ -104,6 +99,8 @@ class Period(enum.Enum):
         return self._index(datetime(1, 1, 1, tzinfo=UTC))
 
     def _begin(self, number: int) -> datetime:
+        if self is SpanPeriod.NUMBER:
+            raise ValueError("spans that are counted have no time")
         digits = len(_FORMS[self])
         text = f"{number:0{digits}d}"
         if len(text) != digits:
@@ -115,40 +112,40 @@ class Period(enum.Enum):
 
     def _index(self, begin: datetime) -> int:
         """Position among all such spans."""
-        if self is Period.YEAR:
+        if self is SpanPeriod.YEAR:
             return begin.year
-        if self is Period.MONTH:
+        if self is SpanPeriod.MONTH:
             return begin.year * 12 + begin.month - 1
-        if self is Period.DAY:
+        if self is SpanPeriod.DAY:
             return begin.toordinal()
         return begin.toordinal() * 24 + begin.hour
 
     def _at(self, index: int) -> int:
-        if self is Period.YEAR:
+        if self is SpanPeriod.YEAR:
             return index
-        if self is Period.MONTH:
+        if self is SpanPeriod.MONTH:
             return index // 12 * 100 + index % 12 + 1
-        days, hours = (index, 0) if self is Period.DAY else divmod(index, 24)
+        days, hours = (index, 0) if self is SpanPeriod.DAY else divmod(index, 24)
         day = datetime.fromordinal(days)
         number = (day.year * 100 + day.month) * 100 + day.day
-        return number if self is Period.DAY else number * 100 + hours
+        return number if self is SpanPeriod.DAY else number * 100 + hours
 
 
 _FORMS = {
-    Period.YEAR: "YYYY",
-    Period.MONTH: "YYYYMM",
-    Period.DAY: "YYYYMMDD",
-    Period.HOUR: "YYYYMMDDHH",
+    SpanPeriod.YEAR: "YYYY",
+    SpanPeriod.MONTH: "YYYYMM",
+    SpanPeriod.DAY: "YYYYMMDD",
+    SpanPeriod.HOUR: "YYYYMMDDHH",
 }
 _STRPTIME = {
-    Period.YEAR: "%Y",
-    Period.MONTH: "%Y%m",
-    Period.DAY: "%Y%m%d",
-    Period.HOUR: "%Y%m%d%H",
+    SpanPeriod.YEAR: "%Y",
+    SpanPeriod.MONTH: "%Y%m",
+    SpanPeriod.DAY: "%Y%m%d",
+    SpanPeriod.HOUR: "%Y%m%d%H",
 }
 # What each period adds to the number of the one around it: its unit, that one's, the first value.
 _UNITS = (
-    (Period.MONTH, "M", "Y", 1),
-    (Period.DAY, "D", "M", 1),
-    (Period.HOUR, "h", "D", 0),
+    (SpanPeriod.MONTH, "M", "Y", 1),
+    (SpanPeriod.DAY, "D", "M", 1),
+    (SpanPeriod.HOUR, "h", "D", 0),
 )

@@ -10,16 +10,16 @@ import re
 from dataclasses import dataclass
 
 from storage.errors import DataError
-from storage.periods import Period
+from storage.periods import SpanPeriod
 
 _PLACEHOLDER = re.compile(r"\{([^{}]*)\}|(\*)")
 _WIDTHS = {"YYYY": 4, "MM": 2, "DD": 2, "HH": 2}
 _PERIODS = {
     (): None,
-    ("YYYY",): Period.YEAR,
-    ("YYYY", "MM"): Period.MONTH,
-    ("YYYY", "MM", "DD"): Period.DAY,
-    ("YYYY", "MM", "DD", "HH"): Period.HOUR,
+    ("YYYY",): SpanPeriod.YEAR,
+    ("YYYY", "MM"): SpanPeriod.MONTH,
+    ("YYYY", "MM", "DD"): SpanPeriod.DAY,
+    ("YYYY", "MM", "DD", "HH"): SpanPeriod.HOUR,
 }
 _EXAMPLES = "span-{YYYY}{MM}, year={YYYY}/month={MM}, {YYYY}-{MM}-{DD} or span-{SPAN}"
 # TFX reads such numbers as well: those of a calendar are days since 1970 there, which no name has.
@@ -38,13 +38,13 @@ class SpanPattern:
     Example:
     >>> pattern = SpanPattern.parse("year={YYYY}/month={MM}")
     >>> pattern.period
-    <Period.MONTH: 'month'>
+    <SpanPeriod.MONTH: 'month'>
     >>> pattern.number({"YYYY": "2013", "MM": "01"})
     201301
     """
 
     text: str
-    period: Period
+    period: SpanPeriod
     levels: tuple[re.Pattern[str], ...]
 
     @classmethod
@@ -59,7 +59,7 @@ class SpanPattern:
         dates = tuple(name for name in _WIDTHS if name in found)
         period = _PERIODS.get(dates)
         if _COUNTED in found:
-            period = None if dates else Period.NUMBER
+            period = None if dates else SpanPeriod.NUMBER
         if period is None:
             raise DataError(
                 f"data.spans = {text!r}: {{SPAN}} alone is expected, or {{YYYY}} with {{MM}}, "
@@ -69,7 +69,7 @@ class SpanPattern:
 
     def number(self, groups: dict[str, str]) -> int | None:
         """The number of the span with these values of the placeholders; None if there is none."""
-        if self.period is Period.NUMBER:
+        if self.period is SpanPeriod.NUMBER:
             return int(groups[_COUNTED])
         number = int("".join(groups[name] for name in _WIDTHS if name in groups))
         return number if self.period.is_number(number) else None

@@ -13,18 +13,20 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import json
 import os
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 
 import numpy as np
 from pyarrow import fs
 
 from storage.errors import DataError
-from storage.periods import Period
+from storage.periods import SpanPeriod
 from storage.span_pattern import SpanPattern
-from storage.tables import ENDINGS, Format, TextFormat, read_times
+from storage.table_formats import ENDINGS, Format, TextFormat
+from storage.tables import read_times
 from storage.uris import open_uri
 
 _SKIPPED = re.compile(r"[_.].*|.*\.crc", re.DOTALL)
@@ -51,15 +53,29 @@ class DataSource:
     uri: str
     pattern: str = ""
     time_column: str = ""
-    period: Period = Period.MONTH
+    period: SpanPeriod = SpanPeriod.MONTH
     text: TextFormat = field(default_factory=TextFormat)
 
+    @classmethod
+    def of(cls, uri: str, layout: str) -> DataSource:
+        """The source at a URI that is laid out as another one; see `layout`."""
+        facts = json.loads(layout)
+        text = TextFormat(facts["separator"], facts["encoding"], tuple(facts["null_values"]))
+        period = SpanPeriod(facts["period"])
+        return cls(uri, facts["spans"], facts["time_column"], period, text)
+
     @property
-    def numbering(self) -> Period:
+    def layout(self) -> str:
+        """All of it but the URI, as JSON."""
+        facts = {"spans": self.pattern, "time_column": self.time_column}
+        return json.dumps(facts | {"period": self.period.value} | asdict(self.text))
+
+    @property
+    def numbering(self) -> SpanPeriod:
         """How spans are numbered."""
         if self.pattern:
             return SpanPattern.parse(self.pattern).period
-        return self.period if self.time_column else Period.NUMBER
+        return self.period if self.time_column else SpanPeriod.NUMBER
 
     def name(self, number: int) -> str:
         """What a span is called in messages."""

@@ -16,14 +16,14 @@ from .features import RAW_FEATURES, VOCABULARIES
 _SEED = 7
 
 
-def reference_auc(data_uri: str, as_of: int, window: int, label: str) -> float:
+def reference_auc(source: spans.DataSource, as_of: int, window: int, label: str) -> float:
     """AUC of scikit-learn's HistGradientBoosting with its defaults and categorical features.
 
     It learns from the whole window; the pipeline's model keeps the window's last days for early
     stopping.
 
     Args:
-      data_uri: Directory of the spans.
+      source: Where the spans are.
       as_of: Month that it is evaluated on, YYYYMM.
       window: Months before `as_of` to learn from.
       label: Column of the label.
@@ -34,8 +34,8 @@ def reference_auc(data_uri: str, as_of: int, window: int, label: str) -> float:
     Raises:
       DataError: If the window is not there.
     """
-    months = spans.resolve_window(data_uri, as_of, window)
-    files, _ = spans.filesystem(data_uri)
+    months = spans.resolve_window(source, as_of, window)
+    files, _ = spans.filesystem(source.uri)
 
     def read(paths: list[str]) -> pd.DataFrame:
         columns = [*RAW_FEATURES, label]

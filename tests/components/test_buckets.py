@@ -51,7 +51,7 @@ def test_spans_are_read_from_a_bucket_as_from_a_folder(
     run_component: Callable[..., dict[str, Any]],
 ) -> None:
     copy_tree(str(tiny_spans), f"{bucket}/data")
-    settings = {"time_column": "time_hour", "as_of": 0, "window": 2}
+    settings = {"as_of": 0, "window": 2}
     rows = []
     for uri in (str(tiny_spans), f"{bucket}/data"):
         outputs = run_component(

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from storage.errors import DataError
-from storage.periods import Period
+from storage.periods import SpanPeriod
 from storage.span_pattern import SpanPattern
 
 
@@ -22,19 +22,19 @@ def groups_of(pattern: SpanPattern, path: str) -> dict[str, str] | None:
 @pytest.mark.parametrize(
     ("text", "path", "period", "number", "version"),
     [
-        ("span-{YYYY}{MM}", "span-201301", Period.MONTH, 201301, -1),
-        ("{YYYY}-{MM}-{DD}", "2012-02-29", Period.DAY, 20120229, -1),
-        ("year={YYYY}/month={MM}", "year=2013/month=01", Period.MONTH, 201301, -1),
-        ("{YYYY}/{MM}/{DD}/{HH}", "2013/01/02/03", Period.HOUR, 2013010203, -1),
-        ("{DD}.{MM}.{YYYY}", "02.01.2013", Period.DAY, 20130102, -1),
-        ("span-{SPAN}/version-{VERSION}", "span-7/version-12", Period.NUMBER, 7, 12),
-        ("span-{SPAN:3}", "span-007", Period.NUMBER, 7, -1),
-        ("sales-{YYYY}*.csv.gz", "sales-2013-all.csv.gz", Period.YEAR, 2013, -1),
-        ("a+b-{SPAN}", "a+b-1", Period.NUMBER, 1, -1),
+        ("span-{YYYY}{MM}", "span-201301", SpanPeriod.MONTH, 201301, -1),
+        ("{YYYY}-{MM}-{DD}", "2012-02-29", SpanPeriod.DAY, 20120229, -1),
+        ("year={YYYY}/month={MM}", "year=2013/month=01", SpanPeriod.MONTH, 201301, -1),
+        ("{YYYY}/{MM}/{DD}/{HH}", "2013/01/02/03", SpanPeriod.HOUR, 2013010203, -1),
+        ("{DD}.{MM}.{YYYY}", "02.01.2013", SpanPeriod.DAY, 20130102, -1),
+        ("span-{SPAN}/version-{VERSION}", "span-7/version-12", SpanPeriod.NUMBER, 7, 12),
+        ("span-{SPAN:3}", "span-007", SpanPeriod.NUMBER, 7, -1),
+        ("sales-{YYYY}*.csv.gz", "sales-2013-all.csv.gz", SpanPeriod.YEAR, 2013, -1),
+        ("a+b-{SPAN}", "a+b-1", SpanPeriod.NUMBER, 1, -1),
     ],
 )
 def test_parse_reads_number_and_version_off_a_path(
-    text: str, path: str, period: Period, number: int, version: int
+    text: str, path: str, period: SpanPeriod, number: int, version: int
 ) -> None:
     pattern = SpanPattern.parse(text)
     groups = groups_of(pattern, path)

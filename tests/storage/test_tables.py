@@ -18,9 +18,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pyarrow import fs
 
-from storage import tables
+from storage import csv_files, tables
 from storage.errors import DataError
-from storage.tables import Format, TextFormat, as_parquet, read_schema, read_times
+from storage.table_formats import Format, TextFormat
+from storage.tables import as_parquet, read_schema, read_times
 
 FILES = fs.LocalFileSystem()
 TYPES = {"a": pa.int64(), "b": pa.string()}
@@ -35,7 +36,7 @@ def write(folder: Path, name: str, content: str | bytes, encoding: str = "utf-8"
 
 def read(path: str, types: dict[str, pa.DataType] = TYPES, **text: Any) -> pa.Table:
     target = f"{path}.parquet"
-    as_parquet(path, FILES, target, types, TextFormat(**text))
+    as_parquet(path, FILES, FILES, target, types, TextFormat(**text))
     return pq.read_table(target)
 
 
@@ -105,7 +106,7 @@ def test_as_parquet_writes_row_groups_of_one_size(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tables, "ROWS_PER_GROUP", 100)
-    monkeypatch.setattr(tables, "_BLOCK_BYTES", 300)
+    monkeypatch.setattr(csv_files, "BLOCK_BYTES", 300)
     rows = [{"a": number, "b": "x" * (number % 7)} for number in range(1050)]
     path = write(tmp_path, "a.csv", as_csv(rows))
     table = read(path)
