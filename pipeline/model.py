@@ -7,7 +7,7 @@ A model is a folder, `models/<name>/`:
   - `preprocessing.py`: `preprocessing_fn(inputs, custom_config)`.
   - `network.py`: `run_fn(fn_args)`; `Learning(**fn_args.custom_config)` are its settings.
   - `export.py`: `save_model(network, transform_graph, path, custom_config)`.
-  - `baseline.py`: `baseline_auc(data_uri, as_of, window, label)`, gradient boosting on the same
+  - `baseline.py`: `baseline_auc(source, as_of, window, label)`, gradient boosting on the same
     rows.
 
 `custom_config` is `Model.custom_config`; a function may omit this parameter.
