@@ -62,7 +62,7 @@ class SpanPattern:
             period = None if dates else SpanPeriod.NUMBER
         if period is None:
             raise DataError(
-                f"data.spans = {text!r}: {{SPAN}} alone is expected, or {{YYYY}} with {{MM}}, "
+                f"{{SPAN}} alone is expected, or {{YYYY}} with {{MM}}, "
                 f"{{DD}} and {{HH}} as far as the names go, as in {_EXAMPLES}"
             )
         return cls(text, period, levels)
@@ -93,7 +93,7 @@ def _level(text: str, name: str, found: list[str]) -> re.Pattern[str]:
     """The regular expression of one level; the placeholders are added to `found`."""
     if name in ("", ".", ".."):
         raise DataError(
-            f"data.spans = {text!r}: {name!r} is no name of a folder or file; a path below "
+            f"{name!r} is no name of a folder or file; a path below "
             f"data.uri is expected, as {_EXAMPLES}"
         )
     expression, end = "", 0
@@ -110,12 +110,12 @@ def _level(text: str, name: str, found: list[str]) -> re.Pattern[str]:
             digits = f"[0-9]{{{width}}}" if width else "[0-9]{1,18}"
         else:
             raise DataError(
-                f"data.spans = {text!r}: {{{match[1]}}} is no placeholder; they are {{YYYY}}, "
+                f"{{{match[1]}}} is no placeholder; they are {{YYYY}}, "
                 "{MM}, {DD}, {HH}, {SPAN} and {VERSION}, the last two also with a width as in "
                 "{SPAN:3}"
             )
         if placeholder in found:
-            raise DataError(f"data.spans = {text!r}: {{{placeholder}}} is there twice")
+            raise DataError(f"{{{placeholder}}} is there twice")
         found.append(placeholder)
         expression += f"(?P<{placeholder}>{digits})"
     return re.compile(expression + re.escape(name[end:]), re.DOTALL)

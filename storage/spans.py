@@ -46,7 +46,7 @@ class DataSource:
       text: How text files are written.
 
     Example:
-      >>> DataSource("data/flights", "span-{YYYY}{MM}", "time_hour").name(201301)
+      >>> DataSource("data/shop", "span-{YYYY}{MM}", "time").name(201301)
       'span-201301'
     """
 

@@ -83,9 +83,8 @@ def test_number_is_none_where_the_calendar_has_no_such_span(month: str) -> None:
     ],
 )
 def test_parse_refuses_a_pattern_that_says_no_span(text: str, reason: str) -> None:
-    with pytest.raises(DataError, match=re.escape(reason)) as refusal:
+    with pytest.raises(DataError, match=re.escape(reason)):
         SpanPattern.parse(text)
-    assert str(refusal.value).startswith(f"data.spans = {text!r}: ")
 
 
 @given(
