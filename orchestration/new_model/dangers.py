@@ -176,4 +176,6 @@ def _rare(look: Look, task: Task) -> Iterator[Danger]:
 
 def _unsorted(sample: pd.DataFrame, time_column: str) -> Iterator[Danger]:
     if time_column and not sample[time_column].is_monotonic_increasing:
-        yield Danger(time_column, "the rows are not sorted by time; no harm, but is it the right one?")
+        yield Danger(
+            time_column, "the rows are not sorted by time; no harm, but is it the right one?"
+        )

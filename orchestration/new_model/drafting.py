@@ -93,9 +93,7 @@ def draft_model(wishes: Wishes, ask: Ask) -> tuple[Draft, list[Danger], list[Que
 
     if target.guess and len(target.classes) == 2:
         target = _ask_positive(target, answer)
-    columns = tuple(
-        _column(facts, found, wishes, roles, answer) for facts in found.facts.values()
-    )
+    columns = tuple(_column(facts, found, wishes, roles, answer) for facts in found.facts.values())
     task = Task(target.kind, wishes.label, target.classes)
     dangers = find_dangers(found, columns, task, found.source.time_column)
     columns = tuple(_leave_out(c, dangers, roles, asked) for c in columns)

@@ -68,9 +68,7 @@ def recognize(source: DataSource) -> DataSource:
     return source
 
 
-def _tables(
-    files: fs.FileSystem, folder: str, names: tuple[str, ...]
-) -> Iterator[tuple[str, ...]]:
+def _tables(files: fs.FileSystem, folder: str, names: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
     """The paths of tables below a folder, by level."""
     infos = sorted(files.get_file_info(fs.FileSelector(folder)), key=lambda info: info.path)
     for info in infos:

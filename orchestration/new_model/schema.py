@@ -150,7 +150,7 @@ def _statistics(rows: pd.DataFrame, options: tfdv.StatsOptions) -> Statistics:
     times = rows.select_dtypes("datetimetz").columns
     rows = rows.assign(**{name: rows[name].astype("int64") // 10**9 for name in times})
     numbers = rows.select_dtypes(np.floating).columns
-    rows = rows.astype({name: np.float32 for name in numbers})
+    rows = rows.astype(dict.fromkeys(numbers, np.float32))
     return tfdv.generate_statistics_from_dataframe(rows, options, n_jobs=1)
 
 

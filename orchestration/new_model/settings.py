@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 
-
 from orchestration.new_model.columns import Column, Role
 from orchestration.new_model.reading import SPAN, Look
 from orchestration.new_model.task import Target
@@ -146,5 +145,3 @@ def _slices(look: Look, columns: Sequence[Column], target: Target) -> tuple[str,
         if c.role is Role.CATEGORY and 2 <= c.facts.distinct <= _SLICE_VALUES
     }
     return tuple(sorted(found, key=lambda name: found[name]))[:_FEW_SLICES]
-
-

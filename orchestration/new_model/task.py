@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from ml.tasks import BINARY, MOST_CLASSES, MULTICLASS, REGRESSION, Kind as TaskKind
+from ml.tasks import BINARY, MOST_CLASSES, MULTICLASS, REGRESSION
+from ml.tasks import Kind as TaskKind
 from orchestration.new_model.columns import Facts, Kind
 from orchestration.new_model.reading import nearly_numbers
 from storage.errors import DataError

@@ -13,7 +13,7 @@ from typing import Any
 import jinja2
 
 from ml.tasks import BINARY, MULTICLASS, REGRESSION
-from orchestration.new_model.columns import Column, Kind, Role
+from orchestration.new_model.columns import Column, Role
 from orchestration.new_model.reading import Look
 from orchestration.new_model.settings import Settings
 from orchestration.new_model.task import Target
@@ -241,7 +241,7 @@ _templates = jinja2.Environment(
     loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
     undefined=jinja2.StrictUndefined,
     keep_trailing_newline=True,
-    autoescape=False,  # noqa: S701
+    autoescape=False,
 )
 _templates.filters.update(
     quoted=_quoted,
