@@ -10,6 +10,7 @@ import os
 import click
 
 from orchestration.commands.backtest import backtest
+from orchestration.commands.check import check
 from orchestration.commands.clean import clean
 from orchestration.commands.lineage import lineage
 from orchestration.commands.monitor import monitor
@@ -34,7 +35,7 @@ def main() -> None:
     spare_loopback(os.environ)
 
 
-for command in (new, run, schedule, backtest, monitor, runs, lineage, clean):
+for command in (new, check, run, schedule, backtest, monitor, runs, lineage, clean):
     main.add_command(command)
 
 if __name__ == "__main__":

@@ -82,7 +82,7 @@ def _leaks(
                 leave_out=True,
             )
             continue
-        told = _known(_encode(values, column, labels), labels, task)
+        told = _known(_encode(values, column), labels, task)
         if told > _GIVES_AWAY:
             yield Danger(
                 column.name,
@@ -117,17 +117,10 @@ def _score_name(task: Task) -> str:
     return {BINARY: "AUC", REGRESSION: "R²", MULTICLASS: "share of errors avoided"}[task.kind]
 
 
-def _encode(values: pd.Series, column: Column, labels: np.ndarray) -> np.ndarray:
+def _encode(values: pd.Series, column: Column) -> np.ndarray:
     """A column as numbers for a tree, [rows, 1]; absent values are below all others."""
     if column.facts.kind is Kind.TEXT:
-        codes = pd.factorize(values, sort=True)[0]
-        # By the mean label of each category, so that a tree can separate them; of other rows only.
-        frame = pd.DataFrame({"code": codes, "label": labels})
-        groups = frame.groupby("code")["label"]
-        total, count = groups.transform("sum"), groups.transform("count")
-        prior = labels.mean()
-        means = (total - frame["label"] + 20 * prior) / (count + 19)
-        return means.to_numpy()[:, None]
+        return pd.factorize(values, sort=True)[0].astype(float)[:, None]
     numbers = values.astype("int64") if column.facts.kind is Kind.TIME else values
     return pd.to_numeric(numbers).astype(float).fillna(-1e30).to_numpy()[:, None]
 
@@ -176,6 +169,4 @@ def _rare(look: Look, task: Task) -> Iterator[Danger]:
 
 def _unsorted(sample: pd.DataFrame, time_column: str) -> Iterator[Danger]:
     if time_column and not sample[time_column].is_monotonic_increasing:
-        yield Danger(
-            time_column, "the rows are not sorted by time; no harm, but is it the right one?"
-        )
+        yield Danger(time_column, "rows are not sorted by this time: is it the right column?")
