@@ -10,14 +10,16 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import numpy as np
 
 from storage.errors import DataError
 
-BINARY, MULTICLASS, REGRESSION = "binary", "multiclass", "regression"
 Kind = Literal["binary", "multiclass", "regression"]
+BINARY: Final = "binary"
+MULTICLASS: Final = "multiclass"
+REGRESSION: Final = "regression"
 
 # More are an id, or a number.
 MOST_CLASSES = 1000

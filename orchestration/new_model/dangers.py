@@ -15,7 +15,7 @@ from ml.tasks import BINARY, MULTICLASS, REGRESSION, Task
 from orchestration.new_model.columns import Column, Kind, Role
 from orchestration.new_model.reading import SPAN, Look
 
-_ROWS = 20_000
+_ROWS = 10_000
 _SEED = 7
 _FOLDS = 3
 # The share of what can be known of the label that one column may tell.
@@ -100,10 +100,10 @@ def _known(inputs: np.ndarray, labels: np.ndarray, task: Task) -> float:
       it avoids.
     """
     if task.kind == REGRESSION:
-        tree = DecisionTreeRegressor(max_leaf_nodes=200, min_samples_leaf=5, random_state=_SEED)
+        tree = DecisionTreeRegressor(max_leaf_nodes=100, min_samples_leaf=5, random_state=_SEED)
         predictions = cross_val_predict(tree, inputs, labels, cv=_FOLDS)
         return measure(task, labels, predictions)["r2"] or 0.0
-    tree = DecisionTreeClassifier(max_leaf_nodes=200, min_samples_leaf=5, random_state=_SEED)
+    tree = DecisionTreeClassifier(max_leaf_nodes=100, min_samples_leaf=5, random_state=_SEED)
     ids = labels.astype(int)
     probabilities = cross_val_predict(tree, inputs, ids, cv=_FOLDS, method="predict_proba")
     if task.kind == BINARY:

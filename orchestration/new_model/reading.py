@@ -200,7 +200,7 @@ def _update(state: _State, array: pa.Array) -> None:
         return
     kind = _kind(array.type)
     if kind is Kind.TEXT and state.kind is not Kind.TEXT:
-        kind, array = _parse(array)
+        kind, array = _parse(array, state.kind)
     if state.kind is Kind.NOTHING or state.kind is kind:
         state.kind = kind
     elif {state.kind, kind} == {Kind.INTEGER, Kind.NUMBER}:
@@ -219,10 +219,15 @@ def _update(state: _State, array: pa.Array) -> None:
         state.maximum = highest if state.maximum is None else max(state.maximum, highest)
 
 
-def _parse(array: pa.Array) -> tuple[Kind, pa.Array]:
-    """Text as values of the first kind that all of it is; numbers with leading zeros are text."""
+def _parse(array: pa.Array, likely: Kind = Kind.NOTHING) -> tuple[Kind, pa.Array]:
+    """Text as values of the first kind that all of it is; numbers with leading zeros are text.
+
+    Args:
+      array: Text.
+      likely: The kind that is tried first.
+    """
     if not pc.any(pc.match_substring_regex(array, r"^[+-]?0[0-9]")).as_py():
-        for kind, dtype in _PARSED:
+        for kind, dtype in sorted(_PARSED, key=lambda parsed: parsed[0] is not likely):
             try:
                 return kind, array.cast(dtype)
             except pa.ArrowInvalid:

@@ -20,7 +20,8 @@ _ENOUGH = 200  # Rows of a period to measure drift with.
 _MARGIN = 2.0  # Limits are so many times what was measured,
 _LEAST_LIMIT = 0.05  # but not less than this,
 _LARGEST_LIMIT = 0.6  # and columns that drift further have none.
-_MOST_PERIODS = 24
+_MOST_PERIODS = 7
+_ROWS = 30_000
 _ROOM = 0.5  # Ranges are wider than the data by this share of their width.
 _LISTED = 1000
 
@@ -133,10 +134,12 @@ def _measure_drift(look: Look, schema: schema_pb2.Schema) -> dict[str, float]:
     names = [f.name for f in schema.feature if f.name in look.sample]
     options = tfdv.StatsOptions(schema=with_limits)
     spans = sorted(look.rows)[-_MOST_PERIODS:]
+    sample = look.sample[look.sample[SPAN].isin(spans)]
+    sample = sample.iloc[:: max(1, len(sample) // _ROWS)]
     measured: dict[str, float] = {}
     for number, span in list(enumerate(spans))[1:]:
-        before = look.sample[look.sample[SPAN].isin(spans[:number])][names]
-        now = look.sample[look.sample[SPAN] == span][names]
+        before = sample[sample[SPAN].isin(spans[:number])][names]
+        now = sample[sample[SPAN] == span][names]
         if min(len(before), len(now)) < _ENOUGH:
             continue
         earlier, later = (_statistics(part, options) for part in (before, now))
