@@ -36,7 +36,7 @@ def main(months: tuple[int, ...], seeds: tuple[int, ...]) -> None:
     for month in months:
         by_seed = [pipeline_auc(month, seed) for seed in seeds]
         ours.append(sum(by_seed) / len(by_seed))
-        baselines.append(baseline_auc(source.uri, month, source.window, config.label))
+        baselines.append(baseline_auc(source.source, month, source.window, config.label))
         rows.append(_row(str(month), ours[-1], baselines[-1]))
         data.append({"month": month, "seeds": seeds, "ours": by_seed, "baseline": baselines[-1]})
     rows.append(_row("mean", sum(ours) / len(ours), sum(baselines) / len(baselines)))

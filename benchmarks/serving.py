@@ -377,7 +377,7 @@ def measure(
 
 def _read_newest_month() -> pa.Table:
     """Rows from all over the newest month."""
-    newest = max(spans.find_spans(load_config().data.uri), key=lambda span: span.month)
+    newest = max(spans.find_spans(load_config().data.source), key=lambda span: span.number)
     table = pa.concat_tables(open_file(path).read() for path in newest.files)
     return table.take(np.linspace(0, len(table) - 1, _BATCH * _BATCHES).astype(int))
 

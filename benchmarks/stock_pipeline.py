@@ -27,7 +27,7 @@ SPLITS = ("train", "eval", "test")
 def write_csv(config: Config, root: Path) -> None:
     """Writes the window of a configuration as CSV files, one folder per split."""
     data = config.data
-    window = spans.resolve_window(data.uri, data.as_of, data.window)
+    window = spans.resolve_window(data.source, data.as_of, data.window)
     learned = pa.concat_tables(open_file(path).read() for s in window.train for path in s.files)
     test = pa.concat_tables(open_file(path).read() for path in window.test.files)
     times = learned[data.time_column]

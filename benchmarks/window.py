@@ -79,10 +79,13 @@ def _measure(folder: Path, month: int, window: int) -> dict[str, float]:
             {"examples": [examples]},
             {
                 "data_uri": data.uri,
-                "time_column": data.time_column,
+                "layout": data.source.layout,
                 "as_of": month,
                 "window": window,
                 "eval_days": data.eval_days,
+                "eval_share": data.eval_share,
+                "test_share": data.test_share,
+                "key_columns": json.dumps(data.key_columns),
                 "fingerprint": "",
             },
         )

@@ -18,15 +18,17 @@ from ml.example_columns import Columns, to_example_batch
 from ml.examples import first_values
 from ml.request_log import Period
 from ml.requests import CURRENT, PREVIOUS, Requests
-from storage import spans
 from storage.encryption_keys import EncryptionError, Keys, load_keys
 from storage.errors import DataError
 from storage.names import PREDICTION_PREFIX, VERSION_FEATURE
-from storage.parquet import open_file
+from storage.periods import SpanPeriod
+from storage.spans import DataSource, Span, filesystem, find_spans
+from storage.tables import read_schema, read_table
 from storage.tfrecords import open_records
 
 _ROWS_PER_FILE = 16_384
 _ROWS_A_LINE = 100_000
+_DAY = 24 * 3600
 
 
 @tfx.dsl.components.component
@@ -41,6 +43,7 @@ def RequestExampleGen(
     features: tfx.dsl.components.Parameter[str],
     output: tfx.dsl.components.Parameter[str],
     data_uri: tfx.dsl.components.Parameter[str],
+    layout: tfx.dsl.components.Parameter[str],
     label: tfx.dsl.components.Parameter[str],
     encryption_keys: tfx.dsl.components.Parameter[str],
 ) -> None:
@@ -78,6 +81,7 @@ def RequestExampleGen(
       features: JSON list of the features that a request has.
       output: Name of the model's output; rows without it are counted and left out.
       data_uri: Directory of the spans with the labels; "" for none.
+      layout: Its division into spans; the JSON of `DataSource.layout`.
       label: The feature that the model predicts.
       encryption_keys: File of the keys of an encrypted log; "" for the environment.
 
@@ -101,7 +105,8 @@ def RequestExampleGen(
         kinds = request_log.features_of(load_schema(schema), [*names, label])
         for split, span in ((CURRENT, period), (PREVIOUS, period.previous)):
             if not frames[split].empty:
-                labels, months = _read_labels(data_uri, span, kinds, label)
+                source = DataSource.of(data_uri, layout)
+                labels, months = _read_labels(source, span, kinds, label)
                 frames[split] = _join(frames[split], labels, names, label)
                 requests.label_months[split] = months
                 requests.labelled[split] = int(frames[split][label].notna().sum())
@@ -166,30 +171,33 @@ def _describe_nothing(
 
 
 def _read_labels(
-    uri: str, period: Period, types: dict[str, int], label: str
+    source: DataSource, period: Period, types: dict[str, int], label: str
 ) -> tuple[pd.DataFrame, list[int]]:
-    """Features and labels of the spans that may hold rows of a period, and the months."""
+    """Features and labels of the spans that may hold rows of a period, and their numbers."""
     columns = Columns(types, frozenset([label]), "")
-    files, _ = spans.filesystem(uri)
-    found, months = [pd.DataFrame(columns=list(types))], []
-    for span in spans.find_spans(uri):
-        begin, end = spans.month_bounds(span.month)
-        if begin >= period.until or end <= period.since:
-            continue
-        for path in span.files:
-            try:
-                parquet = open_file(path, files)
-                columns.check(path, parquet.schema_arrow)
-                wanted = [name for name in parquet.schema_arrow.names if name in types]
-                batches = [
-                    to_example_batch(batch, columns) for batch in parquet.read(wanted).to_batches()
-                ]
-            except (pa.ArrowException, OSError) as error:
-                raise DataError(f"labels of {path} cannot be read: {error}") from error
-            found += [_to_frame(batch) for batch in batches]
-        months.append(span.month)
+    files, _ = filesystem(source.uri)
+    of_period = [span for span in find_spans(source) if _may_overlap(source, span, period)]
+    found = [pd.DataFrame(columns=list(types))]
+    for path in dict.fromkeys(path for span in of_period for path in span.files):
+        names = read_schema(path, files, source.text)
+        wanted = [name for name in names if name in types]
+        table = read_table(path, files, columns.text_types, source.text, wanted)
+        columns.check(path, table.schema)
+        try:
+            batches = [to_example_batch(batch, columns) for batch in table.to_batches()]
+        except pa.ArrowException as error:
+            raise DataError(f"labels of {path} cannot be read: {error}") from error
+        found += [_to_frame(batch) for batch in batches]
     filled = [frame for frame in found if len(frame)]
-    return pd.concat(filled or found, ignore_index=True), months
+    return pd.concat(filled or found, ignore_index=True), [span.number for span in of_period]
+
+
+def _may_overlap(source: DataSource, span: Span, period: Period) -> bool:
+    """Whether a span may have rows of a period, give or take a day for local calendars."""
+    if source.numbering is SpanPeriod.NUMBER:
+        return True
+    begin, end = source.numbering.bounds(span.number)
+    return begin - _DAY < period.until and end + _DAY > period.since
 
 
 def _to_frame(batch: pa.RecordBatch) -> pd.DataFrame:

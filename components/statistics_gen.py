@@ -109,7 +109,7 @@ class _Count(beam.DoFn):
         if name is None:  # Not from SpanExampleGen, so its content may change under the same name.
             return _count(self._generators, path)
         key = f"{name.key}-{self._version}"
-        kept = self._store.read(_KIND, name.month, key)
+        kept = self._store.read(_KIND, name.span, key)
         if kept is not None and _is_readable(kept):
             return kept
         counted = _count(self._generators, path)
@@ -118,7 +118,7 @@ class _Count(beam.DoFn):
         except ValueError as error:
             logging.warning("Statistics of %s cannot be kept: %s", path, error)
             return counted
-        self._store.write(_KIND, name.month, key, kept)
+        self._store.write(_KIND, name.span, key, kept)
         return kept
 
 

@@ -1,28 +1,34 @@
 """Converts columns of tables to features of tf.Examples."""
 
-from collections import Counter
-from dataclasses import dataclass
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 import pyarrow as pa
 from tensorflow_metadata.proto.v0 import schema_pb2
 
 from storage.errors import DataError
+from storage.table_formats import check_names
 
 
 @dataclass(frozen=True)
 class Columns:
-    """The columns that the schema requires of a Parquet file.
+    """The columns that the schema requires of a file.
 
     Attributes:
       types: TFMD feature type (`schema_pb2.FeatureType`) by column.
       required: Columns that every file must have.
-      time: The timestamp column that orders rows.
+      time: The column with the time of a row; "" where rows have none.
+      lengths: Number of values of columns that are vectors.
+      switches: Columns that are true or false.
     """
 
     types: dict[str, int]
     required: frozenset[str]
     time: str
+    lengths: dict[str, int] = field(default_factory=dict)
+    switches: frozenset[str] = frozenset()
 
     @classmethod
     def from_schema(cls, schema: schema_pb2.Schema, time_column: str) -> "Columns":
@@ -32,66 +38,100 @@ class Columns:
         }
         return cls(
             types={feature.name: feature.type for feature in schema.feature},
-            required=frozenset(required | {time_column}),
+            required=frozenset(required | ({time_column} if time_column else set())),
             time=time_column,
+            lengths={f.name: length for f in schema.feature if (length := _length(f)) > 1},
+            switches=frozenset(f.name for f in schema.feature if f.HasField("bool_domain")),
         )
 
     @property
     def key(self) -> str:
         """Identifies the content."""
-        return repr((sorted(self.types.items()), sorted(self.required), self.time))
+        facts = (sorted(self.types.items()), sorted(self.required), self.time)
+        return repr((*facts, sorted(self.lengths.items()), sorted(self.switches)))
+
+    @property
+    def text_types(self) -> Mapping[str, pa.DataType]:
+        """The Arrow type that a column of a text file is read as."""
+        kinds = {name: _TEXT_TYPES[kind] for name, kind in self.types.items()}
+        kinds |= {name: pa.list_(kinds[name]) for name in self.lengths}
+        kinds |= dict.fromkeys(self.switches & kinds.keys(), pa.bool_())
+        return kinds | ({self.time: pa.timestamp("us")} if self.time else {})
 
     def check(self, path: str, found: pa.Schema) -> None:
-        """Checks the columns of one file.
+        """Checks the columns of one file. Those that the schema lacks may have any type.
 
         Raises:
           DataError: If one is missing, or has a type that does not convert without loss.
         """
         for name in sorted(self.required - set(found.names)):
             raise DataError(f"{path}: column {name!r} is missing; it has {', '.join(found.names)}")
-        for name, count in Counter(found.names).items():
-            if count > 1:
-                raise DataError(f"{path}: column {name!r} occurs {count} times")
-        for field in found:
-            self.check_type(path, field)
+        check_names(path, found.names)
+        for column in found:
+            if column.name in self.types or column.name == self.time:
+                self.check_type(path, column)
 
-    def check_type(self, path: str, field: pa.Field) -> None:
+    def check_type(self, path: str, column: pa.Field) -> None:
         """Checks that a column converts to its feature's type in the schema."""
-        if pa.types.is_null(field.type) and field.name != self.time:
+        name, kind = column.name, column.type
+        if pa.types.is_null(kind) and name != self.time:
             return
-        natural = feature_type(field.type)
-        if field.name == self.time and not pa.types.is_timestamp(field.type):
+        if name == self.time and not (pa.types.is_timestamp(kind) or pa.types.is_date(kind)):
+            raise DataError(f"{path}: column {name!r} is {kind}; a timestamp is expected")
+        is_vector = _is_list(kind)
+        if is_vector and name in self.types and name not in self.lengths:
             raise DataError(
-                f"{path}: column {field.name!r} is {field.type}; a timestamp is expected"
+                f"{path}: column {name!r} is {kind}; one value is expected (a vector has its "
+                "length as `shape` in the schema)"
             )
-        wanted = self.types.get(field.name, natural)
+        natural = feature_type(kind.value_type if is_vector else kind)
+        wanted = self.types.get(name, natural)
         widened = (natural, wanted) == (schema_pb2.INT, schema_pb2.FLOAT)
         if natural is None or not (natural == wanted or widened):
             allowed = _ALLOWED.get(wanted, "integer, floating point or string")
-            raise DataError(f"{path}: column {field.name!r} is {field.type}; {allowed} is expected")
+            raise DataError(f"{path}: column {name!r} is {kind}; {allowed} is expected")
 
 
 def to_example_batch(batch: pa.RecordBatch, columns: Columns) -> pa.RecordBatch:
     """Converts flat columns to the list columns that tfx_bsl encodes as tf.Examples.
 
     Args:
-      batch: Columns of strings, numbers, booleans or timestamps; null where absent.
-      columns: The feature type of each.
+      batch: Columns of strings, numbers, booleans, dates or timestamps, or of vectors of them; null
+        where absent.
+      columns: The feature type of each; columns without one are left out.
 
     Returns:
-      The same columns as lists of bytes, int64 or float32, null where absent.
+      The columns as lists of bytes, int64 or float32, null where absent.
+
+    Raises:
+      DataError: If a vector has another length than the schema says, or 32 bits of a float cannot
+        hold a whole number, or a number at all.
     """
     names, arrays = [], []
     for name, array in zip(batch.schema.names, batch.columns, strict=True):
-        if pa.types.is_null(array.type):
+        kind = columns.types.get(name)
+        if kind is None or pa.types.is_null(array.type):
             continue
-        kind = columns.types.get(name, feature_type(array.type))
         names.append(name)
-        arrays.append(_to_lists(_convert(array, kind)))
+        if _is_list(array.type):
+            arrays.append(_to_vectors(name, array, columns))
+            continue
+        arrays.append(_to_lists(_convert(name, array, kind)))
     return pa.RecordBatch.from_arrays(arrays, names)
 
 
 _TEXTS = (pa.string(), pa.large_string(), pa.binary(), pa.large_binary())
+_WHOLE = (
+    pa.types.is_integer,
+    pa.types.is_boolean,
+    pa.types.is_timestamp,
+    pa.types.is_date,
+)
+_TEXT_TYPES = {
+    schema_pb2.BYTES: pa.string(),
+    schema_pb2.INT: pa.int64(),
+    schema_pb2.FLOAT: pa.float64(),
+}
 _ALLOWED = {
     schema_pb2.BYTES: "string",
     schema_pb2.INT: "integer",
@@ -105,14 +145,16 @@ def feature_type(kind: pa.DataType) -> int | None:
         kind = kind.value_type
     if kind in _TEXTS:
         return schema_pb2.BYTES
-    if pa.types.is_integer(kind) or pa.types.is_boolean(kind) or pa.types.is_timestamp(kind):
+    if any(is_kind(kind) for is_kind in _WHOLE):
         return schema_pb2.INT
-    if pa.types.is_floating(kind):
+    if pa.types.is_floating(kind) or pa.types.is_decimal(kind):
         return schema_pb2.FLOAT
     return None
 
 
-def _convert(array: pa.Array, kind: int | None) -> pa.Array:
+def _convert(name: str, array: pa.Array, kind: int | None) -> pa.Array:
+    if pa.types.is_date(array.type):
+        array = array.cast(pa.timestamp("s"))
     if pa.types.is_timestamp(array.type):
         array = array.cast(pa.timestamp("s", array.type.tz), safe=False).cast(pa.int64())
     if pa.types.is_dictionary(array.type):
@@ -121,7 +163,61 @@ def _convert(array: pa.Array, kind: int | None) -> pa.Array:
         return array.cast(pa.binary())
     if kind == schema_pb2.INT:
         return array.cast(pa.int64())  # Raises if an unsigned value is too large.
-    return array.cast(pa.float32(), safe=False)
+    if pa.types.is_decimal(array.type) or pa.types.is_float16(array.type):
+        array = pa.array(array.to_pandas().astype(np.float64), from_pandas=True)
+    narrow = array.cast(pa.float32(), safe=False)
+    _check_narrow(name, array, narrow)
+    return narrow
+
+
+def _check_narrow(name: str, array: pa.Array, narrow: pa.Array) -> None:
+    """Checks that 32 bits of a float hold whole numbers exactly, and no number as infinite."""
+    if pa.types.is_float32(array.type):
+        return
+    before = array.drop_null().to_numpy()
+    after = narrow.drop_null().to_numpy()
+    if pa.types.is_integer(array.type):
+        lost = before.astype(np.float64) != after.astype(np.float64)
+        why = "a 32-bit float cannot hold: make it an INT feature, or a string if it is an id"
+    else:
+        lost = np.isinf(after) & np.isfinite(before)
+        why = "is too large for a 32-bit float: scale the column"
+    if lost.any():
+        raise DataError(f"column {name!r} has {before[lost][0]}, which {why}")
+
+
+def _is_list(kind: pa.DataType) -> bool:
+    return pa.types.is_list(kind) or pa.types.is_fixed_size_list(kind)
+
+
+def _to_vectors(name: str, array: pa.Array, columns: Columns) -> pa.ListArray:
+    """A column of vectors, null where absent."""
+    values = array.flatten()
+    if values.null_count:
+        raise DataError(f"column {name!r} has vectors in which a value is absent")
+    present = np.asarray(array.is_valid())
+    if pa.types.is_fixed_size_list(array.type):
+        if not present.all():
+            values = pa.concat_arrays([row.values for row in array if row.is_valid] or [values[:0]])
+        lengths = np.full(len(array), array.type.list_size)
+    else:
+        lengths = np.asarray(array.value_lengths().fill_null(0))
+    wanted = columns.lengths.get(name, int(lengths[present][0]) if present.any() else 0)
+    if (wrong := lengths[present] != wanted).any():
+        raise DataError(
+            f"column {name!r} has a vector of {lengths[present][wrong][0]} values; {wanted} are "
+            "expected"
+        )
+    kind = columns.types[name]
+    offsets = np.zeros(len(array) + 1, np.int32)
+    np.cumsum(present * wanted, out=offsets[1:])
+    absent = np.append(~present, False)
+    return pa.ListArray.from_arrays(pa.array(offsets, mask=absent), _convert(name, values, kind))
+
+
+def _length(feature: schema_pb2.Feature) -> int:
+    """How many values a feature has, if its shape says it; else 1."""
+    return math.prod(dim.size for dim in feature.shape.dim)
 
 
 def _to_lists(array: pa.Array) -> pa.ListArray:

@@ -1,6 +1,6 @@
 """All settings of a run: meaning, defaults for any model, and allowed values.
 
-Those of Kubeflow are in `pipeline.kubeflow_config`.
+Those of the data are in `pipeline.data_config`, those of Kubeflow in `pipeline.kubeflow_config`.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from ml.tasks import Kind, Task
+from pipeline.data_config import DataConfig
 from pipeline.kubeflow_config import KubeflowConfig
 from pipeline.layers import ConfigError as ConfigError
 from pipeline.layers import list_keys, merge, parse_setting, read_toml
@@ -29,7 +30,6 @@ from pipeline.setting_types import (
     Limit,
     Minutes,
     Mode,
-    Month,
     Name,
     Positive,
     RunParameter,
@@ -38,25 +38,6 @@ from pipeline.setting_types import (
     Switch,
     Text,
 )
-
-
-@dataclass(frozen=True, config=CHECKED)
-class DataConfig:
-    """The data of a run.
-
-    Attributes:
-      uri: Directory that holds one folder `span-YYYYMM` per month.
-      time_column: Timestamp column by which the last days of the window are held out.
-      window: Months before `as_of` to train on.
-      as_of: Month to evaluate on, YYYYMM; 0 for the newest.
-      eval_days: Days at the end of the window held out for early stopping.
-    """
-
-    uri: RunParameter[Text]
-    time_column: Text
-    window: RunParameter[Annotated[int, Field(ge=1, le=120)]]
-    as_of: RunParameter[Month] = 0
-    eval_days: RunParameter[Annotated[int, Field(ge=1, le=90)]] = 7
 
 
 @dataclass(frozen=True, config=CHECKED)

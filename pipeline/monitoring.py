@@ -59,6 +59,7 @@ def create_monitoring_pipeline(
         features=features,
         output=model.prediction,
         data_uri=config.data.uri,
+        layout=config.data.source.layout,
         label=model.task.label,
         encryption_keys=config.serving.encryption_keys,
         **period,

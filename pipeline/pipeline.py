@@ -78,10 +78,13 @@ def create_pipeline(
     example_gen = SpanExampleGen(
         schema=schema_gen.outputs["schema"],
         data_uri=config.data.uri,
-        time_column=config.data.time_column,
+        layout=config.data.source.layout,
         as_of=config.data.as_of,
         window=config.data.window,
         eval_days=config.data.eval_days,
+        eval_share=config.data.eval_share,
+        test_share=config.data.test_share,
+        key_columns=json.dumps(config.data.key_columns),
         fingerprint=fingerprint,
     )
     statistics_gen = StatisticsGen(

@@ -18,12 +18,6 @@ RUN_PARAMETER = "run parameter"
 RunParameter = Annotated[_T, RUN_PARAMETER]
 
 
-def _check_month(month: int) -> int:
-    if month and not (190001 <= month <= 299912 and 1 <= month % 100 <= 12):
-        raise ValueError("a month YYYYMM is expected, or 0 for the newest")
-    return month
-
-
 def _as_texts(values: Any) -> Any:
     """Labels as text: TOML has integers and text, `--set` JSON."""
     if not isinstance(values, list | tuple):
@@ -64,7 +58,6 @@ LearningRate = Annotated[float, Field(gt=0, le=1)]
 Limit = Annotated[float, Field(ge=0)]
 Growth = Annotated[float, Field(gt=1)]
 Minutes = Annotated[float, Field(ge=0, le=60 * 24 * 365)]
-Month = Annotated[int, AfterValidator(_check_month)]
 Text = Annotated[str, Field(min_length=1)]
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
 Mode = Literal["none", "float16", "dynamic_range", "int8", "qat", "pqat"]

@@ -6,10 +6,13 @@ file's footer, before anybody reads a column (CVE-2023-47248). TFX 1.16 needs py
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from typing import Any
+
 import pyarrow as pa
 import pyarrow_hotfix  # noqa: F401  Its import has pyarrow refuse such a column.
 from pyarrow import fs
-from pyarrow.parquet import ParquetFile
+from pyarrow.parquet import ParquetFile, ParquetWriter
 
 
 def open_file(path: str, files: fs.FileSystem | None = None) -> ParquetFile:
@@ -31,3 +34,28 @@ def open_file(path: str, files: fs.FileSystem | None = None) -> ParquetFile:
         raise pa.ArrowInvalid(
             "a column is a Python object (arrow.py_extension_type), which could run code"
         ) from error
+
+
+def write_row_groups(batches: Iterable[pa.RecordBatch], out: Any, rows: int) -> None:
+    """Writes a Parquet file.
+
+    Args:
+      batches: Its rows, at least one batch.
+      out: The stream to write to.
+      rows: How many rows each row group but the last has.
+
+    Raises:
+      pa.ArrowException: If the batches do not have the same columns.
+    """
+    batches = iter(batches)
+    pending = [next(batches)]
+    with ParquetWriter(out, pending[0].schema, compression="lz4") as writer:
+        for batch in batches:
+            pending.append(batch)
+            if sum(part.num_rows for part in pending) >= rows:
+                table = pa.Table.from_batches(pending)
+                whole = len(table) // rows * rows
+                writer.write_table(table.slice(0, whole), row_group_size=rows)
+                pending = table.slice(whole).to_batches()
+        if pending:
+            writer.write_table(pa.Table.from_batches(pending), row_group_size=rows)

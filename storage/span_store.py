@@ -23,26 +23,26 @@ _KEPT = timedelta(days=400)
 _WRITTEN = timedelta(days=1)  # Writing an entry never takes longer.
 # A variable and not a node parameter, since the place of the store must not be part of cache keys.
 STORE_VARIABLE = "FLIGHTDECK_SPAN_STORE"
-_SHARD = re.compile(r"span-(\d{6})-(\d+)-(\d+)-([0-9a-f]+)\.gz")
+_SHARD = re.compile(r"span-(\d+)-(\d+)-(\d+)-([0-9a-f]+)\.gz")
 
 
 class ShardName(NamedTuple):
     """The parts of the name of a file of examples.
 
     Attributes:
-      month: The month of its rows, YYYYMM.
-      piece: Position, among the parts into which the month is cut by time, of the one it is of.
-      number: Its own position in the month.
+      span: Number of the span of its rows.
+      piece: Position, among the parts into which the span is cut, of the one it is of.
+      number: Its own position in the span.
       key: Digest of all that its content depends on.
     """
 
-    month: int
+    span: int
     piece: int
     number: int
     key: str
 
     def __str__(self) -> str:
-        return f"span-{self.month}-{self.piece}-{self.number:04d}-{self.key}.gz"
+        return f"span-{self.span}-{self.piece}-{self.number:04d}-{self.key}.gz"
 
     @classmethod
     def parse(cls, name: str) -> ShardName | None:
@@ -50,8 +50,8 @@ class ShardName(NamedTuple):
         match = _SHARD.fullmatch(name)
         if not match:
             return None
-        month, piece, number, key = match.groups()
-        return cls(int(month), int(piece), int(number), key)
+        span, piece, number, key = match.groups()
+        return cls(int(span), int(piece), int(number), key)
 
 
 @dataclass(frozen=True)
@@ -71,28 +71,28 @@ class SpanStore:
         """The store that the environment names by `STORE_VARIABLE`, or one that keeps nothing."""
         return cls(os.environ.get(STORE_VARIABLE, ""))
 
-    def read(self, kind: str, month: int, key: str) -> bytes | None:
+    def read(self, kind: str, span: int, key: str) -> bytes | None:
         """Reads an entry; None if there is none."""
         if not self.uri:
             return None
         try:
-            return read_file(f"{self.uri}/{month}/{kind}-{key}")
+            return read_file(f"{self.uri}/{span}/{kind}-{key}")
         except FileNotFoundError:
             return None
         except OSError as error:
-            logging.warning("The kept result of %d cannot be read: %s", month, error)
+            logging.warning("The kept result of %d cannot be read: %s", span, error)
             return None
 
-    def write(self, kind: str, month: int, key: str, content: bytes) -> None:
-        """Writes an entry, and removes the month's old ones of its kind.
+    def write(self, kind: str, span: int, key: str, content: bytes) -> None:
+        """Writes an entry, and removes the span's old ones of its kind.
 
         Where it cannot be written the next run makes it again: that is no reason to end this one.
         """
         if self.uri:
             try:
-                self._write(kind, month, key, content)
+                self._write(kind, span, key, content)
             except OSError as error:
-                logging.warning("The result of %d cannot be kept: %s", month, error)
+                logging.warning("The result of %d cannot be kept: %s", span, error)
 
     def outdated(self) -> Iterator[str]:
         """Paths of old entries whose span was written again, and of what was never written whole.
@@ -100,12 +100,12 @@ class SpanStore:
         For a store on this machine; in a bucket, writing again deletes old ones.
         """
         before = datetime.now(UTC) - _KEPT
-        for month in sorted(Path(self.uri).glob("[0-9]" * 6)):
-            if month.is_symlink() or not month.is_dir():
+        for span in sorted(Path(self.uri).iterdir()):
+            if not span.name.isdecimal() or span.is_symlink() or not span.is_dir():
                 continue
             written = {
                 path: datetime.fromtimestamp(path.stat().st_mtime, UTC)
-                for path in sorted(month.iterdir())
+                for path in sorted(span.iterdir())
                 if not path.is_symlink() and path.is_file()
             }
             current = {path.name.rpartition("-")[0] for path, t in written.items() if t >= before}
@@ -117,9 +117,9 @@ class SpanStore:
                 if is_old:
                     yield str(path)
 
-    def _write(self, kind: str, month: int, key: str, content: bytes) -> None:
-        write_whole(f"{self.uri}/{month}/{kind}-{key}", content)
-        self._remove_old(*open_uri(f"{self.uri}/{month}"), kind)
+    def _write(self, kind: str, span: int, key: str, content: bytes) -> None:
+        write_whole(f"{self.uri}/{span}/{kind}-{key}", content)
+        self._remove_old(*open_uri(f"{self.uri}/{span}"), kind)
 
     def _remove_old(self, files: fs.FileSystem, root: str, kind: str) -> None:
         before = datetime.now(UTC) - _KEPT

@@ -158,6 +158,8 @@ def test_parquet_files_are_opened_in_one_place() -> None:
     opens = [line for path in everywhere if path not in doors for line in readers(path)]
     assert opens == []
     for path in doors:
+        if path.parts[-3] == "data" and not list(readers(path)):
+            continue  # It makes text.
         assert list(readers(path))
         names = [name for _, name in imports(path, path.read_text(encoding="utf-8"))]
         assert "pyarrow_hotfix" in names

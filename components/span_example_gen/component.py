@@ -1,19 +1,20 @@
-"""SpanExampleGen: reads monthly Parquet spans and splits them by time."""
+"""SpanExampleGen: reads spans of rows and splits them by time, or by a hash."""
 
 import json
 import traceback
-from datetime import timedelta
 
 import apache_beam as beam
 from tfx import v1 as tfx
 
-from components.span_example_gen.plan import SPLITS, plan_shards
+from components.span_example_gen.plan import SPLITS, Shares, plan_shards
+from components.span_example_gen.row_order import RowOrder
+from components.span_example_gen.staging import stage
 from components.span_example_gen.writing import WriteShard
 from ml.artifacts import load_schema
 from ml.example_columns import Columns
-from storage import spans
 from storage.errors import DataError, from_worker_traceback
 from storage.span_store import SpanStore
+from storage.spans import DataSource, resolve_window
 
 
 @tfx.dsl.components.component(use_beam=True)
@@ -21,70 +22,83 @@ def SpanExampleGen(
     schema: tfx.dsl.components.InputArtifact[tfx.types.standard_artifacts.Schema],
     examples: tfx.dsl.components.OutputArtifact[tfx.types.standard_artifacts.Examples],
     data_uri: tfx.dsl.components.Parameter[str],
-    time_column: tfx.dsl.components.Parameter[str],
+    layout: tfx.dsl.components.Parameter[str],
     as_of: tfx.dsl.components.Parameter[int],
     window: tfx.dsl.components.Parameter[int],
     eval_days: tfx.dsl.components.Parameter[int],
+    eval_share: tfx.dsl.components.Parameter[float],
+    test_share: tfx.dsl.components.Parameter[float],
+    key_columns: tfx.dsl.components.Parameter[str],
     fingerprint: tfx.dsl.components.Parameter[str],
     beam_pipeline: tfx.dsl.components.BeamComponentParameter[beam.Pipeline] = None,
 ) -> None:
-    """Writes a window of monthly spans as tf.Examples, split by time.
+    """Writes a window of spans as tf.Examples, split by time, or by a hash where rows have none.
 
-    Nulls become absent features. Timestamps become int64 seconds since the Unix epoch. Every month
-    is cut where its last days begin, so it has the same files in every split, and the files of an
-    earlier run are reused from the `SpanStore` of the environment.
+    Nulls become absent features. Dates and timestamps become int64 seconds since the Unix epoch.
+    Every span is cut where its last days begin, so it has the same files in every split, and the
+    files of an earlier run are reused from the `SpanStore` of the environment.
 
     Example:
       example_gen = SpanExampleGen(
           schema=schema_gen.outputs["schema"],
           data_uri="data/my_model",
-          time_column="time",
+          layout=DataSource("data/my_model", "span-{YYYY}{MM}", "time").layout,
           as_of=201312,
           window=6,
           eval_days=7,
+          eval_share=0.1,
+          test_share=0.2,
+          key_columns="[]",
           fingerprint="",
       )
 
     Args:
       schema: Types of the columns, and which of them every file must have.
       examples: Component `outputs` contains: the splits `train` (the window without its last
-        days), `eval` (its last days) and `test` (the month `as_of`), as gzipped TFRecords. The
-        custom properties `rows` and `spans` hold, as JSON, the number of rows and the months of
+        days), `eval` (its last days) and `test` (the span `as_of`), as gzipped TFRecords. The
+        custom properties `rows` and `spans` hold, as JSON, the number of rows and the spans of
         each split.
-      data_uri: Directory that holds the spans, one folder `span-YYYYMM` per month.
-      time_column: Timestamp column that decides which rows are in `eval`.
-      as_of: Month of the `test` split, YYYYMM; 0 means the newest there is.
-      window: Months before `as_of` to train on.
+      data_uri: Directory of the data, or its one file.
+      layout: The division into spans, and the format of text files; the JSON of
+        `DataSource.layout`.
+      as_of: Span of the `test` split; 0 means the newest there is.
+      window: Spans before `as_of` to train on.
       eval_days: Days at the end of the window that become `eval`.
+      eval_share: Share of the rows that become `eval`, if rows have no time.
+      test_share: Share of the rows that become `test`, if there are no spans.
+      key_columns: JSON list of the columns by whose values rows without a time are split; an empty
+        list means all columns.
       fingerprint: Fingerprint of the window at the start of the run, part of the cache key; "" is
         not compared.
       beam_pipeline: Supplied by TFX.
 
     Raises:
       DataError: If a span, file, row group or column is missing, unreadable, empty or mistyped, if
-        rows are of another month than their span, or if the data does not match `fingerprint`.
+        rows are of another span than their path says, or if the data does not match `fingerprint`.
     """
-    chosen = spans.resolve_window(data_uri, as_of, window)
+    source = DataSource.of(data_uri, layout)
+    chosen = resolve_window(source, as_of, window)
     if fingerprint and fingerprint != chosen.fingerprint:
         raise DataError(
             f"the spans under {data_uri!r} changed after the run had started: run again"
         )
-    columns = Columns.from_schema(load_schema(schema), time_column)
-    shards, rows = plan_shards(data_uri, chosen, columns, timedelta(days=eval_days))
+    columns = Columns.from_schema(load_schema(schema), source.time_column)
+    order = RowOrder(source.time_column, tuple(json.loads(key_columns)))
+    shares = Shares(eval_days, eval_share, test_share)
     store = SpanStore.of_environment()
-    try:
-        with beam_pipeline as pipeline:
-            _ = (
-                pipeline
-                | "Shards" >> beam.Create(shards)
-                | "Write" >> beam.ParDo(WriteShard(data_uri, columns, examples.uri, store))
-            )
-    except Exception as error:
-        raised = "".join(traceback.format_exception_only(error))
-        if user_error := from_worker_traceback(raised):
-            raise user_error from None
-        raise
+    with stage(source, chosen, columns, examples.uri) as staged:
+        shards, rows = plan_shards(source, chosen, columns, order, shares, staged)
+        uri = staged.folder if staged.paths else data_uri
+        write = WriteShard(uri, columns, order, examples.uri, store)
+        try:
+            with beam_pipeline as pipeline:
+                _ = pipeline | "Shards" >> beam.Create(shards) | "Write" >> beam.ParDo(write)
+        except Exception as error:
+            raised = "".join(traceback.format_exception_only(error))
+            if user_error := from_worker_traceback(raised):
+                raise user_error from None
+            raise
     examples.split_names = json.dumps(SPLITS)
     examples.set_string_custom_property("rows", json.dumps(rows))
-    months = {"train": [s.month for s in chosen.train], "test": [chosen.test.month]}
-    examples.set_string_custom_property("spans", json.dumps(months))
+    numbers = {"train": [s.number for s in chosen.train], "test": [chosen.test.number]}
+    examples.set_string_custom_property("spans", json.dumps(numbers))

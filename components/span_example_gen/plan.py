@@ -1,23 +1,40 @@
 """Cuts a window of spans into shards: which rows become which file of which split."""
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
 
 import numpy as np
-import pyarrow as pa
 
-from components.span_example_gen.parquet import open_parquet, read_times
+from components.span_example_gen.parquet import open_parquet
+from components.span_example_gen.row_order import RowOrder
+from components.span_example_gen.staging import Staged
 from ml.example_columns import Columns
-from storage import spans
 from storage.errors import DataError
+from storage.periods import SpanPeriod
 from storage.span_store import ShardName
+from storage.spans import DataSource, Span, Window
 
 SPLITS = ("train", "eval", "test")
 ROWS_PER_SHARD = 16_384
 # Version of the format of kept files; others are not used.
-_ENCODING = 1
+_ENCODING = 2
+_DAY = 24 * 3600
+
+
+@dataclass(frozen=True)
+class Shares:
+    """How much of the data is held out.
+
+    Attributes:
+      eval_days: Days at the end of the window that become `eval`, where rows have a time.
+      eval_share: Share of the window's rows that become `eval`, where they have none.
+      test_share: Share of all rows that become `test`, where nothing divides them into spans.
+    """
+
+    eval_days: int
+    eval_share: float
+    test_share: float
 
 
 @dataclass(frozen=True)
@@ -29,9 +46,8 @@ class Shard:
       name: Name of the TFRecord file.
       path: The Parquet file.
       row_groups: Indices of the row groups to read.
-      after: Rows at or before this time, in seconds since the epoch, are left out; None for no
-        bound.
-      until: Rows after this time, in seconds since the epoch, are left out; None for no bound.
+      after: Rows at or before this place in the `RowOrder` are left out; None for no bound.
+      until: Rows after this place are left out; None for no bound.
       rows: Number of rows left.
     """
 
@@ -44,79 +60,158 @@ class Shard:
     rows: int
 
 
+@dataclass(frozen=True)
+class _Piece:
+    """Rows of a span that are in one split.
+
+    Attributes:
+      split: Name of the split.
+      after: See `Shard`.
+      until: See `Shard`.
+    """
+
+    split: str
+    after: int | None
+    until: int | None
+
+
+# The places of the rows of each row group, by file.
+_Places = dict[str, list[np.ndarray]]
+
+
 def plan_shards(
-    data_uri: str, window: spans.Window, columns: Columns, eval_span: timedelta
+    source: DataSource,
+    window: Window,
+    columns: Columns,
+    order: RowOrder,
+    shares: Shares,
+    staged: Staged,
 ) -> tuple[list[Shard], dict[str, int]]:
-    """Cuts a window into shards; reads only footers and the time column.
+    """Cuts a window into shards.
+
+    Of rows that have a time, it reads only footers and the time column.
 
     Args:
-      data_uri: Directory that holds the spans.
+      source: Where the spans are.
       window: The spans to read.
       columns: Columns that every file must have.
-      eval_span: Length of time at the end of the window that becomes `eval`.
+      order: By what rows are split.
+      shares: How much is held out.
+      staged: The files to read.
 
     Returns:
       The shards, and the number of rows of each split.
 
     Raises:
-      DataError: If a file cannot be read, has the wrong columns or rows of another month, or if a
+      DataError: If a file cannot be read, has the wrong columns or rows of another span, or if a
         span or split has no row.
     """
-    files, _ = spans.filesystem(data_uri)
-    seconds = int(eval_span.total_seconds())
-    times = {
-        span.month: _read_span_times(files, span, columns) for span in (*window.train, window.test)
+    places = {
+        span.number: _read_places(source, span, columns, order, staged) for span in window.spans
     }
-    cutoff = max(_bounds(times[span.month])[1] for span in window.train) - seconds
     shards: list[Shard] = []
     rows = dict.fromkeys(SPLITS, 0)
-    for span in (*window.train, window.test):
-        of_span = times[span.month]
-        first, last = _bounds(of_span)
-        cuts = sorted({last - seconds, cutoff} if first <= cutoff < last else {last - seconds})
+    cut = _cut_by_time if source.time_column else _cut_by_hash
+    for span, pieces in cut(source, window, places, shares):
         index = 0
-        for piece, (after, until) in enumerate(zip([None, *cuts], [*cuts, None], strict=True)):
-            split = "train" if (last if until is None else until) <= cutoff else "eval"
-            split = "test" if span == window.test else split
-            for path, groups in of_span.items():
-                counts = [_count(group, after, until) for group in groups]
-                rows[split] += sum(counts)
+        for number, piece in enumerate(pieces):
+            for path, groups in places[span.number].items():
+                counts = [int(within(g, piece.after, piece.until).sum()) for g in groups]
+                rows[piece.split] += sum(counts)
                 for portion in _portions(counts):
-                    count = sum(counts[group] for group in portion)
-                    facts = (_ENCODING, span.fingerprint, path, portion, after, until, columns.key)
-                    key = hashlib.sha256(repr(facts).encode()).hexdigest()[:16]
-                    name = ShardName(span.month, piece, index, key)
-                    shards.append(Shard(split, name, path, portion, after, until, count))
+                    facts = (_ENCODING, span.fingerprint, path, portion, piece.after, piece.until)
+                    key = hashlib.sha256(repr((*facts, columns.key, order)).encode()).hexdigest()
+                    shards.append(
+                        Shard(
+                            piece.split,
+                            ShardName(span.number, number, index, key[:16]),
+                            staged.path(path),
+                            portion,
+                            piece.after,
+                            piece.until,
+                            sum(counts[group] for group in portion),
+                        )
+                    )
                     index += 1
     for split in SPLITS:
         if not rows[split]:
             raise DataError(
-                f"the {split} split has no row; the window has {len(window.train)} month(s)"
+                f"the {split} split has no row; the window has {len(window.train)} span(s) with "
+                f"{sum(rows.values()):,} rows"
             )
     return shards, rows
 
 
-def within(seconds: np.ndarray, after: int | None, until: int | None) -> np.ndarray:
-    """Which times are within the bounds of a `Shard`, shape [rows]."""
-    keep = np.ones(len(seconds), bool)
+def within(places: np.ndarray, after: int | None, until: int | None) -> np.ndarray:
+    """Which places are within the bounds of a `Shard`, shape [rows]."""
+    keep = np.ones(len(places), bool)
     if after is not None:
-        keep &= seconds > after
+        keep &= places > after
     if until is not None:
-        keep &= seconds <= until
+        keep &= places <= until
     return keep
 
 
-def _bounds(times: dict[str, list[np.ndarray]]) -> tuple[int, int]:
-    """The first and the last time of a span, in seconds since the epoch."""
-    seconds = np.concatenate([group for groups in times.values() for group in groups])
+def _cut_by_time(
+    source: DataSource, window: Window, places: dict[int, _Places], shares: Shares
+) -> Iterator[tuple[Span, list[_Piece]]]:
+    """The last days of the window are `eval`.
+
+    Every span is cut where its own last days begin, so that it consists of the same files whatever
+    split they are in.
+    """
+    seconds = shares.eval_days * _DAY
+    bounds = {span.number: _bounds(source, span, places[span.number]) for span in window.spans}
+    cutoff = max(bounds[span.number][1] for span in window.train) - seconds
+    for span in window.spans:
+        first, last = bounds[span.number]
+        begin, end = _range(source, span)
+        cuts = sorted({last - seconds, cutoff} if first <= cutoff < last else {last - seconds})
+        pieces = []
+        for after, until in zip([begin, *cuts], [*cuts, end], strict=True):
+            split = "train" if (last if until is None else until) <= cutoff else "eval"
+            pieces.append(_Piece("test" if span == window.test else split, after, until))
+        yield span, pieces
+
+
+def _cut_by_hash(
+    source: DataSource, window: Window, places: dict[int, _Places], shares: Shares
+) -> Iterator[tuple[Span, list[_Piece]]]:
+    """A share of the rows is `eval`; where all is one span, another share is `test`."""
+    if window.test in window.train:
+        test = RowOrder.BUCKETS - round(shares.test_share * RowOrder.BUCKETS) - 1
+        evaluation = test - round(shares.eval_share * RowOrder.BUCKETS)
+        yield (
+            window.test,
+            [
+                _Piece("train", None, evaluation),
+                _Piece("eval", evaluation, test),
+                _Piece("test", test, None),
+            ],
+        )
+        return
+    cut = RowOrder.BUCKETS - round(shares.eval_share * RowOrder.BUCKETS) - 1
+    for span in window.spans:
+        splits = ("test", "test") if span == window.test else ("train", "eval")
+        yield span, [_Piece(splits[0], None, cut), _Piece(splits[1], cut, None)]
+
+
+def _range(source: DataSource, span: Span) -> tuple[int | None, int | None]:
+    """The bounds of a span's own rows, if its files have others too; see `Shard`."""
+    if not span.within:
+        return None, None
+    begin, end = source.numbering.bounds(span.number)
+    return begin - 1, end - 1
+
+
+def _bounds(source: DataSource, span: Span, places: _Places) -> tuple[int, int]:
+    """The first and the last time of a span's rows, in seconds since the epoch."""
+    seconds = np.concatenate([group for groups in places.values() for group in groups])
+    seconds = seconds[within(seconds, *_range(source, span))]
     return int(seconds.min()), int(seconds.max())
 
 
-def _count(seconds: np.ndarray, after: int | None, until: int | None) -> int:
-    return int(within(seconds, after, until).sum())
-
-
-def _portions(counts: list[int]) -> Iterator[tuple[int, ...]]:
+def _portions(counts: Sequence[int]) -> Iterator[tuple[int, ...]]:
     """Groups the row groups that have rows into portions of about one shard."""
     portion: list[int] = []
     size = 0
@@ -132,31 +227,35 @@ def _portions(counts: list[int]) -> Iterator[tuple[int, ...]]:
         yield tuple(portion)
 
 
-def _read_span_times(
-    files: pa.fs.FileSystem, span: spans.Span, columns: Columns
-) -> dict[str, list[np.ndarray]]:
-    """Checks the columns of a span, and reads the times of each row group of each file."""
-    times = {}
+def _read_places(
+    source: DataSource, span: Span, columns: Columns, order: RowOrder, staged: Staged
+) -> _Places:
+    """Checks the columns of a span, and reads the places of the rows of each row group."""
+    places = {}
     for path in span.files:
-        with open_parquet(files, path) as parquet:
+        with open_parquet(staged.files, staged.path(path), path) as parquet:
             columns.check(path, parquet.schema_arrow)
-            times[path] = [
-                read_times(parquet, path, g, columns.time) for g in range(parquet.num_row_groups)
+            places[path] = [
+                order.read(parquet, path, group) for group in range(parquet.num_row_groups)
             ]
-        _check_month(path, span.month, times[path], columns.time)
-    if not any(len(group) for groups in times.values() for group in groups):
-        raise DataError(f"span-{span.month} has no row: {', '.join(span.files)}")
-    return times
+        if source.time_column and not span.within:
+            _check_period(source, path, span.number, places[path])
+    if not any(len(group) for groups in places.values() for group in groups):
+        raise DataError(f"{source.name(span.number)} has no row: {', '.join(span.files)}")
+    return places
 
 
-def _check_month(path: str, month: int, times: list[np.ndarray], column: str) -> None:
-    """Checks that the rows of a file are of its month, within a day to allow for time zones."""
-    begin, end = spans.month_bounds(month)
+def _check_period(source: DataSource, path: str, number: int, times: Sequence[np.ndarray]) -> None:
+    """Checks that the rows of a file are of its span, within a day to allow for time zones."""
+    if source.numbering is SpanPeriod.NUMBER:
+        return
+    begin, end = source.numbering.bounds(number)
     seconds = np.concatenate([np.empty(0, np.int64), *times])
-    outside = seconds[(seconds < begin) | (seconds >= end)]
+    outside = seconds[(seconds < begin - _DAY) | (seconds >= end + _DAY)]
     if len(outside):
         first, last = np.array([outside.min(), outside.max()]).astype("datetime64[s]")
         raise DataError(
-            f"{path}: {len(outside):,} of {len(seconds):,} rows are not of the month {month}: "
-            f"their {column!r} is {first} to {last}, UTC"
+            f"{path}: {len(outside):,} of {len(seconds):,} rows are not of the "
+            f"{source.numbering.value} {number}: their {source.time_column!r} is {first} to "
+            f"{last}, UTC"
         )

@@ -9,14 +9,15 @@ import pyarrow as pa
 import tensorflow as tf
 from tfx_bsl.coders import example_coder
 
-from components.span_example_gen.parquet import open_parquet, seconds_of, unreadable
+from components.span_example_gen.parquet import open_parquet, unreadable
 from components.span_example_gen.plan import ROWS_PER_SHARD, Shard, within
+from components.span_example_gen.row_order import RowOrder
 from ml import progress
 from ml.artifacts import split_uri
 from ml.example_columns import Columns, to_example_batch
-from storage import spans
 from storage.parquet import ParquetFile
 from storage.span_store import SpanStore
+from storage.spans import filesystem
 from storage.tfrecords import open_records, read_records
 
 _KIND = "examples"
@@ -29,9 +30,12 @@ class WriteShard(beam.DoFn):
     A shard that a runner retries is written again under the same name with the same rows.
     """
 
-    def __init__(self, data_uri: str, columns: Columns, examples_uri: str, store: SpanStore):
-        self._data_uri = data_uri
+    def __init__(
+        self, uri: str, columns: Columns, order: RowOrder, examples_uri: str, store: SpanStore
+    ):
+        self._uri = uri
         self._columns = columns
+        self._order = order
         self._examples_uri = examples_uri
         self._store = store
 
@@ -46,13 +50,13 @@ class WriteShard(beam.DoFn):
             self._encode(shard, output)
             did = f"{shard.rows:,} rows"
             with tf.io.gfile.GFile(output, "rb") as written:
-                self._store.write(_KIND, shard.name.month, shard.name.key, written.read())
-        progress.report(f"{shard.split} {shard.name.month} file {shard.name.number}: {did}")
+                self._store.write(_KIND, shard.name.span, shard.name.key, written.read())
+        progress.report(f"{shard.split} {shard.name.span} file {shard.name.number}: {did}")
         yield from ()
 
     def _take_kept(self, shard: Shard, output: str) -> bool:
         """Copies the kept file of a shard, if it is intact: others may write to the store."""
-        kept = self._store.read(_KIND, shard.name.month, shard.name.key)
+        kept = self._store.read(_KIND, shard.name.span, shard.name.key)
         if kept is None or not _is_whole(kept):
             return False
         with tf.io.gfile.GFile(output, "wb") as out:
@@ -61,10 +65,10 @@ class WriteShard(beam.DoFn):
 
     def _encode(self, shard: Shard, output: str) -> None:
         """Writes the rows of a shard."""
-        files, _ = spans.filesystem(self._data_uri)
+        files, _ = filesystem(self._uri)
         encoder = example_coder.RecordBatchToExamplesEncoder()
         with (
-            open_parquet(files, shard.path) as parquet,
+            open_parquet(files, shard.path, shard.path) as parquet,
             open_records(output) as out,
         ):
             for group in shard.row_groups:
@@ -75,9 +79,10 @@ class WriteShard(beam.DoFn):
     def _read(self, parquet: ParquetFile, shard: Shard, group: int) -> Iterator[pa.RecordBatch]:
         try:
             table = parquet.read_row_group(group)
-            seconds = seconds_of(table[self._columns.time])
-            keep = pa.array(within(seconds, shard.after, shard.until))
-            batches = [to_example_batch(b, self._columns) for b in table.filter(keep).to_batches()]
+            if shard.after is not None or shard.until is not None:
+                places = self._order.places(table, shard.path)
+                table = table.filter(pa.array(within(places, shard.after, shard.until)))
+            batches = [to_example_batch(b, self._columns) for b in table.to_batches()]
         except (pa.ArrowException, OSError) as error:
             raise unreadable(shard.path, group, error) from error
         yield from batches

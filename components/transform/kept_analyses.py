@@ -133,7 +133,7 @@ class KeptAnalyses:
         months: dict[int, dict[int, list[str]]] = {}
         for path in files:
             name = ShardName.parse(os.path.basename(path)) or ShardName(0, 0, 0, "")
-            months.setdefault(name.month, {}).setdefault(name.piece, []).append(path)
+            months.setdefault(name.span, {}).setdefault(name.piece, []).append(path)
         for month, pieces in months.items():
             whole = [path for group in pieces.values() for path in group]
             in_pieces = self._load(month, whole) is None and any(

@@ -17,13 +17,13 @@ _SEED = 7
 _FEATURES = (*VOCABULARIES, *SCHEDULE, *WEATHER)
 
 
-def baseline_auc(data_uri: str, as_of: int, window: int, label: str) -> float:
+def baseline_auc(source: spans.DataSource, as_of: int, window: int, label: str) -> float:
     """AUC of scikit-learn's HistGradientBoosting with its defaults and categorical features.
 
     It trains on the whole window; the pipeline's model holds out the last days for early stopping.
 
     Args:
-      data_uri: Directory of the spans.
+      source: The data.
       as_of: Month to evaluate on, YYYYMM.
       window: Months before `as_of` to train on.
       label: Column of the label.
@@ -34,8 +34,8 @@ def baseline_auc(data_uri: str, as_of: int, window: int, label: str) -> float:
     Raises:
       DataError: If a month of the window is missing.
     """
-    months = spans.resolve_window(data_uri, as_of, window)
-    files, _ = spans.filesystem(data_uri)
+    months = spans.resolve_window(source, as_of, window)
+    files, _ = spans.filesystem(source.uri)
 
     def read(paths: list[str]) -> pd.DataFrame:
         columns = [*_FEATURES, label]

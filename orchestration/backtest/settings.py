@@ -108,7 +108,10 @@ def _make(
         served=served,
         baseline=(
             model.baseline,
-            {m: (each.uri, each.as_of, each.window, model.task.label) for m, each in data.items()},
+            {
+                m: (each.source, each.as_of, each.window, model.task.label)
+                for m, each in data.items()
+            },
         ),
         label=model.task.label,
         prepare=lambda: begin(directory.logs("backtest"), console, "backtest.log"),

@@ -10,6 +10,7 @@ from orchestration.commands.options import (
     config_options,
     epilog,
     output_option,
+    read_config,
     settings_of,
     together,
     usage_errors,
@@ -17,7 +18,6 @@ from orchestration.commands.options import (
 )
 from orchestration.outcome import Outcome
 
-_MONTH = click.IntRange(190001, 299912)
 _EPILOG = epilog(
     [
         "python local_runner.py backtest --from 201306 --to 201312",
@@ -35,9 +35,9 @@ _EPILOG = epilog(
 @click.command(epilog=_EPILOG)
 @together(
     click.option(
-        "--from", "first", type=_MONTH, required=True, metavar="YYYYMM", help="First month."
+        "--from", "first", type=int, required=True, metavar="SPAN", help="First span, as YYYYMM."
     ),
-    click.option("--to", "last", type=_MONTH, required=True, metavar="YYYYMM", help="Last month."),
+    click.option("--to", "last", type=int, required=True, metavar="SPAN", help="Last span."),
     window_option,
     output_option("output/backtest"),
     config_options,
@@ -66,10 +66,13 @@ def backtest(
     from orchestration.backtest.settings import make_backtests, run_backtests
     from orchestration.commands.ending import finish
     from orchestration.local.output_directory import OutputDirectory
-    from storage.spans import months_between
     from terminal.tables import open_console
 
-    months = months_between(first, last)
+    numbering = read_config(config_path, settings).data.source.numbering
+    for option, number in (("--from", first), ("--to", last)):
+        if not numbering.is_number(number):
+            raise click.UsageError(f"{option} {number}: {numbering.form} is expected")
+    months = numbering.between(first, last)
     if not months:
         raise click.UsageError(f"--from {first} comes after --to {last}")
     given = settings_of(None, window, settings)

@@ -141,8 +141,9 @@ def run_parameters(
     values = pipeline_parameters(config)
     if "SpanExampleGen" not in config.kubeflow.uncached:
         # Taken from the cache, it must be told apart by the data.
-        data = spans.resolve_window(str(values["data_uri"]), config.data.as_of, config.data.window)
-        values |= {"data_as_of": data.test.month, "fingerprint": data.fingerprint}
+        source = dataclasses.replace(config.data.source, uri=str(values["data_uri"]))
+        data = spans.resolve_window(source, config.data.as_of, config.data.window)
+        values |= {"data_as_of": data.test.number, "fingerprint": data.fingerprint}
     return values
 
 

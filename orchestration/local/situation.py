@@ -89,9 +89,9 @@ def prepare(config: Config, directory: OutputDirectory) -> Prepared:
     Raises:
       UserError: If the data cannot be used, or the served version lost files.
     """
-    window = spans.resolve_window(config.data.uri, config.data.as_of, config.data.window)
+    window = spans.resolve_window(config.data.source, config.data.as_of, config.data.window)
     config = dataclasses.replace(
-        config, data=dataclasses.replace(config.data, as_of=window.test.month)
+        config, data=dataclasses.replace(config.data, as_of=window.test.number)
     )
     code_version = code_version_of(config)
     settings = _settings(config)
@@ -116,8 +116,8 @@ def prepare(config: Config, directory: OutputDirectory) -> Prepared:
         data=window.fingerprint,
         configuration=hashlib.sha256(json.dumps(stable, sort_keys=True).encode()).hexdigest(),
         data_uri=config.data.uri,
-        files=tuple(file for span in (*window.train, window.test) for file in span.files),
-        months={"train": tuple(s.month for s in window.train), "test": (window.test.month,)},
+        files=tuple(file for span in window.spans for file in span.files),
+        months={"train": tuple(s.number for s in window.train), "test": (window.test.number,)},
         served=served,
         served_key=str(provenance.get("run_key", "")),
         served_months={name: tuple(m) for name, m in provenance.get("spans", {}).items()},

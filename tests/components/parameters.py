@@ -14,8 +14,10 @@ from pipeline.config import (
     QuantizationConfig,
     ServingConfig,
     TrainingConfig,
+    load_config,
 )
 
+LAYOUT = load_config().data.source.layout
 _GATE, _SERVING, _TRAINING = GateConfig(schema="-"), ServingConfig(), TrainingConfig()
 _FIT = {
     "custom_config": "{}",
@@ -35,7 +37,16 @@ def _parameters(table: Any, *without: str) -> dict[str, Any]:
 
 
 DEFAULTS: dict[str, dict[str, Any]] = {
-    "SpanExampleGen": {"as_of": 0, "window": 6, "eval_days": 7, "fingerprint": ""},
+    "SpanExampleGen": {
+        "layout": LAYOUT,
+        "as_of": 0,
+        "window": 6,
+        "eval_days": 7,
+        "eval_share": 0.1,
+        "test_share": 0.2,
+        "key_columns": "[]",
+        "fingerprint": "",
+    },
     "DataGate": {
         "environment": "TRAINING",
         "features": "[]",
@@ -76,5 +87,5 @@ DEFAULTS: dict[str, dict[str, Any]] = {
         "keep_versions": 0,
     },
     "ServedModel": {"version": 0, "public_keys": "[]", "encryption_keys": ""},
-    "RequestExampleGen": {"data_uri": "", "label": "", "encryption_keys": ""},
+    "RequestExampleGen": {"data_uri": "", "layout": LAYOUT, "label": "", "encryption_keys": ""},
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,6 +14,7 @@ from pyarrow import fs
 
 from components.span_example_gen.component import SpanExampleGen
 from ml.artifacts import has_serving_model, statistics_uri
+from pipeline.config import load_config
 from storage import spans
 from storage.directory import ModelDirectory
 from storage.errors import DataError
@@ -24,6 +26,7 @@ from tests.components.test_publishing import push, serve
 from tests.conftest import PushedRun
 
 BUCKET = "s3://flightdeck"
+SOURCE = load_config().data.source
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +54,7 @@ def test_span_example_gen_reads_a_bucket_as_a_folder(
     run_component: Callable[..., dict[str, Any]],
 ) -> None:
     copy_tree(str(tiny_spans), f"{bucket}/data")
-    settings = {"time_column": "time_hour", "as_of": 0, "window": 2}
+    settings = {"as_of": 0, "window": 2}
     rows = []
     for uri in (str(tiny_spans), f"{bucket}/data"):
         outputs = run_component(
@@ -71,7 +74,8 @@ def test_find_spans_refuses_by_name_other_contents_of_a_bucket(bucket: str) -> N
     for name in ("span-201301/part.pq", "span-201301/_SUCCESS", "span-201301/PART2.PARQUET"):
         with files.open_output_stream(f"{root}/{name}") as stream:
             stream.write(b"PAR1")
-    (span,) = spans.find_spans(f"{bucket}/mixed")
+    mixed = dataclasses.replace(SOURCE, uri=f"{bucket}/mixed")
+    (span,) = spans.find_spans(mixed)
     assert span.files == (f"{root}/span-201301/PART2.PARQUET", f"{root}/span-201301/part.pq")
     for name, named in (
         ("span-201301/day=16/part.parquet", "span-201301/day=16"),
@@ -80,7 +84,7 @@ def test_find_spans_refuses_by_name_other_contents_of_a_bucket(bucket: str) -> N
         with files.open_output_stream(f"{root}/{name}") as stream:
             stream.write(b"PAR1")
         with pytest.raises(DataError, match=f"{root}/{named}' is a folder and no"):
-            spans.find_spans(f"{bucket}/mixed")
+            spans.find_spans(mixed)
         files.delete_file(f"{root}/{name}")
         files.delete_dir(f"{root}/{named}")
 
@@ -97,7 +101,7 @@ def test_span_store_may_be_in_a_bucket(bucket: str) -> None:
 
 def test_find_spans_names_a_missing_bucket(bucket: str) -> None:
     with pytest.raises(DataError, match="data directory 's3://nowhere/data'"):
-        spans.find_spans("s3://nowhere/data")
+        spans.find_spans(dataclasses.replace(SOURCE, uri="s3://nowhere/data"))
 
 
 def test_pusher_pushes_a_signed_model_to_a_bucket_that_is_served(

@@ -44,7 +44,7 @@ def odd(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def examples(run_component: Run, tiny_spans: Path, curated_schema: Path, odd: Path) -> Any:
     spans = str(shutil.copytree(tiny_spans, odd / "spans"))
-    settings = {"time_column": "time_hour", "window": 2, "data_uri": spans}
+    settings = {"window": 2, "data_uri": spans}
     made = run_component(SpanExampleGen, {"schema": curated_schema}, **settings)["examples"]
     found = moved(made, odd / "examples")
     for split in SPLITS:  # What a pattern would find has no rows.

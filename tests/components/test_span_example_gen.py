@@ -26,14 +26,18 @@ from tensorflow_metadata.proto.v0 import schema_pb2
 from tfx_bsl.coders import example_coder
 
 from components.span_example_gen.component import SpanExampleGen
-from components.span_example_gen.plan import SPLITS, plan_shards
+from components.span_example_gen.plan import SPLITS, Shares, plan_shards
+from components.span_example_gen.row_order import RowOrder
+from components.span_example_gen.staging import Staged
 from ml.example_columns import Columns, to_example_batch
-from storage import spans
 from storage.errors import DataError
+from storage.periods import SpanPeriod
+from storage.spans import DataSource, resolve_window
 from tests.conftest import TRIPS, HostileFile, read_month, write_span
 
 BAD_MONTH = 201302
 TIME = "time_hour"
+MONTHS = "span-{YYYY}{MM}"
 DAY = 24 * 60 * 60
 EVAL_DAYS = 7
 
@@ -47,7 +51,10 @@ def generate(run_component: Callable[..., dict[str, Any]], curated_schema: Path)
     """Runs SpanExampleGen on a directory, by default on two months and the test month March."""
 
     def run(root: Path, schema: Path = curated_schema, **parameters: Any) -> Any:
-        settings = {"time_column": TIME, "as_of": 201303, "window": 2, **parameters}
+        names = ("pattern", "time_column", "period", "text")
+        chosen = {name: parameters.pop(name) for name in names if name in parameters}
+        source = DataSource(str(root), **{"pattern": MONTHS, "time_column": TIME, **chosen})
+        settings = {"layout": source.layout, "as_of": 201303, "window": 2, **parameters}
         outputs = run_component(SpanExampleGen, {"schema": schema}, data_uri=str(root), **settings)
         return outputs["examples"]
 
@@ -177,7 +184,11 @@ def test_span_example_gen_puts_a_row_at_the_cutoff_in_train(
     test = [datetime(2013, 3, 1, tzinfo=UTC), datetime(2013, 2, 28, 0, 30, tzinfo=UTC)]
     write_clock(tmp_path / "spans/span-201303", test)
     found = generate(
-        tmp_path / "spans", schema_of(tmp_path, ""), time_column="clock", window=1, eval_days=3
+        tmp_path / "spans",
+        schema_of(tmp_path, 'feature { name: "clock" type: INT }'),
+        time_column="clock",
+        window=1,
+        eval_days=3,
     )
     at = int(cutoff.timestamp())
     assert column_of(found, "train", "clock") == [at]
@@ -203,7 +214,7 @@ def test_span_example_gen_refuses_a_window_shorter_than_the_eval_days(
     generate: Generate, tiny_spans: Path
 ) -> None:
     message = refusal(generate, tiny_spans, window=1, eval_days=31)
-    assert message == "the train split has no row; the window has 1 month(s)"
+    assert message.startswith("the train split has no row; the window has 1 span(s) with ")
 
 
 def test_span_example_gen_reads_a_span_of_several_files_whole(
@@ -258,11 +269,13 @@ def test_span_example_gen_reads_each_row_group_of_a_large_file_once(
     root = tmp_path
     for month in (201301, 201302):
         write_span(root, month, pa.concat_tables([read_month(month)] * 4))
-    window = spans.resolve_window(str(root), 201302, 1)
+    source = DataSource(str(root), MONTHS, TIME)
+    window = resolve_window(source, 201302, 1)
     columns = Columns({}, frozenset({TIME}), TIME)
-    shards, rows = plan_shards(str(root), window, columns, timedelta(days=1))
+    shares, staged = Shares(1, 0.1, 0.2), Staged(source, "")
+    shards, rows = plan_shards(source, window, columns, RowOrder(TIME), shares, staged)
     for span in (*window.train, window.test):
-        parts = [shard for shard in shards if shard.name.month == span.month]
+        parts = [shard for shard in shards if shard.name.span == span.number]
         assert [shard.name.number for shard in parts] == list(range(len(parts)))
         assert {shard.name.piece for shard in parts} == {0, 1}
         for piece in (0, 1):
@@ -367,11 +380,11 @@ def test_span_example_gen_writes_nulls_as_absent_features(examples: Any, tiny_sp
         assert len(parsed[name].values) == len(source) - source[name].null_count
 
 
-def encode(array: pa.Array, kind: int | None = None) -> list[Any]:
+def encode(array: pa.Array, kind: int) -> list[Any]:
     """Sends a column through Parquet and a tf.Example; None where the feature is absent."""
     file = io.BytesIO()
     pq.write_table(pa.table({"x": array}), file, version="2.6")
-    columns = Columns({} if kind is None else {"x": kind}, frozenset(), "time")
+    columns = Columns({"x": kind}, frozenset(), "time")
     encoder = example_coder.RecordBatchToExamplesEncoder()
     return [
         parse(record).get("x")
@@ -424,16 +437,18 @@ def test_encode_writes_timestamps_as_seconds_since_the_epoch(
 ) -> None:
     scale = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}[unit]
     late_in_the_second = [value if value is None else (value + 1) * scale - 1 for value in seconds]
-    assert encode(pa.array(late_in_the_second, pa.timestamp(unit, zone))) == seconds
+    times = pa.array(late_in_the_second, pa.timestamp(unit, zone))
+    assert encode(times, schema_pb2.INT) == seconds
 
 
 @given(st.lists(st.none() | st.booleans()))
 def test_encode_writes_booleans_as_zero_and_one(values: list[bool | None]) -> None:
-    assert encode(pa.array(values, pa.bool_())) == values
+    assert encode(pa.array(values, pa.bool_()), schema_pb2.INT) == values
 
 
 def test_encode_writes_doubles_as_the_nearest_float32() -> None:
-    assert encode(pa.array([0.1, None, -1e-9])) == [np.float32(0.1), None, np.float32(-1e-9)]
+    values = pa.array([0.1, None, -1e-9])
+    assert encode(values, schema_pb2.FLOAT) == [np.float32(0.1), None, np.float32(-1e-9)]
 
 
 def test_span_example_gen_writes_a_column_of_nulls_as_absent(
@@ -452,16 +467,26 @@ def test_span_example_gen_accepts_what_the_schema_allows(
     path = span_file(own_spans, 201303)
     edit(path, with_column("seats", lambda table: pa.array([180] * len(table), pa.int32())))
     edit(path, with_column("temp", lambda table: pa.array([float("inf")] * len(table))))
-    edit(path, with_column("gate", lambda table: pa.array(["B22"] * len(table))))
     (row,) = Counter(
-        tuple(parse(record)[name] for name in ("seats", "temp", "gate"))
+        tuple(parse(record)[name] for name in ("seats", "temp"))
         for record in records(generate(own_spans), "test")
     )
-    integer_for_float, infinity, extra_column = row
+    integer_for_float, infinity = row
     assert isinstance(integer_for_float, float)
     assert integer_for_float == 180
     assert infinity == float("inf")  # absurd, but that is for DataGate to find
-    assert extra_column == b"B22"
+
+
+@pytest.mark.parametrize(
+    "value", ["B22", 2**63, 1e300, [["a"]], {"a": 1}, None], ids=lambda value: type(value).__name__
+)
+def test_span_example_gen_leaves_out_a_column_that_the_schema_lacks(
+    generate: Generate, own_spans: Path, examples: Any, value: Any
+) -> None:
+    kind = pa.uint64() if value == 2**63 else None
+    path = span_file(own_spans, 201303)
+    edit(path, with_column("crew", lambda table: pa.array([value] * len(table), kind)))
+    assert rows_of(generate(own_spans), "test") == rows_of(examples, "test")
 
 
 def test_span_example_gen_lets_an_optional_column_be_missing(
@@ -479,14 +504,14 @@ def test_span_example_gen_lets_an_optional_column_be_missing(
 def test_span_example_gen_accepts_the_fingerprint_of_the_window(
     generate: Generate, tiny_spans: Path
 ) -> None:
-    seen = spans.resolve_window(str(tiny_spans), 201303, 2).fingerprint
+    seen = resolve_window(DataSource(str(tiny_spans), MONTHS, TIME), 201303, 2).fingerprint
     assert len(records(generate(tiny_spans, fingerprint=seen), "test")) > 0
 
 
 def test_span_example_gen_refuses_data_changed_since_planning(
     generate: Generate, own_spans: Path
 ) -> None:
-    seen = spans.resolve_window(str(own_spans), 201303, 2).fingerprint
+    seen = resolve_window(DataSource(str(own_spans), MONTHS, TIME), 201303, 2).fingerprint
     edit(span_file(own_spans), lambda table: table[1:])
     message = refusal(generate, own_spans, fingerprint=seen)
     assert f"{str(own_spans)!r} changed after the run had started" in message
@@ -589,34 +614,24 @@ def as_text(name: str) -> Edit:
 @pytest.mark.parametrize(
     ("change", "column", "allowed"),
     [
-        (as_text("distance"), "distance", "floating point or integer"),
-        (as_text("day"), "day", "integer"),
+        (as_text("distance"), "distance", "floating point or integer is expected"),
+        (as_text("day"), "day", "integer is expected"),
         (
             with_column("day", lambda table: pc.cast(table["day"], pa.float64())),
             "day",
-            "integer",
+            "integer is expected",
         ),
-        (with_column("company", lambda table: table["day"]), "company", "string"),
-        (with_column(TIME, lambda table: table["day"]), TIME, "a timestamp"),
-        (
-            with_column(TIME, lambda table: pc.cast(table[TIME], pa.date32())),
-            TIME,
-            "a timestamp",
-        ),
+        (with_column("company", lambda table: table["day"]), "company", "string is expected"),
+        (with_column(TIME, lambda table: table["day"]), TIME, "a timestamp is expected"),
         (
             with_column("temp", lambda table: pa.array([[1.0]] * len(table))),
             "temp",
-            "floating point or integer",
+            "one value is expected (a vector has its length as `shape` in the schema)",
         ),
         (
-            with_column("crew", lambda table: pa.array([["a"]] * len(table))),
-            "crew",
-            "integer, floating point or string",
-        ),
-        (
-            with_column("crew", lambda table: pa.array([{"a": 1}] * len(table))),
-            "crew",
-            "integer, floating point or string",
+            with_column("temp", lambda table: pa.array([{"a": 1}] * len(table))),
+            "temp",
+            "floating point or integer is expected",
         ),
     ],
 )
@@ -626,19 +641,17 @@ def test_span_example_gen_names_a_column_of_another_type_and_what_is_allowed(
     edit(span_file(own_spans), change)
     found = pq.read_schema(span_file(own_spans)).field(column).type
     message = refusal(generate, own_spans)
-    assert message == (
-        f"{span_file(own_spans)}: column {column!r} is {found}; {allowed} is expected"
-    )
+    assert message == f"{span_file(own_spans)}: column {column!r} is {found}; {allowed}"
 
 
 def test_span_example_gen_refuses_an_integer_too_large_for_int64(
     generate: Generate, own_spans: Path
 ) -> None:
-    huge = with_column("serial", lambda table: pa.array([2**63] * len(table), pa.uint64()))
+    huge = with_column("day", lambda table: pa.array([2**63] * len(table), pa.uint64()))
     edit(span_file(own_spans), huge)
     message = refusal(generate, own_spans)
     assert str(span_file(own_spans)) in message
-    assert re.search("row group 0|column 'serial'", message)
+    assert re.search("row group 0|column 'day'", message)
 
 
 def test_span_example_gen_names_a_column_that_a_file_has_twice(
@@ -681,7 +694,7 @@ def test_span_example_gen_names_file_and_row_group_of_a_row_without_time(
 
     edit(span_file(own_spans), without_two_times)
     assert refusal(generate, own_spans) == (
-        f"{span_file(own_spans)}: row group 1: column '{TIME}' is null in 2 row(s); "
+        f"{span_file(own_spans)}: row group 1: column '{TIME}' is null in 2 rows; "
         "every row needs a time"
     )
 
@@ -731,11 +744,98 @@ def test_span_example_gen_counts_a_few_rows_of_another_month(
 @pytest.mark.parametrize("month", range(201301, 201313))
 def test_month_bounds_hold_the_local_calendar_of_real_months(month: int) -> None:
     times = pq.read_table(span_file(TRIPS, month), columns=[TIME])[TIME].to_pylist()
-    begin, end = spans.month_bounds(month)
-    assert begin <= min(times).timestamp() <= max(times).timestamp() < end
+    begin, end = SpanPeriod.MONTH.bounds(month)
+    assert begin - DAY <= min(times).timestamp() <= max(times).timestamp() < end + DAY
 
 
-def test_month_bounds_leave_a_day_for_time_zones() -> None:
-    begin, end = (datetime.fromtimestamp(t, UTC) for t in spans.month_bounds(201312))
-    assert begin == datetime(2013, 11, 30, tzinfo=UTC)
-    assert end == datetime(2014, 1, 2, tzinfo=UTC)
+# Other layouts and formats
+
+
+def text_of(table: pa.Table, path: Path) -> None:
+    """Writes a table as CSV, gzipped CSV or JSON lines."""
+    frame = table.to_pandas()
+    frame[TIME] = frame[TIME].dt.strftime("%Y-%m-%d %H:%M:%SZ")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if ".csv" in path.name:
+        frame.to_csv(path, index=False)
+    else:
+        frame.to_json(path, orient="records", lines=True)
+
+
+@pytest.mark.parametrize("ending", ["csv", "csv.gz", "jsonl.gz"])
+def test_span_example_gen_reads_of_text_what_it_reads_of_parquet(
+    generate: Generate, tiny_spans: Path, examples: Any, tmp_path: Path, ending: str
+) -> None:
+    for month in (201301, 201302, 201303):
+        table = pq.read_table(span_file(tiny_spans, month))
+        text_of(table, tmp_path / f"year={month // 100}/month={month % 100:02d}" / f"a.{ending}")
+    found = generate(tmp_path, pattern="year={YYYY}/month={MM}")
+    for split in SPLITS:
+        assert rows_of(found, split) == rows_of(examples, split)
+    assert not (Path(found.uri) / ".staged").exists()
+
+
+def test_span_example_gen_divides_one_file_by_time_as_months_are(
+    generate: Generate, tiny_spans: Path, tmp_path: Path
+) -> None:
+    tables = [pq.read_table(span_file(tiny_spans, m)) for m in (201301, 201302, 201303)]
+    whole = pa.concat_tables(tables)
+    pq.write_table(whole, tmp_path / "all.parquet", row_group_size=100)
+    found = generate(tmp_path / "all.parquet", pattern="")
+    assert json.loads(found.get_string_custom_property("spans"))["test"] == [201303]
+    seconds = np.array([time.timestamp() for time in whole[TIME].to_pylist()])
+    begin, end = SpanPeriod.MONTH.bounds(201303)
+    assert sorted(column_of(found, "test", TIME)) == sorted(
+        seconds[(seconds >= begin) & (seconds < end)].astype(int)
+    )
+    rows = json.loads(found.get_string_custom_property("rows"))
+    assert rows["train"] + rows["eval"] == ((seconds < begin) & (seconds >= begin - 60 * DAY)).sum()
+
+
+def test_span_example_gen_splits_rows_without_a_time_by_a_hash(
+    generate: Generate, tmp_path: Path
+) -> None:
+    values = [f"v{number}" for number in range(1000)]
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "a.csv").write_text("x,k\n" + "".join(f"{v},{v[-1]}\n" for v in values))
+    schema = schema_of(
+        tmp_path, 'feature { name: "x" type: BYTES } feature { name: "k" type: INT }'
+    )
+    data, layout = tmp_path / "data", {"pattern": "", "time_column": "", "as_of": 0}
+    found = generate(data, schema, **layout)
+    again = generate(data, schema, **layout)
+    splits = {split: set(column_of(found, split, "x")) for split in SPLITS}
+    assert sorted(value for split in splits.values() for value in split) == sorted(
+        value.encode() for value in values
+    )
+    assert splits == {split: set(column_of(again, split, "x")) for split in SPLITS}
+    assert 640 < len(splits["train"]) < 760
+    assert 60 < len(splits["eval"]) < 140
+    by_key = generate(data, schema, key_columns='["k"]', **layout)
+    keys = [set(column_of(by_key, split, "k")) for split in SPLITS]
+    assert sum(map(len, keys)) == len(set.union(*keys)) == 10
+
+
+@pytest.mark.parametrize(
+    ("column", "feature", "reason"),
+    [
+        (pa.array([[1.0, 2.0], [3.0]]), "FLOAT shape { dim { size: 2 } }", "a vector of 1 values"),
+        (pa.array([[1.0, 2.0]] * 2), "FLOAT", "one value is expected"),
+        (pa.array([17_031_010_101, 1]), "FLOAT", "17031010101, which a 32-bit float cannot hold"),
+        (pa.array([1e300, 1.0]), "FLOAT", "1e+300, which is too large for a 32-bit float"),
+        (pa.array([{"a": 1}] * 2), "FLOAT", "floating point or integer is expected"),
+        (pa.array([timedelta(1)] * 2), "INT", "integer is expected"),
+    ],
+)
+def test_span_example_gen_refuses_a_column_by_name(
+    generate: Generate, tmp_path: Path, column: pa.Array, feature: str, reason: str
+) -> None:
+    (tmp_path / "data").mkdir()
+    table = pa.table({"x": pa.concat_arrays([column] * 50), "n": range(100)})
+    pq.write_table(table, tmp_path / "data" / "a.parquet")
+    schema = schema_of(tmp_path, f'feature {{ name: "x" type: {feature} }}')
+    message = refusal(
+        generate, tmp_path / "data", schema=schema, pattern="", time_column="", as_of=0
+    )
+    assert "'x'" in message
+    assert reason in message

@@ -30,7 +30,7 @@ def examples_of(
     run_component: Callable[..., dict[str, Any]], curated_schema: Path, tiny_spans: Path
 ) -> Callable[[int], Any]:
     def run(as_of: int) -> Any:
-        parameters = {"time_column": TIME, "as_of": as_of, "window": 2, "data_uri": str(tiny_spans)}
+        parameters = {"as_of": as_of, "window": 2, "data_uri": str(tiny_spans)}
         return run_component(SpanExampleGen, {"schema": curated_schema}, **parameters)["examples"]
 
     return run

@@ -67,7 +67,7 @@ def examples(run_component: Run, curated_schema: Path, tiny_spans: Path) -> dict
     """Two windows, of which the second has one month more and one less."""
     found = {}
     for as_of in MONTHS:
-        parameters = {"time_column": "time_hour", "as_of": as_of, "window": 2}
+        parameters = {"as_of": as_of, "window": 2}
         inputs = {"schema": curated_schema}
         found[as_of] = run_component(
             SpanExampleGen, inputs, data_uri=str(tiny_spans), **parameters

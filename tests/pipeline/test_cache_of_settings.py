@@ -24,6 +24,7 @@ weight = "weight"
 slices = ["company"]
 [data]
 uri = "data/tips"
+spans = "span-{YYYY}{MM}"
 time_column = "pickup"
 window = 3
 [gate]

@@ -211,10 +211,11 @@ def test_config_refuses_a_malformed_key(key: str) -> None:
         ("data.as_of", "201313", "a month YYYYMM is expected, or 0 for the newest"),
         ("data.as_of", "201300", "a month YYYYMM is expected, or 0 for the newest"),
         ("data.as_of", "12", "a month YYYYMM is expected, or 0 for the newest"),
-        ("data.as_of", "-1", "a month YYYYMM is expected, or 0 for the newest"),
+        ("data.as_of", "-1", "greater than or equal to 0"),
         ("data.as_of", "December", "valid integer"),
         ("data.window", "0", "greater than or equal to 1"),
-        ("data.window", "121", "less than or equal to 120"),
+        ("data.window", "1001", "less than or equal to 1000"),
+        ("data.spans", "{SPAM}", "is no placeholder"),
         ("data.eval_days", "0", "greater than or equal to 1"),
         ("data.eval_days", "", "valid integer"),
         ("training.epochs", "0", "greater than or equal to 1"),
@@ -372,7 +373,7 @@ def test_load_config_names_the_layer_of_a_wrong_value(
 def test_load_config_names_what_a_model_does_not_set(models: Path) -> None:
     add_model(models, "tips", 'model_name = "tips"\n')
     message = refusal(None)
-    for key in ("label", "prediction", "data.uri", "data.window", "gate.schema"):
+    for key in ("label", "prediction", "data.uri", "gate.schema"):
         assert f"{key}: a value is missing; set it in models/tips/config.toml" in message
 
 

@@ -1,4 +1,4 @@
-"""Tests which months a run reads, for histories with and without holes."""
+"""Tests which spans a run reads, for histories with and without holes."""
 
 import os
 import re
@@ -6,13 +6,29 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from storage import spans
 from storage.errors import DataError
-from storage.spans import Window, filesystem, find_spans, months_between, resolve_window
+from storage.periods import SpanPeriod
+from storage.spans import DataSource, Span, Window, filesystem
+from storage.table_formats import TextFormat
+
+MONTHS = "span-{YYYY}{MM}"
+
+
+def find_spans(uri: str, pattern: str = MONTHS, **source: Any) -> list[Span]:
+    return spans.find_spans(DataSource(uri, pattern, **source))
+
+
+def resolve_window(
+    uri: str, as_of: int, window: int, pattern: str = MONTHS, **source: Any
+) -> Window:
+    return spans.resolve_window(DataSource(uri, pattern, **source), as_of, window)
 
 
 def make_spans(root: Path, months: Iterable[int]) -> Path:
@@ -26,7 +42,7 @@ def make_spans(root: Path, months: Iterable[int]) -> Path:
 
 
 def months_of(window: Window) -> tuple[list[int], int]:
-    return [span.month for span in window.train], window.test.month
+    return [span.number for span in window.train], window.test.number
 
 
 def month_after(month: int) -> int:
@@ -50,7 +66,7 @@ def test_find_spans_lists_spans_oldest_first_with_their_files(tmp_path: Path) ->
     root = make_spans(tmp_path / "spans", [201302, 201212, 201301])
     (root / "span-201301" / "a.parquet").touch()
     found = find_spans(str(root))
-    assert [span.month for span in found] == [201212, 201301, 201302]
+    assert [span.number for span in found] == [201212, 201301, 201302]
     names = [str(root / "span-201301" / name) for name in ("a.parquet", "data.parquet")]
     assert found[1].files == tuple(names)
 
@@ -142,7 +158,7 @@ def make_folder(path: Path) -> None:
     [
         ("day=16", make_folder, "a folder"),
         ("folder.parquet", make_folder, "a folder"),
-        ("part-1.csv", Path.touch, "a file"),
+        ("part-1.json", Path.touch, "a file"),
         ("part-1", Path.touch, "a file"),
         ("part-1.parquet.gz", Path.touch, "a file"),
         ("README.md", Path.touch, "a file"),
@@ -158,7 +174,7 @@ def test_find_spans_refuses_other_contents_of_a_span(
     make(path)
     with pytest.raises(DataError) as refusal:
         find_spans(str(root))
-    assert str(refusal.value).startswith(f"{str(path)!r} is {kind} and no Parquet file")
+    assert str(refusal.value).startswith(f"{str(path)!r} is {kind} and no file of rows")
 
 
 def test_find_spans_refuses_a_name_that_is_not_utf8(tmp_path: Path) -> None:
@@ -174,7 +190,7 @@ def test_find_spans_follows_links(tmp_path: Path) -> None:
     (root / "span-201301").symlink_to(elsewhere / "span-201301")
     (root / "span-201303" / "more.parquet").symlink_to(elsewhere / "span-201302" / "data.parquet")
     found = find_spans(str(root))
-    assert [(span.month, len(span.files)) for span in found] == [(201301, 1), (201303, 2)]
+    assert [(span.number, len(span.files)) for span in found] == [(201301, 1), (201303, 2)]
 
 
 @given(
@@ -239,14 +255,14 @@ def test_find_spans_refuses_an_unreadable_directory_by_name(year: Path) -> None:
 
 
 def test_find_spans_tells_the_name_of_a_span_when_there_is_none(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"holds no span; expected folders span-YYYYMM"):
+    with pytest.raises(DataError, match=r"holds no span; span-{YYYY}{MM} is expected"):
         find_spans(str(tmp_path))
 
 
 def test_find_spans_refuses_a_span_without_a_file_by_name(year: Path) -> None:
     (year / "span-201306" / "data.parquet").unlink()
     folder = re.escape(str(year / "span-201306"))
-    with pytest.raises(DataError, match=f"{folder} holds no .parquet file"):
+    with pytest.raises(DataError, match=f"{folder} holds no file of rows"):
         find_spans(str(year))
 
 
@@ -364,7 +380,7 @@ def test_resolve_window_refuses_a_missing_month_and_names_those_there_are(
     year: Path, as_of: int
 ) -> None:
     with pytest.raises(
-        DataError, match=rf"span-{as_of} is not in .*span-201301 to span-201312, 12 in all"
+        DataError, match=r"span-.* is not in .*span-201301 to span-201312, 12 in all"
     ):
         resolve_window(str(year), as_of, 6)
 
@@ -425,7 +441,99 @@ def months_since(first: int, until: int) -> list[int]:
     return months
 
 
-def test_months_between_includes_both_and_crosses_the_year() -> None:
-    assert months_between(201211, 201302) == [201211, 201212, 201301, 201302]
-    assert months_between(201302, 201302) == [201302]
-    assert months_between(201302, 201301) == []
+# Other layouts
+
+
+def touch(root: Path, *names: str) -> str:
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(name)
+    return str(root)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "names", "numbers"),
+    [
+        (
+            "year={YYYY}/month={MM}",
+            ("year=2012/month=12/a.csv", "year=2013/month=01/a.csv"),
+            [201212, 201301],
+        ),
+        ("{YYYY}-{MM}-{DD}", ("2013-01-02/a.jsonl", "2013-01-01/a.jsonl.gz"), [20130101, 20130102]),
+        ("{YYYY}/{MM}/{DD}/{HH}", ("2013/01/02/03/a.pq",), [2013010203]),
+        ("sales-{YYYY}.csv", ("sales-2012.csv", "sales-2013.csv"), [2012, 2013]),
+        ("{YYYY}-{MM}*.csv", ("2013-01-a.csv", "2013-01-b.csv", "README.md"), [201301]),
+        ("span-{SPAN}", ("span-10/a.parquet", "span-9/a.parquet"), [9, 10]),
+    ],
+)
+def test_find_spans_finds_what_a_pattern_says(
+    tmp_path: Path, pattern: str, names: tuple[str, ...], numbers: list[int]
+) -> None:
+    found = find_spans(touch(tmp_path, *names), pattern)
+    assert [span.number for span in found] == numbers
+    files = {file for span in found for file in span.files}
+    assert files == {str(tmp_path / name) for name in names if not name.endswith(".md")}
+
+
+def test_find_spans_reads_the_highest_version_of_a_span(tmp_path: Path) -> None:
+    names = ("span-1/version-9/a.pq", "span-1/version-10/a.pq", "span-2/version-1/a.pq")
+    found = find_spans(touch(tmp_path, *names), "span-{SPAN}/version-{VERSION}")
+    assert [span.files for span in found] == [
+        (str(tmp_path / names[1]),),
+        (str(tmp_path / names[2]),),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("pattern", "names", "reason"),
+    [
+        ("{YYYY}{MM}*", ("201301/a.pq", "201301.pq"), "201301* is a folder and a file"),
+        ("{YYYY}{MM}", ("201301/a.pq", "201301/b.csv"), "differ in format; a span has one"),
+        ("{YYYY}-{MM}", ("2013-13/a.pq",), "is a folder and no span"),
+        ("year={YYYY}/month={MM}", ("year=2013/01/a.pq",), "is a folder and no span"),
+        ("year={YYYY}/month={MM}", ("year=2013/a.pq",), "is a file and no span"),
+        ("", ("2013-01/a.pq",), "is a folder, so it would not be read: say how the paths"),
+        ("", ("a.xlsx",), "is a file and no file of rows"),
+        ("", ("README.md",), "holds no file of rows"),
+    ],
+)
+def test_find_spans_refuses_a_layout_by_name(
+    tmp_path: Path, pattern: str, names: tuple[str, ...], reason: str
+) -> None:
+    with pytest.raises(DataError, match=re.escape(reason)):
+        find_spans(touch(tmp_path, *names), pattern)
+
+
+def test_resolve_window_takes_data_without_spans_or_times_as_one_span(tmp_path: Path) -> None:
+    root = touch(tmp_path, "a.csv", "b.csv", "make.py")
+    for uri in (root, f"{root}/a.csv"):
+        window = resolve_window(uri, 0, 6, "")
+        assert window.spans == (window.test,) == window.train
+        assert window.test.number == 0
+    assert len(resolve_window(root, 0, 6, "").test.files) == 2
+
+
+@pytest.mark.parametrize(
+    ("period", "numbers"),
+    [
+        (SpanPeriod.YEAR, [2012, 2013]),
+        (SpanPeriod.MONTH, [201212, 201301, 201302]),
+        (SpanPeriod.DAY, [20121231, 20130101, 20130201]),
+        (SpanPeriod.HOUR, [2012123123, 2013010100, 2013020112]),
+    ],
+)
+def test_find_spans_divides_files_by_the_time_of_their_rows(
+    tmp_path: Path, period: SpanPeriod, numbers: list[int]
+) -> None:
+    (tmp_path / "a.csv").write_text("t,x\n2013-02-01 12:30:00,1\n2012-12-31 23:59:59,2\n")
+    (tmp_path / "b.csv").write_text("t,x\n2013-01-01T00:00:00,3\n")
+    found = find_spans(str(tmp_path), "", time_column="t", period=period)
+    assert [span.number for span in found] == numbers
+    assert all(span.within for span in found)
+    by_number = {span.number: span.files for span in found}
+    assert by_number[numbers[-1]][0] == str(tmp_path / "a.csv")
+
+
+def test_data_source_is_its_layout_at_a_uri() -> None:
+    source = DataSource("a", "{YYYY}", "t", SpanPeriod.DAY, TextFormat(";", "latin-1", ("-",)))
+    assert DataSource.of("a", source.layout) == source

@@ -15,11 +15,11 @@ from .features import SCHEDULE, WEATHER
 _SEED = 7
 
 
-def baseline_auc(data_uri: str, as_of: int, window: int, label: str) -> float:
+def baseline_auc(source: spans.DataSource, as_of: int, window: int, label: str) -> float:
     """AUC of scikit-learn's HistGradientBoosting with its defaults.
 
     Args:
-      data_uri: Directory of the spans.
+      source: The data.
       as_of: Month to evaluate on, YYYYMM.
       window: Months before `as_of` to train on.
       label: Column of the label.
@@ -27,8 +27,8 @@ def baseline_auc(data_uri: str, as_of: int, window: int, label: str) -> float:
     Returns:
       The AUC on the month `as_of`.
     """
-    months = spans.resolve_window(data_uri, as_of, window)
-    files, _ = spans.filesystem(data_uri)
+    months = spans.resolve_window(source, as_of, window)
+    files, _ = spans.filesystem(source.uri)
 
     def read(paths: list[str]) -> pd.DataFrame:
         columns = [*SCHEDULE, *WEATHER, label]

@@ -9,6 +9,7 @@ import pytest
 from click.testing import CliRunner
 
 from data.flights import make_spans
+from pipeline.config import load_config
 from storage.spans import find_spans
 
 FLIGHTS = Path(make_spans.__file__).parent
@@ -35,7 +36,9 @@ def source() -> pd.DataFrame:
 
 
 def test_find_spans_reads_the_committed_months_next_to_their_script() -> None:
-    assert [span.month for span in find_spans(str(FLIGHTS))] == list(range(201301, 201313))
+    assert [span.number for span in find_spans(load_config().data.source)] == list(
+        range(201301, 201313)
+    )
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,97 @@
+"""Reads JSON lines as a stream of record batches."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import pyarrow as pa
+from pyarrow import fs
+from pyarrow import json as arrow_json
+
+from storage.errors import DataError
+from storage.table_formats import (
+    BLOCK_BYTES,
+    LONGEST_REASON,
+    TextFormat,
+    check_names,
+    describe_type,
+    not_encoded,
+)
+
+
+def read_json(
+    path: str,
+    files: fs.FileSystem,
+    types: Mapping[str, pa.DataType],
+    text: TextFormat,
+    columns: list[str] | None,
+) -> Iterator[pa.RecordBatch]:
+    """See `storage.tables.iter_batches`."""
+    types = {name: kind for name, kind in types.items() if columns is None or name in columns}
+    unexpected = "infer" if columns is None else "ignore"
+    row = 0
+    with files.open_input_stream(path) as stream:
+        for block in _blocks(path, stream, text):
+            try:
+                table = arrow_json.read_json(
+                    io.BytesIO(block),
+                    read_options=arrow_json.ReadOptions(
+                        use_threads=False, block_size=len(block) + 1
+                    ),
+                    parse_options=arrow_json.ParseOptions(
+                        explicit_schema=pa.schema(list(types.items())),
+                        unexpected_field_behavior=unexpected,
+                    ),
+                )
+            except pa.ArrowInvalid as error:
+                raise DataError(f"{path}: {_explain_json(str(error), row, types)}") from error
+            if unexpected == "infer":  # What the first rows have, all have.
+                check_names(path, table.column_names)
+                types = dict(zip(table.schema.names, table.schema.types, strict=True))
+                unexpected = "error"
+            row += len(table)
+            yield from table.combine_chunks().to_batches()
+    if not row:
+        raise DataError(f"{path} is empty: one object in a line is expected")
+
+
+def _blocks(path: str, stream: Any, text: TextFormat) -> Iterator[bytes]:
+    """Whole lines of some megabytes, in UTF-8."""
+    rest = b""
+    while chunk := stream.read(BLOCK_BYTES):
+        whole, newline, tail = chunk.rpartition(b"\n")
+        if newline:
+            yield _utf8(path, rest + whole + newline, text)
+            rest = tail
+        else:
+            rest += chunk
+            if len(rest) > 4 * BLOCK_BYTES:
+                raise DataError(f"{path}: a line is longer than 16 MiB: is it JSON lines?")
+    if rest.strip():
+        yield _utf8(path, rest, text)
+
+
+def _utf8(path: str, block: bytes, text: TextFormat) -> bytes:
+    try:
+        return block.decode(text.encoding).encode()
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"{path}: {not_encoded(block.count(bytes([10]), 0, error.start) + 1, text)}"
+        ) from error
+
+
+_JSON_ROW = re.compile(r" in row (\d+)")
+_CHANGED = re.compile(r"Column\(/(?P<name>.*)\) (?:changed from|was specified to be) (?P<facts>.+)")
+
+
+def _explain_json(message: str, rows_before: int, types: Mapping[str, pa.DataType]) -> str:
+    found = _JSON_ROW.search(message)
+    row = f"row {rows_before + int(found[1]) + 1}" if found else f"after row {rows_before}"
+    detail = _JSON_ROW.sub("", message.removeprefix("JSON parse error: "))
+    if changed := _CHANGED.search(detail):
+        expected = describe_type(types[changed["name"]]) if changed["name"] in types else "one type"
+        return f"{row}: column {changed['name']!r} is of another type; {expected} is expected"
+    return f"{row}: {' '.join(detail.split())[:LONGEST_REASON]}"

@@ -1,0 +1,97 @@
+"""What text files of rows have in common: formats by their endings, characters, errors in words."""
+
+from __future__ import annotations
+
+import enum
+import re
+from collections import Counter
+from dataclasses import dataclass
+
+import pyarrow as pa
+
+from storage.errors import DataError
+
+BLOCK_BYTES = 4 << 20
+LONGEST_REASON = 500
+_FORMATS = re.compile(
+    r".*\.(?:(?P<parquet>parquet|pq)|(?P<csv>csv|tsv)(?:\.gz)?|(?P<jsonl>jsonl|ndjson)(?:\.gz)?)",
+    re.DOTALL | re.IGNORECASE,
+)
+
+
+class Format(enum.Enum):
+    """How a file of rows is written."""
+
+    PARQUET = "parquet"
+    CSV = "csv"
+    JSONL = "jsonl"
+
+    @classmethod
+    def of(cls, name: str) -> Format | None:
+        """The format that the ending of a name says; None if it is no table's.
+
+        Example:
+        >>> Format.of("part-1.csv.gz")
+        <Format.CSV: 'csv'>
+        """
+        match = _FORMATS.fullmatch(name)
+        return cls(match.lastgroup) if match and match.lastgroup else None
+
+
+ENDINGS = ".parquet, .pq, .csv, .tsv, .jsonl or .ndjson, the texts also .gz"
+
+
+@dataclass(frozen=True)
+class TextFormat:
+    """How text files are written.
+
+    Attributes:
+      separator: What stands between two values of a CSV file; a tab in .tsv files.
+      encoding: Its characters, such as "utf-8" or "latin-1".
+      null_values: Texts that stand for an absent value.
+    """
+
+    separator: str = ","
+    encoding: str = "utf-8"
+    null_values: tuple[str, ...] = ("", "NA", "N/A", "NaN", "nan", "NULL", "null", "None")
+
+
+def check_names(path: str, names: list[str]) -> None:
+    """Checks that columns can be told apart.
+
+    Raises:
+      DataError: If two names are equal but for capitals, or one is empty.
+    """
+    if any(not name.strip() for name in names):
+        raise DataError(f"{path}: column {names.index('') + 1 if '' in names else 1} has no name")
+    for name, count in Counter(names).items():
+        if count > 1:
+            raise DataError(f"{path}: column {name!r} is there {count} times")
+    folded: dict[str, str] = {}
+    for name in names:
+        if other := folded.get(name.casefold()):
+            raise DataError(
+                f"{path}: columns {other!r} and {name!r} differ in capitals alone: rename one"
+            )
+        folded[name.casefold()] = name
+
+
+def describe_type(kind: pa.DataType) -> str:
+    """A type in words, with its article."""
+    if pa.types.is_integer(kind):
+        return "a whole number"
+    if pa.types.is_floating(kind) or pa.types.is_decimal(kind):
+        return "a number"
+    if pa.types.is_boolean(kind):
+        return "true or false"
+    if pa.types.is_timestamp(kind):
+        return f"a time as 2013-01-31 23:59:00{'Z' if kind.tz else ''}"
+    return f"a {kind}"
+
+
+def not_encoded(row: int, text: TextFormat) -> str:
+    """Says that a row has other characters than it should have."""
+    return (
+        f"row {row} is not {text.encoding}: save it as UTF-8, or say what it is, as in "
+        'data.encoding = "latin-1"'
+    )

@@ -1,0 +1,163 @@
+"""Reads tables as people have them: Parquet, CSV and JSON lines, the last two also gzipped.
+
+Text is read in a stream, with the types that the caller names, and becomes Parquet first: all that
+comes after it reads row groups.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+import numpy as np
+import pyarrow as pa
+from pyarrow import fs
+
+from storage.csv_files import first_rows, read_csv
+from storage.errors import DataError
+from storage.json_files import read_json
+from storage.parquet import open_file, write_row_groups
+from storage.table_formats import LONGEST_REASON, Format, TextFormat, check_names
+
+ROWS_PER_GROUP = 16_384
+_TIME = pa.timestamp("us")
+
+
+def read_schema(path: str, files: fs.FileSystem, text: TextFormat) -> list[str]:
+    """The names of a file's columns, of which the rows are not read.
+
+    Raises:
+      DataError: If it cannot be read, or two columns have the same name but for capitals.
+    """
+    kind = Format.of(path)
+    with _readable(path):
+        if kind is Format.PARQUET:
+            with open_file(path, files) as parquet:
+                names = list(parquet.schema_arrow.names)
+        elif kind is Format.CSV:
+            names, _ = first_rows(path, files, text)
+        else:
+            names = next(read_json(path, files, {}, text, None)).schema.names
+    check_names(path, names)
+    return names
+
+
+def read_times(path: str, files: fs.FileSystem, column: str, text: TextFormat) -> list[np.ndarray]:
+    """The times of a file's rows.
+
+    Returns:
+      For each row group, as the file has them or `as_parquet` makes them, int64 seconds since the
+      Unix epoch, shape [rows].
+
+    Raises:
+      DataError: If the column is not there, is no time, or a row has none.
+    """
+    names = read_schema(path, files, text)
+    if column not in names:
+        raise DataError(f"{path}: column {column!r} is missing; it has {', '.join(names)}")
+    with _readable(path):
+        if Format.of(path) is Format.PARQUET:
+            with open_file(path, files) as parquet:
+                return [
+                    seconds_of(
+                        path, parquet.read_row_group(group, columns=[column])[column], column
+                    )
+                    for group in range(parquet.num_row_groups)
+                ]
+        batches = iter_batches(path, files, {column: _TIME}, text, [column])
+        seconds = np.concatenate([seconds_of(path, batch.column(0), column) for batch in batches])
+        return np.split(seconds, range(ROWS_PER_GROUP, len(seconds), ROWS_PER_GROUP))
+
+
+def seconds_of(path: str, values: pa.Array | pa.ChunkedArray, column: str) -> np.ndarray:
+    """Times as int64 seconds since the Unix epoch, shape [rows].
+
+    Raises:
+      DataError: If the column has no times, or lacks one; it begins with `path`.
+    """
+    if not (pa.types.is_timestamp(values.type) or pa.types.is_date(values.type)):
+        raise DataError(f"{path}: column {column!r} is {values.type}; a timestamp is expected")
+    if values.null_count:
+        raise DataError(
+            f"{path}: column {column!r} is null in {values.null_count} rows; every row needs a time"
+        )
+    zone = getattr(values.type, "tz", None)
+    return values.cast(pa.timestamp("s", zone), safe=False).cast(pa.int64()).to_numpy()
+
+
+def as_parquet(
+    path: str,
+    files: fs.FileSystem,
+    targets: fs.FileSystem,
+    target: str,
+    types: Mapping[str, pa.DataType],
+    text: TextFormat,
+) -> None:
+    """Writes a text file as Parquet, in row groups of `ROWS_PER_GROUP` rows.
+
+    Args:
+      path: The text file.
+      files: Its file system.
+      targets: The file system of `target`.
+      target: The Parquet file.
+      types: Type of each column that matters; the others stay as they are (CSV: strings).
+      text: How text is written.
+
+    Raises:
+      DataError: If it cannot be read as that, naming the row and the column.
+    """
+    with _readable(path):
+        batches = iter_batches(path, files, types, text)
+        with targets.open_output_stream(target) as out:
+            write_row_groups(batches, out, ROWS_PER_GROUP)
+
+
+def read_table(
+    path: str,
+    files: fs.FileSystem,
+    types: Mapping[str, pa.DataType],
+    text: TextFormat,
+    columns: list[str],
+) -> pa.Table:
+    """Reads columns of a file of any format into memory; see `iter_batches`."""
+    with _readable(path):
+        if Format.of(path) is Format.PARQUET:
+            with open_file(path, files) as parquet:
+                return parquet.read(columns)
+        return pa.Table.from_batches(iter_batches(path, files, types, text, columns))
+
+
+def iter_batches(
+    path: str,
+    files: fs.FileSystem,
+    types: Mapping[str, pa.DataType],
+    text: TextFormat,
+    columns: list[str] | None = None,
+) -> Iterator[pa.RecordBatch]:
+    """The rows of a text file, some thousand at a time.
+
+    Args:
+      path: The file.
+      files: Its file system.
+      types: Type of each column that matters.
+      text: How text is written.
+      columns: Which to read; None for all.
+
+    Raises:
+      DataError: If it cannot be read as that, naming the row and the column.
+    """
+    with _readable(path):
+        if Format.of(path) is Format.CSV:
+            yield from read_csv(path, files, types, text, columns)
+        else:
+            yield from read_json(path, files, types, text, columns)
+
+
+@contextmanager
+def _readable(path: str) -> Iterator[None]:
+    """Tells an error of reading by the file's name."""
+    try:
+        yield
+    except (pa.ArrowException, OSError, UnicodeDecodeError, EOFError) as error:
+        reason = " ".join(str(error).split())[:LONGEST_REASON]
+        raise DataError(f"{path} cannot be read: {reason}") from error

@@ -1,0 +1,242 @@
+"""Tests what is read of tables as people have them, and how the rest is refused."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import json
+import re
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pyarrow import fs
+
+from storage import csv_files, tables
+from storage.errors import DataError
+from storage.table_formats import Format, TextFormat
+from storage.tables import as_parquet, read_schema, read_times
+
+FILES = fs.LocalFileSystem()
+TYPES = {"a": pa.int64(), "b": pa.string()}
+
+
+def write(folder: Path, name: str, content: str | bytes, encoding: str = "utf-8") -> str:
+    raw = content.encode(encoding) if isinstance(content, str) else content
+    path = folder / name
+    path.write_bytes(gzip.compress(raw) if name.endswith(".gz") else raw)
+    return str(path)
+
+
+def read(path: str, types: dict[str, pa.DataType] = TYPES, **text: Any) -> pa.Table:
+    target = f"{path}.parquet"
+    as_parquet(path, FILES, FILES, target, types, TextFormat(**text))
+    return pq.read_table(target)
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("a.parquet", Format.PARQUET),
+        ("A.PQ", Format.PARQUET),
+        ("a.csv", Format.CSV),
+        ("a.TSV.gz", Format.CSV),
+        ("a.jsonl.gz", Format.JSONL),
+        ("a.ndjson", Format.JSONL),
+        ("a.parquet.gz", None),
+        ("a.json", None),
+        ("csv", None),
+        ("a.csv.bz2", None),
+        ("a.csv\n", None),
+    ],
+)
+def test_format_is_told_by_the_ending(name: str, expected: Format | None) -> None:
+    assert Format.of(name) is expected
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.csv.gz", "a.tsv", "a.jsonl", "a.jsonl.gz"])
+def test_as_parquet_keeps_rows_types_and_absent_values(tmp_path: Path, name: str) -> None:
+    rows: list[dict[str, Any]] = [
+        {"a": 1, "b": "x"},
+        {"a": None, "b": 'é \n " , y'},
+        {"a": -3, "b": None},
+    ]
+    if "json" in name:
+        content = "\n".join(json.dumps({k: v for k, v in r.items() if v is not None}) for r in rows)
+    else:
+        content = as_csv(rows, "\t" if "tsv" in name else ",")
+    table = read(write(tmp_path, name, content))
+    assert table.schema.types == list(TYPES.values())
+    assert table.to_pylist() == rows
+
+
+def as_csv(rows: list[dict[str, Any]], separator: str = ",") -> str:
+    out = io.StringIO()
+    writer = csv.DictWriter(out, list(rows[0]), delimiter=separator, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return out.getvalue()
+
+
+@settings(deadline=None)
+@given(
+    values=st.lists(
+        st.tuples(
+            st.none() | st.integers(-(2**63), 2**63 - 1),
+            st.none()
+            | st.text(st.characters(blacklist_categories=("Cs", "Cc")), min_size=1, max_size=8),
+        ),
+        min_size=1,
+        max_size=20,
+    )
+)
+def test_as_parquet_reads_what_python_wrote(values: list[tuple[int | None, str | None]]) -> None:
+    nulls = TextFormat().null_values
+    rows = [{"a": a, "b": None if b in nulls else b} for a, b in values]
+    with tempfile.TemporaryDirectory() as folder:
+        from_csv = read(write(Path(folder), "a.csv", as_csv(rows)))
+        from_json = read(write(Path(folder), "a.jsonl", "\n".join(map(json.dumps, rows))))
+    assert from_csv.to_pylist() == rows
+    assert from_json.to_pylist() == rows
+
+
+def test_as_parquet_writes_row_groups_of_one_size(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tables, "ROWS_PER_GROUP", 100)
+    monkeypatch.setattr(csv_files, "BLOCK_BYTES", 300)
+    rows = [{"a": number, "b": "x" * (number % 7)} for number in range(1050)]
+    path = write(tmp_path, "a.csv", as_csv(rows))
+    table = read(path)
+    assert table["a"].to_pylist() == list(range(1050))
+    groups = pq.ParquetFile(f"{path}.parquet")
+    sizes = [groups.metadata.row_group(g).num_rows for g in range(groups.num_row_groups)]
+    assert sizes == [100] * 10 + [50]
+
+
+def test_as_parquet_keeps_columns_that_nobody_named_and_vectors(tmp_path: Path) -> None:
+    path = write(tmp_path, "a.jsonl", '{"a": 1, "v": [1, 2.5], "c": true}\n{"a": 2, "v": [3, 4]}\n')
+    table = read(path, {"a": pa.int64(), "v": pa.list_(pa.float32())})
+    assert table.to_pylist() == [
+        {"a": 1, "v": [1.0, 2.5], "c": True},
+        {"a": 2, "v": [3.0, 4.0], "c": None},
+    ]
+
+
+def test_as_parquet_of_a_header_alone_has_no_row(tmp_path: Path) -> None:
+    table = read(write(tmp_path, "a.csv", "a,b\n"))
+    assert (table.num_rows, table.schema.types) == (0, list(TYPES.values()))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "reason"),
+    [
+        ("short.csv", "a,b\n1,x\n2\n", "row 3 has 1 values; 2 are expected"),
+        ("long.csv", "a,b\n1,x\n2,y,z\n", "row 3 has 3 values; 2 are expected"),
+        ("type.csv", "a,b\n1,x\n1.5,y\n", "row 3: column 'a' is '1.5'; a whole number is"),
+        ("huge.csv", f"a,b\n{2**63},x\n", f"row 2: column 'a' is '{2**63}'; a whole number"),
+        ("header.csv", "a,b\n1,x\na,b\n", "row 3: column 'a' is 'a'; a whole number is"),
+        ("other.csv", "a;b\n1;2\n", "its only column is 'a;b'"),
+        ("open.csv", 'a,b\n1,"x\n2,y\n', 'a quotation mark (") is not closed'),
+        ("empty.csv", "", "is empty"),
+        ("blank.csv", "\n\n", "is empty"),
+        ("twice.csv", "a,a\n1,2\n", "column 'a' is there 2 times"),
+        ("capitals.csv", "a,A\n1,2\n", "columns 'a' and 'A' differ in capitals alone"),
+        ("unnamed.csv", "a,\n1,2\n", "column 2 has no name"),
+        ("latin.csv", "a,b\n1,é\n".encode("latin-1"), "row 2 is not utf-8"),
+        ("utf16.csv", "a,b\n".encode("utf-16"), "it is UTF-16"),
+        ("nul.csv", "a,b\n1,\0\n", "it is no text, but has NUL"),
+        ("type.jsonl", '{"a": 1}\n{"a": "x"}\n', "row 2: column 'a' is of another type"),
+        ("cut.jsonl", '{"a": 1}\n{"a":', "row 2: "),
+        ("list.jsonl", "[1]\n", "row 1: "),
+        ("twice.jsonl", '{"a": 1, "a": 2}\n', "row 1: "),
+        ("empty.jsonl", "", "is empty"),
+        ("latin.jsonl", '{"b": "é"}\n'.encode("latin-1"), "row 1 is not utf-8"),
+    ],
+)
+def test_as_parquet_refuses_a_file_by_row_and_reason(
+    tmp_path: Path, name: str, content: str | bytes, reason: str
+) -> None:
+    path = write(tmp_path, name, content)
+    with pytest.raises(DataError, match=re.escape(reason)) as refusal:
+        read(path)
+    assert str(refusal.value).startswith(path)
+    assert "\n" not in str(refusal.value)
+
+
+def test_as_parquet_refuses_a_header_among_texts(tmp_path: Path) -> None:
+    path = write(tmp_path, "a.csv", "a,b\nx,y\na,b\n")
+    with pytest.raises(DataError, match="row 3 is a header again"):
+        read(path, {})
+
+
+def test_as_parquet_refuses_what_is_not_gzipped(tmp_path: Path) -> None:
+    (tmp_path / "a.csv.gz").write_bytes(b"a,b\n1,2\n")
+    with pytest.raises(DataError, match=r"a\.csv\.gz cannot be read: "):
+        read(str(tmp_path / "a.csv.gz"))
+
+
+def test_text_format_says_separator_encoding_and_absent_values(tmp_path: Path) -> None:
+    path = write(tmp_path, "a.csv", "a;b\n1;é\n-;-\n".encode("latin-1"))
+    table = read(path, separator=";", encoding="latin-1", null_values=("-",))
+    assert table.to_pylist() == [{"a": 1, "b": "é"}, {"a": None, "b": None}]
+
+
+@pytest.mark.parametrize(
+    ("value", "seconds"),
+    [
+        ("1970-01-02", 86_400),
+        ("1970-01-01 00:01:00", 60),
+        ("1970-01-01T00:01:00.999", 60),
+        ("1970-01-01T00:01:00Z", 60),
+        ("1970-01-01 01:00:00+01:00", 0),
+    ],
+)
+def test_read_times_reads_times_with_and_without_zone(
+    tmp_path: Path, value: str, seconds: int
+) -> None:
+    path = write(tmp_path, "a.csv", f"x,t\n1,{value}\n2,{value}\n")
+    (times,) = read_times(path, FILES, "t", TextFormat())
+    assert times.tolist() == [seconds, seconds]
+
+
+@pytest.mark.parametrize(
+    "kind", [pa.timestamp("ns"), pa.timestamp("ms", "Europe/Berlin"), pa.date32(), pa.date64()]
+)
+def test_read_times_reads_each_row_group_of_parquet(tmp_path: Path, kind: pa.DataType) -> None:
+    days = pa.array([0, 1, 2], pa.int32()).cast(pa.date32())
+    column = days.cast(kind) if kind.id != pa.date32().id else days
+    pq.write_table(pa.table({"t": column}), tmp_path / "a.parquet", row_group_size=2)
+    times = read_times(str(tmp_path / "a.parquet"), FILES, "t", TextFormat())
+    assert [group.tolist() for group in times] == [[0, 86_400], [172_800]]
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        ("t\nnoon\n", "column 't' is 'noon'; a time as 2013-01-31 23:59:00 is expected"),
+        ("t,x\n2013-01-01,1\n,2\n", "column 't' is null in 1 rows; every row needs a time"),
+        ("t\n2013-01-01T00:00:00Z\n2013-01-01\n", "times with a time zone and times without"),
+        ("x\n1\n", "column 't' is missing; it has x"),
+    ],
+)
+def test_read_times_refuses_what_is_no_time(tmp_path: Path, content: str, reason: str) -> None:
+    path = write(tmp_path, "a.csv", content)
+    with pytest.raises(DataError, match=re.escape(reason)):
+        read_times(path, FILES, "t", TextFormat())
+
+
+def test_read_schema_reads_names_of_every_format(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"a": [1], "b": [2]}), tmp_path / "a.parquet")
+    paths = [
+        str(tmp_path / "a.parquet"),
+        write(tmp_path, "a.csv", "a,b\n1,2\n"),
+        write(tmp_path, "a.jsonl.gz", '{"a": 1, "b": 2}\n'),
+    ]
+    assert [read_schema(path, FILES, TextFormat()) for path in paths] == [["a", "b"]] * 3
