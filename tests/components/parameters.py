@@ -10,11 +10,9 @@ from pipeline.config import (
     CompressionConfig,
     EvaluationConfig,
     GateConfig,
-    PruningConfig,
-    QuantizationConfig,
     ServingConfig,
-    TrainingConfig,
 )
+from pipeline.network_config import PruningConfig, QuantizationConfig, TrainingConfig
 
 _GATE, _SERVING, _TRAINING = GateConfig(schema="-"), ServingConfig(), TrainingConfig()
 _FIT = {
