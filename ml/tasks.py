@@ -8,8 +8,10 @@ blessed. It imports neither TensorFlow nor TFX; `ml.scores` computes its metrics
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from decimal import Decimal
+from numbers import Real
 from typing import Any, Literal
 
 import numpy as np
@@ -58,7 +60,7 @@ class Metric:
         if self.best is not None:
             return abs(value - self.best) - abs(baseline - self.best)
         worse = self.direction * (baseline - value)
-        if not self.relative:
+        if not self.relative or not worse:
             return worse
         return worse / abs(baseline) if baseline else float(np.sign(worse)) * np.inf
 
@@ -150,7 +152,12 @@ class Task:
             raise ValueError(problem)
 
     def _problem(self) -> str:
-        """What is wrong with the classes; "" for nothing."""
+        """What is wrong with the task; "" for nothing."""
+        if self.kind not in _FACTS:
+            return f"task: {self.kind!r} is none of {', '.join(_FACTS)}"
+        for name in ("weight", "example_weight"):
+            if getattr(self, name) == self.label:
+                return f"{name}: {self.label!r} is the label"
         if self.kind == REGRESSION:
             return "classes: a regression has none" if self.classes or self.class_names else ""
         if self.kind == BINARY and len(self.classes) != 2:
@@ -178,8 +185,12 @@ class Task:
           'RMSE'
         """
         names = cls.__dataclass_fields__
-        known = {name: value for name, value in custom_config.items() if name in names}
-        return cls(**{n: tuple(v) if isinstance(v, list) else v for n, v in known.items()})
+        values: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value
+            for name, value in custom_config.items()
+            if name in names
+        }
+        return cls(**values)
 
     @classmethod
     def from_json(cls, text: str) -> Task:
@@ -246,61 +257,81 @@ class Task:
           [1.0, 0.0]
 
         Args:
-          labels: The label of each row, [rows]: text, bytes, booleans, integers or floats.
+          labels: The label of each row, [rows] or [rows, 1]: text, bytes, booleans, integers or
+            floats, or a mixture of them.
 
         Returns:
           float64 [rows]; NaN for an absent label, and for one that is none of the classes.
+
+        Raises:
+          DataError: If labels of a regression are not numbers.
         """
-        values = np.asarray(labels)
+        values = np.ravel(np.asarray(labels))
         if self.kind == REGRESSION:
-            try:
-                return np.asarray(values, float)
-            except (TypeError, ValueError) as error:
+            return self._as_numbers(values)
+        numbers = self.class_numbers()
+        if values.dtype.kind in "biuf":
+            found = np.full(len(values), np.nan)
+            rounded = values.dtype.kind == "f"  # Examples hold floats of 32 bits.
+            values = values.astype(np.float32) if rounded else values
+            for number, class_id in numbers.items():
+                found[values == (np.float32(number) if rounded else number)] = class_id
+            return found
+        known = numbers | {name: class_id for class_id, name in enumerate(self.classes)}
+        return np.array([float(known.get(_plain(value), np.nan)) for value in values])
+
+    def _as_numbers(self, values: np.ndarray) -> np.ndarray:
+        if values.dtype.kind not in "biuf":
+            strange = [v for v in values if not isinstance(v, Real | Decimal | None)]
+            if strange:
                 raise DataError(
                     f"label {self.label!r}: numbers are needed for a regression, not "
-                    f"{_show(values)}"
-                ) from error
-        if values.dtype.kind in "biuf":
-            ids = self.class_numbers()
-            found = np.full(len(values), np.nan)
-            for number, class_id in ids.items():
-                found[values == number] = class_id
-            return found
-        ids_by_text = {name: number for number, name in enumerate(self.classes)}
-        return np.array([float(ids_by_text.get(_text(value), np.nan)) for value in values])
+                    f"{', '.join(repr(_plain(value)) for value in strange[:3])}"
+                )
+        return np.asarray(values, float)
 
-    def class_numbers(self) -> dict[int, int]:
-        """Class ids by the label's integer; empty if the classes are not integers or booleans."""
-        values = [_BOOLEANS.get(name, name) for name in self.classes]
-        try:
-            return {int(value): class_id for class_id, value in enumerate(values)}
-        except ValueError:
+    def class_numbers(self) -> dict[float, int]:
+        """Class ids by the label's number; empty if the classes are not different numbers.
+
+        Example:
+          >>> Task("binary", "tip", ("false", "true")).class_numbers()
+          {0: 0, 1: 1}
+        """
+        numbers = [_number(name) for name in self.classes]
+        if None in numbers or len(set(numbers)) < len(numbers):
             return {}
+        return {number: class_id for class_id, number in enumerate(numbers) if number is not None}
 
     def initial_bias(self, labels: np.ndarray) -> np.ndarray:
-        """The bias with which an untrained output layer predicts the distribution of the labels.
+        """The bias with which untrained logits predict the distribution of the labels.
 
         Args:
           labels: Encoded labels, [rows] or [rows, 1].
 
         Returns:
-          float64 [outputs]: the logits of the shares of the classes, or the mean.
+          float64 [outputs]: the logits of the shares of the classes; 0 for a regression, whose
+          output layer adds the mean (see `ml.task_layers.output_layer`).
         """
-        labels = np.ravel(labels)
         if self.kind == REGRESSION:
-            return np.array([labels.mean()])
-        counts = np.bincount(labels.astype(int), minlength=len(self.classes)) + 1e-3
+            return np.zeros(1)
+        counts = np.bincount(np.ravel(labels).astype(int), minlength=len(self.classes)) + 1e-3
         shares = np.log(counts / counts.sum())
         return shares[1:] - shares[0] if self.kind == BINARY else shares
 
 
-def _text(value: Any) -> str:
-    if isinstance(value, bytes):
-        return value.decode("utf-8", "replace")
-    if isinstance(value, bool | np.bool_):
-        return str(bool(value)).lower()
-    return str(value)
+def _plain(value: Any) -> Any:
+    """A text as `str`, and any other value as it is."""
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else value
 
 
-def _show(values: Iterable[Any]) -> str:
-    return ", ".join(repr(_text(value)) for value in list(values)[:3])
+def _number(name: str) -> float | None:
+    """The number that a class is written as; None for other text."""
+    if name.lower() in _BOOLEANS:
+        return _BOOLEANS[name.lower()]
+    for read in (int, float):
+        try:
+            number = read(name)
+        except ValueError:
+            continue
+        return number if np.isfinite(number) else None
+    return None

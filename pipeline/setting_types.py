@@ -19,10 +19,10 @@ RunParameter = Annotated[_T, RUN_PARAMETER]
 
 
 def _as_texts(values: Any) -> Any:
-    """Labels as text: TOML has integers and text, `--set` JSON."""
+    """Labels as text: TOML and `--set` have numbers too."""
     if not isinstance(values, list | tuple):
         raise ValueError("a list of values is expected")
-    return tuple(str(v) if isinstance(v, int) else v for v in values)
+    return tuple(str(v) if isinstance(v, int | float) else v for v in values)
 
 
 def _check_switch(value: Any) -> Any:

@@ -22,9 +22,7 @@ def run_fn(fn_args: tfx.components.FnArgs) -> None:
     fit_and_save(build_model(data.learning, sizes, data.labels), data, fn_args)
 
 
-def build_model(
-    learning: Learning, sizes: Mapping[str, int], prices: np.ndarray
-) -> tf_keras.Model:
+def build_model(learning: Learning, sizes: Mapping[str, int], prices: np.ndarray) -> tf_keras.Model:
     """Builds the network. Its layers add up the logarithm of the price, as its factors multiply.
 
     Args:

@@ -10,12 +10,10 @@ from pipeline.config import (
     CompressionConfig,
     EvaluationConfig,
     GateConfig,
-    PruningConfig,
-    QuantizationConfig,
     ServingConfig,
-    TrainingConfig,
     load_config,
 )
+from pipeline.network_config import PruningConfig, QuantizationConfig, TrainingConfig
 
 LAYOUT = load_config().data.source.layout
 _GATE, _SERVING, _TRAINING = GateConfig(schema="-"), ServingConfig(), TrainingConfig()

@@ -17,8 +17,8 @@ CODE = ["pipeline.pipeline", *Model.load(load_config()).functions]
 USER = {
     "Transform": "preprocessing_fn: tests.trips.preprocessing.preprocessing_fn",
     "Trainer": "run_fn: tests.trips.network.run_fn",
-    "Pruner": "save_fn: tests.trips.export.save_model",
-    "Quantizer": "save_fn: tests.trips.export.save_model",
+    "Pruner": "save_fn: ml.export.save_model",
+    "Quantizer": "save_fn: ml.export.save_model",
     "ImportSchemaGen": "schema_file: {schema}",
 }
 EXECUTORS = {
@@ -70,7 +70,7 @@ def digests(root: Path) -> dict[str, str]:
     [
         ("tests/trips/network.py", {"Trainer", "run"}),
         ("tests/trips/preprocessing.py", {"Transform", "run"}),
-        ("tests/trips/export.py", {"Trainer", "Pruner", "Quantizer", "run"}),
+        ("ml/export.py", {"Trainer", "Pruner", "Quantizer", "run"}),
         ("components/pruner.py", {"Pruner", "run"}),
         ("components/quantizer/fake_quant.py", {"Quantizer", "run"}),
         ("components/serving_monitor/page.py", {"ServingMonitor"}),
