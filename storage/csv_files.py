@@ -182,6 +182,8 @@ def _explain_csv(
     if count := _COUNT.search(message):
         return f"row {row} has {count['got']} values; {count['expected']} are expected"
     if value := _VALUE.search(message):
+        if value["value"] == name:
+            return f"row {row} is a header again"
         expected = describe_type(types.get(name, pa.string()))
         return (
             f"row {row}: column {name!r} is {value['value'][:_SHOWN]!r}; {expected} is expected "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -39,18 +40,16 @@ def read_json(
     row = 0
     with files.open_input_stream(path) as stream:
         for block in _blocks(path, stream, text):
-            table = _parse(path, block, row, types, left_out)
-            check_names(path, table.column_names)
-            if columns is not None:
-                left_out |= set(table.column_names) - set(columns)
-                table = table.select([name for name in table.column_names if name in columns])
             if not row:
-                types |= dict(zip(table.schema.names, table.schema.types, strict=True))
-            elif extra := set(table.column_names) - set(types):
-                raise DataError(
-                    f"{path}: column {min(extra)!r} is first there after row {row}: a column that "
-                    "is not in the schema has to be in the first rows"
-                )
+                names = _names_of(path, block)
+                left_out |= set(names) - set(names if columns is None else columns)
+                if untyped := set(names) - left_out - types.keys():
+                    found = _infer(path, block)
+                    types |= {name: kind for name, kind in found.items() if name in untyped}
+            try:
+                table = _parse(block, types, "ignore")
+            except pa.ArrowInvalid as error:
+                raise DataError(f"{path}: {_explain_json(str(error), row, types)}") from error
             row += len(table)
             yield from table.combine_chunks().to_batches()
     if not row:
@@ -61,30 +60,34 @@ def first_names(path: str, files: fs.FileSystem, text: TextFormat) -> list[str]:
     """The columns of the first rows."""
     with files.open_input_stream(path) as stream:
         for block in _blocks(path, stream, text):
-            left_out: set[str] = set()
-            names = _parse(path, block, 0, {}, left_out).column_names
-            return sorted({*names, *left_out})
+            return _names_of(path, block)
     raise DataError(f"{path} is empty: one object in a line is expected")
 
 
-def _parse(
-    path: str, block: bytes, row: int, types: Mapping[str, pa.DataType], left_out: set[str]
-) -> pa.Table:
-    """The rows of a block; columns without a type are left out if they have several."""
+def _names_of(path: str, block: bytes) -> list[str]:
+    """The columns of the first rows of a block."""
+    names: dict[str, None] = {}
+    for line in block.split(b"\n", _ROWS_WITH_NAMES)[:_ROWS_WITH_NAMES]:
+        try:
+            row = json.loads(line) if line.strip() else {}
+        except (ValueError, RecursionError):
+            break  # pyarrow says what is wrong.
+        if isinstance(row, dict):
+            names |= dict.fromkeys(row)
+    check_names(path, list(names))
+    return list(names)
+
+
+def _infer(path: str, block: bytes) -> dict[str, pa.DataType]:
+    """What the values of each column look like."""
     try:
-        return _parse_as(block, types, "infer")
+        schema = _parse(block, {}, "infer").schema
     except pa.ArrowInvalid as error:
-        changed = _CHANGED.search(str(error))
-        if changed and changed["name"].split("/")[0] not in types:
-            left_out.add(changed["name"].split("/")[0])
-            try:
-                return _parse_as(block, types, "ignore")
-            except pa.ArrowInvalid as again:
-                error = again
-        raise DataError(f"{path}: {_explain_json(str(error), row, types)}") from error
+        raise DataError(f"{path}: {_explain_json(str(error), 0, {})}") from error
+    return dict(zip(schema.names, schema.types, strict=True))
 
 
-def _parse_as(block: bytes, types: Mapping[str, pa.DataType], unexpected: str) -> pa.Table:
+def _parse(block: bytes, types: Mapping[str, pa.DataType], unexpected: str) -> pa.Table:
     return arrow_json.read_json(
         io.BytesIO(block),
         read_options=arrow_json.ReadOptions(use_threads=False, block_size=len(block) + 1),
@@ -120,6 +123,8 @@ def _utf8(path: str, block: bytes, text: TextFormat) -> bytes:
         ) from error
 
 
+# Columns that are not in the schema are looked for in so many rows.
+_ROWS_WITH_NAMES = 100
 _JSON_ROW = re.compile(r" in row (\d+)")
 _CHANGED = re.compile(r"Column\(/(?P<name>.*)\) (?:changed from|was specified to be) (?P<facts>.+)")
 

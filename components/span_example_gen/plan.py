@@ -130,9 +130,10 @@ def plan_shards(
                     index += 1
     for split in SPLITS:
         if not rows[split]:
+            hint = "" if files.source.time_column else "; rows with the same hash are in one split"
             raise DataError(
                 f"the {split} split has no row; the window has {len(window.train)} span(s) with "
-                f"{sum(rows.values()):,} rows"
+                f"{sum(rows.values()):,} rows{hint}"
             )
     return shards, rows
 

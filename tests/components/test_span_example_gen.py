@@ -934,8 +934,7 @@ def test_span_example_gen_refuses_a_column_by_name(
     table = pa.table({"x": pa.concat_arrays([column] * 50), "n": range(100)})
     pq.write_table(table, tmp_path / "data" / "a.parquet")
     schema = schema_of(tmp_path, f'feature {{ name: "x" type: {feature} }}')
-    message = refusal(
-        generate, tmp_path / "data", schema=schema, pattern="", time_column="", as_of=0
-    )
+    layout: dict[str, Any] = {"pattern": "", "time_column": "", "as_of": 0}
+    message = refusal(generate, tmp_path / "data", schema=schema, key_columns='["n"]', **layout)
     assert "'x'" in message
     assert reason in message
