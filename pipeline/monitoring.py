@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from tfx import v1 as tfx
 
+from components.import_schema_gen import ImportSchemaGen
 from components.request_example_gen import RequestExampleGen
 from components.served_model import ServedModel
 from components.serving_monitor.component import ServingMonitor
@@ -50,7 +51,12 @@ def create_monitoring_pipeline(
     period = {"since": since, "until": until}
     model = Model.load(config)
     features = json.dumps(model.raw_features)
-    schema_gen = tfx.components.ImportSchemaGen(schema_file=config.gate.schema)
+    schema_gen = ImportSchemaGen(
+        schema_file=config.gate.schema,
+        label=model.label,
+        features=features,
+        time_column=model.time_column,
+    )
     example_gen = RequestExampleGen(
         schema=schema_gen.outputs["schema"],
         log_uri=log_uri,

@@ -13,6 +13,7 @@ from tfx import v1 as tfx
 from components.compression_evaluator import CompressionEvaluator
 from components.data_gate.component import DataGate
 from components.evaluator.component import Evaluator
+from components.import_schema_gen import ImportSchemaGen
 from components.pruner import Pruner
 from components.pusher import Pusher
 from components.quantizer.component import Quantizer
@@ -74,7 +75,12 @@ def create_pipeline(
     """
     model = Model.load(config)
     custom_config = json.dumps(model.custom_config)
-    schema_gen = tfx.components.ImportSchemaGen(schema_file=config.gate.schema)
+    schema_gen = ImportSchemaGen(
+        schema_file=config.gate.schema,
+        label=model.label,
+        features=json.dumps(model.raw_features),
+        time_column=model.time_column,
+    )
     example_gen = SpanExampleGen(
         schema=schema_gen.outputs["schema"],
         data_uri=config.data.uri,

@@ -49,7 +49,15 @@ def _span_example_gen(outputs: Outputs) -> Summary:
     counts = ", ".join(f"{count:,} {split}" for split, count in rows.items())
     months = spans["train"]
     trained = f"{months[0]}" if len(months) == 1 else f"{months[0]} to {months[-1]}"
-    return Summary(f"{counts} rows; trained on {trained}, evaluated on {spans['test'][0]}")
+    split = examples.get_string_custom_property("split")
+    line = f"{counts} rows; trained on {trained}, evaluated on {spans['test'][0]}"
+    if spans["train"] == spans["test"]:
+        line = f"{counts} rows; split {split}"
+    elif split:
+        line += f"; split {split}"
+    left_out = json.loads(examples.get_string_custom_property("left_out") or "[]")
+    note = f"SpanExampleGen left out what is not in the schema: {', '.join(left_out)}"
+    return Summary(line, (note,) if left_out else ())
 
 
 def _import_schema_gen(outputs: Outputs) -> Summary:

@@ -22,7 +22,7 @@ USER = {
     "ImportSchemaGen": "schema_file: {schema}",
 }
 EXECUTORS = {
-    "ImportSchemaGen": "tfx.components.schema_gen.import_schema_gen.executor.Executor",
+    "ImportSchemaGen": "components.import_schema_gen.ImportSchemaGen_Executor",
     "SpanExampleGen": "components.span_example_gen.component.SpanExampleGen_Executor",
     "StatisticsGen": "components.statistics_gen.StatisticsGen_Executor",
     "DataGate": "components.data_gate.component.DataGate_Executor",

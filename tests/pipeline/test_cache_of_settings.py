@@ -76,7 +76,7 @@ def parameters() -> dict[str, str]:
         (
             'label = "tip"',
             'label = "fare"',
-            {"DataGate", "Transform", "Trainer", "Pruner", "Quantizer"}
+            {"ImportSchemaGen", "DataGate", "Transform", "Trainer", "Pruner", "Quantizer"}
             | {"Evaluator", "CompressionEvaluator"},
         ),
     ],
