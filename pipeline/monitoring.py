@@ -53,7 +53,7 @@ def create_monitoring_pipeline(
     features = json.dumps(model.raw_features)
     schema_gen = ImportSchemaGen(
         schema_file=config.gate.schema,
-        label=model.label,
+        label=model.task.label,
         features=features,
         time_column=model.time_column,
     )

@@ -77,7 +77,7 @@ def create_pipeline(
     custom_config = json.dumps(model.custom_config)
     schema_gen = ImportSchemaGen(
         schema_file=config.gate.schema,
-        label=model.label,
+        label=model.task.label,
         features=json.dumps(model.raw_features),
         time_column=model.time_column,
     )
