@@ -93,8 +93,14 @@ class Counter:
           A slice and its tally.
 
         Raises:
-          DataError: If a score of a histogram is NaN, or a label is not between 0 and 1.
+          DataError: If a prediction is NaN, or a label of a histogram is not between 0 and 1.
         """
+        for model, predicted in predictions.items():
+            if (missing := np.isnan(predicted.reshape(len(labels), -1)).any(axis=1)).any():
+                raise DataError(
+                    f"the model {model!r} predicts NaN for {missing.sum():,} of {len(labels):,} "
+                    "rows"
+                )
         parts = [
             (*self._part(problem, labels, predictions), number * _CELLS)
             for number, problem in enumerate(self._histograms)
@@ -156,11 +162,6 @@ class Counter:
             raise DataError(
                 f"{bad.sum():,} of {len(truth):,} labels are not between 0 and 1, such as "
                 f"{truth[bad][0]}"
-            )
-        if (missing := np.isnan(scores)).any():
-            raise DataError(
-                f"the model {problem.model!r} predicts NaN for {missing.sum():,} of "
-                f"{len(scores):,} rows"
             )
         # In TFMA's order of operations, so that rounding puts each score into the same bucket.
         return truth, np.clip(scores * BUCKETS + 1, 0, BUCKETS + 1).astype(np.int64)

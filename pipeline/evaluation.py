@@ -34,10 +34,11 @@ def make_eval_config(config: EvaluationConfig, model: Model) -> tfma.EvalConfig:
     """
     task, by_column = model.task, _by_column(model)
     thresholds: _Thresholds = defaultdict(list)
-    _add_bounds(thresholds, task, [_OVERALL], task.thresholds | config.thresholds)
+    _add_bounds(thresholds, task, [_OVERALL], {**task.thresholds, **config.thresholds})
     _add_loss(thresholds, task, [_OVERALL], config.max_loss, task.max_loss)
     if by_column:
-        _add_bounds(thresholds, task, by_column, task.slice_thresholds | config.slice_thresholds)
+        bounds = {**task.slice_thresholds, **config.slice_thresholds}
+        _add_bounds(thresholds, task, by_column, bounds)
     specs = list(_metrics_specs(task, task.metrics, thresholds))
     specs[0]["metrics"].append(_metric("ExampleCount", "example_count"))
     return _eval_config(["candidate"], "served", specs, config.min_slice_examples, model)
@@ -107,7 +108,7 @@ def _metrics_specs(
     """The metrics, those of all classes first, then those of one class against the rest."""
     several = task.kind == MULTICLASS
     ids = range(len(task.classes))
-    by_class = {
+    by_class: dict[Metric, dict[str, Any]] = {
         # The mean of the classes.
         MACRO_AUC: {
             "aggregate": {"macro_average": True, "class_weights": {str(k): 1.0 for k in ids}}

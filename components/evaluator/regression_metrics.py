@@ -72,9 +72,7 @@ class R2Score(_Metric):
 class _Sum(beam.CombineFn):
     """Sums over rows: of weights, labels, squared labels, errors and squared errors, [5]."""
 
-    def __init__(
-        self, key: Any, config: tfma.EvalConfig | None, result: Callable[..., np.ndarray]
-    ):
+    def __init__(self, key: Any, config: tfma.EvalConfig | None, result: Callable[..., np.ndarray]):
         self._key, self._config, self._result = key, config, result
 
     def create_accumulator(self) -> np.ndarray:
