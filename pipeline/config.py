@@ -36,6 +36,7 @@ from pipeline.setting_types import (
     Share,
     Switch,
     Text,
+    Thresholds,
 )
 
 
@@ -71,15 +72,17 @@ class CompressionConfig:
     """The limits that a compressed model must meet to be blessed.
 
     Attributes:
-      max_auc_loss: Largest loss of AUC against the float model.
-      max_slice_auc_loss: The same for every slice that is large enough.
+      max_loss: Largest loss of the task's first metric (AUC, accuracy, RMSE) against the float
+        model: a difference, or, for a regression, a share of the float model's value. Without it:
+        0.005 for a binary task, 0.01 for classes, 0.02 for a regression.
+      max_slice_loss: The same for every slice that is large enough. Without it: 0.02, 0.04, 0.05.
       max_bytes: Largest size of `model.tflite`, in bytes; 0 for no limit.
       max_p99_ms: Highest 99th percentile of its time per row, in milliseconds; 0 for no limit.
       min_sparsity: Smallest share of zeros among its weights.
     """
 
-    max_auc_loss: Share = 0.005
-    max_slice_auc_loss: Share = 0.02
+    max_loss: Limit | None = None
+    max_slice_loss: Limit | None = None
     max_bytes: RunParameter[Count] = 0
     max_p99_ms: RunParameter[Limit] = 0.0
     min_sparsity: RunParameter[Share] = 0.0
@@ -90,22 +93,26 @@ class EvaluationConfig:
     """The thresholds that a model must meet on the month `as_of` to be blessed.
 
     Attributes:
-      min_auc: Lowest AUC overall.
-      min_slice_auc: Lowest AUC of every slice that is large enough.
+      thresholds: By metric, the worst value that is allowed, or the lowest and the highest: of
+        `auc`, `auc_pr`, `log_loss`, `calibration` (a binary task), `accuracy`, `macro_auc`,
+        `log_loss`, `calibration` (classes), or `rmse`, `mae`, `r2`, `bias` (a regression). They go
+        over the task's own: AUC 0.5 and calibration 0.5 to 2; macro AUC 0.5 and the same; R² 0. A
+        worst value must be met at the worse end of the metric's 95% interval: the fewer the rows,
+        the better the value has to be. See [evaluation.md](evaluation.md).
+      slice_thresholds: The same for every slice that is large enough, by value alone. The task's
+        own: AUC 0.5 for a binary task.
       min_slice_examples: Slices with fewer rows are not evaluated.
-      min_calibration: Lowest ratio of mean prediction to label rate.
-      max_calibration: Highest such ratio.
-      max_auc_loss: Largest loss of AUC against the served model.
-      confidence: Confidence at which a loss of AUC, against the served or the float model, counts,
+      max_loss: Largest loss of the task's first metric against the served model: a difference, or,
+        for a regression, a share of the served model's value. Without it: 0.005 for a binary task,
+        0.01 for classes, 0.02 for a regression.
+      confidence: Confidence at which such a loss, against the served or the float model, counts,
         such as 0.95; 0 counts any measured loss.
     """
 
-    min_auc: Share = 0.5
-    min_slice_auc: Share = 0.5
+    thresholds: Thresholds = field(default_factory=dict)
+    slice_thresholds: Thresholds = field(default_factory=dict)
     min_slice_examples: Positive = 500
-    min_calibration: Limit = 0.5
-    max_calibration: Annotated[float, Field(gt=0)] = 2.0
-    max_auc_loss: Share = 0.005
+    max_loss: Limit | None = None
     confidence: Annotated[float, Field(ge=0, lt=1)] = 0.0
 
 
@@ -253,7 +260,9 @@ class Config:
     kubeflow: KubeflowConfig = field(default_factory=KubeflowConfig)
 
     def __post_init__(self) -> None:
-        self.make_task()
+        task = self.make_task()
+        task.check_thresholds("evaluation.thresholds", self.evaluation.thresholds)
+        task.check_thresholds("evaluation.slice_thresholds", self.evaluation.slice_thresholds)
         if self.label in self.features:
             raise ValueError(f"features: {self.label!r} is the label, which no request has")
 

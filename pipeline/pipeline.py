@@ -164,7 +164,11 @@ def create_pipeline(
         transformed_examples=transform.outputs["transformed_examples"],
         transform_graph=transform.outputs["transform_graph"],
         signature=RAW_SIGNATURE,
-        max_auc_loss=config.compression.max_auc_loss,
+        max_auc_loss=(
+            model.task.max_loss
+            if config.compression.max_loss is None
+            else config.compression.max_loss
+        ),
         **learning,
         **_as_parameters(config.quantization),
     )
@@ -179,6 +183,7 @@ def create_pipeline(
                 config.compression, config.evaluation.min_slice_examples, model
             )
         ),
+        task=model.task.to_json(),
         split="test",
         max_bytes=config.compression.max_bytes,
         max_p99_ms=config.compression.max_p99_ms,
@@ -191,6 +196,7 @@ def create_pipeline(
         baseline_model=served_model.outputs["model"],
         schema=schema_gen.outputs["schema"],
         eval_config=json_format.MessageToJson(make_eval_config(config.evaluation, model)),
+        task=model.task.to_json(),
         split="test",
         confidence=config.evaluation.confidence,
     )

@@ -48,6 +48,18 @@ def match(pattern: str, expected: str) -> AfterValidator:
     return AfterValidator(check)
 
 
+def _as_bound(bound: Any) -> Any:
+    """A threshold: a number, or a list of two."""
+    ends = bound if isinstance(bound, list | tuple) else [bound]
+    try:
+        numbers = tuple(float(end) for end in ends)
+    except (TypeError, ValueError):
+        numbers = ()
+    if not (isinstance(bound, list | tuple) and len(numbers) == 2) and len(numbers) != 1:
+        raise ValueError("a number is expected, or the lowest and the highest, as in [0.5, 2.0]")
+    return numbers if len(numbers) == 2 else numbers[0]
+
+
 # Only `true` or `false`, in TOML and on the command line.
 Switch = Annotated[bool, BeforeValidator(_check_switch)]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -98,5 +110,7 @@ BucketUri = Annotated[
 ]
 EnvName = Annotated[str, match(r"[A-Za-z_]\w*", "the name of an environment variable")]
 SecretKey = Annotated[str, Field(pattern=rf"^{_DNS_NAME}/[\w.-]+$")]
+# Thresholds by metric; `Task.check_thresholds` checks the names and the form of the bounds.
+Thresholds = dict[str, Annotated[float | tuple[float, float], BeforeValidator(_as_bound)]]
 # Values of a label.
 Classes = Annotated[tuple[Text, ...], BeforeValidator(_as_texts)]

@@ -81,7 +81,11 @@ def print_versions(directory: ModelDirectory, rows: list[dict[str, Any]]) -> Non
         box=None,
         pad_edge=False,
     )
-    for name, width in (("version", 10), ("state", 11), ("made, UTC", 10), ("AUC", 6)):
+    titles = {str(row["metric"]["title"]) for row in rows if row["metric"]}
+    # Of another metric than the others a version has after its task was changed.
+    shared = _printable(titles.pop()) if len(titles) == 1 else ""
+    metric = shared or "metric"
+    for name, width in (("version", 10), ("state", 11), ("made, UTC", 10), (metric, 6)):
         table.add_column(name, min_width=width, overflow="fold")
     for name, width in (("trained on", 9), ("evaluated on", 6), ("size", 6), ("TFLite", 7)):
         table.add_column(name, min_width=width, overflow="fold", justify="right")
@@ -94,7 +98,7 @@ def print_versions(directory: ModelDirectory, rows: list[dict[str, Any]]) -> Non
             str(row["version"]),
             ", ".join([row["state"], *row["labels"]]),
             (row["created"] or "").replace("T", " ")[:16],
-            "" if row["auc"] is None else f"{row['auc']:.4f}",
+            _metric(row["metric"], titled=not shared),
             _months(row["trained_on"]),
             _months(row["evaluated_on"]),
             decimal(row["bytes"], precision=0),
@@ -105,6 +109,12 @@ def print_versions(directory: ModelDirectory, rows: list[dict[str, Any]]) -> Non
         style = {LIVE: "bold green", ROLLED_BACK: "dim"}.get(row["state"], "")
         table.add_row(*map(Text, cells), style=style)
     print_table(table, standard_output())
+
+
+def _metric(metric: dict[str, Any] | None, titled: bool) -> str:
+    if metric is None:
+        return ""
+    return _printable(f"{metric['title']} {metric['text']}" if titled else metric["text"])
 
 
 def _months(spans: list[int]) -> str:

@@ -8,7 +8,6 @@ from typing import Any
 
 from pipeline.config import (
     CompressionConfig,
-    EvaluationConfig,
     GateConfig,
     ServingConfig,
     load_config,
@@ -59,11 +58,11 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "Pruner": _FIT | _parameters(PruningConfig()),
     "Quantizer": _FIT
     | _parameters(QuantizationConfig())
-    | {"signature": "raw_features", "max_auc_loss": EvaluationConfig().max_auc_loss},
+    | {"signature": "raw_features", "max_auc_loss": 0.005},
     "CompressionEvaluator": {
         "split": "test",
         "confidence": 0.0,
-        **_parameters(CompressionConfig(), "max_auc_loss", "max_slice_auc_loss"),
+        **_parameters(CompressionConfig(), "max_loss", "max_slice_loss"),
     },
     "ServingValidator": {
         "split": "test",

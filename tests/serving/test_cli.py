@@ -99,7 +99,9 @@ def test_versions_lists_versions_newest_first_with_their_record(
         "state": "older",
         "labels": ["canary", "stable"],
         "created": "2014-01-08T08:30:00+00:00",
-        "auc": 0.6908,
+        "metric": {
+            **{"name": "auc", "title": "AUC", "value": 0.6908, "margin": None, "text": "0.6908"}
+        },
         "trained_on": [201306, 201307, 201308],
         "evaluated_on": [201309],
         "bytes": 300_008 + 40_784,
@@ -195,7 +197,7 @@ def test_versions_lists_a_version_without_a_record(directory: ModelDirectory) ->
     folder.mkdir(parents=True)
     (folder / SAVED_MODEL).write_bytes(b"graph")
     (row,) = rows(directory)
-    assert (row["created"], row["auc"], row["trained_on"]) == (None, None, [])
+    assert (row["created"], row["metric"], row["trained_on"]) == (None, None, [])
     assert (row["bytes"], row["tflite_bytes"], row["signed"]) == (5, None, False)
     assert "7 live 5 bytes none no" in " ".join(done("versions", directory.serving_dir).split())
 
