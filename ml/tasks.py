@@ -86,6 +86,7 @@ class _Facts:
     thresholds: Mapping[str, float | tuple[float, float]]
     slice_thresholds: Mapping[str, float | tuple[float, float]]
     max_loss: float
+    max_baseline_loss: float
 
 
 # The first metric is the headline: training, compression and retraining are judged by it.
@@ -97,6 +98,7 @@ _FACTS = {
         thresholds={"auc": 0.5, "calibration": (0.5, 2.0)},
         slice_thresholds={"auc": 0.5},
         max_loss=0.005,
+        max_baseline_loss=0.02,
     ),
     MULTICLASS: _Facts(
         loss="sparse_categorical_crossentropy",
@@ -105,6 +107,7 @@ _FACTS = {
         thresholds={"macro_auc": 0.5, "calibration": (0.5, 2.0)},
         slice_thresholds={},
         max_loss=0.01,
+        max_baseline_loss=0.02,
     ),
     REGRESSION: _Facts(
         loss="mean_squared_error",
@@ -113,6 +116,7 @@ _FACTS = {
         thresholds={"r2": 0.0},
         slice_thresholds={},
         max_loss=0.02,
+        max_baseline_loss=0.1,
     ),
 }
 
@@ -237,6 +241,11 @@ class Task:
     def max_loss(self) -> float:
         """Default of the largest loss of the headline metric; see `Metric.loss`."""
         return _FACTS[self.kind].max_loss
+
+    @property
+    def max_baseline_loss(self) -> float:
+        """The same against gradient boosting."""
+        return _FACTS[self.kind].max_baseline_loss
 
     def encode(self, labels: Sequence[Any] | np.ndarray) -> np.ndarray:
         """Encodes raw labels: class ids, or numbers.

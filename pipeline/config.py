@@ -194,6 +194,11 @@ class EvaluationConfig:
       max_auc_loss: Largest loss of AUC against the served model.
       confidence: Confidence at which a loss of AUC, against the served or the float model, counts,
         such as 0.95; 0 counts any measured loss.
+      baselines: Whether the model has to beat a constant and the best single column, and to come
+        near gradient boosting; see [evaluation.md](evaluation.md#baselines).
+      max_baseline_loss: Largest loss of the task's first metric against gradient boosting: a
+        difference, or, for a regression, a share of its value. Without it: 0.02 for a binary task
+        and for classes, 0.1 for a regression.
     """
 
     min_auc: Share = 0.5
@@ -203,6 +208,8 @@ class EvaluationConfig:
     max_calibration: Annotated[float, Field(gt=0)] = 2.0
     max_auc_loss: Share = 0.005
     confidence: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    baselines: Switch = True
+    max_baseline_loss: Limit | None = None
 
 
 @dataclass(frozen=True, config=CHECKED)

@@ -5,9 +5,16 @@ import tensorflow_model_analysis as tfma
 from google.protobuf import json_format
 from tfx import v1 as tfx
 
+from components.evaluator.baselines import compare_with_baselines
 from components.evaluator.blessing import unmet_thresholds, write_blessing, write_confidence
 from components.evaluator.evaluation import evaluate, with_defaults
-from ml.artifacts import has_serving_model, load_schema, serving_model_uri, split_files
+from ml.artifacts import (
+    BaselineReport,
+    has_serving_model,
+    load_schema,
+    serving_model_uri,
+    split_files,
+)
 
 
 @tfx.dsl.components.component(use_beam=True)
@@ -21,6 +28,8 @@ def Evaluator(
     eval_config: tfx.dsl.components.Parameter[str],
     split: tfx.dsl.components.Parameter[str],
     confidence: tfx.dsl.components.Parameter[float],
+    max_baseline_loss: tfx.dsl.components.Parameter[float],
+    baselines: tfx.dsl.components.InputArtifact[BaselineReport] = None,
     beam_pipeline: tfx.dsl.components.BeamComponentParameter[beam.Pipeline] = None,
 ) -> None:
     """Evaluates a model with TFMA, and blesses it if it meets every threshold.
@@ -37,6 +46,8 @@ def Evaluator(
           eval_config=json_format.MessageToJson(eval_config),
           split="test",
           confidence=0.95,
+          max_baseline_loss=0.02,
+          baselines=baseline_evaluator.outputs["baselines"],
       )
 
     Args:
@@ -51,6 +62,9 @@ def Evaluator(
       split: Split of the examples to evaluate on.
       confidence: Confidence at which a loss against the baseline counts, such as 0.95; 0 counts
         any loss.
+      max_baseline_loss: Largest loss of the task's headline metric against gradient boosting; see
+        `Metric.loss`.
+      baselines: Baselines that the model has to beat, see `Comparison`; None for none.
       beam_pipeline: Supplied by TFX.
     """
     has_baseline = has_serving_model(baseline_model)
@@ -63,4 +77,11 @@ def Evaluator(
         files = split_files(examples, split)
         evaluate(pipeline, files, load_schema(schema), config, models, evaluation.uri)
     write_confidence(evaluation.uri, confidence)
-    write_blessing(blessing, not unmet_thresholds(evaluation.uri))
+    failures: tuple[str, ...] = ()
+    if baselines is not None:
+        comparison = compare_with_baselines(
+            files, load_schema(schema), serving_model_uri(model), baselines, max_baseline_loss
+        )
+        comparison.write(evaluation.uri)
+        failures = comparison.failures
+    write_blessing(blessing, not failures and not unmet_thresholds(evaluation.uri))

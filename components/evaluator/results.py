@@ -9,6 +9,7 @@ from typing import Any
 import tensorflow_model_analysis as tfma
 from tfx import v1 as tfx
 
+from components.evaluator.baselines import Comparison
 from components.evaluator.blessing import unmet_thresholds
 from storage.errors import DataError
 
@@ -105,9 +106,10 @@ def read_failures(evaluation_uri: str) -> list[str]:
       evaluation_uri: URI of a `ModelEvaluation` artifact.
 
     Returns:
-      A line for each threshold that was not met, naming slice, metric, value and bound; empty if
-      the model was blessed.
+      A line for each threshold that was not met, naming slice, metric, value and bound, and one for
+      baselines that it does not beat; empty if the model was blessed.
     """
+    comparison = Comparison.read(evaluation_uri)
     config = _eval_config(evaluation_uri)
     baselines = [spec.name for spec in config.model_specs if spec.is_baseline]
     several = len(config.model_specs) - len(baselines) > 1
@@ -115,7 +117,7 @@ def read_failures(evaluation_uri: str) -> list[str]:
         f"{_proto_slice_name(key)}: {failure.metric_key.model_name + ' ' if several else ''}"
         f"{_describe(failure, *baselines)}"
         for key, failure in unmet_thresholds(evaluation_uri)
-    ]
+    ] + list(comparison.failures if comparison else ())
 
 
 def _eval_config(evaluation_uri: str) -> tfma.EvalConfig:
