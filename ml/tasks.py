@@ -139,6 +139,7 @@ class _Facts:
     slice_thresholds: Mapping[str, Bound]
     max_loss: float
     max_slice_loss: float
+    max_baseline_loss: float
 
 
 # The first metric is the headline: training, compression and retraining are judged by it.
@@ -151,6 +152,7 @@ _FACTS = {
         slice_thresholds={"auc": 0.5},
         max_loss=0.005,
         max_slice_loss=0.02,
+        max_baseline_loss=0.02,
     ),
     MULTICLASS: _Facts(
         loss="sparse_categorical_crossentropy",
@@ -160,6 +162,7 @@ _FACTS = {
         slice_thresholds={},
         max_loss=0.01,
         max_slice_loss=0.04,
+        max_baseline_loss=0.02,
     ),
     REGRESSION: _Facts(
         loss="mean_squared_error",
@@ -169,6 +172,7 @@ _FACTS = {
         slice_thresholds={},
         max_loss=0.02,
         max_slice_loss=0.05,
+        max_baseline_loss=0.1,
     ),
 }
 
@@ -327,6 +331,11 @@ class Task:
     def max_slice_loss(self) -> float:
         """The same in a slice."""
         return _FACTS[self.kind].max_slice_loss
+
+    @property
+    def max_baseline_loss(self) -> float:
+        """The same against gradient boosting."""
+        return _FACTS[self.kind].max_baseline_loss
 
     def encode(self, labels: Sequence[Any] | np.ndarray) -> np.ndarray:
         """Encodes raw labels: class ids, or numbers.

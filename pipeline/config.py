@@ -107,6 +107,11 @@ class EvaluationConfig:
         0.01 for classes, 0.02 for a regression.
       confidence: Confidence at which such a loss, against the served or the float model, counts,
         such as 0.95; 0 counts any measured loss.
+      baselines: Whether the model has to beat a constant and the best single column, and to come
+        near gradient boosting; see [evaluation.md](evaluation.md#baselines).
+      max_baseline_loss: Largest loss of the task's first metric against gradient boosting: a
+        difference, or, for a regression, a share of its value. Without it: 0.02 for a binary task
+        and for classes, 0.1 for a regression.
     """
 
     thresholds: Thresholds = field(default_factory=dict)
@@ -114,6 +119,8 @@ class EvaluationConfig:
     min_slice_examples: Positive = 500
     max_loss: Limit | None = None
     confidence: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    baselines: Switch = True
+    max_baseline_loss: Limit | None = None
 
 
 @dataclass(frozen=True, config=CHECKED)

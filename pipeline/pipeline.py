@@ -10,6 +10,7 @@ from typing import Any
 from google.protobuf import json_format
 from tfx import v1 as tfx
 
+from components.baseline_evaluator import BaselineEvaluator
 from components.compression_evaluator import CompressionEvaluator
 from components.data_gate.component import DataGate
 from components.evaluator.component import Evaluator
@@ -129,6 +130,17 @@ def create_pipeline(
         transform=json.dumps(["train", "eval"]),
     )
     transform.add_upstream_node(data_gate)
+    baseline_evaluator = None
+    if config.evaluation.baselines:
+        baseline_evaluator = BaselineEvaluator(
+            examples=example_gen.outputs["examples"],
+            statistics=statistics_gen.outputs["statistics"],
+            schema=schema_gen.outputs["schema"],
+            task=model.task.to_json(),
+            features=json.dumps(model.raw_features),
+            split="test",
+        )
+        baseline_evaluator.add_upstream_node(data_gate)
     trainer = Trainer(
         run_fn=model.run_fn,
         examples=transform.outputs["transformed_examples"],
@@ -199,6 +211,10 @@ def create_pipeline(
         task=model.task.to_json(),
         split="test",
         confidence=config.evaluation.confidence,
+        max_baseline_loss=_or_default(
+            config.evaluation.max_baseline_loss, model.task.max_baseline_loss
+        ),
+        **({"baselines": baseline_evaluator.outputs["baselines"]} if baseline_evaluator else {}),
     )
     serving_validator = ServingValidator(
         model=quantizer.outputs["quantized_model"],
@@ -249,6 +265,7 @@ def create_pipeline(
         served_model,
         data_gate,
         transform,
+        *([baseline_evaluator] if baseline_evaluator else []),
         trainer,
         pruner,
         quantizer,
@@ -273,6 +290,10 @@ def create_pipeline(
         metadata_connection_config=connection,
         beam_pipeline_args=list(config.beam_args),
     )
+
+
+def _or_default(value: float | None, default: float) -> float:
+    return default if value is None else value
 
 
 def _set_beam_args(components: Sequence[Any], node_args: Mapping[str, Sequence[str]]) -> None:

@@ -1,15 +1,24 @@
 """Evaluator: is the model good enough, and as good as the served one?"""
 
+from dataclasses import replace
+
 import apache_beam as beam
 import tensorflow_model_analysis as tfma
 from google.protobuf import json_format
 from tfx import v1 as tfx
 
+from components.evaluator.baselines import compare_with_baselines
 from components.evaluator.blessing import write_blessing
 from components.evaluator.evaluation import evaluate, with_defaults
 from components.evaluator.labels import count_labels
 from components.evaluator.verdict import judge
-from ml.artifacts import has_serving_model, load_schema, serving_model_uri, split_files
+from ml.artifacts import (
+    BaselineReport,
+    has_serving_model,
+    load_schema,
+    serving_model_uri,
+    split_files,
+)
 from ml.tasks import Task
 
 
@@ -25,6 +34,8 @@ def Evaluator(
     task: tfx.dsl.components.Parameter[str],
     split: tfx.dsl.components.Parameter[str],
     confidence: tfx.dsl.components.Parameter[float],
+    max_baseline_loss: tfx.dsl.components.Parameter[float],
+    baselines: tfx.dsl.components.InputArtifact[BaselineReport] = None,
     beam_pipeline: tfx.dsl.components.BeamComponentParameter[beam.Pipeline] = None,
 ) -> None:
     """Evaluates a model with TFMA, and blesses it if it meets every threshold.
@@ -42,6 +53,8 @@ def Evaluator(
           task=task.to_json(),
           split="test",
           confidence=0.95,
+          max_baseline_loss=0.02,
+          baselines=baseline_evaluator.outputs["baselines"],
       )
 
     Args:
@@ -58,6 +71,9 @@ def Evaluator(
       split: Split of the examples to evaluate on.
       confidence: Confidence at which a loss against the baseline counts, such as 0.95; 0 counts
         any loss.
+      max_baseline_loss: Largest loss of the task's headline metric against gradient boosting; see
+        `Metric.loss`.
+      baselines: Baselines that the model has to beat, see `Comparison`; None for none.
       beam_pipeline: Supplied by TFX.
 
     Raises:
@@ -75,5 +91,11 @@ def Evaluator(
     with beam_pipeline as pipeline:
         evaluate(pipeline, files, raw_schema, learned, config, models, evaluation.uri)
     verdict = judge(evaluation.uri, learned, sample, confidence)
+    if baselines is not None:
+        comparison = compare_with_baselines(
+            files, raw_schema, serving_model_uri(model), baselines, max_baseline_loss
+        )
+        comparison.write(evaluation.uri)
+        verdict = replace(verdict, failures=verdict.failures + comparison.failures)
     verdict.write(evaluation.uri)
     write_blessing(blessing, not verdict.failures)
