@@ -178,4 +178,6 @@ def _explain(error: Mapping[str, Any], sources: Mapping[str, str], model: str) -
     source = next((sources[table] for table in tables if table in sources), "the engine's default")
     given = error["input"]
     shown = f" = {given!r}" if not isinstance(given, Mapping) else ""
+    if not parts:  # Settings that do not fit each other.
+        return str(error["msg"]).removeprefix("Value error, ")
     return f"{key}{shown}: {error['msg'].removeprefix('Value error, ')} ({source})"

@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+import math
 import re
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainValidator,
+    WithJsonSchema,
+)
 
 from pipeline import quantities
 
@@ -29,6 +37,19 @@ def _as_texts(values: Any) -> Any:
     if not isinstance(values, list | tuple):
         raise ValueError("a list of values is expected")
     return tuple(str(v) if isinstance(v, int) else v for v in values)
+
+
+def _as_threshold(value: Any) -> float | tuple[float, float]:
+    is_pair = isinstance(value, list | tuple)
+    try:
+        numbers = [float(number) for number in (value if is_pair else [value])]
+    except (TypeError, ValueError):
+        numbers = []
+    if is_pair and len(numbers) == 2 and numbers[0] <= numbers[1]:
+        return numbers[0], numbers[1]
+    if not is_pair and len(numbers) == 1 and math.isfinite(numbers[0]):
+        return numbers[0]
+    raise ValueError("a number is expected, or a list of the lowest and the highest")
 
 
 def _check_switch(value: Any) -> Any:
@@ -107,3 +128,10 @@ EnvName = Annotated[str, match(r"[A-Za-z_]\w*", "the name of an environment vari
 SecretKey = Annotated[str, Field(pattern=rf"^{_DNS_NAME}/[\w.-]+$")]
 # Values of a label.
 Classes = Annotated[tuple[Text, ...], BeforeValidator(_as_texts)]
+# By metric; see `ml.thresholds`.
+Threshold = Annotated[
+    float | tuple[float, float],
+    PlainValidator(_as_threshold),
+    WithJsonSchema({"anyOf": [{"type": "number"}, {"type": "array"}]}),
+]
+Thresholds = dict[str, Threshold]
