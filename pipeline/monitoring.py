@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Sequence
+from typing import Any
 
 from tfx import v1 as tfx
 
@@ -59,7 +60,7 @@ def create_monitoring_pipeline(
         features=features,
         output=model.prediction,
         data_uri=config.data.uri,
-        label=model.task.label,
+        task=model.task.to_json(),
         encryption_keys=config.serving.encryption_keys,
         **period,
     )
@@ -81,10 +82,10 @@ def create_monitoring_pipeline(
         model_name=config.model_name,
         features=features,
         output=model.prediction,
-        label=model.task.label,
+        task=model.task.to_json(),
         slices=json.dumps(model.slices),
         **period,
-        **dataclasses.asdict(config.monitor),
+        **_settings(config, model),
     )
     return tfx.dsl.Pipeline(
         pipeline_name=PIPELINE_NAME,
@@ -98,3 +99,13 @@ def create_monitoring_pipeline(
         ),
         beam_pipeline_args=list(config.beam_args),
     )
+
+
+def _settings(config: Config, model: Model) -> dict[str, Any]:
+    """The parameters of ServingMonitor that are settings; the task's thresholds are defaults."""
+    settings, task = dataclasses.asdict(config.monitor), model.task
+    settings["thresholds"] = json.dumps({**task.thresholds, **settings["thresholds"]})
+    settings["slice_thresholds"] = json.dumps(
+        {**task.slice_thresholds, **settings["slice_thresholds"]}
+    )
+    return settings

@@ -14,9 +14,11 @@ from pipeline.config import (
     QuantizationConfig,
     ServingConfig,
     TrainingConfig,
+    load_config,
 )
 
 _GATE, _SERVING, _TRAINING = GateConfig(schema="-"), ServingConfig(), TrainingConfig()
+_TASK = load_config().make_task().to_json()
 _FIT = {
     "custom_config": "{}",
     "weight_key": "",
@@ -76,5 +78,9 @@ DEFAULTS: dict[str, dict[str, Any]] = {
         "keep_versions": 0,
     },
     "ServedModel": {"version": 0, "public_keys": "[]", "encryption_keys": ""},
-    "RequestExampleGen": {"data_uri": "", "label": "", "encryption_keys": ""},
+    "RequestExampleGen": {
+        "data_uri": "",
+        "task": load_config().make_task().to_json(),
+        "encryption_keys": "",
+    },
 }
