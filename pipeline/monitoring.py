@@ -85,7 +85,7 @@ def create_monitoring_pipeline(
         task=model.task.to_json(),
         slices=json.dumps(model.slices),
         **period,
-        **_settings(config, model),
+        **monitor_settings(config, model),
     )
     return tfx.dsl.Pipeline(
         pipeline_name=PIPELINE_NAME,
@@ -101,7 +101,7 @@ def create_monitoring_pipeline(
     )
 
 
-def _settings(config: Config, model: Model) -> dict[str, Any]:
+def monitor_settings(config: Config, model: Model) -> dict[str, Any]:
     """The parameters of ServingMonitor that are settings; the task's thresholds are defaults."""
     settings, task = dataclasses.asdict(config.monitor), model.task
     settings["thresholds"] = json.dumps({**task.thresholds, **settings["thresholds"]})
