@@ -189,6 +189,7 @@ def create_pipeline(
         model=quantizer.outputs["quantized_model"],
         examples=example_gen.outputs["examples"],
         model_name=config.model_name,
+        task=model.task.to_json(),
         split="test",
         rows=config.serving.rows,
         tolerance=config.serving.tolerance,

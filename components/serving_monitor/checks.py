@@ -59,7 +59,7 @@ class Check:
         above, below = self.limit, self.value
         if self.at_least == (self.limit < 0):
             above, below = below, above
-        if below == 0 or above * below < 0:
+        if below == 0 or (above < 0) != (below < 0):
             return math.inf if self.alarms else 0.0
         return above / below
 
@@ -71,7 +71,7 @@ def check_schema(now: Statistics, schema: schema_pb2.Schema) -> Iterator[Check]:
     for feature in plain.feature:
         feature.ClearField("drift_comparator")
         feature.ClearField("skew_comparator")
-    found = tfdv.validate_statistics(now, plain, environment=_ENVIRONMENT)
+    found = tfdv.validate_statistics(now, plain, environment=_environment(plain))
     for anomaly in read_anomalies(CURRENT, found, schema):
         serious = anomaly.severity == anomalies_pb2.AnomalyInfo.ERROR
         text = f"{anomaly.feature}: {anomaly.type}: {anomaly.description}"
@@ -99,11 +99,16 @@ def check_drift(now: Statistics, past: Statistics, schema: schema_pb2.Schema) ->
     for feature in of_drift.feature:
         feature.ClearField("skew_comparator")
     found = tfdv.validate_statistics(
-        now, of_drift, environment=_ENVIRONMENT, previous_statistics=past
+        now, of_drift, environment=_environment(of_drift), previous_statistics=past
     )
     for name, value, limit in _granted(drifts(found), now, past, of_drift):
         text = f"{name}: drift {value:.3f} against the previous period; {limit:.3g} is allowed"
         yield Check("drift", name, BEFORE, value, limit, text)
+
+
+def _environment(schema: schema_pb2.Schema) -> str | None:
+    """The environment of requests, if the schema has it."""
+    return _ENVIRONMENT if _ENVIRONMENT in schema.default_environment else None
 
 
 def _granted(

@@ -59,6 +59,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
         **_parameters(CompressionConfig(), "max_auc_loss", "max_slice_auc_loss"),
     },
     "ServingValidator": {
+        "task": _TASK,
         "split": "test",
         **{
             name: getattr(_SERVING, name)
