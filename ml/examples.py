@@ -108,7 +108,7 @@ def read_vectors(examples: tfx.dsl.Artifact, split: str, name: str, width: int) 
     return np.concatenate(parts).astype(float)
 
 
-def raw_values(records: Sequence[bytes], name: str) -> np.ndarray:
+def raw_values(records: Sequence[bytes] | np.ndarray, name: str) -> np.ndarray:
     """The first value of a feature in each serialized tf.Example; NaN or None if it is absent."""
     batch = example_coder.ExamplesToRecordBatchDecoder().DecodeBatch(list(records))
     table = pa.Table.from_batches([batch])

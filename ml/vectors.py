@@ -12,7 +12,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from tensorflow_metadata.proto.v0 import schema_pb2
 
-DTYPES = {schema_pb2.FLOAT: np.dtype(np.float32), schema_pb2.INT: np.dtype(np.int64)}
+DTYPES: dict[int, np.dtype] = {
+    schema_pb2.FLOAT: np.dtype(np.float32),
+    schema_pb2.INT: np.dtype(np.int64),
+}
 
 
 def widths_of(schema: schema_pb2.Schema) -> dict[str, int]:
