@@ -35,7 +35,7 @@ target_sparsity = 0.5
 [evaluation]
 min_auc = 0.6
 [monitor]
-min_auc = 0.6
+thresholds = { auc = 0.6 }
 """
 
 
@@ -72,7 +72,7 @@ def parameters() -> dict[str, str]:
             'label = "tip"',
             'label = "fare"',
             {"DataGate", "Transform", "Trainer", "Pruner", "Quantizer"}
-            | {"Evaluator", "CompressionEvaluator"},
+            | {"Evaluator", "CompressionEvaluator", "ServingValidator", "Pusher"},
         ),
     ],
 )
