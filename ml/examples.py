@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
@@ -14,6 +15,7 @@ from tfx_bsl.coders import example_coder
 from tfx_bsl.public import tfxio
 
 from ml.artifacts import split_files
+from ml.vectors import pack, to_matrix
 from storage.errors import UserError
 from storage.tfrecords import read_records
 
@@ -120,6 +122,38 @@ def vector_width(feature: schema_pb2.Feature) -> int | None:
     """Number of values of a vector; None if a row has one value, or any number of them."""
     width = math.prod(dim.size for dim in feature.shape.dim)
     return width if width > 1 else None
+
+
+def read_vectors(examples: tfx.dsl.Artifact, split: str, name: str, width: int) -> np.ndarray:
+    """Reads a feature of a split into memory, with all its values.
+
+    Args:
+      examples: Examples in gzipped TFRecords.
+      split: Name of the split.
+      name: A feature of floats.
+      width: Values that a row has.
+
+    Returns:
+      float64 [rows, width]; NaN where a row has another number of values.
+    """
+    schema = schema_pb2.Schema(feature=[schema_pb2.Feature(name=name, type=schema_pb2.FLOAT)])
+    decoder = example_coder.ExamplesToRecordBatchDecoder(schema.SerializeToString())
+    absent = np.full(width, np.nan, np.float32).tobytes()
+    parts = [np.empty((0, width))]
+    for records in read_records(split_files(examples, split)).batch(_BATCH).as_numpy_iterator():
+        table = pa.Table.from_batches([decoder.DecodeBatch(list(records))])
+        packed = pack(table[name], width, schema_pb2.FLOAT)
+        parts.append(to_matrix((absent if row is None else row for row in packed), width))
+    return np.concatenate(parts).astype(float)
+
+
+def raw_values(records: Sequence[bytes] | np.ndarray, name: str) -> np.ndarray:
+    """The first value of a feature in each serialized tf.Example; NaN or None if it is absent."""
+    batch = example_coder.ExamplesToRecordBatchDecoder().DecodeBatch(list(records))
+    table = pa.Table.from_batches([batch])
+    if name not in table.column_names or pa.types.is_null(table[name].type):
+        return np.full(len(records), np.nan)
+    return first_values(table[name])
 
 
 def first_values(column: pa.ChunkedArray) -> np.ndarray:

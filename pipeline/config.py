@@ -129,7 +129,8 @@ class ServingConfig:
 
     Attributes:
       rows: Rows of the month `as_of` to send as requests.
-      tolerance: Largest absolute difference of a server's prediction from the model's own.
+      tolerance: Largest absolute difference of a server's prediction from the model's own; of a
+        regression in standard deviations of the label.
       max_p50_ms: Highest median time of a request for one row, in milliseconds; 0 for no limit.
       max_p99_ms: Highest 99th percentile of that time; 0 for no limit.
       max_startup_seconds: Longest time until the server is ready; 0 for no limit.
@@ -183,13 +184,16 @@ class MonitorConfig:
         a numeric feature predicted from the other features.
       max_prediction_drift: Largest Jensen-Shannon divergence of the predictions from those of the
         period before.
-      max_mean_ratio: Largest ratio, either way, of the mean prediction and the label rate of the
-        training data.
-      min_auc: Lowest live AUC, on the labels that have arrived, less three standard deviations.
-      min_slice_auc: The same for every slice that is large enough.
-      min_slice_rows: The AUC of slices, and of periods, with fewer labelled rows is not evaluated.
-      max_calibration: Largest ratio, either way, of the mean prediction and the rate of the labels
-        that have arrived.
+      max_mean_ratio: Largest ratio, either way, of the mean predicted probability of a class and
+        its share of the training labels.
+      max_mean_shift: Largest difference of the mean prediction of a regression from the mean
+        training label, in standard deviations of the label.
+      thresholds: Worst live values of metrics, on the labels that have arrived, or the lowest and
+        the highest, by metric of the task; three standard deviations allow for chance. What is not
+        set is the task's default (docs/monitoring.md).
+      slice_thresholds: The same for every slice that is large enough.
+      min_slice_rows: The metrics of slices, and of periods, with fewer labelled rows are not
+        evaluated.
     """
 
     min_rows: Positive = 2000
@@ -198,10 +202,10 @@ class MonitorConfig:
     max_error_growth: Growth = 40.0
     max_prediction_drift: Annotated[float, Field(gt=0, le=1)] = 0.15
     max_mean_ratio: Growth = 2.0
-    min_auc: Share = 0.5
-    min_slice_auc: Share = 0.5
+    max_mean_shift: Annotated[float, Field(gt=0)] = 0.5
+    thresholds: Thresholds = field(default_factory=dict)
+    slice_thresholds: Thresholds = field(default_factory=dict)
     min_slice_rows: Positive = 500
-    max_calibration: Growth = 2.0
 
 
 @dataclass(frozen=True, config=CHECKED)
@@ -270,6 +274,8 @@ class Config:
         task = self.make_task()
         task.check_thresholds("evaluation.thresholds", self.evaluation.thresholds)
         task.check_thresholds("evaluation.slice_thresholds", self.evaluation.slice_thresholds)
+        task.check_thresholds("monitor.thresholds", self.monitor.thresholds)
+        task.check_thresholds("monitor.slice_thresholds", self.monitor.slice_thresholds)
         if self.label in self.features:
             raise ValueError(f"features: {self.label!r} is the label, which no request has")
 

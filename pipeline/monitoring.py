@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Sequence
+from typing import Any
 
 from tfx import v1 as tfx
 
@@ -66,7 +67,7 @@ def create_monitoring_pipeline(
         output=model.prediction,
         data_uri=config.data.uri,
         layout=config.data.source.layout,
-        label=model.task.label,
+        task=model.task.to_json(),
         encryption_keys=config.serving.encryption_keys,
         **period,
     )
@@ -88,10 +89,10 @@ def create_monitoring_pipeline(
         model_name=config.model_name,
         features=features,
         output=model.prediction,
-        label=model.task.label,
+        task=model.task.to_json(),
         slices=json.dumps(model.slices),
         **period,
-        **dataclasses.asdict(config.monitor),
+        **monitor_settings(config, model),
     )
     return tfx.dsl.Pipeline(
         pipeline_name=PIPELINE_NAME,
@@ -105,3 +106,13 @@ def create_monitoring_pipeline(
         ),
         beam_pipeline_args=list(config.beam_args),
     )
+
+
+def monitor_settings(config: Config, model: Model) -> dict[str, Any]:
+    """The parameters of ServingMonitor that are settings; the task's thresholds are defaults."""
+    settings, task = dataclasses.asdict(config.monitor), model.task
+    settings["thresholds"] = json.dumps({**task.thresholds, **settings["thresholds"]})
+    settings["slice_thresholds"] = json.dumps(
+        {**task.slice_thresholds, **settings["slice_thresholds"]}
+    )
+    return settings

@@ -118,6 +118,33 @@ def rest_body(signature_name: str, inputs: Inputs, row: int) -> bytes:
     return json.dumps({"signature_name": signature_name, "instances": [instance]}).encode()
 
 
+def examples_request(kind: Any, model_name: str, signature_name: str, example: bytes) -> Any:
+    """A request to classify or to regress one row over gRPC.
+
+    Args:
+      kind: `ClassificationRequest` or `RegressionRequest`.
+      model_name: Name of the model.
+      signature_name: Name of the signature.
+      example: Serialized tf.Example.
+    """
+    request = kind()
+    request.model_spec.name = model_name
+    request.model_spec.signature_name = signature_name
+    request.input.example_list.examples.add().ParseFromString(example)
+    return request
+
+
+def rest_examples_body(signature_name: str, example: bytes) -> bytes:
+    """The body of a request to classify or to regress one row over REST."""
+    features = tf.train.Example.FromString(example).features.feature
+    row = {}
+    for name, feature in features.items():
+        if kind := feature.WhichOneof("kind"):
+            values = [_as_json(value) for value in getattr(feature, kind).value]
+            row[name] = values[0] if len(values) == 1 else values
+    return json.dumps({"signature_name": signature_name, "examples": [row]}).encode()
+
+
 def _as_json(value: Any) -> Any:
     if isinstance(value, bytes):
         return {"b64": base64.b64encode(value).decode()}

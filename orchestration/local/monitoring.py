@@ -177,8 +177,8 @@ def _show_report(console: Console, report: dict[str, Any]) -> None:
     for check in report["checks"][: max(_CHECKS_SHOWN, alarms)]:
         value = limit = ""
         if check["limit"]:  # An anomaly of the schema has neither.
-            value = f"{check['value']:.3f}"
-            limit = f"{'≥ ' if check['at_least'] else ''}{check['limit']:.3f}"
+            value = f"{check['value']:.4g}"
+            limit = f"{'≥ ' if check['at_least'] else ''}{check['limit']:.4g}"
         table.add_row(
             *(check["kind"], check["subject"], check["against"], value, limit),
             style="bold red" if check["alarms"] else None,

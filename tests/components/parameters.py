@@ -16,6 +16,7 @@ from pipeline.network_config import PruningConfig, QuantizationConfig, TrainingC
 
 LAYOUT = load_config().data.source.layout
 _GATE, _SERVING, _TRAINING = GateConfig(schema="-"), ServingConfig(), TrainingConfig()
+_TASK = load_config().make_task().to_json()
 _FIT = {
     "custom_config": "{}",
     "weight_key": "",
@@ -65,6 +66,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
         **_parameters(CompressionConfig(), "max_loss", "max_slice_loss"),
     },
     "ServingValidator": {
+        "task": _TASK,
         "split": "test",
         **{
             name: getattr(_SERVING, name)
@@ -75,6 +77,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
         },
     },
     "Pusher": {
+        "task": _TASK,
         "run_key": "",
         "signing_key": "",
         "signing_password": "",
@@ -84,5 +87,10 @@ DEFAULTS: dict[str, dict[str, Any]] = {
         "keep_versions": 0,
     },
     "ServedModel": {"version": 0, "public_keys": "[]", "encryption_keys": ""},
-    "RequestExampleGen": {"data_uri": "", "layout": LAYOUT, "label": "", "encryption_keys": ""},
+    "RequestExampleGen": {
+        "data_uri": "",
+        "layout": LAYOUT,
+        "task": load_config().make_task().to_json(),
+        "encryption_keys": "",
+    },
 }

@@ -32,15 +32,23 @@ from tfx.components.util.model_utils import is_infra_validated
 from components.quantizer.signatures import name_signatures
 from components.serving_validator import server
 from components.serving_validator.component import ServingValidator, read_report
-from components.serving_validator.rows import make_inputs, rest_body, sample_rows
+from components.serving_validator.rows import (
+    make_inputs,
+    rest_body,
+    rest_examples_body,
+    sample_rows,
+)
 from components.serving_validator.verdict import Limits, Protocol, Trial, compare, unmet_limits
 from components.serving_validator.warmup import MAX_WARMUP_RECORDS, write_warmup
 from ml import tflite as tflite_files
 from ml.artifacts import split_files
 from ml.predictors import load_predictor
+from ml.tasks import Task
+from serving.server.json_requests import parse_examples
 from storage.errors import DataError, UserError
 from storage.names import TFLITE_MODEL, WARMUP_FILE
 from storage.uris import copy_tree, model_digest
+from tests.components import task_models
 from tests.conftest import PROJECT, PushedRun
 
 STAND_IN = Path(__file__).with_name("stand_in_model_server.py")
@@ -667,3 +675,84 @@ def test_unmet_limits_ignores_limits_of_0_and_missing_measurements() -> None:
         "a request over gRPC took 50.00 ms (99th percentile), 10.00 more than the 40 that "
         "max_p99_ms allows",
     ]
+
+
+# Other tasks.
+
+
+@pytest.fixture
+def vectors(tmp_path: Path) -> Any:
+    """An `Examples` artifact of vectors, with the labels of each task."""
+    rows = [
+        task_models.example(
+            [n / 7, -n / 3, 0.5], b"red" if n % 2 else b"", kind=b"a", price=100.0 * n
+        )
+        for n in range(12)
+    ]
+    write_examples(tmp_path / "vectors" / "Split-test" / "data.gz", rows)
+    return examples_artifact(tmp_path / "vectors")
+
+
+@pytest.mark.usefixtures("no_model_server")
+@pytest.mark.parametrize(
+    ("task", "methods", "scale"),
+    [
+        (task_models.KINDS, ["predict", "classify"], 1.0),
+        (task_models.TIPS, ["predict", "classify", "regress"], 1.0),
+        (task_models.PRICE, ["predict", "regress"], 345.2),
+    ],
+    ids=lambda value: getattr(value, "kind", ""),
+)
+def test_serving_validator_requests_each_method_of_a_task(
+    validate: Validate,
+    tmp_path: Path,
+    vectors: Any,
+    task: Task,
+    methods: list[str],
+    scale: float,
+) -> None:
+    task_models.save(tmp_path / "model" / "Format-Serving", task)
+    blessing, reasons = validate(tmp_path / "model", vectors, rows=12, task=task.to_json())
+    assert reasons == []
+    report = read_report(blessing)
+    assert report["scale"] == pytest.approx(scale, rel=1e-3)
+    assert report["formats"]["SavedModel"]["methods"] == methods
+    assert report["formats"]["TFLite"]["methods"] == ["predict"]
+    for form in report["formats"].values():
+        assert all(p["largest_difference"] < 1e-3 for p in form["protocols"].values())
+    assert report["warmed_signatures"] == ["raw_features"]
+
+
+@pytest.mark.usefixtures("no_model_server")
+def test_serving_validator_names_classes_that_are_called_otherwise(
+    validate: Validate, tmp_path: Path, vectors: Any
+) -> None:
+    names = ("Adelie", "Chinstrap", "Gentoo")
+    folder = tmp_path / "model" / "Format-Serving"
+    task_models.save(folder, task_models.KINDS, tflite=False, names=names)
+    _, reasons = validate(tmp_path / "model", vectors, task=task_models.KINDS.to_json())
+    assert len(reasons) == 2
+    for reason, protocol in zip(reasons, ("gRPC", "REST"), strict=True):
+        assert re.fullmatch(
+            rf"SavedModel: row \d+ over {protocol} \(classify\): the classes are Adelie, "
+            r"Chinstrap, Gentoo; Adelie, Gentoo, Chinstrap are expected",
+            reason,
+        )
+
+
+@given(
+    numbers=st.lists(st.floats(width=32, allow_nan=False), min_size=1, max_size=4),
+    whole=st.integers(-(2**63), 2**63 - 1),
+    text=st.binary(max_size=8),
+)
+def test_rest_examples_body_is_read_as_the_same_example(
+    numbers: list[float], whole: int, text: bytes
+) -> None:
+    sent = tf.train.Example()
+    sent.features.feature["numbers"].float_list.value.extend(numbers)
+    sent.features.feature["whole"].int64_list.value.append(whole)
+    sent.features.feature["text"].bytes_list.value.append(text)
+    body = rest_examples_body("classify", sent.SerializeToString())
+    name, (read,) = parse_examples(body, 1 << 20, 10)
+    assert name == "classify"
+    assert tf.train.Example.FromString(read) == sent

@@ -75,7 +75,7 @@ def test_monitor_reports_a_real_month_without_alarm(
     report = json.loads(page.with_name("report.json").read_text())
     assert report["version"] == int(pushed.version.name)
     assert report["alarms"] == []
-    assert report["live"][0]["auc"] > 0.58
+    assert report["live"][0]["metrics"]["auc"] > 0.58
     rows = report["requests"]
     assert rows["rows"]["current"] > 2400
     assert rows["rows"]["previous"] > 2400

@@ -34,7 +34,7 @@ target_sparsity = 0.5
 [evaluation]
 min_auc = 0.6
 [monitor]
-min_auc = 0.6
+thresholds = { auc = 0.6 }
 """
 
 
@@ -77,7 +77,7 @@ def parameters() -> dict[str, str]:
             'label = "tip"',
             'label = "fare"',
             {"ImportSchemaGen", "DataGate", "Transform", "Trainer", "Pruner", "Quantizer"}
-            | {"Evaluator", "CompressionEvaluator"},
+            | {"Evaluator", "CompressionEvaluator", "ServingValidator", "Pusher"},
         ),
     ],
 )
