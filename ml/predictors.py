@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Collection
 from typing import Protocol
 
 import numpy as np
@@ -10,9 +11,11 @@ import tensorflow as tf
 from ai_edge_litert.interpreter import Interpreter
 from tfx import v1 as tfx
 
-from ml.parsing import parse_examples
+from ml.parsing import check_known, parse_examples
 from storage.errors import UserError
 from storage.names import DEFAULT_SIGNATURE, TFLITE_MODEL
+
+_READER = "the TFLite model"
 
 
 class Predictor(Protocol):
@@ -23,20 +26,26 @@ class Predictor(Protocol):
         ...
 
 
-def load_predictor(uri: str, *, prefer_tflite: bool = True) -> Predictor:
+def load_predictor(
+    uri: str, *, prefer_tflite: bool = True, features: Collection[str] | None = None
+) -> Predictor:
     """Loads a model.
 
     Args:
       uri: Folder of a SavedModel, with or without a `model.tflite`.
       prefer_tflite: Whether to load the TFLite model if there is one.
+      features: Names of the features that the schema of the examples has, if there is a schema.
 
     Returns:
       The loaded model.
+
+    Raises:
+      UserError: If the model has an input that is no feature of the schema, or several outputs.
     """
     path = os.path.join(uri, TFLITE_MODEL)
     if prefer_tflite and tfx.dsl.io.fileio.exists(path):
         with tfx.dsl.io.fileio.open(path, "rb") as file:
-            return TFLitePredictor(file.read())
+            return TFLitePredictor(file.read(), features=features)
     return SavedModelPredictor(uri)
 
 
@@ -66,12 +75,14 @@ class TFLitePredictor:
     Args:
       content: The model.
       threads: Threads of the interpreter.
+      features: Names of the features that the schema of the examples has, if there is a schema.
 
     Raises:
-      UserError: If the model has more than one signature, or output.
+      UserError: If the model has more than one signature, or output, or an input that is no feature
+        of the schema.
     """
 
-    def __init__(self, content: bytes, threads: int = 1):
+    def __init__(self, content: bytes, threads: int = 1, features: Collection[str] | None = None):
         self.interpreter = Interpreter(model_content=content, num_threads=threads)
         signatures = self.interpreter.get_signature_list()
         if len(signatures) != 1:
@@ -81,6 +92,7 @@ class TFLitePredictor:
             raise UserError(f"a TFLite model with one output is needed, not {parts['outputs']}")
         runner = self.interpreter.get_signature_runner(name)
         self._inputs = runner.get_input_details()
+        check_known(self._inputs, features, _READER)
         (output,) = runner.get_output_details().values()
         self._output = output["index"]
         self._shapes: dict[str, tuple[int, ...]] = {}
@@ -99,7 +111,7 @@ class TFLitePredictor:
             name: (tf.as_dtype(detail["dtype"]), detail["shape_signature"][1:].tolist())
             for name, detail in self._inputs.items()
         }
-        return parse_examples(examples, inputs, "the TFLite model")
+        return parse_examples(examples, inputs, _READER)
 
     def predict_features(self, features: dict[str, np.ndarray]) -> np.ndarray:
         """Predicts features by name, each [batch, ...]; returns float32 [batch, outputs]."""

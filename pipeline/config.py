@@ -21,8 +21,10 @@ from pipeline.model_folders import MODEL_VARIABLE, default_model, read_model_lay
 from pipeline.setting_types import (
     CHECKED,
     Classes,
+    Column,
     Count,
     Epochs,
+    Features,
     FileMode,
     Growth,
     LearningRate,
@@ -53,7 +55,7 @@ class DataConfig:
     """
 
     uri: RunParameter[Text]
-    time_column: Text
+    time_column: Column
     window: RunParameter[Annotated[int, Field(ge=1, le=120)]]
     as_of: RunParameter[Month] = 0
     eval_days: RunParameter[Annotated[int, Field(ge=1, le=90)]] = 7
@@ -318,9 +320,9 @@ class Config:
 
     model: Text
     model_name: Name
-    label: Text
-    features: Annotated[tuple[Text, ...], Field(min_length=1)]
-    prediction: Text
+    label: Column
+    features: Features
+    prediction: Name
     data: DataConfig
     gate: GateConfig
     task: Kind = "binary"

@@ -188,6 +188,7 @@ def create_pipeline(
     serving_validator = ServingValidator(
         model=quantizer.outputs["quantized_model"],
         examples=example_gen.outputs["examples"],
+        schema=schema_gen.outputs["schema"],
         model_name=config.model_name,
         split="test",
         rows=config.serving.rows,

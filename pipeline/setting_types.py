@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field
 
+from ml.names import check_column, check_features
 from pipeline import quantities
 
 # Pydantic's configuration of the dataclasses.
@@ -105,5 +106,8 @@ BucketUri = Annotated[
 ]
 EnvName = Annotated[str, match(r"[A-Za-z_]\w*", "the name of an environment variable")]
 SecretKey = Annotated[str, Field(pattern=rf"^{_DNS_NAME}/[\w.-]+$")]
+# Names of columns of the data.
+Column = Annotated[str, AfterValidator(check_column)]
+Features = Annotated[tuple[Column, ...], AfterValidator(check_features)]
 # Values of a label.
 Classes = Annotated[tuple[Text, ...], BeforeValidator(_as_texts)]

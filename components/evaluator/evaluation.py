@@ -106,7 +106,7 @@ def evaluate_by_rows(
         >> tfma.ExtractEvaluateAndWriteResults(
             eval_shared_model=shared,
             eval_config=config,
-            extractors=make_extractors(models, shared, config, adapter),
+            extractors=make_extractors(models, shared, config, adapter, schema),
             output_path=output,
             tensor_adapter_config=adapter,
         )
@@ -135,13 +135,14 @@ class _Predict(beam.DoFn):
         needed = slice_columns(config)
         for spec in config.model_specs:
             needed |= {spec.label_key, spec.example_weight_key}
+        self._features = [feature.name for feature in schema.feature]
         self._schema = schema_pb2.Schema(feature=[f for f in schema.feature if f.name in needed])
 
     def setup(self) -> None:
         """Loads the models."""
         self._decoder = ExamplesToRecordBatchDecoder(self._schema.SerializeToString())
         self._predictors: dict[str, Predictor] = {
-            name: load_predictor(uri, prefer_tflite=tflite)
+            name: load_predictor(uri, prefer_tflite=tflite, features=self._features)
             for name, (uri, tflite) in self._models.items()
         }
 

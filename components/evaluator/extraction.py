@@ -8,6 +8,7 @@ from typing import Any
 import apache_beam as beam
 import numpy as np
 import tensorflow_model_analysis as tfma
+from tensorflow_metadata.proto.v0 import schema_pb2
 from tfx_bsl.public import tfxio
 
 from components.evaluator.slices import slice_columns
@@ -23,6 +24,7 @@ def make_extractors(
     eval_shared_model: Any,
     eval_config: tfma.EvalConfig,
     tensor_adapter_config: tfxio.TensorAdapterConfig | None,
+    schema: schema_pb2.Schema,
 ) -> list[tfma.extractors.Extractor]:
     """TFMA's extractors, with predictions from `ml.predictors`, a batch at a time.
 
@@ -31,13 +33,18 @@ def make_extractors(
       eval_shared_model: Descriptions of the models for TFMA.
       eval_config: The configuration.
       tensor_adapter_config: Representation of the features.
+      schema: Schema of the examples.
 
     Returns:
       The extractors.
     """
     predict = tfma.extractors.Extractor(
         stage_name="ExtractPredictions",
-        ptransform=beam.ParDo(_Predict(models, frozenset(slice_columns(eval_config)))),
+        ptransform=beam.ParDo(
+            _Predict(
+                models, frozenset(slice_columns(eval_config)), [f.name for f in schema.feature]
+            )
+        ),
     )
     return tfma.default_extractors(
         eval_shared_model=eval_shared_model,
@@ -54,14 +61,19 @@ class _Predict(beam.DoFn):
     each row then costs time.
     """
 
-    def __init__(self, models: dict[str, tuple[str, bool]], columns: frozenset[str]):
-        self._models, self._columns = models, columns
+    def __init__(
+        self,
+        models: dict[str, tuple[str, bool]],
+        columns: frozenset[str],
+        features: list[str],
+    ):
+        self._models, self._columns, self._features = models, columns, features
         self._predictors: dict[str, Predictor] = {}
 
     def setup(self) -> None:
         """Loads the models."""
         self._predictors = {
-            name: load_predictor(uri, prefer_tflite=tflite)
+            name: load_predictor(uri, prefer_tflite=tflite, features=self._features)
             for name, (uri, tflite) in self._models.items()
         }
 

@@ -53,10 +53,12 @@ class Rows:
     Attributes:
       examples: Serialized tf.Examples, bytes [rows].
       numbers: What to call each row in a message.
+      features: Names of the features that their schema has.
     """
 
     examples: np.ndarray
     numbers: list[int]
+    features: list[str]
 
 
 class Unfit(Exception):
@@ -108,7 +110,9 @@ def try_format(
     if not trial.reasons:
         # Row by row, like the requests: rounding may depend on the size of a batch. Last, because a
         # model that crashes or hangs would do so here too.
-        model = load_predictor(version_dir, prefer_tflite=model_format == TFLITE_FORMAT)
+        model = load_predictor(
+            version_dir, prefer_tflite=model_format == TFLITE_FORMAT, features=rows.features
+        )
         own = [model.predict(rows.examples[i : i + 1]) for i in range(len(rows.examples))]
         for protocol, predictions in requester.predictions.items():
             difference, lines = compare(protocol, predictions, own, rows.numbers, limits.tolerance)
@@ -147,7 +151,7 @@ class _Requester:
             self.trial.startup_seconds = self._wait_until_ready()
             with self._explain("its signatures"):
                 signature = self._grpc.signature(self._timeout)
-            inputs = make_inputs(signature, rows.examples)
+            inputs = make_inputs(signature, rows.examples, rows.features)
             for protocol, client in (("gRPC", self._grpc), ("REST", self._rest)):
                 progress.report(f"{model_format}: {len(rows.numbers)} rows over {protocol}")
                 try:
