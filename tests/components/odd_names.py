@@ -31,7 +31,7 @@ NUMBERS = (
     *("trip.miles", "trip_miles", "Trip_Miles", "trip/miles", "trip-miles", "trip miles"),
     *("1st", "_private", "fare (USD)", "cost$", "a:b", "a:0", "^x", "a[0]", 'say "hi"', "back\\"),
     *("größe", "日本", "👍", "class", "None", "features", "training", "request.date", "100%"),
-    *("examples", "inputs", "probability", "self"),
+    *("examples", "inputs", "probability"),
     "long " * 60,
 )
 VECTORS = ("last 3 fares", "pixel.s")
@@ -48,12 +48,14 @@ class OddModel:
 
     Attributes:
       folder: Of the SavedModel, with its `model.tflite`.
+      graph_uri: Folder of the transformation.
       columns: The features, float32 or bytes [rows] or [rows, 3]; NaN and "" where absent.
       examples: The same, as serialized tf.Examples, bytes [rows].
       schema: Their schema.
     """
 
     folder: Path
+    graph_uri: str
     columns: dict[str, np.ndarray]
     examples: np.ndarray
     schema: schema_pb2.Schema
@@ -104,13 +106,18 @@ def make_odd_model(root: Path, run_component: Callable[..., dict[str, Any]]) -> 
         {"examples": artifact, "schema": root / "schema"},
         preprocessing_fn=f"{__name__}.preprocessing_fn",
     )
-    graph = tft.TFTransformOutput(transformed["transform_graph"].uri)
+    graph_uri = transformed["transform_graph"].uri
     folder = root / "model"
-    custom_config = vars(TASK) | {"features": NAMES, "prediction": PREDICTION}
-    save_model(build_network(NAMES), graph, str(folder), custom_config)
+    save(build_network(NAMES), tft.TFTransformOutput(graph_uri), str(folder))
     content = convert(str(folder), RAW_SIGNATURE, float16=False, quantize=False, sparse=False)
     (folder / TFLITE_MODEL).write_bytes(content)
-    return OddModel(folder, columns, examples, schema)
+    return OddModel(folder, graph_uri, columns, examples, schema)
+
+
+def save(network: tf_keras.Model, graph: tft.TFTransformOutput, path: str) -> None:
+    """Saves a network as the models' `run_fn` do."""
+    custom_config = vars(TASK) | {"features": NAMES, "prediction": PREDICTION}
+    save_model(network, graph, path, custom_config)
 
 
 def make_columns() -> dict[str, np.ndarray]:
