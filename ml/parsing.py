@@ -27,22 +27,19 @@ def can_parse(dtype: tf.DType) -> bool:
     return dtype in _KINDS
 
 
-def check_known(inputs: Iterable[str], features: Collection[str] | None, reader: str) -> None:
+def check_known(inputs: Iterable[str], features: Collection[str], reader: str) -> None:
     """Checks that the inputs of a model are features that examples may have.
 
     Without this check an input that no example knows would always be NaN or "".
 
     Args:
       inputs: Names of the model's inputs.
-      features: Names of the features that the schema of the examples has; None if they are not
-        known, and nothing is checked.
+      features: Names of the features that the schema of the examples has.
       reader: Name of the model in error messages.
 
     Raises:
       UserError: If an input is none of them.
     """
-    if features is None:
-        return
     if unknown := sorted(set(inputs) - set(features)):
         raise UserError(
             f"{reader} has the input {', '.join(map(repr, unknown))}, which is no feature of the "

@@ -26,27 +26,42 @@ class Predictor(Protocol):
         ...
 
 
-def load_predictor(
-    uri: str, *, prefer_tflite: bool = True, features: Collection[str] | None = None
-) -> Predictor:
+def load_predictor(uri: str, *, prefer_tflite: bool = True) -> Predictor:
     """Loads a model.
 
     Args:
       uri: Folder of a SavedModel, with or without a `model.tflite`.
       prefer_tflite: Whether to load the TFLite model if there is one.
-      features: Names of the features that the schema of the examples has, if there is a schema.
 
     Returns:
       The loaded model.
+    """
+    content = _read_tflite(uri) if prefer_tflite else None
+    return SavedModelPredictor(uri) if content is None else TFLitePredictor(content)
+
+
+def check_model(uri: str, features: Collection[str]) -> None:
+    """Checks that the TFLite model in a folder, if there is one, reads nothing but features.
+
+    Args:
+      uri: Folder of a SavedModel, with or without a `model.tflite`.
+      features: Names of the features that the schema of the examples has.
 
     Raises:
-      UserError: If the model has an input that is no feature of the schema, or several outputs.
+      UserError: If it has an input that is no feature: it would be absent in every example.
     """
+    content = _read_tflite(uri)
+    if content is not None:
+        TFLitePredictor(content).check_inputs(features)
+
+
+def _read_tflite(uri: str) -> bytes | None:
     path = os.path.join(uri, TFLITE_MODEL)
-    if prefer_tflite and tfx.dsl.io.fileio.exists(path):
-        with tfx.dsl.io.fileio.open(path, "rb") as file:
-            return TFLitePredictor(file.read(), features=features)
-    return SavedModelPredictor(uri)
+    if not tfx.dsl.io.fileio.exists(path):
+        return None
+    with tfx.dsl.io.fileio.open(path, "rb") as file:
+        content: bytes = file.read()
+    return content
 
 
 class SavedModelPredictor:
@@ -75,14 +90,12 @@ class TFLitePredictor:
     Args:
       content: The model.
       threads: Threads of the interpreter.
-      features: Names of the features that the schema of the examples has, if there is a schema.
 
     Raises:
-      UserError: If the model has more than one signature, or output, or an input that is no feature
-        of the schema.
+      UserError: If the model has more than one signature, or output.
     """
 
-    def __init__(self, content: bytes, threads: int = 1, features: Collection[str] | None = None):
+    def __init__(self, content: bytes, threads: int = 1):
         self.interpreter = Interpreter(model_content=content, num_threads=threads)
         signatures = self.interpreter.get_signature_list()
         if len(signatures) != 1:
@@ -92,10 +105,13 @@ class TFLitePredictor:
             raise UserError(f"a TFLite model with one output is needed, not {parts['outputs']}")
         runner = self.interpreter.get_signature_runner(name)
         self._inputs = runner.get_input_details()
-        check_known(self._inputs, features, _READER)
         (output,) = runner.get_output_details().values()
         self._output = output["index"]
         self._shapes: dict[str, tuple[int, ...]] = {}
+
+    def check_inputs(self, features: Collection[str]) -> None:
+        """Checks that every input is one of some features; see `check_known`."""
+        check_known(self._inputs, features, _READER)
 
     def predict(self, examples: np.ndarray) -> np.ndarray:
         """See `Predictor`.

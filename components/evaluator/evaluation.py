@@ -16,7 +16,7 @@ from tfx_bsl.public import tfxio
 from components.evaluator import columns
 from components.evaluator.extraction import make_extractors
 from components.evaluator.slices import slice_columns
-from ml.predictors import Predictor, load_predictor
+from ml.predictors import Predictor, check_model, load_predictor
 
 # Rows of a batch. The fixed cost of a batch is that of some hundred rows.
 _BATCH = 16_384
@@ -53,7 +53,14 @@ def evaluate(
       models: By name in the configuration: the folder of a SavedModel, and whether the TFLite model
         in it is preferred.
       output: URI of the folder for the evaluation, in TFMA's format.
+
+    Raises:
+      UserError: If a TFLite model has an input that is no feature of the schema.
     """
+    features = [feature.name for feature in schema.feature]
+    for uri, prefer_tflite in models.values():
+        if prefer_tflite:
+            check_model(uri, features)
     way = evaluate_by_columns if columns.supports(config) else evaluate_by_rows
     way(pipeline, files, schema, config, models, output)
 
@@ -106,7 +113,7 @@ def evaluate_by_rows(
         >> tfma.ExtractEvaluateAndWriteResults(
             eval_shared_model=shared,
             eval_config=config,
-            extractors=make_extractors(models, shared, config, adapter, schema),
+            extractors=make_extractors(models, shared, config, adapter),
             output_path=output,
             tensor_adapter_config=adapter,
         )
@@ -135,14 +142,13 @@ class _Predict(beam.DoFn):
         needed = slice_columns(config)
         for spec in config.model_specs:
             needed |= {spec.label_key, spec.example_weight_key}
-        self._features = [feature.name for feature in schema.feature]
         self._schema = schema_pb2.Schema(feature=[f for f in schema.feature if f.name in needed])
 
     def setup(self) -> None:
         """Loads the models."""
         self._decoder = ExamplesToRecordBatchDecoder(self._schema.SerializeToString())
         self._predictors: dict[str, Predictor] = {
-            name: load_predictor(uri, prefer_tflite=tflite, features=self._features)
+            name: load_predictor(uri, prefer_tflite=tflite)
             for name, (uri, tflite) in self._models.items()
         }
 

@@ -8,7 +8,6 @@ from typing import Any
 import apache_beam as beam
 import numpy as np
 import tensorflow_model_analysis as tfma
-from tensorflow_metadata.proto.v0 import schema_pb2
 from tfx_bsl.public import tfxio
 
 from components.evaluator.slices import slice_columns
@@ -24,7 +23,6 @@ def make_extractors(
     eval_shared_model: Any,
     eval_config: tfma.EvalConfig,
     tensor_adapter_config: tfxio.TensorAdapterConfig | None,
-    schema: schema_pb2.Schema,
 ) -> list[tfma.extractors.Extractor]:
     """TFMA's extractors, with predictions from `ml.predictors`, a batch at a time.
 
@@ -33,18 +31,13 @@ def make_extractors(
       eval_shared_model: Descriptions of the models for TFMA.
       eval_config: The configuration.
       tensor_adapter_config: Representation of the features.
-      schema: Schema of the examples.
 
     Returns:
       The extractors.
     """
     predict = tfma.extractors.Extractor(
         stage_name="ExtractPredictions",
-        ptransform=beam.ParDo(
-            _Predict(
-                models, frozenset(slice_columns(eval_config)), [f.name for f in schema.feature]
-            )
-        ),
+        ptransform=beam.ParDo(_Predict(models, frozenset(slice_columns(eval_config)))),
     )
     return tfma.default_extractors(
         eval_shared_model=eval_shared_model,
@@ -61,19 +54,14 @@ class _Predict(beam.DoFn):
     each row then costs time.
     """
 
-    def __init__(
-        self,
-        models: dict[str, tuple[str, bool]],
-        columns: frozenset[str],
-        features: list[str],
-    ):
-        self._models, self._columns, self._features = models, columns, features
+    def __init__(self, models: dict[str, tuple[str, bool]], columns: frozenset[str]):
+        self._models, self._columns = models, columns
         self._predictors: dict[str, Predictor] = {}
 
     def setup(self) -> None:
         """Loads the models."""
         self._predictors = {
-            name: load_predictor(uri, prefer_tflite=tflite, features=self._features)
+            name: load_predictor(uri, prefer_tflite=tflite)
             for name, (uri, tflite) in self._models.items()
         }
 

@@ -75,7 +75,9 @@ class CandidateMaker:
             "quantize": mode in ("dynamic_range", *EMULATED),
         }
         content = convert(path, self.signature, **options, sparse=False)
-        TFLitePredictor(content, features=[f.name for f in graph.raw_metadata.schema.feature])
+        TFLitePredictor(content).check_inputs(
+            [feature.name for feature in graph.raw_metadata.schema.feature]
+        )
         if self.store_sparse and mode != "none":
             smaller = convert(path, self.signature, **options, sparse=True)
             if len(smaller) < len(content) and self._agree(content, smaller):

@@ -110,9 +110,7 @@ def try_format(
     if not trial.reasons:
         # Row by row, like the requests: rounding may depend on the size of a batch. Last, because a
         # model that crashes or hangs would do so here too.
-        model = load_predictor(
-            version_dir, prefer_tflite=model_format == TFLITE_FORMAT, features=rows.features
-        )
+        model = load_predictor(version_dir, prefer_tflite=model_format == TFLITE_FORMAT)
         own = [model.predict(rows.examples[i : i + 1]) for i in range(len(rows.examples))]
         for protocol, predictions in requester.predictions.items():
             difference, lines = compare(protocol, predictions, own, rows.numbers, limits.tolerance)

@@ -31,7 +31,6 @@ from storage.errors import DataError, UserError
 from storage.names import RAW_SIGNATURE, TFLITE_MODEL
 from tests.components.parameters import DEFAULTS
 from tests.conftest import PushedRun, make_artifacts
-from tests.trips.features import RAW_FEATURES
 
 MIN_SLICE = 500
 
@@ -187,7 +186,6 @@ def test_evaluator_predicts_a_batch_at_a_time(pushed: PushedRun) -> None:
     predict = _Predict(
         {"tflite": (str(pushed.version), True), "server": (str(pushed.version), False)},
         frozenset({"origin"}),
-        list(RAW_FEATURES),
     )
     predict.setup()
     batches = {name: count_calls(predictor) for name, predictor in predict._predictors.items()}

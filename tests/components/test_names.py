@@ -8,20 +8,23 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import apache_beam as beam
 import numpy as np
 import pandas as pd
 import pytest
 import tensorflow as tf
+import tensorflow_model_analysis as tfma
 from ai_edge_litert.interpreter import Interpreter
 from tensorflow_metadata.proto.v0 import schema_pb2
 from tensorflow_serving.apis import classification_pb2, regression_pb2
 
+from components.evaluator.evaluation import evaluate
 from components.quantizer.candidates import CandidateMaker
 from components.serving_validator.warmup import write_warmup
 from ml.fit import FitSettings
 from ml.identity.model import model_identity
 from ml.names import graph_names
-from ml.predictors import SavedModelPredictor, TFLitePredictor, load_predictor
+from ml.predictors import SavedModelPredictor, TFLitePredictor, check_model, load_predictor
 from ml.request_log import read
 from ml.signature_inputs import name_inputs
 from serving.server.request_records import make_records
@@ -90,7 +93,7 @@ def test_a_tflite_model_predicts_as_the_savedmodel_for_columns_of_any_name(
     model: OddModel, expected: np.ndarray
 ) -> None:
     content = (model.folder / TFLITE_MODEL).read_bytes()
-    predictor = load_predictor(str(model.folder), features=NAMES)
+    predictor = load_predictor(str(model.folder))
     np.testing.assert_allclose(predictor.predict(model.examples), expected, atol=ATOL)
     # As on a device.
     runner = Interpreter(model_content=content).get_signature_runner(RAW_SIGNATURE)
@@ -218,11 +221,13 @@ def test_quantizer_refuses_a_tflite_model_whose_inputs_are_no_features(
         maker.make("none", build_network(NAMES), {}, {})
 
 
-def test_predictors_refuse_an_input_that_the_schema_does_not_know(model: OddModel) -> None:
-    content = (model.folder / TFLITE_MODEL).read_bytes()
-    known = [name for name in NAMES if name != "trip.miles"]
+def test_evaluate_refuses_a_model_with_an_input_that_the_schema_does_not_know(
+    model: OddModel, tmp_path: Path
+) -> None:
+    known = schema_pb2.Schema(feature=[f for f in model.schema.feature if f.name != "trip.miles"])
+    config = tfma.EvalConfig(model_specs=[{"name": "candidate", "label_key": TASK.label}])
     message = "^the TFLite model has the input 'trip.miles', which is no feature of the schema"
+    models = {"candidate": (str(model.folder), True)}
     with pytest.raises(UserError, match=message):
-        TFLitePredictor(content, features=known)
-    with pytest.raises(UserError, match=message):
-        load_predictor(str(model.folder), features=known)
+        evaluate(beam.Pipeline(), [], known, config, models, str(tmp_path))
+    check_model(str(model.folder), NAMES)
