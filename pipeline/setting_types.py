@@ -68,6 +68,9 @@ Minutes = Annotated[float, Field(ge=0, le=60 * 24 * 365)]
 Month = Annotated[int, AfterValidator(_check_month)]
 Text = Annotated[str, Field(min_length=1)]
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
+# Names of columns of the data.
+Column = Annotated[str, AfterValidator(check_column)]
+Features = Annotated[tuple[Column, ...], AfterValidator(check_features)]
 Mode = Literal["none", "float16", "dynamic_range", "int8", "qat", "pqat"]
 FileMode = Literal["0600", "0640", "0644", "0660", "0664"]
 SecretPlace = Annotated[str, AfterValidator(_check_secret_place)]
@@ -106,8 +109,5 @@ BucketUri = Annotated[
 ]
 EnvName = Annotated[str, match(r"[A-Za-z_]\w*", "the name of an environment variable")]
 SecretKey = Annotated[str, Field(pattern=rf"^{_DNS_NAME}/[\w.-]+$")]
-# Names of columns of the data.
-Column = Annotated[str, AfterValidator(check_column)]
-Features = Annotated[tuple[Column, ...], AfterValidator(check_features)]
 # Values of a label.
 Classes = Annotated[tuple[Text, ...], BeforeValidator(_as_texts)]
