@@ -24,7 +24,9 @@ from pipeline.network_config import PruningConfig, QuantizationConfig, TrainingC
 from pipeline.setting_types import (
     CHECKED,
     Classes,
+    Column,
     Count,
+    Features,
     FileMode,
     Growth,
     Limit,
@@ -240,9 +242,9 @@ class Config:
 
     model: Text
     model_name: Name
-    label: Text
-    features: Annotated[tuple[Text, ...], Field(min_length=1)]
-    prediction: Text
+    label: Column
+    features: Features
+    prediction: Name
     data: DataConfig
     gate: GateConfig
     task: Kind = "binary"

@@ -219,6 +219,7 @@ def create_pipeline(
     serving_validator = ServingValidator(
         model=quantizer.outputs["quantized_model"],
         examples=example_gen.outputs["examples"],
+        schema=schema_gen.outputs["schema"],
         model_name=config.model_name,
         task=model.task.to_json(),
         split="test",

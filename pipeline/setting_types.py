@@ -12,6 +12,7 @@ from pydantic import (
     Field,
 )
 
+from ml.names import check_column, check_features
 from pipeline import quantities
 
 # Pydantic's configuration of the dataclasses.
@@ -77,6 +78,9 @@ Growth = Annotated[float, Field(gt=1)]
 Minutes = Annotated[float, Field(ge=0, le=60 * 24 * 365)]
 Text = Annotated[str, Field(min_length=1)]
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
+# Names of columns of the data.
+Column = Annotated[str, AfterValidator(check_column)]
+Features = Annotated[tuple[Column, ...], AfterValidator(check_features)]
 Mode = Literal["none", "float16", "dynamic_range", "int8", "qat", "pqat"]
 FileMode = Literal["0600", "0640", "0644", "0660", "0664"]
 SecretPlace = Annotated[str, AfterValidator(_check_secret_place)]

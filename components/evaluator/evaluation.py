@@ -17,7 +17,7 @@ from components.evaluator import columns
 from components.evaluator.extraction import make_extractors
 from components.evaluator.labels import encode_labels
 from components.evaluator.slices import slice_columns
-from ml.predictors import Predictor, load_predictor
+from ml.predictors import Predictor, check_model, load_predictor
 from ml.tasks import Task
 
 # Rows of a batch. The fixed cost of a batch is that of some hundred rows.
@@ -57,7 +57,14 @@ def evaluate(
       models: By name in the configuration: the folder of a SavedModel, and whether the TFLite model
         in it is preferred.
       output: URI of the folder for the evaluation, in TFMA's format.
+
+    Raises:
+      UserError: If a TFLite model has an input that is no feature of the schema.
     """
+    features = [feature.name for feature in schema.feature]
+    for uri, prefer_tflite in models.values():
+        if prefer_tflite:
+            check_model(uri, features)
     way = evaluate_by_columns if columns.supports(config) else evaluate_by_rows
     way(pipeline, files, schema, task, config, models, output)
 

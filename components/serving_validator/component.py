@@ -25,6 +25,7 @@ from ml.artifacts import (
     INFRA_BLESSED_FILE,
     INFRA_NOT_BLESSED_FILE,
     REPORT_FILE,
+    load_schema,
     serving_model_uri,
     split_files,
 )
@@ -40,6 +41,7 @@ _VERSION = "1"
 def ServingValidator(
     model: tfx.dsl.components.InputArtifact[tfx.types.standard_artifacts.Model],
     examples: tfx.dsl.components.InputArtifact[tfx.types.standard_artifacts.Examples],
+    schema: tfx.dsl.components.InputArtifact[tfx.types.standard_artifacts.Schema],
     blessing: tfx.dsl.components.OutputArtifact[tfx.types.standard_artifacts.InfraBlessing],
     model_name: tfx.dsl.components.Parameter[str],
     task: tfx.dsl.components.Parameter[str],
@@ -69,6 +71,7 @@ def ServingValidator(
       serving_validator = ServingValidator(
           model=quantizer.outputs["quantized_model"],
           examples=example_gen.outputs["examples"],
+          schema=schema_gen.outputs["schema"],
           model_name="my_model",
           task='{"kind": "binary", "label": "tip"}',
           split="test",
@@ -86,6 +89,7 @@ def ServingValidator(
       model: A SavedModel with the signature `serving_default`, from serialized examples or features
         to one output of numbers, and maybe a `model.tflite` in its folder.
       examples: Raw examples.
+      schema: Their schema; each input of a signature that takes features is one of its features.
       blessing: Component `outputs` contains: `INFRA_BLESSED` or `INFRA_NOT_BLESSED` and the custom
         property `blessed`, as the stock InfraValidator writes them; where blessed, the warm-up
         requests under the path that they have in a version; `report.json`, and the server's log by
@@ -107,7 +111,7 @@ def ServingValidator(
         none.
 
     Raises:
-      UserError: Naming the split that is missing.
+      UserError: Naming the split that is missing, or an input that is no feature of the schema.
       DataError: If the split has no rows, or a row lacks what the model needs.
     """
     limits = Limits(
@@ -120,11 +124,12 @@ def ServingValidator(
     )
     learned = Task.from_json(task)
     sample, numbers = sample_rows(split_files(examples, split), rows)
-    requested = Rows(sample, numbers, learned, _scale(learned, sample))
+    features = [feature.name for feature in load_schema(schema).feature]
+    requested = Rows(sample, numbers, learned, _scale(learned, sample), features)
     with tempfile.TemporaryDirectory() as folder:
         candidate = os.path.join(folder, model_name, _VERSION)
         copy_tree(serving_model_uri(model), candidate)
-        warmed = write_warmup(candidate, model_name, requested.examples[:warmup_rows])
+        warmed = write_warmup(candidate, model_name, requested.examples[:warmup_rows], features)
         has_tflite = os.path.exists(os.path.join(candidate, TFLITE_MODEL))
         formats = [SAVED_MODEL_FORMAT, *([TFLITE_FORMAT] if has_tflite else [])]
         trials = {

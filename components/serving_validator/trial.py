@@ -63,12 +63,14 @@ class Rows:
       task: What the candidate predicts.
       scale: What a difference of two predictions is divided by: 1 of probabilities; of a regression
         the standard deviation of the rows' labels.
+      features: Names of the features that their schema has.
     """
 
     examples: np.ndarray
     numbers: list[int]
     task: Task
     scale: float
+    features: list[str]
 
 
 class Unfit(Exception):
@@ -164,7 +166,7 @@ class _Requester:
             self.trial.startup_seconds = self._wait_until_ready()
             with self._explain("its signatures"):
                 signatures = self._grpc.signatures(self._timeout)
-            inputs = make_inputs(signatures[DEFAULT_SIGNATURE], rows.examples)
+            inputs = make_inputs(signatures[DEFAULT_SIGNATURE], rows.examples, rows.features)
             methods = [method for method in (CLASSIFY, REGRESS) if method.name in signatures]
             self.trial.methods = ["predict", *(method.name for method in methods)]
             for protocol, client in (("gRPC", self._grpc), ("REST", self._rest)):
