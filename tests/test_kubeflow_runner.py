@@ -363,7 +363,7 @@ def test_submit_sends_the_monitoring_pipeline_with_version_and_period(
     period = ("--param", "since=2013-10-01", "--param", "until=1383264000")
     done(*MONITORING, "--param", "version=3", *period)
     (submitted,), (pipeline,) = stub.runs.values(), stub.pipelines.values()
-    assert pipeline["name"] == "flightdeck-monitoring"
+    assert pipeline["name"] == "flightdeck-monitoring-trip-delay"
     assert submitted["runtime_config"]["parameters"] == {
         **{"serving_dir": "/mnt/flightdeck/serving_model", "log_uri": "/mnt/flightdeck/requests"},
         **{"version": 3, "since": 1380585600, "until": 1383264000},
