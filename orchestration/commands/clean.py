@@ -85,7 +85,7 @@ def clean(
         except ConfigError as error:
             if not several:
                 raise click.UsageError(str(error)) from error
-            click.echo(f"Error: {name}{error}", err=True)
+            click.echo(f"Error: {name}{error}; --keep-runs cleans without it", err=True)
             outcomes.add(Outcome.FAILED)
         except UserError as error:  # It keeps no other model from being cleaned.
             click.echo(f"Error: {name}{error}", err=True)

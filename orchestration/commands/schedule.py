@@ -222,6 +222,8 @@ def _read_configs(
     if len(wanted) < 2:
         config = read_config(config_path, [*settings, *(f"model={name}" for name in wanted)])
         return {config.model: config.model_name}
+    if any(setting.partition("=")[0].strip() == "model_name" for setting in settings):
+        raise click.UsageError("--set model_name is for one model: several cannot have one name")
     names: dict[str, str] = {}
     errors = []
     for model in wanted:
@@ -232,7 +234,8 @@ def _read_configs(
             errors.append(str(error))
     if len(errors) == len(wanted):
         raise click.UsageError("; ".join(dict.fromkeys(errors)))
-    for model, name in names.items():
+    # Of all models each firing checks it, so that a copied folder does not stop the others.
+    for model, name in names.items() if models else ():
         if same := [other for other in names if name and names[other] == name and other != model]:
             raise click.UsageError(
                 f"the models {model} and {same[0]} have the same model_name, {name!r}: each needs "

@@ -13,7 +13,7 @@ from rich.text import Text
 from rich.tree import Tree
 
 from orchestration.local.metadata import MetadataGone, open_metadata
-from orchestration.local.model_directories import list_directories, owner_of, served_models
+from orchestration.local.model_directories import list_directories, owner_of
 from orchestration.local.output_directory import OutputDirectory
 from orchestration.local.provenance import read_provenance
 from storage.directory import ModelDirectory
@@ -73,9 +73,11 @@ def _find(
     if len(names) != 1:
         held = f"models {', '.join(names)}: choose one by --model" if names else "no model"
         raise UserError(f"{serving} holds {held}")
-    # The first one may be of an earlier release, and could be that of any model.
-    theirs = [one for one in directories if names[0] in served_models(one)]
-    directory = theirs[-1] if theirs else OutputDirectory(output)
+    directory = OutputDirectory(output)  # As that of an earlier release, which noted no owner.
+    for one in directories:
+        owner = owner_of(one)
+        if owner and names[0] in owner.names:
+            directory = one
     models = ModelDirectory(serving, names[0])
     known = sorted({*models.versions(), *models.rolled_back()}, reverse=True)
     version = version or models.served() or 0

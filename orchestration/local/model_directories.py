@@ -144,13 +144,16 @@ def claim(directory: OutputDirectory, model_name: str) -> None:
 
 
 def served_models(directory: OutputDirectory) -> list[str]:
-    """Names in the Serving directory that are of the model of a directory.
+    """Names in the Serving directory that are, or may be, of the model of a directory.
 
-    All that there are, if it is not known which.
+    Those that runs of no other model have used; an earlier release did not note them.
     """
-    found = find_models(str(directory.serving))
-    owner = owner_of(directory) if directory.model else None
-    return [name for name in found if name in owner.names] if owner else found
+    theirs: set[str] = set()
+    for other in list_directories(directory.shared) if directory.shared else []:
+        owner = owner_of(other)
+        if owner and other.root != directory.root:
+            theirs.update(owner.names)
+    return [name for name in find_models(str(directory.serving)) if name not in theirs]
 
 
 def _is_used(directory: OutputDirectory) -> bool:

@@ -63,6 +63,15 @@ schema = "schema/tips.pbtxt"
 """
 
 
+@pytest.fixture(autouse=True)
+def _same_signal_handlers() -> Iterator[None]:
+    """A command that a test calls in its own process sets some."""
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    yield
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+
+
 @pytest.fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A project with the models `fares` and `tips`."""
@@ -305,10 +314,12 @@ def test_clean_of_a_model_is_not_kept_from_it_by_the_provenance_of_another(two: 
     provenance = two.output / "serving_model" / "tips" / ".flightdeck" / "7" / "provenance.json"
     provenance.parent.mkdir(parents=True)
     provenance.write_text('{"artifacts": 5}')
+    serve(two.output, "of_an_earlier_release")  # It may be of either: no run has noted it.
     with pytest.raises(UserError, match="what version 7 of tips was made of"):
         find_leftovers(two.tips, 1)
     assert find_leftovers(two.fares, 1)
-    assert [served_models(each) for each in (two.fares, two.tips)] == [["fares"], ["tips"]]
+    served = [served_models(each) for each in (two.fares, two.tips)]
+    assert served == [["fares", "of_an_earlier_release"], ["of_an_earlier_release", "tips"]]
 
 
 def test_clean_notices_that_the_versions_of_one_of_two_models_are_gone(two: Two) -> None:
@@ -380,7 +391,7 @@ def test_run_uses_the_directory_of_the_model_that_is_named(project: Path, tmp_pa
             ["--model=tips", "--model=copied"],
             "the models tips and copied have the same model_name, 'tips'",
         ),
-        (["--all-models", "--set=model_name=one"], "have the same model_name, 'one'"),
+        (["--all-models", "--set=model_name=one"], "--set model_name is for one model"),
     ],
 )
 def test_schedule_refuses_models_that_cannot_be_scheduled_together(
@@ -395,18 +406,13 @@ def test_schedule_refuses_models_that_cannot_be_scheduled_together(
 
 
 def test_schedule_of_all_models_goes_on_without_one_whose_configuration_is_broken(
-    project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    project: Path, tmp_path: Path
 ) -> None:
     add_model(project, "fares", text="window = ")
     told = tmp_path / "told"
     notify = f"""sh -c 'cat >> "{told}"'"""
     given = ["schedule", "--once", f"--output={tmp_path / 'output'}", "--all-models"]
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        done = CliRunner().invoke(local_runner.main, [*given, "--notify", notify])
-    finally:
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
+    done = CliRunner().invoke(local_runner.main, [*given, "--notify", notify])
     assert done.exit_code == 1
     (message,) = map(json.loads, told.read_text().splitlines())
     assert message["model"] == "fares"
@@ -415,6 +421,19 @@ def test_schedule_of_all_models_goes_on_without_one_whose_configuration_is_broke
     problems = [json.loads(state.read_text())["problem"]["text"] for state in states]
     assert "config.toml" in problems[0]
     assert "data" in problems[1]  # There is none, which a firing waits for.
+
+
+def test_schedule_of_all_models_goes_on_beside_a_copied_folder(
+    project: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "output"
+    has_run(find_directory(output, "tips"), "r1", claims="tips")
+    add_model(project, "copied", "tips")
+    given = ["schedule", "--once", f"--output={output}", "--all-models"]
+    assert CliRunner().invoke(local_runner.main, given).exit_code == 1
+    (failed,) = (line for line in capfd.readouterr().out.splitlines() if ": Failed: " in line)
+    assert failed.startswith("copied: ")
+    assert "this is the model tips" in failed
 
 
 # --- One schedule of several models.
