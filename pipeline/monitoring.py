@@ -31,6 +31,7 @@ def create_monitoring_pipeline(
     until: int,
     public_keys: Sequence[str] = (),
     metadata_path: str | None = None,
+    pipeline_name: str = PIPELINE_NAME,
 ) -> tfx.dsl.Pipeline:
     """Builds the pipeline that monitors requests to a version and its predictions.
 
@@ -45,6 +46,7 @@ def create_monitoring_pipeline(
       public_keys: Public keys, or folders of them, that the version is verified with. With none its
         training statistics are not verified.
       metadata_path: SQLite file of ML Metadata; None if the orchestrator has its own.
+      pipeline_name: Name of the pipeline.
 
     Returns:
       The pipeline, without caching: a log grows, and labels arrive.
@@ -95,7 +97,7 @@ def create_monitoring_pipeline(
         **monitor_settings(config, model),
     )
     return tfx.dsl.Pipeline(
-        pipeline_name=PIPELINE_NAME,
+        pipeline_name=pipeline_name,
         pipeline_root=pipeline_root,
         components=[schema_gen, example_gen, statistics_gen, served_model, monitor],
         enable_cache=False,

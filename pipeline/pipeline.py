@@ -47,6 +47,7 @@ def create_pipeline(
     public_keys: Sequence[str] = (),
     metadata_path: str | None = None,
     enable_cache: bool = True,
+    pipeline_name: str = PIPELINE_NAME,
 ) -> tfx.dsl.Pipeline:
     """Builds the training pipeline.
 
@@ -70,6 +71,7 @@ def create_pipeline(
         none it is not verified.
       metadata_path: SQLite file of ML Metadata; None if the orchestrator has its own.
       enable_cache: Whether nodes whose inputs and parameters did not change come from the cache.
+      pipeline_name: Name of the pipeline, part of all cache keys.
 
     Returns:
       The pipeline.
@@ -286,7 +288,7 @@ def create_pipeline(
             f"node_timeouts.{unknown[0]}: no such node; they are {', '.join(known)}"
         )
     return tfx.dsl.Pipeline(
-        pipeline_name=PIPELINE_NAME,
+        pipeline_name=pipeline_name,
         pipeline_root=pipeline_root,
         components=components,
         enable_cache=enable_cache,

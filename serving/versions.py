@@ -31,6 +31,7 @@ def describe_versions(directory: ModelDirectory) -> list[dict[str, Any]]:
         spans = record.get("spans", {})
         rows.append(
             {
+                "model": directory.model_name,
                 "version": version,
                 "state": state,
                 "labels": [name for name, pinned in labels.items() if pinned == version],

@@ -17,6 +17,7 @@ from rich.text import Text
 from orchestration.local.cleaning import clean_after_run
 from orchestration.local.display import show_error
 from orchestration.local.keys import public_keys
+from orchestration.local.model_directories import check_name
 from orchestration.local.nodes import begin, run_nodes, show_failures
 from orchestration.local.output_directory import OutputDirectory
 from orchestration.local.situation import code_version_of
@@ -66,8 +67,9 @@ def monitor(
 
     Raises:
       BusyError: If another one is running.
-      UserError: If there is nothing to compare with.
+      UserError: If there is nothing to compare with, or the versions are of another model.
     """
+    check_name(directory, config.model_name)
     versions = ModelDirectory(str(directory.serving), config.model_name).versions()
     if not versions:
         raise UserError(

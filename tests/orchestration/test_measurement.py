@@ -47,7 +47,7 @@ def labelled(pushed: PushedRun, label: int | None) -> list[bytes]:
 
 
 def test_measure_gives_the_headline_metric_of_the_evaluator(pushed: PushedRun) -> None:
-    output = OutputDirectory(pushed.cli.output)
+    output = OutputDirectory(pushed.cli.directory)
     (record,) = output.runs.glob("*.json")
     files = (str(output.metadata), str(output.metadata_lock))
     found = measure(*files, record.stem, (1, record.stem), TASK.to_json())

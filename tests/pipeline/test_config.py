@@ -381,7 +381,7 @@ def test_load_config_names_what_a_model_does_not_set(models: Path) -> None:
 def test_default_model_is_the_only_one_or_the_one_marked_so(
     models: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(ConfigError, match=r"--set model=NAME, .* no model yet"):
+    with pytest.raises(ConfigError, match=r"--model NAME, .* no model yet"):
         default_model()
     add_model(models, "tips")
     assert default_model() == "tips"
