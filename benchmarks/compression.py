@@ -36,6 +36,7 @@ from ml.artifacts import serving_model_uri, split_files
 from ml.examples import read_columns
 from ml.fit import area_under_curve, select_inputs
 from ml.predictors import TFLitePredictor
+from orchestration.local.model_directories import list_directories
 from pipeline.config import load_config
 from pipeline.pipeline import create_pipeline
 from storage.names import RAW_SIGNATURE, TFLITE_MODEL
@@ -104,7 +105,8 @@ class Run:
 
     def artifact(self, node: str, key: str) -> Any:
         """The newest artifact of an output of a node."""
-        folders = self._output.glob(f"artifacts/*/{node}/{key}/*")
+        (directory,) = list_directories(self._output)
+        folders = directory.artifacts.glob(f"*/{node}/{key}/*")
         folder = max(folders, key=lambda folder: int(folder.name), default=None)
         if folder is None:
             raise click.UsageError(f"{self._output} is not of a finished run: no {key} of {node}")

@@ -23,6 +23,7 @@ from components.evaluator.evaluation import (
 )
 from components.evaluator.results import read_metrics
 from ml.artifacts import SCHEMA_FILE
+from orchestration.local.model_directories import list_directories
 from pipeline.config import load_config
 from pipeline.evaluation import make_compression_eval_config
 from pipeline.model import Model
@@ -45,9 +46,9 @@ def main(output: Path | None) -> None:
         if output is None:
             output = work / "run"
             run_measured(["local_runner.py", "run", f"--output={output}"], allowed=(0, 4))
-        measured = _measure(
-            sorted(output.glob("artifacts/*/CompressionEvaluator"))[-1].parent, work
-        )
+        (directory,) = list_directories(output)
+        runs = sorted(directory.artifacts.glob("*/CompressionEvaluator"))
+        measured = _measure(runs[-1].parent, work)
     rows = [
         [
             item["evaluation"],

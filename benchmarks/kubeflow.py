@@ -32,6 +32,7 @@ import click
 import yaml
 
 from benchmarks.common import PROJECT, node_seconds, report, run_measured
+from orchestration.local.model_directories import list_directories
 from tests.conftest import thin, write_span
 from tests.models.flights.settings import read_month
 from tests.orchestration.kubeflow_stub import PACKAGE, KubeflowStub
@@ -113,7 +114,8 @@ def local_run(root: Path, settings: list[str]) -> dict[str, float]:
     output = root / "output"
     sets = [argument for setting in settings for argument in ("--set", setting)]
     done = run_measured(["local_runner.py", "run", "--output", str(output), *sets])
-    return node_seconds(output / "metadata.sqlite") | {"whole": done.seconds}
+    (directory,) = list_directories(output)
+    return node_seconds(directory.metadata) | {"whole": done.seconds}
 
 
 def kubeflow_run(root: Path, package: Path) -> dict[str, float]:

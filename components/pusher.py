@@ -10,7 +10,8 @@ from typing import Any
 
 from tfx import v1 as tfx
 
-from components.evaluator.results import OVERALL, read_intervals, read_metrics
+from components.evaluator.results import OVERALL, Values, read_intervals, read_metrics, read_verdict
+from components.evaluator.verdict import Verdict
 from ml.artifacts import (
     BLESSED_FILE,
     INFRA_BLESSED_FILE,
@@ -60,6 +61,7 @@ def Pusher(
     pushed_model: tfx.dsl.components.OutputArtifact[tfx.types.standard_artifacts.PushedModel],
     serving_dir: tfx.dsl.components.Parameter[str],
     model_name: tfx.dsl.components.Parameter[str],
+    task: tfx.dsl.components.Parameter[str],
     run_key: tfx.dsl.components.Parameter[str],
     signing_key: tfx.dsl.components.Parameter[str],
     signing_password: tfx.dsl.components.Parameter[str],
@@ -88,6 +90,7 @@ def Pusher(
           schema=schema_gen.outputs["schema"],
           serving_dir="output/serving",
           model_name="my_model",
+          task='{"kind": "binary", "label": "tip"}',
           run_key="",
           signing_key="env:SIGNING_KEY",
           signing_password="",
@@ -114,6 +117,7 @@ def Pusher(
         `reason` where nothing was pushed.
       serving_dir: URI of the Serving directory.
       model_name: Name of the model in it.
+      task: JSON of what the model predicts, see `Task.to_json`; kept with the version.
       run_key: Identifies data, configuration and code of the run; kept with the version.
       signing_key: The private key that signs the version: the path of its file, `env:NAME`, or a
         PKCS #11 URI. A file that does not exist is made, with the public key next to it (`.pub`).
@@ -135,7 +139,7 @@ def Pusher(
     if not all(tfx.dsl.io.fileio.exists(file) for file in files):
         pushed_model.set_string_custom_property("reason", "not blessed")
         return
-    metrics = read_metrics(evaluation.uri)
+    metrics, verdict = read_metrics(evaluation.uri), read_verdict(evaluation.uri)
     record = {
         "model_name": model_name,
         # Without the warm-up requests, which differ from run to run.
@@ -145,6 +149,8 @@ def Pusher(
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "spans": json.loads(examples.get_string_custom_property("spans") or "{}"),
         "rows": json.loads(examples.get_string_custom_property("rows") or "{}"),
+        "task": json.loads(task),
+        "headline": _headline(verdict, metrics.get(OVERALL, {})),
         "metrics": metrics.get(OVERALL, {}),
         "artifacts": {
             a.type_name.rpartition(".")[2]: _identify(a)
@@ -183,6 +189,19 @@ def Pusher(
     pushed_model.set_int_custom_property("pushed", 1)
     pushed_model.set_string_custom_property("pushed_version", str(version))
     pushed_model.set_string_custom_property("pushed_destination", directory.version_uri(version))
+
+
+def _headline(verdict: Verdict, metrics: Values) -> dict[str, Any]:
+    """The metric by which versions are compared; those who list them know no task."""
+    metric = verdict.task.headline
+    value, margin = metrics.get(metric.name), verdict.margins.get(metric.name)
+    return {
+        "name": metric.name,
+        "title": metric.title,
+        "value": value,
+        "margin": margin,
+        "text": metric.show(value, margin),
+    }
 
 
 def _why_not_new(directory: ModelDirectory, record: dict[str, Any]) -> str:
@@ -250,7 +269,7 @@ def _identify(artifact: tfx.dsl.Artifact) -> dict[str, Any]:
 def _write_provenance(
     uri: str,
     record: dict[str, Any],
-    metrics: dict[str, dict[str, float]],
+    metrics: dict[str, Values],
     compression: dict[str, Any],
     statistics: tfx.dsl.Artifact,
     schema: tfx.dsl.Artifact,

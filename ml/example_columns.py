@@ -51,6 +51,11 @@ class Columns:
         return repr((*facts, sorted(self.lengths.items()), sorted(self.switches)))
 
     @property
+    def read(self) -> frozenset[str]:
+        """The columns that are read of a file; the others are left out."""
+        return frozenset(self.types) | ({self.time} if self.time else set())
+
+    @property
     def text_types(self) -> Mapping[str, pa.DataType]:
         """The Arrow type that a column of a text file is read as."""
         kinds = {name: _TEXT_TYPES[kind] for name, kind in self.types.items()}

@@ -150,7 +150,16 @@ def sample_weights(columns: Columns, key: str) -> np.ndarray | None:
 
 
 def select_inputs(network: tf_keras.Model, columns: Columns) -> Columns:
-    """The input columns of a network, by name."""
+    """The input columns of a network, by name.
+
+    Raises:
+      UserError: If there is no column for an input.
+    """
+    if absent := [name for name in network.input_names if name not in columns]:
+        raise UserError(
+            f"the network's inputs {', '.join(absent)} are not among the transformed features "
+            f"{', '.join(sorted(columns))}"
+        )
     return {name: columns[name] for name in network.input_names}
 
 

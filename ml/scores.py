@@ -28,16 +28,19 @@ def measure(
       weights: Weights of the rows, [rows] or [rows, 1]; None if all weigh the same.
 
     Returns:
-      By name of the metric, the headline first. None where the rows do not define it: no rows, a
-      prediction that is not finite, an AUC of one class.
+      By name of the metric, the headline first. None where the rows do not define it: no row of a
+      weight above 0, a prediction that is not finite, an AUC of one class.
     """
     labels = np.ravel(labels)
     predictions = np.asarray(predictions, float).reshape(len(labels), task.outputs)
-    if not len(labels) or not np.isfinite(predictions).all():
-        return {metric.name: None for metric in task.metrics}
-    weights = np.ones(len(labels)) if weights is None else np.ravel(weights)
-    values = _SCORES[task.kind](labels, predictions, weights)
-    return {metric.name: values[metric.name] for metric in task.metrics}
+    weights = np.ones(len(labels)) if weights is None else np.ravel(weights).astype(float)
+    kept = weights > 0
+    labels, predictions, weights = labels[kept], predictions[kept], weights[kept]
+    values: dict[str, Score] = {}
+    if len(labels) and np.isfinite(predictions).all():
+        with np.errstate(all="ignore"):  # What is not finite becomes None.
+            values = _SCORES[task.kind](labels, predictions, weights)
+    return {metric.name: _finite(values.get(metric.name)) for metric in task.metrics}
 
 
 def headline(
@@ -108,6 +111,10 @@ def _regression(
         "r2": 1 - squared / variance if variance else None,
         "bias": float(np.average(errors, weights=weights)),
     }
+
+
+def _finite(value: Score) -> Score:
+    return value if value is not None and np.isfinite(value) else None
 
 
 def _ratio(above: float, below: float) -> Score:

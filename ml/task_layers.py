@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import tensorflow as tf
 import tf_keras
 
 from ml.tasks import REGRESSION, Task
+from storage.errors import DataError
 
 
 def encode_label(task: Task, label: tf.Tensor) -> tf.Tensor:
@@ -19,17 +22,35 @@ def encode_label(task: Task, label: tf.Tensor) -> tf.Tensor:
     Returns:
       The class's id, int64 [batch, 1], -1 for a value that is no class; or the number of a
       regression, float32 [batch, 1].
+
+    Raises:
+      DataError: If the label is of a type that the task does not have, or the schema does not say
+        that each row has one.
     """
+    if isinstance(label, tf.SparseTensor | tf.RaggedTensor):
+        raise DataError(
+            f"label {task.label!r}: the schema has to give it shape {{ dim {{ size: 1 }} }} and "
+            "presence { min_fraction: 1 }"
+        )
+    label = tf.reshape(label, [-1, 1])
     if task.kind == REGRESSION:
+        if label.dtype == tf.string:
+            raise DataError(f"label {task.label!r}: it is text; a regression needs numbers")
         return tf.cast(label, tf.float32)
     if label.dtype == tf.string:
-        keys, ids = tf.constant(task.classes), tf.range(len(task.classes), dtype=tf.int64)
+        ids: dict[Any, int] = {name: number for number, name in enumerate(task.classes)}
     else:
-        numbers = task.class_numbers()
-        keys = tf.cast(tf.constant(list(numbers), tf.int64), label.dtype)
-        ids = tf.constant(list(numbers.values()), tf.int64)
-    matches = tf.cast(tf.equal(label, keys), tf.int64)
-    return tf.reduce_sum(matches * (ids + 1), axis=1, keepdims=True) - 1
+        ids = dict(task.class_numbers())
+        if not ids:
+            raise DataError(
+                f"label {task.label!r}: it is a number; the classes {', '.join(task.classes)} "
+                "are not numbers, or not all different"
+            )
+        if not label.dtype.is_floating:
+            ids = {number: class_id for number, class_id in ids.items() if number == int(number)}
+    matches = tf.cast(tf.equal(label, tf.constant(list(ids), label.dtype)), tf.int64)
+    places = tf.constant([class_id + 1 for class_id in ids.values()], tf.int64)
+    return tf.reduce_sum(matches * places, axis=1, keepdims=True) - 1
 
 
 def output_layer(
@@ -41,17 +62,18 @@ def output_layer(
       task: The task.
       logits: float32 [batch, task.outputs].
       name: Name of the prediction.
-      labels: Unused by classes; for a regression the encoded labels of `train`, whose mean and
-        standard deviation turn a number around 0 into one in the label's unit. None leaves it.
+      labels: Encoded labels of `train`, which a regression needs: their mean and standard deviation
+        turn a number around 0 into one in the label's unit. Other tasks do not use them.
 
     Returns:
       float32 [batch, task.outputs].
+
+    Raises:
+      ValueError: If a regression has no labels.
     """
     if task.kind == REGRESSION:
-        mean, deviation = (0.0, 1.0) if labels is None else _moments(labels)
-        return tf_keras.layers.Rescaling(deviation, mean, name=name)(logits)
+        if labels is None:
+            raise ValueError("output_layer: a regression needs the labels of train")
+        mean, deviation = np.mean(labels, dtype=float), np.std(labels, dtype=float)
+        return tf_keras.layers.Rescaling(float(deviation) or 1.0, float(mean), name=name)(logits)
     return tf_keras.layers.Activation(task.activation, name=name)(logits)
-
-
-def _moments(labels: np.ndarray) -> tuple[float, float]:
-    return float(np.mean(labels)), float(np.std(labels)) or 1.0

@@ -8,8 +8,10 @@ blessed. It imports neither TensorFlow nor TFX; `ml.scores` computes its metrics
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from decimal import Decimal
+from numbers import Real
 from typing import Any, Final, Literal
 
 import numpy as np
@@ -20,6 +22,8 @@ Kind = Literal["binary", "multiclass", "regression"]
 BINARY: Final = "binary"
 MULTICLASS: Final = "multiclass"
 REGRESSION: Final = "regression"
+# The worst value of a metric, or the lowest and the highest.
+Bound = float | tuple[float, float]
 
 # More are an id, or a number.
 MOST_CLASSES = 1000
@@ -37,6 +41,8 @@ class Metric:
       direction: 1 if higher is better, -1 if lower is better, 0 if it is best near `best`.
       best: The value of a perfect model; None if the direction says it.
       relative: Whether two values are compared by their ratio, because the unit is the label's.
+      lowest: Smallest value that it can have.
+      highest: Largest value.
     """
 
     name: str
@@ -45,6 +51,44 @@ class Metric:
     direction: Literal[1, -1, 0]
     best: float | None = None
     relative: bool = False
+    lowest: float = 0.0
+    highest: float = np.inf
+
+    def check_bound(self, bound: Bound) -> str:
+        """What is wrong with a threshold of this metric; "" for nothing.
+
+        Example:
+          >>> AUC.check_bound(1.2)
+          'the lowest AUC is expected, 0 to 1'
+        """
+        ends = bound if isinstance(bound, tuple) else (bound,)
+        fits = all(np.isfinite(end) and self.lowest <= end <= self.highest for end in ends)
+        if fits and len(ends) == (1 if self.direction else 2) and list(ends) == sorted(ends):
+            return ""
+        what = {1: f"the lowest {self.title}", -1: f"the highest {self.title}"}.get(
+            self.direction, f"the lowest and the highest {self.title}, as in [0.5, 2.0],"
+        )
+        ranges = {
+            (0.0, 1.0): ", 0 to 1",
+            (0.0, np.inf): ", 0 or more",
+            (-np.inf, 1.0): ", at most 1",
+        }
+        return f"{what} is expected{ranges.get((self.lowest, self.highest), '')}"
+
+    def show(self, value: float | None, margin: float | None = None) -> str:
+        """A value for people, with half the width of its interval.
+
+        Example:
+          >>> RMSE.show(1512.34, 9.06), AUC.show(0.69288, 0.0066), AUC.show(None)
+          ('1,512 ±9.1', '0.6929 ±0.0066', 'undefined')
+        """
+        if value is None:
+            return "undefined"
+        in_units = self.relative or self.best == 0  # Of the label.
+        text = _digits(value, 4) if in_units else f"{value:.4f}"
+        if margin is None:
+            return text
+        return f"{text} ±{_digits(margin, 2) if in_units else f'{margin:.4f}'}"
 
     def loss(self, value: float, baseline: float) -> float:
         """How much worse a value is than a baseline; negative if it is better.
@@ -60,22 +104,30 @@ class Metric:
         if self.best is not None:
             return abs(value - self.best) - abs(baseline - self.best)
         worse = self.direction * (baseline - value)
-        if not self.relative:
+        if not self.relative or not worse:
             return worse
         return worse / abs(baseline) if baseline else float(np.sign(worse)) * np.inf
 
 
-AUC = Metric("auc", "AUC", "AUC", 1)
-AUC_PR = Metric("auc_pr", "AUC-PR", "AUCPrecisionRecall", 1)
+AUC = Metric("auc", "AUC", "AUC", 1, highest=1.0)
+AUC_PR = Metric("auc_pr", "AUC-PR", "AUCPrecisionRecall", 1, highest=1.0)
 LOG_LOSS = Metric("log_loss", "log loss", "BinaryCrossEntropy", -1)
 CALIBRATION = Metric("calibration", "calibration", "Calibration", 0, best=1.0)
-ACCURACY = Metric("accuracy", "accuracy", "SparseCategoricalAccuracy", 1)
-MACRO_AUC = Metric("macro_auc", "macro AUC", "AUC", 1)
+ACCURACY = Metric("accuracy", "accuracy", "SparseCategoricalAccuracy", 1, highest=1.0)
+MACRO_AUC = Metric("macro_auc", "macro AUC", "AUC", 1, highest=1.0)
 CLASS_LOG_LOSS = Metric("log_loss", "log loss", "SparseCategoricalCrossentropy", -1)
 RMSE = Metric("rmse", "RMSE", "RootMeanSquaredError", -1, relative=True)
 MAE = Metric("mae", "MAE", "MeanAbsoluteError", -1, relative=True)
-R2 = Metric("r2", "R²", "R2Score", 1)
-BIAS = Metric("bias", "bias", "MeanError", 0, best=0.0)
+R2 = Metric("r2", "R²", "R2Score", 1, lowest=-np.inf, highest=1.0)
+BIAS = Metric("bias", "bias", "MeanError", 0, best=0.0, lowest=-np.inf)
+
+
+def _digits(value: float, digits: int) -> str:
+    """A number with this many significant digits, and no exponent unless it is very small."""
+    if value == 0 or not np.isfinite(value) or abs(value) < 1e-4:
+        return f"{value:.{digits}g}"
+    places = digits - 1 - int(np.floor(np.log10(abs(value))))
+    return f"{value:,.{max(places, 0)}f}"
 
 
 @dataclass(frozen=True)
@@ -85,9 +137,11 @@ class _Facts:
     loss: str
     activation: str
     metrics: tuple[Metric, ...]
-    thresholds: Mapping[str, float | tuple[float, float]]
-    slice_thresholds: Mapping[str, float | tuple[float, float]]
+    thresholds: Mapping[str, Bound]
+    slice_thresholds: Mapping[str, Bound]
     max_loss: float
+    max_slice_loss: float
+    max_baseline_loss: float
 
 
 # The first metric is the headline: training, compression and retraining are judged by it.
@@ -99,6 +153,8 @@ _FACTS = {
         thresholds={"auc": 0.5, "calibration": (0.5, 2.0)},
         slice_thresholds={"auc": 0.5},
         max_loss=0.005,
+        max_slice_loss=0.02,
+        max_baseline_loss=0.02,
     ),
     MULTICLASS: _Facts(
         loss="sparse_categorical_crossentropy",
@@ -107,6 +163,8 @@ _FACTS = {
         thresholds={"macro_auc": 0.5, "calibration": (0.5, 2.0)},
         slice_thresholds={},
         max_loss=0.01,
+        max_slice_loss=0.04,
+        max_baseline_loss=0.02,
     ),
     REGRESSION: _Facts(
         loss="mean_squared_error",
@@ -115,6 +173,8 @@ _FACTS = {
         thresholds={"r2": 0.0},
         slice_thresholds={},
         max_loss=0.02,
+        max_slice_loss=0.05,
+        max_baseline_loss=0.1,
     ),
 }
 
@@ -152,7 +212,12 @@ class Task:
             raise ValueError(problem)
 
     def _problem(self) -> str:
-        """What is wrong with the classes; "" for nothing."""
+        """What is wrong with the task; "" for nothing."""
+        if self.kind not in _FACTS:
+            return f"task: {self.kind!r} is none of {', '.join(_FACTS)}"
+        for name in ("weight", "example_weight"):
+            if getattr(self, name) == self.label:
+                return f"{name}: {self.label!r} is the label"
         if self.kind == REGRESSION:
             return "classes: a regression has none" if self.classes or self.class_names else ""
         if self.kind == BINARY and len(self.classes) != 2:
@@ -180,8 +245,12 @@ class Task:
           'RMSE'
         """
         names = cls.__dataclass_fields__
-        known = {name: value for name, value in custom_config.items() if name in names}
-        return cls(**{n: tuple(v) if isinstance(v, list) else v for n, v in known.items()})
+        values: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value
+            for name, value in custom_config.items()
+            if name in names
+        }
+        return cls(**values)
 
     @classmethod
     def from_json(cls, text: str) -> Task:
@@ -225,13 +294,33 @@ class Task:
         """
         return {metric.name: metric for metric in self.metrics}[name]
 
+    def check_thresholds(self, key: str, thresholds: Mapping[str, Bound]) -> None:
+        """Checks settings of thresholds by metric.
+
+        Args:
+          key: The key of the setting, for messages.
+          thresholds: As `thresholds`.
+
+        Raises:
+          ValueError: If the task has no such metric, or the bound is not of the metric's form.
+        """
+        for name, bound in thresholds.items():
+            if name not in (known := [metric.name for metric in self.metrics]):
+                raise ValueError(
+                    f"{key}.{name}: no such metric; those of a {self.kind} task are "
+                    f"{', '.join(known)}"
+                )
+            if problem := self.metric(name).check_bound(bound):
+                shown = list(bound) if isinstance(bound, tuple) else bound
+                raise ValueError(f"{key}.{name} = {shown}: {problem}")
+
     @property
-    def thresholds(self) -> Mapping[str, float | tuple[float, float]]:
+    def thresholds(self) -> Mapping[str, Bound]:
         """Default thresholds by metric: the worst value, or the lowest and the highest."""
         return _FACTS[self.kind].thresholds
 
     @property
-    def slice_thresholds(self) -> Mapping[str, float | tuple[float, float]]:
+    def slice_thresholds(self) -> Mapping[str, Bound]:
         """The same for every slice."""
         return _FACTS[self.kind].slice_thresholds
 
@@ -239,6 +328,16 @@ class Task:
     def max_loss(self) -> float:
         """Default of the largest loss of the headline metric; see `Metric.loss`."""
         return _FACTS[self.kind].max_loss
+
+    @property
+    def max_slice_loss(self) -> float:
+        """The same in a slice."""
+        return _FACTS[self.kind].max_slice_loss
+
+    @property
+    def max_baseline_loss(self) -> float:
+        """The same against gradient boosting."""
+        return _FACTS[self.kind].max_baseline_loss
 
     def encode(self, labels: Sequence[Any] | np.ndarray) -> np.ndarray:
         """Encodes raw labels: class ids, or numbers.
@@ -248,61 +347,81 @@ class Task:
           [1.0, 0.0]
 
         Args:
-          labels: The label of each row, [rows]: text, bytes, booleans, integers or floats.
+          labels: The label of each row, [rows] or [rows, 1]: text, bytes, booleans, integers or
+            floats, or a mixture of them.
 
         Returns:
           float64 [rows]; NaN for an absent label, and for one that is none of the classes.
+
+        Raises:
+          DataError: If labels of a regression are not numbers.
         """
-        values = np.asarray(labels)
+        values = np.ravel(np.asarray(labels))
         if self.kind == REGRESSION:
-            try:
-                return np.asarray(values, float)
-            except (TypeError, ValueError) as error:
+            return self._as_numbers(values)
+        numbers = self.class_numbers()
+        if values.dtype.kind in "biuf":
+            found = np.full(len(values), np.nan)
+            rounded = values.dtype.kind == "f"  # Examples hold floats of 32 bits.
+            values = values.astype(np.float32) if rounded else values
+            for number, class_id in numbers.items():
+                found[values == (np.float32(number) if rounded else number)] = class_id
+            return found
+        known = numbers | {name: class_id for class_id, name in enumerate(self.classes)}
+        return np.array([float(known.get(_plain(value), np.nan)) for value in values])
+
+    def _as_numbers(self, values: np.ndarray) -> np.ndarray:
+        if values.dtype.kind not in "biuf":
+            strange = [v for v in values if not isinstance(v, Real | Decimal | None)]
+            if strange:
                 raise DataError(
                     f"label {self.label!r}: numbers are needed for a regression, not "
-                    f"{_show(values)}"
-                ) from error
-        if values.dtype.kind in "biuf":
-            ids = self.class_numbers()
-            found = np.full(len(values), np.nan)
-            for number, class_id in ids.items():
-                found[values == number] = class_id
-            return found
-        ids_by_text = {name: number for number, name in enumerate(self.classes)}
-        return np.array([float(ids_by_text.get(_text(value), np.nan)) for value in values])
+                    f"{', '.join(repr(_plain(value)) for value in strange[:3])}"
+                )
+        return np.asarray(values, float)
 
-    def class_numbers(self) -> dict[int, int]:
-        """Class ids by the label's integer; empty if the classes are not integers or booleans."""
-        values = [_BOOLEANS.get(name, name) for name in self.classes]
-        try:
-            return {int(value): class_id for class_id, value in enumerate(values)}
-        except ValueError:
+    def class_numbers(self) -> dict[float, int]:
+        """Class ids by the label's number; empty if the classes are not different numbers.
+
+        Example:
+          >>> Task("binary", "tip", ("false", "true")).class_numbers()
+          {0: 0, 1: 1}
+        """
+        numbers = [_number(name) for name in self.classes]
+        if None in numbers or len(set(numbers)) < len(numbers):
             return {}
+        return {number: class_id for class_id, number in enumerate(numbers) if number is not None}
 
     def initial_bias(self, labels: np.ndarray) -> np.ndarray:
-        """The bias with which an untrained output layer predicts the distribution of the labels.
+        """The bias with which untrained logits predict the distribution of the labels.
 
         Args:
           labels: Encoded labels, [rows] or [rows, 1].
 
         Returns:
-          float64 [outputs]: the logits of the shares of the classes, or the mean.
+          float64 [outputs]: the logits of the shares of the classes; 0 for a regression, whose
+          output layer adds the mean (see `ml.task_layers.output_layer`).
         """
-        labels = np.ravel(labels)
         if self.kind == REGRESSION:
-            return np.array([labels.mean()])
-        counts = np.bincount(labels.astype(int), minlength=len(self.classes)) + 1e-3
+            return np.zeros(1)
+        counts = np.bincount(np.ravel(labels).astype(int), minlength=len(self.classes)) + 1e-3
         shares = np.log(counts / counts.sum())
         return shares[1:] - shares[0] if self.kind == BINARY else shares
 
 
-def _text(value: Any) -> str:
-    if isinstance(value, bytes):
-        return value.decode("utf-8", "replace")
-    if isinstance(value, bool | np.bool_):
-        return str(bool(value)).lower()
-    return str(value)
+def _plain(value: Any) -> Any:
+    """A text as `str`, and any other value as it is."""
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else value
 
 
-def _show(values: Iterable[Any]) -> str:
-    return ", ".join(repr(_text(value)) for value in list(values)[:3])
+def _number(name: str) -> float | None:
+    """The number that a class is written as; None for other text."""
+    if name.lower() in _BOOLEANS:
+        return _BOOLEANS[name.lower()]
+    for read in (int, float):
+        try:
+            number = read(name)
+        except ValueError:
+            continue
+        return number if np.isfinite(number) else None
+    return None

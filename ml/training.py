@@ -78,13 +78,18 @@ def check_labels(task: Task, split: str, labels: np.ndarray) -> None:
     """Checks that a network can be trained and evaluated on encoded labels.
 
     Raises:
-      DataError: If a label is none of the classes, or not finite, or `split` lacks a class that
-        training needs: `eval` may lack some of several classes.
+      DataError: If a label is none of the classes, or not finite, or all labels of a regression
+        are the same, or `split` lacks a class that training needs: `eval` may lack some of several
+        classes.
     """
     where = f"{split}: the label {task.label!r}"
     if task.kind == REGRESSION:
+        if not len(labels):
+            raise DataError(f"{split}: there is no label {task.label!r}, because there are no rows")
         if not np.isfinite(labels).all():
             raise DataError(f"{where} is absent or not finite in some of {len(labels):,} rows")
+        if split == "train" and np.ptp(labels) == 0:
+            raise DataError(f"{where} is {labels[0, 0]:g} in all of {len(labels):,} rows")
         return
     ids = np.unique(labels)
     if len(ids) and ids[0] < 0:
@@ -109,10 +114,12 @@ def fit(model: tf_keras.Model, data: TrainingData, log_dir: str) -> dict[str, An
       `epochs`, `best_epoch`, and the metrics of the task on `eval`.
 
     Raises:
-      UserError: If training diverges.
+      UserError: If an input of the network is absent or not finite, or training diverges.
     """
     config, task = data.learning, data.learning.task
     train, evaluation = data.train, data.evaluation
+    for split, columns in (("train", train), ("eval", evaluation)):
+        _check_inputs(split, select_inputs(model, columns))
     steps = math.ceil(len(data.labels) / config.batch_size)
     schedule = tf_keras.optimizers.schedules.CosineDecay(
         config.learning_rate, steps * config.epochs
@@ -143,18 +150,36 @@ def fit(model: tf_keras.Model, data: TrainingData, log_dir: str) -> dict[str, An
             ReportProgress(config.epochs, steps, _LOSS),
         ],
     ).history
-    if not np.isfinite(history["loss"]).all():
+    # The loss may be finite although weights are not: a ReLU turns NaN into 0.
+    values = [history["loss"], *model.get_weights()]
+    if not all(np.isfinite(array).all() for array in values):
         raise UserError(
-            "training diverged: the loss is not finite; lower training.learning_rate "
+            "training diverged: loss or weights are not finite; lower training.learning_rate "
             f"(now {config.learning_rate:g})"
         )
     losses = history[f"val_{_LOSS}"]
+    if not np.isfinite(losses).all():
+        raise UserError(
+            "training diverged: the loss on eval is not finite. Is a value of eval far from those "
+            "of train? If not, lower training.learning_rate "
+            f"(now {config.learning_rate:g})"
+        )
     predictions = model.predict(select_inputs(model, evaluation), batch_size=_BATCH, verbose=0)
     return {
         "epochs": len(losses),
         "best_epoch": int(np.argmin(losses)) + 1,
         "metrics": measure(task, evaluation[task.label], predictions),
     }
+
+
+def _check_inputs(split: str, inputs: Columns) -> None:
+    for name, column in inputs.items():
+        if column.dtype.kind == "f" and not np.isfinite(column).all():
+            rows = int((~np.isfinite(column)).any(axis=1).sum())
+            raise UserError(
+                f"{split}: the transformed feature {name!r} is NaN or infinite in {rows:,} of "
+                f"{len(column):,} rows; preprocessing.py has to replace absent values"
+            )
 
 
 def fit_and_save(

@@ -1,6 +1,7 @@
 """All settings of a run: meaning, defaults for any model, and allowed values.
 
-Those of the data are in `pipeline.data_config`, those of Kubeflow in `pipeline.kubeflow_config`.
+Those of the data are in `pipeline.data_config`, those of the network in `pipeline.network_config`,
+those of Kubeflow in `pipeline.kubeflow_config`.
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import field
-from typing import Annotated, Literal
+from typing import Annotated
 
 from pydantic import Field
 from pydantic.dataclasses import dataclass
@@ -19,17 +20,17 @@ from pipeline.kubeflow_config import KubeflowConfig
 from pipeline.layers import ConfigError as ConfigError
 from pipeline.layers import list_keys, merge, parse_setting, read_toml
 from pipeline.model_folders import MODEL_VARIABLE, default_model, read_model_layer
+from pipeline.network_config import PruningConfig, QuantizationConfig, TrainingConfig
 from pipeline.setting_types import (
     CHECKED,
     Classes,
+    Column,
     Count,
-    Epochs,
+    Features,
     FileMode,
     Growth,
-    LearningRate,
     Limit,
     Minutes,
-    Mode,
     Name,
     Positive,
     RunParameter,
@@ -37,6 +38,7 @@ from pipeline.setting_types import (
     Share,
     Switch,
     Text,
+    Thresholds,
 )
 
 
@@ -68,95 +70,21 @@ class GateConfig:
 
 
 @dataclass(frozen=True, config=CHECKED)
-class TrainingConfig:
-    """The training of the network.
-
-    Attributes:
-      epochs: Largest number of passes over the split `train`.
-      batch_size: Rows per step.
-      learning_rate: Adam's learning rate at the start, from which it falls along a cosine to 0.
-      dropout: Share of each dense layer's inputs that are dropped in training.
-      l2: Weight of the L2 penalty on the dense kernels.
-      patience: Epochs without a lower log loss on `eval` before training stops.
-      seed: Seed of all random choices.
-      warm_start: Share of the served model's weights in the initial weights, 0 to 1. See
-        docs/backtest.md.
-    """
-
-    epochs: RunParameter[Epochs] = 5
-    batch_size: RunParameter[Positive] = 1024
-    learning_rate: RunParameter[LearningRate] = 1e-3
-    dropout: RunParameter[Annotated[float, Field(ge=0, lt=1)]] = 0.0
-    l2: RunParameter[Limit] = 0.0
-    patience: RunParameter[Positive] = 2
-    seed: RunParameter[Annotated[int, Field(ge=0, lt=2**32)]] = 7
-    warm_start: Share = 0.0
-
-
-@dataclass(frozen=True, config=CHECKED)
-class PruningConfig:
-    """The pruning of the network; see [compression.md](compression.md).
-
-    Attributes:
-      target_sparsity: Share of the weights of the dense layers that become zero; 0 for none.
-      schedule: "polynomial", from none to the target, or "constant".
-      frequency: Largest number of steps between two choices of the weights that are zero.
-      block_size: Inputs and outputs of a dense layer whose weights become zero together.
-      m_by_n: [2, 4] makes 2 of every 4 consecutive weights zero, instead of `target_sparsity`.
-      layers: Names or types of layers; none means all dense layers except the output.
-      epochs: Passes over `train` in fine-tuning.
-      learning_rate: Adam's learning rate at the start.
-    """
-
-    target_sparsity: RunParameter[Annotated[float, Field(ge=0, lt=1)]] = 0.8
-    schedule: Literal["polynomial", "constant"] = "polynomial"
-    frequency: Positive = 20
-    block_size: tuple[Positive, Positive] = (1, 1)
-    m_by_n: tuple[Positive, Positive] | tuple[()] = ()
-    layers: tuple[str, ...] = ()
-    epochs: RunParameter[Epochs] = 4
-    learning_rate: RunParameter[LearningRate] = 3e-4
-
-
-@dataclass(frozen=True, config=CHECKED)
-class QuantizationConfig:
-    """The quantization of the TFLite model; see [compression.md](compression.md).
-
-    Attributes:
-      mode: One of the modes, or "auto" for the best of `auto_modes`.
-      auto_modes: Modes that "auto" chooses from.
-      policy: Whether "auto" takes the smallest or the fastest.
-      weight_bits: Bits of the 8 that a weight uses; with fewer the file compresses better.
-      sparse: Whether weights that are mostly zero are stored without the zeros.
-      representative_rows: Training examples in the representative dataset.
-      epochs: Passes over `train` in the modes "qat" and "pqat".
-      learning_rate: Adam's learning rate at the start.
-    """
-
-    mode: RunParameter[Literal[Mode, "auto"]] = "int8"
-    auto_modes: tuple[Mode, ...] = ("float16", "dynamic_range", "int8", "qat", "pqat")
-    policy: RunParameter[Literal["smallest", "fastest"]] = "smallest"
-    weight_bits: RunParameter[Annotated[int, Field(ge=5, le=8)]] = 8
-    sparse: Switch = True
-    representative_rows: Positive = 2000
-    epochs: Epochs = 1
-    learning_rate: LearningRate = 1e-4
-
-
-@dataclass(frozen=True, config=CHECKED)
 class CompressionConfig:
     """The limits that a compressed model must meet to be blessed.
 
     Attributes:
-      max_auc_loss: Largest loss of AUC against the float model.
-      max_slice_auc_loss: The same for every slice that is large enough.
+      max_loss: Largest loss of the task's first metric (AUC, accuracy, RMSE) against the float
+        model: a difference, or, for a regression, a share of the float model's value. Without it:
+        0.005 for a binary task, 0.01 for classes, 0.02 for a regression.
+      max_slice_loss: The same for every slice that is large enough. Without it: 0.02, 0.04, 0.05.
       max_bytes: Largest size of `model.tflite`, in bytes; 0 for no limit.
       max_p99_ms: Highest 99th percentile of its time per row, in milliseconds; 0 for no limit.
       min_sparsity: Smallest share of zeros among its weights.
     """
 
-    max_auc_loss: Share = 0.005
-    max_slice_auc_loss: Share = 0.02
+    max_loss: Limit | None = None
+    max_slice_loss: Limit | None = None
     max_bytes: RunParameter[Count] = 0
     max_p99_ms: RunParameter[Limit] = 0.0
     min_sparsity: RunParameter[Share] = 0.0
@@ -167,23 +95,34 @@ class EvaluationConfig:
     """The thresholds that a model must meet on the month `as_of` to be blessed.
 
     Attributes:
-      min_auc: Lowest AUC overall.
-      min_slice_auc: Lowest AUC of every slice that is large enough.
+      thresholds: By metric, the worst value that is allowed, or the lowest and the highest: of
+        `auc`, `auc_pr`, `log_loss`, `calibration` (a binary task), `accuracy`, `macro_auc`,
+        `log_loss`, `calibration` (classes), or `rmse`, `mae`, `r2`, `bias` (a regression). They go
+        over the task's own: AUC 0.5 and calibration 0.5 to 2; macro AUC 0.5 and the same; R² 0. A
+        worst value must be met at the worse end of the metric's 95% interval: the fewer the rows,
+        the better the value has to be. See [evaluation.md](evaluation.md).
+      slice_thresholds: The same for every slice that is large enough, by value alone. The task's
+        own: AUC 0.5 for a binary task.
       min_slice_examples: Slices with fewer rows are not evaluated.
-      min_calibration: Lowest ratio of mean prediction to label rate.
-      max_calibration: Highest such ratio.
-      max_auc_loss: Largest loss of AUC against the served model.
-      confidence: Confidence at which a loss of AUC, against the served or the float model, counts,
+      max_loss: Largest loss of the task's first metric against the served model: a difference, or,
+        for a regression, a share of the served model's value. Without it: 0.005 for a binary task,
+        0.01 for classes, 0.02 for a regression.
+      confidence: Confidence at which such a loss, against the served or the float model, counts,
         such as 0.95; 0 counts any measured loss.
+      baselines: Whether the model has to beat a constant and the best single column, and to come
+        near gradient boosting; see [evaluation.md](evaluation.md#baselines).
+      max_baseline_loss: Largest loss of the task's first metric against gradient boosting: a
+        difference, or, for a regression, a share of its value. Without it: 0.02 for a binary task
+        and for classes, 0.1 for a regression.
     """
 
-    min_auc: Share = 0.5
-    min_slice_auc: Share = 0.5
+    thresholds: Thresholds = field(default_factory=dict)
+    slice_thresholds: Thresholds = field(default_factory=dict)
     min_slice_examples: Positive = 500
-    min_calibration: Limit = 0.5
-    max_calibration: Annotated[float, Field(gt=0)] = 2.0
-    max_auc_loss: Share = 0.005
+    max_loss: Limit | None = None
     confidence: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    baselines: Switch = True
+    max_baseline_loss: Limit | None = None
 
 
 @dataclass(frozen=True, config=CHECKED)
@@ -192,7 +131,8 @@ class ServingConfig:
 
     Attributes:
       rows: Rows of the month `as_of` to send as requests.
-      tolerance: Largest absolute difference of a server's prediction from the model's own.
+      tolerance: Largest absolute difference of a server's prediction from the model's own; of a
+        regression in standard deviations of the label.
       max_p50_ms: Highest median time of a request for one row, in milliseconds; 0 for no limit.
       max_p99_ms: Highest 99th percentile of that time; 0 for no limit.
       max_startup_seconds: Longest time until the server is ready; 0 for no limit.
@@ -246,13 +186,16 @@ class MonitorConfig:
         a numeric feature predicted from the other features.
       max_prediction_drift: Largest Jensen-Shannon divergence of the predictions from those of the
         period before.
-      max_mean_ratio: Largest ratio, either way, of the mean prediction and the label rate of the
-        training data.
-      min_auc: Lowest live AUC, on the labels that have arrived, less three standard deviations.
-      min_slice_auc: The same for every slice that is large enough.
-      min_slice_rows: The AUC of slices, and of periods, with fewer labelled rows is not evaluated.
-      max_calibration: Largest ratio, either way, of the mean prediction and the rate of the labels
-        that have arrived.
+      max_mean_ratio: Largest ratio, either way, of the mean predicted probability of a class and
+        its share of the training labels.
+      max_mean_shift: Largest difference of the mean prediction of a regression from the mean
+        training label, in standard deviations of the label.
+      thresholds: Worst live values of metrics, on the labels that have arrived, or the lowest and
+        the highest, by metric of the task; three standard deviations allow for chance. What is not
+        set is the task's default (docs/monitoring.md).
+      slice_thresholds: The same for every slice that is large enough.
+      min_slice_rows: The metrics of slices, and of periods, with fewer labelled rows are not
+        evaluated.
     """
 
     min_rows: Positive = 2000
@@ -261,10 +204,10 @@ class MonitorConfig:
     max_error_growth: Growth = 40.0
     max_prediction_drift: Annotated[float, Field(gt=0, le=1)] = 0.15
     max_mean_ratio: Growth = 2.0
-    min_auc: Share = 0.5
-    min_slice_auc: Share = 0.5
+    max_mean_shift: Annotated[float, Field(gt=0)] = 0.5
+    thresholds: Thresholds = field(default_factory=dict)
+    slice_thresholds: Thresholds = field(default_factory=dict)
     min_slice_rows: Positive = 500
-    max_calibration: Growth = 2.0
 
 
 @dataclass(frozen=True, config=CHECKED)
@@ -299,9 +242,9 @@ class Config:
 
     model: Text
     model_name: Name
-    label: Text
-    features: Annotated[tuple[Text, ...], Field(min_length=1)]
-    prediction: Text
+    label: Column
+    features: Features
+    prediction: Name
     data: DataConfig
     gate: GateConfig
     task: Kind = "binary"
@@ -330,7 +273,11 @@ class Config:
     kubeflow: KubeflowConfig = field(default_factory=KubeflowConfig)
 
     def __post_init__(self) -> None:
-        self.make_task()
+        task = self.make_task()
+        task.check_thresholds("evaluation.thresholds", self.evaluation.thresholds)
+        task.check_thresholds("evaluation.slice_thresholds", self.evaluation.slice_thresholds)
+        task.check_thresholds("monitor.thresholds", self.monitor.thresholds)
+        task.check_thresholds("monitor.slice_thresholds", self.monitor.slice_thresholds)
         if self.label in self.features:
             raise ValueError(f"features: {self.label!r} is the label, which no request has")
 

@@ -13,11 +13,13 @@ A model is a folder, `models/<name>/`:
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 from dataclasses import dataclass
 from typing import Any
 
 from ml.tasks import Task
 from pipeline.config import Config
+from pipeline.layers import ConfigError
 from pipeline.model_folders import model_package
 
 # Import path of the function that saves a network with its serving signatures.
@@ -52,9 +54,16 @@ class Model:
           >>> from pipeline.config import load_config
           >>> Model.load(load_config()).run_fn.endswith(".network.run_fn")
           True
+
+        Raises:
+          ConfigError: If the folder lacks a module.
         """
+        package = model_package(config.model)
+        for module in ("preprocessing", "network"):
+            if importlib.util.find_spec(f"{package}.{module}") is None:
+                raise ConfigError(f"model = {config.model!r}: it has no {module}.py")
         return cls(
-            package=model_package(config.model),
+            package=package,
             task=config.make_task(),
             prediction=config.prediction,
             time_column=config.data.time_column,

@@ -10,9 +10,11 @@ from typing import Any
 from google.protobuf import json_format
 from tfx import v1 as tfx
 
+from components.baseline_evaluator import BaselineEvaluator
 from components.compression_evaluator import CompressionEvaluator
 from components.data_gate.component import DataGate
 from components.evaluator.component import Evaluator
+from components.import_schema_gen import ImportSchemaGen
 from components.pruner import Pruner
 from components.pusher import Pusher
 from components.quantizer.component import Quantizer
@@ -45,6 +47,7 @@ def create_pipeline(
     public_keys: Sequence[str] = (),
     metadata_path: str | None = None,
     enable_cache: bool = True,
+    pipeline_name: str = PIPELINE_NAME,
 ) -> tfx.dsl.Pipeline:
     """Builds the training pipeline.
 
@@ -68,13 +71,19 @@ def create_pipeline(
         none it is not verified.
       metadata_path: SQLite file of ML Metadata; None if the orchestrator has its own.
       enable_cache: Whether nodes whose inputs and parameters did not change come from the cache.
+      pipeline_name: Name of the pipeline, part of all cache keys.
 
     Returns:
       The pipeline.
     """
     model = Model.load(config)
     custom_config = json.dumps(model.custom_config)
-    schema_gen = tfx.components.ImportSchemaGen(schema_file=config.gate.schema)
+    schema_gen = ImportSchemaGen(
+        schema_file=config.gate.schema,
+        label=model.task.label,
+        features=json.dumps(model.raw_features),
+        time_column=model.time_column,
+    )
     example_gen = SpanExampleGen(
         schema=schema_gen.outputs["schema"],
         data_uri=config.data.uri,
@@ -123,6 +132,17 @@ def create_pipeline(
         transform=json.dumps(["train", "eval"]),
     )
     transform.add_upstream_node(data_gate)
+    baseline_evaluator = None
+    if config.evaluation.baselines:
+        baseline_evaluator = BaselineEvaluator(
+            examples=example_gen.outputs["examples"],
+            statistics=statistics_gen.outputs["statistics"],
+            schema=schema_gen.outputs["schema"],
+            task=model.task.to_json(),
+            features=json.dumps(model.raw_features),
+            split="test",
+        )
+        baseline_evaluator.add_upstream_node(data_gate)
     trainer = Trainer(
         run_fn=model.run_fn,
         examples=transform.outputs["transformed_examples"],
@@ -158,7 +178,11 @@ def create_pipeline(
         transformed_examples=transform.outputs["transformed_examples"],
         transform_graph=transform.outputs["transform_graph"],
         signature=RAW_SIGNATURE,
-        max_auc_loss=config.compression.max_auc_loss,
+        max_auc_loss=(
+            model.task.max_loss
+            if config.compression.max_loss is None
+            else config.compression.max_loss
+        ),
         **learning,
         **_as_parameters(config.quantization),
     )
@@ -173,6 +197,7 @@ def create_pipeline(
                 config.compression, config.evaluation.min_slice_examples, model
             )
         ),
+        task=model.task.to_json(),
         split="test",
         max_bytes=config.compression.max_bytes,
         max_p99_ms=config.compression.max_p99_ms,
@@ -185,13 +210,20 @@ def create_pipeline(
         baseline_model=served_model.outputs["model"],
         schema=schema_gen.outputs["schema"],
         eval_config=json_format.MessageToJson(make_eval_config(config.evaluation, model)),
+        task=model.task.to_json(),
         split="test",
         confidence=config.evaluation.confidence,
+        max_baseline_loss=_or_default(
+            config.evaluation.max_baseline_loss, model.task.max_baseline_loss
+        ),
+        **({"baselines": baseline_evaluator.outputs["baselines"]} if baseline_evaluator else {}),
     )
     serving_validator = ServingValidator(
         model=quantizer.outputs["quantized_model"],
         examples=example_gen.outputs["examples"],
+        schema=schema_gen.outputs["schema"],
         model_name=config.model_name,
+        task=model.task.to_json(),
         split="test",
         rows=config.serving.rows,
         tolerance=config.serving.tolerance,
@@ -216,6 +248,7 @@ def create_pipeline(
         schema=schema_gen.outputs["schema"],
         serving_dir=serving_dir,
         model_name=config.model_name,
+        task=model.task.to_json(),
         run_key=run_key,
         signing_key=signing_key,
         encrypt=config.serving.encrypt,
@@ -237,6 +270,7 @@ def create_pipeline(
         served_model,
         data_gate,
         transform,
+        *([baseline_evaluator] if baseline_evaluator else []),
         trainer,
         pruner,
         quantizer,
@@ -254,13 +288,17 @@ def create_pipeline(
             f"node_timeouts.{unknown[0]}: no such node; they are {', '.join(known)}"
         )
     return tfx.dsl.Pipeline(
-        pipeline_name=PIPELINE_NAME,
+        pipeline_name=pipeline_name,
         pipeline_root=pipeline_root,
         components=components,
         enable_cache=enable_cache,
         metadata_connection_config=connection,
         beam_pipeline_args=list(config.beam_args),
     )
+
+
+def _or_default(value: float | None, default: float) -> float:
+    return default if value is None else value
 
 
 def _set_beam_args(components: Sequence[Any], node_args: Mapping[str, Sequence[str]]) -> None:

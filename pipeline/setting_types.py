@@ -5,8 +5,14 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+)
 
+from ml.names import check_column, check_features
 from pipeline import quantities
 
 # Pydantic's configuration of the dataclasses.
@@ -19,10 +25,10 @@ RunParameter = Annotated[_T, RUN_PARAMETER]
 
 
 def _as_texts(values: Any) -> Any:
-    """Labels as text: TOML has integers and text, `--set` JSON."""
+    """Labels as text: TOML and `--set` have numbers too."""
     if not isinstance(values, list | tuple):
         raise ValueError("a list of values is expected")
-    return tuple(str(v) if isinstance(v, int) else v for v in values)
+    return tuple(str(v) if isinstance(v, int | float) else v for v in values)
 
 
 def _check_switch(value: Any) -> Any:
@@ -48,6 +54,18 @@ def match(pattern: str, expected: str) -> AfterValidator:
     return AfterValidator(check)
 
 
+def _as_bound(bound: Any) -> Any:
+    """A threshold: a number, or a list of two."""
+    ends = bound if isinstance(bound, list | tuple) else [bound]
+    try:
+        numbers = tuple(float(end) for end in ends)
+    except (TypeError, ValueError):
+        numbers = ()
+    if not (isinstance(bound, list | tuple) and len(numbers) == 2) and len(numbers) != 1:
+        raise ValueError("a number is expected, or the lowest and the highest, as in [0.5, 2.0]")
+    return numbers if len(numbers) == 2 else numbers[0]
+
+
 # Only `true` or `false`, in TOML and on the command line.
 Switch = Annotated[bool, BeforeValidator(_check_switch)]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -60,6 +78,9 @@ Growth = Annotated[float, Field(gt=1)]
 Minutes = Annotated[float, Field(ge=0, le=60 * 24 * 365)]
 Text = Annotated[str, Field(min_length=1)]
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
+# Names of columns of the data.
+Column = Annotated[str, AfterValidator(check_column)]
+Features = Annotated[tuple[Column, ...], AfterValidator(check_features)]
 Mode = Literal["none", "float16", "dynamic_range", "int8", "qat", "pqat"]
 FileMode = Literal["0600", "0640", "0644", "0660", "0664"]
 SecretPlace = Annotated[str, AfterValidator(_check_secret_place)]
@@ -98,5 +119,7 @@ BucketUri = Annotated[
 ]
 EnvName = Annotated[str, match(r"[A-Za-z_]\w*", "the name of an environment variable")]
 SecretKey = Annotated[str, Field(pattern=rf"^{_DNS_NAME}/[\w.-]+$")]
+# Thresholds by metric; `Task.check_thresholds` checks the names and the form of the bounds.
+Thresholds = dict[str, Annotated[float | tuple[float, float], BeforeValidator(_as_bound)]]
 # Values of a label.
 Classes = Annotated[tuple[Text, ...], BeforeValidator(_as_texts)]

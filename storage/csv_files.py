@@ -40,7 +40,9 @@ def read_csv(
     check_names(path, names)
     types = {name: types.get(name, pa.string()) for name in names}
     for name, value in zip(names, first, strict=False):
-        if pa.types.is_timestamp(types[name]):
+        if pa.types.is_timestamp(types[name]) and value.strip().isdecimal():
+            types[name] = pa.int64()
+        elif pa.types.is_timestamp(types[name]):
             types[name] = pa.timestamp(types[name].unit, "UTC" if _ZONE.search(value) else None)
     quotes = _Quotes(files.open_input_stream(path))
     with quotes:
@@ -180,8 +182,13 @@ def _explain_csv(
     if count := _COUNT.search(message):
         return f"row {row} has {count['got']} values; {count['expected']} are expected"
     if value := _VALUE.search(message):
+        if value["value"] == name:
+            return f"row {row} is a header again"
         expected = describe_type(types.get(name, pa.string()))
-        return f"row {row}: column {name!r} is {value['value'][:_SHOWN]!r}; {expected} is expected"
+        return (
+            f"row {row}: column {name!r} is {value['value'][:_SHOWN]!r}; {expected} is expected "
+            "(a text that stands for an absent value belongs into data.null_values)"
+        )
     if "straddl" in message:
         return "a row is longer than 4 MiB: is a quotation mark not closed?"
     return " ".join(message.split())[:LONGEST_REASON]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -28,34 +29,73 @@ def read_json(
     types: Mapping[str, pa.DataType],
     text: TextFormat,
     columns: list[str] | None,
+    left_out: set[str],
 ) -> Iterator[pa.RecordBatch]:
-    """See `storage.tables.iter_batches`."""
+    """See `storage.tables.iter_batches`.
+
+    The names of columns that are not read are added to `left_out`. A column without a type has that
+    of its first values.
+    """
     types = {name: kind for name, kind in types.items() if columns is None or name in columns}
-    unexpected = "infer" if columns is None else "ignore"
     row = 0
     with files.open_input_stream(path) as stream:
         for block in _blocks(path, stream, text):
+            if not row:
+                names = _names_of(path, block)
+                left_out |= set(names) - set(names if columns is None else columns)
+                if untyped := set(names) - left_out - types.keys():
+                    found = _infer(path, block)
+                    types |= {name: kind for name, kind in found.items() if name in untyped}
             try:
-                table = arrow_json.read_json(
-                    io.BytesIO(block),
-                    read_options=arrow_json.ReadOptions(
-                        use_threads=False, block_size=len(block) + 1
-                    ),
-                    parse_options=arrow_json.ParseOptions(
-                        explicit_schema=pa.schema(list(types.items())),
-                        unexpected_field_behavior=unexpected,
-                    ),
-                )
+                table = _parse(block, types, "ignore")
             except pa.ArrowInvalid as error:
                 raise DataError(f"{path}: {_explain_json(str(error), row, types)}") from error
-            if unexpected == "infer":  # What the first rows have, all have.
-                check_names(path, table.column_names)
-                types = dict(zip(table.schema.names, table.schema.types, strict=True))
-                unexpected = "error"
             row += len(table)
             yield from table.combine_chunks().to_batches()
     if not row:
         raise DataError(f"{path} is empty: one object in a line is expected")
+
+
+def first_names(path: str, files: fs.FileSystem, text: TextFormat) -> list[str]:
+    """The columns of the first rows."""
+    with files.open_input_stream(path) as stream:
+        for block in _blocks(path, stream, text):
+            return _names_of(path, block)
+    raise DataError(f"{path} is empty: one object in a line is expected")
+
+
+def _names_of(path: str, block: bytes) -> list[str]:
+    """The columns of the first rows of a block."""
+    names: dict[str, None] = {}
+    for line in block.split(b"\n", _ROWS_WITH_NAMES)[:_ROWS_WITH_NAMES]:
+        try:
+            row = json.loads(line) if line.strip() else {}
+        except (ValueError, RecursionError):
+            break  # pyarrow says what is wrong.
+        if isinstance(row, dict):
+            names |= dict.fromkeys(row)
+    check_names(path, list(names))
+    return list(names)
+
+
+def _infer(path: str, block: bytes) -> dict[str, pa.DataType]:
+    """What the values of each column look like."""
+    try:
+        schema = _parse(block, {}, "infer").schema
+    except pa.ArrowInvalid as error:
+        raise DataError(f"{path}: {_explain_json(str(error), 0, {})}") from error
+    return dict(zip(schema.names, schema.types, strict=True))
+
+
+def _parse(block: bytes, types: Mapping[str, pa.DataType], unexpected: str) -> pa.Table:
+    return arrow_json.read_json(
+        io.BytesIO(block),
+        read_options=arrow_json.ReadOptions(use_threads=False, block_size=len(block) + 1),
+        parse_options=arrow_json.ParseOptions(
+            explicit_schema=pa.schema(list(types.items())),
+            unexpected_field_behavior=unexpected,
+        ),
+    )
 
 
 def _blocks(path: str, stream: Any, text: TextFormat) -> Iterator[bytes]:
@@ -83,6 +123,8 @@ def _utf8(path: str, block: bytes, text: TextFormat) -> bytes:
         ) from error
 
 
+# Columns that are not in the schema are looked for in so many rows.
+_ROWS_WITH_NAMES = 100
 _JSON_ROW = re.compile(r" in row (\d+)")
 _CHANGED = re.compile(r"Column\(/(?P<name>.*)\) (?:changed from|was specified to be) (?P<facts>.+)")
 

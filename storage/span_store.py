@@ -83,6 +83,13 @@ class SpanStore:
             logging.warning("The kept result of %d cannot be read: %s", span, error)
             return None
 
+    def holds(self, kind: str, span: int, key: str) -> bool:
+        """Whether an entry is there, be it intact or not."""
+        if not self.uri:
+            return False
+        files, path = open_uri(f"{self.uri}/{span}/{kind}-{key}")
+        return bool(files.get_file_info(path).type == fs.FileType.File)
+
     def write(self, kind: str, span: int, key: str, content: bytes) -> None:
         """Writes an entry, and removes the span's old ones of its kind.
 

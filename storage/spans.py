@@ -91,14 +91,21 @@ class Span:
     Attributes:
       number: Which period: YYYY, YYYYMM, YYYYMMDD or YYYYMMDDHH, or a count.
       files: Paths of its files, sorted, in the file system of the data directory.
-      fingerprint: Changes with the name, size or time of change of any of the files.
+      versions: Size and time of change of each.
       within: Whether of those files only the rows of that period are its own.
     """
 
     number: int
     files: tuple[str, ...]
-    fingerprint: str
+    versions: tuple[str, ...]
     within: bool = False
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes with the name, size or time of change of any of the files."""
+        names = [path.rpartition("/")[2] for path in self.files]
+        facts = (f"{name} {version}" for name, version in zip(names, self.versions, strict=True))
+        return hashlib.sha256("\n".join(facts).encode()).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -312,11 +319,10 @@ def _make_span(number: int, infos: list[fs.FileInfo], within: bool = False) -> S
     by_format = {Format.of(info.base_name): info.path for info in infos}
     if len(by_format) > 1:
         raise DataError(f"{' and '.join(by_format.values())} differ in format; a span has one")
-    facts = "\n".join(f"{i.base_name} {i.size} {i.mtime_ns}" for i in infos)
     return Span(
         number=number,
         files=tuple(info.path for info in infos),
-        fingerprint=hashlib.sha256(facts.encode()).hexdigest(),
+        versions=tuple(f"{info.size} {info.mtime_ns}" for info in infos),
         within=within,
     )
 

@@ -1,4 +1,4 @@
-"""Reads tables as people have them: Parquet, CSV and JSON lines, the last two also gzipped.
+"""Reads tables: Parquet, CSV and JSON lines, the last two also gzipped.
 
 Text is read in a stream, with the types that the caller names, and becomes Parquet first: all that
 comes after it reads row groups.
@@ -6,7 +6,7 @@ comes after it reads row groups.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import numpy as np
@@ -15,11 +15,14 @@ from pyarrow import fs
 
 from storage.csv_files import first_rows, read_csv
 from storage.errors import DataError
-from storage.json_files import read_json
+from storage.json_files import first_names, read_json
 from storage.parquet import open_file, write_row_groups
 from storage.table_formats import LONGEST_REASON, Format, TextFormat, check_names
 
 ROWS_PER_GROUP = 16_384
+# The end of the year 9999, seconds since the Unix epoch.
+LATEST = 253_402_300_799
+TIME_EXPECTED = "a timestamp, a date or whole seconds since 1970 are expected"
 _TIME = pa.timestamp("us")
 
 
@@ -37,7 +40,7 @@ def read_schema(path: str, files: fs.FileSystem, text: TextFormat) -> list[str]:
         elif kind is Format.CSV:
             names, _ = first_rows(path, files, text)
         else:
-            names = next(read_json(path, files, {}, text, None)).schema.names
+            names = first_names(path, files, text)
     check_names(path, names)
     return names
 
@@ -69,18 +72,32 @@ def read_times(path: str, files: fs.FileSystem, column: str, text: TextFormat) -
         return np.split(seconds, range(ROWS_PER_GROUP, len(seconds), ROWS_PER_GROUP))
 
 
+def is_time(kind: pa.DataType) -> bool:
+    """Whether a type may be that of the time column."""
+    checks = (pa.types.is_timestamp, pa.types.is_date, pa.types.is_integer)
+    return any(check(kind) for check in checks)
+
+
 def seconds_of(path: str, values: pa.Array | pa.ChunkedArray, column: str) -> np.ndarray:
     """Times as int64 seconds since the Unix epoch, shape [rows].
 
     Raises:
       DataError: If the column has no times, or lacks one; it begins with `path`.
     """
-    if not (pa.types.is_timestamp(values.type) or pa.types.is_date(values.type)):
-        raise DataError(f"{path}: column {column!r} is {values.type}; a timestamp is expected")
+    if not is_time(values.type):
+        raise DataError(f"{path}: column {column!r} is {values.type}; {TIME_EXPECTED}")
     if values.null_count:
         raise DataError(
             f"{path}: column {column!r} is null in {values.null_count} rows; every row needs a time"
         )
+    if pa.types.is_integer(values.type):
+        seconds = values.cast(pa.int64()).to_numpy()
+        if len(seconds) and not -LATEST <= seconds.min() <= seconds.max() <= LATEST:
+            raise DataError(
+                f"{path}: column {column!r} has {seconds.max()}, no number of seconds since 1970: "
+                "divide it if it counts milliseconds or less"
+            )
+        return seconds
     zone = getattr(values.type, "tz", None)
     return values.cast(pa.timestamp("s", zone), safe=False).cast(pa.int64()).to_numpy()
 
@@ -92,24 +109,43 @@ def as_parquet(
     target: str,
     types: Mapping[str, pa.DataType],
     text: TextFormat,
-) -> None:
-    """Writes a text file as Parquet, in row groups of `ROWS_PER_GROUP` rows.
+    others: Sequence[str] = (),
+) -> list[str]:
+    """Writes columns of a text file as Parquet, in row groups of `ROWS_PER_GROUP` rows.
 
     Args:
       path: The text file.
       files: Its file system.
       targets: The file system of `target`.
       target: The Parquet file.
-      types: Type of each column that matters; the others stay as they are (CSV: strings).
+      types: The columns to keep, and the type of each.
       text: How text is written.
+      others: More columns to keep, of any type: strings in CSV, what they look like in JSON lines.
+
+    Returns:
+      The names of the other columns, which are left out.
 
     Raises:
       DataError: If it cannot be read as that, naming the row and the column.
     """
+    left_out: set[str] = set()
+    columns = [*types, *others]
     with _readable(path):
-        batches = iter_batches(path, files, types, text)
+        if Format.of(path) is Format.CSV:
+            names = read_schema(path, files, text)
+            left_out |= set(names) - set(columns)
+            columns = [name for name in names if name in columns]
+            if not columns:
+                raise DataError(
+                    f"{path}: none of its columns {', '.join(names)} is in the schema: is the "
+                    "first row a header?"
+                )
+            batches = read_csv(path, files, types, text, columns)
+        else:
+            batches = read_json(path, files, types, text, columns, left_out)
         with targets.open_output_stream(target) as out:
             write_row_groups(batches, out, ROWS_PER_GROUP)
+    return sorted(left_out)
 
 
 def read_table(
@@ -150,7 +186,7 @@ def iter_batches(
         if Format.of(path) is Format.CSV:
             yield from read_csv(path, files, types, text, columns)
         else:
-            yield from read_json(path, files, types, text, columns)
+            yield from read_json(path, files, types, text, columns, set())
 
 
 @contextmanager

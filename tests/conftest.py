@@ -81,6 +81,11 @@ class Cli:
             *arguments,
         ]
 
+    @property
+    def directory(self) -> Path:
+        """The directory of the runs of the tests' model."""
+        return self.output / "models" / "tests.trips"
+
     def run(self, *arguments: str, command: str = "run") -> subprocess.CompletedProcess[str]:
         """Runs it in a process that has TFX imported."""
         return forked.run(self.command(*arguments, command=command)[1:])
@@ -233,7 +238,7 @@ class PushedRun:
 
     def artifact(self, node: str, key: str) -> Path:
         """Folder of an output artifact of a node."""
-        (folder,) = self.cli.output.glob(f"artifacts/*/{node}/{key}/*")
+        (folder,) = self.cli.directory.glob(f"artifacts/*/{node}/{key}/*")
         return folder
 
     @property

@@ -50,11 +50,15 @@ def write_anomalies(
     found: list[Anomaly],
 ) -> None:
     """Writes TFDV's anomalies and the gate's own in the layout of ExampleValidator."""
+    # TFDV quotes some names in its keys, such as 'trip.miles'.
+    keys = {info.path.step[0]: key for key, info in result.anomaly_info.items() if info.path.step}
     for info in result.anomaly_info.values():
         info.severity = anomalies_pb2.AnomalyInfo.UNKNOWN
     for anomaly in found:
-        of_data_set = anomaly.feature == DATA_SET
-        info = result.dataset_anomaly_info if of_data_set else result.anomaly_info[anomaly.feature]
+        if anomaly.feature == DATA_SET:
+            info = result.dataset_anomaly_info
+        else:
+            info = result.anomaly_info[keys.get(anomaly.feature, anomaly.feature)]
         info.severity = max(info.severity, anomaly.severity)
         if anomaly.type in OWN_TYPES:
             info.reason.add(

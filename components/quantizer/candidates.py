@@ -51,7 +51,11 @@ class CandidateMaker:
     def make(
         self, mode: str, network: tf_keras.Model, representative: Columns, train: Columns
     ) -> Candidate:
-        """Quantizes a network in one mode and converts it."""
+        """Quantizes a network in one mode and converts it.
+
+        Raises:
+          UserError: If the TFLite model has an input that is no feature of the raw examples.
+        """
         if mode in EMULATED:
             network = emulate_int8(
                 network,
@@ -64,12 +68,16 @@ class CandidateMaker:
         if mode in ("qat", "pqat"):
             fine_tune(network, train, self.settings)
         path = tempfile.mkdtemp(dir=self.folder)
-        self.save(network, tft.TFTransformOutput(self.graph_uri), path)
+        graph = tft.TFTransformOutput(self.graph_uri)
+        self.save(network, graph, path)
         options = {
             "float16": mode == "float16",
             "quantize": mode in ("dynamic_range", *EMULATED),
         }
         content = convert(path, self.signature, **options, sparse=False)
+        TFLitePredictor(content).check_inputs(
+            [feature.name for feature in graph.raw_metadata.schema.feature]
+        )
         if self.store_sparse and mode != "none":
             smaller = convert(path, self.signature, **options, sparse=True)
             if len(smaller) < len(content) and self._agree(content, smaller):

@@ -136,7 +136,8 @@ def Quantizer(
 
     Raises:
       UserError: If a parameter is not allowed, a layer cannot be quantized, the model is not
-        `tf_keras`, the representative dataset is unusable, or TFLite lacks an operator.
+        `tf_keras`, the representative dataset is unusable, TFLite lacks an operator, or the TFLite
+        model has an input that is no feature of the raw examples.
     """
     skip_autograph_of_keras()
     settings = FitSettings(label_key, weight_key, loss, epochs, batch_size, learning_rate, seed)

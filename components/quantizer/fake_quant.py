@@ -108,7 +108,8 @@ def _insert_nodes(network: tf_keras.Model, bits: int, keep_zeros: bool) -> tf_ke
         if layer.name in entries:
             return _quantization.quantize_annotate_layer(layer, _EntryConfig())
         if isinstance(layer, _layers.Embedding):
-            return _quantization.quantize_annotate_layer(layer, _TableConfig(bits))
+            # Annotated, an embedding would have tfmot quantize the ids that it reads.
+            return _quantization.QuantizeWrapperV2(layer, _TableConfig(bits))
         return layer
 
     kinds = (_KernelConfig, _EntryConfig, _TableConfig, _KeepZeros)

@@ -2,19 +2,20 @@
 
 import json
 import traceback
+from collections.abc import Sequence
 
 import apache_beam as beam
 from tfx import v1 as tfx
 
 from components.span_example_gen.plan import SPLITS, Shares, plan_shards
 from components.span_example_gen.row_order import RowOrder
-from components.span_example_gen.staging import stage
+from components.span_example_gen.source_files import TextCopier, source_files
 from components.span_example_gen.writing import WriteShard
 from ml.artifacts import load_schema
 from ml.example_columns import Columns
 from storage.errors import DataError, from_worker_traceback
 from storage.span_store import SpanStore
-from storage.spans import DataSource, resolve_window
+from storage.spans import DataSource, Window, resolve_window
 
 
 @tfx.dsl.components.component(use_beam=True)
@@ -57,7 +58,8 @@ def SpanExampleGen(
       examples: Component `outputs` contains: the splits `train` (the window without its last
         days), `eval` (its last days) and `test` (the span `as_of`), as gzipped TFRecords. The
         custom properties `rows` and `spans` hold, as JSON, the number of rows and the spans of
-        each split.
+        each split; `split` tells by what rows were split, and `left_out` the columns of the
+        files that the schema lacks.
       data_uri: Directory of the data, or its one file.
       layout: The division into spans, and the format of text files; the JSON of
         `DataSource.layout`.
@@ -83,13 +85,13 @@ def SpanExampleGen(
             f"the spans under {data_uri!r} changed after the run had started: run again"
         )
     columns = Columns.from_schema(load_schema(schema), source.time_column)
-    order = RowOrder(source.time_column, tuple(json.loads(key_columns)))
-    shares = Shares(eval_days, eval_share, test_share)
+    keys = tuple(json.loads(key_columns))
+    order = RowOrder(source.time_column, keys, tuple(sorted(columns.read)))
     store = SpanStore.of_environment()
-    with stage(source, chosen, columns, examples.uri) as staged:
-        shards, rows = plan_shards(source, chosen, columns, order, shares, staged)
-        uri = staged.folder if staged.paths else data_uri
-        write = WriteShard(uri, columns, order, examples.uri, store)
+    with source_files(source, columns, order, store, examples.uri) as files:
+        shards, rows = plan_shards(chosen, files, Shares(eval_days, eval_share, test_share))
+        files.copy_unkept((shard.path, shard.name) for shard in shards)
+        write = WriteShard(TextCopier(source, columns, order), files.copies, examples.uri, store)
         try:
             with beam_pipeline as pipeline:
                 _ = pipeline | "Shards" >> beam.Create(shards) | "Write" >> beam.ParDo(write)
@@ -102,3 +104,17 @@ def SpanExampleGen(
     examples.set_string_custom_property("rows", json.dumps(rows))
     numbers = {"train": [s.number for s in chosen.train], "test": [chosen.test.number]}
     examples.set_string_custom_property("spans", json.dumps(numbers))
+    examples.set_string_custom_property("split", _describe_split(source, chosen, keys))
+    examples.set_string_custom_property("left_out", json.dumps(sorted(files.left_out)))
+
+
+def _describe_split(source: DataSource, window: Window, keys: Sequence[str]) -> str:
+    """By what rows were split, for a person; "" if by their paths and their time."""
+    if source.time_column and window.test.within:
+        return f"by {source.period.value} of {source.time_column}, UTC"
+    if source.time_column:
+        return ""
+    of = f"a hash of {', '.join(keys)}" if keys else "a hash of the row"
+    if window.test in window.train:
+        return f"by {of}, for the rows have no time (data.time_column, data.spans)"
+    return f"by {source.numbering.value}, and `eval` by {of}"

@@ -6,10 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from components.span_example_gen.parquet import open_parquet
-from components.span_example_gen.row_order import RowOrder
-from components.span_example_gen.staging import Staged
-from ml.example_columns import Columns
+from components.span_example_gen.row_order import RowOrder, within
+from components.span_example_gen.source_files import SourceFiles
 from storage.errors import DataError
 from storage.periods import SpanPeriod
 from storage.span_store import ShardName
@@ -18,7 +16,7 @@ from storage.spans import DataSource, Span, Window
 SPLITS = ("train", "eval", "test")
 ROWS_PER_SHARD = 16_384
 # Version of the format of kept files; others are not used.
-_ENCODING = 2
+_ENCODING = 3
 _DAY = 24 * 3600
 
 
@@ -44,7 +42,7 @@ class Shard:
     Attributes:
       split: Name of the split.
       name: Name of the TFRecord file.
-      path: The Parquet file.
+      path: The file.
       row_groups: Indices of the row groups to read.
       after: Rows at or before this place in the `RowOrder` are left out; None for no bound.
       until: Rows after this place are left out; None for no bound.
@@ -80,24 +78,16 @@ _Places = dict[str, list[np.ndarray]]
 
 
 def plan_shards(
-    source: DataSource,
-    window: Window,
-    columns: Columns,
-    order: RowOrder,
-    shares: Shares,
-    staged: Staged,
+    window: Window, files: SourceFiles, shares: Shares
 ) -> tuple[list[Shard], dict[str, int]]:
     """Cuts a window into shards.
 
-    Of rows that have a time, it reads only footers and the time column.
+    Of the files, it reads what decides on the split: the time column, the key, or all columns.
 
     Args:
-      source: Where the spans are.
       window: The spans to read.
-      columns: Columns that every file must have.
-      order: By what rows are split.
+      files: Their files.
       shares: How much is held out.
-      staged: The files to read.
 
     Returns:
       The shards, and the number of rows of each split.
@@ -106,50 +96,46 @@ def plan_shards(
       DataError: If a file cannot be read, has the wrong columns or rows of another span, or if a
         span or split has no row.
     """
-    places = {
-        span.number: _read_places(source, span, columns, order, staged) for span in window.spans
-    }
+    places = {span.number: _read_places(span, files) for span in window.spans}
     shards: list[Shard] = []
     rows = dict.fromkeys(SPLITS, 0)
-    cut = _cut_by_time if source.time_column else _cut_by_hash
-    for span, pieces in cut(source, window, places, shares):
+    cut = _cut_by_time if files.source.time_column else _cut_by_hash
+    for span, pieces in cut(files.source, window, places, shares):
         index = 0
         for number, piece in enumerate(pieces):
-            for path, groups in places[span.number].items():
+            for (path, groups), version in zip(
+                places[span.number].items(), span.versions, strict=True
+            ):
                 counts = [int(within(g, piece.after, piece.until).sum()) for g in groups]
                 rows[piece.split] += sum(counts)
                 for portion in _portions(counts):
-                    facts = (_ENCODING, span.fingerprint, path, portion, piece.after, piece.until)
-                    key = hashlib.sha256(repr((*facts, columns.key, order)).encode()).hexdigest()
+                    bounds = piece.after, piece.until
+                    if span.within:  # Other rows of its files may change.
+                        facts: tuple[object, ...] = (
+                            files.digest(span, path, version, portion, *bounds),
+                        )
+                    else:
+                        facts = (version, path, portion, *bounds)
+                    key = _key(facts, files)
                     shards.append(
                         Shard(
                             piece.split,
                             ShardName(span.number, number, index, key[:16]),
-                            staged.path(path),
+                            path,
                             portion,
-                            piece.after,
-                            piece.until,
+                            *bounds,
                             sum(counts[group] for group in portion),
                         )
                     )
                     index += 1
     for split in SPLITS:
         if not rows[split]:
+            hint = "" if files.source.time_column else "; rows with the same hash are in one split"
             raise DataError(
                 f"the {split} split has no row; the window has {len(window.train)} span(s) with "
-                f"{sum(rows.values()):,} rows"
+                f"{sum(rows.values()):,} rows{hint}"
             )
     return shards, rows
-
-
-def within(places: np.ndarray, after: int | None, until: int | None) -> np.ndarray:
-    """Which places are within the bounds of a `Shard`, shape [rows]."""
-    keep = np.ones(len(places), bool)
-    if after is not None:
-        keep &= places > after
-    if until is not None:
-        keep &= places <= until
-    return keep
 
 
 def _cut_by_time(
@@ -227,17 +213,17 @@ def _portions(counts: Sequence[int]) -> Iterator[tuple[int, ...]]:
         yield tuple(portion)
 
 
-def _read_places(
-    source: DataSource, span: Span, columns: Columns, order: RowOrder, staged: Staged
-) -> _Places:
+def _key(facts: tuple[object, ...], files: SourceFiles) -> str:
+    """Digest of all that the content of a shard depends on."""
+    everything = (_ENCODING, *facts, files.columns.key, files.order, files.source.text)
+    return hashlib.sha256(repr(everything).encode()).hexdigest()
+
+
+def _read_places(span: Span, files: SourceFiles) -> _Places:
     """Checks the columns of a span, and reads the places of the rows of each row group."""
-    places = {}
-    for path in span.files:
-        with open_parquet(staged.files, staged.path(path), path) as parquet:
-            columns.check(path, parquet.schema_arrow)
-            places[path] = [
-                order.read(parquet, path, group) for group in range(parquet.num_row_groups)
-            ]
+    source, places = files.source, {}
+    for path, version in zip(span.files, span.versions, strict=True):
+        places[path] = files.read_rows(span, path, version)
         if source.time_column and not span.within:
             _check_period(source, path, span.number, places[path])
     if not any(len(group) for groups in places.values() for group in groups):

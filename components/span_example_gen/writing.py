@@ -1,8 +1,10 @@
 """Writes the shards of a window as tf.Examples, or reuses those of an earlier run."""
 
 import os
+import tempfile
 import zlib
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import apache_beam as beam
 import pyarrow as pa
@@ -10,17 +12,18 @@ import tensorflow as tf
 from tfx_bsl.coders import example_coder
 
 from components.span_example_gen.parquet import open_parquet, unreadable
-from components.span_example_gen.plan import ROWS_PER_SHARD, Shard, within
-from components.span_example_gen.row_order import RowOrder
+from components.span_example_gen.plan import ROWS_PER_SHARD, Shard
+from components.span_example_gen.row_order import within
+from components.span_example_gen.source_files import EXAMPLES, TextCopier
 from ml import progress
 from ml.artifacts import split_uri
-from ml.example_columns import Columns, to_example_batch
+from ml.example_columns import to_example_batch
 from storage.parquet import ParquetFile
 from storage.span_store import SpanStore
 from storage.spans import filesystem
+from storage.table_formats import Format
 from storage.tfrecords import open_records, read_records
 
-_KIND = "examples"
 _PART_BYTES = 1 << 20
 
 
@@ -31,12 +34,11 @@ class WriteShard(beam.DoFn):
     """
 
     def __init__(
-        self, uri: str, columns: Columns, order: RowOrder, examples_uri: str, store: SpanStore
+        self, copier: TextCopier, copies: dict[str, tuple[str, str]], uri: str, store: SpanStore
     ):
-        self._uri = uri
-        self._columns = columns
-        self._order = order
-        self._examples_uri = examples_uri
+        self._copier = copier
+        self._copies = copies
+        self._examples_uri = uri
         self._store = store
 
     def process(self, shard: Shard) -> Iterator[None]:
@@ -50,13 +52,13 @@ class WriteShard(beam.DoFn):
             self._encode(shard, output)
             did = f"{shard.rows:,} rows"
             with tf.io.gfile.GFile(output, "rb") as written:
-                self._store.write(_KIND, shard.name.span, shard.name.key, written.read())
+                self._store.write(EXAMPLES, shard.name.span, shard.name.key, written.read())
         progress.report(f"{shard.split} {shard.name.span} file {shard.name.number}: {did}")
         yield from ()
 
     def _take_kept(self, shard: Shard, output: str) -> bool:
         """Copies the kept file of a shard, if it is intact: others may write to the store."""
-        kept = self._store.read(_KIND, shard.name.span, shard.name.key)
+        kept = self._store.read(EXAMPLES, shard.name.span, shard.name.key)
         if kept is None or not _is_whole(kept):
             return False
         with tf.io.gfile.GFile(output, "wb") as out:
@@ -65,24 +67,39 @@ class WriteShard(beam.DoFn):
 
     def _encode(self, shard: Shard, output: str) -> None:
         """Writes the rows of a shard."""
-        files, _ = filesystem(self._uri)
         encoder = example_coder.RecordBatchToExamplesEncoder()
-        with (
-            open_parquet(files, shard.path, shard.path) as parquet,
-            open_records(output) as out,
-        ):
+        with self._open(shard.path) as parquet, open_records(output) as out:
             for group in shard.row_groups:
                 for batch in self._read(parquet, shard, group):
                     for example in encoder.encode(batch):
                         out.write(example)
 
+    @contextmanager
+    def _open(self, path: str) -> Iterator[ParquetFile]:
+        """Opens a file, or the Parquet copy of a text file."""
+        source = self._copier.source
+        if Format.of(path) is Format.PARQUET:
+            with open_parquet(filesystem(source.uri)[0], path, path) as parquet:
+                yield parquet
+        elif path in self._copies:
+            uri, copy = self._copies[path]
+            with open_parquet(filesystem(uri)[0], copy, path) as parquet:
+                yield parquet
+        else:  # Its examples were kept, but are damaged.
+            with tempfile.TemporaryDirectory() as folder:
+                copy = os.path.join(folder, "rows.parquet")
+                local = pa.fs.LocalFileSystem()
+                self._copier.copy(path, local, copy)
+                with open_parquet(local, copy, path) as parquet:
+                    yield parquet
+
     def _read(self, parquet: ParquetFile, shard: Shard, group: int) -> Iterator[pa.RecordBatch]:
         try:
             table = parquet.read_row_group(group)
             if shard.after is not None or shard.until is not None:
-                places = self._order.places(table, shard.path)
+                places = self._copier.order.places(table, shard.path)
                 table = table.filter(pa.array(within(places, shard.after, shard.until)))
-            batches = [to_example_batch(b, self._columns) for b in table.to_batches()]
+            batches = [to_example_batch(b, self._copier.columns) for b in table.to_batches()]
         except (pa.ArrowException, OSError) as error:
             raise unreadable(shard.path, group, error) from error
         yield from batches

@@ -96,7 +96,7 @@ def build_model(
     deep = layers.Dense(1, bias_initializer=bias, kernel_regularizer=l2, name="deep")(hidden)
     wide = _embed("wide", ids + crossed, [*sizes.values(), *counts], 1, "zeros")
     logit = deep + tf.reduce_sum(wide, axis=1)
-    return tf_keras.Model(inputs, output_layer(config.task, logit, config.prediction))
+    return tf_keras.Model(inputs, output_layer(config.task, logit, config.prediction, labels))
 
 
 def _embed(

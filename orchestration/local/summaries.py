@@ -14,15 +14,15 @@ from components.compression_evaluator import read_budgets
 from components.data_gate.component import GateFacts
 from components.evaluator.results import (
     OVERALL,
-    read_changes,
-    read_failures,
-    read_intervals,
+    read_baseline_metrics,
     read_metrics,
+    read_verdict,
 )
+from components.evaluator.verdict import Verdict
 from components.serving_validator.component import read_report
 from ml.artifacts import TRAINING_FILE, anomalies_uri, load_schema
 from ml.requests import Requests
-from ml.tasks import TITLES
+from ml.tasks import TITLES, Metric
 from orchestration.local.node_process import Summary
 
 Outputs = dict[str, tfx.dsl.Artifact]
@@ -49,7 +49,15 @@ def _span_example_gen(outputs: Outputs) -> Summary:
     counts = ", ".join(f"{count:,} {split}" for split, count in rows.items())
     months = spans["train"]
     trained = f"{months[0]}" if len(months) == 1 else f"{months[0]} to {months[-1]}"
-    return Summary(f"{counts} rows; trained on {trained}, evaluated on {spans['test'][0]}")
+    split = examples.get_string_custom_property("split")
+    line = f"{counts} rows; trained on {trained}, evaluated on {spans['test'][0]}"
+    if spans["train"] == spans["test"]:
+        line = f"{counts} rows; split {split}"
+    elif split:
+        line += f"; split {split}"
+    left_out = json.loads(examples.get_string_custom_property("left_out") or "[]")
+    note = f"SpanExampleGen left out what is not in the schema: {', '.join(left_out)}"
+    return Summary(line, (note,) if left_out else ())
 
 
 def _import_schema_gen(outputs: Outputs) -> Summary:
@@ -127,38 +135,50 @@ def _quantizer(outputs: Outputs) -> Summary:
 
 def _compression_evaluator(outputs: Outputs) -> Summary:
     uri = outputs["evaluation"].uri
-    changes = read_changes(uri, "auc")
-    slices = {name: change for name, change in changes.items() if name != OVERALL}
-    margin = _margin(read_intervals(uri), "auc_diff")
-    line = f"AUC {changes[OVERALL]:+.4f}{margin} against float"
-    if slices:
-        worst = min(slices, key=lambda name: slices[name])
-        line += f", {slices[worst]:+.4f} at worst ({worst})"
+    verdict = read_verdict(uri)
+    metric = verdict.task.headline
+    own, base = read_metrics(uri), read_baseline_metrics(uri)
+    losses = {
+        name: metric.loss(value, before)
+        for name, values in own.items()
+        if (value := values.get(metric.name)) is not None
+        and (before := base.get(name, {}).get(metric.name)) is not None
+    }
+    if OVERALL in losses:
+        line = f"{metric.title} {_change(metric, losses[OVERALL])} against float"
+    else:
+        line = f"{metric.title} undefined"
+    if slices := {name: loss for name, loss in losses.items() if name != OVERALL}:
+        worst = max(slices, key=lambda name: slices[name])
+        line += f", {_change(metric, slices[worst])} at worst ({worst})"
     if outputs["blessing"].get_int_custom_property("blessed"):
         return Summary(f"blessed; {line}")
-    return Summary(f"not blessed; {line}", (*read_budgets(uri), *read_failures(uri)))
+    return Summary(f"not blessed; {line}", (*read_budgets(uri), *verdict.failures))
+
+
+def _change(metric: Metric, loss: float) -> str:
+    """A change, in the metric's own direction: a difference, or a share."""
+    change = -metric.direction * loss
+    return f"{change:+.2%}" if metric.relative else f"{change:+.4f}"
 
 
 def _evaluator(outputs: Outputs) -> Summary:
     uri = outputs["evaluation"].uri
+    verdict = read_verdict(uri)
     overall = read_metrics(uri).get(OVERALL, {})
-    margin = _margin(read_intervals(uri), "auc")
     values = ", ".join(
-        f"{label} {overall[name]:.4f}{margin if name == 'auc' else ''}"
-        for name, label in _METRICS.items()
-        if name in overall
+        f"{metric.title} {metric.show(overall[metric.name], _margin(verdict, metric))}"
+        for metric in verdict.task.metrics
+        if metric.name in overall
     )
     if outputs["blessing"].get_int_custom_property("blessed"):
         return Summary(f"blessed; {values}")
-    return Summary(f"not blessed; {values}", tuple(read_failures(uri)))
+    return Summary(f"not blessed; {values}", verdict.failures)
 
 
-def _margin(intervals: dict[str, dict[str, tuple[float, float]]], metric: str) -> str:
-    """Half the width of the 95% interval of a metric, overall, as it stands after the value."""
-    if metric not in intervals.get(OVERALL, {}):
-        return ""
-    lower, upper = intervals[OVERALL][metric]
-    return f" ±{(upper - lower) / 2:.4f}"
+def _margin(verdict: Verdict, metric: Metric) -> float | None:
+    """Half the width of the interval of the first metric; the others are shown without it."""
+    return verdict.margins.get(metric.name) if metric == verdict.task.headline else None
 
 
 def _serving_validator(outputs: Outputs) -> Summary:
@@ -208,8 +228,6 @@ def _count(number: int, singular: str, plural: str = "") -> str:
     """A number and its noun, for instance "no warnings", "1 warning", "2 anomalies"."""
     return f"{number or 'no'} {singular if number == 1 else plural or singular + 's'}"
 
-
-_METRICS = {"auc": "AUC", "auc_pr": "AUC-PR", "calibration": "calibration"}
 
 _BY_NODE: dict[str, Callable[[Outputs], Summary]] = {
     "SpanExampleGen": _span_example_gen,

@@ -8,17 +8,15 @@ from typing import Any
 
 from pipeline.config import (
     CompressionConfig,
-    EvaluationConfig,
     GateConfig,
-    PruningConfig,
-    QuantizationConfig,
     ServingConfig,
-    TrainingConfig,
     load_config,
 )
+from pipeline.network_config import PruningConfig, QuantizationConfig, TrainingConfig
 
 LAYOUT = load_config().data.source.layout
 _GATE, _SERVING, _TRAINING = GateConfig(schema="-"), ServingConfig(), TrainingConfig()
+_TASK = load_config().make_task().to_json()
 _FIT = {
     "custom_config": "{}",
     "weight_key": "",
@@ -61,13 +59,14 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "Pruner": _FIT | _parameters(PruningConfig()),
     "Quantizer": _FIT
     | _parameters(QuantizationConfig())
-    | {"signature": "raw_features", "max_auc_loss": EvaluationConfig().max_auc_loss},
+    | {"signature": "raw_features", "max_auc_loss": 0.005},
     "CompressionEvaluator": {
         "split": "test",
         "confidence": 0.0,
-        **_parameters(CompressionConfig(), "max_auc_loss", "max_slice_auc_loss"),
+        **_parameters(CompressionConfig(), "max_loss", "max_slice_loss"),
     },
     "ServingValidator": {
+        "task": _TASK,
         "split": "test",
         **{
             name: getattr(_SERVING, name)
@@ -78,6 +77,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
         },
     },
     "Pusher": {
+        "task": _TASK,
         "run_key": "",
         "signing_key": "",
         "signing_password": "",
@@ -87,5 +87,10 @@ DEFAULTS: dict[str, dict[str, Any]] = {
         "keep_versions": 0,
     },
     "ServedModel": {"version": 0, "public_keys": "[]", "encryption_keys": ""},
-    "RequestExampleGen": {"data_uri": "", "layout": LAYOUT, "label": "", "encryption_keys": ""},
+    "RequestExampleGen": {
+        "data_uri": "",
+        "layout": LAYOUT,
+        "task": load_config().make_task().to_json(),
+        "encryption_keys": "",
+    },
 }

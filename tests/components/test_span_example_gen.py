@@ -28,10 +28,11 @@ from tfx_bsl.coders import example_coder
 from components.span_example_gen.component import SpanExampleGen
 from components.span_example_gen.plan import SPLITS, Shares, plan_shards
 from components.span_example_gen.row_order import RowOrder
-from components.span_example_gen.staging import Staged
+from components.span_example_gen.source_files import FileRows, SourceFiles, TextCopier
 from ml.example_columns import Columns, to_example_batch
 from storage.errors import DataError
 from storage.periods import SpanPeriod
+from storage.span_store import STORE_VARIABLE, ShardName, SpanStore
 from storage.spans import DataSource, resolve_window
 from tests.conftest import TRIPS, HostileFile, read_month, write_span
 
@@ -272,8 +273,8 @@ def test_span_example_gen_reads_each_row_group_of_a_large_file_once(
     source = DataSource(str(root), MONTHS, TIME)
     window = resolve_window(source, 201302, 1)
     columns = Columns({}, frozenset({TIME}), TIME)
-    shares, staged = Shares(1, 0.1, 0.2), Staged(source, "")
-    shards, rows = plan_shards(source, window, columns, RowOrder(TIME), shares, staged)
+    files = SourceFiles(source, columns, RowOrder(TIME), SpanStore(""), str(tmp_path / "copies"))
+    shards, rows = plan_shards(window, files, Shares(1, 0.1, 0.2))
     for span in (*window.train, window.test):
         parts = [shard for shard in shards if shard.name.span == span.number]
         assert [shard.name.number for shard in parts] == list(range(len(parts)))
@@ -486,7 +487,9 @@ def test_span_example_gen_leaves_out_a_column_that_the_schema_lacks(
     kind = pa.uint64() if value == 2**63 else None
     path = span_file(own_spans, 201303)
     edit(path, with_column("crew", lambda table: pa.array([value] * len(table), kind)))
-    assert rows_of(generate(own_spans), "test") == rows_of(examples, "test")
+    found = generate(own_spans)
+    assert rows_of(found, "test") == rows_of(examples, "test")
+    assert found.get_string_custom_property("left_out") == '["crew"]'
 
 
 def test_span_example_gen_lets_an_optional_column_be_missing(
@@ -762,6 +765,101 @@ def text_of(table: pa.Table, path: Path) -> None:
         frame.to_json(path, orient="records", lines=True)
 
 
+def test_span_example_gen_keeps_what_text_files_hold(
+    generate: Generate, tiny_spans: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A month of text that was read is not read again, unless what was kept is damaged."""
+    monkeypatch.setenv(STORE_VARIABLE, str(tmp_path / "store"))
+    data = tmp_path / "data"
+    for month in (201301, 201302, 201303):
+        table = pq.read_table(span_file(tiny_spans, month))
+        text_of(table, data / f"{month}" / "a.csv")
+    copied = []
+
+    def copy(self: TextCopier, path: str, *target: Any) -> list[str]:
+        copied.append(Path(path).parent.name)
+        return copy_of(self, path, *target)
+
+    copy_of = TextCopier.copy
+    monkeypatch.setattr(TextCopier, "copy", copy)
+    first = generate(data, pattern="{YYYY}{MM}", as_of=201302, window=1)
+    assert copied == ["201301", "201302"]
+    more = generate(data, pattern="{YYYY}{MM}", as_of=201303, window=2)
+    assert copied == ["201301", "201302", "201303"]
+    assert rows_of(more, "train") + rows_of(more, "eval") == sum(
+        (rows_of(first, split) for split in SPLITS), Counter()
+    )
+    for path in (tmp_path / "store").rglob("examples-*"):
+        path.write_bytes(b"damaged")
+    for path in (tmp_path / "store").rglob("rows-*"):
+        path.write_bytes(path.read_bytes()[:-3])
+    again = generate(data, pattern="{YYYY}{MM}", as_of=201303, window=2)
+    assert [rows_of(again, split) for split in SPLITS] == [rows_of(more, split) for split in SPLITS]
+
+
+@pytest.mark.parametrize("ending", ["csv", "parquet"])
+def test_span_example_gen_keeps_the_months_of_a_file_that_grows(
+    generate: Generate,
+    tiny_spans: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    ending: str,
+) -> None:
+    monkeypatch.setenv(STORE_VARIABLE, str(tmp_path / "store"))
+    tables = [pq.read_table(span_file(tiny_spans, m)) for m in (201301, 201302, 201303)]
+    begin = {m: datetime(2013, m, 1, tzinfo=UTC) for m in (1, 2, 3, 4)}
+    whole = pa.concat_tables(tables).sort_by(TIME)
+    whole = whole.filter(pc.field(TIME) >= pa.scalar(begin[1], whole[TIME].type))
+    path = tmp_path / f"all.{ending}"
+    names = {}
+    for month in (3, 4):
+        part = whole.filter(pc.field(TIME) < pa.scalar(begin[month], whole[TIME].type))
+        if ending == "csv":
+            text_of(part, path)
+        else:
+            pq.write_table(part, path, row_group_size=100)
+        found = generate(path, pattern="", as_of=201300 + month - 1, window=month - 2)
+        names[month] = {ShardName.parse(name) for split in SPLITS for name in shards(found, split)}
+    kept = {name for name in names[4] if name and name.span < 201303}
+    assert {(n.span, n.key) for n in names[3] if n} == {(name.span, name.key) for name in kept}
+
+
+@given(
+    st.lists(
+        st.lists(st.integers(-(2**63), 2**63 - 1), max_size=5),
+        max_size=4,
+    ),
+    st.lists(st.text()),
+)
+def test_file_rows_are_decoded_as_encoded(groups: list[list[int]], left_out: list[str]) -> None:
+    rows = FileRows([np.array(group, np.int64) for group in groups], tuple(left_out))
+    found = FileRows.decode(rows.encode())
+    assert [group.tolist() for group in found.places] == groups
+    assert found.left_out == rows.left_out
+
+
+@given(st.binary() | st.binary().map(lambda rest: b'{"groups": [2], "left_out": []}\n' + rest))
+def test_file_rows_are_refused_if_they_are_something_else(content: bytes) -> None:
+    with pytest.raises((ValueError, UnicodeDecodeError)):
+        FileRows.decode(content)
+
+
+def test_row_order_gives_equal_values_equal_places_in_any_row_group() -> None:
+    order = RowOrder("", ("k",))
+    kinds = [pa.int64(), pa.int16(), pa.dictionary(pa.int8(), pa.int64())]
+    tables = [pa.table({"k": pa.array([5, 7], kinds[0])})]
+    tables += [pa.table({"k": pa.array([5, None, 7]).cast(pa.int64())}).slice(0, 3)]
+    tables += [pa.table({"k": pa.array([5, 7], kinds[1])})]
+    tables += [pa.table({"k": pa.array([5, 7]).dictionary_encode()})]
+    places = [order.places(table, "") for table in tables]
+    assert all((p[[0, -1]] == places[0]).all() for p in places)
+    times = [pa.array([datetime(2013, 1, 1, tzinfo=UTC)], pa.timestamp(u, "UTC")) for u in ("us",)]
+    texts = [pa.array(["a", None]), pa.array(["a", None]).dictionary_encode()]
+    assert len({int(order.places(pa.table({"k": text}), "")[0]) for text in texts}) == 1
+    for values in (*times, pa.array([[1, 2]]), pa.array([1.5]), pa.array([True]), pa.nulls(1)):
+        assert 0 <= order.places(pa.table({"k": values}), "")[0] < order.BUCKETS
+
+
 @pytest.mark.parametrize("ending", ["csv", "csv.gz", "jsonl.gz"])
 def test_span_example_gen_reads_of_text_what_it_reads_of_parquet(
     generate: Generate, tiny_spans: Path, examples: Any, tmp_path: Path, ending: str
@@ -809,6 +907,8 @@ def test_span_example_gen_splits_rows_without_a_time_by_a_hash(
         value.encode() for value in values
     )
     assert splits == {split: set(column_of(again, split, "x")) for split in SPLITS}
+    note = "by a hash of the row, for the rows have no time (data.time_column, data.spans)"
+    assert found.get_string_custom_property("split") == note
     assert 640 < len(splits["train"]) < 760
     assert 60 < len(splits["eval"]) < 140
     by_key = generate(data, schema, key_columns='["k"]', **layout)
@@ -834,8 +934,7 @@ def test_span_example_gen_refuses_a_column_by_name(
     table = pa.table({"x": pa.concat_arrays([column] * 50), "n": range(100)})
     pq.write_table(table, tmp_path / "data" / "a.parquet")
     schema = schema_of(tmp_path, f'feature {{ name: "x" type: {feature} }}')
-    message = refusal(
-        generate, tmp_path / "data", schema=schema, pattern="", time_column="", as_of=0
-    )
+    layout: dict[str, Any] = {"pattern": "", "time_column": "", "as_of": 0}
+    message = refusal(generate, tmp_path / "data", schema=schema, key_columns='["n"]', **layout)
     assert "'x'" in message
     assert reason in message

@@ -89,7 +89,7 @@ def test_local_run_shows_no_logs_of_libraries(pushed: PushedRun) -> None:
         if line and not line.startswith((*NODES, "Importing TFX", "Pushed version"))
     ]
     assert strange == []
-    (logs,) = (pushed.cli.output / "logs").iterdir()
+    (logs,) = (pushed.cli.directory / "logs").iterdir()
     assert {f"{node}.log" for node in NODES} <= {path.name for path in logs.iterdir()}
     assert "Running launcher" in (logs / "Trainer.log").read_text()
 
@@ -149,21 +149,21 @@ def test_backcontinues_after_a_finished_month(
     after_push: Cli,
 ) -> None:
     (old,) = after_push.versions()
-    (record,) = (after_push.output / "runs").glob("*.json")
+    (record,) = (after_push.directory / "runs").glob("*.json")
     key = json.loads(record.read_text())["run_key"]
     # As a backtest leaves it that was killed right after its first run.
-    (after_push.output / "backtest.json").write_text(json.dumps({"run_keys": {"201303": key}}))
+    (after_push.directory / "backtest.json").write_text(json.dumps({"run_keys": {"201303": key}}))
     done = after_push.run("--from", "201303", "--to", "201304", command="backtest")
     assert done.returncode == 0, done.stdout
     assert f"version {old.name}" in done.stdout
     assert "drift: compared" in done.stdout
     assert after_push.versions()[0].name == old.name
     assert len(after_push.versions()) == 2
-    runs = after_push.output.glob("artifacts/*/Evaluator/evaluation/*")
+    runs = after_push.directory.glob("artifacts/*/Evaluator/evaluation/*")
     newest = max(runs, key=lambda path: int(path.name))
     assert '"isBaseline": true' in (newest / "eval_config.json").read_text()
 
-    first, second = json.loads((after_push.output / "backtest.json").read_text())["months"]
+    first, second = json.loads((after_push.directory / "backtest.json").read_text())["months"]
     for month, version in zip((first, second), after_push.versions(), strict=True):
         assert month["version"] == int(version.name)
         provenance = version.parent / ".flightdeck" / version.name / "provenance.json"
@@ -176,8 +176,8 @@ def test_backcontinues_after_a_finished_month(
     assert 0 < drift < limit
     assert f"{feature} {drift:.2g} of {limit:g}" in done.stdout
     assert re.search(rf"^201304 .* pushed version {second['version']}", done.stdout, re.MULTILINE)
-    assert (after_push.output / "backtest.csv").read_text().count("\n") == 3
-    assert (after_push.output / "backtest.png").read_bytes().startswith(b"\x89PNG")
+    assert (after_push.directory / "backtest.csv").read_text().count("\n") == 3
+    assert (after_push.directory / "backtest.png").read_bytes().startswith(b"\x89PNG")
 
 
 @pytest.mark.parametrize(
@@ -353,7 +353,7 @@ def test_local_run_refuses_wrong_arguments_at_once(
 
 
 def test_local_run_names_a_corrupt_metadata_file_and_leaves_it(after_push: Cli) -> None:
-    database = after_push.output / "metadata.sqlite"
+    database = after_push.directory / "metadata.sqlite"
     database.write_bytes(b"not a database at all" * 100)
     before = tree(after_push.output)
     done = after_push.run("--as-of", "201304")

@@ -15,7 +15,7 @@ import tensorflow as tf
 from components.quantizer.component import Quantizer
 from ml.predictors import TFLitePredictor, load_predictor
 from pipeline.config import load_config
-from pipeline.model import Model
+from pipeline.model import SAVE_FN, Model
 from storage.names import RAW_SIGNATURE, TFLITE_MODEL
 from tests.components.parameters import DEFAULTS
 from tests.conftest import PushedRun, make_artifacts
@@ -123,11 +123,11 @@ def quantize(pushed: PushedRun, work: Path, mode: str) -> Path:
     }
     given, outputs = make_artifacts(Quantizer, inputs, work)
     parameters = {
-        "save_fn": "tests.trips.export.save_model",
+        "save_fn": SAVE_FN,
         **DEFAULTS["Quantizer"],
         "custom_config": json.dumps(MODEL.custom_config),
-        "label_key": MODEL.label,
-        "weight_key": MODEL.weight,
+        "label_key": MODEL.task.label,
+        "weight_key": MODEL.task.weight,
         "mode": mode,
         "representative_rows": 500,
     }

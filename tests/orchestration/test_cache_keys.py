@@ -17,12 +17,12 @@ CODE = ["pipeline.pipeline", *Model.load(load_config()).functions]
 USER = {
     "Transform": "preprocessing_fn: tests.trips.preprocessing.preprocessing_fn",
     "Trainer": "run_fn: tests.trips.network.run_fn",
-    "Pruner": "save_fn: tests.trips.export.save_model",
-    "Quantizer": "save_fn: tests.trips.export.save_model",
+    "Pruner": "save_fn: ml.export.save_model",
+    "Quantizer": "save_fn: ml.export.save_model",
     "ImportSchemaGen": "schema_file: {schema}",
 }
 EXECUTORS = {
-    "ImportSchemaGen": "tfx.components.schema_gen.import_schema_gen.executor.Executor",
+    "ImportSchemaGen": "components.import_schema_gen.ImportSchemaGen_Executor",
     "SpanExampleGen": "components.span_example_gen.component.SpanExampleGen_Executor",
     "StatisticsGen": "components.statistics_gen.StatisticsGen_Executor",
     "DataGate": "components.data_gate.component.DataGate_Executor",
@@ -70,7 +70,7 @@ def digests(root: Path) -> dict[str, str]:
     [
         ("tests/trips/network.py", {"Trainer", "run"}),
         ("tests/trips/preprocessing.py", {"Transform", "run"}),
-        ("tests/trips/export.py", {"Trainer", "Pruner", "Quantizer", "run"}),
+        ("ml/export.py", {"Trainer", "Pruner", "Quantizer", "run"}),
         ("components/pruner.py", {"Pruner", "run"}),
         ("components/quantizer/fake_quant.py", {"Quantizer", "run"}),
         ("components/serving_monitor/page.py", {"ServingMonitor"}),

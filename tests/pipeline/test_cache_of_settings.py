@@ -7,18 +7,16 @@ from pathlib import Path
 
 import pytest
 
-from orchestration.local import situation
 from orchestration.local.cache_keys import CodeVersion
-from orchestration.local.output_directory import OutputDirectory
 from pipeline import model_folders
 from pipeline.config import load_config
 from pipeline.pipeline import create_pipeline
-from tests.conftest import TRIPS
 
 MODEL = "toys_of_a_test.tips"
 SETTINGS = """
 model_name = "tips"
 label = "tip"
+features = ["company"]
 prediction = "p"
 weight = "weight"
 slices = ["company"]
@@ -36,7 +34,7 @@ target_sparsity = 0.5
 [evaluation]
 min_auc = 0.6
 [monitor]
-min_auc = 0.6
+thresholds = { auc = 0.6 }
 """
 
 
@@ -45,7 +43,8 @@ def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The file of the settings of a model."""
     folder = tmp_path.joinpath(*MODEL.split("."))
     folder.mkdir(parents=True)
-    (folder / "features.py").write_text('RAW_FEATURES = ("company",)\n')
+    for module in ("preprocessing", "network"):
+        (folder / f"{module}.py").touch()
     (folder / "config.toml").write_text(SETTINGS)
     monkeypatch.setattr(model_folders, "_PROJECT", tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
@@ -68,12 +67,17 @@ def parameters() -> dict[str, str]:
         ("epochs = 5", "epochs = 6", {"Trainer"}),
         ("window = 3", "window = 4", {"SpanExampleGen"}),
         ("tips.pbtxt", "other.pbtxt", {"ImportSchemaGen"}),
-        ('["company"]', "[]", {"Evaluator", "CompressionEvaluator"}),
+        ('slices = ["company"]', "slices = []", {"Evaluator", "CompressionEvaluator"}),
+        (
+            'features = ["company"]',
+            'features = ["company", "miles"]',
+            {"DataGate", "Transform", "Trainer", "Pruner", "Quantizer"},
+        ),
         (
             'label = "tip"',
             'label = "fare"',
-            {"DataGate", "Transform", "Trainer", "Pruner", "Quantizer"}
-            | {"Evaluator", "CompressionEvaluator"},
+            {"ImportSchemaGen", "DataGate", "Transform", "Trainer", "Pruner", "Quantizer"}
+            | {"Evaluator", "CompressionEvaluator", "ServingValidator", "Pusher"},
         ),
     ],
 )
@@ -84,25 +88,6 @@ def test_settings_of_a_model_change_the_nodes_that_use_them_and_the_run_key(
     settings.write_text(SETTINGS.replace(old, new))
     after = parameters()
     assert {name for name in before if before[name] != after[name]} == nodes | {"run"}
-
-
-def test_run_key_changes_with_the_module_that_names_the_features_of_a_request(
-    settings: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Also where none of the model's functions imports it."""
-    root = settings.parents[2]
-    monkeypatch.setattr(situation, "_PROJECT", root)
-    schema = root / "tips.pbtxt"
-    schema.touch()
-    given = [f"model={MODEL}", f"data.uri={TRIPS}", f"gate.schema={schema}"]
-    config = load_config(settings=given)
-
-    def run_key() -> str:
-        return situation.prepare(config, OutputDirectory(root / "output")).situation.run_key
-
-    before = run_key()
-    (settings.parent / "features.py").write_text('RAW_FEATURES = ("company", "origin")\n')
-    assert run_key() != before
 
 
 def test_settings_comment_changes_no_node_and_no_run_key(

@@ -327,6 +327,7 @@ MODEL = """
 model_name = "tips"
 label = "tip"
 prediction = "p"
+features = ["miles"]
 [data]
 uri = "data/tips"
 time_column = "t"
@@ -380,7 +381,7 @@ def test_load_config_names_what_a_model_does_not_set(models: Path) -> None:
 def test_default_model_is_the_only_one_or_the_one_marked_so(
     models: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(ConfigError, match=r"--set model=NAME, .* no model yet"):
+    with pytest.raises(ConfigError, match=r"--model NAME, .* no model yet"):
         default_model()
     add_model(models, "tips")
     assert default_model() == "tips"
@@ -567,3 +568,33 @@ def load(setting: str) -> Config | str:
         return load_config(settings=[setting])
     except ConfigError as failure:
         return str(failure)
+
+
+@pytest.mark.parametrize(
+    ("classes", "texts"),
+    [
+        ('["no", "yes"]', ("no", "yes")),
+        ("[1, 2]", ("1", "2")),
+        ('["false", "true"]', ("false", "true")),
+        ("[0.5, 1.0]", ("0.5", "1.0")),
+    ],
+)
+def test_config_takes_classes_as_the_data_have_them(classes: str, texts: tuple[str, ...]) -> None:
+    config = load_config(settings=[f"classes={classes}"])
+    assert config.make_task().classes == texts
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("classes=yes", "classes = 'yes': a list of values is expected"),
+        ("classes=[[1], [2]]", r"classes\.0 = .*string"),
+        ('classes=["a", "b", "c"]', "a binary task has two, the positive one last, not 3"),
+        ("task=regression", "classes: a regression has none"),
+        ("task=ranking", "task = 'ranking'"),
+        ("example_weight=delayed", "example_weight: 'delayed' is the label"),
+    ],
+)
+def test_config_refuses_a_task_that_cannot_be(setting: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        load_config(settings=[setting])

@@ -120,12 +120,12 @@ def test_as_parquet_writes_row_groups_of_one_size(
     assert sizes == [100] * 10 + [50]
 
 
-def test_as_parquet_keeps_columns_that_nobody_named_and_vectors(tmp_path: Path) -> None:
+def test_as_parquet_keeps_vectors_and_leaves_out_columns_that_nobody_named(tmp_path: Path) -> None:
     path = write(tmp_path, "a.jsonl", '{"a": 1, "v": [1, 2.5], "c": true}\n{"a": 2, "v": [3, 4]}\n')
     table = read(path, {"a": pa.int64(), "v": pa.list_(pa.float32())})
     assert table.to_pylist() == [
-        {"a": 1, "v": [1.0, 2.5], "c": True},
-        {"a": 2, "v": [3.0, 4.0], "c": None},
+        {"a": 1, "v": [1.0, 2.5]},
+        {"a": 2, "v": [3.0, 4.0]},
     ]
 
 
@@ -141,7 +141,7 @@ def test_as_parquet_of_a_header_alone_has_no_row(tmp_path: Path) -> None:
         ("long.csv", "a,b\n1,x\n2,y,z\n", "row 3 has 3 values; 2 are expected"),
         ("type.csv", "a,b\n1,x\n1.5,y\n", "row 3: column 'a' is '1.5'; a whole number is"),
         ("huge.csv", f"a,b\n{2**63},x\n", f"row 2: column 'a' is '{2**63}'; a whole number"),
-        ("header.csv", "a,b\n1,x\na,b\n", "row 3: column 'a' is 'a'; a whole number is"),
+        ("header.csv", "a,b\n1,x\na,b\n", "row 3 is a header again"),
         ("other.csv", "a;b\n1;2\n", "its only column is 'a;b'"),
         ("open.csv", 'a,b\n1,"x\n2,y\n', 'a quotation mark (") is not closed'),
         ("empty.csv", "", "is empty"),
@@ -173,7 +173,7 @@ def test_as_parquet_refuses_a_file_by_row_and_reason(
 def test_as_parquet_refuses_a_header_among_texts(tmp_path: Path) -> None:
     path = write(tmp_path, "a.csv", "a,b\nx,y\na,b\n")
     with pytest.raises(DataError, match="row 3 is a header again"):
-        read(path, {})
+        read(path, {"a": pa.string(), "b": pa.string()})
 
 
 def test_as_parquet_refuses_what_is_not_gzipped(tmp_path: Path) -> None:
@@ -240,3 +240,45 @@ def test_read_schema_reads_names_of_every_format(tmp_path: Path) -> None:
         write(tmp_path, "a.jsonl.gz", '{"a": 1, "b": 2}\n'),
     ]
     assert [read_schema(path, FILES, TextFormat()) for path in paths] == [["a", "b"]] * 3
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.jsonl"])
+def test_as_parquet_leaves_out_and_names_columns_without_a_type(tmp_path: Path, name: str) -> None:
+    rows: list[dict[str, Any]] = [
+        {"a": 1, "b": "x", "c": 1, "d": 2},
+        {"a": 2, "b": "y", "c": 2.5, "d": 2},
+    ]
+    content = as_csv(rows) if "csv" in name else "\n".join(map(json.dumps, rows))
+    path = write(tmp_path, name, content)
+    target = str(tmp_path / "copy.parquet")
+    left_out = as_parquet(path, FILES, FILES, target, TYPES, TextFormat(), ["d"])
+    assert left_out == ["c"]
+    assert pq.read_table(target).select(["a", "b"]).to_pylist() == [
+        {"a": 1, "b": "x"},
+        {"a": 2, "b": "y"},
+    ]
+    assert set(pq.read_schema(target).names) == {"a", "b", "d"}
+
+
+def test_as_parquet_leaves_out_a_column_of_several_types(tmp_path: Path) -> None:
+    path = write(
+        tmp_path, "a.jsonl", '{"a": 1, "b": "x", "c": 1}\n{"a": 2, "b": "y", "c": ["z"]}\n'
+    )
+    assert read(path).to_pylist() == [{"a": 1, "b": "x"}, {"a": 2, "b": "y"}]
+
+
+def test_as_parquet_refuses_a_file_without_a_header(tmp_path: Path) -> None:
+    path = write(tmp_path, "a.csv", "1,x\n2,y\n")
+    with pytest.raises(DataError, match="none of its columns 1, x is in the schema: is the first"):
+        read(path)
+
+
+def test_read_times_takes_whole_numbers_as_seconds_since_1970(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"t": pa.array([0, 86_400], pa.int32())}), tmp_path / "a.parquet")
+    paths = [str(tmp_path / "a.parquet"), write(tmp_path, "a.csv", "t\n0\n86400\n")]
+    for path in paths:
+        (times,) = read_times(path, FILES, "t", TextFormat())
+        assert times.tolist() == [0, 86_400]
+    milliseconds = write(tmp_path, "b.csv", "t\n1386000000000\n")
+    with pytest.raises(DataError, match=r"column 't' has 1386000000000, no number of seconds"):
+        read_times(milliseconds, FILES, "t", TextFormat())

@@ -15,6 +15,7 @@ from tests.conftest import PROJECT
 
 CONFIG = load_config(settings=["model=flights"])
 MODEL = Model.load(CONFIG)
+TASK = MODEL.task
 
 
 def read_month(month: int) -> pa.Table:

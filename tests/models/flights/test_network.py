@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import tf_keras
 
-from ml import progress
 from ml.keras_setup import skip_autograph_of_keras
 from ml.learning import Learning
+from ml.training import TrainingData, fit
 from models.flights import network as network
 from models.flights.features import CROSSES, NUMERIC
-from storage.errors import DataError, UserError
-from tests.models.flights.settings import MODEL, learning
+from tests.models.flights.settings import TASK, learning
 
-LABEL, WEIGHT = MODEL.label, MODEL.weight
+LABEL, WEIGHT = TASK.label, TASK.weight
 SIZES = {"carrier": 5, "origin": 4, "dest": 9}
 NUMBERS = 6
 
@@ -39,13 +40,19 @@ def make_rows(count: int, seed: int) -> dict[str, np.ndarray]:
 
 
 def build(config: Learning) -> tf_keras.Model:
-    return network.build_model(config, SIZES, NUMBERS, prior=0.3)
+    return network.build_model(config, SIZES, NUMBERS, np.array([[0], [1], [0], [1], [0]]))
 
 
-def test_network_output_starts_at_the_prior() -> None:
+def fit_rows(model: tf_keras.Model, config: Learning, folder: Path, rows: int) -> dict[str, Any]:
+    return fit(
+        model, TrainingData(config, None, make_rows(rows, 1), make_rows(1000, 2)), str(folder)
+    )
+
+
+def test_network_output_starts_at_the_share_of_the_positive_class() -> None:
     model = build(learning())
     (bias,) = model.get_layer("deep").bias.numpy()
-    assert 1 / (1 + np.exp(-bias)) == pytest.approx(0.3)
+    assert 1 / (1 + np.exp(-bias)) == pytest.approx(0.4, abs=1e-3)
     assert model.predict(make_rows(100, 1), verbose=0).shape == (100, 1)
 
 
@@ -69,60 +76,18 @@ def test_network_ids_share_no_embedding_and_no_weight() -> None:
         assert all(end < start for (_, end), (start, _) in pairwise(ranges))
 
 
-def test_fit_learns_keeps_the_best_epoch_and_reports_progress(tmp_path: object) -> None:
+def test_network_learns_the_number_and_the_pair_of_ids(tmp_path: Path) -> None:
     tf_keras.utils.set_random_seed(7)
     config = learning(epochs=12, batch_size=128, learning_rate=5e-3, patience=2)
-    lines: list[str] = []
-    progress.subscribe(lines.append)
-    model, evaluation = build(config), make_rows(1000, 2)
-    summary = network._fit(model, config, make_rows(4000, 1), evaluation, str(tmp_path))
-    assert summary["auc"] > 0.85
-    assert 1 <= summary["best_epoch"] <= summary["epochs"] <= 12
-    kept = model.evaluate(evaluation, evaluation[LABEL], verbose=0, return_dict=True)
-    assert kept["auc"] == pytest.approx(summary["auc"], abs=1e-3)
-    assert any(line.startswith("epoch 1 of 12, step ") for line in lines)
+    assert fit_rows(build(config), config, tmp_path, 4000)["metrics"]["auc"] > 0.85
 
 
-def test_network_learns_from_rows_that_all_count_the_same(tmp_path: object) -> None:
-    config = learning(epochs=1, weight="")
-    rows = make_rows(500, 1)
-    del rows[WEIGHT]
-    assert network._fit(build(config), config, rows, rows, str(tmp_path))["epochs"] == 1
-
-
-def test_fit_that_diverges_tells_what_to_lower(tmp_path: object) -> None:
-    config = learning(epochs=3, learning_rate=1.0)
-    rows = make_rows(3000, 1)
-    rows[NUMERIC][5] = np.nan
-    with pytest.raises(UserError, match=r"lower training\.learning_rate \(now 1\)"):
-        network._fit(build(config), config, rows, rows, str(tmp_path))
-
-
-def test_fit_with_the_same_seed_gives_the_same_network(tmp_path: object) -> None:
+def test_network_with_the_same_seed_learns_the_same(tmp_path: Path) -> None:
     config = learning(epochs=1, batch_size=128)
     predictions = []
     for _ in range(2):
         tf_keras.utils.set_random_seed(config.seed)
         model = build(config)
-        network._fit(model, config, make_rows(1000, 1), make_rows(500, 2), str(tmp_path))
+        fit_rows(model, config, tmp_path, 1000)
         predictions.append(model.predict(make_rows(50, 3), verbose=0))
     np.testing.assert_allclose(predictions[0], predictions[1], atol=1e-4)
-
-
-@pytest.mark.parametrize(
-    ("labels", "shown"),
-    [
-        ([0, 0, 0], "are 0; 0 and 1 are both needed"),
-        ([1, 1], "are 1; 0 and 1 are both needed"),
-        ([1, 2], "are 1, 2; 0 and 1 are both needed"),
-        ([0.0, 1.0, np.nan], "are 0, 1, nan; 0 and 1 are both needed"),
-        ([], "are none; 0 and 1 are both needed"),
-    ],
-)
-def test_check_labels_refuses_other_values_than_0_and_1(labels: list[float], shown: str) -> None:
-    with pytest.raises(DataError, match=f"eval: the values of the label 'late' {shown}"):
-        network.check_labels(LABEL, "eval", np.array(labels).reshape(-1, 1))
-
-
-def test_check_labels_accepts_0_and_1() -> None:
-    network.check_labels(LABEL, "train", np.array([[0], [1], [1]]))

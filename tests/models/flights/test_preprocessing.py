@@ -16,25 +16,26 @@ import tensorflow_data_validation as tfdv
 import tensorflow_transform as tft
 import tensorflow_transform.beam as tft_beam
 import tf_keras
-from models.flights.export import save_model
 from tensorflow_transform.tf_metadata import dataset_metadata, schema_utils
 from tfx_bsl.public import tfxio
 
 from components.quantizer.conversion import convert
-from models.flights.features import NUMERIC, RAW_FEATURES, VOCABULARIES
+from ml.export import save_model
+from models.flights.features import NUMERIC, VOCABULARIES
 from models.flights.preprocessing import preprocessing_fn
 from storage.names import RAW_SIGNATURE
 from tests.conftest import PROJECT, thin
-from tests.models.flights.settings import CONFIG, MODEL, read_month
+from tests.models.flights.settings import CONFIG, MODEL, TASK, read_month
 
-LABEL, PROBABILITY, TIME, WEIGHT = MODEL.label, MODEL.prediction, MODEL.time_column, MODEL.weight
+LABEL, WEIGHT = TASK.label, TASK.weight
+PROBABILITY, TIME, FEATURES = MODEL.prediction, MODEL.time_column, MODEL.raw_features
 
 Row = dict[str, Any]
 
 
 @pytest.fixture(scope="module")
 def rows() -> list[Row]:
-    return thin(read_month(201303), 2000).select([*RAW_FEATURES, TIME, LABEL]).to_pylist()
+    return thin(read_month(201303), 2000).select([*FEATURES, TIME, LABEL]).to_pylist()
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +78,7 @@ SCHEMA = tfdv.load_schema_text(str(PROJECT / CONFIG.gate.schema))
 SPEC = {
     name: spec
     for name, spec in schema_utils.schema_as_feature_spec(SCHEMA).feature_spec.items()
-    if name in (*RAW_FEATURES, TIME, LABEL)
+    if name in (*FEATURES, TIME, LABEL)
 }
 
 
@@ -240,7 +241,7 @@ def test_tflite_model_makes_a_column_without_variance_0_too(
     usual = rows[0] | CONSTANT
     requests = [usual, usual | {"temp": 90.0, "pressure": 990.0, "humid": 50.0}, rows[1]]
     raw = {}
-    for name in RAW_FEATURES:
+    for name in FEATURES:
         column = [row[name] for row in requests]
         is_text = SPEC[name].dtype == tf.string
         column = [math.nan if value is None else value for value in column]

@@ -1,0 +1,38 @@
+"""The dense 784-64-64-10 network of the tutorials on pruning and quantization, and its training."""
+
+from __future__ import annotations
+
+import tf_keras
+from tfx import v1 as tfx
+
+from ml.learning import Learning
+from ml.task_layers import output_layer
+from ml.training import TrainingData, fit_and_save
+
+from .preprocessing import PIXELS
+
+
+def run_fn(fn_args: tfx.components.FnArgs) -> None:
+    """Trains and saves the network: the `run_fn` of Trainer."""
+    data = TrainingData.load(fn_args)
+    fit_and_save(build_model(data.learning), data, fn_args)
+
+
+def build_model(learning: Learning) -> tf_keras.Model:
+    """Builds the network.
+
+    Args:
+      learning: The task, the name of the prediction, and the dropout.
+
+    Returns:
+      A model from `pixels`, [batch, 784], to a probability for each digit, [batch, 10].
+    """
+    layers = tf_keras.layers
+    pixels = tf_keras.Input((PIXELS,), name="pixels")
+    hidden = layers.Dense(64, "relu", name="hidden_1")(pixels)
+    hidden = layers.Dropout(learning.dropout)(hidden)
+    hidden = layers.Dense(64, "relu", name="hidden_2")(hidden)
+    hidden = layers.Dropout(learning.dropout)(hidden)
+    logits = layers.Dense(learning.task.outputs, name="logits")(hidden)
+    outputs = output_layer(learning.task, logits, learning.prediction)
+    return tf_keras.Model({"pixels": pixels}, outputs)

@@ -1,0 +1,96 @@
+"""The settings by which a network is trained, pruned and quantized."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+
+from pipeline.setting_types import (
+    CHECKED,
+    Epochs,
+    LearningRate,
+    Limit,
+    Mode,
+    Positive,
+    RunParameter,
+    Share,
+    Switch,
+)
+
+
+@dataclass(frozen=True, config=CHECKED)
+class TrainingConfig:
+    """The training of the network.
+
+    Attributes:
+      epochs: Largest number of passes over the split `train`.
+      batch_size: Rows per step.
+      learning_rate: Adam's learning rate at the start, from which it falls along a cosine to 0.
+      dropout: Share of each dense layer's inputs that are dropped in training.
+      l2: Weight of the L2 penalty on the dense kernels.
+      patience: Epochs without a lower log loss on `eval` before training stops.
+      seed: Seed of all random choices.
+      warm_start: Share of the served model's weights in the initial weights, 0 to 1. See
+        docs/backtest.md.
+    """
+
+    epochs: RunParameter[Epochs] = 5
+    batch_size: RunParameter[Positive] = 1024
+    learning_rate: RunParameter[LearningRate] = 1e-3
+    dropout: RunParameter[Annotated[float, Field(ge=0, lt=1)]] = 0.0
+    l2: RunParameter[Limit] = 0.0
+    patience: RunParameter[Positive] = 2
+    seed: RunParameter[Annotated[int, Field(ge=0, lt=2**32)]] = 7
+    warm_start: Share = 0.0
+
+
+@dataclass(frozen=True, config=CHECKED)
+class PruningConfig:
+    """The pruning of the network; see [compression.md](compression.md).
+
+    Attributes:
+      target_sparsity: Share of the weights of the dense layers that become zero; 0 for none.
+      schedule: "polynomial", from none to the target, or "constant".
+      frequency: Largest number of steps between two choices of the weights that are zero.
+      block_size: Inputs and outputs of a dense layer whose weights become zero together.
+      m_by_n: [2, 4] makes 2 of every 4 consecutive weights zero, instead of `target_sparsity`.
+      layers: Names or types of layers; none means all dense layers except the output.
+      epochs: Passes over `train` in fine-tuning.
+      learning_rate: Adam's learning rate at the start.
+    """
+
+    target_sparsity: RunParameter[Annotated[float, Field(ge=0, lt=1)]] = 0.8
+    schedule: Literal["polynomial", "constant"] = "polynomial"
+    frequency: Positive = 20
+    block_size: tuple[Positive, Positive] = (1, 1)
+    m_by_n: tuple[Positive, Positive] | tuple[()] = ()
+    layers: tuple[str, ...] = ()
+    epochs: RunParameter[Epochs] = 4
+    learning_rate: RunParameter[LearningRate] = 3e-4
+
+
+@dataclass(frozen=True, config=CHECKED)
+class QuantizationConfig:
+    """The quantization of the TFLite model; see [compression.md](compression.md).
+
+    Attributes:
+      mode: One of the modes, or "auto" for the best of `auto_modes`.
+      auto_modes: Modes that "auto" chooses from.
+      policy: Whether "auto" takes the smallest or the fastest.
+      weight_bits: Bits of the 8 that a weight uses; with fewer the file compresses better.
+      sparse: Whether weights that are mostly zero are stored without the zeros.
+      representative_rows: Training examples in the representative dataset.
+      epochs: Passes over `train` in the modes "qat" and "pqat".
+      learning_rate: Adam's learning rate at the start.
+    """
+
+    mode: RunParameter[Literal[Mode, "auto"]] = "int8"
+    auto_modes: tuple[Mode, ...] = ("float16", "dynamic_range", "int8", "qat", "pqat")
+    policy: RunParameter[Literal["smallest", "fastest"]] = "smallest"
+    weight_bits: RunParameter[Annotated[int, Field(ge=5, le=8)]] = 8
+    sparse: Switch = True
+    representative_rows: Positive = 2000
+    epochs: Epochs = 1
+    learning_rate: LearningRate = 1e-4

@@ -1,0 +1,185 @@
+"""Tests of the training that all models share, for each task."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tf_keras
+
+from ml import progress
+from ml.keras_setup import skip_autograph_of_keras
+from ml.learning import Learning
+from ml.scores import measure
+from ml.task_layers import output_layer
+from ml.tasks import Task
+from ml.training import TrainingData, check_labels, fit
+from pipeline.config import load_config
+from storage.errors import DataError, UserError
+
+TASKS = {
+    "binary": Task("binary", "y", ("no", "yes")),
+    "multiclass": Task("multiclass", "y", ("a", "b", "c")),
+    "regression": Task("regression", "y"),
+}
+# That a network reaches on the rows below, and a constant does not.
+REACHED = {"binary": ("auc", 0.9), "multiclass": ("accuracy", 0.75), "regression": ("r2", 0.9)}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _quick_first_fit() -> None:
+    skip_autograph_of_keras()
+
+
+def learning(task: Task, **changes: Any) -> Learning:
+    settings = dataclasses.asdict(load_config().training) | {"learning_rate": 0.01}
+    custom_config = {**vars(task), "prediction": "p", **settings, "batch_size": 64, **changes}
+    return Learning.from_config(custom_config)
+
+
+def draw(task: Task, rows: int, seed: int) -> dict[str, np.ndarray]:
+    """Rows whose label depends on two numbers."""
+    random = np.random.default_rng(seed)
+    numbers = random.normal(size=(rows, 2)).astype(np.float32)
+    score = (numbers[:, :1] - numbers[:, 1:]) + 0.2 * random.normal(size=(rows, 1))
+    if task.kind == "regression":
+        label = (1000 + 300 * score).astype(np.float32)
+    else:
+        label = np.digitize(score, [0] if task.kind == "binary" else [-0.5, 0.5])
+    return {"numbers": numbers, "y": label}
+
+
+def build(task: Task, labels: np.ndarray) -> tf_keras.Model:
+    layers = tf_keras.layers
+    inputs = tf_keras.Input((2,), name="numbers")
+    bias = tf_keras.initializers.Constant(task.initial_bias(labels))
+    logits = layers.Dense(task.outputs, bias_initializer=bias)(layers.Dense(16, "relu")(inputs))
+    return tf_keras.Model(inputs, output_layer(task, logits, "p", labels))
+
+
+def run(task: Task, folder: Path, **changes: Any) -> tuple[tf_keras.Model, dict[str, Any]]:
+    config = learning(task, **changes)
+    tf_keras.utils.set_random_seed(config.seed)
+    data = TrainingData(config, None, draw(task, 1500, 1), draw(task, 400, 2))
+    network = build(task, data.labels)
+    return network, fit(network, data, str(folder))
+
+
+@pytest.mark.parametrize("kind", TASKS)
+def test_fit_learns_each_task_and_reports_its_metrics_on_eval(tmp_path: Path, kind: str) -> None:
+    task = TASKS[kind]
+    lines: list[str] = []
+    progress.subscribe(lines.append)
+    network, summary = run(task, tmp_path, epochs=10)
+    assert 1 <= summary["best_epoch"] <= summary["epochs"] <= 10
+    rows = draw(task, 400, 2)
+    predictions = network.predict(rows["numbers"], verbose=0)
+    assert predictions.shape == (400, task.outputs)
+    expected = measure(task, rows["y"], predictions)
+    assert summary["metrics"] == pytest.approx(expected, rel=1e-4)
+    name, least = REACHED[kind]
+    assert summary["metrics"][name] > least
+    assert any(line.startswith("epoch 1 of 10, step ") for line in lines)
+
+
+@pytest.mark.parametrize("kind", TASKS)
+def test_untrained_network_predicts_the_distribution_of_the_labels(kind: str) -> None:
+    task = TASKS[kind]
+    rows = draw(task, 1500, 1)
+    network = build(task, rows["y"])
+    found = network(np.zeros((1, 2), np.float32)).numpy().ravel()
+    if kind == "regression":
+        expected = [rows["y"].mean()]
+    else:
+        expected = [np.mean(rows["y"] == k) for k in range(len(task.classes))][-task.outputs :]
+    np.testing.assert_allclose(found, expected, rtol=1e-3)
+
+
+def test_fit_stops_early_and_keeps_the_best_epoch(tmp_path: Path) -> None:
+    task = TASKS["regression"]
+    network, summary = run(task, tmp_path, epochs=60, patience=1, learning_rate=0.05)
+    assert summary["best_epoch"] < summary["epochs"] < 60
+    rows = draw(task, 400, 2)
+    kept = network.evaluate(rows["numbers"], rows["y"], verbose=0, return_dict=True)
+    assert kept["data_loss"] == pytest.approx(summary["metrics"]["rmse"] ** 2, rel=1e-4)
+
+
+def test_fit_that_diverges_says_what_to_lower(tmp_path: Path) -> None:
+    task = TASKS["binary"]
+    rows = draw(task, 300, 1)
+    rows["numbers"][5] = 1e30
+    data = TrainingData(learning(task, learning_rate=1.0), None, rows, draw(task, 100, 2))
+    with pytest.raises(UserError, match=r"lower training\.learning_rate \(now 1\)"):
+        fit(build(task, data.labels), data, str(tmp_path))
+
+
+@pytest.mark.parametrize("split", ["train", "eval"])
+@pytest.mark.parametrize("odd", [np.nan, np.inf])
+def test_fit_names_a_feature_that_is_not_finite(tmp_path: Path, split: str, odd: float) -> None:
+    task = TASKS["binary"]
+    rows = {"train": draw(task, 300, 1), "eval": draw(task, 100, 2)}
+    rows[split]["numbers"][5] = odd
+    data = TrainingData(learning(task), None, rows["train"], rows["eval"])
+    message = f"{split}: the transformed feature 'numbers' is NaN or infinite in 1 of .00 rows"
+    with pytest.raises(UserError, match=message):
+        fit(build(task, data.labels), data, str(tmp_path))
+
+
+def test_fit_says_when_the_loss_on_eval_is_not_finite(tmp_path: Path) -> None:
+    task = TASKS["regression"]
+    rows = draw(task, 100, 2)
+    rows["y"][3] = 1e30
+    data = TrainingData(learning(task), None, draw(task, 300, 1), rows)
+    with pytest.raises(UserError, match="the loss on eval is not finite"):
+        fit(build(task, data.labels), data, str(tmp_path))
+
+
+def test_fit_names_an_input_that_is_no_transformed_feature(tmp_path: Path) -> None:
+    task = TASKS["binary"]
+    rows = draw(task, 100, 1)
+    network = build(task, rows["y"])
+    rows["amounts"] = rows.pop("numbers")
+    data = TrainingData(learning(task), None, rows, rows)
+    with pytest.raises(UserError, match=r"inputs numbers are not among .* amounts, y"):
+        fit(network, data, str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("kind", "split", "labels", "message"),
+    [
+        ("binary", "train", [0, 0], "train: the label 'y' is never yes in 2 rows; all of no, yes"),
+        ("binary", "eval", [1], "eval: the label 'y' is never no in 1 rows"),
+        ("binary", "train", [0, 1, -1], "train: the label 'y' has values that are none of no, yes"),
+        ("binary", "eval", [], "eval: the label 'y' is never no, yes in 0 rows"),
+        ("multiclass", "train", [0, 1], "train: the label 'y' is never c in 2 rows"),
+        ("multiclass", "eval", [0, -1], "eval: the label 'y' has values that are none of a, b, c"),
+        ("regression", "train", [1.0, np.nan], "train: the label 'y' is absent or not finite"),
+        ("regression", "eval", [np.inf], "eval: the label 'y' is absent or not finite"),
+        ("regression", "eval", [], "eval: there is no label 'y'"),
+        ("regression", "train", [3.0, 3.0], "train: the label 'y' is 3 in all of 2 rows"),
+    ],
+)
+def test_check_labels_refuses_what_cannot_be_learned(
+    kind: str, split: str, labels: list[float], message: str
+) -> None:
+    with pytest.raises(DataError, match=message):
+        check_labels(TASKS[kind], split, np.array(labels).reshape(-1, 1))
+
+
+@pytest.mark.parametrize(
+    ("kind", "split", "labels"),
+    [
+        ("binary", "train", [0, 1, 1]),
+        ("multiclass", "train", [0, 1, 2]),
+        ("multiclass", "eval", [1]),
+        ("regression", "train", [-1.0, 0.0]),
+        ("regression", "eval", [3.0, 3.0]),
+    ],
+)
+def test_check_labels_accepts_what_can_be_learned(
+    kind: str, split: str, labels: list[float]
+) -> None:
+    check_labels(TASKS[kind], split, np.array(labels).reshape(-1, 1))
