@@ -47,7 +47,7 @@ TREATMENTS = {
     Role.CODE: "ids of the listed values, embedding",
     Role.NUMBER: "z-score",
     Role.SKEWED: "place among 100 quantiles",
-    Role.VECTOR: "scaled as one",
+    Role.VECTOR: "z-score of each value",
     Role.TIME: "hour and weekday as circles",
     Role.LABEL: "what is predicted",
     Role.WEIGHT: "weight of a row",
@@ -177,7 +177,7 @@ def _of_text(facts: Facts) -> Column:
     if own > _IDENTIFYING and facts.sampled > _FEW_ROWS:
         why = "an identifier: nearly every row has a value of its own"
         return Column(facts, Role.LEFT_OUT, why, "identifier or category?")
-    if facts.words > _WORDS:
+    if facts.words > _WORDS and facts.distinct > _MOST_CODES * 5:
         why = "free text, which TFLite's built-in operators cannot split"
         return Column(facts, Role.LEFT_OUT, why, "free text or category?")
     if facts.distinct > MOST_CATEGORIES:

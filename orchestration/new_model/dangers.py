@@ -57,6 +57,7 @@ def find_dangers(
     labels = task.encode(sample[task.label].to_numpy())
     return [
         *_leaks(sample, features, labels, task),
+        *_calendar(look.sample, features),
         *_copies(sample, features),
         *_repeated(look.sample),
         *_rare(look, task),
@@ -123,6 +124,22 @@ def _encode(values: pd.Series, column: Column) -> np.ndarray:
         return pd.factorize(values, sort=True)[0].astype(float)[:, None]
     numbers = values.astype("int64") if column.facts.kind is Kind.TIME else values
     return pd.to_numeric(numbers).astype(float).fillna(-1e30).to_numpy()[:, None]
+
+
+def _calendar(sample: pd.DataFrame, features: Sequence[Column]) -> Iterator[Danger]:
+    """Columns that say which span a row is of, such as the month."""
+    spans = sample.groupby(SPAN)
+    if len(spans) < 2:
+        return
+    for column in features:
+        if column.name in sample and column.role is not Role.TIME:
+            values = sample[column.name]
+            if values.nunique() == len(spans) and (spans[column.name].nunique() == 1).all():
+                yield Danger(
+                    column.name,
+                    "it says which span a row is of: a new span has a value that no model has seen",
+                    leave_out=True,
+                )
 
 
 def _copies(sample: pd.DataFrame, features: Sequence[Column]) -> Iterator[Danger]:

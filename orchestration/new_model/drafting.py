@@ -189,7 +189,7 @@ def _leave_out(
     asked.append(
         Question(
             column.name,
-            "does it give the label away?",
+            "is it of use?",
             Role.LEFT_OUT.value,
             options,
             f"--as {column.name}={column.role.value}",

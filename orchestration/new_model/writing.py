@@ -130,6 +130,14 @@ def _facts(draft: Draft) -> dict[str, Any]:
         + ["NUMERIC"] * has_numeric
         + ["vocabulary"] * bool(categories)
     )
+    transforms = (
+        ["category_ids"] * bool(categories)
+        + ["code_ids"] * bool(codes)
+        + ["is_absent"] * bool(absent)
+        + ["quantile_ranks"] * bool(buckets)
+        + ["standard_scores"] * bool(numbers or vectors)
+        + ["time_circles"] * bool(times)
+    )
     left_out = [f"`{c.name}` ({c.why})" for c in draft.columns if c.role is Role.LEFT_OUT]
     skewed = target.kind == REGRESSION and target.skewed
     return {
@@ -170,6 +178,17 @@ def _facts(draft: Draft) -> dict[str, Any]:
         "hidden": settings.hidden,
         "embedding": 8 if max(sizes, default=0) > 10 else 4,
         "imports": ", ".join(imports),
+        "transforms": ", ".join(transforms),
+        "first": {
+            (True, True): "layers.Concatenate()([embedded, numeric])",
+            (True, False): "embedded",
+            (False, True): "numeric",
+        }[has_ids, has_numeric],
+        "inputs": "{"
+        + ", ".join(["IDS: ids"] * has_ids + ["NUMERIC: numeric"] * has_numeric)
+        + "}",
+        "outputs": len(target.classes) if target.kind == MULTICLASS else 1,
+        "regression": target.kind == REGRESSION,
         "arguments": ", ".join(["sizes"] * has_ids + ["width"] * has_numeric),
         "signature": _signature(parameters),
         "example_weight": next((c.name for c in draft.of_role(Role.WEIGHT)), ""),
