@@ -28,6 +28,7 @@ from components.quantizer.conversion import convert
 from ml.complete_schema import complete_schema
 from ml.custom_config import bind_custom_config
 from ml.example_columns import Columns, to_example_batch
+from ml.names import graph_names
 from ml.predictors import SavedModelPredictor, TFLitePredictor
 from pipeline.config import Config, load_config
 from pipeline.model import Model
