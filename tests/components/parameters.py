@@ -39,7 +39,6 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "DataGate": {
         "environment": "TRAINING",
         "features": "[]",
-        "label": "",
         **_parameters(_GATE, "schema"),
     },
     "Transform": {
