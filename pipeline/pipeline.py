@@ -117,7 +117,7 @@ def create_pipeline(
         environment="TRAINING",
         warn_only=json.dumps(config.gate.warn_only),
         features=json.dumps(model.raw_features),
-        label=model.task.label,
+        task=model.task.to_json(),
         max_missing_change=config.gate.max_missing_change,
         max_duplicates=config.gate.max_duplicates,
         max_error_growth=config.gate.max_error_growth,

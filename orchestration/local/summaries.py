@@ -12,6 +12,7 @@ from tfx import v1 as tfx
 
 from components.compression_evaluator import read_budgets
 from components.data_gate.component import GateFacts
+from components.evaluator.baselines import Comparison, show
 from components.evaluator.results import (
     OVERALL,
     read_baseline_metrics,
@@ -22,7 +23,7 @@ from components.evaluator.verdict import Verdict
 from components.serving_validator.component import read_report
 from ml.artifacts import TRAINING_FILE, anomalies_uri, load_schema
 from ml.requests import Requests
-from ml.tasks import TITLES, Metric
+from ml.tasks import TITLES, Metric, Task
 from orchestration.local.node_process import Summary
 
 Outputs = dict[str, tfx.dsl.Artifact]
@@ -133,6 +134,16 @@ def _quantizer(outputs: Outputs) -> Summary:
     )
 
 
+def _baseline_evaluator(outputs: Outputs) -> Summary:
+    report = outputs["baselines"].read()
+    metric = Task.from_config(report["task"]).headline
+    shown = ", ".join(
+        f"{facts['title']} {show(facts['metrics'][metric.name])}"
+        for facts in reversed(report["baselines"].values())
+    )
+    return Summary(f"{metric.title}: {shown}")
+
+
 def _compression_evaluator(outputs: Outputs) -> Summary:
     uri = outputs["evaluation"].uri
     verdict = read_verdict(uri)
@@ -171,8 +182,9 @@ def _evaluator(outputs: Outputs) -> Summary:
         for metric in verdict.task.metrics
         if metric.name in overall
     )
+    comparison = Comparison.read(uri)
     if outputs["blessing"].get_int_custom_property("blessed"):
-        return Summary(f"blessed; {values}")
+        return Summary(f"blessed; {values}", (comparison.line,) if comparison else ())
     return Summary(f"not blessed; {values}", verdict.failures)
 
 
@@ -236,6 +248,7 @@ _BY_NODE: dict[str, Callable[[Outputs], Summary]] = {
     "ExampleValidator": _example_validator,
     "ServedModel": _served_model,
     "DataGate": _data_gate,
+    "BaselineEvaluator": _baseline_evaluator,
     "Transform": _transform,
     "Trainer": _trainer,
     "Pruner": _pruner,

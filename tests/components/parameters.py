@@ -48,7 +48,6 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "DataGate": {
         "environment": "TRAINING",
         "features": "[]",
-        "label": "",
         **_parameters(_GATE, "schema"),
     },
     "Transform": {
