@@ -340,7 +340,7 @@ def wait_until_gone(session: int) -> bool:
         (("--set", "training.epoch=3"), 2, "did you mean training.epochs?"),
         (("--config", "none.toml"), 2, "configuration file none.toml"),
         (("--set", "gate.schema=none.pbtxt"), 1, "none.pbtxt cannot be read"),
-        (("--output", "/proc/output"), 1, "output directory /proc/output cannot be written"),
+        (("--output", "/proc/output"), 1, "/proc/output/models/tests.trips cannot be written"),
     ],
 )
 def test_local_run_refuses_wrong_arguments_at_once(
