@@ -29,7 +29,7 @@ def make_table(backtests: Mapping[str, Sequence[Month]], metric: Metric) -> Tabl
     """
     better = "" if metric.direction == 1 else " (lower is better)"
     table = Table(
-        title=f"{metric.title} on each month{better}",
+        title=f"{metric.title} on each span{better}",
         title_justify="left",
         box=None,
         pad_edge=False,
