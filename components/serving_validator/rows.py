@@ -67,8 +67,8 @@ def accepts_rows(signature: meta_graph_pb2.SignatureDef) -> bool:
 def make_inputs(signature: meta_graph_pb2.SignatureDef, examples: np.ndarray) -> Inputs:
     """Turns examples into the inputs of a signature.
 
-    A signature whose only input is a string takes the serialized examples. Any other takes
-    features by name; see `parse_examples`.
+    A signature whose only input is a string that is not a feature takes the serialized examples.
+    Any other takes features by name; see `parse_examples`.
 
     Args:
       signature: The signature.
@@ -81,7 +81,7 @@ def make_inputs(signature: meta_graph_pb2.SignatureDef, examples: np.ndarray) ->
       DataError: If an example lacks a feature that has to be there.
       UserError: If a feature has a shape or dtype that no tf.Example holds.
     """
-    if _takes_examples(signature):
+    if _takes_examples(signature) and not _is_feature(*signature.inputs, examples):
         return dict.fromkeys(signature.inputs, examples)
     if not accepts_rows(signature):
         raise UserError(
@@ -153,6 +153,11 @@ def _as_json(value: Any) -> Any:
 
 def _takes_examples(signature: meta_graph_pb2.SignatureDef) -> bool:
     return [info.dtype for info in signature.inputs.values()] == [types_pb2.DT_STRING]
+
+
+def _is_feature(name: str, examples: np.ndarray) -> bool:
+    """Whether an example has a feature of a name."""
+    return any(name in tf.train.Example.FromString(row).features.feature for row in examples)
 
 
 def _row_shape(info: meta_graph_pb2.TensorInfo) -> list[int]:

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
+from google.protobuf.message import DecodeError
 
 from storage.names import PREDICTION_PREFIX, TIME_FEATURE, VERSION_FEATURE
 
@@ -38,7 +39,9 @@ def make_records(
         return []
     predictions = [(PREDICTION_PREFIX + name, *_by_row(array)) for name, array in outputs.items()]
     first, *others = inputs.values()
+    # A single feature that is text is an array of strings too.
     serialized = not others and first.dtype == object and first.ndim == 1
+    serialized = serialized and all(map(_is_example, first))
     columns = [(name, *_by_row(array)) for name, array in inputs.items()]
     records = []
     for row in range(rows):
@@ -58,6 +61,15 @@ def make_records(
                 getattr(features[name], kind).value.extend(row_values)
         records.append(example.SerializeToString())
     return records
+
+
+def _is_example(text: bytes) -> bool:
+    """Whether a string is a serialized tf.Example and nothing else."""
+    try:
+        example = tf.train.Example.FromString(text)
+    except DecodeError:
+        return False
+    return bool(example.features.feature) or not text
 
 
 def count_common_rows(inputs: Mapping[str, np.ndarray], outputs: Mapping[str, np.ndarray]) -> int:
