@@ -81,7 +81,7 @@ def make_inputs(signature: meta_graph_pb2.SignatureDef, examples: np.ndarray) ->
       DataError: If an example lacks a feature that has to be there.
       UserError: If a feature has a shape or dtype that no tf.Example holds.
     """
-    if _takes_examples(signature) and not _is_feature(*signature.inputs, examples):
+    if _takes_examples(signature) and not _is_feature(next(iter(signature.inputs)), examples):
         return dict.fromkeys(signature.inputs, examples)
     if not accepts_rows(signature):
         raise UserError(
