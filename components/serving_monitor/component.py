@@ -148,7 +148,7 @@ def ServingMonitor(
     }
     vectors = widths_of(expected)
     single = [name for name in names if name not in vectors]
-    columns = only([*single, learned.label], expected)
+    columns = only([*single, learned.label, learned.example_weight], expected)
     rows = {split: read_rows(examples, split, columns) for split in statistics_by_split}
     predicted = {
         split: read_vectors(examples, split, PREDICTION_PREFIX + output, learned.outputs)
@@ -181,6 +181,7 @@ def ServingMonitor(
         current,
         _encode(learned, current[learned.label]),
         predicted[CURRENT],
+        _weights(learned, current),
         [name for name in json.loads(slices) if name in single],
         min_slice_rows,
     )
@@ -228,6 +229,14 @@ def _encode(task: Task, labels: pd.Series) -> np.ndarray:
     encoded = np.full(len(labels), np.nan)
     encoded[known] = task.encode(labels[known].to_numpy())
     return encoded
+
+
+def _weights(task: Task, rows: pd.DataFrame) -> np.ndarray:
+    """Weights, [rows]; 0 where it is absent, 1 if the task has none."""
+    if task.example_weight not in rows:
+        return np.ones(len(rows))
+    weights: np.ndarray = rows[task.example_weight].fillna(0).to_numpy(float)
+    return weights
 
 
 def _training_means(
