@@ -20,7 +20,6 @@ from ml.artifacts import (
     statistics_uri,
 )
 from ml.identity.model import model_identity
-from ml.tasks import Task
 from storage.directory import ModelDirectory
 from storage.encrypted_versions import encrypt_tree
 from storage.encryption_keys import EncryptionError, Keys, require_keys
@@ -61,7 +60,6 @@ def Pusher(
     pushed_model: tfx.dsl.components.OutputArtifact[tfx.types.standard_artifacts.PushedModel],
     serving_dir: tfx.dsl.components.Parameter[str],
     model_name: tfx.dsl.components.Parameter[str],
-    task: tfx.dsl.components.Parameter[str],
     run_key: tfx.dsl.components.Parameter[str],
     signing_key: tfx.dsl.components.Parameter[str],
     signing_password: tfx.dsl.components.Parameter[str],
@@ -90,7 +88,6 @@ def Pusher(
           schema=schema_gen.outputs["schema"],
           serving_dir="output/serving",
           model_name="my_model",
-          task='{"kind": "binary", "label": "tip"}',
           run_key="",
           signing_key="env:SIGNING_KEY",
           signing_password="",
@@ -117,7 +114,6 @@ def Pusher(
         `reason` where nothing was pushed.
       serving_dir: URI of the Serving directory.
       model_name: Name of the model in it.
-      task: JSON of what the model predicts, see `Task.to_json`; kept with the version.
       run_key: Identifies data, configuration and code of the run; kept with the version.
       signing_key: The private key that signs the version: the path of its file, `env:NAME`, or a
         PKCS #11 URI. A file that does not exist is made, with the public key next to it (`.pub`).
@@ -150,8 +146,6 @@ def Pusher(
         "spans": json.loads(examples.get_string_custom_property("spans") or "{}"),
         "rows": json.loads(examples.get_string_custom_property("rows") or "{}"),
         "metrics": metrics.get(OVERALL, {}),
-        "task": json.loads(task),
-        "headline": _headline(Task.from_json(task)),
         "artifacts": {
             a.type_name.rpartition(".")[2]: _identify(a)
             for a in (
@@ -189,11 +183,6 @@ def Pusher(
     pushed_model.set_int_custom_property("pushed", 1)
     pushed_model.set_string_custom_property("pushed_version", str(version))
     pushed_model.set_string_custom_property("pushed_destination", directory.version_uri(version))
-
-
-def _headline(task: Task) -> dict[str, str]:
-    """Name and title of the metric by which versions are compared, for those who list them."""
-    return {"name": task.headline.name, "title": task.headline.title}
 
 
 def _why_not_new(directory: ModelDirectory, record: dict[str, Any]) -> str:

@@ -18,6 +18,8 @@ from storage.errors import DataError
 
 BINARY, MULTICLASS, REGRESSION = "binary", "multiclass", "regression"
 Kind = Literal["binary", "multiclass", "regression"]
+# The worst value of a metric, or the lowest and the highest.
+Bound = float | tuple[float, float]
 
 # More are an id, or a number.
 MOST_CLASSES = 1000
@@ -35,6 +37,8 @@ class Metric:
       direction: 1 if higher is better, -1 if lower is better, 0 if it is best near `best`.
       best: The value of a perfect model; None if the direction says it.
       relative: Whether two values are compared by their ratio, because the unit is the label's.
+      lowest: Smallest value that it can have.
+      highest: Largest value.
     """
 
     name: str
@@ -43,6 +47,44 @@ class Metric:
     direction: Literal[1, -1, 0]
     best: float | None = None
     relative: bool = False
+    lowest: float = 0.0
+    highest: float = np.inf
+
+    def check_bound(self, bound: Bound) -> str:
+        """What is wrong with a threshold of this metric; "" for nothing.
+
+        Example:
+          >>> AUC.check_bound(1.2)
+          'the lowest AUC is expected, 0 to 1'
+        """
+        ends = bound if isinstance(bound, tuple) else (bound,)
+        fits = all(np.isfinite(end) and self.lowest <= end <= self.highest for end in ends)
+        if fits and len(ends) == (1 if self.direction else 2) and list(ends) == sorted(ends):
+            return ""
+        what = {1: f"the lowest {self.title}", -1: f"the highest {self.title}"}.get(
+            self.direction, f"the lowest and the highest {self.title}, as in [0.5, 2.0],"
+        )
+        ranges = {
+            (0.0, 1.0): ", 0 to 1",
+            (0.0, np.inf): ", 0 or more",
+            (-np.inf, 1.0): ", at most 1",
+        }
+        return f"{what} is expected{ranges.get((self.lowest, self.highest), '')}"
+
+    def show(self, value: float | None, margin: float | None = None) -> str:
+        """A value for people, with half the width of its interval.
+
+        Example:
+          >>> RMSE.show(1512.34, 9.06), AUC.show(0.69288, 0.0066), AUC.show(None)
+          ('1,512 ±9.1', '0.6929 ±0.0066', 'undefined')
+        """
+        if value is None:
+            return "undefined"
+        in_units = self.relative or self.best == 0  # Of the label.
+        text = _digits(value, 4) if in_units else f"{value:.4f}"
+        if margin is None:
+            return text
+        return f"{text} ±{_digits(margin, 2) if in_units else f'{margin:.4f}'}"
 
     def loss(self, value: float, baseline: float) -> float:
         """How much worse a value is than a baseline; negative if it is better.
@@ -63,17 +105,25 @@ class Metric:
         return worse / abs(baseline) if baseline else float(np.sign(worse)) * np.inf
 
 
-AUC = Metric("auc", "AUC", "AUC", 1)
-AUC_PR = Metric("auc_pr", "AUC-PR", "AUCPrecisionRecall", 1)
+AUC = Metric("auc", "AUC", "AUC", 1, highest=1.0)
+AUC_PR = Metric("auc_pr", "AUC-PR", "AUCPrecisionRecall", 1, highest=1.0)
 LOG_LOSS = Metric("log_loss", "log loss", "BinaryCrossEntropy", -1)
 CALIBRATION = Metric("calibration", "calibration", "Calibration", 0, best=1.0)
-ACCURACY = Metric("accuracy", "accuracy", "SparseCategoricalAccuracy", 1)
-MACRO_AUC = Metric("macro_auc", "macro AUC", "AUC", 1)
+ACCURACY = Metric("accuracy", "accuracy", "SparseCategoricalAccuracy", 1, highest=1.0)
+MACRO_AUC = Metric("macro_auc", "macro AUC", "AUC", 1, highest=1.0)
 CLASS_LOG_LOSS = Metric("log_loss", "log loss", "SparseCategoricalCrossentropy", -1)
 RMSE = Metric("rmse", "RMSE", "RootMeanSquaredError", -1, relative=True)
 MAE = Metric("mae", "MAE", "MeanAbsoluteError", -1, relative=True)
-R2 = Metric("r2", "R²", "R2Score", 1)
-BIAS = Metric("bias", "bias", "MeanError", 0, best=0.0)
+R2 = Metric("r2", "R²", "R2Score", 1, lowest=-np.inf, highest=1.0)
+BIAS = Metric("bias", "bias", "MeanError", 0, best=0.0, lowest=-np.inf)
+
+
+def _digits(value: float, digits: int) -> str:
+    """A number with this many significant digits, and no exponent unless it is very small."""
+    if value == 0 or not np.isfinite(value) or abs(value) < 1e-4:
+        return f"{value:.{digits}g}"
+    places = digits - 1 - int(np.floor(np.log10(abs(value))))
+    return f"{value:,.{max(places, 0)}f}"
 
 
 @dataclass(frozen=True)
@@ -83,9 +133,10 @@ class _Facts:
     loss: str
     activation: str
     metrics: tuple[Metric, ...]
-    thresholds: Mapping[str, float | tuple[float, float]]
-    slice_thresholds: Mapping[str, float | tuple[float, float]]
+    thresholds: Mapping[str, Bound]
+    slice_thresholds: Mapping[str, Bound]
     max_loss: float
+    max_slice_loss: float
 
 
 # The first metric is the headline: training, compression and retraining are judged by it.
@@ -97,6 +148,7 @@ _FACTS = {
         thresholds={"auc": 0.5, "calibration": (0.5, 2.0)},
         slice_thresholds={"auc": 0.5},
         max_loss=0.005,
+        max_slice_loss=0.02,
     ),
     MULTICLASS: _Facts(
         loss="sparse_categorical_crossentropy",
@@ -105,6 +157,7 @@ _FACTS = {
         thresholds={"macro_auc": 0.5, "calibration": (0.5, 2.0)},
         slice_thresholds={},
         max_loss=0.01,
+        max_slice_loss=0.04,
     ),
     REGRESSION: _Facts(
         loss="mean_squared_error",
@@ -113,6 +166,7 @@ _FACTS = {
         thresholds={"r2": 0.0},
         slice_thresholds={},
         max_loss=0.02,
+        max_slice_loss=0.05,
     ),
 }
 
@@ -223,13 +277,33 @@ class Task:
         """
         return {metric.name: metric for metric in self.metrics}[name]
 
+    def check_thresholds(self, key: str, thresholds: Mapping[str, Bound]) -> None:
+        """Checks settings of thresholds by metric.
+
+        Args:
+          key: The key of the setting, for messages.
+          thresholds: As `thresholds`.
+
+        Raises:
+          ValueError: If the task has no such metric, or the bound is not of the metric's form.
+        """
+        for name, bound in thresholds.items():
+            if name not in (known := [metric.name for metric in self.metrics]):
+                raise ValueError(
+                    f"{key}.{name}: no such metric; those of a {self.kind} task are "
+                    f"{', '.join(known)}"
+                )
+            if problem := self.metric(name).check_bound(bound):
+                shown = list(bound) if isinstance(bound, tuple) else bound
+                raise ValueError(f"{key}.{name} = {shown}: {problem}")
+
     @property
-    def thresholds(self) -> Mapping[str, float | tuple[float, float]]:
+    def thresholds(self) -> Mapping[str, Bound]:
         """Default thresholds by metric: the worst value, or the lowest and the highest."""
         return _FACTS[self.kind].thresholds
 
     @property
-    def slice_thresholds(self) -> Mapping[str, float | tuple[float, float]]:
+    def slice_thresholds(self) -> Mapping[str, Bound]:
         """The same for every slice."""
         return _FACTS[self.kind].slice_thresholds
 
@@ -237,6 +311,11 @@ class Task:
     def max_loss(self) -> float:
         """Default of the largest loss of the headline metric; see `Metric.loss`."""
         return _FACTS[self.kind].max_loss
+
+    @property
+    def max_slice_loss(self) -> float:
+        """The same in a slice."""
+        return _FACTS[self.kind].max_slice_loss
 
     def encode(self, labels: Sequence[Any] | np.ndarray) -> np.ndarray:
         """Encodes raw labels: class ids, or numbers.

@@ -14,7 +14,6 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from ml.tasks import Kind, Task
-from ml.thresholds import check_thresholds
 from pipeline.kubeflow_config import KubeflowConfig
 from pipeline.layers import ConfigError as ConfigError
 from pipeline.layers import list_keys, merge, parse_setting, read_toml
@@ -356,9 +355,8 @@ class Config:
 
     def __post_init__(self) -> None:
         task = self.make_task()
-        monitor = self.monitor
-        check_thresholds(task, {"monitor.thresholds": monitor.thresholds})
-        check_thresholds(task, {"monitor.slice_thresholds": monitor.slice_thresholds})
+        task.check_thresholds("monitor.thresholds", self.monitor.thresholds)
+        task.check_thresholds("monitor.slice_thresholds", self.monitor.slice_thresholds)
         if self.label in self.features:
             raise ValueError(f"features: {self.label!r} is the label, which no request has")
 

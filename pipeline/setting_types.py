@@ -2,18 +2,10 @@
 
 from __future__ import annotations
 
-import math
 import re
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import (
-    AfterValidator,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    PlainValidator,
-    WithJsonSchema,
-)
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field
 
 from pipeline import quantities
 
@@ -39,19 +31,6 @@ def _as_texts(values: Any) -> Any:
     return tuple(str(v) if isinstance(v, int) else v for v in values)
 
 
-def _as_threshold(value: Any) -> float | tuple[float, float]:
-    is_pair = isinstance(value, list | tuple)
-    try:
-        numbers = [float(number) for number in (value if is_pair else [value])]
-    except (TypeError, ValueError):
-        numbers = []
-    if is_pair and len(numbers) == 2 and numbers[0] <= numbers[1]:
-        return numbers[0], numbers[1]
-    if not is_pair and len(numbers) == 1 and math.isfinite(numbers[0]):
-        return numbers[0]
-    raise ValueError("a number is expected, or a list of the lowest and the highest")
-
-
 def _check_switch(value: Any) -> Any:
     if not isinstance(value, bool) and value not in ("true", "false"):
         raise ValueError("true or false is expected")
@@ -73,6 +52,18 @@ def match(pattern: str, expected: str) -> AfterValidator:
         return text
 
     return AfterValidator(check)
+
+
+def _as_bound(bound: Any) -> Any:
+    """A threshold: a number, or a list of two."""
+    ends = bound if isinstance(bound, list | tuple) else [bound]
+    try:
+        numbers = tuple(float(end) for end in ends)
+    except (TypeError, ValueError):
+        numbers = ()
+    if not (isinstance(bound, list | tuple) and len(numbers) == 2) and len(numbers) != 1:
+        raise ValueError("a number is expected, or the lowest and the highest, as in [0.5, 2.0]")
+    return numbers if len(numbers) == 2 else numbers[0]
 
 
 # Only `true` or `false`, in TOML and on the command line.
@@ -126,12 +117,7 @@ BucketUri = Annotated[
 ]
 EnvName = Annotated[str, match(r"[A-Za-z_]\w*", "the name of an environment variable")]
 SecretKey = Annotated[str, Field(pattern=rf"^{_DNS_NAME}/[\w.-]+$")]
+# Thresholds by metric; `Task.check_thresholds` checks the names and the form of the bounds.
+Thresholds = dict[str, Annotated[float | tuple[float, float], BeforeValidator(_as_bound)]]
 # Values of a label.
 Classes = Annotated[tuple[Text, ...], BeforeValidator(_as_texts)]
-# By metric; see `ml.thresholds`.
-Threshold = Annotated[
-    float | tuple[float, float],
-    PlainValidator(_as_threshold),
-    WithJsonSchema({"anyOf": [{"type": "number"}, {"type": "array"}]}),
-]
-Thresholds = dict[str, Threshold]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 from storage.directory import ModelDirectory
@@ -14,8 +13,6 @@ from storage.private_copy import PrivateCopy, private_copy
 from storage.signing import claimed_key
 from storage.uris import exists, file_sizes
 
-# Of versions that an older release pushed: all were binary.
-_HEADLINE_BEFORE_TASKS = {"name": "auc", "title": "AUC"}
 LIVE, OLDER, ROLLED_BACK = "live", "older", "rolled back"
 
 
@@ -37,7 +34,7 @@ def describe_versions(directory: ModelDirectory) -> list[dict[str, Any]]:
                 "state": state,
                 "labels": [name for name, pinned in labels.items() if pinned == version],
                 "created": record.get("created"),
-                "headline": _headline(record),
+                "auc": record.get("metrics", {}).get("auc"),
                 "trained_on": spans.get("train", []),
                 "evaluated_on": spans.get("test", []),
                 "bytes": sum(sizes.values()),
@@ -47,13 +44,6 @@ def describe_versions(directory: ModelDirectory) -> list[dict[str, Any]]:
             }
         )
     return rows
-
-
-def _headline(record: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Name, title and value of the metric by which a version was judged; None if unknown."""
-    named = record.get("headline") or _HEADLINE_BEFORE_TASKS
-    value = record.get("metrics", {}).get(named["name"])
-    return None if value is None else {**named, "value": value}
 
 
 def copy_version(

@@ -125,7 +125,7 @@ def ServingMonitor(
         the training labels.
       max_mean_shift: Largest difference of the mean prediction of a regression from the mean
         training label, in standard deviations of the label.
-      thresholds: JSON of the thresholds of live metrics, see `ml.thresholds`; three standard
+      thresholds: JSON of the thresholds of live metrics, see `Task.thresholds`; three standard
         deviations allow for chance.
       slice_thresholds: The same for each slice.
       min_slice_rows: Slices with fewer labelled rows are left out, and so is the whole.

@@ -21,9 +21,6 @@ from storage.directory import ModelDirectory
 from storage.encryption_keys import load_keys
 from storage.keys import short_id
 
-# From here on one decimal says enough.
-_LARGE = 100
-
 
 @click.command()
 @click.argument("serving_dir", default=SERVING_DIR)
@@ -84,7 +81,7 @@ def print_versions(directory: ModelDirectory, rows: list[dict[str, Any]]) -> Non
         box=None,
         pad_edge=False,
     )
-    for name, width in (("version", 10), ("state", 11), ("made, UTC", 10), (_title(rows), 6)):
+    for name, width in (("version", 10), ("state", 11), ("made, UTC", 10), ("AUC", 6)):
         table.add_column(name, min_width=width, overflow="fold")
     for name, width in (("trained on", 9), ("evaluated on", 6), ("size", 6), ("TFLite", 7)):
         table.add_column(name, min_width=width, overflow="fold", justify="right")
@@ -97,7 +94,7 @@ def print_versions(directory: ModelDirectory, rows: list[dict[str, Any]]) -> Non
             str(row["version"]),
             ", ".join([row["state"], *row["labels"]]),
             (row["created"] or "").replace("T", " ")[:16],
-            _show(row["headline"], _title(rows)),
+            "" if row["auc"] is None else f"{row['auc']:.4f}",
             _months(row["trained_on"]),
             _months(row["evaluated_on"]),
             decimal(row["bytes"], precision=0),
@@ -108,20 +105,6 @@ def print_versions(directory: ModelDirectory, rows: list[dict[str, Any]]) -> Non
         style = {LIVE: "bold green", ROLLED_BACK: "dim"}.get(row["state"], "")
         table.add_row(*map(Text, cells), style=style)
     print_table(table, standard_output())
-
-
-def _title(rows: list[dict[str, Any]]) -> str:
-    """The metric of the newest version that has one."""
-    titles = [row["headline"]["title"] for row in rows if row["headline"]]
-    return titles[0] if titles else "metric"
-
-
-def _show(headline: dict[str, Any] | None, title: str) -> str:
-    if headline is None:
-        return ""
-    number = headline["value"]
-    value = f"{number:.4f}" if abs(number) < _LARGE else f"{number:,.1f}"
-    return value if headline["title"] == title else f"{value} {headline['title']}"
 
 
 def _months(spans: list[int]) -> str:

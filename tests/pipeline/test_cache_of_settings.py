@@ -72,7 +72,7 @@ def parameters() -> dict[str, str]:
             'label = "tip"',
             'label = "fare"',
             {"DataGate", "Transform", "Trainer", "Pruner", "Quantizer"}
-            | {"Evaluator", "CompressionEvaluator", "ServingValidator", "Pusher"},
+            | {"Evaluator", "CompressionEvaluator", "ServingValidator"},
         ),
     ],
 )
