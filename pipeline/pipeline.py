@@ -248,7 +248,6 @@ def create_pipeline(
         schema=schema_gen.outputs["schema"],
         serving_dir=serving_dir,
         model_name=config.model_name,
-        task=model.task.to_json(),
         run_key=run_key,
         signing_key=signing_key,
         encrypt=config.serving.encrypt,

@@ -76,7 +76,6 @@ DEFAULTS: dict[str, dict[str, Any]] = {
         },
     },
     "Pusher": {
-        "task": _TASK,
         "run_key": "",
         "signing_key": "",
         "signing_password": "",

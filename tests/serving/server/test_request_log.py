@@ -125,6 +125,12 @@ class TestRecords:
         }
         assert second.keys() == first.keys() - {"distance", "company"}
 
+    @pytest.mark.parametrize("text", [b"red", b"\xff\xfe", b"0", b"{}", b"\x0a\x00"])
+    def test_a_single_feature_of_text_is_no_serialized_example(self, text: bytes) -> None:
+        first, second = map(values_of, make_records(3, {"text": strings(text, b"")}, OUTPUTS, 1))
+        assert first["text"] == [text]
+        assert "text" not in second
+
     def test_every_dtype_has_its_kind_of_feature(self) -> None:
         outputs = {
             "matrix": np.array([[[1.0, 2], [3, 4]]]),
