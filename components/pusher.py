@@ -61,7 +61,6 @@ def Pusher(
     pushed_model: tfx.dsl.components.OutputArtifact[tfx.types.standard_artifacts.PushedModel],
     serving_dir: tfx.dsl.components.Parameter[str],
     model_name: tfx.dsl.components.Parameter[str],
-    task: tfx.dsl.components.Parameter[str],
     run_key: tfx.dsl.components.Parameter[str],
     signing_key: tfx.dsl.components.Parameter[str],
     signing_password: tfx.dsl.components.Parameter[str],
@@ -90,7 +89,6 @@ def Pusher(
           schema=schema_gen.outputs["schema"],
           serving_dir="output/serving",
           model_name="my_model",
-          task='{"kind": "binary", "label": "tip"}',
           run_key="",
           signing_key="env:SIGNING_KEY",
           signing_password="",
@@ -117,7 +115,6 @@ def Pusher(
         `reason` where nothing was pushed.
       serving_dir: URI of the Serving directory.
       model_name: Name of the model in it.
-      task: JSON of what the model predicts, see `Task.to_json`; kept with the version.
       run_key: Identifies data, configuration and code of the run; kept with the version.
       signing_key: The private key that signs the version: the path of its file, `env:NAME`, or a
         PKCS #11 URI. A file that does not exist is made, with the public key next to it (`.pub`).
@@ -149,7 +146,7 @@ def Pusher(
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "spans": json.loads(examples.get_string_custom_property("spans") or "{}"),
         "rows": json.loads(examples.get_string_custom_property("rows") or "{}"),
-        "task": json.loads(task),
+        "task": verdict.task.kind,
         "headline": _headline(verdict, metrics.get(OVERALL, {})),
         "metrics": metrics.get(OVERALL, {}),
         "artifacts": {

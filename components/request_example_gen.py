@@ -56,9 +56,9 @@ def RequestExampleGen(
     """Writes the requests to a version, with its predictions, in a period and the one before.
 
     A row holds the features, the prediction as `prediction.<output>`, also if the request was to
-    classify or to regress, and the label if it has arrived. The label is that of the rows of the
-    monthly spans with the same features, as it is there; if these differ, there is none. Features
-    that no request of the period has are ignored.
+    classify or to regress, and label and weight if they have arrived. The label is that of the rows
+    of the monthly spans with the same features, as it is there; if these differ, there is none.
+    Features that no request of the period has are ignored.
 
     Example:
       example_gen = RequestExampleGen(
@@ -115,12 +115,13 @@ def RequestExampleGen(
     if frames[CURRENT].empty:
         raise DataError(_describe_nothing(log_uri, model_name, requests, period, output, keys))
     if data_uri:
-        kinds = request_log.features_of(load_schema(schema), [*names, label])
+        joined = [label, *({learned.example_weight} - {"", *names})]
+        kinds = request_log.features_of(load_schema(schema), [*names, *joined])
         for split, span in ((CURRENT, period), (PREVIOUS, period.previous)):
             if not frames[split].empty:
                 source = DataSource.of(data_uri, layout)
                 labels, months = _read_labels(source, span, kinds, widths, label)
-                frames[split] = _join(frames[split], labels, names, label)
+                frames[split] = _join(frames[split], labels, names, joined)
                 requests.label_months[split] = months
                 requests.labelled[split] = _count_labels(learned, frames[split][label])
         types = kinds
@@ -269,14 +270,18 @@ def _to_frame(batch: pa.RecordBatch, types: dict[str, int], widths: dict[str, in
 
 
 def _join(
-    rows: pd.DataFrame, labels: pd.DataFrame, features: Sequence[str], label: str
+    rows: pd.DataFrame, labels: pd.DataFrame, features: Sequence[str], joined: Sequence[str]
 ) -> pd.DataFrame:
-    """Adds the label to rows, NaN if unknown; keeps number and order of the rows."""
+    """Adds the label, and other columns, to rows, NaN if unknown; keeps number and order."""
     keys = [name for name in features if name in labels and rows[name].notna().any()]
     if labels.empty or not keys:
-        return rows.assign(**{label: float("nan")})
-    known = labels.dropna(subset=[label]).groupby(keys, dropna=False)[label].agg(["min", "max"])
-    known = known[known["min"] == known["max"]]["min"].rename(label).reset_index()
+        return rows.assign(**dict.fromkeys(joined, float("nan")))
+    label, *others = joined
+    groups = labels.dropna(subset=[label]).groupby(keys, dropna=False)
+    known = groups[label].agg(["min", "max"])
+    first = groups[[name for name in others if name in labels]].first()
+    known = known.rename(columns={"min": label}).join(first).reindex(columns=[*joined, "max"])
+    known = known[known[label] == known["max"]].drop(columns="max").reset_index()
     return rows.merge(known, how="left", on=keys, validate="many_to_one")
 
 

@@ -118,7 +118,7 @@ def fit_baselines(task: Task, train: Sample, held_out: Sample) -> list[Baseline]
     """
     train, held_out = train.labelled(), held_out.labelled()
     both = train + held_out
-    targets = _targets(task, both.labels)
+    targets = targets_of(task, both.labels)
     mean = np.zeros(task.outputs)
     if len(targets):
         mean = np.average(targets, axis=0, weights=both.weights)
@@ -152,7 +152,7 @@ def explained_shares(task: Task, train: Sample, held_out: Sample) -> dict[str, f
     """
     train, held_out = train.labelled(), held_out.labelled()
     encoder = _Encoder(train.rows)
-    targets, truth = _targets(task, train.labels), _targets(task, held_out.labels)
+    targets, truth = targets_of(task, train.labels), targets_of(task, held_out.labels)
     if not len(targets) or not len(truth):
         return {}
     errors = (truth - np.average(targets, axis=0, weights=train.weights)) ** 2
@@ -177,7 +177,7 @@ def _best_column(task: Task, encoder: _Encoder, train: Sample, held_out: Sample)
     return max(shares, key=lambda name: shares[name], default=encoder.columns[0])
 
 
-def _targets(task: Task, labels: np.ndarray) -> np.ndarray:
+def targets_of(task: Task, labels: np.ndarray) -> np.ndarray:
     """What is predicted of each label, float64 [rows, task.outputs]."""
     if task.kind == MULTICLASS:
         return np.eye(task.outputs)[labels.astype(int)]
@@ -226,10 +226,15 @@ def _fit_column(
         return lambda rows: means[_bins(encoder.encode(rows, name), len(means))]
     tree = DecisionTreeRegressor(
         max_leaf_nodes=_LEAVES, min_samples_leaf=_ROWS_OF_A_LEAF, random_state=_SEED
-    ).fit(values[:, None], targets, sample.weights)
-    return lambda rows: tree.predict(encoder.encode(rows, name)[:, None]).reshape(
+    ).fit(_with_absence(values), targets, sample.weights)
+    return lambda rows: tree.predict(_with_absence(encoder.encode(rows, name))).reshape(
         len(rows), targets.shape[1]
     )
+
+
+def _with_absence(values: np.ndarray) -> np.ndarray:
+    """Values, and whether they are missing, by which a tree may not split otherwise."""
+    return np.column_stack([values, np.isnan(values)])
 
 
 def _bins(codes: np.ndarray, bins: int) -> np.ndarray:

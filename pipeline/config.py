@@ -54,11 +54,12 @@ class GateConfig:
         run, or `feature:TYPE`.
       max_missing_change: Largest difference of the share of rows without a value from that of the
         served model's training data.
-      max_duplicates: Largest share of the new month's rows that repeat another row.
+      max_duplicates: Largest share of the new month's rows that repeat another row, above the share
+        in as many rows of the window.
       max_error_growth: Largest growth from the window to the new month, as a factor, of the squared
         error of a numeric feature predicted from the other features.
-      min_label_relation: Share of its AUC above 0.5 in the window that a linear prediction of the
-        label must keep in the new month.
+      min_label_relation: Share of its gain over a constant in the window, by the task's first
+        metric, that a linear prediction of the label must keep in the new month.
     """
 
     schema: Text

@@ -12,15 +12,19 @@ from storage.errors import UserError
 # Types of anomalies that TFDV does not have.
 OWN_TYPES = frozenset(
     {
+        "CLASS_NOT_IN_TRAIN",
+        "CLASS_RARE",
         "CONSTANT",
         "DRIFT_NEAR_THRESHOLD",
         "DUPLICATE_ROWS",
+        "LABEL_LEAK",
         "LABEL_UNRELATED",
         "LABEL_UNUSABLE",
         "MISSING_RATE_CHANGED",
         "RELATION_CHANGED",
         "UNSEEN_VALUES",
         "VALUE_VANISHED",
+        "WEIGHT_UNUSABLE",
     }
 )
 ANOMALY_TYPES = frozenset(anomalies_pb2.AnomalyInfo.Type.keys()) | OWN_TYPES

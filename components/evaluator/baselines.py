@@ -68,8 +68,8 @@ class Comparison:
     @property
     def line(self) -> str:
         """All figures, for the screen."""
-        shown = [f"{rival.title} {_show(rival.value)}" for rival in reversed(self.rivals)]
-        return f"{self.metric.title} {_show(self.value)}; baselines: {', '.join(shown)}"
+        shown = [f"{rival.title} {show(rival.value)}" for rival in reversed(self.rivals)]
+        return f"{self.metric.title} {show(self.value)}; baselines: {', '.join(shown)}"
 
     @property
     def failures(self) -> tuple[str, ...]:
@@ -210,7 +210,8 @@ def _finite(values: np.ndarray) -> float | None:
     return float(values[0]) if np.isfinite(values[0]) else None
 
 
-def _show(value: float | None) -> str:
+def show(value: float | None) -> str:
+    """A value of a metric for people."""
     if value is None:
         return "undefined"
     if abs(value) < 10:

@@ -125,7 +125,7 @@ def ServingMonitor(
         the training labels.
       max_mean_shift: Largest difference of the mean prediction of a regression from the mean
         training label, in standard deviations of the label.
-      thresholds: JSON of the thresholds of live metrics, see `ml.thresholds`; three standard
+      thresholds: JSON of the thresholds of live metrics, see `Task.thresholds`; three standard
         deviations allow for chance.
       slice_thresholds: The same for each slice.
       min_slice_rows: Slices with fewer labelled rows are left out, and so is the whole.
@@ -148,7 +148,7 @@ def ServingMonitor(
     }
     vectors = widths_of(expected)
     single = [name for name in names if name not in vectors]
-    columns = only([*single, learned.label], expected)
+    columns = only([*single, learned.label, learned.example_weight], expected)
     rows = {split: read_rows(examples, split, columns) for split in statistics_by_split}
     predicted = {
         split: read_vectors(examples, split, PREDICTION_PREFIX + output, learned.outputs)
@@ -181,6 +181,7 @@ def ServingMonitor(
         current,
         _encode(learned, current[learned.label]),
         predicted[CURRENT],
+        _weights(learned, current),
         [name for name in json.loads(slices) if name in single],
         min_slice_rows,
     )
@@ -228,6 +229,14 @@ def _encode(task: Task, labels: pd.Series) -> np.ndarray:
     encoded = np.full(len(labels), np.nan)
     encoded[known] = task.encode(labels[known].to_numpy())
     return encoded
+
+
+def _weights(task: Task, rows: pd.DataFrame) -> np.ndarray:
+    """Weights, [rows]; 0 where it is absent, 1 if the task has none."""
+    if task.example_weight not in rows:
+        return np.ones(len(rows))
+    weights: np.ndarray = rows[task.example_weight].fillna(0).to_numpy(float)
+    return weights
 
 
 def _training_means(

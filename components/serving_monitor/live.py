@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -9,7 +10,6 @@ import numpy as np
 import pandas as pd
 
 from components.serving_monitor.deviations import standard_deviations
-from components.serving_monitor.predictions import means
 from ml.scores import Score, measure
 from ml.tasks import MULTICLASS, Task
 
@@ -43,6 +43,7 @@ def measure_live(
     rows: pd.DataFrame,
     labels: np.ndarray,
     predictions: np.ndarray,
+    weights: np.ndarray,
     slices: Sequence[str],
     min_rows: int,
 ) -> list[Live]:
@@ -53,10 +54,11 @@ def measure_live(
       rows: Columns to slice by.
       labels: Encoded labels, [rows]; NaN where there is none.
       predictions: [rows, outputs]; rows that are not finite are left out.
+      weights: [rows]; rows without a positive one are left out.
       slices: The columns to slice by.
       min_rows: Smallest number of labelled rows of a slice, and of the whole.
     """
-    known = np.isfinite(labels) & np.isfinite(predictions).all(axis=1)
+    known = np.isfinite(labels) & np.isfinite(predictions).all(axis=1) & (weights > 0)
     parts = [(OVERALL, np.flatnonzero(known))]
     for column in slices:
         values = rows[column].reset_index(drop=True)[known]
@@ -65,24 +67,30 @@ def measure_live(
             parts.append((f"{column}:{shown}", places.to_numpy()))
     parts.sort(key=lambda part: -len(part[1]))
     return [
-        _measure(task, name, labels[places], predictions[places])
+        _measure(task, name, labels[places], predictions[places], weights[places])
         for name, places in parts
         if len(places) >= min_rows
     ]
 
 
-def _measure(task: Task, name: str, labels: np.ndarray, predictions: np.ndarray) -> Live:
-    values = measure(task, labels, predictions)
-    shares = (
-        np.bincount(labels.astype(int), minlength=len(task.classes)) / len(labels)
-        if (task.kind == MULTICLASS)
-        else np.array([labels.mean()])
-    )
+def _measure(
+    task: Task, name: str, labels: np.ndarray, predictions: np.ndarray, weights: np.ndarray
+) -> Live:
+    values = measure(task, labels, predictions, weights)
+    deviations = standard_deviations(task, labels, predictions, values)
+    # Rows of unequal weight are worth fewer (Kish, Survey Sampling, 1965, 11.7).
+    worth = math.sqrt(len(weights) * (weights**2).sum()) / weights.sum()
+    truth = labels[:, None]
+    if task.kind == MULTICLASS:
+        truth = np.eye(len(task.classes))[labels.astype(int)]
     return Live(
         name=name,
         rows=len(labels),
         metrics=values,
-        deviations=standard_deviations(task, labels, predictions, values),
-        mean_predictions=means(predictions),
-        mean_labels=shares.tolist(),
+        deviations={
+            metric: None if deviation is None else deviation * worth
+            for metric, deviation in deviations.items()
+        },
+        mean_predictions=np.average(predictions, axis=0, weights=weights).tolist(),
+        mean_labels=np.average(truth, axis=0, weights=weights).tolist(),
     )

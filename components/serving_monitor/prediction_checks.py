@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -13,8 +13,7 @@ from components.serving_monitor.live import OVERALL, Live
 from components.serving_monitor.predictions import Bins
 from components.serving_monitor.training_labels import TrainingLabels
 from ml.chance import divergence_by_chance, effective_rows, jensen_shannon
-from ml.tasks import CALIBRATION, MULTICLASS, REGRESSION, Metric, Task
-from ml.thresholds import Threshold, Thresholds, bounds
+from ml.tasks import CALIBRATION, MULTICLASS, REGRESSION, Bound, Metric, Task
 
 # So many standard deviations are granted to chance.
 _GRANTED = 3
@@ -87,7 +86,10 @@ def _shift(mean: float, error: float, labels: TrainingLabels, limit: float) -> C
 
 
 def check_live(
-    task: Task, live: Sequence[Live], thresholds: Thresholds, slice_thresholds: Thresholds
+    task: Task,
+    live: Sequence[Live],
+    thresholds: Mapping[str, Bound],
+    slice_thresholds: Mapping[str, Bound],
 ) -> Iterator[Check]:
     """The metrics of the task on the labels that have arrived.
 
@@ -106,7 +108,7 @@ def check_live(
                 yield _check_metric(metric, measured, subject, value, deviation or 0.0, threshold)
 
 
-def _check_calibration(task: Task, measured: Live, threshold: Threshold) -> Iterator[Check]:
+def _check_calibration(task: Task, measured: Live, threshold: Bound) -> Iterator[Check]:
     """The calibration of the class that is nearest to its limits, with its own share of chance."""
     checks = []
     for class_id, (mean, share) in enumerate(
@@ -128,10 +130,10 @@ def _check_metric(
     subject: str,
     value: float,
     deviation: float,
-    threshold: Threshold,
+    threshold: Bound,
 ) -> Check:
     """One check of a metric; with two limits that of the nearer one."""
-    low, high = bounds(metric, threshold)
+    low, high = _limits(metric, threshold)
     granted = _GRANTED * deviation
     checks = []
     for limit, at_least in ((low, True), (high, False)):
@@ -146,6 +148,14 @@ def _check_metric(
         kind = f"live {metric.title}"
         checks.append(Check(kind, subject, LABELS, value, reached, text, at_least))
     return max(checks, key=lambda check: (check.alarms, check.closeness))
+
+
+def _limits(metric: Metric, bound: Bound) -> tuple[float | None, float | None]:
+    """The lowest and the highest value that is allowed; None for no such limit."""
+    if isinstance(bound, tuple | list):  # JSON has no tuples.
+        low, high = bound
+        return low, high
+    return (bound, None) if metric.direction == 1 else (None, bound)
 
 
 def _ratio_either_way(mean: float, share: float) -> float:

@@ -16,9 +16,6 @@ from orchestration.backtest.months import SCORES, Month, mean_scores
 from orchestration.local.output_directory import write_whole
 from orchestration.outcome import Outcome
 
-# From here on two decimals say enough.
-_LARGE = 100
-
 
 def make_table(backtests: Mapping[str, Sequence[Month]], metric: Metric) -> Table:
     """A row for each month of each backtest, and the means over months that have all scores.
@@ -29,7 +26,7 @@ def make_table(backtests: Mapping[str, Sequence[Month]], metric: Metric) -> Tabl
     """
     better = "" if metric.direction == 1 else " (lower is better)"
     table = Table(
-        title=f"{metric.title} on each month{better}",
+        title=f"{metric.title} on each span{better}",
         title_justify="left",
         box=None,
         pad_edge=False,
@@ -45,13 +42,13 @@ def make_table(backtests: Mapping[str, Sequence[Month]], metric: Metric) -> Tabl
     for name, months in backtests.items():
         first = [name] if several else []
         for row in months:
-            values = (_show(getattr(row, key)) for key in SCORES)
+            values = (_show(metric, getattr(row, key)) for key in SCORES)
             style = "" if row.outcome == Outcome.PUSHED else "yellow"
             texts = (_show_drift(row.drift), Text(row.decision, style))
             table.add_row(*first, str(row.month), *values, *texts)
         means = mean_scores(months)
         if means:
-            values = (_show(means[key]) for key in SCORES)
+            values = (metric.show(means[key]) for key in SCORES)
             table.add_row(*first, "mean", *values, style="bold", end_section=True)
     return table
 
@@ -67,8 +64,8 @@ def conclusion(backtests: Mapping[str, Sequence[Month]], metric: Metric) -> list
             prefix = f"{name}: " if len(backtests) > 1 else ""
             lines.append(
                 f"{prefix}mean {metric.title} with monthly retraining "
-                f"{_show(means['served_score'])}, without {_show(means['first_score'])}: "
-                f"retraining gained {shown}."
+                f"{metric.show(means['served_score'])}, without "
+                f"{metric.show(means['first_score'])}: retraining gained {shown}."
             )
     return lines
 
@@ -87,10 +84,8 @@ def write_csv(backtests: Mapping[str, Sequence[Month]], path: Path) -> None:
     write_whole(path, text.getvalue())
 
 
-def _show(score: float | None) -> str:
-    if score is None:
-        return "-"
-    return f"{score:.4f}" if abs(score) < _LARGE else f"{score:,.2f}"
+def _show(metric: Metric, score: float | None) -> str:
+    return "-" if score is None else metric.show(score)
 
 
 def _show_drift(drift: tuple[str, float, float] | None) -> str:

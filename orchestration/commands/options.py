@@ -27,7 +27,7 @@ set_option = click.option(
     "--set", "settings", multiple=True, metavar="KEY=VALUE", help="One setting; overrides the file."
 )
 window_option = click.option(
-    "--window", type=int, help="Months before it to train on. Default: data.window."
+    "--window", type=int, help="Spans before it to train on. Default: data.window."
 )
 
 
@@ -88,7 +88,7 @@ def named_model(model: str | None, settings: Iterable[str]) -> str | None:
 # `model_option` is the last decorator that is applied, so it needs the options that it changes.
 config_options = together(model_option, config_option, set_option)
 as_of_option = click.option(
-    "--as-of", type=int, help="Month to evaluate on, YYYYMM. Default: the newest."
+    "--as-of", type=int, help="Span to evaluate on, as YYYYMM. Default: the newest."
 )
 # Options of a run.
 run_options = together(as_of_option, window_option, output_option(), config_options)

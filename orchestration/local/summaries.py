@@ -12,6 +12,7 @@ from tfx import v1 as tfx
 
 from components.compression_evaluator import read_budgets
 from components.data_gate.component import GateFacts
+from components.evaluator.baselines import Comparison, show
 from components.evaluator.results import (
     OVERALL,
     read_baseline_metrics,
@@ -22,7 +23,7 @@ from components.evaluator.verdict import Verdict
 from components.serving_validator.component import read_report
 from ml.artifacts import TRAINING_FILE, anomalies_uri, load_schema
 from ml.requests import Requests
-from ml.tasks import TITLES, Metric
+from ml.tasks import TITLES, Metric, Task
 from orchestration.local.node_process import Summary
 
 Outputs = dict[str, tfx.dsl.Artifact]
@@ -56,8 +57,16 @@ def _span_example_gen(outputs: Outputs) -> Summary:
     elif split:
         line += f"; split {split}"
     left_out = json.loads(examples.get_string_custom_property("left_out") or "[]")
-    note = f"SpanExampleGen left out what is not in the schema: {', '.join(left_out)}"
-    return Summary(line, (note,) if left_out else ())
+    rounded = json.loads(examples.get_string_custom_property("rounded") or "[]")
+    notes = []
+    if left_out:
+        notes.append(f"left out, for the schema lacks them: {', '.join(left_out)}")
+    if rounded:
+        notes.append(
+            f"rounded, for a 32-bit float holds whole numbers up to 16,777,216: "
+            f"{', '.join(rounded)} (make an id a string or INT feature)"
+        )
+    return Summary(line, tuple(notes))
 
 
 def _import_schema_gen(outputs: Outputs) -> Summary:
@@ -133,6 +142,16 @@ def _quantizer(outputs: Outputs) -> Summary:
     )
 
 
+def _baseline_evaluator(outputs: Outputs) -> Summary:
+    report = outputs["baselines"].read()
+    metric = Task.from_config(report["task"]).headline
+    shown = ", ".join(
+        f"{facts['title']} {show(facts['metrics'][metric.name])}"
+        for facts in reversed(report["baselines"].values())
+    )
+    return Summary(f"{metric.title}: {shown}")
+
+
 def _compression_evaluator(outputs: Outputs) -> Summary:
     uri = outputs["evaluation"].uri
     verdict = read_verdict(uri)
@@ -171,8 +190,9 @@ def _evaluator(outputs: Outputs) -> Summary:
         for metric in verdict.task.metrics
         if metric.name in overall
     )
+    comparison = Comparison.read(uri)
     if outputs["blessing"].get_int_custom_property("blessed"):
-        return Summary(f"blessed; {values}")
+        return Summary(f"blessed; {values}", (comparison.line,) if comparison else ())
     return Summary(f"not blessed; {values}", verdict.failures)
 
 
@@ -236,6 +256,7 @@ _BY_NODE: dict[str, Callable[[Outputs], Summary]] = {
     "ExampleValidator": _example_validator,
     "ServedModel": _served_model,
     "DataGate": _data_gate,
+    "BaselineEvaluator": _baseline_evaluator,
     "Transform": _transform,
     "Trainer": _trainer,
     "Pruner": _pruner,

@@ -48,7 +48,6 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "DataGate": {
         "environment": "TRAINING",
         "features": "[]",
-        "label": "",
         **_parameters(_GATE, "schema"),
     },
     "Transform": {
@@ -77,7 +76,6 @@ DEFAULTS: dict[str, dict[str, Any]] = {
         },
     },
     "Pusher": {
-        "task": _TASK,
         "run_key": "",
         "signing_key": "",
         "signing_password": "",

@@ -132,8 +132,8 @@ def test_pusher_pushes_nothing_without_all_blessings(
     pushed: PushedRun, tmp_path: Path, node: str, marker: str
 ) -> None:
     output = tmp_path / "output"
-    shutil.copytree(pushed.cli.directory / "artifacts", output / "artifacts")
     refused = PushedRun(type(pushed.cli)(pushed.cli.data, output), "")
+    shutil.copytree(pushed.cli.directory / "artifacts", refused.cli.directory / "artifacts")
     (refused.artifact(node, "blessing") / marker).unlink()
     result = push(refused, tmp_path / "serving", tmp_path / "work")
     assert result.get_int_custom_property("pushed") == 0

@@ -625,6 +625,14 @@ def test_make_inputs_parses_features_by_name_and_fills_absent_ones() -> None:
     assert np.isnan(inputs["other"]).all()
 
 
+def test_make_inputs_tells_a_single_feature_of_text_from_serialized_examples() -> None:
+    rows = np.array([task_models.example([], b"red"), task_models.example([])], object)
+    text = signature_of(colour=(tf.string, [-1]))
+    assert make_inputs(text, rows)["colour"].tolist() == [b"red", b""]
+    serialized = signature_of(examples=(tf.string, [-1]))
+    assert make_inputs(serialized, rows)["examples"].tolist() == rows.tolist()
+
+
 def test_make_inputs_refuses_an_example_without_a_needed_feature() -> None:
     with pytest.raises(DataError, match=r"does not fit the signature: .*count"):
         make_inputs(

@@ -167,11 +167,11 @@ def test_backcontinues_after_a_finished_month(
     for month, version in zip((first, second), after_push.versions(), strict=True):
         assert month["version"] == int(version.name)
         provenance = version.parent / ".flightdeck" / version.name / "provenance.json"
-        assert month["new_auc"] == json.loads(provenance.read_text())["metrics"]["auc"]
-        assert 0.5 < month["baseline_auc"] < 1
-    assert (first["served_version"], first["served_auc"], first["drift"]) == (None, None, None)
+        assert month["new_score"] == json.loads(provenance.read_text())["metrics"]["auc"]
+        assert 0.5 < month["baseline_score"] < 1
+    assert (first["served_version"], first["served_score"], first["drift"]) == (None, None, None)
     assert second["served_version"] == int(old.name)
-    assert 0.5 < second["served_auc"] == second["first_auc"] != second["new_auc"]
+    assert 0.5 < second["served_score"] == second["first_score"] != second["new_score"]
     feature, drift, limit = second["drift"]
     assert 0 < drift < limit
     assert f"{feature} {drift:.2g} of {limit:g}" in done.stdout
@@ -340,7 +340,7 @@ def wait_until_gone(session: int) -> bool:
         (("--set", "training.epoch=3"), 2, "did you mean training.epochs?"),
         (("--config", "none.toml"), 2, "configuration file none.toml"),
         (("--set", "gate.schema=none.pbtxt"), 1, "none.pbtxt cannot be read"),
-        (("--output", "/proc/output"), 1, "output directory /proc/output cannot be written"),
+        (("--output", "/proc/output"), 1, "/proc/output/models/tests.trips cannot be written"),
     ],
 )
 def test_local_run_refuses_wrong_arguments_at_once(

@@ -77,7 +77,7 @@ def parameters() -> dict[str, str]:
             'label = "tip"',
             'label = "fare"',
             {"ImportSchemaGen", "DataGate", "Transform", "Trainer", "Pruner", "Quantizer"}
-            | {"Evaluator", "CompressionEvaluator", "ServingValidator", "Pusher"},
+            | {"Evaluator", "CompressionEvaluator", "ServingValidator"},
         ),
     ],
 )

@@ -6,53 +6,38 @@ import json
 
 import pytest
 
-from ml.tasks import AUC, BIAS, RMSE
-from ml.thresholds import bounds
 from pipeline.config import ConfigError, load_config
 from pipeline.model import Model
 from pipeline.monitoring import monitor_settings
 
 
 @pytest.mark.parametrize(
-    ("settings", "message"),
+    ("setting", "message"),
     [
         (
-            ["monitor.thresholds.rmse=3"],
+            "monitor.thresholds.rmse=3",
             "monitor.thresholds.rmse: no such metric; those of a binary task are auc, auc_pr, "
-            "log_loss, calibration",
+            "log_loss, calibration (--set)",
         ),
+        ("monitor.slice_thresholds.auc=[0.5,2]", "[0.5, 2.0]: the lowest AUC is expected, 0 to 1"),
+        ("monitor.thresholds.auc=1.5", "auc = 1.5: the lowest AUC is expected, 0 to 1 (--set)"),
+        ("monitor.thresholds.log_loss=[0.5,2]", "[0.5, 2.0]: the highest log loss is expected"),
+        ("monitor.thresholds.calibration=3", "calibration = 3.0: the lowest and the highest"),
+        ("monitor.thresholds.calibration=[2,0.5]", "the lowest and the highest calibration"),
+        ("monitor.thresholds.calibration=[NaN,1]", "the lowest and the highest calibration"),
+        ("monitor.thresholds.auc=nan", "the lowest AUC is expected"),
+        ("monitor.thresholds.auc=high", "monitor.thresholds.auc = 'high': a number is expected"),
+        ("monitor.thresholds.auc=[1,2,3]", "a number is expected, or the lowest and the highest"),
+        ("monitor.thresholds=3", "monitor.thresholds = '3': a table is expected"),
         (
-            ["monitor.slice_thresholds.auc=[0.5,2]"],
-            "monitor.slice_thresholds.auc = [0.5, 2.0]: one number is expected, the lowest that "
-            "is allowed",
+            "monitor.min_auc=0.6",
+            "monitor.min_auc: no such key; did you mean monitor.thresholds.auc",
         ),
-        (
-            ["monitor.thresholds.log_loss=[0.5,2]"],
-            "monitor.thresholds.log_loss = [0.5, 2.0]: one number is expected, the highest that "
-            "is allowed",
-        ),
-        (
-            ["monitor.thresholds.calibration=3"],
-            "monitor.thresholds.calibration = 3.0: a list of the lowest and the highest is "
-            "expected",
-        ),
-        (
-            ["monitor.thresholds.auc=high"],
-            "monitor.thresholds.auc = 'high': a number is expected, or a list of the lowest and "
-            "the highest (--set)",
-        ),
-        *(
-            ([f"monitor.thresholds.calibration={value}"], "a number is expected, or a list of")
-            for value in ("[2,0.5]", "[1]", "[1,2,3]", '["a","b"]', "[NaN,1]", "nan", "inf")
-        ),
-        (["monitor.thresholds=3"], "monitor.thresholds = '3': a table is expected"),
     ],
 )
-def test_load_config_refuses_a_threshold_that_is_not_the_tasks(
-    settings: list[str], message: str
-) -> None:
+def test_load_config_refuses_a_threshold_that_is_not_the_tasks(setting: str, message: str) -> None:
     with pytest.raises(ConfigError) as refusal:
-        load_config(settings=settings)
+        load_config(settings=[setting])
     assert message in str(refusal.value)
     assert "\n" not in str(refusal.value)
 
@@ -66,9 +51,3 @@ def test_monitor_settings_put_the_settings_over_the_tasks_defaults() -> None:
         "log_loss": 0.7,
     }
     assert json.loads(given["slice_thresholds"]) == {"auc": 0.5}
-
-
-def test_bounds_follow_the_direction_of_the_metric() -> None:
-    assert bounds(AUC, 0.6) == (0.6, None)
-    assert bounds(RMSE, 500.0) == (None, 500.0)
-    assert bounds(BIAS, (-3.0, 3.0)) == (-3.0, 3.0)

@@ -32,12 +32,7 @@ def directory(tmp_path: Path) -> ModelDirectory:
     return ModelDirectory(str(tmp_path / "serving_model"), "model_name")
 
 
-def publish(
-    directory: ModelDirectory,
-    *versions: int,
-    signed: bool = True,
-    headline: dict[str, str] | None = None,
-) -> None:
+def publish(directory: ModelDirectory, *versions: int, signed: bool = True) -> None:
     """Publishes small versions with what the Pusher records of them."""
     root = Path(directory.serving_dir).parent
     keys = ensure_key_pair(str(root / "keys" / "signing.key"))
@@ -47,14 +42,12 @@ def publish(
         provenance.mkdir(exist_ok=True)
         (model / SAVED_MODEL).write_bytes(bytes(300_000 + version))
         (model / "model.tflite").write_bytes(bytes(40_784))
-        record: dict[str, Any] = {
+        record = {
             "version": version,
             "created": f"2014-01-{version:02}T08:30:00+00:00",
-            "metrics": {"auc": 0.69 + version / 10_000, "auc_pr": 0.5, "rmse": 512.0 + version},
+            "metrics": {"auc": 0.69 + version / 10_000, "auc_pr": 0.5},
             "spans": {"train": [201306, 201307, 201308], "test": [201309]},
         }
-        if headline:
-            record["headline"] = headline
         (provenance / PROVENANCE_FILE).write_text(json.dumps(record))
 
         def sign_it(private: ModelDirectory, version: int) -> None:
@@ -180,17 +173,6 @@ def test_versions_prints_each_version_in_a_line(directory: ModelDirectory) -> No
         ["8", "live, stable", "2014-01-08 08:30", "0.6908", *spans, *sizes],
         ["7", "older", "2014-01-07 08:30", "0.6907", *spans, *sizes],
     ]
-
-
-def test_versions_shows_the_metric_of_the_task(directory: ModelDirectory) -> None:
-    publish(directory, 7)
-    publish(directory, 8, headline={"name": "rmse", "title": "RMSE"})
-    publish(directory, 9, headline={"name": "r2", "title": "R²"})
-    _, header, *lines = done("versions", directory.serving_dir).rstrip().splitlines()
-    assert re.split(r"\s{2,}", header.strip())[3] == "RMSE"
-    cells = [re.split(r"\s{2,}", line.strip())[3] for line in lines]
-    assert cells[1:] == ["520.0", "0.6907 AUC"]
-    assert rows(directory)[0]["headline"] is None  # It has no such metric.
 
 
 @pytest.mark.parametrize("width", [10, 40, 80, 200])

@@ -56,10 +56,10 @@ def test_server_predicts_rows_with_vectors_in_both_forms_of_json(
     tasks: RunningServer, name: str
 ) -> None:
     rows = [{"vector": v, "colour": c} for v, c in zip(VECTORS, COLOURS, strict=True)]
-    document = {"signature_name": "raw_features", "instances": rows}
+    document: dict[str, Any] = {"signature_name": "raw_features", "instances": rows}
     found = tasks.rest(f"{name}:predict", document).json()["predictions"]
     np.testing.assert_allclose(found, expected(name), rtol=1e-5)
-    columns = {"vector": VECTORS, "colour": COLOURS}
+    columns: dict[str, Any] = {"vector": VECTORS, "colour": COLOURS}
     document = {"signature_name": "raw_features", "inputs": columns}
     found = tasks.rest(f"{name}:predict", document).json()["outputs"]
     np.testing.assert_allclose(found, expected(name), rtol=1e-5)
