@@ -32,8 +32,8 @@ schema = "schema/tips.pbtxt"
 epochs = 5
 [pruning]
 target_sparsity = 0.5
-[evaluation]
-min_auc = 0.6
+[evaluation.thresholds]
+auc = 0.6
 [monitor]
 min_auc = 0.6
 """
