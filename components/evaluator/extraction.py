@@ -80,7 +80,9 @@ class _Predict(beam.DoFn):
         kept[tfma.FEATURES_KEY] = {name: features[name] for name in self._columns}
         raw = extracts[tfma.LABELS_KEY]
         by_model = isinstance(raw, dict)  # If there are several.
-        labels = np.ravel(next(iter(raw.values())) if by_model else raw)
+        labels = next(iter(raw.values())) if by_model else raw
+        # A sparse tensor, where the schema gives the label no shape.
+        labels = np.ravel(getattr(labels, "values", labels))
         encoded = encode_values(self._task, labels)[:, None]
         kept[tfma.LABELS_KEY] = dict.fromkeys(predictions, encoded) if by_model else encoded
         (only, *more) = predictions.values()

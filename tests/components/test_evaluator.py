@@ -228,7 +228,7 @@ def test_evaluator_refuses_what_72_rows_cannot_tell_from_chance(folders: dict[st
     rows = sickness(72, quality=0.02)
     auc = expected(SICK, rows)["auc"]
     assert auc is not None
-    assert 0.5 < auc < 0.6
+    assert 0.5 < auc < 0.62
     blessed, uri = judge_rows(folders, SICK, rows)
     (line,) = read_failures(uri)
     assert not blessed

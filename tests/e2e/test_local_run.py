@@ -240,7 +240,7 @@ def test_local_run_does_not_push_below_thresholds_or_over_budgets_and_tells_why(
         r"min_sparsity: 0\.\d+ of the weights are zero, 0\.\d+ less than the 0\.99 required",
         r"max_p99_ms: a row takes 0\.\d+ ms \(99th percentile\), 0\.\d+ ms more than",
         r"TFLite: the server took [\d.]+ MB, [\d.]+ more than the 1 that max_memory_mb allows",
-        r"(tflite|saved_model) AUC 0\.\d{4}, 0\.\d{4} worse than the float model's 0\.\d{4}: at most 0",
+        r"(tflite|saved_model) AUC 0\.\d{4}, 0\.\d{4} worse than the float model's 0\.\d{4}",
     ):
         assert re.search(reason, done.stdout), (reason, done.stdout)
     assert tree(after_push.output / "serving_model") == before
@@ -253,7 +253,7 @@ def test_local_run_does_not_push_below_thresholds_or_over_budgets_and_tells_why(
         "ExampleValidator",
         "Transform",
         "Trainer",
-        "Pruner",  # And not the Quantizer, which takes `max_auc_loss` too.
+        "Pruner",  # And not the Quantizer, which takes `max_loss` too.
     }
     # Nothing that Beam, TensorFlow or the model server wrote there stays.
     assert list(temporary.iterdir()) == []
