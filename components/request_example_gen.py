@@ -4,7 +4,7 @@ import json
 import os
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -113,9 +113,13 @@ def RequestExampleGen(
     if data_uri:
         joined = [label, *({learned.example_weight} - {"", *names})]
         kinds = request_log.features_of(load_schema(schema), [*names, *joined])
+        of_labels = schema_pb2.Schema(
+            feature=[f for f in load_schema(schema).feature if f.name in kinds]
+        )
+        read = replace(Columns.from_schema(of_labels, ""), required=frozenset([label]))
         for split, span in ((CURRENT, period), (PREVIOUS, period.previous)):
             if not frames[split].empty:
-                labels, months = _read_labels(data_uri, span, kinds, widths, label)
+                labels, months = _read_labels(data_uri, span, read, widths)
                 frames[split] = _join(frames[split], labels, names, joined)
                 requests.label_months[split] = months
                 requests.labelled[split] = _count_labels(learned, frames[split][label])
@@ -219,12 +223,11 @@ def _describe_nothing(
 
 
 def _read_labels(
-    uri: str, period: Period, types: dict[str, int], widths: dict[str, int], label: str
+    uri: str, period: Period, columns: Columns, widths: dict[str, int]
 ) -> tuple[pd.DataFrame, list[int]]:
     """Features and labels of the spans that may hold rows of a period, and the months."""
-    columns = Columns(types, frozenset([label]), "")
     files, _ = spans.filesystem(uri)
-    found, months = [pd.DataFrame(columns=list(types))], []
+    found, months = [pd.DataFrame(columns=list(columns.types))], []
     for span in spans.find_spans(uri):
         begin, end = spans.month_bounds(span.month)
         if begin >= period.until or end <= period.since:
@@ -233,13 +236,13 @@ def _read_labels(
             try:
                 parquet = open_file(path, files)
                 columns.check(path, parquet.schema_arrow)
-                wanted = [name for name in parquet.schema_arrow.names if name in types]
+                wanted = [name for name in parquet.schema_arrow.names if name in columns.types]
                 batches = [
                     to_example_batch(batch, columns) for batch in parquet.read(wanted).to_batches()
                 ]
             except (pa.ArrowException, OSError) as error:
                 raise DataError(f"labels of {path} cannot be read: {error}") from error
-            found += [_to_frame(batch, types, widths) for batch in batches]
+            found += [_to_frame(batch, columns.types, widths) for batch in batches]
         months.append(span.month)
     filled = [frame for frame in found if len(frame)]
     return pd.concat(filled or found, ignore_index=True), months
