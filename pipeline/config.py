@@ -227,8 +227,9 @@ class Config:
         true.
       class_names: What TensorFlow Serving's Classify calls the classes; none for their values.
       prediction: Name of the model's output.
-      weight: Transformed feature with the training weight of a row; "" if all weigh the same.
-      example_weight: Raw feature with the weight of a row in evaluation; "" if all weigh the same.
+      weight: Transformed feature with the training weight of a row; "" for `example_weight`.
+      example_weight: Raw feature with the weight of a row in training and evaluation; "" if all
+        weigh the same.
       slices: Features by whose values the model is evaluated.
       keep_runs: Number of newest runs whose artifacts, logs and records are kept, besides those
         that the Serving directory and the cache need; 0 for all.
@@ -272,7 +273,7 @@ class Config:
     kubeflow: KubeflowConfig = field(default_factory=KubeflowConfig)
 
     def __post_init__(self) -> None:
-        self.make_task()
+        self.make_task().check_training(self.training.loss, self.training.class_weights)
         if self.label in self.features:
             raise ValueError(f"features: {self.label!r} is the label, which no request has")
 

@@ -74,6 +74,7 @@ def create_pipeline(
     """
     model = Model.load(config)
     custom_config = json.dumps(model.custom_config)
+    training = _as_parameters(config.training)
     schema_gen = tfx.components.ImportSchemaGen(schema_file=config.gate.schema)
     example_gen = SpanExampleGen(
         schema=schema_gen.outputs["schema"],
@@ -127,7 +128,7 @@ def create_pipeline(
         schema=schema_gen.outputs["schema"],
         train_args=tfx.proto.TrainArgs(splits=["train"]),
         eval_args=tfx.proto.EvalArgs(splits=["eval"]),
-        settings=dataclasses.asdict(config.training),
+        settings=training,
         custom_config=model.custom_config,
         # Only for a warm start, because it is part of the cache key.
         base_model=served_model.outputs["model"] if config.training.warm_start else None,
@@ -135,9 +136,9 @@ def create_pipeline(
     learning = {
         "save_fn": SAVE_FN,
         "custom_config": custom_config,
-        "label_key": model.task.label,
-        "weight_key": model.task.weight,
-        "loss": model.task.loss,
+        "task": model.task.to_json(),
+        "loss": config.training.loss,
+        "class_weights": training["class_weights"],
         "batch_size": config.training.batch_size,
         "seed": config.training.seed,
     }
@@ -155,7 +156,7 @@ def create_pipeline(
         transformed_examples=transform.outputs["transformed_examples"],
         transform_graph=transform.outputs["transform_graph"],
         signature=RAW_SIGNATURE,
-        max_auc_loss=config.compression.max_auc_loss,
+        max_loss=config.compression.max_auc_loss,
         **learning,
         **_as_parameters(config.quantization),
     )

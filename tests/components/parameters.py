@@ -8,7 +8,6 @@ from typing import Any
 
 from pipeline.config import (
     CompressionConfig,
-    EvaluationConfig,
     GateConfig,
     ServingConfig,
 )
@@ -17,8 +16,8 @@ from pipeline.network_config import PruningConfig, QuantizationConfig, TrainingC
 _GATE, _SERVING, _TRAINING = GateConfig(schema="-"), ServingConfig(), TrainingConfig()
 _FIT = {
     "custom_config": "{}",
-    "weight_key": "",
-    "loss": "binary_crossentropy",
+    "loss": "",
+    "class_weights": "",
     "batch_size": _TRAINING.batch_size,
     "seed": _TRAINING.seed,
 }
@@ -48,7 +47,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "Pruner": _FIT | _parameters(PruningConfig()),
     "Quantizer": _FIT
     | _parameters(QuantizationConfig())
-    | {"signature": "raw_features", "max_auc_loss": EvaluationConfig().max_auc_loss},
+    | {"signature": "raw_features", "max_loss": 0.005},
     "CompressionEvaluator": {
         "split": "test",
         "confidence": 0.0,
