@@ -34,8 +34,9 @@ from components.quantizer.measurement import time_invocations
 from ml import networks
 from ml.artifacts import serving_model_uri, split_files
 from ml.examples import read_columns
-from ml.fit import area_under_curve, select_inputs
+from ml.fit import select_inputs
 from ml.predictors import TFLitePredictor
+from ml.scores import headline
 from orchestration.local.model_directories import list_directories
 from pipeline.config import load_config
 from pipeline.pipeline import create_pipeline
@@ -160,13 +161,12 @@ def compare_modes(run: Run, folder: Path) -> None:
     batches = examples[: _BATCHES * _BATCH].reshape(_BATCHES, _BATCH)
     data: dict[str, dict[str, Any]] = {}
     timers: Timers = {}
+    task = load_config().make_task()
     for name, (model, mode) in _MODELS.items():
         content, sparse = run.quantize(model, mode, folder / name)
         predictor = TFLitePredictor(content)
         answers = predictor.predict(examples)
-        aucs = {
-            value: area_under_curve(labels[mask], answers[mask]) for value, mask in masks.items()
-        }
+        aucs = {value: headline(task, labels[mask], answers[mask]) for value, mask in masks.items()}
         data[name] = {
             "sparsity": weight_sparsity(content),
             "stored_sparse": sparse,

@@ -45,8 +45,8 @@ _IMAGE = "flightdeck@sha256:" + "0" * 64
 _NODE = "ServedModel"
 _SETTINGS = (
     *("data.window=1", "data.as_of=201302", "training.epochs=2", "training.batch_size=256"),
-    *("evaluation.min_auc=0.5", "evaluation.min_slice_auc=0.4"),
-    *("compression.max_auc_loss=0.5", "compression.max_slice_auc_loss=1"),
+    *("evaluation.thresholds.auc=0.5", "evaluation.slice_thresholds.auc=0.4"),
+    *("compression.max_loss=0.5", "compression.max_slice_loss=1"),
 )
 
 

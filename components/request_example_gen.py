@@ -4,7 +4,7 @@ import json
 import os
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -117,10 +117,14 @@ def RequestExampleGen(
     if data_uri:
         joined = [label, *({learned.example_weight} - {"", *names})]
         kinds = request_log.features_of(load_schema(schema), [*names, *joined])
+        of_labels = schema_pb2.Schema(
+            feature=[f for f in load_schema(schema).feature if f.name in kinds]
+        )
+        read = replace(Columns.from_schema(of_labels, ""), required=frozenset([label]))
         for split, span in ((CURRENT, period), (PREVIOUS, period.previous)):
             if not frames[split].empty:
                 source = DataSource.of(data_uri, layout)
-                labels, months = _read_labels(source, span, kinds, widths, label)
+                labels, months = _read_labels(source, span, read, widths)
                 frames[split] = _join(frames[split], labels, names, joined)
                 requests.label_months[split] = months
                 requests.labelled[split] = _count_labels(learned, frames[split][label])
@@ -224,27 +228,22 @@ def _describe_nothing(
 
 
 def _read_labels(
-    source: DataSource,
-    period: Period,
-    types: dict[str, int],
-    widths: dict[str, int],
-    label: str,
+    source: DataSource, period: Period, columns: Columns, widths: dict[str, int]
 ) -> tuple[pd.DataFrame, list[int]]:
     """Features and labels of the spans that may hold rows of a period, and their numbers."""
-    columns = Columns(types, frozenset([label]), "", widths)
     files, _ = filesystem(source.uri)
     of_period = [span for span in find_spans(source) if _may_overlap(source, span, period)]
-    found = [pd.DataFrame(columns=list(types))]
+    found = [pd.DataFrame(columns=list(columns.types))]
     for path in dict.fromkeys(path for span in of_period for path in span.files):
         names = read_schema(path, files, source.text)
-        wanted = [name for name in names if name in types]
+        wanted = [name for name in names if name in columns.types]
         table = read_table(path, files, columns.text_types, source.text, wanted)
         columns.check(path, table.schema)
         try:
             batches = [to_example_batch(batch, columns) for batch in table.to_batches()]
         except pa.ArrowException as error:
             raise DataError(f"labels of {path} cannot be read: {error}") from error
-        found += [_to_frame(batch, types, widths) for batch in batches]
+        found += [_to_frame(batch, columns.types, widths) for batch in batches]
     filled = [frame for frame in found if len(frame)]
     return pd.concat(filled or found, ignore_index=True), [span.number for span in of_period]
 

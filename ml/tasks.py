@@ -25,6 +25,8 @@ REGRESSION: Final = "regression"
 # The worst value of a metric, or the lowest and the highest.
 Bound = float | tuple[float, float]
 
+# Class weights by which all classes are worth the same in sum.
+BALANCED = "balanced"
 # More are an id, or a number.
 MOST_CLASSES = 1000
 _BOOLEANS = {"false": 0, "true": 1}
@@ -90,6 +92,10 @@ class Metric:
             return text
         return f"{text} ±{_digits(margin, 2) if in_units else f'{margin:.4f}'}"
 
+    def format_loss(self, loss: float) -> str:
+        """A loss as it is shown: a difference, or a percentage if `relative`."""
+        return f"{loss:.1%}" if self.relative else f"{loss:.4f}"
+
     def loss(self, value: float, baseline: float) -> float:
         """How much worse a value is than a baseline; negative if it is better.
 
@@ -134,7 +140,7 @@ def _digits(value: float, digits: int) -> str:
 class _Facts:
     """What all tasks of a kind have in common."""
 
-    loss: str
+    losses: tuple[str, ...]
     activation: str
     metrics: tuple[Metric, ...]
     thresholds: Mapping[str, Bound]
@@ -144,10 +150,11 @@ class _Facts:
     max_baseline_loss: float
 
 
-# The first metric is the headline: training, compression and retraining are judged by it.
+# The first loss is the default. The first metric is the headline: training, compression and
+# retraining are judged by it.
 _FACTS = {
     BINARY: _Facts(
-        loss="binary_crossentropy",
+        losses=("binary_crossentropy", "binary_focal_crossentropy", "mean_squared_error"),
         activation="sigmoid",
         metrics=(AUC, AUC_PR, LOG_LOSS, CALIBRATION),
         thresholds={"auc": 0.5, "calibration": (0.5, 2.0)},
@@ -157,7 +164,7 @@ _FACTS = {
         max_baseline_loss=0.02,
     ),
     MULTICLASS: _Facts(
-        loss="sparse_categorical_crossentropy",
+        losses=("sparse_categorical_crossentropy",),
         activation="softmax",
         metrics=(ACCURACY, MACRO_AUC, CLASS_LOG_LOSS, CALIBRATION),
         thresholds={"macro_auc": 0.5, "calibration": (0.5, 2.0)},
@@ -167,7 +174,15 @@ _FACTS = {
         max_baseline_loss=0.02,
     ),
     REGRESSION: _Facts(
-        loss="mean_squared_error",
+        losses=(
+            "mean_squared_error",
+            "mean_absolute_error",
+            "mean_squared_logarithmic_error",
+            "mean_absolute_percentage_error",
+            "huber",
+            "log_cosh",
+            "poisson",
+        ),
         activation="linear",
         metrics=(RMSE, MAE, R2, BIAS),
         thresholds={"r2": 0.0},
@@ -193,7 +208,8 @@ class Task:
       classes: The label's values in the order of their ids, as text; the second of a binary task is
         the positive one. Booleans are "false" and "true". None for a regression.
       class_names: What the classes are called in answers; the values themselves if none.
-      weight: Transformed feature with the training weight of a row; "" if all weigh the same.
+      weight: Transformed feature with the training weight of a row; "" for the feature
+        `example_weight`, if that has a name.
       example_weight: Raw feature with the weight of a row in evaluation; "" if all weigh the same.
     """
 
@@ -208,6 +224,7 @@ class Task:
         classes = self.classes or (("0", "1") if self.kind == BINARY else ())
         object.__setattr__(self, "classes", tuple(classes))
         object.__setattr__(self, "class_names", tuple(self.class_names or classes))
+        object.__setattr__(self, "weight", self.weight or self.example_weight)
         if problem := self._problem():
             raise ValueError(problem)
 
@@ -263,8 +280,41 @@ class Task:
 
     @property
     def loss(self) -> str:
-        """Name of the Keras loss."""
-        return _FACTS[self.kind].loss
+        """Name of the Keras loss that is used by default."""
+        return self.losses[0]
+
+    @property
+    def losses(self) -> tuple[str, ...]:
+        """Names of the Keras losses that fit the output and the labels."""
+        return _FACTS[self.kind].losses
+
+    def check_training(self, loss: str, class_weights: str | Sequence[float]) -> None:
+        """Checks the settings of training that depend on the task.
+
+        Args:
+          loss: One of `losses`; "" for the default.
+          class_weights: "balanced", a weight for each class, or nothing.
+
+        Raises:
+          ValueError: If a setting does not fit the task; the message has name and what is allowed.
+        """
+        if loss and loss not in self.losses:
+            raise ValueError(
+                f"loss = {loss!r}: of a {self.kind} task it is one of {', '.join(self.losses)}"
+            )
+        if not class_weights:
+            return
+        if self.kind == REGRESSION:
+            raise ValueError("class_weights: a regression has no classes")
+        if class_weights == BALANCED:
+            return
+        if isinstance(class_weights, str) or len(class_weights) != len(self.classes):
+            raise ValueError(
+                f"class_weights = {class_weights!r}: {BALANCED!r}, or a weight for each of the "
+                f"{len(self.classes)} classes, is expected"
+            )
+        if not all(isinstance(weight, Real) and 0 < weight < np.inf for weight in class_weights):
+            raise ValueError(f"class_weights = {class_weights!r}: weights above 0 are expected")
 
     @property
     def outputs(self) -> int:

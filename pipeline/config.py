@@ -229,8 +229,9 @@ class Config:
         true.
       class_names: What TensorFlow Serving's Classify calls the classes; none for their values.
       prediction: Name of the model's output.
-      weight: Transformed feature with the training weight of a row; "" if all weigh the same.
-      example_weight: Raw feature with the weight of a row in evaluation; "" if all weigh the same.
+      weight: Transformed feature with the training weight of a row; "" for `example_weight`.
+      example_weight: Raw feature with the weight of a row in training and evaluation; "" if all
+        weigh the same.
       slices: Features by whose values the model is evaluated.
       keep_runs: Number of newest runs whose artifacts, logs and records are kept, besides those
         that the Serving directory and the cache need; 0 for all.
@@ -279,6 +280,7 @@ class Config:
         task.check_thresholds("evaluation.slice_thresholds", self.evaluation.slice_thresholds)
         task.check_thresholds("monitor.thresholds", self.monitor.thresholds)
         task.check_thresholds("monitor.slice_thresholds", self.monitor.slice_thresholds)
+        task.check_training(self.training.loss, self.training.class_weights)
         if self.label in self.features:
             raise ValueError(f"features: {self.label!r} is the label, which no request has")
 

@@ -78,6 +78,7 @@ def create_pipeline(
     """
     model = Model.load(config)
     custom_config = json.dumps(model.custom_config)
+    training = _as_parameters(config.training)
     schema_gen = ImportSchemaGen(
         schema_file=config.gate.schema,
         label=model.task.label,
@@ -150,7 +151,7 @@ def create_pipeline(
         schema=schema_gen.outputs["schema"],
         train_args=tfx.proto.TrainArgs(splits=["train"]),
         eval_args=tfx.proto.EvalArgs(splits=["eval"]),
-        settings=dataclasses.asdict(config.training),
+        settings=training,
         custom_config=model.custom_config,
         # Only for a warm start, because it is part of the cache key.
         base_model=served_model.outputs["model"] if config.training.warm_start else None,
@@ -158,9 +159,9 @@ def create_pipeline(
     learning = {
         "save_fn": SAVE_FN,
         "custom_config": custom_config,
-        "label_key": model.task.label,
-        "weight_key": model.task.weight,
-        "loss": model.task.loss,
+        "task": model.task.to_json(),
+        "loss": config.training.loss,
+        "class_weights": training["class_weights"],
         "batch_size": config.training.batch_size,
         "seed": config.training.seed,
     }
@@ -178,7 +179,7 @@ def create_pipeline(
         transformed_examples=transform.outputs["transformed_examples"],
         transform_graph=transform.outputs["transform_graph"],
         signature=RAW_SIGNATURE,
-        max_auc_loss=(
+        max_loss=(
             model.task.max_loss
             if config.compression.max_loss is None
             else config.compression.max_loss

@@ -74,9 +74,9 @@ class Cli:
         return [
             *(sys.executable, str(PROJECT / "local_runner.py"), command),
             *("--output", str(self.output), "--set", f"data.uri={self.data}"),
-            *("--set", "training.epochs=2", "--set", "evaluation.min_auc=0.5"),
-            *("--set", "evaluation.min_slice_auc=0.4", "--set", "evaluation.max_auc_loss=0.5"),
-            *("--set", "compression.max_auc_loss=0.5", "--set", "compression.max_slice_auc_loss=1"),
+            *("--set", "training.epochs=2", "--set", "evaluation.thresholds.auc=0.5"),
+            *("--set", "evaluation.slice_thresholds.auc=0.4", "--set", "evaluation.max_loss=0.5"),
+            *("--set", "compression.max_loss=0.5", "--set", "compression.max_slice_loss=1"),
             *("--set", "training.batch_size=256"),
             *arguments,
         ]

@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow_model_analysis as tfma
 from tfx_bsl.public import tfxio
 
-from components.evaluator.labels import encode_labels
+from components.evaluator.labels import encode_values
 from components.evaluator.slices import slice_columns
 from ml.predictors import Predictor, load_predictor
 from ml.tasks import Task
@@ -78,10 +78,13 @@ class _Predict(beam.DoFn):
         kept = {key: value for key, value in extracts.items() if key != _RECORD_BATCH}
         features = extracts[tfma.FEATURES_KEY]
         kept[tfma.FEATURES_KEY] = {name: features[name] for name in self._columns}
-        labels = encode_labels(self._task, extracts[_RECORD_BATCH])[:, None]
-        # By name of the model, if there are several.
-        several = isinstance(extracts[tfma.LABELS_KEY], dict)
-        kept[tfma.LABELS_KEY] = dict.fromkeys(predictions, labels) if several else labels
+        raw = extracts[tfma.LABELS_KEY]
+        by_model = isinstance(raw, dict)  # If there are several.
+        labels = next(iter(raw.values())) if by_model else raw
+        # A sparse tensor, where the schema gives the label no shape.
+        labels = np.ravel(getattr(labels, "values", labels))
+        encoded = encode_values(self._task, labels)[:, None]
+        kept[tfma.LABELS_KEY] = dict.fromkeys(predictions, encoded) if by_model else encoded
         (only, *more) = predictions.values()
         kept[tfma.PREDICTIONS_KEY] = predictions if more else only
         yield kept

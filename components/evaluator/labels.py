@@ -43,8 +43,12 @@ def encode_labels(task: Task, batch: pa.RecordBatch) -> np.ndarray:
             f"label {task.label!r}: {(sizes != 1).sum():,} of {rows:,} rows have no value, or "
             "several"
         )
-    values = column.flatten().to_numpy(zero_copy_only=False)
-    labels = task.encode(values)
+    return encode_values(task, column.flatten().to_numpy(zero_copy_only=False))
+
+
+def encode_values(task: Task, values: np.ndarray) -> np.ndarray:
+    """Encodes one label of each row, [rows]; see `encode_labels`."""
+    labels, rows = task.encode(values), len(values)
     if (bad := ~np.isfinite(labels)).any():
         example = values[bad][0]
         shown = repr(example.decode("utf-8", "replace") if isinstance(example, bytes) else example)

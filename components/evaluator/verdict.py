@@ -175,24 +175,22 @@ class _Judging:
         lower = threshold.lower_bound.value if threshold.HasField("lower_bound") else None
         upper = threshold.upper_bound.value if threshold.HasField("upper_bound") else None
         value = measurement.value
-        assert value is not None
-        bounds = [
-            f"{word} {bound:g} is {verb}"
-            for bound, word, verb in (
-                (lower, "at least", "required"),
-                (upper, "at most", "allowed"),
-            )
-            if bound is not None
-        ]
+        assert value is not None  # The caller reports what is undefined.
         if (lower is not None and value < lower) or (upper is not None and value > upper):
+            bounds = [f"at least {lower:g} is required"] if lower is not None else []
+            bounds += [f"at most {upper:g} is allowed"] if upper is not None else []
             return self.line(measurement, f"{self._show(measurement)}, {' and '.join(bounds)}")
-        if measurement.slice != OVERALL or (lower is None) == (upper is None):
+        if measurement.slice != OVERALL:
             return ""
+        if lower is not None and upper is None:
+            distance, bound = value - lower, f"below {lower:g}"
+        elif upper is not None and lower is None:
+            distance, bound = upper - value, f"above {upper:g}"
+        else:
+            return ""  # A range is met by the value: it excludes what makes no sense.
         margin = self.margin(measurement)
-        distance = value - lower if lower is not None else upper - value
         if distance >= margin:
             return ""
-        bound = f"below {lower:g}" if lower is not None else f"above {upper:g}"
         needed = ""
         if distance > 0:
             # The width of an interval falls with the root of the rows.
@@ -214,7 +212,7 @@ class _Judging:
         for kind, unit in (("absolute", 1.0), ("relative", abs(base))):
             if not threshold.HasField(kind):
                 continue
-            allowed = sign * getattr(threshold, kind).value
+            allowed = sign * getattr(threshold, kind).value + 0.0  # Not -0.
             worse = sign * measurement.value
             if worse - margin <= allowed * unit:
                 continue

@@ -62,10 +62,10 @@ def conclusion(backtests: Mapping[str, Sequence[Month]], metric: Metric) -> list
             gain = metric.loss(means["first_score"], means["served_score"])
             shown = f"{gain:+.1%}" if metric.relative else f"{gain:+.4f}"
             prefix = f"{name}: " if len(backtests) > 1 else ""
+            served, first = (metric.show(means[key]) for key in ("served_score", "first_score"))
             lines.append(
-                f"{prefix}mean {metric.title} with monthly retraining "
-                f"{metric.show(means['served_score'])}, without "
-                f"{metric.show(means['first_score'])}: retraining gained {shown}."
+                f"{prefix}mean {metric.title} with monthly retraining {served}, without {first}: "
+                f"retraining gained {shown}."
             )
     return lines
 

@@ -19,8 +19,8 @@ _GATE, _SERVING, _TRAINING = GateConfig(schema="-"), ServingConfig(), TrainingCo
 _TASK = load_config().make_task().to_json()
 _FIT = {
     "custom_config": "{}",
-    "weight_key": "",
-    "loss": "binary_crossentropy",
+    "loss": "",
+    "class_weights": "",
     "batch_size": _TRAINING.batch_size,
     "seed": _TRAINING.seed,
 }
@@ -58,7 +58,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "Pruner": _FIT | _parameters(PruningConfig()),
     "Quantizer": _FIT
     | _parameters(QuantizationConfig())
-    | {"signature": "raw_features", "max_auc_loss": 0.005},
+    | {"signature": "raw_features", "max_loss": 0.005},
     "CompressionEvaluator": {
         "split": "test",
         "confidence": 0.0,

@@ -961,3 +961,38 @@ def test_span_example_gen_tells_columns_that_are_rounded(
         )
     found = generate(own_spans)
     assert found.get_string_custom_property("rounded") == '["seats"]'
+
+
+def test_span_example_gen_tells_columns_apart_of_which_one_begins_like_another(
+    generate: Generate, tmp_path: Path
+) -> None:
+    """Parquet takes `a` for the beginning of a nested column `a.b`."""
+    (tmp_path / "data").mkdir()
+    values = [float(n) for n in range(200)]
+    table = pa.table({"trip.miles": values, "trip": [-v for v in values], "Trip (usd)": values})
+    pq.write_table(table, tmp_path / "data" / "a.parquet")
+    features = "".join(f'feature {{ name: "{name}" type: FLOAT }} ' for name in table.column_names)
+    found = generate(
+        tmp_path / "data",
+        schema=schema_of(tmp_path, features),
+        pattern="",
+        time_column="",
+        as_of=0,
+        key_columns='["trip"]',
+    )
+    rows = [parse(record) for split in SPLITS for record in records(found, split)]
+    assert sorted(row["trip.miles"] for row in rows) == values
+    assert all(row["trip"] == -row["trip.miles"] == -row["Trip (usd)"] for row in rows)
+
+
+def test_span_example_gen_reads_a_column_of_several_types_that_the_schema_lacks(
+    generate: Generate, own_spans: Path
+) -> None:
+    """An integer in one month and a float in the next ended StatisticsGen with a TypeError."""
+    for month, value in ((201301, 1), (201302, 1.5), (201303, "x")):
+        path = span_file(own_spans, month)
+        extra = pa.array([value] * pq.read_metadata(path).num_rows)
+        pq.write_table(pq.read_table(path).append_column("extra", extra), path)
+    found = generate(own_spans)
+    assert set(column_of(found, "train", "extra")) == {None}
+    assert found.get_string_custom_property("left_out") == '["extra"]'

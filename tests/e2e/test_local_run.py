@@ -230,17 +230,17 @@ def test_local_run_does_not_push_below_thresholds_or_over_budgets_and_tells_why(
     done = after_push.run(
         *("--as-of", "201303", "--set", "compression.max_bytes=1000"),
         *("--set", "compression.min_sparsity=0.99", "--set", "compression.max_p99_ms=1e-6"),
-        *("--set", "compression.max_slice_auc_loss=0", "--set", "compression.max_auc_loss=0"),
-        *("--set", "evaluation.min_auc=0.99", "--set", "serving.max_memory_mb=1"),
+        *("--set", "compression.max_slice_loss=0", "--set", "compression.max_loss=0"),
+        *("--set", "evaluation.thresholds.auc=0.99", "--set", "serving.max_memory_mb=1"),
     )
     assert done.returncode == 4
     for reason in (
-        r"Overall: auc 0\.\d{4}, at least 0\.99 is required",
+        r"Overall: AUC 0\.\d{4} ±0\.\d{4}, at least 0\.99 is required",
         r"max_bytes: model\.tflite has [\d,]+ bytes, [\d,]+ more than the 1,000 allowed",
         r"min_sparsity: 0\.\d+ of the weights are zero, 0\.\d+ less than the 0\.99 required",
         r"max_p99_ms: a row takes 0\.\d+ ms \(99th percentile\), 0\.\d+ ms more than",
         r"TFLite: the server took [\d.]+ MB, [\d.]+ more than the 1 that max_memory_mb allows",
-        r"(tflite|saved_model) auc change against the float model -0\.\d{4}, allowed -0 absolute",
+        r"(tflite|saved_model) AUC 0\.\d{4}, 0\.\d{4} worse than the float model's 0\.\d{4}",
     ):
         assert re.search(reason, done.stdout), (reason, done.stdout)
     assert tree(after_push.output / "serving_model") == before
@@ -253,7 +253,7 @@ def test_local_run_does_not_push_below_thresholds_or_over_budgets_and_tells_why(
         "ExampleValidator",
         "Transform",
         "Trainer",
-        "Pruner",  # And not the Quantizer, which takes `max_auc_loss` too.
+        "Pruner",  # And not the Quantizer, which takes `max_loss` too.
     }
     # Nothing that Beam, TensorFlow or the model server wrote there stays.
     assert list(temporary.iterdir()) == []

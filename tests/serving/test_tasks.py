@@ -155,3 +155,19 @@ def test_predict_names_a_value_that_is_no_vector(
     assert shown in result.stderr
     assert "a list of 3 values is expected" in result.stderr
     assert len(result.stderr.strip().splitlines()) == 1
+
+
+def test_warm_up_keeps_all_values_of_a_vector_and_leaves_out_what_is_absent() -> None:
+    from tensorflow.core.example import example_pb2
+
+    from serving.server.warmup import _to_example
+
+    row = {
+        "vector": np.array([[0.5, np.nan, 2.0]], np.float32),
+        "number": np.array([np.nan], np.float32),
+        "colour": np.array([b""], object),
+    }
+    features = example_pb2.Example.FromString(_to_example(row)).features.feature
+    assert len(features["vector"].float_list.value) == 3
+    assert len(features["number"].float_list.value) == 0
+    assert len(features["colour"].bytes_list.value) == 0
