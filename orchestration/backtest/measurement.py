@@ -20,8 +20,10 @@ from ml.artifacts import (
     serving_model_uri,
     split_files,
 )
+from ml.baselines import BOOSTING
 from ml.comparisons import nearest_drift
 from ml.predictors import load_predictor
+from ml.tasks import Task
 from orchestration.local import tfx_internals
 from storage.errors import DataError
 from storage.tfrecords import read_records
@@ -39,6 +41,7 @@ class Measurement:
       served_version: The version that was served; None if there was none.
       served_auc: AUC of that version, computed here if the run did not reach the Evaluator.
       first_auc: AUC of the version `first`; None without one.
+      baseline_auc: That of gradient boosting; None if the run did not reach BaselineEvaluator.
       drift: Feature, drift and limit of the feature nearest to its limit, against the training data
         of the served model; None if nothing was served.
     """
@@ -47,6 +50,7 @@ class Measurement:
     served_version: int | None
     served_auc: float | None
     first_auc: float | None
+    baseline_auc: float | None
     drift: tuple[str, float, float] | None
 
 
@@ -88,7 +92,17 @@ def measure(
         # Not from the Serving directory, which deletes old versions.
         model = outputs(first[1])["Quantizer"]["quantized_model"]
         first_auc = _auc(serving_model_uri(model), examples, label)
-    return Measurement(new_auc, served_version, served_auc, first_auc, _drift(run))
+    return Measurement(new_auc, served_version, served_auc, first_auc, _boosting(run), _drift(run))
+
+
+def _boosting(run: dict[str, dict[str, tfx.dsl.Artifact]]) -> float | None:
+    """The headline metric of gradient boosting."""
+    if "BaselineEvaluator" not in run:
+        return None
+    report = run["BaselineEvaluator"]["baselines"].read()
+    metrics = report["baselines"].get(BOOSTING, {}).get("metrics", {})
+    value: float | None = metrics.get(Task.from_config(report["task"]).headline.name)
+    return value
 
 
 def _auc(model_uri: str, examples: tfx.dsl.Artifact, label: str) -> float | None:
