@@ -234,7 +234,6 @@ def test_config_refuses_a_malformed_key(key: str) -> None:
             "half",
             "a number is expected, or the lowest and the highest",
         ),
-        ("evaluation.thresholds.calibration", "[1]", "a number is expected, or the lowest and"),
         ("evaluation.min_slice_examples", "0", "greater than or equal to 1"),
         ("evaluation.max_loss", "half", "valid number"),
         ("compression.max_loss", "nan", "greater than or equal to 0"),
@@ -610,6 +609,7 @@ def test_config_refuses_a_task_that_cannot_be(setting: str, message: str) -> Non
         ("thresholds.auc=nan", "thresholds.auc = nan: the lowest AUC is expected, 0 to 1"),
         ("thresholds.auc=[0.5,1]", "thresholds.auc = [0.5, 1.0]: the lowest AUC is expected"),
         ("slice_thresholds.auc=-0.1", "slice_thresholds.auc = -0.1: the lowest AUC is expected"),
+        ("thresholds.calibration=[1]", "thresholds.calibration = [1]: a number is expected"),
         ("thresholds.log_loss=-1", "thresholds.log_loss = -1.0: the highest log loss is expected"),
         (
             "thresholds.calibration=[2,1]",
