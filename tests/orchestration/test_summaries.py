@@ -43,6 +43,26 @@ def test_summarize_counts_examples_by_split_and_dates_them() -> None:
         )
 
 
+def test_summarize_tells_a_split_by_a_hash_and_what_is_not_read_as_it_is() -> None:
+    examples = artifacts.Examples()
+    for name, value in {
+        "rows": {"train": 241, "eval": 35, "test": 68},
+        "spans": {"train": [0], "test": [0]},
+        "left_out": ["note", "Unnamed"],
+        "rounded": ["fare"],
+    }.items():
+        examples.set_string_custom_property(name, json.dumps(value))
+    examples.set_string_custom_property("split", "by a hash of the row")
+    assert summarize("SpanExampleGen", {"examples": examples}) == Summary(
+        "241 train, 35 eval, 68 test rows; split by a hash of the row",
+        (
+            "left out, for the schema lacks them: note, Unnamed",
+            "rounded, for a 32-bit float holds whole numbers up to 16,777,216: fare (make an id a "
+            "string or INT feature)",
+        ),
+    )
+
+
 def test_summarize_counts_the_features_of_a_schema(tmp_path: Path) -> None:
     schema = artifacts.Schema()
     schema.uri = str(tmp_path)
