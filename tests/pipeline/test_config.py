@@ -642,3 +642,30 @@ def test_load_config_refuses_thresholds_that_the_task_does_not_have(
 def test_load_config_names_the_setting_that_replaced_another(old: str, new: str) -> None:
     with pytest.raises(ConfigError, match=f"{old}: no such key; did you mean {new}\\?"):
         load_config(settings=[f"{old}=0.5"])
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (["training.loss=huber"], "loss = 'huber': of a binary task it is one of binary_cross"),
+        (["training.class_weights=[1, 2, 3]"], "a weight for each of the 2 classes"),
+        (["training.class_weights=[1, 0]"], "class_weights"),
+        (["training.class_weights=equal"], "class_weights"),
+        (
+            ["task=regression", "class_names=[]", "training.class_weights=balanced"],
+            "class_weights: a regression has no classes",
+        ),
+    ],
+)
+def test_config_refuses_training_that_does_not_fit_the_task(
+    settings: list[str], message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        load_config(settings=settings)
+
+
+def test_config_takes_a_loss_and_class_weights_that_fit_the_task() -> None:
+    weighted = load_config(settings=["training.class_weights=[1, 2.5]"])
+    assert weighted.training.class_weights == (1.0, 2.5)
+    given = ["task=regression", "class_names=[]", "training.loss=mean_squared_logarithmic_error"]
+    assert load_config(settings=given).training.loss == "mean_squared_logarithmic_error"
