@@ -6,10 +6,12 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from tensorflow_metadata.proto.v0 import schema_pb2
 
 from storage.errors import DataError
 from storage.table_formats import check_names
+from storage.tables import TIME_EXPECTED, is_time
 
 
 @dataclass(frozen=True)
@@ -81,37 +83,46 @@ class Columns:
         name, kind = column.name, column.type
         if pa.types.is_null(kind) and name != self.time:
             return
-        if name == self.time and not (pa.types.is_timestamp(kind) or pa.types.is_date(kind)):
-            raise DataError(f"{path}: column {name!r} is {kind}; a timestamp is expected")
+        if name == self.time and not is_time(kind):
+            raise DataError(f"{path}: column {name!r} is {kind}; {TIME_EXPECTED}")
         is_vector = _is_list(kind)
-        if is_vector and name in self.types and name not in self.lengths:
+        if is_vector and name not in self.lengths:
             raise DataError(
                 f"{path}: column {name!r} is {kind}; one value is expected (a vector has its "
                 "length as `shape` in the schema)"
+            )
+        if name in self.lengths and not is_vector:
+            raise DataError(
+                f"{path}: column {name!r} is {kind}; a list of {self.lengths[name]} values is "
+                "expected"
             )
         natural = feature_type(kind.value_type if is_vector else kind)
         wanted = self.types.get(name, natural)
         widened = (natural, wanted) == (schema_pb2.INT, schema_pb2.FLOAT)
         if natural is None or not (natural == wanted or widened):
-            allowed = _ALLOWED.get(wanted, "integer, floating point or string")
+            allowed = _ALLOWED.get(wanted, "a type that the schema knows")
             raise DataError(f"{path}: column {name!r} is {kind}; {allowed} is expected")
 
 
-def to_example_batch(batch: pa.RecordBatch, columns: Columns) -> pa.RecordBatch:
+def to_example_batch(
+    batch: pa.RecordBatch, columns: Columns, rounded: set[str] | None = None
+) -> pa.RecordBatch:
     """Converts flat columns to the list columns that tfx_bsl encodes as tf.Examples.
 
     Args:
       batch: Columns of strings, numbers, booleans, dates or timestamps, or of vectors of them; null
         where absent.
       columns: The feature type of each; columns without one are left out.
+      rounded: Gets the names of columns with whole numbers that a 32-bit float rounds.
 
     Returns:
       The columns as lists of bytes, int64 or float32, null where absent.
 
     Raises:
-      DataError: If a vector has another length than the schema says, or 32 bits of a float cannot
-        hold a whole number, or a number at all.
+      DataError: If a vector has another length than the schema says, or a number is too large for a
+        32-bit float, or different whole numbers become equal as one.
     """
+    rounded = set() if rounded is None else rounded
     names, arrays = [], []
     for name, array in zip(batch.schema.names, batch.columns, strict=True):
         kind = columns.types.get(name)
@@ -119,9 +130,9 @@ def to_example_batch(batch: pa.RecordBatch, columns: Columns) -> pa.RecordBatch:
             continue
         names.append(name)
         if _is_list(array.type):
-            arrays.append(_to_vectors(name, array, columns))
+            arrays.append(_to_vectors(name, array, columns, rounded))
             continue
-        arrays.append(_to_lists(_convert(name, array, kind)))
+        arrays.append(_to_lists(_convert(name, array, kind, rounded)))
     return pa.RecordBatch.from_arrays(arrays, names)
 
 
@@ -137,6 +148,10 @@ _TEXT_TYPES = {
     schema_pb2.INT: pa.int64(),
     schema_pb2.FLOAT: pa.float64(),
 }
+# Largest whole number up to which a 32-bit float holds all of them.
+_EXACT = 2**24
+# Share of different numbers that rounding may make equal.
+_MELTED = 0.1
 _ALLOWED = {
     schema_pb2.BYTES: "string",
     schema_pb2.INT: "integer",
@@ -157,57 +172,94 @@ def feature_type(kind: pa.DataType) -> int | None:
     return None
 
 
-def _convert(name: str, array: pa.Array, kind: int | None) -> pa.Array:
+def _convert(name: str, array: pa.Array, kind: int | None, rounded: set[str]) -> pa.Array:
+    if pa.types.is_dictionary(array.type):
+        array = array.cast(array.type.value_type)
     if pa.types.is_date(array.type):
         array = array.cast(pa.timestamp("s"))
     if pa.types.is_timestamp(array.type):
-        array = array.cast(pa.timestamp("s", array.type.tz), safe=False).cast(pa.int64())
-    if pa.types.is_dictionary(array.type):
-        array = array.dictionary_decode()
+        array = _floor_to_seconds(array)
     if kind == schema_pb2.BYTES:
         return array.cast(pa.binary())
     if kind == schema_pb2.INT:
-        return array.cast(pa.int64())  # Raises if an unsigned value is too large.
-    if pa.types.is_decimal(array.type) or pa.types.is_float16(array.type):
-        array = pa.array(array.to_pandas().astype(np.float64), from_pandas=True)
-    narrow = array.cast(pa.float32(), safe=False)
-    _check_narrow(name, array, narrow)
+        try:
+            return array.cast(pa.int64())
+        except pa.ArrowInvalid as error:  # An unsigned value is too large.
+            raise DataError(f"column {name!r}: {error}") from error
+    if pa.types.is_float32(array.type):
+        return array
+    exact = _widen(array)
+    narrow = pc.cast(exact, pa.float32(), safe=False)
+    if _is_rounded(name, array, exact, narrow):
+        rounded.add(name)
     return narrow
 
 
-def _check_narrow(name: str, array: pa.Array, narrow: pa.Array) -> None:
-    """Checks that 32 bits of a float hold whole numbers exactly, and no number as infinite."""
-    if pa.types.is_float32(array.type):
-        return
-    before = array.drop_null().to_numpy()
-    after = narrow.drop_null().to_numpy()
-    if pa.types.is_integer(array.type):
-        lost = before.astype(np.float64) != after.astype(np.float64)
-        why = "a 32-bit float cannot hold: make it an INT feature, or a string if it is an id"
-    else:
-        lost = np.isinf(after) & np.isfinite(before)
-        why = "is too large for a 32-bit float: scale the column"
-    if lost.any():
-        raise DataError(f"column {name!r} has {before[lost][0]}, which {why}")
+def _floor_to_seconds(times: pa.Array) -> pa.Array:
+    """Timestamps as whole seconds since the epoch, int64, also before it rounded down."""
+    unit = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}[times.type.unit]
+    counts = times.cast(pa.int64())
+    if unit == 1:
+        return counts
+    seconds = np.floor_divide(counts.fill_null(0).to_numpy(), unit)
+    return pa.array(seconds, mask=~np.asarray(counts.is_valid()))
+
+
+def _widen(array: pa.Array) -> pa.Array:
+    """Numbers as float64."""
+    if pa.types.is_decimal(array.type) or pa.types.is_float16(array.type):
+        return pa.array(array.to_pandas().astype(np.float64), from_pandas=True)
+    if pa.types.is_boolean(array.type):
+        array = array.cast(pa.int8())
+    return array.cast(pa.float64(), safe=False)
+
+
+def _is_rounded(name: str, array: pa.Array, exact: pa.Array, narrow: pa.Array) -> bool:
+    """Whether a 32-bit float rounds whole numbers.
+
+    Raises:
+      DataError: If it does not hold a number at all, or different numbers become one.
+    """
+    before, after = (column.drop_null().to_numpy() for column in (exact, narrow))
+    too_large = np.isinf(after) & np.isfinite(before)
+    if too_large.any():
+        raise DataError(
+            f"column {name!r} has {before[too_large][0]}, which is too large for a 32-bit float: "
+            "scale the column, or leave it out of the schema"
+        )
+    # Only whole numbers are ids; beyond 2**24 they are rounded.
+    whole = before[(np.abs(before) > _EXACT) & (before == np.floor(before)) & np.isfinite(before)]
+    if pa.types.is_integer(array.type) and array.type.bit_width == 64:
+        values = array.drop_null().to_numpy()
+        whole = values[np.abs(before) > _EXACT]
+    kept = whole.astype(np.float32)
+    lost = kept.astype(np.float64) != whole.astype(np.float64)
+    several, left = len(np.unique(whole)), len(np.unique(kept))
+    if left < several * (1 - _MELTED):
+        raise DataError(
+            f"column {name!r} has {whole[lost][0]:.0f}, and a 32-bit float leaves {left} of "
+            f"{several} such numbers: make it an INT feature, or a string if it is an id"
+        )
+    return bool(lost.any())
 
 
 def _is_list(kind: pa.DataType) -> bool:
-    return pa.types.is_list(kind) or pa.types.is_fixed_size_list(kind)
+    return (
+        pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
+    )
 
 
-def _to_vectors(name: str, array: pa.Array, columns: Columns) -> pa.ListArray:
+def _to_vectors(name: str, array: pa.Array, columns: Columns, rounded: set[str]) -> pa.ListArray:
     """A column of vectors, null where absent."""
-    values = array.flatten()
+    values = array.drop_null().flatten()
     if values.null_count:
         raise DataError(f"column {name!r} has vectors in which a value is absent")
     present = np.asarray(array.is_valid())
     if pa.types.is_fixed_size_list(array.type):
-        if not present.all():
-            values = pa.concat_arrays([row.values for row in array if row.is_valid] or [values[:0]])
         lengths = np.full(len(array), array.type.list_size)
     else:
         lengths = np.asarray(array.value_lengths().fill_null(0))
-    wanted = columns.lengths.get(name, int(lengths[present][0]) if present.any() else 0)
+    wanted = columns.lengths[name]
     if (wrong := lengths[present] != wanted).any():
         raise DataError(
             f"column {name!r} has a vector of {lengths[present][wrong][0]} values; {wanted} are "
@@ -217,7 +269,8 @@ def _to_vectors(name: str, array: pa.Array, columns: Columns) -> pa.ListArray:
     offsets = np.zeros(len(array) + 1, np.int32)
     np.cumsum(present * wanted, out=offsets[1:])
     absent = np.append(~present, False)
-    return pa.ListArray.from_arrays(pa.array(offsets, mask=absent), _convert(name, values, kind))
+    values = _convert(name, values, kind, rounded)
+    return pa.ListArray.from_arrays(pa.array(offsets, mask=absent), values)
 
 
 def _length(feature: schema_pb2.Feature) -> int:

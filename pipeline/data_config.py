@@ -30,7 +30,7 @@ class DataConfig:
 
     The newest span, or the span `as_of`, is the split `test`; the spans before it are `train` and,
     at their end, `eval`. Data without spans are divided by `time_column`; if there is none, rows
-    are split by a hash. See [Your own data](../data/README.md).
+    are split by a hash. See [Your data](data.md).
 
     Attributes:
       uri: Directory of the data, or its one file: Parquet, CSV or JSON lines.

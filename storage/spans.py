@@ -71,6 +71,11 @@ class DataSource:
         return json.dumps(facts | {"period": self.period.value} | asdict(self.text))
 
     @property
+    def has_spans(self) -> bool:
+        """Whether the data are divided by their paths or their time."""
+        return bool(self.pattern or self.time_column)
+
+    @property
     def numbering(self) -> SpanPeriod:
         """How spans are numbered."""
         if self.pattern:
@@ -204,7 +209,7 @@ def resolve_window(source: DataSource, as_of: int, window: int) -> Window:
       DataError: If `as_of` or a span inside the window is missing, or nothing precedes `as_of`.
     """
     spans = {span.number: span for span in find_spans(source)}
-    if not (source.pattern or source.time_column):
+    if not source.has_spans:
         return Window(train=(spans[0],), test=spans[0])
     first, newest = min(spans), max(spans)
     as_of = as_of or newest

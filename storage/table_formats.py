@@ -62,8 +62,12 @@ def check_names(path: str, names: list[str]) -> None:
     Raises:
       DataError: If two names are equal but for capitals, or one is empty.
     """
-    if any(not name.strip() for name in names):
-        raise DataError(f"{path}: column {names.index('') + 1 if '' in names else 1} has no name")
+    for number, name in enumerate(names, 1):
+        if not name.strip():
+            raise DataError(
+                f"{path}: column {number} has no name: name it, or leave it out (pandas writes its "
+                "index so, but for index=False)"
+            )
     for name, count in Counter(names).items():
         if count > 1:
             raise DataError(f"{path}: column {name!r} is there {count} times")

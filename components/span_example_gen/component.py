@@ -1,6 +1,7 @@
 """SpanExampleGen: reads spans of rows and splits them by time, or by a hash."""
 
 import json
+import logging
 import traceback
 from collections.abc import Sequence
 
@@ -10,7 +11,7 @@ from tfx import v1 as tfx
 from components.span_example_gen.plan import SPLITS, Shares, plan_shards
 from components.span_example_gen.row_order import RowOrder
 from components.span_example_gen.source_files import TextCopier, source_files
-from components.span_example_gen.writing import WriteShard
+from components.span_example_gen.writing import ROUNDED, WriteShard
 from ml.artifacts import load_schema
 from ml.example_columns import Columns
 from storage.errors import DataError, from_worker_traceback
@@ -59,7 +60,8 @@ def SpanExampleGen(
         days), `eval` (its last days) and `test` (the span `as_of`), as gzipped TFRecords. The
         custom properties `rows` and `spans` hold, as JSON, the number of rows and the spans of
         each split; `split` tells by what rows were split, and `left_out` the columns of the
-        files that the schema lacks.
+        files that the schema lacks, and `rounded` those with whole numbers, newly read, that a
+        32-bit float rounds.
       data_uri: Directory of the data, or its one file.
       layout: The division into spans, and the format of text files; the JSON of
         `DataSource.layout`.
@@ -100,12 +102,25 @@ def SpanExampleGen(
             if user_error := from_worker_traceback(raised):
                 raise user_error from None
             raise
+    rounded = _counted(pipeline, ROUNDED)
     examples.split_names = json.dumps(SPLITS)
     examples.set_string_custom_property("rows", json.dumps(rows))
     numbers = {"train": [s.number for s in chosen.train], "test": [chosen.test.number]}
     examples.set_string_custom_property("spans", json.dumps(numbers))
     examples.set_string_custom_property("split", _describe_split(source, chosen, keys))
     examples.set_string_custom_property("left_out", json.dumps(sorted(files.left_out)))
+    examples.set_string_custom_property("rounded", json.dumps(rounded))
+
+
+def _counted(pipeline: beam.Pipeline, namespace: str) -> list[str]:
+    """Names of the counters that workers have increased; none if the runner has no metrics."""
+    wanted = beam.metrics.MetricsFilter().with_namespace(namespace)
+    try:
+        counters = pipeline.result.metrics().query(wanted)["counters"]
+    except Exception as error:  # A runner may raise anything.
+        logging.warning("The Beam runner has no metrics: %s", error)
+        return []
+    return sorted({counter.key.metric.name for counter in counters})
 
 
 def _describe_split(source: DataSource, window: Window, keys: Sequence[str]) -> str:

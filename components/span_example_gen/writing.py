@@ -18,6 +18,7 @@ from components.span_example_gen.source_files import EXAMPLES, TextCopier
 from ml import progress
 from ml.artifacts import split_uri
 from ml.example_columns import to_example_batch
+from storage.errors import DataError
 from storage.parquet import ParquetFile
 from storage.span_store import SpanStore
 from storage.spans import filesystem
@@ -25,6 +26,8 @@ from storage.table_formats import Format
 from storage.tfrecords import open_records, read_records
 
 _PART_BYTES = 1 << 20
+# Namespace of the counters of columns of which numbers were rounded.
+ROUNDED = "rounded"
 
 
 class WriteShard(beam.DoFn):
@@ -94,14 +97,20 @@ class WriteShard(beam.DoFn):
                     yield parquet
 
     def _read(self, parquet: ParquetFile, shard: Shard, group: int) -> Iterator[pa.RecordBatch]:
+        rounded: set[str] = set()
         try:
             table = parquet.read_row_group(group)
             if shard.after is not None or shard.until is not None:
                 places = self._copier.order.places(table, shard.path)
                 table = table.filter(pa.array(within(places, shard.after, shard.until)))
-            batches = [to_example_batch(b, self._copier.columns) for b in table.to_batches()]
+            columns = self._copier.columns
+            batches = [to_example_batch(b, columns, rounded) for b in table.to_batches()]
+        except DataError as error:
+            raise DataError(f"{shard.path}: {error}") from error
         except (pa.ArrowException, OSError) as error:
             raise unreadable(shard.path, group, error) from error
+        for name in rounded:
+            beam.metrics.Metrics.counter(ROUNDED, name).inc()
         yield from batches
 
 

@@ -42,14 +42,22 @@ def draw(backtests: Mapping[str, Sequence[Month]], path: Path) -> None:
     above, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1.2))
     _draw_aucs(above, backtests, place)
     _draw_drift(below, backtests, place)
-    below.set_xticks(range(len(months)), [f"{m // 100}-{m % 100:02}" for m in months])
-    below.set_xlabel("month of the evaluation")
+    below.set_xticks(range(len(months)), [_date(m) for m in months])
+    below.set_xlabel("span of the evaluation")
     for axes in (above, below):
         axes.spines[["top", "right"]].set_visible(False)
         axes.set_axisbelow(True)
     content = io.BytesIO()
     figure.savefig(content, format="png", dpi=150)
     path.write_bytes(content.getvalue())
+
+
+def _date(span: int) -> str:
+    """The number of a span as a date: 2013-08 for 201308; a count as it is."""
+    digits = str(span)
+    if len(digits) not in (6, 8, 10):
+        return digits
+    return "-".join([digits[:4], *(digits[i : i + 2] for i in range(4, len(digits), 2))])
 
 
 def _draw_aucs(axes: Axes, backtests: Mapping[str, Sequence[Month]], place: dict[int, int]) -> None:

@@ -18,7 +18,7 @@ from orchestration.outcome import Outcome
 
 def make_table(backtests: Mapping[str, Sequence[Month]]) -> Table:
     """A row for each month of each backtest, and the means over months that have all AUCs."""
-    table = Table(title="AUC on each month", title_justify="left", box=None, pad_edge=False)
+    table = Table(title="AUC on each span", title_justify="left", box=None, pad_edge=False)
     several = len(backtests) > 1
     if several:
         table.add_column("settings", no_wrap=True)

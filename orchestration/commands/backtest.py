@@ -58,9 +58,9 @@ def backtest(
     settings: tuple[str, ...],
     variants: tuple[str, ...],
 ) -> None:
-    """Backtests past months as the schedule would have run them.
+    """Backtests past spans as the schedule would have run them.
 
-    Each month has a run that is evaluated on it; a pushed model is served in the next month. The
+    Each span has a run that is evaluated on it; a pushed model is served in the next span. The
     result is a table and a plot: backtest.csv and backtest.png in the output directory.
     """
     from orchestration.backtest.settings import make_backtests, run_backtests
@@ -68,9 +68,12 @@ def backtest(
     from orchestration.local.output_directory import OutputDirectory
     from terminal.tables import open_console
 
-    numbering = read_config(config_path, settings).data.source.numbering
+    source = read_config(config_path, settings).data.source
+    if not source.has_spans:
+        raise click.UsageError("the data have no spans: set data.spans or data.time_column")
+    numbering = source.numbering
     for option, number in (("--from", first), ("--to", last)):
-        if not numbering.is_number(number):
+        if not (number and numbering.is_number(number)):  # 0 is the newest, whichever that is.
             raise click.UsageError(f"{option} {number}: {numbering.form} is expected")
     months = numbering.between(first, last)
     if not months:

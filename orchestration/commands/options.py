@@ -25,7 +25,7 @@ set_option = click.option(
     "--set", "settings", multiple=True, metavar="KEY=VALUE", help="One setting; overrides the file."
 )
 window_option = click.option(
-    "--window", type=int, help="Months before it to train on. Default: data.window."
+    "--window", type=int, help="Spans before it to train on. Default: data.window."
 )
 
 
@@ -54,7 +54,7 @@ def together(*options: Callable[[Command], Command]) -> Callable[[Command], Comm
 config_options = together(config_option, set_option)
 # Options of a run.
 run_options = together(
-    click.option("--as-of", type=int, help="Month to evaluate on, YYYYMM. Default: the newest."),
+    click.option("--as-of", type=int, help="Span to evaluate on, as YYYYMM. Default: the newest."),
     window_option,
     output_option(),
     config_options,

@@ -43,7 +43,7 @@ def run(
     no_cache: bool,
     run_id: str | None,
 ) -> None:
-    """Trains on a window of months, and pushes the model if it is good enough."""
+    """Trains on a window of spans, and pushes the model if it is good enough."""
     config = read_config(config_path, settings_of(as_of, window, settings))
     from orchestration.commands.ending import finish
     from orchestration.local import run as local_run

@@ -56,8 +56,16 @@ def _span_example_gen(outputs: Outputs) -> Summary:
     elif split:
         line += f"; split {split}"
     left_out = json.loads(examples.get_string_custom_property("left_out") or "[]")
-    note = f"SpanExampleGen left out what is not in the schema: {', '.join(left_out)}"
-    return Summary(line, (note,) if left_out else ())
+    rounded = json.loads(examples.get_string_custom_property("rounded") or "[]")
+    notes = []
+    if left_out:
+        notes.append(f"left out, for the schema lacks them: {', '.join(left_out)}")
+    if rounded:
+        notes.append(
+            f"rounded, for a 32-bit float holds whole numbers up to 16,777,216: "
+            f"{', '.join(rounded)} (make an id a string or INT feature)"
+        )
+    return Summary(line, tuple(notes))
 
 
 def _import_schema_gen(outputs: Outputs) -> Summary:

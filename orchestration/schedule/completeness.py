@@ -9,6 +9,7 @@ from pyarrow import fs
 
 from orchestration.local.situation import Situation
 from storage import spans
+from storage.table_formats import Format
 
 
 def unfinished(situation: Situation, now: datetime, settle_seconds: float) -> tuple[str, float]:
@@ -31,7 +32,8 @@ def unfinished(situation: Situation, now: datetime, settle_seconds: float) -> tu
         if info.type == fs.FileType.NotFound:
             return f"{info.path} is gone again", min(1.0, settle_seconds)
         try:
-            open_file(info.path, files)
+            if Format.of(info.path) is Format.PARQUET:  # Of a text file, only the age tells.
+                open_file(info.path, files)
         except (OSError, pa.ArrowException) as error:
             reason = " ".join(str(error).split())
             return f"{info.path} ({info.size:,} bytes) is not a whole Parquet file: {reason}", 0.0

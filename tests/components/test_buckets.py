@@ -23,7 +23,7 @@ from storage.private_copy import private_copy
 from storage.span_store import SpanStore
 from storage.uris import copy_tree, open_uri
 from tests.components.test_publishing import push, serve
-from tests.conftest import PushedRun
+from tests.conftest import PushedRun, read_month, thin
 
 BUCKET = "s3://flightdeck"
 SOURCE = load_config().data.source
@@ -67,6 +67,24 @@ def test_span_example_gen_reads_a_bucket_as_a_folder(
         }
     assert rows[0] == rows[1]
     assert rows[0]["test"] > 200
+
+
+def test_span_example_gen_reads_text_of_a_bucket(
+    bucket: str, curated_schema: Path, run_component: Callable[..., dict[str, Any]]
+) -> None:
+    files, root = open_uri(f"{bucket}/text")
+    for month in (201301, 201302):
+        frame = thin(read_month(month), 200).to_pandas()
+        with files.open_output_stream(f"{root}/year=2013/month={month % 100:02d}/a.csv") as out:
+            out.write(frame.to_csv(index=False).encode())
+    uri = f"{bucket}/text"
+    source = dataclasses.replace(SOURCE, uri=uri, pattern="year={YYYY}/month={MM}")
+    examples = run_component(
+        SpanExampleGen, {"schema": curated_schema}, data_uri=uri, layout=source.layout, window=1
+    )["examples"]
+    rows = json.loads(examples.get_string_custom_property("rows"))
+    assert rows["train"] > 0
+    assert rows["test"] == len(thin(read_month(201302), 200))
 
 
 def test_find_spans_refuses_by_name_other_contents_of_a_bucket(bucket: str) -> None:

@@ -96,7 +96,7 @@ def test_schedule_waits_for_a_missing_month(new_data: Cli) -> None:
     write_span(new_data.data, 201306, thin(read_month(201306), 100))
     done = forked.run(command(new_data, "--once"))
     assert done.returncode == 0
-    assert "Not complete yet: the 6 months before span-201306 lack span-201305" in done.stdout
+    assert "Not complete yet: the 6 spans before span-201306 lack span-201305" in done.stdout
 
 
 def test_schedule_does_not_train_a_rolled_back_version_again(after_push: Cli) -> None:

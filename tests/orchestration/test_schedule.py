@@ -617,6 +617,17 @@ def test_unfinished_does_not_wait_for_a_file_from_the_future(world: World) -> No
     assert unfinished(look(world), now, 60) == ("", 0.0)
 
 
+def test_unfinished_takes_text_by_its_age_and_parquet_by_its_end_too(world: World) -> None:
+    text = world.span.with_suffix(".csv")
+    text.write_text("a,b\n1,2\n")
+    now = datetime.fromtimestamp(text.stat().st_mtime, UTC)
+    situation = dataclasses.replace(look(world), files=(str(text),))
+    assert unfinished(situation, now, 60) == (f"{text} was written just now", 60)
+    assert unfinished(situation, now + timedelta(seconds=61), 60) == ("", 0.0)
+    world.span.write_text("a,b\n1,2\n")
+    assert "is not a whole Parquet file" in unfinished(look(world), now, 60)[0]
+
+
 def test_schedule_looks_again_when_a_file_is_withdrawn(desk: Desk, world: World) -> None:
     looks: list[Situation] = []
 
