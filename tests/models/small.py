@@ -61,7 +61,7 @@ class SmallModel:
         table = read_table(
             path, files, self._columns.text_types, data.source.text, list(self._columns.types)
         )
-        columns.check(path, table.schema)
+        self._columns.check(path, table.schema)
         return table
 
     def anomalies(self, rows: pa.Table) -> dict[str, str]:
