@@ -20,7 +20,7 @@ KFP_LOCAL_READY := $(KFP_LOCAL)/.ready
 .PHONY: run test image test-containers lint format docs requirements clean
 
 run: $(READY)
-	$(PYTHON) local_runner.py run $(ARGS)
+	$(PYTHON) local_runner.py run $(if $(MODEL),--model $(MODEL)) $(ARGS)
 
 # The tests of a file run in one process; there is one for each core.
 test: $(READY)

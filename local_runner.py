@@ -10,9 +10,11 @@ import os
 import click
 
 from orchestration.commands.backtest import backtest
+from orchestration.commands.check import check
 from orchestration.commands.clean import clean
 from orchestration.commands.lineage import lineage
 from orchestration.commands.monitor import monitor
+from orchestration.commands.new import new
 from orchestration.commands.run import run
 from orchestration.commands.runs import runs
 from orchestration.commands.schedule import schedule
@@ -33,7 +35,7 @@ def main() -> None:
     spare_loopback(os.environ)
 
 
-for command in (run, schedule, backtest, monitor, runs, lineage, clean):
+for command in (new, check, run, schedule, backtest, monitor, runs, lineage, clean):
     main.add_command(command)
 
 if __name__ == "__main__":

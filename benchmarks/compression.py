@@ -34,8 +34,10 @@ from components.quantizer.measurement import time_invocations
 from ml import networks
 from ml.artifacts import serving_model_uri, split_files
 from ml.examples import read_columns
-from ml.fit import area_under_curve, select_inputs
+from ml.fit import select_inputs
 from ml.predictors import TFLitePredictor
+from ml.scores import headline
+from orchestration.local.model_directories import list_directories
 from pipeline.config import load_config
 from pipeline.pipeline import create_pipeline
 from storage.names import RAW_SIGNATURE, TFLITE_MODEL
@@ -104,7 +106,8 @@ class Run:
 
     def artifact(self, node: str, key: str) -> Any:
         """The newest artifact of an output of a node."""
-        folders = self._output.glob(f"artifacts/*/{node}/{key}/*")
+        (directory,) = list_directories(self._output)
+        folders = directory.artifacts.glob(f"*/{node}/{key}/*")
         folder = max(folders, key=lambda folder: int(folder.name), default=None)
         if folder is None:
             raise click.UsageError(f"{self._output} is not of a finished run: no {key} of {node}")
@@ -158,13 +161,12 @@ def compare_modes(run: Run, folder: Path) -> None:
     batches = examples[: _BATCHES * _BATCH].reshape(_BATCHES, _BATCH)
     data: dict[str, dict[str, Any]] = {}
     timers: Timers = {}
+    task = load_config().make_task()
     for name, (model, mode) in _MODELS.items():
         content, sparse = run.quantize(model, mode, folder / name)
         predictor = TFLitePredictor(content)
         answers = predictor.predict(examples)
-        aucs = {
-            value: area_under_curve(labels[mask], answers[mask]) for value, mask in masks.items()
-        }
+        aucs = {value: headline(task, labels[mask], answers[mask]) for value, mask in masks.items()}
         data[name] = {
             "sparsity": weight_sparsity(content),
             "stored_sparse": sparse,

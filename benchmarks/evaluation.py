@@ -23,6 +23,7 @@ from components.evaluator.evaluation import (
 )
 from components.evaluator.results import read_metrics
 from ml.artifacts import SCHEMA_FILE
+from orchestration.local.model_directories import list_directories
 from pipeline.config import load_config
 from pipeline.evaluation import make_compression_eval_config
 from pipeline.model import Model
@@ -45,9 +46,9 @@ def main(output: Path | None) -> None:
         if output is None:
             output = work / "run"
             run_measured(["local_runner.py", "run", f"--output={output}"], allowed=(0, 4))
-        measured = _measure(
-            sorted(output.glob("artifacts/*/CompressionEvaluator"))[-1].parent, work
-        )
+        (directory,) = list_directories(output)
+        runs = sorted(directory.artifacts.glob("*/CompressionEvaluator"))
+        measured = _measure(runs[-1].parent, work)
     rows = [
         [
             item["evaluation"],
@@ -81,8 +82,9 @@ def _measure(artifacts: Path, work: Path) -> list[dict[str, Any]]:
     schema = tfdv.load_schema_text(one(f"ImportSchemaGen/schema/*/{SCHEMA_FILE}"))
     files = [str(path) for path in sorted(artifacts.glob("SpanExampleGen/examples/*/Split-test/*"))]
     settings = load_config()
+    model = Model.load(settings)
     config = make_compression_eval_config(
-        settings.compression, settings.evaluation.min_slice_examples, Model.load(settings)
+        settings.compression, settings.evaluation.min_slice_examples, model
     )
     config = with_defaults(config, has_baseline=True)
     plain = tfma.EvalConfig()
@@ -100,7 +102,7 @@ def _measure(artifacts: Path, work: Path) -> list[dict[str, Any]]:
         expected: dict[str, float] = {}
         for number, (name, way, way_config) in enumerate(ways):
             output = str(work / f"evaluation-{len(measured)}")
-            item = _time(way, names, schema, way_config, models, output)
+            item = _time(way, names, schema, model.task, way_config, models, output)
             aucs = {key: m["auc"] for key, m in read_metrics(output).items() if "auc" in m}
             expected = expected if number else aucs
             item |= {"evaluation": name, "auc": aucs["Overall"], "rows": _count(names)}

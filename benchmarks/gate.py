@@ -94,7 +94,7 @@ class Case:
         before = [_read(s, schema) for s in spans[max(0, last - config.data.window) : last]]
         window = pd.concat(before, ignore_index=True)
         return cls(
-            gate=Gate(schema=schema, features=config.features, label=config.label, **limits),
+            gate=Gate(schema=schema, features=config.features, task=config.make_task(), **limits),
             rows=_read(spans[last], schema),
             window=window.iloc[:: max(1, len(window) // _TRAINING_SAMPLE)],
             served=tfdv.generate_statistics_from_dataframe(window),

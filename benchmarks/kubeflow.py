@@ -32,6 +32,7 @@ import click
 import yaml
 
 from benchmarks.common import PROJECT, node_seconds, report, run_measured
+from orchestration.local.model_directories import list_directories
 from tests.conftest import thin, write_span
 from tests.models.flights.settings import read_month
 from tests.orchestration.kubeflow_stub import PACKAGE, KubeflowStub
@@ -44,8 +45,8 @@ _IMAGE = "flightdeck@sha256:" + "0" * 64
 _NODE = "ServedModel"
 _SETTINGS = (
     *("data.window=1", "data.as_of=201302", "training.epochs=2", "training.batch_size=256"),
-    *("evaluation.min_auc=0.5", "evaluation.min_slice_auc=0.4"),
-    *("compression.max_auc_loss=0.5", "compression.max_slice_auc_loss=1"),
+    *("evaluation.thresholds.auc=0.5", "evaluation.slice_thresholds.auc=0.4"),
+    *("compression.max_loss=0.5", "compression.max_slice_loss=1"),
 )
 
 
@@ -113,7 +114,8 @@ def local_run(root: Path, settings: list[str]) -> dict[str, float]:
     output = root / "output"
     sets = [argument for setting in settings for argument in ("--set", setting)]
     done = run_measured(["local_runner.py", "run", "--output", str(output), *sets])
-    return node_seconds(output / "metadata.sqlite") | {"whole": done.seconds}
+    (directory,) = list_directories(output)
+    return node_seconds(directory.metadata) | {"whole": done.seconds}
 
 
 def kubeflow_run(root: Path, package: Path) -> dict[str, float]:

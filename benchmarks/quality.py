@@ -50,10 +50,15 @@ def pipeline_auc(month: int, seed: int) -> float:
             [
                 *("local_runner.py", "run", "--set", "model=flights"),
                 *(f"--as-of={month}", f"--output={output}"),
-                *("--set", f"training.seed={seed}", "--set", "evaluation.min_auc=0"),
-                *("--set", "evaluation.min_slice_auc=0", "--set", "evaluation.max_calibration=100"),
-                *("--set", "evaluation.min_calibration=0", "--set", "compression.max_auc_loss=1"),
-                *("--set", "compression.max_slice_auc_loss=1"),
+                *("--set", f"training.seed={seed}", "--set", "evaluation.thresholds.auc=0"),
+                *(
+                    "--set",
+                    "evaluation.slice_thresholds.auc=0",
+                    "--set",
+                    "evaluation.thresholds.calibration=[0,100]",
+                ),
+                *("--set", "compression.max_loss=1"),
+                *("--set", "compression.max_slice_loss=1"),
             ]
         )
         (record,) = Path(output).glob("serving_model/*/.flightdeck/*/provenance.json")

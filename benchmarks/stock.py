@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from benchmarks.common import Measured, node_seconds, report, run_measured
+from orchestration.local.model_directories import list_directories
 
 # Ours and stock; nodes that only one of the two has are shown and not compared.
 _PAIRS = (
@@ -41,7 +42,8 @@ def main(window: int) -> None:
             allowed=(0, 4),
         )
         stock_nodes = node_seconds(output / "stock" / "metadata.sqlite")
-        our_nodes = node_seconds(output / "ours" / "metadata.sqlite")
+        (directory,) = list_directories(output / "ours")
+        our_nodes = node_seconds(directory.metadata)
     rows, totals = [], [0.0, 0.0]
     for our_name, stock_name in _PAIRS:
         seconds = our_nodes[our_name], stock_nodes[stock_name]

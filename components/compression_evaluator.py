@@ -8,8 +8,10 @@ import tensorflow_model_analysis as tfma
 from google.protobuf import json_format
 from tfx import v1 as tfx
 
-from components.evaluator.blessing import unmet_thresholds, write_blessing, write_confidence
+from components.evaluator.blessing import write_blessing
 from components.evaluator.evaluation import evaluate, with_defaults
+from components.evaluator.labels import count_labels
+from components.evaluator.verdict import judge
 from ml.artifacts import (
     CompressionReport,
     load_schema,
@@ -17,6 +19,7 @@ from ml.artifacts import (
     split_files,
 )
 from ml.parameters import require
+from ml.tasks import Task
 
 # Names of the models in the evaluation.
 TFLITE, SAVED_MODEL, FLOAT = "tflite", "saved_model", "float"
@@ -33,6 +36,7 @@ def CompressionEvaluator(
     evaluation: tfx.dsl.components.OutputArtifact[tfx.types.standard_artifacts.ModelEvaluation],
     blessing: tfx.dsl.components.OutputArtifact[tfx.types.standard_artifacts.ModelBlessing],
     eval_config: tfx.dsl.components.Parameter[str],
+    task: tfx.dsl.components.Parameter[str],
     split: tfx.dsl.components.Parameter[str],
     max_bytes: tfx.dsl.components.Parameter[int],
     max_p99_ms: tfx.dsl.components.Parameter[float],
@@ -50,6 +54,7 @@ def CompressionEvaluator(
           float_model=trainer.outputs["model"],
           report=quantizer.outputs["report"],
           eval_config=json_format.MessageToJson(eval_config),
+          task=task.to_json(),
           split="test",
           max_bytes=200_000,
           max_p99_ms=1.0,
@@ -64,10 +69,11 @@ def CompressionEvaluator(
       float_model: The model before compression.
       report: What the Quantizer measured.
       evaluation: Component `outputs` contains: metrics and validation result, as TFMA writes them,
-        and the unmet budgets as `budgets.json`.
+        the verdict with its reasons as `verdict.json`, and the unmet budgets as `budgets.json`.
       blessing: Component `outputs` contains: whether every threshold and budget was met.
       eval_config: A `tfma.EvalConfig` as JSON, with the models `tflite` and `saved_model` and the
         baseline `float`.
+      task: The task, see `ml.tasks.Task.to_json`; it encodes the labels.
       split: Split of the examples to evaluate on.
       max_bytes: Largest size of `model.tflite`, in bytes; 0 for no limit.
       max_p99_ms: Highest 99th percentile of its time per row, in milliseconds; 0 for no limit.
@@ -78,10 +84,14 @@ def CompressionEvaluator(
 
     Raises:
       UserError: If a budget is not allowed.
+      DataError: If a row has no label, or one that the task does not have.
     """
     require(max_bytes >= 0, "max_bytes", max_bytes, "0 or more")
     require(max_p99_ms >= 0, "max_p99_ms", max_p99_ms, "0 or more")
     require(0 <= min_sparsity <= 1, "min_sparsity", min_sparsity, "0 to 1")
+    learned = Task.from_json(task)
+    files, raw_schema = split_files(examples, split), load_schema(schema)
+    sample = count_labels(files, raw_schema, learned)
     config = with_defaults(json_format.Parse(eval_config, tfma.EvalConfig()), has_baseline=True)
     models = {
         TFLITE: (serving_model_uri(model), True),
@@ -89,13 +99,13 @@ def CompressionEvaluator(
         FLOAT: (serving_model_uri(float_model), False),
     }
     with beam_pipeline as pipeline:
-        files = split_files(examples, split)
-        evaluate(pipeline, files, load_schema(schema), config, models, evaluation.uri)
-    write_confidence(evaluation.uri, confidence)
+        evaluate(pipeline, files, raw_schema, learned, config, models, evaluation.uri)
+    verdict = judge(evaluation.uri, learned, sample, confidence)
+    verdict.write(evaluation.uri)
     unmet = unmet_budgets(report.read(), max_bytes, max_p99_ms, min_sparsity)
     with tfx.dsl.io.fileio.open(os.path.join(evaluation.uri, BUDGETS_FILE), "w") as file:
         file.write(json.dumps(unmet) + "\n")
-    write_blessing(blessing, not unmet and not unmet_thresholds(evaluation.uri))
+    write_blessing(blessing, not unmet and not verdict.failures)
 
 
 def unmet_budgets(

@@ -13,10 +13,11 @@ from tfx import v1 as tfx
 from ml.artifacts import CompressionReport, serving_model_uri
 from ml.custom_config import bind_custom_config
 from ml.examples import read_columns
-from ml.fit import FitSettings, check_keys, evaluate, fine_tune
+from ml.fit import FitSettings, check_columns, evaluate, fine_tune
 from ml.keras_setup import skip_autograph_of_keras
 from ml.networks import choose_layers, clone, load_network
 from ml.parameters import load_function, parse_names, require
+from ml.tasks import Task
 from storage.errors import UserError
 
 _SCHEDULES = ("polynomial", "constant")
@@ -36,9 +37,9 @@ def Pruner(
     report: tfx.dsl.components.OutputArtifact[CompressionReport],
     save_fn: tfx.dsl.components.Parameter[str],
     custom_config: tfx.dsl.components.Parameter[str],
-    label_key: tfx.dsl.components.Parameter[str],
-    weight_key: tfx.dsl.components.Parameter[str],
+    task: tfx.dsl.components.Parameter[str],
     loss: tfx.dsl.components.Parameter[str],
+    class_weights: tfx.dsl.components.Parameter[str],
     target_sparsity: tfx.dsl.components.Parameter[float],
     schedule: tfx.dsl.components.Parameter[str],
     frequency: tfx.dsl.components.Parameter[int],
@@ -60,11 +61,11 @@ def Pruner(
           model=trainer.outputs["model"],
           examples=transform.outputs["transformed_examples"],
           transform_graph=transform.outputs["transform_graph"],
-          save_fn="models.my_model.export.save_model",
-          custom_config="{}",
-          label_key="tip",
-          weight_key="",
-          loss="binary_crossentropy",
+          save_fn="ml.export.save_model",
+          custom_config=json.dumps(model.custom_config),
+          task=model.task.to_json(),
+          loss="",
+          class_weights="",
           target_sparsity=0.8,
           schedule="polynomial",
           frequency=100,
@@ -83,14 +84,14 @@ def Pruner(
         on.
       transform_graph: The transformation that made them.
       pruned_model: Component `outputs` contains: the pruned model, with the signatures of `model`.
-      report: Component `outputs` contains: the sparsity of each layer and overall, and loss and AUC
-        on `eval` before and after.
+      report: Component `outputs` contains: the sparsity of each layer and overall, and loss and
+        metrics on `eval` before and after.
       save_fn: Import path of the function `(network, transform graph, path)` that saves a network
         with its serving signatures.
       custom_config: JSON object that `save_fn` gets, if it has a parameter of this name.
-      label_key: Feature that is the label.
-      weight_key: Feature that says how much a row counts; empty if all count the same.
-      loss: Name of the Keras loss to fine-tune with.
+      task: The task, as JSON.
+      loss: Name of the Keras loss to fine-tune with; "" for the task's.
+      class_weights: "balanced", a JSON list of a weight for each class, or "".
       target_sparsity: Share of the weights that become zero, 0 to below 1; 0 passes the network on
         unchanged.
       schedule: "polynomial": from none to the target in the first 70% of the steps; "constant": the
@@ -113,7 +114,9 @@ def Pruner(
         `tf_keras`, before any work is done; or if fine-tuning diverges.
     """
     skip_autograph_of_keras()
-    settings = FitSettings(label_key, weight_key, loss, epochs, batch_size, learning_rate, seed)
+    settings = FitSettings(
+        Task.from_json(task), loss, class_weights, epochs, batch_size, learning_rate, seed
+    )
     settings.check()
     spec = check_pruning(target_sparsity, schedule, frequency, block_size, m_by_n, epochs)
     wanted = parse_names("layers", layers)
@@ -125,7 +128,7 @@ def Pruner(
     graph = tft.TFTransformOutput(transform_graph.uri)
     schema = graph.transformed_metadata.schema
     evaluation = read_columns(examples, "eval", schema)
-    check_keys(evaluation, settings)
+    check_columns(evaluation, settings.task)
     before = evaluate(network, evaluation, settings)
     if spec["sparsity"] > 0:
         train = read_columns(examples, "train", schema)
@@ -261,7 +264,7 @@ def prune(
     Raises:
       UserError: If there are too few steps to prune in, or fine-tuning diverges.
     """
-    steps = settings.epochs * -(-len(train[settings.label_key]) // settings.batch_size)
+    steps = settings.epochs * -(-len(train[settings.task.label]) // settings.batch_size)
     if steps < _MIN_STEPS:
         raise UserError(
             f"{steps} steps are too few to prune in ({_MIN_STEPS} are needed): raise epochs (now "

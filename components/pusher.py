@@ -10,7 +10,8 @@ from typing import Any
 
 from tfx import v1 as tfx
 
-from components.evaluator.results import OVERALL, read_intervals, read_metrics
+from components.evaluator.results import OVERALL, Values, read_intervals, read_metrics, read_verdict
+from components.evaluator.verdict import Verdict
 from ml.artifacts import (
     BLESSED_FILE,
     INFRA_BLESSED_FILE,
@@ -135,7 +136,7 @@ def Pusher(
     if not all(tfx.dsl.io.fileio.exists(file) for file in files):
         pushed_model.set_string_custom_property("reason", "not blessed")
         return
-    metrics = read_metrics(evaluation.uri)
+    metrics, verdict = read_metrics(evaluation.uri), read_verdict(evaluation.uri)
     record = {
         "model_name": model_name,
         # Without the warm-up requests, which differ from run to run.
@@ -145,6 +146,8 @@ def Pusher(
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "spans": json.loads(examples.get_string_custom_property("spans") or "{}"),
         "rows": json.loads(examples.get_string_custom_property("rows") or "{}"),
+        "task": verdict.task.kind,
+        "headline": _headline(verdict, metrics.get(OVERALL, {})),
         "metrics": metrics.get(OVERALL, {}),
         "artifacts": {
             a.type_name.rpartition(".")[2]: _identify(a)
@@ -183,6 +186,19 @@ def Pusher(
     pushed_model.set_int_custom_property("pushed", 1)
     pushed_model.set_string_custom_property("pushed_version", str(version))
     pushed_model.set_string_custom_property("pushed_destination", directory.version_uri(version))
+
+
+def _headline(verdict: Verdict, metrics: Values) -> dict[str, Any]:
+    """The metric by which versions are compared; those who list them know no task."""
+    metric = verdict.task.headline
+    value, margin = metrics.get(metric.name), verdict.margins.get(metric.name)
+    return {
+        "name": metric.name,
+        "title": metric.title,
+        "value": value,
+        "margin": margin,
+        "text": metric.show(value, margin),
+    }
 
 
 def _why_not_new(directory: ModelDirectory, record: dict[str, Any]) -> str:
@@ -250,7 +266,7 @@ def _identify(artifact: tfx.dsl.Artifact) -> dict[str, Any]:
 def _write_provenance(
     uri: str,
     record: dict[str, Any],
-    metrics: dict[str, dict[str, float]],
+    metrics: dict[str, Values],
     compression: dict[str, Any],
     statistics: tfx.dsl.Artifact,
     schema: tfx.dsl.Artifact,

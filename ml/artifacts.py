@@ -126,6 +126,12 @@ class CompressionReport(_Report):
     TYPE_NAME = "components.CompressionReport"
 
 
+class BaselineReport(_Report):
+    """Metrics of baselines: `report.json`, and their predictions."""
+
+    TYPE_NAME = "components.BaselineReport"
+
+
 class MonitoringReport(_Report):
     """Monitoring of requests and predictions: `report.json`, and a page for people."""
 

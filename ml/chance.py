@@ -61,7 +61,7 @@ def drift_by_chance(
         if any(comparator.HasField("infinity_norm") for comparator in comparators):
             return _quantile(np.abs(_draw(shares, rows) - shares).max(axis=1))
         return divergence_by_chance(shares, rows)
-    values, known = _quantiles(here.num_stats), _quantiles(there.num_stats)
+    values, known = spread_values(here.num_stats), spread_values(there.num_stats)
     if not len(values) or not len(known):
         return 0.0
     edges = np.linspace(there.num_stats.min, there.num_stats.max, _BINS + 1)
@@ -132,7 +132,7 @@ def _quantile(drifts: np.ndarray) -> float:
     return float(np.quantile(drifts, 1 - FALSE_ALARMS))
 
 
-def _quantiles(stats: statistics_pb2.NumericStatistics) -> np.ndarray:
+def spread_values(stats: statistics_pb2.NumericStatistics) -> np.ndarray:
     """A thousand values with the distribution of a feature; none if the statistics lack it.
 
     The histogram's bins of equal width show the tails, the quantiles the values that many rows

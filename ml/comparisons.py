@@ -45,7 +45,9 @@ def read_anomalies(
     if found.HasField("dataset_anomaly_info"):
         yield from _read_reasons(split, DATA_SET, found.dataset_anomaly_info, "")
     allowed = {feature.name: _allowed(feature) for feature in schema.feature}
-    for feature, info in sorted(found.anomaly_info.items()):
+    # The keys are not the names: TFDV quotes some, such as 'trip.miles'.
+    for key, info in sorted(found.anomaly_info.items()):
+        feature = info.path.step[0] if info.path.step else key
         yield from _read_reasons(split, feature, info, allowed.get(feature, ""))
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+
 import numpy as np
 import pandas as pd
 import pyarrow as pa
@@ -12,6 +15,7 @@ from tfx_bsl.coders import example_coder
 from tfx_bsl.public import tfxio
 
 from ml.artifacts import split_files
+from ml.vectors import pack, to_matrix
 from storage.errors import UserError
 from storage.tfrecords import read_records
 
@@ -72,23 +76,105 @@ def read_rows(
       step: 1 reads every row, 2 every second, and so on.
 
     Returns:
-      A column per feature with its first value; NaN or None if absent or not finite.
+      A column per feature with its first value; NaN or None if absent or not finite. Of a vector of
+      the schema, a column per value: `name[0]`, `name[1]` and so on.
     """
     records = read_records(split_files(examples, split)).shard(step, 0)
+    decode = RowDecoder(schema)
+    batches = [decode.batch(batch) for batch in records.batch(_BATCH).as_numpy_iterator()]
+    return decode.rows(pa.Table.from_batches(batches, decode.arrow_schema))
+
+
+class RowDecoder:
+    """Decodes serialized examples to the columns of `read_rows`.
+
+    Args:
+      schema: Its features become the columns.
+    """
+
+    def __init__(self, schema: schema_pb2.Schema):
+        self._decoder = example_coder.ExamplesToRecordBatchDecoder(schema.SerializeToString())
+        self._widths = {feature.name: vector_width(feature) for feature in schema.feature}
+
+    @property
+    def arrow_schema(self) -> pa.Schema:
+        """Schema of the record batches."""
+        return self._decoder.ArrowSchema()
+
+    def batch(self, examples: np.ndarray) -> pa.RecordBatch:
+        """Decodes serialized examples, bytes [rows]."""
+        return self._decoder.DecodeBatch(list(examples))
+
+    def rows(self, table: pa.Table) -> pd.DataFrame:
+        """The columns of record batches; see `read_rows`."""
+        columns = {}
+        for name in table.column_names:
+            values, width = table[name], self._widths[name]
+            if width is None:
+                columns[name] = first_values(values)
+            else:
+                vectors = _vectors(values, width)
+                columns |= {f"{name}[{i}]": vectors[:, i] for i in range(width)}
+        return pd.DataFrame(columns).replace([np.inf, -np.inf], np.nan)
+
+
+def vector_width(feature: schema_pb2.Feature) -> int | None:
+    """Number of values of a vector; None if a row has one value, or any number of them."""
+    width = math.prod(dim.size for dim in feature.shape.dim)
+    return width if width > 1 else None
+
+
+def read_vectors(examples: tfx.dsl.Artifact, split: str, name: str, width: int) -> np.ndarray:
+    """Reads a feature of a split into memory, with all its values.
+
+    Args:
+      examples: Examples in gzipped TFRecords.
+      split: Name of the split.
+      name: A feature of floats.
+      width: Values that a row has.
+
+    Returns:
+      float64 [rows, width]; NaN where a row has another number of values.
+    """
+    schema = schema_pb2.Schema(feature=[schema_pb2.Feature(name=name, type=schema_pb2.FLOAT)])
     decoder = example_coder.ExamplesToRecordBatchDecoder(schema.SerializeToString())
-    batches = [decoder.DecodeBatch(list(b)) for b in records.batch(_BATCH).as_numpy_iterator()]
-    table = pa.Table.from_batches(batches)
-    rows = pd.DataFrame({name: first_values(table[name]) for name in table.column_names})
-    return rows.replace([np.inf, -np.inf], np.nan)
+    absent = np.full(width, np.nan, np.float32).tobytes()
+    parts = [np.empty((0, width))]
+    for records in read_records(split_files(examples, split)).batch(_BATCH).as_numpy_iterator():
+        table = pa.Table.from_batches([decoder.DecodeBatch(list(records))])
+        packed = pack(table[name], width, schema_pb2.FLOAT)
+        parts.append(to_matrix((absent if row is None else row for row in packed), width))
+    return np.concatenate(parts).astype(float)
+
+
+def raw_values(records: Sequence[bytes] | np.ndarray, name: str) -> np.ndarray:
+    """The first value of a feature in each serialized tf.Example; NaN or None if it is absent."""
+    batch = example_coder.ExamplesToRecordBatchDecoder().DecodeBatch(list(records))
+    table = pa.Table.from_batches([batch])
+    if name not in table.column_names or pa.types.is_null(table[name].type):
+        return np.full(len(records), np.nan)
+    return first_values(table[name])
 
 
 def first_values(column: pa.ChunkedArray) -> np.ndarray:
     """The first value of each list, shape [rows]; NaN or None if there is none."""
     present = pc.fill_null(pc.list_value_length(column), 0).to_numpy() > 0
-    values = pc.list_element(column.filter(pa.array(present)), 0).to_numpy()
+    return _with_absent(pc.list_element(column.filter(pa.array(present)), 0).to_numpy(), present)
+
+
+def _vectors(column: pa.ChunkedArray, width: int) -> np.ndarray:
+    """Lists of one length, [rows, width]; NaN or None in a row whose list has another length."""
+    present = pc.fill_null(pc.list_value_length(column), 0).to_numpy() == width
+    values = pc.list_flatten(column.filter(pa.array(present))).to_numpy()
+    return _with_absent(values.reshape(-1, width), present)
+
+
+def _with_absent(values: np.ndarray, present: np.ndarray) -> np.ndarray:
+    """Values of the rows that have one, [rows, ...], with NaN or None for the others."""
     if present.all():
         return values
     absent = None if values.dtype == object else np.nan
-    found = np.full(len(present), absent, dtype=object if absent is None else float)
+    shape = (len(present), *values.shape[1:])
+    found = np.full(shape, absent, dtype=object if absent is None else float)
     found[present] = values
     return found

@@ -9,6 +9,8 @@ import tensorflow as tf
 import tensorflow_transform as tft
 import tf_keras
 
+from ml.names import graph_names
+from ml.signature_inputs import name_inputs
 from ml.tasks import BINARY, REGRESSION, Task
 from storage.errors import UserError
 from storage.names import DEFAULT_SIGNATURE, RAW_SIGNATURE
@@ -27,7 +29,8 @@ def save_model(
     Signatures:
       - `serving_default`: `examples`, serialized tf.Examples, string [batch].
       - `raw_features`: one tensor per raw feature, [batch], or [batch, width] for a vector; "" or
-        NaN where it is absent.
+        NaN where it is absent. Model servers take the features' own names; in Python the arguments
+        are `graph_names` of them.
       - `classify` (classes) and `regress` (one number, or the probability of a binary task):
         `inputs`, serialized tf.Examples, string [batch], for TensorFlow Serving's methods of these
         names.
@@ -48,6 +51,7 @@ def save_model(
     task = Task.from_config(custom_config)
     prediction = custom_config["prediction"]
     spec = _request_spec(graph, custom_config["features"])
+    arguments = graph_names(spec)
     # As a layer of the model, so that the transformation's files are saved with it.
     network.transform = graph.transform_features_layer()
 
@@ -59,9 +63,10 @@ def save_model(
     def serve_examples(examples: tf.Tensor) -> Tensors:
         return predict(tf.io.parse_example(examples, spec))
 
-    @tf.function(input_signature=[_raw_signature(spec)])
+    @tf.function(input_signature=[_raw_signature(spec, arguments)])
     def serve_raw_features(features: Tensors) -> Tensors:
-        return predict({name: _as_parsed(features[name], part) for name, part in spec.items()})
+        raw = {name: features[argument] for name, argument in arguments.items()}
+        return predict({name: _as_parsed(raw[name], part) for name, part in spec.items()})
 
     @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="inputs")])
     def classify(inputs: tf.Tensor) -> Tensors:
@@ -89,6 +94,8 @@ def save_model(
         save_traces=False,
         signatures=signatures,
     )
+    if any(name != argument for name, argument in arguments.items()):
+        name_inputs(path, RAW_SIGNATURE, {argument: name for name, argument in arguments.items()})
 
 
 def _request_spec(
@@ -109,9 +116,13 @@ def _request_spec(
     return {name: spec[name] for name in features}
 
 
-def _raw_signature(spec: Mapping[str, tf.io.FixedLenFeature]) -> dict[str, tf.TensorSpec]:
+def _raw_signature(
+    spec: Mapping[str, tf.io.FixedLenFeature], arguments: Mapping[str, str]
+) -> dict[str, tf.TensorSpec]:
     return {
-        name: tf.TensorSpec([None, *_width(feature)], feature.dtype, name=name)
+        arguments[name]: tf.TensorSpec(
+            [None, *_width(feature)], feature.dtype, name=arguments[name]
+        )
         for name, feature in spec.items()
     }
 

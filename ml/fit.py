@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import tf_keras
-from sklearn.metrics import roc_auc_score
 
 from ml import progress
 from ml.examples import Columns
 from ml.parameters import require
+from ml.row_weights import evaluation_weights, training_weights
+from ml.scores import measure
+from ml.tasks import Task
 from storage.errors import UserError
 
 _EVALUATION_BATCH = 8192
@@ -23,18 +27,18 @@ class FitSettings:
     """Settings of fine-tuning.
 
     Attributes:
-      label_key: Column of the label, of shape [rows, 1].
-      weight_key: Column of the row weights; "" if all weigh the same.
-      loss: Name of a Keras loss.
+      task: The task.
+      loss: Name of a Keras loss; "" for the task's.
+      class_weights: See `ml.row_weights.class_factors`.
       epochs: Passes over the rows.
       batch_size: Rows per step.
       learning_rate: Adam's learning rate at the start, from which it falls along a cosine to 0.
       seed: Seed of all random choices.
     """
 
-    label_key: str
-    weight_key: str
+    task: Task
     loss: str
+    class_weights: str
     epochs: int
     batch_size: int
     learning_rate: float
@@ -49,18 +53,31 @@ class FitSettings:
         require(self.epochs >= 0, "epochs", self.epochs, "0 or more")
         require(self.batch_size >= 1, "batch_size", self.batch_size, "1 or more")
         require(0 < self.learning_rate <= 1, "learning_rate", self.learning_rate, "above 0, to 1")
-        try:
-            known = callable(tf_keras.losses.get(self.loss))
-        except (TypeError, ValueError):
-            known = False
-        if not known:
-            raise UserError(f"loss = {self.loss!r}: not the name of a Keras loss")
+        check_training(self.task, self.loss, self.class_weights)
+
+    @property
+    def keras_loss(self) -> str:
+        """Name of the Keras loss."""
+        return self.loss or self.task.loss
 
 
-def check_keys(columns: Columns, settings: FitSettings) -> None:
+def check_training(task: Task, loss: str, class_weights: str) -> None:
+    """Checks the parameters of a node that depend on the task; see `Task.check_training`.
+
+    Raises:
+      UserError: If one is not allowed.
+    """
+    try:
+        listed = class_weights.startswith("[")
+        task.check_training(loss, json.loads(class_weights) if listed else class_weights)
+    except (TypeError, ValueError) as error:
+        raise UserError(str(error)) from error
+
+
+def check_columns(columns: Columns, task: Task) -> None:
     """Raises a `UserError` if label or weight are not among the columns."""
-    for name in ("label_key", "weight_key"):
-        key = getattr(settings, name)
+    for name in ("label", "weight"):
+        key = getattr(task, name)
         require(not key or key in columns, name, key, " or ".join(sorted(columns)))
 
 
@@ -82,16 +99,16 @@ def fine_tune(
       UserError: If training diverges.
     """
     tf_keras.utils.set_random_seed(settings.seed)
-    labels = columns[settings.label_key]
+    labels = columns[settings.task.label]
     steps = math.ceil(len(labels) / settings.batch_size)
     schedule = tf_keras.optimizers.schedules.CosineDecay(
         settings.learning_rate, max(1, steps * settings.epochs)
     )
-    network.compile(tf_keras.optimizers.Adam(schedule), settings.loss)
+    network.compile(tf_keras.optimizers.Adam(schedule), settings.keras_loss)
     history = network.fit(
         select_inputs(network, columns),
         labels,
-        sample_weight=sample_weights(columns, settings.weight_key),
+        sample_weight=training_weights(columns, settings.task, settings.class_weights),
         batch_size=settings.batch_size,
         epochs=settings.epochs,
         verbose=0,
@@ -106,47 +123,23 @@ def fine_tune(
         )
 
 
-def evaluate(
-    network: tf_keras.Model, columns: Columns, settings: FitSettings
-) -> dict[str, float | None]:
-    """Mean loss and AUC of a network on some rows; see `area_under_curve`."""
-    labels = columns[settings.label_key]
+def evaluate(network: tf_keras.Model, columns: Columns, settings: FitSettings) -> dict[str, Any]:
+    """Evaluates a network on some rows.
+
+    Returns:
+      `loss`, the mean loss, and `metrics`, those of the task; see `ml.scores.measure`.
+    """
+    labels = columns[settings.task.label]
+    weights = evaluation_weights(columns, settings.task)
     predictions = network.predict(
         select_inputs(network, columns), batch_size=_EVALUATION_BATCH, verbose=0
     )
-    loss = tf_keras.losses.get(settings.loss)(labels, predictions)
-    return {"loss": float(np.mean(loss)), "auc": area_under_curve(labels, predictions)}
-
-
-def area_under_curve(labels: np.ndarray, predictions: np.ndarray) -> float | None:
-    """Area under the ROC curve; for several classes, the mean of one against the rest.
-
-    Hand and Till 2001, https://doi.org/10.1023/A:1010920819831.
-
-    Args:
-      labels: Class of each row, [rows] or [rows, 1].
-      predictions: Probability of the positive class [rows, 1] or of each class [rows, classes].
-
-    Returns:
-      The area; None if a class has no row, or a prediction is NaN or infinite.
-    """
-    labels = np.ravel(labels)
-    predictions = predictions.reshape(len(labels), -1)
-    classes = max(2, predictions.shape[1])
-    if len(np.unique(labels)) < classes or not np.isfinite(predictions).all():
-        return None
-    if classes == 2:
-        return float(roc_auc_score(labels, predictions[:, -1]))
-    predictions = predictions / predictions.sum(axis=1, keepdims=True)
-    return float(roc_auc_score(labels, predictions, multi_class="ovr"))
-
-
-def sample_weights(columns: Columns, key: str) -> np.ndarray | None:
-    """How much each row counts, [rows, 1]; None if `key` is "" and all count the same.
-
-    The mean is 1, so that the learning rate and the penalties keep their meaning.
-    """
-    return columns[key] / columns[key].mean() if key else None
+    losses = np.ravel(tf_keras.losses.get(settings.keras_loss)(labels, predictions))
+    mean = np.average(losses, weights=None if weights is None else np.ravel(weights))
+    return {
+        "loss": float(mean),
+        "metrics": measure(settings.task, labels, predictions, weights),
+    }
 
 
 def select_inputs(network: tf_keras.Model, columns: Columns) -> Columns:

@@ -23,6 +23,8 @@ class Learning:
     patience: int
     seed: int
     warm_start: float
+    loss: str = ""
+    class_weights: str = ""
 
     @classmethod
     def from_config(cls, custom_config: Mapping[str, Any]) -> Learning:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 import numpy as np
 import tensorflow as tf
 
-from storage.errors import DataError
+from storage.errors import DataError, UserError
 
 # Dtype of an input, and the dtype of the feature that it is parsed from.
 _KINDS = {
@@ -25,6 +25,26 @@ Inputs = Mapping[str, tuple[tf.DType, Sequence[int]]]
 def can_parse(dtype: tf.DType) -> bool:
     """Whether tf.Examples can hold values of a dtype."""
     return dtype in _KINDS
+
+
+def check_known(inputs: Iterable[str], features: Collection[str], reader: str) -> None:
+    """Checks that the inputs of a model are features that examples may have.
+
+    Without this check an input that no example knows would always be NaN or "".
+
+    Args:
+      inputs: Names of the model's inputs.
+      features: Names of the features that the schema of the examples has.
+      reader: Name of the model in error messages.
+
+    Raises:
+      UserError: If an input is none of them.
+    """
+    if unknown := sorted(set(inputs) - set(features)):
+        raise UserError(
+            f"{reader} has the input {', '.join(map(repr, unknown))}, which is no feature of the "
+            "schema: add it to the schema, or use a model that does not read it"
+        )
 
 
 def parse_examples(examples: np.ndarray, inputs: Inputs, reader: str) -> dict[str, np.ndarray]:

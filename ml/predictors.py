@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Collection
 from typing import Protocol
 
 import numpy as np
@@ -10,9 +11,11 @@ import tensorflow as tf
 from ai_edge_litert.interpreter import Interpreter
 from tfx import v1 as tfx
 
-from ml.parsing import parse_examples
+from ml.parsing import check_known, parse_examples
 from storage.errors import UserError
 from storage.names import DEFAULT_SIGNATURE, TFLITE_MODEL
+
+_READER = "the TFLite model"
 
 
 class Predictor(Protocol):
@@ -33,11 +36,32 @@ def load_predictor(uri: str, *, prefer_tflite: bool = True) -> Predictor:
     Returns:
       The loaded model.
     """
+    content = _read_tflite(uri) if prefer_tflite else None
+    return SavedModelPredictor(uri) if content is None else TFLitePredictor(content)
+
+
+def check_model(uri: str, features: Collection[str]) -> None:
+    """Checks that the TFLite model in a folder, if there is one, reads nothing but features.
+
+    Args:
+      uri: Folder of a SavedModel, with or without a `model.tflite`.
+      features: Names of the features that the schema of the examples has.
+
+    Raises:
+      UserError: If it has an input that is no feature: it would be absent in every example.
+    """
+    content = _read_tflite(uri)
+    if content is not None:
+        TFLitePredictor(content).check_inputs(features)
+
+
+def _read_tflite(uri: str) -> bytes | None:
     path = os.path.join(uri, TFLITE_MODEL)
-    if prefer_tflite and tfx.dsl.io.fileio.exists(path):
-        with tfx.dsl.io.fileio.open(path, "rb") as file:
-            return TFLitePredictor(file.read())
-    return SavedModelPredictor(uri)
+    if not tfx.dsl.io.fileio.exists(path):
+        return None
+    with tfx.dsl.io.fileio.open(path, "rb") as file:
+        content: bytes = file.read()
+    return content
 
 
 class SavedModelPredictor:
@@ -85,6 +109,10 @@ class TFLitePredictor:
         self._output = output["index"]
         self._shapes: dict[str, tuple[int, ...]] = {}
 
+    def check_inputs(self, features: Collection[str]) -> None:
+        """Checks that every input is one of some features; see `check_known`."""
+        check_known(self._inputs, features, _READER)
+
     def predict(self, examples: np.ndarray) -> np.ndarray:
         """See `Predictor`.
 
@@ -99,7 +127,7 @@ class TFLitePredictor:
             name: (tf.as_dtype(detail["dtype"]), detail["shape_signature"][1:].tolist())
             for name, detail in self._inputs.items()
         }
-        return parse_examples(examples, inputs, "the TFLite model")
+        return parse_examples(examples, inputs, _READER)
 
     def predict_features(self, features: dict[str, np.ndarray]) -> np.ndarray:
         """Predicts features by name, each [batch, ...]; returns float32 [batch, outputs]."""

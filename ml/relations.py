@@ -11,11 +11,37 @@ _RIDGE = 1e-3
 _SMALLEST_ERROR = 1e-3
 
 
+class Encoding:
+    """Numbers for linear relations.
+
+    The columns are standard scores of the numeric features, 0 where absent, the most common values
+    of each categorical feature as 0 or 1, and a constant.
+
+    Args:
+      rows: Rows that say what is common: a column per feature, of numbers or bytes.
+    """
+
+    def __init__(self, rows: pd.DataFrame):
+        self.numeric = [name for name in rows if pd.api.types.is_numeric_dtype(rows[name])]
+        self._categories = [
+            (name, value)
+            for name in rows.columns.difference(self.numeric)
+            for value in rows[name].value_counts().index[:_CATEGORIES]
+        ]
+        self._mean = rows[self.numeric].mean()
+        self._scale = rows[self.numeric].std().replace(0, 1)
+
+    def __call__(self, rows: pd.DataFrame) -> np.ndarray:
+        """Numeric features, then categories and a constant, float64, shape [rows, columns]."""
+        scores = ((rows[self.numeric] - self._mean) / self._scale).fillna(0.0)
+        flags = [(rows[name] == value).to_numpy(float) for name, value in self._categories]
+        return np.column_stack([scores.to_numpy(float), *flags, np.ones(len(rows))])
+
+
 class Relations:
     """Linear regressions of each feature on all others.
 
-    The columns are standard scores of the numeric features, 0 where absent, and the most common
-    values of each categorical feature. The residuals of the regression of a column on all others
+    The columns are those of `Encoding`. The residuals of the regression of a column on all others
     follow from P, the inverse of the covariance matrix:
     residual_j = (Z P)_j / P_jj (Whittaker, Graphical Models in Applied Multivariate Statistics,
     1990, 5.8). This is cheap, and varies less with the seasons than the features themselves.
@@ -25,14 +51,8 @@ class Relations:
     """
 
     def __init__(self, rows: pd.DataFrame):
-        self._numeric = [name for name in rows if pd.api.types.is_numeric_dtype(rows[name])]
-        self._categories = [
-            (name, value)
-            for name in rows.columns.difference(self._numeric)
-            for value in rows[name].value_counts().index[:_CATEGORIES]
-        ]
-        self._mean = rows[self._numeric].mean()
-        self._scale = rows[self._numeric].std().replace(0, 1)
+        self._encode = Encoding(rows)
+        self._numeric = self._encode.numeric
         columns = self._encode(rows)
         covariance = columns.T @ columns / len(rows)
         self._inverse = np.linalg.inv(covariance + _RIDGE * np.eye(len(covariance)))
@@ -50,11 +70,6 @@ class Relations:
             if name in self._errors
         }
 
-    def predict(self, rows: pd.DataFrame, name: str) -> np.ndarray:
-        """Predicts a numeric feature from the others, in standard scores, shape [rows]."""
-        columns, index = self._encode(rows), self._numeric.index(name)
-        return columns[:, index] - self._residuals(columns)[:, index]
-
     def _squared_errors(self, rows: pd.DataFrame, granted: float) -> dict[str, float]:
         """Mean squared errors, less a number of their standard errors."""
         squares = self._residuals(self._encode(rows)) ** 2
@@ -71,9 +86,3 @@ class Relations:
         """Of the numeric features, shape [rows, numeric features]."""
         count = len(self._numeric)
         return columns @ self._inverse[:, :count] / np.diag(self._inverse)[:count]
-
-    def _encode(self, rows: pd.DataFrame) -> np.ndarray:
-        """Numeric features, then categories and a constant, float64, shape [rows, columns]."""
-        scores = ((rows[self._numeric] - self._mean) / self._scale).fillna(0.0)
-        flags = [(rows[name] == value).to_numpy(float) for name, value in self._categories]
-        return np.column_stack([scores.to_numpy(float), *flags, np.ones(len(rows))])

@@ -12,7 +12,7 @@ import gzip
 import os
 import zlib
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -23,6 +23,7 @@ from tensorflow_metadata.proto.v0 import schema_pb2
 from tfx_bsl.coders import example_coder
 
 from ml.examples import first_values
+from ml.vectors import pack
 from storage.encryption import decrypt, key_of
 from storage.encryption_keys import EncryptionError, Keys
 from storage.errors import DataError
@@ -146,7 +147,11 @@ def _choose_period(
 
 
 def read(
-    uri: str, model: str, types: dict[str, int], keys: Keys | None = None
+    uri: str,
+    model: str,
+    types: dict[str, int],
+    keys: Keys | None = None,
+    widths: Mapping[str, int] | None = None,
 ) -> Iterator[pd.DataFrame]:
     """Reads the rows of a model in batches.
 
@@ -155,10 +160,12 @@ def read(
       model: Name of the model.
       types: TFMD type of each feature to read, besides time and version.
       keys: Keys of an encrypted log.
+      widths: Number of values of features that have several.
 
     Yields:
-      A column for each feature, with its first value (NaN or None if it is absent, NaN or ""), and
-      columns for the time in microseconds since the epoch and the version.
+      A column for each feature, with its first value (NaN or None if it is absent, NaN or ""), or
+      of one that has several the packed vector (see `ml.vectors`; None if it has another number of
+      values), and columns for the time in microseconds since the epoch and the version.
 
     Raises:
       DataError: If there is no log, a file is truncated or of another kind, or a key is missing.
@@ -175,7 +182,7 @@ def read(
             except Exception as error:  # The decoder may raise anything.
                 reason = str(error).splitlines()[0]
                 raise DataError(f"{path} is not a file of a request log: {reason}") from error
-            yield _to_frame(path, batch, kinds)
+            yield _to_frame(path, batch, kinds, widths or {})
 
 
 def count_features(uri: str, model: str, keys: Keys | None = None) -> Counter[str]:
@@ -255,9 +262,18 @@ def _unreadable(path: str, reason: str) -> DataError:
     )
 
 
-def _to_frame(path: str, batch: pa.RecordBatch, kinds: dict[str, int]) -> pd.DataFrame:
+def _to_frame(
+    path: str, batch: pa.RecordBatch, kinds: dict[str, int], widths: Mapping[str, int]
+) -> pd.DataFrame:
     table = pa.Table.from_batches([batch])
-    rows = pd.DataFrame({name: first_values(table[name]) for name in table.column_names})
+    rows = pd.DataFrame(
+        {
+            name: pack(table[name], widths[name], kinds[name])
+            if name in widths
+            else first_values(table[name])
+            for name in table.column_names
+        }
+    )
     if rows[[TIME_FEATURE, VERSION_FEATURE]].isna().to_numpy().any():
         raise DataError(
             f"{path} is not a file of a request log: it has rows without {TIME_FEATURE} or "

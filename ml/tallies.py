@@ -19,6 +19,10 @@ HISTOGRAM = "histogram"
 WEIGHT, LABEL, PREDICTION = "weight", "label", "prediction"
 BINARY_CROSS_ENTROPY, CROSS_ENTROPY, CORRECT = "binary cross entropy", "cross entropy", "correct"
 ABSOLUTE_ERROR, SQUARED_ERROR = "absolute error", "squared error"
+ERROR, SQUARED_LABEL = "error", "squared label"
+# What probabilities are kept from 0 and 1 by, as in Keras: the logarithm of 0 is infinite, and the
+# 256 values of an int8 output include 0.
+_TINY = 1e-7
 
 SliceKey = TypeVar("SliceKey")
 
@@ -89,8 +93,14 @@ class Counter:
           A slice and its tally.
 
         Raises:
-          DataError: If a score of a histogram is NaN, or a label is not between 0 and 1.
+          DataError: If a prediction is NaN, or a label of a histogram is not between 0 and 1.
         """
+        for model, predicted in predictions.items():
+            if (missing := np.isnan(predicted.reshape(len(labels), -1)).any(axis=1)).any():
+                raise DataError(
+                    f"the model {model!r} predicts NaN for {missing.sum():,} of {len(labels):,} "
+                    "rows"
+                )
         parts = [
             (*self._part(problem, labels, predictions), number * _CELLS)
             for number, problem in enumerate(self._histograms)
@@ -153,11 +163,6 @@ class Counter:
                 f"{bad.sum():,} of {len(truth):,} labels are not between 0 and 1, such as "
                 f"{truth[bad][0]}"
             )
-        if (missing := np.isnan(scores)).any():
-            raise DataError(
-                f"the model {problem.model!r} predicts NaN for {missing.sum():,} of "
-                f"{len(scores):,} rows"
-            )
         # In TFMA's order of operations, so that rounding puts each score into the same bucket.
         return truth, np.clip(scores * BUCKETS + 1, 0, BUCKETS + 1).astype(np.int64)
 
@@ -185,14 +190,15 @@ def _sum_cells(cells: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.nd
 
 
 def _binary_cross_entropy(labels: np.ndarray, predictions: np.ndarray) -> np.ndarray:
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return -labels * np.log(predictions) - (1 - labels) * np.log(1 - predictions)
+    predictions = np.clip(predictions.astype(float), _TINY, 1 - _TINY)
+    return -labels * np.log(predictions) - (1 - labels) * np.log1p(-predictions)
 
 
 def _cross_entropy(labels: np.ndarray, predictions: np.ndarray) -> np.ndarray:
-    share = predictions[np.arange(len(labels)), labels.astype(int)] / predictions.sum(axis=1)
-    with np.errstate(divide="ignore"):
-        return -np.log(share)
+    predictions = predictions.astype(float)
+    total = predictions.sum(axis=1)
+    share = predictions[np.arange(len(labels)), labels.astype(int)] / np.maximum(total, _TINY)
+    return -np.log(np.clip(share, _TINY, 1 - _TINY))
 
 
 # Functions of labels [rows] and predictions [rows] or [rows, classes]; each returns [rows].
@@ -203,6 +209,8 @@ _STATISTICS: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
     BINARY_CROSS_ENTROPY: _binary_cross_entropy,
     CROSS_ENTROPY: _cross_entropy,
     CORRECT: lambda labels, predictions: predictions.argmax(axis=1) == labels,
+    ERROR: lambda labels, predictions: predictions - labels,
+    SQUARED_LABEL: lambda labels, predictions: labels**2,
     ABSOLUTE_ERROR: lambda labels, predictions: np.abs(labels - predictions),
     SQUARED_ERROR: lambda labels, predictions: (labels - predictions) ** 2,
 }

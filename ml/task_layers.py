@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -51,6 +52,28 @@ def encode_label(task: Task, label: tf.Tensor) -> tf.Tensor:
     matches = tf.cast(tf.equal(label, tf.constant(list(ids), label.dtype)), tf.int64)
     places = tf.constant([class_id + 1 for class_id in ids.values()], tf.int64)
     return tf.reduce_sum(matches * places, axis=1, keepdims=True) - 1
+
+
+def label_and_weight(task: Task, inputs: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+    """The features that training needs beside those of the network, for a `preprocessing_fn`.
+
+    Example:
+      outputs |= label_and_weight(Task.from_config(custom_config), inputs)
+
+    Args:
+      task: The task.
+      inputs: Raw features by name.
+
+    Returns:
+      The encoded label, see `encode_label`; and, if the task has an `example_weight`, that raw
+      feature as the feature `task.weight`, float32 [batch, 1]. A model that weights rows by
+      anything else replaces the latter.
+    """
+    outputs = {task.label: encode_label(task, inputs[task.label])}
+    if task.example_weight:
+        weight = tf.reshape(inputs[task.example_weight], [-1, 1])
+        outputs[task.weight] = tf.cast(weight, tf.float32)
+    return outputs
 
 
 def output_layer(

@@ -1,4 +1,7 @@
-"""Metrics of the three tasks, computed from tallies, with TFMA's definitions and names."""
+"""Metrics of the three tasks, computed from tallies, with TFMA's definitions and names.
+
+Where TFMA gives 0 for what is undefined, such as the AUC of one class, they are NaN.
+"""
 
 from __future__ import annotations
 
@@ -13,10 +16,12 @@ from ml.tallies import (
     BUCKETS,
     CORRECT,
     CROSS_ENTROPY,
+    ERROR,
     HISTOGRAM,
     LABEL,
     PREDICTION,
     SQUARED_ERROR,
+    SQUARED_LABEL,
     WEIGHT,
     Counter,
     Problem,
@@ -98,11 +103,56 @@ def _pr_auc(counter: Counter, tally: Tally, problem: Problem) -> np.ndarray:
 
 
 def _defined(area: np.ndarray, denominator: np.ndarray) -> np.ndarray:
-    """The quotient; of a zero denominator, 0 in the data, like TFMA, and NaN in replicates."""
+    """The quotient; NaN, not 0 as in TFMA, where only one class is: it has no curve."""
     with np.errstate(divide="ignore", invalid="ignore"):
-        result = np.where(denominator > 0, area / denominator, np.nan)
-    result[0] = np.nan_to_num(result[0])
-    return np.asarray(result)
+        return np.where(denominator > 0, area / denominator, np.nan)
+
+
+def mean_error(
+    weight: np.ndarray,
+    label: np.ndarray,
+    squared_label: np.ndarray,
+    error: np.ndarray,
+    squared_error: np.ndarray,
+) -> np.ndarray:
+    """The weighted mean of prediction less label, in the label's unit; NaN without weight.
+
+    Args:
+      weight: Sum of the weights, [...], as the others.
+      label: Weighted sum of the labels.
+      squared_label: Weighted sum of the squared labels.
+      error: Weighted sum of predictions less labels.
+      squared_error: Weighted sum of the squares of these.
+    """
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.where(weight > 0, error / weight, np.nan)
+
+
+def r2_score(
+    weight: np.ndarray,
+    label: np.ndarray,
+    squared_label: np.ndarray,
+    error: np.ndarray,
+    squared_error: np.ndarray,
+) -> np.ndarray:
+    """The coefficient of determination, as Keras's `R2Score` defines it; see `mean_error`.
+
+    It is 1 less the sum of squared errors over that of the squared distances of the labels from
+    their mean. NaN, not 0 as in Keras, if all labels are equal.
+    """
+    with np.errstate(divide="ignore", invalid="ignore"):
+        spread = squared_label - label**2 / weight
+        # Of equal labels rounding leaves a little.
+        return np.where(spread > 1e-12 * squared_label, 1 - squared_error / spread, np.nan)
+
+
+def _of_errors(compute: Callable[..., np.ndarray]) -> Metric:
+    names = (WEIGHT, LABEL, SQUARED_LABEL, ERROR, SQUARED_ERROR)
+
+    def value(counter: Counter, tally: Tally, problem: Problem) -> np.ndarray:
+        return compute(*(counter.sum(tally, problem, name) for name in names))
+
+    return Metric(frozenset(names), value)
 
 
 def _ratio(above: str, below: str) -> Metric:
@@ -137,4 +187,7 @@ METRICS = {
     "MeanAbsoluteError": _ratio(ABSOLUTE_ERROR, WEIGHT),
     "MeanSquaredError": _ratio(SQUARED_ERROR, WEIGHT),
     "RootMeanSquaredError": _root(_ratio(SQUARED_ERROR, WEIGHT)),
+    # These two are of `components.evaluator.regression_metrics`.
+    "MeanError": _of_errors(mean_error),
+    "R2Score": _of_errors(r2_score),
 }

@@ -12,15 +12,21 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from decimal import Decimal
 from numbers import Real
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import numpy as np
 
 from storage.errors import DataError
 
-BINARY, MULTICLASS, REGRESSION = "binary", "multiclass", "regression"
 Kind = Literal["binary", "multiclass", "regression"]
+BINARY: Final = "binary"
+MULTICLASS: Final = "multiclass"
+REGRESSION: Final = "regression"
+# The worst value of a metric, or the lowest and the highest.
+Bound = float | tuple[float, float]
 
+# Class weights by which all classes are worth the same in sum.
+BALANCED = "balanced"
 # More are an id, or a number.
 MOST_CLASSES = 1000
 _BOOLEANS = {"false": 0, "true": 1}
@@ -37,6 +43,8 @@ class Metric:
       direction: 1 if higher is better, -1 if lower is better, 0 if it is best near `best`.
       best: The value of a perfect model; None if the direction says it.
       relative: Whether two values are compared by their ratio, because the unit is the label's.
+      lowest: Smallest value that it can have.
+      highest: Largest value.
     """
 
     name: str
@@ -45,6 +53,48 @@ class Metric:
     direction: Literal[1, -1, 0]
     best: float | None = None
     relative: bool = False
+    lowest: float = 0.0
+    highest: float = np.inf
+
+    def check_bound(self, bound: Bound) -> str:
+        """What is wrong with a threshold of this metric; "" for nothing.
+
+        Example:
+          >>> AUC.check_bound(1.2)
+          'the lowest AUC is expected, 0 to 1'
+        """
+        ends = bound if isinstance(bound, tuple) else (bound,)
+        fits = all(np.isfinite(end) and self.lowest <= end <= self.highest for end in ends)
+        if fits and len(ends) == (1 if self.direction else 2) and list(ends) == sorted(ends):
+            return ""
+        what = {1: f"the lowest {self.title}", -1: f"the highest {self.title}"}.get(
+            self.direction, f"the lowest and the highest {self.title}, as in [0.5, 2.0],"
+        )
+        ranges = {
+            (0.0, 1.0): ", 0 to 1",
+            (0.0, np.inf): ", 0 or more",
+            (-np.inf, 1.0): ", at most 1",
+        }
+        return f"{what} is expected{ranges.get((self.lowest, self.highest), '')}"
+
+    def show(self, value: float | None, margin: float | None = None) -> str:
+        """A value for people, with half the width of its interval.
+
+        Example:
+          >>> RMSE.show(1512.34, 9.06), AUC.show(0.69288, 0.0066), AUC.show(None)
+          ('1,512 ±9.1', '0.6929 ±0.0066', 'undefined')
+        """
+        if value is None:
+            return "undefined"
+        in_units = self.relative or self.best == 0  # Of the label.
+        text = _digits(value, 4) if in_units else f"{value:.4f}"
+        if margin is None:
+            return text
+        return f"{text} ±{_digits(margin, 2) if in_units else f'{margin:.4f}'}"
+
+    def format_loss(self, loss: float) -> str:
+        """A loss as it is shown: a difference, or a percentage if `relative`."""
+        return f"{loss:.1%}" if self.relative else f"{loss:.4f}"
 
     def loss(self, value: float, baseline: float) -> float:
         """How much worse a value is than a baseline; negative if it is better.
@@ -65,56 +115,81 @@ class Metric:
         return worse / abs(baseline) if baseline else float(np.sign(worse)) * np.inf
 
 
-AUC = Metric("auc", "AUC", "AUC", 1)
-AUC_PR = Metric("auc_pr", "AUC-PR", "AUCPrecisionRecall", 1)
+AUC = Metric("auc", "AUC", "AUC", 1, highest=1.0)
+AUC_PR = Metric("auc_pr", "AUC-PR", "AUCPrecisionRecall", 1, highest=1.0)
 LOG_LOSS = Metric("log_loss", "log loss", "BinaryCrossEntropy", -1)
 CALIBRATION = Metric("calibration", "calibration", "Calibration", 0, best=1.0)
-ACCURACY = Metric("accuracy", "accuracy", "SparseCategoricalAccuracy", 1)
-MACRO_AUC = Metric("macro_auc", "macro AUC", "AUC", 1)
+ACCURACY = Metric("accuracy", "accuracy", "SparseCategoricalAccuracy", 1, highest=1.0)
+MACRO_AUC = Metric("macro_auc", "macro AUC", "AUC", 1, highest=1.0)
 CLASS_LOG_LOSS = Metric("log_loss", "log loss", "SparseCategoricalCrossentropy", -1)
 RMSE = Metric("rmse", "RMSE", "RootMeanSquaredError", -1, relative=True)
 MAE = Metric("mae", "MAE", "MeanAbsoluteError", -1, relative=True)
-R2 = Metric("r2", "R²", "R2Score", 1)
-BIAS = Metric("bias", "bias", "MeanError", 0, best=0.0)
+R2 = Metric("r2", "R²", "R2Score", 1, lowest=-np.inf, highest=1.0)
+BIAS = Metric("bias", "bias", "MeanError", 0, best=0.0, lowest=-np.inf)
+
+
+def _digits(value: float, digits: int) -> str:
+    """A number with this many significant digits, and no exponent unless it is very small."""
+    if value == 0 or not np.isfinite(value) or abs(value) < 1e-4:
+        return f"{value:.{digits}g}"
+    places = digits - 1 - int(np.floor(np.log10(abs(value))))
+    return f"{value:,.{max(places, 0)}f}"
 
 
 @dataclass(frozen=True)
 class _Facts:
     """What all tasks of a kind have in common."""
 
-    loss: str
+    losses: tuple[str, ...]
     activation: str
     metrics: tuple[Metric, ...]
-    thresholds: Mapping[str, float | tuple[float, float]]
-    slice_thresholds: Mapping[str, float | tuple[float, float]]
+    thresholds: Mapping[str, Bound]
+    slice_thresholds: Mapping[str, Bound]
     max_loss: float
+    max_slice_loss: float
+    max_baseline_loss: float
 
 
-# The first metric is the headline: training, compression and retraining are judged by it.
+# The first loss is the default. The first metric is the headline: training, compression and
+# retraining are judged by it.
 _FACTS = {
     BINARY: _Facts(
-        loss="binary_crossentropy",
+        losses=("binary_crossentropy", "binary_focal_crossentropy", "mean_squared_error"),
         activation="sigmoid",
         metrics=(AUC, AUC_PR, LOG_LOSS, CALIBRATION),
         thresholds={"auc": 0.5, "calibration": (0.5, 2.0)},
         slice_thresholds={"auc": 0.5},
         max_loss=0.005,
+        max_slice_loss=0.02,
+        max_baseline_loss=0.02,
     ),
     MULTICLASS: _Facts(
-        loss="sparse_categorical_crossentropy",
+        losses=("sparse_categorical_crossentropy",),
         activation="softmax",
         metrics=(ACCURACY, MACRO_AUC, CLASS_LOG_LOSS, CALIBRATION),
         thresholds={"macro_auc": 0.5, "calibration": (0.5, 2.0)},
         slice_thresholds={},
         max_loss=0.01,
+        max_slice_loss=0.04,
+        max_baseline_loss=0.02,
     ),
     REGRESSION: _Facts(
-        loss="mean_squared_error",
+        losses=(
+            "mean_squared_error",
+            "mean_absolute_error",
+            "mean_squared_logarithmic_error",
+            "mean_absolute_percentage_error",
+            "huber",
+            "log_cosh",
+            "poisson",
+        ),
         activation="linear",
         metrics=(RMSE, MAE, R2, BIAS),
         thresholds={"r2": 0.0},
         slice_thresholds={},
         max_loss=0.02,
+        max_slice_loss=0.05,
+        max_baseline_loss=0.1,
     ),
 }
 
@@ -133,7 +208,8 @@ class Task:
       classes: The label's values in the order of their ids, as text; the second of a binary task is
         the positive one. Booleans are "false" and "true". None for a regression.
       class_names: What the classes are called in answers; the values themselves if none.
-      weight: Transformed feature with the training weight of a row; "" if all weigh the same.
+      weight: Transformed feature with the training weight of a row; "" for the feature
+        `example_weight`, if that has a name.
       example_weight: Raw feature with the weight of a row in evaluation; "" if all weigh the same.
     """
 
@@ -148,6 +224,7 @@ class Task:
         classes = self.classes or (("0", "1") if self.kind == BINARY else ())
         object.__setattr__(self, "classes", tuple(classes))
         object.__setattr__(self, "class_names", tuple(self.class_names or classes))
+        object.__setattr__(self, "weight", self.weight or self.example_weight)
         if problem := self._problem():
             raise ValueError(problem)
 
@@ -203,8 +280,41 @@ class Task:
 
     @property
     def loss(self) -> str:
-        """Name of the Keras loss."""
-        return _FACTS[self.kind].loss
+        """Name of the Keras loss that is used by default."""
+        return self.losses[0]
+
+    @property
+    def losses(self) -> tuple[str, ...]:
+        """Names of the Keras losses that fit the output and the labels."""
+        return _FACTS[self.kind].losses
+
+    def check_training(self, loss: str, class_weights: str | Sequence[float]) -> None:
+        """Checks the settings of training that depend on the task.
+
+        Args:
+          loss: One of `losses`; "" for the default.
+          class_weights: "balanced", a weight for each class, or nothing.
+
+        Raises:
+          ValueError: If a setting does not fit the task; the message has name and what is allowed.
+        """
+        if loss and loss not in self.losses:
+            raise ValueError(
+                f"loss = {loss!r}: of a {self.kind} task it is one of {', '.join(self.losses)}"
+            )
+        if not class_weights:
+            return
+        if self.kind == REGRESSION:
+            raise ValueError("class_weights: a regression has no classes")
+        if class_weights == BALANCED:
+            return
+        if isinstance(class_weights, str) or len(class_weights) != len(self.classes):
+            raise ValueError(
+                f"class_weights = {class_weights!r}: {BALANCED!r}, or a weight for each of the "
+                f"{len(self.classes)} classes, is expected"
+            )
+        if not all(isinstance(weight, Real) and 0 < weight < np.inf for weight in class_weights):
+            raise ValueError(f"class_weights = {class_weights!r}: weights above 0 are expected")
 
     @property
     def outputs(self) -> int:
@@ -234,13 +344,33 @@ class Task:
         """
         return {metric.name: metric for metric in self.metrics}[name]
 
+    def check_thresholds(self, key: str, thresholds: Mapping[str, Bound]) -> None:
+        """Checks settings of thresholds by metric.
+
+        Args:
+          key: The key of the setting, for messages.
+          thresholds: As `thresholds`.
+
+        Raises:
+          ValueError: If the task has no such metric, or the bound is not of the metric's form.
+        """
+        for name, bound in thresholds.items():
+            if name not in (known := [metric.name for metric in self.metrics]):
+                raise ValueError(
+                    f"{key}.{name}: no such metric; those of a {self.kind} task are "
+                    f"{', '.join(known)}"
+                )
+            if problem := self.metric(name).check_bound(bound):
+                shown = list(bound) if isinstance(bound, tuple) else bound
+                raise ValueError(f"{key}.{name} = {shown}: {problem}")
+
     @property
-    def thresholds(self) -> Mapping[str, float | tuple[float, float]]:
+    def thresholds(self) -> Mapping[str, Bound]:
         """Default thresholds by metric: the worst value, or the lowest and the highest."""
         return _FACTS[self.kind].thresholds
 
     @property
-    def slice_thresholds(self) -> Mapping[str, float | tuple[float, float]]:
+    def slice_thresholds(self) -> Mapping[str, Bound]:
         """The same for every slice."""
         return _FACTS[self.kind].slice_thresholds
 
@@ -248,6 +378,16 @@ class Task:
     def max_loss(self) -> float:
         """Default of the largest loss of the headline metric; see `Metric.loss`."""
         return _FACTS[self.kind].max_loss
+
+    @property
+    def max_slice_loss(self) -> float:
+        """The same in a slice."""
+        return _FACTS[self.kind].max_slice_loss
+
+    @property
+    def max_baseline_loss(self) -> float:
+        """The same against gradient boosting."""
+        return _FACTS[self.kind].max_baseline_loss
 
     def encode(self, labels: Sequence[Any] | np.ndarray) -> np.ndarray:
         """Encodes raw labels: class ids, or numbers.

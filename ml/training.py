@@ -17,9 +17,10 @@ from tfx import v1 as tfx
 from ml.artifacts import TRAINING_FILE
 from ml.examples import Columns, columns_of_files
 from ml.export import save_model
-from ml.fit import ReportProgress, sample_weights, select_inputs
+from ml.fit import ReportProgress, check_training, select_inputs
 from ml.keras_setup import skip_autograph_of_keras
 from ml.learning import Learning
+from ml.row_weights import class_factors, evaluation_weights, training_weights
 from ml.scores import measure
 from ml.tasks import REGRESSION, Task
 from ml.weight_average import AverageWeights
@@ -58,6 +59,7 @@ class TrainingData:
         """
         skip_autograph_of_keras()
         learning = Learning.from_config(fn_args.custom_config)
+        check_training(learning.task, learning.loss, learning.class_weights)
         tf_keras.utils.set_random_seed(learning.seed)
         graph = tft.TFTransformOutput(fn_args.transform_output)
         schema = graph.transformed_metadata.schema
@@ -124,11 +126,11 @@ def fit(model: tf_keras.Model, data: TrainingData, log_dir: str) -> dict[str, An
     schedule = tf_keras.optimizers.schedules.CosineDecay(
         config.learning_rate, steps * config.epochs
     )
-    loss = tf_keras.losses.get(task.loss)
+    loss = tf_keras.losses.get(config.loss or task.loss)
     model.compile(
         tf_keras.optimizers.Adam(schedule),
         loss,
-        metrics=[tf_keras.metrics.MeanMetricWrapper(loss, name=_LOSS)],
+        weighted_metrics=[tf_keras.metrics.MeanMetricWrapper(loss, name=_LOSS)],
     )
     stopping = tf_keras.callbacks.EarlyStopping(
         f"val_{_LOSS}", mode="min", patience=config.patience, restore_best_weights=True
@@ -136,10 +138,14 @@ def fit(model: tf_keras.Model, data: TrainingData, log_dir: str) -> dict[str, An
     history = model.fit(
         select_inputs(model, train),
         train[task.label],
-        sample_weight=sample_weights(train, task.weight),
+        sample_weight=training_weights(train, task, config.class_weights),
         batch_size=config.batch_size,
         epochs=config.epochs,
-        validation_data=(select_inputs(model, evaluation), evaluation[task.label]),
+        validation_data=(
+            select_inputs(model, evaluation),
+            evaluation[task.label],
+            *_validation_weights(data),
+        ),
         validation_batch_size=_BATCH,
         verbose=2,
         callbacks=[
@@ -168,8 +174,24 @@ def fit(model: tf_keras.Model, data: TrainingData, log_dir: str) -> dict[str, An
     return {
         "epochs": len(losses),
         "best_epoch": int(np.argmin(losses)) + 1,
-        "metrics": measure(task, evaluation[task.label], predictions),
+        "metrics": measure(
+            task, evaluation[task.label], predictions, evaluation_weights(evaluation, task)
+        ),
     }
+
+
+def _validation_weights(data: TrainingData) -> tuple[np.ndarray, ...]:
+    """The weights in the loss that early stopping watches; none if all rows weigh the same.
+
+    Classes weigh as in training, rows as in the metrics.
+    """
+    config, task = data.learning, data.learning.task
+    weights = evaluation_weights(data.evaluation, task)
+    factors = class_factors(data.train, task, config.class_weights)
+    if factors is not None:
+        by_class = factors[data.evaluation[task.label].astype(int)]
+        weights = by_class if weights is None else weights * by_class
+    return () if weights is None else (weights,)
 
 
 def _check_inputs(split: str, inputs: Columns) -> None:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+
 import tensorflow as tf
 import tensorflow_transform as tft
 
+_DAY, _WEEK = 24 * 3600, 7 * 24 * 3600
 _STEADY = 1e-5  # Share of the mean; smaller deviations are rounding of 32-bit numbers.
 
 
@@ -49,3 +53,56 @@ def standard_scores(values: tf.Tensor, clip: float = 4.0) -> tf.Tensor:
 def is_absent(values: tf.Tensor) -> tf.Tensor:
     """Where numbers are absent, bool in the shape of `values`."""
     return tf.math.is_nan(values)
+
+
+def code_ids(values: tf.Tensor, known: Sequence[int]) -> tf.Tensor:
+    """Numbers whole numbers that are codes, for an embedding.
+
+    Args:
+      values: Codes, int64 [batch, 1].
+      known: The codes that have an id.
+
+    Returns:
+      int64 [batch, 1]: the place among `known`, from 1 on; 0 if unknown.
+    """
+    matches = tf.cast(tf.equal(values, tf.constant(known, tf.int64)), tf.int64)
+    ids = tf.range(1, len(known) + 1, dtype=tf.int64)
+    return tf.reduce_sum(matches * ids, axis=1, keepdims=True)
+
+
+def quantile_ranks(values: tf.Tensor, quantiles: int = 100) -> tf.Tensor:
+    """Places numbers among the quantiles of their column in `train`, for skewed columns.
+
+    Args:
+      values: float32 [batch, columns]; NaN where absent.
+      quantiles: Number of quantiles.
+
+    Returns:
+      float32 [batch, columns]: about uniform with mean 0 and standard deviation 1; 0 if absent.
+    """
+    ranks = []
+    for column in tf.unstack(values, axis=1):
+        column = column[:, None]
+        bounds = tft.quantiles(column, quantiles, epsilon=0.1 / quantiles)
+        below = tf.reduce_mean(tf.cast(column > bounds, tf.float32), axis=1, keepdims=True)
+        rank = (below - 0.5) * math.sqrt(12)
+        ranks.append(tf.where(is_absent(column), tf.zeros_like(rank), rank))
+    return tf.concat(ranks, axis=1)
+
+
+def time_circles(seconds: tf.Tensor, origin: int) -> tf.Tensor:
+    """Puts the time of the day and of the week on circles, so that midnight is near midnight.
+
+    Args:
+      seconds: Times in seconds since the Unix epoch, int64 [batch, 1].
+      origin: The start of a week, within 68 years of all times.
+
+    Returns:
+      float32 [batch, 4]: sine and cosine of the time of the day, then of the week.
+    """
+    since = tf.cast(seconds - origin, tf.int32)  # TFLite cannot divide int64.
+    angles = [
+        tf.cast(tf.math.floormod(since, period), tf.float32) * (2 * math.pi / period)
+        for period in (_DAY, _WEEK)
+    ]
+    return tf.concat([function(angle) for angle in angles for function in (tf.sin, tf.cos)], axis=1)

@@ -24,7 +24,9 @@ from pipeline.network_config import PruningConfig, QuantizationConfig, TrainingC
 from pipeline.setting_types import (
     CHECKED,
     Classes,
+    Column,
     Count,
+    Features,
     FileMode,
     Growth,
     Limit,
@@ -36,6 +38,7 @@ from pipeline.setting_types import (
     Share,
     Switch,
     Text,
+    Thresholds,
 )
 
 
@@ -51,11 +54,12 @@ class GateConfig:
         run, or `feature:TYPE`.
       max_missing_change: Largest difference of the share of rows without a value from that of the
         served model's training data.
-      max_duplicates: Largest share of the new month's rows that repeat another row.
+      max_duplicates: Largest share of the new month's rows that repeat another row, above the share
+        in as many rows of the window.
       max_error_growth: Largest growth from the window to the new month, as a factor, of the squared
         error of a numeric feature predicted from the other features.
-      min_label_relation: Share of its AUC above 0.5 in the window that a linear prediction of the
-        label must keep in the new month.
+      min_label_relation: Share of its gain over a constant in the window, by the task's first
+        metric, that a linear prediction of the label must keep in the new month.
     """
 
     schema: Text
@@ -71,15 +75,17 @@ class CompressionConfig:
     """The limits that a compressed model must meet to be blessed.
 
     Attributes:
-      max_auc_loss: Largest loss of AUC against the float model.
-      max_slice_auc_loss: The same for every slice that is large enough.
+      max_loss: Largest loss of the task's first metric (AUC, accuracy, RMSE) against the float
+        model: a difference, or, for a regression, a share of the float model's value. Without it:
+        0.005 for a binary task, 0.01 for classes, 0.02 for a regression.
+      max_slice_loss: The same for every slice that is large enough. Without it: 0.02, 0.04, 0.05.
       max_bytes: Largest size of `model.tflite`, in bytes; 0 for no limit.
       max_p99_ms: Highest 99th percentile of its time per row, in milliseconds; 0 for no limit.
       min_sparsity: Smallest share of zeros among its weights.
     """
 
-    max_auc_loss: Share = 0.005
-    max_slice_auc_loss: Share = 0.02
+    max_loss: Limit | None = None
+    max_slice_loss: Limit | None = None
     max_bytes: RunParameter[Count] = 0
     max_p99_ms: RunParameter[Limit] = 0.0
     min_sparsity: RunParameter[Share] = 0.0
@@ -90,23 +96,34 @@ class EvaluationConfig:
     """The thresholds that a model must meet on the month `as_of` to be blessed.
 
     Attributes:
-      min_auc: Lowest AUC overall.
-      min_slice_auc: Lowest AUC of every slice that is large enough.
+      thresholds: By metric, the worst value that is allowed, or the lowest and the highest: of
+        `auc`, `auc_pr`, `log_loss`, `calibration` (a binary task), `accuracy`, `macro_auc`,
+        `log_loss`, `calibration` (classes), or `rmse`, `mae`, `r2`, `bias` (a regression). They go
+        over the task's own: AUC 0.5 and calibration 0.5 to 2; macro AUC 0.5 and the same; R² 0. A
+        worst value must be met at the worse end of the metric's 95% interval: the fewer the rows,
+        the better the value has to be. See [evaluation.md](evaluation.md).
+      slice_thresholds: The same for every slice that is large enough, by value alone. The task's
+        own: AUC 0.5 for a binary task.
       min_slice_examples: Slices with fewer rows are not evaluated.
-      min_calibration: Lowest ratio of mean prediction to label rate.
-      max_calibration: Highest such ratio.
-      max_auc_loss: Largest loss of AUC against the served model.
-      confidence: Confidence at which a loss of AUC, against the served or the float model, counts,
+      max_loss: Largest loss of the task's first metric against the served model: a difference, or,
+        for a regression, a share of the served model's value. Without it: 0.005 for a binary task,
+        0.01 for classes, 0.02 for a regression.
+      confidence: Confidence at which such a loss, against the served or the float model, counts,
         such as 0.95; 0 counts any measured loss.
+      baselines: Whether the model has to beat a constant and the best single column, and to come
+        near gradient boosting; see [evaluation.md](evaluation.md#baselines).
+      max_baseline_loss: Largest loss of the task's first metric against gradient boosting: a
+        difference, or, for a regression, a share of its value. Without it: 0.02 for a binary task
+        and for classes, 0.1 for a regression.
     """
 
-    min_auc: Share = 0.5
-    min_slice_auc: Share = 0.5
+    thresholds: Thresholds = field(default_factory=dict)
+    slice_thresholds: Thresholds = field(default_factory=dict)
     min_slice_examples: Positive = 500
-    min_calibration: Limit = 0.5
-    max_calibration: Annotated[float, Field(gt=0)] = 2.0
-    max_auc_loss: Share = 0.005
+    max_loss: Limit | None = None
     confidence: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    baselines: Switch = True
+    max_baseline_loss: Limit | None = None
 
 
 @dataclass(frozen=True, config=CHECKED)
@@ -115,7 +132,8 @@ class ServingConfig:
 
     Attributes:
       rows: Rows of the month `as_of` to send as requests.
-      tolerance: Largest absolute difference of a server's prediction from the model's own.
+      tolerance: Largest absolute difference of a server's prediction from the model's own; of a
+        regression in standard deviations of the label.
       max_p50_ms: Highest median time of a request for one row, in milliseconds; 0 for no limit.
       max_p99_ms: Highest 99th percentile of that time; 0 for no limit.
       max_startup_seconds: Longest time until the server is ready; 0 for no limit.
@@ -169,13 +187,16 @@ class MonitorConfig:
         a numeric feature predicted from the other features.
       max_prediction_drift: Largest Jensen-Shannon divergence of the predictions from those of the
         period before.
-      max_mean_ratio: Largest ratio, either way, of the mean prediction and the label rate of the
-        training data.
-      min_auc: Lowest live AUC, on the labels that have arrived, less three standard deviations.
-      min_slice_auc: The same for every slice that is large enough.
-      min_slice_rows: The AUC of slices, and of periods, with fewer labelled rows is not evaluated.
-      max_calibration: Largest ratio, either way, of the mean prediction and the rate of the labels
-        that have arrived.
+      max_mean_ratio: Largest ratio, either way, of the mean predicted probability of a class and
+        its share of the training labels.
+      max_mean_shift: Largest difference of the mean prediction of a regression from the mean
+        training label, in standard deviations of the label.
+      thresholds: Worst live values of metrics, on the labels that have arrived, or the lowest and
+        the highest, by metric of the task; three standard deviations allow for chance. What is not
+        set is the task's default (docs/monitoring.md).
+      slice_thresholds: The same for every slice that is large enough.
+      min_slice_rows: The metrics of slices, and of periods, with fewer labelled rows are not
+        evaluated.
     """
 
     min_rows: Positive = 2000
@@ -184,10 +205,10 @@ class MonitorConfig:
     max_error_growth: Growth = 40.0
     max_prediction_drift: Annotated[float, Field(gt=0, le=1)] = 0.15
     max_mean_ratio: Growth = 2.0
-    min_auc: Share = 0.5
-    min_slice_auc: Share = 0.5
+    max_mean_shift: Annotated[float, Field(gt=0)] = 0.5
+    thresholds: Thresholds = field(default_factory=dict)
+    slice_thresholds: Thresholds = field(default_factory=dict)
     min_slice_rows: Positive = 500
-    max_calibration: Growth = 2.0
 
 
 @dataclass(frozen=True, config=CHECKED)
@@ -208,8 +229,9 @@ class Config:
         true.
       class_names: What TensorFlow Serving's Classify calls the classes; none for their values.
       prediction: Name of the model's output.
-      weight: Transformed feature with the training weight of a row; "" if all weigh the same.
-      example_weight: Raw feature with the weight of a row in evaluation; "" if all weigh the same.
+      weight: Transformed feature with the training weight of a row; "" for `example_weight`.
+      example_weight: Raw feature with the weight of a row in training and evaluation; "" if all
+        weigh the same.
       slices: Features by whose values the model is evaluated.
       keep_runs: Number of newest runs whose artifacts, logs and records are kept, besides those
         that the Serving directory and the cache need; 0 for all.
@@ -222,9 +244,9 @@ class Config:
 
     model: Text
     model_name: Name
-    label: Text
-    features: Annotated[tuple[Text, ...], Field(min_length=1)]
-    prediction: Text
+    label: Column
+    features: Features
+    prediction: Name
     data: DataConfig
     gate: GateConfig
     task: Kind = "binary"
@@ -253,7 +275,12 @@ class Config:
     kubeflow: KubeflowConfig = field(default_factory=KubeflowConfig)
 
     def __post_init__(self) -> None:
-        self.make_task()
+        task = self.make_task()
+        task.check_thresholds("evaluation.thresholds", self.evaluation.thresholds)
+        task.check_thresholds("evaluation.slice_thresholds", self.evaluation.slice_thresholds)
+        task.check_thresholds("monitor.thresholds", self.monitor.thresholds)
+        task.check_thresholds("monitor.slice_thresholds", self.monitor.slice_thresholds)
+        task.check_training(self.training.loss, self.training.class_weights)
         if self.label in self.features:
             raise ValueError(f"features: {self.label!r} is the label, which no request has")
 

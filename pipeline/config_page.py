@@ -25,11 +25,11 @@ Four layers, each over those before it:
 3. a TOML file, `--config FILE`;
 4. the command line, `--set key=value`. Lists are JSON; switches are `true` or `false`.
 
-`--set model=NAME` chooses another model. A key that does not exist and a value that is not allowed
-are refused with the key, the value, what is allowed, and the layer it came from. A run on Kubeflow
-can set a key with ↻ to another value (`--param training_epochs=3`). `make docs` makes this page
-from `pipeline/config.py`, `pipeline/data_config.py`, `pipeline/network_config.py`,
-`pipeline/kubeflow_config.py` and the model's `config.toml`.
+`--model NAME`, or `--set model=NAME`, chooses another model. A key that does not exist and a value
+that is not allowed are refused with the key, the value, what is allowed, and the layer it came
+from. A run on Kubeflow can set a key with ↻ to another value (`--param training_epochs=3`).
+`make docs` makes this page from `pipeline/config.py`, `pipeline/data_config.py`,
+`pipeline/network_config.py`, `pipeline/kubeflow_config.py` and the model's `config.toml`.
 """
 _LIMITS = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<"}
 _KINDS = {"object": "table", "number": "float", "boolean": "true, false"}

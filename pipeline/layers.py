@@ -7,6 +7,7 @@ import dataclasses
 import difflib
 import functools
 import json
+import re
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,6 +21,21 @@ from storage.errors import UserError
 _T = TypeVar("_T")
 # Cached, because annotations that are strings take long to evaluate.
 _hints: Callable[[Any], dict[str, Any]] = functools.cache(get_type_hints)
+
+
+# What the settings of AUC are called since there are other metrics.
+_RENAMED = {
+    "evaluation.min_auc": "evaluation.thresholds.auc",
+    "evaluation.min_slice_auc": "evaluation.slice_thresholds.auc",
+    "evaluation.min_calibration": "evaluation.thresholds.calibration",
+    "evaluation.max_calibration": "evaluation.thresholds.calibration",
+    "evaluation.max_auc_loss": "evaluation.max_loss",
+    "compression.max_auc_loss": "compression.max_loss",
+    "compression.max_slice_auc_loss": "compression.max_slice_loss",
+    "monitor.min_auc": "monitor.thresholds.auc",
+    "monitor.min_slice_auc": "monitor.slice_thresholds.auc",
+    "monitor.max_calibration": "monitor.thresholds.calibration",
+}
 
 
 class ConfigError(UserError):
@@ -132,7 +148,8 @@ def _check_keys(
         hint = hints.get(name) if hints else get_args(kind)[1]
         if hint is None:
             known = list_keys(root)
-            near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+            near = [_RENAMED[key]] if key in _RENAMED else []
+            near += difflib.get_close_matches(key, known, n=1, cutoff=0.5)
             guess = f"did you mean {near[0]}? " if near else ""
             raise ConfigError(
                 f"{key}: no such key; {guess}the keys are {', '.join(known)} ({source})"
@@ -170,12 +187,17 @@ def _put(values: dict[str, Any], sources: dict[str, str], layer: Layer, prefix: 
 
 def _explain(error: Mapping[str, Any], sources: Mapping[str, str], model: str) -> str:
     """Describes pydantic's error in one line."""
-    parts = [str(part) for part in error["loc"]]
+    message = error["msg"].removeprefix("Value error, ")
+    # A check of several settings has no place; its message begins with a key.
+    place = error["loc"] or re.split("[ :]", message)[0].split(".")
+    parts = [str(part) for part in place]
     key = ".".join(parts)
     if error["type"] == "missing":
         return f"{key}: a value is missing; set it in {model}"
     tables = (".".join(parts[:end]) for end in range(len(parts), 0, -1))
     source = next((sources[table] for table in tables if table in sources), "the engine's default")
+    if not error["loc"]:
+        return f"{message} ({source})"
     given = error["input"]
     shown = f" = {given!r}" if not isinstance(given, Mapping) else ""
-    return f"{key}{shown}: {error['msg'].removeprefix('Value error, ')} ({source})"
+    return f"{key}{shown}: {message} ({source})"

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.layers import ConfigError, Layer, read_toml
+from storage.errors import SurroundingsError
 
 # Names the default model; overrides `default = true` in a model's file.
 MODEL_VARIABLE = "FLIGHTDECK_MODEL"
@@ -46,11 +47,53 @@ def default_model() -> str:
         ]
     if len(names) != 1:
         raise ConfigError(
-            f"model: there is no single default; use --set model=NAME, or set `default = true` "
+            f"model: there is no single default; use --model NAME, or set `default = true` "
             f"in the {_FILE} of one of "
             f"{', '.join(model_names()) or 'models/, where there is no model yet'}"
         )
     return names[0]
+
+
+def served_name(name: str) -> str:
+    """The `model_name` in the file of a model; "" if there is none that can be read."""
+    try:
+        found = read_model_layer(name, "").values.get("model_name")
+    except ConfigError:
+        return ""
+    return found if isinstance(found, str) else ""
+
+
+def check_single_name(model: str, model_name: str) -> None:
+    """Checks that no other model below `models/` has the same name in the Serving directory.
+
+    Raises:
+      SurroundingsError: If one has. It is no `ConfigError`: what has to change may be the other
+        model, which the run key does not know.
+    """
+    for other in model_names():
+        if other != model and served_name(other) == model_name:
+            raise SurroundingsError(
+                f"model_name = {model_name!r}: the models {model} and {other} have the same name "
+                "in the Serving directory; give one of them another model_name"
+            )
+
+
+def check_model(name: Any, source: str) -> None:
+    """Checks that there is a folder of a model.
+
+    Args:
+      name: Name of the model.
+      source: Where the name is from.
+
+    Raises:
+      ConfigError: If there is none.
+    """
+    if not isinstance(name, str) or not _NAME.fullmatch(name) or not _path(name).is_file():
+        place = _PROJECT if "." in str(name) else _PROJECT / "models"
+        raise ConfigError(
+            f"model = {name!r}: there is no such folder in {place}, but "
+            f"{', '.join(model_names()) or 'none'} ({source})"
+        )
 
 
 def read_model_layer(name: Any, source: str) -> Layer:
@@ -63,12 +106,7 @@ def read_model_layer(name: Any, source: str) -> Layer:
     Raises:
       ConfigError: If there is no such model, or its file is not TOML.
     """
-    if not isinstance(name, str) or not _NAME.fullmatch(name) or not _path(name).is_file():
-        place = _PROJECT if "." in str(name) else _PROJECT / "models"
-        raise ConfigError(
-            f"model = {name!r}: there is no such folder in {place}, but "
-            f"{', '.join(model_names()) or 'none'} ({source})"
-        )
+    check_model(name, source)
     source = str(_path(name).relative_to(_PROJECT))
     layer = read_toml(str(_path(name)))
     values = {key: value for key, value in layer.values.items() if key != "default"}

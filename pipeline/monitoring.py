@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Sequence
+from typing import Any
 
 from tfx import v1 as tfx
 
@@ -30,6 +31,7 @@ def create_monitoring_pipeline(
     until: int,
     public_keys: Sequence[str] = (),
     metadata_path: str | None = None,
+    pipeline_name: str = PIPELINE_NAME,
 ) -> tfx.dsl.Pipeline:
     """Builds the pipeline that monitors requests to a version and its predictions.
 
@@ -44,6 +46,7 @@ def create_monitoring_pipeline(
       public_keys: Public keys, or folders of them, that the version is verified with. With none its
         training statistics are not verified.
       metadata_path: SQLite file of ML Metadata; None if the orchestrator has its own.
+      pipeline_name: Name of the pipeline.
 
     Returns:
       The pipeline, without caching: a log grows, and labels arrive.
@@ -66,7 +69,7 @@ def create_monitoring_pipeline(
         output=model.prediction,
         data_uri=config.data.uri,
         layout=config.data.source.layout,
-        label=model.task.label,
+        task=model.task.to_json(),
         encryption_keys=config.serving.encryption_keys,
         **period,
     )
@@ -88,13 +91,13 @@ def create_monitoring_pipeline(
         model_name=config.model_name,
         features=features,
         output=model.prediction,
-        label=model.task.label,
+        task=model.task.to_json(),
         slices=json.dumps(model.slices),
         **period,
-        **dataclasses.asdict(config.monitor),
+        **monitor_settings(config, model),
     )
     return tfx.dsl.Pipeline(
-        pipeline_name=PIPELINE_NAME,
+        pipeline_name=pipeline_name,
         pipeline_root=pipeline_root,
         components=[schema_gen, example_gen, statistics_gen, served_model, monitor],
         enable_cache=False,
@@ -105,3 +108,13 @@ def create_monitoring_pipeline(
         ),
         beam_pipeline_args=list(config.beam_args),
     )
+
+
+def monitor_settings(config: Config, model: Model) -> dict[str, Any]:
+    """The parameters of ServingMonitor that are settings; the task's thresholds are defaults."""
+    settings, task = dataclasses.asdict(config.monitor), model.task
+    settings["thresholds"] = json.dumps({**task.thresholds, **settings["thresholds"]})
+    settings["slice_thresholds"] = json.dumps(
+        {**task.slice_thresholds, **settings["slice_thresholds"]}
+    )
+    return settings

@@ -17,6 +17,7 @@ from pipeline.setting_types import (
     RunParameter,
     Share,
     Switch,
+    Weight,
 )
 
 
@@ -30,7 +31,12 @@ class TrainingConfig:
       learning_rate: Adam's learning rate at the start, from which it falls along a cosine to 0.
       dropout: Share of each dense layer's inputs that are dropped in training.
       l2: Weight of the L2 penalty on the dense kernels.
-      patience: Epochs without a lower log loss on `eval` before training stops.
+      loss: Name of the Keras loss, of those that fit the task; "" for the task's:
+        binary_crossentropy, sparse_categorical_crossentropy or mean_squared_error.
+      class_weights: "balanced" for classes that are worth the same in sum, or a weight for each
+        class in the order of `classes`; "" if all weigh the same. Predictions are then no longer
+        calibrated.
+      patience: Epochs without a lower loss on `eval` before training stops.
       seed: Seed of all random choices.
       warm_start: Share of the served model's weights in the initial weights, 0 to 1. See
         docs/backtest.md.
@@ -41,6 +47,8 @@ class TrainingConfig:
     learning_rate: RunParameter[LearningRate] = 1e-3
     dropout: RunParameter[Annotated[float, Field(ge=0, lt=1)]] = 0.0
     l2: RunParameter[Limit] = 0.0
+    loss: str = ""
+    class_weights: Literal["", "balanced"] | tuple[Weight, ...] = ""
     patience: RunParameter[Positive] = 2
     seed: RunParameter[Annotated[int, Field(ge=0, lt=2**32)]] = 7
     warm_start: Share = 0.0

@@ -10,6 +10,7 @@ from typing import Any
 from google.protobuf import json_format
 from tfx import v1 as tfx
 
+from components.baseline_evaluator import BaselineEvaluator
 from components.compression_evaluator import CompressionEvaluator
 from components.data_gate.component import DataGate
 from components.evaluator.component import Evaluator
@@ -46,6 +47,7 @@ def create_pipeline(
     public_keys: Sequence[str] = (),
     metadata_path: str | None = None,
     enable_cache: bool = True,
+    pipeline_name: str = PIPELINE_NAME,
 ) -> tfx.dsl.Pipeline:
     """Builds the training pipeline.
 
@@ -69,12 +71,14 @@ def create_pipeline(
         none it is not verified.
       metadata_path: SQLite file of ML Metadata; None if the orchestrator has its own.
       enable_cache: Whether nodes whose inputs and parameters did not change come from the cache.
+      pipeline_name: Name of the pipeline, part of all cache keys.
 
     Returns:
       The pipeline.
     """
     model = Model.load(config)
     custom_config = json.dumps(model.custom_config)
+    training = _as_parameters(config.training)
     schema_gen = ImportSchemaGen(
         schema_file=config.gate.schema,
         label=model.task.label,
@@ -114,7 +118,7 @@ def create_pipeline(
         environment="TRAINING",
         warn_only=json.dumps(config.gate.warn_only),
         features=json.dumps(model.raw_features),
-        label=model.task.label,
+        task=model.task.to_json(),
         max_missing_change=config.gate.max_missing_change,
         max_duplicates=config.gate.max_duplicates,
         max_error_growth=config.gate.max_error_growth,
@@ -129,6 +133,17 @@ def create_pipeline(
         transform=json.dumps(["train", "eval"]),
     )
     transform.add_upstream_node(data_gate)
+    baseline_evaluator = None
+    if config.evaluation.baselines:
+        baseline_evaluator = BaselineEvaluator(
+            examples=example_gen.outputs["examples"],
+            statistics=statistics_gen.outputs["statistics"],
+            schema=schema_gen.outputs["schema"],
+            task=model.task.to_json(),
+            features=json.dumps(model.raw_features),
+            split="test",
+        )
+        baseline_evaluator.add_upstream_node(data_gate)
     trainer = Trainer(
         run_fn=model.run_fn,
         examples=transform.outputs["transformed_examples"],
@@ -136,7 +151,7 @@ def create_pipeline(
         schema=schema_gen.outputs["schema"],
         train_args=tfx.proto.TrainArgs(splits=["train"]),
         eval_args=tfx.proto.EvalArgs(splits=["eval"]),
-        settings=dataclasses.asdict(config.training),
+        settings=training,
         custom_config=model.custom_config,
         # Only for a warm start, because it is part of the cache key.
         base_model=served_model.outputs["model"] if config.training.warm_start else None,
@@ -144,9 +159,9 @@ def create_pipeline(
     learning = {
         "save_fn": SAVE_FN,
         "custom_config": custom_config,
-        "label_key": model.task.label,
-        "weight_key": model.task.weight,
-        "loss": model.task.loss,
+        "task": model.task.to_json(),
+        "loss": config.training.loss,
+        "class_weights": training["class_weights"],
         "batch_size": config.training.batch_size,
         "seed": config.training.seed,
     }
@@ -164,7 +179,11 @@ def create_pipeline(
         transformed_examples=transform.outputs["transformed_examples"],
         transform_graph=transform.outputs["transform_graph"],
         signature=RAW_SIGNATURE,
-        max_auc_loss=config.compression.max_auc_loss,
+        max_loss=(
+            model.task.max_loss
+            if config.compression.max_loss is None
+            else config.compression.max_loss
+        ),
         **learning,
         **_as_parameters(config.quantization),
     )
@@ -179,6 +198,7 @@ def create_pipeline(
                 config.compression, config.evaluation.min_slice_examples, model
             )
         ),
+        task=model.task.to_json(),
         split="test",
         max_bytes=config.compression.max_bytes,
         max_p99_ms=config.compression.max_p99_ms,
@@ -191,13 +211,20 @@ def create_pipeline(
         baseline_model=served_model.outputs["model"],
         schema=schema_gen.outputs["schema"],
         eval_config=json_format.MessageToJson(make_eval_config(config.evaluation, model)),
+        task=model.task.to_json(),
         split="test",
         confidence=config.evaluation.confidence,
+        max_baseline_loss=_or_default(
+            config.evaluation.max_baseline_loss, model.task.max_baseline_loss
+        ),
+        **({"baselines": baseline_evaluator.outputs["baselines"]} if baseline_evaluator else {}),
     )
     serving_validator = ServingValidator(
         model=quantizer.outputs["quantized_model"],
         examples=example_gen.outputs["examples"],
+        schema=schema_gen.outputs["schema"],
         model_name=config.model_name,
+        task=model.task.to_json(),
         split="test",
         rows=config.serving.rows,
         tolerance=config.serving.tolerance,
@@ -243,6 +270,7 @@ def create_pipeline(
         served_model,
         data_gate,
         transform,
+        *([baseline_evaluator] if baseline_evaluator else []),
         trainer,
         pruner,
         quantizer,
@@ -260,13 +288,17 @@ def create_pipeline(
             f"node_timeouts.{unknown[0]}: no such node; they are {', '.join(known)}"
         )
     return tfx.dsl.Pipeline(
-        pipeline_name=PIPELINE_NAME,
+        pipeline_name=pipeline_name,
         pipeline_root=pipeline_root,
         components=components,
         enable_cache=enable_cache,
         metadata_connection_config=connection,
         beam_pipeline_args=list(config.beam_args),
     )
+
+
+def _or_default(value: float | None, default: float) -> float:
+    return default if value is None else value
 
 
 def _set_beam_args(components: Sequence[Any], node_args: Mapping[str, Sequence[str]]) -> None:

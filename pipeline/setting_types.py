@@ -5,8 +5,14 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+)
 
+from ml.names import check_column, check_features
 from pipeline import quantities
 
 # Pydantic's configuration of the dataclasses.
@@ -48,6 +54,18 @@ def match(pattern: str, expected: str) -> AfterValidator:
     return AfterValidator(check)
 
 
+def _as_bound(bound: Any) -> Any:
+    """A threshold: a number, or a list of two."""
+    ends = bound if isinstance(bound, list | tuple) else [bound]
+    try:
+        numbers = tuple(float(end) for end in ends)
+    except (TypeError, ValueError):
+        numbers = ()
+    if not (isinstance(bound, list | tuple) and len(numbers) == 2) and len(numbers) != 1:
+        raise ValueError("a number is expected, or the lowest and the highest, as in [0.5, 2.0]")
+    return numbers if len(numbers) == 2 else numbers[0]
+
+
 # Only `true` or `false`, in TOML and on the command line.
 Switch = Annotated[bool, BeforeValidator(_check_switch)]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -56,10 +74,14 @@ Positive = Annotated[int, Field(ge=1)]
 Epochs = Annotated[int, Field(ge=1, le=1000)]
 LearningRate = Annotated[float, Field(gt=0, le=1)]
 Limit = Annotated[float, Field(ge=0)]
+Weight = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Growth = Annotated[float, Field(gt=1)]
 Minutes = Annotated[float, Field(ge=0, le=60 * 24 * 365)]
 Text = Annotated[str, Field(min_length=1)]
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
+# Names of columns of the data.
+Column = Annotated[str, AfterValidator(check_column)]
+Features = Annotated[tuple[Column, ...], AfterValidator(check_features)]
 Mode = Literal["none", "float16", "dynamic_range", "int8", "qat", "pqat"]
 FileMode = Literal["0600", "0640", "0644", "0660", "0664"]
 SecretPlace = Annotated[str, AfterValidator(_check_secret_place)]
@@ -98,5 +120,7 @@ BucketUri = Annotated[
 ]
 EnvName = Annotated[str, match(r"[A-Za-z_]\w*", "the name of an environment variable")]
 SecretKey = Annotated[str, Field(pattern=rf"^{_DNS_NAME}/[\w.-]+$")]
+# Thresholds by metric; `Task.check_thresholds` checks the names and the form of the bounds.
+Thresholds = dict[str, Annotated[float | tuple[float, float], BeforeValidator(_as_bound)]]
 # Values of a label.
 Classes = Annotated[tuple[Text, ...], BeforeValidator(_as_texts)]

@@ -6,9 +6,11 @@ import csv
 import ipaddress
 import json
 import math
+import reprlib
 import ssl
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlsplit
@@ -35,6 +37,24 @@ _TYPES = {
 }
 
 
+# The signature that names the classes.
+_CLASSIFY = "classify"
+_SCORES = ("DT_FLOAT", "DT_DOUBLE")
+
+
+@dataclass(frozen=True)
+class _Tensor:
+    """Dtype, and shape of one row, of an input or output."""
+
+    dtype: str
+    shape: tuple[int, ...]
+
+    @classmethod
+    def of(cls, info: Mapping[str, Any]) -> _Tensor:
+        sizes = [int(dim["size"]) for dim in info.get("tensor_shape", {}).get("dim", ())][1:]
+        return cls(info["dtype"], tuple(sizes) if min(sizes, default=1) > 0 else ())
+
+
 class ClientError(Exception):
     """The rows of a file do not fit the model, or the server does not respond."""
 
@@ -52,6 +72,9 @@ def print_predictions(
     ca_file: str | None = None,
 ) -> None:
     """Prints the predictions for the rows of a file as CSV: the row's number, then each output.
+
+    Of a model that has several classes, and names them by its signature `classify`, it prints the
+    most probable class, and a column `<output>.<class>` for each.
 
     Args:
       file: A CSV or Parquet file.
@@ -87,9 +110,13 @@ def print_predictions(
         metadata = _request(client, "GET", f"{url}/metadata")["metadata"]
         signatures = metadata["signature_def"]["signature_def"]
         name, inputs = _choose(signatures, table, signature)
-        table = _read(file, [key for key, kind in inputs.items() if kind == "DT_STRING"])
-        table = table.slice(0, rows)
-        columns = {key: _fill(table, key, kind, file) for key, kind in inputs.items()}
+        texts = [key for key, one in inputs.items() if one.dtype == "DT_STRING" or one.shape]
+        table = _read(file, texts).slice(0, rows)
+        columns = {key: _fill(table, key, one, file) for key, one in inputs.items()}
+        wide = _wide_output(signatures[name])
+        classes: list[str] = []
+        if wide and table.num_rows:
+            classes = _class_names(client, url, signatures, columns)
         writer = None
         for start in range(0, table.num_rows, _BATCH):
             part = {key: values[start : start + _BATCH] for key, values in columns.items()}
@@ -98,6 +125,8 @@ def print_predictions(
             if not isinstance(outputs, dict):
                 (output,) = signatures[name]["outputs"]
                 outputs = {output: outputs}
+            if wide and len(classes) == wide[1]:
+                outputs = _by_class(outputs, wide[0], classes)
             if writer is None:
                 writer = csv.writer(sys.stdout)
                 writer.writerow(["row", *outputs])
@@ -187,13 +216,13 @@ def _request(client: _Client, method: str, url: str, body: str | None = None) ->
 
 def _choose(
     signatures: Mapping[str, Any], table: pa.Table, wanted: str | None
-) -> tuple[str, dict[str, str]]:
-    """A signature whose inputs are columns of a table, and their dtypes."""
+) -> tuple[str, dict[str, _Tensor]]:
+    """A signature whose inputs are columns of a table, and its inputs."""
     if wanted is not None and wanted not in signatures:
         raise ClientError(f"there is no signature {wanted!r}: there are {', '.join(signatures)}")
     misses = []
     for name in [wanted] if wanted else sorted(signatures):
-        inputs = {key: info["dtype"] for key, info in signatures[name]["inputs"].items()}
+        inputs = {key: _Tensor.of(info) for key, info in signatures[name]["inputs"].items()}
         missing = sorted(inputs.keys() - set(table.column_names))
         if inputs and not missing:
             return name, inputs
@@ -202,19 +231,89 @@ def _choose(
     raise ClientError(f"no signature fits the columns of the file: {'; '.join(misses)} besides")
 
 
-def _fill(table: pa.Table, name: str, dtype: str, file: str) -> list[Any]:
+def _fill(table: pa.Table, name: str, wanted: _Tensor, file: str) -> list[Any]:
     """The values of a column as an input takes them."""
-    if dtype not in _TYPES:
-        raise ClientError(f"the input {name} is of {dtype}; only {', '.join(_TYPES)} can be sent")
-    kind, absent = _TYPES[dtype]
+    if wanted.dtype not in _TYPES:
+        raise ClientError(
+            f"the input {name} is of {wanted.dtype}; only {', '.join(_TYPES)} can be sent"
+        )
+    kind, absent = _TYPES[wanted.dtype]
+    column = table[name]
+    is_list = pa.types.is_list(column.type) or pa.types.is_fixed_size_list(column.type)
+    if math.prod(wanted.shape) > 1 or (wanted.shape and is_list):
+        return _fill_vectors(column, name, kind, wanted.shape, file)
     try:
-        column = pc.cast(table[name], kind)
+        column = pc.cast(column, kind)
     except pa.ArrowException as error:
         raise ClientError(f"{file}: column {name} is {table[name].type}: {error}") from error
     values: list[Any] = column.to_pylist()
     if absent is None and None in values:
         raise ClientError(f"{file}: column {name} is empty in row {values.index(None)}")
-    return [absent if value is None else value for value in values]
+    filled = [absent if value is None else value for value in values]
+    for _ in wanted.shape:
+        filled = [[value] for value in filled]
+    return filled
+
+
+def _fill_vectors(
+    column: pa.ChunkedArray, name: str, kind: pa.DataType, shape: tuple[int, ...], file: str
+) -> list[Any]:
+    """The lists of a column, or its texts that are JSON lists, each in the shape of the input."""
+    rows = column.to_pylist()
+    size = math.prod(shape)
+    for number, row in enumerate(rows):
+        try:
+            values = json.loads(row) if isinstance(row, str) else row
+            found = pa.array(values, kind, from_pandas=False).to_pylist()
+        except (ValueError, TypeError, pa.ArrowException, RecursionError):
+            found = []
+        if len(found) != size or None in found:
+            shown = reprlib.repr(row)
+            raise ClientError(
+                f"{file}: column {name} is {shown} in row {number}; a list of {size} values is "
+                "expected"
+            )
+        for width in reversed(shape[1:]):
+            found = [found[i : i + width] for i in range(0, len(found), width)]
+        rows[number] = found
+    return rows
+
+
+def _wide_output(signature: Mapping[str, Any]) -> tuple[str, int] | None:
+    """The output of a signature that has several numbers for a row, and how many, if it has one."""
+    found = [(name, _Tensor.of(info)) for name, info in signature["outputs"].items()]
+    wide = [
+        (name, one.shape[0])
+        for name, one in found
+        if one.dtype in _SCORES and len(one.shape) == 1 and one.shape[0] > 1
+    ]
+    return wide[0] if len(wide) == 1 else None
+
+
+def _class_names(
+    client: _Client, url: str, signatures: Mapping[str, Any], columns: Mapping[str, list[Any]]
+) -> list[str]:
+    """The names by which the model classifies the first row; none if it does not do that."""
+    if {"classes", "scores"} != set(signatures.get(_CLASSIFY, {}).get("outputs", ())):
+        return []
+    first = {name: values[0] for name, values in columns.items()}
+    example = {name: value for name, value in first.items() if value == value and value != ""}
+    body = json.dumps({"signature_name": _CLASSIFY, "examples": [example]})
+    try:
+        (row,) = _request(client, "POST", f"{url}:classify", body)["results"]
+        return [str(name) for name, _ in row]
+    except (ClientError, ValueError, KeyError, TypeError):
+        return []  # Only the names are missing.
+
+
+def _by_class(outputs: Mapping[str, Any], wide: str, classes: Sequence[str]) -> dict[str, Any]:
+    """Outputs, with the most probable class and a column for each in place of the wide one."""
+    found = {name: values for name, values in outputs.items() if name != wide}
+    scores = outputs[wide]
+    found["class"] = [classes[max(range(len(row)), key=row.__getitem__)] for row in scores]
+    for place, name in enumerate(classes):
+        found[f"{wide}.{name}"] = [row[place] for row in scores]
+    return found
 
 
 def _flat(value: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from storage.directory import ModelDirectory
@@ -30,11 +31,12 @@ def describe_versions(directory: ModelDirectory) -> list[dict[str, Any]]:
         spans = record.get("spans", {})
         rows.append(
             {
+                "model": directory.model_name,
                 "version": version,
                 "state": state,
                 "labels": [name for name, pinned in labels.items() if pinned == version],
                 "created": record.get("created"),
-                "auc": record.get("metrics", {}).get("auc"),
+                "metric": headline(record),
                 "trained_on": spans.get("train", []),
                 "evaluated_on": spans.get("test", []),
                 "bytes": sum(sizes.values()),
@@ -44,6 +46,23 @@ def describe_versions(directory: ModelDirectory) -> list[dict[str, Any]]:
             }
         )
     return rows
+
+
+def headline(record: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The metric by which versions are compared, from the record of a version.
+
+    Returns:
+      `name`, `title`, `value`, `margin` (half the width of its interval) and `text`; None if the
+      record has none. Records of earlier releases have the AUC alone.
+    """
+    found = record.get("headline")
+    if isinstance(found, Mapping) and isinstance(found.get("text"), str):
+        return {name: found.get(name) for name in ("name", "title", "value", "margin", "text")}
+    metrics = record.get("metrics")
+    auc = metrics.get("auc") if isinstance(metrics, Mapping) else None
+    if not isinstance(auc, float | int):
+        return None
+    return {"name": "auc", "title": "AUC", "value": auc, "margin": None, "text": f"{auc:.4f}"}
 
 
 def copy_version(

@@ -74,12 +74,17 @@ class Cli:
         return [
             *(sys.executable, str(PROJECT / "local_runner.py"), command),
             *("--output", str(self.output), "--set", f"data.uri={self.data}"),
-            *("--set", "training.epochs=2", "--set", "evaluation.min_auc=0.5"),
-            *("--set", "evaluation.min_slice_auc=0.4", "--set", "evaluation.max_auc_loss=0.5"),
-            *("--set", "compression.max_auc_loss=0.5", "--set", "compression.max_slice_auc_loss=1"),
+            *("--set", "training.epochs=2", "--set", "evaluation.thresholds.auc=0.5"),
+            *("--set", "evaluation.slice_thresholds.auc=0.4", "--set", "evaluation.max_loss=0.5"),
+            *("--set", "compression.max_loss=0.5", "--set", "compression.max_slice_loss=1"),
             *("--set", "training.batch_size=256"),
             *arguments,
         ]
+
+    @property
+    def directory(self) -> Path:
+        """The directory of the runs of the tests' model."""
+        return self.output / "models" / "tests.trips"
 
     def run(self, *arguments: str, command: str = "run") -> subprocess.CompletedProcess[str]:
         """Runs it in a process that has TFX imported."""
@@ -233,7 +238,7 @@ class PushedRun:
 
     def artifact(self, node: str, key: str) -> Path:
         """Folder of an output artifact of a node."""
-        (folder,) = self.cli.output.glob(f"artifacts/*/{node}/{key}/*")
+        (folder,) = self.cli.directory.glob(f"artifacts/*/{node}/{key}/*")
         return folder
 
     @property

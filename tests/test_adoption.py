@@ -37,7 +37,11 @@ def adopted(tmp_path: Path) -> Path:
             (root / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(PROJECT / name, root / name)
     ignored = shutil.ignore_patterns("data", "schema", "__pycache__")
-    shutil.copytree(TRIPS.parent, root / "models" / "toy", ignore=ignored)
+    toy = root / "models" / "toy"
+    shutil.copytree(TRIPS.parent, toy, ignore=ignored)
+    # Two models of one name in the Serving directory are refused.
+    settings = (toy / "config.toml").read_text().replace('"trip_delay"', '"toy_delay"')
+    (toy / "config.toml").write_text(settings)
     return root
 
 

@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 from orchestration.kubeflow import compilation
+from pipeline import model_folders
 from pipeline.config import load_config
 from pipeline.layers import ConfigError
 from pipeline.parameters import KEYS, parameter_name, parameter_values, with_parameters
@@ -213,6 +214,18 @@ def test_monitoring_package_has_a_task_for_each_parameter() -> None:
     assert not any("cachingOptions" in task and task["cachingOptions"] for task in tasks.values())
     executors = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
     assert executors["exec-ServingMonitor"]["pvcMount"][0]["mountPath"] == "/mnt/flightdeck"
+
+
+@pytest.mark.parametrize("pipeline", compilation.PIPELINES)
+def test_kubeflow_package_of_a_name_that_another_model_has_is_refused(
+    pipeline: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = load_config(None, [f"kubeflow.image=flightdeck@{DIGEST}"])
+    monkeypatch.setattr(model_folders, "model_names", lambda: ["copied"])
+    monkeypatch.setattr(model_folders, "served_name", lambda model: config.model_name)
+    message = "the models tests.trips and copied have the same name in the Serving directory"
+    with pytest.raises(UserError, match=message):
+        compilation.compile_config(config, pipeline)
 
 
 def test_kubeflow_package_does_not_retry_data_gate() -> None:

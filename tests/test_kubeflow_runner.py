@@ -354,6 +354,51 @@ def test_schedule_of_the_pipeline_is_made_once(stub: KubeflowStub) -> None:
     assert recurring["display_name"] == "monthly"
 
 
+def test_schedules_of_two_models_have_their_names_and_replace_each_other_never(
+    stub: KubeflowStub,
+) -> None:
+    command = ("schedule", "--cron", "0 6 1 * *", *CONFIGURED, "--model", "tests.trips")
+    other = (*command, "--set", "model_name=taxi_tips")
+    for _ in range(2):
+        done(*command)
+        done(*other)
+    names = ["flightdeck-training-taxi-tips", "flightdeck-training-trip-delay"]
+    listed = done("schedules", "list").splitlines()
+    assert [line.split()[0] for line in listed] == names
+    assert sorted(pipeline["name"] for pipeline in stub.pipelines.values()) == names
+    assert len(stub.recurring_runs) == 2
+
+
+def test_schedule_warns_of_the_schedule_of_an_earlier_release(stub: KubeflowStub) -> None:
+    command = ("schedule", "--cron", "0 6 1 * *", *CONFIGURED)
+    done(*command, "--name", "flightdeck")
+    assert "schedules delete flightdeck" in done(*command)
+    done("schedules", "disable", "flightdeck")
+    assert "schedules delete flightdeck" not in done(*command)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (("--model", "tests.trips", "--set", "model=other"), "contradict each other"),
+        (("--model", "gone"), "model = 'gone': there is no such folder"),
+    ],
+)
+@pytest.mark.parametrize("command", ["compile", "submit", "schedule"])
+def test_kubeflow_runner_refuses_a_model_that_is_not_one(
+    command: str, arguments: tuple[str, ...], reason: str, stub: KubeflowStub
+) -> None:
+    cron = ("--cron", "0 6 1 * *") if command == "schedule" else ()
+    output = failed(command, *cron, *CONFIGURED, *arguments, status=2)
+    assert reason in " ".join(output.split())
+    assert not any(stub.state.values())
+
+
+def test_submit_of_a_package_takes_no_model(stub: KubeflowStub, package: str) -> None:
+    output = failed("submit", "--package", package, "--model", "tests.trips", status=2)
+    assert "--package excludes --model, --config and --set" in " ".join(output.split())
+
+
 MONITORING = ("submit", "--pipeline", "monitoring", *CONFIGURED)
 
 
@@ -363,7 +408,7 @@ def test_submit_sends_the_monitoring_pipeline_with_version_and_period(
     period = ("--param", "since=2013-10-01", "--param", "until=1383264000")
     done(*MONITORING, "--param", "version=3", *period)
     (submitted,), (pipeline,) = stub.runs.values(), stub.pipelines.values()
-    assert pipeline["name"] == "flightdeck-monitoring"
+    assert pipeline["name"] == "flightdeck-monitoring-trip-delay"
     assert submitted["runtime_config"]["parameters"] == {
         **{"serving_dir": "/mnt/flightdeck/serving_model", "log_uri": "/mnt/flightdeck/requests"},
         **{"version": 3, "since": 1380585600, "until": 1383264000},

@@ -12,15 +12,19 @@ from storage.errors import UserError
 # Types of anomalies that TFDV does not have.
 OWN_TYPES = frozenset(
     {
+        "CLASS_NOT_IN_TRAIN",
+        "CLASS_RARE",
         "CONSTANT",
         "DRIFT_NEAR_THRESHOLD",
         "DUPLICATE_ROWS",
+        "LABEL_LEAK",
         "LABEL_UNRELATED",
         "LABEL_UNUSABLE",
         "MISSING_RATE_CHANGED",
         "RELATION_CHANGED",
         "UNSEEN_VALUES",
         "VALUE_VANISHED",
+        "WEIGHT_UNUSABLE",
     }
 )
 ANOMALY_TYPES = frozenset(anomalies_pb2.AnomalyInfo.Type.keys()) | OWN_TYPES
@@ -50,11 +54,15 @@ def write_anomalies(
     found: list[Anomaly],
 ) -> None:
     """Writes TFDV's anomalies and the gate's own in the layout of ExampleValidator."""
+    # TFDV quotes some names in its keys, such as 'trip.miles'.
+    keys = {info.path.step[0]: key for key, info in result.anomaly_info.items() if info.path.step}
     for info in result.anomaly_info.values():
         info.severity = anomalies_pb2.AnomalyInfo.UNKNOWN
     for anomaly in found:
-        of_data_set = anomaly.feature == DATA_SET
-        info = result.dataset_anomaly_info if of_data_set else result.anomaly_info[anomaly.feature]
+        if anomaly.feature == DATA_SET:
+            info = result.dataset_anomaly_info
+        else:
+            info = result.anomaly_info[keys.get(anomaly.feature, anomaly.feature)]
         info.severity = max(info.severity, anomaly.severity)
         if anomaly.type in OWN_TYPES:
             info.reason.add(

@@ -11,13 +11,12 @@ from components.data_gate.anomalies import (
     parse_warn_only,
     write_anomalies,
 )
-from components.data_gate.gate import Gate
+from components.data_gate.gate import TRAINING_SAMPLE, Gate
 from ml.artifacts import load_schema, load_statistics
 from ml.comparisons import Anomaly, Drift, nearest_limit, only
 from ml.examples import read_rows
+from ml.tasks import Task
 from storage.errors import BlockingAnomalies
-
-_TRAINING_SAMPLE = 10_000
 
 
 @tfx.dsl.components.component
@@ -32,7 +31,7 @@ def DataGate(
     environment: tfx.dsl.components.Parameter[str],
     warn_only: tfx.dsl.components.Parameter[str],
     features: tfx.dsl.components.Parameter[str],
-    label: tfx.dsl.components.Parameter[str],
+    task: tfx.dsl.components.Parameter[str],
     max_missing_change: tfx.dsl.components.Parameter[float],
     max_duplicates: tfx.dsl.components.Parameter[float],
     max_error_growth: tfx.dsl.components.Parameter[float],
@@ -40,11 +39,12 @@ def DataGate(
 ) -> None:
     """Fails on blocking anomalies, so that no node behind it runs.
 
-    Every split is validated against the schema. The splits `train` and `test` are also compared
-    with the training statistics of the served model: by the schema's drift comparators (L-infinity
-    distance for categorical features, Jensen-Shannon divergence for numeric ones), by the share of
-    rows without a value, and by categories that have vanished. The rows of `test`, the new month,
-    are checked for duplicates, and for changed relations between the features (see `Relations`).
+    Every split is validated against the schema, and its labels against the task. The splits `train`
+    and `test` are also compared with the training statistics of the served model: by the schema's
+    drift comparators (L-infinity distance for categorical features, Jensen-Shannon divergence for
+    numeric ones), by the share of rows without a value, and by categories that have vanished. In
+    `train`, no feature may predict the label alone. The rows of `test`, the new month, are checked
+    for duplicates, and for changed relations between the features (see `Relations`).
 
     An anomaly that chance explains is a warning: see `ml.chance`.
 
@@ -57,7 +57,7 @@ def DataGate(
           environment="TRAINING",
           warn_only="[]",
           features='["distance", "temp"]',
-          label="tip",
+          task=task.to_json(),
           max_missing_change=0.35,
           max_duplicates=0.01,
           max_error_growth=4.0,
@@ -75,24 +75,25 @@ def DataGate(
       warn_only: JSON list of anomalies that are reported but do not block: a type of
         `ANOMALY_TYPES`, or `feature:TYPE` for one feature.
       features: JSON list of the features whose relations are compared: those that the model reads.
-      label: The feature that the model predicts, 0 or 1; "" compares no label.
+      task: What the model predicts, as `Task.to_json` writes it.
       max_missing_change: Largest change of the share of rows without a value.
-      max_duplicates: Largest share of the rows of `test` that repeat another row.
+      max_duplicates: Largest share of the rows of `test` that repeat another row, above that of as
+        many rows of `train`.
       max_error_growth: Largest growth, as a factor, of the squared error of a numeric feature
         predicted from the other features.
-      min_label_relation: Share of its AUC above 0.5 that a linear prediction of the label must
-        keep.
+      min_label_relation: Share of its gain over a constant, by the task's headline metric, that a
+        linear prediction of the label must keep.
 
     Raises:
       BlockingAnomalies: If an anomaly blocks; the message has split, feature, type and figures.
-      UserError: If `warn_only` names a type that does not exist, or `features` or `label` a feature
+      UserError: If `warn_only` names a type that does not exist, or `features` or `task` a feature
         that the schema does not have.
     """
     exceptions = parse_warn_only(json.loads(warn_only))
     gate = Gate(
         schema=load_schema(schema),
         features=tuple(json.loads(features)),
-        label=label,
+        task=Task.from_json(task),
         max_missing_change=max_missing_change,
         max_duplicates=max_duplicates,
         max_error_growth=max_error_growth,
@@ -100,18 +101,27 @@ def DataGate(
         environment=environment,
     )
     served = load_statistics(served_statistics, "train")
-    learned = load_statistics(statistics, "train")
     drift = None
     found: list[Anomaly] = []
-    with_rows = set(json.loads(examples.split_names))
-    for split in json.loads(statistics.split_names):
+    splits = json.loads(statistics.split_names)
+    with_rows = [split for split in splits if split in json.loads(examples.split_names)]
+    label_schema = only(gate.label_columns, gate.schema)
+    labels = {split: read_rows(examples, split, label_schema) for split in with_rows}
+    window = None
+    if "train" in labels:
+        wanted = max(TRAINING_SAMPLE, len(labels.get("test", ())))
+        step = max(1, len(labels["train"]) // wanted)
+        window = read_rows(examples, "train", gate.schema, step)
+    for split in splits:
         result, of_split = gate.check_statistics(split, load_statistics(statistics, split), served)
         drift = nearest_limit(result) or drift
-        if split == "test" and learned and {"train", "test"} <= with_rows:
+        if split in labels:
+            of_split += gate.check_labels(split, labels[split], labels.get("train"), of_split)
+        if split == "train" and window is not None:
+            of_split += gate.check_window(split, window)
+        if split == "test" and window is not None and split in labels:
             rows = read_rows(examples, "test", gate.schema)
-            step = max(1, learned.datasets[0].num_examples // _TRAINING_SAMPLE)
-            before = read_rows(examples, "train", only(gate.related, gate.schema), step)
-            of_split += gate.check_rows(split, rows, before)
+            of_split += gate.check_rows(split, rows, window)
         found += of_split
         write_anomalies(anomalies, split, result, of_split)
     anomalies.split_names = statistics.split_names

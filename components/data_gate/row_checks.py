@@ -1,26 +1,42 @@
 """DataGate's checks of the rows of a new month."""
 
+import math
 from collections.abc import Iterator
 
+import numpy as np
 import pandas as pd
-from sklearn.metrics import roc_auc_score
 
 from components.data_gate.statistics_checks import WARN_FROM
-from ml.chance import auc_deviation, is_more
+from ml.chance import is_more
 from ml.comparisons import DATA_SET, ERROR, WARNING, Anomaly, improbable
 from ml.relations import Relations
 
 
-def find_duplicates(split: str, rows: pd.DataFrame, limit: float) -> Iterator[Anomaly]:
-    """Finds rows that repeat another row in every column."""
+def find_duplicates(
+    split: str, rows: pd.DataFrame, window: pd.DataFrame, limit: float
+) -> Iterator[Anomaly]:
+    """Finds rows that repeat another row in every column, more often than those of the window.
+
+    Args:
+      split: Name of the split.
+      rows: Its rows.
+      window: Rows of the window; as many of them as there are `rows` say how often rows repeat by
+        nature.
+      limit: Largest share of repeated rows above that.
+    """
     repeated = int(rows.duplicated().sum())
-    if repeated:
-        text = (
-            f"{repeated:,} of {len(rows):,} rows repeat another; more than {limit:.1%} block. "
-            "Was a day delivered twice?"
-        )
-        severity = ERROR if is_more(repeated, len(rows), limit) else WARNING
-        yield Anomaly(split, DATA_SET, "DUPLICATE_ROWS", severity, text)
+    if not repeated:
+        return
+    places = np.linspace(0, len(window) - 1, min(len(rows), len(window))).astype(int)
+    natural = float(window.iloc[places].duplicated().mean()) if len(window) else 0.0
+    deviation = math.sqrt(natural * (1 - natural) / max(len(places), 1))
+    allowed = min(1.0, limit + natural + deviation)
+    text = (
+        f"{repeated:,} of {len(rows):,} rows repeat another, {natural:.1%} of as many rows of "
+        f"train; more than {limit:.1%} above that block. Was a file delivered twice?"
+    )
+    severity = ERROR if is_more(repeated, len(rows), allowed) else WARNING
+    yield Anomaly(split, DATA_SET, "DUPLICATE_ROWS", severity, text)
 
 
 def find_constant(split: str, rows: pd.DataFrame, before: pd.DataFrame) -> Iterator[Anomaly]:
@@ -49,32 +65,3 @@ def find_changed_relations(
             )
             severity = ERROR if growths[name] > limit else WARNING
             yield Anomaly(split, name, "RELATION_CHANGED", severity, text)
-
-
-def find_label_unrelated(
-    split: str,
-    rows: pd.DataFrame,
-    before: pd.DataFrame,
-    relations: Relations,
-    label: str,
-    share: float,
-) -> Iterator[Anomaly]:
-    """Finds labels that the features no longer predict, such as shuffled ones."""
-    if not label or any(set(part[label].dropna()) != {0, 1} for part in (rows, before)):
-        return  # Its values are checked against the schema.
-    now, known = (
-        _label_auc(part.dropna(subset=[label]), relations, label) for part in (rows, before)
-    )
-    positive = int(rows[label].sum())
-    negative = int(rows[label].count()) - positive
-    needed = 0.5 + share * (known - 0.5)
-    if now + 3 * auc_deviation(positive, negative) < needed:
-        text = (
-            f"a linear prediction from the other features has an AUC of {now:.3f}, {known:.3f} in "
-            f"train; at least {needed:.3f} is needed. Do labels and rows belong together?"
-        )
-        yield Anomaly(split, label, "LABEL_UNRELATED", ERROR, text)
-
-
-def _label_auc(rows: pd.DataFrame, relations: Relations, label: str) -> float:
-    return float(roc_auc_score(rows[label], relations.predict(rows, label)))

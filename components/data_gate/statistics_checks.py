@@ -11,8 +11,6 @@ from ml.statistics import Statistics, categories, count_present, find_feature, m
 
 # Smaller deviations, relative to the values, are rounding of 32-bit numbers.
 _STEADY = 1e-5
-# Largest rounding error of a mean of labels.
-_ROUNDING = 1e-10
 # Share of a limit from which drift is a warning.
 WARN_FROM = 0.7
 # A category with this share of the served rows does not vanish by chance or season.
@@ -36,32 +34,6 @@ def find_unseen(split: str, new: Statistics, expected: schema_pb2.Schema) -> Ite
             named = ", ".join(sorted(unseen)[:SHOWN])
             text = f"{sum(unseen.values()):,.0f} rows have values outside the domain: {named}"
             yield Anomaly(split, feature.name, "UNSEEN_VALUES", WARNING, text)
-
-
-def find_label_unusable(split: str, new: Statistics, label: str) -> Iterator[Anomaly]:
-    """Checks that every row has a label, 0 or 1, and that both occur.
-
-    Labels between 0 and 1 are all 0 or 1 exactly if their sum is the number of nonzero ones.
-    """
-    rows = new.datasets[0].num_examples
-    stats = find_feature(new, label)
-    known = count_present(stats) if stats else 0
-    if stats is None or not known:
-        reason = f"none of {rows:,} rows has a label"
-    elif not stats.HasField("num_stats"):
-        reason = "the labels are not numbers"
-    elif unknown := rows - known + max((h.num_nan for h in stats.num_stats.histograms), default=0):
-        reason = f"{unknown:,.0f} of {rows:,} rows have no label"
-    elif stats.num_stats.min < 0 or stats.num_stats.max > 1:
-        reason = f"the labels are {stats.num_stats.min:g} to {stats.num_stats.max:g}, not 0 and 1"
-    elif stats.num_stats.min == stats.num_stats.max:
-        reason = f"all of {rows:,} labels are {stats.num_stats.min:g}; both 0 and 1 are needed"
-    elif 1 - stats.num_stats.num_zeros / known - stats.num_stats.mean > _ROUNDING:
-        reason = "some labels are between 0 and 1; each has to be 0 or 1"
-    else:
-        return
-    text = f"{reason}. Have the labels of these months arrived?"
-    yield Anomaly(split, label, "LABEL_UNUSABLE", ERROR, text)
 
 
 def find_nothing_to_learn(

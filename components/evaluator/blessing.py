@@ -1,19 +1,11 @@
-"""Decides whether a model is blessed, by the thresholds that it does not meet."""
+"""Writes whether a model is blessed."""
 
-import json
 import os
-from typing import Any
 
-import tensorflow_model_analysis as tfma
-from scipy import stats
 from tfx import types
 from tfx import v1 as tfx
 
 from ml.artifacts import BLESSED_FILE, NOT_BLESSED_FILE
-
-_CONFIDENCE_FILE = "confidence.json"
-# TFMA's validation error for a metric that was not computed, as in a slice that is too small.
-_NOT_COMPUTED = "Metric not found."
 
 
 def write_blessing(blessing: types.Artifact, blessed: bool) -> None:
@@ -28,74 +20,3 @@ def write_blessing(blessing: types.Artifact, blessed: bool) -> None:
     ) as file:
         file.write("")  # Creates the file.
     blessing.set_int_custom_property("blessed", int(blessed))
-
-
-def write_confidence(evaluation_uri: str, confidence: float) -> None:
-    """Stores the confidence at which a loss counts, see `unmet_thresholds`."""
-    with tfx.dsl.io.fileio.open(os.path.join(evaluation_uri, _CONFIDENCE_FILE), "w") as file:
-        file.write(json.dumps({"confidence": confidence}) + "\n")
-
-
-def unmet_thresholds(evaluation_uri: str) -> list[tuple[Any, Any]]:
-    """The thresholds that a model did not meet, in slices that are large enough.
-
-    TFMA masks slices with fewer examples than `min_slice_size` and then reports their metrics as
-    missing: these are no failures. With a confidence, a change whose bootstrap interval reaches its
-    threshold is no failure either.
-
-    Args:
-      evaluation_uri: URI of a `ModelEvaluation` artifact.
-
-    Returns:
-      Pairs of a slice key and a failure, as in TFMA's `ValidationResult`.
-    """
-    result = tfma.load_validation_result(evaluation_uri)
-    failures = [
-        (by_slice.slice_key, failure)
-        for by_slice in result.metric_validations_per_slice
-        for failure in by_slice.failures
-        if not (by_slice.slice_key.single_slice_keys and failure.message == _NOT_COMPUTED)
-    ]
-    confidence = _read_confidence(evaluation_uri)
-    if not failures or not confidence:
-        return failures
-    intervals = {
-        (record.slice_key.SerializeToString(), value.key.SerializeToString()): (
-            value.confidence_interval
-        )
-        for record in tfma.load_metrics(evaluation_uri)
-        for value in record.metric_keys_and_values
-    }
-    return [
-        (key, failure)
-        for key, failure in failures
-        if _is_significant(
-            failure,
-            intervals.get((key.SerializeToString(), failure.metric_key.SerializeToString())),
-            confidence,
-        )
-    ]
-
-
-def _is_significant(failure: Any, interval: Any, confidence: float) -> bool:
-    """Whether even the better end of a change's interval is outside its threshold."""
-    threshold = failure.metric_threshold.change_threshold
-    if not failure.metric_threshold.HasField("change_threshold") or interval is None:
-        return True
-    if threshold.HasField("relative") or not interval.HasField("standard_error"):
-        return True
-    margin = interval.standard_error.double_value.value * stats.t.ppf(
-        confidence, interval.degrees_of_freedom.value
-    )
-    loss = threshold.absolute.value - failure.metric_value.double_value.value
-    if threshold.direction == tfma.MetricDirection.LOWER_IS_BETTER:
-        loss = -loss
-    return not loss <= margin
-
-
-def _read_confidence(evaluation_uri: str) -> float:
-    path = os.path.join(evaluation_uri, _CONFIDENCE_FILE)
-    if not tfx.dsl.io.fileio.exists(path):
-        return 0.0
-    with tfx.dsl.io.fileio.open(path, "r") as file:
-        return float(json.loads(file.read())["confidence"])

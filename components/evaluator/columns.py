@@ -18,6 +18,7 @@ from tensorflow_model_analysis.api.types import ValueWithTDistribution
 from tensorflow_model_analysis.evaluators import metrics_validator
 from tensorflow_model_analysis.metrics import metric_specs
 
+from components.evaluator import regression_metrics
 from components.evaluator.slices import SliceKey, rows_by_slice
 from ml.bootstrap import poisson_counts
 from ml.tallies import Counter, Problem, Tally
@@ -50,12 +51,14 @@ class _Configured:
         } or {only: 1.0}
 
     def value(self, counter: Counter, tally: Tally) -> np.ndarray:
-        """The value in the data and in each bootstrap replicate, [1 + replicates]."""
-        total = sum(
-            share * self.metric.value(counter, tally, problem)
-            for problem, share in self.problems.items()
-        )
-        return np.asarray(total / sum(self.problems.values()))
+        """The value in the data and in each bootstrap replicate, [1 + replicates].
+
+        An average leaves out the classes of which it is undefined, where stock TFMA takes 0.
+        """
+        values = np.array([self.metric.value(counter, tally, p) for p in self.problems])
+        shares = np.array(list(self.problems.values()))[:, None] * np.isfinite(values)
+        with np.errstate(invalid="ignore"):
+            return np.asarray((np.nan_to_num(values) * shares).sum(axis=0) / shares.sum(axis=0))
 
 
 def supports(config: tfma.EvalConfig) -> bool:
@@ -107,7 +110,7 @@ def _supports_spec(spec: tfma.MetricsSpec) -> bool:
         or spec.aggregate.weighted_macro_average
         or any(
             metric.class_name not in METRICS
-            or metric.module
+            or metric.module not in ("", regression_metrics.__name__)
             or metric.cross_slice_thresholds
             or json.loads(metric.config or "{}").keys() - {"name"}
             for metric in spec.metrics
@@ -118,8 +121,9 @@ def _supports_spec(spec: tfma.MetricsSpec) -> bool:
 def make_evaluator(config: tfma.EvalConfig, run_after: str) -> Any:
     """Makes the Evaluator.
 
-    It reads extracts of a batch of rows: serialized examples (`input`), predictions by model name,
-    and the record batch of `columns` with labels, weights and the columns to slice by.
+    It reads extracts of a batch of rows: serialized examples (`input`), encoded labels (`labels`),
+    predictions by model name, and the record batch of `columns` with weights and the columns to
+    slice by.
 
     Args:
       config: With TFMA's defaults filled in; `supports` holds.
@@ -158,7 +162,6 @@ class _Count(beam.DoFn):
         self._config = config
         overall = tfma.EvalConfig(slicing_specs=[{}])
         self._specs = list((config if config.slicing_specs else overall).slicing_specs)
-        self._label = config.model_specs[0].label_key
         self._weight = config.model_specs[0].example_weight_key
         self._replicates = REPLICATES if config.options.compute_confidence_intervals.value else 0
 
@@ -173,9 +176,9 @@ class _Count(beam.DoFn):
         if self._replicates:
             weights[:, 1:] = poisson_counts(extracts[tfma.INPUT_KEY], self._replicates)
         if self._weight:
-            weights *= _numbers(batch, self._weight)[:, None]
+            weights *= numbers(batch, self._weight)[:, None]
         yield from self._counter.count(
-            _numbers(batch, self._label),
+            extracts[tfma.LABELS_KEY],
             extracts[tfma.PREDICTIONS_KEY],
             weights,
             rows_by_slice(batch, self._specs),
@@ -226,7 +229,7 @@ def _add(tallies: Iterable[Tally]) -> Tally:
     return total
 
 
-def _numbers(batch: Any, name: str) -> np.ndarray:
+def numbers(batch: Any, name: str) -> np.ndarray:
     """A column with one number in each row, float64 [rows]."""
     index = batch.schema.get_field_index(name)
     values = batch.column(index).flatten() if index >= 0 else pa.array([])

@@ -1,13 +1,25 @@
 """Evaluator: is the model good enough, and as good as the served one?"""
 
+from dataclasses import replace
+
 import apache_beam as beam
 import tensorflow_model_analysis as tfma
 from google.protobuf import json_format
 from tfx import v1 as tfx
 
-from components.evaluator.blessing import unmet_thresholds, write_blessing, write_confidence
+from components.evaluator.baselines import compare_with_baselines
+from components.evaluator.blessing import write_blessing
 from components.evaluator.evaluation import evaluate, with_defaults
-from ml.artifacts import has_serving_model, load_schema, serving_model_uri, split_files
+from components.evaluator.labels import count_labels
+from components.evaluator.verdict import judge
+from ml.artifacts import (
+    BaselineReport,
+    has_serving_model,
+    load_schema,
+    serving_model_uri,
+    split_files,
+)
+from ml.tasks import Task
 
 
 @tfx.dsl.components.component(use_beam=True)
@@ -19,8 +31,11 @@ def Evaluator(
     evaluation: tfx.dsl.components.OutputArtifact[tfx.types.standard_artifacts.ModelEvaluation],
     blessing: tfx.dsl.components.OutputArtifact[tfx.types.standard_artifacts.ModelBlessing],
     eval_config: tfx.dsl.components.Parameter[str],
+    task: tfx.dsl.components.Parameter[str],
     split: tfx.dsl.components.Parameter[str],
     confidence: tfx.dsl.components.Parameter[float],
+    max_baseline_loss: tfx.dsl.components.Parameter[float],
+    baselines: tfx.dsl.components.InputArtifact[BaselineReport] = None,
     beam_pipeline: tfx.dsl.components.BeamComponentParameter[beam.Pipeline] = None,
 ) -> None:
     """Evaluates a model with TFMA, and blesses it if it meets every threshold.
@@ -35,8 +50,11 @@ def Evaluator(
           model=quantizer.outputs["quantized_model"],
           baseline_model=served_model.outputs["model"],
           eval_config=json_format.MessageToJson(eval_config),
+          task=task.to_json(),
           split="test",
           confidence=0.95,
+          max_baseline_loss=0.02,
+          baselines=baseline_evaluator.outputs["baselines"],
       )
 
     Args:
@@ -45,14 +63,25 @@ def Evaluator(
       model: The candidate.
       baseline_model: The model it is compared with. If the artifact is empty, as `ServedModel`
         emits it while nothing is served, the change thresholds are left out.
-      evaluation: Component `outputs` contains: metrics and validation result, as TFMA writes them.
-      blessing: Component `outputs` contains: whether every threshold was met.
+      evaluation: Component `outputs` contains: metrics and validation result, as TFMA writes them,
+        and the verdict with its reasons as `verdict.json`; see `components.evaluator.verdict`.
+      blessing: Component `outputs` contains: whether every threshold was met, on rows enough.
       eval_config: A `tfma.EvalConfig` as JSON, with a candidate and a baseline.
+      task: The task, see `ml.tasks.Task.to_json`; it encodes the labels.
       split: Split of the examples to evaluate on.
       confidence: Confidence at which a loss against the baseline counts, such as 0.95; 0 counts
         any loss.
+      max_baseline_loss: Largest loss of the task's headline metric against gradient boosting; see
+        `Metric.loss`.
+      baselines: Baselines that the model has to beat, see `Comparison`; None for none.
       beam_pipeline: Supplied by TFX.
+
+    Raises:
+      DataError: If a row has no label, or one that the task does not have.
     """
+    learned = Task.from_json(task)
+    files, raw_schema = split_files(examples, split), load_schema(schema)
+    sample = count_labels(files, raw_schema, learned)
     has_baseline = has_serving_model(baseline_model)
     config = with_defaults(json_format.Parse(eval_config, tfma.EvalConfig()), has_baseline)
     models = {
@@ -60,7 +89,13 @@ def Evaluator(
         for spec in config.model_specs
     }
     with beam_pipeline as pipeline:
-        files = split_files(examples, split)
-        evaluate(pipeline, files, load_schema(schema), config, models, evaluation.uri)
-    write_confidence(evaluation.uri, confidence)
-    write_blessing(blessing, not unmet_thresholds(evaluation.uri))
+        evaluate(pipeline, files, raw_schema, learned, config, models, evaluation.uri)
+    verdict = judge(evaluation.uri, learned, sample, confidence)
+    if baselines is not None:
+        comparison = compare_with_baselines(
+            files, raw_schema, serving_model_uri(model), baselines, max_baseline_loss
+        )
+        comparison.write(evaluation.uri)
+        verdict = replace(verdict, failures=verdict.failures + comparison.failures)
+    verdict.write(evaluation.uri)
+    write_blessing(blessing, not verdict.failures)

@@ -15,8 +15,10 @@ from tfx_bsl.public import tfxio
 
 from components.evaluator import columns
 from components.evaluator.extraction import make_extractors
+from components.evaluator.labels import encode_labels
 from components.evaluator.slices import slice_columns
-from ml.predictors import Predictor, load_predictor
+from ml.predictors import Predictor, check_model, load_predictor
+from ml.tasks import Task
 
 # Rows of a batch. The fixed cost of a batch is that of some hundred rows.
 _BATCH = 16_384
@@ -39,6 +41,7 @@ def evaluate(
     pipeline: beam.Pipeline,
     files: list[str],
     schema: schema_pb2.Schema,
+    task: Task,
     config: tfma.EvalConfig,
     models: Models,
     output: str,
@@ -49,25 +52,34 @@ def evaluate(
       pipeline: The pipeline.
       files: Files of examples, gzipped TFRecords.
       schema: Their schema.
+      task: The task, which encodes the labels.
       config: The configuration, with TFMA's defaults filled in.
       models: By name in the configuration: the folder of a SavedModel, and whether the TFLite model
         in it is preferred.
       output: URI of the folder for the evaluation, in TFMA's format.
+
+    Raises:
+      UserError: If a TFLite model has an input that is no feature of the schema.
     """
+    features = [feature.name for feature in schema.feature]
+    for uri, prefer_tflite in models.values():
+        if prefer_tflite:
+            check_model(uri, features)
     way = evaluate_by_columns if columns.supports(config) else evaluate_by_rows
-    way(pipeline, files, schema, config, models, output)
+    way(pipeline, files, schema, task, config, models, output)
 
 
 def evaluate_by_columns(
     pipeline: beam.Pipeline,
     files: list[str],
     schema: schema_pb2.Schema,
+    task: Task,
     config: tfma.EvalConfig,
     models: Models,
     output: str,
 ) -> None:
     """Evaluates by columns; see `evaluate`."""
-    predict = beam.ParDo(_Predict(models, config, schema))
+    predict = beam.ParDo(_Predict(models, config, schema, task))
     _ = (
         pipeline
         | "Files" >> beam.Create([{_FILE: file} for file in files])
@@ -86,6 +98,7 @@ def evaluate_by_rows(
     pipeline: beam.Pipeline,
     files: list[str],
     schema: schema_pb2.Schema,
+    task: Task,
     config: tfma.EvalConfig,
     models: Models,
     output: str,
@@ -106,7 +119,7 @@ def evaluate_by_rows(
         >> tfma.ExtractEvaluateAndWriteResults(
             eval_shared_model=shared,
             eval_config=config,
-            extractors=make_extractors(models, shared, config, adapter),
+            extractors=make_extractors(models, shared, task, config, adapter),
             output_path=output,
             tensor_adapter_config=adapter,
         )
@@ -130,8 +143,9 @@ class _Predict(beam.DoFn):
         models: Models,
         config: tfma.EvalConfig,
         schema: schema_pb2.Schema,
+        task: Task,
     ):
-        self._models = models
+        self._models, self._task = models, task
         needed = slice_columns(config)
         for spec in config.model_specs:
             needed |= {spec.label_key, spec.example_weight_key}
@@ -149,9 +163,11 @@ class _Predict(beam.DoFn):
         """Predicts the rows of a file."""
         records = tf.data.TFRecordDataset(extracts[_FILE], "GZIP").batch(_BATCH)
         for examples in records.as_numpy_iterator():
+            batch = self._decoder.DecodeBatch(examples.tolist())
             yield {
                 tfma.INPUT_KEY: examples,
-                columns.COLUMNS: self._decoder.DecodeBatch(examples.tolist()),
+                columns.COLUMNS: batch,
+                tfma.LABELS_KEY: encode_labels(self._task, batch),
                 tfma.PREDICTIONS_KEY: {
                     name: np.asarray(predictor.predict(examples))
                     for name, predictor in self._predictors.items()

@@ -10,8 +10,10 @@ import numpy as np
 import tensorflow_model_analysis as tfma
 from tfx_bsl.public import tfxio
 
+from components.evaluator.labels import encode_values
 from components.evaluator.slices import slice_columns
 from ml.predictors import Predictor, load_predictor
+from ml.tasks import Task
 
 # TFMA's keys of a batch of serialized examples, the parsed batch, and predictions.
 _INPUT = "input"
@@ -21,6 +23,7 @@ _RECORD_BATCH = "arrow_record_batch"
 def make_extractors(
     models: dict[str, tuple[str, bool]],
     eval_shared_model: Any,
+    task: Task,
     eval_config: tfma.EvalConfig,
     tensor_adapter_config: tfxio.TensorAdapterConfig | None,
 ) -> list[tfma.extractors.Extractor]:
@@ -29,6 +32,7 @@ def make_extractors(
     Args:
       models: By name: the folder of a SavedModel, and whether the TFLite model in it is preferred.
       eval_shared_model: Descriptions of the models for TFMA.
+      task: The task, which encodes the labels.
       eval_config: The configuration.
       tensor_adapter_config: Representation of the features.
 
@@ -37,7 +41,7 @@ def make_extractors(
     """
     predict = tfma.extractors.Extractor(
         stage_name="ExtractPredictions",
-        ptransform=beam.ParDo(_Predict(models, frozenset(slice_columns(eval_config)))),
+        ptransform=beam.ParDo(_Predict(models, frozenset(slice_columns(eval_config)), task)),
     )
     return tfma.default_extractors(
         eval_shared_model=eval_shared_model,
@@ -48,14 +52,14 @@ def make_extractors(
 
 
 class _Predict(beam.DoFn):
-    """Adds predictions to a batch of extracts.
+    """Adds predictions to a batch of extracts, and encodes its labels.
 
     Features that no later step reads are left out: TFMA takes batches apart, and each feature of
     each row then costs time.
     """
 
-    def __init__(self, models: dict[str, tuple[str, bool]], columns: frozenset[str]):
-        self._models, self._columns = models, columns
+    def __init__(self, models: dict[str, tuple[str, bool]], columns: frozenset[str], task: Task):
+        self._models, self._columns, self._task = models, columns, task
         self._predictors: dict[str, Predictor] = {}
 
     def setup(self) -> None:
@@ -74,6 +78,13 @@ class _Predict(beam.DoFn):
         kept = {key: value for key, value in extracts.items() if key != _RECORD_BATCH}
         features = extracts[tfma.FEATURES_KEY]
         kept[tfma.FEATURES_KEY] = {name: features[name] for name in self._columns}
+        raw = extracts[tfma.LABELS_KEY]
+        by_model = isinstance(raw, dict)  # If there are several.
+        labels = next(iter(raw.values())) if by_model else raw
+        # A sparse tensor, where the schema gives the label no shape.
+        labels = np.ravel(getattr(labels, "values", labels))
+        encoded = encode_values(self._task, labels)[:, None]
+        kept[tfma.LABELS_KEY] = dict.fromkeys(predictions, encoded) if by_model else encoded
         (only, *more) = predictions.values()
         kept[tfma.PREDICTIONS_KEY] = predictions if more else only
         yield kept

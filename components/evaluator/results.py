@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator
-from typing import Any
+import math
 
-import tensorflow_model_analysis as tfma
-from tfx import v1 as tfx
-
-from components.evaluator.blessing import unmet_thresholds
+from components.evaluator.measurements import (
+    OVERALL,
+    Measurement,
+    baseline,
+    candidates,
+    load_config,
+    load_measurements,
+)
+from components.evaluator.verdict import Verdict
 from storage.errors import DataError
 
-OVERALL = "Overall"
-_CONFIG_FILE = "eval_config.json"
+__all__ = ["OVERALL"]
+
+# By name of the metric; None where it is undefined.
+Values = dict[str, float | None]
 
 
-def read_metrics(evaluation_uri: str) -> dict[str, dict[str, float]]:
+def read_metrics(evaluation_uri: str) -> dict[str, Values]:
     """Reads the candidate's metrics.
 
     Args:
@@ -24,11 +29,13 @@ def read_metrics(evaluation_uri: str) -> dict[str, dict[str, float]]:
 
     Returns:
       Value by metric name, by slice; the slices are called `Overall`, `<column>:<value>` and so on.
+      Metrics by class are called `<metric>:<class>`; the metric without a class is that of the
+      class where it is furthest from 1, as a ratio.
     """
-    return _read(evaluation_uri, _candidate(evaluation_uri))
+    return _read(evaluation_uri, candidates(load_config(evaluation_uri))[0])
 
 
-def read_baseline_metrics(evaluation_uri: str) -> dict[str, dict[str, float]]:
+def read_baseline_metrics(evaluation_uri: str) -> dict[str, Values]:
     """Reads the metrics of the baseline.
 
     Args:
@@ -37,45 +44,33 @@ def read_baseline_metrics(evaluation_uri: str) -> dict[str, dict[str, float]]:
     Returns:
       The same as `read_metrics`; empty if there was no baseline.
     """
-    names = [spec.name for spec in _eval_config(evaluation_uri).model_specs if spec.is_baseline]
-    return _read(evaluation_uri, names[0]) if names else {}
+    name = baseline(load_config(evaluation_uri))
+    return _read(evaluation_uri, name) if name else {}
 
 
 def read_intervals(evaluation_uri: str) -> dict[str, dict[str, tuple[float, float]]]:
-    """Reads the 95% bootstrap intervals of the candidate's metrics.
+    """Reads the 95% intervals of the candidate's metrics.
 
     Args:
       evaluation_uri: URI of a `ModelEvaluation` artifact.
 
     Returns:
       Lower and upper bound by metric name, by slice; metrics without an interval are left out.
+      Changes are called `<metric>_diff`, as in TFMA.
     """
-    return {
-        name: {
-            metric: (value["boundedValue"]["lowerBound"], value["boundedValue"]["upperBound"])
-            for metric, value in values.items()
-            if "boundedValue" in value
-        }
-        for name, values in _values(evaluation_uri, _candidate(evaluation_uri))
-    }
-
-
-def _read(evaluation_uri: str, model_name: str | None) -> dict[str, dict[str, float]]:
-    metrics: dict[str, dict[str, float]] = {}
-    for name, values in _values(evaluation_uri, model_name):
-        metrics[name] = {}
-        for metric, value in values.items():
-            if "doubleValue" in value:
-                metrics[name][metric] = value["doubleValue"]
-            elif "boundedValue" in value:
-                metrics[name][metric] = value["boundedValue"]["value"]
-    return metrics
-
-
-def _values(evaluation_uri: str, model_name: str | None) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The values of each slice, as in TFMA's JSON, by name."""
-    for key, by_output in _load(evaluation_uri, model_name).slicing_metrics:
-        yield _slice_name(key), dict(sorted(by_output[""][""].items()))
+    first = candidates(load_config(evaluation_uri))[0]
+    verdict = Verdict.read(evaluation_uri)
+    intervals: dict[str, dict[str, tuple[float, float]]] = {}
+    for found in load_measurements(evaluation_uri):
+        values = intervals.setdefault(found.slice, {})
+        if found.model != first or found.value is None or not found.error:
+            continue
+        margin = found.margin(0.975)
+        name = _name(found, verdict) + ("_diff" if found.is_change else "")
+        if verdict and found.slice == OVERALL:
+            margin = verdict.margins.get(name, margin)
+        values[name] = (found.value - margin, found.value + margin)
+    return intervals
 
 
 def read_changes(evaluation_uri: str, metric: str) -> dict[str, float]:
@@ -86,16 +81,28 @@ def read_changes(evaluation_uri: str, metric: str) -> dict[str, float]:
       metric: Name of the metric.
 
     Returns:
-      The difference by slice; slices too small to be measured are left out.
+      The difference by slice; slices where it is undefined, or too small to be measured, are left
+      out.
     """
-    (baseline,) = (spec for spec in _eval_config(evaluation_uri).model_specs if spec.is_baseline)
-    candidate = _read(evaluation_uri, _candidate(evaluation_uri))
-    baseline_values = _read(evaluation_uri, baseline.name)
+    first = candidates(load_config(evaluation_uri))[0]
     return {
-        name: values[metric] - baseline_values[name][metric]
-        for name, values in candidate.items()
-        if metric in values and metric in baseline_values.get(name, {})
+        found.slice: found.value
+        for found in load_measurements(evaluation_uri)
+        if found.is_change and found.model == first and found.name == metric
+        if found.value is not None
     }
+
+
+def read_verdict(evaluation_uri: str) -> Verdict:
+    """Reads why a model was, or was not, blessed.
+
+    Raises:
+      DataError: If the folder has no verdict.
+    """
+    verdict = Verdict.read(evaluation_uri)
+    if verdict is None:
+        raise DataError(f"{evaluation_uri} has no verdict of an Evaluator")
+    return verdict
 
 
 def read_failures(evaluation_uri: str) -> list[str]:
@@ -106,74 +113,33 @@ def read_failures(evaluation_uri: str) -> list[str]:
 
     Returns:
       A line for each threshold that was not met, naming slice, metric, value and bound; empty if
-      the model was blessed.
+      all were.
     """
-    config = _eval_config(evaluation_uri)
-    baselines = [spec.name for spec in config.model_specs if spec.is_baseline]
-    several = len(config.model_specs) - len(baselines) > 1
-    return [
-        f"{_proto_slice_name(key)}: {failure.metric_key.model_name + ' ' if several else ''}"
-        f"{_describe(failure, *baselines)}"
-        for key, failure in unmet_thresholds(evaluation_uri)
-    ]
+    return list(read_verdict(evaluation_uri).failures)
 
 
-def _eval_config(evaluation_uri: str) -> tfma.EvalConfig:
-    return _load(evaluation_uri, None).config
+def _read(evaluation_uri: str, model: str) -> dict[str, Values]:
+    verdict = Verdict.read(evaluation_uri)
+    metrics: dict[str, Values] = {}
+    for found in load_measurements(evaluation_uri):
+        values = metrics.setdefault(found.slice, {})
+        if found.model != model or found.is_change:
+            continue
+        values[_name(found, verdict)] = found.value
+        if found.class_id is not None:
+            values[found.name] = max(values.get(found.name), found.value, key=_distance_of_ratio)
+    return {name: dict(sorted(values.items())) for name, values in metrics.items()}
 
 
-def _load(evaluation_uri: str, model_name: str | None) -> tfma.EvalResult:
-    # TFMA unpickles a file without this ending, as its first versions wrote it.
-    if not tfx.dsl.io.fileio.exists(os.path.join(evaluation_uri, _CONFIG_FILE)):
-        raise DataError(f"{evaluation_uri} is not an evaluation: it has no {_CONFIG_FILE}")
-    return tfma.load_eval_result(evaluation_uri, model_name=model_name)
+def _distance_of_ratio(value: float | None) -> float:
+    """How far a ratio is from 1, either way."""
+    if value is None:
+        return -1.0
+    return abs(math.log(value)) if value > 0 else math.inf
 
 
-def _candidate(evaluation_uri: str) -> str | None:
-    """The name under which TFMA keeps the candidate's results: "" without a baseline."""
-    config = _eval_config(evaluation_uri)
-    names = [spec.name for spec in config.model_specs if not spec.is_baseline]
-    return names[0] if len(config.model_specs) > 1 else None
-
-
-def _slice_name(key: tuple[tuple[str, Any], ...]) -> str:
-    return ",".join(f"{column}:{value}" for column, value in key) or OVERALL
-
-
-def _proto_slice_name(key: Any) -> str:
-    parts = []
-    for single in key.single_slice_keys:
-        kind = single.WhichOneof("kind")
-        value = getattr(single, kind) if kind else ""
-        parts.append((single.column, value.decode() if isinstance(value, bytes) else value))
-    return _slice_name(tuple(parts))
-
-
-def _describe(failure: Any, baseline: str = "") -> str:
-    name = failure.metric_key.name
-    if failure.metric_key.is_diff:
-        name += f" change against the {baseline} model"
-    value = failure.metric_value.double_value.value
-    return f"{name} {value:.4f}, {_bounds(failure.metric_threshold)}"
-
-
-def _bounds(threshold: Any) -> str:
-    if threshold.HasField("value_threshold"):
-        return " and ".join(_value_bounds(threshold.value_threshold))
-    change = threshold.change_threshold
-    allowed = [
-        f"{size.value:+g} {unit}"
-        for field, unit, size in (
-            ("absolute", "absolute", change.absolute),
-            ("relative", "relative", change.relative),
-        )
-        if change.HasField(field)
-    ]
-    return f"allowed {' and '.join(allowed)}"
-
-
-def _value_bounds(threshold: Any) -> Iterator[str]:
-    if threshold.HasField("lower_bound"):
-        yield f"at least {threshold.lower_bound.value:g} is required"
-    if threshold.HasField("upper_bound"):
-        yield f"at most {threshold.upper_bound.value:g} is allowed"
+def _name(found: Measurement, verdict: Verdict | None) -> str:
+    if found.class_id is None:
+        return found.name
+    names = verdict.task.class_names if verdict else ()
+    return f"{found.name}:{names[found.class_id] if names else found.class_id}"

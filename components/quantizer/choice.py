@@ -4,12 +4,13 @@ import math
 
 from components.quantizer.measurement import Measurement
 from ml.parameters import parse_names, require
+from ml.tasks import Metric
 
 MODES = ("none", "float16", "dynamic_range", "int8", "qat", "pqat")
 POLICIES = {"smallest": "gzip_bytes", "fastest": "p50_ms"}
 
 
-def check_modes(mode: str, auto_modes: str, policy: str, max_auc_loss: float) -> list[str]:
+def check_modes(mode: str, auto_modes: str, policy: str, max_loss: float) -> list[str]:
     """Checks the parameters of `Quantizer`.
 
     Returns:
@@ -20,7 +21,7 @@ def check_modes(mode: str, auto_modes: str, policy: str, max_auc_loss: float) ->
     """
     require(mode in (*MODES, "auto"), "mode", mode, f"{', '.join(MODES)} or auto")
     require(policy in POLICIES, "policy", policy, " or ".join(POLICIES))
-    require(0 <= max_auc_loss <= 1, "max_auc_loss", max_auc_loss, "0 to 1")
+    require(max_loss >= 0, "max_loss", max_loss, "0 or more")
     if mode != "auto":
         return [mode]
     names = parse_names("auto_modes", auto_modes)
@@ -34,7 +35,8 @@ def choose(
     baseline: Measurement,
     mode: str,
     policy: str,
-    max_auc_loss: float,
+    max_loss: float,
+    metric: Metric,
 ) -> tuple[str, str]:
     """Chooses the mode to ship.
 
@@ -43,22 +45,25 @@ def choose(
       baseline: Measurements of the float model.
       mode: The `mode` parameter.
       policy: "smallest" or "fastest".
-      max_auc_loss: Largest loss of AUC against `baseline`.
+      max_loss: Largest loss of `metric` against `baseline`; see `Metric.loss`.
+      metric: The task's headline metric.
 
     Returns:
       The mode, and the reason as a sentence.
     """
     if mode != "auto":
         return mode, f"{mode} is the configured mode"
-    lost = {
-        # Without an AUC there is no proof that nothing is lost.
-        name: math.inf if baseline.auc is None or result.auc is None else baseline.auc - result.auc
-        for name, result in measured.items()
-        if name != "none"
-    }
-    allowed = [name for name, loss in lost.items() if loss <= max_auc_loss]
+
+    def lost(result: Measurement) -> float:
+        value, before = result.metrics[metric.name], baseline.metrics[metric.name]
+        # Without the metric there is no proof that nothing is lost.
+        return math.inf if value is None or before is None else metric.loss(value, before)
+
+    losses = {name: lost(result) for name, result in measured.items() if name != "none"}
+    allowed = [name for name, loss in losses.items() if loss <= max_loss]
+    limit = f"{100 * max_loss:g}%" if metric.relative else f"{max_loss:g}"
     if not allowed:
-        losses = ", ".join(f"{name} {loss:.4f}" for name, loss in lost.items())
-        return "none", f"float: every mode loses more than {max_auc_loss:g} in AUC ({losses})"
+        shown = ", ".join(f"{name} {metric.format_loss(loss)}" for name, loss in losses.items())
+        return "none", f"float: every mode loses more than {limit} in {metric.title} ({shown})"
     best = min(allowed, key=lambda name: getattr(measured[name], POLICIES[policy]))
-    return best, f"{policy} of {len(allowed)} modes that lose at most {max_auc_loss:g} in AUC"
+    return best, f"{policy} of {len(allowed)} modes that lose at most {limit} in {metric.title}"

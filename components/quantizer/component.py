@@ -5,30 +5,25 @@ import os
 import tempfile
 
 import numpy as np
-import tensorflow as tf
 import tensorflow_transform as tft
 from tfx import v1 as tfx
 
 from components.quantizer.candidates import EMULATED, PROBE_ROWS, Candidate, CandidateMaker
 from components.quantizer.choice import check_modes, choose
 from components.quantizer.fake_quant import check_quantizable, check_representative
-from components.quantizer.measurement import measure
+from components.quantizer.measurement import measure, read_rows
 from components.quantizer.trade_off import plot_trade_off
 from ml import progress
-from ml.artifacts import CompressionReport, serving_model_uri, split_files
+from ml.artifacts import CompressionReport, serving_model_uri
 from ml.custom_config import bind_custom_config
 from ml.examples import Columns, read_columns
-from ml.fit import FitSettings, check_keys, select_inputs
+from ml.fit import FitSettings, check_columns, select_inputs
 from ml.keras_setup import skip_autograph_of_keras
 from ml.networks import load_network
 from ml.parameters import load_function, require
-from storage.errors import UserError
+from ml.tasks import Task
 from storage.names import TFLITE_MODEL
-from storage.tfrecords import read_records
 from storage.uris import copy_tree
-
-# Largest number of rows of the split `eval` to measure candidates on.
-_EVALUATION_ROWS = 20_000
 
 
 @tfx.dsl.components.component
@@ -42,14 +37,14 @@ def Quantizer(
     report: tfx.dsl.components.OutputArtifact[CompressionReport],
     save_fn: tfx.dsl.components.Parameter[str],
     custom_config: tfx.dsl.components.Parameter[str],
-    label_key: tfx.dsl.components.Parameter[str],
-    weight_key: tfx.dsl.components.Parameter[str],
+    task: tfx.dsl.components.Parameter[str],
     loss: tfx.dsl.components.Parameter[str],
+    class_weights: tfx.dsl.components.Parameter[str],
     signature: tfx.dsl.components.Parameter[str],
     mode: tfx.dsl.components.Parameter[str],
     auto_modes: tfx.dsl.components.Parameter[str],
     policy: tfx.dsl.components.Parameter[str],
-    max_auc_loss: tfx.dsl.components.Parameter[float],
+    max_loss: tfx.dsl.components.Parameter[float],
     weight_bits: tfx.dsl.components.Parameter[int],
     sparse: tfx.dsl.components.Parameter[bool],
     representative_rows: tfx.dsl.components.Parameter[int],
@@ -74,8 +69,8 @@ def Quantizer(
       - `qat`: like `int8`, after fine-tuning with emulated rounding.
       - `pqat`: like `qat`, and weights that are zero stay zero.
       - `auto`: converts in every mode of `auto_modes`, measures each on `eval`, and takes the
-        smallest or fastest whose AUC is at most `max_auc_loss` below that of `float_model`; if no
-        mode qualifies, float.
+        smallest or fastest that loses at most `max_loss` of the task's headline metric against
+        `float_model`; if no mode qualifies, float.
 
     Example:
       quantizer = Quantizer(
@@ -84,16 +79,16 @@ def Quantizer(
           examples=example_gen.outputs["examples"],
           transformed_examples=transform.outputs["transformed_examples"],
           transform_graph=transform.outputs["transform_graph"],
-          save_fn="models.my_model.export.save_model",
-          custom_config="{}",
-          label_key="tip",
-          weight_key="",
-          loss="binary_crossentropy",
+          save_fn="ml.export.save_model",
+          custom_config=json.dumps(model.custom_config),
+          task=model.task.to_json(),
+          loss="",
+          class_weights="",
           signature="raw_features",
           mode="auto",
           auto_modes='["dynamic_range", "int8"]',
           policy="smallest",
-          max_auc_loss=0.002,
+          max_loss=0.002,
           weight_bits=8,
           sparse=True,
           representative_rows=1000,
@@ -116,14 +111,15 @@ def Quantizer(
       save_fn: Import path of the function `(network, transform graph, path)` that saves a network
         with its serving signatures.
       custom_config: JSON object that `save_fn` gets, if it has a parameter of this name.
-      label_key: Feature that is the label.
-      weight_key: Feature that says how much a row counts; empty if all count the same.
-      loss: Name of the Keras loss to fine-tune with.
+      task: The task, as JSON.
+      loss: Name of the Keras loss to fine-tune with; "" for the task's.
+      class_weights: "balanced", a JSON list of a weight for each class, or "".
       signature: Signature of the SavedModel that the TFLite model has.
       mode: One of the modes.
       auto_modes: JSON list of the modes that `auto` chooses from.
       policy: "smallest" (after gzip) or "fastest" (median time of one row).
-      max_auc_loss: Largest loss of AUC on `eval` that `auto` accepts.
+      max_loss: Largest loss of the headline metric on `eval` that `auto` accepts, as
+        `ml.tasks.Metric.loss` defines it.
       weight_bits: Bits of the 8 that a weight uses in the modes `int8`, `qat` and `pqat`, 5 to 8;
         with fewer the file compresses better.
       sparse: Whether to store mostly zero weights without the zeros, if that is smaller and the
@@ -136,28 +132,30 @@ def Quantizer(
 
     Raises:
       UserError: If a parameter is not allowed, a layer cannot be quantized, the model is not
-        `tf_keras`, the representative dataset is unusable, or TFLite lacks an operator.
+        `tf_keras`, the representative dataset is unusable, TFLite lacks an operator, or the TFLite
+        model has an input that is no feature of the raw examples.
     """
     skip_autograph_of_keras()
-    settings = FitSettings(label_key, weight_key, loss, epochs, batch_size, learning_rate, seed)
+    learned = Task.from_json(task)
+    settings = FitSettings(learned, loss, class_weights, epochs, batch_size, learning_rate, seed)
     settings.check()
-    modes = check_modes(mode, auto_modes, policy, max_auc_loss)
+    modes = check_modes(mode, auto_modes, policy, max_loss)
     require(5 <= weight_bits <= 8, "weight_bits", weight_bits, "5 to 8")
     save = bind_custom_config(load_function(save_fn), custom_config)
     network = load_network(model)
-    schema = tft.TFTransformOutput(transform_graph.uri).transformed_metadata.schema
+    graph = tft.TFTransformOutput(transform_graph.uri)
     train: Columns = {}
     if any(mode in EMULATED for mode in modes):
         check_quantizable(network)
-        train = read_columns(transformed_examples, "train", schema)
-        check_keys(train, settings)
-    rows = np.random.default_rng(seed).permutation(len(next(iter(train.values()), ())))
+        train = read_columns(transformed_examples, "train", graph.transformed_metadata.schema)
+        check_columns(train, learned)
+    order = np.random.default_rng(seed).permutation(len(next(iter(train.values()), ())))
     representative = {
-        name: column[rows[:representative_rows]]
+        name: column[order[:representative_rows]]
         for name, column in (select_inputs(network, train) if train else {}).items()
     }
     check_representative(select_inputs(network, train) if train else {})
-    serialized, labels = _read_examples(examples, label_key)
+    rows = read_rows(examples, learned, graph.raw_feature_spec())
     with tempfile.TemporaryDirectory() as folder:
         maker = CandidateMaker(
             folder=folder,
@@ -167,20 +165,17 @@ def Quantizer(
             settings=settings,
             weight_bits=weight_bits,
             store_sparse=sparse,
-            probe=serialized[:PROBE_ROWS],
+            probe=rows.examples[:PROBE_ROWS],
         )
         progress.report("float model")
         float_candidate = maker.make("none", load_network(float_model), {}, {})
-        baseline = measure(float_candidate.tflite, serialized, labels)
+        baseline = measure(float_candidate.tflite, rows)
         candidates = {}
         for name in modes:
             progress.report(f"mode {name}")
             candidates[name] = maker.make(name, network, representative, train)
-        measured = {
-            name: measure(candidate.tflite, serialized, labels)
-            for name, candidate in candidates.items()
-        }
-        chosen, why = choose(measured, baseline, mode, policy, max_auc_loss)
+        measured = {name: measure(candidate.tflite, rows) for name, candidate in candidates.items()}
+        chosen, why = choose(measured, baseline, mode, policy, max_loss, learned.headline)
         _write(quantized_model, candidates[chosen])
     report.write(
         {
@@ -193,23 +188,8 @@ def Quantizer(
             },
         }
     )
-    plot_trade_off(os.path.join(report.uri, "trade_off.png"), baseline, measured, chosen)
-
-
-def _read_examples(examples: tfx.dsl.Artifact, label_key: str) -> tuple[np.ndarray, np.ndarray]:
-    """Serialized examples of the split `eval`, bytes [rows], and their labels, int64 [rows]."""
-    files = split_files(examples, "eval")
-    dataset = read_records(files).take(_EVALUATION_ROWS)
-    serialized = np.array(list(dataset.as_numpy_iterator()), object)
-    if not len(serialized):
-        raise UserError("the split 'eval' is empty; there is nothing to measure on")
-    spec = {label_key: tf.io.FixedLenFeature([], tf.int64)}
-    try:
-        return serialized, tf.io.parse_example(serialized, spec)[label_key].numpy()
-    except tf.errors.InvalidArgumentError as error:
-        raise UserError(
-            f"label_key = {label_key!r}: not an integer in every raw example ({error.message})"
-        ) from error
+    picture = os.path.join(report.uri, "trade_off.png")
+    plot_trade_off(picture, baseline, measured, chosen, learned.headline)
 
 
 def _write(model: tfx.dsl.Artifact, candidate: Candidate) -> None:

@@ -16,6 +16,8 @@ from tensorflow.lite.python.convert import ConverterError
 
 from components.quantizer.signatures import name_signatures
 from ml import tflite
+from ml.names import graph_names
+from ml.signature_inputs import read_input_names
 from storage.errors import UserError
 
 _WEIGHTED = ("FULLY_CONNECTED", "CONV_2D", "DEPTHWISE_CONV_2D")
@@ -43,7 +45,7 @@ def convert(
     """
     with tempfile.TemporaryDirectory() as folder:
         path = os.path.join(folder, "model")
-        _save_with_tables(saved_model, signature, path)
+        names = _save_with_tables(saved_model, signature, path)
         converter = tf.lite.TFLiteConverter.from_saved_model(path, signature_keys=[signature])
         converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
         if float16:
@@ -57,6 +59,9 @@ def convert(
         except ConverterError as error:
             raise UserError(_explain(signature, str(error))) from error
     model = tflite.parse(converted)
+    for part in model.signatureDefs:
+        for entry in part.inputs:
+            entry.name = names[entry.name.decode()].encode()
     _slim(model)
     name_signatures(model)
     return tflite.pack(model)
@@ -77,10 +82,13 @@ class _Bundle(tf.Module):
         self.parts = parts
 
 
-def _save_with_tables(saved_model: str, signature: str, path: str) -> None:
+def _save_with_tables(saved_model: str, signature: str, path: str) -> dict[str, str]:
     """Saves one signature of a SavedModel with its lookup tables as constants.
 
-    TFLite cannot read vocabulary files.
+    TFLite cannot read vocabulary files, and changes names of inputs that are not valid in a graph.
+
+    Returns:
+      By name of an input in the new SavedModel, its name for model servers in the old one.
     """
     loaded = tf.saved_model.load(saved_model)
     if signature not in loaded.signatures:
@@ -98,18 +106,24 @@ def _save_with_tables(saved_model: str, signature: str, path: str) -> None:
         captures.append(capture)
     function.set_external_captures(captures)
     inputs = function.structured_input_signature[1]
+    valid = graph_names(inputs)
 
     @tf.function(
         input_signature=[
-            {name: tf.TensorSpec(spec.shape, spec.dtype, name) for name, spec in inputs.items()}
+            {
+                valid[name]: tf.TensorSpec(spec.shape, spec.dtype, valid[name])
+                for name, spec in inputs.items()
+            }
         ]
     )
     def serve(features: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-        return function(**features)
+        return function(**{name: features[valid[name]] for name in inputs})
 
     bundle = _Bundle(loaded, tables)
     bundle.serve = serve
     tf.saved_model.save(bundle, path, signatures={signature: serve})
+    served = read_input_names(saved_model, signature, inputs)
+    return {valid[name]: served[name] for name in inputs}
 
 
 def _copy_table(handle: tf.Tensor) -> tf.lookup.StaticHashTable:

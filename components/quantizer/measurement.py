@@ -1,17 +1,28 @@
-"""Measures size, latency and AUC of a TFLite model."""
+"""Measures size, latency and quality of a TFLite model."""
 
 from __future__ import annotations
 
 import gzip
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import tensorflow as tf
+from tfx import v1 as tfx
 
 from components.quantizer.conversion import weight_sparsity
-from ml.fit import area_under_curve
+from ml import scores
+from ml.artifacts import split_files
+from ml.parameters import require
 from ml.predictors import TFLitePredictor
+from ml.tasks import Task
+from storage.errors import UserError
+from storage.tfrecords import read_records
 
+# Largest number of rows of the split `eval` to measure candidates on.
+_EVALUATION_ROWS = 20_000
 _BATCH = 256
 _SINGLE_ROWS = 500
 _BATCHES = 20
@@ -25,7 +36,7 @@ class Measurement:
       bytes: Size of the file.
       gzip_bytes: Size of the file after gzip at its highest level.
       sparsity: Share of zeros among the weights of dense and convolution operators.
-      auc: Area under the ROC curve; see `area_under_curve`.
+      metrics: The task's metrics by name; see `ml.scores.measure`.
       p50_ms: Median time of one row in the interpreter, in milliseconds.
       p99_ms: 99th percentile of that time.
       batch_us_per_row: Median time of a batch of 256, in microseconds per row.
@@ -34,25 +45,85 @@ class Measurement:
     bytes: int
     gzip_bytes: int
     sparsity: float
-    auc: float | None
+    metrics: dict[str, float | None]
     p50_ms: float
     p99_ms: float
     batch_us_per_row: float
 
 
-def measure(content: bytes, examples: np.ndarray, labels: np.ndarray) -> Measurement:
+@dataclass(frozen=True)
+class Rows:
+    """Rows to measure on.
+
+    Attributes:
+      task: The task.
+      examples: Serialized tf.Examples, bytes [rows].
+      labels: Encoded labels, float64 [rows].
+      weights: Weights in the metrics, float64 [rows]; None if all weigh the same.
+    """
+
+    task: Task
+    examples: np.ndarray
+    labels: np.ndarray
+    weights: np.ndarray | None = None
+
+
+def read_rows(examples: tfx.dsl.Artifact, task: Task, spec: Mapping[str, Any]) -> Rows:
+    """Reads rows of the split `eval`.
+
+    Args:
+      examples: Raw examples.
+      task: The task.
+      spec: The parsing of each raw feature.
+
+    Returns:
+      The first 20,000 rows.
+
+    Raises:
+      UserError: If there is no row, or a row has no label, or one that is not the task's.
+    """
+    dataset = read_records(split_files(examples, "eval")).take(_EVALUATION_ROWS)
+    serialized = np.array(list(dataset.as_numpy_iterator()), object)
+    if not len(serialized):
+        raise UserError("the split 'eval' is empty; there is nothing to measure on")
+    labels = task.encode(_read_column(serialized, "label", task.label, spec))
+    if not np.isfinite(labels).all():
+        raise UserError(
+            f"label = {task.label!r}: absent, or none of the task's values, in "
+            f"{int((~np.isfinite(labels)).sum()):,} of {len(labels):,} raw examples of eval"
+        )
+    weight = task.example_weight
+    weights = _read_column(serialized, "example_weight", weight, spec) if weight else None
+    return Rows(task, serialized, labels, weights)
+
+
+def _read_column(
+    serialized: np.ndarray, key: str, name: str, spec: Mapping[str, Any]
+) -> np.ndarray:
+    """A raw feature of one value, [rows]."""
+    require(name in spec, key, name, f"a raw feature: {', '.join(sorted(spec))}")
+    parsing = {name: tf.io.FixedLenFeature([], spec[name].dtype)}
+    try:
+        return np.asarray(tf.io.parse_example(serialized, parsing)[name])
+    except tf.errors.InvalidArgumentError as error:
+        raise UserError(
+            f"{key} = {name!r}: not one value in every raw example of eval ({error.message})"
+        ) from error
+
+
+def measure(content: bytes, rows: Rows) -> Measurement:
     """Measures a TFLite model on one thread.
 
     Args:
       content: The model.
-      examples: Serialized tf.Examples, bytes [rows].
-      labels: Class of each, [rows].
+      rows: The rows.
 
     Returns:
       The measurements.
     """
     predictor = TFLitePredictor(content)
-    auc = area_under_curve(labels, predictor.predict(examples))
+    examples = rows.examples
+    metrics = scores.measure(rows.task, rows.labels, predictor.predict(examples), rows.weights)
     batch = np.resize(examples, _BATCH)
     batches = np.median(time_invocations(content, batch[np.newaxis].repeat(_BATCHES, 0)))
     single = time_invocations(content, examples[:_SINGLE_ROWS, np.newaxis])
@@ -60,7 +131,7 @@ def measure(content: bytes, examples: np.ndarray, labels: np.ndarray) -> Measure
         bytes=len(content),
         gzip_bytes=len(gzip.compress(content, 9)),
         sparsity=weight_sparsity(content),
-        auc=auc,
+        metrics=metrics,
         p50_ms=float(np.median(single)) * 1e3,
         p99_ms=float(np.quantile(single, 0.99)) * 1e3,
         batch_us_per_row=float(batches) / _BATCH * 1e6,

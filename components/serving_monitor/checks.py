@@ -4,21 +4,11 @@ import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-import numpy as np
 import pandas as pd
 import tensorflow_data_validation as tfdv
 from tensorflow_metadata.proto.v0 import anomalies_pb2, schema_pb2
 
-from components.serving_monitor.live import OVERALL, Live
-from components.serving_monitor.predictions import shares_by_bin
-from ml.chance import (
-    divergence_by_chance,
-    drift_by_chance,
-    effective_rows,
-    is_more,
-    jensen_shannon,
-    share_by_chance,
-)
+from ml.chance import drift_by_chance, effective_rows, is_more, share_by_chance
 from ml.comparisons import drifts, read_anomalies
 from ml.relations import Relations
 from ml.requests import CURRENT
@@ -65,9 +55,13 @@ class Check:
     @property
     def closeness(self) -> float:
         """The value relative to its limit: 1 at the limit, more beyond it."""
-        if self.at_least:
-            return self.limit / self.value if self.value > 0 else math.inf
-        return self.value / self.limit if self.limit > 0 else math.inf
+        # Of two negative numbers the one further from 0 is the lower one.
+        above, below = self.limit, self.value
+        if self.at_least == (self.limit < 0):
+            above, below = below, above
+        if below == 0 or (above < 0) != (below < 0):
+            return math.inf if self.alarms else 0.0
+        return above / below
 
 
 def check_schema(now: Statistics, schema: schema_pb2.Schema) -> Iterator[Check]:
@@ -77,7 +71,7 @@ def check_schema(now: Statistics, schema: schema_pb2.Schema) -> Iterator[Check]:
     for feature in plain.feature:
         feature.ClearField("drift_comparator")
         feature.ClearField("skew_comparator")
-    found = tfdv.validate_statistics(now, plain, environment=_ENVIRONMENT)
+    found = tfdv.validate_statistics(now, plain, environment=_environment(plain))
     for anomaly in read_anomalies(CURRENT, found, schema):
         serious = anomaly.severity == anomalies_pb2.AnomalyInfo.ERROR
         text = f"{anomaly.feature}: {anomaly.type}: {anomaly.description}"
@@ -105,11 +99,16 @@ def check_drift(now: Statistics, past: Statistics, schema: schema_pb2.Schema) ->
     for feature in of_drift.feature:
         feature.ClearField("skew_comparator")
     found = tfdv.validate_statistics(
-        now, of_drift, environment=_ENVIRONMENT, previous_statistics=past
+        now, of_drift, environment=_environment(of_drift), previous_statistics=past
     )
     for name, value, limit in _granted(drifts(found), now, past, of_drift):
         text = f"{name}: drift {value:.3f} against the previous period; {limit:.3g} is allowed"
         yield Check("drift", name, BEFORE, value, limit, text)
+
+
+def _environment(schema: schema_pb2.Schema) -> str | None:
+    """The environment of requests, if the schema has it."""
+    return _ENVIRONMENT if _ENVIRONMENT in schema.default_environment else None
 
 
 def _granted(
@@ -135,7 +134,7 @@ def check_missing(
         # TFDV has no statistics of a feature without values.
         rate, before = rates.get(name, 1.0), rates_before.get(name, 1.0)
         text = (
-            f"{name}: {rate:.1%} of the rows have no value, {before:.1%} in the {_named(against)}; "
+            f"{name}: {rate:.1%} of the rows have no value, {before:.1%} in the {named(against)}; "
             f"a change by {limit:.0%} is allowed"
         )
         change = abs(rate - before)
@@ -172,56 +171,6 @@ def check_relations(now: pd.DataFrame, past: pd.DataFrame, limit: float) -> Iter
         yield Check("relation", name, BEFORE, growth, limit, text)
 
 
-def check_prediction_drift(now: pd.Series, past: pd.Series, limit: float) -> Iterator[Check]:
-    """The divergence of the predictions from those of the previous period."""
-    # Those that are no number have a bin of their own: SciPy makes the sum of the others 1.
-    current, shares = (np.append(shares_by_bin(part), part.isna().mean()) for part in (now, past))
-    value = float(jensen_shannon(current, shares))
-    if value > limit:
-        limit += divergence_by_chance(shares, effective_rows(len(now), len(past)))
-    text = (
-        f"predictions: divergence {value:.3f} from those of the previous period; {limit:.3g} is "
-        "allowed"
-    )
-    yield Check("prediction drift", "", BEFORE, value, limit, text)
-
-
-def check_ratio(
-    kind: str, mean: float, rate: float | None, against: str, limit: float
-) -> Iterator[Check]:
-    """The ratio of a mean prediction and a label rate, the higher over the lower."""
-    if rate is None:
-        return
-    ratio = max(mean / rate, rate / mean) if rate > 0 and mean > 0 else math.inf
-    text = (
-        f"{kind}: {mean:.3f}, the label rate of the {_named(against)} is {rate:.3f}; {limit:g} "
-        "times higher or lower is allowed"
-    )
-    yield Check(kind, "", against, ratio, limit, text)
-
-
-def check_live(
-    live: list[Live], min_auc: float, min_slice_auc: float, max_calibration: float
-) -> Iterator[Check]:
-    """AUC and calibration on the labels that have arrived."""
-    for measured in live:
-        limit = min_auc if measured.name == OVERALL else min_slice_auc
-        text = (
-            f"{measured.name}: live AUC {measured.auc:.3f} of {measured.rows:,} rows; at least "
-            f"{limit:g} is required, less {3 * measured.deviation:.3f} for chance"
-        )
-        granted = limit - 3 * measured.deviation
-        subject = "" if measured.name == OVERALL else measured.name
-        yield Check("live AUC", subject, LABELS, measured.auc, granted, text, at_least=True)
-        if measured.name == OVERALL:
-            yield from check_ratio(
-                "calibration",
-                measured.mean_prediction,
-                measured.label_rate,
-                LABELS,
-                max_calibration,
-            )
-
-
-def _named(against: str) -> str:
+def named(against: str) -> str:
+    """What a check compares with, in a sentence."""
     return {TRAINING: "training data", LABELS: "labels that have arrived"}.get(against, against)

@@ -1,20 +1,18 @@
 """ServingMonitor: are requests and predictions still like the training data?"""
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict
 
+import numpy as np
 import pandas as pd
-from tensorflow_metadata.proto.v0 import schema_pb2
 from tfx import v1 as tfx
 
 from components.serving_monitor.checks import (
     BEFORE,
     TRAINING,
     check_drift,
-    check_live,
     check_missing,
-    check_prediction_drift,
-    check_ratio,
     check_relations,
     check_schema,
     check_skew,
@@ -22,13 +20,21 @@ from components.serving_monitor.checks import (
 )
 from components.serving_monitor.live import Live, measure_live
 from components.serving_monitor.page import render
-from components.serving_monitor.predictions import describe
+from components.serving_monitor.prediction_checks import (
+    check_live,
+    check_means,
+    check_prediction_drift,
+)
+from components.serving_monitor.predictions import Bins, describe
+from components.serving_monitor.training_labels import TrainingLabels, read_training_labels
 from ml.artifacts import MonitoringReport, load_schema, load_statistics
 from ml.comparisons import only
-from ml.examples import read_rows
+from ml.examples import read_rows, read_vectors
 from ml.request_log import Period, show_time
 from ml.requests import CURRENT, PREVIOUS, Requests
-from ml.statistics import Statistics, find_feature, restrict
+from ml.statistics import restrict
+from ml.tasks import Task
+from ml.vectors import widths_of
 from storage.errors import UserError
 from storage.names import PREDICTION_PREFIX
 
@@ -47,7 +53,7 @@ def ServingMonitor(
     until: tfx.dsl.components.Parameter[int],
     features: tfx.dsl.components.Parameter[str],
     output: tfx.dsl.components.Parameter[str],
-    label: tfx.dsl.components.Parameter[str],
+    task: tfx.dsl.components.Parameter[str],
     slices: tfx.dsl.components.Parameter[str],
     min_rows: tfx.dsl.components.Parameter[int],
     max_missing_change: tfx.dsl.components.Parameter[float],
@@ -55,10 +61,10 @@ def ServingMonitor(
     max_error_growth: tfx.dsl.components.Parameter[float],
     max_prediction_drift: tfx.dsl.components.Parameter[float],
     max_mean_ratio: tfx.dsl.components.Parameter[float],
-    min_auc: tfx.dsl.components.Parameter[float],
-    min_slice_auc: tfx.dsl.components.Parameter[float],
+    max_mean_shift: tfx.dsl.components.Parameter[float],
+    thresholds: tfx.dsl.components.Parameter[str],
+    slice_thresholds: tfx.dsl.components.Parameter[str],
     min_slice_rows: tfx.dsl.components.Parameter[int],
-    max_calibration: tfx.dsl.components.Parameter[float],
 ) -> None:
     """Compares a period of requests with the training data, the period before, and labels.
 
@@ -78,7 +84,7 @@ def ServingMonitor(
           until=1383264000,
           features='["distance", "temp"]',
           output="probability",
-          label="tip",
+          task='{"kind": "binary", "label": "tip"}',
           slices="[]",
           min_rows=1000,
           max_missing_change=0.35,
@@ -86,10 +92,10 @@ def ServingMonitor(
           max_error_growth=4.0,
           max_prediction_drift=0.05,
           max_mean_ratio=2.0,
-          min_auc=0.6,
-          min_slice_auc=0.5,
+          max_mean_shift=0.5,
+          thresholds='{"auc": 0.6, "calibration": [0.7, 1.5]}',
+          slice_thresholds='{"auc": 0.5}',
           min_slice_rows=1000,
-          max_calibration=1.5,
       )
 
     Args:
@@ -102,9 +108,10 @@ def ServingMonitor(
       since: When the period begins, seconds since the Unix epoch.
       until: When it ends.
       features: JSON list of the features that a request has.
-      output: Name of the model's output: the probability of the label 1.
-      label: The feature that the model predicts, 0 or 1.
-      slices: JSON list of the features to slice the AUC by.
+      output: Name of the model's output.
+      task: JSON of what the model predicts; see `Task.to_json`.
+      slices: JSON list of the features to slice the live metrics by; those that no request has are
+        left out.
       min_rows: Smallest number of rows that is evaluated.
       max_missing_change: Largest difference of the share of rows without a value from that of the
         training data, and of the previous period.
@@ -112,14 +119,16 @@ def ServingMonitor(
       max_error_growth: Largest growth since the previous period, as a factor, of the squared error
         of a numeric feature predicted from the other features.
       max_prediction_drift: Largest Jensen-Shannon divergence of the predictions from those of the
-        previous period, in ten bins of equal width.
-      max_mean_ratio: Largest ratio, either way, of the mean prediction and the label rate of the
-        training data.
-      min_auc: Lowest live AUC, less three standard deviations.
-      min_slice_auc: The same for each slice.
+        previous period: of a probability in ten bins of equal width, of several classes by the
+        predicted class, of a number in the tenths of the training labels.
+      max_mean_ratio: Largest ratio, either way, of the mean probability of a class and its share of
+        the training labels.
+      max_mean_shift: Largest difference of the mean prediction of a regression from the mean
+        training label, in standard deviations of the label.
+      thresholds: JSON of the thresholds of live metrics, see `Task.thresholds`; three standard
+        deviations allow for chance.
+      slice_thresholds: The same for each slice.
       min_slice_rows: Slices with fewer labelled rows are left out, and so is the whole.
-      max_calibration: Largest ratio, either way, of the mean prediction and the rate of the labels
-        that have arrived.
 
     Raises:
       UserError: If the version has no training statistics.
@@ -131,20 +140,25 @@ def ServingMonitor(
             f"version {requests.version} of {model_name} has no training statistics in the Serving "
             "directory to compare with"
         )
-    names = json.loads(features)
-    prediction = PREDICTION_PREFIX + output
+    names, learned = json.loads(features), Task.from_json(task)
     expected = load_schema(schema)
     statistics_by_split = {
         split: restrict(load_statistics(statistics, split), names)
         for split in json.loads(examples.split_names)
     }
-    columns = only([*names, label], expected)
-    columns.feature.add(name=prediction, type=schema_pb2.FLOAT)
+    vectors = widths_of(expected)
+    single = [name for name in names if name not in vectors]
+    columns = only([*single, learned.label, learned.example_weight], expected)
     rows = {split: read_rows(examples, split, columns) for split in statistics_by_split}
+    predicted = {
+        split: read_vectors(examples, split, PREDICTION_PREFIX + output, learned.outputs)
+        for split in rows
+    }
     current, before = rows[CURRENT], rows.get(PREVIOUS, pd.DataFrame())
     compared = len(before) >= min_rows
     schema_of_features = only(names, expected)
     now = statistics_by_split[CURRENT]
+    bins = Bins.choose(learned, served, predicted[PREVIOUS if compared else CURRENT])
     checks = [
         *check_schema(now, schema_of_features),
         *check_skew(now, restrict(served, names), schema_of_features),
@@ -155,16 +169,26 @@ def ServingMonitor(
         past = statistics_by_split[PREVIOUS]
         checks += check_drift(now, past, schema_of_features)
         checks += check_missing(now, past, names, BEFORE, max_missing_change)
-        checks += check_relations(current[names], before[names], max_error_growth)
+        if single:
+            checks += check_relations(current[single], before[single], max_error_growth)
         checks += check_prediction_drift(
-            current[prediction], before[prediction], max_prediction_drift
+            bins, predicted[CURRENT], predicted[PREVIOUS], max_prediction_drift
         )
-    rate = _label_rate(served, label)
-    checks += check_ratio(
-        "mean prediction", float(current[prediction].mean()), rate, TRAINING, max_mean_ratio
+    training = read_training_labels(learned, served)
+    checks += check_means(learned, predicted[CURRENT], training, max_mean_ratio, max_mean_shift)
+    live = measure_live(
+        learned,
+        current,
+        _encode(learned, current[learned.label]),
+        predicted[CURRENT],
+        _weights(learned, current),
+        [name for name in json.loads(slices) if name in single],
+        min_slice_rows,
     )
-    live = measure_live(current, prediction, label, json.loads(slices), min_slice_rows)
-    checks += check_live(live, min_auc, min_slice_auc, max_calibration)
+    limits = {
+        key: json.loads(text) for key, text in (("all", thresholds), ("slice", slice_thresholds))
+    }
+    checks += check_live(learned, live, limits["all"], limits["slice"])
     checks.sort(key=lambda check: (not check.alarms, -check.closeness))
     evaluated = len(current) >= min_rows
     period = Period(since, until)
@@ -176,27 +200,55 @@ def ServingMonitor(
         "previous": str(period.previous),
         "evaluated": evaluated,
         "alarms": [check.text for check in checks if check.alarms and evaluated],
-        "notes": _notes(requests, period, evaluated, compared, min_rows, live),
+        "notes": _notes(learned, requests, period, evaluated, compared, min_rows, live),
         "requests": asdict(requests),
+        "headline": {"name": learned.headline.name, "title": learned.headline.title},
+        "titles": {metric.name: metric.title for metric in learned.metrics},
         "predictions": {
-            "training_label_rate": rate,
-            **{split: describe(frame[prediction]) for split, frame in rows.items()},
+            "bins": bins.names,
+            "training": _training_means(learned, output, training),
+            **{
+                split: describe(learned, output, matrix, bins)
+                for split, matrix in predicted.items()
+            },
         },
         "live": [asdict(measured) for measured in live],
-        "checks": [{**asdict(check), "alarms": check.alarms} for check in checks],
+        "checks": [
+            {**asdict(check), "alarms": check.alarms, "closeness": check.closeness}
+            for check in checks
+        ],
     }
     report.write(content)
     with tfx.dsl.io.fileio.open(report.page, "w") as file:
         file.write(render(content))
 
 
-def _label_rate(served: Statistics, label: str) -> float | None:
-    """The mean of the label in the training data."""
-    feature = find_feature(served, label)
-    return float(feature.num_stats.mean) if feature else None
+def _encode(task: Task, labels: pd.Series) -> np.ndarray:
+    """Encoded labels, [rows]; NaN where there is none."""
+    known = labels.notna().to_numpy()
+    encoded = np.full(len(labels), np.nan)
+    encoded[known] = task.encode(labels[known].to_numpy())
+    return encoded
+
+
+def _weights(task: Task, rows: pd.DataFrame) -> np.ndarray:
+    """Weights, [rows]; 0 where it is absent, 1 if the task has none."""
+    if task.example_weight not in rows:
+        return np.ones(len(rows))
+    weights: np.ndarray = rows[task.example_weight].fillna(0).to_numpy(float)
+    return weights
+
+
+def _training_means(
+    task: Task, output: str, training: Sequence[TrainingLabels]
+) -> dict[str, float]:
+    """Mean training label by output, of those that the statistics tell apart."""
+    names = task.class_names if task.outputs > 1 else (output,)
+    return {names[of.outputs[0]]: of.mean for of in training if len(of.outputs) == 1}
 
 
 def _notes(
+    task: Task,
     requests: Requests,
     period: Period,
     evaluated: bool,
@@ -216,10 +268,12 @@ def _notes(
         )
     months = ", ".join(map(str, requests.label_months.get(CURRENT, [])))
     if not months:
-        notes.append("No labels of the period have arrived: there is no live AUC.")
+        notes.append(
+            f"No labels of the period have arrived: there is no live {task.headline.title}."
+        )
     else:
         labelled = requests.labelled[CURRENT]
-        few = "" if live else ": too few for a live AUC"
+        few = "" if live else f": too few for a live {task.headline.title}"
         notes.append(
             f"{labelled:,} of {rows:,} requests ({labelled / rows:.1%}) have a label in the "
             f"spans {months}{few}."

@@ -68,12 +68,10 @@ def _distances(report: Mapping[str, Any]) -> list[tuple[str, float, bool]]:
     """
     found = []
     for check in report["checks"]:
-        value, limit = check["value"], check["limit"]
-        if limit <= 0 or (check["at_least"] and value <= 0):
-            continue
-        closeness = limit / value if check["at_least"] else value / limit
-        subject = f" of {check['subject']}" if check["subject"] else ""
-        found.append((f"{check['kind']}{subject}, {check['against']}", closeness, check["alarms"]))
+        if check["limit"]:
+            subject = f" of {check['subject']}" if check["subject"] else ""
+            name = f"{check['kind']}{subject}, {check['against']}"
+            found.append((name, check["closeness"], check["alarms"]))
     return sorted(found, key=lambda distance: -distance[1])[:_MOST_BARS]
 
 
@@ -92,32 +90,32 @@ def _plot_closeness(axes: Axes, report: Mapping[str, Any]) -> None:
 
 def _plot_predictions(axes: Axes, report: Mapping[str, Any]) -> None:
     predictions = report["predictions"]
+    names = [*predictions["bins"], "not finite"]
     for split, color, offset in (("previous", _GREY, -0.2), ("current", _BLUE, 0.2)):
         if split in predictions:
+            places = [place + offset for place in range(len(names))]
             shares = predictions[split]["histogram"]
-            places = [(i + 0.5 + offset) / len(shares) for i in range(len(shares))]
-            axes.bar(places, shares, width=0.4 / len(shares), color=color, label=f"{split} period")
-            axes.axvline(predictions[split]["mean"], color=color, linewidth=1, linestyle="--")
-    rate = predictions["training_label_rate"]
-    if rate is not None:
-        axes.axvline(rate, color="black", linewidth=1, linestyle=":", label="training label rate")
-    axes.set_xlabel("prediction; dashed: its mean")
+            axes.bar(places, shares, width=0.4, color=color, label=f"{split} period")
+    step = max(1, len(names) // _MOST_BARS)
+    axes.set_xticks(range(0, len(names), step), names[::step], rotation=30, ha="right")
+    axes.set_xlabel("prediction")
     axes.set_ylabel("share of the rows")
     axes.legend(frameon=False)
 
 
 def _plot_live(axes: Axes, report: Mapping[str, Any]) -> None:
-    rows = report["live"][::-1]
+    headline = report["headline"]
+    name = headline["name"]
+    rows = [row for row in report["live"] if row["metrics"][name] is not None][::-1]
     places = range(len(rows))
     axes.errorbar(
-        [row["auc"] for row in rows],
+        [row["metrics"][name] for row in rows],
         places,
-        xerr=[3 * row["deviation"] for row in rows],
+        xerr=[3 * row["deviations"][name] for row in rows],
         fmt="o",
         color=_BLUE,
         ecolor=_GREY,
     )
     axes.set_yticks(places, [row["name"] for row in rows])
-    axes.axvline(0.5, color=_RED, linewidth=1, linestyle="--")
-    axes.set_xlabel("live AUC, with three standard deviations")
+    axes.set_xlabel(f"live {headline['title']}, with three standard deviations")
     axes.margins(y=0.05)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import http.client
 import json
 import socket
-from collections.abc import Callable
-from typing import Protocol
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar
 from urllib.parse import quote
 
 import grpc
@@ -14,13 +15,21 @@ import numpy as np
 import tensorflow as tf
 from tensorflow.core.protobuf import meta_graph_pb2
 from tensorflow_serving.apis import (
+    classification_pb2,
     get_model_metadata_pb2,
     get_model_status_pb2,
     model_service_pb2_grpc,
     prediction_service_pb2_grpc,
+    regression_pb2,
 )
 
-from components.serving_validator.rows import Inputs, predict_request, rest_body
+from components.serving_validator.rows import (
+    Inputs,
+    examples_request,
+    predict_request,
+    rest_body,
+    rest_examples_body,
+)
 from components.serving_validator.server import HOST
 from storage.names import DEFAULT_SIGNATURE
 
@@ -28,6 +37,7 @@ State = get_model_status_pb2.ModelVersionStatus.State
 
 _CHANNEL_OPTIONS = [("grpc.enable_http_proxy", 0)]
 _CONNECT_SECONDS = 1.0
+_Response = TypeVar("_Response")
 
 
 class TimedOut(Exception):
@@ -40,6 +50,36 @@ class Disconnected(Exception):
 
 class Refused(Exception):
     """The server responded with an error, or with something that is no prediction."""
+
+
+@dataclass(frozen=True)
+class Method:
+    """A method that takes tf.Examples: classify or regress.
+
+    Attributes:
+      name: Name of the method in the REST interface, and of the model's signature for it.
+      request: Its request over gRPC.
+    """
+
+    name: str
+    request: Any
+
+
+CLASSIFY = Method("classify", classification_pb2.ClassificationRequest)
+REGRESS = Method("regress", regression_pb2.RegressionRequest)
+
+
+@dataclass(frozen=True)
+class Result:
+    """The response to a request to classify or to regress one row.
+
+    Attributes:
+      values: The score of each class, or the number, float64 [values].
+      classes: Name of each class; none of a number.
+    """
+
+    values: np.ndarray
+    classes: tuple[str, ...] = ()
 
 
 class Client(Protocol):
@@ -56,6 +96,10 @@ class Client(Protocol):
           A function that takes the seconds to wait, sends the request, and returns the one output,
           float64 [values]. It raises `TimedOut`, `Disconnected` or `Refused`.
         """
+        ...
+
+    def prepare_example(self, method: Method, example: bytes) -> Callable[[float], Result]:
+        """Makes a request to classify or to regress a serialized tf.Example; see `prepare`."""
         ...
 
 
@@ -92,8 +136,8 @@ class GrpcClient:
             return version.state, version.status.error_message
         return State.UNKNOWN, ""
 
-    def signature(self, seconds: float) -> meta_graph_pb2.SignatureDef:
-        """Requests the signature `serving_default`; see `Client.prepare` for the errors."""
+    def signatures(self, seconds: float) -> Mapping[str, meta_graph_pb2.SignatureDef]:
+        """Requests the signatures by name; see `Client.prepare` for the errors."""
         request = get_model_metadata_pb2.GetModelMetadataRequest()
         request.model_spec.name = self._model_name
         request.metadata_field.append("signature_def")
@@ -107,7 +151,7 @@ class GrpcClient:
             raise Refused(
                 f"no signature {DEFAULT_SIGNATURE}; it has {', '.join(sorted(found.signature_def))}"
             )
-        return found.signature_def[DEFAULT_SIGNATURE]
+        return dict(found.signature_def)
 
     def prepare(self, inputs: Inputs, row: int) -> Callable[[float], np.ndarray]:
         """See `Client`."""
@@ -119,6 +163,24 @@ class GrpcClient:
             except grpc.RpcError as error:
                 raise _explain(error) from error
             return _one_output([tf.make_ndarray(proto) for proto in response.outputs.values()])
+
+        return send
+
+    def prepare_example(self, method: Method, example: bytes) -> Callable[[float], Result]:
+        """See `Client`."""
+        request = examples_request(method.request, self._model_name, method.name, example)
+        call = self._predict.Classify if method is CLASSIFY else self._predict.Regress
+
+        def send(seconds: float) -> Result:
+            try:
+                result = call(request, timeout=seconds).result
+            except grpc.RpcError as error:
+                raise _explain(error) from error
+            if method is REGRESS:
+                return Result(np.array([one.value for one in result.regressions]))
+            classes = [one for row in result.classifications for one in row.classes]
+            scores = np.array([one.score for one in classes], float)
+            return Result(scores, tuple(one.label for one in classes))
 
         return send
 
@@ -134,7 +196,7 @@ class RestClient:
     def __init__(self, port: int, model_name: str):
         self._port = port
         self._connection = http.client.HTTPConnection(HOST, port)
-        self._path = f"/v1/models/{quote(model_name)}:predict"
+        self._path = f"/v1/models/{quote(model_name)}"
 
     def close(self) -> None:
         """Closes the connection."""
@@ -148,26 +210,47 @@ class RestClient:
         """See `Client`."""
         body = rest_body(DEFAULT_SIGNATURE, inputs, row)
 
-        def send(seconds: float) -> np.ndarray:
-            status, answer = self._post(body, seconds)
+        def read(content: Any) -> np.ndarray:
+            return _one_output([np.asarray(content["predictions"])])
+
+        return self._prepare("predict", body, read)
+
+    def prepare_example(self, method: Method, example: bytes) -> Callable[[float], Result]:
+        """See `Client`."""
+        body = rest_examples_body(method.name, example)
+
+        def read(content: Any) -> Result:
+            (result,) = content["results"]
+            if method is REGRESS:
+                return Result(np.array([float(result)]))
+            names, scores = zip(*result, strict=True)
+            return Result(np.array(scores, float), tuple(map(str, names)))
+
+        return self._prepare(method.name, body, read)
+
+    def _prepare(
+        self, method: str, body: bytes, read: Callable[[Any], _Response]
+    ) -> Callable[[float], _Response]:
+        def send(seconds: float) -> _Response:
+            status, answer = self._post(f"{self._path}:{method}", body, seconds)
             try:
                 content = json.loads(answer)
                 if status != http.client.OK:
                     raise Refused(f"{status}: {content['error']}")
-                return _one_output([np.asarray(content["predictions"])])
+                return read(content)
             except (ValueError, KeyError, TypeError) as error:
                 raise Refused(f"{status}: {answer[:300].decode(errors='replace')}") from error
 
         return send
 
-    def _post(self, body: bytes, seconds: float) -> tuple[int, bytes]:
+    def _post(self, path: str, body: bytes, seconds: float) -> tuple[int, bytes]:
         headers = {"Content-Type": "application/json"}
         try:
             if self._connection.sock is None:
                 self._connection.timeout = seconds
                 self._connection.connect()
             self._connection.sock.settimeout(seconds)
-            self._connection.request("POST", self._path, body, headers)
+            self._connection.request("POST", path, body, headers)
             response = self._connection.getresponse()
             return response.status, response.read()
         except TimeoutError as error:

@@ -7,6 +7,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from tfx import v1 as tfx
 
 from components.serving_validator.rows import sample_rows
@@ -24,9 +25,12 @@ from ml.artifacts import (
     INFRA_BLESSED_FILE,
     INFRA_NOT_BLESSED_FILE,
     REPORT_FILE,
+    load_schema,
     serving_model_uri,
     split_files,
 )
+from ml.examples import raw_values
+from ml.tasks import REGRESSION, Task
 from storage.names import TFLITE_MODEL, WARMUP_FILE
 from storage.uris import copy_tree
 
@@ -37,8 +41,10 @@ _VERSION = "1"
 def ServingValidator(
     model: tfx.dsl.components.InputArtifact[tfx.types.standard_artifacts.Model],
     examples: tfx.dsl.components.InputArtifact[tfx.types.standard_artifacts.Examples],
+    schema: tfx.dsl.components.InputArtifact[tfx.types.standard_artifacts.Schema],
     blessing: tfx.dsl.components.OutputArtifact[tfx.types.standard_artifacts.InfraBlessing],
     model_name: tfx.dsl.components.Parameter[str],
+    task: tfx.dsl.components.Parameter[str],
     split: tfx.dsl.components.Parameter[str],
     rows: tfx.dsl.components.Parameter[int],
     tolerance: tfx.dsl.components.Parameter[float],
@@ -54,7 +60,9 @@ def ServingValidator(
     The server is `tensorflow_model_server` if it is on the path, else the embedded server. It runs
     in its own process, which ends with the node; the stock InfraValidator needs Docker or
     Kubernetes. Each format of the model has to load, and to return a prediction for every row over
-    gRPC and over REST: in time, finite, and equal to the prediction in this process.
+    gRPC and over REST: in time, finite, and equal to the prediction in this process. A format that
+    has the signatures `classify` and `regress` has to do this over the methods of these names too,
+    with the names of the classes.
 
     The server gets the unchanged files of the model and warm-up requests, which depend only on the
     model, the rows and `warmup_rows`. A blessing holds the requests, to be pushed with the model.
@@ -63,7 +71,9 @@ def ServingValidator(
       serving_validator = ServingValidator(
           model=quantizer.outputs["quantized_model"],
           examples=example_gen.outputs["examples"],
+          schema=schema_gen.outputs["schema"],
           model_name="my_model",
+          task='{"kind": "binary", "label": "tip"}',
           split="test",
           rows=200,
           tolerance=0.005,
@@ -79,14 +89,17 @@ def ServingValidator(
       model: A SavedModel with the signature `serving_default`, from serialized examples or features
         to one output of numbers, and maybe a `model.tflite` in its folder.
       examples: Raw examples.
+      schema: Their schema; each input of a signature that takes features is one of its features.
       blessing: Component `outputs` contains: `INFRA_BLESSED` or `INFRA_NOT_BLESSED` and the custom
         property `blessed`, as the stock InfraValidator writes them; where blessed, the warm-up
         requests under the path that they have in a version; `report.json`, and the server's log by
         format.
       model_name: Name to serve the model by.
+      task: JSON of what the model predicts; see `Task.to_json`.
       split: Split of the examples that requests are made of.
       rows: How many of its rows to send, at most.
-      tolerance: Largest absolute difference between a server's prediction and the model's own.
+      tolerance: Largest absolute difference between a server's prediction and the model's own; of a
+        regression in standard deviations of the labels of the rows.
       max_p50_ms: Highest median time of a request for one row, in milliseconds, over either
         protocol; 0 for no limit. Nodes that run at the same time slow it down.
       max_p99_ms: Highest 99th percentile of that; 0 for no limit.
@@ -98,7 +111,7 @@ def ServingValidator(
         none.
 
     Raises:
-      UserError: Naming the split that is missing.
+      UserError: Naming the split that is missing, or an input that is no feature of the schema.
       DataError: If the split has no rows, or a row lacks what the model needs.
     """
     limits = Limits(
@@ -109,11 +122,14 @@ def ServingValidator(
         max_memory_mb=max_memory_mb,
         timeout_seconds=timeout_seconds,
     )
-    requested = Rows(*sample_rows(split_files(examples, split), rows))
+    learned = Task.from_json(task)
+    sample, numbers = sample_rows(split_files(examples, split), rows)
+    features = [feature.name for feature in load_schema(schema).feature]
+    requested = Rows(sample, numbers, learned, _scale(learned, sample), features)
     with tempfile.TemporaryDirectory() as folder:
         candidate = os.path.join(folder, model_name, _VERSION)
         copy_tree(serving_model_uri(model), candidate)
-        warmed = write_warmup(candidate, model_name, requested.examples[:warmup_rows])
+        warmed = write_warmup(candidate, model_name, requested.examples[:warmup_rows], features)
         has_tflite = os.path.exists(os.path.join(candidate, TFLITE_MODEL))
         formats = [SAVED_MODEL_FORMAT, *([TFLITE_FORMAT] if has_tflite else [])]
         trials = {
@@ -131,6 +147,7 @@ def ServingValidator(
         "split": split,
         "rows": len(requested.numbers),
         "warmed_signatures": warmed,
+        "scale": requested.scale,
         "limits": dataclasses.asdict(limits),
         "formats": {
             model_format: dataclasses.asdict(trial) for model_format, trial in trials.items()
@@ -141,6 +158,14 @@ def ServingValidator(
     if requests and not reasons:
         files[WARMUP_FILE] = requests
     _write_blessing(blessing, report, files)
+
+
+def _scale(task: Task, sample: np.ndarray) -> float:
+    """The standard deviation of the labels of a regression, 1 if they have none; else 1."""
+    if task.kind != REGRESSION:
+        return 1.0
+    labels = task.encode(raw_values(sample, task.label))
+    return float(np.std(labels[np.isfinite(labels)])) or 1.0 if np.isfinite(labels).any() else 1.0
 
 
 def _write_blessing(blessing: Any, report: dict[str, Any], files: dict[str, bytes]) -> None:

@@ -6,7 +6,7 @@ import base64
 import json
 import os
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,7 @@ from tensorflow.core.framework import types_pb2
 from tensorflow.core.protobuf import meta_graph_pb2
 from tensorflow_serving.apis import predict_pb2
 
-from ml.parsing import can_parse, parse_examples
+from ml.parsing import can_parse, check_known, parse_examples
 from storage.errors import DataError, UserError
 from storage.tfrecords import read_records
 
@@ -51,9 +51,14 @@ def sample_rows(files: Sequence[str], count: int) -> tuple[np.ndarray, list[int]
     return np.array([row for _, row in kept], object), [number for number, _ in kept]
 
 
-def accepts_rows(signature: meta_graph_pb2.SignatureDef) -> bool:
-    """Whether serialized tf.Examples can be turned into the inputs of a signature."""
-    return _takes_examples(signature) or (
+def accepts_rows(signature: meta_graph_pb2.SignatureDef, features: Collection[str]) -> bool:
+    """Whether serialized tf.Examples can be turned into the inputs of a signature.
+
+    Args:
+      signature: The signature.
+      features: Names of the features that the schema of the examples has.
+    """
+    return _takes_examples(signature, features) or (
         bool(signature.inputs)
         and all(
             can_parse(tf.as_dtype(info.dtype))
@@ -64,26 +69,29 @@ def accepts_rows(signature: meta_graph_pb2.SignatureDef) -> bool:
     )
 
 
-def make_inputs(signature: meta_graph_pb2.SignatureDef, examples: np.ndarray) -> Inputs:
+def make_inputs(
+    signature: meta_graph_pb2.SignatureDef, examples: np.ndarray, features: Collection[str]
+) -> Inputs:
     """Turns examples into the inputs of a signature.
 
-    A signature whose only input is a string takes the serialized examples. Any other takes
-    features by name; see `parse_examples`.
+    A signature whose only input is a string, and no feature, takes the serialized examples. Any
+    other takes features by name; see `parse_examples`.
 
     Args:
       signature: The signature.
       examples: Serialized tf.Examples, bytes [batch].
+      features: Names of the features that the schema of the examples has.
 
     Returns:
       Its inputs by name, each [batch, ...].
 
     Raises:
       DataError: If an example lacks a feature that has to be there.
-      UserError: If a feature has a shape or dtype that no tf.Example holds.
+      UserError: If an input has a shape or dtype that no tf.Example holds, or is no feature.
     """
-    if _takes_examples(signature):
+    if _takes_examples(signature, features):
         return dict.fromkeys(signature.inputs, examples)
-    if not accepts_rows(signature):
+    if not accepts_rows(signature, features):
         raise UserError(
             "no example can be turned into the inputs of the signature: "
             + ", ".join(
@@ -91,6 +99,7 @@ def make_inputs(signature: meta_graph_pb2.SignatureDef, examples: np.ndarray) ->
                 for name, info in sorted(signature.inputs.items())
             )
         )
+    check_known(signature.inputs, features, "the signature")
     inputs = {
         name: (tf.as_dtype(info.dtype), _row_shape(info)) for name, info in signature.inputs.items()
     }
@@ -118,14 +127,42 @@ def rest_body(signature_name: str, inputs: Inputs, row: int) -> bytes:
     return json.dumps({"signature_name": signature_name, "instances": [instance]}).encode()
 
 
+def examples_request(kind: Any, model_name: str, signature_name: str, example: bytes) -> Any:
+    """A request to classify or to regress one row over gRPC.
+
+    Args:
+      kind: `ClassificationRequest` or `RegressionRequest`.
+      model_name: Name of the model.
+      signature_name: Name of the signature.
+      example: Serialized tf.Example.
+    """
+    request = kind()
+    request.model_spec.name = model_name
+    request.model_spec.signature_name = signature_name
+    request.input.example_list.examples.add().ParseFromString(example)
+    return request
+
+
+def rest_examples_body(signature_name: str, example: bytes) -> bytes:
+    """The body of a request to classify or to regress one row over REST."""
+    features = tf.train.Example.FromString(example).features.feature
+    row = {}
+    for name, feature in features.items():
+        if kind := feature.WhichOneof("kind"):
+            values = [_as_json(value) for value in getattr(feature, kind).value]
+            row[name] = values[0] if len(values) == 1 else values
+    return json.dumps({"signature_name": signature_name, "examples": [row]}).encode()
+
+
 def _as_json(value: Any) -> Any:
     if isinstance(value, bytes):
         return {"b64": base64.b64encode(value).decode()}
     return [_as_json(part) for part in value] if isinstance(value, list) else value
 
 
-def _takes_examples(signature: meta_graph_pb2.SignatureDef) -> bool:
-    return [info.dtype for info in signature.inputs.values()] == [types_pb2.DT_STRING]
+def _takes_examples(signature: meta_graph_pb2.SignatureDef, features: Collection[str]) -> bool:
+    dtypes = [info.dtype for info in signature.inputs.values()]
+    return dtypes == [types_pb2.DT_STRING] and not set(signature.inputs) & set(features)
 
 
 def _row_shape(info: meta_graph_pb2.TensorInfo) -> list[int]:

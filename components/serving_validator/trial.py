@@ -5,17 +5,21 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from components.serving_validator.clients import (
+    CLASSIFY,
+    REGRESS,
     Client,
     Disconnected,
     GrpcClient,
+    Method,
     Refused,
     RestClient,
+    Result,
     State,
     TimedOut,
 )
@@ -36,10 +40,13 @@ from components.serving_validator.verdict import (
 )
 from ml import progress
 from ml.predictors import load_predictor
+from ml.tasks import BINARY, Task
+from storage.names import DEFAULT_SIGNATURE
 
 SAVED_MODEL_FORMAT, TFLITE_FORMAT = "SavedModel", "TFLite"
 
 _POLL_SECONDS = 0.05
+_NAMED = 5
 # The server gives up a request this much later than this module.
 _LATER_SECONDS = 10.0
 # Time to wait for the end of a server whose connection broke.
@@ -53,10 +60,17 @@ class Rows:
     Attributes:
       examples: Serialized tf.Examples, bytes [rows].
       numbers: What to call each row in a message.
+      task: What the candidate predicts.
+      scale: What a difference of two predictions is divided by: 1 of probabilities; of a regression
+        the standard deviation of the rows' labels.
+      features: Names of the features that their schema has.
     """
 
     examples: np.ndarray
     numbers: list[int]
+    task: Task
+    scale: float
+    features: list[str]
 
 
 class Unfit(Exception):
@@ -103,16 +117,21 @@ def try_format(
         requester = _Requester(server, grpc_client, rest_client, limits.timeout_seconds)
         requester.run(model_format, rows)
     trial = requester.trial
-    for protocol, predictions in requester.predictions.items():
-        trial.reasons += non_finite_predictions(protocol, predictions, rows.numbers)
+    for request, predictions in requester.predictions.items():
+        trial.reasons += non_finite_predictions(request, predictions, rows.numbers)
     if not trial.reasons:
         # Row by row, like the requests: rounding may depend on the size of a batch. Last, because a
         # model that crashes or hangs would do so here too.
         model = load_predictor(version_dir, prefer_tflite=model_format == TFLITE_FORMAT)
         own = [model.predict(rows.examples[i : i + 1]) for i in range(len(rows.examples))]
-        for protocol, predictions in requester.predictions.items():
-            difference, lines = compare(protocol, predictions, own, rows.numbers, limits.tolerance)
-            trial.protocols[protocol].largest_difference = difference
+        tolerance = limits.tolerance * rows.scale
+        for request, predictions in requester.predictions.items():
+            expected = own
+            if CLASSIFY.name in request and rows.task.kind == BINARY:
+                expected = [np.array([1 - p, p]) for p in (float(one.ravel()[0]) for one in own)]
+            difference, lines = compare(request, predictions, expected, rows.numbers, tolerance)
+            if request in trial.protocols:
+                trial.protocols[request].largest_difference = difference
             trial.reasons += lines
     trial.reasons += unmet_limits(trial, limits)
     trial.reasons = [f"{model_format}: {reason}" for reason in trial.reasons]
@@ -146,12 +165,16 @@ class _Requester:
         try:
             self.trial.startup_seconds = self._wait_until_ready()
             with self._explain("its signatures"):
-                signature = self._grpc.signature(self._timeout)
-            inputs = make_inputs(signature, rows.examples)
+                signatures = self._grpc.signatures(self._timeout)
+            inputs = make_inputs(signatures[DEFAULT_SIGNATURE], rows.examples, rows.features)
+            methods = [method for method in (CLASSIFY, REGRESS) if method.name in signatures]
+            self.trial.methods = ["predict", *(method.name for method in methods)]
             for protocol, client in (("gRPC", self._grpc), ("REST", self._rest)):
                 progress.report(f"{model_format}: {len(rows.numbers)} rows over {protocol}")
                 try:
                     self._request(protocol, client, inputs, rows.numbers)
+                    for method in methods:
+                        self._request_method(protocol, client, method, rows)
                 except Refused as error:
                     self.trial.reasons.append(str(error))
             if ending := self._server.ending():
@@ -188,6 +211,23 @@ class _Requester:
         self.trial.protocols[protocol] = Protocol(float(p50), float(p99))
         self.predictions[protocol] = predictions
 
+    def _request_method(self, protocol: str, client: Client, method: Method, rows: Rows) -> None:
+        """Classifies or regresses every row; how long that takes is not measured."""
+        request = f"{protocol} ({method.name})"
+        results: list[Result] = []
+        for example, number in zip(rows.examples, rows.numbers, strict=True):
+            send = client.prepare_example(method, example)
+            with self._explain(f"row {number} over {request}"):
+                results.append(send(self._timeout))
+        expected = rows.task.class_names if method is CLASSIFY else ()
+        for result, number in zip(results, rows.numbers, strict=True):
+            if result.classes != expected:
+                raise Refused(
+                    f"row {number} over {request}: the classes are {_show(result.classes)}; "
+                    f"{_show(expected)} are expected"
+                )
+        self.predictions[request] = [result.values for result in results]
+
     @contextlib.contextmanager
     def _explain(self, request: str) -> Iterator[None]:
         """Names the request that failed, and how the server ended if it did."""
@@ -202,3 +242,7 @@ class _Requester:
             ending = self._server.ending(_ENDING_SECONDS)
             reason = ending or f"the server broke the connection: {error}"
             raise Unfit(f"{request}: {reason}") from error
+
+
+def _show(classes: Sequence[str]) -> str:
+    return ", ".join(classes[:_NAMED]) + (", …" if len(classes) > _NAMED else "")

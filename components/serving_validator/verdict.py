@@ -12,7 +12,8 @@ class Limits:
     """The limits of a candidate on a server; 0 for no limit.
 
     Attributes:
-      tolerance: Largest absolute difference from the model's own predictions.
+      tolerance: Largest absolute difference from the model's own predictions; of a regression in
+        standard deviations of the label.
       max_p50_ms: Highest median time of a request, in milliseconds.
       max_p99_ms: Highest 99th percentile of that.
       max_startup_seconds: Longest time until the server is ready.
@@ -53,12 +54,15 @@ class Trial:
       startup_seconds: Time until the server was ready; None if it never was.
       memory_mb: Peak of the server's resident memory, in MB; None if the server ended early.
       protocols: Measurements of each protocol over which every row got a prediction.
+      methods: The methods that were requested: predict, and of classify and regress those that the
+        format has.
     """
 
     reasons: list[str] = field(default_factory=list)
     startup_seconds: float | None = None
     memory_mb: float | None = None
     protocols: dict[str, Protocol] = field(default_factory=dict)
+    methods: list[str] = field(default_factory=list)
 
 
 def non_finite_predictions(

@@ -7,6 +7,7 @@ its signature or one of its inputs.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +25,9 @@ from storage.names import SAVED_MODEL, TFLITE_MODEL, WARMUP_FILE
 MAX_WARMUP_RECORDS = 1000
 
 
-def write_warmup(folder: str, model_name: str, examples: np.ndarray) -> list[str]:
+def write_warmup(
+    folder: str, model_name: str, examples: np.ndarray, features: Collection[str]
+) -> list[str]:
     """Adds warm-up requests to a model that has none, and changes nothing else.
 
     Each signature that every format has with the same inputs gets requests. With a `model.tflite`,
@@ -37,6 +40,7 @@ def write_warmup(folder: str, model_name: str, examples: np.ndarray) -> list[str
       model_name: Name of the model in the requests.
       examples: Serialized tf.Examples, bytes [rows]; each goes to each signature, as far as
         TensorFlow Serving takes so many requests.
+      features: Names of the features that the schema of the examples has.
 
     Returns:
       Names of the signatures that get requests; none if the model cannot be read, which the server
@@ -44,16 +48,17 @@ def write_warmup(folder: str, model_name: str, examples: np.ndarray) -> list[str
 
     Raises:
       DataError: If an example lacks a feature that has to be there.
+      UserError: If a signature has an input that is no feature.
     """
     path = Path(folder) / WARMUP_FILE
-    signatures = {} if path.exists() else _common_signatures(folder)
+    signatures = {} if path.exists() else _common_signatures(folder, features)
     if not signatures or not len(examples):
         return []
     path.parent.mkdir(exist_ok=True)
     with tf.io.TFRecordWriter(str(path)) as writer:
         for name, signature in sorted(signatures.items()):
             rows = examples[: MAX_WARMUP_RECORDS // len(signatures)]
-            inputs = make_inputs(signature, rows)
+            inputs = make_inputs(signature, rows, features)
             for row in range(len(rows)):
                 log = prediction_log_pb2.PredictionLog()
                 log.predict_log.request.CopyFrom(predict_request(model_name, name, inputs, row))
@@ -61,12 +66,12 @@ def write_warmup(folder: str, model_name: str, examples: np.ndarray) -> list[str
     return sorted(signatures)
 
 
-def _common_signatures(folder: str) -> Signatures:
+def _common_signatures(folder: str, features: Collection[str]) -> Signatures:
     """The signatures that take rows and that each format has with the same inputs."""
     signatures = {
         name: signature
         for name, signature in _read_signatures(folder).items()
-        if signature.method_name and accepts_rows(signature)
+        if signature.method_name and accepts_rows(signature, features)
     }
     path = Path(folder) / TFLITE_MODEL
     if not path.exists():

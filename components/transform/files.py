@@ -17,8 +17,9 @@ from ml.example_columns import feature_type
 from storage.tfrecords import open_records, read_records
 
 _BATCH_ROWS = 65_536  # More than the rows of a file of SpanExampleGen.
-# A column with the name of the file to write; TFT passes it through.
-FILE = "_file"
+# A column with the name of the file to write; TFT passes it through. No column of the data has a
+# line break in its name.
+FILE = "file\n"
 
 
 def read_batches(pipeline: beam.Pipeline, label: str, files: list[str], source: tfxio.TFXIO) -> Any:

@@ -12,6 +12,7 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from ml.tasks import Task
 from orchestration.backtest.months import DECIDED, Month, State
 from orchestration.local.helper_process import Helper, HelperError
 from orchestration.local.history import RunRecord, list_runs
@@ -37,8 +38,8 @@ class Backtest:
       run_keys: Identifies data, configuration and code of each month; oldest first.
       run_month: Runs the pipeline as of a month.
       served: Function for version and run key of the served model; None if nothing is served.
-      baseline: Import path of the baseline, which returns an AUC, and its arguments by month.
-      label: Name of the label.
+      baseline: Import path of the baseline, which returns its score, and its arguments by month.
+      task: The task of the model.
       prepare: Called before each run; starts the fork server.
       say: Called with each line of progress.
     """
@@ -49,7 +50,7 @@ class Backtest:
     run_month: Callable[[int], RunRecord]
     served: Callable[[], tuple[int, str] | None]
     baseline: tuple[str, Mapping[int, tuple[Any, ...]]]
-    label: str
+    task: Task
     prepare: Callable[[], None]
     say: Callable[[str], None]
 
@@ -65,7 +66,7 @@ class Backtest:
         """Runs the months that were not run before.
 
         Args:
-          known_baselines: AUCs of the baseline by its arguments; added to.
+          known_baselines: scores of the baseline by its arguments; added to.
 
         Returns:
           The results by month, up to the first failed run.
@@ -90,8 +91,8 @@ class Backtest:
                         return [*state.months, found]
                     state.months.append(found)
                     state.write(self.directory.backtest)
-                if (auc := state.months[number - 1].baseline_auc) is not None:
-                    known_baselines[arguments] = auc
+                if (score := state.months[number - 1].baseline_score) is not None:
+                    known_baselines[arguments] = score
         return state.months[: len(wanted)]
 
     def _read(self) -> State:
@@ -153,7 +154,7 @@ class Backtest:
                     baseline = helper.result()
                 except HelperError as error:  # Data that the gate stopped may be unusable here too.
                     self.say(f"no baseline for {month}: {error}")
-            return dataclasses.replace(found, baseline_auc=baseline, **measured)
+            return dataclasses.replace(found, baseline_score=baseline, **measured)
         finally:
             if helper:
                 helper.stop()
@@ -162,7 +163,7 @@ class Backtest:
         pushed = [month for month in before if month.outcome == Outcome.PUSHED]
         first = (pushed[0].version, pushed[0].run_id) if pushed else None
         files = (str(self.directory.metadata), str(self.directory.metadata_lock))
-        measuring = Helper(_MEASURE, (*files, record.run_id, first, self.label), log)
+        measuring = Helper(_MEASURE, (*files, record.run_id, first, self.task.to_json()), log)
         try:
             return dataclasses.asdict(measuring.result())
         finally:

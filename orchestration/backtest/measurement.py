@@ -1,4 +1,4 @@
-"""Measures a finished run: AUCs and drift.
+"""Measures a finished run: scores, which are values of the headline metric, and drift.
 
 It runs in a process that has TFX imported; see `local.helper_process`.
 """
@@ -9,7 +9,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import tensorflow as tf
-from sklearn.metrics import roc_auc_score
 from tfx import v1 as tfx
 
 from components.evaluator.results import OVERALL, read_baseline_metrics, read_metrics
@@ -21,7 +20,10 @@ from ml.artifacts import (
     split_files,
 )
 from ml.comparisons import nearest_drift
+from ml.examples import raw_values
 from ml.predictors import load_predictor
+from ml.scores import headline
+from ml.tasks import Task
 from orchestration.local import tfx_internals
 from storage.errors import DataError
 from storage.tfrecords import read_records
@@ -35,23 +37,23 @@ class Measurement:
     """The measurements of a run on the month that it was evaluated on.
 
     Attributes:
-      new_auc: AUC of the run's model; None without one.
+      new_score: score of the run's model; None without one.
       served_version: The version that was served; None if there was none.
-      served_auc: AUC of that version, computed here if the run did not reach the Evaluator.
-      first_auc: AUC of the version `first`; None without one.
+      served_score: score of that version, computed here if the run did not reach the Evaluator.
+      first_score: score of the version `first`; None without one.
       drift: Feature, drift and limit of the feature nearest to its limit, against the training data
         of the served model; None if nothing was served.
     """
 
-    new_auc: float | None
+    new_score: float | None
     served_version: int | None
-    served_auc: float | None
-    first_auc: float | None
+    served_score: float | None
+    first_score: float | None
     drift: tuple[str, float, float] | None
 
 
 def measure(
-    metadata_path: str, lock_path: str, run_id: str, first: tuple[int, str] | None, label: str
+    metadata_path: str, lock_path: str, run_id: str, first: tuple[int, str] | None, task: str
 ) -> Measurement:
     """Reads the measurements of a run, and computes missing ones.
 
@@ -60,7 +62,7 @@ def measure(
       lock_path: Lock file of ML Metadata.
       run_id: The run.
       first: A version that is evaluated on the same month, and the run that pushed it, or None.
-      label: Name of the label.
+      task: JSON of the task of the model.
 
     Returns:
       The measurements, on its split `test`.
@@ -71,45 +73,44 @@ def measure(
         found = tfx_internals.find_executions(store, run_id)
         return {name: tfx_internals.read_outputs(store, found[name]) for name in found}
 
+    learned = Task.from_json(task)
     run = outputs(run_id)
     served = run["ServedModel"]
     served_version = served["model"].get_int_custom_property("version") or None
-    new_auc = served_auc = first_auc = None
+    new_score = served_score = first_score = None
     if "Evaluator" in run:
         uri = run["Evaluator"]["evaluation"].uri
-        new_auc = read_metrics(uri)[OVERALL]["auc"]
-        served_auc = read_baseline_metrics(uri).get(OVERALL, {}).get("auc")
+        new_score = read_metrics(uri)[OVERALL].get(learned.headline.name)
+        served_score = read_baseline_metrics(uri).get(OVERALL, {}).get(learned.headline.name)
     examples = run["SpanExampleGen"]["examples"]
-    if served_auc is None and has_serving_model(served["model"]):
-        served_auc = _auc(serving_model_uri(served["model"]), examples, label)
+    if served_score is None and has_serving_model(served["model"]):
+        served_score = _score(serving_model_uri(served["model"]), examples, learned)
     if first and first[0] == served_version:
-        first_auc = served_auc
+        first_score = served_score
     elif first:
         # Not from the Serving directory, which deletes old versions.
         model = outputs(first[1])["Quantizer"]["quantized_model"]
-        first_auc = _auc(serving_model_uri(model), examples, label)
-    return Measurement(new_auc, served_version, served_auc, first_auc, _drift(run))
+        first_score = _score(serving_model_uri(model), examples, learned)
+    return Measurement(new_score, served_version, served_score, first_score, _drift(run))
 
 
-def _auc(model_uri: str, examples: tfx.dsl.Artifact, label: str) -> float | None:
-    """AUC of a model, in the Evaluator's format, on the split `test`.
+def _score(model_uri: str, examples: tfx.dsl.Artifact, task: Task) -> float | None:
+    """The headline metric of a model, in the Evaluator's format, on the split `test`.
 
-    None if the model cannot read the rows, or the labels are not 0 and 1.
+    None if the model cannot read the rows, or a row has no label of the task.
     """
     model = load_predictor(model_uri)
-    spec = {label: tf.io.FixedLenFeature([], tf.int64, default_value=-1)}
-    files = split_files(examples, _TEST)
     predictions, labels = [], []
-    for batch in read_records(files).batch(_BATCH_ROWS):
+    for batch in read_records(split_files(examples, _TEST)).batch(_BATCH_ROWS):
         rows = batch.numpy()
         try:
-            predictions.append(model.predict(rows)[:, 0])
-            labels.append(tf.io.parse_example(rows, spec)[label].numpy())
+            predictions.append(model.predict(rows))
+            labels.append(task.encode(raw_values(rows, task.label)))
         except (DataError, tf.errors.InvalidArgumentError):
             return None
-    if not labels or set(np.concatenate(labels)) != {0, 1}:
+    if not labels or not np.isfinite(np.concatenate(labels)).all():
         return None
-    return float(roc_auc_score(np.concatenate(labels), np.concatenate(predictions)))
+    return headline(task, np.concatenate(labels), np.concatenate(predictions))
 
 
 def _drift(run: dict[str, dict[str, tfx.dsl.Artifact]]) -> tuple[str, float, float] | None:

@@ -17,12 +17,12 @@ from storage.errors import UserError
 
 # Outcomes of completed runs.
 DECIDED = (Outcome.PUSHED, Outcome.NOTHING_NEW, Outcome.NOT_BLESSED, Outcome.STOPPED_BY_GATE)
-# AUC fields of a month, with their names.
-AUCS = {
-    "new_auc": "new model",
-    "served_auc": "served model",
-    "first_auc": "without retraining",
-    "baseline_auc": "gradient boosting",
+# Fields of a month with a score, the value of the task's headline metric; and their names.
+SCORES = {
+    "new_score": "new model",
+    "served_score": "served model",
+    "first_score": "without retraining",
+    "baseline_score": "gradient boosting",
 }
 
 
@@ -37,11 +37,11 @@ class Month:
       version: The version that it pushed, or None.
       reasons: Reasons for the outcome, in lines for a person.
       seconds: Duration of the run.
-      new_auc: AUC of its model on the month; None without one.
+      new_score: score of its model on the month; None without one.
       served_version: The version that was served on the month; None if there was none.
-      served_auc: AUC of that version.
-      first_auc: AUC of the first pushed version, which would still be served without retraining.
-      baseline_auc: AUC of the model's baseline; None if it failed.
+      served_score: score of that version.
+      first_score: score of the first pushed version, which would be served without retraining.
+      baseline_score: score of the model's baseline; None if it failed.
       drift: Feature, drift and limit of the feature nearest to its limit.
     """
 
@@ -51,11 +51,11 @@ class Month:
     version: int | None = None
     reasons: tuple[str, ...] = ()
     seconds: float = 0.0
-    new_auc: float | None = None
+    new_score: float | None = None
     served_version: int | None = None
-    served_auc: float | None = None
-    first_auc: float | None = None
-    baseline_auc: float | None = None
+    served_score: float | None = None
+    first_score: float | None = None
+    baseline_score: float | None = None
     drift: tuple[str, float, float] | None = None
 
     @property
@@ -71,10 +71,10 @@ class Month:
         return "\n".join([self.outcome, *self.reasons])
 
 
-def mean_aucs(months: Iterable[Month]) -> dict[str, float]:
-    """The mean of each AUC over the months that have all of them; empty if none has."""
-    whole = [m for m in months if all(getattr(m, key) is not None for key in AUCS)]
-    return {key: sum(getattr(m, key) for m in whole) / len(whole) for key in AUCS if whole}
+def mean_scores(months: Iterable[Month]) -> dict[str, float]:
+    """The mean of each score over the months that have all of them; empty if none has."""
+    whole = [m for m in months if all(getattr(m, key) is not None for key in SCORES)]
+    return {key: sum(getattr(m, key) for m in whole) / len(whole) for key in SCORES if whole}
 
 
 @dataclass(frozen=True)

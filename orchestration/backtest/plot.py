@@ -1,4 +1,4 @@
-"""Draws backtests: AUC by month above; drift and outcomes below."""
+"""Draws backtests: the headline metric by month above; drift and outcomes below."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import PercentFormatter
 
+from ml.tasks import Metric
 from orchestration.backtest.months import Month
 from orchestration.outcome import Outcome
 
@@ -20,9 +21,9 @@ _COLORS = ("#1f6feb", "#d9480f", "#2b8a3e", "#862e9c", "#c2255c", "#0b7285")
 _BASELINE_COLOR = "#868e96"
 # By field: label, line style, color if there is only one backtest, marker.
 _LINES = {
-    "new_auc": ("new model", "-", "#1f6feb", "o"),
-    "served_auc": ("served model", "--", "#2b8a3e", "s"),
-    "first_auc": ("first model, never retrained", ":", "#d9480f", "v"),
+    "new_score": ("new model", "-", "#1f6feb", "o"),
+    "served_score": ("served model", "--", "#2b8a3e", "s"),
+    "first_score": ("first model, never retrained", ":", "#d9480f", "v"),
 }
 _BASELINE = ("gradient boosting", "-.", _BASELINE_COLOR, "D")
 _SHORT = {
@@ -33,14 +34,15 @@ _SHORT = {
 }
 
 
-def draw(backtests: Mapping[str, Sequence[Month]], path: Path) -> None:
+def draw(backtests: Mapping[str, Sequence[Month]], path: Path, metric: Metric) -> None:
     """Draws backtests of the same months, some maybe incomplete, into a PNG file."""
     months = sorted({row.month for rows in backtests.values() for row in rows})
     place = {month: number for number, month in enumerate(months)}
     figure = Figure(figsize=(max(8.0, 1.3 * len(months) + 1.5), 7.0), layout="constrained")
     FigureCanvasAgg(figure)
     above, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1.2))
-    _draw_aucs(above, backtests, place)
+    _draw_scores(above, backtests, place)
+    above.set_ylabel(metric.title + ("" if metric.direction == 1 else " (lower is better)"))
     _draw_drift(below, backtests, place)
     below.set_xticks(range(len(months)), [_date(m) for m in months])
     below.set_xlabel("span of the evaluation")
@@ -60,24 +62,25 @@ def _date(span: int) -> str:
     return "-".join([digits[:4], *(digits[i : i + 2] for i in range(4, len(digits), 2))])
 
 
-def _draw_aucs(axes: Axes, backtests: Mapping[str, Sequence[Month]], place: dict[int, int]) -> None:
+def _draw_scores(
+    axes: Axes, backtests: Mapping[str, Sequence[Month]], place: dict[int, int]
+) -> None:
     several = len(backtests) > 1
     baselines: dict[int, float] = {}
     for color, rows in zip(_cycle(len(backtests)), backtests.values(), strict=True):
         for key, (_, style, own, marker) in _LINES.items():
             # A month without a value is a gap in the line.
-            aucs = [nan if (auc := getattr(row, key)) is None else auc for row in rows]
-            points = list(zip((place[row.month] for row in rows), aucs, strict=True))
+            scores = [nan if (score := getattr(row, key)) is None else score for row in rows]
+            points = list(zip((place[row.month] for row in rows), scores, strict=True))
             shown = color if several else own
             axes.plot(*_columns(points), style, color=shown, marker=marker, markersize=5)
-            if key == "new_auc":
+            if key == "new_score":
                 held = [p for p, r in zip(points, rows, strict=True) if r.outcome != Outcome.PUSHED]
                 axes.plot(*_columns(held), "o", color="white", markeredgecolor=shown, markersize=9)
-        baselines |= {r.month: r.baseline_auc for r in rows if r.baseline_auc is not None}
+        baselines |= {r.month: r.baseline_score for r in rows if r.baseline_score is not None}
     _, style, color, marker = _BASELINE
-    points = [(place[month], auc) for month, auc in sorted(baselines.items())]
+    points = [(place[month], score) for month, score in sorted(baselines.items())]
     axes.plot(*_columns(points), style, color=color, marker=marker, markersize=4)
-    axes.set_ylabel("AUC")
     axes.grid(axis="y", color="#e9ecef")
     handles = [
         axes.plot([], [], style, color="#495057" if several else own, marker=marker)[0]
@@ -86,7 +89,7 @@ def _draw_aucs(axes: Axes, backtests: Mapping[str, Sequence[Month]], place: dict
     handles.append(axes.plot([], [], style, color=color, marker=marker)[0])
     labels = [*(line[0] for line in _LINES.values()), _BASELINE[0]]
     if any(
-        r.new_auc is not None and r.outcome != Outcome.PUSHED
+        r.new_score is not None and r.outcome != Outcome.PUSHED
         for rows in backtests.values()
         for r in rows
     ):

@@ -113,7 +113,7 @@ def _make(
                 for m, each in data.items()
             },
         ),
-        label=model.task.label,
+        task=model.task,
         prepare=lambda: begin(directory.logs("backtest"), console, "backtest.log"),
         say=lambda text: console.print(Text(f"\n{text}", "bold")),
     )
@@ -134,12 +134,13 @@ def run_backtests(
     found = {backtest.name: backtest.run(baselines) for backtest in backtests}
     from orchestration.backtest.plot import draw
 
+    metric = backtests[0].task.headline
     table, plot = directory.root / "backtest.csv", directory.root / "backtest.png"
     report.write_csv(found, table)
-    draw(found, plot)
+    draw(found, plot, metric)
     console.print()
-    print_table(report.make_table(found), console)
-    for line in report.conclusion(found):
+    print_table(report.make_table(found, metric), console)
+    for line in report.conclusion(found, metric):
         console.print(Text(line), soft_wrap=True)
     console.print(Text(f"Written to {table} and {plot}"), soft_wrap=True)
     decided = all(month.is_decided for months in found.values() for month in months)

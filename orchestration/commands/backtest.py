@@ -9,6 +9,7 @@ import click
 from orchestration.commands.options import (
     config_options,
     epilog,
+    output_of,
     output_option,
     read_config,
     settings_of,
@@ -65,7 +66,6 @@ def backtest(
     """
     from orchestration.backtest.settings import make_backtests, run_backtests
     from orchestration.commands.ending import finish
-    from orchestration.local.output_directory import OutputDirectory
     from terminal.tables import open_console
 
     source = read_config(config_path, settings).data.source
@@ -80,7 +80,7 @@ def backtest(
         raise click.UsageError(f"--from {first} comes after --to {last}")
     given = settings_of(None, window, settings)
     console = open_console()
-    directory = OutputDirectory(output.resolve())
+    directory = output_of(read_config(config_path, given), output)
     with usage_errors():
         backtests = make_backtests(directory, config_path, given, variants, months, console)
     finish(

@@ -21,16 +21,19 @@ _EPILOG = epilog(
 @click.command(epilog=_EPILOG)
 @click.argument("version", type=int, required=False)
 @output_option()
-@click.option("--model", metavar="NAME", help="Name of the model; needed if there are several.")
+@click.option(
+    "--model",
+    metavar="NAME",
+    help="Model, by its folder or its name for servers; needed if there are several.",
+)
 def lineage(version: int | None, output: Path, model: str | None) -> None:
     """Prints the lineage of a version, back to spans, schema, parameters and code.
 
     The default VERSION is the served one.
     """
     from orchestration.local.lineage import trace
-    from orchestration.local.output_directory import OutputDirectory
     from terminal.tables import standard_output
 
     with click_errors():
-        tree = trace(OutputDirectory(output.resolve()), version, model)
+        tree = trace(output.resolve(), version, model)
     standard_output().print(tree)

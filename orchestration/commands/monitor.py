@@ -11,6 +11,7 @@ import click
 from orchestration.commands.options import (
     config_options,
     epilog,
+    output_of,
     output_option,
     read_config,
 )
@@ -72,11 +73,10 @@ def monitor(
         raise click.UsageError("--since must be before --until")
     from orchestration.commands.ending import finish
     from orchestration.local import monitoring
-    from orchestration.local.output_directory import OutputDirectory
     from terminal.tables import open_console
 
     console = open_console()
-    directory = OutputDirectory(output.resolve())
+    directory = output_of(config, output)
     selection = monitoring.Selection(**selected)
     finish(
         console,

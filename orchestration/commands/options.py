@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, cast
 
 import click
 
@@ -14,6 +15,7 @@ from orchestration.outcome import USAGE_STATUS, Outcome
 from storage.errors import UserError
 
 if TYPE_CHECKING:
+    from orchestration.local.output_directory import OutputDirectory
     from pipeline.config import Config
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -51,14 +53,45 @@ def together(*options: Callable[[Command], Command]) -> Callable[[Command], Comm
     return decorate
 
 
-config_options = together(config_option, set_option)
-# Options of a run.
-run_options = together(
-    click.option("--as-of", type=int, help="Span to evaluate on, as YYYYMM. Default: the newest."),
-    window_option,
-    output_option(),
-    config_options,
+def model_option(command: Command) -> Command:
+    """The option `--model`, which the command gets as the last of its `settings`."""
+
+    @click.option("--model", metavar="NAME", help="Model, by its folder. Default: the default one.")
+    @functools.wraps(command)
+    def with_model(
+        *args: Any, model: str | None, settings: tuple[str, ...], **options: Any
+    ) -> object:
+        named_model(model, settings)
+        given = (*settings, f"model={model}") if model is not None else settings
+        return command(*args, settings=given, **options)
+
+    return cast(Command, with_model)
+
+
+def named_model(model: str | None, settings: Iterable[str]) -> str | None:
+    """The model that `--model` or `--set model=NAME` names; None if neither does.
+
+    Raises:
+      click.UsageError: If they name different models.
+
+    Examples:
+      >>> named_model(None, ["training.epochs=3", "model=penguins"])
+      'penguins'
+    """
+    pairs = [[part.strip() for part in setting.partition("=")] for setting in settings]
+    for key, _, other in pairs:
+        if key == "model" and model is not None and other != model:
+            raise click.UsageError(f"--model {model} and --set model={other} contradict each other")
+    return next((name for key, _, name in reversed(pairs) if key == "model"), model)
+
+
+# `model_option` is the last decorator that is applied, so it needs the options that it changes.
+config_options = together(model_option, config_option, set_option)
+as_of_option = click.option(
+    "--as-of", type=int, help="Span to evaluate on, as YYYYMM. Default: the newest."
 )
+# Options of a run.
+run_options = together(as_of_option, window_option, output_option(), config_options)
 
 
 def settings_of(as_of: int | None, window: int | None, settings: Iterable[str]) -> list[str]:
@@ -78,6 +111,13 @@ def read_config(config_path: str | None, settings: Iterable[str]) -> Config:
 
     with usage_errors():
         return load_config(config_path, settings)
+
+
+def output_of(config: Config, output: Path) -> OutputDirectory:
+    """The directory of the runs of a configuration's model, in an output directory."""
+    from orchestration.local.model_directories import find_directory
+
+    return find_directory(output.resolve(), config.model, config.model_name)
 
 
 @contextmanager

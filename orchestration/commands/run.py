@@ -8,6 +8,7 @@ import click
 
 from orchestration.commands.options import (
     epilog,
+    output_of,
     read_config,
     run_options,
     settings_of,
@@ -47,11 +48,10 @@ def run(
     config = read_config(config_path, settings_of(as_of, window, settings))
     from orchestration.commands.ending import finish
     from orchestration.local import run as local_run
-    from orchestration.local.output_directory import OutputDirectory
     from terminal.tables import open_console
 
     console = open_console()
-    directory = OutputDirectory(output.resolve())
+    directory = output_of(config, output)
     finish(
         console,
         lambda: local_run.run(config, directory, console, run_id=run_id, use_cache=not no_cache),

@@ -12,12 +12,18 @@ from typing import Any
 import click
 
 from orchestration.commands.options import (
+    as_of_option,
     click_errors,
+    config_option,
     epilog,
+    named_model,
+    output_option,
     read_config,
-    run_options,
+    set_option,
     settings_of,
+    together,
     usage_errors,
+    window_option,
 )
 from orchestration.outcome import Outcome
 
@@ -27,6 +33,7 @@ _EPILOG = epilog(
         'python local_runner.py schedule --cron "0 6 * * *"',
         'python local_runner.py schedule --cron "*/10 * * * *" --webhook https://example.com/hook',
         'python local_runner.py schedule --once --config my.toml --notify "python notify.py"',
+        'python local_runner.py schedule --cron "0 6 * * *" --model my_model --model other',
     ],
     Outcome.PUSHED,
     Outcome.NOTHING_NEW,
@@ -54,7 +61,17 @@ class _Seconds(click.FloatRange):
 
 
 @click.command(epilog=_EPILOG)
-@run_options
+@together(
+    click.option(
+        "--model",
+        "models",
+        multiple=True,
+        metavar="NAME",
+        help="Model, by its folder; may be given again. Default: the default one.",
+    ),
+    click.option("--all-models", is_flag=True, help="All models below models/."),
+    *(as_of_option, window_option, output_option(), config_option, set_option),
+)
 @click.option("--cron", "expression", metavar="EXPRESSION", help="When to check, as in a crontab.")
 @click.option("--timezone", default="", help="Time zone of the expression. Default: the machine's.")
 @click.option("--once", is_flag=True, help="Check once, now; for cron or a systemd timer.")
@@ -90,6 +107,8 @@ class _Seconds(click.FloatRange):
     help="Address to post each outcome to, as JSON. Default: FLIGHTDECK_WEBHOOK.",
 )
 def schedule(
+    models: tuple[str, ...],
+    all_models: bool,
     as_of: int | None,
     window: int | None,
     output: Path,
@@ -104,58 +123,122 @@ def schedule(
     notify: str,
     webhook: str,
 ) -> None:
-    """Retrains when there is new data, another configuration or code, or a drift alarm."""
+    """Retrains when there is new data, another configuration or code, or a drift alarm.
+
+    Several models have one run at a time; one that is held up holds up no other.
+    """
     if not (once or expression):
         raise click.UsageError("--cron EXPRESSION or --once is needed")
     if webhook and not webhook.startswith(("http://", "https://")):
         raise click.BadParameter(
             "an address http://… or https://… is expected", param_hint="--webhook"
         )
-    given = settings_of(as_of, window, settings)
-    read_config(config_path, given)
     with usage_errors():
         shlex.split(notify)
-    from orchestration.local.output_directory import OutputDirectory
+    given = settings_of(as_of, window, settings)
+    configs = _read_configs(config_path, given, models, all_models)
+    from orchestration.local.model_directories import find_directory
     from orchestration.local.situation import Situation, prepare
+    from orchestration.schedule import several
     from orchestration.schedule.clock import SystemClock
     from orchestration.schedule.decision import Backoff
     from orchestration.schedule.hooks import Hooks
     from orchestration.schedule.schedule import Schedule
+    from orchestration.schedule.turn import Turn
     from pipeline.config import load_config
     from terminal.tables import open_console
 
-    console = open_console()
-    directory = OutputDirectory(output.resolve())
+    console, clock, turn = open_console(), SystemClock(), Turn()
 
-    def look() -> Situation:
-        return prepare(load_config(config_path, given), directory).situation
+    def make_schedule(model: str, model_name: str) -> Schedule:
+        # The model is the same one as long as this goes on, whichever becomes the default one.
+        own = [*given, f"model={model}"]
+        directory = find_directory(output.resolve(), model, model_name)
 
-    def command(run_id: str, afresh: bool) -> list[str]:
-        options = [f"--output={directory.root}", f"--run-id={run_id}"]
-        options += [f"--config={config_path}"] if config_path else []
-        options += [f"--set={setting}" for setting in given]
-        options += ["--no-cache"] if afresh else []
-        return [sys.executable, str(_RUNNER), "run", *options]
+        def look() -> Situation:
+            return prepare(load_config(config_path, own), directory).situation
 
-    def say(text: str) -> None:
-        time = "" if once else f"{datetime.now().astimezone():%Y-%m-%d %H:%M:%S %Z} "
-        console.print(time + text, soft_wrap=True)
+        def command(run_id: str, afresh: bool) -> list[str]:
+            options = [f"--output={output.resolve()}", f"--run-id={run_id}"]
+            options += [f"--config={config_path}"] if config_path else []
+            options += [f"--set={setting}" for setting in own]
+            options += ["--no-cache"] if afresh else []
+            return [sys.executable, str(_RUNNER), "run", *options]
 
-    scheduled = Schedule(
-        directory=directory,
-        look=look,
-        command=command,
-        say=say,
-        clock=SystemClock(),
-        backoff=Backoff(retries, backoff_seconds),
-        settle_seconds=settle_seconds,
-        hooks=Hooks(notify, webhook),
-    )
+        def say(text: str) -> None:
+            time = "" if once else f"{datetime.now().astimezone():%Y-%m-%d %H:%M:%S %Z} "
+            name = f"{model}: " if len(configs) > 1 else ""
+            console.print(time + name + text, soft_wrap=True)
+
+        return Schedule(
+            directory=directory,
+            look=look,
+            command=command,
+            say=say,
+            clock=clock,
+            backoff=Backoff(retries, backoff_seconds),
+            settle_seconds=settle_seconds,
+            hooks=Hooks(notify, webhook),
+            turn=turn,
+        )
+
+    schedules = [make_schedule(*one) for one in configs.items()]
     if not expression or once:
-        sys.exit(scheduled.fire().exit_status)
+        sys.exit(several.fire(schedules).exit_status)
     from orchestration.schedule.cron import Cron  # Here, because --once has to be quick.
 
     with usage_errors():
         cron = Cron(expression, timezone)
     with click_errors():
-        scheduled.keep_firing(cron)
+        if len(schedules) == 1:
+            schedules[0].keep_firing(cron)
+        else:
+            several.keep_firing(schedules, cron)
+
+
+def _read_configs(
+    config_path: str | None, settings: list[str], models: tuple[str, ...], all_models: bool
+) -> dict[str, str]:
+    """The models to schedule, and the name of each in the Serving directory.
+
+    That is "" for a model whose configuration is broken, which stops no other.
+
+    Raises:
+      click.UsageError: If there is no such model, none can be used, or two have the same name.
+    """
+    from pipeline.config import load_config
+    from pipeline.layers import ConfigError
+    from pipeline.model_folders import check_model, model_names
+
+    if models and all_models:
+        raise click.UsageError("--model and --all-models exclude each other")
+    wanted = list(dict.fromkeys(models or (model_names() if all_models else ())))
+    for model in wanted:
+        named_model(model, settings)
+        with usage_errors():
+            check_model(model, "--model")
+    if all_models and not wanted:
+        raise click.UsageError("--all-models: there is no model below models/")
+    if len(wanted) < 2:
+        config = read_config(config_path, [*settings, *(f"model={name}" for name in wanted)])
+        return {config.model: config.model_name}
+    if any(setting.partition("=")[0].strip() == "model_name" for setting in settings):
+        raise click.UsageError("--set model_name is for one model: several cannot have one name")
+    names: dict[str, str] = {}
+    errors = []
+    for model in wanted:
+        try:
+            names[model] = load_config(config_path, [*settings, f"model={model}"]).model_name
+        except ConfigError as error:
+            names[model] = ""
+            errors.append(str(error))
+    if len(errors) == len(wanted):
+        raise click.UsageError("; ".join(dict.fromkeys(errors)))
+    # Of all models each firing checks it, so that a copied folder does not stop the others.
+    for model, name in names.items() if models else ():
+        if same := [other for other in names if name and names[other] == name and other != model]:
+            raise click.UsageError(
+                f"the models {model} and {same[0]} have the same model_name, {name!r}: each needs "
+                "a name of its own in the Serving directory"
+            )
+    return names

@@ -15,6 +15,7 @@ from orchestration.kubeflow import monitoring, places
 from pipeline.config import Config, load_config
 from pipeline.kubeflow_config import NodeConfig
 from pipeline.layers import ConfigError
+from pipeline.model_folders import check_single_name
 from storage import spans
 from storage.errors import UserError
 from storage.span_store import STORE_VARIABLE
@@ -39,12 +40,13 @@ def compile_config(config: Config, pipeline: str = TRAINING) -> str:
       The package, as YAML.
 
     Raises:
-      UserError: If the configuration lacks what Kubeflow needs, or Kubeflow would refuse the
-        package.
+      UserError: If the configuration lacks what Kubeflow needs, Kubeflow would refuse the package,
+        or another model has the same name in the Serving directory.
     """
     kubeflow = config.kubeflow
     if not kubeflow.image:
         raise UserError("kubeflow.image is missing: the image by digest, name@sha256:...")
+    check_single_name(config.model, config.model_name)
     trains = pipeline == TRAINING
     with _importing():  # Not before that is said: TFX takes seconds to import.
         from orchestration.kubeflow.spec import Platform, compile_package
@@ -52,7 +54,7 @@ def compile_config(config: Config, pipeline: str = TRAINING) -> str:
 
         defaults = pipeline_parameters(config) if trains else monitoring.default_parameters(config)
         build = _build_training if trains else monitoring.build
-        built = build(config, runtime_parameters(defaults))
+        built = build(config, runtime_parameters(defaults), pipeline_name(config, pipeline))
     nodes = {component.id: _resources(config, component.id) for component in built.components}
     if trains:  # Settings of unknown nodes are errors; the monitoring pipeline lacks some nodes.
         nodes |= {name: _resources(config, name) for name in kubeflow.nodes}
@@ -72,7 +74,15 @@ def compile_config(config: Config, pipeline: str = TRAINING) -> str:
     return compile_package(built, platform, defaults)
 
 
-def _build_training(config: Config, parameters: Mapping[str, Any]) -> tfx.dsl.Pipeline:
+def pipeline_name(config: Config, pipeline: str = TRAINING) -> str:
+    """The name of a model's pipeline on the server, and of its schedule.
+
+    Of the name in the Serving directory, which has no dash, so that no two have the same one.
+    """
+    return f"flightdeck-{pipeline}-{config.model_name.replace('_', '-')}"
+
+
+def _build_training(config: Config, parameters: Mapping[str, Any], name: str) -> tfx.dsl.Pipeline:
     from pipeline.parameters import with_parameters
     from pipeline.pipeline import create_pipeline
 
@@ -86,6 +96,7 @@ def _build_training(config: Config, parameters: Mapping[str, Any]) -> tfx.dsl.Pi
         encryption_keys=places.encryption_keys(config),
         public_keys=places.public_keys(config),
         enable_cache=bool(config.kubeflow.cache),
+        pipeline_name=name,
     )
 
 

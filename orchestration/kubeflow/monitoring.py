@@ -79,8 +79,8 @@ def check_period(values: Mapping[str, Any]) -> None:
         )
 
 
-def build(config: Config, parameters: Mapping[str, Any]) -> tfx.dsl.Pipeline:
-    """Builds the pipeline; `parameters` are those of a run."""
+def build(config: Config, parameters: Mapping[str, Any], name: str) -> tfx.dsl.Pipeline:
+    """Builds the pipeline of that name; `parameters` are those of a run."""
     from pipeline.monitoring import create_monitoring_pipeline
 
     data_uri = places.data_uri(config)
@@ -94,6 +94,7 @@ def build(config: Config, parameters: Mapping[str, Any]) -> tfx.dsl.Pipeline:
         ),
         pipeline_root=config.kubeflow.pipeline_root,
         public_keys=places.public_keys(config),
+        pipeline_name=name,
         **parameters,
     )
 

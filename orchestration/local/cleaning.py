@@ -23,7 +23,7 @@ from storage.errors import UserError
 
 
 def clean_all(
-    root: Path,
+    directory: OutputDirectory,
     keep_runs: int,
     *,
     dry_run: bool,
@@ -33,7 +33,7 @@ def clean_all(
     """Cleans an output directory and those inside it, and lists the deleted files.
 
     Args:
-      root: The output directory.
+      directory: The output directory.
       keep_runs: How many of the newest runs of each to keep; 0 for all.
       dry_run: Whether to list files without deleting them.
       say: Called with each line.
@@ -44,21 +44,21 @@ def clean_all(
 
     Raises:
       BusyError: If a run uses one of them.
-      UserError: If `root` is not an output directory, or it is unknown which files are needed.
+      UserError: If it is not an output directory, or it is unknown which files are needed.
     """
-    directories = find_directories(root)
+    directories = find_directories(directory)
     if not keep_runs:
         say("keep_runs is 0: everything is kept.")
         return True
     found: list[Leftover] = []
     errors: list[str] = []
-    for directory in directories:
-        with directory.cleaned():
-            leftovers = find_leftovers(directory, keep_runs, serving_gone)
+    for each in directories:
+        with each.cleaned():
+            leftovers = find_leftovers(each, keep_runs, serving_gone)
             for leftover in leftovers:
                 say(f"{leftover.size / 1e6:9.3f} MB  {leftover.path}")
             if not dry_run:
-                errors += remove(directory, leftovers)
+                errors += remove(each, leftovers)
         found += leftovers
     for line in errors:
         say(line)
@@ -87,19 +87,21 @@ def clean_after_run(directory: OutputDirectory, keep_runs: int) -> None:
         logging.warning("The output directory is not clean: %s", line)
 
 
-def find_directories(root: Path) -> list[OutputDirectory]:
-    """The output directory at `root`, and those inside it: of monitoring, and of backtests.
+def find_directories(directory: OutputDirectory) -> list[OutputDirectory]:
+    """An output directory, and those inside it: of monitoring, and of backtests.
 
     Raises:
-      UserError: If there is none.
+      UserError: If it is none.
     """
-    if not OutputDirectory(root).is_there():
+    root = directory.root
+    if not directory.is_there():
         raise UserError(f"{root} is not an output directory of local_runner.py")
-    found = [root]
+    found = [directory]
     for folder in (root / "monitoring", root / "backtest", *folders(root / "compare")):
-        if not folder.is_symlink() and OutputDirectory(folder).is_there():
-            found += (directory.root for directory in find_directories(folder))
-    return [OutputDirectory(folder) for folder in found]
+        inner = OutputDirectory(folder)
+        if not folder.is_symlink() and inner.is_there():
+            found += find_directories(inner)
+    return found
 
 
 def remove(directory: OutputDirectory, leftovers: Iterable[Leftover]) -> list[str]:

@@ -18,12 +18,12 @@ from typing import TYPE_CHECKING, Any
 from orchestration.local import temporary
 from orchestration.local.history import list_runs
 from orchestration.local.metadata import MetadataGone, open_metadata
+from orchestration.local.model_directories import served_models
 from orchestration.local.output_directory import OutputDirectory
 from orchestration.outcome import Outcome
 from storage.directory import ModelDirectory
 from storage.errors import UserError
 from storage.span_store import SpanStore
-from storage.versions import find_models
 
 if TYPE_CHECKING:
     from ml_metadata.metadata_store import MetadataStore
@@ -98,7 +98,7 @@ def find_leftovers(
 def _check_serving_directory(directory: OutputDirectory) -> None:
     """Refuses a Serving directory without a version if runs pushed into it: is it mounted?"""
     pushed = [run for run in list_runs(directory) if run.outcome == Outcome.PUSHED]
-    if pushed and not find_models(str(directory.serving)):
+    if pushed and not served_models(directory):
         raise UserError(
             f"{directory.serving} holds no version, but {pushed[0].run_id} pushed one there: mount "
             "it, or say --serving-gone if it was deleted on purpose; nothing is deleted"
@@ -112,7 +112,7 @@ def _versions_made_of(directory: OutputDirectory) -> Iterator[tuple[str, ...]]:
       UserError: If a provenance record is damaged.
     """
     serving = str(directory.serving)
-    for name in find_models(serving):
+    for name in served_models(directory):
         models = ModelDirectory(serving, name)
         for version in (*models.versions(), *models.rolled_back()):
             try:
@@ -133,7 +133,7 @@ def _parts(uri: str) -> tuple[str, ...]:
 
 def _runs_that_pushed(directory: OutputDirectory) -> set[str]:
     serving = str(directory.serving)
-    directories = [ModelDirectory(serving, name) for name in find_models(serving)]
+    directories = [ModelDirectory(serving, name) for name in served_models(directory)]
     versions = {v for models in directories for v in (*models.versions(), *models.rolled_back())}
     return {
         r.run_id

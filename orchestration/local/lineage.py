@@ -13,6 +13,7 @@ from rich.text import Text
 from rich.tree import Tree
 
 from orchestration.local.metadata import MetadataGone, open_metadata
+from orchestration.local.model_directories import list_directories, owner_of
 from orchestration.local.output_directory import OutputDirectory
 from orchestration.local.provenance import read_provenance
 from storage.directory import ModelDirectory
@@ -33,18 +34,19 @@ _MAX_HOPS = 100
 _MAX_STARTS = 100
 
 
-def trace(directory: OutputDirectory, version: int | None, model: str | None) -> Tree:
+def trace(output: Path, version: int | None, model: str | None) -> Tree:
     """Traces a version of the Serving directory back, its signature verified.
 
     Args:
-      directory: The output directory.
+      output: The output directory.
       version: The version; None for the one that is served.
-      model: Name of the model; None if there is but one.
+      model: The model, by its folder or its name in the Serving directory; None if there is but
+        one.
 
     Raises:
       UserError: If there is no such version, or it cannot be read.
     """
-    models, version = _find(str(directory.serving), version, model)
+    directory, models, version = _find(output, version, model)
     try:
         signature, copy = _verified(models, version)
         with copy:
@@ -60,11 +62,22 @@ def trace(directory: OutputDirectory, version: int | None, model: str | None) ->
     return lineage(directory, version, provenance, facts)
 
 
-def _find(serving: str, version: int | None, model: str | None) -> tuple[ModelDirectory, int]:
-    names = [model] if model else find_models(serving)
+def _find(
+    output: Path, version: int | None, model: str | None
+) -> tuple[OutputDirectory, ModelDirectory, int]:
+    """The directory of the runs of a model, its versions, and the one that is meant."""
+    serving = str(OutputDirectory(output).serving)
+    directories, names = list_directories(output), find_models(serving)
+    if model:
+        names = [_served_as(model, directories, names)]
     if len(names) != 1:
         held = f"models {', '.join(names)}: choose one by --model" if names else "no model"
         raise UserError(f"{serving} holds {held}")
+    directory = OutputDirectory(output)  # As that of an earlier release, which noted no owner.
+    for one in directories:
+        owner = owner_of(one)
+        if owner and names[0] in owner.names:
+            directory = one
     models = ModelDirectory(serving, names[0])
     known = sorted({*models.versions(), *models.rolled_back()}, reverse=True)
     version = version or models.served() or 0
@@ -72,7 +85,15 @@ def _find(serving: str, version: int | None, model: str | None) -> tuple[ModelDi
         wanted = f"no version {version}" if version else "no version"
         has = ", ".join(map(str, known)) or "none"
         raise UserError(f"there is {wanted} of {names[0]} in {serving}; it has {has}")
-    return models, version
+    return directory, models, version
+
+
+def _served_as(model: str, directories: Iterable[OutputDirectory], names: list[str]) -> str:
+    """The name for servers of a model that may be named by its folder."""
+    for owner in map(owner_of, directories):
+        if owner and owner.model == model and model not in names:
+            return ([name for name in owner.names if name in names] or [model])[-1]
+    return model
 
 
 def _verified(models: ModelDirectory, version: int) -> tuple[str, PrivateCopy]:

@@ -17,6 +17,7 @@ from rich.text import Text
 from orchestration.local.cleaning import clean_after_run
 from orchestration.local.display import show_error
 from orchestration.local.keys import public_keys
+from orchestration.local.model_directories import check_name
 from orchestration.local.nodes import begin, run_nodes, show_failures
 from orchestration.local.output_directory import OutputDirectory
 from orchestration.local.situation import code_version_of
@@ -66,8 +67,9 @@ def monitor(
 
     Raises:
       BusyError: If another one is running.
-      UserError: If there is nothing to compare with.
+      UserError: If there is nothing to compare with, or the versions are of another model.
     """
+    check_name(directory, config.model_name)
     versions = ModelDirectory(str(directory.serving), config.model_name).versions()
     if not versions:
         raise UserError(
@@ -177,8 +179,8 @@ def _show_report(console: Console, report: dict[str, Any]) -> None:
     for check in report["checks"][: max(_CHECKS_SHOWN, alarms)]:
         value = limit = ""
         if check["limit"]:  # An anomaly of the schema has neither.
-            value = f"{check['value']:.3f}"
-            limit = f"{'≥ ' if check['at_least'] else ''}{check['limit']:.3f}"
+            value = f"{check['value']:.4g}"
+            limit = f"{'≥ ' if check['at_least'] else ''}{check['limit']:.4g}"
         table.add_row(
             *(check["kind"], check["subject"], check["against"], value, limit),
             style="bold red" if check["alarms"] else None,

@@ -30,9 +30,17 @@ class BusyError(UserError):
 
 @dataclass(frozen=True)
 class OutputDirectory:
-    """Where local runs keep their files, below one folder."""
+    """Where local runs keep their files, below one folder.
+
+    Attributes:
+      root: The folder.
+      shared: Folder of the Serving directory and the keys, which models share; None for `root`.
+      model: The model whose runs these are; "" if there is no need to know.
+    """
 
     root: Path
+    shared: Path | None = None
+    model: str = ""
 
     @property
     def metadata(self) -> Path:
@@ -57,12 +65,12 @@ class OutputDirectory:
     @property
     def serving(self) -> Path:
         """The Serving directory."""
-        return self.root / "serving_model"
+        return (self.shared or self.root) / "serving_model"
 
     @property
     def signing_key(self) -> Path:
         """The private key that signs what is pushed, unless another one is named."""
-        return self.root / "keys" / "signing.key"
+        return (self.shared or self.root) / "keys" / "signing.key"
 
     @property
     def runs(self) -> Path:
@@ -88,6 +96,11 @@ class OutputDirectory:
     def monitoring(self) -> Path:
         """Folder of monitoring: its reports, runs, metadata and lock."""
         return self.root / "monitoring"
+
+    @property
+    def owner(self) -> Path:
+        """Says which model's runs these are; see `model_directories`."""
+        return self.root / "model.json"
 
     @property
     def temporary(self) -> Path:

@@ -15,6 +15,7 @@ from orchestration.local import cleaning, history
 from orchestration.local.display import show_error, show_log
 from orchestration.local.history import RunRecord
 from orchestration.local.keys import encryption_keys, public_keys, signing_key
+from orchestration.local.model_directories import claim
 from orchestration.local.node_process import NodeResult
 from orchestration.local.nodes import begin, error_lines, run_nodes, show_failures
 from orchestration.local.output_directory import OutputDirectory
@@ -75,6 +76,7 @@ def run_locked(
     record = RunRecord(run_id or directory.new_run_id(), started=history.now())
     try:
         prepared = prepare(config, directory)
+        claim(directory, config.model_name)
         situation = prepared.situation
         if use_cache and situation.is_served:
             console.print(situation.nothing_new, soft_wrap=True)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestration.local.cache_keys import CodeVersion
+from orchestration.local.model_directories import check_name
 from orchestration.local.output_directory import OutputDirectory
 from orchestration.local.provenance import known_provenance, lost_files
 from pipeline.config import Config, MonitorConfig
@@ -87,8 +88,10 @@ def prepare(config: Config, directory: OutputDirectory) -> Prepared:
       What a run would do, its configuration with the month that it is evaluated on.
 
     Raises:
-      UserError: If the data cannot be used, or the served version lost files.
+      UserError: If the data cannot be used, the served version lost files, or another model has
+        the same name in the Serving directory.
     """
+    check_name(directory, config.model_name)
     window = spans.resolve_window(config.data.source, config.data.as_of, config.data.window)
     config = dataclasses.replace(
         config, data=dataclasses.replace(config.data, as_of=window.test.number)

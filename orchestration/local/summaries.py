@@ -12,17 +12,18 @@ from tfx import v1 as tfx
 
 from components.compression_evaluator import read_budgets
 from components.data_gate.component import GateFacts
+from components.evaluator.baselines import Comparison, show
 from components.evaluator.results import (
     OVERALL,
-    read_changes,
-    read_failures,
-    read_intervals,
+    read_baseline_metrics,
     read_metrics,
+    read_verdict,
 )
+from components.evaluator.verdict import Verdict
 from components.serving_validator.component import read_report
 from ml.artifacts import TRAINING_FILE, anomalies_uri, load_schema
 from ml.requests import Requests
-from ml.tasks import TITLES
+from ml.tasks import TITLES, Metric, Task
 from orchestration.local.node_process import Summary
 
 Outputs = dict[str, tfx.dsl.Artifact]
@@ -141,40 +142,63 @@ def _quantizer(outputs: Outputs) -> Summary:
     )
 
 
+def _baseline_evaluator(outputs: Outputs) -> Summary:
+    report = outputs["baselines"].read()
+    metric = Task.from_config(report["task"]).headline
+    shown = ", ".join(
+        f"{facts['title']} {show(facts['metrics'][metric.name])}"
+        for facts in reversed(report["baselines"].values())
+    )
+    return Summary(f"{metric.title}: {shown}")
+
+
 def _compression_evaluator(outputs: Outputs) -> Summary:
     uri = outputs["evaluation"].uri
-    changes = read_changes(uri, "auc")
-    slices = {name: change for name, change in changes.items() if name != OVERALL}
-    margin = _margin(read_intervals(uri), "auc_diff")
-    line = f"AUC {changes[OVERALL]:+.4f}{margin} against float"
-    if slices:
-        worst = min(slices, key=lambda name: slices[name])
-        line += f", {slices[worst]:+.4f} at worst ({worst})"
+    verdict = read_verdict(uri)
+    metric = verdict.task.headline
+    own, base = read_metrics(uri), read_baseline_metrics(uri)
+    losses = {
+        name: metric.loss(value, before)
+        for name, values in own.items()
+        if (value := values.get(metric.name)) is not None
+        and (before := base.get(name, {}).get(metric.name)) is not None
+    }
+    if OVERALL in losses:
+        line = f"{metric.title} {_change(metric, losses[OVERALL])} against float"
+    else:
+        line = f"{metric.title} undefined"
+    if slices := {name: loss for name, loss in losses.items() if name != OVERALL}:
+        worst = max(slices, key=lambda name: slices[name])
+        line += f", {_change(metric, slices[worst])} at worst ({worst})"
     if outputs["blessing"].get_int_custom_property("blessed"):
         return Summary(f"blessed; {line}")
-    return Summary(f"not blessed; {line}", (*read_budgets(uri), *read_failures(uri)))
+    return Summary(f"not blessed; {line}", (*read_budgets(uri), *verdict.failures))
+
+
+def _change(metric: Metric, loss: float) -> str:
+    """A change, in the metric's own direction: a difference, or a share."""
+    change = -metric.direction * loss
+    return f"{change:+.2%}" if metric.relative else f"{change:+.4f}"
 
 
 def _evaluator(outputs: Outputs) -> Summary:
     uri = outputs["evaluation"].uri
+    verdict = read_verdict(uri)
     overall = read_metrics(uri).get(OVERALL, {})
-    margin = _margin(read_intervals(uri), "auc")
     values = ", ".join(
-        f"{label} {overall[name]:.4f}{margin if name == 'auc' else ''}"
-        for name, label in _METRICS.items()
-        if name in overall
+        f"{metric.title} {metric.show(overall[metric.name], _margin(verdict, metric))}"
+        for metric in verdict.task.metrics
+        if metric.name in overall
     )
+    comparison = Comparison.read(uri)
     if outputs["blessing"].get_int_custom_property("blessed"):
-        return Summary(f"blessed; {values}")
-    return Summary(f"not blessed; {values}", tuple(read_failures(uri)))
+        return Summary(f"blessed; {values}", (comparison.line,) if comparison else ())
+    return Summary(f"not blessed; {values}", verdict.failures)
 
 
-def _margin(intervals: dict[str, dict[str, tuple[float, float]]], metric: str) -> str:
-    """Half the width of the 95% interval of a metric, overall, as it stands after the value."""
-    if metric not in intervals.get(OVERALL, {}):
-        return ""
-    lower, upper = intervals[OVERALL][metric]
-    return f" ±{(upper - lower) / 2:.4f}"
+def _margin(verdict: Verdict, metric: Metric) -> float | None:
+    """Half the width of the interval of the first metric; the others are shown without it."""
+    return verdict.margins.get(metric.name) if metric == verdict.task.headline else None
 
 
 def _serving_validator(outputs: Outputs) -> Summary:
@@ -225,8 +249,6 @@ def _count(number: int, singular: str, plural: str = "") -> str:
     return f"{number or 'no'} {singular if number == 1 else plural or singular + 's'}"
 
 
-_METRICS = {"auc": "AUC", "auc_pr": "AUC-PR", "calibration": "calibration"}
-
 _BY_NODE: dict[str, Callable[[Outputs], Summary]] = {
     "SpanExampleGen": _span_example_gen,
     "ImportSchemaGen": _import_schema_gen,
@@ -234,6 +256,7 @@ _BY_NODE: dict[str, Callable[[Outputs], Summary]] = {
     "ExampleValidator": _example_validator,
     "ServedModel": _served_model,
     "DataGate": _data_gate,
+    "BaselineEvaluator": _baseline_evaluator,
     "Transform": _transform,
     "Trainer": _trainer,
     "Pruner": _pruner,

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import TypeAdapter, ValidationError
 
 from orchestration.local.history import read_run
+from orchestration.local.model_directories import owner_of
 from orchestration.local.output_directory import BusyError, OutputDirectory
 from orchestration.local.situation import Situation
 from orchestration.outcome import Outcome
@@ -28,6 +29,7 @@ from orchestration.schedule.decision import Backoff, Idle, Later, Retrain, decid
 from orchestration.schedule.hooks import Hooks
 from orchestration.schedule.run_process import close_record, run_process, screen
 from orchestration.schedule.state import Alarm, Attempt, Launched, Problem, State, remember
+from orchestration.schedule.turn import Turn
 from storage.errors import DataError, UserError
 
 if TYPE_CHECKING:
@@ -53,6 +55,7 @@ class Schedule:
       backoff: How failed runs are tried again.
       settle_seconds: Files younger than this may not be complete.
       hooks: Who is told the outcome of a run.
+      turn: Has one run at a time go on, of all schedules that share it.
     """
 
     directory: OutputDirectory
@@ -63,6 +66,7 @@ class Schedule:
     backoff: Backoff = field(default_factory=Backoff)
     settle_seconds: float = 60.0
     hooks: Hooks = field(default_factory=Hooks)
+    turn: Turn = field(default_factory=Turn)
 
     def keep_firing(self, cron: Cron) -> None:
         """Fires whenever it is time to, until it is to end.
@@ -183,7 +187,14 @@ class Schedule:
                 waited += seconds
                 continue
             state.problem = None
-            outcome = self._run(state, situation, alarm, decision)
+            if holder := self.turn.take(self.directory.model):
+                self.say(f"{'; '.join(decision.why)}: waits until the run of {holder} is over.")
+                self.turn.wait(self.clock)  # Then what there is to do may be something else.
+                continue
+            try:
+                outcome = self._run(state, situation, alarm, decision)
+            finally:
+                self.turn.give()
             last = state.attempts.get(subject(situation, alarm))
             if outcome != Outcome.FAILED or (last and last.is_over(self.backoff.retries)):
                 return outcome
@@ -231,7 +242,11 @@ class Schedule:
         if not reported:
             ended = iso(now)
             state.untold = _message(
-                Outcome.FAILED, reasons=(text,), started=iso(since), ended=ended
+                Outcome.FAILED,
+                model=self._model_name(),
+                reasons=(text,),
+                started=iso(since),
+                ended=ended,
             )
             self._save(state)
             self._tell(state)
@@ -336,6 +351,11 @@ class Schedule:
             self.hooks.tell(state.untold, self.say)
             state.untold = None
             self._save(state)
+
+    def _model_name(self) -> str | None:
+        """The model's name for servers as its last run had it, else the name of its folder."""
+        owner = owner_of(self.directory)
+        return owner.names[-1] if owner and owner.names else self.directory.model or None
 
     def _save(self, state: State) -> None:
         state.write(self.directory.schedule)

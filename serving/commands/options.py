@@ -22,7 +22,7 @@ _Command = TypeVar("_Command", bound=Callable[..., None])
 def model_option(command: _Command) -> _Command:
     """The option `--model`."""
     return click.option(
-        "--model", metavar="NAME", help="Name of the model; needed if there are several."
+        "--model", metavar="NAME", help="Name for servers; needed if there are several."
     )(command)
 
 
@@ -129,16 +129,22 @@ def _is_number(argument: str) -> bool:
 
 def find_directory(serving_dir: str, model: str | None) -> ModelDirectory:
     """The model that is meant, which may go unnamed if there is but one."""
+    first, *others = find_directories(serving_dir, model)
+    if others:
+        names = ", ".join(directory.model_name for directory in (first, *others))
+        raise click.UsageError(
+            f"There are several models in {serving_dir}; choose one with --model: {names}."
+        )
+    return first
+
+
+def find_directories(serving_dir: str, model: str | None) -> list[ModelDirectory]:
+    """The model that is named, or all that there are."""
     models = find_models(serving_dir)
     if not models:
         raise click.UsageError(f"There is no model in {serving_dir}.")
-    if model is None and len(models) > 1:
-        raise click.UsageError(
-            f"There are several models in {serving_dir}; choose one with --model: "
-            f"{', '.join(models)}."
-        )
     if model is not None and model not in models:
         raise click.UsageError(
             f"There is no model {model!r} in {serving_dir}; it has {', '.join(models)}."
         )
-    return ModelDirectory(serving_dir, model or models[0])
+    return [ModelDirectory(serving_dir, name) for name in models if model in (None, name)]

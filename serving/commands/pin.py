@@ -28,5 +28,6 @@ def pin(arguments: tuple[str, ...], label: str, model: str | None) -> None:
         directory = find_directory(serving_dir, model)
         directory.pin(version, label)
         click.echo(
-            f"Version {version} has the label {label}; live is version {directory.served()}."
+            f"Version {version} of {directory.model_name} has the label {label}; live is version "
+            f"{directory.served()}."
         )

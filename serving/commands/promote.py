@@ -23,11 +23,13 @@ def promote(arguments: tuple[str, ...], model: str | None) -> None:
     """
     serving_dir, chosen = split_versions(arguments, at_most=1)
     with refusals():
-        change = find_directory(serving_dir, model).promote(*chosen)
+        directory = find_directory(serving_dir, model)
+        change = directory.promote(*chosen)
+    promoted = f"Promoted version {change.version} of {directory.model_name}"
     if change.version == change.served:
-        click.echo(f"Promoted version {change.version}; it is live now.")
+        click.echo(f"{promoted}; it is live now.")
     else:
         click.echo(
-            f"Promoted version {change.version}; live is still version {change.served}, which is "
-            "newer: roll that back to have the older one live."
+            f"{promoted}; live is still version {change.served}, which is newer: roll that back "
+            "to have the older one live."
         )

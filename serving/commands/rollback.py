@@ -25,12 +25,16 @@ def rollback(arguments: tuple[str, ...], withdraw: bool, model: str | None) -> N
     """
     serving_dir, chosen = split_versions(arguments, at_most=1)
     with refusals():
-        change = find_directory(serving_dir, model).rollback(*chosen, withdraw=withdraw)
+        directory = find_directory(serving_dir, model)
+        change = directory.rollback(*chosen, withdraw=withdraw)
+    name = directory.model_name
     if change.served is None:
         click.echo(
-            f"Withdrew version {change.version}; nothing is live until a version is promoted or "
-            "pushed."
+            f"Withdrew version {change.version} of {name}; nothing is live until a version is "
+            "promoted or pushed."
         )
         return
     still = "now" if change.version > change.served else "still"
-    click.echo(f"Rolled back version {change.version}; live is {still} version {change.served}.")
+    click.echo(
+        f"Rolled back version {change.version} of {name}; live is {still} version {change.served}."
+    )

@@ -26,4 +26,7 @@ def unpin(arguments: tuple[str, ...], model: str | None) -> None:
         directory = find_directory(before[0] if before else SERVING_DIR, model)
         version = directory.unpin(label)
         served = directory.served()
-    click.echo(f"Version {version} no longer has the label {label}; live is version {served}.")
+    click.echo(
+        f"Version {version} of {directory.model_name} no longer has the label {label}; live is "
+        f"version {served}."
+    )

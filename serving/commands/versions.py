@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import chain
 from typing import Any
 
 import click
@@ -10,7 +11,7 @@ import click
 from serving.commands.options import (
     SERVING_DIR,
     encryption_keys_option,
-    find_directory,
+    find_directories,
     model_option,
     public_key_option,
     refusals,
@@ -37,7 +38,7 @@ def versions(
     public_keys: tuple[str, ...],
     encryption_keys: str,
 ) -> None:
-    """Lists the versions of a model, newest first, with their claimed signing keys.
+    """Lists the versions of all models, newest first, with their claimed signing keys.
 
     \b
     Examples:
@@ -46,21 +47,27 @@ def versions(
       python -m serving versions --json --verify
     """
     with refusals():
-        directory = find_directory(serving_dir, model)
-        rows = describe_versions(directory)
+        directories = find_directories(serving_dir, model)
+        rows = [describe_versions(directory) for directory in directories]
         if verify:
             trust, keys = trust_of(serving_dir, public_keys), load_keys(encryption_keys)
-            for row in rows:
-                row["verified"] = verifies(directory, row["version"], trust, keys)
-        ignored, withdrawn = directory.ignored(), directory.withdrawn()
+            for directory, theirs in zip(directories, rows, strict=True):
+                for row in theirs:
+                    row["verified"] = verifies(directory, row["version"], trust, keys)
+        ignored = {one.model_name: one.ignored() for one in directories}
+        withdrawn = [one.model_name for one in directories if one.withdrawn()]
     if as_json:
-        click.echo(json.dumps(rows, indent=2))
+        click.echo(json.dumps(list(chain(*rows)), indent=2))
     else:
-        print_versions(directory, rows)
-    if withdrawn:
-        click.echo("Nothing is live: the last version was withdrawn.", err=True)
-    if ignored:
-        click.echo(f"No server can load the folders {', '.join(ignored)}.", err=True)
+        for number, (directory, theirs) in enumerate(zip(directories, rows, strict=True)):
+            if number:
+                click.echo()
+            print_versions(directory, theirs)
+    for name in withdrawn:
+        click.echo(f"Nothing of {name} is live: the last version was withdrawn.", err=True)
+    for name, folders in ignored.items():
+        if folders:
+            click.echo(f"No server can load the folders {', '.join(folders)} of {name}.", err=True)
 
 
 def _printable(text: str) -> str:
@@ -81,7 +88,11 @@ def print_versions(directory: ModelDirectory, rows: list[dict[str, Any]]) -> Non
         box=None,
         pad_edge=False,
     )
-    for name, width in (("version", 10), ("state", 11), ("made, UTC", 10), ("AUC", 6)):
+    titles = {str(row["metric"]["title"]) for row in rows if row["metric"]}
+    # Of another metric than the others a version has after its task was changed.
+    shared = _printable(titles.pop()) if len(titles) == 1 else ""
+    metric = shared or "metric"
+    for name, width in (("version", 10), ("state", 11), ("made, UTC", 10), (metric, 6)):
         table.add_column(name, min_width=width, overflow="fold")
     for name, width in (("trained on", 9), ("evaluated on", 6), ("size", 6), ("TFLite", 7)):
         table.add_column(name, min_width=width, overflow="fold", justify="right")
@@ -94,7 +105,7 @@ def print_versions(directory: ModelDirectory, rows: list[dict[str, Any]]) -> Non
             str(row["version"]),
             ", ".join([row["state"], *row["labels"]]),
             (row["created"] or "").replace("T", " ")[:16],
-            "" if row["auc"] is None else f"{row['auc']:.4f}",
+            _metric(row["metric"], titled=not shared),
             _months(row["trained_on"]),
             _months(row["evaluated_on"]),
             decimal(row["bytes"], precision=0),
@@ -105,6 +116,12 @@ def print_versions(directory: ModelDirectory, rows: list[dict[str, Any]]) -> Non
         style = {LIVE: "bold green", ROLLED_BACK: "dim"}.get(row["state"], "")
         table.add_row(*map(Text, cells), style=style)
     print_table(table, standard_output())
+
+
+def _metric(metric: dict[str, Any] | None, titled: bool) -> str:
+    if metric is None:
+        return ""
+    return _printable(f"{metric['title']} {metric['text']}" if titled else metric["text"])
 
 
 def _months(spans: list[int]) -> str:

@@ -113,19 +113,22 @@ class RequestLog:
         version: int,
         inputs: _Arrays,
         outputs: _Arrays,
+        *,
+        by_name: bool = False,
     ) -> None:
         """Logs a request and its prediction, if the sample takes it; never waits.
 
         Args:
           name: Name of the model.
           version: Version that predicted.
-          inputs: Inputs by name, each [batch, ...]; a single one of strings is taken for serialized
-            tf.Examples.
+          inputs: Inputs by name, each [batch, ...].
           outputs: Outputs by name, each [batch, ...].
+          by_name: Whether the inputs are features; if not, a single one of strings is taken for
+            serialized tf.Examples.
         """
         if self._random.random() >= self._sampling:
             return
-        request = _Request(name, version, inputs, outputs, int(time.time() * 1e6))
+        request = _Request(name, version, inputs, outputs, int(time.time() * 1e6), by_name)
         size = request.bytes
         with self._counting:
             # One that is too large by itself is taken alone.
@@ -176,7 +179,11 @@ class RequestLog:
             return
         try:
             records = make_records(
-                request.version, request.inputs, request.outputs, request.time_us
+                request.version,
+                request.inputs,
+                request.outputs,
+                request.time_us,
+                by_name=request.by_name,
             )
             if name not in self._files:
                 self._files[name] = self._open(name)
@@ -232,6 +239,7 @@ class _Request:
     inputs: _Arrays
     outputs: _Arrays
     time_us: int
+    by_name: bool
 
     @property
     def rows(self) -> int:

@@ -20,7 +20,12 @@ from storage.names import PREDICTION_PREFIX, TIME_FEATURE, VERSION_FEATURE
 
 
 def make_records(
-    version: int, inputs: Mapping[str, np.ndarray], outputs: Mapping[str, np.ndarray], time_us: int
+    version: int,
+    inputs: Mapping[str, np.ndarray],
+    outputs: Mapping[str, np.ndarray],
+    time_us: int,
+    *,
+    by_name: bool = False,
 ) -> list[bytes]:
     """A serialized tf.Example for each row of a request.
 
@@ -29,6 +34,7 @@ def make_records(
       inputs: See `RequestLog.offer`.
       outputs: Outputs by name, each [batch, ...].
       time_us: Unix time in microseconds.
+      by_name: See `RequestLog.offer`.
 
     Returns:
       The records; none if inputs and outputs have no rows in common.
@@ -38,7 +44,7 @@ def make_records(
         return []
     predictions = [(PREDICTION_PREFIX + name, *_by_row(array)) for name, array in outputs.items()]
     first, *others = inputs.values()
-    serialized = not others and first.dtype == object and first.ndim == 1
+    serialized = not by_name and not others and first.dtype == object and first.ndim == 1
     columns = [(name, *_by_row(array)) for name, array in inputs.items()]
     records = []
     for row in range(rows):

@@ -29,6 +29,7 @@ from serving.server.model_request import LargeRequest, ModelRequest, Read, count
 from serving.server.models import Arrays, LoadedModel, Served
 from serving.server.request_log import RequestLog
 from serving.server.work_queue import Task, WorkQueue, deadline_exceeded
+from storage.names import RAW_SIGNATURE
 
 Response = TypeVar("Response")
 
@@ -255,7 +256,10 @@ class Service:
                 runs[request.signature] = min(count + 1, 3 * _QUICK_RUNS) if quick else count // 2
         call.rows = count_rows(outputs)
         if self._request_log is not None:
-            self._request_log.offer(served.name, served.version, inputs, outputs)
+            raw = served.model.signatures.get(RAW_SIGNATURE)
+            # A TFLite model has only such signatures.
+            by_name = raw is not None and raw.inputs.keys() == inputs.keys()
+            self._request_log.offer(served.name, served.version, inputs, outputs, by_name=by_name)
         return request.write(outputs)
 
     def _guarded(self, work: Callable[[], Response]) -> Response:

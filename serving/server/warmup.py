@@ -150,7 +150,10 @@ def _to_example(row: Arrays) -> bytes:
         if array.dtype == object:
             feature.bytes_list.value.extend(value for value in values if value)
         elif array.dtype.kind == "f":
-            feature.float_list.value.extend(values[~np.isnan(values)])
+            # Of a vector no value is left out: it has a fixed length.
+            feature.float_list.value.extend(
+                values if len(values) > 1 else values[~np.isnan(values)]
+            )
         else:
             feature.int64_list.value.extend(int(value) for value in values)
         if not feature.WhichOneof("kind") or not values.size:

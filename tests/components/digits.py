@@ -28,13 +28,15 @@ from tfx.v1.types import standard_artifacts as standard
 from ml.artifacts import serving_model_uri
 from ml.keras_setup import skip_autograph_of_keras
 from ml.predictors import Predictor
+from ml.tasks import Task
 
 PIXELS = 28 * 28
 CLASSES = 10
 LOSS = "sparse_categorical_crossentropy"
 SAVE_FN = f"{__name__}.save_model"
 # What both components are told of the digits.
-LEARNING: dict[str, Any] = {"save_fn": SAVE_FN, "label_key": "label", "loss": LOSS}
+TASK = Task("multiclass", "label", tuple(map(str, range(CLASSES))))
+LEARNING: dict[str, Any] = {"save_fn": SAVE_FN, "task": TASK.to_json()}
 # Enough learning for the pruned network to recover.
 PRUNING: dict[str, Any] = LEARNING | {
     "epochs": 4,

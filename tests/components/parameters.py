@@ -8,7 +8,6 @@ from typing import Any
 
 from pipeline.config import (
     CompressionConfig,
-    EvaluationConfig,
     GateConfig,
     ServingConfig,
     load_config,
@@ -17,10 +16,11 @@ from pipeline.network_config import PruningConfig, QuantizationConfig, TrainingC
 
 LAYOUT = load_config().data.source.layout
 _GATE, _SERVING, _TRAINING = GateConfig(schema="-"), ServingConfig(), TrainingConfig()
+_TASK = load_config().make_task().to_json()
 _FIT = {
     "custom_config": "{}",
-    "weight_key": "",
-    "loss": "binary_crossentropy",
+    "loss": "",
+    "class_weights": "",
     "batch_size": _TRAINING.batch_size,
     "seed": _TRAINING.seed,
 }
@@ -48,7 +48,6 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "DataGate": {
         "environment": "TRAINING",
         "features": "[]",
-        "label": "",
         **_parameters(_GATE, "schema"),
     },
     "Transform": {
@@ -59,13 +58,14 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "Pruner": _FIT | _parameters(PruningConfig()),
     "Quantizer": _FIT
     | _parameters(QuantizationConfig())
-    | {"signature": "raw_features", "max_auc_loss": EvaluationConfig().max_auc_loss},
+    | {"signature": "raw_features", "max_loss": 0.005},
     "CompressionEvaluator": {
         "split": "test",
         "confidence": 0.0,
-        **_parameters(CompressionConfig(), "max_auc_loss", "max_slice_auc_loss"),
+        **_parameters(CompressionConfig(), "max_loss", "max_slice_loss"),
     },
     "ServingValidator": {
+        "task": _TASK,
         "split": "test",
         **{
             name: getattr(_SERVING, name)
@@ -85,5 +85,10 @@ DEFAULTS: dict[str, dict[str, Any]] = {
         "keep_versions": 0,
     },
     "ServedModel": {"version": 0, "public_keys": "[]", "encryption_keys": ""},
-    "RequestExampleGen": {"data_uri": "", "layout": LAYOUT, "label": "", "encryption_keys": ""},
+    "RequestExampleGen": {
+        "data_uri": "",
+        "layout": LAYOUT,
+        "task": load_config().make_task().to_json(),
+        "encryption_keys": "",
+    },
 }

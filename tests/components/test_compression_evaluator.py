@@ -17,12 +17,12 @@ import tf_keras
 from google.protobuf import json_format
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.trips.export import save_model
 
 from components.compression_evaluator import CompressionEvaluator, read_budgets, unmet_budgets
 from components.evaluator.extraction import _Predict
 from components.evaluator.results import read_changes, read_failures, read_metrics
 from components.quantizer.conversion import convert
+from ml.export import save_model
 from ml.predictors import SavedModelPredictor, TFLitePredictor, load_predictor
 from pipeline.config import CompressionConfig, load_config
 from pipeline.evaluation import make_compression_eval_config
@@ -45,11 +45,12 @@ def evaluate(pushed: PushedRun, model: Path, work: Path, **budgets: Any) -> tupl
         "report": pushed.artifact("Quantizer", "report"),
     }
     inputs, outputs = make_artifacts(CompressionEvaluator, folders, work)
-    config = CompressionConfig(max_auc_loss=0.15, max_slice_auc_loss=0.6)
+    config = CompressionConfig(max_loss=0.15, max_slice_loss=0.6)
     parameters = {
         "eval_config": json_format.MessageToJson(
             make_compression_eval_config(config, MIN_SLICE, Model.load(load_config()))
         ),
+        "task": load_config().make_task().to_json(),
         **budgets,
     }
     executor = CompressionEvaluator.EXECUTOR_SPEC.executor_class
@@ -127,10 +128,10 @@ def test_compression_evaluator_refuses_a_model_with_one_bad_format(
     assert blessing.get_int_custom_property("blessed") == 0
     assert [path.name for path in Path(blessing.uri).iterdir()] == ["NOT_BLESSED"]
     failures = read_failures(evaluation)
-    start = f"Overall: {named} auc change against the float model -0."
-    assert any(line.startswith(start) for line in failures), failures
-    assert all(f": {named} auc" in line for line in failures)
-    assert failures[0].endswith("allowed -0.15 absolute")
+    assert failures[0].startswith(f"Overall: {named} AUC 0."), failures
+    assert " worse than the float model's 0." in failures[0]
+    assert failures[0].endswith(": at most 0.15 is allowed")
+    assert all(f": {named} AUC" in line for line in failures)
 
 
 def test_compression_evaluator_refuses_a_model_over_budget_and_tells_by_how_much(
@@ -186,10 +187,15 @@ def test_evaluator_predicts_a_batch_at_a_time(pushed: PushedRun) -> None:
     predict = _Predict(
         {"tflite": (str(pushed.version), True), "server": (str(pushed.version), False)},
         frozenset({"origin"}),
+        load_config().make_task(),
     )
     predict.setup()
     batches = {name: count_calls(predictor) for name, predictor in predict._predictors.items()}
-    extracts = {"input": examples, "features": {"origin": examples, "dest": examples}}
+    extracts = {
+        "input": examples,
+        "features": {"origin": examples, "dest": examples},
+        "labels": np.zeros((100, 1), np.int64),
+    }
     (made,) = predict.process(extracts)
     assert batches == {"tflite": [100], "server": [100]}
     assert {name: predictions.shape for name, predictions in made["predictions"].items()} == {

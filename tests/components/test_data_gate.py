@@ -25,15 +25,25 @@ from tfx_bsl.coders import example_coder
 from components.data_gate.anomalies import parse_warn_only
 from components.data_gate.component import DataGate, GateFacts
 from components.data_gate.gate import Gate
-from components.data_gate.statistics_checks import find_label_unusable
+from components.data_gate.label_checks import (
+    find_classes_to_doubt,
+    find_label_unrelated,
+    find_label_unusable,
+    find_leaks,
+    find_weight_unusable,
+)
+from components.data_gate.row_checks import find_duplicates
 from ml.artifacts import schema_uri, statistics_uri
+from ml.baselines import Sample
 from ml.example_columns import Columns, to_example_batch
+from ml.tasks import Task
 from pipeline.config import load_config
 from storage.errors import BlockingAnomalies, UserError
 from tests.conftest import PROJECT, read_month, thin
 from tests.trips.features import RAW_FEATURES
 
-LABEL = load_config().label
+TASK = load_config().make_task()
+LABEL = TASK.label
 
 Fault = Callable[[pd.DataFrame], None]
 
@@ -118,9 +128,12 @@ def pass_gate(
 ) -> standard.ExampleAnomalies:
     """Runs the component's executor, as the pipeline sets it, on some splits.
 
-    Examples are written only where DataGate looks at them: with `train` and `test`.
+    Whole examples are written only with `train` and `test`, where DataGate looks at them, and else
+    their labels.
     """
-    rows = splits if {"train", "test"} <= splits.keys() else {}
+    rows = splits
+    if not {"train", "test"} <= splits.keys():
+        rows = {name: frame[[LABEL]] for name, frame in splits.items()}
     schema = standard.Schema()
     schema.uri = str(root / "schema")
     Path(schema.uri).mkdir(parents=True, exist_ok=True)
@@ -140,7 +153,7 @@ def pass_gate(
         "environment": "TRAINING",
         "warn_only": json.dumps(warn_only),
         "features": json.dumps(features),
-        "label": LABEL,
+        "task": TASK.to_json(),
         "max_missing_change": gate.max_missing_change,
         "max_duplicates": gate.max_duplicates,
         "max_error_growth": gate.max_error_growth,
@@ -503,61 +516,229 @@ def test_data_gate_stops_the_run_for_labels_of_one_value_in_any_split(
     with pytest.raises(BlockingAnomalies) as stopped:
         pass_gate(tmp_path, **splits)
     assert (
-        f"{split}: delayed: LABEL_UNUSABLE: all of {len(broken):,} labels are {value}; both 0 "
-        "and 1 are needed. Have the labels of these months arrived?" in str(stopped.value)
+        f"{split}: delayed: LABEL_UNUSABLE: all of {len(broken):,} labels are {value}; at least "
+        "two classes are needed. Have the labels of these rows arrived?" in str(stopped.value)
     )
+
+
+SPECIES = Task("multiclass", "species", ("Adelie", "Chinstrap", "Gentoo"))
+PRICE = Task("regression", "price")
+SEX = Task("binary", "sex", ("female", "male"))
 
 
 @pytest.mark.parametrize(
-    ("labels", "reason"),
+    ("task", "labels", "reason"),
     [
-        ([0.0, 1.0, math.nan, math.nan], "2 of 4 rows have no label"),
-        ([math.nan] * 4, "have no label|has a label"),
-        ([None] * 4, "none of 4 rows has a label"),
-        ([1, 2, 1, 2], "the labels are 1 to 2, not 0 and 1"),
-        ([-1, 1, -1, 1], "the labels are -1 to 1, not 0 and 1"),
-        ([0, 0.5, 1, 1], "some labels are between 0 and 1; each has to be 0 or 1"),
-        ([0, 0, 1, 1e-7], "some labels are between 0 and 1"),
-        ([0, 0, 1, 1 - 1e-7], "some labels are between 0 and 1"),
-        (["0", "1", "0", "1"], "the labels are not numbers"),
+        (TASK, [0.0, 1.0, math.nan, math.nan], "2 of 4 rows have no label"),
+        (TASK, [None] * 4, "none of 4 rows has a label"),
+        (TASK, [1, 2, 1, 2], r"2 of 4 labels are none of the classes '0', '1': 2 \(2 rows\)\. "),
+        (TASK, [-1, 1, -1, 1], r"2 of 4 labels are none of .*: -1 \(2 rows\)\. Correct the labels"),
+        (TASK, [0, 0.5, 1, 1], r"1 of 4 labels are none of .*: 0\.5 \(1 rows\)"),
+        (TASK, [b"no", b"yes"] * 2, r"4 of 4 labels are none of .*: 'no' \(2 rows\), 'yes'"),
+        (TASK, [1, 1, 1, 1], "all of 4 labels are 1; at least two classes are needed"),
+        (SEX, [0, 1, 0, 1], "4 of 4 labels are none of the classes 'female', 'male': 0"),
+        (SEX, [b"male", None, b"", b"female"], "1 of 4 rows have no label"),
+        (SPECIES, [b"Adelie", b"gentoo"], r"1 of 2 labels .*: 'gentoo' \(1 rows\)"),
+        (SPECIES, [b"Adelie"] * 3, "all of 3 labels are 'Adelie'"),
+        (SPECIES, [*range(5000)], r"5,000 of 5,000 labels are none of .* and 4,995 more values"),
+        (PRICE, [b"low", b"high"], "numbers are needed for a regression, not 'low'"),
+        (PRICE, [2.5, math.nan], "1 of 2 rows have no label, or none that is finite"),
+        (PRICE, [2.5, 2.5], "all of 2 labels are 2.5; numbers that differ are needed"),
     ],
 )
-def test_label_unusable_is_found_whatever_the_schema_allows(labels: list[Any], reason: str) -> None:
-    statistics = tfdv.generate_statistics_from_dataframe(
-        pd.DataFrame({"delayed": labels, "x": [1, 2, 3, 4]})
-    )
-    (anomaly,) = find_label_unusable("train", statistics, "delayed")
+def test_find_label_unusable_names_what_the_task_does_not_allow(
+    task: Task, labels: list[Any], reason: str
+) -> None:
+    (anomaly,) = find_label_unusable("train", array_of(labels), task)
+    assert (anomaly.type, anomaly.feature) == ("LABEL_UNUSABLE", task.label)
     assert anomaly.blocks(frozenset())
-    assert re.search(reason, anomaly.description)
+    assert re.search(reason, anomaly.description), anomaly.description
 
 
-@pytest.mark.parametrize("kind", [np.int64, np.float32, np.float64])
-def test_label_unusable_is_not_found_for_0_and_1_of_any_type(kind: Any) -> None:
-    labels = (np.random.default_rng(7).random(200_000) < 0.237).astype(kind)
-    statistics = tfdv.generate_statistics_from_dataframe(pd.DataFrame({"delayed": labels}))
-    assert list(find_label_unusable("train", statistics, "delayed")) == []
-    labels = labels.astype(float)
-    labels[7] = 0.5
-    statistics = tfdv.generate_statistics_from_dataframe(pd.DataFrame({"delayed": labels}))
-    assert len(list(find_label_unusable("train", statistics, "delayed"))) == 1
+def array_of(labels: list[Any]) -> np.ndarray:
+    """Labels as `read_rows` gives them."""
+    texts = any(isinstance(label, bytes) or label is None for label in labels)
+    return np.array(labels, object if texts else None)
+
+
+@pytest.mark.parametrize(
+    ("task", "labels"),
+    [
+        (TASK, [0, 1, 1]),
+        (TASK, [0.0, 1.0]),
+        (SEX, [b"male", b"female"]),
+        (SPECIES, [b"Gentoo", b"Adelie"]),
+        (PRICE, [3, 4]),
+        (PRICE, [-1e6, 2.5]),
+    ],
+)
+def test_find_label_unusable_is_silent_for_labels_of_the_task(
+    task: Task, labels: list[Any]
+) -> None:
+    assert list(find_label_unusable("test", array_of(labels), task)) == []
+
+
+def test_find_classes_to_doubt_blocks_a_class_of_test_that_train_lacks() -> None:
+    train, test = np.repeat([0.0, 1.0], 50), np.repeat([0.0, 1.0, 2.0], 20)
+    (anomaly,) = find_classes_to_doubt("test", test, train, SPECIES)
+    assert anomaly.type == "CLASS_NOT_IN_TRAIN"
+    assert anomaly.blocks(frozenset())
+    assert "no row of train is of the class 'Gentoo' (20 rows)" in anomaly.description
+
+
+def test_find_classes_to_doubt_warns_of_classes_with_few_rows() -> None:
+    labels = np.array([0.0] * 50 + [1.0] * 9)
+    (rare,) = find_classes_to_doubt("train", labels, labels, SPECIES)
+    assert not rare.blocks(frozenset())
+    assert rare.description == (
+        "of 59 rows few are of the classes 'Chinstrap' (9 rows), 'Gentoo' (0 rows): fewer than 10 "
+        "are hardly enough to learn a class"
+    )
+    assert list(find_classes_to_doubt("eval", labels, labels, SPECIES)) == []
+    assert list(find_classes_to_doubt("test", labels, labels, PRICE)) == []
+
+
+@pytest.mark.parametrize(
+    ("weights", "reason"),
+    [
+        ([1.0, -1.0], "1 of 2 rows have no weight, or a negative one"),
+        ([math.nan, 1.0], "1 of 2 rows"),
+        ([0.0, 0.0], "all of 2 weights are 0"),
+    ],
+)
+def test_find_weight_unusable_names_weights_that_are_none(
+    weights: list[float], reason: str
+) -> None:
+    task = Task("regression", "price", example_weight="count")
+    (anomaly,) = find_weight_unusable("test", np.array(weights), task)
+    assert anomaly.feature == "count"
+    assert reason in anomaly.description
+    assert list(find_weight_unusable("test", np.array([0.0, 2.5]), task)) == []
+
+
+# Features that give the label away
+
+
+@pytest.mark.parametrize(
+    "leak",
+    [
+        lambda labels: labels,
+        lambda labels: labels * 60 - 7.5,
+        lambda labels: np.where(labels == 1, np.nan, labels),
+        lambda labels: np.array([b"late" if label else b"in time" for label in labels], object),
+    ],
+)
+def test_data_gate_blocks_a_feature_that_gives_the_label_away(leak: Callable[[Any], Any]) -> None:
+    rows = window_before(201304)[[*RAW_FEATURES, LABEL]]
+    rows = rows.assign(dewp=leak(rows[LABEL].to_numpy()))
+    labels = rows[LABEL].to_numpy(float)
+    leaks = list(
+        find_leaks(
+            "train", Sample(rows[[*RAW_FEATURES]], labels, labels * 0 + 1), TASK, RAW_FEATURES
+        )
+    )
+    (anomaly,) = leaks
+    assert (anomaly.type, anomaly.feature) == ("LABEL_LEAK", "dewp")
+    assert anomaly.blocks(frozenset())
+    assert not anomaly.blocks(frozenset({"dewp:LABEL_LEAK"}))
+    assert '"dewp:LABEL_LEAK" in gate.warn_only' in anomaly.description
+
+
+def test_data_gate_stops_the_run_for_a_leak_unless_it_is_named(tmp_path: Path) -> None:
+    before, new = window_before(201303).copy(), month(201303).copy()
+    for frame in (before, new):
+        frame["sched_arr_time"] = frame["sched_arr_time"] % 2 * 0 + frame[LABEL]
+    with pytest.raises(BlockingAnomalies, match="train: sched_arr_time: LABEL_LEAK: "):
+        pass_gate(tmp_path / "blocked", train=before, test=new)
+    passed = pass_gate(
+        tmp_path / "named", warn_only=("sched_arr_time:LABEL_LEAK",), train=before, test=new
+    )
+    assert any("LABEL_LEAK" in line for line in warnings_of(passed))
+
+
+def test_find_leaks_names_the_feature_of_a_vector_and_spares_few_rows() -> None:
+    random = np.random.default_rng(7)
+    labels = random.integers(0, 3, 300).astype(float)
+    rows = pd.DataFrame({"image[0]": random.normal(size=300), "image[1]": labels})
+    (anomaly,) = find_leaks("train", Sample(rows, labels, np.ones(300)), SPECIES, ["image"])
+    assert anomaly.feature == "image"
+    assert anomaly.description.startswith("image[1] alone predicts ")
+    few = Sample(rows[:40], labels[:40], np.ones(40))
+    assert list(find_leaks("train", few, SPECIES, ["image"])) == []
+
+
+# Labels that no longer follow from the features, by task
+
+
+def related(task: Task, rows: int, seed: int) -> Sample:
+    random = np.random.default_rng(seed)
+    table = pd.DataFrame(random.normal(size=(rows, 3)), columns=["a", "b", "c"])
+    score = table["a"] + 0.5 * table["b"] + random.normal(size=rows)
+    labels = score if task.kind == "regression" else np.digitize(score, [-0.5, 0.5])
+    return Sample(table, np.asarray(labels, float), np.ones(rows))
+
+
+@pytest.mark.parametrize("task", [SPECIES, PRICE], ids=lambda task: task.kind)
+def test_find_label_unrelated_finds_shuffled_labels_of_any_task(task: Task) -> None:
+    window, rows = related(task, 2000, 1), related(task, 1000, 2)
+    assert list(find_label_unrelated("test", rows, window, task, 0.25)) == []
+    shuffled = np.random.default_rng(3).permutation(rows.labels)
+    (anomaly,) = find_label_unrelated(
+        "test", Sample(rows.rows, shuffled, rows.weights), window, task, 0.25
+    )
+    assert anomaly.type == "LABEL_UNRELATED"
+    assert task.headline.title in anomaly.description
+
+
+@pytest.mark.parametrize("task", [SPECIES, PRICE], ids=lambda task: task.kind)
+def test_find_label_unrelated_allows_for_chance_in_few_rows(task: Task) -> None:
+    window = related(task, 2000, 1)
+    for seed in range(20):
+        assert not list(find_label_unrelated("test", related(task, 30, seed), window, task, 0.25))
+
+
+def test_find_label_unrelated_is_silent_where_the_features_never_told_the_label() -> None:
+    window, rows = related(SPECIES, 500, 1), related(SPECIES, 500, 2)
+    random = np.random.default_rng(3)
+    noise = [Sample(s.rows, random.permutation(s.labels), s.weights) for s in (rows, window)]
+    assert not list(find_label_unrelated("test", *noise, SPECIES, 0.25))
+
+
+# Rows that repeat
+
+
+def test_find_duplicates_allows_for_tables_where_rows_repeat_by_nature() -> None:
+    random = np.random.default_rng(7)
+    window = pd.DataFrame({"a": random.integers(0, 20, 500), "b": random.integers(0, 20, 500)})
+    rows = pd.DataFrame({"a": random.integers(0, 20, 200), "b": random.integers(0, 20, 200)})
+    assert rows.duplicated().mean() > 0.1
+    (anomaly,) = find_duplicates("test", rows, window, 0.005)
+    assert not anomaly.blocks(frozenset())
+    twice = pd.concat([rows, rows], ignore_index=True)
+    (anomaly,) = find_duplicates("test", twice, window, 0.005)
+    assert anomaly.blocks(frozenset())
+
+
+def test_find_duplicates_does_not_block_one_row_of_61() -> None:
+    rows = pd.DataFrame({"a": np.arange(61.0)})
+    rows.loc[60, "a"] = 3.0
+    (anomaly,) = find_duplicates("test", rows, pd.DataFrame({"a": np.arange(61.0)}), 0.005)
+    assert not anomaly.blocks(frozenset())
 
 
 @pytest.mark.parametrize("split", ["train", "eval", "test"])
 @pytest.mark.parametrize("kind", [schema_pb2.INT, schema_pb2.FLOAT])
-def test_data_gate_stops_the_run_for_soft_labels_whatever_the_schema_allows(
-    split: str, kind: int
-) -> None:
+def test_data_gate_finds_soft_labels_whatever_the_schema_allows(split: str, kind: int) -> None:
     schema = tfdv.load_schema_text(str(PROJECT / load_config().gate.schema))
     delayed = tfdv.get_feature(schema, LABEL)
     delayed.type = kind
     delayed.ClearField("int_domain")
     limits = asdict(load_config().gate)
     del limits["schema"], limits["warn_only"]
-    gate = Gate(schema=schema, features=RAW_FEATURES, label=LABEL, **limits)
-    frame = month(201303).astype({"delayed": float})
-    frame.loc[3, "delayed"] = 0.5
-    statistics = tfdv.generate_statistics_from_dataframe(frame)
-    _, found = gate.check_statistics(split, statistics, None)
+    gate = Gate(schema=schema, features=RAW_FEATURES, task=TASK, **limits)
+    labels = month(201303)[[LABEL]].astype(float)
+    labels.loc[3, LABEL] = 0.5
+    found = list(gate.check_labels(split, labels, labels, []))
     assert {a.feature for a in found if a.blocks(frozenset())} == {LABEL}
 
 

@@ -15,10 +15,11 @@ from sklearn.metrics import roc_auc_score
 from tfx.v1.types import standard_artifacts as standard
 
 from ml.examples import read_columns
-from ml.fit import FitSettings, area_under_curve, evaluate, fine_tune
+from ml.fit import FitSettings, evaluate, fine_tune
 from ml.keras_setup import skip_autograph_of_keras
 from ml.networks import choose_layers, clone, kernel_layers, load_network
 from ml.parameters import load_function
+from ml.tasks import Task
 from storage.errors import UserError
 from tests.components.digits import (
     SAVE_FN,
@@ -32,7 +33,9 @@ from tests.components.digits import (
 
 layers = tf_keras.layers
 
-SETTINGS = FitSettings("label", "", "binary_crossentropy", 3, 16, 0.05, 7)
+TASK = Task("binary", "label")
+SETTINGS = FitSettings(TASK, "", "", 3, 16, 0.05, 7)
+FARE = Task("regression", "label")
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -71,29 +74,6 @@ def names_of(found: list[Any]) -> list[str]:
 
 def same_weights(one: tf_keras.Model, other: tf_keras.Model) -> bool:
     return all(map(np.array_equal, one.get_weights(), other.get_weights()))
-
-
-@pytest.mark.parametrize("columns", [1, 2])
-def test_area_under_curve_of_two_classes_is_that_of_the_positive_one(columns: int) -> None:
-    random = np.random.default_rng(1)
-    labels, positive = random.integers(0, 2, (300, 1)), random.random((300, 1)).round(1)
-    predictions = positive if columns == 1 else np.hstack([1 - positive, positive])
-    assert area_under_curve(labels, predictions) == roc_auc_score(labels.ravel(), positive.ravel())
-
-
-def test_area_under_curve_of_ten_classes_is_the_mean_of_one_against_the_rest() -> None:
-    random = np.random.default_rng(2)
-    labels = np.repeat(np.arange(10), 30)[:, np.newaxis]
-    logits = random.normal(size=(300, 10)).astype(np.float32) + np.eye(10)[labels.ravel()]
-    predictions = (np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)).astype(np.float32)
-    each = [roc_auc_score(labels.ravel() == digit, predictions[:, digit]) for digit in range(10)]
-    assert area_under_curve(labels, predictions) == pytest.approx(np.mean(each), abs=1e-4)
-
-
-@pytest.mark.parametrize(("labels", "columns"), [([1, 1, 1], 1), ([0, 0, 0], 2), ([0, 1, 1], 3)])
-def test_area_under_curve_is_none_where_a_class_is_missing(labels: list[int], columns: int) -> None:
-    predictions = np.full((3, columns), 1 / columns, np.float32)
-    assert area_under_curve(np.array(labels), predictions) is None
 
 
 def test_kernel_layers_skips_layers_without_weights() -> None:
@@ -162,15 +142,12 @@ def test_fine_tune_learns_the_same_with_the_same_seed() -> None:
         fine_tune(copy, columns, SETTINGS)
     assert same_weights(first, again)
     before, after = evaluate(network, columns, SETTINGS), evaluate(first, columns, SETTINGS)
-    assert before["loss"] is not None
-    assert after["loss"] is not None
     assert after["loss"] < 0.8 * before["loss"]
-    assert after["auc"] is not None
-    assert after["auc"] > 0.9
+    assert after["metrics"]["auc"] > 0.9
 
 
 def test_fine_tune_uses_only_relative_weights_of_rows() -> None:
-    settings = dataclasses.replace(SETTINGS, weight_key="weight")
+    settings = dataclasses.replace(SETTINGS, task=dataclasses.replace(TASK, weight="weight"))
     columns = draw_columns()
     networks = [wide_and_deep() for _ in range(3)]
     fine_tune(networks[0], columns, settings)
@@ -187,7 +164,7 @@ def test_fine_tune_that_diverges_names_the_learning_rate(odd: float) -> None:
     )
     columns = draw_columns()
     columns["deep"][3] = odd
-    settings = dataclasses.replace(SETTINGS, loss="mean_squared_error", learning_rate=1.0)
+    settings = dataclasses.replace(SETTINGS, task=FARE, learning_rate=1.0)
     with pytest.raises(UserError, match=r"diverged.*learning rate \(now 1\)"):
         fine_tune(network, columns, settings)
 
@@ -198,7 +175,7 @@ def test_evaluate_gives_the_mean_loss_of_the_rows() -> None:
     right = np.where(columns["label"] == 1, predictions, 1 - predictions)
     found = evaluate(network, columns, SETTINGS)
     assert found["loss"] == pytest.approx(-np.log(right).mean(), rel=1e-4)
-    assert found["auc"] == roc_auc_score(columns["label"].ravel(), predictions.ravel())
+    assert found["metrics"]["auc"] == roc_auc_score(columns["label"].ravel(), predictions.ravel())
 
 
 def test_load_function_imports_a_function_by_its_path() -> None:
@@ -231,7 +208,16 @@ def test_load_function_refuses_what_is_not_the_path_of_a_function(path: str) -> 
         ({"batch_size": 0}, "batch_size = 0: allowed is 1 or more"),
         ({"learning_rate": 0.0}, r"learning_rate = 0\.0: allowed is above 0, to 1"),
         ({"learning_rate": 1.1}, r"learning_rate = 1\.1: allowed is above 0, to 1"),
-        ({"loss": "no_such_loss"}, "loss = 'no_such_loss': not the name of a Keras loss"),
+        ({"loss": "no_such_loss"}, "loss = 'no_such_loss': of a binary task it is one of binary_"),
+        ({"loss": "huber"}, "loss = 'huber': of a binary task it is one of binary_crossentropy, "),
+        (
+            {"class_weights": "equal"},
+            "class_weights = 'equal': 'balanced', or a weight for each of",
+        ),
+        ({"class_weights": "[1, 0]"}, r"class_weights = \[1, 0\]: weights above 0 are expected"),
+        ({"class_weights": "[1]"}, r"class_weights = \[1\]: 'balanced', or a weight for each of"),
+        ({"class_weights": "[1, null]"}, "class_weights"),
+        ({"task": FARE, "class_weights": "balanced"}, "class_weights: a regression has no classes"),
     ],
 )
 def test_fine_tune_settings_refuse_a_wrong_value_by_name(

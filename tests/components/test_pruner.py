@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 from collections.abc import Callable
@@ -25,6 +26,7 @@ from storage.errors import UserError
 from tests.components.digits import (
     PIXELS,
     PRUNING,
+    TASK,
     Digits,
     build_network,
     digest,
@@ -87,7 +89,7 @@ def test_pruner_keeps_the_accuracy(digits: Digits, pruned_digits: Outputs) -> No
 
 
 @pytest.mark.parametrize("when", ["before", "after"])
-def test_pruner_reports_loss_and_area_under_curve_of_both_models(
+def test_pruner_reports_loss_and_metrics_of_both_models(
     digits: Digits, pruned_digits: Outputs, when: str
 ) -> None:
     model = digits.model if when == "before" else pruned_digits["pruned_model"]
@@ -98,7 +100,10 @@ def test_pruner_reports_loss_and_area_under_curve_of_both_models(
     area = roc_auc_score(labels, exact / exact.sum(axis=1, keepdims=True), multi_class="ovr")
     report = pruned_digits["report"].read()
     assert report[when]["loss"] == pytest.approx(loss, rel=1e-3)
-    assert report[when]["auc"] == pytest.approx(area, abs=1e-5)
+    metrics = report[when]["metrics"]
+    assert list(metrics) == ["accuracy", "macro_auc", "log_loss", "calibration"]
+    assert metrics["macro_auc"] == pytest.approx(area, abs=1e-5)
+    assert metrics["accuracy"] == np.mean(predictions.argmax(axis=1) == labels)
 
 
 def test_pruner_keeps_the_signatures_of_the_model(digits: Digits, pruned_digits: Outputs) -> None:
@@ -213,6 +218,8 @@ def test_measure_sparsity_of_a_separable_convolution_uses_the_pruned_kernel() ->
     assert measure_sparsity(network, ["separable"])["sparsity"] == 1
 
 
+WRONG_LABEL = dataclasses.replace(TASK, label="digit").to_json()
+WEIGHTED = dataclasses.replace(TASK, weight="weight").to_json()
 REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"target_sparsity": 1.2}, r"target_sparsity = 1\.2: allowed is 0 to below 1"),
     ({"target_sparsity": 1.0}, r"target_sparsity = 1\.0: allowed is 0 to below 1"),
@@ -241,11 +248,13 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"layers": '["Conv2D"]'}, r"'Conv2D' is none of first \(Dense\), second \(Dense\)"),
     ({"layers": "first"}, "layers.*first"),
     ({"layers": '"first"'}, "layers.*first"),
-    ({"loss": "sparse_nonsense"}, "loss = 'sparse_nonsense': not the name of a Keras loss"),
+    ({"loss": "sparse_nonsense"}, "loss = 'sparse_nonsense': of a multiclass task it is one of"),
+    ({"class_weights": "[1, 2]"}, "class_weights = .* a weight for each of the 10 classes"),
+    ({"class_weights": "[1, x]"}, "class_weights|Expecting"),
     ({"save_fn": "tests.components.digits.lose"}, r"'tests\.components\.digits\.lose' is not"),
     ({"save_fn": "no_such_module.save"}, r"'no_such_module\.save' is not the import path"),
-    ({"label_key": "digit"}, "label_key.*digit"),
-    ({"weight_key": "weight"}, "weight_key.*weight"),
+    ({"task": WRONG_LABEL}, "label = 'digit': allowed is image or label"),
+    ({"task": WEIGHTED}, "weight = 'weight': allowed is image or label"),
 ]
 
 

@@ -12,7 +12,6 @@ import pytest
 import tensorflow_model_analysis as tfma
 from tfx.v1.types import standard_artifacts as standard
 
-from components.evaluator.blessing import unmet_thresholds
 from components.evaluator.results import read_failures, read_metrics
 from components.pusher import Pusher
 from components.served_model import ServedModel
@@ -132,8 +131,8 @@ def test_pusher_pushes_nothing_without_all_blessings(
     pushed: PushedRun, tmp_path: Path, node: str, marker: str
 ) -> None:
     output = tmp_path / "output"
-    shutil.copytree(pushed.cli.output / "artifacts", output / "artifacts")
     refused = PushedRun(type(pushed.cli)(pushed.cli.data, output), "")
+    shutil.copytree(pushed.cli.directory / "artifacts", refused.cli.directory / "artifacts")
     (refused.artifact(node, "blessing") / marker).unlink()
     result = push(refused, tmp_path / "serving", tmp_path / "work")
     assert result.get_int_custom_property("pushed") == 0
@@ -182,7 +181,6 @@ def test_evaluator_blesses_a_model_with_slices_too_small_to_evaluate(
     uri = str(pushed.artifact("Evaluator", "evaluation"))
     stock = tfma.load_validation_result(uri)
     assert not stock.validation_ok  # A company with few trips in the month: stock TFX refuses.
-    assert unmet_thresholds(uri) == []
     assert read_failures(uri) == []
     blessing = pushed.artifact("Evaluator", "blessing")
     assert [path.name for path in blessing.iterdir()] == ["BLESSED"]

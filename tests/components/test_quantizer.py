@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import gzip
 import json
 from collections.abc import Callable
@@ -25,12 +26,14 @@ from components.quantizer.measurement import Measurement
 from components.quantizer.trade_off import plot_trade_off
 from ml.artifacts import serving_model_uri
 from ml.predictors import load_predictor
+from ml.tasks import AUC, RMSE
 from ml.tflite import read_signatures
 from storage.errors import UserError
 from storage.names import TFLITE_MODEL
 from tests.components.digits import (
     LEARNING,
     PIXELS,
+    TASK,
     Digits,
     build_network,
     digest,
@@ -128,7 +131,8 @@ def test_quantizer_reports_the_measurements_of_the_file(quantized: Quantize, mod
     assert row["gzip_bytes"] == len(gzip.compress(content, 9))
     assert 0 < row["p50_ms"] <= row["p99_ms"]
     assert row["batch_us_per_row"] > 0
-    assert abs(report["float"]["auc"] - row["auc"]) < 0.002
+    assert abs(report["float"]["metrics"]["macro_auc"] - row["metrics"]["macro_auc"]) < 0.002
+    assert list(row["metrics"]) == ["accuracy", "macro_auc", "log_loss", "calibration"]
 
 
 def test_quantizer_names_the_signatures_of_the_file_that_it_measures(quantized: Quantize) -> None:
@@ -192,12 +196,12 @@ def test_quantizer_reports_whether_zeros_are_left_out(
 
 
 def test_quantizer_auto_ships_the_smallest_mode_and_reports_all(quantize: Quantize) -> None:
-    done = quantize(mode="auto", auto_modes='["dynamic_range", "float16"]', max_auc_loss=0.01)
+    done = quantize(mode="auto", auto_modes='["dynamic_range", "float16"]', max_loss=0.01)
     report = done["report"].read()
     sizes = {mode: row["gzip_bytes"] for mode, row in report["modes"].items()}
     assert list(sizes) == ["none", "dynamic_range", "float16"]
     assert report["mode"] == min(sizes, key=lambda mode: sizes[mode])
-    assert report["why"] == "smallest of 2 modes that lose at most 0.01 in AUC"
+    assert report["why"] == "smallest of 2 modes that lose at most 0.01 in accuracy"
     assert len(gzip.compress(tflite_of(done), 9)) == sizes[report["mode"]]
     check_picture(Path(done["report"].uri) / "trade_off.png")
 
@@ -212,14 +216,15 @@ def check_picture(path: Path) -> None:
         assert len(np.unique(coloured.round(1), axis=0)) >= 2
 
 
-def made(**values: Any) -> Measurement:
-    defaults = {"bytes": 2, "gzip_bytes": 1, "sparsity": 0.0, "auc": 0.9, "p50_ms": 1.0}
+def made(auc: float | None = 0.9, **values: Any) -> Measurement:
+    defaults: dict[str, Any] = {"bytes": 2, "gzip_bytes": 1, "sparsity": 0.0, "p50_ms": 1.0}
+    defaults["metrics"] = {"auc": auc, "rmse": 5.0}
     return Measurement(**(defaults | {"p99_ms": 2.0, "batch_us_per_row": 1.0} | values))
 
 
-def test_plot_trade_off_draws_without_an_area_under_the_curve(tmp_path: Path) -> None:
+def test_plot_trade_off_draws_where_the_metric_is_undefined(tmp_path: Path) -> None:
     nothing = made(auc=None)
-    plot_trade_off(str(tmp_path / "plot.png"), nothing, {"int8": nothing}, "int8")
+    plot_trade_off(str(tmp_path / "plot.png"), nothing, {"int8": nothing}, "int8", AUC)
     assert (tmp_path / "plot.png").stat().st_size > 5000
 
 
@@ -236,23 +241,19 @@ measurements = st.builds(
     others=st.dictionaries(st.sampled_from(MODES[1:]), measurements, min_size=1),
     reference=measurements,
     policy=st.sampled_from(list(POLICIES)),
-    max_auc_loss=st.floats(0, 1),
+    max_loss=st.floats(0, 1),
 )
 def test_choose_auto_takes_the_cheapest_good_mode_or_float(
     none: Measurement,
     others: dict[str, Measurement],
     reference: Measurement,
     policy: str,
-    max_auc_loss: float,
+    max_loss: float,
 ) -> None:
     measured = {"none": none, **others}
-    chosen, why = choose(measured, reference, "auto", policy, max_auc_loss)
-    assert reference.auc is not None
-    good = [
-        other
-        for other in others.values()
-        if other.auc is not None and reference.auc - other.auc <= max_auc_loss
-    ]
+    chosen, why = choose(measured, reference, "auto", policy, max_loss, AUC)
+    best = reference.metrics["auc"] or 0.0
+    good = [o for o in others.values() if best - (o.metrics["auc"] or 0.0) <= max_loss]
     if not good:
         assert chosen == "none"
         assert why.startswith("float: every mode loses more than")
@@ -269,19 +270,19 @@ SMALL_AND_SLOW, LARGE_AND_FAST = made(gzip_bytes=10, p50_ms=5), made(gzip_bytes=
 @pytest.mark.parametrize(("policy", "mode"), [("smallest", "qat"), ("fastest", "float16")])
 def test_choose_uses_the_cost_of_the_policy(policy: str, mode: str) -> None:
     measured = {"none": made(), "float16": LARGE_AND_FAST, "qat": SMALL_AND_SLOW}
-    assert choose(measured, made(), "auto", policy, 0.002)[0] == mode
+    assert choose(measured, made(), "auto", policy, 0.002, AUC)[0] == mode
 
 
 def test_choose_tells_the_loss_of_each_mode_when_float_is_shipped() -> None:
     measured = {"none": made(), "int8": made(auc=0.8), "qat": made(auc=0.85)}
-    chosen, why = choose(measured, made(), "auto", "smallest", 0.002)
+    chosen, why = choose(measured, made(), "auto", "smallest", 0.002, AUC)
     assert chosen == "none"
     assert why == "float: every mode loses more than 0.002 in AUC (int8 0.1000, qat 0.0500)"
 
 
 def test_choose_takes_the_mode_that_is_set_whatever_its_loss() -> None:
     measured = {"int8": made(auc=0.1)}
-    assert choose(measured, made(), "int8", "smallest", 0.0) == (
+    assert choose(measured, made(), "int8", "smallest", 0.0, AUC) == (
         "int8",
         "int8 is the configured mode",
     )
@@ -289,7 +290,18 @@ def test_choose_takes_the_mode_that_is_set_whatever_its_loss() -> None:
 
 def test_choose_takes_float_where_the_loss_is_unknown() -> None:
     measured = {"none": made(auc=None), "int8": made(auc=None)}
-    assert choose(measured, made(auc=None), "auto", "smallest", 0.002)[0] == "none"
+    assert choose(measured, made(auc=None), "auto", "smallest", 0.002, AUC)[0] == "none"
+
+
+@pytest.mark.parametrize(("rmse", "chosen"), [(4.0, "int8"), (5.09, "int8"), (5.11, "none")])
+def test_choose_allows_a_regression_a_share_of_its_error(rmse: float, chosen: str) -> None:
+    worse = dataclasses.replace(made(), metrics={"rmse": rmse})
+    mode, why = choose({"none": made(), "int8": worse}, made(), "auto", "smallest", 0.02, RMSE)
+    assert mode == chosen
+    if chosen == "none":
+        assert why == "float: every mode loses more than 2% in RMSE (int8 2.2%)"
+    else:
+        assert why == "smallest of 1 modes that lose at most 2% in RMSE"
 
 
 @given(modes=st.lists(st.sampled_from(MODES), min_size=1))
@@ -298,6 +310,9 @@ def test_check_modes_gives_each_auto_mode_once_and_float(modes: list[str]) -> No
     assert sorted(found) == sorted({"none", *modes})
 
 
+WRONG_LABEL = dataclasses.replace(TASK, label="digit").to_json()
+WEIGHTED = dataclasses.replace(TASK, weight="weight").to_json()
+RAW_WEIGHTED = dataclasses.replace(TASK, example_weight="weight").to_json()
 REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"mode": "int4"}, r"mode = 'int4': allowed is none, float16, .* or auto"),
     ({"mode": "auto", "auto_modes": "int8"}, "auto_modes = 'int8': allowed is a JSON list"),
@@ -306,17 +321,19 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"mode": "auto", "auto_modes": "[]"}, r"auto_modes = '\[\]': allowed is a JSON list"),
     ({"mode": "auto", "auto_modes": "[[]]"}, r"auto_modes = '\[\[\]\]': allowed is"),
     ({"mode": "auto", "policy": "best"}, "policy = 'best': allowed is smallest or fastest"),
-    ({"max_auc_loss": -0.1}, r"max_auc_loss = -0\.1: allowed is 0 to 1"),
-    ({"max_auc_loss": float("nan")}, "max_auc_loss = nan: allowed is 0 to 1"),
+    ({"max_loss": -0.1}, r"max_loss = -0\.1: allowed is 0 or more"),
+    ({"max_loss": float("nan")}, "max_loss = nan: allowed is 0 or more"),
     ({"weight_bits": 4}, "weight_bits = 4: allowed is 5 to 8"),
     ({"weight_bits": 9}, "weight_bits = 9: allowed is 5 to 8"),
     ({"epochs": -1}, "epochs = -1: allowed is 0 or more"),
     ({"batch_size": 0}, "batch_size = 0: allowed is 1 or more"),
     ({"learning_rate": 2.0}, r"learning_rate = 2\.0: allowed is above 0, to 1"),
-    ({"loss": "sparse_nonsense"}, "loss = 'sparse_nonsense': not the name of a Keras loss"),
+    ({"loss": "sparse_nonsense"}, "loss = 'sparse_nonsense': of a multiclass task it is one of"),
+    ({"class_weights": "[1, 2]"}, "class_weights = .* a weight for each of the 10 classes"),
     ({"save_fn": "tests.components.digits.lose"}, r"'tests\.components\.digits\.lose' is not"),
-    ({"label_key": "digit"}, "digit"),
-    ({"mode": "qat", "weight_key": "weight"}, "weight_key.*weight"),
+    ({"task": WRONG_LABEL}, "label = 'digit': allowed is image or label"),
+    ({"mode": "qat", "task": WEIGHTED}, "weight = 'weight': allowed is image or label"),
+    ({"mode": "none", "task": RAW_WEIGHTED}, "example_weight = 'weight': allowed is a raw feature"),
     ({"signature": "raw"}, r"no signature 'raw'; it has .*raw_features"),
     ({"signature": "serving_default"}, "'serving_default' .* no operators ParseExampleV2"),
     (

@@ -9,15 +9,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pytest
 import tensorflow as tf
 
+from components import request_example_gen
 from components.request_example_gen import RequestExampleGen
 from ml import request_log
 from ml.artifacts import load_schema
-from ml.examples import read_rows
+from ml.examples import read_rows, read_vectors
 from ml.requests import Requests
+from ml.tasks import Task
 from pipeline.config import load_config
 from serving.server.request_records import make_records
 from storage.encryption import Encryptor
@@ -46,7 +49,7 @@ def trips() -> pa.Table:
 def generate(
     run_component: Callable[..., dict[str, Any]], curated_schema: Path, tmp_path: Path
 ) -> Generate:
-    def run(**parameters: Any) -> Any:
+    def run(schema: Path = curated_schema, **parameters: Any) -> Any:
         settings = {
             "log_uri": str(tmp_path / "log"),
             "model_name": MODEL,
@@ -56,10 +59,9 @@ def generate(
             "features": json.dumps(RAW_FEATURES),
             "output": PROBABILITY,
             "data_uri": str(tmp_path / "spans"),
-            "label": LABEL,
             **parameters,
         }
-        outputs = run_component(RequestExampleGen, {"schema": curated_schema}, **settings)
+        outputs = run_component(RequestExampleGen, {"schema": schema}, **settings)
         return outputs["examples"]
 
     return run
@@ -307,3 +309,116 @@ def test_request_log_period_can_be_named(trips: pa.Table, tmp_path: Path) -> Non
         survey(tmp_path, now, since=UNTIL)
     with pytest.raises(request_log.DataError, match=r"no complete period of 7 day\(s\) yet"):
         survey(tmp_path, SINCE + 5)
+
+
+# Other tasks: classes that are text, vectors, and requests to classify or regress.
+
+VECTORS = """
+feature { name: "image" type: FLOAT shape { dim { size: 4 } } }
+feature { name: "kind" type: BYTES shape { dim { size: 1 } } }
+feature { name: "x" type: FLOAT shape { dim { size: 1 } } }
+"""
+SPECIES = Task("multiclass", "kind", ("a", "b", "c"))
+
+
+def write_requests(root: Path, inputs: Any, outputs: Any, second: int = SINCE) -> None:
+    folder = root / "log" / MODEL
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"requests-{len(list(folder.iterdir()))}{REQUEST_LOG_SUFFIX}"
+    with tf.io.TFRecordWriter(str(path), "GZIP") as file:
+        for record in make_records(VERSION, inputs, outputs, second * 1_000_000):
+            file.write(record)
+
+
+@pytest.fixture
+def generate_vectors(generate: Generate, tmp_path: Path) -> Generate:
+    """Runs on requests of an image and a number."""
+
+    def run(task: Task, **parameters: Any) -> Any:
+        folder = tmp_path / "schema"
+        folder.mkdir(exist_ok=True)
+        (folder / "schema.pbtxt").write_text(VECTORS)
+        features = json.dumps(["image", "x"])
+        given = {"features": features, "data_uri": "", "task": task.to_json(), "schema": folder}
+        return generate(**given | parameters)
+
+    return run
+
+
+def stored(examples: Any, name: str) -> list[list[Any]]:
+    (path,) = (Path(examples.uri) / "Split-current").iterdir()
+    rows = tf.data.TFRecordDataset(str(path), "GZIP").as_numpy_iterator()
+    features = [tf.train.Example.FromString(row).features.feature[name] for row in rows]
+    return [list(getattr(f, f.WhichOneof("kind") or "float_list").value) for f in features]
+
+
+def test_request_example_gen_keeps_all_outputs_and_all_values_of_a_vector(
+    generate_vectors: Generate, tmp_path: Path
+) -> None:
+    images = np.arange(12, dtype=np.float32).reshape(3, 4)
+    scores = np.array([[0.5, 0.25, 0.25], [0, 1, 0], [np.nan, 0.5, 0.5]], np.float32)
+    inputs = {"image": images, "x": np.array([1, np.nan, 3], np.float32)}
+    write_requests(tmp_path, inputs, {PROBABILITY: scores})
+    write_requests(tmp_path, inputs, {PROBABILITY: scores[:, :2]})  # Of another model.
+    examples = generate_vectors(SPECIES)
+    assert stored(examples, "image") == images[:2].tolist()
+    assert stored(examples, f"prediction.{PROBABILITY}") == scores[:2].tolist()
+    assert stored(examples, "x") == [[1.0], []]
+    requests = Requests.from_examples(examples)
+    assert (requests.rows["current"], requests.without_prediction) == (2, 4)
+    vectors = read_vectors(examples, "current", f"prediction.{PROBABILITY}", 3)
+    np.testing.assert_array_equal(vectors, scores[:2])
+
+
+@pytest.mark.parametrize(
+    ("task", "outputs", "expected"),
+    [
+        (SPECIES, {"scores": [[0.5, 0.25, 0.25]]}, [0.5, 0.25, 0.25]),
+        (Task("binary", "kind", ("a", "b")), {"scores": [[0.25, 0.75]]}, [0.75]),
+        (Task("binary", "kind", ("a", "b")), {"outputs": [[0.75]]}, [0.75]),
+        (Task("regression", "x"), {"outputs": [[-3.5]]}, [-3.5]),
+    ],
+)
+def test_request_example_gen_takes_requests_to_classify_and_to_regress(
+    generate_vectors: Generate, tmp_path: Path, task: Task, outputs: Any, expected: list[float]
+) -> None:
+    arrays = {name: np.array(values, np.float32) for name, values in outputs.items()}
+    if "scores" in arrays:
+        names = [list(task.class_names)]
+        arrays["classes"] = np.array([[n.encode() for n in row] for row in names], object)
+    image = {"image": np.ones((1, 4), np.float32)}
+    write_requests(tmp_path, image, arrays)
+    examples = generate_vectors(task, features=json.dumps(["image"]))
+    assert stored(examples, f"prediction.{PROBABILITY}") == [expected]
+
+
+def test_request_example_gen_joins_labels_of_text_by_vectors(
+    generate_vectors: Generate, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = np.arange(16, dtype=np.float32).reshape(4, 4)
+    write_requests(tmp_path, {"image": images}, {PROBABILITY: np.full((4, 3), 1 / 3, np.float32)})
+    packed = [row.tobytes() for row in images]
+    # The last is of no class; the third has two labels.
+    known = pd.DataFrame(
+        {
+            "image": [*packed, packed[2]],
+            "kind": [b"a", b"c", b"a", b"z", b"b"],
+        }
+    )
+    monkeypatch.setattr(request_example_gen, "_read_labels", lambda *_: (known, [201303]))
+    examples = generate_vectors(SPECIES, data_uri="any", features=json.dumps(["image"]))
+    assert stored(examples, "kind") == [[b"a"], [b"c"], [], [b"z"]]
+    assert Requests.from_examples(examples).labelled == {"current": 2}
+
+
+def test_request_example_gen_joins_the_weight_of_a_row_with_its_label(
+    generate_vectors: Generate, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = np.arange(8, dtype=np.float32).reshape(2, 4)
+    write_requests(tmp_path, {"image": images}, {PROBABILITY: np.ones((2, 1), np.float32)})
+    packed = [row.tobytes() for row in images]
+    known = pd.DataFrame({"image": packed[:1], "kind": [b"a"], "x": [2.5]})
+    monkeypatch.setattr(request_example_gen, "_read_labels", lambda *_: (known, [201303]))
+    task = Task("binary", "kind", ("a", "b"), example_weight="x")
+    examples = generate_vectors(task, data_uri="any", features=json.dumps(["image"]))
+    assert (stored(examples, "kind"), stored(examples, "x")) == ([[b"a"], []], [[2.5], []])

@@ -19,13 +19,17 @@ from tensorflow_metadata.proto.v0 import schema_pb2
 from tfx.v1.types import standard_artifacts as standard
 from tfx_bsl.coders import example_coder
 
-from components.serving_monitor.checks import check_prediction_drift
 from components.serving_monitor.component import ServingMonitor
 from components.serving_monitor.page import render
+from components.serving_monitor.prediction_checks import check_prediction_drift
+from components.serving_monitor.predictions import Bins
 from ml.artifacts import statistics_uri
 from ml.example_columns import Columns, to_example_batch
 from ml.requests import Requests
+from ml.statistics import Statistics
 from pipeline.config import load_config
+from pipeline.model import Model
+from pipeline.monitoring import monitor_settings
 from storage.errors import UserError
 from tests.conftest import PROJECT, read_month, thin
 from tests.trips.features import RAW_FEATURES
@@ -36,6 +40,8 @@ ANSWER = f"prediction.{PROBABILITY}"
 COLUMNS = [*RAW_FEATURES, LABEL, ANSWER]
 VERSION = 1795462379
 MARCH = {"since": 1362096000, "until": 1364774400}
+
+FEW = load_config(settings=["monitor.min_slice_rows=200"])
 
 Monitor = Callable[..., dict[str, Any]]
 
@@ -106,10 +112,10 @@ def monitor(
             model_name="a_model",
             features=json.dumps(RAW_FEATURES),
             output=PROBABILITY,
-            label=LABEL,
+            task=load_config().make_task().to_json(),
             slices='["company"]',
             **MARCH,
-            **(vars(load_config().monitor) | {"min_slice_rows": 200}),
+            **monitor_settings(FEW, Model.load(FEW)),
         )
         report: dict[str, Any] = outputs["report"].read()
         assert Path(outputs["report"].page).read_text() == render(report)
@@ -161,12 +167,17 @@ def test_serving_monitor_raises_no_alarm_for_a_real_month(monitor: Monitor) -> N
     pairs = (
         march.loc[delayed, [ANSWER]].merge(march.loc[~delayed, [ANSWER]], how="cross").to_numpy()
     )
-    assert overall["auc"] == pytest.approx((pairs[:, 0] > pairs[:, 1]).mean(), abs=1e-3)
-    assert overall["label_rate"] == pytest.approx(delayed.mean())
+    assert overall["metrics"]["auc"] == pytest.approx((pairs[:, 0] > pairs[:, 1]).mean(), abs=1e-3)
+    assert overall["mean_labels"] == pytest.approx([delayed.mean()])
+    assert list(overall["metrics"]) == ["auc", "auc_pr", "log_loss", "calibration"]
+    assert all(0 < deviation < 0.1 for deviation in overall["deviations"].values())
     assert {row["name"] for row in slices} == {
         f"company:{name}" for name, count in march["company"].value_counts().items() if count >= 200
     }
-    assert report["predictions"]["current"]["mean"] == pytest.approx(march[ANSWER].mean())
+    means = report["predictions"]["current"]["means"]
+    assert means == {PROBABILITY: pytest.approx(march[ANSWER].mean())}
+    learned = pd.concat([month(201301), month(201302)])[LABEL].mean()
+    assert report["predictions"]["training"] == {PROBABILITY: pytest.approx(learned)}
 
 
 def test_serving_monitor_names_faults_of_features(monitor: Monitor) -> None:
@@ -200,7 +211,7 @@ def test_serving_monitor_names_faults_of_predictions(monitor: Monitor) -> None:
         ("prediction drift", "", "previous period"),
         ("mean prediction", "", "training"),
         ("live AUC", "", "labels"),
-        ("calibration", "", "labels"),
+        ("live calibration", "", "labels"),
     }
 
 
@@ -277,9 +288,10 @@ def test_serving_monitor_page_template_is_installed_with_its_package() -> None:
 
 
 def test_prediction_drift_counts_predictions_that_are_no_numbers() -> None:
-    past = pd.Series(np.linspace(0, 1, 1000))
-    now = past.where(np.arange(1000) % 10 == 0)
-    (check,) = check_prediction_drift(now, past, 0.15)
+    bins = Bins.choose(load_config().make_task(), Statistics(), np.zeros((0, 1)))
+    past = np.linspace(0, 1, 1000)[:, None]
+    now = np.where(np.arange(1000)[:, None] % 10 == 0, past, np.nan)
+    (check,) = check_prediction_drift(bins, now, past, 0.15)
     assert check.alarms
-    (check,) = check_prediction_drift(now, now, 0.15)
+    (check,) = check_prediction_drift(bins, now, now, 0.15)
     assert not check.alarms

@@ -32,16 +32,25 @@ from tfx.components.util.model_utils import is_infra_validated
 from components.quantizer.signatures import name_signatures
 from components.serving_validator import server
 from components.serving_validator.component import ServingValidator, read_report
-from components.serving_validator.rows import make_inputs, rest_body, sample_rows
+from components.serving_validator.rows import (
+    make_inputs,
+    rest_body,
+    rest_examples_body,
+    sample_rows,
+)
 from components.serving_validator.verdict import Limits, Protocol, Trial, compare, unmet_limits
 from components.serving_validator.warmup import MAX_WARMUP_RECORDS, write_warmup
 from ml import tflite as tflite_files
 from ml.artifacts import split_files
 from ml.predictors import load_predictor
+from ml.tasks import Task
+from serving.server.json_requests import parse_examples
 from storage.errors import DataError, UserError
 from storage.names import TFLITE_MODEL, WARMUP_FILE
 from storage.uris import copy_tree, model_digest
+from tests.components import task_models
 from tests.conftest import PROJECT, PushedRun
+from tests.trips.features import RAW_FEATURES
 
 STAND_IN = Path(__file__).with_name("stand_in_model_server.py")
 
@@ -122,13 +131,23 @@ def examples_artifact(folder: Path) -> Any:
 Validate = Callable[..., tuple[Any, list[str]]]
 
 
+@pytest.fixture(scope="module")
+def schema(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A `Schema` artifact with the one feature."""
+    folder = tmp_path_factory.mktemp("schema")
+    (folder / "schema.pbtxt").write_text('feature { name: "x" type: FLOAT }')
+    return folder
+
+
 @pytest.fixture
-def validate(run_component: Callable[..., dict[str, Any]]) -> Validate:
+def validate(run_component: Callable[..., dict[str, Any]], schema: Path) -> Validate:
     """Runs the component; returns the blessing and the reasons against it."""
 
-    def run(model: Path, examples: Any, **parameters: Any) -> tuple[Any, list[str]]:
+    def run(
+        model: Path, examples: Any, schema: Path = schema, **parameters: Any
+    ) -> tuple[Any, list[str]]:
         defaults = {"model_name": "line", "rows": 10, "timeout_seconds": 60.0}
-        inputs = {"model": model, "examples": examples}
+        inputs = {"model": model, "examples": examples, "schema": schema}
         outputs = run_component(ServingValidator, inputs, **(defaults | parameters))
         blessing = outputs["blessing"]
         reasons = read_report(blessing)["reasons"]
@@ -274,17 +293,22 @@ def test_serving_validator_reports_each_exceeded_budget_and_by_how_much(
     ],
 )
 def test_serving_validator_refuses_a_wrong_parameter_by_name(
-    refused: Callable[..., None], line: Path, xs: Any, parameters: dict[str, Any], message: str
+    refused: Callable[..., None],
+    line: Path,
+    xs: Any,
+    schema: Path,
+    parameters: dict[str, Any],
+    message: str,
 ) -> None:
-    inputs = {"model": line, "examples": xs}
+    inputs = {"model": line, "examples": xs, "schema": schema}
     refused(ServingValidator, inputs, message, **({"model_name": "line"} | parameters))
 
 
 def test_serving_validator_refuses_a_split_without_rows(
-    refused: Callable[..., None], line: Path, tmp_path: Path
+    refused: Callable[..., None], line: Path, schema: Path, tmp_path: Path
 ) -> None:
     write_examples(tmp_path / "Split-test" / "data.gz", [])
-    inputs = {"model": line, "examples": examples_artifact(tmp_path)}
+    inputs = {"model": line, "examples": examples_artifact(tmp_path), "schema": schema}
     refused(ServingValidator, inputs, "Split-test has no rows", model_name="line")
 
 
@@ -305,7 +329,12 @@ def test_serving_validator_blesses_a_real_model_and_leaves_it_unchanged(
     folder = pushed.artifact("SpanExampleGen", "examples")
     before = model_digest(str(model))
     blessing, reasons = validate(
-        model, examples_artifact(folder), model_name="trip_delay", rows=50, warmup_rows=3
+        model,
+        examples_artifact(folder),
+        PROJECT / "tests/trips/schema",
+        model_name="trip_delay",
+        rows=50,
+        warmup_rows=3,
     )
     assert reasons == []
     assert model_digest(str(model)) == before
@@ -449,7 +478,7 @@ def test_write_warmup_requests_can_be_repeated_in_both_formats(
     rows, _ = sample_rows(sorted(map(str, (folder / "Split-test").iterdir())), 20)
     model = pushed.artifact("Quantizer", "quantized_model") / "Format-Serving"
     copy_tree(str(model), str(tmp_path))
-    assert write_warmup(str(tmp_path), "m", rows[:5]) == ["raw_features"]
+    assert write_warmup(str(tmp_path), "m", rows[:5], RAW_FEATURES) == ["raw_features"]
     requests = read_warmup(tmp_path)
     assert [request.model_spec.name for request in requests] == ["m"] * 5
     saved_model = tf.saved_model.load(str(tmp_path))
@@ -488,7 +517,7 @@ def test_write_warmup_covers_all_signatures_of_a_saved_model(
 ) -> None:
     rows = np.array([example(float(x)) for x in range(3)], object)
     copy_tree(str(line_without_tflite / "Format-Serving"), str(tmp_path))
-    warmed = write_warmup(str(tmp_path), "line", rows[:2])
+    warmed = write_warmup(str(tmp_path), "line", rows[:2], ["x"])
     assert warmed == ["raw_features", "serving_default"]
     features, others = read_warmup(tmp_path)[:2], read_warmup(tmp_path)[2:]
     assert [tf.make_ndarray(request.inputs["x"]).tolist() for request in features] == [[0], [1]]
@@ -500,7 +529,7 @@ def test_write_warmup_writes_no_more_requests_than_tensorflow_serving_takes(
 ) -> None:
     rows = np.array([example(float(x)) for x in range(1200)], object)
     copy_tree(str(line_without_tflite / "Format-Serving"), str(tmp_path))
-    write_warmup(str(tmp_path), "line", rows)
+    write_warmup(str(tmp_path), "line", rows, ["x"])
     assert len(read_warmup(tmp_path)) == MAX_WARMUP_RECORDS == 1000
 
 
@@ -511,16 +540,16 @@ def copied_line(line: Path, tmp_path: Path) -> Path:
 
 
 def test_write_warmup_without_rows_writes_no_file(copied_line: Path) -> None:
-    assert write_warmup(str(copied_line), "line", np.array([], object)) == []
+    assert write_warmup(str(copied_line), "line", np.array([], object), ["x"]) == []
     assert not (copied_line / WARMUP_FILE).exists()
 
 
 def test_write_warmup_changes_no_file_of_the_model(copied_line: Path) -> None:
     before = {path: path.read_bytes() for path in copied_line.rglob("*") if path.is_file()}
-    assert write_warmup(str(copied_line), "line", np.array([example(1.0)], object))
+    assert write_warmup(str(copied_line), "line", np.array([example(1.0)], object), ["x"])
     assert all(path.read_bytes() == content for path, content in before.items())
     requests = (copied_line / WARMUP_FILE).read_bytes()
-    assert write_warmup(str(copied_line), "line", np.array([example(2.0)], object)) == []
+    assert write_warmup(str(copied_line), "line", np.array([example(2.0)], object), ["x"]) == []
     assert (copied_line / WARMUP_FILE).read_bytes() == requests
 
 
@@ -531,7 +560,7 @@ def test_write_warmup_writes_the_same_for_the_same_model_and_rows(
     written = set()
     for name in ("one", "other"):
         copy_tree(str(line / "Format-Serving"), str(tmp_path / name))
-        write_warmup(str(tmp_path / name), "line", rows)
+        write_warmup(str(tmp_path / name), "line", rows, ["x"])
         written.add((tmp_path / name / WARMUP_FILE).read_bytes())
     assert len(written) == 1
 
@@ -587,22 +616,51 @@ def signature_of(**inputs: tuple[tf.DType, list[int]]) -> Any:
 
 def test_make_inputs_parses_features_by_name_and_fills_absent_ones() -> None:
     signature = signature_of(x=(tf.float32, [-1]), name=(tf.string, [-1]), other=(tf.float64, [-1]))
-    inputs = make_inputs(signature, np.array([example(3.0), example(4.0)], object))
+    inputs = make_inputs(
+        signature, np.array([example(3.0), example(4.0)], object), ["x", "name", "other"]
+    )
     assert inputs["x"].tolist() == [3, 4]
     assert inputs["name"].tolist() == [b"", b""]
     assert inputs["other"].dtype == np.float64
     assert np.isnan(inputs["other"]).all()
 
 
+def test_make_inputs_tells_a_single_feature_of_text_from_serialized_examples() -> None:
+    rows = np.array([task_models.example([], b"red"), task_models.example([])], object)
+    text = signature_of(colour=(tf.string, [-1]))
+    assert make_inputs(text, rows)["colour"].tolist() == [b"red", b""]
+    serialized = signature_of(examples=(tf.string, [-1]))
+    assert make_inputs(serialized, rows)["examples"].tolist() == rows.tolist()
+
+
 def test_make_inputs_refuses_an_example_without_a_needed_feature() -> None:
     with pytest.raises(DataError, match=r"does not fit the signature: .*count"):
-        make_inputs(signature_of(count=(tf.int64, [-1])), np.array([example(3.0)], object))
+        make_inputs(
+            signature_of(count=(tf.int64, [-1])), np.array([example(3.0)], object), ["count"]
+        )
 
 
 def test_make_inputs_refuses_inputs_that_no_example_holds_by_name() -> None:
     signature = signature_of(image=(tf.float32, [-1, -1, -1]), z=(tf.complex64, [-1]))
     with pytest.raises(UserError, match=r"image \(DT_FLOAT, \[-1, -1\] a row\), z \(DT_COMPLEX64"):
-        make_inputs(signature, np.array([example(3.0)], object))
+        make_inputs(signature, np.array([example(3.0)], object), ["image", "z"])
+
+
+def test_make_inputs_refuses_an_input_that_no_example_has_instead_of_feeding_nan() -> None:
+    signature = signature_of(trip_miles=(tf.float32, [-1]), hour=(tf.int64, [-1]))
+    with pytest.raises(
+        UserError, match=r"^the signature has the input 'trip_miles', which is no f"
+    ):
+        make_inputs(signature, np.array([example(3.0)], object), ["trip.miles", "hour"])
+
+
+def test_make_inputs_feeds_the_only_feature_if_it_is_text() -> None:
+    signature = signature_of(text=(tf.string, [-1]))
+    example = tf.train.Example()
+    example.features.feature["text"].bytes_list.value.append(b"a review")
+    rows = np.array([example.SerializeToString()], object)
+    assert make_inputs(signature, rows, ["text"])["text"].tolist() == [b"a review"]
+    assert make_inputs(signature, rows, ["x"])["text"].tolist() == rows.tolist()
 
 
 @given(
@@ -667,3 +725,84 @@ def test_unmet_limits_ignores_limits_of_0_and_missing_measurements() -> None:
         "a request over gRPC took 50.00 ms (99th percentile), 10.00 more than the 40 that "
         "max_p99_ms allows",
     ]
+
+
+# Other tasks.
+
+
+@pytest.fixture
+def vectors(tmp_path: Path) -> Any:
+    """An `Examples` artifact of vectors, with the labels of each task."""
+    rows = [
+        task_models.example(
+            [n / 7, -n / 3, 0.5], b"red" if n % 2 else b"", kind=b"a", price=100.0 * n
+        )
+        for n in range(12)
+    ]
+    write_examples(tmp_path / "vectors" / "Split-test" / "data.gz", rows)
+    return examples_artifact(tmp_path / "vectors")
+
+
+@pytest.mark.usefixtures("no_model_server")
+@pytest.mark.parametrize(
+    ("task", "methods", "scale"),
+    [
+        (task_models.KINDS, ["predict", "classify"], 1.0),
+        (task_models.TIPS, ["predict", "classify", "regress"], 1.0),
+        (task_models.PRICE, ["predict", "regress"], 345.2),
+    ],
+    ids=lambda value: getattr(value, "kind", ""),
+)
+def test_serving_validator_requests_each_method_of_a_task(
+    validate: Validate,
+    tmp_path: Path,
+    vectors: Any,
+    task: Task,
+    methods: list[str],
+    scale: float,
+) -> None:
+    task_models.save(tmp_path / "model" / "Format-Serving", task)
+    blessing, reasons = validate(tmp_path / "model", vectors, rows=12, task=task.to_json())
+    assert reasons == []
+    report = read_report(blessing)
+    assert report["scale"] == pytest.approx(scale, rel=1e-3)
+    assert report["formats"]["SavedModel"]["methods"] == methods
+    assert report["formats"]["TFLite"]["methods"] == ["predict"]
+    for form in report["formats"].values():
+        assert all(p["largest_difference"] < 1e-3 for p in form["protocols"].values())
+    assert report["warmed_signatures"] == ["raw_features"]
+
+
+@pytest.mark.usefixtures("no_model_server")
+def test_serving_validator_names_classes_that_are_called_otherwise(
+    validate: Validate, tmp_path: Path, vectors: Any
+) -> None:
+    names = ("Adelie", "Chinstrap", "Gentoo")
+    folder = tmp_path / "model" / "Format-Serving"
+    task_models.save(folder, task_models.KINDS, tflite=False, names=names)
+    _, reasons = validate(tmp_path / "model", vectors, task=task_models.KINDS.to_json())
+    assert len(reasons) == 2
+    for reason, protocol in zip(reasons, ("gRPC", "REST"), strict=True):
+        assert re.fullmatch(
+            rf"SavedModel: row \d+ over {protocol} \(classify\): the classes are Adelie, "
+            r"Chinstrap, Gentoo; Adelie, Gentoo, Chinstrap are expected",
+            reason,
+        )
+
+
+@given(
+    numbers=st.lists(st.floats(width=32, allow_nan=False), min_size=1, max_size=4),
+    whole=st.integers(-(2**63), 2**63 - 1),
+    text=st.binary(max_size=8),
+)
+def test_rest_examples_body_is_read_as_the_same_example(
+    numbers: list[float], whole: int, text: bytes
+) -> None:
+    sent = tf.train.Example()
+    sent.features.feature["numbers"].float_list.value.extend(numbers)
+    sent.features.feature["whole"].int64_list.value.append(whole)
+    sent.features.feature["text"].bytes_list.value.append(text)
+    body = rest_examples_body("classify", sent.SerializeToString())
+    name, (read,) = parse_examples(body, 1 << 20, 10)
+    assert name == "classify"
+    assert tf.train.Example.FromString(read) == sent

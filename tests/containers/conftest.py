@@ -141,10 +141,10 @@ def _compile(package: Path, image: str) -> None:
         "data.as_of=201303",
         "training.epochs=2",
         "training.batch_size=256",
-        "evaluation.min_auc=0.5",
-        "evaluation.min_slice_auc=0.4",
-        "compression.max_auc_loss=0.5",
-        "compression.max_slice_auc_loss=1",
+        "evaluation.thresholds.auc=0.5",
+        "evaluation.slice_thresholds.auc=0.4",
+        "compression.max_loss=0.5",
+        "compression.max_slice_loss=1",
     )
     command = [sys.executable, str(PROJECT / "kubeflow_runner.py"), "compile"]
     command += ["--output", str(package), *(f"--set={setting}" for setting in settings)]

@@ -82,7 +82,7 @@ class Firings:
         """
         shutil.copytree(run.cli.output, root / "output")
         self.cli = Cli(run.cli.data, root / "output")
-        self.directory = OutputDirectory(self.cli.output)
+        self.directory = OutputDirectory(self.cli.directory, self.cli.output, "tests.trips")
         self._screens = root
         self._program = program or ("local_runner.py",)
         self._loaded: set[int] = set()

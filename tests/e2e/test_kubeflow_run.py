@@ -21,8 +21,12 @@ from tests.conftest import PushedRun
 DIGEST = "sha256:" + "0123456789abcdef" * 4
 # As in `Cli`, for a model that has seen little.
 SETTINGS = (
-    *("evaluation.min_auc=0.5", "evaluation.min_slice_auc=0.4", "evaluation.max_auc_loss=0.5"),
-    *("compression.max_auc_loss=0.5", "compression.max_slice_auc_loss=1"),
+    *(
+        "evaluation.thresholds.auc=0.5",
+        "evaluation.slice_thresholds.auc=0.4",
+        "evaluation.max_loss=0.5",
+    ),
+    *("compression.max_loss=0.5", "compression.max_slice_loss=1"),
 )
 
 

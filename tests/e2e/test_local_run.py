@@ -89,7 +89,7 @@ def test_local_run_shows_no_logs_of_libraries(pushed: PushedRun) -> None:
         if line and not line.startswith((*NODES, "Importing TFX", "Pushed version"))
     ]
     assert strange == []
-    (logs,) = (pushed.cli.output / "logs").iterdir()
+    (logs,) = (pushed.cli.directory / "logs").iterdir()
     assert {f"{node}.log" for node in NODES} <= {path.name for path in logs.iterdir()}
     assert "Running launcher" in (logs / "Trainer.log").read_text()
 
@@ -149,35 +149,35 @@ def test_backcontinues_after_a_finished_month(
     after_push: Cli,
 ) -> None:
     (old,) = after_push.versions()
-    (record,) = (after_push.output / "runs").glob("*.json")
+    (record,) = (after_push.directory / "runs").glob("*.json")
     key = json.loads(record.read_text())["run_key"]
     # As a backtest leaves it that was killed right after its first run.
-    (after_push.output / "backtest.json").write_text(json.dumps({"run_keys": {"201303": key}}))
+    (after_push.directory / "backtest.json").write_text(json.dumps({"run_keys": {"201303": key}}))
     done = after_push.run("--from", "201303", "--to", "201304", command="backtest")
     assert done.returncode == 0, done.stdout
     assert f"version {old.name}" in done.stdout
     assert "drift: compared" in done.stdout
     assert after_push.versions()[0].name == old.name
     assert len(after_push.versions()) == 2
-    runs = after_push.output.glob("artifacts/*/Evaluator/evaluation/*")
+    runs = after_push.directory.glob("artifacts/*/Evaluator/evaluation/*")
     newest = max(runs, key=lambda path: int(path.name))
     assert '"isBaseline": true' in (newest / "eval_config.json").read_text()
 
-    first, second = json.loads((after_push.output / "backtest.json").read_text())["months"]
+    first, second = json.loads((after_push.directory / "backtest.json").read_text())["months"]
     for month, version in zip((first, second), after_push.versions(), strict=True):
         assert month["version"] == int(version.name)
         provenance = version.parent / ".flightdeck" / version.name / "provenance.json"
-        assert month["new_auc"] == json.loads(provenance.read_text())["metrics"]["auc"]
-        assert 0.5 < month["baseline_auc"] < 1
-    assert (first["served_version"], first["served_auc"], first["drift"]) == (None, None, None)
+        assert month["new_score"] == json.loads(provenance.read_text())["metrics"]["auc"]
+        assert 0.5 < month["baseline_score"] < 1
+    assert (first["served_version"], first["served_score"], first["drift"]) == (None, None, None)
     assert second["served_version"] == int(old.name)
-    assert 0.5 < second["served_auc"] == second["first_auc"] != second["new_auc"]
+    assert 0.5 < second["served_score"] == second["first_score"] != second["new_score"]
     feature, drift, limit = second["drift"]
     assert 0 < drift < limit
     assert f"{feature} {drift:.2g} of {limit:g}" in done.stdout
     assert re.search(rf"^201304 .* pushed version {second['version']}", done.stdout, re.MULTILINE)
-    assert (after_push.output / "backtest.csv").read_text().count("\n") == 3
-    assert (after_push.output / "backtest.png").read_bytes().startswith(b"\x89PNG")
+    assert (after_push.directory / "backtest.csv").read_text().count("\n") == 3
+    assert (after_push.directory / "backtest.png").read_bytes().startswith(b"\x89PNG")
 
 
 @pytest.mark.parametrize(
@@ -230,17 +230,17 @@ def test_local_run_does_not_push_below_thresholds_or_over_budgets_and_tells_why(
     done = after_push.run(
         *("--as-of", "201303", "--set", "compression.max_bytes=1000"),
         *("--set", "compression.min_sparsity=0.99", "--set", "compression.max_p99_ms=1e-6"),
-        *("--set", "compression.max_slice_auc_loss=0", "--set", "compression.max_auc_loss=0"),
-        *("--set", "evaluation.min_auc=0.99", "--set", "serving.max_memory_mb=1"),
+        *("--set", "compression.max_slice_loss=0", "--set", "compression.max_loss=0"),
+        *("--set", "evaluation.thresholds.auc=0.99", "--set", "serving.max_memory_mb=1"),
     )
     assert done.returncode == 4
     for reason in (
-        r"Overall: auc 0\.\d{4}, at least 0\.99 is required",
+        r"Overall: AUC 0\.\d{4} ±0\.\d{4}, at least 0\.99 is required",
         r"max_bytes: model\.tflite has [\d,]+ bytes, [\d,]+ more than the 1,000 allowed",
         r"min_sparsity: 0\.\d+ of the weights are zero, 0\.\d+ less than the 0\.99 required",
         r"max_p99_ms: a row takes 0\.\d+ ms \(99th percentile\), 0\.\d+ ms more than",
         r"TFLite: the server took [\d.]+ MB, [\d.]+ more than the 1 that max_memory_mb allows",
-        r"(tflite|saved_model) auc change against the float model -0\.\d{4}, allowed -0 absolute",
+        r"(tflite|saved_model) AUC 0\.\d{4}, 0\.\d{4} worse than the float model's 0\.\d{4}",
     ):
         assert re.search(reason, done.stdout), (reason, done.stdout)
     assert tree(after_push.output / "serving_model") == before
@@ -253,7 +253,7 @@ def test_local_run_does_not_push_below_thresholds_or_over_budgets_and_tells_why(
         "ExampleValidator",
         "Transform",
         "Trainer",
-        "Pruner",  # And not the Quantizer, which takes `max_auc_loss` too.
+        "Pruner",  # And not the Quantizer, which takes `max_loss` too.
     }
     # Nothing that Beam, TensorFlow or the model server wrote there stays.
     assert list(temporary.iterdir()) == []
@@ -340,7 +340,7 @@ def wait_until_gone(session: int) -> bool:
         (("--set", "training.epoch=3"), 2, "did you mean training.epochs?"),
         (("--config", "none.toml"), 2, "configuration file none.toml"),
         (("--set", "gate.schema=none.pbtxt"), 1, "none.pbtxt cannot be read"),
-        (("--output", "/proc/output"), 1, "output directory /proc/output cannot be written"),
+        (("--output", "/proc/output"), 1, "/proc/output/models/tests.trips cannot be written"),
     ],
 )
 def test_local_run_refuses_wrong_arguments_at_once(
@@ -353,7 +353,7 @@ def test_local_run_refuses_wrong_arguments_at_once(
 
 
 def test_local_run_names_a_corrupt_metadata_file_and_leaves_it(after_push: Cli) -> None:
-    database = after_push.output / "metadata.sqlite"
+    database = after_push.directory / "metadata.sqlite"
     database.write_bytes(b"not a database at all" * 100)
     before = tree(after_push.output)
     done = after_push.run("--as-of", "201304")

@@ -70,12 +70,12 @@ def test_monitor_reports_a_real_month_without_alarm(
     done = monitor(served, real, *MARCH)
     assert done.returncode == 0, done.stdout
     page = report_of(done.stdout)
-    assert page.parent.parent == served.output / "monitoring"
+    assert page.parent.parent == served.directory / "monitoring"
     assert "No alarm" in page.read_text()
     report = json.loads(page.with_name("report.json").read_text())
     assert report["version"] == int(pushed.version.name)
     assert report["alarms"] == []
-    assert report["live"][0]["auc"] > 0.58
+    assert report["live"][0]["metrics"]["auc"] > 0.58
     rows = report["requests"]
     assert rows["rows"]["current"] > 2400
     assert rows["rows"]["previous"] > 2400
@@ -86,7 +86,7 @@ def test_monitor_reports_a_real_month_without_alarm(
     }
     # Neither runs, nor the schedule, nor ML Metadata of the training pipeline are touched.
     added = files(served.output) - before
-    assert {path.relative_to(served.output).parts[0] for path in added} == {"monitoring"}
+    assert {path.relative_to(served.directory).parts[0] for path in added} == {"monitoring"}
 
 
 def test_monitor_raises_an_alarm_for_a_corrupted_month_and_the_schedule_retrains(
@@ -95,14 +95,14 @@ def test_monitor_raises_an_alarm_for_a_corrupted_month_and_the_schedule_retrains
     log = Path(shutil.copytree(real, tmp_path / "log"))
     play(log, pushed.version, thin(read_month(201304), 2500), corrupt)
     # A run that goes on meanwhile does not hold it up.
-    with OutputDirectory(served.output).locked():
+    with OutputDirectory(served.directory).locked():
         done = monitor(served, log, *APRIL)
     assert done.returncode == 5, done.stdout
     report = json.loads(report_of(done.stdout).with_name("report.json").read_text())
     alarms = {(c["kind"], c["subject"]) for c in report["checks"] if c["alarms"]}
     assert ("relation", "temp") in alarms
     assert "wind_gust" in {subject for _, subject in alarms}
-    alarm = json.loads((served.output / "alarm.json").read_text())
+    alarm = json.loads((served.directory / "alarm.json").read_text())
     assert f"Alarm {alarm['id']} is raised" in done.stdout
     assert alarm["id"] == report["alarm"]
 
@@ -130,7 +130,7 @@ def test_monitor_fails_in_one_line_where_it_cannot_work(
     assert done.returncode == 1
     assert f"version 5 is not in {served.output / 'serving_model'}" in done.stdout
     assert pushed.version.name in done.stdout
-    with OutputDirectory(served.output / "monitoring").locked():
+    with OutputDirectory(served.directory / "monitoring").locked():
         assert monitor(served, real).returncode == 75
 
 

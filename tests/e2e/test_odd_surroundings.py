@@ -51,13 +51,13 @@ def test_local_run_in_odd_surroundings_uses_several_processes(
         timeout=600,
         check=False,
     )
-    (record,) = list_runs(OutputDirectory(cli.output))
+    (record,) = list_runs(OutputDirectory(cli.directory))
     assert (done.returncode, record.outcome) == (3, Outcome.STOPPED_BY_GATE), record
     assert record.reasons[0].startswith("DataGate: ")
     assert record.seconds is not None
     assert record.seconds > 0
     assert Path(record.log).exists()
-    (made,) = cli.output.glob("artifacts/*/SpanExampleGen/examples/*")
+    (made,) = cli.directory.glob("artifacts/*/SpanExampleGen/examples/*")
     for split in ("train", "eval"):
         expected = rows_of(pushed.artifact("SpanExampleGen", "examples"), split)
         assert rows_of(made, split) == expected

@@ -89,7 +89,7 @@ def test_schedule_starts_no_run_for_a_half_written_span(new_data: Cli) -> None:
         assert done.returncode == status, done.stdout
         assert done.stdout.startswith(f"{said}: {path} (5,000 bytes) is not a whole Parquet file")
     assert versions(new_data) == before
-    assert len(list((new_data.output / "logs").iterdir())) == 1
+    assert len(list((new_data.directory / "logs").iterdir())) == 1
 
 
 def test_schedule_waits_for_a_missing_month(new_data: Cli) -> None:
@@ -113,7 +113,7 @@ def test_schedule_does_not_train_a_rolled_back_version_again(after_push: Cli) ->
 
 
 def test_schedule_leaves_a_run_in_progress_alone(after_push: Cli) -> None:
-    with OutputDirectory(after_push.output).locked():
+    with OutputDirectory(after_push.directory).locked():
         done = forked.run(command(after_push, "--once"))
         assert done.returncode == 75
         assert "Missed, and to be made up for: a run is using the output directory" in done.stdout
@@ -135,7 +135,7 @@ def test_schedule_ends_with_its_run_at_sigterm_and_keeps_what_is_served(new_data
     assert process.stdout is not None
     assert process.stdout.readline() == "Retraining: span-201304 is new; span-201305 is new.\n"
     run_id = process.stdout.readline().split()[1].rstrip(",")
-    record = new_data.output / "runs" / f"{run_id}.json"
+    record = new_data.directory / "runs" / f"{run_id}.json"
     for _ in range(600):
         if record.exists():
             break
@@ -146,7 +146,7 @@ def test_schedule_ends_with_its_run_at_sigterm_and_keeps_what_is_served(new_data
     assert f"Run {run_id} was interrupted." in said
     assert json.loads(record.read_text())["outcome"] == "interrupted"
     assert versions(new_data) == before
-    with OutputDirectory(new_data.output).locked():  # It is free, and its metadata sound.
+    with OutputDirectory(new_data.directory).locked():  # It is free, and its metadata sound.
         pass
     listed = runner("runs", "--output", str(new_data.output)).stdout
     assert re.search(rf"^{run_id} .* interrupted", listed, re.MULTILINE)
@@ -195,7 +195,7 @@ def test_lineage_shows_spans_schema_parameters_and_code(pushed: PushedRun) -> No
 
 
 def test_lineage_without_metadata_shows_the_provenance(after_push: Cli) -> None:
-    (after_push.output / "metadata.sqlite").unlink()
+    (after_push.directory / "metadata.sqlite").unlink()
     done = runner("lineage", "--output", str(after_push.output))
     assert done.returncode == 0, done.stdout
     assert "there is no ML Metadata" in done.stdout

@@ -126,8 +126,7 @@ def quantize(pushed: PushedRun, work: Path, mode: str) -> Path:
         "save_fn": SAVE_FN,
         **DEFAULTS["Quantizer"],
         "custom_config": json.dumps(MODEL.custom_config),
-        "label_key": MODEL.task.label,
-        "weight_key": MODEL.task.weight,
+        "task": MODEL.task.to_json(),
         "mode": mode,
         "representative_rows": 500,
     }

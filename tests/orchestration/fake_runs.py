@@ -38,7 +38,12 @@ class World:
 
     @property
     def span(self) -> Path:
-        return self.root.parent / "spans" / "span-201303" / "part.parquet"
+        output = self.directory.shared or self.root
+        return output.parent / "spans" / "span-201303" / "part.parquet"
+
+    def of(self, model: str) -> World:
+        """The world of one of several models in the output directory."""
+        return World(OutputDirectory(self.root / "models" / model, self.root, model))
 
     def plan(self, *steps: dict[str, Any]) -> None:
         """Says what the next runs do; those after them push."""
@@ -63,6 +68,7 @@ class World:
 
     def command(self, run_id: str, afresh: bool) -> list[str]:
         options = ["--no-cache"] if afresh else []
+        self.root.mkdir(parents=True, exist_ok=True)
         return [sys.executable, __file__, "run", str(self.root), run_id, *options]
 
 
@@ -149,16 +155,30 @@ def main() -> None:
     from orchestration.schedule.schedule import Schedule
 
     append = f"""sh -c 'cat >> "{root}/told"'"""
-    schedule = Schedule(
-        directory=world.directory,
-        look=lambda: look(world),
-        command=world.command,
-        say=lambda text: print(text, flush=True),
-        clock=SystemClock(),
-        backoff=Backoff(retries=9, seconds=0.01),
-        settle_seconds=0,
-        hooks=Hooks(append),
-    )
+    clock = SystemClock()
+
+    def make(world: World, **options: Any) -> Schedule:
+        name = f"{world.directory.model}: " if world.directory.model else ""
+        return Schedule(
+            directory=world.directory,
+            look=lambda: look(world),
+            command=world.command,
+            say=lambda text: print(name + text, flush=True),
+            clock=clock,
+            backoff=Backoff(retries=9, seconds=0.01),
+            settle_seconds=0,
+            hooks=Hooks(append),
+            **options,
+        )
+
+    if kind == "fire several":
+        from orchestration.schedule import several
+        from orchestration.schedule.turn import Turn
+
+        turn = Turn()
+        schedules = [make(world.of(model), turn=turn) for model in arguments]
+        sys.exit(several.fire(schedules).exit_status)
+    schedule = make(world)
     if kind == "fire":
         sys.exit(schedule.fire().exit_status)
     from orchestration.schedule.cron import Cron

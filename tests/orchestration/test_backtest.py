@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from ml.tasks import RMSE, Task
 from orchestration.backtest import backtest as backtest_module
 from orchestration.backtest.backtest import Backtest, ForeignDirectoryError
 from orchestration.backtest.months import Month
@@ -23,6 +24,7 @@ from orchestration.local.history import RunRecord
 from orchestration.local.output_directory import BusyError, OutputDirectory
 from orchestration.outcome import Outcome
 
+TASK = Task("binary", "delayed")
 KEYS = {201302: "k2", 201303: "k3", 201304: "k4"}
 
 
@@ -45,7 +47,7 @@ class World:
             run_month=lambda month: self.run(month, keys[month]),
             served=lambda: self.serving,
             baseline=("toy_measurement.baseline", {month: (notes, month) for month in keys}),
-            label="delayed",
+            task=TASK,
             prepare=lambda: None,
             say=self.said.append,
         )
@@ -90,10 +92,10 @@ def test_backtest_evaluates_each_month_with_the_version_of_the_month_before(worl
         (201303, "pushed", 3, 2),
         (201304, "pushed", 4, 3),
     ]
-    assert [m.served_auc for m in months] == [None, 0.62, 0.63]
+    assert [m.served_score for m in months] == [None, 0.62, 0.63]
     # The first version, had it never been replaced.
-    assert [m.first_auc for m in months] == [None, 0.62, 0.62]
-    assert [m.baseline_auc for m in months] == pytest.approx([0.2, 0.3, 0.4])
+    assert [m.first_score for m in months] == [None, 0.62, 0.62]
+    assert [m.baseline_score for m in months] == pytest.approx([0.2, 0.3, 0.4])
     assert [m.drift for m in months] == [None, ("size", 0.25, 0.5), ("size", 0.25, 0.5)]
     assert [m.seconds for m in months] == [90, 90, 90]
     assert world.said == ["base: 201302, 1 of 3", "base: 201303, 2 of 3", "base: 201304, 3 of 3"]
@@ -103,9 +105,9 @@ def test_backtest_goes_on_after_a_month_that_is_not_pushed(world: World) -> None
     world.outcomes = {201302: "not blessed", 201304: "stopped by the gate"}
     months = world.backtest().run({})
     assert [m.served_version for m in months] == [None, None, 3]
-    assert [m.first_auc for m in months] == [None, None, 0.63]
-    assert [m.served_auc for m in months] == [None, None, 0.63]
-    assert months[2].new_auc is None
+    assert [m.first_score for m in months] == [None, None, 0.63]
+    assert [m.served_score for m in months] == [None, None, 0.63]
+    assert months[2].new_score is None
     assert months[2].decision == "stopped by the gate\nfirst reason\nsecond reason"
     assert months[1].decision == "pushed version 3"
 
@@ -175,7 +177,7 @@ def test_backtest_does_not_compute_a_known_baseline_again(world: World, tmp_path
     other = World(OutputDirectory(tmp_path / "output" / "compare" / "other"))
     keys = {month: f"other {key}" for month, key in KEYS.items()}
     months = other.backtest(keys, "other").run(known)
-    assert [m.baseline_auc for m in months] == [m.baseline_auc for m in base]
+    assert [m.baseline_score for m in months] == [m.baseline_score for m in base]
     notes = (tmp_path / "baselines").read_text().split()
     assert notes == ["201302", "201303", "201304"]
 
@@ -185,7 +187,7 @@ def test_backtest_reports_a_failing_baseline_and_goes_on(world: World) -> None:
     backtest = replace(backtest, baseline=("toy_measurement.fail", dict.fromkeys(KEYS, ("no",))))
     months = backtest.run({})
     assert [m.outcome for m in months] == ["pushed"] * 3
-    assert [m.baseline_auc for m in months] == [None] * 3
+    assert [m.baseline_score for m in months] == [None] * 3
     assert "no baseline for 201303: toy_measurement.fail: ValueError: no" in world.said[3]
 
 
@@ -237,13 +239,15 @@ def test_backtest_leaves_a_directory_in_use_alone(world: World) -> None:
     assert world.ran == []
 
 
-def aucs(month: Month, new: float, served: float, first: float, baseline: float) -> Month:
-    return replace(month, new_auc=new, served_auc=served, first_auc=first, baseline_auc=baseline)
+def scores(month: Month, new: float, served: float, first: float, baseline: float) -> Month:
+    return replace(
+        month, new_score=new, served_score=served, first_score=first, baseline_score=baseline
+    )
 
 
 MONTHS = [
-    Month(201306, "r6", Outcome.PUSHED, 11, new_auc=0.75, baseline_auc=0.77, seconds=90),
-    aucs(
+    Month(201306, "r6", Outcome.PUSHED, 11, new_score=0.75, baseline_score=0.77, seconds=90),
+    scores(
         Month(
             *(201307, "r7", Outcome.NOT_BLESSED, None, ("Evaluator: too low",)),
             served_version=11,
@@ -252,7 +256,7 @@ MONTHS = [
         *(0.61, 0.70, 0.70, 0.72),
     ),
     Month(201308, "r8", Outcome.STOPPED_BY_GATE, None, ("DataGate: [delayed] is 7",), 30.0),
-    aucs(
+    scores(
         Month(201309, "r9", Outcome.PUSHED, 12, served_version=11, drift=("seats", 0.1, 0.2)),
         *(0.69, 0.68, 0.66, 0.7),
     ),
@@ -261,7 +265,7 @@ MONTHS = [
 
 def rows(backtests: dict[str, list[Month]]) -> list[list[str]]:
     console = Console(file=io.StringIO(), width=200)
-    console.print(make_table(backtests))
+    console.print(make_table(backtests, TASK.headline))
     lines = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
     return [line.split() for line in lines if line.strip()]
 
@@ -286,12 +290,31 @@ def test_backtest_table_tells_several_backtests_apart() -> None:
 
 
 def test_backtest_conclusion_tells_what_retraining_is_worth() -> None:
-    last = aucs(Month(201310, "r10", Outcome.PUSHED, 13, served_version=12), 0.7, 0.7, 0.65, 0.7)
-    (line,) = conclusion({"base": [*MONTHS, last]})
+    last = scores(Month(201310, "r10", Outcome.PUSHED, 13, served_version=12), 0.7, 0.7, 0.65, 0.7)
+    (line,) = conclusion({"base": [*MONTHS, last]}, TASK.headline)
     assert "with monthly retraining 0.6933" in line
     assert "without 0.6700: retraining gained +0.0233." in line
     # Nothing can be said where the first version was all that ever served.
-    assert conclusion({"base": MONTHS}) == []
+    assert conclusion({"base": MONTHS}, TASK.headline) == []
+
+
+def test_backtest_of_a_regression_says_that_lower_is_better() -> None:
+    months = [
+        scores(
+            Month(number, "r", Outcome.PUSHED, 11, served_version=version),
+            *(500.0, 510.0, 561.0, 505.0),
+        )
+        for number, version in ((201306, 11), (201307, 12))
+    ]
+    console = Console(file=io.StringIO(), width=200)
+    console.print(make_table({"base": months}, RMSE))
+    shown = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "RMSE on each month (lower is better)" in shown
+    assert "510.0" in shown
+    (line,) = conclusion({"base": months}, RMSE)
+    assert line == (
+        "mean RMSE with monthly retraining 510.0, without 561.0: retraining gained +10.0%."
+    )
 
 
 def test_backtest_csv_has_a_line_for_each_month_of_each_backtest(tmp_path: Path) -> None:
@@ -299,8 +322,8 @@ def test_backtest_csv_has_a_line_for_each_month_of_each_backtest(tmp_path: Path)
     lines = list(csv.DictReader((tmp_path / "backtest.csv").open()))
     assert [line["settings"] for line in lines] == ["base"] * 4 + ["warm"]
     assert [line["month"] for line in lines[:4]] == ["201306", "201307", "201308", "201309"]
-    assert lines[1]["new_auc"] == "0.61"
-    assert lines[0]["served_auc"] == ""
+    assert lines[1]["new_score"] == "0.61"
+    assert lines[0]["served_score"] == ""
     assert (lines[1]["drift_feature"], lines[1]["drift_limit"]) == ("precip", "0.9")
     assert lines[2]["reasons"] == "DataGate: [delayed] is 7"
 
@@ -309,7 +332,7 @@ def test_backtest_csv_has_a_line_for_each_month_of_each_backtest(tmp_path: Path)
 def test_backtest_plot_is_drawn_with_missing_values(
     backtests: dict[str, list[Month]], tmp_path: Path
 ) -> None:
-    draw(backtests, tmp_path / "backtest.png")
+    draw(backtests, tmp_path / "backtest.png", TASK.headline)
     assert (tmp_path / "backtest.png").read_bytes().startswith(b"\x89PNG")
 
 

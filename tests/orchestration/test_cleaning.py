@@ -329,7 +329,7 @@ def test_clean_reports_what_it_cannot_delete_and_deletes_the_rest(
 
     monkeypatch.setattr(cleaning, "_delete", refuse)
     said: list[str] = []
-    assert clean_all(world.directory.root, 1, dry_run=False, say=said.append) is False
+    assert clean_all(world.directory, 1, dry_run=False, say=said.append) is False
     assert f"{kept} cannot be deleted: Permission denied" in said
     assert [path.exists() for path in world.made[runs[0]]] == [False, True, False]
 
@@ -337,7 +337,7 @@ def test_clean_reports_what_it_cannot_delete_and_deletes_the_rest(
 def test_clean_leaves_a_directory_in_use_alone(world: World) -> None:
     world.run()
     with world.directory.locked(), pytest.raises(BusyError, match="a run is using"):
-        clean_all(world.directory.root, 1, dry_run=True, say=print)
+        clean_all(world.directory, 1, dry_run=True, say=print)
 
 
 @pytest.mark.parametrize("mount_point", ["absent", "empty"])
@@ -353,9 +353,9 @@ def test_clean_refuses_a_serving_directory_that_is_not_mounted(
         serving.mkdir()
     before = snapshot(world.directory.root)
     with pytest.raises(UserError, match=f"holds no version, but {runs[0]} pushed one there"):
-        clean_all(world.directory.root, 1, dry_run=False, say=print)
+        clean_all(world.directory, 1, dry_run=False, say=print)
     assert snapshot(world.directory.root) == before
-    assert clean_all(world.directory.root, 1, dry_run=False, say=print, serving_gone=True) is True
+    assert clean_all(world.directory, 1, dry_run=False, say=print, serving_gone=True) is True
     assert not any(path.exists() for path in world.made[runs[0]])
 
 
@@ -363,7 +363,7 @@ def test_clean_refuses_a_folder_that_is_not_an_output_directory(tmp_path: Path) 
     (tmp_path / "artifacts" / "1").mkdir(parents=True)
     for folder in (tmp_path, tmp_path / "missing"):
         with pytest.raises(UserError, match="is not an output directory"):
-            find_directories(folder)
+            find_directories(OutputDirectory(folder))
     assert not (tmp_path / "missing").exists()
 
 
@@ -384,11 +384,11 @@ def test_clean_includes_monitoring_and_backtests_by_their_own_rules(world: World
     (root / "backtest" / "backtest.json").write_text(json.dumps(state))
     before = snapshot(root)
     said: list[str] = []
-    assert clean_all(root, 1, dry_run=True, say=said.append) is True
+    assert clean_all(OutputDirectory(root), 1, dry_run=True, say=said.append) is True
     assert snapshot(root) == before
     assert "would be deleted" in said[-1]
     announced = {line.split("MB  ")[1] for line in said[:-1]}
-    assert clean_all(root, 1, dry_run=False, say=lambda line: None) is True
+    assert clean_all(OutputDirectory(root), 1, dry_run=False, say=lambda line: None) is True
     gone = {str(root / name) for name in before if not os.path.lexists(root / name)}
     assert gone
     assert all(any(g == a or g.startswith(f"{a}/") for a in announced) for g in gone)

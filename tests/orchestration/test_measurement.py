@@ -10,9 +10,12 @@ import tensorflow as tf
 from tfx import v1 as tfx
 
 from ml.artifacts import serving_model_uri
-from orchestration.backtest.measurement import _auc, measure
+from ml.tasks import Task
+from orchestration.backtest.measurement import _score, measure
 from orchestration.local.output_directory import OutputDirectory
 from tests.conftest import PushedRun
+
+TASK = Task("binary", "delayed")
 
 
 @pytest.fixture
@@ -43,25 +46,25 @@ def labelled(pushed: PushedRun, label: int | None) -> list[bytes]:
     return [example.SerializeToString(), *rows[1:]]
 
 
-def test_measure_gives_the_auc_of_the_evaluator(pushed: PushedRun) -> None:
-    output = OutputDirectory(pushed.cli.output)
+def test_measure_gives_the_headline_metric_of_the_evaluator(pushed: PushedRun) -> None:
+    output = OutputDirectory(pushed.cli.directory)
     (record,) = output.runs.glob("*.json")
     files = (str(output.metadata), str(output.metadata_lock))
-    found = measure(*files, record.stem, (1, record.stem), "delayed")
+    found = measure(*files, record.stem, (1, record.stem), TASK.to_json())
     provenance = pushed.version.parent / ".flightdeck" / pushed.version.name / "provenance.json"
-    assert found.new_auc == json.loads(provenance.read_text())["metrics"]["auc"]
-    assert found.first_auc == pytest.approx(found.new_auc, abs=1e-3)
-    assert (found.served_version, found.served_auc, found.drift) == (None, None, None)
+    assert found.new_score == json.loads(provenance.read_text())["metrics"]["auc"]
+    assert found.first_score == pytest.approx(found.new_score, abs=1e-3)
+    assert (found.served_version, found.served_score, found.drift) == (None, None, None)
 
 
 @pytest.mark.parametrize(("label", "known"), [(0, True), (1, True), (7, False), (None, False)])
-def test_auc_is_none_for_rows_without_good_labels(
+def test_score_is_none_for_rows_without_good_labels(
     pushed: PushedRun, model_uri: str, label: int | None, known: bool, tmp_path: Path
 ) -> None:
-    auc = _auc(model_uri, examples(labelled(pushed, label), tmp_path), "delayed")
-    assert (auc is not None) == known
+    score = _score(model_uri, examples(labelled(pushed, label), tmp_path), TASK)
+    assert (score is not None) == known
 
 
-def test_auc_is_none_for_rows_that_the_model_cannot_read(model_uri: str, tmp_path: Path) -> None:
+def test_score_is_none_for_rows_that_the_model_cannot_read(model_uri: str, tmp_path: Path) -> None:
     empty = [tf.train.Example().SerializeToString()] * 2
-    assert _auc(model_uri, examples(empty, tmp_path), "delayed") is None
+    assert _score(model_uri, examples(empty, tmp_path), TASK) is None

@@ -12,7 +12,7 @@ from tensorflow_metadata.proto.v0 import anomalies_pb2
 from tfx import v1 as tfx
 
 from components.data_gate.component import GateFacts
-from ml.artifacts import MonitoringReport
+from ml.artifacts import BaselineReport, MonitoringReport
 from ml.comparisons import Drift
 from orchestration.local.node_facts import NodeFacts, read_facts
 from orchestration.local.node_process import Summary
@@ -115,6 +115,25 @@ def test_summarize_shows_the_best_epoch_of_a_trainer_with_a_record(tmp_path: Pat
     record = {"metrics": {"auc": 0.71239, "log_loss": 0.6}, "best_epoch": 3, "epochs": 5}
     (tmp_path / "training.json").write_text(json.dumps(record))
     assert summarize("Trainer", {"model_run": model_run}).line == "eval AUC 0.7124 at epoch 3 of 5"
+
+
+def test_summarize_shows_the_baselines_best_first(tmp_path: Path) -> None:
+    report = BaselineReport()
+    report.uri = str(tmp_path)
+    titles = {"constant": "a constant", "column": "temp alone", "boosting": "gradient boosting"}
+    values = dict(zip(titles, (0.5, 0.61234, None), strict=True))
+    report.write(
+        {
+            "task": {"kind": "binary", "label": "delayed"},
+            "baselines": {
+                name: {"title": title, "metrics": {"auc": values[name], "log_loss": 1.0}}
+                for name, title in titles.items()
+            },
+        }
+    )
+    assert summarize("BaselineEvaluator", {"baselines": report}) == Summary(
+        "AUC: gradient boosting undefined, temp alone 0.6123, a constant 0.5000"
+    )
 
 
 def serving_report(folder: Path, saved_model: dict[str, Any], reasons: list[str]) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,26 +10,26 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Measured:
-    new_auc: float | None
+    new_score: float | None
     served_version: int | None
-    served_auc: float | None
-    first_auc: float | None
+    served_score: float | None
+    first_score: float | None
     drift: tuple[str, float, float] | None
 
 
 def measure(
-    metadata: str, lock: str, run_id: str, first: tuple[int, str] | None, label: str
+    metadata: str, lock: str, run_id: str, first: tuple[int, str] | None, task: str
 ) -> Measured:
-    """The AUC of a version is half its number after the point; that of what was stopped is none."""
+    """The score of a version is its number after the point; that of what was stopped is none."""
     root = Path(metadata).parent
     stopped = (root / f"stopped-{run_id}").exists()
-    _note(root / "measured", f"{run_id} {label}")
+    _note(root / "measured", f"{run_id} {json.loads(task)['label']}")
     served = int((root / f"served-{run_id}").read_text())
     return Measured(
-        new_auc=None if stopped else 0.7,
+        new_score=None if stopped else 0.7,
         served_version=served or None,
-        served_auc=0.6 + served / 100 if served else None,
-        first_auc=0.6 + first[0] / 100 if first else None,
+        served_score=0.6 + served / 100 if served else None,
+        first_score=0.6 + first[0] / 100 if first else None,
         drift=("size", 0.25, 0.5) if served else None,
     )
 

@@ -31,10 +31,10 @@ schema = "schema/tips.pbtxt"
 epochs = 5
 [pruning]
 target_sparsity = 0.5
-[evaluation]
-min_auc = 0.6
+[evaluation.thresholds]
+auc = 0.6
 [monitor]
-min_auc = 0.6
+thresholds = { auc = 0.6 }
 """
 
 
@@ -62,7 +62,7 @@ def parameters() -> dict[str, str]:
 @pytest.mark.parametrize(
     ("old", "new", "nodes"),
     [
-        ("min_auc = 0.6\n[monitor]", "min_auc = 0.7\n[monitor]", {"Evaluator"}),
+        ("\nauc = 0.6", "\nauc = 0.7", {"Evaluator"}),
         ("target_sparsity = 0.5", "target_sparsity = 0.6", {"Pruner"}),
         ("epochs = 5", "epochs = 6", {"Trainer"}),
         ("window = 3", "window = 4", {"SpanExampleGen"}),
@@ -77,7 +77,7 @@ def parameters() -> dict[str, str]:
             'label = "tip"',
             'label = "fare"',
             {"ImportSchemaGen", "DataGate", "Transform", "Trainer", "Pruner", "Quantizer"}
-            | {"Evaluator", "CompressionEvaluator"},
+            | {"Evaluator", "CompressionEvaluator", "ServingValidator"},
         ),
     ],
 )

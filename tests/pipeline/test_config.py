@@ -103,7 +103,7 @@ def test_load_config_prefers_a_setting_to_the_file_and_the_last_setting(tmp_path
         ("data.as_of=201312", "data.as_of", 201312),
         ("data.as_of=0", "data.as_of", 0),
         ("training.learning_rate=1e-4", "training.learning_rate", 1e-4),
-        ("evaluation.min_auc=1", "evaluation.min_auc", 1.0),
+        ("evaluation.max_loss=1", "evaluation.max_loss", 1.0),
         (" training.epochs = 3 ", "training.epochs", 3),
         (" data.uri = elsewhere ", "data.uri", "elsewhere"),
         ("data.uri=gs://bucket/a=b", "data.uri", "gs://bucket/a=b"),
@@ -229,12 +229,15 @@ def test_config_refuses_a_malformed_key(key: str) -> None:
         ("training.patience", "0", "greater than or equal to 1"),
         ("training.seed", "-1", "greater than or equal to 0"),
         ("training.seed", "4294967296", "less than"),
-        ("evaluation.min_auc", "1.01", "less than or equal to 1"),
-        ("evaluation.min_auc", "nan", "less than or equal to 1"),
-        ("evaluation.min_slice_auc", "-0.1", "greater than or equal to 0"),
+        (
+            "evaluation.thresholds.auc",
+            "half",
+            "a number is expected, or the lowest and the highest",
+        ),
+        ("evaluation.thresholds.calibration", "[1]", "a number is expected, or the lowest and"),
         ("evaluation.min_slice_examples", "0", "greater than or equal to 1"),
-        ("evaluation.max_calibration", "nan", "greater than 0"),
-        ("evaluation.max_auc_loss", "half", "valid number"),
+        ("evaluation.max_loss", "half", "valid number"),
+        ("compression.max_loss", "nan", "greater than or equal to 0"),
         ("model_name", "Model", "match pattern '^[a-z][a-z0-9_]*$'"),
         ("model_name", "../model", "match pattern '^[a-z][a-z0-9_]*$'"),
         ("model_name", "", "match pattern '^[a-z][a-z0-9_]*$'"),
@@ -285,7 +288,7 @@ def test_config_refuses_a_wrong_value_and_tells_what_is_allowed(
         ("[training]\nepochs = true", "training.epochs = True: "),
         ("[training.epochs]\nmost = 3", "training.epochs.most: training.epochs is not a table"),
         ("[serving]\nsign = 1", "serving.sign = 1: true or false is expected"),
-        ("[evaluation]\nmin_auc = nan", "evaluation.min_auc = nan: "),
+        ("[evaluation]\nmax_loss = nan", "evaluation.max_loss = nan: "),
         ("model_name = 3", "model_name = 3: "),
         ('[data]\nuri = "a\\u0000b"', r"data.uri = 'a\x00b': NUL characters are not allowed"),
         ('[serving]\npublic_keys = ["a\\u0000"]', r"serving.public_keys = ['a\x00']: NUL"),
@@ -381,7 +384,7 @@ def test_load_config_names_what_a_model_does_not_set(models: Path) -> None:
 def test_default_model_is_the_only_one_or_the_one_marked_so(
     models: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(ConfigError, match=r"--set model=NAME, .* no model yet"):
+    with pytest.raises(ConfigError, match=r"--model NAME, .* no model yet"):
         default_model()
     add_model(models, "tips")
     assert default_model() == "tips"
@@ -598,3 +601,44 @@ def test_config_takes_classes_as_the_data_have_them(classes: str, texts: tuple[s
 def test_config_refuses_a_task_that_cannot_be(setting: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         load_config(settings=[setting])
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("thresholds.auc=1.01", "thresholds.auc = 1.01: the lowest AUC is expected, 0 to 1"),
+        ("thresholds.auc=nan", "thresholds.auc = nan: the lowest AUC is expected, 0 to 1"),
+        ("thresholds.auc=[0.5,1]", "thresholds.auc = [0.5, 1.0]: the lowest AUC is expected"),
+        ("slice_thresholds.auc=-0.1", "slice_thresholds.auc = -0.1: the lowest AUC is expected"),
+        ("thresholds.log_loss=-1", "thresholds.log_loss = -1.0: the highest log loss is expected"),
+        (
+            "thresholds.calibration=[2,1]",
+            "thresholds.calibration = [2.0, 1.0]: the lowest and the highest calibration",
+        ),
+        (
+            "thresholds.rmse=3",
+            "thresholds.rmse: no such metric; those of a binary task are auc, auc_pr, log_loss, "
+            "calibration",
+        ),
+    ],
+)
+def test_load_config_refuses_thresholds_that_the_task_does_not_have(
+    setting: str, message: str
+) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_config(settings=[f"evaluation.{setting}"])
+    assert str(caught.value).startswith(f"evaluation.{message}")
+    assert str(caught.value).endswith(" (--set)")
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("evaluation.min_auc", "evaluation.thresholds.auc"),
+        ("evaluation.max_calibration", "evaluation.thresholds.calibration"),
+        ("compression.max_slice_auc_loss", "compression.max_slice_loss"),
+    ],
+)
+def test_load_config_names_the_setting_that_replaced_another(old: str, new: str) -> None:
+    with pytest.raises(ConfigError, match=f"{old}: no such key; did you mean {new}\\?"):
+        load_config(settings=[f"{old}=0.5"])

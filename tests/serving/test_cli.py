@@ -95,11 +95,14 @@ def test_versions_lists_versions_newest_first_with_their_record(
     assert [row["state"] for row in listed] == ["rolled back", "live", "older", "older"]
     assert [row["signed"] for row in listed] == [True, True, False, True]
     assert listed[2] == {
+        "model": "model_name",
         "version": 8,
         "state": "older",
         "labels": ["canary", "stable"],
         "created": "2014-01-08T08:30:00+00:00",
-        "auc": 0.6908,
+        "metric": {
+            **{"name": "auc", "title": "AUC", "value": 0.6908, "margin": None, "text": "0.6908"}
+        },
         "trained_on": [201306, 201307, 201308],
         "evaluated_on": [201309],
         "bytes": 300_008 + 40_784,
@@ -146,7 +149,7 @@ def test_versions_names_folders_that_no_server_can_load(directory: ModelDirector
     publish(directory, 7)
     for name in ("20261126153000123456", "007", "٧"):  # noqa: RUF001
         Path(directory.uri, name).mkdir()
-    assert "No server can load the folders 007, 20261126153000123456, ٧." in (  # noqa: RUF001
+    assert "No server can load the folders 007, 20261126153000123456, ٧ of model_name." in (  # noqa: RUF001
         done("versions", directory.serving_dir)
     )
 
@@ -195,7 +198,7 @@ def test_versions_lists_a_version_without_a_record(directory: ModelDirectory) ->
     folder.mkdir(parents=True)
     (folder / SAVED_MODEL).write_bytes(b"graph")
     (row,) = rows(directory)
-    assert (row["created"], row["auc"], row["trained_on"]) == (None, None, [])
+    assert (row["created"], row["metric"], row["trained_on"]) == (None, None, [])
     assert (row["bytes"], row["tflite_bytes"], row["signed"]) == (5, None, False)
     assert "7 live 5 bytes none no" in " ".join(done("versions", directory.serving_dir).split())
 
@@ -216,12 +219,16 @@ def test_versions_and_verify_change_nothing(directory: ModelDirectory, tmp_path:
 def test_rollback_and_promote_tell_what_is_live_now(directory: ModelDirectory) -> None:
     publish(directory, 7, 8, 9)
     where = directory.serving_dir
-    assert done("rollback", where) == "Rolled back version 9; live is now version 8.\n"
-    assert done("promote", where) == "Promoted version 9; it is live now.\n"
-    assert done("rollback", where, 8) == "Rolled back version 8; live is still version 9.\n"
+    assert (
+        done("rollback", where) == "Rolled back version 9 of model_name; live is now version 8.\n"
+    )
+    assert done("promote", where) == "Promoted version 9 of model_name; it is live now.\n"
+    assert done("rollback", where, 8) == (
+        "Rolled back version 8 of model_name; live is still version 9.\n"
+    )
     assert done("promote", where, 8) == (
-        "Promoted version 8; live is still version 9, which is newer: roll that back to have the "
-        "older one live.\n"
+        "Promoted version 8 of model_name; live is still version 9, which is newer: roll that back "
+        "to have the older one live.\n"
     )
     assert directory.versions() == [7, 8, 9]
 
@@ -233,22 +240,24 @@ def test_rollback_withdraws_the_last_version_only_on_request(directory: ModelDir
     assert refused.exit_code == 1
     assert "--withdraw to serve nothing" in refused.output
     assert done("rollback", where, "--withdraw") == (
-        "Withdrew version 7; nothing is live until a version is promoted or pushed.\n"
+        "Withdrew version 7 of model_name; nothing is live until a version is promoted or pushed.\n"
     )
-    assert "Nothing is live: the last version was withdrawn." in done("versions", where)
-    assert done("promote", where) == "Promoted version 7; it is live now.\n"
-    assert "Nothing is live" not in done("versions", where)
+    assert "Nothing of model_name is live: the last version was withdrawn." in done(
+        "versions", where
+    )
+    assert done("promote", where) == "Promoted version 7 of model_name; it is live now.\n"
+    assert "is live: " not in done("versions", where)
 
 
 def test_pin_and_unpin_tell_what_is_live_now(directory: ModelDirectory) -> None:
     publish(directory, 7, 8)
     where = directory.serving_dir
     assert done("pin", where, 7, "--label", "stable") == (
-        "Version 7 has the label stable; live is version 8.\n"
+        "Version 7 of model_name has the label stable; live is version 8.\n"
     )
     assert directory.labels() == {"stable": 7}
     assert done("unpin", where, "stable") == (
-        "Version 7 no longer has the label stable; live is version 8.\n"
+        "Version 7 of model_name no longer has the label stable; live is version 8.\n"
     )
     assert directory.labels() == {}
 
@@ -419,6 +428,24 @@ def test_cli_needs_a_model_name_when_there_are_several(directory: ModelDirectory
     assert "version 9" in done("rollback", directory.serving_dir, "--model", "another")
     assert directory.versions() == [7, 8]
     assert [row["version"] for row in rows(directory, "--model", "model_name")] == [8, 7]
+
+
+def test_versions_lists_those_of_all_models_and_names_them(directory: ModelDirectory) -> None:
+    publish(directory, 7, 8)
+    other = ModelDirectory(directory.serving_dir, "another")
+    publish(other, 8)
+    listed = [(row["model"], row["version"], row["state"]) for row in rows(directory)]
+    assert listed == [
+        ("another", 8, "live"),
+        ("model_name", 8, "live"),
+        ("model_name", 7, "older"),
+    ]
+    screen = done("versions", directory.serving_dir).splitlines()
+    titles = [line.split()[0] for line in screen if " in /" in line]
+    assert titles == ["another", "model_name"]
+    other.rollback(withdraw=True)
+    withdrawn = "Nothing of another is live: the last version was withdrawn."
+    assert withdrawn in done("versions", directory.serving_dir).splitlines()
 
 
 @pytest.mark.parametrize("command", ["versions", "rollback", "promote", "verify"])

@@ -106,7 +106,7 @@ def read_job(options: Mapping[str, Any]) -> Job:
     if options["package_path"] is None:
         return _compiled(options, parameters, caching)
     if options["config_path"] or options["settings"]:
-        raise click.UsageError("--package excludes --config and --set: use --param.")
+        raise click.UsageError("--package excludes --model, --config and --set: use --param.")
     from orchestration.kubeflow.monitoring import check_period, is_monitoring
     from orchestration.kubeflow.package import read_package
 

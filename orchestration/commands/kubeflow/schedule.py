@@ -14,6 +14,8 @@ from orchestration.commands.kubeflow.options import (
 )
 from orchestration.commands.options import failures, usage_errors
 
+# Before each model had a pipeline, and so a schedule, of its own.
+_OLD_NAME = "flightdeck"
 _ONE_PERIOD = "is for one period: a schedule would monitor the same one again"
 
 
@@ -53,7 +55,8 @@ def schedule(
             raise click.UsageError(
                 "kubeflow.uncached lacks SpanExampleGen: a schedule has to read the data again"
             )
-        found, change = connect(options).schedule(
+        kubeflow = connect(options)
+        found, change = kubeflow.schedule(
             name or pipeline_name or job.package.name,
             cron,
             job.package,
@@ -62,6 +65,7 @@ def schedule(
             experiment=experiment,
             service_account=job.service_account,
         )
+        names = {one.name for one in kubeflow.schedules() if one.enabled}
     from orchestration.kubeflow.schedules import UNCHANGED
 
     verb = "is" if change == UNCHANGED else "was"
@@ -71,4 +75,10 @@ def schedule(
     )
     if not found.enabled:
         click.echo(f"It is disabled: python kubeflow_runner.py schedules enable {found.name}")
+    if _OLD_NAME in names - {found.name}:
+        click.echo(
+            f"Warning: there is still a schedule {_OLD_NAME}, as earlier releases named it: if it "
+            f"is of this model, python kubeflow_runner.py schedules delete {_OLD_NAME}",
+            err=True,
+        )
     click.echo(found.url)

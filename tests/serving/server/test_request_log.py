@@ -125,6 +125,12 @@ class TestRecords:
         }
         assert second.keys() == first.keys() - {"distance", "company"}
 
+    @pytest.mark.parametrize("text", [b"red", b"\xff\xfe", b"0", b"{}", b"\x0a\x00"])
+    def test_a_single_feature_of_text_is_no_serialized_example(self, text: bytes) -> None:
+        first, second = map(values_of, make_records(3, {"text": strings(text, b"")}, OUTPUTS, 1))
+        assert first["text"] == [text]
+        assert "text" not in second
+
     def test_every_dtype_has_its_kind_of_feature(self) -> None:
         outputs = {
             "matrix": np.array([[[1.0, 2], [3, 4]]]),
@@ -599,3 +605,29 @@ class TestServer:
             server.wait_for("request log failed")
             until(lambda: 'outcome="dropped"} 5' in server.metrics())
             send_requests(server)
+
+    def test_the_only_feature_is_logged_by_its_name_if_it_is_text(self, tmp_path: Path) -> None:
+        """It was taken for a serialized example, and its record could not be read."""
+        module = tf.Module()
+
+        @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="review")])
+        def raw_features(review: tf.Tensor) -> dict[str, tf.Tensor]:
+            return {"length": tf.strings.length(review)[:, tf.newaxis]}
+
+        @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="examples")])
+        def serve(examples: tf.Tensor) -> dict[str, tf.Tensor]:
+            spec = {"review": tf.io.FixedLenFeature([], tf.string)}
+            return raw_features(tf.io.parse_example(examples, spec)["review"])
+
+        signatures = {"serving_default": serve, "raw_features": raw_features}
+        tf.saved_model.save(module, str(tmp_path / "models/toy/1"), signatures)
+        log = tmp_path / "log"
+        options = ("--request-log", str(log), "--request-log-sampling", "1")
+        with running(tmp_path / "models", *options) as server:
+            by_name = {"review": strings(b"good")}
+            server.predictions.Predict(predict_request("toy", "raw_features", **by_name))
+            serialized = strings(example_of(review="good").SerializeToString())
+            server.predictions.Predict(predict_request("toy", "", examples=serialized))
+        found = read(log / "toy")
+        assert [record["review"] for record in found] == [[b"good"]] * 2
+        assert [record["prediction.length"] for record in found] == [[4]] * 2

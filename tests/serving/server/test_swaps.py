@@ -290,6 +290,7 @@ def test_server_serves_a_labelled_version_next_to_the_newest(watched: Watched) -
     watched.directory("labelled").pin(1, "stable")
     watched.push("labelled", 2)
     watched.until_serving("labelled", 2)
+    watched.server.wait_for("loaded", model="labelled", version=1)
     assert watched.predict("labelled", "/labels/stable") == 1
     assert watched.predict("labelled", "/versions/1") == 1
     assert watched.predict("labelled") == 2
@@ -297,6 +298,31 @@ def test_server_serves_a_labelled_version_next_to_the_newest(watched: Watched) -
     watched.server.wait_for("unloaded", model="labelled", version=1)
     assert watched.predict("labelled", "/labels/stable") == 2
     assert "of labelled the versions 2" in watched.predict("labelled", "/versions/1")
+
+
+def test_server_serves_the_same_label_and_versions_of_two_models_over_both_protocols(
+    watched: Watched,
+) -> None:
+    for model, stable in (("first", 1), ("second", 2)):
+        for number in (1, 2, 3):
+            watched.push(model, number)
+        watched.directory(model).pin(stable, "stable")
+    for model, stable in (("first", 1), ("second", 2)):
+        watched.until_serving(model, 3)
+        watched.server.wait_for("loaded", model=model, version=stable)
+        request = predict_request(model, "", x=ROW)
+        for label, version in (("", 3), ("stable", stable)):
+            if label:
+                request.model_spec.version_label = label
+            response = watched.server.predictions.Predict(request)
+            assert list(response.outputs["version"].int64_val) == [version]
+            assert response.model_spec.name == model
+            path = f"/labels/{label}" if label else ""
+            assert watched.predict(model, path) == version
+    watched.directory("first").rollback(3)
+    watched.server.wait_for("unloaded", model="first", version=3)
+    assert watched.predict("first") in (1, 2)  # 2, once it is loaded.
+    assert watched.predict("second") == 3
 
 
 def test_server_keeps_the_last_good_version_when_all_are_deleted(watched: Watched) -> None:

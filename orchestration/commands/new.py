@@ -1,0 +1,139 @@
+"""The command `new`."""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from orchestration.commands.options import click_errors, epilog, set_option
+from orchestration.outcome import Outcome
+
+if TYPE_CHECKING:
+    from orchestration.new_model.drafting import Question, Wishes
+
+_PROJECT = Path(__file__).parents[2]
+_NAME = re.compile(r"[a-z][a-z0-9_]{0,62}")
+_EPILOG = epilog(
+    [
+        "python local_runner.py new taxi --data trips.csv --label tipped --time pickup_time",
+        "python local_runner.py new prices --data s3://bucket/houses --label price --yes",
+        "python local_runner.py new taxi --data trips.csv --label tipped --compare",
+    ],
+    (Outcome.PUSHED, "the model was written, or compared"),
+    (Outcome.FAILED, "no model can be made of the data; nothing was written"),
+)
+
+
+@click.command(epilog=_EPILOG)
+@click.argument("name")
+@click.option("--data", "uri", required=True, metavar="PATH", help="File or folder of the data.")
+@click.option("--label", required=True, metavar="COLUMN", help="The column to predict.")
+@click.option("--time", "time_column", default="", metavar="COLUMN", help="The time of a row.")
+@click.option(
+    "--task",
+    type=click.Choice(["binary", "multiclass", "regression"]),
+    help="What is predicted. Default: a guess.",
+)
+@click.option("--weight", default="", metavar="COLUMN", help="How much a row weighs.")
+@click.option(
+    "--as", "roles", multiple=True, metavar="COLUMN=ROLE", help="What becomes of a column."
+)
+@set_option
+@click.option("--yes", is_flag=True, help="Ask nothing, and take the guesses.")
+@click.option(
+    "--compare", is_flag=True, help="Show what the data suggest today beside what stands there."
+)
+def new(
+    name: str,
+    uri: str,
+    label: str,
+    time_column: str,
+    task: str | None,
+    weight: str,
+    roles: tuple[str, ...],
+    settings: tuple[str, ...],
+    yes: bool,
+    compare: bool,
+) -> None:
+    """Writes a model for a table: settings, schema, preprocessing, network and tests.
+
+    `--set` takes keys of `data` alone, such as data.separator.
+    """
+    if not _NAME.fullmatch(name):
+        raise click.UsageError(
+            f"NAME = {name!r}: lower-case letters, digits and _ are expected, a letter first"
+        )
+    from orchestration.new_model import writing
+    from orchestration.new_model.drafting import draft_model
+    from orchestration.new_model.showing import show
+
+    with click_errors():
+        if not compare:
+            writing.refuse_existing(_PROJECT, name)
+        wishes = _wishes(name, uri, label, time_column, task, weight, roles, settings)
+        ask = _take_guess if yes or compare or not sys.stdin.isatty() else _ask
+        draft, dangers, questions = draft_model(wishes, ask)
+        files = writing.render(draft)
+        if compare:
+            lines = list(writing.compare(_PROJECT, files))
+            click.echo("\n".join(lines) if lines else "The data suggest what stands there.")
+            return
+        show(draft, dangers, questions)
+        writing.write(_PROJECT, files)
+    click.echo("\nWritten: " + ", ".join(sorted(files)))
+    click.echo(f"Next: make run MODEL={name}")
+
+
+def _wishes(
+    name: str,
+    uri: str,
+    label: str,
+    time_column: str,
+    task: str | None,
+    weight: str,
+    roles: tuple[str, ...],
+    settings: tuple[str, ...],
+) -> Wishes:
+    from orchestration.new_model.columns import Role
+    from orchestration.new_model.drafting import Wishes
+    from pipeline.config import DataConfig
+    from pipeline.layers import ConfigError, Layer, merge, parse_setting
+
+    path = Path(uri)
+    if path.exists() and path.resolve().is_relative_to(_PROJECT):
+        uri = str(path.resolve().relative_to(_PROJECT))
+    elif path.exists():
+        uri = str(path.resolve())
+    layers = [Layer("--data and --time", {"uri": uri, "time_column": time_column})]
+    for setting in settings:
+        values = parse_setting(setting).values
+        if set(values) != {"data"} or not isinstance(values["data"], dict):
+            raise ConfigError(f"--set {setting}: `new` takes keys of data alone")
+        layers.append(Layer("--set", values["data"]))
+    chosen = {}
+    for text in roles:
+        column, equals, role = text.rpartition("=")
+        if not equals or role not in [each.value for each in Role]:
+            allowed = ", ".join(each.value for each in Role)
+            raise click.UsageError(f"--as {text!r}: COLUMN=ROLE is expected, ROLE one of {allowed}")
+        chosen[column] = Role(role)
+    source = merge(DataConfig, layers).source
+    return Wishes(name, source, label, task, weight, chosen)  # type: ignore[arg-type]
+
+
+def _take_guess(question: Question) -> str:
+    return question.guess
+
+
+def _ask(question: Question) -> str:
+    return str(
+        click.prompt(
+            f"{question.subject}: {question.text}",
+            type=click.Choice(question.options),
+            default=question.guess,
+        )
+    )

@@ -1,0 +1,321 @@
+"""Reads a table once: facts about its columns, and a sample of its rows."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from orchestration.new_model.columns import Facts, Kind
+from storage.errors import DataError
+from storage.parquet import open_file
+from storage.spans import DataSource, filesystem, find_spans
+from storage.table_formats import Format
+from storage.tables import iter_batches, seconds_of
+
+SAMPLE_ROWS = 100_000
+_SAMPLE_CELLS = 8_000_000
+_SHOWN_VALUES = 1000
+_BATCH = 65_536
+_LARGEST_EXACT = 2**24  # Of whole numbers in 32-bit floats.
+# In this order text is tried as values of another kind.
+_PARSED = (
+    (Kind.INTEGER, pa.int64()),
+    (Kind.NUMBER, pa.float64()),
+    (Kind.BOOLEAN, pa.bool_()),
+    (Kind.TIME, pa.timestamp("s")),
+    (Kind.TIME, pa.timestamp("s", "UTC")),
+)
+_LARGEST_FLOAT = float(np.finfo(np.float32).max)
+# Column of the sample with the number of the row's span.
+SPAN = "\0span"
+_ORDER = "\0order"
+
+
+@dataclass(frozen=True)
+class Look:
+    """What a look at a table found.
+
+    Attributes:
+      source: Where the data are.
+      rows: Rows of each span, by its number.
+      facts: Facts by column.
+      sample: A row per sampled row, in the order of the data: the columns but vectors, and `SPAN`.
+    """
+
+    source: DataSource
+    rows: dict[int, int]
+    facts: dict[str, Facts]
+    sample: pd.DataFrame
+
+    @property
+    def count(self) -> int:
+        """Rows of the table."""
+        return sum(self.rows.values())
+
+
+@dataclass
+class _State:
+    """What is known of a column so far."""
+
+    kind: Kind = Kind.NOTHING
+    missing: int = 0
+    minimum: float | None = None
+    maximum: float | None = None
+    length: int = 1
+    zone: bool = True
+
+
+def look(source: DataSource) -> Look:
+    """Reads a table.
+
+    Args:
+      source: Where the data are.
+
+    Raises:
+      DataError: If it cannot be read, has no row, or its files do not have the same columns.
+    """
+    states: dict[str, _State] = {}
+    rows: Counter[int] = Counter()
+    parts: list[pd.DataFrame] = []
+    share, seen = 1.0, 0
+    for number, path, batch in _batches(source):
+        if not states:
+            states = {name: _State() for name in batch.schema.names}
+            limit = min(SAMPLE_ROWS, max(1000, _SAMPLE_CELLS // len(states)))
+        _check_same(path, states, batch)
+        arrays = {name: _plain(batch.column(i)) for i, name in enumerate(batch.schema.names)}
+        for name, array in arrays.items():
+            _update(states[name], array)
+        spans = _spans(source, number, path, arrays, batch.num_rows)
+        rows.update(dict(zip(*np.unique(spans, return_counts=True), strict=True)))
+        order = _uniform(seen, batch.num_rows)
+        seen += batch.num_rows
+        parts.append(_part(arrays, spans, order, share))
+        while sum(map(len, parts)) > limit:
+            share /= 2
+            whole = pd.concat(parts)
+            parts = [whole[whole[_ORDER] < share]]
+    if not seen:
+        raise DataError(f"{source.uri}: there is no row")
+    sample = pd.concat(parts, ignore_index=True).drop(columns=_ORDER)
+    sample = sample.assign(
+        **{name: _typed(sample[name], states[name].kind) for name in states if name in sample}
+    )
+    facts = {name: _facts(name, state, seen, sample) for name, state in states.items()}
+    return Look(source, {int(number): count for number, count in rows.items()}, facts, sample)
+
+
+def nearly_numbers(values: pd.Series) -> str:
+    """A value that makes a column text although nearly all others are numbers; "" for none."""
+    present = values.dropna().astype(str)
+    numbers = pd.to_numeric(present, errors="coerce")
+    if not len(present) or not 0.8 < numbers.notna().mean() < 1:
+        return ""
+    return str(present[numbers.isna()].iloc[0])
+
+
+def _batches(source: DataSource) -> Iterator[tuple[int | None, str, pa.RecordBatch]]:
+    """The rows of all files, with the number of their span if the path tells it."""
+    files, _ = filesystem(source.uri)
+    done: set[str] = set()
+    for span in find_spans(source):
+        number = None if span.within else span.number
+        for path in span.files:
+            if path in done:
+                continue
+            done.add(path)
+            if Format.of(path) is Format.PARQUET:
+                with open_file(path, files) as parquet:
+                    for batch in parquet.iter_batches(batch_size=_BATCH):
+                        yield number, path, batch
+            else:
+                for batch in iter_batches(path, files, {}, source.text):
+                    yield number, path, batch
+
+
+def _check_same(path: str, states: Mapping[str, _State], batch: pa.RecordBatch) -> None:
+    names = set(batch.schema.names)
+    for name in sorted(names ^ states.keys()):
+        has, lacks = ("this file", "others") if name in names else ("others", "this file")
+        raise DataError(f"{path}: {has} have column {name!r}, {lacks} not: all need the same")
+
+
+def _plain(array: pa.Array) -> pa.Array:
+    """A column as text, int64, float64, booleans, times in seconds, or a list."""
+    kind = array.type
+    if pa.types.is_dictionary(kind):
+        array = array.dictionary_decode()
+        kind = array.type
+    if pa.types.is_large_string(kind) or pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
+        return array.cast(pa.string())
+    if pa.types.is_date(kind):
+        return array.cast(pa.timestamp("s"))
+    if pa.types.is_timestamp(kind):
+        return array.cast(pa.timestamp("s", kind.tz), safe=False)
+    if pa.types.is_uint64(kind) or pa.types.is_decimal(kind) or pa.types.is_float16(kind):
+        return pa.array(array.to_pandas().astype(np.float64), from_pandas=True)
+    if pa.types.is_integer(kind):
+        return array.cast(pa.int64())
+    if pa.types.is_floating(kind):
+        values = array.cast(pa.float64())
+        return pc.if_else(pc.is_nan(values), pa.scalar(None, pa.float64()), values)
+    return array
+
+
+def _kind(kind: pa.DataType) -> Kind:
+    """The kind of a plain column.
+
+    Raises:
+      DataError: If a model cannot take such values.
+    """
+    for is_kind, found in (
+        (pa.types.is_null, Kind.NOTHING),
+        (pa.types.is_string, Kind.TEXT),
+        (pa.types.is_int64, Kind.INTEGER),
+        (pa.types.is_float64, Kind.NUMBER),
+        (pa.types.is_boolean, Kind.BOOLEAN),
+        (pa.types.is_timestamp, Kind.TIME),
+        (_is_vector, Kind.VECTOR),
+    ):
+        if is_kind(kind):
+            return found
+    raise DataError(f"a column of {kind} cannot be taken: leave it out of the data")
+
+
+def _is_vector(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_list(kind) or pa.types.is_fixed_size_list(kind))
+
+
+def _update(state: _State, array: pa.Array) -> None:
+    """Adds a batch to what is known of a column."""
+    state.missing += array.null_count
+    if array.null_count == len(array):
+        return
+    kind = _kind(array.type)
+    if kind is Kind.TEXT and state.kind is not Kind.TEXT:
+        kind, array = _parse(array, state.kind)
+    if state.kind is Kind.NOTHING or state.kind is kind:
+        state.kind = kind
+    elif {state.kind, kind} == {Kind.INTEGER, Kind.NUMBER}:
+        state.kind = Kind.NUMBER
+    else:
+        state.kind = Kind.TEXT
+    if kind is Kind.VECTOR:
+        state.length = int(pc.max(pc.list_value_length(array)).as_py())
+    if kind is Kind.TIME:
+        state.zone = array.type.tz is not None
+        array = array.cast(pa.int64())
+    if kind in (Kind.INTEGER, Kind.NUMBER, Kind.TIME):
+        found = pc.min_max(array)
+        lowest, highest = float(found["min"].as_py()), float(found["max"].as_py())
+        state.minimum = lowest if state.minimum is None else min(state.minimum, lowest)
+        state.maximum = highest if state.maximum is None else max(state.maximum, highest)
+
+
+def _parse(array: pa.Array, likely: Kind = Kind.NOTHING) -> tuple[Kind, pa.Array]:
+    """Text as values of the first kind that all of it is; numbers with leading zeros are text.
+
+    Args:
+      array: Text.
+      likely: The kind that is tried first.
+    """
+    if not pc.any(pc.match_substring_regex(array, r"^[+-]?0[0-9]")).as_py():
+        for kind, dtype in sorted(_PARSED, key=lambda parsed: parsed[0] is not likely):
+            try:
+                return kind, array.cast(dtype)
+            except pa.ArrowInvalid:
+                continue
+    return Kind.TEXT, array
+
+
+def _spans(
+    source: DataSource, number: int | None, path: str, arrays: Mapping[str, pa.Array], rows: int
+) -> np.ndarray:
+    """The span of each row, int64 [rows]."""
+    if number is not None or not source.time_column:
+        return np.full(rows, number or 0)
+    times = arrays[source.time_column]
+    if pa.types.is_string(times.type):
+        _, times = _parse(times)
+    return source.period.numbers_of(seconds_of(path, times, source.time_column))
+
+
+def _uniform(start: int, count: int) -> np.ndarray:
+    """Numbers in [0, 1) that depend on the place of a row alone (Fibonacci hashing), [count]."""
+    hashed = np.arange(start, start + count, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
+    hashed ^= hashed >> np.uint64(29)
+    return (hashed * np.uint64(0xBF58476D1CE4E5B9) >> np.uint64(11)) / float(2**53)
+
+
+def _part(
+    arrays: Mapping[str, pa.Array], spans: np.ndarray, order: np.ndarray, share: float
+) -> pd.DataFrame:
+    """The sampled rows of a batch."""
+    chosen = order < share
+    kept = pa.array(chosen)
+    columns = {
+        name: array.filter(kept).to_pandas()
+        for name, array in arrays.items()
+        if not _is_vector(array.type)
+    }
+    return pd.DataFrame({**columns, SPAN: spans[chosen], _ORDER: order[chosen]})
+
+
+def _typed(values: pd.Series, kind: Kind) -> pd.Series:
+    """A column of the sample, as its kind."""
+    if kind in (Kind.INTEGER, Kind.NUMBER):
+        return pd.to_numeric(values)
+    if kind is Kind.TIME:
+        return pd.to_datetime(values, utc=True)
+    if kind is Kind.BOOLEAN:
+        text = values.astype("string").str.lower()
+        return text.map({"true": 1.0, "false": 0.0, "1": 1.0, "0": 0.0}).astype(float)
+    return values
+
+
+def _facts(name: str, state: _State, rows: int, sample: pd.DataFrame) -> Facts:
+    extremes = [v for v in (state.minimum, state.maximum) if v is not None]
+    largest = max(map(abs, extremes), default=0.0)
+    facts = Facts(
+        name=name,
+        kind=state.kind,
+        rows=rows,
+        missing=state.missing,
+        sampled=0,
+        distinct=0,
+        minimum=state.minimum,
+        maximum=state.maximum,
+        length=state.length,
+        exact=largest <= (_LARGEST_EXACT if state.kind is Kind.INTEGER else _LARGEST_FLOAT),
+        zone=state.zone,
+    )
+    if name not in sample:
+        return facts
+    values = sample[name].dropna()
+    counts = values.value_counts()
+    shown = counts.head(_SHOWN_VALUES)
+    texts = values.astype(str) if state.kind is Kind.TEXT else pd.Series(dtype=str)
+    numeric = state.kind in (Kind.INTEGER, Kind.NUMBER)
+    return replace(
+        facts,
+        sampled=len(values),
+        distinct=len(counts),
+        values=tuple((_show(v, state.kind), int(n)) for v, n in shown.items()),
+        skewness=float(np.nan_to_num(values.skew())) if numeric and len(values) > 2 else 0.0,
+        words=float(texts.str.count(r"\S+").mean()) if len(texts) else 0.0,
+    )
+
+
+def _show(value: Any, kind: Kind) -> str:
+    if kind is Kind.BOOLEAN:
+        return str(bool(value)).lower()
+    if kind is Kind.INTEGER:
+        return str(int(value))
+    return str(value)

@@ -1,0 +1,147 @@
+"""Chooses the settings of a new model by its data: window, network, training, slices."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from orchestration.new_model.columns import Column, Role
+from orchestration.new_model.reading import SPAN, Look
+from orchestration.new_model.task import Target
+from storage.periods import SpanPeriod
+from storage.spans import DataSource
+
+_LARGEST_WINDOW = 12
+_ENOUGH_TO_TRAIN = 300_000  # Rows; older ones rarely help and cost time.
+_LEAST_SPANS = 4
+_STEPS = 3000
+_FEW_SLICES = 3
+_SLICE_VALUES = 20
+_DAY = 24 * 3600
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What `config.toml` and the network say of the data.
+
+    Attributes:
+      source: Where the data are.
+      window: Spans to train on.
+      eval_days: Days at their end that are held out.
+      train_rows: Rows of the window, roughly.
+      test_rows: Rows that the model is judged on, roughly.
+      batch_size: Rows per step.
+      epochs: Passes over the rows.
+      patience: Epochs without progress.
+      hidden: Units of the hidden layers.
+      slices: Columns by which the model is judged too.
+      min_slice_examples: Smaller slices are not judged.
+      notes: What is to be said of the choice.
+    """
+
+    source: DataSource
+    window: int
+    eval_days: int
+    train_rows: int
+    test_rows: int
+    batch_size: int
+    epochs: int
+    patience: int
+    hidden: tuple[int, ...]
+    slices: tuple[str, ...]
+    min_slice_examples: int
+    notes: tuple[str, ...] = ()
+
+
+def choose_period(source: DataSource, seconds: np.ndarray) -> DataSource:
+    """Chooses the period of the spans of rows that have a time, but paths that say nothing of it.
+
+    Args:
+      source: Where the data are.
+      seconds: Times of a sample of the rows, int64 [rows].
+
+    Returns:
+      The source with the longest period of which there are four, or the shortest.
+    """
+    if source.pattern or not source.time_column:
+        return source
+    periods = (SpanPeriod.YEAR, SpanPeriod.MONTH, SpanPeriod.DAY, SpanPeriod.HOUR)
+    for period in periods:
+        if len(np.unique(period.numbers_of(seconds))) >= _LEAST_SPANS:
+            return replace(source, period=period)
+    return replace(source, period=SpanPeriod.HOUR)
+
+
+def choose_settings(look: Look, columns: Sequence[Column], target: Target) -> Settings:
+    """Chooses the settings of a model."""
+    window, train_rows, test_rows, notes = _window(look)
+    batch = int(2 ** np.clip(np.round(np.log2(max(1, train_rows) / 100)), 5, 10))
+    epochs = int(np.clip(np.ceil(_STEPS * batch / max(1, train_rows)), 5, 100))
+    slices = _slices(look, columns, target)
+    return Settings(
+        source=look.source,
+        window=window,
+        eval_days=_eval_days(look, window),
+        train_rows=train_rows,
+        test_rows=test_rows,
+        batch_size=batch,
+        epochs=epochs,
+        patience=max(2, epochs // 5),
+        hidden=_hidden(train_rows),
+        slices=slices,
+        min_slice_examples=int(np.clip(test_rows // 20, 30, 500)),
+        notes=notes,
+    )
+
+
+def _window(look: Look) -> tuple[int, int, int, tuple[str, ...]]:
+    """The number of spans to train on, the rows in them, those to be judged on, and notes."""
+    numbers = sorted(look.rows)
+    if len(numbers) == 1:
+        return 1, round(look.count * 0.7), round(look.count * 0.2), ()
+    newest, earlier = numbers[-1], numbers[:-1]
+    window = rows = 0
+    for number in reversed(earlier):
+        window += 1
+        rows += look.rows[number]
+        if window >= _LARGEST_WINDOW or (rows >= _ENOUGH_TO_TRAIN and window >= _FEW_SLICES):
+            break
+    typical = float(np.median([look.rows[number] for number in earlier]))
+    notes: tuple[str, ...] = ()
+    if look.rows[newest] < typical / 4:
+        notes = (
+            f"the newest span, {look.source.name(newest)}, has {look.rows[newest]:,} rows where "
+            f"others have {typical:,.0f}: is it complete? A model is judged on it "
+            "(--as-of for another)",
+        )
+    return window, rows, look.rows[newest], notes
+
+
+def _eval_days(look: Look, window: int) -> int:
+    """A week, or about a fifth of a short window."""
+    column = look.source.time_column
+    if not column:
+        return 7
+    spans = sorted(look.rows)[-window - 1 : -1]
+    times = look.sample[look.sample[SPAN].isin(spans)][column]
+    days = (times.max() - times.min()).total_seconds() / _DAY if len(times) else 7
+    return int(np.clip(days / 5, 1, 7))
+
+
+def _hidden(rows: int) -> tuple[int, ...]:
+    if rows < 2000:
+        return (32, 16)
+    return (64, 32) if rows < 20_000 else (128, 64, 32)
+
+
+def _slices(look: Look, columns: Sequence[Column], target: Target) -> tuple[str, ...]:
+    """The categories with a few large groups each."""
+    found: Mapping[str, Any] = {
+        c.name: c.facts.distinct
+        for c in columns
+        if c.role is Role.CATEGORY and 2 <= c.facts.distinct <= _SLICE_VALUES
+    }
+    return tuple(sorted(found, key=lambda name: found[name]))[:_FEW_SLICES]

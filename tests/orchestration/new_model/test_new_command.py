@@ -1,0 +1,251 @@
+"""Tests of `new`: what it writes, what it asks, and what it refuses."""
+
+from __future__ import annotations
+
+import ast
+import random
+import re
+import subprocess
+import sys
+import tomllib
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+from google.protobuf import text_format
+from tensorflow_metadata.proto.v0 import schema_pb2
+
+from orchestration.commands import new as command
+
+HEADER = "when,shop,kind_code,price,note,empty,ordered\n"
+
+
+def rows(count: int = 400) -> list[str]:
+    """Orders of some shops: one kind and cheap things are ordered more often."""
+    chance = random.Random(7)
+    found = []
+    for number in range(count):
+        shop, code = chance.choice(["north", "south", "east"]), chance.randint(1, 4)
+        price = round(chance.lognormvariate(1, 1), 2)
+        ordered = (
+            "yes" if chance.random() < (0.7 if code == 2 else 0.3) / (1 + price / 20) else "no"
+        )
+        time = f"2024-{1 + number * 6 // count:02}-{1 + number % 28:02} {number % 24:02}:30:00"
+        shown = "" if number % 7 == 0 else price
+        found.append(
+            f"{time},{shop},{code},{shown},{shop} {number} is said to be good,,{ordered}\n"
+        )
+    return found
+
+
+Run = Callable[..., Result]
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A project without models, beside its data."""
+    monkeypatch.setattr(command, "_PROJECT", tmp_path / "project")
+    return tmp_path / "project"
+
+
+@pytest.fixture
+def run_new(project: Path, tmp_path: Path) -> Run:
+    """Runs `new` on a text, or on what `--data` names."""
+
+    def run(text: str, *arguments: str, name: str = "orders", answers: str = "") -> Result:
+        data = tmp_path / "orders.csv"
+        data.write_text(text)
+        given = ["--data", str(data)] if "--data" not in arguments else []
+        return CliRunner().invoke(command.new, [name, *given, *arguments], answers)
+
+    return run
+
+
+def written(project: Path) -> list[str]:
+    return sorted(str(p.relative_to(project)) for p in project.rglob("*") if p.is_file())
+
+
+TABLE = HEADER + "".join(rows())
+ARGUMENTS = ("--label", "ordered", "--time", "when")
+
+
+def test_new_writes_a_model_that_says_what_becomes_of_each_column(
+    run_new: Run, project: Path
+) -> None:
+    result = run_new(TABLE, *ARGUMENTS)
+    assert result.exit_code == 0, result.output
+    assert written(project) == [
+        "models/orders/__init__.py",
+        "models/orders/card.md",
+        "models/orders/config.toml",
+        "models/orders/network.py",
+        "models/orders/preprocessing.py",
+        "schema/orders.pbtxt",
+        "tests/models/orders/test_model.py",
+    ]
+    settings = tomllib.loads((project / "models/orders/config.toml").read_text())
+    assert settings["task"] == "binary"
+    assert settings["classes"] == ["no", "yes"]
+    assert settings["features"] == ["when", "shop", "kind_code", "price"]
+    assert settings["data"]["time_column"] == "when"
+    assert settings["data"]["period"] == "month"
+    assert settings["data"]["window"] == 5
+    for column in ("when", "shop", "kind_code", "price", "note", "empty"):
+        assert column in result.output
+    assert "make run MODEL=orders" in result.output
+
+
+def test_new_writes_code_that_parses_and_is_formatted(run_new: Run, project: Path) -> None:
+    run_new(TABLE, *ARGUMENTS)
+    files = [path for path in project.rglob("*.py") if path.stat().st_size]
+    for path in files:
+        ast.parse(path.read_text())
+    for checking in (["check", "--ignore", "D1"], ["format", "--check"]):
+        done = subprocess.run(
+            [sys.executable, "-m", "ruff", *checking, *map(str, files)],
+            capture_output=True,
+            text=True,
+            cwd=Path(__file__).parents[3],
+        )
+        assert done.returncode == 0, done.stdout
+
+
+def test_new_writes_a_schema_with_ranges_domains_and_limits_of_drift(
+    run_new: Run, project: Path
+) -> None:
+    run_new(HEADER + "".join(rows(3000)), *ARGUMENTS)
+    schema = schema_pb2.Schema()
+    text_format.Parse((project / "schema/orders.pbtxt").read_text(), schema)
+    features = {feature.name: feature for feature in schema.feature}
+    assert set(features) == {"when", "shop", "kind_code", "price", "ordered"}
+    domains = {domain.name: list(domain.value) for domain in schema.string_domain}
+    assert domains == {"shop": ["east", "north", "south"], "ordered": ["no", "yes"]}
+    assert features["price"].float_domain.min == 0
+    assert 0.7 < features["price"].presence.min_fraction < 0.86
+    assert features["kind_code"].int_domain.max > 4
+    assert 0.05 <= features["shop"].drift_comparator.infinity_norm.threshold < 0.6
+
+
+def test_new_never_overwrites(run_new: Run, project: Path) -> None:
+    (project / "schema").mkdir(parents=True)
+    (project / "schema/orders.pbtxt").write_text("mine")
+    result = run_new(TABLE, *ARGUMENTS)
+    assert result.exit_code == 1
+    assert "schema/orders.pbtxt exists" in result.output
+    assert written(project) == ["schema/orders.pbtxt"]
+
+
+def test_new_compares_with_what_stands_there(run_new: Run, project: Path) -> None:
+    run_new(TABLE, *ARGUMENTS)
+    same = run_new(TABLE, *ARGUMENTS, "--compare")
+    assert same.output == "The data suggest what stands there.\n"
+    more = TABLE.replace(",east,", ",west,")
+    changed = run_new(more, *ARGUMENTS, "--compare")
+    assert '-  value: "east"' in changed.output
+    assert '+  value: "west"' in changed.output
+    assert '"east"' in (project / "schema/orders.pbtxt").read_text()
+
+
+def test_new_takes_a_role_that_is_given(run_new: Run, project: Path) -> None:
+    result = run_new(TABLE, *ARGUMENTS, "--as", "kind_code=number", "--as", "shop=left out")
+    assert result.exit_code == 0, result.output
+    settings = tomllib.loads((project / "models/orders/config.toml").read_text())
+    assert settings["features"] == ["when", "kind_code", "price"]
+    assert "CODES" not in (project / "models/orders/preprocessing.py").read_text()
+
+
+def test_new_leaves_out_a_column_that_gives_the_label_away(run_new: Run, project: Path) -> None:
+    given = "".join(row.replace("\n", f",{len(row.split(',')[-1])}\n") for row in rows())
+    result = run_new(HEADER.replace("\n", ",length\n") + given, *ARGUMENTS)
+    assert "length: alone it predicts the label nearly perfectly" in result.output
+    settings = tomllib.loads((project / "models/orders/config.toml").read_text())
+    assert "length" not in settings["features"]
+
+
+def test_new_warns_of_a_column_that_is_absent_exactly_with_a_label(
+    run_new: Run, project: Path
+) -> None:
+    given = "".join(
+        row.replace("\n", f",{number % 90 if 'yes' in row else ''}\n")
+        for number, row in enumerate(rows())
+    )
+    result = run_new(HEADER.replace("\n", ",refund\n") + given, *ARGUMENTS)
+    assert "refund: it is absent exactly when the label is one thing" in result.output
+
+
+def wide(columns: int) -> str:
+    chance = random.Random(7)
+    names = [f"c{number}" for number in range(columns)]
+    lines = [",".join(str(chance.random())[:6] for _ in names) for _ in range(120)]
+    labels = ["a" if number % 2 else "b" for number in range(120)]
+    body = "".join(f"{line},{label}\n" for line, label in zip(lines, labels, strict=True))
+    return f"{','.join(names)},ordered\n{body}"
+
+
+BAD = {
+    "no such column": (TABLE, ("--label", "orderd"), "no such column.*ordered"),
+    "no such time": (TABLE, ("--label", "ordered", "--time", "then"), "then.*(no such|missing)"),
+    "one label": (HEADER + "".join(rows()).replace(",yes\n", ",no\n"), ARGUMENTS, "same value"),
+    "many labels": (TABLE, ("--label", "note"), "400 different values"),
+    "nearly numbers": (TABLE.replace(",4,", ",four,", 20), ("--label", "kind_code"), "'four'"),
+    "few rows": (HEADER + "".join(rows(30)), ARGUMENTS, "30 rows are too few"),
+    "many columns": (wide(2000), ("--label", "ordered"), "2,000 columns .* at most 500"),
+    "label of nulls": (TABLE, ("--label", "empty"), "400 of 400 rows have no value"),
+    "broken line": (TABLE + "2024-01-01,north\n", ARGUMENTS, "row 402 has 2 values; 7"),
+    "other separator": (TABLE.replace(",", ";"), ARGUMENTS, 'data.separator = ";"'),
+    "time that is text": (TABLE, ("--label", "ordered", "--time", "shop"), "shop.*time"),
+    "names that differ by case": (TABLE.replace("shop", "Price", 1), ARGUMENTS, "capitals"),
+    "duplicate names": (TABLE.replace("shop", "price", 1), ARGUMENTS, "'price'.*2 times"),
+    "empty file": ("", ARGUMENTS, "empty"),
+    "header alone": (HEADER, ARGUMENTS, "no row"),
+    "two headers": (TABLE + HEADER, ARGUMENTS, "header again"),
+    "wrong role": (TABLE, (*ARGUMENTS, "--as", "shop=number"), "text can be category, left out"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_new_refuses_in_one_line_and_writes_nothing(run_new: Run, project: Path, case: str) -> None:
+    text, arguments, message = BAD[case]
+    result = run_new(text, *arguments)
+    (line,) = [line for line in result.output.splitlines() if line.startswith("Error: ")]
+    assert result.exit_code == 1
+    assert re.search(message, line), line
+    assert not project.exists()
+
+
+def test_new_refuses_latin_1_and_takes_it_when_it_is_told(
+    run_new: Run, project: Path, tmp_path: Path
+) -> None:
+    data = tmp_path / "latin.csv"
+    data.write_bytes(TABLE.replace("north", "nörd").encode("latin-1"))
+    refused = run_new("", *ARGUMENTS, "--data", str(data))
+    assert refused.exit_code == 1
+    assert 'data.encoding = "latin-1"' in refused.output
+    taken = run_new("", *ARGUMENTS, "--data", str(data), "--set", "data.encoding=latin-1")
+    assert taken.exit_code == 0, taken.output
+    settings = tomllib.loads((project / "models/orders/config.toml").read_text())
+    assert settings["data"]["encoding"] == "latin-1"
+
+
+def test_new_takes_a_line_break_in_quotes(run_new: Run, project: Path) -> None:
+    quoted = TABLE.replace(",north,", ',"no\nrth",')
+    assert run_new(quoted, *ARGUMENTS).exit_code == 0
+    assert '"no\\nrth"' in (project / "schema/orders.pbtxt").read_text()
+
+
+def test_new_refuses_a_folder_that_holds_something_else(run_new: Run, tmp_path: Path) -> None:
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    (folder / "a.csv").write_text(TABLE)
+    (folder / "photo.jpg").write_bytes(b"\xff\xd8")
+    result = run_new("", *ARGUMENTS, "--data", str(folder))
+    assert result.exit_code == 1
+    assert "photo.jpg" in result.output
+
+
+@pytest.mark.parametrize("name", ["Orders", "1st", "my-model", "a.b", "../x", ""])
+def test_new_refuses_a_name_that_is_no_package(run_new: Run, name: str) -> None:
+    result = run_new(TABLE, *ARGUMENTS, name=name)
+    assert result.exit_code == 2
+    assert "lower-case letters" in result.output
