@@ -11,6 +11,8 @@ from ml.training import TrainingData, fit_and_save
 
 from .preprocessing import PIXELS
 
+_NOISE = 0.3  # Standard deviation of what is added to pixels in training, against overfitting.
+
 
 def run_fn(fn_args: tfx.components.FnArgs) -> None:
     """Trains and saves the network: the `run_fn` of Trainer."""
@@ -29,7 +31,8 @@ def build_model(learning: Learning) -> tf_keras.Model:
     """
     layers = tf_keras.layers
     pixels = tf_keras.Input((PIXELS,), name="pixels")
-    hidden = layers.Dense(64, "relu", name="hidden_1")(pixels)
+    noisy = layers.GaussianNoise(_NOISE)(pixels)
+    hidden = layers.Dense(64, "relu", name="hidden_1")(noisy)
     hidden = layers.Dropout(learning.dropout)(hidden)
     hidden = layers.Dense(64, "relu", name="hidden_2")(hidden)
     hidden = layers.Dropout(learning.dropout)(hidden)
