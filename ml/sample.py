@@ -6,7 +6,8 @@ import math
 from dataclasses import dataclass
 
 from ml.chance import auc_deviation
-from ml.tasks import ACCURACY, AUC, BINARY, MACRO_AUC, REGRESSION, Metric, Task
+from ml.metrics import ACCURACY, AUC, MACRO_AUC, Metric
+from ml.tasks import BINARY, REGRESSION, Task
 
 # Half the width of the largest 95% interval of the headline metric from which a verdict is given.
 _LARGEST_MARGIN = 0.25

@@ -12,7 +12,8 @@ from google.protobuf import json_format
 
 from components.compression_evaluator import FLOAT, SAVED_MODEL, TFLITE
 from components.evaluator import regression_metrics
-from ml.tasks import CALIBRATION, MACRO_AUC, MULTICLASS, Bound, Metric, Task
+from ml.metrics import CALIBRATION, MACRO_AUC, Bound, Metric
+from ml.tasks import MULTICLASS, Task
 from pipeline.config import CompressionConfig, EvaluationConfig
 from pipeline.model import Model
 

@@ -17,10 +17,11 @@ from components.baseline_evaluator import examples_of, load_predictions
 from ml.artifacts import BaselineReport
 from ml.baselines import BOOSTING, COLUMN, CONSTANT
 from ml.bootstrap import poisson_counts
+from ml.metrics import Metric
 from ml.predictors import load_predictor
 from ml.tallies import Counter, Problem, Tally
 from ml.task_metrics import METRICS
-from ml.tasks import Metric, Task
+from ml.tasks import Task
 from storage.errors import SurroundingsError
 
 COMPARISON_FILE = "baselines.json"

@@ -28,8 +28,9 @@ from components.evaluator.measurements import (
     load_config,
     load_measurements,
 )
+from ml.metrics import Metric
 from ml.sample import Sample
-from ml.tasks import Metric, Task
+from ml.tasks import Task
 
 VERDICT_FILE = "verdict.json"
 # Of the end of a two-sided interval of 95%, which is what people see.

@@ -3,8 +3,8 @@
 import math
 
 from components.quantizer.measurement import Measurement
+from ml.metrics import Metric
 from ml.parameters import parse_names, require
-from ml.tasks import Metric
 
 MODES = ("none", "float16", "dynamic_range", "int8", "qat", "pqat")
 POLICIES = {"smallest": "gzip_bytes", "fastest": "p50_ms"}

@@ -119,7 +119,7 @@ def Quantizer(
       auto_modes: JSON list of the modes that `auto` chooses from.
       policy: "smallest" (after gzip) or "fastest" (median time of one row).
       max_loss: Largest loss of the headline metric on `eval` that `auto` accepts, as
-        `ml.tasks.Metric.loss` defines it.
+        `ml.metrics.Metric.loss` defines it.
       weight_bits: Bits of the 8 that a weight uses in the modes `int8`, `qat` and `pqat`, 5 to 8;
         with fewer the file compresses better.
       sparse: Whether to store mostly zero weights without the zeros, if that is smaller and the

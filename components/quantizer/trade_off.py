@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from tfx import v1 as tfx
 
 from components.quantizer.measurement import Measurement
-from ml.tasks import Metric
+from ml.metrics import Metric
 
 _CHOSEN, _OTHER, _FLOAT = "#c44e52", "#4c72b0", "#8c8c8c"
 

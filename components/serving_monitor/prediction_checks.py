@@ -13,7 +13,8 @@ from components.serving_monitor.live import OVERALL, Live
 from components.serving_monitor.predictions import Bins
 from components.serving_monitor.training_labels import TrainingLabels
 from ml.chance import divergence_by_chance, effective_rows, jensen_shannon
-from ml.tasks import CALIBRATION, MULTICLASS, REGRESSION, Bound, Metric, Task
+from ml.metrics import CALIBRATION, Bound, Metric
+from ml.tasks import MULTICLASS, REGRESSION, Task
 
 # So many standard deviations are granted to chance.
 _GRANTED = 3

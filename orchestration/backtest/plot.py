@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import PercentFormatter
 
-from ml.tasks import Metric
+from ml.metrics import Metric
 from orchestration.backtest.months import Month
 from orchestration.outcome import Outcome
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from rich.table import Table
 from rich.text import Text
 
-from ml.tasks import Metric
+from ml.metrics import Metric
 from orchestration.backtest.months import SCORES, Month, mean_scores
 from orchestration.local.output_directory import write_whole
 from orchestration.outcome import Outcome

@@ -22,8 +22,9 @@ from components.evaluator.results import (
 from components.evaluator.verdict import Verdict
 from components.serving_validator.component import read_report
 from ml.artifacts import TRAINING_FILE, anomalies_uri, load_schema
+from ml.metrics import Metric
 from ml.requests import Requests
-from ml.tasks import TITLES, Metric, Task
+from ml.tasks import TITLES, Task
 from orchestration.local.node_process import Summary
 
 Outputs = dict[str, tfx.dsl.Artifact]

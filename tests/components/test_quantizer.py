@@ -25,8 +25,8 @@ from components.quantizer.fake_quant import check_representative, emulate_int8
 from components.quantizer.measurement import Measurement
 from components.quantizer.trade_off import plot_trade_off
 from ml.artifacts import serving_model_uri
+from ml.metrics import AUC, RMSE
 from ml.predictors import load_predictor
-from ml.tasks import AUC, RMSE
 from ml.tflite import read_signatures
 from storage.errors import UserError
 from storage.names import TFLITE_MODEL

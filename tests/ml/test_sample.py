@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
+from ml.metrics import ACCURACY, AUC, RMSE
 from ml.sample import Sample
-from ml.tasks import ACCURACY, AUC, RMSE, Task
+from ml.tasks import Task
 
 BINARY = Task("binary", "tip")
 CLASSES = Task("multiclass", "species", ("a", "b", "c"))

@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ml.tasks import ACCURACY, AUC, BIAS, CALIBRATION, MOST_CLASSES, R2, RMSE, TITLES, Metric, Task
+from ml.metrics import ACCURACY, AUC, BIAS, CALIBRATION, R2, RMSE, Metric
+from ml.tasks import MOST_CLASSES, TITLES, Task
 from storage.errors import DataError
 
 KINDS = ("binary", "multiclass", "regression")

@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from ml.tasks import RMSE, Task
+from ml.metrics import RMSE
+from ml.tasks import Task
 from orchestration.backtest import backtest as backtest_module
 from orchestration.backtest.backtest import Backtest, ForeignDirectoryError
 from orchestration.backtest.months import Month
