@@ -700,8 +700,8 @@ def test_find_label_unrelated_allows_for_chance_in_few_rows(task: Task) -> None:
 def test_find_label_unrelated_is_silent_where_the_features_never_told_the_label() -> None:
     window, rows = related(SPECIES, 500, 1), related(SPECIES, 500, 2)
     random = np.random.default_rng(3)
-    noise = [Sample(s.rows, random.permutation(s.labels), s.weights) for s in (rows, window)]
-    assert not list(find_label_unrelated("test", *noise, SPECIES, 0.25))
+    now, before = (Sample(s.rows, random.permutation(s.labels), s.weights) for s in (rows, window))
+    assert not list(find_label_unrelated("test", now, before, SPECIES, 0.25))
 
 
 # Rows that repeat

@@ -212,7 +212,7 @@ def test_quantizer_refuses_a_tflite_model_whose_inputs_are_no_features(
         graph_uri=model.graph_uri,
         save=save_renamed,
         signature=RAW_SIGNATURE,
-        settings=FitSettings(TASK.label, "", TASK.loss, 1, 32, 1e-3, 7),
+        settings=FitSettings(TASK, 1, 32, 1e-3, 7),
         weight_bits=8,
         store_sparse=False,
         probe=model.examples,
@@ -229,5 +229,5 @@ def test_evaluate_refuses_a_model_with_an_input_that_the_schema_does_not_know(
     message = "^the TFLite model has the input 'trip.miles', which is no feature of the schema"
     models = {"candidate": (str(model.folder), True)}
     with pytest.raises(UserError, match=message):
-        evaluate(beam.Pipeline(), [], known, config, models, str(tmp_path))
+        evaluate(beam.Pipeline(), [], known, TASK, config, models, str(tmp_path))
     check_model(str(model.folder), NAMES)

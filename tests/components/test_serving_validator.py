@@ -628,9 +628,9 @@ def test_make_inputs_parses_features_by_name_and_fills_absent_ones() -> None:
 def test_make_inputs_tells_a_single_feature_of_text_from_serialized_examples() -> None:
     rows = np.array([task_models.example([], b"red"), task_models.example([])], object)
     text = signature_of(colour=(tf.string, [-1]))
-    assert make_inputs(text, rows)["colour"].tolist() == [b"red", b""]
+    assert make_inputs(text, rows, ["x", "colour"])["colour"].tolist() == [b"red", b""]
     serialized = signature_of(examples=(tf.string, [-1]))
-    assert make_inputs(serialized, rows)["examples"].tolist() == rows.tolist()
+    assert make_inputs(serialized, rows, ["x", "colour"])["examples"].tolist() == rows.tolist()
 
 
 def test_make_inputs_refuses_an_example_without_a_needed_feature() -> None:

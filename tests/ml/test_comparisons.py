@@ -15,6 +15,7 @@ from components.data_gate.anomalies import write_anomalies
 from components.data_gate.gate import Gate
 from ml.artifacts import anomalies_uri
 from ml.comparisons import ERROR
+from ml.tasks import Task
 
 ODD = ["trip.miles", "fare (USD)", "it's", "a:b", "größe"]
 
@@ -31,7 +32,7 @@ def test_anomalies_of_a_feature_carry_its_name(name: str, tmp_path: Path) -> Non
     gate = Gate(
         schema=schema,
         features=(name,),
-        label="",
+        task=Task("binary", name),
         max_missing_change=0.2,
         max_duplicates=0.1,
         max_error_growth=40.0,
