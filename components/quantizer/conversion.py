@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import tempfile
@@ -20,6 +21,9 @@ from ml.names import graph_names
 from ml.signature_inputs import read_input_names
 from storage.errors import UserError
 
+_OPERATORS = {value: name for name, value in vars(schema.BuiltinOperator).items()}
+# As the converter itself leaves constants of fewer elements in float32 when it quantizes weights.
+_LARGE = 1024
 _WEIGHTED = ("FULLY_CONNECTED", "CONV_2D", "DEPTHWISE_CONV_2D")
 
 
@@ -32,7 +36,8 @@ def convert(
       saved_model: Path of the SavedModel.
       signature: Name of the signature; that of the TFLite model has the same name, inputs and
         outputs.
-      float16: Store weights in 16 bits.
+      float16: Store weights in 16 bits; small constants, and numbers that 16 bits cannot hold, stay
+        in 32.
       quantize: Store large constants in 8 bits, and compute in int8 between fake-quant nodes.
       sparse: Store mostly zero weights without the zeros.
 
@@ -45,15 +50,28 @@ def convert(
     """
     with tempfile.TemporaryDirectory() as folder:
         path = os.path.join(folder, "model")
+<<<<<<< HEAD
         names = _save_with_tables(saved_model, signature, path)
         converter = tf.lite.TFLiteConverter.from_saved_model(path, signature_keys=[signature])
         converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
         if float16:
             converter.target_spec.supported_types = [tf.float16]
         converter.optimizations = [
+||||||| 5b1aea3
+        _save_with_tables(saved_model, signature, path)
+        converter = tf.lite.TFLiteConverter.from_saved_model(path, signature_keys=[signature])
+        converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
+        if float16:
+            converter.target_spec.supported_types = [tf.float16]
+        converter.optimizations = [
+=======
+        _save_with_tables(saved_model, signature, path)
+        optimizations = [
+>>>>>>> train
             *([tf.lite.Optimize.DEFAULT] if quantize or float16 else []),
             *([tf.lite.Optimize.EXPERIMENTAL_SPARSITY] if sparse else []),
         ]
+<<<<<<< HEAD
         try:
             converted = converter.convert()
         except ConverterError as error:
@@ -62,9 +80,83 @@ def convert(
     for part in model.signatureDefs:
         for entry in part.inputs:
             entry.name = names[entry.name.decode()].encode()
+||||||| 5b1aea3
+        try:
+            converted = converter.convert()
+        except ConverterError as error:
+            raise UserError(_explain(signature, str(error))) from error
+    model = tflite.parse(converted)
+=======
+        types = [tf.float16] if float16 else []
+        model = _convert_folder(path, signature, optimizations, types)
+        if float16:
+            restore_constants(model, _convert_folder(path, signature, [], []))
+>>>>>>> train
     _slim(model)
     name_signatures(model)
     return tflite.pack(model)
+
+
+def _convert_folder(
+    path: str, signature: str, optimizations: list[Any], types: list[tf.DType]
+) -> schema.ModelT:
+    converter = tf.lite.TFLiteConverter.from_saved_model(path, signature_keys=[signature])
+    converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
+    converter.target_spec.supported_types = types
+    converter.optimizations = optimizations
+    try:
+        return tflite.parse(converter.convert())
+    except ConverterError as error:
+        raise UserError(_explain(signature, str(error))) from error
+
+
+def restore_constants(model: schema.ModelT, exact: schema.ModelT) -> None:
+    """Puts constants of a float16 model back into 32 bits that save nothing or do not fit.
+
+    The converter also stores means, deviations and offsets in 16 bits, which have no number above
+    65,504 and three digits: a price of 150,000 would become 65,504.
+
+    Args:
+      model: The float16 model; it is changed.
+      exact: The same model in float32.
+    """
+    for graph, original in zip(model.subgraphs, exact.subgraphs, strict=True):
+        # The float32 tensors that an operator makes of a constant in 16 bits.
+        widened = {
+            operator.outputs[0]: operator
+            for operator in graph.operators
+            if _name(model, operator) == "DEQUANTIZE" and _size_of(model, graph, operator.inputs[0])
+        }
+        computing, same_ones = _computing(model, graph), _computing(exact, original)
+        if [_name(model, o) for o in computing] != [_name(exact, o) for o in same_ones]:
+            logging.warning("the float16 model has other operators; its constants have 16 bits")
+            return
+        for operator, same in zip(computing, same_ones, strict=True):
+            for index, exact_index in zip(operator.inputs, same.inputs, strict=True):
+                if index not in widened or not _size_of(exact, original, exact_index):
+                    continue
+                data = exact.buffers[original.tensors[exact_index].buffer].data
+                values = np.frombuffer(np.asarray(data, np.uint8).tobytes(), np.float32)
+                if len(values) < _LARGE or np.abs(values).max() > np.finfo(np.float16).max:
+                    model.buffers.append(schema.BufferT())
+                    model.buffers[-1].data = data
+                    graph.tensors[index].buffer = len(model.buffers) - 1
+                    graph.operators.remove(widened.pop(index))
+
+
+def _computing(model: schema.ModelT, graph: schema.SubGraphT) -> list[schema.OperatorT]:
+    """The operators but those that unpack constants."""
+    return [o for o in graph.operators if _name(model, o) not in ("DEQUANTIZE", "DENSIFY")]
+
+
+def _name(model: schema.ModelT, operator: schema.OperatorT) -> str:
+    code = model.operatorCodes[operator.opcodeIndex]
+    return _OPERATORS[max(code.builtinCode, code.deprecatedBuiltinCode)]
+
+
+def _size_of(model: schema.ModelT, graph: schema.SubGraphT, index: int) -> int:
+    """Bytes of a constant; 0 for any other tensor."""
+    return _size(model.buffers[graph.tensors[index].buffer]) if index >= 0 else 0
 
 
 def _explain(signature: str, message: str) -> str:
@@ -167,13 +259,11 @@ def _size(buffer: Any) -> int:
 def weight_sparsity(content: bytes) -> float:
     """The share of zeros in the weights of a TFLite model's dense and convolution operators."""
     model = tflite.parse(content)
-    names = {value: name for name, value in vars(schema.BuiltinOperator).items()}
     zeros = total = 0
     for graph in model.subgraphs:
         densified: dict[int, int] = {}
         for operator in graph.operators:
-            code = model.operatorCodes[operator.opcodeIndex]
-            name = names[max(code.builtinCode, code.deprecatedBuiltinCode)]
+            name = _name(model, operator)
             if name in ("DENSIFY", "DEQUANTIZE"):
                 source = operator.inputs[0]
                 densified[operator.outputs[0]] = densified.get(source, source)

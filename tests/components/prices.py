@@ -93,7 +93,7 @@ def make_prices(root: Path) -> Prices:
         raw=_write_examples(root / "raw", rows),
         transformed=_write_examples(root / "transformed", transformed),
         graph=graph,
-        model=_write_model(root / "model", _train(transformed["train"]), graph),
+        model=write_model(root / "model", train_network(transformed["train"]), graph),
     )
 
 
@@ -149,22 +149,29 @@ def _write_graph(folder: Path, rows: Columns) -> standard.TransformGraph:
     return graph
 
 
-def _train(rows: Columns) -> tf_keras.Model:
+def train_network(rows: Columns, loss: str = TASK.loss) -> tf_keras.Model:
+    """Trains a network; by the logarithmic error, one that predicts a logarithm."""
     skip_autograph_of_keras()
     tf_keras.utils.set_random_seed(7)
     layers = tf_keras.layers
     facts = tf_keras.Input((_FACTS,), name="facts")
     hidden = layers.Dense(32, "relu", name="second")(layers.Dense(64, "relu", name="first")(facts))
-    answer = output_layer(TASK, layers.Dense(1, name="last")(hidden), "answer", rows["price"])
+    if loss == TASK.loss:
+        answer = output_layer(TASK, layers.Dense(1, name="last")(hidden), "answer", rows["price"])
+    else:
+        bias = tf_keras.initializers.Constant(np.log(rows["price"]).mean())
+        logarithm = layers.Dense(1, name="last", bias_initializer=bias)(hidden)
+        answer = layers.Activation("exponential", name="answer")(logarithm)
     network = tf_keras.Model(facts, answer)
-    network.compile(tf_keras.optimizers.Adam(1e-3), TASK.loss)
+    network.compile(tf_keras.optimizers.Adam(1e-3), loss)
     network.fit(rows["facts"], rows["price"], batch_size=32, epochs=12, verbose=0)
     return network
 
 
-def _write_model(
+def write_model(
     folder: Path, network: tf_keras.Model, graph: standard.TransformGraph
 ) -> standard.Model:
+    """Writes a `Model` artifact."""
     model = standard.Model()
     model.uri = str(folder)
     uri = serving_model_uri(model)
