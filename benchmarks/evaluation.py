@@ -103,7 +103,11 @@ def _measure(artifacts: Path, work: Path) -> list[dict[str, Any]]:
         for number, (name, way, way_config) in enumerate(ways):
             output = str(work / f"evaluation-{len(measured)}")
             item = _time(way, names, schema, model.task, way_config, models, output)
-            aucs = {key: m["auc"] for key, m in read_metrics(output).items() if "auc" in m}
+            aucs = {
+                key: auc
+                for key, metrics in read_metrics(output).items()
+                if (auc := metrics.get("auc")) is not None
+            }
             expected = expected if number else aucs
             item |= {"evaluation": name, "auc": aucs["Overall"], "rows": _count(names)}
             item["difference"] = max(abs(aucs[key] - auc) for key, auc in expected.items())

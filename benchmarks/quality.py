@@ -9,8 +9,7 @@ from pathlib import Path
 import click
 
 from benchmarks.common import report, run_measured
-from models.flights.baseline import baseline_auc
-from pipeline.config import load_config
+from ml.artifacts import REPORT_FILE
 
 
 @click.command()
@@ -26,25 +25,24 @@ from pipeline.config import load_config
 def main(months: tuple[int, ...], seeds: tuple[int, ...]) -> None:
     """Runs the pipeline and the baseline for each month and prints the AUC of both on it.
 
-    The baseline trains on the whole window; the pipeline's model keeps the window's last days
-    for early stopping.
+    The baseline is that of BaselineEvaluator, which trains on the whole window; the pipeline's
+    model keeps the window's last days for early stopping.
     """
-    config = load_config(settings=["model=flights"])
-    source = config.data
     rows, data = [], []
     ours, baselines = [], []
     for month in months:
-        by_seed = [pipeline_auc(month, seed) for seed in seeds]
+        runs = [pipeline_aucs(month, seed) for seed in seeds]
+        by_seed = [auc for auc, _ in runs]
         ours.append(sum(by_seed) / len(by_seed))
-        baselines.append(baseline_auc(source.source, month, source.window, config.label))
+        baselines.append(runs[0][1])
         rows.append(_row(str(month), ours[-1], baselines[-1]))
         data.append({"month": month, "seeds": seeds, "ours": by_seed, "baseline": baselines[-1]})
     rows.append(_row("mean", sum(ours) / len(ours), sum(baselines) / len(baselines)))
     report("quality", ["AUC on", "ours", "HistGradientBoosting", "difference"], rows, data)
 
 
-def pipeline_auc(month: int, seed: int) -> float:
-    """The AUC that the Evaluator found, of a run into an output directory of its own."""
+def pipeline_aucs(month: int, seed: int) -> tuple[float, float]:
+    """The AUCs of the model and of gradient boosting, of a run into its own output directory."""
     with tempfile.TemporaryDirectory() as output:
         run_measured(
             [
@@ -59,10 +57,18 @@ def pipeline_auc(month: int, seed: int) -> float:
                 ),
                 *("--set", "compression.max_loss=1"),
                 *("--set", "compression.max_slice_loss=1"),
+                *("--set", "evaluation.max_baseline_loss=1"),
             ]
         )
         (record,) = Path(output).glob("serving_model/*/.flightdeck/*/provenance.json")
-        return float(json.loads(record.read_text())["metrics"]["auc"])
+        (report_file,) = Path(output).glob(
+            f"artifacts/*/BaselineEvaluator/baselines/*/{REPORT_FILE}"
+        )
+        boosting = json.loads(report_file.read_text())["baselines"]["boosting"]
+        return (
+            float(json.loads(record.read_text())["metrics"]["auc"]),
+            float(boosting["metrics"]["auc"]),
+        )
 
 
 def _row(name: str, ours: float, baseline: float) -> list[str]:

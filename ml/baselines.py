@@ -104,7 +104,7 @@ def fit_baselines(task: Task, train: Sample, held_out: Sample) -> list[Baseline]
     Example:
       >>> rows = pd.DataFrame({"x": [0.0, 1.0] * 50, "y": [1.0, 2.0, 3.0, 4.0] * 25})
       >>> sample = Sample(rows, rows["x"].to_numpy(), np.ones(100))
-      >>> [each.title for each in fit_baselines(Task("binary", "late"), sample, sample)]
+      >>> [each.title for each in fit_baselines(Task("binary", "tip"), sample, sample)]
       ['a constant', 'x alone', 'gradient boosting']
 
     Args:

@@ -29,6 +29,8 @@ from storage.errors import DataError, UserError
 _BATCH = 8192
 # The loss that early stopping watches: `loss` includes the penalties.
 _LOSS = "data_loss"
+# Losses that take a negative number for 0.
+_OF_POSITIVE_LABELS = ("mean_squared_logarithmic_error", "poisson")
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,7 @@ class TrainingData:
             columns_of_files(files, schema) for files in (fn_args.train_files, fn_args.eval_files)
         )
         for split, columns in (("train", train), ("eval", evaluation)):
-            check_labels(learning.task, split, columns[learning.task.label])
+            check_labels(learning.task, split, columns[learning.task.label], learning.loss)
         return cls(learning, graph, train, evaluation)
 
     @property
@@ -76,8 +78,14 @@ class TrainingData:
         return self.train[self.learning.task.label]
 
 
-def check_labels(task: Task, split: str, labels: np.ndarray) -> None:
+def check_labels(task: Task, split: str, labels: np.ndarray, loss: str = "") -> None:
     """Checks that a network can be trained and evaluated on encoded labels.
+
+    Args:
+      task: The task.
+      split: Name of the split, for messages.
+      labels: Encoded labels, [rows, 1].
+      loss: Name of the Keras loss; "" for the task's.
 
     Raises:
       DataError: If a label is none of the classes, or not finite, or all labels of a regression
@@ -90,6 +98,10 @@ def check_labels(task: Task, split: str, labels: np.ndarray) -> None:
             raise DataError(f"{split}: there is no label {task.label!r}, because there are no rows")
         if not np.isfinite(labels).all():
             raise DataError(f"{where} is absent or not finite in some of {len(labels):,} rows")
+        if loss in _OF_POSITIVE_LABELS and labels.min() < 0:
+            raise DataError(
+                f"{where} is {labels.min():g} at lowest; the loss {loss} needs 0 or more"
+            )
         if split == "train" and np.ptp(labels) == 0:
             raise DataError(f"{where} is {labels[0, 0]:g} in all of {len(labels):,} rows")
         return

@@ -94,11 +94,6 @@ class Model:
         return f"{self.package}.network.run_fn"
 
     @property
-    def baseline(self) -> str:
-        """Import path of the function that computes the baseline's AUC."""
-        return f"{self.package}.baseline.baseline_auc"
-
-    @property
     def functions(self) -> tuple[str, ...]:
         """Import paths of all functions of the model that nodes run."""
         return (self.preprocessing_fn, self.run_fn)

@@ -28,6 +28,7 @@ from pipeline.config import Config
 from pipeline.evaluation import make_compression_eval_config, make_eval_config
 from pipeline.layers import ConfigError
 from pipeline.model import SAVE_FN, Model
+from pipeline.schema_checks import check_schema
 from storage.errors import SurroundingsError
 from storage.names import RAW_SIGNATURE
 
@@ -75,7 +76,11 @@ def create_pipeline(
 
     Returns:
       The pipeline.
+
+    Raises:
+      ConfigError: If the schema does not fit the configuration; see `check_schema`.
     """
+    check_schema(config)
     model = Model.load(config)
     custom_config = json.dumps(model.custom_config)
     training = _as_parameters(config.training)

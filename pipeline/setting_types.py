@@ -56,14 +56,15 @@ def match(pattern: str, expected: str) -> AfterValidator:
 
 def _as_bound(bound: Any) -> Any:
     """A threshold: a number, or a list of two."""
-    ends = bound if isinstance(bound, list | tuple) else [bound]
     try:
-        numbers = tuple(float(end) for end in ends)
+        if not isinstance(bound, list | tuple):
+            return float(bound)
+        lowest, highest = bound
+        return float(lowest), float(highest)
     except (TypeError, ValueError):
-        numbers = ()
-    if not (isinstance(bound, list | tuple) and len(numbers) == 2) and len(numbers) != 1:
-        raise ValueError("a number is expected, or the lowest and the highest, as in [0.5, 2.0]")
-    return numbers if len(numbers) == 2 else numbers[0]
+        raise ValueError(
+            "a number is expected, or the lowest and the highest, as in [0.5, 2.0]"
+        ) from None
 
 
 # Only `true` or `false`, in TOML and on the command line.

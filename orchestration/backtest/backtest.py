@@ -14,7 +14,7 @@ from typing import Any
 
 from ml.tasks import Task
 from orchestration.backtest.months import DECIDED, Month, State
-from orchestration.local.helper_process import Helper, HelperError
+from orchestration.local.helper_process import Helper
 from orchestration.local.history import RunRecord, list_runs
 from orchestration.local.output_directory import OutputDirectory
 from orchestration.outcome import Outcome
@@ -38,7 +38,6 @@ class Backtest:
       run_keys: Identifies data, configuration and code of each month; oldest first.
       run_month: Runs the pipeline as of a month.
       served: Function for version and run key of the served model; None if nothing is served.
-      baseline: Import path of the baseline, which returns its score, and its arguments by month.
       task: The task of the model.
       prepare: Called before each run; starts the fork server.
       say: Called with each line of progress.
@@ -49,7 +48,6 @@ class Backtest:
     run_keys: Mapping[int, str]
     run_month: Callable[[int], RunRecord]
     served: Callable[[], tuple[int, str] | None]
-    baseline: tuple[str, Mapping[int, tuple[Any, ...]]]
     task: Task
     prepare: Callable[[], None]
     say: Callable[[str], None]
@@ -62,11 +60,8 @@ class Backtest:
         """
         self._read()
 
-    def run(self, known_baselines: dict[tuple[Any, ...], float]) -> list[Month]:
+    def run(self) -> list[Month]:
         """Runs the months that were not run before.
-
-        Args:
-          known_baselines: scores of the baseline by its arguments; added to.
 
         Returns:
           The results by month, up to the first failed run.
@@ -83,16 +78,13 @@ class Backtest:
             state.write(self.directory.backtest)
             wanted = list(self.run_keys)
             for number, month in enumerate(wanted, 1):
-                arguments = self.baseline[1][month]
                 if number > len(state.months):
                     self.say(f"{self.name}: {month}, {number} of {len(wanted)}")
-                    found = self._backtest(month, state.months, known_baselines.get(arguments))
+                    found = self._backtest(month, state.months)
                     if not found.is_decided:
                         return [*state.months, found]
                     state.months.append(found)
                     state.write(self.directory.backtest)
-                if (score := state.months[number - 1].baseline_score) is not None:
-                    known_baselines[arguments] = score
         return state.months[: len(wanted)]
 
     def _read(self) -> State:
@@ -125,39 +117,25 @@ class Backtest:
             )
         return state
 
-    def _backtest(self, month: int, before: list[Month], baseline: float | None) -> Month:
+    def _backtest(self, month: int, before: list[Month]) -> Month:
         self.prepare()
         logs = self.directory.logs("backtest")
         logs.mkdir(parents=True, exist_ok=True)
-        log = str(logs / f"{month}.log")
-        helper = None
-        if baseline is None:
-            # In parallel: a run leaves a second core mostly idle.
-            helper = Helper(self.baseline[0], self.baseline[1][month], log)
-        try:
-            record = self._find_decided(month) or self.run_month(month)
-            if record.outcome == Outcome.INTERRUPTED:
-                raise KeyboardInterrupt
-            found = Month(
-                month=month,
-                run_id=record.run_id,
-                outcome=record.outcome,
-                version=record.version,
-                reasons=record.reasons,
-                seconds=record.duration or 0.0,
-            )
-            if not found.is_decided:
-                return found
-            measured = self._measure(record, before, log)
-            if helper:
-                try:
-                    baseline = helper.result()
-                except HelperError as error:  # Data that the gate stopped may be unusable here too.
-                    self.say(f"no baseline for {month}: {error}")
-            return dataclasses.replace(found, baseline_score=baseline, **measured)
-        finally:
-            if helper:
-                helper.stop()
+        record = self._find_decided(month) or self.run_month(month)
+        if record.outcome == Outcome.INTERRUPTED:
+            raise KeyboardInterrupt
+        found = Month(
+            month=month,
+            run_id=record.run_id,
+            outcome=record.outcome,
+            version=record.version,
+            reasons=record.reasons,
+            seconds=record.duration or 0.0,
+        )
+        if not found.is_decided:
+            return found
+        measured = self._measure(record, before, str(logs / f"{month}.log"))
+        return dataclasses.replace(found, **measured)
 
     def _measure(self, record: RunRecord, before: list[Month], log: str) -> dict[str, Any]:
         pushed = [month for month in before if month.outcome == Outcome.PUSHED]

@@ -19,6 +19,7 @@ from ml.artifacts import (
     serving_model_uri,
     split_files,
 )
+from ml.baselines import BOOSTING
 from ml.comparisons import nearest_drift
 from ml.examples import raw_values
 from ml.predictors import load_predictor
@@ -41,6 +42,7 @@ class Measurement:
       served_version: The version that was served; None if there was none.
       served_score: score of that version, computed here if the run did not reach the Evaluator.
       first_score: score of the version `first`; None without one.
+      baseline_score: That of gradient boosting; None if the run did not reach BaselineEvaluator.
       drift: Feature, drift and limit of the feature nearest to its limit, against the training data
         of the served model; None if nothing was served.
     """
@@ -49,6 +51,7 @@ class Measurement:
     served_version: int | None
     served_score: float | None
     first_score: float | None
+    baseline_score: float | None
     drift: tuple[str, float, float] | None
 
 
@@ -91,7 +94,19 @@ def measure(
         # Not from the Serving directory, which deletes old versions.
         model = outputs(first[1])["Quantizer"]["quantized_model"]
         first_score = _score(serving_model_uri(model), examples, learned)
-    return Measurement(new_score, served_version, served_score, first_score, _drift(run))
+    return Measurement(
+        new_score, served_version, served_score, first_score, _boosting(run), _drift(run)
+    )
+
+
+def _boosting(run: dict[str, dict[str, tfx.dsl.Artifact]]) -> float | None:
+    """The headline metric of gradient boosting."""
+    if "BaselineEvaluator" not in run:
+        return None
+    report = run["BaselineEvaluator"]["baselines"].read()
+    metrics = report["baselines"].get(BOOSTING, {}).get("metrics", {})
+    value: float | None = metrics.get(Task.from_config(report["task"]).headline.name)
+    return value
 
 
 def _score(model_uri: str, examples: tfx.dsl.Artifact, task: Task) -> float | None:

@@ -41,7 +41,7 @@ class Month:
       served_version: The version that was served on the month; None if there was none.
       served_score: score of that version.
       first_score: score of the first pushed version, which would be served without retraining.
-      baseline_score: score of the model's baseline; None if it failed.
+      baseline_score: score of gradient boosting; None if the run did not get so far.
       drift: Feature, drift and limit of the feature nearest to its limit.
     """
 

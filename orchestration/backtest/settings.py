@@ -88,7 +88,6 @@ def _make(
 ) -> Backtest:
     configs = {m: load_config(config_path, [*settings, f"data.as_of={m}"]) for m in months}
     model = Model.load(configs[months[0]])
-    data = {month: config.data for month, config in configs.items()}
 
     def run_month(month: int) -> RunRecord:
         return run_locked(configs[month], directory, console)
@@ -106,13 +105,6 @@ def _make(
         run_keys={m: prepare(configs[m], directory).situation.run_key for m in months},
         run_month=run_month,
         served=served,
-        baseline=(
-            model.baseline,
-            {
-                m: (each.source, each.as_of, each.window, model.task.label)
-                for m, each in data.items()
-            },
-        ),
         task=model.task,
         prepare=lambda: begin(directory.logs("backtest"), console, "backtest.log"),
         say=lambda text: console.print(Text(f"\n{text}", "bold")),
@@ -130,8 +122,7 @@ def run_backtests(
     Raises:
       UserError: See `Backtest.run`.
     """
-    baselines: dict[tuple[object, ...], float] = {}
-    found = {backtest.name: backtest.run(baselines) for backtest in backtests}
+    found = {backtest.name: backtest.run() for backtest in backtests}
     from orchestration.backtest.plot import draw
 
     metric = backtests[0].task.headline

@@ -115,8 +115,7 @@ def _trainer(outputs: Outputs) -> Summary:
     with tfx.dsl.io.fileio.open(path, "r") as file:
         run = json.loads(file.read())
     name, value = next(iter(run["metrics"].items()))
-    shown = "undefined" if value is None else f"{value:.4f}"
-    line = f"eval {TITLES[name]} {shown} at epoch {run['best_epoch']} of {run['epochs']}"
+    line = f"eval {TITLES[name]} {_value(value)} at epoch {run['best_epoch']} of {run['epochs']}"
     if start := run.get("warm_start"):
         why_cold = start.get("why_cold")
         line += f"; cold start: {why_cold}" if why_cold else "; started from the served model"
@@ -125,10 +124,11 @@ def _trainer(outputs: Outputs) -> Summary:
 
 def _pruner(outputs: Outputs) -> Summary:
     report = outputs["report"].read()
-    after, before = report["after"]["loss"], report["before"]["loss"]
-    return Summary(
-        f"{report['sparsity']:.1%} of the weights are zero; eval loss {after:.4f}, was {before:.4f}"
-    )
+    (name, after), *_ = report["after"]["metrics"].items()
+    before = report["before"]["metrics"][name]
+    line = f"{report['sparsity']:.1%} of the weights are zero; eval {TITLES[name]} "
+    why = report["why"]
+    return Summary(line + f"{_value(after)}, was {_value(before)}", (why,) if why else ())
 
 
 def _quantizer(outputs: Outputs) -> Summary:
@@ -242,6 +242,13 @@ def _serving_monitor(outputs: Outputs) -> Summary:
     else:
         line = f"{len(content['checks'])} checks, no alarm"
     return Summary(line, (outputs["report"].uri,))
+
+
+def _value(value: float | None) -> str:
+    """A metric, as a label's unit of any size needs it."""
+    if value is None:
+        return "undefined"
+    return f"{value:.4f}" if abs(value) < 100 else f"{value:,.1f}"
 
 
 def _count(number: int, singular: str, plural: str = "") -> str:

@@ -11,6 +11,7 @@ _MOST_CODES = 20  # Whole numbers with fewer values may be codes.
 _IDENTIFYING = 0.95  # Share of the rows with a value of their own.
 _WORDS = 3.0  # Mean number of words from which text is free text.
 _SKEWED = 3.0
+_FACTORS = 1.0  # Skewness from which positive numbers differ by factors.
 _CODE_NAME = re.compile(r"(^|[ _.-])(id|code|zip|zone|area|type|class|number|no|key)$", re.I)
 _FEW_ROWS = 30
 
@@ -36,6 +37,7 @@ class Role(enum.Enum):
     CATEGORY = "category"
     CODE = "code"
     NUMBER = "number"
+    LOGARITHM = "logarithm"
     SKEWED = "skewed number"
     VECTOR = "vector"
     LEFT_OUT = "left out"
@@ -46,6 +48,7 @@ TREATMENTS = {
     Role.CATEGORY: "vocabulary, embedding",
     Role.CODE: "ids of the listed values, embedding",
     Role.NUMBER: "z-score",
+    Role.LOGARITHM: "z-score of the logarithm",
     Role.SKEWED: "place among 100 quantiles",
     Role.VECTOR: "z-score of each value",
     Role.TIME: "hour and weekday as circles",
@@ -134,8 +137,8 @@ def allowed_roles(facts: Facts) -> tuple[Role, ...]:
     """The roles that a column of these values can have, besides label and time."""
     by_kind = {
         Kind.TEXT: (Role.CATEGORY,),
-        Kind.INTEGER: (Role.NUMBER, Role.SKEWED, Role.CODE),
-        Kind.NUMBER: (Role.NUMBER, Role.SKEWED),
+        Kind.INTEGER: (Role.NUMBER, Role.LOGARITHM, Role.SKEWED, Role.CODE),
+        Kind.NUMBER: (Role.NUMBER, Role.LOGARITHM, Role.SKEWED),
         Kind.BOOLEAN: (Role.NUMBER,),
         Kind.TIME: (Role.TIME,),
         Kind.VECTOR: (Role.VECTOR,),
@@ -145,6 +148,8 @@ def allowed_roles(facts: Facts) -> tuple[Role, ...]:
     if facts.missing or facts.distinct > _MOST_CODES * 10:
         # A whole number may be absent only as a float, and codes are listed in the code.
         roles = tuple(role for role in roles if role is not Role.CODE)
+    if facts.minimum is None or facts.minimum <= 0:
+        roles = tuple(role for role in roles if role is not Role.LOGARITHM)
     return (*roles, Role.LEFT_OUT)
 
 
@@ -208,6 +213,9 @@ def _of_number(facts: Facts) -> Column:
     if not facts.exact:
         why = "numbers that are too large for 32-bit floats: scale them"
         return Column(facts, Role.LEFT_OUT, why)
+    if Role.LOGARITHM in allowed_roles(facts) and facts.skewness > _FACTORS:
+        why = f"positive and skewed ({facts.skewness:.1f})"
+        return Column(facts, Role.LOGARITHM, why)
     if abs(facts.skewness) > _SKEWED and facts.distinct > _MOST_CODES:
         return Column(facts, Role.SKEWED, f"skewed ({facts.skewness:.0f})")
     return Column(facts, Role.NUMBER, "a number")

@@ -144,7 +144,9 @@ def _calendar(sample: pd.DataFrame, features: Sequence[Column]) -> Iterator[Dang
 
 def _copies(sample: pd.DataFrame, features: Sequence[Column]) -> Iterator[Danger]:
     """Columns that say the same as another."""
-    numeric = [c.name for c in features if c.role in (Role.NUMBER, Role.SKEWED)][:_MOST_COMPARED]
+    numeric = [c.name for c in features if c.role in (Role.NUMBER, Role.LOGARITHM, Role.SKEWED)][
+        :_MOST_COMPARED
+    ]
     if len(numeric) > 1:
         correlations = sample[numeric].corr(method="spearman").abs().to_numpy()
         for right in range(1, len(numeric)):

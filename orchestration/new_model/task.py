@@ -16,7 +16,7 @@ from storage.errors import DataError
 # Whole numbers with more values are numbers to predict.
 _MOST_NUMBERED_CLASSES = 20
 _MOST_GUESSED_CLASSES = 200
-_POSITIVE = ("1", "true", "yes", "y", "positive", "bad", "fraud", "churn", "late")
+_POSITIVE = ("1", "true", "yes", "y", "positive", "bad", "fraud", "churn")
 LEAST_ROWS = 100
 _LEAST_OF_CLASS = 10
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import math
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -26,7 +27,9 @@ _SECONDS_OF_WEEK = 7 * 24 * 3600
 _FIRST_MONDAY = 4 * 24 * 3600  # 1970-01-05.
 _ABSENT = 0.01  # A smaller share of absent values gets no indicator.
 _MOST_INDICATORS = 30
-_SMALL = 5000  # Rows to train on: a small network keeps more of its weights.
+_FEW = 2000  # Rows; a model is judged on a larger share of them.
+# Sparsity by the rows to train on: a small network has fewer weights to spare.
+_SPARSITIES = ((5000, 0.5), (100_000, 0.6), (math.inf, 0.8))
 
 
 @dataclass(frozen=True)
@@ -112,14 +115,15 @@ def _facts(draft: Draft) -> dict[str, Any]:
     settings, target = draft.settings, draft.target
     categories, codes = draft.of_role(Role.CATEGORY), draft.of_role(Role.CODE)
     numbers, buckets = draft.of_role(Role.NUMBER), draft.of_role(Role.SKEWED)
+    logarithms = draft.of_role(Role.LOGARITHM)
     times, vectors = draft.of_role(Role.TIME), draft.of_role(Role.VECTOR)
     absent = [
         c
-        for c in sorted(numbers + buckets, key=lambda c: -c.facts.share_missing)
+        for c in sorted(numbers + logarithms + buckets, key=lambda c: -c.facts.share_missing)
         if c.facts.share_missing > _ABSENT
     ][:_MOST_INDICATORS]
     has_ids = bool(categories or codes)
-    has_numeric = bool(numbers or buckets or absent or times or vectors)
+    has_numeric = bool(numbers or logarithms or buckets or times or vectors)
     starts = [c.facts.minimum for c in times if c.facts.minimum is not None]
     sizes = [c.facts.distinct for c in categories + codes]
     parameters = ["sizes: list[int]"] * has_ids + ["width: int"] * has_numeric
@@ -135,7 +139,7 @@ def _facts(draft: Draft) -> dict[str, Any]:
         + ["code_ids"] * bool(codes)
         + ["is_absent"] * bool(absent)
         + ["quantile_ranks"] * bool(buckets)
-        + ["standard_scores"] * bool(numbers or vectors)
+        + ["standard_scores"] * bool(numbers or logarithms or vectors)
         + ["time_circles"] * bool(times)
     )
     left_out = [f"`{c.name}` ({c.why})" for c in draft.columns if c.role is Role.LEFT_OUT]
@@ -160,13 +164,16 @@ def _facts(draft: Draft) -> dict[str, Any]:
         "rows": draft.look.count,
         "column_count": len(draft.columns),
         "left_out": ", ".join(left_out) or "none",
-        "sparsity": 0.5 if settings.train_rows < _SMALL else 0.8,
+        "dropout": 0.0 if target.kind == REGRESSION else 0.1,
+        "test_share": 0.3 if draft.look.count < _FEW and len(draft.look.rows) == 1 else 0.2,
+        "sparsity": next(share for rows, share in _SPARSITIES if settings.train_rows < rows),
         "pruning_epochs": max(4, settings.epochs // 2),
         "serving_rows": min(200, settings.test_rows),
         "monitor_rows": max(100, min(2000, settings.test_rows // 2)),
         "categories": [c.name for c in categories],
         "codes": {c.name: sorted(int(v) for v, _ in c.facts.values) for c in codes},
         "numbers": [c.name for c in numbers],
+        "logarithms": [c.name for c in logarithms],
         "buckets": [c.name for c in buckets],
         "absent": [c.name for c in absent],
         "times": [c.name for c in times],

@@ -625,7 +625,7 @@ def test_find_weight_unusable_names_weights_that_are_none(
         lambda labels: labels,
         lambda labels: labels * 60 - 7.5,
         lambda labels: np.where(labels == 1, np.nan, labels),
-        lambda labels: np.array([b"late" if label else b"in time" for label in labels], object),
+        lambda labels: np.array([b"yes" if label else b"no" for label in labels], object),
     ],
 )
 def test_data_gate_blocks_a_feature_that_gives_the_label_away(leak: Callable[[Any], Any]) -> None:

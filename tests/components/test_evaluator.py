@@ -182,6 +182,7 @@ def test_evaluator_measures_classes_with_text_labels_and_blesses_a_good_model_on
     assert overall == pytest.approx(expected(IRIS, rows), abs=2e-4)
     assert overall["calibration"] in by_class.values()
     lower, upper = read_intervals(uri)["Overall"]["accuracy"]
+    assert overall["accuracy"] is not None
     assert 0.85 < lower < overall["accuracy"] < upper
     # Slices of one class have no curve.
     assert read_metrics(uri)["kind:short"]["macro_auc"] is None

@@ -19,8 +19,9 @@ from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
 from tfx.v1.types import standard_artifacts as standard
 
-from components.pruner import Pruner, check_pruning, measure_sparsity
+from components.pruner import Pruner, check_pruning, limit_sparsity, measure_sparsity
 from ml.artifacts import serving_model_uri
+from ml.fit import FitSettings
 from ml.predictors import load_predictor
 from storage.errors import UserError
 from tests.components.digits import (
@@ -150,9 +151,11 @@ def test_pruner_weights_depend_on_the_seed_alone(pruned_digits: Outputs, again: 
 
 
 def test_pruner_prunes_blocks_of_four_inputs_together(prune: Prune) -> None:
-    kernels = load_kernels(prune(block_size="[4, 1]", epochs=2)["pruned_model"])
+    kernels = load_kernels(
+        prune(block_size="[4, 1]", epochs=2, target_sparsity=0.7)["pruned_model"]
+    )
     for name in ("first", "second"):
-        assert zeros(kernels[name]) == pytest.approx(0.8, abs=0.005)
+        assert zeros(kernels[name]) == pytest.approx(0.7, abs=0.005)
         blocks = kernels[name].T.reshape(-1, 4)
         assert set(np.unique(np.count_nonzero(blocks, axis=1))) == {0, 4}
 
@@ -173,15 +176,16 @@ def test_pruner_reaches_the_target_with_a_constant_schedule(prune: Prune) -> Non
 
 @pytest.mark.parametrize("schedule", ["polynomial", "constant"])
 def test_pruner_reaches_the_target_with_a_low_frequency(prune: Prune, schedule: str) -> None:
-    report = prune(epochs=1, schedule=schedule, frequency=1000)["report"].read()
-    assert report["sparsity"] == pytest.approx(0.8, abs=0.005)
+    parameters = {"schedule": schedule, "frequency": 1000, "target_sparsity": 0.6}
+    report = prune(epochs=1, **parameters)["report"].read()
+    assert report["sparsity"] == pytest.approx(0.6, abs=0.005)
 
 
 def test_pruner_keeps_the_weights_of_other_layers(prune: Prune) -> None:
-    done = prune(layers='["second"]', epochs=2)
+    done = prune(layers='["second"]', epochs=2, target_sparsity=0.7)
     assert list(done["report"].read()["layers"]) == ["second"]
     kernels = load_kernels(done["pruned_model"])
-    assert zeros(kernels["second"]) == pytest.approx(0.8, abs=0.002)
+    assert zeros(kernels["second"]) == pytest.approx(0.7, abs=0.002)
     assert zeros(kernels["first"]) == zeros(kernels["digit"]) == 0
 
 
@@ -198,9 +202,57 @@ def test_pruner_prunes_a_convolution(digits: Digits, prune: Prune, tmp_path: Pat
     network = build_network(
         layers.Reshape((28, 28, 1)), layers.Conv2D(8, 5, 4, name="strokes"), layers.Flatten()
     )
-    done = prune(write_model(tmp_path, network, digits.graph), epochs=1)
+    done = prune(write_model(tmp_path, network, digits.graph), epochs=1, target_sparsity=0.6)
     assert list(done["report"].read()["layers"]) == ["strokes"]
-    assert zeros(load_kernels(done["pruned_model"])["strokes"]) == pytest.approx(0.8, abs=0.01)
+    assert zeros(load_kernels(done["pruned_model"])["strokes"]) == pytest.approx(0.6, abs=0.01)
+
+
+def test_pruner_prunes_less_with_few_steps_and_says_why(prune: Prune) -> None:
+    report = prune(target_sparsity=0.84, epochs=2, batch_size=90)["report"].read()
+    assert report["pruning"]["sparsity"] == 0.59
+    assert report["sparsity"] == pytest.approx(0.59, abs=0.005)
+    assert report["why"] == (
+        "24 steps are too few for a sparsity of 84%, which takes 157: 59% is pruned. Raise "
+        "pruning.epochs (now 2) or lower training.batch_size (now 90)"
+    )
+    lost = report["before"]["metrics"]["accuracy"] - report["after"]["metrics"]["accuracy"]
+    assert lost < 0.01
+
+
+def test_pruner_passes_the_network_on_with_one_step(digits: Digits, prune: Prune) -> None:
+    done = prune(epochs=1, batch_size=2000)
+    given, passed = load_kernels(digits.model), load_kernels(done["pruned_model"])
+    assert all(np.array_equal(given[name], passed[name]) for name in given)
+    assert done["report"].read()["why"].startswith("1 steps are too few for a sparsity of 80%")
+
+
+@given(
+    target=st.floats(0.01, 0.99),
+    rows=st.integers(1, 10**6),
+    epochs=st.integers(1, 9),
+    batch_size=st.integers(1, 4096),
+)
+def test_limit_sparsity_takes_the_target_where_there_are_steps_enough(
+    target: float, rows: int, epochs: int, batch_size: int
+) -> None:
+    settings = FitSettings(TASK, "", "", epochs, batch_size, 0.01, 7)
+    spec, why = limit_sparsity({"sparsity": target, "m_by_n": None}, settings, rows)
+    steps = epochs * -(-rows // batch_size)
+    assert 0 <= spec["sparsity"] <= target
+    if why:
+        assert spec["sparsity"] < target
+        assert spec["sparsity"] <= max(0, 1 - 2 / steps**0.5)
+    else:
+        assert spec["sparsity"] == target
+        assert (1 - target) ** 2 * steps >= 3.99
+
+
+def test_limit_sparsity_leaves_a_pattern_as_it_is_and_says_so() -> None:
+    settings = FitSettings(TASK, "", "", 1, 100, 0.01, 7)
+    given = {"sparsity": 0.5, "m_by_n": (2, 4)}
+    spec, why = limit_sparsity(given, settings, 900)
+    assert spec == given
+    assert "9 steps are too few for a sparsity of 50%, which takes 16: 50% is pruned all the" in why
 
 
 def test_measure_sparsity_includes_a_layer_that_does_not_learn() -> None:
@@ -230,7 +282,6 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"epochs": 0}, "epochs = 0: allowed is 1 or more, in order to prune"),
     ({"epochs": 0, "target_sparsity": 0.0, "m_by_n": "[2, 4]"}, "epochs = 0"),
     ({"epochs": -1}, "epochs = -1"),
-    ({"epochs": 1, "batch_size": 2000}, "1 steps are too few to prune in"),
     ({"batch_size": 0}, "batch_size = 0: allowed is 1 or more"),
     ({"learning_rate": 0.0}, r"learning_rate = 0\.0: allowed is above 0"),
     ({"learning_rate": float("nan")}, "learning_rate = nan"),

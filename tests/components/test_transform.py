@@ -13,14 +13,20 @@ from typing import Any
 import numpy as np
 import pytest
 import tensorflow as tf
+import tensorflow_data_validation as tfdv
 import tensorflow_transform as tft
 from tfx import v1 as tfx
 
+from components.import_schema_gen import ImportSchemaGen
 from components.span_example_gen.component import SpanExampleGen
+from components.statistics_gen import StatisticsGen
 from components.transform.component import Transform
 from components.transform.kept_analyses import code_version
+from ml.artifacts import load_statistics
 from ml.examples import read_columns
 from ml.parameters import load_function
+from pipeline.config import load_config
+from pipeline.model import Model
 from storage.errors import UserError
 from storage.span_store import STORE_VARIABLE
 from tests.conftest import HostileFile
@@ -119,6 +125,36 @@ def kept_once(
 def kept(kept_once: tuple[Path, dict[str, Any]], store: Path) -> Path:
     """A copy of it, which components that run in the test use."""
     return Path(shutil.copytree(kept_once[0], store))
+
+
+def test_transform_takes_a_schema_that_tfdv_inferred(
+    run_component: Run,
+    examples: dict[int, Any],
+    fresh: dict[int, dict[str, Any]],
+    curated_schema: Path,
+    tmp_path: Path,
+) -> None:
+    """Completed by ImportSchemaGen; numbers that may be absent are NaN as in the curated one."""
+    found = examples[MONTHS[0]]
+    statistics = run_component(StatisticsGen, {"examples": found, "schema": curated_schema})
+    inferred = tfdv.infer_schema(load_statistics(statistics["statistics"], "train"))
+    path = tmp_path / "inferred.pbtxt"
+    tfdv.write_schema_text(inferred, str(path))
+    config = load_config()
+    schema = run_component(
+        ImportSchemaGen,
+        {},
+        schema_file=str(path),
+        label=config.label,
+        features=json.dumps(Model.load(config).raw_features),
+        time_column=config.data.time_column,
+    )["schema"]
+    outputs = run_component(
+        Transform,
+        {"examples": found, "schema": schema},
+        preprocessing_fn=f"{__name__}.learn",
+    )
+    assert_same(outputs, fresh[MONTHS[0]])
 
 
 def test_transform_writes_what_the_saved_graph_gives_in_the_same_order(

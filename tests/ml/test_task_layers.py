@@ -12,7 +12,7 @@ import tf_keras
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ml.task_layers import encode_label, output_layer
+from ml.task_layers import encode_label, label_and_weight, output_layer
 from ml.tasks import Task
 from storage.errors import DataError
 
@@ -132,3 +132,15 @@ def test_output_layer_of_a_regression_whose_labels_are_all_the_same_adds_them() 
 def test_output_layer_of_a_regression_needs_the_labels() -> None:
     with pytest.raises(ValueError, match="a regression needs the labels of train"):
         output_layer(FARE, tf_keras.Input((1,)), "fare")
+
+
+def test_label_and_weight_returns_the_weight_of_the_data_as_a_float() -> None:
+    inputs = {"fare": tf.constant([[5.0], [6.0]]), "trips": tf.constant([[1], [3]], tf.int64)}
+    assert list(label_and_weight(FARE, inputs)) == ["fare"]
+    weighted = Task("regression", "fare", example_weight="trips")
+    found = label_and_weight(weighted, inputs)
+    assert list(found) == ["fare", "trips"]
+    assert found["trips"].dtype == tf.float32
+    assert found["trips"].numpy().tolist() == [[1.0], [3.0]]
+    named = Task("regression", "fare", weight="weight", example_weight="trips")
+    assert list(label_and_weight(named, inputs)) == ["fare", "weight"]

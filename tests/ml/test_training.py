@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from pathlib import Path
 from typing import Any
 
@@ -183,3 +184,74 @@ def test_check_labels_accepts_what_can_be_learned(
     kind: str, split: str, labels: list[float]
 ) -> None:
     check_labels(TASKS[kind], split, np.array(labels).reshape(-1, 1))
+
+
+def test_fit_takes_another_loss_and_stops_early_by_it(tmp_path: Path) -> None:
+    task = TASKS["regression"]
+    rows, evaluation = draw(task, 1500, 1), draw(task, 400, 2)
+    for columns in (rows, evaluation):
+        columns["y"] = np.exp(columns["y"] / 300)
+    config = learning(task, epochs=3, loss="mean_squared_logarithmic_error")
+    network = build(task, rows["y"])
+    summary = fit(network, TrainingData(config, None, rows, evaluation), str(tmp_path))
+    rows = evaluation
+    kept = network.evaluate(rows["numbers"], rows["y"], verbose=0, return_dict=True)
+    predictions = network.predict(rows["numbers"], verbose=0)
+    errors = np.log1p(np.maximum(predictions, 1e-7)) - np.log1p(rows["y"])
+    assert kept["data_loss"] == pytest.approx(np.mean(errors**2), rel=1e-3)
+    assert summary["metrics"]["r2"] is not None
+
+
+@pytest.mark.parametrize("loss", ["mean_squared_logarithmic_error", "poisson"])
+def test_check_labels_refuses_negative_labels_for_a_loss_that_clips_them(loss: str) -> None:
+    labels = np.array([[3.0], [-1.5]])
+    check_labels(TASKS["regression"], "train", labels)
+    with pytest.raises(DataError, match=f"is -1.5 at lowest; the loss {loss} needs 0 or more"):
+        check_labels(TASKS["regression"], "train", labels, loss)
+
+
+@pytest.mark.parametrize("kind", ["binary", "multiclass"])
+def test_fit_with_class_weights_predicts_the_rare_class_more_often(
+    tmp_path: Path, kind: str
+) -> None:
+    task = TASKS[kind]
+    rows, evaluation = draw(task, 2000, 1), draw(task, 1000, 2)
+    rare = len(task.classes) - 1
+    for columns in (rows, evaluation):
+        kept = (columns["y"].ravel() != rare) | (np.arange(len(columns["y"])) % 10 == 0)
+        columns |= {name: column[kept] for name, column in columns.items()}
+    means = {}
+    for weights in ("", "balanced", json.dumps([1.0] * rare + [10.0])):
+        config = learning(task, class_weights=weights, epochs=6)
+        tf_keras.utils.set_random_seed(config.seed)
+        network = build(task, rows["y"])
+        fit(network, TrainingData(config, None, rows, evaluation), str(tmp_path))
+        means[weights] = network.predict(evaluation["numbers"], verbose=0)[:, -1].mean()
+    plain, balanced, listed = means.values()
+    assert balanced > 1.3 * plain
+    assert listed > 1.3 * plain
+
+
+def test_fit_learns_by_example_weights_and_measures_by_them(tmp_path: Path) -> None:
+    """Half of the rows have the opposite label, and hardly any weight."""
+    task = Task("binary", "y", example_weight="count")
+    rows, evaluation = draw(task, 2000, 1), draw(task, 400, 2)
+    for columns in (rows, evaluation):
+        columns["y"][::2] = 1 - columns["y"][::2]
+        columns["count"] = np.ones_like(columns["y"], np.float32)
+        columns["count"][::2] = 0.01
+    network = build(task, rows["y"])
+    data = TrainingData(learning(task, epochs=5), None, rows, evaluation)
+    summary = fit(network, data, str(tmp_path))
+    assert summary["metrics"]["auc"] > 0.9
+    predictions = network.predict(evaluation["numbers"], verbose=0)
+    expected = measure(task, evaluation["y"], predictions, evaluation["count"])
+    assert summary["metrics"] == pytest.approx(expected, rel=1e-4)
+
+
+def test_fit_names_a_weight_that_the_preprocessing_does_not_return(tmp_path: Path) -> None:
+    task = Task("binary", "y", example_weight="count")
+    rows = draw(task, 100, 1)
+    data = TrainingData(learning(task), None, rows, rows)
+    with pytest.raises(UserError, match="weight = 'count': not among the transformed features"):
+        fit(build(task, rows["y"]), data, str(tmp_path))

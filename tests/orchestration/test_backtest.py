@@ -39,14 +39,12 @@ class World:
     said: list[str] = field(default_factory=list)
 
     def backtest(self, keys: dict[int, str] = KEYS, name: str = "base") -> Backtest:
-        notes = str(self.directory.root.parent / "baselines")
         return Backtest(
             name=name,
             directory=self.directory,
             run_keys=keys,
             run_month=lambda month: self.run(month, keys[month]),
             served=lambda: self.serving,
-            baseline=("toy_measurement.baseline", {month: (notes, month) for month in keys}),
             task=TASK,
             prepare=lambda: None,
             say=self.said.append,
@@ -85,7 +83,7 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
 
 
 def test_backtest_evaluates_each_month_with_the_version_of_the_month_before(world: World) -> None:
-    months = world.backtest().run({})
+    months = world.backtest().run()
     assert world.ran == list(KEYS)
     assert [(m.month, m.outcome, m.version, m.served_version) for m in months] == [
         (201302, "pushed", 2, None),
@@ -95,7 +93,7 @@ def test_backtest_evaluates_each_month_with_the_version_of_the_month_before(worl
     assert [m.served_score for m in months] == [None, 0.62, 0.63]
     # The first version, had it never been replaced.
     assert [m.first_score for m in months] == [None, 0.62, 0.62]
-    assert [m.baseline_score for m in months] == pytest.approx([0.2, 0.3, 0.4])
+    assert [m.baseline_score for m in months] == [0.72, 0.72, 0.72]
     assert [m.drift for m in months] == [None, ("size", 0.25, 0.5), ("size", 0.25, 0.5)]
     assert [m.seconds for m in months] == [90, 90, 90]
     assert world.said == ["base: 201302, 1 of 3", "base: 201303, 2 of 3", "base: 201304, 3 of 3"]
@@ -103,7 +101,7 @@ def test_backtest_evaluates_each_month_with_the_version_of_the_month_before(worl
 
 def test_backtest_goes_on_after_a_month_that_is_not_pushed(world: World) -> None:
     world.outcomes = {201302: "not blessed", 201304: "stopped by the gate"}
-    months = world.backtest().run({})
+    months = world.backtest().run()
     assert [m.served_version for m in months] == [None, None, 3]
     assert [m.first_score for m in months] == [None, None, 0.63]
     assert [m.served_score for m in months] == [None, None, 0.63]
@@ -113,8 +111,8 @@ def test_backtest_goes_on_after_a_month_that_is_not_pushed(world: World) -> None
 
 
 def test_backtest_does_not_run_a_finished_month_again(world: World) -> None:
-    first = world.backtest().run({})
-    assert world.backtest().run({}) == first
+    first = world.backtest().run()
+    assert world.backtest().run() == first
     assert world.ran == list(KEYS)
     assert world.measured() == [
         "run-201302-1 delayed",
@@ -126,9 +124,9 @@ def test_backtest_does_not_run_a_finished_month_again(world: World) -> None:
 def test_backtest_resumes_where_it_was_stopped(world: World) -> None:
     world.outcomes = {201303: "interrupted"}
     with pytest.raises(KeyboardInterrupt):
-        world.backtest().run({})
+        world.backtest().run()
     world.outcomes = {}
-    months = world.backtest().run({})
+    months = world.backtest().run()
     assert world.ran == [201302, 201303, 201303, 201304]
     assert [m.run_id for m in months] == ["run-201302-1", "run-201303-3", "run-201304-4"]
 
@@ -137,15 +135,15 @@ def test_backtest_does_not_repeat_a_run_that_ended_before_it_was_killed(world: W
     with world.directory.locked():
         world.run(201302, "k2")
     (world.directory.root / "backtest.json").write_text('{"run_keys": {"201302": "k2"}}')
-    world.backtest().run({})
+    world.backtest().run()
     assert world.ran == list(KEYS)
 
 
 def test_backtest_counts_a_run_killed_after_its_push_as_pushed(world: World) -> None:
     world.outcomes = {201303: "killed after its push"}
     with pytest.raises(KeyboardInterrupt):
-        world.backtest().run({})
-    months = world.backtest().run({})
+        world.backtest().run()
+    months = world.backtest().run()
     assert world.ran == list(KEYS)
     assert (months[1].outcome, months[1].version) == ("pushed", 3)
     assert months[2].served_version == 3
@@ -153,46 +151,26 @@ def test_backtest_counts_a_run_killed_after_its_push_as_pushed(world: World) -> 
 
 def test_backtest_ends_at_a_failed_run_and_tries_it_again(world: World) -> None:
     world.outcomes = {201303: "failed"}
-    months = world.backtest().run({})
+    months = world.backtest().run()
     assert [m.outcome for m in months] == ["pushed", "failed"]
     assert not months[1].is_decided
     world.outcomes = {}
-    months = world.backtest().run({})
+    months = world.backtest().run()
     assert [m.outcome for m in months] == ["pushed", "pushed", "pushed"]
     assert world.ran == [201302, 201303, 201303, 201304]
 
 
 def test_backtest_accepts_more_or_fewer_months_later(world: World) -> None:
     few = {month: KEYS[month] for month in (201302, 201303)}
-    assert len(world.backtest(few).run({})) == 2
-    whole = world.backtest().run({})
+    assert len(world.backtest(few).run()) == 2
+    whole = world.backtest().run()
     assert world.ran == list(KEYS)
-    assert world.backtest(few).run({}) == whole[:2]
-    assert world.backtest().run({}) == whole
-
-
-def test_backtest_does_not_compute_a_known_baseline_again(world: World, tmp_path: Path) -> None:
-    known: dict[tuple[Any, ...], float] = {}
-    base = world.backtest().run(known)
-    other = World(OutputDirectory(tmp_path / "output" / "compare" / "other"))
-    keys = {month: f"other {key}" for month, key in KEYS.items()}
-    months = other.backtest(keys, "other").run(known)
-    assert [m.baseline_score for m in months] == [m.baseline_score for m in base]
-    notes = (tmp_path / "baselines").read_text().split()
-    assert notes == ["201302", "201303", "201304"]
-
-
-def test_backtest_reports_a_failing_baseline_and_goes_on(world: World) -> None:
-    backtest = world.backtest()
-    backtest = replace(backtest, baseline=("toy_measurement.fail", dict.fromkeys(KEYS, ("no",))))
-    months = backtest.run({})
-    assert [m.outcome for m in months] == ["pushed"] * 3
-    assert [m.baseline_score for m in months] == [None] * 3
-    assert "no baseline for 201303: toy_measurement.fail: ValueError: no" in world.said[3]
+    assert world.backtest(few).run() == whole[:2]
+    assert world.backtest().run() == whole
 
 
 def backtested(world: World) -> None:
-    world.backtest().run({})
+    world.backtest().run()
 
 
 def ran_otherwise(world: World) -> None:
@@ -235,7 +213,7 @@ def test_backtest_refuses_a_directory_of_another_kind(
 
 def test_backtest_leaves_a_directory_in_use_alone(world: World) -> None:
     with world.directory.locked(), pytest.raises(BusyError):
-        world.backtest().run({})
+        world.backtest().run()
     assert world.ran == []
 
 

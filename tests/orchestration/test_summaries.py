@@ -12,7 +12,7 @@ from tensorflow_metadata.proto.v0 import anomalies_pb2
 from tfx import v1 as tfx
 
 from components.data_gate.component import GateFacts
-from ml.artifacts import BaselineReport, MonitoringReport
+from ml.artifacts import BaselineReport, CompressionReport, MonitoringReport
 from ml.comparisons import Drift
 from orchestration.local.node_facts import NodeFacts, read_facts
 from orchestration.local.node_process import Summary
@@ -41,6 +41,26 @@ def test_summarize_counts_examples_by_split_and_dates_them() -> None:
             f"123,456 train, 7,890 eval, 27,020 test rows; trained on {learned}, "
             "evaluated on 201312"
         )
+
+
+def test_summarize_tells_a_split_by_a_hash_and_what_is_not_read_as_it_is() -> None:
+    examples = artifacts.Examples()
+    for name, value in {
+        "rows": {"train": 241, "eval": 35, "test": 68},
+        "spans": {"train": [0], "test": [0]},
+        "left_out": ["note", "Unnamed"],
+        "rounded": ["fare"],
+    }.items():
+        examples.set_string_custom_property(name, json.dumps(value))
+    examples.set_string_custom_property("split", "by a hash of the row")
+    assert summarize("SpanExampleGen", {"examples": examples}) == Summary(
+        "241 train, 35 eval, 68 test rows; split by a hash of the row",
+        (
+            "left out, for the schema lacks them: note, Unnamed",
+            "rounded, for a 32-bit float holds whole numbers up to 16,777,216: fare (make an id a "
+            "string or INT feature)",
+        ),
+    )
 
 
 def test_summarize_counts_the_features_of_a_schema(tmp_path: Path) -> None:
@@ -134,6 +154,26 @@ def test_summarize_shows_the_baselines_best_first(tmp_path: Path) -> None:
     assert summarize("BaselineEvaluator", {"baselines": report}) == Summary(
         "AUC: gradient boosting undefined, temp alone 0.6123, a constant 0.5000"
     )
+
+
+@pytest.mark.parametrize("why", ["", "24 steps are too few for a sparsity of 84%"])
+@pytest.mark.parametrize(
+    ("metric", "before", "after", "shown"),
+    [
+        ("auc", 0.71239, 0.7, "eval AUC 0.7000, was 0.7124"),
+        ("rmse", 1234.567, 12345678.9, "eval RMSE 12,345,678.9, was 1,234.6"),
+        ("accuracy", None, 0.9, "eval accuracy 0.9000, was undefined"),
+    ],
+)
+def test_summarize_shows_the_headline_metric_of_a_pruner_and_why_it_pruned_less(
+    tmp_path: Path, why: str, metric: str, before: float | None, after: float, shown: str
+) -> None:
+    report = CompressionReport()
+    report.uri = str(tmp_path)
+    metrics = {"before": {"metrics": {metric: before}}, "after": {"metrics": {metric: after}}}
+    report.write({"sparsity": 0.593, "why": why, **metrics})
+    line = f"59.3% of the weights are zero; {shown}"
+    assert summarize("Pruner", {"report": report}) == Summary(line, (why,) if why else ())
 
 
 def serving_report(folder: Path, saved_model: dict[str, Any], reasons: list[str]) -> Any:

@@ -234,7 +234,6 @@ def test_config_refuses_a_malformed_key(key: str) -> None:
             "half",
             "a number is expected, or the lowest and the highest",
         ),
-        ("evaluation.thresholds.calibration", "[1]", "a number is expected, or the lowest and"),
         ("evaluation.min_slice_examples", "0", "greater than or equal to 1"),
         ("evaluation.max_loss", "half", "valid number"),
         ("compression.max_loss", "nan", "greater than or equal to 0"),
@@ -610,6 +609,7 @@ def test_config_refuses_a_task_that_cannot_be(setting: str, message: str) -> Non
         ("thresholds.auc=nan", "thresholds.auc = nan: the lowest AUC is expected, 0 to 1"),
         ("thresholds.auc=[0.5,1]", "thresholds.auc = [0.5, 1.0]: the lowest AUC is expected"),
         ("slice_thresholds.auc=-0.1", "slice_thresholds.auc = -0.1: the lowest AUC is expected"),
+        ("thresholds.calibration=[1]", "thresholds.calibration = [1]: a number is expected"),
         ("thresholds.log_loss=-1", "thresholds.log_loss = -1.0: the highest log loss is expected"),
         (
             "thresholds.calibration=[2,1]",
@@ -642,3 +642,30 @@ def test_load_config_refuses_thresholds_that_the_task_does_not_have(
 def test_load_config_names_the_setting_that_replaced_another(old: str, new: str) -> None:
     with pytest.raises(ConfigError, match=f"{old}: no such key; did you mean {new}\\?"):
         load_config(settings=[f"{old}=0.5"])
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (["training.loss=huber"], "loss = 'huber': of a binary task it is one of binary_cross"),
+        (["training.class_weights=[1, 2, 3]"], "a weight for each of the 2 classes"),
+        (["training.class_weights=[1, 0]"], "class_weights"),
+        (["training.class_weights=equal"], "class_weights"),
+        (
+            ["task=regression", "class_names=[]", "training.class_weights=balanced"],
+            "class_weights: a regression has no classes",
+        ),
+    ],
+)
+def test_config_refuses_training_that_does_not_fit_the_task(
+    settings: list[str], message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        load_config(settings=settings)
+
+
+def test_config_takes_a_loss_and_class_weights_that_fit_the_task() -> None:
+    weighted = load_config(settings=["training.class_weights=[1, 2.5]"])
+    assert weighted.training.class_weights == (1.0, 2.5)
+    given = ["task=regression", "class_names=[]", "training.loss=mean_squared_logarithmic_error"]
+    assert load_config(settings=given).training.loss == "mean_squared_logarithmic_error"

@@ -15,7 +15,7 @@ from pipeline.model import Model
 
 def test_model_names_functions_that_exist() -> None:
     model = Model.load(load_config())
-    for path in (*model.functions, model.baseline):
+    for path in model.functions:
         module, _, function = path.rpartition(".")
         assert callable(getattr(importlib.import_module(module), function))
     assert set(model.slices) <= set(model.raw_features)
