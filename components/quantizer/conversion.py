@@ -50,48 +50,18 @@ def convert(
     """
     with tempfile.TemporaryDirectory() as folder:
         path = os.path.join(folder, "model")
-<<<<<<< HEAD
         names = _save_with_tables(saved_model, signature, path)
-        converter = tf.lite.TFLiteConverter.from_saved_model(path, signature_keys=[signature])
-        converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
-        if float16:
-            converter.target_spec.supported_types = [tf.float16]
-        converter.optimizations = [
-||||||| 5b1aea3
-        _save_with_tables(saved_model, signature, path)
-        converter = tf.lite.TFLiteConverter.from_saved_model(path, signature_keys=[signature])
-        converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
-        if float16:
-            converter.target_spec.supported_types = [tf.float16]
-        converter.optimizations = [
-=======
-        _save_with_tables(saved_model, signature, path)
         optimizations = [
->>>>>>> train
             *([tf.lite.Optimize.DEFAULT] if quantize or float16 else []),
             *([tf.lite.Optimize.EXPERIMENTAL_SPARSITY] if sparse else []),
         ]
-<<<<<<< HEAD
-        try:
-            converted = converter.convert()
-        except ConverterError as error:
-            raise UserError(_explain(signature, str(error))) from error
-    model = tflite.parse(converted)
-    for part in model.signatureDefs:
-        for entry in part.inputs:
-            entry.name = names[entry.name.decode()].encode()
-||||||| 5b1aea3
-        try:
-            converted = converter.convert()
-        except ConverterError as error:
-            raise UserError(_explain(signature, str(error))) from error
-    model = tflite.parse(converted)
-=======
         types = [tf.float16] if float16 else []
         model = _convert_folder(path, signature, optimizations, types)
         if float16:
             restore_constants(model, _convert_folder(path, signature, [], []))
->>>>>>> train
+    for part in model.signatureDefs:
+        for entry in part.inputs:
+            entry.name = names[entry.name.decode()].encode()
     _slim(model)
     name_signatures(model)
     return tflite.pack(model)
