@@ -212,7 +212,7 @@ def test_quantizer_refuses_a_tflite_model_whose_inputs_are_no_features(
         graph_uri=model.graph_uri,
         save=save_renamed,
         signature=RAW_SIGNATURE,
-        settings=FitSettings(TASK, 1, 32, 1e-3, 7),
+        settings=FitSettings(TASK, "", "", 1, 32, 1e-3, 7),
         weight_bits=8,
         store_sparse=False,
         probe=model.examples,
