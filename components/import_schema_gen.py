@@ -18,6 +18,7 @@ def ImportSchemaGen(
     label: tfx.dsl.components.Parameter[str],
     features: tfx.dsl.components.Parameter[str],
     time_column: tfx.dsl.components.Parameter[str],
+    example_weight: tfx.dsl.components.Parameter[str],
 ) -> None:
     """Imports a schema as TFX's ImportSchemaGen does, and completes it.
 
@@ -25,7 +26,11 @@ def ImportSchemaGen(
 
     Example:
       schema_gen = ImportSchemaGen(
-          schema_file="schema/my_model.pbtxt", label="tip", features='["x"]', time_column="time"
+          schema_file="schema/my_model.pbtxt",
+          label="tip",
+          features='["x"]',
+          time_column="time",
+          example_weight="",
       )
 
     Args:
@@ -34,6 +39,7 @@ def ImportSchemaGen(
       label: The feature that the model predicts.
       features: JSON list of the features of a request.
       time_column: The time of a row; "" for none.
+      example_weight: The weight of a row; "" for none.
 
     Raises:
       UserError: If the file is no schema, or does not suit the model.
@@ -47,7 +53,7 @@ def ImportSchemaGen(
         reason = " ".join(str(error).split())
         raise UserError(f"{schema_file} is no schema: {reason} (gate.schema)") from error
     try:
-        whole = complete_schema(given, label, json.loads(features), time_column)
+        whole = complete_schema(given, label, json.loads(features), time_column, example_weight)
     except UserError as error:
         raise UserError(f"{schema_file}: {error} (gate.schema)") from error
     with tfx.dsl.io.fileio.open(target, "w") as file:

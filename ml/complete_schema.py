@@ -18,18 +18,22 @@ _KINDS = {
 
 
 def complete_schema(
-    schema: schema_pb2.Schema, label: str, features: Sequence[str], time_column: str
+    schema: schema_pb2.Schema,
+    label: str,
+    features: Sequence[str],
+    time_column: str,
+    example_weight: str,
 ) -> schema_pb2.Schema:
     """Completes a schema; what it says already stays.
 
-    Added are the environments TRAINING and SERVING, the label's absence in SERVING, and a dense
-    representation of the model's columns. An absent number is NaN, an absent string is "".
+    Added are the environments TRAINING and SERVING, the absence of label and weight in SERVING, and
+    a dense representation of the model's columns. An absent number is NaN, an absent string is "".
 
     Example:
       >>> from google.protobuf import text_format
       >>> text = 'feature { name: "x" type: FLOAT } feature { name: "y" type: INT }'
       >>> schema = text_format.Parse(text, schema_pb2.Schema())
-      >>> whole = complete_schema(schema, "y", ["x"], "")
+      >>> whole = complete_schema(schema, "y", ["x"], "", "")
       >>> whole.feature[1].not_in_environment
       ['SERVING']
       >>> sorted(whole.tensor_representation_group[""].tensor_representation)
@@ -40,6 +44,7 @@ def complete_schema(
       label: The feature that the model predicts.
       features: The features of a request.
       time_column: The time of a row; "" for none.
+      example_weight: The weight of a row; "" for none.
 
     Returns:
       The complete schema; the schema itself stays as it is.
@@ -50,7 +55,10 @@ def complete_schema(
     whole = schema_pb2.Schema()
     whole.CopyFrom(schema)
     by_name = {feature.name: feature for feature in whole.feature}
-    for name, role in {**dict.fromkeys(features, "a feature"), label: "the label"}.items():
+    roles = {**dict.fromkeys(features, "a feature"), label: "the label"}
+    if example_weight:
+        roles[example_weight] = "the example weight"
+    for name, role in roles.items():
         if name not in by_name:
             raise UserError(
                 f"the schema has no feature {name!r}, which is {role} of the model; it has "
@@ -59,14 +67,16 @@ def complete_schema(
     for environment in (TRAINING, SERVING):
         if environment not in whole.default_environment:
             whole.default_environment.append(environment)
-    target = by_name[label]
-    if not target.in_environment and SERVING not in target.not_in_environment:
-        target.not_in_environment.append(SERVING)
+    for name in {label, example_weight or label}:
+        target = by_name[name]
+        if not target.in_environment and SERVING not in target.not_in_environment:
+            target.not_in_environment.append(SERVING)
     dense = whole.tensor_representation_group[""].tensor_representation
     represented = _columns(dense)
-    for name in dict.fromkeys((*features, label, time_column)):
+    for name in dict.fromkeys((*features, label, time_column, example_weight)):
         if name in by_name and name not in represented:
-            _represent(by_name[name], dense[name].dense_tensor, is_label=name == label)
+            required = name in (label, example_weight)
+            _represent(by_name[name], dense[name].dense_tensor, required)
     return whole
 
 
@@ -90,7 +100,7 @@ def _names(value: object) -> set[str]:
 
 
 def _represent(
-    feature: schema_pb2.Feature, tensor: schema_pb2.TensorRepresentation.DenseTensor, is_label: bool
+    feature: schema_pb2.Feature, tensor: schema_pb2.TensorRepresentation.DenseTensor, required: bool
 ) -> None:
     """Describes the dense tensor of a feature."""
     if feature.type not in _KINDS:
@@ -109,7 +119,7 @@ def _represent(
     tensor.shape.CopyFrom(feature.shape)
     if not tensor.shape.dim:
         tensor.shape.dim.add(size=1)
-    if feature.presence.min_fraction == 1 or is_label:
+    if feature.presence.min_fraction == 1 or required:
         return
     if feature.type == schema_pb2.INT:
         raise UserError(

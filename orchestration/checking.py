@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -11,10 +11,12 @@ import pyarrow as pa
 from google.protobuf import text_format
 from tensorflow_metadata.proto.v0 import schema_pb2
 
+from ml.complete_schema import complete_schema
 from ml.example_columns import Columns
 from ml.tasks import REGRESSION
 from pipeline.config import Config
 from pipeline.model import Model
+from pipeline.schema_checks import check_schema
 from storage.errors import UserError
 from storage.parquet import open_file
 from storage.spans import Window, filesystem, resolve_window
@@ -34,13 +36,9 @@ def find_problems(config: Config) -> Iterator[str]:
     """
     model = Model.load(config)
     yield from _check_functions(model)
-    schema = schema_pb2.Schema()
-    try:
-        text_format.Parse(Path(config.gate.schema).read_text("utf-8"), schema)
-    except (OSError, ValueError) as error:
-        yield f"gate.schema = {config.gate.schema!r}: {error}"
+    schema = yield from _read_schema(config)
+    if schema is None:
         return
-    yield from _check_schema(config, schema)
     try:
         window = resolve_window(config.data.source, config.data.as_of, config.data.window)
     except UserError as error:
@@ -61,23 +59,24 @@ def _check_functions(model: Model) -> Iterator[str]:
             yield f"{path} is {found!r}; a function is expected"
 
 
-def _check_schema(config: Config, schema: schema_pb2.Schema) -> Iterator[str]:
-    features = {feature.name: feature for feature in schema.feature}
-    named = {
-        "label": (config.label,),
-        "features": config.features,
-        "slices": config.slices,
-        "example_weight": (config.example_weight,),
-        "data.time_column": (config.data.time_column,),
-        "data.key_columns": config.data.key_columns,
-    }
-    for key, names in named.items():
-        for name in names:
-            if name and name not in features:
-                yield f"{key}: {name!r} is not in the schema {config.gate.schema}"
-    label = features.get(config.label)
-    if label is not None and config.task == REGRESSION and label.type == schema_pb2.BYTES:
-        yield f"label {config.label!r} is text in the schema; a regression needs numbers"
+def _read_schema(config: Config) -> Generator[str, None, schema_pb2.Schema | None]:
+    """Reads and completes the schema; None if it is of no use."""
+    path = config.gate.schema
+    schema = schema_pb2.Schema()
+    try:
+        text_format.Parse(Path(path).read_text("utf-8"), schema)
+    except (OSError, ValueError, text_format.ParseError) as error:
+        yield f"gate.schema = {path!r}: {' '.join(str(error).split())}"
+        return None
+    try:
+        check_schema(config)
+        data = config.data
+        return complete_schema(
+            schema, config.label, config.features, data.time_column, config.example_weight
+        )
+    except UserError as error:
+        yield str(error)
+        return None
 
 
 def _check_files(config: Config, schema: schema_pb2.Schema, window: Window) -> Iterator[str]:

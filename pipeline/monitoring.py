@@ -59,6 +59,7 @@ def create_monitoring_pipeline(
         label=model.task.label,
         features=features,
         time_column=model.time_column,
+        example_weight=model.task.example_weight,
     )
     example_gen = RequestExampleGen(
         schema=schema_gen.outputs["schema"],

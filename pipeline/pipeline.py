@@ -89,6 +89,7 @@ def create_pipeline(
         label=model.task.label,
         features=json.dumps(model.raw_features),
         time_column=model.time_column,
+        example_weight=model.task.example_weight,
     )
     example_gen = SpanExampleGen(
         schema=schema_gen.outputs["schema"],

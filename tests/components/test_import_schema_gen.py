@@ -28,7 +28,10 @@ def imported(run_component: Run, tmp_path: Path) -> Callable[..., Any]:
     def run(text: str, label: str = "y", features: str = '["x"]', time_column: str = "") -> Any:
         file = tmp_path / "a.pbtxt"
         file.write_text(text)
-        parameters = {"label": label, "features": features, "time_column": time_column}
+        parameters = {
+            **{"label": label, "features": features, "time_column": time_column},
+            "example_weight": "",
+        }
         return run_component(ImportSchemaGen, {}, schema_file=str(file), **parameters)["schema"]
 
     return run
@@ -75,6 +78,7 @@ def test_import_schema_gen_copies_a_complete_schema(
         ),
         "y",
         ["x"],
+        "",
         "",
     )
     text = f"# Curated.\n{text_format.MessageToString(whole)}"
@@ -138,10 +142,23 @@ def test_complete_schema_keeps_what_the_schema_says() -> None:
         """,
         schema_pb2.Schema(),
     )
-    whole = complete_schema(given, "y", ["x"], "t")
+    whole = complete_schema(given, "y", ["x"], "t", "")
     assert list(whole.default_environment) == ["SERVING", "TRAINING"]
     dense = whole.tensor_representation_group[""].tensor_representation
     assert set(dense) == {"other", "y"}
     assert dense["other"].dense_tensor.default_value.int_value == -1
     assert list(whole.feature[1].not_in_environment) == []
     assert len(given.tensor_representation_group[""].tensor_representation) == 1
+
+
+def test_complete_schema_makes_the_example_weight_dense_and_absent_in_serving() -> None:
+    text = """
+        feature { name: "x" type: FLOAT }
+        feature { name: "y" type: INT }
+        feature { name: "w" type: FLOAT }
+    """
+    whole = complete_schema(text_format.Parse(text, schema_pb2.Schema()), "y", ["x"], "", "w")
+    (weight,) = (feature for feature in whole.feature if feature.name == "w")
+    assert list(weight.not_in_environment) == ["SERVING"]
+    dense = whole.tensor_representation_group[""].tensor_representation
+    assert not dense["w"].dense_tensor.HasField("default_value")

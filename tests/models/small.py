@@ -44,7 +44,7 @@ class SmallModel:
         self.model = Model.load(self.config)
         self.task = self.model.task
         schema = tfdv.load_schema_text(str(PROJECT / self.config.gate.schema))
-        self.schema = complete_schema(schema, self.task.label, self.model.raw_features, "")
+        self.schema = complete_schema(schema, self.task.label, self.model.raw_features, "", "")
         self._columns = Columns.from_schema(self.schema, "")
         self._function = partial(preprocessing_fn, custom_config=self.model.custom_config)
 

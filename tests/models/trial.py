@@ -72,6 +72,7 @@ class Trial:
             config.label,
             config.features,
             config.data.time_column,
+            config.example_weight,
         )
         examples = list(_read_examples(config, schema))
         custom_config = model.custom_config
