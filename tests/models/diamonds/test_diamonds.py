@@ -28,7 +28,9 @@ def rows() -> pa.Table:
 
 @pytest.fixture(scope="module")
 def graph(rows: pa.Table, tmp_path_factory: pytest.TempPathFactory) -> tft.TFTransformOutput:
-    return DIAMONDS.learn(rows.take(list(range(0, len(rows), 20))), tmp_path_factory.mktemp("diamonds"))
+    return DIAMONDS.learn(
+        rows.take(list(range(0, len(rows), 20))), tmp_path_factory.mktemp("diamonds")
+    )
 
 
 def test_diamonds_are_those_of_the_package(tmp_path: Path) -> None:
