@@ -24,11 +24,12 @@ from ml.comparisons import only
 from ml.examples import read_rows
 from ml.scores import headline
 from ml.tasks import BINARY, REGRESSION, Task
+from orchestration.outcome import Outcome
 from pipeline.config import load_config
 from pipeline.model import Model
 
 _SEED = 7
-_NOT_BLESSED = 2
+
 _EXAMPLES = tfx.types.standard_artifacts.Examples
 
 
@@ -120,7 +121,7 @@ def run_pipeline(case: Case, seed: int, output: Path) -> float:
             *("local_runner.py", "run", "--model", case.model, "--output", str(output)),
             *("--set", f"data.as_of={case.as_of}", "--set", f"training.seed={seed}"),
         ],
-        allowed=(0, _NOT_BLESSED),
+        allowed=(0, Outcome.NOT_BLESSED.exit_status),
     )
     task = Model.load(load_config(settings=[f"model={case.model}"])).task
     metrics = read_metrics(str(_artifact(output, "Evaluator", "evaluation")))
