@@ -36,17 +36,17 @@ class SmallModel:
 
     Args:
       name: Its name below `models/`.
-      preprocessing_fn: Its `preprocessing_fn`.
+      preprocessing_fn: Its `preprocessing_fn`, for `learn`.
     """
 
-    def __init__(self, name: str, preprocessing_fn: Any):
+    def __init__(self, name: str, preprocessing_fn: Any = None):
         self.config = load_config(settings=[f"model={name}"])
         self.model = Model.load(self.config)
         self.task = self.model.task
         schema = tfdv.load_schema_text(str(PROJECT / self.config.gate.schema))
         self.schema = complete_schema(schema, self.task.label, self.model.raw_features, "", "")
         self._columns = Columns.from_schema(self.schema, "")
-        self._function = partial(preprocessing_fn, custom_config=self.model.custom_config)
+        self._preprocessing_fn = preprocessing_fn
 
     @property
     def learning(self) -> Learning:
@@ -81,7 +81,7 @@ class SmallModel:
         ):
             batches = pipeline | beam.Create(self._examples(rows)) | source.BeamSource()
             learned = (batches, source.TensorAdapterConfig()) | tft_beam.AnalyzeDataset(
-                self._function
+                partial(self._preprocessing_fn, custom_config=self.model.custom_config)
             )
             _ = learned | tft_beam.WriteTransformFn(str(folder / "graph"))
             metadata = dataset_metadata.DatasetMetadata(self.schema)
