@@ -33,5 +33,5 @@ def test_load_config_refuses_names_of_columns_that_cannot_be_carried(
 
 def test_load_config_takes_names_of_columns_that_people_have() -> None:
     names = ("trip.miles", "two words", "größe", "_x", "1st", "fare ($)")
-    config = load_config(settings=[f"features={json.dumps(names)}", "label=is late?"])
-    assert (config.features, config.label) == (names, "is late?")
+    config = load_config(settings=[f"features={json.dumps(names)}", "label=is slow?"])
+    assert (config.features, config.label) == (names, "is slow?")
