@@ -32,6 +32,7 @@ from pipeline.setting_types import (
     Limit,
     Minutes,
     Name,
+    OptionalColumn,
     Positive,
     RunParameter,
     SecretPlace,
@@ -253,7 +254,7 @@ class Config:
     classes: Classes = ()
     class_names: tuple[Text, ...] = ()
     weight: str = ""
-    example_weight: str = ""
+    example_weight: OptionalColumn = ""
     slices: tuple[str, ...] = ()
     keep_runs: Count = 10
     beam_args: tuple[str, ...] = (

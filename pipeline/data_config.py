@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field, ValidationInfo, field_validator
 from pydantic.dataclasses import dataclass
 
-from pipeline.setting_types import CHECKED, Count, RunParameter, Text
+from pipeline.setting_types import CHECKED, Count, OptionalColumn, RunParameter, Text
 from storage.errors import DataError
 from storage.periods import SpanPeriod
 from storage.span_pattern import SpanPattern
@@ -52,7 +52,7 @@ class DataConfig:
 
     uri: RunParameter[Text]
     spans: Annotated[str, AfterValidator(_check_pattern)] = ""
-    time_column: str = ""
+    time_column: OptionalColumn = ""
     period: Literal["year", "month", "day", "hour"] = "month"
     window: RunParameter[Annotated[int, Field(ge=1, le=1000)]] = 6
     as_of: RunParameter[Count] = 0

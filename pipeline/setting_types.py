@@ -43,6 +43,10 @@ def _check_secret_place(place: str) -> str:
     return place
 
 
+def _check_optional_column(name: str) -> str:
+    return check_column(name) if name else ""
+
+
 def match(pattern: str, expected: str) -> AfterValidator:
     """Checks that a text is empty or matches a whole pattern."""
 
@@ -82,6 +86,7 @@ Text = Annotated[str, Field(min_length=1)]
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
 # Names of columns of the data.
 Column = Annotated[str, AfterValidator(check_column)]
+OptionalColumn = Annotated[str, AfterValidator(_check_optional_column)]
 Features = Annotated[tuple[Column, ...], AfterValidator(check_features)]
 Mode = Literal["none", "float16", "dynamic_range", "int8", "qat", "pqat"]
 FileMode = Literal["0600", "0640", "0644", "0660", "0664"]

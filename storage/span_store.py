@@ -107,7 +107,9 @@ class SpanStore:
         For a store on this machine; in a bucket, writing again deletes old ones.
         """
         before = datetime.now(UTC) - _KEPT
-        for span in sorted(Path(self.uri).iterdir()):
+        store = Path(self.uri)
+        # The first entry makes the folder.
+        for span in sorted(store.iterdir()) if store.is_dir() else ():
             if not span.name.isdecimal() or span.is_symlink() or not span.is_dir():
                 continue
             written = {

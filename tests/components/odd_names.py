@@ -25,7 +25,7 @@ from ml.tasks import Task
 from storage.names import RAW_SIGNATURE, TFLITE_MODEL
 from tests.components.digits import write_records
 
-TASK = Task("binary", "is late?", ("no", "yes"), ("in time", "too late"))
+TASK = Task("binary", "is slow?", ("no", "yes"), ("in time", "too slow"))
 PREDICTION = "probability"
 NUMBERS = (
     *("trip.miles", "trip_miles", "Trip_Miles", "trip/miles", "trip-miles", "trip miles"),

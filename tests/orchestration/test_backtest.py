@@ -288,7 +288,7 @@ def test_backtest_of_a_regression_says_that_lower_is_better() -> None:
     console = Console(file=io.StringIO(), width=200)
     console.print(make_table({"base": months}, RMSE))
     shown = console.file.getvalue()  # type: ignore[attr-defined]
-    assert "RMSE on each month (lower is better)" in shown
+    assert "RMSE on each span (lower is better)" in shown
     assert "510.0" in shown
     (line,) = conclusion({"base": months}, RMSE)
     assert line == (

@@ -71,12 +71,14 @@ def parameters() -> dict[str, str]:
         (
             'features = ["company"]',
             'features = ["company", "miles"]',
-            {"DataGate", "Transform", "Trainer", "Pruner", "Quantizer"},
+            {"ImportSchemaGen", "DataGate", "BaselineEvaluator"}
+            | {"Transform", "Trainer", "Pruner", "Quantizer"},
         ),
         (
             'label = "tip"',
             'label = "fare"',
-            {"ImportSchemaGen", "DataGate", "Transform", "Trainer", "Pruner", "Quantizer"}
+            {"ImportSchemaGen", "DataGate", "BaselineEvaluator"}
+            | {"Transform", "Trainer", "Pruner", "Quantizer"}
             | {"Evaluator", "CompressionEvaluator", "ServingValidator"},
         ),
     ],

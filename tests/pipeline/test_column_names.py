@@ -19,7 +19,8 @@ from pipeline.config import ConfigError, load_config
         ('features=["examples"]', r"features = .*: 'examples', as the only feature, is what"),
         ("features=[]", r"features = .*: a feature or more is expected"),
         ("label=request.time", r"label = 'request.time': .* is a name of the request log"),
-        ("data.time_column=", r"data.time_column = '': '' is an empty name"),
+        ("data.time_column=request.time", r"data.time_column = .* is a name of the request log"),
+        ("example_weight=self", r"example_weight = 'self': 'self' is no name that LiteRT takes"),
         ("prediction=the price", r"prediction = 'the price'"),
     ],
 )
@@ -33,5 +34,5 @@ def test_load_config_refuses_names_of_columns_that_cannot_be_carried(
 
 def test_load_config_takes_names_of_columns_that_people_have() -> None:
     names = ("trip.miles", "two words", "größe", "_x", "1st", "fare ($)")
-    config = load_config(settings=[f"features={json.dumps(names)}", "label=is late?"])
-    assert (config.features, config.label) == (names, "is late?")
+    config = load_config(settings=[f"features={json.dumps(names)}", "label=is slow?"])
+    assert (config.features, config.label) == (names, "is slow?")

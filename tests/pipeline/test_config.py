@@ -6,6 +6,7 @@ import dataclasses
 import json
 import math
 import tomllib
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,17 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from pipeline import model_folders
-from pipeline.config import Config, ConfigError, config_keys, load_config
+from pipeline.config import (
+    Config,
+    ConfigError,
+    EvaluationConfig,
+    MonitorConfig,
+    config_keys,
+    load_config,
+)
 from pipeline.kubeflow_config import NodeConfig
 from pipeline.model_folders import MODEL_VARIABLE, default_model
+from pipeline.network_config import TrainingConfig
 
 
 def write(tmp_path: Path, text: str) -> str:
@@ -38,7 +47,7 @@ def flat(config: Config) -> dict[str, Any]:
 
 def value_of(config: Any, key: str) -> Any:
     for name in key.split("."):
-        config = getattr(config, name)
+        config = config[name] if isinstance(config, dict) else getattr(config, name)
     return config
 
 
@@ -651,10 +660,6 @@ def test_load_config_names_the_setting_that_replaced_another(old: str, new: str)
         (["training.class_weights=[1, 2, 3]"], "a weight for each of the 2 classes"),
         (["training.class_weights=[1, 0]"], "class_weights"),
         (["training.class_weights=equal"], "class_weights"),
-        (
-            ["task=regression", "class_names=[]", "training.class_weights=balanced"],
-            "class_weights: a regression has no classes",
-        ),
     ],
 )
 def test_config_refuses_training_that_does_not_fit_the_task(
@@ -667,5 +672,22 @@ def test_config_refuses_training_that_does_not_fit_the_task(
 def test_config_takes_a_loss_and_class_weights_that_fit_the_task() -> None:
     weighted = load_config(settings=["training.class_weights=[1, 2.5]"])
     assert weighted.training.class_weights == (1.0, 2.5)
-    given = ["task=regression", "class_names=[]", "training.loss=mean_squared_logarithmic_error"]
-    assert load_config(settings=given).training.loss == "mean_squared_logarithmic_error"
+    loss = "mean_squared_logarithmic_error"
+    assert regression(TrainingConfig(loss=loss)).training.loss == loss
+
+
+def test_config_refuses_class_weights_of_a_regression() -> None:
+    with pytest.raises(ValueError, match="class_weights: a regression has no classes"):
+        regression(TrainingConfig(class_weights="balanced"))
+
+
+def regression(training: TrainingConfig) -> Config:
+    """The settings of the tests' model without the thresholds of its own task."""
+    return replace(
+        load_config(),
+        task="regression",
+        class_names=(),
+        training=training,
+        evaluation=EvaluationConfig(),
+        monitor=MonitorConfig(),
+    )

@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 
 from ml.tasks import Task
-from pipeline.config import ConfigError, load_config
+from pipeline.config import ConfigError, EvaluationConfig, MonitorConfig, load_config
 from pipeline.model import Model
 
 
@@ -30,8 +30,15 @@ def test_model_has_the_columns_of_the_configuration() -> None:
 
 
 def test_model_custom_config_holds_the_task() -> None:
-    given = ["task=regression", "class_names=[]", "example_weight=trips"]
-    model = Model.load(load_config(settings=given))
+    config = replace(
+        load_config(),
+        task="regression",
+        class_names=(),
+        example_weight="trips",
+        evaluation=EvaluationConfig(),
+        monitor=MonitorConfig(),
+    )
+    model = Model.load(config)
     assert Task.from_config(json.loads(json.dumps(model.custom_config))) == model.task
     assert (model.task.kind, model.task.example_weight) == ("regression", "trips")
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.config import Config, ConfigError, load_config
+from pipeline.config import Config, ConfigError, EvaluationConfig, MonitorConfig, load_config
 from pipeline.schema_checks import check_schema
 
 
@@ -25,10 +25,12 @@ def feature(name: str, kind: str, width: int = 1) -> str:
 
 
 A = feature("a", "FLOAT")
-REGRESSION: dict[str, Any] = {"task": "regression", "class_names": ()}
-SPECIES: dict[str, Any] = {
-    "task": "multiclass", "classes": ("Adelie", "Gentoo"), "class_names": ()
+# What the tests' model sets for its own task.
+UNSET: dict[str, Any] = {
+    "class_names": (), "evaluation": EvaluationConfig(), "monitor": MonitorConfig()
 }  # fmt: skip
+REGRESSION: dict[str, Any] = {"task": "regression", **UNSET}
+SPECIES: dict[str, Any] = {"task": "multiclass", "classes": ("Adelie", "Gentoo"), **UNSET}
 
 
 @pytest.mark.parametrize(

@@ -53,6 +53,10 @@ def test_span_store_deletes_entries_older_than_a_year_when_a_month_is_written(
     assert names == {"201301/a-young", "201301/a-new", "201301/b-old", "201302/a-old"}
 
 
+def test_span_store_that_nothing_was_written_to_has_no_outdated_entries(store: SpanStore) -> None:
+    assert list(store.outdated()) == []
+
+
 def test_span_store_accepts_a_name_that_is_not_utf8(store: SpanStore, tmp_path: Path) -> None:
     store.write("a", 201301, "k", b"one")
     (tmp_path / "store/201301" / os.fsdecode(b"a-\xff")).touch()
