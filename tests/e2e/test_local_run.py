@@ -124,7 +124,7 @@ def test_local_run_trainer_leaves_logs_for_tensorboard(pushed: PushedRun) -> Non
         for event in tf.compat.v1.train.summary_iterator(str(path))
         for value in event.summary.value
     }
-    assert {"epoch_loss", "epoch_auc"} <= tags
+    assert {"epoch_loss", "epoch_data_loss"} <= tags
 
 
 def test_local_run_refuses_a_served_version_that_lost_files(after_push: Cli) -> None:
