@@ -72,8 +72,8 @@ class DataConfig:
             period = SpanPeriod(given["period"])
             source = DataSource("", given["spans"], given["time_column"], period)
             if not source.numbering.is_number(number):
-                kind = f"{source.numbering.value} {source.numbering.form}"
-                raise ValueError(f"a {kind} is expected, or 0 for the newest")
+                expected = source.numbering.expected
+                raise ValueError(f"{expected} is expected, or 0 for the newest")
         return number
 
     @property

@@ -33,6 +33,19 @@ class SpanPeriod(enum.Enum):
         """How its number is written."""
         return "a count" if self is SpanPeriod.NUMBER else _FORMS[self]
 
+    @property
+    def expected(self) -> str:
+        """What its number is, for messages.
+
+        Example:
+          >>> SpanPeriod.HOUR.expected
+          'an hour YYYYMMDDHH'
+        """
+        if self is SpanPeriod.NUMBER:
+            return "a number from 0"
+        article = "an" if self is SpanPeriod.HOUR else "a"
+        return f"{article} {self.value} {_FORMS[self]}"
+
     def is_number(self, number: int) -> bool:
         """Whether there is such a span."""
         if self is SpanPeriod.NUMBER:

@@ -74,7 +74,7 @@ def backtest(
     numbering = source.numbering
     for option, number in (("--from", first), ("--to", last)):
         if not (number and numbering.is_number(number)):  # 0 is the newest, whichever that is.
-            raise click.UsageError(f"{option} {number}: {numbering.form} is expected")
+            raise click.UsageError(f"{option} {number}: {numbering.expected} is expected")
     months = numbering.between(first, last)
     if not months:
         raise click.UsageError(f"--from {first} comes after --to {last}")

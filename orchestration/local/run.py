@@ -16,7 +16,7 @@ from orchestration.local.display import show_error, show_log
 from orchestration.local.history import RunRecord
 from orchestration.local.keys import encryption_keys, public_keys, signing_key
 from orchestration.local.model_directories import claim
-from orchestration.local.node_process import NodeResult
+from orchestration.local.node_process import CACHED, COMPLETE, NodeResult
 from orchestration.local.nodes import begin, error_lines, run_nodes, show_failures
 from orchestration.local.output_directory import OutputDirectory
 from orchestration.local.provenance import pushed_files
@@ -149,6 +149,14 @@ def _run_pipeline(
     )
 
 
+def _show_details(results: Mapping[str, NodeResult], console: Console) -> None:
+    """Shows what is worth reading of nodes that neither failed nor refused the model."""
+    for node_id, result in results.items():
+        if result.state in (COMPLETE, CACHED) and result.facts.blessed is not False:
+            for line in result.summary.details:
+                console.print(Text(f"{node_id}: {line}"), soft_wrap=True)
+
+
 def _conclude(
     record: RunRecord,
     results: Mapping[str, NodeResult],
@@ -157,6 +165,7 @@ def _conclude(
 ) -> RunRecord:
     """Shows how a run ended, and returns its record with that."""
     console.print()
+    _show_details(results, console)
     failed = show_failures(results, directory, record.run_id, console)
     if failed:
         stopped = all(result.error == BlockingAnomalies.__name__ for result in failed.values())

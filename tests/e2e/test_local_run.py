@@ -27,6 +27,7 @@ NODES = (
     "ServedModel",
     "DataGate",
     "Transform",
+    "BaselineEvaluator",
     "Trainer",
     "Pruner",
     "Quantizer",
@@ -71,7 +72,7 @@ def test_local_run_shows_every_node_complete_with_its_result(pushed: PushedRun) 
     for result in (
         r"\d train, \d+ eval, [\d,]+ test rows; trained on 201301 to 201302, evaluated on 201303",
         r"nothing is served yet",
-        r"epoch 1 of 2, step \d+ of \d+, log loss 0\.\d+",
+        r"epoch 1 of 2, step \d+ of \d+, loss 0\.\d+",
         r"7\d\.\d% of the weights are zero; eval AUC 0\.\d{4}, was 0\.\d{4}",
         r"\d+ steps are too few for a sparsity of 84%, which takes 157: 7\d% is pruned\. Raise",
         r"int8: model\.tflite [\d.]+ kB, [\d.]+ times smaller than float; [\d.]+ µs a row",
@@ -123,7 +124,7 @@ def test_local_run_trainer_leaves_logs_for_tensorboard(pushed: PushedRun) -> Non
         for event in tf.compat.v1.train.summary_iterator(str(path))
         for value in event.summary.value
     }
-    assert {"epoch_loss", "epoch_auc"} <= tags
+    assert {"epoch_loss", "epoch_data_loss"} <= tags
 
 
 def test_local_run_refuses_a_served_version_that_lost_files(after_push: Cli) -> None:
@@ -252,6 +253,7 @@ def test_local_run_does_not_push_below_thresholds_or_over_budgets_and_tells_why(
         "SpanExampleGen",
         "StatisticsGen",
         "ExampleValidator",
+        "BaselineEvaluator",
         "Transform",
         "Trainer",
         "Pruner",  # And not the Quantizer, which takes `max_loss` too.

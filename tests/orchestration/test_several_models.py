@@ -53,6 +53,7 @@ PATIENCE = 60.0
 SETTINGS = """
 model_name = "{name}"
 label = "tip"
+features = ["company"]
 prediction = "p"
 [data]
 uri = "{data}"
