@@ -273,7 +273,11 @@ class Config:
     kubeflow: KubeflowConfig = field(default_factory=KubeflowConfig)
 
     def __post_init__(self) -> None:
-        self.make_task().check_training(self.training.loss, self.training.class_weights)
+        task = self.make_task()
+        try:
+            task.check_training(self.training.loss, self.training.class_weights)
+        except ValueError as error:
+            raise ValueError(f"training.{error}") from error
         if self.label in self.features:
             raise ValueError(f"features: {self.label!r} is the label, which no request has")
 
