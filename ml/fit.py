@@ -162,7 +162,7 @@ class ReportProgress(tf_keras.callbacks.Callback):
     Args:
       epochs: Number of epochs.
       steps: Steps per epoch.
-      metric: Name of the metric to report.
+      metric: Name of the metric that is the loss to report.
     """
 
     def __init__(self, epochs: int, steps: int, metric: str = "loss"):
@@ -181,6 +181,5 @@ class ReportProgress(tf_keras.callbacks.Callback):
             return
         value = (logs or {}).get(self._metric, math.nan)
         progress.report(
-            f"epoch {self._epoch} of {self._epochs}, step {step} of {self._steps}, "
-            f"{self._metric.replace('_', ' ')} {value:.4f}"
+            f"epoch {self._epoch} of {self._epochs}, step {step} of {self._steps}, loss {value:.4f}"
         )

@@ -71,7 +71,7 @@ def test_local_run_shows_every_node_complete_with_its_result(pushed: PushedRun) 
     for result in (
         r"\d train, \d+ eval, [\d,]+ test rows; trained on 201301 to 201302, evaluated on 201303",
         r"nothing is served yet",
-        r"epoch 1 of 2, step \d+ of \d+, log loss 0\.\d+",
+        r"epoch 1 of 2, step \d+ of \d+, loss 0\.\d+",
         r"7\d\.\d% of the weights are zero; eval AUC 0\.\d{4}, was 0\.\d{4}",
         r"\d+ steps are too few for a sparsity of 84%, which takes 157: 7\d% is pruned\. Raise",
         r"int8: model\.tflite [\d.]+ kB, [\d.]+ times smaller than float; [\d.]+ µs a row",
