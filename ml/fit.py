@@ -162,7 +162,7 @@ class ReportProgress(tf_keras.callbacks.Callback):
     Args:
       epochs: Number of epochs.
       steps: Steps per epoch.
-      metric: Name of the metric that is reported as the loss.
+      metric: Name of the metric that is the loss to report.
     """
 
     def __init__(self, epochs: int, steps: int, metric: str = "loss"):

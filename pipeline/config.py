@@ -281,7 +281,10 @@ class Config:
         task.check_thresholds("evaluation.slice_thresholds", self.evaluation.slice_thresholds)
         task.check_thresholds("monitor.thresholds", self.monitor.thresholds)
         task.check_thresholds("monitor.slice_thresholds", self.monitor.slice_thresholds)
-        task.check_training(self.training.loss, self.training.class_weights)
+        try:
+            task.check_training(self.training.loss, self.training.class_weights)
+        except ValueError as error:
+            raise ValueError(f"training.{error}") from error
         if self.label in self.features:
             raise ValueError(f"features: {self.label!r} is the label, which no request has")
 

@@ -194,6 +194,10 @@ def _explain(error: Mapping[str, Any], sources: Mapping[str, str], model: str) -
     key = ".".join(parts)
     if error["type"] == "missing":
         return f"{key}: a value is missing; set it in {model}"
+    message = error["msg"].removeprefix("Value error, ")
+    if not parts:  # Of several settings together; the message starts with one of them.
+        key = re.split(r"[^\w.]", message, maxsplit=1)[0]
+        return f"{message} ({sources.get(key, model)})"
     tables = (".".join(parts[:end]) for end in range(len(parts), 0, -1))
     source = next((sources[table] for table in tables if table in sources), "the engine's default")
     if not error["loc"]:

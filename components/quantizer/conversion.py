@@ -91,12 +91,10 @@ def restore_constants(model: schema.ModelT, exact: schema.ModelT) -> None:
       exact: The same model in float32.
     """
     for graph, original in zip(model.subgraphs, exact.subgraphs, strict=True):
-        # The float32 tensors that an operator makes of a constant in 16 bits.
-        widened = {
-            operator.outputs[0]: operator
-            for operator in graph.operators
-            if _name(model, operator) == "DEQUANTIZE" and _size_of(model, graph, operator.inputs[0])
-        }
+        # The float32 tensors that operators make of constants in 16 bits, and of sparse ones.
+        made = {o.outputs[0]: o for o in graph.operators if _name(model, o) == "DEQUANTIZE"}
+        widened = {i: o for i, o in made.items() if _size_of(model, graph, o.inputs[0])}
+        sparse = made.keys() - widened.keys()
         computing, same_ones = _computing(model, graph), _computing(exact, original)
         if [_name(model, o) for o in computing] != [_name(exact, o) for o in same_ones]:
             logging.warning("the float16 model has other operators; its constants have 16 bits")
@@ -107,7 +105,9 @@ def restore_constants(model: schema.ModelT, exact: schema.ModelT) -> None:
                     continue
                 data = exact.buffers[original.tensors[exact_index].buffer].data
                 values = np.frombuffer(np.asarray(data, np.uint8).tobytes(), np.float32)
-                if len(values) < _LARGE or np.abs(values).max() > np.finfo(np.float16).max:
+                # XNNPACK miscalculates sparse weights in 16 bits with a bias in 32.
+                small = len(values) < _LARGE and sparse.isdisjoint(operator.inputs)
+                if small or np.abs(values).max() > np.finfo(np.float16).max:
                     model.buffers.append(schema.BufferT())
                     model.buffers[-1].data = data
                     graph.tensors[index].buffer = len(model.buffers) - 1
