@@ -152,7 +152,12 @@ def _run_pipeline(
 def _show_details(results: Mapping[str, NodeResult], console: Console) -> None:
     """Shows what is worth reading of nodes that neither failed nor refused the model."""
     for node_id, result in results.items():
-        if result.state in (COMPLETE, CACHED) and result.facts.blessed is not False:
+        # Of what was pushed, `_conclude` says more.
+        if (
+            node_id != "Pusher"
+            and result.state in (COMPLETE, CACHED)
+            and result.facts.blessed is not False
+        ):
             for line in result.summary.details:
                 console.print(Text(f"{node_id}: {line}"), soft_wrap=True)
 

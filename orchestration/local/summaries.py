@@ -16,6 +16,7 @@ from components.evaluator.baselines import Comparison, show
 from components.evaluator.results import (
     OVERALL,
     read_baseline_metrics,
+    read_intervals,
     read_metrics,
     read_verdict,
 )
@@ -165,7 +166,9 @@ def _compression_evaluator(outputs: Outputs) -> Summary:
         and (before := base.get(name, {}).get(metric.name)) is not None
     }
     if OVERALL in losses:
-        line = f"{metric.title} {_change(metric, losses[OVERALL])} against float"
+        of_float = base[OVERALL][metric.name]
+        margin = _change_margin(uri, metric, of_float)
+        line = f"{metric.title} {_change(metric, losses[OVERALL])}{margin} against float"
     else:
         line = f"{metric.title} undefined"
     if slices := {name: loss for name, loss in losses.items() if name != OVERALL}:
@@ -180,6 +183,15 @@ def _change(metric: Metric, loss: float) -> str:
     """A change, in the metric's own direction: a difference, or a share."""
     change = -metric.direction * loss
     return f"{change:+.2%}" if metric.relative else f"{change:+.4f}"
+
+
+def _change_margin(evaluation_uri: str, metric: Metric, of_float: float) -> str:
+    """Half the width of the interval of a change, in the units of `_change`; "" if unknown."""
+    interval = read_intervals(evaluation_uri).get(OVERALL, {}).get(f"{metric.name}_diff")
+    if not interval:
+        return ""
+    margin = (interval[1] - interval[0]) / 2
+    return f" ±{margin / abs(of_float):.2%}" if metric.relative else f" ±{margin:.4f}"
 
 
 def _evaluator(outputs: Outputs) -> Summary:

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
+from google.protobuf.message import DecodeError
 
 from storage.names import PREDICTION_PREFIX, TIME_FEATURE, VERSION_FEATURE
 
@@ -45,6 +46,8 @@ def make_records(
     predictions = [(PREDICTION_PREFIX + name, *_by_row(array)) for name, array in outputs.items()]
     first, *others = inputs.values()
     serialized = not by_name and not others and first.dtype == object and first.ndim == 1
+    # Of a model that does not say what its features are, a text may be one.
+    serialized = serialized and all(map(_is_example, first))
     columns = [(name, *_by_row(array)) for name, array in inputs.items()]
     records = []
     for row in range(rows):
@@ -88,6 +91,15 @@ def _by_row(array: np.ndarray) -> tuple[str, np.ndarray]:
         return "float_list", np.stack([flat.real, flat.imag], axis=2).reshape(len(array), -1)
     # bfloat16 is of no kind that numpy knows.
     return "float_list", flat if array.dtype.kind == "f" else flat.astype(np.float32)
+
+
+def _is_example(text: bytes) -> bool:
+    """Whether a string is a serialized tf.Example and nothing else."""
+    try:
+        example = tf.train.Example.FromString(text)
+    except DecodeError:
+        return False
+    return bool(example.features.feature) or not text
 
 
 def _is_absent(values: list[Any]) -> bool:
