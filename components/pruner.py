@@ -88,7 +88,8 @@ def Pruner(
       transform_graph: The transformation that made them.
       pruned_model: Component `outputs` contains: the pruned model, with the signatures of `model`.
       report: Component `outputs` contains: the sparsity of each layer and overall, and loss and
-        metrics on `eval` before and after; and `why`, if less was pruned than was asked for.
+        metrics on `eval` before and after; and `why`, if there are too few steps for
+        the sparsity that was asked for.
       save_fn: Import path of the function `(network, transform graph, path)` that saves a network
         with its serving signatures.
       custom_config: JSON object that `save_fn` gets, if it has a parameter of this name.
@@ -132,7 +133,7 @@ def Pruner(
     schema = graph.transformed_metadata.schema
     evaluation = read_columns(examples, "eval", schema)
     check_columns(evaluation, settings.task)
-    before, why = evaluate(network, evaluation, settings), ""
+    before, why, target = evaluate(network, evaluation, settings), "", spec["sparsity"]
     if spec["sparsity"] > 0:
         train = read_columns(examples, "train", schema)
         check_columns(train, settings.task)
@@ -146,6 +147,7 @@ def Pruner(
             "before": before,
             "after": evaluate(network, evaluation, settings),
             "pruning": spec,
+            "target_sparsity": target,
             "why": why,
         }
     )

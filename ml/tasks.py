@@ -141,7 +141,7 @@ class Task:
         """What is wrong with the task; "" for nothing."""
         if self.kind not in _FACTS:
             return f"task: {self.kind!r} is none of {', '.join(_FACTS)}"
-        for name in ("weight", "example_weight"):
+        for name in ("example_weight", "weight"):
             if getattr(self, name) == self.label:
                 return f"{name}: {self.label!r} is the label"
         if self.kind == REGRESSION:

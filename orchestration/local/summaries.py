@@ -128,9 +128,11 @@ def _pruner(outputs: Outputs) -> Summary:
     report = outputs["report"].read()
     (name, after), *_ = report["after"]["metrics"].items()
     before = report["before"]["metrics"][name]
-    line = f"{report['sparsity']:.1%} of the weights are zero; eval {TITLES[name]} "
     why = report["why"]
-    return Summary(line + f"{_value(after)}, was {_value(before)}", (why,) if why else ())
+    few = f" (too few steps for {report['target_sparsity']:.0%})" if why else ""
+    line = f"{report['sparsity']:.1%} of the weights are zero{few}"
+    change = f"eval {TITLES[name]} {_value(after)}, was {_value(before)}"
+    return Summary(f"{line}; {change}", (why,) if why else ())
 
 
 def _quantizer(outputs: Outputs) -> Summary:
