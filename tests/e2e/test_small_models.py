@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 import tensorflow as tf
+from ai_edge_litert.interpreter import Interpreter
 from tensorflow_serving.apis import predict_pb2
 
 from storage.names import RAW_SIGNATURE
@@ -67,7 +68,7 @@ def test_small_model_is_pushed_served_and_monitored(name: str, tmp_path: Path) -
     assert headline["name"] == model.task.headline.name
     assert sign * headline["value"] >= sign * worst
     content = (version / "model.tflite").read_bytes()
-    interpreter = tf.lite.Interpreter(model_content=content)
+    interpreter = Interpreter(model_content=content)
     assert any(tensor["dtype"] == np.int8 for tensor in interpreter.get_tensor_details())
 
     rows = model.read().slice(0, ROWS)
