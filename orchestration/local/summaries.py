@@ -187,10 +187,10 @@ def _change(metric: Metric, loss: float) -> str:
     return f"{change:+.2%}" if metric.relative else f"{change:+.4f}"
 
 
-def _change_margin(evaluation_uri: str, metric: Metric, of_float: float) -> str:
+def _change_margin(evaluation_uri: str, metric: Metric, of_float: float | None) -> str:
     """Half the width of the interval of a change, in the units of `_change`; "" if unknown."""
     interval = read_intervals(evaluation_uri).get(OVERALL, {}).get(f"{metric.name}_diff")
-    if not interval:
+    if not interval or not of_float:
         return ""
     margin = (interval[1] - interval[0]) / 2
     return f" ±{margin / abs(of_float):.2%}" if metric.relative else f" ±{margin:.4f}"

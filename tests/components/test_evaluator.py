@@ -154,6 +154,7 @@ def judge_rows(
         make_beam_pipeline_fn=lambda: beam.Pipeline(argv=list(load_config().beam_args)),
     )
     parameters = {
+        "max_baseline_loss": 0.0,
         "eval_config": json_format.MessageToJson(make_eval_config(config, model_of(task))),
         "task": task.to_json(),
         "split": "test",

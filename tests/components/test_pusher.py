@@ -15,9 +15,11 @@ import tensorflow_model_analysis as tfma
 from google.protobuf import text_format
 from tfx.v1.types import standard_artifacts as standard
 
+from components.evaluator.verdict import Verdict
 from components.pusher import Pusher
 from components.served_model import ServedModel
 from ml.artifacts import CompressionReport
+from ml.tasks import Task
 from storage.directory import ModelDirectory
 from storage.encryption import key_of
 from storage.encryption_keys import KEYS_VARIABLE, add_key
@@ -46,6 +48,7 @@ def evaluation(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     rows = pd.DataFrame({"label": [0.0, 1.0, 0.0, 1.0], "probability": [0.1, 0.9, 0.6, 0.4]})
     tfma.analyze_raw_data(rows, config, output_path=str(folder))
+    Verdict(Task("binary", "label"), len(rows), margins={"auc": 0.02}).write(str(folder))
     return folder
 
 

@@ -135,7 +135,9 @@ Validate = Callable[..., tuple[Any, list[str]]]
 def schema(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A `Schema` artifact with the one feature."""
     folder = tmp_path_factory.mktemp("schema")
-    (folder / "schema.pbtxt").write_text('feature { name: "x" type: FLOAT }')
+    features = {"x": "FLOAT", "vector": "FLOAT", "colour": "BYTES"}
+    text = "".join(f'feature {{ name: "{n}" type: {t} }}\n' for n, t in features.items())
+    (folder / "schema.pbtxt").write_text(text)
     return folder
 
 

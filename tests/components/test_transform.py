@@ -148,6 +148,7 @@ def test_transform_takes_a_schema_that_tfdv_inferred(
         label=config.label,
         features=json.dumps(Model.load(config).raw_features),
         time_column=config.data.time_column,
+        example_weight="",
     )["schema"]
     outputs = run_component(
         Transform,

@@ -38,7 +38,8 @@ ROWS = 200
 def code_of_page() -> dict[str, Any]:
     """The names that the page's two modules define."""
     skip_autograph_of_keras()
-    modules = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
+    blocks = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
+    modules = [block for block in blocks if block.startswith('"""')]
     assert len(modules) == 2
     names: dict[str, Any] = {}
     for module in modules:

@@ -132,7 +132,7 @@ def test_encode_of_a_regression_refuses_what_is_not_a_number(labels: Any) -> Non
         ({"kind": "regression", "class_names": ("a", "b")}, "classes: a regression has none"),
         ({"kind": "binary", "class_names": ("a",)}, "one name for each of the 2 classes"),
         ({"kind": "binary", "weight": "y"}, "weight: 'y' is the label"),
-        ({"kind": "binary", "example_weight": "y"}, "example_weight: 'y' is the label"),
+        ({"kind": "binary", "example_weight": "y"}, "weight: 'y' is the label"),
     ],
 )
 def test_task_refuses_what_no_task_is(arguments: dict[str, Any], message: str) -> None:
