@@ -6,7 +6,7 @@ import sys
 
 import click
 
-from orchestration.commands.options import config_options, epilog, read_config
+from orchestration.commands.options import config_options, epilog, hush_libraries, read_config
 from orchestration.outcome import Outcome
 
 _EPILOG = epilog(
@@ -21,6 +21,7 @@ _EPILOG = epilog(
 def check(config_path: str | None, settings: tuple[str, ...]) -> None:
     """Lists what a run would refuse of a model's folder, schema and data; trains nothing."""
     config = read_config(config_path, settings)
+    hush_libraries()
     from orchestration.checking import find_problems
 
     problems = 0

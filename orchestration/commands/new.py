@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from orchestration.commands.options import click_errors, epilog, set_option
+from orchestration.commands.options import click_errors, epilog, hush_libraries, set_option
 from orchestration.outcome import Outcome
 
 if TYPE_CHECKING:
@@ -67,6 +67,7 @@ def new(
         raise click.UsageError(
             f"NAME = {name!r}: lower-case letters, digits and _ are expected, a letter first"
         )
+    hush_libraries()
     from orchestration.new_model import writing
     from orchestration.new_model.drafting import draft_model
     from orchestration.new_model.showing import show

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import functools
+import logging
+import os
 import sys
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -187,3 +190,10 @@ def epilog(
     ]
     shown = ["\b", "Examples:", *(f"  {line}" for line in examples)]
     return "\n".join([*shown, "", "\b", f"{heading}:", *statuses] if outcomes else shown)
+
+
+def hush_libraries() -> None:
+    """Keeps what TensorFlow and Google's libraries say when they are imported off the screen."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    warnings.filterwarnings("ignore", "grpcio <", FutureWarning)
+    logging.getLogger().setLevel(logging.ERROR)
