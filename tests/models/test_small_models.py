@@ -74,7 +74,7 @@ def test_small_model_is_pushed_served_and_monitored(name: str, tmp_path: Path) -
     rows = model.read().slice(0, ROWS)
     inputs = to_inputs(rows, model)
     expected = interpreter.get_signature_runner(RAW_SIGNATURE)
-    options = ("--prefer-tflite", "--request-log", str(requests))
+    options = ("--prefer-tflite", "--request-log", str(requests), "--request-log-sampling", "1")
     with running(output / "serving_model", *options) as server:
         request = predict_pb2.PredictRequest()
         request.model_spec.name = model.config.model_name
