@@ -55,12 +55,9 @@ def save_model(
     # As a layer of the model, so that the transformation's files are saved with it.
     network.transform = graph.transform_features_layer()
 
-    # Inputs are named by the features, or, where Keras cannot carry a name, keyed by them.
-    names = list(network.input) if isinstance(network.input, dict) else network.input_names
-
     def predict(features: Tensors) -> Tensors:
         transformed = network.transform(features)
-        return {prediction: network({name: transformed[name] for name in names})}
+        return {prediction: network({name: transformed[name] for name in network.input_names})}
 
     @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="examples")])
     def serve_examples(examples: tf.Tensor) -> Tensors:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,7 +14,10 @@ from orchestration.commands.options import click_errors, epilog, hush_libraries,
 from orchestration.outcome import Outcome
 
 if TYPE_CHECKING:
-    from orchestration.new_model.drafting import Question, Wishes
+    from ml.tasks import Kind
+    from orchestration.new_model.columns import Role
+    from orchestration.new_model.drafting import Question
+    from storage.spans import DataSource
 
 _PROJECT = Path(__file__).parents[2]
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,62}")
@@ -52,7 +56,7 @@ def new(
     uri: str,
     label: str,
     time_column: str,
-    task: str | None,
+    task: Kind | None,
     weight: str,
     roles: tuple[str, ...],
     settings: tuple[str, ...],
@@ -69,13 +73,14 @@ def new(
         )
     hush_libraries()
     from orchestration.new_model import writing
-    from orchestration.new_model.drafting import draft_model
+    from orchestration.new_model.drafting import Wishes, draft_model
     from orchestration.new_model.showing import show
 
     with click_errors():
         if not compare:
             writing.refuse_existing(_PROJECT, name)
-        wishes = _wishes(name, uri, label, time_column, task, weight, roles, settings)
+        source = _source(uri, time_column, settings)
+        wishes = Wishes(name, source, label, task, weight, _roles(roles))
         ask = _take_guess if yes or compare or not sys.stdin.isatty() else _ask
         draft, dangers, questions = draft_model(wishes, ask)
         files = writing.render(draft)
@@ -89,18 +94,8 @@ def new(
     click.echo(f"Next: make run MODEL={name}")
 
 
-def _wishes(
-    name: str,
-    uri: str,
-    label: str,
-    time_column: str,
-    task: str | None,
-    weight: str,
-    roles: tuple[str, ...],
-    settings: tuple[str, ...],
-) -> Wishes:
-    from orchestration.new_model.columns import Role
-    from orchestration.new_model.drafting import Wishes
+def _source(uri: str, time_column: str, settings: Sequence[str]) -> DataSource:
+    """Where the data are; a path in the project is written relative to it, any other absolute."""
     from pipeline.config import DataConfig
     from pipeline.layers import ConfigError, Layer, merge, parse_setting
 
@@ -115,15 +110,21 @@ def _wishes(
         if set(values) != {"data"} or not isinstance(values["data"], dict):
             raise ConfigError(f"--set {setting}: `new` takes keys of data alone")
         layers.append(Layer("--set", values["data"]))
+    return merge(DataConfig, layers).source
+
+
+def _roles(texts: Sequence[str]) -> dict[str, Role]:
+    """Reads `COLUMN=ROLE`; a column may have a = in its name."""
+    from orchestration.new_model.columns import Role
+
     chosen = {}
-    for text in roles:
+    for text in texts:
         column, equals, role = text.rpartition("=")
         if not equals or role not in [each.value for each in Role]:
             allowed = ", ".join(each.value for each in Role)
             raise click.UsageError(f"--as {text!r}: COLUMN=ROLE is expected, ROLE one of {allowed}")
         chosen[column] = Role(role)
-    source = merge(DataConfig, layers).source
-    return Wishes(name, source, label, task, weight, chosen)  # type: ignore[arg-type]
+    return chosen
 
 
 def _take_guess(question: Question) -> str:

@@ -195,5 +195,5 @@ def epilog(
 def hush_libraries() -> None:
     """Keeps what TensorFlow and Google's libraries say when they are imported off the screen."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    warnings.filterwarnings("ignore", "grpcio <", FutureWarning)
+    warnings.filterwarnings("ignore", "(grpcio|Support for google-cloud-storage) <", FutureWarning)
     logging.getLogger().setLevel(logging.ERROR)

@@ -24,6 +24,7 @@ _MOST_PERIODS = 7
 _ROWS = 30_000
 _ROOM = 0.5  # Ranges are wider than the data by this share of their width.
 _LISTED = 1000
+_LESS_PRESENT = 0.75  # Of the smallest share of rows with a value that a span has.
 
 
 def make_schema(look: Look, columns: Sequence[Column]) -> str:
@@ -36,8 +37,9 @@ def make_schema(look: Look, columns: Sequence[Column]) -> str:
     time = look.source.time_column
     used = [c for c in columns if c.role is not Role.LEFT_OUT or c.name == time]
     schema = schema_pb2.Schema()
+    present = _least_present(look)
     for column in used:
-        _add(schema, column)
+        _add(schema, column, present.get(column.name, 1.0))
     measured = _measure_drift(look, schema)
     limits = {}
     for feature in schema.feature:
@@ -66,10 +68,21 @@ def feature_kind(column: Column) -> int:
     return schema_pb2.INT
 
 
-def _add(schema: schema_pb2.Schema, column: Column) -> None:
+def _least_present(look: Look) -> dict[str, float]:
+    """The smallest share of rows with a value, of all rows and of each span, by column."""
+    sample = look.sample
+    counts = sample[SPAN].value_counts()
+    spans = [sample[sample[SPAN] == span] for span in counts[counts >= _ENOUGH].index]
+    shares = [part.notna().mean() for part in (sample, *spans)]
+    return {
+        str(name): float(share) for name, share in pd.concat(shares, axis=1).min(axis=1).items()
+    }
+
+
+def _add(schema: schema_pb2.Schema, column: Column, least_present: float) -> None:
     facts = column.facts
     feature = schema.feature.add(name=facts.name, type=feature_kind(column))
-    present = math.floor((1 - facts.share_missing) * 0.9 * 100) / 100
+    present = math.floor(least_present * _LESS_PRESENT * 100) / 100
     feature.presence.min_fraction = 1 if not facts.missing else present
     feature.presence.min_count = 1
     if facts.kind is Kind.VECTOR or not facts.missing:

@@ -11,6 +11,7 @@ import numpy as np
 from orchestration.new_model.columns import Column, Role
 from orchestration.new_model.reading import SPAN, Look
 from orchestration.new_model.task import Target
+from pipeline.data_config import DataConfig
 from storage.periods import SpanPeriod
 from storage.spans import DataSource
 
@@ -18,6 +19,8 @@ _LARGEST_WINDOW = 12
 _ENOUGH_TO_TRAIN = 300_000  # Rows; older ones rarely help and cost time.
 _LEAST_SPANS = 4
 _STEPS = 3000
+_FEW = 2000  # Rows; a model is judged on a larger share of them.
+_LARGER_SHARE = 0.3
 _FEW_SLICES = 3
 _SLICE_VALUES = 20
 _DAY = 24 * 3600
@@ -31,6 +34,7 @@ class Settings:
       source: Where the data are.
       window: Spans to train on.
       eval_days: Days at their end that are held out.
+      test_share: Share of the rows to be judged on, where there are no spans.
       train_rows: Rows of the window, roughly.
       test_rows: Rows that the model is judged on, roughly.
       batch_size: Rows per step.
@@ -45,6 +49,7 @@ class Settings:
     source: DataSource
     window: int
     eval_days: int
+    test_share: float
     train_rows: int
     test_rows: int
     batch_size: int
@@ -77,7 +82,8 @@ def choose_period(source: DataSource, seconds: np.ndarray) -> DataSource:
 
 def choose_settings(look: Look, columns: Sequence[Column], target: Target) -> Settings:
     """Chooses the settings of a model."""
-    window, train_rows, test_rows, notes = _window(look)
+    test_share = _LARGER_SHARE if look.count < _FEW else DataConfig.test_share
+    window, train_rows, test_rows, notes = _window(look, test_share)
     batch = int(2 ** np.clip(np.round(np.log2(max(1, train_rows) / 100)), 5, 10))
     epochs = int(np.clip(np.ceil(_STEPS * batch / max(1, train_rows)), 5, 100))
     slices = _slices(look, columns, target)
@@ -85,6 +91,7 @@ def choose_settings(look: Look, columns: Sequence[Column], target: Target) -> Se
         source=look.source,
         window=window,
         eval_days=_eval_days(look, window),
+        test_share=test_share,
         train_rows=train_rows,
         test_rows=test_rows,
         batch_size=batch,
@@ -97,11 +104,12 @@ def choose_settings(look: Look, columns: Sequence[Column], target: Target) -> Se
     )
 
 
-def _window(look: Look) -> tuple[int, int, int, tuple[str, ...]]:
+def _window(look: Look, test_share: float) -> tuple[int, int, int, tuple[str, ...]]:
     """The number of spans to train on, the rows in them, those to be judged on, and notes."""
     numbers = sorted(look.rows)
     if len(numbers) == 1:
-        return 1, round(look.count * 0.7), round(look.count * 0.2), ()
+        test = look.count * test_share
+        return 1, round((look.count - test) * (1 - DataConfig.eval_share)), round(test), ()
     newest, earlier = numbers[-1], numbers[:-1]
     window = rows = 0
     for number in reversed(earlier):

@@ -27,7 +27,6 @@ _SECONDS_OF_WEEK = 7 * 24 * 3600
 _FIRST_MONDAY = 4 * 24 * 3600  # 1970-01-05.
 _ABSENT = 0.01  # A smaller share of absent values gets no indicator.
 _MOST_INDICATORS = 30
-_FEW = 2000  # Rows; a model is judged on a larger share of them.
 # Sparsity by the rows to train on: a small network has fewer weights to spare.
 _SPARSITIES = ((5000, 0.5), (100_000, 0.6), (math.inf, 0.8))
 
@@ -161,11 +160,11 @@ def _facts(draft: Draft) -> dict[str, Any]:
         "skewed": skewed,
         "span_count": len(draft.look.rows),
         "spans": len(draft.look.rows),
+        "hashed": len(draft.look.rows) == 1,
         "rows": draft.look.count,
         "column_count": len(draft.columns),
         "left_out": ", ".join(left_out) or "none",
         "dropout": 0.0 if target.kind == REGRESSION else 0.1,
-        "test_share": 0.3 if draft.look.count < _FEW and len(draft.look.rows) == 1 else 0.2,
         "sparsity": next(share for rows, share in _SPARSITIES if settings.train_rows < rows),
         "pruning_epochs": max(4, settings.epochs // 2),
         "serving_rows": min(200, settings.test_rows),

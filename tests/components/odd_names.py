@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,6 +37,8 @@ NUMBERS = (
 VECTORS = ("last 3 fares", "pixel.s")
 TEXTS = ("company.name", "Fluß", "size")
 NAMES = (*NUMBERS, *VECTORS, *TEXTS)
+# Names of the transformed features, and of the network's inputs.
+LAYERS = graph_names(NAMES, [TASK.label, PREDICTION])
 WIDTH = 3
 ROWS = 60
 _CITIES = ("Köln", "Bonn", "Ulm")
@@ -49,6 +51,7 @@ class OddModel:
     Attributes:
       folder: Of the SavedModel, with its `model.tflite`.
       graph_uri: Folder of the transformation.
+      transformed: The transformed rows, the same in `train` and `eval`.
       columns: The features, float32 or bytes [rows] or [rows, 3]; NaN and "" where absent.
       examples: The same, as serialized tf.Examples, bytes [rows].
       schema: Their schema.
@@ -56,36 +59,36 @@ class OddModel:
 
     folder: Path
     graph_uri: str
+    transformed: standard.Examples
     columns: dict[str, np.ndarray]
     examples: np.ndarray
     schema: schema_pb2.Schema
 
 
 def preprocessing_fn(inputs: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-    """Scales numbers and looks texts up; each feature keeps its odd name."""
+    """Scales numbers and looks texts up."""
     numbers = tf.concat([inputs[name] for name in (*NUMBERS, *VECTORS)], axis=1)
     known = tf.where(tf.math.is_nan(numbers), tf.zeros_like(numbers), numbers)
     # One analysis, because each costs half a second.
     scaled = tft.scale_to_z_score(known, elementwise=True)
     widths = [1] * len(NUMBERS) + [WIDTH] * len(VECTORS)
-    outputs = dict(zip((*NUMBERS, *VECTORS), tf.split(scaled, widths, axis=1), strict=True))
-    vocabularies = graph_names(TEXTS)
+    parts = tf.split(scaled, widths, axis=1)
+    names = [LAYERS[name] for name in (*NUMBERS, *VECTORS)]
+    outputs = dict(zip(names, parts, strict=True))
     for name in TEXTS:
-        ids = tft.compute_and_apply_vocabulary(inputs[name], vocab_filename=vocabularies[name])
-        outputs[name] = tf.cast(ids, tf.float32)
+        ids = tft.compute_and_apply_vocabulary(inputs[name], vocab_filename=LAYERS[name])
+        outputs[LAYERS[name]] = tf.cast(ids, tf.float32)
     outputs[TASK.label] = tf.cast(tf.equal(inputs[TASK.label], "yes"), tf.int64)
     return outputs
 
 
-def build_network(names: Sequence[str]) -> tf_keras.Model:
+def build_network() -> tf_keras.Model:
     """A network, not trained, whose prediction depends on every feature."""
     tf_keras.utils.set_random_seed(7)
-    layers = graph_names(names, [PREDICTION])
-    inputs = {
-        name: tf_keras.Input((WIDTH if name in VECTORS else 1,), name=layers[name])
-        for name in names
-    }
-    hidden = tf_keras.layers.Dense(8, "tanh")(tf_keras.layers.Concatenate()(list(inputs.values())))
+    inputs = [
+        tf_keras.Input((WIDTH if name in VECTORS else 1,), name=LAYERS[name]) for name in NAMES
+    ]
+    hidden = tf_keras.layers.Dense(8, "tanh")(tf_keras.layers.Concatenate()(inputs))
     logits = tf_keras.layers.Dense(TASK.outputs)(hidden)
     return tf_keras.Model(inputs, output_layer(TASK, logits, PREDICTION))
 
@@ -108,10 +111,12 @@ def make_odd_model(root: Path, run_component: Callable[..., dict[str, Any]]) -> 
     )
     graph_uri = transformed["transform_graph"].uri
     folder = root / "model"
-    save(build_network(NAMES), tft.TFTransformOutput(graph_uri), str(folder))
+    save(build_network(), tft.TFTransformOutput(graph_uri), str(folder))
     content = convert(str(folder), RAW_SIGNATURE, float16=False, quantize=False, sparse=False)
     (folder / TFLITE_MODEL).write_bytes(content)
-    return OddModel(folder, graph_uri, columns, examples, schema)
+    return OddModel(
+        folder, graph_uri, transformed["transformed_examples"], columns, examples, schema
+    )
 
 
 def save(network: tf_keras.Model, graph: tft.TFTransformOutput, path: str) -> None:

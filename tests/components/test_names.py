@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import shutil
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,23 +15,34 @@ import pandas as pd
 import pytest
 import tensorflow as tf
 import tensorflow_model_analysis as tfma
+import tensorflow_transform as tft
 from ai_edge_litert.interpreter import Interpreter
 from tensorflow_metadata.proto.v0 import schema_pb2
 from tensorflow_serving.apis import classification_pb2, regression_pb2
 
-from components.evaluator.evaluation import evaluate
+from components.evaluator import columns
+from components.evaluator.evaluation import evaluate, with_defaults
+from components.evaluator.results import read_metrics
 from components.quantizer.candidates import CandidateMaker
 from components.serving_validator.warmup import write_warmup
-from ml.fit import FitSettings
+from ml.examples import read_columns
+from ml.fit import FitSettings, fine_tune, select_inputs
 from ml.identity.model import model_identity
+from ml.keras_setup import skip_autograph_of_keras
 from ml.names import graph_names
 from ml.predictors import SavedModelPredictor, TFLitePredictor, check_model, load_predictor
 from ml.request_log import read
+from ml.scores import measure
 from ml.signature_inputs import name_inputs
+from pipeline.config import EvaluationConfig
+from pipeline.evaluation import make_eval_config
+from pipeline.model import Model
 from serving.server.request_records import make_records
 from storage.errors import UserError
 from storage.names import RAW_SIGNATURE, REQUEST_LOG_SUFFIX, TFLITE_MODEL
 from storage.tfrecords import open_records
+from tests.components.conftest import BEAM_ARGS
+from tests.components.digits import write_records
 from tests.components.odd_names import (
     NAMES,
     NUMBERS,
@@ -45,6 +57,7 @@ from tests.components.odd_names import (
 from tests.serving.server.running import RunningServer, predict_request, running
 
 ATOL = 1e-5
+SETTINGS = FitSettings(TASK, "", "", 1, 32, 1e-3, 7)
 
 
 @pytest.fixture(scope="module")
@@ -200,6 +213,83 @@ def test_request_log_keeps_columns_of_any_name(
         pd.testing.assert_series_equal(rows[name], sent, check_names=False, check_dtype=False)
 
 
+@pytest.mark.parametrize("by_columns", [True, False])
+def test_evaluate_takes_labels_weights_and_slices_of_any_name(
+    model: OddModel, expected: np.ndarray, tmp_path: Path, by_columns: bool
+) -> None:
+    weight, place = "cost: 1/2 (€)", "place.of (start)"  # Of the rows, but no features.
+    weights = np.arange(1, len(expected) + 1) % 4 + 0.5
+    places = np.array(["Köln", "B: onn, a"])[np.arange(len(expected)) % 2]
+    rows = [tf.train.Example.FromString(row) for row in model.examples]
+    for row, example in enumerate(rows):
+        example.features.feature[weight].float_list.value.append(weights[row])
+        example.features.feature[place].bytes_list.value.append(places[row].encode())
+    write_records(tmp_path / "Split-test", [row.SerializeToString() for row in rows])
+    schema = schema_pb2.Schema()
+    schema.CopyFrom(model.schema)
+    for name, kind in ((weight, schema_pb2.FLOAT), (place, schema_pb2.BYTES)):
+        schema.feature.add(name=name, type=kind)
+        representations = schema.tensor_representation_group[""].tensor_representation
+        representations[name].dense_tensor.column_name = name
+        representations[name].dense_tensor.shape.dim.add(size=1)
+    task = replace(TASK, weight=weight, example_weight=weight)
+    evaluated = Model("-", task, PREDICTION, "", (place, "company.name"), NAMES)
+    config = make_eval_config(EvaluationConfig(min_slice_examples=1), evaluated)
+    if not by_columns:
+        config.metrics_specs[0].metrics.add(class_name="BinaryAccuracy")
+        config.options.ClearField("compute_confidence_intervals")  # Stock TFMA's take seconds.
+    config = with_defaults(config, has_baseline=False)
+    assert columns.supports(config) == by_columns
+    models = {spec.name: (str(model.folder), True) for spec in config.model_specs}
+    files = [str(path) for path in (tmp_path / "Split-test").iterdir()]
+    output = str(tmp_path / "evaluation")
+    with beam.Pipeline(argv=BEAM_ARGS) as pipeline:
+        evaluate(pipeline, files, schema, task, config, models, output)
+
+    labels = np.array([row.features.feature[TASK.label].bytes_list.value[0] for row in rows])
+    companies = model.columns["company.name"]
+    slices = {"Overall": np.ones(len(rows), bool)}
+    slices |= {f"{place}:{value}": places == value for value in set(places)}
+    for value in set(companies):
+        if value or not by_columns:  # Stock TFMA fills in the schema's default.
+            slices[f"company.name:{value.decode()}"] = companies == value
+    found = read_metrics(output)
+    assert found.keys() == slices.keys()
+    for name, chosen in slices.items():
+        scores = measure(task, task.encode(labels[chosen]), expected[chosen], weights[chosen])
+        assert found[name]["auc"] == pytest.approx(scores["auc"], abs=1e-3), name
+        assert found[name]["example_count"] == pytest.approx(weights[chosen].sum()), name
+
+
+def test_networks_of_columns_of_any_name_are_trained_and_converted(
+    model: OddModel, tmp_path: Path
+) -> None:
+    skip_autograph_of_keras()
+    graph = tft.TFTransformOutput(model.graph_uri)
+    rows = read_columns(model.transformed, "train", graph.transformed_metadata.schema)
+    network = build_network()
+    before = network.get_weights()[0]
+    fine_tune(network, rows, SETTINGS)
+    assert not np.array_equal(network.get_weights()[0], before)
+    content = make_maker(model, tmp_path, save).make("none", network, {}, {}).tflite
+    found = TFLitePredictor(content).predict(model.examples)
+    trained = network.predict(select_inputs(network, rows), verbose=0)
+    np.testing.assert_allclose(found, trained, atol=ATOL)
+
+
+def make_maker(model: OddModel, folder: Path, save: Callable[..., None]) -> CandidateMaker:
+    return CandidateMaker(
+        folder=str(folder),
+        graph_uri=model.graph_uri,
+        save=save,
+        signature=RAW_SIGNATURE,
+        settings=SETTINGS,
+        weight_bits=8,
+        store_sparse=False,
+        probe=model.examples,
+    )
+
+
 def test_quantizer_refuses_a_tflite_model_whose_inputs_are_no_features(
     model: OddModel, tmp_path: Path
 ) -> None:
@@ -207,18 +297,9 @@ def test_quantizer_refuses_a_tflite_model_whose_inputs_are_no_features(
         save(network, graph, path)
         name_inputs(path, RAW_SIGNATURE, graph_names(NAMES))  # As TensorFlow once did by itself.
 
-    maker = CandidateMaker(
-        folder=str(tmp_path),
-        graph_uri=model.graph_uri,
-        save=save_renamed,
-        signature=RAW_SIGNATURE,
-        settings=FitSettings(TASK, "", "", 1, 32, 1e-3, 7),
-        weight_bits=8,
-        store_sparse=False,
-        probe=model.examples,
-    )
+    maker = make_maker(model, tmp_path, save_renamed)
     with pytest.raises(UserError, match=r"^the TFLite model has the input .*'fare_USD'"):
-        maker.make("none", build_network(NAMES), {}, {})
+        maker.make("none", build_network(), {}, {})
 
 
 def test_evaluate_refuses_a_model_with_an_input_that_the_schema_does_not_know(

@@ -122,9 +122,22 @@ def test_new_writes_a_schema_with_ranges_domains_and_limits_of_drift(
     domains = {domain.name: list(domain.value) for domain in schema.string_domain}
     assert domains == {"shop": ["east", "north", "south"], "ordered": ["no", "yes"]}
     assert features["price"].float_domain.min == 0
-    assert 0.7 < features["price"].presence.min_fraction < 0.86
+    assert 0.6 < features["price"].presence.min_fraction < 0.86
     assert features["kind_code"].int_domain.max > 4
     assert 0.05 <= features["shop"].drift_comparator.infinity_norm.threshold < 0.6
+
+
+def test_new_allows_a_column_to_be_absent_as_often_as_in_its_worst_period(
+    run_new: Run, project: Path
+) -> None:
+    table = rows(3000)
+    june = [re.sub(r"^((?:[^,]*,){3})[^,]*", r"\1", row) for row in table if "2024-06" in row]
+    seldom = [row for number, row in enumerate(table) if "2024-06" in row and number % 5 == 0]
+    others = [row for row in table if "2024-06" not in row]
+    run_new(HEADER + "".join([*others, *june, *seldom]), *ARGUMENTS)
+    schema = text_format.Parse((project / "schema/orders.pbtxt").read_text(), schema_pb2.Schema())
+    (price,) = (feature for feature in schema.feature if feature.name == "price")
+    assert 0.05 < price.presence.min_fraction < 0.16
 
 
 def test_new_never_overwrites(run_new: Run, project: Path) -> None:
