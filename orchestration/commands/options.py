@@ -196,4 +196,5 @@ def hush_libraries() -> None:
     """Keeps what TensorFlow and Google's libraries say when they are imported off the screen."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     warnings.filterwarnings("ignore", "(grpcio|Support for google-cloud-storage) <", FutureWarning)
-    logging.getLogger().setLevel(logging.ERROR)
+    # Without any handler, the first warning of a library would make one that writes to the screen.
+    logging.getLogger().addHandler(logging.NullHandler())
