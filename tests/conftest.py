@@ -115,11 +115,15 @@ def thin(table: pa.Table, rows: int) -> pa.Table:
 
 
 @pytest.fixture(autouse=True)
-def _same_log_level() -> Iterator[None]:
-    """A command that a test calls in its own process may set the level of all logs."""
-    level = logging.root.level
+def _same_logging() -> Iterator[None]:
+    """A command that a test calls in its own process may change how all logs are written.
+
+    A handler that writes to a test's standard output fails once that is closed.
+    """
+    level, handlers = logging.root.level, list(logging.root.handlers)
     yield
     logging.root.setLevel(level)
+    logging.root.handlers[:] = [each for each in logging.root.handlers if each in handlers]
 
 
 Once: TypeAlias = Callable[[str, Callable[[Path], Any]], Any]
