@@ -5,6 +5,7 @@
 #include <iostream>
 #include <memory>
 #include <nlohmann/json.hpp>
+#include <set>
 #include <stdexcept>
 #include <string>
 #include <vector>
@@ -36,18 +37,17 @@ class Model {
                 TfLiteSignatureRunnerDelete) {
     Check(runner_ != nullptr, path + " is no TFLite model with the signature " + kSignature);
     Check(TfLiteSignatureRunnerAllocateTensors(runner_.get()) == kTfLiteOk, "no room for tensors");
+    for (size_t i = 0; i < TfLiteSignatureRunnerGetInputCount(runner_.get()); ++i) {
+      names_.insert(TfLiteSignatureRunnerGetInputName(runner_.get(), i));
+    }
   }
 
   // Predicts a row, an object of the raw features; what it lacks, or is null, is absent.
   json Predict(const json& row) {
-    const int count = TfLiteSignatureRunnerGetInputCount(runner_.get());
-    size_t known = 0;
-    for (int i = 0; i < count; ++i) {
-      const char* name = TfLiteSignatureRunnerGetInputName(runner_.get(), i);
-      known += row.contains(name);
-      Set(name, row.value(name, json()));
+    for (const auto& [name, value] : row.items()) {
+      Check(names_.count(name), "the model has no feature " + name);
     }
-    Check(known == row.size(), "there are features that the model does not have");
+    for (const std::string& name : names_) Set(name, row.value(name, json()));
     Check(TfLiteSignatureRunnerInvoke(runner_.get()) == kTfLiteOk, "the model did not run");
     json prediction;
     for (size_t i = 0; i < TfLiteSignatureRunnerGetOutputCount(runner_.get()); ++i) {
@@ -115,21 +115,22 @@ class Model {
   std::unique_ptr<TfLiteModel, decltype(&TfLiteModelDelete)> model_;
   std::unique_ptr<TfLiteInterpreter, decltype(&TfLiteInterpreterDelete)> interpreter_;
   std::unique_ptr<TfLiteSignatureRunner, decltype(&TfLiteSignatureRunnerDelete)> runner_;
+  std::set<std::string> names_;
 };
 
 int main(int argc, char** argv) {
-  size_t number = 0;
+  std::string where;
   try {
     Check(argc == 3, "call it as: predict model.tflite rows.json");
     Model model(argv[1]);
     json predictions = json::array();
     for (const json& row : json::parse(std::ifstream(argv[2]))) {
+      where = "row " + std::to_string(predictions.size()) + ": ";
       predictions.push_back(model.Predict(row));
-      ++number;
     }
     std::cout << predictions << std::endl;
   } catch (const std::exception& error) {
-    std::cerr << "row " << number << ": " << error.what() << std::endl;
+    std::cerr << where << error.what() << std::endl;
     return 1;
   }
 }

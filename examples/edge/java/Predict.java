@@ -15,7 +15,7 @@ import java.nio.ByteOrder;
 import java.nio.file.Files;
 import java.nio.file.Path;
 import java.util.ArrayList;
-import java.util.HashSet;
+import java.util.LinkedHashSet;
 import java.util.List;
 import java.util.Set;
 import org.bytedeco.javacpp.BytePointer;
@@ -30,6 +30,7 @@ final class Predict {
   private static final String SIGNATURE = "raw_features";
 
   private final TfLiteSignatureRunner runner;
+  private final Set<String> names = new LinkedHashSet<>();
 
   /** Loads a model. It stays in memory as long as the program runs. */
   Predict(String path) {
@@ -39,17 +40,17 @@ final class Predict {
     runner = TfLiteInterpreterGetSignatureRunner(interpreter, SIGNATURE);
     check(runner != null, path + " has no signature " + SIGNATURE);
     check(TfLiteSignatureRunnerAllocateTensors(runner) == kTfLiteOk, "no room for tensors");
+    for (int i = 0; i < TfLiteSignatureRunnerGetInputCount(runner); i++) {
+      names.add(TfLiteSignatureRunnerGetInputName(runner, i).getString(UTF_8));
+    }
   }
 
   /** Predicts a row, an object of the raw features; what it lacks, or is null, is absent. */
   JsonObject predict(JsonObject row) {
-    Set<String> unknown = new HashSet<>(row.keySet());
-    for (int i = 0; i < TfLiteSignatureRunnerGetInputCount(runner); i++) {
-      String name = TfLiteSignatureRunnerGetInputName(runner, i).getString(UTF_8);
-      unknown.remove(name);
-      set(name, row.has(name) ? row.get(name) : JsonNull.INSTANCE);
+    for (String name : row.keySet()) {
+      check(names.contains(name), "the model has no feature " + name);
     }
-    check(unknown.isEmpty(), "the model has no feature " + String.join(", ", unknown));
+    for (String name : names) set(name, row.has(name) ? row.get(name) : JsonNull.INSTANCE);
     check(TfLiteSignatureRunnerInvoke(runner) == kTfLiteOk, "the model did not run");
     JsonObject prediction = new JsonObject();
     for (int i = 0; i < TfLiteSignatureRunnerGetOutputCount(runner); i++) {
@@ -112,7 +113,8 @@ final class Predict {
   private static byte[] longs(String name, List<JsonElement> values) {
     ByteBuffer buffer = buffer(values.size() * Long.BYTES);
     for (JsonElement value : values) {
-      check(isNumber(value), name + " has to be an integer");
+      boolean whole = isNumber(value) && value.getAsBigDecimal().stripTrailingZeros().scale() <= 0;
+      check(whole, name + " has to be an integer");
       buffer.putLong(value.getAsBigDecimal().longValueExact());
     }
     return buffer.array();
@@ -151,9 +153,15 @@ final class Predict {
 
   public static void main(String[] arguments) throws Exception {
     Predict model = new Predict(arguments[0]);
+    JsonElement rows = JsonParser.parseString(Files.readString(Path.of(arguments[1])));
     JsonArray predictions = new JsonArray();
-    for (JsonElement row : JsonParser.parseString(Files.readString(Path.of(arguments[1]))).getAsJsonArray()) {
-      predictions.add(model.predict(row.getAsJsonObject()));
+    for (JsonElement row : rows.getAsJsonArray()) {
+      try {
+        predictions.add(model.predict(row.getAsJsonObject()));
+      } catch (IllegalArgumentException | IllegalStateException | ArithmeticException error) {
+        System.err.println("row " + predictions.size() + ": " + error.getMessage());
+        System.exit(1);
+      }
     }
     System.out.println(predictions);
   }

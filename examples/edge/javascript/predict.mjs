@@ -18,5 +18,10 @@ Object.assign(globalThis, {
 const { loadModel } = await import("./model.js");
 
 const [path, rows] = process.argv.slice(2);
-const model = await loadModel(readFileSync(path), wasm);
-console.log(JSON.stringify(await model.predict(JSON.parse(readFileSync(rows, "utf8")))));
+try {
+  const model = await loadModel(readFileSync(path), wasm);
+  console.log(JSON.stringify(await model.predict(JSON.parse(readFileSync(rows, "utf8")))));
+} catch (error) {
+  console.error(error.message);
+  process.exitCode = 1;
+}

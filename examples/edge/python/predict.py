@@ -5,18 +5,21 @@ python predict.py model.tflite rows.json
 
 import json
 import sys
+from numbers import Real
 from typing import Any
 
 import numpy as np
 from ai_edge_litert.interpreter import Interpreter
 
 SIGNATURE = "raw_features"
-# What an absent value is for the model. An integer cannot be absent.
+# By the type of a feature: which values it takes, and what an absent one is for the model. An
+# integer cannot be absent.
+TAKES: dict[type, type] = {np.bytes_: str, np.float32: Real, np.int64: int}
 ABSENT: dict[type, Any] = {np.bytes_: "", np.float32: np.nan}
 
 
 def predict(path: str, rows: list[dict[str, Any]]) -> list[dict[str, list[float]]]:
-    """Predicts rows, each a dictionary of the raw features; what it lacks, or is None, is absent."""
+    """Predicts rows of raw features by name; what is not there, or None, is absent."""
     if not rows:
         return []
     model = Interpreter(path).get_signature_runner(SIGNATURE)
@@ -35,22 +38,24 @@ def column(name: str, detail: dict[str, Any], rows: list[dict[str, Any]]) -> np.
     """The values of one feature, [rows], or [rows, ...] for a vector."""
     kind = detail["dtype"]
     shape = tuple(detail["shape_signature"][1:])
-    values = [row.get(name) for row in rows]
-    for number, value in enumerate(values):
+    values = np.empty((len(rows), *shape), object)
+    for number, row in enumerate(rows):
+        value = row.get(name)
         if value is None:
-            if kind not in ABSENT:
-                raise ValueError(f"row {number}: {name} is an integer and cannot be absent")
-            value = np.full(shape, ABSENT[kind]).tolist()
-        expected = str if kind is np.bytes_ else int if kind is np.int64 else (int, float)
+            value = np.full(shape, ABSENT.get(kind), object)
         flat = np.array(value, object)
-        if flat.shape != shape or not all(isinstance(each, expected) for each in flat.flat):
-            raise ValueError(f"row {number}: {name} is {value!r}, not {kind.__name__} {shape}")
-        values[number] = value
+        if flat.shape != shape or not all(isinstance(each, TAKES[kind]) for each in flat.flat):
+            takes = TAKES[kind].__name__
+            raise ValueError(f"row {number}: {name} has to be {takes}, shape {shape}, not {value}")
+        values[number] = flat.tolist()
     if kind is np.bytes_:
-        return np.char.encode(np.array(values), "utf-8").astype(object)
-    return np.array(values, kind)
+        return np.vectorize(str.encode, [object])(values)
+    return values.astype(kind)
 
 
 if __name__ == "__main__":
     with open(sys.argv[2], encoding="utf-8") as file:
-        print(json.dumps(predict(sys.argv[1], json.load(file))))
+        try:
+            print(json.dumps(predict(sys.argv[1], json.load(file))))
+        except ValueError as error:
+            sys.exit(str(error))
