@@ -17,7 +17,7 @@ BEAM_IMAGE ?=
 KFP_LOCAL := $(VENV)/kfp-local
 KFP_LOCAL_READY := $(KFP_LOCAL)/.ready
 
-.PHONY: run test image test-containers lint format docs requirements clean
+.PHONY: run test image test-containers test-edge lint format docs requirements clean
 
 run: $(READY)
 	$(PYTHON) local_runner.py run $(if $(MODEL),--model $(MODEL)) $(ARGS)
@@ -50,6 +50,11 @@ $(KFP_LOCAL_READY): requirements/containers.txt $(READY) | $(UV)
 	$(UV) venv --quiet --clear --python 3.11 $(KFP_LOCAL)
 	$(UV) pip install --quiet --python $(KFP_LOCAL) --require-hashes -r $<
 	touch $@
+
+# The examples of examples/edge, as their README says; what Node, a JDK with Maven, a C++ compiler or Chromium is missing
+# for is skipped.
+test-edge: $(READY)
+	$(PYTHON) -m pytest tests/edge $(ARGS)
 
 lint: $(READY)
 	$(VENV)/bin/ruff format --check .

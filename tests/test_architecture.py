@@ -21,6 +21,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "ml": ("storage",),
     "models": ("ml", "storage"),
     "data": (),
+    "examples": (),
     "serving": ("storage", "terminal"),
     "components": ("ml", "storage"),
     # It imports a model by the name of its folder, see `pipeline.model`.
