@@ -496,6 +496,11 @@ def test_runner_does_not_wait_for_a_thread_that_a_node_leaves_behind(
     assert time.monotonic() - start < PATIENCE_SECONDS
 
 
+def test_runner_lets_a_node_interrupt_what_it_started(lab: Lab, toys: ModuleType) -> None:
+    results = lab.run([toys.InterruptChild(seconds=PATIENCE_SECONDS).with_id("Node")])
+    assert results["Node"].summary.line == str(-signal.SIGINT)
+
+
 def test_runner_reports_errors_with_their_class_and_message(lab: Lab, toys: ModuleType) -> None:
     blocked = "passengers has drifted\n  distance 0.41\n  allowed 0.3"
     results = lab.run(

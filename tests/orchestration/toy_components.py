@@ -156,6 +156,14 @@ def LeaveThread(note: _Out, seconds: _Seconds = 0.0, leave: _Count = 0) -> None:
 
 
 @tfx.dsl.components.component
+def InterruptChild(note: _Out, seconds: _Seconds = 0.0) -> None:
+    """Starts a process and interrupts it, as Beam does with its job server; writes its status."""
+    child = subprocess.Popen(["sleep", str(seconds)])
+    child.send_signal(signal.SIGINT)
+    _write(note, str(child.wait()))
+
+
+@tfx.dsl.components.component
 def Report(note: _Out, lines: _Count = 1, length: _Count = 1) -> None:
     """Reports progress: numbered lines, filled up to a length."""
     for number in range(lines):
