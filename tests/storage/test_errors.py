@@ -163,9 +163,9 @@ def test_failure_of_job_ends_where_java_goes_on() -> None:
 
 def test_failure_of_job_tells_that_no_job_server_answers() -> None:
     channel = grpc.insecure_channel("localhost:9")
-    with pytest.raises(grpc.FutureTimeoutError) as late:
+    with pytest.raises(grpc.FutureTimeoutError) as unanswered:
         grpc.channel_ready_future(channel).result(timeout=0.01)
-    line = failure_of_job(late.value)
+    line = failure_of_job(unanswered.value)
     assert line
     assert line.startswith("Beam's job server does not answer")
     with pytest.raises(grpc.RpcError) as refused:
