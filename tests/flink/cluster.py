@@ -142,9 +142,10 @@ class Cluster:
         tasks = [self.get(f"/jobs/{job}/vertices/{vertex}")["subtasks"] for vertex in vertices]
         return max(subtask["attempt"] for each in tasks for subtask in each)
 
-    def is_working(self) -> bool:
-        """Whether every TaskManager has started a worker."""
-        return all(psutil.Process(each.pid).children() for each in self.task_managers)
+    def workers(self) -> list[set[int]]:
+        """The worker processes of each TaskManager."""
+        managers = [psutil.Process(each.pid) for each in self.task_managers]
+        return [{worker.pid for worker in manager.children()} for manager in managers]
 
     def wait(self, condition: Callable[[], bool]) -> None:
         """Waits for a condition; the test fails if a process ends or that takes too long."""
