@@ -204,14 +204,15 @@ def describe(summarize: str, node_id: str, outputs: dict[str, tfx.dsl.Artifact])
 
 def _failure(error: Exception | SystemExit) -> NodeResult:
     """Keeps the message of an error meant for a person; names the kind of any other."""
-    if not isinstance(error, UserError) and (failure := failure_of_job(error)):
-        error = from_worker_traceback(str(error)) or RuntimeError(failure)
+    if not isinstance(error, UserError):
+        error = from_worker_traceback(str(error)) or error
     kind = type(error).__name__
     text = str(error).strip() or kind
     if isinstance(error, UserError):
         line, *details = text.splitlines()
         return NodeResult(FAILED, Summary(line, tuple(details)), kind, lasts(error))
-    return NodeResult(FAILED, Summary(f"{kind}: {text.splitlines()[-1][:500]}"), kind)
+    line = failure_of_job(error) or f"{kind}: {text.splitlines()[-1]}"
+    return NodeResult(FAILED, Summary(line[:500]), kind)
 
 
 def _interrupt(signum: int, frame: FrameType | None) -> NoReturn:

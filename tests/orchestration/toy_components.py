@@ -18,7 +18,10 @@ from ml import progress
 from orchestration.local.node_process import Summary
 from storage.errors import BlockingAnomalies, DataError, UserError
 
-_ERRORS = {kind.__name__: kind for kind in (UserError, DataError, BlockingAnomalies, ValueError)}
+_ERRORS = {
+    kind.__name__: kind
+    for kind in (UserError, DataError, BlockingAnomalies, ValueError, RuntimeError)
+}
 
 
 class Note(tfx.dsl.Artifact):
