@@ -17,7 +17,10 @@ BEAM_IMAGE ?=
 KFP_LOCAL := $(VENV)/kfp-local
 KFP_LOCAL_READY := $(KFP_LOCAL)/.ready
 
-.PHONY: run test image test-containers test-edge lint format docs requirements clean
+# Beam's job server for Flink, with Flink in it; needs Java and Maven.
+FLINK_JAR := build/flink/flink-job-server.jar
+
+.PHONY: run test image test-containers test-edge flink-jar test-flink lint format docs requirements clean
 
 run: $(READY)
 	$(PYTHON) local_runner.py run $(if $(MODEL),--model $(MODEL)) $(ARGS)
@@ -55,6 +58,16 @@ $(KFP_LOCAL_READY): requirements/containers.txt $(READY) | $(UV)
 # for is skipped.
 test-edge: $(READY)
 	$(PYTHON) -m pytest tests/edge $(ARGS)
+
+# The pipeline on Flink: inside the job server, then on a cluster of this machine.
+test-flink: $(READY) $(FLINK_JAR)
+	FLINK_JAR=$(FLINK_JAR) $(PYTHON) -m pytest tests/flink $(ARGS)
+
+flink-jar: $(FLINK_JAR)
+
+$(FLINK_JAR): orchestration/flink/pom.xml
+	mvn --batch-mode --quiet --file $< -Dflink.directory=$(abspath $(@D)) package
+	touch $@
 
 lint: $(READY)
 	$(VENV)/bin/ruff format --check .

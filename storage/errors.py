@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import builtins
+import itertools
 import re
+import sys
 
 _OS_ERRORS = "|".join(
     name
@@ -74,3 +76,40 @@ def from_worker_traceback(text: str) -> UserError | None:
     if failed:
         error.__cause__ = OSError(failed[0])
     return error
+
+
+_TRACEBACK = "Traceback (most recent call last):\n"
+_FAILED_JOB = re.compile(r"Pipeline \S+ failed in state \w+: ")
+
+
+def failure_of_job(error: BaseException) -> str | None:
+    """Tells in one line why a job failed that was handed to Flink or another job server.
+
+    Args:
+      error: What Beam raised: an error of gRPC, or one with the text of an exception of Java in
+        which the traceback of a worker may stand.
+
+    Returns:
+      The exception at the bottom of it, or None if the error is of another kind.
+    """
+    # In the process of a node, that of a job server, gRPC is there already.
+    grpc = sys.modules.get("grpc")
+    if grpc and isinstance(error, grpc.FutureTimeoutError):
+        return "Beam's job server does not answer: look at --job_endpoint in beam_args"
+    if grpc and isinstance(error, grpc.RpcError) and isinstance(error, grpc.Call):
+        return f"the job server, or what it calls, failed: {error.code().name}: {error.details()}"
+    found = _FAILED_JOB.match(str(error))
+    if not found:
+        return None
+    text = str(error)[found.end() :]
+    if _TRACEBACK in text:  # A worker's; the last one, since the others are what led to it.
+        lines = text.rpartition(_TRACEBACK)[2].splitlines()
+        lines = list(itertools.dropwhile(lambda line: line.startswith(" "), lines))
+        raised = itertools.takewhile(lambda line: not _of_java(line), lines)
+        return " ".join(" ".join(raised).split()) or None
+    causes = [line for line in text.splitlines() if line.startswith("Caused by: ")]
+    return (causes[-1].removeprefix("Caused by: ") if causes else text.splitlines()[0]) or None
+
+
+def _of_java(line: str) -> bool:
+    return line.startswith(("\tat ", "\t... ", "Caused by: "))

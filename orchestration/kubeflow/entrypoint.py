@@ -30,7 +30,7 @@ from typing import Any
 
 from orchestration.local.node_process import describe
 from orchestration.local.proxies import spare_loopback
-from storage.errors import UserError
+from storage.errors import UserError, failure_of_job, from_worker_traceback
 
 # Where the launcher mirrors buckets, by the beginning of their URIs.
 _MOUNTS = {"gs://": "/gcs/", "s3://": "/s3/", "minio://": "/minio/"}
@@ -77,7 +77,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         _report(f"{task.node_id}: {error}")
     except Exception as error:
         traceback.print_exc()
-        _report(f"{task.node_id}: {''.join(traceback.format_exception_only(error)).strip()}")
+        raised = "".join(traceback.format_exception_only(error)).strip()
+        reason = from_worker_traceback(str(error)) or failure_of_job(error) or raised
+        _report(f"{task.node_id}: {reason}")
     else:
         return 0
     return 1

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from orchestration.local.node_facts import NodeFacts, read_facts
 from orchestration.local.proxies import spare_loopback
-from storage.errors import UserError, lasts
+from storage.errors import UserError, failure_of_job, from_worker_traceback, lasts
 
 if TYPE_CHECKING:
     from tfx import v1 as tfx
@@ -120,7 +120,9 @@ def run_node(task: NodeTask, answer: Connection) -> None:
 
 def begin() -> None:
     """What a process does first that is forked for the runner."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # The runner decides what Ctrl-C means.
+    # The runner decides what Ctrl-C means. Ignored by SIG_IGN, it would be ignored by what this
+    # process starts as well, and SIGINT is how Beam ends its job server.
+    signal.signal(signal.SIGINT, lambda *_: None)
     os.setpgid(0, 0)  # What it starts can be ended with it.
     spare_loopback(os.environ)
     threading.Thread(target=_end_with_runner, daemon=True).start()
@@ -202,12 +204,15 @@ def describe(summarize: str, node_id: str, outputs: dict[str, tfx.dsl.Artifact])
 
 def _failure(error: Exception | SystemExit) -> NodeResult:
     """Keeps the message of an error meant for a person; names the kind of any other."""
+    if not isinstance(error, UserError):
+        error = from_worker_traceback(str(error)) or error
     kind = type(error).__name__
     text = str(error).strip() or kind
     if isinstance(error, UserError):
         line, *details = text.splitlines()
         return NodeResult(FAILED, Summary(line, tuple(details)), kind, lasts(error))
-    return NodeResult(FAILED, Summary(f"{kind}: {text.splitlines()[-1][:500]}"), kind)
+    line = failure_of_job(error) or f"{kind}: {text.splitlines()[-1]}"
+    return NodeResult(FAILED, Summary(line[:500]), kind)
 
 
 def _interrupt(signum: int, frame: FrameType | None) -> NoReturn:

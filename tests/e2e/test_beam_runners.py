@@ -1,4 +1,4 @@
-"""Tests that the Beam nodes make the same artifacts wherever Beam runs them."""
+"""Tests that the Beam nodes make the same artifacts in workers of a pool as in one process."""
 
 from __future__ import annotations
 
@@ -17,7 +17,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import apache_beam as beam
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
@@ -35,16 +34,6 @@ from tests.conftest import PROJECT, PushedRun
 
 NODES = ("SpanExampleGen", "StatisticsGen", "Transform")
 SPLITS = ("train", "eval", "test")
-CACHED_JARS = Path("~/.apache_beam/cache/jars").expanduser()
-
-
-def find_flink_jar() -> str:
-    """The jar of the Flink job server: what the environment names, else what Beam has fetched."""
-    fetched = CACHED_JARS.glob(f"beam-runners-flink-*-job-server-{beam.__version__}.jar")
-    return os.environ.get("FLINK_JOB_SERVER_JAR") or max(map(str, fetched), default="")
-
-
-FLINK_JAR = find_flink_jar()
 
 Row = tuple[tuple[str, bytes], ...]
 
@@ -85,43 +74,27 @@ def wait_until_open(port: int, process: subprocess.Popen[bytes], log: Path) -> N
     pytest.fail(f"the worker pool did not start: {log.read_text()}")
 
 
-# What jobs are submitted to: the job server that Beam has in Python, or Flink's.
-JOB_SERVERS = {
-    "a worker pool": ("--runner=PortableRunner", "--job_endpoint=embed"),
-    "Flink": (
-        *("--runner=FlinkRunner", "--flink_master=[local]", "--parallelism=2"),
-        f"--flink_job_server_jar={FLINK_JAR}",
-    ),
-}
-ON_FLINK = pytest.param(
-    "Flink",
-    marks=pytest.mark.skipif(
-        not (FLINK_JAR and shutil.which("java")),
-        reason="needs java, and the jar of Beam's Flink job server: see docs/beam.md",
-    ),
-)
-
-
-def submitted(place: str, pool: str) -> list[str]:
-    """Settings for a runner that jobs are submitted to, with its workers in a pool."""
-    environment = ("--environment_type=EXTERNAL", f"--environment_config={pool}")
-    # The image is named for TFX, which else packages itself for the workers.
-    arguments = [*JOB_SERVERS[place], *environment, "--sdk_container_image=flightdeck"]
+def submitted(pool: str) -> list[str]:
+    """Settings for Beam's own job server, in Python, with its workers in a pool."""
+    arguments = [
+        *("--runner=PortableRunner", "--job_endpoint=embed"),
+        *("--environment_type=EXTERNAL", f"--environment_config={pool}"),
+        # The image is named for TFX, which else packages itself for the workers.
+        "--sdk_container_image=flightdeck",
+    ]
     return [f"beam_args={json.dumps(arguments)}"]
 
 
-# Several processes of this machine are in test_odd_surroundings.py.
-@pytest.fixture(scope="module", params=["a worker pool", ON_FLINK])
+# Several processes of this machine are in test_odd_surroundings.py, Flink in tests/flink.
+@pytest.fixture(scope="module")
 def elsewhere(
-    request: pytest.FixtureRequest,
     pushed: PushedRun,
     worker_pool: str,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Path:
     """Artifacts of a run of the data of `pushed` up to Transform, with Beam running elsewhere."""
-    settings = submitted(request.param, worker_pool)
     root = tmp_path_factory.mktemp("elsewhere")
-    run(configure(pushed.cli.data, settings), root, NODES[1:])
+    run(configure(pushed.cli.data, submitted(worker_pool)), root, NODES[1:])
     return root
 
 
@@ -260,15 +233,14 @@ def test_beam_runner_transforms_every_row(elsewhere: Path, pushed: PushedRun) ->
         assert len(records(found, split)) == len(expected) > 0
 
 
-@pytest.mark.parametrize("place", ["a worker pool", ON_FLINK])
 def test_beam_runner_reports_bad_data_of_a_worker_in_one_line(
-    place: str, worker_pool: str, small_spans: Path, tmp_path: Path
+    worker_pool: str, small_spans: Path, tmp_path: Path
 ) -> None:
     data = Path(shutil.copytree(small_spans, tmp_path / "spans"))
     file = data / "span-201302" / "trips.parquet"
     corrupt(file, 2, "company")
     with pytest.raises(DataError) as failure:
-        run(configure(data, submitted(place, worker_pool)), tmp_path / "run", NODES[:1])
+        run(configure(data, submitted(worker_pool)), tmp_path / "run", NODES[:1])
     message = str(failure.value)
     assert message.startswith(f"{file}: row group 2 cannot be read: ")
     assert message == " ".join(message.split())

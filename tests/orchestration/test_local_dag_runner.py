@@ -496,8 +496,16 @@ def test_runner_does_not_wait_for_a_thread_that_a_node_leaves_behind(
     assert time.monotonic() - start < PATIENCE_SECONDS
 
 
+def test_runner_lets_a_node_interrupt_what_it_started(lab: Lab, toys: ModuleType) -> None:
+    results = lab.run([toys.InterruptChild(seconds=PATIENCE_SECONDS).with_id("Node")])
+    assert results["Node"].summary.line == str(-signal.SIGINT)
+
+
 def test_runner_reports_errors_with_their_class_and_message(lab: Lab, toys: ModuleType) -> None:
     blocked = "passengers has drifted\n  distance 0.41\n  allowed 0.3"
+    # As Beam tells of jobs on Flink.
+    job = "Pipeline BeamApp-me_5be4c44b failed in state FAILED: "
+    worker = "a.B: Traceback (most recent call last):\n  File\nstorage.errors.DataError: no rows\n"
     results = lab.run(
         [
             toys.Fail(kind="UserError", message="mend this").with_id("User"),
@@ -505,6 +513,8 @@ def test_runner_reports_errors_with_their_class_and_message(lab: Lab, toys: Modu
             toys.Fail(kind="BlockingAnomalies", message=blocked).with_id("Blocked"),
             toys.Fail(kind="ValueError", message="no [bold] idea").with_id("Other"),
             toys.Fail(kind="ValueError", message="").with_id("Silent"),
+            toys.Fail(kind="RuntimeError", message=f"{job}a.Lost: gone\n\tat a.B").with_id("Job"),
+            toys.Fail(kind="RuntimeError", message=f"{job}{worker}").with_id("Worker"),
         ]
     )
     assert results == {
@@ -518,6 +528,8 @@ def test_runner_reports_errors_with_their_class_and_message(lab: Lab, toys: Modu
         ),
         "Other": NodeResult(FAILED, Summary("ValueError: no [bold] idea"), "ValueError"),
         "Silent": NodeResult(FAILED, Summary("ValueError: ValueError"), "ValueError"),
+        "Job": NodeResult(FAILED, Summary("a.Lost: gone"), "RuntimeError"),
+        "Worker": NodeResult(FAILED, Summary("no rows"), "DataError", lasting=True),
     }
 
 

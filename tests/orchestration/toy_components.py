@@ -18,7 +18,10 @@ from ml import progress
 from orchestration.local.node_process import Summary
 from storage.errors import BlockingAnomalies, DataError, UserError
 
-_ERRORS = {kind.__name__: kind for kind in (UserError, DataError, BlockingAnomalies, ValueError)}
+_ERRORS = {
+    kind.__name__: kind
+    for kind in (UserError, DataError, BlockingAnomalies, ValueError, RuntimeError)
+}
 
 
 class Note(tfx.dsl.Artifact):
@@ -153,6 +156,14 @@ def LeaveThread(note: _Out, seconds: _Seconds = 0.0, leave: _Count = 0) -> None:
     if leave:
         sys.exit("enough")
     _write(note, "done")
+
+
+@tfx.dsl.components.component
+def InterruptChild(note: _Out, seconds: _Seconds = 0.0) -> None:
+    """Starts a process and interrupts it, as Beam does with its job server; writes its status."""
+    child = subprocess.Popen(["sleep", str(seconds)])
+    child.send_signal(signal.SIGINT)
+    _write(note, str(child.wait()))
 
 
 @tfx.dsl.components.component

@@ -3,6 +3,7 @@
 import traceback
 from itertools import pairwise
 
+import grpc
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -12,6 +13,7 @@ from storage.errors import (
     DataError,
     SurroundingsError,
     UserError,
+    failure_of_job,
     from_worker_traceback,
     lasts,
 )
@@ -119,3 +121,60 @@ def test_lasts_knows_the_cause_of_a_worker_error(cause: Exception, lasting: bool
     recovered = from_worker_traceback(text)
     assert recovered is not None
     assert lasts(recovered) is lasting
+
+
+# As Beam 2.70 with Flink 1.19 raised them.
+JOB = "Pipeline BeamApp-me-1127044722-51ed_5be4c44b-017d failed in state FAILED: "
+TRACEBACK = """Traceback (most recent call last):
+  File "apache_beam/runners/common.py", line 1498, in apache_beam.runners.common.DoFnRunner.process
+  File "/work.py", line 6, in process
+    raise ValueError(text)
+    ^^^^^^^^^^^^^^^^^^^^^^
+"""
+LOST = "org.apache.flink.runtime.jobmaster.JobMasterException: TaskManager with id a is no longer"
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        (f"{LOST} reachable.", f"{LOST} reachable."),
+        (
+            f"java.lang.RuntimeException: failed\n\tat a.B.c(B.java:1)\nCaused by: {LOST}\n"
+            "\tat d.E.f(E.java:2)\n\t... 3 more",
+            LOST,
+        ),
+        (
+            "java.lang.RuntimeException: Error received from SDK harness for instruction 1: "
+            + f"{TRACEBACK}KeyError: 'first'\n\nDuring handling of the above exception, another "
+            f"exception occurred:\n\n{TRACEBACK}"
+            "ValueError: one line\nand another [while running 'Do it']\n\n",
+            "ValueError: one line and another [while running 'Do it']",
+        ),
+    ],
+)
+def test_failure_of_job_is_the_innermost_exception_in_one_line(text: str, line: str) -> None:
+    assert failure_of_job(RuntimeError(JOB + text)) == line
+
+
+def test_failure_of_job_ends_where_java_goes_on() -> None:
+    text = f"{TRACEBACK}ValueError: bad\n\tat a.B.c(B.java:1)\nCaused by: a.B: what\n"
+    assert failure_of_job(RuntimeError(JOB + text)) == "ValueError: bad"
+
+
+def test_failure_of_job_tells_that_no_job_server_answers() -> None:
+    channel = grpc.insecure_channel("localhost:9")
+    with pytest.raises(grpc.FutureTimeoutError) as unanswered:
+        grpc.channel_ready_future(channel).result(timeout=0.01)
+    line = failure_of_job(unanswered.value)
+    assert line
+    assert line.startswith("Beam's job server does not answer")
+    with pytest.raises(grpc.RpcError) as refused:
+        channel.unary_unary("/job/Run", request_serializer=bytes)(b"", timeout=5)
+    line = failure_of_job(refused.value)
+    assert line
+    assert line.startswith("the job server, or what it calls, failed: UNAVAILABLE: ")
+
+
+@pytest.mark.parametrize("error", [ValueError("bad"), RuntimeError("Pipeline failed"), OSError(2)])
+def test_failure_of_job_is_none_for_any_other_error(error: Exception) -> None:
+    assert failure_of_job(error) is None

@@ -1,0 +1,207 @@
+"""Tests that the Beam nodes do on Flink what they do in one process."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import threading
+from pathlib import Path
+
+import apache_beam as beam
+import numpy as np
+import psutil
+import pytest
+import tensorflow_model_analysis as tfma
+
+from orchestration.local.history import list_runs
+from orchestration.local.output_directory import OutputDirectory
+from tests import forked
+from tests.conftest import Cli, PushedRun
+from tests.e2e.test_beam_runners import (
+    NODES,
+    SPLITS,
+    artifact,
+    configure,
+    corrupt,
+    read_statistics,
+    records,
+    rows_of,
+    run,
+    transform,
+    vocabularies,
+)
+from tests.flink.cluster import FLINK, Cluster
+from tests.flink.conftest import beam_args
+
+EVALUATORS = ("Evaluator", "CompressionEvaluator")
+
+
+def embedded_args(jar: Path) -> tuple[str, ...]:
+    """Arguments of nodes that start a job server with Flink in it, and are workers themselves."""
+    return (
+        *("--runner=FlinkRunner", "--flink_master=[local]", "--parallelism=2"),
+        *(f"--flink_job_server_jar={jar}", "--environment_type=LOOPBACK"),
+        "--sdk_container_image=flightdeck",
+    )
+
+
+@pytest.fixture(scope="module")
+def embedded(jar: Path, pushed: PushedRun, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Artifacts of the data nodes with Flink inside the job server."""
+    root = tmp_path_factory.mktemp("embedded")
+    _, setting = beam_args(embedded_args(jar))
+    run(configure(pushed.cli.data, [setting]), root, NODES[1:])
+    return root
+
+
+@pytest.fixture(params=["embedded", "on_cluster"])
+def elsewhere(request: pytest.FixtureRequest) -> Path:
+    """Folder of the artifacts of a run on Flink."""
+    made = request.getfixturevalue(request.param)
+    if isinstance(made, PushedRun):
+        (made,) = made.cli.directory.glob("artifacts/*")
+    return Path(made)
+
+
+def test_flink_writes_the_same_rows_in_every_split(elsewhere: Path, pushed: PushedRun) -> None:
+    found = artifact(elsewhere, "SpanExampleGen", "examples")
+    for split in SPLITS:
+        expected = rows_of(pushed.artifact("SpanExampleGen", "examples"), split)
+        assert expected
+        assert rows_of(found, split) == expected
+
+
+def assert_same_statistics(found: Path, pushed: PushedRun) -> None:
+    for split in SPLITS:
+        numbers, others = read_statistics(found, split)
+        expected = read_statistics(pushed.artifact("StatisticsGen", "statistics"), split)
+        assert expected[0]
+        assert numbers == pytest.approx(expected[0], rel=1e-9)
+        assert others == expected[1]
+
+
+def test_flink_gives_the_same_statistics_but_for_rounding(
+    elsewhere: Path, pushed: PushedRun
+) -> None:
+    assert_same_statistics(artifact(elsewhere, "StatisticsGen", "statistics"), pushed)
+
+
+def test_flink_gives_the_same_transform_graph(elsewhere: Path, pushed: PushedRun) -> None:
+    found = artifact(elsewhere, "Transform", "transform_graph")
+    expected = pushed.artifact("Transform", "transform_graph")
+    assert vocabularies(found)
+    assert vocabularies(found) == vocabularies(expected)
+    sample = records(pushed.artifact("SpanExampleGen", "examples"), "test")[:200]
+    made, as_before = transform(found, sample), transform(expected, sample)
+    assert made.keys() == as_before.keys()
+    for name, values in made.items():
+        # Means and deviations are sums of float32, here taken in another order.
+        np.testing.assert_allclose(values, as_before[name], rtol=0, atol=1e-3, err_msg=name)
+
+
+def test_flink_transforms_every_row(elsewhere: Path, pushed: PushedRun) -> None:
+    found = artifact(elsewhere, "Transform", "transformed_examples")
+    for split in ("train", "eval"):
+        expected = records(pushed.artifact("Transform", "transformed_examples"), split)
+        assert len(records(found, split)) == len(expected) > 0
+
+
+def test_flink_cluster_pushes_a_model(on_cluster: PushedRun, cluster: Cluster) -> None:
+    assert on_cluster.version.is_dir()
+    states = list(cluster.jobs().values())
+    assert states.count("FINISHED") >= len(NODES) + len(EVALUATORS), states
+
+
+@pytest.mark.parametrize("node", EVALUATORS)
+def test_flink_cluster_evaluates_as_one_process(on_cluster: PushedRun, node: str) -> None:
+    (there,) = folders(on_cluster, node, "evaluation")
+    run_again(on_cluster, node)  # The same models and rows, in one process.
+    here = folders(on_cluster, node, "evaluation")[-1]
+    assert here != there
+    found, expected = metrics_of(there), metrics_of(here)
+    assert expected
+    assert found.keys() == expected.keys()
+    for key, value in expected.items():
+        assert found[key] == pytest.approx(value, rel=1e-6, abs=1e-6, nan_ok=True), key
+
+
+def metrics_of(evaluation: Path) -> dict[tuple[str, ...], float]:
+    """Every value of every slice and model."""
+    values: dict[tuple[str, ...], float] = {}
+    for record in tfma.load_metrics(str(evaluation)):
+        place = str(record.slice_key)
+        for entry in record.metric_keys_and_values:
+            kind = entry.value.WhichOneof("type")
+            value = getattr(entry.value, kind)
+            if kind in ("double_value", "bounded_value"):
+                key = (place, str(entry.key), kind)
+                values[key] = value.value.value if kind == "bounded_value" else value.value
+    return values
+
+
+def test_flink_cluster_goes_on_without_a_lost_task_manager(
+    on_cluster: PushedRun, cluster: Cluster, pushed: PushedRun
+) -> None:
+    known, workers = cluster.jobs().keys(), cluster.workers()
+
+    def lose() -> None:
+        cluster.wait(
+            lambda: all(new - old for new, old in zip(cluster.workers(), workers, strict=True))
+        )
+        cluster.kill_task_manager()
+        cluster.add_task_manager()
+
+    thread = threading.Thread(target=lose)
+    thread.start()
+    run_again(on_cluster, "StatisticsGen", *beam_args(cluster.beam_args))
+    thread.join()
+    (job,) = cluster.jobs().keys() - known
+    assert cluster.restarts(job) >= 1
+    assert_same_statistics(folders(on_cluster, "StatisticsGen", "statistics")[-1], pushed)
+
+
+def test_flink_job_server_of_a_node_ends_with_the_node(
+    on_cluster: PushedRun, jar: Path, pushed: PushedRun
+) -> None:
+    run_again(on_cluster, "StatisticsGen", *beam_args(embedded_args(jar)))
+    assert_same_statistics(folders(on_cluster, "StatisticsGen", "statistics")[-1], pushed)
+    commands = [" ".join(each.info["cmdline"] or ()) for each in psutil.process_iter(["cmdline"])]
+    assert [each for each in commands if str(jar) in each and "[local]" in each] == []
+
+
+def test_flink_cluster_reports_bad_data_of_a_worker_in_one_line(
+    cluster: Cluster, small_spans: Path, tmp_path: Path
+) -> None:
+    cli = Cli(Path(shutil.copytree(small_spans, tmp_path / "spans")), tmp_path / "output")
+    file = cli.data / "span-201302" / "trips.parquet"
+    corrupt(file, 2, "company")
+    done = cli.run("--as-of", "201303", *beam_args(cluster.beam_args))
+    (record,) = list_runs(OutputDirectory(cli.directory))
+    (reason,) = record.reasons
+    assert reason.startswith(f"SpanExampleGen: {file}: row group 2 cannot be read: "), done.stdout
+    assert "while running" not in reason
+    assert record.lasting
+
+
+def test_flink_jar_is_of_the_project_s_beam() -> None:
+    (version,) = [
+        line.split("<")[1].removeprefix("beam.version>")
+        for line in (FLINK / "pom.xml").read_text().splitlines()
+        if "<beam.version>" in line
+    ]
+    assert version == beam.__version__
+
+
+def run_again(made: PushedRun, node: str, *options: str) -> None:
+    """Runs one node of a run once more, with the same inputs."""
+    (record,) = list_runs(OutputDirectory(made.cli.directory))
+    command = made.cli.command("--as-of", "201303", "--no-cache", *options)
+    done = forked.run(["tests/e2e/only_node.py", node, *command[2:], "--run-id", record.run_id])
+    # The run itself fails, without a Pusher.
+    assert re.search(rf"^{node} +complete ", done.stdout, re.MULTILINE), done.stdout
+
+
+def folders(made: PushedRun, node: str, key: str) -> list[Path]:
+    """Folders of an output artifact of a node, oldest first."""
+    found = made.cli.directory.glob(f"artifacts/*/{node}/{key}/*")
+    return sorted(found, key=lambda folder: int(folder.name))
