@@ -20,7 +20,7 @@ from ml.export import save_model
 from ml.fit import ReportProgress, check_training, select_inputs
 from ml.keras_setup import skip_autograph_of_keras
 from ml.learning import Learning
-from ml.row_weights import class_factors, evaluation_weights, training_weights
+from ml.row_weights import evaluation_weights, training_weights
 from ml.scores import measure
 from ml.tasks import REGRESSION, Task
 from ml.weight_average import AverageWeights
@@ -193,16 +193,9 @@ def fit(model: tf_keras.Model, data: TrainingData, log_dir: str) -> dict[str, An
 
 
 def _validation_weights(data: TrainingData) -> tuple[np.ndarray, ...]:
-    """The weights in the loss that early stopping watches; none if all rows weigh the same.
-
-    Classes weigh as in training, rows as in the metrics.
-    """
-    config, task = data.learning, data.learning.task
-    weights = evaluation_weights(data.evaluation, task)
-    factors = class_factors(data.train, task, config.class_weights)
-    if factors is not None:
-        by_class = factors[data.evaluation[task.label].astype(int)]
-        weights = by_class if weights is None else weights * by_class
+    """The weights in the loss that early stopping watches, those of training; none if all equal."""
+    config = data.learning
+    weights = training_weights(data.evaluation, config.task, config.class_weights, data.train)
     return () if weights is None else (weights,)
 
 

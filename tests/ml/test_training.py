@@ -249,6 +249,21 @@ def test_fit_learns_by_example_weights_and_measures_by_them(tmp_path: Path) -> N
     assert summary["metrics"] == pytest.approx(expected, rel=1e-4)
 
 
+def test_fit_stops_early_by_the_weights_of_training(tmp_path: Path) -> None:
+    """By weight the labels of `eval` are those of `train`; by number they are the opposite."""
+    task = Task("binary", "y", weight="age")
+    rows, evaluation = draw(task, 1500, 1), draw(task, 600, 2)
+    evaluation["y"][200:] = 1 - evaluation["y"][200:]
+    rows["age"] = np.ones((1500, 1), np.float32)
+    evaluation["age"] = np.ones((600, 1), np.float32)
+    evaluation["age"][200:] = 1e-3
+    network = build(task, rows["y"])
+    config = learning(task, epochs=6, patience=6)
+    summary = fit(network, TrainingData(config, None, rows, evaluation), str(tmp_path))
+    assert summary["best_epoch"] > 3
+    assert summary["metrics"]["auc"] < 0.5
+
+
 def test_fit_names_a_weight_that_the_preprocessing_does_not_return(tmp_path: Path) -> None:
     task = Task("binary", "y", example_weight="count")
     rows = draw(task, 100, 1)
