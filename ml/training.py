@@ -117,7 +117,11 @@ def check_labels(task: Task, split: str, labels: np.ndarray, loss: str = "") -> 
 
 
 def fit(model: tf_keras.Model, data: TrainingData, log_dir: str) -> dict[str, Any]:
-    """Trains until the loss on `eval` stops falling, and keeps the best weights.
+    """Trains a network, and keeps the moving average of its weights.
+
+    With `patience`, training ends when the loss on `eval` stops falling, and the average of the
+    best epoch is kept. Without, all epochs are trained and the last average is kept, so that the
+    result does not depend on chance in `eval`.
 
     Args:
       model: The network; its weights change.
@@ -125,7 +129,8 @@ def fit(model: tf_keras.Model, data: TrainingData, log_dir: str) -> dict[str, An
       log_dir: Folder for TensorBoard.
 
     Returns:
-      `epochs`, `best_epoch`, and the metrics of the task on `eval`.
+      `epochs`, `best_epoch` (that of the weights that are kept), and the metrics of the task on
+      `eval`.
 
     Raises:
       UserError: If an input of the network is absent or not finite, or training diverges.
@@ -144,9 +149,13 @@ def fit(model: tf_keras.Model, data: TrainingData, log_dir: str) -> dict[str, An
         loss,
         weighted_metrics=[tf_keras.metrics.MeanMetricWrapper(loss, name=_LOSS)],
     )
-    stopping = tf_keras.callbacks.EarlyStopping(
-        f"val_{_LOSS}", mode="min", patience=config.patience, restore_best_weights=True
-    )
+    stopping = []
+    if config.patience:
+        stopping = [
+            tf_keras.callbacks.EarlyStopping(
+                f"val_{_LOSS}", mode="min", patience=config.patience, restore_best_weights=True
+            )
+        ]
     history = model.fit(
         select_inputs(model, train),
         train[task.label],
@@ -162,7 +171,7 @@ def fit(model: tf_keras.Model, data: TrainingData, log_dir: str) -> dict[str, An
         verbose=2,
         callbacks=[
             AverageWeights(),
-            stopping,
+            *stopping,
             tf_keras.callbacks.TensorBoard(log_dir, update_freq="epoch"),
             tf_keras.callbacks.TerminateOnNaN(),
             ReportProgress(config.epochs, steps, _LOSS),
@@ -185,7 +194,7 @@ def fit(model: tf_keras.Model, data: TrainingData, log_dir: str) -> dict[str, An
     predictions = model.predict(select_inputs(model, evaluation), batch_size=_BATCH, verbose=0)
     return {
         "epochs": len(losses),
-        "best_epoch": int(np.argmin(losses)) + 1,
+        "best_epoch": int(np.argmin(losses)) + 1 if config.patience else len(losses),
         "metrics": measure(
             task, evaluation[task.label], predictions, evaluation_weights(evaluation, task)
         ),

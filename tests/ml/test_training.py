@@ -108,6 +108,19 @@ def test_fit_stops_early_and_keeps_the_best_epoch(tmp_path: Path) -> None:
     assert kept["data_loss"] == pytest.approx(summary["metrics"]["rmse"] ** 2, rel=1e-4)
 
 
+def test_fit_without_patience_trains_all_epochs_and_keeps_the_last(tmp_path: Path) -> None:
+    task = TASKS["regression"]
+    wanted = {"epochs": 12, "learning_rate": 0.05}
+    stopped, early = run(task, tmp_path, patience=1, **wanted)
+    network, summary = run(task, tmp_path, patience=0, **wanted)
+    assert early["best_epoch"] < early["epochs"] < summary["epochs"]
+    assert summary["best_epoch"] == summary["epochs"] == 12
+    rows = draw(task, 400, 2)
+    found, best = (model.predict(rows["numbers"], verbose=0) for model in (network, stopped))
+    assert summary["metrics"] == pytest.approx(measure(task, rows["y"], found), rel=1e-4)
+    assert np.abs(found - best).max() > 1
+
+
 def test_fit_that_diverges_says_what_to_lower(tmp_path: Path) -> None:
     task = TASKS["binary"]
     rows = draw(task, 300, 1)
