@@ -11,13 +11,16 @@ from ml.tasks import BALANCED, Task
 from storage.errors import DataError, UserError
 
 
-def training_weights(columns: Columns, task: Task, class_weights: str = "") -> np.ndarray | None:
-    """The weights of rows in training: the row's own, times its class's.
+def training_weights(
+    columns: Columns, task: Task, class_weights: str = "", train: Columns | None = None
+) -> np.ndarray | None:
+    """The weights of rows in the loss: the row's own, times its class's.
 
     Args:
       columns: The rows; see `ml.examples.read_columns`.
       task: The task.
       class_weights: See `class_factors`.
+      train: The rows by whose classes `class_weights` is meant; `columns` by default.
 
     Returns:
       float64 [rows, 1]; their mean is 1, so that the learning rate and the penalties keep their
@@ -28,7 +31,8 @@ def training_weights(columns: Columns, task: Task, class_weights: str = "") -> n
       UserError: If the feature of the weight is missing.
     """
     weights = _column(columns, task, task.weight)
-    if (factors := class_factors(columns, task, class_weights)) is not None:
+    factors = class_factors(columns if train is None else train, task, class_weights)
+    if factors is not None:
         by_class = factors[columns[task.label].astype(int)]
         weights = by_class if weights is None else weights * by_class
     return None if weights is None else weights / weights.mean()

@@ -20,7 +20,7 @@ from ml.export import save_model
 from ml.fit import ReportProgress, check_training, select_inputs
 from ml.keras_setup import skip_autograph_of_keras
 from ml.learning import Learning
-from ml.row_weights import class_factors, evaluation_weights, training_weights
+from ml.row_weights import evaluation_weights, training_weights
 from ml.scores import measure
 from ml.tasks import REGRESSION, Task
 from ml.weight_average import AverageWeights
@@ -117,7 +117,11 @@ def check_labels(task: Task, split: str, labels: np.ndarray, loss: str = "") -> 
 
 
 def fit(model: tf_keras.Model, data: TrainingData, log_dir: str) -> dict[str, Any]:
-    """Trains until the loss on `eval` stops falling, and keeps the best weights.
+    """Trains a network, and keeps the moving average of its weights.
+
+    With `patience`, training ends when the loss on `eval` stops falling, and the average of the
+    best epoch is kept. Without, all epochs are trained and the last average is kept, so that the
+    result does not depend on chance in `eval`.
 
     Args:
       model: The network; its weights change.
@@ -125,7 +129,8 @@ def fit(model: tf_keras.Model, data: TrainingData, log_dir: str) -> dict[str, An
       log_dir: Folder for TensorBoard.
 
     Returns:
-      `epochs`, `best_epoch`, and the metrics of the task on `eval`.
+      `epochs`, `best_epoch` (that of the weights that are kept), and the metrics of the task on
+      `eval`.
 
     Raises:
       UserError: If an input of the network is absent or not finite, or training diverges.
@@ -144,9 +149,13 @@ def fit(model: tf_keras.Model, data: TrainingData, log_dir: str) -> dict[str, An
         loss,
         weighted_metrics=[tf_keras.metrics.MeanMetricWrapper(loss, name=_LOSS)],
     )
-    stopping = tf_keras.callbacks.EarlyStopping(
-        f"val_{_LOSS}", mode="min", patience=config.patience, restore_best_weights=True
-    )
+    stopping = []
+    if config.patience:
+        stopping = [
+            tf_keras.callbacks.EarlyStopping(
+                f"val_{_LOSS}", mode="min", patience=config.patience, restore_best_weights=True
+            )
+        ]
     history = model.fit(
         select_inputs(model, train),
         train[task.label],
@@ -162,7 +171,7 @@ def fit(model: tf_keras.Model, data: TrainingData, log_dir: str) -> dict[str, An
         verbose=2,
         callbacks=[
             AverageWeights(),
-            stopping,
+            *stopping,
             tf_keras.callbacks.TensorBoard(log_dir, update_freq="epoch"),
             tf_keras.callbacks.TerminateOnNaN(),
             ReportProgress(config.epochs, steps, _LOSS),
@@ -185,7 +194,7 @@ def fit(model: tf_keras.Model, data: TrainingData, log_dir: str) -> dict[str, An
     predictions = model.predict(select_inputs(model, evaluation), batch_size=_BATCH, verbose=0)
     return {
         "epochs": len(losses),
-        "best_epoch": int(np.argmin(losses)) + 1,
+        "best_epoch": int(np.argmin(losses)) + 1 if config.patience else len(losses),
         "metrics": measure(
             task, evaluation[task.label], predictions, evaluation_weights(evaluation, task)
         ),
@@ -193,16 +202,9 @@ def fit(model: tf_keras.Model, data: TrainingData, log_dir: str) -> dict[str, An
 
 
 def _validation_weights(data: TrainingData) -> tuple[np.ndarray, ...]:
-    """The weights in the loss that early stopping watches; none if all rows weigh the same.
-
-    Classes weigh as in training, rows as in the metrics.
-    """
-    config, task = data.learning, data.learning.task
-    weights = evaluation_weights(data.evaluation, task)
-    factors = class_factors(data.train, task, config.class_weights)
-    if factors is not None:
-        by_class = factors[data.evaluation[task.label].astype(int)]
-        weights = by_class if weights is None else weights * by_class
+    """The weights in the loss that early stopping watches, those of training; none if all equal."""
+    config = data.learning
+    weights = training_weights(data.evaluation, config.task, config.class_weights, data.train)
     return () if weights is None else (weights,)
 
 

@@ -29,14 +29,15 @@ class TrainingConfig:
       epochs: Largest number of passes over the split `train`.
       batch_size: Rows per step.
       learning_rate: Adam's learning rate at the start, from which it falls along a cosine to 0.
-      dropout: Share of each dense layer's inputs that are dropped in training.
+      dropout: Share of inputs dropped in training, at the places that the model's network chooses.
       l2: Weight of the L2 penalty on the dense kernels.
       loss: Name of the Keras loss, of those that fit the task; "" for the task's:
         binary_crossentropy, sparse_categorical_crossentropy or mean_squared_error.
       class_weights: "balanced" for classes that are worth the same in sum, or a weight for each
         class in the order of `classes`; "" if all weigh the same. Predictions are then no longer
         calibrated.
-      patience: Epochs without a lower loss on `eval` before training stops.
+      patience: Epochs without a lower loss on `eval` before training stops and the best epoch is
+        kept; 0 trains all epochs and keeps the last, which varies less from seed to seed.
       seed: Seed of all random choices.
       warm_start: Share of the served model's weights in the initial weights, 0 to 1. See
         docs/backtest.md.
@@ -49,7 +50,7 @@ class TrainingConfig:
     l2: RunParameter[Limit] = 0.0
     loss: str = ""
     class_weights: Literal["", "balanced"] | tuple[Weight, ...] = ""
-    patience: RunParameter[Positive] = 2
+    patience: RunParameter[Annotated[int, Field(ge=0)]] = 2
     seed: RunParameter[Annotated[int, Field(ge=0, lt=2**32)]] = 7
     warm_start: Share = 0.0
 

@@ -63,6 +63,13 @@ def test_training_weights_take_a_number_for_each_class() -> None:
     assert found.tolist() == [[0.5], [1], [1.5]]
 
 
+def test_training_weights_of_other_rows_keep_the_classes_weights_of_train() -> None:
+    train = rows([0, 0, 0, 0, 1, 1, 2, 2], age=[1.0] * 8)
+    found = training_weights(rows([0, 1, 1], age=[2, 2, 4]), BY_AGE, "balanced", train)
+    assert found is not None
+    assert (found / found[0]).ravel().tolist() == pytest.approx([1, 2, 4])
+
+
 def test_evaluation_weights_are_those_of_the_data_alone() -> None:
     columns = rows([0, 1, 2], age=[1, 2, 3], trips=[4, 5, 6])
     assert evaluation_weights(columns, BY_AGE) is None

@@ -108,6 +108,19 @@ def test_fit_stops_early_and_keeps_the_best_epoch(tmp_path: Path) -> None:
     assert kept["data_loss"] == pytest.approx(summary["metrics"]["rmse"] ** 2, rel=1e-4)
 
 
+def test_fit_without_patience_trains_all_epochs_and_keeps_the_last(tmp_path: Path) -> None:
+    task = TASKS["regression"]
+    wanted = {"epochs": 12, "learning_rate": 0.05}
+    stopped, early = run(task, tmp_path, patience=1, **wanted)
+    network, summary = run(task, tmp_path, patience=0, **wanted)
+    assert early["best_epoch"] < early["epochs"] < summary["epochs"]
+    assert summary["best_epoch"] == summary["epochs"] == 12
+    rows = draw(task, 400, 2)
+    found, best = (model.predict(rows["numbers"], verbose=0) for model in (network, stopped))
+    assert summary["metrics"] == pytest.approx(measure(task, rows["y"], found), rel=1e-4)
+    assert np.abs(found - best).max() > 1
+
+
 def test_fit_that_diverges_says_what_to_lower(tmp_path: Path) -> None:
     task = TASKS["binary"]
     rows = draw(task, 300, 1)
@@ -247,6 +260,21 @@ def test_fit_learns_by_example_weights_and_measures_by_them(tmp_path: Path) -> N
     predictions = network.predict(evaluation["numbers"], verbose=0)
     expected = measure(task, evaluation["y"], predictions, evaluation["count"])
     assert summary["metrics"] == pytest.approx(expected, rel=1e-4)
+
+
+def test_fit_stops_early_by_the_weights_of_training(tmp_path: Path) -> None:
+    """By weight the labels of `eval` are those of `train`; by number they are the opposite."""
+    task = Task("binary", "y", weight="age")
+    rows, evaluation = draw(task, 1500, 1), draw(task, 600, 2)
+    evaluation["y"][200:] = 1 - evaluation["y"][200:]
+    rows["age"] = np.ones((1500, 1), np.float32)
+    evaluation["age"] = np.ones((600, 1), np.float32)
+    evaluation["age"][200:] = 1e-3
+    network = build(task, rows["y"])
+    config = learning(task, epochs=6, patience=6)
+    summary = fit(network, TrainingData(config, None, rows, evaluation), str(tmp_path))
+    assert summary["best_epoch"] > 3
+    assert summary["metrics"]["auc"] < 0.5
 
 
 def test_fit_names_a_weight_that_the_preprocessing_does_not_return(tmp_path: Path) -> None:

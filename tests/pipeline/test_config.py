@@ -235,7 +235,7 @@ def test_config_refuses_a_malformed_key(key: str) -> None:
         ("training.learning_rate", "nan", "less than or equal to 1"),
         ("training.dropout", "1", "less than 1"),
         ("training.l2", "-0.1", "greater than or equal to 0"),
-        ("training.patience", "0", "greater than or equal to 1"),
+        ("training.patience", "-1", "greater than or equal to 0"),
         ("training.seed", "-1", "greater than or equal to 0"),
         ("training.seed", "4294967296", "less than"),
         (
