@@ -25,7 +25,8 @@ from sklearn.datasets import load_breast_cancer
 from benchmarks.common import PROJECT, Measured, report, run_measured
 from orchestration.outcome import Outcome
 
-_NAME = "benchmark_of_new"
+# Names of the models that are made, which are deleted at the end.
+_OF_TABLE, _OF_MODEL, _OF_CSV = "benchmark_of_table", "benchmark_of_model", "benchmark_of_csv"
 _BATCH = 50_000
 _NUMBERS, _INTEGERS, _TEXTS = 25, 10, 13
 _PARTS = ("tables", "models", "first_answer")
@@ -57,11 +58,11 @@ def _measure_tables(rows: int, run_rows: int) -> None:
         for count, then_run in ((rows, False), (run_rows, True)):
             path = Path(folder) / f"{count}.csv"
             write_rows(path, count)
-            with _model_for(path, "label", "time") as made:
+            with _model_for(_OF_TABLE, path, "label", "time") as made:
                 memory = f"{made.peak_bytes / 1e6:,.0f}"
                 whole = ""
                 if then_run:
-                    ran, _ = _run(_NAME, Path(folder) / "output")
+                    ran, _ = _run(_OF_TABLE, Path(folder) / "output")
                     whole = f"{made.seconds + ran.seconds:.0f}"
             columns = str(_NUMBERS + _INTEGERS + _TEXTS + 2)
             table.append([f"{count:,}", columns, f"{made.seconds:.0f}", memory, whole])
@@ -82,9 +83,14 @@ def _compare_models(names: tuple[str, ...]) -> None:
         with tempfile.TemporaryDirectory() as folder:
             _, by_hand = _run(name, Path(folder) / "by_hand")
             time_column = data.get("time_column", "")
-            with _model_for(PROJECT / data["uri"], settings["label"], time_column):
-                _, generated = _run(_NAME, Path(folder) / "generated")
+            with _model_for(_OF_MODEL, PROJECT / data["uri"], settings["label"], time_column):
+                _, generated = _run(_OF_MODEL, Path(folder) / "generated")
         table.append(_comparison(name, by_hand, generated))
+        # After each model, so that a measurement that is stopped leaves what it has.
+        _report_comparison(table)
+
+
+def _report_comparison(table: list[list[str]]) -> None:
     headers = ["model", "metric", "by hand", "by new", "by new is better by", "within 0.01"]
     notes = (
         "`new --yes` on the data of each model, and a run of both: the metric of the compressed "
@@ -129,11 +135,11 @@ def _measure_first_answer() -> None:
         path, output = Path(folder) / "tumours.csv", Path(folder) / "output"
         frame.to_csv(path, index=False)
         started = time.perf_counter()
-        with _model_for(path, "target") as made:
-            ran, record = _run(_NAME, output)
+        with _model_for(_OF_CSV, path, "target") as made:
+            ran, record = _run(_OF_CSV, output)
             if not record:
                 raise RuntimeError(f"the model was not pushed:\n{ran.output}")
-            settings = PROJECT / "models" / _NAME / "config.toml"
+            settings = PROJECT / "models" / _OF_CSV / "config.toml"
             features = tomllib.loads(settings.read_text("utf-8"))["features"]
             row = frame[features].iloc[0]
             serving_dir, serving_started = output / "serving_model", time.perf_counter()
@@ -164,7 +170,7 @@ def _ask(serving_dir: Path, row: dict[str, float]) -> Any:
             port = next(line["rest_port"] for line in lines if line["event"] == "listening")
             next(line for line in lines if line["event"] == "serving")
             body = json.dumps({"signature_name": "raw_features", "instances": [row]})
-            url = f"http://127.0.0.1:{port}/v1/models/{_NAME}:predict"
+            url = f"http://127.0.0.1:{port}/v1/models/{_OF_CSV}:predict"
             with urllib.request.urlopen(url, body.encode(), timeout=60) as response:
                 return json.load(response)["predictions"]
         finally:
@@ -172,16 +178,16 @@ def _ask(serving_dir: Path, row: dict[str, float]) -> Any:
 
 
 @contextmanager
-def _model_for(path: Path, label: str, time_column: str = "") -> Iterator[Measured]:
+def _model_for(name: str, path: Path, label: str, time_column: str = "") -> Iterator[Measured]:
     """Makes a model of a table, and deletes it at the end."""
     arguments = ["--data", str(path), "--label", label, "--yes"]
     arguments += ["--time", time_column] if time_column else []
     try:
-        yield run_measured(["local_runner.py", "new", _NAME, *arguments])
+        yield run_measured(["local_runner.py", "new", name, *arguments])
     finally:
-        for folder in (f"models/{_NAME}", f"tests/models/{_NAME}"):
+        for folder in (f"models/{name}", f"tests/models/{name}"):
             shutil.rmtree(PROJECT / folder, ignore_errors=True)
-        (PROJECT / f"schema/{_NAME}.pbtxt").unlink(missing_ok=True)
+        (PROJECT / f"schema/{name}.pbtxt").unlink(missing_ok=True)
 
 
 def _run(model: str, output: Path) -> tuple[Measured, dict[str, Any]]:

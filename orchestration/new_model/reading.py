@@ -109,9 +109,14 @@ def look(source: DataSource) -> Look:
             parts = [whole[whole[_ORDER] < share]]
     if not seen:
         raise DataError(f"{source.uri}: there is no row")
-    sample = pd.concat(parts, ignore_index=True).drop(columns=_ORDER)
-    for name in sample.columns.intersection(list(states)):
-        sample[name] = _typed(sample[name], states[name].kind)
+    sampled = pd.concat(parts, ignore_index=True).drop(columns=_ORDER)
+    # All at once: pandas takes milliseconds to replace a column among many.
+    sample = pd.DataFrame(
+        {
+            name: _typed(column, states[name].kind) if name in states else column
+            for name, column in sampled.items()
+        }
+    )
     facts = {name: _facts(name, state, seen, sample) for name, state in states.items()}
     return Look(source, {int(number): count for number, count in rows.items()}, facts, sample)
 

@@ -196,7 +196,7 @@ def test_new_warns_of_a_column_that_is_absent_exactly_with_a_label(
 def wide(columns: int) -> str:
     chance = random.Random(7)
     names = [f"c{number}" for number in range(columns)]
-    lines = [",".join(str(chance.random())[:6] for _ in names) for _ in range(120)]
+    lines = [",".join(str(chance.randint(0, 9)) for _ in names) for _ in range(120)]
     labels = ["a" if number % 2 else "b" for number in range(120)]
     body = "".join(f"{line},{label}\n" for line, label in zip(lines, labels, strict=True))
     return f"{','.join(names)},ordered\n{body}"
