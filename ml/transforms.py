@@ -50,6 +50,21 @@ def standard_scores(values: tf.Tensor, clip: float = 4.0) -> tf.Tensor:
     return tf.clip_by_value(scores, -clip, clip)
 
 
+def shares(values: tf.Tensor, largest: float) -> tf.Tensor:
+    """Numbers of one unit, such as grey values, as shares of the largest.
+
+    Args:
+      values: [batch, columns]; NaN where absent.
+      largest: What becomes 1.
+
+    Returns:
+      float32 [batch, columns] from 0 to 1; 0 where absent.
+    """
+    found = tf.cast(values, tf.float32) / largest
+    known = tf.where(is_absent(found), tf.zeros_like(found), found)
+    return tf.clip_by_value(known, 0.0, 1.0)
+
+
 def is_absent(values: tf.Tensor) -> tf.Tensor:
     """Where numbers are absent, bool in the shape of `values`."""
     return tf.math.is_nan(values)

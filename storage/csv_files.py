@@ -141,19 +141,24 @@ def first_rows(path: str, files: fs.FileSystem, text: TextFormat) -> tuple[list[
     encoding = "utf-8-sig" if text.encoding.lower().replace("-", "") == "utf8" else text.encoding
     try:
         decoded = start.decode(encoding, "ignore" if len(start) == BLOCK_BYTES else "strict")
+    except LookupError as error:
+        raise DataError(f"data.encoding = {text.encoding!r}: there is no such encoding") from error
     except UnicodeDecodeError as error:
         line = start.count(b"\n", 0, error.start) + 1
         raise DataError(f"{path}: {not_encoded(line, text)}") from error
     separator = _separator(path, text)
     rows = csv.reader(io.StringIO(decoded), delimiter=separator)
-    names = next(rows)
+    try:
+        names, second = next(rows), next(rows, [])
+    except csv.Error as error:
+        raise DataError(f"{path}: its first rows are no CSV: {error}") from error
     others = [other for other in _OTHER_SEPARATORS if other != separator and other in names[0]]
     if len(names) == 1 and others:
         raise DataError(
             f"{path}: its only column is {names[0][:_SHOWN]!r}: if another character separates "
             f"columns, say which, as in data.separator = {json.dumps(others[0])}"
         )
-    return names, next(rows, [])
+    return names, second
 
 
 def _separator(path: str, text: TextFormat) -> str:

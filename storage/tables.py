@@ -170,12 +170,12 @@ def iter_batches(
     text: TextFormat,
     columns: list[str] | None = None,
 ) -> Iterator[pa.RecordBatch]:
-    """The rows of a text file, some thousand at a time.
+    """The rows of a file of any format, some thousand at a time.
 
     Args:
       path: The file.
       files: Its file system.
-      types: Type of each column that matters.
+      types: Type of each column of text that matters; Parquet has types of its own.
       text: How text is written.
       columns: Which to read; None for all.
 
@@ -183,7 +183,11 @@ def iter_batches(
       DataError: If it cannot be read as that, naming the row and the column.
     """
     with _readable(path):
-        if Format.of(path) is Format.CSV:
+        kind = Format.of(path)
+        if kind is Format.PARQUET:
+            with open_file(path, files) as parquet:
+                yield from parquet.iter_batches(columns=columns)
+        elif kind is Format.CSV:
             yield from read_csv(path, files, types, text, columns)
         else:
             yield from read_json(path, files, types, text, columns, set())

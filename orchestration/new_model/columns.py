@@ -6,6 +6,8 @@ import enum
 import re
 from dataclasses import dataclass, replace
 
+from ml.names import check_column
+
 MOST_CATEGORIES = 1000
 _MOST_CODES = 20  # Whole numbers with fewer values may be codes.
 _IDENTIFYING = 0.95  # Share of the rows with a value of their own.
@@ -40,6 +42,7 @@ class Role(enum.Enum):
     LOGARITHM = "logarithm"
     SKEWED = "skewed number"
     VECTOR = "vector"
+    SHARES = "vector of counts"
     LEFT_OUT = "left out"
 
 
@@ -51,6 +54,7 @@ TREATMENTS = {
     Role.LOGARITHM: "z-score of the logarithm",
     Role.SKEWED: "place among 100 quantiles",
     Role.VECTOR: "z-score of each value",
+    Role.SHARES: "share of the largest value",
     Role.TIME: "hour and weekday as circles",
     Role.LABEL: "what is predicted",
     Role.WEIGHT: "weight of a row",
@@ -71,13 +75,15 @@ class Facts:
       distinct: Different values in the sample.
       values: Values of the sample with their numbers of rows, the most frequent first; at most
         1,000, none of vectors.
-      minimum: Smallest value of all rows; None of text and vectors. Of times in seconds since the
-        Unix epoch.
+      minimum: Smallest value of all rows, also of vectors; None of text. Of times in seconds since
+        the Unix epoch.
       maximum: The largest.
       skewness: Third standardized moment of the sample; 0 where there is none.
       words: Mean number of words; 0 of what is no text.
       length: Values of a vector; 1 otherwise.
-      exact: Whether 32-bit floats hold the values: whole numbers exactly, others without overflow.
+      exact: Whether 32-bit floats hold the values: whole numbers exactly, others without overflow;
+        of vectors also whether all have the same length and no value is absent.
+      integral: Whether the values of vectors are whole numbers.
       zone: Whether times say their zone.
     """
 
@@ -94,6 +100,7 @@ class Facts:
     words: float = 0.0
     length: int = 1
     exact: bool = True
+    integral: bool = False
     zone: bool = True
 
     @property
@@ -141,10 +148,12 @@ def allowed_roles(facts: Facts) -> tuple[Role, ...]:
         Kind.NUMBER: (Role.NUMBER, Role.LOGARITHM, Role.SKEWED),
         Kind.BOOLEAN: (Role.NUMBER,),
         Kind.TIME: (Role.TIME,),
-        Kind.VECTOR: (Role.VECTOR,),
+        Kind.VECTOR: (Role.SHARES, Role.VECTOR) if _counts(facts) else (Role.VECTOR,),
         Kind.NOTHING: (),
     }
     roles = by_kind[facts.kind]
+    if facts.kind is Kind.VECTOR and (facts.missing or not facts.exact):
+        roles = ()
     if facts.missing or facts.distinct > _MOST_CODES * 10:
         # A whole number may be absent only as a float, and codes are listed in the code.
         roles = tuple(role for role in roles if role is not Role.CODE)
@@ -164,6 +173,10 @@ def decide(facts: Facts) -> Column:
         return Column(facts, Role.LEFT_OUT, "it has no value")
     if facts.kind is not Kind.VECTOR and facts.distinct <= 1 and not facts.missing:
         return Column(facts, Role.LEFT_OUT, f"constant: {_first(facts)}")
+    try:
+        check_column(facts.name)
+    except ValueError as error:
+        return Column(facts, Role.LEFT_OUT, str(error))
     decisions = {
         Kind.TEXT: _of_text,
         Kind.INTEGER: _of_integer,
@@ -172,7 +185,7 @@ def decide(facts: Facts) -> Column:
         Kind.TIME: lambda facts: Column(
             facts, Role.TIME, "a time", "is it known when a prediction is asked for?"
         ),
-        Kind.VECTOR: lambda facts: Column(facts, Role.VECTOR, f"{facts.length:,} values a row"),
+        Kind.VECTOR: _of_vector,
     }
     return decisions[facts.kind](facts)
 
@@ -197,6 +210,10 @@ def _of_integer(facts: Facts) -> Column:
     if own > _IDENTIFYING and facts.sampled > _FEW_ROWS and (named or not facts.exact):
         why = "an identifier: nearly every row has a value of its own"
         return Column(facts, Role.LEFT_OUT, why, "identifier or number?")
+    numbering = facts.maximum is not None and facts.minimum is not None
+    numbering = numbering and facts.maximum - facts.minimum == facts.rows - 1  # type: ignore[operator]
+    if own > _IDENTIFYING and numbering and not facts.missing:
+        return Column(facts, Role.LEFT_OUT, "it numbers the rows", "identifier or number?")
     if not facts.exact:
         why = "whole numbers that 32-bit floats cannot hold: store them as text if they are codes"
         return Column(facts, Role.LEFT_OUT, why, "code or number?")
@@ -211,7 +228,7 @@ def _of_integer(facts: Facts) -> Column:
 
 def _of_number(facts: Facts) -> Column:
     if not facts.exact:
-        why = "numbers that are too large for 32-bit floats: scale them"
+        why = "numbers that are infinite, or too large for 32-bit floats: scale them"
         return Column(facts, Role.LEFT_OUT, why)
     if Role.LOGARITHM in allowed_roles(facts) and facts.skewness > _FACTORS:
         why = f"positive and skewed ({facts.skewness:.1f})"
@@ -219,6 +236,21 @@ def _of_number(facts: Facts) -> Column:
     if abs(facts.skewness) > _SKEWED and facts.distinct > _MOST_CODES:
         return Column(facts, Role.SKEWED, f"skewed ({facts.skewness:.0f})")
     return Column(facts, Role.NUMBER, "a number")
+
+
+def _of_vector(facts: Facts) -> Column:
+    if facts.missing or not facts.exact:
+        why = "vectors that are absent, differ in length, or hold values that are not finite"
+        return Column(facts, Role.LEFT_OUT, why)
+    shown = f"{facts.length:,} values a row"
+    if _counts(facts):
+        return Column(facts, Role.SHARES, f"{shown}, whole numbers to {facts.maximum:,.0f}")
+    return Column(facts, Role.VECTOR, shown)
+
+
+def _counts(facts: Facts) -> bool:
+    """Whether vectors hold numbers of one unit from 0 on, such as grey values."""
+    return facts.integral and facts.minimum == 0 and bool(facts.maximum)
 
 
 def _first(facts: Facts) -> str:

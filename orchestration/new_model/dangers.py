@@ -24,6 +24,16 @@ _COPY = 0.9995  # Correlation.
 _RARE = 0.01
 _REPEATED = 0.01
 _MOST_COMPARED = 200
+_MOST_SPANS = 2  # Values for each span that a column which tells the span may have.
+_OF_SPAN = 0.95
+_NEARLY_ALL = 0.9
+_MONTHS = "jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec"
+# Texts that are dates or numbers, and how these are read.
+_WRITTEN = (
+    (r"\d{1,4}[/.]\d{1,2}[/.]\d{2,4}\b.*", "date", "2013-01-31"),
+    (rf"(?i)\d{{1,2}}[ -]({_MONTHS})[a-z]*[ -]\d{{2,4}}\b.*", "date", "2013-01-31"),
+    (r"(?=.*[., '%$€£]) *[$€£]? ?[+-]?\d[\d., ']*( ?[%$€£])?", "number", "1234.5"),
+)
 
 
 @dataclass(frozen=True)
@@ -59,7 +69,8 @@ def find_dangers(
         *_leaks(sample, features, labels, task),
         *_calendar(look.sample, features),
         *_copies(sample, features),
-        *_repeated(look.sample),
+        *_misread(sample, columns),
+        *_repeated(look),
         *_rare(look, task),
         *_unsorted(look.sample, time_column),
     ]
@@ -134,7 +145,12 @@ def _calendar(sample: pd.DataFrame, features: Sequence[Column]) -> Iterator[Dang
     for column in features:
         if column.name in sample and column.role is not Role.TIME:
             values = sample[column.name]
-            if values.nunique() == len(spans) and (spans[column.name].nunique() == 1).all():
+            if not _MOST_SPANS * len(spans) >= values.nunique() >= len(spans):
+                continue
+            # Another time zone moves some rows into the next month.
+            usual = spans[column.name].agg(lambda found: next(iter(found.mode()), None))
+            told = (values.to_numpy() == usual.loc[sample[SPAN]].to_numpy()).mean()
+            if usual.nunique() == len(spans) and told > _OF_SPAN:
                 yield Danger(
                     column.name,
                     "it says which span a row is of: a new span has a value that no model has seen",
@@ -166,8 +182,26 @@ def _copies(sample: pd.DataFrame, features: Sequence[Column]) -> Iterator[Danger
                 break
 
 
-def _repeated(sample: pd.DataFrame) -> Iterator[Danger]:
-    share = float(sample.drop(columns=SPAN).duplicated().mean())
+def _misread(sample: pd.DataFrame, columns: Sequence[Column]) -> Iterator[Danger]:
+    """Text that is numbers or dates, written in another way than those that are read."""
+    for column in columns:
+        if column.facts.kind is not Kind.TEXT or column.role is Role.LABEL:
+            continue
+        texts = sample[column.name].dropna().astype(str)
+        for pattern, kind, example in _WRITTEN:
+            if len(texts) and texts.str.fullmatch(pattern).mean() > _NEARLY_ALL:
+                yield Danger(
+                    column.name,
+                    f"{texts.iloc[0]!r} looks like a {kind}, but is text as it is written: write "
+                    f"{example}",
+                )
+                break
+
+
+def _repeated(look: Look) -> Iterator[Danger]:
+    if any(facts.kind is Kind.VECTOR for facts in look.facts.values()):
+        return  # The sample has no vectors, in which rows may differ.
+    share = float(look.sample.drop(columns=SPAN).duplicated().mean())
     if share > _REPEATED:
         yield Danger("", f"{share:.1%} of the rows repeat another in every column")
 

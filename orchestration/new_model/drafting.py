@@ -6,7 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+import pandas as pd
 
+from ml.names import check_column, check_features
 from ml.tasks import Kind as TaskKind
 from ml.tasks import Task
 from orchestration.new_model.columns import Column, Facts, Kind, Role, allowed_roles, decide
@@ -94,6 +96,7 @@ def draft_model(wishes: Wishes, ask: Ask) -> tuple[Draft, list[Danger], list[Que
     if target.guess and len(target.classes) == 2:
         target = _ask_positive(target, answer)
     columns = tuple(_column(facts, found, wishes, roles, answer) for facts in found.facts.values())
+    _check_count(columns)
     task = Task(target.kind, wishes.label, target.classes)
     dangers = find_dangers(found, columns, task, found.source.time_column)
     columns = tuple(_leave_out(c, dangers, roles, asked) for c in columns)
@@ -108,10 +111,21 @@ def _with_period(found: Look) -> Look:
     column = found.source.time_column
     if not column or found.source.pattern:
         return found
+    facts = found.facts[column]
+    if facts.kind is Kind.INTEGER and _dates_as_numbers(facts):
+        raise DataError(
+            f"--time {column}: {facts.values[0][0]} looks like a date, but whole numbers are "
+            "seconds since 1970: write dates as 2013-01-31"
+        )
     seconds = found.sample[column].astype("int64").to_numpy() // 10**9
     source = choose_period(found.source, seconds)
     spans = source.period.numbers_of(seconds)
     numbers, counts = np.unique(spans, return_counts=True)
+    if len(numbers) < 2:
+        raise DataError(
+            f"--time {column}: all rows are of one {source.period.value}, so that none is left to "
+            "judge a model on: leave --time out to split the rows by a hash"
+        )
     scale = found.count / max(1, len(seconds))
     rows = {int(n): round(c * scale) for n, c in zip(numbers, counts, strict=True)}
     return replace(found, source=source, rows=rows, sample=found.sample.assign(**{SPAN: spans}))
@@ -121,12 +135,20 @@ def _check_names(found: Look, wishes: Wishes, roles: Mapping[str, Role]) -> None
     named = [("--label", wishes.label), ("--time", found.source.time_column)]
     named += [("--weight", wishes.weight), *(("--as", name) for name in roles)]
     for option, name in named:
-        if name and name not in found.facts:
+        if name not in found.facts and (name or option == "--label"):
             shown = ", ".join(list(found.facts)[:30])
-            raise UserError(f"{option} {name}: there is no such column; the columns are {shown}")
+            raise UserError(f"{option} {name!r}: there is no such column; the columns are {shown}")
+        try:
+            check_column(name or wishes.label)
+        except ValueError as error:
+            raise UserError(f"{option} {error}") from error
     if wishes.label in (found.source.time_column, wishes.weight):
         raise UserError(f"--label {wishes.label}: it is the time or the weight of a row as well")
+    if wishes.weight:
+        _check_weight(found.facts[wishes.weight])
     for name, role in roles.items():
+        if name in (wishes.label, wishes.weight):
+            raise UserError(f"--as {name}={role.value}: it is the label or the weight of a row")
         facts = found.facts[name]
         allowed = [each.value for each in allowed_roles(facts)]
         if role.value not in allowed:
@@ -134,6 +156,25 @@ def _check_names(found: Look, wishes: Wishes, roles: Mapping[str, Role]) -> None
                 f"--as {name}={role.value}: a column of the kind {facts.kind.value} can be "
                 f"{', '.join(allowed)}"
             )
+
+
+def _dates_as_numbers(facts: Facts) -> bool:
+    """Whether whole numbers are dates such as 20130131."""
+    texts = pd.Series([value for value, _ in facts.values])
+    return bool(pd.to_datetime(texts, format="%Y%m%d", errors="coerce").notna().all())
+
+
+def _check_weight(facts: Facts) -> None:
+    """Raises a `UserError` if rows cannot weigh as a column says."""
+    reason = ""
+    if facts.kind not in (Kind.INTEGER, Kind.NUMBER):
+        reason = f"it has values of the kind {facts.kind.value}"
+    elif facts.missing:
+        reason = f"{facts.missing:,} of {facts.rows:,} rows have no value"
+    elif not facts.exact or (facts.minimum or 0) < 0:
+        reason = f"it has values from {facts.minimum:g} to {facts.maximum:g}"
+    if reason:
+        raise UserError(f"--weight {facts.name}: {reason}; a number of 0 or more is expected")
 
 
 def _ask_positive(target: Target, answer: Ask) -> Target:
@@ -155,7 +196,7 @@ def _column(
 ) -> Column:
     if facts.name == wishes.label:
         return Column(facts, Role.LABEL, "")
-    if facts.name == wishes.weight:
+    if wishes.weight and facts.name == wishes.weight:
         return Column(facts, Role.WEIGHT, "--weight")
     if facts.name in roles:
         return Column(facts, roles[facts.name], "--as")
@@ -198,15 +239,20 @@ def _leave_out(
     return column.with_role(Role.LEFT_OUT, reasons[0])
 
 
-def _check_features(columns: Sequence[Column]) -> None:
+def _check_count(columns: Sequence[Column]) -> None:
     count = sum(column.is_feature for column in columns)
-    if not count:
-        reasons = "; ".join(f"{c.name}: {c.why}" for c in columns if c.role is Role.LEFT_OUT)
-        raise DataError(f"no column is left for a model to read: {reasons}")
     if count > MOST_FEATURES:
         raise DataError(
             f"{count:,} columns would be features; at most {MOST_FEATURES} are taken: remove some "
             "from the data, or put those of one kind into a column of vectors"
         )
-    if any(c.facts.kind is Kind.VECTOR and c.facts.length < 1 for c in columns if c.is_feature):
-        raise DataError("a column of vectors has no value")
+
+
+def _check_features(columns: Sequence[Column]) -> None:
+    if not any(column.is_feature for column in columns):
+        reasons = "; ".join(f"{c.name}: {c.why}" for c in columns if c.role is Role.LEFT_OUT)
+        raise DataError(f"no column is left for a model to read: {reasons}")
+    try:
+        check_features(tuple(column.name for column in columns if column.is_feature))
+    except ValueError as error:
+        raise DataError(str(error)) from error

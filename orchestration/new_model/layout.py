@@ -48,6 +48,8 @@ def recognize(source: DataSource) -> DataSource:
       DataError: If there are no data, or they cannot be read.
     """
     files, root = filesystem(source.uri)
+    if files.get_file_info(root).type == fs.FileType.NotFound:
+        raise DataError(f"--data {source.uri}: there is no such file or folder")
     if source.pattern or files.get_file_info(root).type == fs.FileType.File:
         find_spans(source)
         return source

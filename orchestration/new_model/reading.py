@@ -14,24 +14,25 @@ import pyarrow.compute as pc
 
 from orchestration.new_model.columns import Facts, Kind
 from storage.errors import DataError
-from storage.parquet import open_file
 from storage.spans import DataSource, filesystem, find_spans
-from storage.table_formats import Format
-from storage.tables import iter_batches, seconds_of
+from storage.tables import iter_batches, read_schema, seconds_of
 
 SAMPLE_ROWS = 100_000
 _SAMPLE_CELLS = 8_000_000
 _SHOWN_VALUES = 1000
-_BATCH = 65_536
 _LARGEST_EXACT = 2**24  # Of whole numbers in 32-bit floats.
 # In this order text is tried as values of another kind.
 _PARSED = (
     (Kind.INTEGER, pa.int64()),
     (Kind.NUMBER, pa.float64()),
     (Kind.BOOLEAN, pa.bool_()),
-    (Kind.TIME, pa.timestamp("s")),
-    (Kind.TIME, pa.timestamp("s", "UTC")),
+    (Kind.TIME, pa.timestamp("us")),
+    (Kind.TIME, pa.timestamp("us", "UTC")),
 )
+# Types that are taken as they are.
+_PLAIN = (pa.types.is_null, pa.types.is_string, pa.types.is_boolean)
+# Seconds from 1970 to 2261, and back to 1678: pandas counts nanoseconds in 64 bits.
+_LATEST_TIME = 9.2e9
 _LARGEST_FLOAT = float(np.finfo(np.float32).max)
 # Column of the sample with the number of the row's span.
 SPAN = "\0span"
@@ -69,6 +70,8 @@ class _State:
     minimum: float | None = None
     maximum: float | None = None
     length: int = 1
+    whole: bool = True
+    integral: bool = True
     zone: bool = True
 
 
@@ -90,9 +93,11 @@ def look(source: DataSource) -> Look:
             states = {name: _State() for name in batch.schema.names}
             limit = min(SAMPLE_ROWS, max(1000, _SAMPLE_CELLS // len(states)))
         _check_same(path, states, batch)
-        arrays = {name: _plain(batch.column(i)) for i, name in enumerate(batch.schema.names)}
+        arrays = {
+            name: _plain(path, name, batch.column(i)) for i, name in enumerate(batch.schema.names)
+        }
         for name, array in arrays.items():
-            _update(states[name], array)
+            _update(path, name, states[name], array)
         spans = _spans(source, number, path, arrays, batch.num_rows)
         rows.update(dict(zip(*np.unique(spans, return_counts=True), strict=True)))
         order = _uniform(seen, batch.num_rows)
@@ -104,9 +109,13 @@ def look(source: DataSource) -> Look:
             parts = [whole[whole[_ORDER] < share]]
     if not seen:
         raise DataError(f"{source.uri}: there is no row")
-    sample = pd.concat(parts, ignore_index=True).drop(columns=_ORDER)
-    sample = sample.assign(
-        **{name: _typed(sample[name], states[name].kind) for name in states if name in sample}
+    sampled = pd.concat(parts, ignore_index=True).drop(columns=_ORDER)
+    # All at once: pandas takes milliseconds to replace a column among many.
+    sample = pd.DataFrame(
+        {
+            name: _typed(column, states[name].kind) if name in states else column
+            for name, column in sampled.items()
+        }
     )
     facts = {name: _facts(name, state, seen, sample) for name, state in states.items()}
     return Look(source, {int(number): count for number, count in rows.items()}, facts, sample)
@@ -131,13 +140,9 @@ def _batches(source: DataSource) -> Iterator[tuple[int | None, str, pa.RecordBat
             if path in done:
                 continue
             done.add(path)
-            if Format.of(path) is Format.PARQUET:
-                with open_file(path, files) as parquet:
-                    for batch in parquet.iter_batches(batch_size=_BATCH):
-                        yield number, path, batch
-            else:
-                for batch in iter_batches(path, files, {}, source.text):
-                    yield number, path, batch
+            read_schema(path, files, source.text)  # Refuses names that cannot be told apart.
+            for batch in iter_batches(path, files, {}, source.text):
+                yield number, path, batch
 
 
 def _check_same(path: str, states: Mapping[str, _State], batch: pa.RecordBatch) -> None:
@@ -147,8 +152,23 @@ def _check_same(path: str, states: Mapping[str, _State], batch: pa.RecordBatch) 
         raise DataError(f"{path}: {has} have column {name!r}, {lacks} not: all need the same")
 
 
-def _plain(array: pa.Array) -> pa.Array:
-    """A column as text, int64, float64, booleans, times in seconds, or a list."""
+def _plain(path: str, name: str, array: pa.Array) -> pa.Array:
+    """A column as text, int64, float64, booleans, times in seconds, or a list of numbers.
+
+    Raises:
+      DataError: If a model cannot take such values.
+    """
+    try:
+        return _converted(array)
+    except pa.ArrowException as error:
+        reason = " ".join(str(error).split())
+        raise DataError(
+            f"{path}: column {name!r} is {array.type} and cannot be taken ({reason}): leave it out "
+            "of the data"
+        ) from error
+
+
+def _converted(array: pa.Array) -> pa.Array:
     kind = array.type
     if pa.types.is_dictionary(kind):
         array = array.dictionary_decode()
@@ -166,15 +186,15 @@ def _plain(array: pa.Array) -> pa.Array:
     if pa.types.is_floating(kind):
         values = array.cast(pa.float64())
         return pc.if_else(pc.is_nan(values), pa.scalar(None, pa.float64()), values)
-    return array
+    if _is_vector(kind):
+        return array.cast(pa.list_(kind.value_type)) if pa.types.is_large_list(kind) else array
+    if any(check(kind) for check in _PLAIN):
+        return array
+    raise pa.ArrowNotImplementedError("text, numbers, times, and lists of numbers are taken")
 
 
 def _kind(kind: pa.DataType) -> Kind:
-    """The kind of a plain column.
-
-    Raises:
-      DataError: If a model cannot take such values.
-    """
+    """The kind of a plain column."""
     for is_kind, found in (
         (pa.types.is_null, Kind.NOTHING),
         (pa.types.is_string, Kind.TEXT),
@@ -182,19 +202,25 @@ def _kind(kind: pa.DataType) -> Kind:
         (pa.types.is_float64, Kind.NUMBER),
         (pa.types.is_boolean, Kind.BOOLEAN),
         (pa.types.is_timestamp, Kind.TIME),
-        (_is_vector, Kind.VECTOR),
     ):
         if is_kind(kind):
             return found
-    raise DataError(f"a column of {kind} cannot be taken: leave it out of the data")
+    return Kind.VECTOR
 
 
 def _is_vector(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_list(kind) or pa.types.is_fixed_size_list(kind))
+    lists = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
+    if not any(check(kind) for check in lists):
+        return False
+    return bool(pa.types.is_integer(kind.value_type) or pa.types.is_floating(kind.value_type))
 
 
-def _update(state: _State, array: pa.Array) -> None:
-    """Adds a batch to what is known of a column."""
+def _update(path: str, name: str, state: _State, array: pa.Array) -> None:
+    """Adds a batch to what is known of a column.
+
+    Raises:
+      DataError: If it has a time that cannot be calculated with.
+    """
     state.missing += array.null_count
     if array.null_count == len(array):
         return
@@ -208,15 +234,36 @@ def _update(state: _State, array: pa.Array) -> None:
     else:
         state.kind = Kind.TEXT
     if kind is Kind.VECTOR:
-        state.length = int(pc.max(pc.list_value_length(array)).as_py())
+        array = _update_vector(state, array)
     if kind is Kind.TIME:
         state.zone = array.type.tz is not None
         array = array.cast(pa.int64())
-    if kind in (Kind.INTEGER, Kind.NUMBER, Kind.TIME):
+    if kind in (Kind.INTEGER, Kind.NUMBER, Kind.TIME, Kind.VECTOR):
         found = pc.min_max(array)
+        if found["min"].as_py() is None:
+            return
         lowest, highest = float(found["min"].as_py()), float(found["max"].as_py())
+        if kind is Kind.TIME and max(-lowest, highest) > _LATEST_TIME:
+            raise DataError(
+                f"{path}: column {name!r} has times outside the years 1678 to 2261: mend them, or "
+                "leave it out of the data"
+            )
         state.minimum = lowest if state.minimum is None else min(state.minimum, lowest)
         state.maximum = highest if state.maximum is None else max(state.maximum, highest)
+
+
+def _update_vector(state: _State, array: pa.Array) -> pa.Array:
+    """Adds a batch of vectors; returns all their values that are there, float64."""
+    lengths = pc.min_max(pc.list_value_length(array))
+    shortest, longest = lengths["min"].as_py(), lengths["max"].as_py()
+    first = state.minimum is None
+    values = pc.list_flatten(array).cast(pa.float64(), safe=False)
+    finite = bool(pc.all(pc.is_finite(values), min_count=0).as_py())
+    state.whole &= shortest == longest and (first or longest == state.length)
+    state.whole &= finite and not values.null_count
+    state.integral &= bool(pc.all(pc.equal(pc.floor(values), values), min_count=0).as_py())
+    state.length = longest if first else max(longest, state.length)
+    return values
 
 
 def _parse(array: pa.Array, likely: Kind = Kind.NOTHING) -> tuple[Kind, pa.Array]:
@@ -226,12 +273,17 @@ def _parse(array: pa.Array, likely: Kind = Kind.NOTHING) -> tuple[Kind, pa.Array
       array: Text.
       likely: The kind that is tried first.
     """
-    if not pc.any(pc.match_substring_regex(array, r"^[+-]?0[0-9]")).as_py():
-        for kind, dtype in sorted(_PARSED, key=lambda parsed: parsed[0] is not likely):
-            try:
-                return kind, array.cast(dtype)
-            except pa.ArrowInvalid:
-                continue
+    leading_zero = pc.any(pc.match_substring_regex(array, r"^[+-]?0[0-9]")).as_py()
+    for kind, dtype in sorted(_PARSED, key=lambda parsed: parsed[0] is not likely):
+        if leading_zero and kind in (Kind.INTEGER, Kind.NUMBER):
+            continue
+        try:
+            found = array.cast(dtype)
+        except pa.ArrowInvalid:
+            continue
+        if kind is Kind.TIME:
+            found = found.cast(pa.timestamp("s", dtype.tz), safe=False)
+        return kind, found
     return Kind.TEXT, array
 
 
@@ -293,7 +345,9 @@ def _facts(name: str, state: _State, rows: int, sample: pd.DataFrame) -> Facts:
         minimum=state.minimum,
         maximum=state.maximum,
         length=state.length,
-        exact=largest <= (_LARGEST_EXACT if state.kind is Kind.INTEGER else _LARGEST_FLOAT),
+        exact=state.whole
+        and largest <= (_LARGEST_EXACT if state.kind is Kind.INTEGER else _LARGEST_FLOAT),
+        integral=state.kind is Kind.VECTOR and state.integral,
         zone=state.zone,
     )
     if name not in sample:

@@ -163,8 +163,9 @@ def _measure_drift(look: Look, schema: schema_pb2.Schema) -> dict[str, float]:
 
 
 def _statistics(rows: pd.DataFrame, options: tfdv.StatsOptions) -> Statistics:
-    times = rows.select_dtypes("datetimetz").columns
-    rows = rows.assign(**{name: rows[name].astype("int64") // 10**9 for name in times})
+    rows = rows.copy()
+    for name in rows.select_dtypes("datetimetz").columns:
+        rows[name] = rows[name].astype("int64") // 10**9
     numbers = rows.select_dtypes(np.floating).columns
     rows = rows.astype(dict.fromkeys(numbers, np.float32))
     return tfdv.generate_statistics_from_dataframe(rows, options, n_jobs=1)

@@ -18,9 +18,13 @@ from storage.spans import DataSource
 _LARGEST_WINDOW = 12
 _ENOUGH_TO_TRAIN = 300_000  # Rows; older ones rarely help and cost time.
 _LEAST_SPANS = 4
-_STEPS = 3000
-_FEW = 2000  # Rows; a model is judged on a larger share of them.
+_STEPS, _PRUNING_STEPS = 3000, 1000
+_FEW = 2000  # Rows; a model is judged on a larger share of them,
 _LARGER_SHARE = 0.3
+_VERY_FEW = 1000  # and of so few a larger share says when to stop.
+_LARGER_EVAL_SHARE = 0.2
+_EVAL_ROWS = 1000
+_WIDE = 64  # Values of a row that tell little each, as pixels do.
 _FEW_SLICES = 3
 _SLICE_VALUES = 20
 _DAY = 24 * 3600
@@ -34,12 +38,17 @@ class Settings:
       source: Where the data are.
       window: Spans to train on.
       eval_days: Days at their end that are held out.
+      eval_share: Share of the rows that is held out, where there are no spans.
       test_share: Share of the rows to be judged on, where there are no spans.
       train_rows: Rows of the window, roughly.
       test_rows: Rows that the model is judged on, roughly.
       batch_size: Rows per step.
       epochs: Passes over the rows.
       patience: Epochs without progress.
+      learning_rate: Adam's learning rate at the start.
+      dropout: Share of each layer's inputs that is dropped.
+      l2: Weight of the L2 penalty.
+      pruning_epochs: Passes over the rows in pruning, which nothing stops early.
       hidden: Units of the hidden layers.
       slices: Columns by which the model is judged too.
       min_slice_examples: Smaller slices are not judged.
@@ -49,12 +58,17 @@ class Settings:
     source: DataSource
     window: int
     eval_days: int
+    eval_share: float
     test_share: float
     train_rows: int
     test_rows: int
     batch_size: int
     epochs: int
     patience: int
+    learning_rate: float
+    dropout: float
+    l2: float
+    pruning_epochs: int
     hidden: tuple[int, ...]
     slices: tuple[str, ...]
     min_slice_examples: int
@@ -83,33 +97,47 @@ def choose_period(source: DataSource, seconds: np.ndarray) -> DataSource:
 def choose_settings(look: Look, columns: Sequence[Column], target: Target) -> Settings:
     """Chooses the settings of a model."""
     test_share = _LARGER_SHARE if look.count < _FEW else DataConfig.test_share
-    window, train_rows, test_rows, notes = _window(look, test_share)
-    batch = int(2 ** np.clip(np.round(np.log2(max(1, train_rows) / 100)), 5, 10))
-    epochs = int(np.clip(np.ceil(_STEPS * batch / max(1, train_rows)), 5, 100))
+    eval_share = _LARGER_EVAL_SHARE if look.count < _VERY_FEW else DataConfig.eval_share
+    window, train_rows, test_rows, notes = _window(look, test_share, eval_share)
+    smallest = 4 if train_rows < _VERY_FEW else 5
+    batch = int(2 ** np.clip(np.round(np.log2(max(1, train_rows) / 100)), smallest, 10))
+    epochs, pruning_epochs = (
+        int(np.clip(np.ceil(steps * batch / max(1, train_rows)), least, 100))
+        for steps, least in ((_STEPS, 5), (_PRUNING_STEPS, 4))
+    )
+    width = sum(column.facts.length for column in columns if column.is_feature)
+    learning_rate, dropout, l2 = _regularization(train_rows, target)
     slices = _slices(look, columns, target)
     return Settings(
         source=look.source,
         window=window,
         eval_days=_eval_days(look, window),
+        eval_share=eval_share,
         test_share=test_share,
         train_rows=train_rows,
         test_rows=test_rows,
         batch_size=batch,
         epochs=epochs,
-        patience=max(2, epochs // 5),
-        hidden=_hidden(train_rows),
+        patience=max(3, epochs // 5),
+        learning_rate=learning_rate,
+        dropout=dropout,
+        l2=l2,
+        pruning_epochs=pruning_epochs,
+        hidden=_hidden(train_rows, width),
         slices=slices,
         min_slice_examples=int(np.clip(test_rows // 20, 30, 500)),
         notes=notes,
     )
 
 
-def _window(look: Look, test_share: float) -> tuple[int, int, int, tuple[str, ...]]:
+def _window(
+    look: Look, test_share: float, eval_share: float
+) -> tuple[int, int, int, tuple[str, ...]]:
     """The number of spans to train on, the rows in them, those to be judged on, and notes."""
     numbers = sorted(look.rows)
     if len(numbers) == 1:
         test = look.count * test_share
-        return 1, round((look.count - test) * (1 - DataConfig.eval_share)), round(test), ()
+        return 1, round((look.count - test) * (1 - eval_share)), round(test), ()
     newest, earlier = numbers[-1], numbers[:-1]
     window = rows = 0
     for number in reversed(earlier):
@@ -129,17 +157,34 @@ def _window(look: Look, test_share: float) -> tuple[int, int, int, tuple[str, ..
 
 
 def _eval_days(look: Look, window: int) -> int:
-    """A week, or about a fifth of a short window."""
+    """A week, or more if it has few rows, but at most about a fifth of the window."""
     column = look.source.time_column
     if not column:
         return 7
     spans = sorted(look.rows)[-window - 1 : -1]
     times = look.sample[look.sample[SPAN].isin(spans)][column]
     days = (times.max() - times.min()).total_seconds() / _DAY if len(times) else 7
-    return int(np.clip(days / 5, 1, 7))
+    rows = sum(look.rows[span] for span in spans)
+    enough = _EVAL_ROWS * days / max(1, rows)
+    return int(np.clip(np.ceil(max(7, enough)), 1, max(1, min(28, days / 5))))
 
 
-def _hidden(rows: int) -> tuple[int, ...]:
+def _regularization(rows: int, target: Target) -> tuple[float, float, float]:
+    """The learning rate, the dropout and the L2 penalty.
+
+    The layers of a skewed regression add up a logarithm, which dropout would shift; what such a
+    label follows from is rarely noisy.
+    """
+    if target.skewed:
+        return 3e-3, 0.0, 0.0
+    if rows < _VERY_FEW:
+        return 3e-3, 0.1, 1e-4
+    return 1e-3, 0.2 if rows < 20_000 else 0.1, 1e-4
+
+
+def _hidden(rows: int, width: int) -> tuple[int, ...]:
+    if rows < 2000 and width >= _WIDE:
+        return (64, 64)
     if rows < 2000:
         return (32, 16)
     return (64, 32) if rows < 20_000 else (128, 64, 32)

@@ -16,7 +16,7 @@ from storage.errors import DataError
 # Whole numbers with more values are numbers to predict.
 _MOST_NUMBERED_CLASSES = 20
 _MOST_GUESSED_CLASSES = 200
-_POSITIVE = ("1", "true", "yes", "y", "positive", "bad", "fraud", "churn")
+_POSITIVE = ("1", "1.0", "true", "t", "yes", "y", "positive", "bad", "fraud", "churn")
 LEAST_ROWS = 100
 _LEAST_OF_CLASS = 10
 
@@ -135,6 +135,14 @@ def _regression(where: str, facts: Facts, guessed: bool) -> Target:
 def _check_classes(where: str, facts: Facts) -> None:
     if facts.kind is Kind.NUMBER and any(float(value) % 1 for value, _ in facts.values):
         raise DataError(f"{where} has fractions, such as {facts.values[0][0]}; classes have none")
+    written: dict[str, str] = {}
+    for value, _ in facts.values:
+        other = written.setdefault(value.strip().casefold(), value)
+        if other != value:
+            raise DataError(
+                f"{where}: the values {other!r} and {value!r} differ in capitals or blanks alone: "
+                "make them one"
+            )
     value, count = facts.values[-1]
     expected = count * facts.rows / max(1, facts.sampled)
     if expected < _LEAST_OF_CLASS:

@@ -116,13 +116,14 @@ def _facts(draft: Draft) -> dict[str, Any]:
     numbers, buckets = draft.of_role(Role.NUMBER), draft.of_role(Role.SKEWED)
     logarithms = draft.of_role(Role.LOGARITHM)
     times, vectors = draft.of_role(Role.TIME), draft.of_role(Role.VECTOR)
+    shares = draft.of_role(Role.SHARES)
     absent = [
         c
         for c in sorted(numbers + logarithms + buckets, key=lambda c: -c.facts.share_missing)
         if c.facts.share_missing > _ABSENT
     ][:_MOST_INDICATORS]
     has_ids = bool(categories or codes)
-    has_numeric = bool(numbers or logarithms or buckets or times or vectors)
+    has_numeric = bool(numbers or logarithms or buckets or times or vectors or shares)
     starts = [c.facts.minimum for c in times if c.facts.minimum is not None]
     sizes = [c.facts.distinct for c in categories + codes]
     parameters = ["sizes: list[int]"] * has_ids + ["width: int"] * has_numeric
@@ -138,6 +139,7 @@ def _facts(draft: Draft) -> dict[str, Any]:
         + ["code_ids"] * bool(codes)
         + ["is_absent"] * bool(absent)
         + ["quantile_ranks"] * bool(buckets)
+        + ["shares"] * bool(shares)
         + ["standard_scores"] * bool(numbers or logarithms or vectors)
         + ["time_circles"] * bool(times)
     )
@@ -156,7 +158,6 @@ def _facts(draft: Draft) -> dict[str, Any]:
         "uri": settings.source.uri,
         "text_settings": _text_settings(settings.source.text),
         "schema_path": f"schema/{draft.name}.pbtxt",
-        "loss": "mean_squared_logarithmic_error" if skewed else "",
         "skewed": skewed,
         "span_count": len(draft.look.rows),
         "spans": len(draft.look.rows),
@@ -164,9 +165,7 @@ def _facts(draft: Draft) -> dict[str, Any]:
         "rows": draft.look.count,
         "column_count": len(draft.columns),
         "left_out": ", ".join(left_out) or "none",
-        "dropout": 0.0 if target.kind == REGRESSION else 0.1,
         "sparsity": next(share for rows, share in _SPARSITIES if settings.train_rows < rows),
-        "pruning_epochs": max(4, settings.epochs // 2),
         "serving_rows": min(200, settings.test_rows),
         "monitor_rows": max(100, min(2000, settings.test_rows // 2)),
         "categories": [c.name for c in categories],
@@ -177,6 +176,7 @@ def _facts(draft: Draft) -> dict[str, Any]:
         "absent": [c.name for c in absent],
         "times": [c.name for c in times],
         "vectors": [c.name for c in vectors],
+        "shares": {c.name: int(c.facts.maximum or 1) for c in shares},
         "monday": _monday_before(int(min(starts, default=0))),
         "rare": 20 if settings.train_rows > 20_000 else 2,
         "has_ids": has_ids,

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import ast
+import math
 import random
 import re
 import subprocess
 import sys
 import tomllib
 from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner, Result
 from google.protobuf import text_format
@@ -190,7 +196,7 @@ def test_new_warns_of_a_column_that_is_absent_exactly_with_a_label(
 def wide(columns: int) -> str:
     chance = random.Random(7)
     names = [f"c{number}" for number in range(columns)]
-    lines = [",".join(str(chance.random())[:6] for _ in names) for _ in range(120)]
+    lines = [",".join(str(chance.randint(0, 9)) for _ in names) for _ in range(120)]
     labels = ["a" if number % 2 else "b" for number in range(120)]
     body = "".join(f"{line},{label}\n" for line, label in zip(lines, labels, strict=True))
     return f"{','.join(names)},ordered\n{body}"
@@ -213,6 +219,33 @@ BAD = {
     "empty file": ("", ARGUMENTS, "empty"),
     "header alone": (HEADER, ARGUMENTS, "no row"),
     "two headers": (TABLE + HEADER, ARGUMENTS, "header again"),
+    "text as weight": (TABLE, (*ARGUMENTS, "--weight", "shop"), "--weight shop.*kind text"),
+    "weight with gaps": (TABLE, (*ARGUMENTS, "--weight", "price"), "--weight price.*no value"),
+    "no label": (TABLE, ("--label", ""), "--label ''"),
+    "label with a role": (TABLE, (*ARGUMENTS, "--as", "ordered=category"), "it is the label"),
+    "label of two spellings": (
+        TABLE.replace(",yes\n", ",Yes\n", 50),
+        ARGUMENTS,
+        "'yes' and 'Yes' differ|'Yes' and 'yes' differ",
+    ),
+    "label of infinities": (
+        TABLE.replace("kind_code", "size", 1).replace(",4,", ",inf,", 1),
+        ("--label", "size", "--task", "regression"),
+        "too large",
+    ),
+    "time of one month": (
+        re.sub(r"2024-0\d-\d\d \d\d", "2024-01-01 01", TABLE),
+        ARGUMENTS,
+        "all rows are of one hour",
+    ),
+    "time of days as numbers": (
+        re.sub(r"(2024)-(0\d)-(\d\d) \d\d:30:00", r"\1\2\3", TABLE),
+        ARGUMENTS,
+        "2024.* looks like a date",
+    ),
+    "lines that end in CR": (TABLE.replace("\n", "\r"), ARGUMENTS, "no CSV"),
+    "no such encoding": (TABLE, (*ARGUMENTS, "--set", "data.encoding=klingon"), "'klingon'"),
+    "no such file": (TABLE, (*ARGUMENTS, "--data", "none.csv"), "there is no such file"),
     "wrong role": (TABLE, (*ARGUMENTS, "--as", "shop=number"), "text can be category, left out"),
 }
 
@@ -245,6 +278,134 @@ def test_new_takes_a_line_break_in_quotes(run_new: Run, project: Path) -> None:
     quoted = TABLE.replace(",north,", ',"no\nrth",')
     assert run_new(quoted, *ARGUMENTS).exit_code == 0
     assert '"no\\nrth"' in (project / "schema/orders.pbtxt").read_text()
+
+
+WRITTEN_OTHERWISE = {
+    "decimal comma": lambda number: f'"{number},5"',
+    "currency": lambda number: f"$ {number}.50",
+    "share": lambda number: f"{number % 90}.5%",
+    "date": lambda number: f"{1 + number % 28:02}/03/2024",
+    "date with a name": lambda number: f"{1 + number % 28:02}-Mar-2024",
+}
+
+
+@pytest.mark.parametrize("case", WRITTEN_OTHERWISE)
+def test_new_warns_of_text_that_is_a_number_or_a_date_written_otherwise(
+    run_new: Run, case: str
+) -> None:
+    values = [WRITTEN_OTHERWISE[case](number) for number in range(400)]
+    given = [f"{v},{row}" for v, row in zip(values, rows(), strict=True)]
+    result = run_new(f"other,{HEADER}" + "".join(given), *ARGUMENTS)
+    assert result.exit_code == 0, result.output
+    assert "other: " in result.output
+    assert "but is text as it is written" in result.output.replace("\n", " ")
+
+
+def test_new_leaves_out_a_month_though_another_zone_moves_some_rows(run_new: Run) -> None:
+    months = [int(row[5:7]) - (number % 50 == 0) for number, row in enumerate(rows())]
+    given = [f"{month},{row}" for month, row in zip(months, rows(), strict=True)]
+    result = run_new(f"month,{HEADER}" + "".join(given), *ARGUMENTS)
+    assert "month: it says which span a row is of" in result.output
+
+
+def test_new_leaves_out_what_numbers_the_rows(run_new: Run, project: Path) -> None:
+    given = [f"{number},{row}" for number, row in enumerate(rows(), 1)]
+    assert run_new(f"place,{HEADER}" + "".join(given), *ARGUMENTS).exit_code == 0
+    settings = tomllib.loads((project / "models/orders/config.toml").read_text())
+    assert "place" not in settings["features"]
+
+
+def test_new_takes_columns_of_any_name_that_a_request_can_carry(
+    run_new: Run, project: Path, tmp_path: Path
+) -> None:
+    random = np.random.default_rng(7)
+    names = ["self", "request.time", "two\nlines", 'say "hi"', "größe", "{{ x }}", "#c"]
+    columns: dict[str, Any] = {name: random.random(300) for name in names}
+    labels = np.where(random.random(300) < columns["größe"], "yes", "no")
+    data = tmp_path / "rows.parquet"
+    pq.write_table(pa.table(columns | {"label": labels}), data)
+    result = run_new("", "--label", "label", "--data", str(data))
+    assert result.exit_code == 0, result.output
+    settings = tomllib.loads((project / "models/orders/config.toml").read_text())
+    assert settings["features"] == ['say "hi"', "größe", "{{ x }}", "#c"]
+
+
+BAD_COLUMNS = {
+    "struct": pa.array([{"u": 1}] * 200),
+    "map": pa.array([[("k", 1)]] * 200, pa.map_(pa.string(), pa.int64())),
+    "list of text": pa.array([["u", "v"]] * 200),
+    "list of lists": pa.array([[[1.0], [2.0]]] * 200),
+    "bytes": pa.array([b"\xff\xfe"] * 200),
+    "time of the day": pa.array([1] * 200, pa.time32("s")),
+    "year 1500": pa.array([datetime(1500, 1, 1)] * 200),
+}
+
+
+@pytest.mark.parametrize("case", BAD_COLUMNS)
+def test_new_refuses_a_column_that_no_model_can_take_by_its_name(
+    run_new: Run, project: Path, tmp_path: Path, case: str
+) -> None:
+    data = tmp_path / "rows.parquet"
+    pq.write_table(pa.table({"odd": BAD_COLUMNS[case], "label": ["a", "b"] * 100}), data)
+    result = run_new("", "--label", "label", "--data", str(data))
+    assert result.exit_code == 1, result.output
+    assert re.search("Error: .*rows.parquet: column 'odd' .*leave it out", result.output)
+    assert not project.exists()
+
+
+def test_new_refuses_two_columns_of_one_name_in_parquet(run_new: Run, tmp_path: Path) -> None:
+    data = tmp_path / "rows.parquet"
+    columns = [pa.array(range(200)), pa.array(range(200)), pa.array(["a", "b"] * 100)]
+    pq.write_table(pa.Table.from_arrays(columns, names=["a", "a", "label"]), data)
+    result = run_new("", "--label", "label", "--data", str(data))
+    assert result.exit_code == 1
+    assert "'a' is there 2 times" in result.output
+
+
+def test_new_refuses_a_broken_parquet_file(run_new: Run, tmp_path: Path) -> None:
+    data = tmp_path / "rows.parquet"
+    data.write_bytes(b"PAR1 nonsense PAR1")
+    result = run_new("", "--label", "label", "--data", str(data))
+    assert result.exit_code == 1
+    assert "rows.parquet cannot be read" in result.output
+
+
+VECTORS = {
+    "ragged": ([[1.0] * (1 + n % 3) for n in range(200)], []),
+    "absent": ([None if n == 4 else [1.0, float(n)] for n in range(200)], []),
+    "with gaps": ([[None if n == 4 else 1.0, float(n)] for n in range(200)], []),
+    "infinite": ([[math.inf if n == 4 else 1.0, float(n)] for n in range(200)], []),
+    "counts": ([[0, n] for n in range(200)], ["odd"]),
+    "numbers": ([[-0.5, float(n)] for n in range(200)], ["odd"]),
+}
+
+
+@pytest.mark.parametrize("case", VECTORS)
+def test_new_takes_vectors_of_one_length_without_gaps(
+    run_new: Run, project: Path, tmp_path: Path, case: str
+) -> None:
+    vectors, features = VECTORS[case]
+    random = np.random.default_rng(7).random(200)
+    labels = np.where(np.arange(200) % 3 == 0, "a", "b")
+    data = tmp_path / "rows.parquet"
+    pq.write_table(pa.table({"x": random, "odd": pa.array(vectors), "label": labels}), data)
+    result = run_new("", "--label", "label", "--data", str(data))
+    assert result.exit_code == 0, result.output
+    settings = tomllib.loads((project / "models/orders/config.toml").read_text())
+    assert settings["features"] == ["x", *features]
+    code = (project / "models/orders/preprocessing.py").read_text()
+    assert ('"odd": 199,' in code) == (case == "counts")
+
+
+@pytest.mark.parametrize(
+    "name", [".DS_Store", "_SUCCESS", "README.md", ".a.csv.crc", "_temporary/0/a.csv"]
+)
+def test_new_skips_what_tools_leave_in_a_folder(run_new: Run, tmp_path: Path, name: str) -> None:
+    folder = tmp_path / "folder"
+    (folder / name).parent.mkdir(parents=True, exist_ok=True)
+    (folder / "a.csv").write_text(TABLE)
+    (folder / name).write_bytes(b"\0\1")
+    assert run_new("", *ARGUMENTS, "--data", str(folder)).exit_code == 0
 
 
 def test_new_refuses_a_folder_that_holds_something_else(run_new: Run, tmp_path: Path) -> None:
