@@ -23,6 +23,8 @@ from storage.uris import file_sizes, read_file
 # Holds checksums of what is changed here, and a random id; nothing needs it.
 _FINGERPRINT = "fingerprint.pb"
 _NUMBERED = re.compile(r"(.*)_\d+", re.DOTALL)
+# An attribute of arguments; the number of what is captured, where nobody named it.
+_NAME = "_user_specified_name"
 _TABLES = ("HashTable", "HashTableV2")
 
 
@@ -77,8 +79,9 @@ def _order_functions(graph: meta_graph_pb2.MetaGraphDef) -> None:
     digests: dict[str, str] = {}
     for name in by_name:
         _digest(name, by_name, digests)
-    # The last is for functions that compute the same: as they were made.
-    order = sorted(by_name, key=lambda name: (_base(name), digests[name], _number(name)))
+    # The last is for functions that compute the same.
+    places = _places(graph, by_name)
+    order = sorted(by_name, key=lambda name: (_base(name), digests[name], places[name]))
     names = {name: _renamed(name, place) for place, name in enumerate(order)}
     for function in by_name.values():
         _replace_in_function(function, names)
@@ -106,6 +109,9 @@ def _rename_arguments(function: function_pb2.FunctionDef) -> None:
             names[argument.name] = new
             taken.add(new)
             argument.name = new
+        attributes = function.arg_attr[place].attr if place in function.arg_attr else {}
+        if _NAME in attributes and attributes[_NAME].s.isdigit():
+            attributes[_NAME].s = str(place).encode()
     for node in function.node_def:
         for index, text in enumerate(node.input):
             node.input[index] = names.get(text, text)
@@ -131,6 +137,38 @@ def _digest(
         content = copy.SerializeToString(deterministic=True)
         digests[name] = hashlib.sha256(content).hexdigest()
     return digests[name]
+
+
+def _places(
+    graph: meta_graph_pb2.MetaGraphDef, functions: Mapping[str, function_pb2.FunctionDef]
+) -> dict[str, int]:
+    """Where each function is first met on the way from the objects of Python through all calls."""
+    places: dict[str, int] = {}
+
+    def visit(names: Iterable[str]) -> None:
+        for name in names:
+            if name in functions and name not in places:
+                places[name] = len(places)
+                visit(_calls(functions[name]))
+
+    for node in graph.object_graph_def.nodes:
+        visit(node.function.concrete_functions)
+        visit([node.bare_concrete_function.concrete_function_name])
+    visit(
+        each.name
+        for value in _attributes(graph.graph_def.node, {})
+        for each in _functions_of(value)
+    )
+    visit(sorted(functions, key=_base))
+    return places
+
+
+def _calls(function: function_pb2.FunctionDef) -> Iterator[str]:
+    """Names of the functions that a function calls, in the order of its nodes' names."""
+    for node in function.node_def:
+        yield node.op
+        for _, value in sorted(node.attr.items()):
+            yield from (each.name for each in _functions_of(value))
 
 
 def _called(function: function_pb2.FunctionDef) -> set[str]:
@@ -232,10 +270,6 @@ def _tables(nodes: Iterable[node_def_pb2.NodeDef]) -> Iterator[node_def_pb2.Node
 def _base(name: str) -> str:
     match = _NUMBERED.fullmatch(name)
     return match[1] if match else name
-
-
-def _number(name: str) -> int:
-    return int(name.rpartition("_")[2]) if _NUMBERED.fullmatch(name) else 0
 
 
 def _renamed(name: str, place: int) -> str:

@@ -73,9 +73,9 @@ def merge_in_order(combiner: analyzer_nodes.Combiner, accumulators: Iterable[Any
     """
     coder = combiner.accumulator_coder
     encoded = sorted(tf.compat.as_bytes(coder.encode_cache(each)) for each in accumulators)
-    if not encoded:
-        return combiner.create_accumulator()
-    return combiner.merge_accumulators([coder.decode_cache(each) for each in encoded])
+    # After an empty one, as TFT's own wrapper has it: what is decoded may be of another type.
+    decoded = [coder.decode_cache(each) for each in encoded]
+    return combiner.merge_accumulators([combiner.create_accumulator(), *decoded])
 
 
 class _UnmergedCoder(analyzer_nodes.CacheCoder):

@@ -7,16 +7,18 @@ import hashlib
 import os
 import shutil
 import tempfile
+import traceback
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from ml.stack import installed_versions
+from orchestration.local.display import show_error
 from orchestration.local.nodes import begin, run_nodes, show_failures
 from orchestration.local.origin import (
     Origin,
@@ -42,9 +44,6 @@ from storage.span_digests import digest_spans
 from storage.span_store import STORE_VARIABLE
 from storage.spans import resolve_window
 from terminal.tables import print_table
-
-if TYPE_CHECKING:
-    from tfx import v1 as tfx
 
 # What makes the files of a version; the other nodes only decide whether it is pushed.
 _NODES = (
@@ -128,9 +127,14 @@ def reproduce(request: Request, console: Console) -> Outcome:
         folder = Path(tempfile.mkdtemp(prefix="reproduce-"))
         try:
             outcome = _build_and_compare(name, models, copy, config, origin, folder, console)
-        except BaseException:
+        except (UserError, KeyboardInterrupt):
             shutil.rmtree(folder, ignore_errors=True)
             raise
+        except Exception as error:
+            # Output is in the log by now, so a traceback would not be seen.
+            traceback.print_exc()
+            show_error(console, f"{name} cannot be built again: {type(error).__name__}: {error}")
+            outcome = Outcome.FAILED
     if outcome is Outcome.SAME:
         shutil.rmtree(folder, ignore_errors=True)
     else:
@@ -240,22 +244,10 @@ def _build(
     """Runs the nodes that make a model; whether all of them completed."""
     run_id = directory.new_run_id()
     begin(directory.logs(run_id), console)
-    pipeline = _pipeline(models, config, origin, directory)
-    code_version = code_version_of(config)
-    environment = {STORE_VARIABLE: ""}
-    results = run_nodes(pipeline, config, directory, run_id, console, code_version, environment)
-    return not show_failures(results, directory, run_id, console)
-
-
-def _pipeline(
-    models: ModelDirectory, config: Config, origin: Origin, directory: OutputDirectory
-) -> tfx.dsl.Pipeline:
-    from tfx import v1 as tfx
-
     from pipeline.pipeline import create_pipeline
 
     base = origin["base_version"] if config.training.warm_start else 0
-    whole = create_pipeline(
+    pipeline = create_pipeline(
         config,
         pipeline_root=str(directory.artifacts),
         serving_dir=models.serving_dir if base else str(directory.serving),
@@ -263,14 +255,12 @@ def _pipeline(
         metadata_path=str(directory.metadata),
         enable_cache=False,
     )
-    return tfx.dsl.Pipeline(
-        pipeline_name=whole.pipeline_info.pipeline_name,
-        pipeline_root=whole.pipeline_info.pipeline_root,
-        components=[component for component in whole.components if component.id in _NODES],
-        enable_cache=False,
-        metadata_connection_config=whole.metadata_connection_config,
-        beam_pipeline_args=whole.beam_pipeline_args,
+    code_version = code_version_of(config)
+    environment = {STORE_VARIABLE: ""}
+    results = run_nodes(
+        pipeline, config, directory, run_id, console, code_version, environment, _NODES
     )
+    return not show_failures(results, directory, run_id, console)
 
 
 # Size and SHA-256 of a file.
