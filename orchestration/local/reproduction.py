@@ -189,7 +189,7 @@ def _check(
 
 
 def _refused(name: str, lines: list[str]) -> UserError:
-    return UserError("\n  ".join([f"{name} was made from something else:", *lines]))
+    return UserError("\n  ".join([f"{name} cannot be built again from what is here:", *lines]))
 
 
 def _data_lines(config: Config, expected: dict[str, str]) -> list[str]:
