@@ -15,6 +15,7 @@ from orchestration.commands.clean import clean
 from orchestration.commands.lineage import lineage
 from orchestration.commands.monitor import monitor
 from orchestration.commands.new import new
+from orchestration.commands.reproduce import reproduce
 from orchestration.commands.run import run
 from orchestration.commands.runs import runs
 from orchestration.commands.schedule import schedule
@@ -35,7 +36,7 @@ def main() -> None:
     spare_loopback(os.environ)
 
 
-for command in (new, check, run, schedule, backtest, monitor, runs, lineage, clean):
+for command in (new, check, run, schedule, backtest, monitor, runs, lineage, reproduce, clean):
     main.add_command(command)
 
 if __name__ == "__main__":

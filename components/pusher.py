@@ -5,7 +5,6 @@ import json
 import os
 from collections.abc import Callable
 from datetime import UTC, datetime
-from importlib.metadata import version as library_version
 from typing import Any
 
 from tfx import v1 as tfx
@@ -21,6 +20,7 @@ from ml.artifacts import (
     statistics_uri,
 )
 from ml.identity.model import model_identity
+from ml.stack import installed_versions
 from storage.directory import ModelDirectory
 from storage.encrypted_versions import encrypt_tree
 from storage.encryption_keys import EncryptionError, Keys, require_keys
@@ -32,17 +32,6 @@ from storage.uris import model_digest
 
 # Time that another run's push may take to copy and sign its model.
 _LOCK_SECONDS = 600
-
-_LIBRARIES = (
-    "tfx",
-    "tensorflow",
-    "tf-keras",
-    "tensorflow-model-optimization",
-    "tensorflow-transform",
-    "ai-edge-litert",
-    "apache-beam",
-    "numpy",
-)
 
 
 @tfx.dsl.components.component
@@ -62,6 +51,7 @@ def Pusher(
     serving_dir: tfx.dsl.components.Parameter[str],
     model_name: tfx.dsl.components.Parameter[str],
     run_key: tfx.dsl.components.Parameter[str],
+    origin: tfx.dsl.components.Parameter[str],
     signing_key: tfx.dsl.components.Parameter[str],
     signing_password: tfx.dsl.components.Parameter[str],
     encrypt: tfx.dsl.components.Parameter[bool],
@@ -90,6 +80,7 @@ def Pusher(
           serving_dir="output/serving",
           model_name="my_model",
           run_key="",
+          origin="",
           signing_key="env:SIGNING_KEY",
           signing_password="",
           encrypt=False,
@@ -116,6 +107,7 @@ def Pusher(
       serving_dir: URI of the Serving directory.
       model_name: Name of the model in it.
       run_key: Identifies data, configuration and code of the run; kept with the version.
+      origin: JSON object that says what the version is made from, kept with it; "" if unknown.
       signing_key: The private key that signs the version: the path of its file, `env:NAME`, or a
         PKCS #11 URI. A file that does not exist is made, with the public key next to it (`.pub`).
         "" leaves the version unsigned.
@@ -144,6 +136,8 @@ def Pusher(
         "model_digest": model_digest(serving_model_uri(model)),
         "run_key": run_key,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "origin": json.loads(origin or "{}"),
+        "data": json.loads(examples.get_string_custom_property("digests") or "{}"),
         "spans": json.loads(examples.get_string_custom_property("spans") or "{}"),
         "rows": json.loads(examples.get_string_custom_property("rows") or "{}"),
         "task": verdict.task.kind,
@@ -157,7 +151,7 @@ def Pusher(
             )
         },
         "compression": compression_report.read()["mode"],
-        "libraries": {name: library_version(name) for name in _LIBRARIES},
+        "libraries": installed_versions(),
         "signed": bool(signing_key),
         "encrypted": bool(encrypt),
     }

@@ -147,7 +147,7 @@ class _Merge(beam.DoFn):
             result = self._merge([_count(self._generators, path) for path in in_order])
         tf.io.gfile.makedirs(os.path.dirname(self._uris[split]))
         with tf.io.gfile.GFile(self._uris[split], "wb") as file:
-            file.write(result.SerializeToString())
+            file.write(result.SerializeToString(deterministic=True))
         yield from ()
 
     def _merge(self, of_files: list[list[Any]]) -> statistics_pb2.DatasetFeatureStatisticsList:

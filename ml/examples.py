@@ -9,10 +9,10 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
+import tensorflow as tf
 from tensorflow_metadata.proto.v0 import schema_pb2
 from tfx import v1 as tfx
 from tfx_bsl.coders import example_coder
-from tfx_bsl.public import tfxio
 
 from ml.artifacts import split_files
 from ml.vectors import pack, to_matrix
@@ -43,12 +43,16 @@ def read_columns(examples: tfx.dsl.Artifact, split: str, schema: schema_pb2.Sche
 
 
 def columns_of_files(patterns: list[str], schema: schema_pb2.Schema) -> Columns:
-    """Reads transformed examples of the files that match patterns; see `read_columns`."""
-    source = tfxio.TFExampleRecord(patterns, schema=schema, telemetry_descriptors=["networks"])
-    options = tfxio.RecordBatchesOptions(
-        batch_size=8192, drop_final_batch=False, num_epochs=1, shuffle=False
-    )
-    batches = [batch for batch in source.RecordBatches(options) if batch.num_rows]
+    """Reads transformed examples of the files that match patterns; see `read_columns`.
+
+    Rows are in the order of the files' names. That of `tfxio.TFExampleRecord` depends on the number
+    of cores, and what is learned depends on the order.
+    """
+    glob = tf.io.gfile.glob
+    files = [file for pattern in patterns for file in sorted(glob(pattern))]
+    decoder = example_coder.ExamplesToRecordBatchDecoder(schema.SerializeToString())
+    records = read_records(files).batch(_BATCH).as_numpy_iterator() if files else ()
+    batches = [decoder.DecodeBatch(list(batch)) for batch in records]
     if not batches:
         raise UserError(f"there are no examples in {', '.join(patterns)}")
     return {

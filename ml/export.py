@@ -9,6 +9,7 @@ import tensorflow as tf
 import tensorflow_transform as tft
 import tf_keras
 
+from ml.canonical import write_canonical
 from ml.names import graph_names
 from ml.signature_inputs import name_inputs
 from ml.tasks import BINARY, REGRESSION, Task
@@ -96,6 +97,7 @@ def save_model(
     )
     if any(name != argument for name, argument in arguments.items()):
         name_inputs(path, RAW_SIGNATURE, {argument: name for name, argument in arguments.items()})
+    write_canonical(path)
 
 
 def _request_spec(

@@ -12,6 +12,7 @@ import numpy as np
 import tf_keras
 
 from ml import progress
+from ml.determinism import make_deterministic
 from ml.examples import Columns
 from ml.parameters import require
 from ml.row_weights import evaluation_weights, training_weights
@@ -98,7 +99,7 @@ def fine_tune(
     Raises:
       UserError: If training diverges.
     """
-    tf_keras.utils.set_random_seed(settings.seed)
+    make_deterministic(settings.seed)
     labels = columns[settings.task.label]
     steps = math.ceil(len(labels) / settings.batch_size)
     schedule = tf_keras.optimizers.schedules.CosineDecay(

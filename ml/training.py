@@ -15,6 +15,7 @@ import tf_keras
 from tfx import v1 as tfx
 
 from ml.artifacts import TRAINING_FILE
+from ml.determinism import make_deterministic
 from ml.examples import Columns, columns_of_files
 from ml.export import save_model
 from ml.fit import ReportProgress, check_training, select_inputs
@@ -62,7 +63,7 @@ class TrainingData:
         skip_autograph_of_keras()
         learning = Learning.from_config(fn_args.custom_config)
         check_training(learning.task, learning.loss, learning.class_weights)
-        tf_keras.utils.set_random_seed(learning.seed)
+        make_deterministic(learning.seed)
         graph = tft.TFTransformOutput(fn_args.transform_output)
         schema = graph.transformed_metadata.schema
         train, evaluation = (

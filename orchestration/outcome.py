@@ -41,12 +41,14 @@ class Outcome(StrEnum):
     NOTHING_NEW = "nothing new", 0, "there is nothing new"
     WAITING = "waiting", 0, "the data is not complete yet"
     DECIDED = "decided", 0, "all months were run, with any outcome"
+    SAME = "same", 0, "all files are the same"
     CLEAN = "clean", 0, "everything unneeded is deleted"
     NO_ALARM = "no alarm", 0, "no alarm"
     FAILED = "failed", 1, "failed"
     STOPPED_BY_GATE = "stopped by the gate", 3, "stopped by DataGate"
     NOT_BLESSED = "not blessed", 4, "not blessed"
     ALARM = "alarm", 5, "alarm"
+    DIFFERENT = "different", 6, "a file differs"
     # EX_TEMPFAIL of sysexits.h: try again later.
     BUSY = "busy", 75, "another run is using the output directory"
     # As a shell reports a process that SIGINT ended.

@@ -43,6 +43,7 @@ def create_pipeline(
     fingerprint: str = "",
     served_version: int = 0,
     run_key: str = "",
+    origin: str = "",
     signing_key: str = "",
     encryption_keys: str = "",
     public_keys: Sequence[str] = (),
@@ -64,6 +65,7 @@ def create_pipeline(
       served_version: The served version, part of the cache key of ServedModel; with 0 ServedModel
         looks it up.
       run_key: Identifies data, configuration and code; kept with the pushed version.
+      origin: What the version is made from, as a JSON object; kept with it.
       signing_key: File of the private key that signs pushed versions, made on first use; "" leaves
         them unsigned.
       encryption_keys: File of the keys that versions are encrypted and decrypted with; "" for the
@@ -256,6 +258,7 @@ def create_pipeline(
         serving_dir=serving_dir,
         model_name=config.model_name,
         run_key=run_key,
+        origin=origin,
         signing_key=signing_key,
         encrypt=config.serving.encrypt,
         encryption_keys=encryption_keys,

@@ -220,6 +220,8 @@ def pushed(small_spans: Path, once: Once) -> PushedRun:
         done = subprocess.run(
             command,
             cwd=PROJECT,
+            # Another seed than that of nodes, as test_reproduce.py builds this version again.
+            env={**os.environ, "PYTHONHASHSEED": "1"},
             text=True,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

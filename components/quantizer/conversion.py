@@ -193,8 +193,11 @@ def _copy_table(handle: tf.Tensor) -> tf.lookup.StaticHashTable:
     keys, values = tf.raw_ops.LookupTableExportV2(
         table_handle=handle, Tkeys=tf.string, Tvalues=tf.int64
     )
+    order = np.argsort(keys.numpy())  # The table exports them by a hash that is seeded by chance.
     # The graph, not the table, sets the value of keys that are not found.
-    return tf.lookup.StaticHashTable(tf.lookup.KeyValueTensorInitializer(keys, values), -1)
+    return tf.lookup.StaticHashTable(
+        tf.lookup.KeyValueTensorInitializer(keys.numpy()[order], values.numpy()[order]), -1
+    )
 
 
 def _slim(model: schema.ModelT) -> None:

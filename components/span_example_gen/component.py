@@ -15,6 +15,7 @@ from components.span_example_gen.writing import ROUNDED, WriteShard
 from ml.artifacts import load_schema
 from ml.example_columns import Columns
 from storage.errors import DataError, from_worker_traceback
+from storage.span_digests import digest_spans
 from storage.span_store import SpanStore
 from storage.spans import DataSource, Window, resolve_window
 
@@ -107,6 +108,8 @@ def SpanExampleGen(
     examples.set_string_custom_property("rows", json.dumps(rows))
     numbers = {"train": [s.number for s in chosen.train], "test": [chosen.test.number]}
     examples.set_string_custom_property("spans", json.dumps(numbers))
+    digests = digest_spans(source, chosen.spans, store)
+    examples.set_string_custom_property("digests", json.dumps(digests))
     examples.set_string_custom_property("split", _describe_split(source, chosen, keys))
     examples.set_string_custom_property("left_out", json.dumps(sorted(files.left_out)))
     examples.set_string_custom_property("rounded", json.dumps(rounded))

@@ -13,6 +13,8 @@ from tensorflow_transform.tf_metadata import dataset_metadata
 from tfx import v1 as tfx
 from tfx_bsl.public import tfxio
 
+# Replaces TFT's merging.
+from components.transform import ordered_merges  # noqa: F401
 from components.transform.files import FILE, read_batches, transform_split
 from components.transform.kept_analyses import KeptAnalyses, code_version
 from ml.artifacts import load_schema, split_files, split_uri

@@ -29,7 +29,7 @@ from storage.span_store import ShardName, SpanStore
 
 _KIND = "analysis"
 # Version of the format of kept analyses; others are not used.
-_ENCODING = 3
+_ENCODING = 4
 # Packages that a `preprocessing_fn` may import besides its own package.
 _SHARED = ("ml", "storage")
 _MOST_BYTES = 1 << 26  # An analysis may not unpack to more.
@@ -206,10 +206,10 @@ def _keep(
     data_set, accumulators = found
     # An analyzer that found nothing needs an entry too.
     entries: dict[str, list[str]] = {base64.b64encode(name).decode(): [] for name in names}
-    for name, accumulator in accumulators:
+    for name, accumulator in sorted(accumulators):
         entries[base64.b64encode(name).decode()].append(base64.b64encode(accumulator).decode())
     _, _, key = data_set.partition("-")
-    store.write(_KIND, months[data_set], key, gzip.compress(json.dumps(entries).encode()))
+    store.write(_KIND, months[data_set], key, gzip.compress(json.dumps(entries).encode(), mtime=0))
 
 
 def code_version(function: Callable[..., Any], custom_config: str, schema: bytes) -> str:

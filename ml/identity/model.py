@@ -1,8 +1,9 @@
 """Identifies a model by its computation, independent of the bytes of its files.
 
-Two exports of the same network differ in bytes: in the names and the order of nodes and functions,
-in the order of the keys of hash tables. TensorFlow's own fingerprint (`fingerprint.pb`) of two such
-exports is equal, but it ignores functions, which hold all of a Keras model.
+Two exports of the same network may differ in bytes: in the names and the order of nodes and
+functions, in the order of the keys of hash tables (`ml.canonical` writes ours alike). TensorFlow's
+own fingerprint (`fingerprint.pb`) of two such exports is equal, but it ignores functions, which
+hold all of a Keras model.
 """
 
 from __future__ import annotations

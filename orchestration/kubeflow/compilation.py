@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
+from orchestration.hash_seed import HASH_SEED, HASH_SEED_VARIABLE
 from orchestration.kubeflow import monitoring, places
 from pipeline.config import Config, load_config
 from pipeline.kubeflow_config import NodeConfig
@@ -62,6 +63,7 @@ def compile_config(config: Config, pipeline: str = TRAINING) -> str:
     with contextlib.suppress(UserError):  # It can do without.
         store = places.on_volume("kubeflow.span_store", kubeflow.span_store, kubeflow)
         env = {STORE_VARIABLE: store} | env if kubeflow.span_store else env
+    env[HASH_SEED_VARIABLE] = HASH_SEED
     platform = Platform(
         image=kubeflow.image,
         nodes=nodes,

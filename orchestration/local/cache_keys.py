@@ -57,6 +57,18 @@ class CodeVersion:
         """
         return self._digest(code, self.files, json.dumps(settings, sort_keys=True), data)
 
+    def modules(self, code: Iterable[str]) -> dict[str, str]:
+        """The version of each module that is imported, directly or not, by path: 16 digits.
+
+        Args:
+          code: Import paths.
+
+        Raises:
+          UserError: If a module cannot be read.
+        """
+        texts = self._imports.code(code)
+        return {n: hashlib.sha256(text.encode()).hexdigest()[:16] for n, text in texts.items()}
+
     @functools.cached_property
     def _imports(self) -> ImportClosure:
         return ImportClosure(self.root)

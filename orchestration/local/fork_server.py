@@ -8,6 +8,7 @@ import tempfile
 from multiprocessing import util
 from pathlib import Path
 
+from orchestration.hash_seed import HASH_SEED, HASH_SEED_VARIABLE
 from storage.errors import SurroundingsError
 
 # Imported once, in the server that node processes are forked from. The server itself only imports:
@@ -37,6 +38,8 @@ def start_fork_server(log_path: Path) -> None:
     from multiprocessing import forkserver
 
     _place_sockets()
+    # Of the server and so of all that is forked from it, and of what these start.
+    os.environ[HASH_SEED_VARIABLE] = HASH_SEED
     log = os.open(log_path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     kept = [os.dup(1), os.dup(2)]
     try:

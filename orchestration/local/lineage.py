@@ -13,16 +13,12 @@ from rich.text import Text
 from rich.tree import Tree
 
 from orchestration.local.metadata import MetadataGone, open_metadata
-from orchestration.local.model_directories import list_directories, owner_of
 from orchestration.local.output_directory import OutputDirectory
 from orchestration.local.provenance import read_provenance
-from storage.directory import ModelDirectory
-from storage.encryption_keys import EncryptionError, load_keys
+from orchestration.local.version_lookup import find_version, verified_copy
+from storage.encryption_keys import EncryptionError
 from storage.errors import UserError
-from storage.keys import SignatureError, TrustStore, default_trust
-from storage.memory import MEMORY
-from storage.private_copy import PrivateCopy, private_copy
-from storage.versions import find_models
+from storage.keys import SignatureError
 
 if TYPE_CHECKING:
     from ml_metadata.metadata_store import MetadataStore
@@ -46,9 +42,9 @@ def trace(output: Path, version: int | None, model: str | None) -> Tree:
     Raises:
       UserError: If there is no such version, or it cannot be read.
     """
-    directory, models, version = _find(output, version, model)
+    directory, models, version = find_version(output, version, model)
     try:
-        signature, copy = _verified(models, version)
+        signature, copy = verified_copy(models, version)
         with copy:
             provenance = read_provenance(copy.directory, version)
             state = "live" if version == models.served() else "older"
@@ -60,57 +56,6 @@ def trace(output: Path, version: int | None, model: str | None) -> Tree:
     except (SignatureError, EncryptionError, OSError, ValueError) as error:
         raise UserError(str(error)) from error
     return lineage(directory, version, provenance, facts)
-
-
-def _find(
-    output: Path, version: int | None, model: str | None
-) -> tuple[OutputDirectory, ModelDirectory, int]:
-    """The directory of the runs of a model, its versions, and the one that is meant."""
-    serving = str(OutputDirectory(output).serving)
-    directories, names = list_directories(output), find_models(serving)
-    if model:
-        names = [_served_as(model, directories, names)]
-    if len(names) != 1:
-        held = f"models {', '.join(names)}: choose one by --model" if names else "no model"
-        raise UserError(f"{serving} holds {held}")
-    directory = OutputDirectory(output)  # As that of an earlier release, which noted no owner.
-    for one in directories:
-        owner = owner_of(one)
-        if owner and names[0] in owner.names:
-            directory = one
-    models = ModelDirectory(serving, names[0])
-    known = sorted({*models.versions(), *models.rolled_back()}, reverse=True)
-    version = version or models.served() or 0
-    if version not in known:
-        wanted = f"no version {version}" if version else "no version"
-        has = ", ".join(map(str, known)) or "none"
-        raise UserError(f"there is {wanted} of {names[0]} in {serving}; it has {has}")
-    return directory, models, version
-
-
-def _served_as(model: str, directories: Iterable[OutputDirectory], names: list[str]) -> str:
-    """The name for servers of a model that may be named by its folder."""
-    for owner in map(owner_of, directories):
-        if owner and owner.model == model and model not in names:
-            return ([name for name in owner.names if name in names] or [model])[-1]
-    return model
-
-
-def _verified(models: ModelDirectory, version: int) -> tuple[str, PrivateCopy]:
-    """Whether a version's signature is valid, and a copy of the version as it then was."""
-    aside = version in models.rolled_back()
-
-    def copy(trust: TrustStore | None) -> PrivateCopy:
-        keys = load_keys()
-        parent = MEMORY if keys else None
-        return private_copy(models, version, trust, rolled_back=aside, parent=parent, keys=keys)
-
-    if not Path(models.signature_uri(version)).exists():
-        return "not signed", copy(None)
-    try:
-        return "signature valid", copy(TrustStore([default_trust(models.serving_dir)]))
-    except SignatureError as error:
-        return f"signature not valid: {error}", copy(None)
 
 
 def lineage(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -48,6 +48,7 @@ def run_nodes(
     console: Console,
     code_version: CodeVersion,
     environment: Mapping[str, str],
+    only: Collection[str] = (),
 ) -> dict[str, NodeResult]:
     """Runs the nodes of a pipeline; call `begin` before.
 
@@ -59,6 +60,7 @@ def run_nodes(
       console: Where to show it.
       code_version: Versions of the code that nodes depend on.
       environment: Environment variables of the nodes.
+      only: The nodes to run, with all that they need; none for the whole pipeline.
 
     Returns:
       How each node ended.
@@ -70,7 +72,11 @@ def run_nodes(
 
     store = tfx_internals.LockedMetadata(str(directory.metadata), str(directory.metadata_lock))
     compiled = tfx_internals.compile_pipeline(pipeline, run_id, code_version)
-    upstream = tfx_internals.node_ids(compiled)
+    upstream = {
+        node_id: needs
+        for node_id, needs in tfx_internals.node_ids(compiled).items()
+        if not only or node_id in only
+    }
     tfx_internals.cancel_unfinished(store)
     try:
         with RunDisplay(console, list(upstream)) as display:

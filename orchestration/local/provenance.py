@@ -28,6 +28,8 @@ class _Provenance(TypedDict, total=False):
 
     model_name: str
     run_key: str
+    origin: dict[str, Any]
+    data: dict[str, str]
     spans: dict[str, list[int]]
     rows: dict[str, int]
     metrics: dict[str, Any]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import time
 import traceback
 from collections.abc import Iterable, Mapping
@@ -18,6 +19,7 @@ from orchestration.local.keys import encryption_keys, public_keys, signing_key
 from orchestration.local.model_directories import claim
 from orchestration.local.node_process import CACHED, COMPLETE, NodeResult
 from orchestration.local.nodes import begin, error_lines, run_nodes, show_failures
+from orchestration.local.origin import describe_origin
 from orchestration.local.output_directory import OutputDirectory
 from orchestration.local.provenance import pushed_files
 from orchestration.local.situation import Prepared, prepare
@@ -138,6 +140,7 @@ def _run_pipeline(
         fingerprint=prepared.window.fingerprint,
         served_version=situation.served or 0,
         run_key=situation.run_key,
+        origin=json.dumps(describe_origin(config, prepared.code_version, situation.served or 0)),
         public_keys=public_keys(config, directory),
         metadata_path=str(directory.metadata),
         enable_cache=use_cache,

@@ -7,15 +7,13 @@ import hashlib
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from orchestration.local.cache_keys import CodeVersion
 from orchestration.local.model_directories import check_name
+from orchestration.local.origin import entry_points, settings_of
 from orchestration.local.output_directory import OutputDirectory
 from orchestration.local.provenance import known_provenance, lost_files
-from pipeline.config import Config, MonitorConfig
-from pipeline.kubeflow_config import KubeflowConfig
-from pipeline.model import SAVE_FN, Model
+from pipeline.config import Config
 from storage import spans
 from storage.directory import ModelDirectory
 from storage.errors import UserError
@@ -97,10 +95,8 @@ def prepare(config: Config, directory: OutputDirectory) -> Prepared:
         config, data=dataclasses.replace(config.data, as_of=window.test.number)
     )
     code_version = code_version_of(config)
-    settings = _settings(config)
-    model = Model.load(config)
-    code = ["pipeline.pipeline", SAVE_FN, *model.functions]
-    key = code_version.run_key(code, settings, window.fingerprint)
+    settings = settings_of(config)
+    key = code_version.run_key(entry_points(config), settings, window.fingerprint)
     # The months that a run would take are no change of the configuration.
     stable = {**settings, "data": {**settings["data"], "as_of": 0}}
     models = ModelDirectory(str(directory.serving), config.model_name)
@@ -132,17 +128,6 @@ def prepare(config: Config, directory: OutputDirectory) -> Prepared:
 def code_version_of(config: Config) -> CodeVersion:
     """The versions of the project's code, and of the other files that nodes read."""
     return CodeVersion(_PROJECT, (config.gate.schema,))
-
-
-def _settings(config: Config) -> dict[str, Any]:
-    """The settings that a model depends on."""
-    # Where it would run on Kubeflow, what alarms later and how long it may take change no model.
-    other = dataclasses.replace(config, kubeflow=KubeflowConfig(), monitor=MonitorConfig())
-    settings = dataclasses.asdict(
-        dataclasses.replace(other, node_timeout_minutes=0.0, node_timeouts={})
-    )
-    del settings["keep_runs"]  # Nor does what is kept of old runs.
-    return settings
 
 
 def _check_files(directory: OutputDirectory, models: ModelDirectory, served: int) -> None:

@@ -77,6 +77,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     },
     "Pusher": {
         "run_key": "",
+        "origin": "",
         "signing_key": "",
         "signing_password": "",
         "encrypt": False,

@@ -101,7 +101,7 @@ def assert_same(one: dict[str, Any], other: dict[str, Any]) -> None:
         left, right = columns_of(one, split), columns_of(other, split)
         assert left.keys() == right.keys()
         for name in left:
-            np.testing.assert_allclose(left[name], right[name], rtol=1e-5, atol=1e-6)
+            np.testing.assert_array_equal(left[name], right[name])
 
 
 @pytest.fixture(scope="session")

@@ -59,10 +59,17 @@ def test_run_help_names_the_exit_status_of_each_outcome() -> None:
     shown = statuses(local_runner.main.commands["run"])
     no_end = (Outcome.RUNNING, Outcome.KILLED, Outcome.UNKNOWN)
     of_others = (Outcome.WAITING, Outcome.ALARM, Outcome.NO_ALARM, Outcome.CLEAN, Outcome.DECIDED)
-    for outcome in set(Outcome) - {*no_end, *of_others}:
+    of_reproduce = (Outcome.SAME, Outcome.DIFFERENT)
+    for outcome in set(Outcome) - {*no_end, *of_others, *of_reproduce}:
         assert outcome.meaning in shown[outcome.exit_status]
     assert "usage" in shown[USAGE_STATUS]
     assert set(statuses(local_runner.main.commands["schedule"])) == set(shown)
+
+
+def test_reproduce_help_names_its_exit_statuses() -> None:
+    shown = statuses(local_runner.main.commands["reproduce"])
+    assert {0, 1, 2, 6, 130} == set(shown)
+    assert shown[6] == Outcome.DIFFERENT.meaning
 
 
 def test_docs_name_the_exit_status_of_each_outcome() -> None:
