@@ -62,14 +62,15 @@ def _measure_tables(rows: int, run_rows: int) -> None:
                 memory = f"{made.peak_bytes / 1e6:,.0f}"
                 whole = ""
                 if then_run:
-                    ran, _ = _run(_OF_TABLE, Path(folder) / "output")
-                    whole = f"{made.seconds + ran.seconds:.0f}"
+                    ran, record = _run(_OF_TABLE, Path(folder) / "output")
+                    pushed = "" if record else ", not pushed"
+                    whole = f"{made.seconds + ran.seconds:.0f}{pushed}"
             columns = str(_NUMBERS + _INTEGERS + _TEXTS + 2)
             table.append([f"{count:,}", columns, f"{made.seconds:.0f}", memory, whole])
     headers = ["rows", "columns", "new, seconds", "peak memory, MB", "new and run, seconds"]
     notes = (
         "Rows of random numbers, categories, a time and a binary label, as CSV. `run` is the whole "
-        "pipeline to a pushed version; set-up is not counted."
+        "pipeline; set-up is not counted."
     )
     report("new", headers, table, {"rows": table}, notes)
 
@@ -166,9 +167,16 @@ def _ask(serving_dir: Path, row: dict[str, float]) -> Any:
     with subprocess.Popen(command, cwd=PROJECT, stdout=subprocess.PIPE, text=True) as server:
         try:
             assert server.stdout is not None
-            lines = (json.loads(line) for line in server.stdout if line.startswith("{"))
-            port = next(line["rest_port"] for line in lines if line["event"] == "listening")
-            next(line for line in lines if line["event"] == "serving")
+            events: dict[str, Any] = {}
+            # In either order: a model may be loaded before the server listens.
+            while not {"listening", "serving"} <= events.keys():
+                line = server.stdout.readline()
+                if not line:
+                    raise RuntimeError(f"the server ended; it told of {', '.join(events)}")
+                if line.startswith("{"):
+                    event = json.loads(line)
+                    events[event["event"]] = event
+            port = events["listening"]["rest_port"]
             body = json.dumps({"signature_name": "raw_features", "instances": [row]})
             url = f"http://127.0.0.1:{port}/v1/models/{_OF_CSV}:predict"
             with urllib.request.urlopen(url, body.encode(), timeout=60) as response:

@@ -95,14 +95,11 @@ def quantile_ranks(values: tf.Tensor, quantiles: int = 100) -> tf.Tensor:
     Returns:
       float32 [batch, columns]: about uniform with mean 0 and standard deviation 1; 0 if absent.
     """
-    ranks = []
-    for column in tf.unstack(values, axis=1):
-        column = column[:, None]
-        bounds = tft.quantiles(column, quantiles, epsilon=0.1 / quantiles)
-        below = tf.reduce_mean(tf.cast(column > bounds, tf.float32), axis=1, keepdims=True)
-        rank = (below - 0.5) * math.sqrt(12)
-        ranks.append(tf.where(is_absent(column), tf.zeros_like(rank), rank))
-    return tf.concat(ranks, axis=1)
+    # One analysis for all columns: each costs seconds.
+    bounds = tft.quantiles(values, quantiles, epsilon=0.1 / quantiles, reduce_instance_dims=False)
+    below = tf.cast(values[:, :, None] > bounds[None], tf.float32)
+    ranks = (tf.reduce_mean(below, axis=2) - 0.5) * math.sqrt(12)
+    return tf.where(is_absent(values), tf.zeros_like(ranks), ranks)
 
 
 def time_circles(seconds: tf.Tensor, origin: int) -> tf.Tensor:

@@ -18,7 +18,7 @@ from storage.spans import DataSource
 _LARGEST_WINDOW = 12
 _ENOUGH_TO_TRAIN = 300_000  # Rows; older ones rarely help and cost time.
 _LEAST_SPANS = 4
-_STEPS, _PRUNING_STEPS = 3000, 1000
+_STEPS = 3000
 _FEW = 2000  # Rows; a model is judged on a larger share of them,
 _LARGER_SHARE = 0.3
 _VERY_FEW = 1000  # and of so few a larger share says when to stop.
@@ -49,6 +49,7 @@ class Settings:
       dropout: Share of each layer's inputs that is dropped.
       l2: Weight of the L2 penalty.
       pruning_epochs: Passes over the rows in pruning, which nothing stops early.
+      pruning_rate: Its learning rate at the start.
       hidden: Units of the hidden layers.
       slices: Columns by which the model is judged too.
       min_slice_examples: Smaller slices are not judged.
@@ -69,6 +70,7 @@ class Settings:
     dropout: float
     l2: float
     pruning_epochs: int
+    pruning_rate: float
     hidden: tuple[int, ...]
     slices: tuple[str, ...]
     min_slice_examples: int
@@ -100,12 +102,15 @@ def choose_settings(look: Look, columns: Sequence[Column], target: Target) -> Se
     eval_share = _LARGER_EVAL_SHARE if look.count < _VERY_FEW else DataConfig.eval_share
     window, train_rows, test_rows, notes = _window(look, test_share, eval_share)
     smallest = 4 if train_rows < _VERY_FEW else 5
-    batch = int(2 ** np.clip(np.round(np.log2(max(1, train_rows) / 100)), smallest, 10))
+    # A skewed regression reaches another 4% with smaller steps, and loses less in pruning.
+    largest = 8 if target.skewed else 10
+    batch = int(2 ** np.clip(np.round(np.log2(max(1, train_rows) / 100)), smallest, largest))
+    width = sum(column.facts.length for column in columns if column.is_feature)
+    pruning_steps, pruning_rate = _pruning(train_rows, width, target)
     epochs, pruning_epochs = (
         int(np.clip(np.ceil(steps * batch / max(1, train_rows)), least, 100))
-        for steps, least in ((_STEPS, 5), (_PRUNING_STEPS, 4))
+        for steps, least in ((_STEPS, 5), (pruning_steps, 4))
     )
-    width = sum(column.facts.length for column in columns if column.is_feature)
     learning_rate, dropout, l2 = _regularization(train_rows, target)
     slices = _slices(look, columns, target)
     return Settings(
@@ -118,11 +123,13 @@ def choose_settings(look: Look, columns: Sequence[Column], target: Target) -> Se
         test_rows=test_rows,
         batch_size=batch,
         epochs=epochs,
-        patience=max(3, epochs // 5),
+        # The loss of few rows rises and falls by chance.
+        patience=max(3, epochs // (2 if train_rows < _VERY_FEW else 5)),
         learning_rate=learning_rate,
         dropout=dropout,
         l2=l2,
         pruning_epochs=pruning_epochs,
+        pruning_rate=pruning_rate,
         hidden=_hidden(train_rows, width),
         slices=slices,
         min_slice_examples=int(np.clip(test_rows // 20, 30, 500)),
@@ -180,6 +187,19 @@ def _regularization(rows: int, target: Target) -> tuple[float, float, float]:
     if rows < _VERY_FEW:
         return 3e-3, 0.1, 1e-4
     return 1e-3, 0.2 if rows < 20_000 else 0.1, 1e-4
+
+
+def _pruning(rows: int, width: int, target: Target) -> tuple[int, float]:
+    """The steps of pruning and their learning rate: few small ones, because nothing stops early.
+
+    A thousand steps at 1e-3 made the AUC of a noisy table of 50 columns 0.045 worse. What follows
+    from its features nearly exactly, such as a price or the digit of an image, gains by them.
+    """
+    if target.skewed:
+        return 1800, 3e-3
+    if rows < _VERY_FEW or width >= _WIDE:
+        return 1000, 1e-3
+    return 300, 3e-4
 
 
 def _hidden(rows: int, width: int) -> tuple[int, ...]:

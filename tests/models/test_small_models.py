@@ -17,7 +17,7 @@ from tensorflow_serving.apis import predict_pb2
 
 from storage.names import RAW_SIGNATURE
 from tests import forked
-from tests.models.small import SmallModel
+from tests.models.trial import ModelData
 from tests.serving.server.running import running
 
 # The worst allowed value of the headline metric, and the sign that makes higher better.
@@ -32,7 +32,7 @@ def local_runner(command: str, model: str, output: Path, *arguments: str) -> str
     return done.stdout
 
 
-def to_inputs(rows: pa.Table, model: SmallModel) -> dict[str, np.ndarray]:
+def to_inputs(rows: pa.Table, model: ModelData) -> dict[str, np.ndarray]:
     """Columns as a client sends them: "" or NaN where a value is absent."""
     inputs = {}
     for name in model.model.raw_features:
@@ -57,7 +57,7 @@ def as_json(inputs: dict[str, np.ndarray]) -> dict[str, Any]:
 
 @pytest.mark.parametrize("name", MODELS)
 def test_small_model_is_pushed_served_and_monitored(name: str, tmp_path: Path) -> None:
-    model = SmallModel(name)
+    model = ModelData(name)
     output, requests = tmp_path / "output", tmp_path / "requests"
     screen = local_runner("run", name, output)
     (version,) = output.glob(f"serving_model/{model.config.model_name}/[0-9]*")

@@ -1,4 +1,4 @@
-"""A short training of a model of `models/` on some rows of its data, for its tests."""
+"""What the tests of models share: the data, as the pipeline reads them, and a short training."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import dataclasses
 import importlib
 import json
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,8 +18,8 @@ import tensorflow as tf
 import tensorflow_data_validation as tfdv
 import tensorflow_transform as tft
 import tensorflow_transform.beam as tft_beam
-from tensorflow_metadata.proto.v0 import schema_pb2
-from tensorflow_transform.tf_metadata import dataset_metadata
+from tensorflow_data_validation.statistics import stats_impl
+from tensorflow_transform.tf_metadata import dataset_metadata, schema_utils
 from tfx import v1 as tfx
 from tfx_bsl.coders import example_coder
 from tfx_bsl.public import tfxio
@@ -28,14 +28,13 @@ from components.quantizer.conversion import convert
 from ml.complete_schema import complete_schema
 from ml.custom_config import bind_custom_config
 from ml.example_columns import Columns, to_example_batch
+from ml.learning import Learning
 from ml.names import graph_names
 from ml.predictors import SavedModelPredictor, TFLitePredictor
-from pipeline.config import Config, load_config
+from pipeline.config import load_config
 from pipeline.model import Model
 from storage.names import RAW_SIGNATURE
-from storage.parquet import open_file
 from storage.spans import filesystem, resolve_window
-from storage.table_formats import Format
 from storage.tables import iter_batches
 from tests.conftest import PROJECT
 
@@ -43,70 +42,171 @@ _ROWS = 1000
 _REQUESTS = 50
 _EXTREME = 1e30
 
+Row = dict[str, Any]
+
+
+class ModelData:
+    """A model of `models/` and its data.
+
+    Args:
+      name: Its name.
+      settings: Settings that go over its own.
+    """
+
+    def __init__(self, name: str, settings: Sequence[str] = ()):
+        self.config = load_config(settings=[f"model={name}", *settings])
+        self.model = Model.load(self.config)
+        self.task = self.model.task
+        self.schema = complete_schema(
+            tfdv.load_schema_text(str(PROJECT / self.config.gate.schema)),
+            self.config.label,
+            self.config.features,
+            self.config.data.time_column,
+            self.config.example_weight,
+        )
+        self._columns = Columns.from_schema(self.schema, self.config.data.time_column)
+
+    @property
+    def learning(self) -> Learning:
+        """How the network is trained by default."""
+        return Learning.from_config(self._custom_config)
+
+    def read(self, most: int = 0) -> pa.Table:
+        """The rows of the window's files, evenly spread ones if there are more than `most`."""
+        source = dataclasses.replace(
+            self.config.data.source, uri=str(PROJECT / self.config.data.uri)
+        )
+        files, _ = filesystem(source.uri)
+        window = resolve_window(source, self.config.data.as_of, self.config.data.window)
+        paths = list(dict.fromkeys(path for span in window.spans for path in span.files))
+        tables = []
+        for path in paths:
+            batches = iter_batches(
+                path, files, self._columns.text_types, source.text, list(self._columns.types)
+            )
+            table = pa.Table.from_batches(list(batches))
+            self._columns.check(path, table.schema)
+            step = max(1, math.ceil(table.num_rows * len(paths) / most)) if most else 1
+            tables.append(table.take(pa.array(range(0, table.num_rows, step))))
+        return pa.concat_tables(tables)
+
+    def anomalies(self, rows: pa.Table) -> dict[str, str]:
+        """What TFDV finds in rows, by feature."""
+        options = tfdv.StatsOptions(schema=self.schema)
+        statistics = stats_impl.generate_statistics_in_memory(self._batch(rows), options)
+        found = tfdv.validate_statistics(statistics, self.schema, environment="TRAINING")
+        return {name: info.description for name, info in found.anomaly_info.items()}
+
+    def learn(self, rows: pa.Table, folder: Path) -> tft.TFTransformOutput:
+        """The transformation of some rows."""
+        custom_config = json.dumps(self.model.custom_config)
+        function = bind_custom_config(_load(self.model.preprocessing_fn), custom_config)
+        source = tfxio.TFExampleBeamRecord(physical_format="inmem", schema=self.schema)
+        source = source.Project(list(self._spec))
+        with (
+            beam.Pipeline(argv=list(self.config.beam_args)) as pipeline,
+            tft_beam.Context(temp_dir=str(folder / "tmp")),
+        ):
+            batches = pipeline | beam.Create(self.examples(rows)) | source.BeamSource()
+            learned = (batches, source.TensorAdapterConfig()) | tft_beam.AnalyzeDataset(function)
+            _ = learned | tft_beam.WriteTransformFn(str(folder / "graph"))
+            metadata = dataset_metadata.DatasetMetadata(self.schema)
+            _ = metadata | tft_beam.WriteMetadata(str(folder / "graph" / "metadata"), pipeline)
+        return tft.TFTransformOutput(str(folder / "graph"))
+
+    def transform(self, graph: tft.TFTransformOutput, rows: pa.Table) -> dict[str, np.ndarray]:
+        """The transformed rows, by feature."""
+        raw = tf.io.parse_example(self.examples(rows), self._spec)
+        return {name: value.numpy() for name, value in graph.transform_raw_features(raw).items()}
+
+    def train(
+        self,
+        graph: tft.TFTransformOutput,
+        train: pa.Table,
+        evaluation: pa.Table,
+        folder: Path,
+        epochs: int = 0,
+    ) -> str:
+        """Trains the network by its `run_fn`; as long as its settings say, if `epochs` is 0.
+
+        Returns:
+          Folder of the SavedModel.
+        """
+        files = {"train": train, "eval": evaluation}
+        for name, rows in files.items():
+            self._write_transformed(graph, rows, folder / f"{name}.gz")
+        arguments = tfx.components.FnArgs(
+            train_files=[str(folder / "train.gz")],
+            eval_files=[str(folder / "eval.gz")],
+            transform_output=str(folder / "graph"),
+            serving_model_dir=str(folder / "model"),
+            model_run_dir=str(folder / "run"),
+            custom_config=self._custom_config | ({"epochs": epochs} if epochs else {}),
+        )
+        _load(self.model.run_fn)(arguments)
+        return str(folder / "model")
+
+    def examples(self, rows: pa.Table) -> list[bytes]:
+        """The rows, serialized, bytes [rows]."""
+        encoder = example_coder.RecordBatchToExamplesEncoder(self.schema)
+        return list(encoder.encode(self._batch(rows)))
+
+    @property
+    def _custom_config(self) -> dict[str, Any]:
+        return dataclasses.asdict(self.config.training) | self.model.custom_config
+
+    @property
+    def _spec(self) -> dict[str, Any]:
+        config = self.config
+        names = (*config.features, config.label, config.data.time_column, config.example_weight)
+        spec = schema_utils.schema_as_feature_spec(self.schema).feature_spec
+        return {name: spec[name] for name in dict.fromkeys(names) if name}
+
+    def _batch(self, rows: pa.Table) -> pa.RecordBatch:
+        (batch,) = rows.combine_chunks().to_batches()
+        return to_example_batch(batch, self._columns)
+
+    def _write_transformed(self, graph: tft.TFTransformOutput, rows: pa.Table, path: Path) -> None:
+        """Writes the transformed rows as gzipped TFRecords."""
+        columns = self.transform(graph, rows)
+        coder = tft.coders.ExampleProtoCoder(graph.transformed_metadata.schema)
+        with tf.io.TFRecordWriter(str(path), "GZIP") as out:
+            for row in range(rows.num_rows):
+                out.write(coder.encode({name: value[row] for name, value in columns.items()}))
+
 
 @dataclass(frozen=True)
 class Trial:
     """A model after one epoch on some rows.
 
     Attributes:
-      config: Its settings.
-      schema: Its schema.
-      examples: The rows, serialized, bytes [rows].
+      data: The model and its data.
+      rows: The rows.
       graph: The transformation of these rows.
       saved_model: Folder of the SavedModel.
     """
 
-    config: Config
-    schema: schema_pb2.Schema
-    examples: list[bytes]
+    data: ModelData
+    rows: pa.Table
     graph: tft.TFTransformOutput
     saved_model: str
 
     @classmethod
     def make(cls, name: str, folder: Path) -> Trial:
         """Trains a model in a folder."""
-        config = load_config(settings=[f"model={name}"])
-        model = Model.load(config)
-        schema = complete_schema(
-            tfdv.load_schema_text(str(PROJECT / config.gate.schema)),
-            config.label,
-            config.features,
-            config.data.time_column,
-            config.example_weight,
-        )
-        examples = list(_read_examples(config, schema))
-        custom_config = model.custom_config
-        function = bind_custom_config(_load(model.preprocessing_fn), json.dumps(custom_config))
-        graph = _learn(function, examples, schema, folder / "graph")
-        rows = folder / "rows.gz"
-        _write_transformed(graph, examples, schema, rows)
-        arguments = tfx.components.FnArgs(
-            train_files=[str(rows)],
-            eval_files=[str(rows)],
-            transform_output=str(folder / "graph"),
-            serving_model_dir=str(folder / "model"),
-            model_run_dir=str(folder / "run"),
-            custom_config=dataclasses.asdict(config.training) | custom_config | {"epochs": 1},
-        )
-        _load(model.run_fn)(arguments)
-        return cls(config, schema, examples, graph, str(folder / "model"))
+        data = ModelData(name)
+        rows = data.read(_ROWS)
+        graph = data.learn(rows, folder)
+        return cls(data, rows, graph, data.train(graph, rows, rows, folder, epochs=1))
 
     @property
     def requests(self) -> np.ndarray:
         """Rows to predict, serialized, bytes [rows]."""
-        return np.array(self.examples[:_REQUESTS], object)
+        return np.array(self.data.examples(self.rows.slice(0, _REQUESTS)), object)
 
     def anomalies(self) -> dict[str, str]:
         """What TFDV finds wrong with the rows, by feature."""
-        decoder = example_coder.ExamplesToRecordBatchDecoder(self.schema.SerializeToString())
-        path = f"{self.saved_model}-statistics"
-        with beam.Pipeline(argv=list(self.config.beam_args)) as pipeline:
-            batches = pipeline | beam.Create([decoder.DecodeBatch(self.examples)])
-            statistics = batches | tfdv.GenerateStatistics(tfdv.StatsOptions(schema=self.schema))
-            _ = statistics | tfdv.WriteStatisticsToBinaryFile(path)
-        found = tfdv.load_stats_binary(path)
-        result = tfdv.validate_statistics(found, self.schema, environment="TRAINING")
-        return {name: info.description for name, info in result.anomaly_info.items()}
+        return self.data.anomalies(self.rows)
 
     def transform(self, examples: list[bytes]) -> dict[str, np.ndarray]:
         """What the served model makes of rows without a label."""
@@ -116,7 +216,7 @@ class Trial:
 
     def empty_rows(self) -> list[bytes]:
         """A row without any value that may be absent."""
-        example = tf.train.Example.FromString(self.examples[0])
+        example = tf.train.Example.FromString(self.requests[0])
         for name, part in self._request_spec().items():
             if part.default_value is not None:
                 del example.features.feature[name]
@@ -126,8 +226,8 @@ class Trial:
         """Rows with an unknown text, and very large and very small numbers."""
         found = []
         for sign in (-1.0, 1.0):
-            example = tf.train.Example.FromString(self.examples[0])
-            for name in self.config.features:
+            example = tf.train.Example.FromString(self.requests[0])
+            for name in self.data.config.features:
                 feature = example.features.feature[name]
                 if feature.HasField("bytes_list"):
                     feature.bytes_list.value[:] = ["never seen ∅".encode()]
@@ -161,60 +261,16 @@ class Trial:
 
     def _request_spec(self) -> dict[str, Any]:
         spec = self.graph.raw_feature_spec()
-        return {name: spec[name] for name in self.config.features}
+        return {name: spec[name] for name in self.data.config.features}
+
+
+def change(rows: pa.Table, number: int, *changes: Row) -> pa.Table:
+    """Copies of one row, each with some other values."""
+    (row,) = rows.slice(number, 1).to_pylist()
+    return pa.Table.from_pylist([row | other for other in changes], schema=rows.schema)
 
 
 def _load(path: str) -> Callable[..., Any]:
     module, _, name = path.rpartition(".")
     function: Callable[..., Any] = getattr(importlib.import_module(module), name)
     return function
-
-
-def _read_examples(config: Config, schema: schema_pb2.Schema) -> Iterator[bytes]:
-    """Rows from all files of the window, serialized."""
-    source = config.data.source
-    files, _ = filesystem(source.uri)
-    window = resolve_window(source, config.data.as_of, config.data.window)
-    paths = list(dict.fromkeys(path for span in window.spans for path in span.files))
-    columns = Columns.from_schema(schema, source.time_column)
-    encoder = example_coder.RecordBatchToExamplesEncoder()
-    share = math.ceil(_ROWS / len(paths))
-    for path in paths:
-        if Format.of(path) is Format.PARQUET:
-            with open_file(path, files) as parquet:
-                table = parquet.read()
-        else:
-            batches = iter_batches(path, files, columns.text_types, source.text)
-            table = pa.Table.from_batches(list(batches))
-        table = table.select([name for name in table.column_names if name in columns.types])
-        step = max(1, table.num_rows // share)
-        table = table.take(pa.array(range(0, table.num_rows, step))).combine_chunks()
-        for batch in table.to_batches():
-            yield from encoder.encode(to_example_batch(batch, columns))
-
-
-def _learn(
-    function: Callable[..., Any], examples: list[bytes], schema: schema_pb2.Schema, folder: Path
-) -> tft.TFTransformOutput:
-    source = tfxio.TFExampleBeamRecord(physical_format="in memory", schema=schema)
-    with beam.Pipeline() as pipeline, tft_beam.Context(temp_dir=str(folder / "temporary")):
-        batches = pipeline | beam.Create(examples) | source.BeamSource()
-        learned = (batches, source.TensorAdapterConfig()) | tft_beam.AnalyzeDataset(function)
-        _ = learned | tft_beam.WriteTransformFn(str(folder))
-        metadata = dataset_metadata.DatasetMetadata(schema)
-        raw = str(folder / tft.TFTransformOutput.RAW_METADATA_DIR)
-        _ = metadata | tft_beam.WriteMetadata(raw, pipeline)
-    return tft.TFTransformOutput(str(folder))
-
-
-def _write_transformed(
-    graph: tft.TFTransformOutput, examples: list[bytes], schema: schema_pb2.Schema, path: Path
-) -> None:
-    """Writes the transformed rows as gzipped TFRecords."""
-    parsed = tf.io.parse_example(np.array(examples, object), graph.raw_feature_spec())
-    transformed = graph.transform_raw_features(parsed)
-    coder = tft.coders.ExampleProtoCoder(graph.transformed_metadata.schema)
-    columns = {name: value.numpy() for name, value in transformed.items()}
-    with tf.io.TFRecordWriter(str(path), "GZIP") as out:
-        for row in range(len(examples)):
-            out.write(coder.encode({name: value[row] for name, value in columns.items()}))

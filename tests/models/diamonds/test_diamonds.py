@@ -14,10 +14,10 @@ from click.testing import CliRunner
 
 from data.diamonds import make
 from models.diamonds.network import build_model
-from models.diamonds.preprocessing import CATEGORIES, NUMBERS, preprocessing_fn
-from tests.models.small import SmallModel, change
+from models.diamonds.preprocessing import CATEGORIES, NUMBERS
+from tests.models.trial import ModelData, change
 
-DIAMONDS = SmallModel("diamonds", preprocessing_fn)
+DIAMONDS = ModelData("diamonds")
 ROUND = {"carat": 1.0, "x": 6.5, "y": 6.5, "z": 4.0}
 
 

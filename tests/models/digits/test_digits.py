@@ -14,11 +14,11 @@ from sklearn.datasets import load_digits
 
 from data.digits import make
 from models.digits.network import build_model
-from models.digits.preprocessing import PIXELS, preprocessing_fn
+from models.digits.preprocessing import PIXELS
 from storage.errors import DataError
-from tests.models.small import SmallModel, change
+from tests.models.trial import ModelData, change
 
-DIGITS = SmallModel("digits", preprocessing_fn)
+DIGITS = ModelData("digits")
 
 
 @pytest.fixture(scope="module")

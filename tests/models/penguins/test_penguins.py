@@ -14,10 +14,10 @@ from click.testing import CliRunner
 
 from data.penguins import make
 from models.penguins.network import build_model
-from models.penguins.preprocessing import NUMBERS, preprocessing_fn
-from tests.models.small import SmallModel, change
+from models.penguins.preprocessing import NUMBERS
+from tests.models.trial import ModelData, change
 
-PENGUINS = SmallModel("penguins", preprocessing_fn)
+PENGUINS = ModelData("penguins")
 
 
 @pytest.fixture(scope="module")
