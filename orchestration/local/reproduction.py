@@ -59,8 +59,8 @@ _NODES = (
 )
 # Where they are below the folder of a run's artifacts; the number of an execution comes between.
 _MODEL = ("Quantizer/quantized_model", "Format-Serving")
-# Not the training statistics: of a column of many values, TFDV's sketch keeps those of one frequency
-# that a hash in C++ happens to order first.
+# Not the training statistics: of a column of many values, TFDV's sketch keeps those of one
+# frequency that a hash in C++ happens to order first.
 _RECORDS = {"schema.pbtxt": ("ImportSchemaGen/schema", "schema.pbtxt")}
 _ABSENT = "-"
 
