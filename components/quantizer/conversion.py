@@ -17,6 +17,7 @@ from tensorflow.lite.python.convert import ConverterError
 
 from components.quantizer.signatures import name_signatures
 from ml import tflite
+from ml.canonical import write_canonical
 from ml.names import graph_names
 from ml.signature_inputs import read_input_names
 from storage.errors import UserError
@@ -51,6 +52,7 @@ def convert(
     with tempfile.TemporaryDirectory() as folder:
         path = os.path.join(folder, "model")
         names = _save_with_tables(saved_model, signature, path)
+        write_canonical(path)  # The converter takes operators in the order of the file.
         optimizations = [
             *([tf.lite.Optimize.DEFAULT] if quantize or float16 else []),
             *([tf.lite.Optimize.EXPERIMENTAL_SPARSITY] if sparse else []),

@@ -43,9 +43,11 @@ class _OrderedCombine(beam.CombineFn):
 
     def add_input(self, accumulator: _Unmerged, element: Any) -> _Unmerged:
         if self._merges:
-            return [*accumulator, *element]
-        of_file = self._combiner.add_input(self._combiner.create_accumulator(), element)
-        return [*accumulator, self._combiner.compact(of_file)]
+            accumulator.extend(element)
+        else:
+            of_file = self._combiner.add_input(self._combiner.create_accumulator(), element)
+            accumulator.append(self._combiner.compact(of_file))
+        return accumulator
 
     def merge_accumulators(self, accumulators: Iterable[_Unmerged]) -> _Unmerged:
         return [of_file for accumulator in accumulators for of_file in accumulator]

@@ -38,7 +38,7 @@ from storage.directory import ModelDirectory
 from storage.encryption_keys import EncryptionError
 from storage.errors import DataError, UserError
 from storage.keys import SignatureError, default_trust
-from storage.names import PROVENANCE_FILE, TRAINING_STATISTICS, WARMUP_FILE
+from storage.names import PROVENANCE_FILE, WARMUP_FILE
 from storage.private_copy import PrivateCopy
 from storage.span_digests import digest_spans
 from storage.span_store import STORE_VARIABLE
@@ -59,10 +59,9 @@ _NODES = (
 )
 # Where they are below the folder of a run's artifacts; the number of an execution comes between.
 _MODEL = ("Quantizer/quantized_model", "Format-Serving")
-_RECORDS = {
-    TRAINING_STATISTICS: ("StatisticsGen/statistics", "Split-train/FeatureStats.pb"),
-    "schema.pbtxt": ("ImportSchemaGen/schema", "schema.pbtxt"),
-}
+# Not the training statistics: of a column of many values, TFDV's sketch keeps those of one
+# frequency that a hash in C++ happens to order first.
+_RECORDS = {"schema.pbtxt": ("ImportSchemaGen/schema", "schema.pbtxt")}
 _ABSENT = "-"
 
 
