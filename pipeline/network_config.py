@@ -71,6 +71,8 @@ class PruningConfig:
       learning_rate: Adam's learning rate at the start, from which it falls to 0.
       distillation: Share of the float model's predictions in what the pruned network learns; the
         rest are labels.
+      keep_units: Share of the units of hidden dense layers that are kept; those that matter least
+        are removed before weights are pruned, which makes the network smaller and faster.
     """
 
     target_sparsity: RunParameter[Sparsity] = "auto"
@@ -82,6 +84,7 @@ class PruningConfig:
     epochs: RunParameter[Epochs] = 4
     learning_rate: RunParameter[LearningRate] = 1e-3
     distillation: Share = 1.0
+    keep_units: Annotated[float, Field(gt=0, le=1)] = 1.0
 
 
 @dataclass(frozen=True, config=CHECKED)

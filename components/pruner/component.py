@@ -6,6 +6,7 @@ import tensorflow_transform as tft
 from tfx import v1 as tfx
 
 from components.pruner.dead_units import remove_dead_units
+from components.pruner.least_units import remove_least_units
 from components.pruner.pruning import Pruning, check_prunable, count_weights, measure_sparsity
 from components.pruner.search import Judge, measure_sensitivity, search_sparsity
 from components.pruner.spec import check_pruning, limit_sparsity
@@ -42,6 +43,7 @@ def Pruner(
     batch_size: tfx.dsl.components.Parameter[int],
     learning_rate: tfx.dsl.components.Parameter[float],
     distillation: tfx.dsl.components.Parameter[float],
+    keep_units: tfx.dsl.components.Parameter[float],
     seed: tfx.dsl.components.Parameter[int],
 ) -> None:
     """Prunes a `tf_keras` model by magnitude while fine-tuning it.
@@ -72,6 +74,7 @@ def Pruner(
           batch_size=512,
           learning_rate=1e-3,
           distillation=1.0,
+          keep_units=1.0,
           seed=7,
       )
 
@@ -111,6 +114,8 @@ def Pruner(
       learning_rate: Adam's learning rate at the start, from which it falls along a cosine to 0.
       distillation: Share of the trained network's predictions in what the pruned one learns; the
         rest are labels. With 1 it learns without dropout, noise and penalties.
+      keep_units: Share of the units of hidden dense layers that are kept, above 0 to 1; the others
+        are removed before the weights are pruned, see `remove_least_units`. 1 for all.
       seed: Seed of all random choices.
 
     Raises:
@@ -123,6 +128,7 @@ def Pruner(
     )
     settings.check()
     require(max_loss >= 0, "max_loss", max_loss, "0 or more")
+    require(0 < keep_units <= 1, "keep_units", keep_units, "above 0, to 1")
     require(0 <= distillation <= 1, "distillation", distillation, "0 to 1")
     spec = check_pruning(target_sparsity, schedule, frequency, block_size, m_by_n, epochs)
     wanted = parse_names("layers", layers)
@@ -144,7 +150,10 @@ def Pruner(
         train = read_columns(examples, "train", schema)
         check_columns(train, settings.task)
         steps = settings.steps(len(train[settings.task.label]))
-        pruning = Pruning(network, names, spec, train, settings, distillation)
+        # Blocks and patterns stay where they are.
+        by_unit = spec["block_size"] == (1, 1) and not spec["m_by_n"]
+        start = remove_least_units(network, train, keep_units) if by_unit else network
+        pruning = Pruning(start, names, spec, train, settings, distillation, teacher=network)
         if target is None:
             judge = Judge(network, evaluation, settings.task)
             found, why, trials = search_sparsity(pruning.run, judge, steps, max_loss)
@@ -153,9 +162,13 @@ def Pruner(
         else:
             spec, why = limit_sparsity(spec, settings, steps)
         if spec["sparsity"] > 0:
-            network = pruning.run(spec["sparsity"])
-            if spec["block_size"] == (1, 1) and not spec["m_by_n"]:  # Blocks stay where they are.
-                network, removed = remove_dead_units(network)
+            pruned = pruning.run(spec["sparsity"])
+            if by_unit:
+                pruned, removed = remove_dead_units(pruned)
+            for name, counts in removed.items():
+                least = network.get_layer(name).units - counts["units"]
+                removed[name] = {key: count + least for key, count in counts.items()}
+            network = pruned
     save(network, graph, serving_model_uri(pruned_model))
     report.write(
         {

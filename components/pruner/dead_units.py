@@ -53,7 +53,7 @@ def remove_dead_units(network: tf_keras.Model) -> tuple[tf_keras.Model, dict[str
       A network with the same inputs and, but for rounding, the same outputs; and by name of each
       layer that was looked at, `units`, their number before, and `removed`. A layer keeps one unit.
     """
-    chains = _chains(network)
+    chains = find_chains(network)
     if not chains:
         return network, {}
     weights = {layer.name: layer.get_weights() for layer in network.layers if layer.weights}
@@ -67,10 +67,10 @@ def remove_dead_units(network: tf_keras.Model) -> tuple[tf_keras.Model, dict[str
     }
     if left == units:
         return network, removed
-    return _rebuild(network, left, weights), removed
+    return rebuild(network, left, weights), removed
 
 
-def _chains(network: tf_keras.Model) -> list[list[tf_keras.layers.Layer]]:
+def find_chains(network: tf_keras.Model) -> list[list[tf_keras.layers.Layer]]:
     """Each dense layer, the layers that pass its units on, and the dense layer that reads them."""
     own = {id(node) for nodes in network._nodes_by_depth.values() for node in nodes}
     returned = {id(tensor.node) for tensor in network.outputs}
@@ -159,7 +159,7 @@ def _normalize(values: np.ndarray, layer: Any, weights: list[np.ndarray]) -> np.
     return np.asarray((values - found["moving_mean:0"]) * scale + found.get("beta:0", 0.0))
 
 
-def _rebuild(
+def rebuild(
     network: tf_keras.Model, units: Mapping[str, int], weights: Mapping[str, list[np.ndarray]]
 ) -> tf_keras.Model:
     """A network with other numbers of units, by layer's name, and their weights."""

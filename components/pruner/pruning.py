@@ -33,6 +33,7 @@ class Pruning:
       train: Columns to train on.
       settings: How to fine-tune.
       distillation: See `Pruner`.
+      teacher: The network to learn from; None for `network`.
     """
 
     def __init__(
@@ -43,6 +44,7 @@ class Pruning:
         train: Columns,
         settings: FitSettings,
         distillation: float,
+        teacher: tf_keras.Model | None = None,
     ):
         self._network, self._spec = network, spec
         self._schedule = _Schedule(constant=spec["schedule"] == "constant")
@@ -62,7 +64,7 @@ class Pruning:
         # A copy, because the wrappers prune layers in place.
         student = without_regularization(network) if distillation == 1 else clone(network)
         self._wrapped = tf_keras.models.clone_model(student, clone_function=wrap)
-        targets = teach(network, train, settings.task, distillation)
+        targets = teach(teacher or network, train, settings.task, distillation)
         self._training = FineTuning(self._wrapped, train, settings, targets)
 
     def run(self, sparsity: float, steps: int = 0) -> tf_keras.Model:

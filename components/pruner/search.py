@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import tf_keras
 
+from components.pruner.spec import highest_sparsity
 from ml import progress
 from ml.examples import Columns
 from ml.fit import select_inputs
@@ -118,7 +119,7 @@ def search_sparsity(
     metric, limit = judge.task.headline, SPENT * max_loss
     limit_shown = f"{metric.format_loss(limit)} in {metric.title}"
     few = min(steps, max(_TRIAL_STEPS, int(_TRIAL_SHARE * steps)))
-    highest = math.floor(100 * (1 - 1 / math.sqrt(steps))) / 100
+    highest = highest_sparsity(steps)
     if _ERRORS / judge.rows > limit:
         lowest = min(_HARMLESS, highest)
         why = f"auto: eval has too few rows ({judge.rows:,}) to show a loss of {limit_shown}"

@@ -75,6 +75,11 @@ def _read_pair(name: str, text: str) -> tuple[int, int] | None:
     return pair[0], pair[1]
 
 
+def highest_sparsity(steps: int) -> float:
+    """The highest sparsity, in whole percents, that a number of training steps suffices for."""
+    return max(0.0, math.floor(100 * (1 - _STEP_FACTOR / math.sqrt(steps))) / 100)
+
+
 def limit_sparsity(
     spec: dict[str, Any], settings: FitSettings, steps: int
 ) -> tuple[dict[str, Any], str]:
@@ -95,7 +100,7 @@ def limit_sparsity(
       The spec, and in words why its sparsity is less than it was, or too much for the steps, which
       a pattern `m_by_n` may be; "" if it is neither.
     """
-    largest = max(0.0, math.floor(100 * (1 - _STEP_FACTOR / math.sqrt(steps))) / 100)
+    largest = highest_sparsity(steps)
     wanted = spec["sparsity"]
     if wanted <= largest:
         return spec, ""

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from components.pruner.dead_units import remove_dead_units
+from components.pruner.least_units import remove_least_units
 
 layers = tf_keras.layers
 _WIDTH, _ROWS = 5, 40
@@ -137,3 +138,26 @@ def test_remove_dead_units_leaves_other_topologies_alone(make: Any) -> None:
         if "kernel" in weight.name:
             weight.assign(weight.numpy() * 0)
     assert remove_dead_units(network) == (network, {})
+
+
+@pytest.mark.parametrize("between", list(BETWEEN))
+def test_remove_least_units_keeps_those_that_the_next_layer_depends_on(between: str) -> None:
+    network = build([6, 4], "relu", True, between, 3, 0.0)
+    kernel, bias = network.get_layer("hidden_1").get_weights()
+    kernel[[0, 2, 3]] *= 1e-4
+    network.get_layer("hidden_1").set_weights([kernel, bias])
+    read, bias = network.get_layer("last").get_weights()
+    read[[1, 2]] *= 1e-4
+    network.get_layer("last").set_weights([read, bias])
+    rows = np.random.default_rng(1).normal(size=(_ROWS, _WIDTH)).astype(np.float32)
+    name = network.input_names[0]
+    smaller = remove_least_units(network, {name: rows}, 0.5)
+    assert [smaller.get_layer(f"hidden_{number}").units for number in (0, 1)] == [3, 2]
+    np.testing.assert_allclose(predict(smaller), predict(network), atol=0.01)
+
+
+def test_remove_least_units_of_all_units_is_the_same_network() -> None:
+    network = branches()
+    rows = {network.input_names[0]: np.zeros((3, _WIDTH), np.float32)}
+    assert remove_least_units(network, rows, 1.0) is network
+    assert remove_least_units(network, rows, 0.5) is network  # Nothing that it could shrink.

@@ -95,6 +95,17 @@ def test_pruner_removes_dead_units_and_reports_them(prune: Prune) -> None:
     assert kernels["second"].any(axis=1).all()
 
 
+def test_pruner_keeps_a_share_of_the_units_and_the_accuracy(prune: Prune) -> None:
+    done = prune(keep_units=0.5, target_sparsity="0.5")
+    kernels, report = load_kernels(done["pruned_model"]), done["report"].read()
+    assert kernels["first"].shape[1] == kernels["second"].shape[0] <= 32
+    assert kernels["second"].shape[1] == kernels["digit"].shape[0] <= 32
+    for name, counts in report["units"].items():
+        assert counts == {"units": 64, "removed": 64 - kernels[name].shape[1]}
+    assert report["sparsity"] > 0.74
+    assert measure_accuracy(load_predictor(serving_model_uri(done["pruned_model"]))) > 0.9
+
+
 @pytest.mark.parametrize("share", [0.0, 1.0])
 def test_pruner_learns_from_the_float_model_rather_than_from_labels(
     digits: Digits, run_component: Callable[..., Outputs], tmp_path: Path, share: float
@@ -333,6 +344,8 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"m_by_n": "[2, 4]", "block_size": "[4, 1]"}, r"block_size = .* together with m_by_n"),
     ({"distillation": 1.1}, r"distillation = 1\.1: allowed is 0 to 1"),
     ({"distillation": float("nan")}, "distillation = nan: allowed is 0 to 1"),
+    ({"keep_units": 0.0}, r"keep_units = 0\.0: allowed is above 0, to 1"),
+    ({"keep_units": 1.5}, r"keep_units = 1\.5: allowed is above 0, to 1"),
     ({"layers": '["third"]'}, r"'third' is none of first \(Dense\), second \(Dense\), digit"),
     ({"layers": '["Conv2D"]'}, r"'Conv2D' is none of first \(Dense\), second \(Dense\)"),
     ({"layers": "first"}, "layers.*first"),
