@@ -1,370 +1,108 @@
-"""Measures what each way to compress the flights model saves and costs, and what zeros are worth.
+"""Measures how much compression costs over several seeds: mean, standard deviation and worst.
 
-The first table has the whole model in every mode of the Quantizer, evaluated on the test month,
-next to figures that the TensorFlow Model Optimization Toolkit and TFLite publish (`_SOURCES`). The
-second has its dense layers alone, to see whether TFLite and XNNPACK turn their zeros into speed.
+Trainer, Pruner and Quantizer of a finished run are run again with each seed, and both models are
+evaluated on the split `test`, which none of them has seen.
 """
 
 from __future__ import annotations
 
-import gzip
-import json
 import os
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Mapping
-from functools import partial
-from itertools import product
 from pathlib import Path
 from typing import Any
 
 import click
 import numpy as np
-import tensorflow as tf
-import tensorflow_transform as tft
-import tf_keras
-from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
-from benchmarks.common import report, run_measured
-from components.quantizer.choice import MODES
-from components.quantizer.conversion import convert, weight_sparsity
-from components.quantizer.fake_quant import emulate_int8
-from components.quantizer.measurement import time_invocations
-from ml import networks
-from ml.artifacts import serving_model_uri, split_files
-from ml.examples import read_columns
-from ml.fit import select_inputs
-from ml.predictors import TFLitePredictor
+from benchmarks.common import report
+from benchmarks.finished_run import FinishedRun
+from ml.artifacts import serving_model_uri
+from ml.predictors import load_predictor
 from ml.scores import headline
-from orchestration.local.model_directories import list_directories
-from pipeline.config import load_config
-from pipeline.pipeline import create_pipeline
-from storage.names import RAW_SIGNATURE, TFLITE_MODEL
-from storage.tfrecords import read_records
-
-_MONTH = 201312
-_SLICE = "carrier"
-_TRAINED, _PRUNED = ("Trainer", "model"), ("Pruner", "pruned_model")
-# Row of the first table: what it is made from, and the Quantizer's mode.
-_MODELS = {
-    "float": (_TRAINED, "none"),
-    **{mode: (_PRUNED, mode) for mode in MODES},
-    "int8, not pruned": (_TRAINED, "int8"),
-}
-_PUBLISHED = {
-    "none": "3x smaller by gzip at 80% zeros [2]",
-    "float16": "2x smaller [1]",
-    "dynamic_range": "4x smaller, 2-3x faster [1]",
-    "int8": "10x smaller by gzip at 80% zeros [2]",
-    "qat": "4x smaller, 1.5-4x faster [3]",
-    "pqat": "gzip takes off 41% at 50% zeros [4]",
-    "int8, not pruned": "4x smaller, 3x+ faster [1]",
-}
-_SOURCES = (
-    "https://www.tensorflow.org/lite/performance/post_training_quantization",
-    "https://www.tensorflow.org/model_optimization/guide/pruning/pruning_with_keras",
-    "https://www.tensorflow.org/model_optimization/guide/quantization/training",
-    "https://www.tensorflow.org/model_optimization/guide/combine/collaborative_optimization",
-)
-_SINGLE_ROWS, _BATCHES, _BATCH, _INVOCATIONS = 300, 20, 256, 1000
-# Inputs of a unit whose weights are zero together, as TFLite's sparse kernels want them.
-_BLOCKS = {"float32": 4, "int8": 16}
-# Mean error of a kernel, as a share of the mean answer, that is more than rounding.
-_WRONG = 0.05
-
-Timers = dict[Any, Callable[[], np.ndarray]]
 
 
 @click.command()
 @click.option(
     "--output",
+    required=True,
     type=click.Path(exists=True, file_okay=False, path_type=Path),
-    help="Output directory of a finished run to measure. Default: run the pipeline first.",
+    help="Output directory of a finished run of the model.",
 )
-def main(output: Path | None) -> None:
-    """Compresses the model of a run in every mode and prints what that saves and costs."""
-    # Without a terminal rich assumes 80 columns, in which these tables are hard to read.
+@click.option("--model", default="flights", show_default=True, help="Name of the model.")
+@click.option("--seeds", type=click.IntRange(1), default=5, show_default=True)
+@click.option("--slice", "column", default="", help="Feature whose worst value is shown.")
+@click.option("--set", "settings", multiple=True, help="KEY=VALUE of the configuration.")
+def main(output: Path, model: str, seeds: int, column: str, settings: tuple[str, ...]) -> None:
+    """Trains, prunes and quantizes with several seeds and prints what compression costs."""
     os.environ["COLUMNS"] = str(shutil.get_terminal_size((180, 50)).columns)
+    run = FinishedRun(output, [f"model={model}", *settings])
+    rows = run.test_rows(column)
+    measured = []
     with tempfile.TemporaryDirectory() as folder:
-        if output is None:
-            output = Path(folder, "output")
-            arguments = ["local_runner.py", "run", f"--as-of={_MONTH}", f"--output={output}"]
-            run_measured(arguments, allowed=(0, 4))
-        run = Run(output)
-        compare_modes(run, Path(folder))
-        compare_kernels(run)
-
-
-class Run:
-    """What a finished run left in its output directory."""
-
-    def __init__(self, output: Path):
-        self._output = output
-        pipeline = create_pipeline(load_config(), pipeline_root="", serving_dir="")
-        self._nodes = {node.id: node for node in pipeline.components}
-
-    def artifact(self, node: str, key: str) -> Any:
-        """The newest artifact of an output of a node."""
-        (directory,) = list_directories(self._output)
-        folders = directory.artifacts.glob(f"*/{node}/{key}/*")
-        folder = max(folders, key=lambda folder: int(folder.name), default=None)
-        if folder is None:
-            raise click.UsageError(f"{self._output} is not of a finished run: no {key} of {node}")
-        artifact = self._nodes[node].outputs[key].type()
-        artifact.uri = str(folder)
-        if splits := [path.name.removeprefix("Split-") for path in folder.glob("Split-*")]:
-            artifact.split_names = json.dumps(splits)
-        return artifact
-
-    def quantize(self, model: tuple[str, str], mode: str, folder: Path) -> tuple[bytes, bool]:
-        """Runs the Quantizer on a model into a folder.
-
-        Returns:
-          The TFLite model, and whether it is stored sparse.
-        """
-        node = self._nodes["Quantizer"]
-        inputs = {
-            name: [self.artifact(channel.producer_component_id, channel.output_key)]
-            for name, channel in node.inputs.items()
-        } | {"model": [self.artifact(*model)]}
-        outputs = {name: channel.type() for name, channel in node.outputs.items()}
-        for name, artifact in outputs.items():
-            artifact.uri = str(folder / name)
-        node.executor_spec.executor_class().Do(
-            inputs,
-            {name: [artifact] for name, artifact in outputs.items()},
-            {**node.exec_properties, "mode": mode},
-        )
-        path = Path(serving_model_uri(outputs["quantized_model"]), TFLITE_MODEL)
-        return path.read_bytes(), outputs["report"].read()["modes"][mode]["stored_sparse"]
-
-    def test_rows(self) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
-        """Serialized examples of the test month, labels, and masks: "" of all, of large slices."""
-        files = split_files(self.artifact("SpanExampleGen", "examples"), "test")
-        dataset = read_records(files)
-        examples = np.array(list(dataset.as_numpy_iterator()), object)
-        spec = {load_config().label: tf.int64, _SLICE: tf.string}
-        spec = {name: tf.io.FixedLenFeature([], kind) for name, kind in spec.items()}
-        columns = tf.io.parse_example(examples, spec)
-        values = columns[_SLICE].numpy().astype(str)
-        names, counts = np.unique(values, return_counts=True)
-        large = names[counts >= load_config().evaluation.min_slice_examples]
-        masks = {"": values == values, **{str(name): values == name for name in large}}
-        return examples, columns[load_config().label].numpy(), masks
-
-
-def compare_modes(run: Run, folder: Path) -> None:
-    """Prints the table of the whole model in every mode; the Quantizer writes to a folder."""
-    examples, labels, masks = run.test_rows()
-    single = examples[:_SINGLE_ROWS, np.newaxis]
-    batches = examples[: _BATCHES * _BATCH].reshape(_BATCHES, _BATCH)
-    data: dict[str, dict[str, Any]] = {}
-    timers: Timers = {}
-    task = load_config().make_task()
-    for name, (model, mode) in _MODELS.items():
-        content, sparse = run.quantize(model, mode, folder / name)
-        predictor = TFLitePredictor(content)
-        answers = predictor.predict(examples)
-        aucs = {value: headline(task, labels[mask], answers[mask]) for value, mask in masks.items()}
-        data[name] = {
-            "sparsity": weight_sparsity(content),
-            "stored_sparse": sparse,
-            "bytes": len(content),
-            "gzip_bytes": len(gzip.compress(content, 9)),
-            "auc": aucs.pop(""),
-            f"auc_by_{_SLICE}": aucs,
-        }
-        timers[name, "row_us"] = partial(time_invocations, content, single)
-        timers[name, "batch_us"] = partial(time_invocations, content, batches)
-        rows = [predictor.parse(row) for row in single]
-        timers[name, "numpy_row_us"] = partial(_time, predictor.predict_features, rows)
-    signatures = tf.saved_model.load(serving_model_uri(run.artifact(*_TRAINED))).signatures
-
-    def hand_over(row: Mapping[str, np.ndarray]) -> dict[str, tf.Tensor]:
-        return {name: tf.constant(column) for name, column in row.items()}
-
-    def ask(tensors: Mapping[str, tf.Tensor]) -> np.ndarray:
-        return signatures[RAW_SIGNATURE](**tensors)[load_config().prediction].numpy()
-
-    timers["SavedModel", "row_us"] = partial(_time, ask, list(map(hand_over, rows)))
-    timers["SavedModel", "numpy_row_us"] = partial(_time, lambda row: ask(hand_over(row)), rows)
-    times: dict[str, dict[str, float]] = {}
-    for (name, key), value in _interleave(timers, rounds=9).items():
-        times.setdefault(name, {})[key] = value
-    table = [_mode_row(name, data, times) for name in data]
+        for seed in range(1, seeds + 1):
+            measured.append(compress(run, Path(folder, str(seed)), seed, rows))
+            print(measured[-1], flush=True)
+    metric = run.config.make_task().headline
+    figures = [*(key for key in measured[0] if key not in ("seed", "worst_slice"))]
+    table = []
+    for key in figures:
+        values = np.array([row[key] for row in measured], float)
+        worst = values.min() if key in (metric.name, "sparsity") else values.max()
+        shown = [f"{value:.4g}" for value in (values.mean(), values.std(), worst)]
+        table.append([key.replace("_", " "), *shown, ", ".join(f"{value:.4g}" for value in values)])
     notes = (
-        f"Quantized with the default settings; {len(labels):,} rows. x: times smaller or faster "
-        f"than float; for one row, than the trained SavedModel called from Python: in the "
-        f"interpreter against {times['SavedModel']['row_us']:.0f} µs from tensors, from numpy to "
-        f"numpy against {times['SavedModel']['numpy_row_us']:.0f} µs. Published:\n"
-    ) + "\n".join(f"[{number}] {source}" for number, source in enumerate(_SOURCES, 1))
-    columns = ["mode", "zeros", "stored sparse", "bytes", "gzip", "AUC", f"worst {_SLICE}"]
-    columns += ["1 row, µs", "numpy to numpy, µs", "of 256, µs a row", "published"]
-    report("compression", columns, table, {"modes": data, "times": times}, notes)
-
-
-def _mode_row(name: str, data: Mapping[str, Any], times: Mapping[str, Any]) -> list[str]:
-    row, first, key = data[name], data["float"], f"auc_by_{_SLICE}"
-    lost = {value: first[key][value] - auc for value, auc in row[key].items()}
-    worst = max(lost, key=lambda value: lost[value])
-    return [
-        name,
-        f"{row['sparsity']:.0%}",
-        "yes" if row["stored_sparse"] else "no",
-        *(f"{row[size]:,} {first[size] / row[size]:.1f}x" for size in ("bytes", "gzip_bytes")),
-        f"{row['auc']:.4f} {row['auc'] - first['auc']:+.4f}",
-        f"{worst} {-lost[worst]:+.4f}" if row is not first else "",
-        *(
-            f"{times[name][kind]:.1f} {times['SavedModel'][kind] / times[name][kind]:.0f}x"
-            for kind in ("row_us", "numpy_row_us")
-        ),
-        f"{times[name]['batch_us'] / _BATCH:.2f}",
-        _PUBLISHED.get(name, ""),
-    ]
-
-
-def _time(call: Callable[[Any], Any], values: Iterable[Any]) -> np.ndarray:
-    """Seconds that each call with one of some values takes."""
-    times = []
-    for value in values:
-        start = time.perf_counter()
-        call(value)
-        times.append(time.perf_counter() - start)
-    return np.array(times)
-
-
-def _interleave(timers: Timers, rounds: int) -> dict[Any, float]:
-    """Median times in µs; timers take turns, so that a noisy machine hurts all of them alike."""
-    taken = [{key: np.median(timer()) for key, timer in timers.items()} for _ in range(rounds)]
-    return {key: float(np.median([times[key] for times in taken])) * 1e6 for key in timers}
-
-
-def compare_kernels(run: Run) -> None:
-    """Prints the table of the dense layers alone, in every form and on every runtime."""
-    trained, pruned = (networks.load_network(run.artifact(*key)) for key in (_TRAINED, _PRUNED))
-    layers = networks.kernel_layers(trained)
-    rows = _rows_of_layer(run, trained, layers[0])
-    dense = [layer.kernel.numpy() for layer in layers]
-    zeros = [layer.kernel.numpy() for layer in networks.kernel_layers(pruned)]
-    models: dict[tuple[str, str, str], bytes] = {}
-    for numbers, block in _BLOCKS.items():
-        shares = [float(np.mean(kernel == 0)) for kernel in zeros]
-        blocks = [_prune_blocks(*pair, block) for pair in zip(dense, shares, strict=True)]
-        forms = {"not pruned": dense, "pruned": zeros, f"pruned {block}x1": blocks}
-        for (form, kernels), stored in product(forms.items(), ("dense", "sparse")):
-            network = _stack(layers, kernels, rows if numbers == "int8" else None)
-            models[numbers, form, stored] = _to_tflite(network, numbers, stored)
-    one = tf_keras.Input((1,))
-    empty = _to_tflite(tf_keras.Model(one, one + 1.0), "float32", "dense")
-    runtimes = _runtimes()
-    timers: Timers = {}
-    problems: dict[Any, str] = {}
-    right: dict[Any, np.ndarray] = {}
-    for runtime, make in runtimes.items():
-        _, timers["", runtime] = _start(make, empty, rows[:1, :1])
-        for key, content in models.items():
-            try:
-                answer, timers[key, runtime] = _start(make, content, rows[:1])
-            except (RuntimeError, ValueError):
-                problems[key, runtime] = "cannot run"
-                continue
-            expected = right.setdefault(key[:2], answer)
-            if np.abs(answer - expected).mean() > _WRONG * np.abs(expected).mean():
-                problems[key, runtime] = "wrong answer"
-    times = _interleave(timers, rounds=50)
-    first = next(iter(models))
-    table, data = [], []
-    for key, content in models.items():
-        cells, sparsity = [], weight_sparsity(content)
-        for runtime in runtimes:
-            now, then = (times.get((name, runtime), np.nan) for name in (key, first))
-            call = times["", runtime]
-            ratios = f"{then / now:.1f}x, {(then - call) / (now - call):.1f}x"
-            cells.append(problems.get((key, runtime)) or f"{now:.2f} ({ratios})")
-        table.append([*key, f"{sparsity:.0%}", f"{len(content):,}", *cells])
-        row_us = {runtime: times.get((key, runtime)) for runtime in runtimes}
-        data.append({"form": key, "sparsity": sparsity, "bytes": len(content), "row_us": row_us})
-    calls = {runtime: times["", runtime] for runtime in runtimes}
-    table.append(["empty call", "", "", "", "", *(f"{call:.2f}" for call in calls.values())])
-    columns = ["numbers", "weights", "stored", "zeros", "bytes", *runtimes]
-    notes = (
-        "µs for one row; in brackets how many times faster than in the first line, as measured and "
-        "with the time of an empty call (one addition) taken off both"
+        f"{model}, {len(rows[1]):,} rows of test, {seeds} seeds. Losses are of {metric.title} "
+        f"against the same seed's float model{', a share of it' if metric.relative else ''}; "
+        "of a slice: of the one that loses most."
     )
-    report("compression_kernels", columns, table, {"forms": data, "empty_call_us": calls}, notes)
+    columns = ["figure", "mean", "std", "worst", "by seed"]
+    report(f"compression_{model}", columns, table, measured, notes)
 
 
-def _rows_of_layer(run: Run, network: tf_keras.Model, layer: Any) -> np.ndarray:
-    """What a layer of a network reads on the split `eval`, [rows, width]."""
-    graph = tft.TFTransformOutput(run.artifact("Transform", "transform_graph").uri)
-    examples = run.artifact("Transform", "transformed_examples")
-    columns = read_columns(examples, "eval", graph.transformed_metadata.schema)
-    front = tf_keras.Model(network.inputs, layer.input)
-    return front.predict(select_inputs(network, columns), batch_size=8192, verbose=0)
+def compress(run: FinishedRun, folder: Path, seed: int, rows: Any) -> dict[str, Any]:
+    """Trains and compresses with one seed.
 
-
-def _prune_blocks(kernel: np.ndarray, sparsity: float, block: int) -> np.ndarray:
-    """Sets the weakest blocks of a kernel [inputs, units] to zero.
-
-    So are the last inputs if they fill no block: the converter would drop them without a word.
+    Returns:
+      The metric of the float model, losses, size, and seconds of the Pruner and the Quantizer.
     """
-    whole = len(kernel) // block
-    strength = np.abs(kernel[: whole * block]).reshape(whole, block, -1).sum(axis=1)
-    kept = np.repeat(strength > np.quantile(strength, sparsity), block, axis=0)
-    return kernel * np.pad(kept, ((0, len(kernel) - len(kept)), (0, 0)))
-
-
-def _stack(
-    layers: list[Any], kernels: list[np.ndarray], representative: np.ndarray | None
-) -> tf_keras.Model:
-    """Dense layers in a row with other kernels; in int8 if there are representative rows."""
-    features = hidden = tf_keras.Input(kernels[0].shape[:1], name="features")
-    for layer, kernel in zip(layers, kernels, strict=True):
-        copy = type(layer).from_config(layer.get_config())
-        hidden = copy(hidden)
-        copy.set_weights([kernel, *layer.get_weights()[1:]])
-    if representative is None:
-        return tf_keras.Model(features, hidden)
-    # The last layer of a network stays float, so there is one more until the others are quantized.
-    whole = tf_keras.Model(features, tf_keras.layers.Dense(1)(hidden))
-    bits = load_config().quantization.weight_bits
-    quantized = emulate_int8(whole, {"features": representative}, weight_bits=bits).layers[-1]
-    return tf_keras.Model(quantized.inputs, quantized.get_layer(f"quant_{layers[-1].name}").output)
-
-
-def _to_tflite(network: tf_keras.Model, numbers: str, stored: str) -> bytes:
-    with tempfile.TemporaryDirectory() as folder:
-        network.save(folder, save_format="tf")
-        quantize, sparse = numbers == "int8", stored == "sparse"
-        return convert(folder, "serving_default", float16=False, quantize=quantize, sparse=sparse)
-
-
-def _runtimes() -> dict[str, Callable[..., Any]]:
-    """Interpreters by name; newer TensorFlows have none of their own."""
-    kinds = {"LiteRT": (Interpreter, OpResolverType)}
-    if hasattr(tf.lite, "Interpreter"):
-        kinds["TF"] = (tf.lite.Interpreter, tf.lite.experimental.OpResolverType)
-    resolvers = {"XNNPACK": "AUTO", "built-in": "BUILTIN_WITHOUT_DEFAULT_DELEGATES"}
-    return {
-        f"{name}, {kernels}": partial(
-            kind, num_threads=1, experimental_op_resolver_type=getattr(types, resolver)
-        )
-        for name, (kind, types) in kinds.items()
-        for kernels, resolver in resolvers.items()
+    examples, labels, masks = rows
+    task = run.config.make_task()
+    trained = run.execute("Trainer", folder / "Trainer", setting_seed=seed)["model"]
+    start = time.perf_counter()
+    pruned = run.execute("Pruner", folder / "Pruner", {"model": trained}, seed=seed)
+    pruner_seconds = time.perf_counter() - start
+    inputs = {"model": pruned["pruned_model"], "float_model": trained}
+    start = time.perf_counter()
+    quantized = run.execute("Quantizer", folder / "Quantizer", inputs, seed=seed)
+    quantizer_seconds = time.perf_counter() - start
+    predictions = [
+        load_predictor(serving_model_uri(model), prefer_tflite=tflite).predict(examples)
+        for model, tflite in ((trained, False), (quantized["quantized_model"], True))
+    ]
+    before, after = (
+        # An undefined metric becomes NaN.
+        {name: float(headline(task, labels[m], values[m]) or "nan") for name, m in masks.items()}
+        for values in predictions
+    )
+    losses = {name: task.headline.loss(after[name], before[name]) for name in masks}
+    total = losses.pop("")
+    result = quantized["report"].read()
+    shipped = result["modes"][result["mode"]]
+    figures = {"seed": seed, task.headline.name: before[""], "loss": total}
+    if losses:
+        worst = max(losses, key=lambda name: losses[name])
+        figures |= {"worst_slice": worst, "loss_of_worst_slice": losses[worst]}
+    return figures | {
+        "sparsity": pruned["report"].read()["sparsity"],
+        "bytes": shipped["bytes"],
+        "gzip_bytes": shipped["gzip_bytes"],
+        "times_smaller": result["float"]["bytes"] / shipped["bytes"],
+        "row_us": 1000 * shipped["p50_ms"],
+        "pruner_seconds": pruner_seconds,
+        "quantizer_seconds": quantizer_seconds,
     }
-
-
-def _start(
-    make: Callable[..., Any], content: bytes, row: np.ndarray
-) -> tuple[np.ndarray, Callable[[], np.ndarray]]:
-    """Loads a model of floats; returns its answer to a row and a timer of giving it."""
-    interpreter = make(model_content=content)
-    interpreter.allocate_tensors()
-    interpreter.set_tensor(interpreter.get_input_details()[0]["index"], row)
-    interpreter.invoke()
-    answer = interpreter.get_tensor(interpreter.get_output_details()[0]["index"])
-    return answer, partial(_time, lambda _: interpreter.invoke(), range(_INVOCATIONS))
 
 
 if __name__ == "__main__":

@@ -77,7 +77,7 @@ def CompressionEvaluator(
       split: Split of the examples to evaluate on.
       max_bytes: Largest size of `model.tflite`, in bytes; 0 for no limit.
       max_p99_ms: Highest 99th percentile of its time per row, in milliseconds; 0 for no limit.
-      min_sparsity: Smallest share of zeros among its weights.
+      min_sparsity: Smallest share of the float model's weights that are zero or removed.
       confidence: Confidence at which a loss against the float model counts, such as 0.95; 0 counts
         any loss.
       beam_pipeline: Supplied by TFX.

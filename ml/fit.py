@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import tensorflow as tf
 import tf_keras
 
 from ml import progress
@@ -56,10 +57,19 @@ class FitSettings:
         require(0 < self.learning_rate <= 1, "learning_rate", self.learning_rate, "above 0, to 1")
         check_training(self.task, self.loss, self.class_weights)
 
+    def steps(self, rows: int) -> int:
+        """Number of training steps with a number of rows."""
+        return self.epochs * math.ceil(rows / self.batch_size)
+
     @property
     def keras_loss(self) -> str:
         """Name of the Keras loss."""
         return self.loss or self.task.loss
+
+    @property
+    def loss_of_targets(self) -> str:
+        """Name of the Keras loss of a probability for each class, instead of a class's id."""
+        return self.keras_loss.removeprefix("sparse_")
 
 
 def check_training(task: Task, loss: str, class_weights: str) -> None:
@@ -86,7 +96,7 @@ def fine_tune(
     network: tf_keras.Model,
     columns: Columns,
     settings: FitSettings,
-    callbacks: Sequence[tf_keras.callbacks.Callback] = (),
+    targets: np.ndarray | None = None,
 ) -> None:
     """Trains a network further.
 
@@ -94,34 +104,81 @@ def fine_tune(
       network: The network; its weights change.
       columns: Rows to train on; see `read_columns`.
       settings: The settings.
-      callbacks: Keras callbacks.
+      targets: What to learn instead of the labels; see `ml.distillation.soft_targets`.
 
     Raises:
       UserError: If training diverges.
     """
-    make_deterministic(settings.seed)
-    labels = columns[settings.task.label]
-    steps = math.ceil(len(labels) / settings.batch_size)
-    schedule = tf_keras.optimizers.schedules.CosineDecay(
-        settings.learning_rate, max(1, steps * settings.epochs)
-    )
-    network.compile(tf_keras.optimizers.Adam(schedule), settings.keras_loss)
-    history = network.fit(
-        select_inputs(network, columns),
-        labels,
-        sample_weight=training_weights(columns, settings.task, settings.class_weights),
-        batch_size=settings.batch_size,
-        epochs=settings.epochs,
-        verbose=0,
-        callbacks=[*callbacks, ReportProgress(settings.epochs, steps)],
-    ).history
-    # The loss may be finite although weights are not: a ReLU turns NaN into 0.
-    values = [history.get("loss", []), *network.get_weights()]
-    if not all(np.isfinite(array).all() for array in values):
-        raise UserError(
-            "fine-tuning diverged: loss or weights are not finite; lower the learning rate "
-            f"(now {settings.learning_rate:g})"
-        )
+    FineTuning(network, columns, settings, targets).run()
+
+
+class FineTuning:
+    """Trains a network further, if need be several times from the weights that it had at first.
+
+    A second run need not be traced and compiled again, which takes longer than a hundred steps.
+
+    Args:
+      network: The network; its weights change.
+      columns: Rows to train on; see `read_columns`.
+      settings: The settings.
+      targets: What to learn instead of the labels; see `ml.distillation.soft_targets`.
+    """
+
+    def __init__(
+        self,
+        network: tf_keras.Model,
+        columns: Columns,
+        settings: FitSettings,
+        targets: np.ndarray | None = None,
+    ):
+        self._network, self._settings = network, settings
+        labels = columns[settings.task.label]
+        self._inputs = select_inputs(network, columns)
+        self._labels = labels if targets is None else targets
+        self._weights = training_weights(columns, settings.task, settings.class_weights)
+        self._epoch = math.ceil(len(labels) / settings.batch_size)
+        self.steps = self._epoch * settings.epochs
+        self._length = tf.Variable(1.0)
+        schedule = tf_keras.optimizers.schedules.CosineDecay(settings.learning_rate, self._length)
+        loss = settings.keras_loss if targets is None else settings.loss_of_targets
+        network.compile(tf_keras.optimizers.Adam(schedule), loss)
+        self._start = network.get_weights()
+
+    def run(self, steps: int = 0, callbacks: Sequence[tf_keras.callbacks.Callback] = ()) -> None:
+        """Trains from the first weights on, with a learning rate that falls to 0.
+
+        Args:
+          steps: Number of steps, less than `self.steps`; 0 for all.
+          callbacks: Keras callbacks.
+
+        Raises:
+          UserError: If training diverges.
+        """
+        network, settings = self._network, self._settings
+        make_deterministic(settings.seed)
+        network.set_weights(self._start)
+        for variable in network.optimizer.variables:
+            variable.assign(tf.zeros_like(variable))
+        self._length.assign(max(1, steps or self.steps))
+        whole = not 0 < steps < self._epoch
+        epochs = settings.epochs if not steps else math.ceil(steps / self._epoch)
+        history = network.fit(
+            self._inputs,
+            self._labels,
+            sample_weight=self._weights,
+            batch_size=settings.batch_size,
+            steps_per_epoch=None if whole else steps,
+            epochs=epochs,
+            verbose=0,
+            callbacks=[*callbacks, ReportProgress(epochs, self._epoch if whole else steps)],
+        ).history
+        # The loss may be finite although weights are not: a ReLU turns NaN into 0.
+        values = [history.get("loss", []), *network.get_weights()]
+        if not all(np.isfinite(array).all() for array in values):
+            raise UserError(
+                "fine-tuning diverged: loss or weights are not finite; lower the learning rate "
+                f"(now {settings.learning_rate:g})"
+            )
 
 
 def evaluate(network: tf_keras.Model, columns: Columns, settings: FitSettings) -> dict[str, Any]:

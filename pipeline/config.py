@@ -82,7 +82,7 @@ class CompressionConfig:
       max_slice_loss: The same for every slice that is large enough. Without it: 0.02, 0.04, 0.05.
       max_bytes: Largest size of `model.tflite`, in bytes; 0 for no limit.
       max_p99_ms: Highest 99th percentile of its time per row, in milliseconds; 0 for no limit.
-      min_sparsity: Smallest share of zeros among its weights.
+      min_sparsity: Smallest share of the float model's weights that are zero or removed.
     """
 
     max_loss: Limit | None = None

@@ -16,6 +16,7 @@ from pipeline.setting_types import (
     Positive,
     RunParameter,
     Share,
+    Sparsity,
     Switch,
     Weight,
 )
@@ -60,24 +61,31 @@ class PruningConfig:
     """The pruning of the network; see [compression.md](compression.md).
 
     Attributes:
-      target_sparsity: Share of the weights of the dense layers that become zero; 0 for none.
+      target_sparsity: Share of the weights of the dense layers that become zero, 0 for none; or
+        "auto" for the highest that costs at most half of `compression.max_loss` on `eval`.
       schedule: "polynomial", from none to the target, or "constant".
       frequency: Largest number of steps between two choices of the weights that are zero.
       block_size: Inputs and outputs of a dense layer whose weights become zero together.
       m_by_n: [2, 4] makes 2 of every 4 consecutive weights zero, instead of `target_sparsity`.
       layers: Names or types of layers; none means all dense layers except the output.
       epochs: Passes over `train` in fine-tuning.
-      learning_rate: Adam's learning rate at the start.
+      learning_rate: Adam's learning rate at the start, from which it falls to 0.
+      distillation: Share of the float model's predictions in what the pruned network learns; the
+        rest are labels.
+      keep_units: Share of the units of hidden dense layers that are kept; those that matter least
+        are removed before weights are pruned, which makes the network smaller and faster.
     """
 
-    target_sparsity: RunParameter[Annotated[float, Field(ge=0, lt=1)]] = 0.8
+    target_sparsity: RunParameter[Sparsity] = "auto"
     schedule: Literal["polynomial", "constant"] = "polynomial"
     frequency: Positive = 20
     block_size: tuple[Positive, Positive] = (1, 1)
     m_by_n: tuple[Positive, Positive] | tuple[()] = ()
     layers: tuple[str, ...] = ()
     epochs: RunParameter[Epochs] = 4
-    learning_rate: RunParameter[LearningRate] = 3e-4
+    learning_rate: RunParameter[LearningRate] = 1e-3
+    distillation: Share = 1.0
+    keep_units: Annotated[float, Field(gt=0, le=1)] = 1.0
 
 
 @dataclass(frozen=True, config=CHECKED)
@@ -85,21 +93,23 @@ class QuantizationConfig:
     """The quantization of the TFLite model; see [compression.md](compression.md).
 
     Attributes:
-      mode: One of the modes, or "auto" for the best of `auto_modes`.
-      auto_modes: Modes that "auto" chooses from.
-      policy: Whether "auto" takes the smallest or the fastest.
+      mode: One of the modes, or "auto" for the first of `auto_modes` that loses at most
+        `compression.max_loss` on `eval`; float if there is none.
+      auto_modes: Modes that "auto" tries, in this order.
       weight_bits: Bits of the 8 that a weight uses; with fewer the file compresses better.
       sparse: Whether weights that are mostly zero are stored without the zeros.
       representative_rows: Training examples in the representative dataset.
       epochs: Passes over `train` in the modes "qat" and "pqat".
-      learning_rate: Adam's learning rate at the start.
+      learning_rate: Adam's learning rate at the start, from which it falls to 0.
+      distillation: Share of the float model's predictions in what "qat" and "pqat" learn; the rest
+        are labels.
     """
 
-    mode: RunParameter[Literal[Mode, "auto"]] = "int8"
-    auto_modes: tuple[Mode, ...] = ("float16", "dynamic_range", "int8", "qat", "pqat")
-    policy: RunParameter[Literal["smallest", "fastest"]] = "smallest"
+    mode: RunParameter[Literal[Mode, "auto"]] = "auto"
+    auto_modes: tuple[Mode, ...] = ("int8", "pqat", "dynamic_range", "float16")
     weight_bits: RunParameter[Annotated[int, Field(ge=5, le=8)]] = 8
     sparse: Switch = True
     representative_rows: Positive = 2000
     epochs: Epochs = 1
     learning_rate: LearningRate = 1e-4
+    distillation: Share = 1.0

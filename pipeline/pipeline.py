@@ -15,7 +15,7 @@ from components.compression_evaluator import CompressionEvaluator
 from components.data_gate.component import DataGate
 from components.evaluator.component import Evaluator
 from components.import_schema_gen import ImportSchemaGen
-from components.pruner import Pruner
+from components.pruner.component import Pruner
 from components.pusher import Pusher
 from components.quantizer.component import Quantizer
 from components.served_model import ServedModel
@@ -173,10 +173,12 @@ def create_pipeline(
         "batch_size": config.training.batch_size,
         "seed": config.training.seed,
     }
+    max_loss = _or_default(config.compression.max_loss, model.task.max_loss)
     pruner = Pruner(
         model=trainer.outputs["model"],
         examples=transform.outputs["transformed_examples"],
         transform_graph=transform.outputs["transform_graph"],
+        max_loss=max_loss,
         **learning,
         **_as_parameters(config.pruning),
     )
@@ -187,11 +189,7 @@ def create_pipeline(
         transformed_examples=transform.outputs["transformed_examples"],
         transform_graph=transform.outputs["transform_graph"],
         signature=RAW_SIGNATURE,
-        max_loss=(
-            model.task.max_loss
-            if config.compression.max_loss is None
-            else config.compression.max_loss
-        ),
+        max_loss=max_loss,
         **learning,
         **_as_parameters(config.quantization),
     )

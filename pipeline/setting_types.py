@@ -71,8 +71,22 @@ def _as_bound(bound: Any) -> Any:
         ) from None
 
 
+def _check_sparsity(value: Any) -> Any:
+    """A share below 1 as text, or "auto"."""
+    if value == "auto":
+        return value
+    try:
+        if isinstance(value, bool) or not 0 <= float(value) < 1:
+            raise ValueError
+    except (TypeError, ValueError):
+        raise ValueError('0 to below 1 is expected, or "auto"') from None
+    return str(float(value))
+
+
 # Only `true` or `false`, in TOML and on the command line.
 Switch = Annotated[bool, BeforeValidator(_check_switch)]
+# A text, because a component's parameter has one type.
+Sparsity = Annotated[str, BeforeValidator(_check_sparsity)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=0)]
 Positive = Annotated[int, Field(ge=1)]

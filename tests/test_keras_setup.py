@@ -34,7 +34,7 @@ print(os.environ.get("TF_USE_LEGACY_KERAS"))
         "orchestration.kubeflow.entrypoint",
         "orchestration.local.node_process",
         "pipeline.pipeline",
-        "components.pruner",
+        "components.pruner.component",
         "components.transform",
         "components.evaluator.extraction",
         "ml.networks",

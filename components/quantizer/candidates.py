@@ -16,6 +16,7 @@ from ml.predictors import TFLitePredictor
 from ml.tasks import REGRESSION
 
 EMULATED = ("int8", "qat", "pqat")
+FINE_TUNED = ("qat", "pqat")
 # Rows on which dense and sparse storage are compared, and the largest difference of predictions: of
 # probabilities, or of the numbers of a regression in their standard deviations.
 PROBE_ROWS = 256
@@ -30,11 +31,13 @@ class Candidate:
       saved_model: Folder of the SavedModel.
       tflite: The TFLite model.
       sparse: Whether the TFLite model is stored without its zeros.
+      storage: Why it is stored so.
     """
 
     saved_model: str
     tflite: bytes
     sparse: bool
+    storage: str
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,7 @@ class CandidateMaker:
     save: SaveFn
     signature: str
     settings: FitSettings
+    targets: np.ndarray | None
     weight_bits: int
     store_sparse: bool
     probe: np.ndarray
@@ -67,8 +71,8 @@ class CandidateMaker:
             )
         else:
             network = clone(network)  # Saving attaches objects to it.
-        if mode in ("qat", "pqat"):
-            fine_tune(network, train, self.settings)
+        if mode in FINE_TUNED:
+            fine_tune(network, train, self.settings, self.targets)
         path = tempfile.mkdtemp(dir=self.folder)
         graph = tft.TFTransformOutput(self.graph_uri)
         self.save(network, graph, path)
@@ -80,22 +84,31 @@ class CandidateMaker:
         TFLitePredictor(content).check_inputs(
             [feature.name for feature in graph.raw_metadata.schema.feature]
         )
-        if self.store_sparse and mode != "none":
-            smaller = convert(path, self.signature, **options, sparse=True)
-            if len(smaller) < len(content) and self._agree(content, smaller):
-                return Candidate(path, smaller, sparse=True)
-        return Candidate(path, content, sparse=False)
+        if not self.store_sparse or mode == "none":
+            return Candidate(path, content, sparse=False, storage="with its zeros, as configured")
+        smaller = convert(path, self.signature, **options, sparse=True)
+        if len(smaller) >= len(content):
+            why = "with its zeros: no layer has so many that leaving them out is smaller"
+            return Candidate(path, content, sparse=False, storage=why)
+        if problem := self._problem(content, smaller):
+            size = f"{len(content):,} bytes instead of {len(smaller):,}"
+            why = f"with its zeros ({size}): without them {problem}"
+            return Candidate(path, content, sparse=False, storage=why)
+        return Candidate(path, smaller, sparse=True, storage="without its zeros")
 
-    def _agree(self, content: bytes, other: bytes) -> bool:
-        """Whether a TFLite model with sparse storage runs here and predicts the same.
+    def _problem(self, content: bytes, other: bytes) -> str:
+        """What is wrong with a TFLite model with sparse storage; "" if it predicts the same.
 
-        LiteRT from 2.1.5 on cannot run int8 weights that are stored sparse, and TensorFlow's
-        converter loses the last inputs of a layer whose width is no multiple of the block.
+        LiteRT from 2.1.5 on cannot run int8 weights that are stored sparse. Where enough blocks of
+        16 inputs (4 in float) are zero, TensorFlow's converter stores a layer in blocks, wrongly if
+        its width is no multiple of them.
         """
         expected = TFLitePredictor(content).predict(self.probe)
         try:
             predictions = TFLitePredictor(other).predict(self.probe)
         except RuntimeError:
-            return False
+            return "the installed interpreter cannot run it"
         unit = float(np.std(expected)) if self.settings.task.kind == REGRESSION else 1.0
-        return np.allclose(predictions, expected, rtol=1e-5, atol=_ROUNDING * unit)
+        if np.allclose(predictions, expected, rtol=1e-5, atol=_ROUNDING * unit):
+            return ""
+        return f"predictions are up to {np.abs(predictions - expected).max():.2g} off"

@@ -8,20 +8,29 @@ import numpy as np
 import tensorflow_transform as tft
 from tfx import v1 as tfx
 
-from components.quantizer.candidates import EMULATED, PROBE_ROWS, Candidate, CandidateMaker
-from components.quantizer.choice import check_modes, choose
+from components.quantizer.candidates import (
+    EMULATED,
+    FINE_TUNED,
+    PROBE_ROWS,
+    Candidate,
+    CandidateMaker,
+)
+from components.quantizer.choice import check_modes, explain_choice, measure_loss
+from components.quantizer.conversion import count_weights
 from components.quantizer.fake_quant import check_quantizable, check_representative
-from components.quantizer.measurement import measure, read_rows
+from components.quantizer.measurement import Measurement, measure, read_rows
 from components.quantizer.trade_off import plot_trade_off
 from ml import progress
 from ml.artifacts import CompressionReport, serving_model_uri
 from ml.custom_config import bind_custom_config
+from ml.distillation import teach, without_regularization
 from ml.examples import Columns, read_columns
 from ml.fit import FitSettings, check_columns, select_inputs
 from ml.keras_setup import skip_autograph_of_keras
 from ml.networks import load_network
 from ml.parameters import load_function, require
 from ml.tasks import Task
+from storage.errors import UserError
 from storage.names import TFLITE_MODEL
 from storage.uris import copy_tree
 
@@ -43,7 +52,6 @@ def Quantizer(
     signature: tfx.dsl.components.Parameter[str],
     mode: tfx.dsl.components.Parameter[str],
     auto_modes: tfx.dsl.components.Parameter[str],
-    policy: tfx.dsl.components.Parameter[str],
     max_loss: tfx.dsl.components.Parameter[float],
     weight_bits: tfx.dsl.components.Parameter[int],
     sparse: tfx.dsl.components.Parameter[bool],
@@ -51,6 +59,7 @@ def Quantizer(
     epochs: tfx.dsl.components.Parameter[int],
     batch_size: tfx.dsl.components.Parameter[int],
     learning_rate: tfx.dsl.components.Parameter[float],
+    distillation: tfx.dsl.components.Parameter[float],
     seed: tfx.dsl.components.Parameter[int],
 ) -> None:
     """Converts a `tf_keras` model to TFLite, quantized in one mode or in the best of several.
@@ -68,9 +77,9 @@ def Quantizer(
         activations come from a representative dataset of training examples.
       - `qat`: like `int8`, after fine-tuning with emulated rounding.
       - `pqat`: like `qat`, and weights that are zero stay zero.
-      - `auto`: converts in every mode of `auto_modes`, measures each on `eval`, and takes the
-        smallest or fastest that loses at most `max_loss` of the task's headline metric against
-        `float_model`; if no mode qualifies, float.
+      - `auto`: the first of `auto_modes` that the network can have, and that loses at most
+        `max_loss` of the task's headline metric on `eval` against `float_model`; float if there is
+        none.
 
     Example:
       quantizer = Quantizer(
@@ -86,8 +95,7 @@ def Quantizer(
           class_weights="",
           signature="raw_features",
           mode="auto",
-          auto_modes='["dynamic_range", "int8"]',
-          policy="smallest",
+          auto_modes='["int8", "dynamic_range"]',
           max_loss=0.002,
           weight_bits=8,
           sparse=True,
@@ -95,6 +103,7 @@ def Quantizer(
           epochs=2,
           batch_size=512,
           learning_rate=1e-4,
+          distillation=1.0,
           seed=7,
       )
 
@@ -107,7 +116,7 @@ def Quantizer(
       quantized_model: Component `outputs` contains: the SavedModel and, in its folder,
         `model.tflite`.
       report: Component `outputs` contains: the chosen mode, the reason, and the measurements of
-        each mode, also as `trade_off.png`.
+        each mode with `storage`, how its file is stored and why, also as `trade_off.png`.
       save_fn: Import path of the function `(network, transform graph, path)` that saves a network
         with its serving signatures.
       custom_config: JSON object that `save_fn` gets, if it has a parameter of this name.
@@ -116,8 +125,7 @@ def Quantizer(
       class_weights: "balanced", a JSON list of a weight for each class, or "".
       signature: Signature of the SavedModel that the TFLite model has.
       mode: One of the modes.
-      auto_modes: JSON list of the modes that `auto` chooses from.
-      policy: "smallest" (after gzip) or "fastest" (median time of one row).
+      auto_modes: JSON list of the modes that `auto` tries, in this order.
       max_loss: Largest loss of the headline metric on `eval` that `auto` accepts, as
         `ml.metrics.Metric.loss` defines it.
       weight_bits: Bits of the 8 that a weight uses in the modes `int8`, `qat` and `pqat`, 5 to 8;
@@ -128,6 +136,8 @@ def Quantizer(
       epochs: Passes over `train` in `qat` and `pqat`.
       batch_size: Rows per step.
       learning_rate: Adam's learning rate at the start, from which it falls along a cosine to 0.
+      distillation: Share of the predictions of `float_model` in what `qat` and `pqat` learn; the
+        rest are labels. With 1 they learn without dropout, noise and penalties.
       seed: Seed of all random choices.
 
     Raises:
@@ -139,14 +149,23 @@ def Quantizer(
     learned = Task.from_json(task)
     settings = FitSettings(learned, loss, class_weights, epochs, batch_size, learning_rate, seed)
     settings.check()
-    modes = check_modes(mode, auto_modes, policy, max_loss)
+    modes = check_modes(mode, auto_modes, max_loss)
+    require(0 <= distillation <= 1, "distillation", distillation, "0 to 1")
     require(5 <= weight_bits <= 8, "weight_bits", weight_bits, "5 to 8")
     save = bind_custom_config(load_function(save_fn), custom_config)
     network = load_network(model)
     graph = tft.TFTransformOutput(transform_graph.uri)
+    unusable = ""
+    if any(name in EMULATED for name in modes):
+        try:
+            check_quantizable(network)
+        except UserError as error:
+            if mode != "auto":
+                raise
+            unusable = f"; {error}"
+            modes = [name for name in modes if name not in EMULATED]
     train: Columns = {}
-    if any(mode in EMULATED for mode in modes):
-        check_quantizable(network)
+    if any(name in EMULATED for name in modes):
         train = read_columns(transformed_examples, "train", graph.transformed_metadata.schema)
         check_columns(train, learned)
     order = np.random.default_rng(seed).permutation(len(next(iter(train.values()), ())))
@@ -156,6 +175,11 @@ def Quantizer(
     }
     check_representative(select_inputs(network, train) if train else {})
     rows = read_rows(examples, learned, graph.raw_feature_spec())
+    float_network, targets = load_network(float_model), None
+    if any(name in FINE_TUNED for name in modes):
+        targets = teach(float_network, train, learned, distillation)
+        if distillation == 1:
+            network = without_regularization(network)
     with tempfile.TemporaryDirectory() as folder:
         maker = CandidateMaker(
             folder=folder,
@@ -163,27 +187,35 @@ def Quantizer(
             save=save,
             signature=signature,
             settings=settings,
+            targets=targets,
             weight_bits=weight_bits,
             store_sparse=sparse,
             probe=rows.examples[:PROBE_ROWS],
         )
         progress.report("float model")
-        float_candidate = maker.make("none", load_network(float_model), {}, {})
+        float_candidate = maker.make("none", float_network, {}, {})
         baseline = measure(float_candidate.tflite, rows)
-        candidates = {}
-        for name in modes:
-            progress.report(f"mode {name}")
-            candidates[name] = maker.make(name, network, representative, train)
-        measured = {name: measure(candidate.tflite, rows) for name, candidate in candidates.items()}
-        chosen, why = choose(measured, baseline, mode, policy, max_loss, learned.headline)
+        weights, _ = count_weights(float_candidate.tflite)
+        candidates: dict[str, Candidate] = {}
+        measured: dict[str, Measurement] = {}
+        losses: dict[str, float] = {}
+        for chosen in modes:
+            progress.report(f"mode {chosen}")
+            candidates[chosen] = maker.make(chosen, network, representative, train)
+            measured[chosen] = measure(candidates[chosen].tflite, rows, weights)
+            losses[chosen] = measure_loss(measured[chosen], baseline, learned.headline)
+            if losses[chosen] <= max_loss:
+                break
+        why = explain_choice(mode, chosen, losses, max_loss, learned.headline)
         _write(quantized_model, candidates[chosen])
     report.write(
         {
             "mode": chosen,
-            "why": why,
+            "why": why + unusable,
             "float": dataclasses.asdict(baseline),
             "modes": {
-                name: dataclasses.asdict(result) | {"stored_sparse": candidates[name].sparse}
+                name: dataclasses.asdict(result)
+                | {"stored_sparse": candidates[name].sparse, "storage": candidates[name].storage}
                 for name, result in measured.items()
             },
         }

@@ -231,10 +231,22 @@ def _size(buffer: Any) -> int:
     return 0 if buffer.data is None else len(buffer.data)
 
 
-def weight_sparsity(content: bytes) -> float:
-    """The share of zeros in the weights of a TFLite model's dense and convolution operators."""
+def weight_sparsity(content: bytes, total: int = 0) -> float:
+    """The share of zeros in the weights of a TFLite model's dense and convolution operators.
+
+    Args:
+      content: The model.
+      total: Number of weights before some were removed, which count as zero; 0 if none were.
+    """
+    weights, left = count_weights(content)
+    total = total or weights
+    return 1 - left / total if total else 0.0
+
+
+def count_weights(content: bytes) -> tuple[int, int]:
+    """Counts the weights of a TFLite model's dense and convolution operators: all, and not zero."""
     model = tflite.parse(content)
-    zeros = total = 0
+    left = total = 0
     for graph in model.subgraphs:
         densified: dict[int, int] = {}
         for operator in graph.operators:
@@ -250,6 +262,6 @@ def weight_sparsity(content: bytes) -> float:
                     np.asarray(model.buffers[tensor.buffer].data, np.uint8).tobytes(),
                     tflite.DTYPES[tensor.type].as_numpy_dtype,
                 )
-                zeros += size - np.count_nonzero(values)
+                left += np.count_nonzero(values)
                 total += size
-    return zeros / total if total else 0.0
+    return total, left

@@ -35,7 +35,8 @@ class Measurement:
     Attributes:
       bytes: Size of the file.
       gzip_bytes: Size of the file after gzip at its highest level.
-      sparsity: Share of zeros among the weights of dense and convolution operators.
+      sparsity: Share of the float model's weights in dense and convolution operators that are
+        zero or removed.
       metrics: The task's metrics by name; see `ml.scores.measure`.
       p50_ms: Median time of one row in the interpreter, in milliseconds.
       p99_ms: 99th percentile of that time.
@@ -111,12 +112,13 @@ def _read_column(
         ) from error
 
 
-def measure(content: bytes, rows: Rows) -> Measurement:
+def measure(content: bytes, rows: Rows, weights: int = 0) -> Measurement:
     """Measures a TFLite model on one thread.
 
     Args:
       content: The model.
       rows: The rows.
+      weights: Number of weights of the float model; 0 for the model's own.
 
     Returns:
       The measurements.
@@ -130,7 +132,7 @@ def measure(content: bytes, rows: Rows) -> Measurement:
     return Measurement(
         bytes=len(content),
         gzip_bytes=len(gzip.compress(content, 9)),
-        sparsity=weight_sparsity(content),
+        sparsity=weight_sparsity(content, weights),
         metrics=metrics,
         p50_ms=float(np.median(single)) * 1e3,
         p99_ms=float(np.quantile(single, 0.99)) * 1e3,

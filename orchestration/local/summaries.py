@@ -131,6 +131,10 @@ def _pruner(outputs: Outputs) -> Summary:
     why = report["why"]
     few = f" (too few steps for {report['target_sparsity']:.0%})" if why else ""
     line = f"{report['sparsity']:.1%} of the weights are zero{few}"
+    if removed := sum(layer["removed"] for layer in report["units"].values()):
+        units = sum(layer["units"] for layer in report["units"].values())
+        line = f"{report['sparsity']:.1%} of the weights are zero or removed{few}"
+        line += f", and {removed:,} of {units:,} units removed"
     change = f"eval {TITLES[name]} {_value(after)}, was {_value(before)}"
     return Summary(f"{line}; {change}", (why,) if why else ())
 
@@ -142,7 +146,7 @@ def _quantizer(outputs: Outputs) -> Summary:
         f"{report['mode']}: model.tflite {shipped['bytes'] / 1000:.1f} kB, "
         f"{original['bytes'] / shipped['bytes']:.1f} times smaller than float; "
         f"{shipped['p50_ms'] * 1000:.1f} µs a row",
-        (report["why"],),
+        (report["why"], f"model.tflite is stored {shipped['storage']}"),
     )
 
 

@@ -112,7 +112,7 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> Any:
 @pytest.fixture(scope="session")
 def pruned_digits(digits: Any, run_component: Callable[..., dict[str, Any]]) -> dict[str, Any]:
     """What the Pruner makes of that network; not to be changed."""
-    from components.pruner import Pruner
+    from components.pruner.component import Pruner
     from tests.components.digits import PRUNING
 
     return run_component(Pruner, digits.for_pruner(), **PRUNING)

@@ -43,6 +43,7 @@ PRUNING: dict[str, Any] = LEARNING | {
     "batch_size": 32,
     "learning_rate": 1e-3,
     "frequency": 10,
+    "target_sparsity": "0.8",
 }
 
 _RAW_SPEC = {

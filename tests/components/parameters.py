@@ -55,7 +55,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
         "analyze": '["train"]',
         "transform": '["train", "eval"]',
     },
-    "Pruner": _FIT | _parameters(PruningConfig()),
+    "Pruner": _FIT | _parameters(PruningConfig()) | {"max_loss": 0.005},
     "Quantizer": _FIT
     | _parameters(QuantizationConfig())
     | {"signature": "raw_features", "max_loss": 0.005},

@@ -284,6 +284,7 @@ def make_maker(model: OddModel, folder: Path, save: Callable[..., None]) -> Cand
         save=save,
         signature=RAW_SIGNATURE,
         settings=SETTINGS,
+        targets=None,
         weight_bits=8,
         store_sparse=False,
         probe=model.examples,

@@ -19,7 +19,9 @@ from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
 from tfx.v1.types import standard_artifacts as standard
 
-from components.pruner import Pruner, check_pruning, limit_sparsity, measure_sparsity
+from components.pruner.component import Pruner
+from components.pruner.pruning import count_weights, measure_sparsity
+from components.pruner.spec import check_pruning, limit_sparsity
 from ml.artifacts import serving_model_uri
 from ml.fit import FitSettings
 from ml.predictors import load_predictor
@@ -29,6 +31,7 @@ from tests.components.digits import (
     PRUNING,
     TASK,
     Digits,
+    Rows,
     build_network,
     digest,
     load_kernels,
@@ -69,12 +72,52 @@ def test_pruner_reaches_and_reports_the_target_in_every_hidden_layer(
 ) -> None:
     kernels = load_kernels(pruned_digits["pruned_model"])
     report = pruned_digits["report"].read()
+    weights = {"first": PIXELS * 64, "second": 64 * 64}
     assert list(report["layers"]) == ["first", "second"]
     for name, layer in report["layers"].items():
-        assert zeros(kernels[name]) == pytest.approx(0.8, abs=0.002)
-        assert layer == {"sparsity": zeros(kernels[name]), "weights": kernels[name].size}
-    together = np.concatenate([kernels["first"].ravel(), kernels["second"].ravel()])
-    assert report["sparsity"] == pytest.approx(zeros(together))
+        # What dead units had left is gone too.
+        assert 0.798 < layer["sparsity"] < 0.83
+        left = np.count_nonzero(kernels[name])
+        assert layer == {"sparsity": 1 - left / weights[name], "weights": weights[name]}
+    left = sum(np.count_nonzero(kernels[name]) for name in weights)
+    assert report["sparsity"] == pytest.approx(1 - left / sum(weights.values()))
+
+
+def test_pruner_removes_dead_units_and_reports_them(prune: Prune) -> None:
+    done = prune(target_sparsity="0.96", epochs=16)
+    kernels, units = load_kernels(done["pruned_model"]), done["report"].read()["units"]
+    assert list(units) == ["first", "second"]
+    assert sum(layer["removed"] for layer in units.values()) > 0
+    for name, layer in units.items():
+        assert kernels[name].shape[1] == layer["units"] - layer["removed"] > 1
+        assert kernels[name].any(axis=0).all()
+    assert kernels["second"].shape[0] == kernels["first"].shape[1]
+    assert kernels["second"].any(axis=1).all()
+
+
+def test_pruner_keeps_a_share_of_the_units_and_the_accuracy(prune: Prune) -> None:
+    done = prune(keep_units=0.5, target_sparsity="0.5")
+    kernels, report = load_kernels(done["pruned_model"]), done["report"].read()
+    assert kernels["first"].shape[1] == kernels["second"].shape[0] <= 32
+    assert kernels["second"].shape[1] == kernels["digit"].shape[0] <= 32
+    for name, counts in report["units"].items():
+        assert counts == {"units": 64, "removed": 64 - kernels[name].shape[1]}
+    assert report["sparsity"] > 0.74
+    assert measure_accuracy(load_predictor(serving_model_uri(done["pruned_model"]))) > 0.9
+
+
+@pytest.mark.parametrize("share", [0.0, 1.0])
+def test_pruner_learns_from_the_float_model_rather_than_from_labels(
+    digits: Digits, run_component: Callable[..., Outputs], tmp_path: Path, share: float
+) -> None:
+    splits = {}
+    for split, rows in read_digits().items():
+        labels = rows.labels if split != "train" else (rows.labels + 1) % 10  # All of them wrong.
+        splits[split] = Rows(rows.images / np.float32(255), labels)
+    inputs = digits.for_pruner(examples=write_examples(tmp_path, splits))
+    done = run_component(Pruner, inputs, **(PRUNING | {"distillation": share}))
+    accuracy = measure_accuracy(load_predictor(serving_model_uri(done["pruned_model"])))
+    assert accuracy > 0.9 if share else accuracy < 0.7
 
 
 def test_pruner_keeps_all_weights_of_the_output_layer(pruned_digits: Outputs) -> None:
@@ -126,7 +169,7 @@ def test_pruner_leaves_no_wrapper_of_the_toolkit_in_the_saved_model(
     folders = [serving_model_uri(m) for m in (digits.model, pruned_digits["pruned_model"])]
     before, after = (tf_keras.models.load_model(folder, compile=False) for folder in folders)
     assert [type(layer).__name__ for layer in after.layers if layer.weights] == ["Dense"] * 3
-    assert [w.shape for w in after.get_weights()] == [w.shape for w in before.get_weights()]
+    assert [w.name for w in after.weights] == [w.name for w in before.weights]
     for path in filter(Path.is_file, Path(folders[1]).rglob("*")):
         assert not re.search(rb"(?i)prune_?low|pruning_step", path.read_bytes()), path
 
@@ -152,7 +195,7 @@ def test_pruner_weights_depend_on_the_seed_alone(pruned_digits: Outputs, again: 
 
 def test_pruner_prunes_blocks_of_four_inputs_together(prune: Prune) -> None:
     kernels = load_kernels(
-        prune(block_size="[4, 1]", epochs=2, target_sparsity=0.7)["pruned_model"]
+        prune(block_size="[4, 1]", epochs=2, target_sparsity="0.7")["pruned_model"]
     )
     for name in ("first", "second"):
         assert zeros(kernels[name]) == pytest.approx(0.7, abs=0.005)
@@ -170,19 +213,19 @@ def test_pruner_prunes_two_of_every_four_inputs(prune: Prune) -> None:
 
 
 def test_pruner_reaches_the_target_with_a_constant_schedule(prune: Prune) -> None:
-    report = prune(schedule="constant", target_sparsity=0.6, epochs=2)["report"].read()
+    report = prune(schedule="constant", target_sparsity="0.6", epochs=2)["report"].read()
     assert report["sparsity"] == pytest.approx(0.6, abs=0.002)
 
 
 @pytest.mark.parametrize("schedule", ["polynomial", "constant"])
 def test_pruner_reaches_the_target_with_a_low_frequency(prune: Prune, schedule: str) -> None:
-    parameters = {"schedule": schedule, "frequency": 1000, "target_sparsity": 0.6}
+    parameters = {"schedule": schedule, "frequency": 1000, "target_sparsity": "0.6"}
     report = prune(epochs=1, **parameters)["report"].read()
     assert report["sparsity"] == pytest.approx(0.6, abs=0.005)
 
 
 def test_pruner_keeps_the_weights_of_other_layers(prune: Prune) -> None:
-    done = prune(layers='["second"]', epochs=2, target_sparsity=0.7)
+    done = prune(layers='["second"]', epochs=2, target_sparsity="0.7")
     assert list(done["report"].read()["layers"]) == ["second"]
     kernels = load_kernels(done["pruned_model"])
     assert zeros(kernels["second"]) == pytest.approx(0.7, abs=0.002)
@@ -190,7 +233,7 @@ def test_pruner_keeps_the_weights_of_other_layers(prune: Prune) -> None:
 
 
 def test_pruner_passes_the_network_on_with_a_target_of_zero(digits: Digits, prune: Prune) -> None:
-    done = prune(target_sparsity=0.0, epochs=0)
+    done = prune(target_sparsity="0", epochs=0)
     given, passed = load_kernels(digits.model), load_kernels(done["pruned_model"])
     assert all(np.array_equal(given[name], passed[name]) for name in given)
     report = done["report"].read()
@@ -202,13 +245,13 @@ def test_pruner_prunes_a_convolution(digits: Digits, prune: Prune, tmp_path: Pat
     network = build_network(
         layers.Reshape((28, 28, 1)), layers.Conv2D(8, 5, 4, name="strokes"), layers.Flatten()
     )
-    done = prune(write_model(tmp_path, network, digits.graph), epochs=1, target_sparsity=0.6)
+    done = prune(write_model(tmp_path, network, digits.graph), epochs=1, target_sparsity="0.6")
     assert list(done["report"].read()["layers"]) == ["strokes"]
     assert zeros(load_kernels(done["pruned_model"])["strokes"]) == pytest.approx(0.6, abs=0.01)
 
 
 def test_pruner_prunes_less_with_few_steps_and_says_why(prune: Prune) -> None:
-    report = prune(target_sparsity=0.84, epochs=2, batch_size=90)["report"].read()
+    report = prune(target_sparsity="0.84", epochs=2, batch_size=90)["report"].read()
     assert report["pruning"]["sparsity"] == 0.59
     assert report["sparsity"] == pytest.approx(0.59, abs=0.005)
     assert report["why"] == (
@@ -236,8 +279,9 @@ def test_limit_sparsity_takes_the_target_where_there_are_steps_enough(
     target: float, rows: int, epochs: int, batch_size: int
 ) -> None:
     settings = FitSettings(TASK, "", "", epochs, batch_size, 0.01, 7)
-    spec, why = limit_sparsity({"sparsity": target, "m_by_n": None}, settings, rows)
-    steps = epochs * -(-rows // batch_size)
+    steps = settings.steps(rows)
+    assert steps == epochs * -(-rows // batch_size)
+    spec, why = limit_sparsity({"sparsity": target, "m_by_n": None}, settings, steps)
     assert 0 <= spec["sparsity"] <= target
     if why:
         assert spec["sparsity"] < target
@@ -250,7 +294,7 @@ def test_limit_sparsity_takes_the_target_where_there_are_steps_enough(
 def test_limit_sparsity_leaves_a_pattern_as_it_is_and_says_so() -> None:
     settings = FitSettings(TASK, "", "", 1, 100, 0.01, 7)
     given = {"sparsity": 0.5, "m_by_n": (2, 4)}
-    spec, why = limit_sparsity(given, settings, 900)
+    spec, why = limit_sparsity(given, settings, 9)
     assert spec == given
     assert "9 steps are too few for a sparsity of 50%, which takes 16: 50% is pruned all the" in why
 
@@ -260,27 +304,30 @@ def test_measure_sparsity_includes_a_layer_that_does_not_learn() -> None:
     kernel = np.ones((PIXELS, 4))
     kernel[::2] = 0
     network.get_layer("frozen").set_weights([kernel, np.zeros(4)])
-    assert measure_sparsity(network, ["frozen"])["sparsity"] == 0.5
+    weights = count_weights(network, ["frozen"])
+    assert measure_sparsity(network, weights)["sparsity"] == 0.5
 
 
 def test_measure_sparsity_of_a_separable_convolution_uses_the_pruned_kernel() -> None:
     separable = layers.SeparableConv2D(8, 3, name="separable")
     network = build_network(layers.Reshape((28, 28, 1)), separable, layers.Flatten())
     separable.pointwise_kernel.assign(tf.zeros_like(separable.pointwise_kernel))
-    assert measure_sparsity(network, ["separable"])["sparsity"] == 1
+    assert measure_sparsity(network, count_weights(network, ["separable"]))["sparsity"] == 1
 
 
 WRONG_LABEL = dataclasses.replace(TASK, label="digit").to_json()
 WEIGHTED = dataclasses.replace(TASK, weight="weight").to_json()
 REFUSED: list[tuple[dict[str, Any], str]] = [
-    ({"target_sparsity": 1.2}, r"target_sparsity = 1\.2: allowed is 0 to below 1"),
-    ({"target_sparsity": 1.0}, r"target_sparsity = 1\.0: allowed is 0 to below 1"),
-    ({"target_sparsity": -0.1}, r"target_sparsity = -0\.1: allowed is 0 to below 1"),
-    ({"target_sparsity": float("nan")}, "target_sparsity = nan"),
+    ({"target_sparsity": "1.2"}, r"target_sparsity = '1\.2': allowed is 0 to below 1, or auto"),
+    ({"target_sparsity": "1.0"}, r"target_sparsity = '1\.0': allowed is 0 to below 1"),
+    ({"target_sparsity": "-0.1"}, r"target_sparsity = '-0\.1': allowed is 0 to below 1"),
+    ({"target_sparsity": "nan"}, "target_sparsity = 'nan'"),
+    ({"target_sparsity": "most"}, "target_sparsity = 'most': allowed is 0 to below 1, or auto"),
+    ({"target_sparsity": "auto", "max_loss": -1.0}, r"max_loss = -1\.0: allowed is 0 or more"),
     ({"schedule": "linear"}, "schedule = 'linear': allowed is polynomial or constant"),
     ({"frequency": 0}, "frequency = 0: allowed is 1 or more"),
     ({"epochs": 0}, "epochs = 0: allowed is 1 or more, in order to prune"),
-    ({"epochs": 0, "target_sparsity": 0.0, "m_by_n": "[2, 4]"}, "epochs = 0"),
+    ({"epochs": 0, "target_sparsity": "0", "m_by_n": "[2, 4]"}, "epochs = 0"),
     ({"epochs": -1}, "epochs = -1"),
     ({"batch_size": 0}, "batch_size = 0: allowed is 1 or more"),
     ({"learning_rate": 0.0}, r"learning_rate = 0\.0: allowed is above 0"),
@@ -295,6 +342,10 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"m_by_n": "[4, 4]"}, r"m_by_n = '\[4, 4\]'"),
     ({"m_by_n": "2:4"}, "m_by_n = '2:4': allowed is a JSON pair"),
     ({"m_by_n": "[2, 4]", "block_size": "[4, 1]"}, r"block_size = .* together with m_by_n"),
+    ({"distillation": 1.1}, r"distillation = 1\.1: allowed is 0 to 1"),
+    ({"distillation": float("nan")}, "distillation = nan: allowed is 0 to 1"),
+    ({"keep_units": 0.0}, r"keep_units = 0\.0: allowed is above 0, to 1"),
+    ({"keep_units": 1.5}, r"keep_units = 1\.5: allowed is above 0, to 1"),
     ({"layers": '["third"]'}, r"'third' is none of first \(Dense\), second \(Dense\), digit"),
     ({"layers": '["Conv2D"]'}, r"'Conv2D' is none of first \(Dense\), second \(Dense\)"),
     ({"layers": "first"}, "layers.*first"),
@@ -464,7 +515,7 @@ PARAMETERS = ("target_sparsity", "schedule", "frequency", "block_size", "m_by_n"
 
 
 @given(
-    target_sparsity=numbers | st.floats(0, 1),
+    target_sparsity=(numbers | st.floats(0, 1)).map(str) | st.just("auto") | st.text(),
     schedule=st.sampled_from(["polynomial", "constant"]) | st.text(),
     frequency=st.integers(),
     block_size=st.sampled_from(["[1, 1]", "[4, 1]"]) | pairs,
@@ -478,7 +529,7 @@ def test_pruning_spec_is_sound_or_refused_by_the_name_of_a_parameter(**parameter
         refusal = str(error)
     else:
         refusal = ""
-        assert 0 <= spec["sparsity"] < 1
+        assert spec["sparsity"] is None or 0 <= spec["sparsity"] < 1
         assert spec["schedule"] in ("polynomial", "constant")
         assert min(spec["frequency"], *spec["block_size"]) >= 1
         assert spec["m_by_n"] is None or 0 < spec["m_by_n"][0] < spec["m_by_n"][1]
@@ -490,5 +541,5 @@ def test_pruning_spec_accepts_every_target_and_every_block(
     target: float, pair: tuple[int, int]
 ) -> None:
     check = partial(check_pruning, schedule="polynomial", frequency=1, m_by_n="[]", epochs=1)
-    spec = check(target_sparsity=target, block_size=json.dumps(pair))
+    spec = check(target_sparsity=str(target), block_size=json.dumps(pair))
     assert (spec["sparsity"], spec["block_size"]) == (target, pair)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import gzip
 import json
+import math
+import re
 from collections.abc import Callable
 from functools import cache, partial
 from pathlib import Path
@@ -18,7 +20,7 @@ from ai_edge_litert.interpreter import Interpreter
 from hypothesis import given
 from hypothesis import strategies as st
 
-from components.quantizer.choice import MODES, POLICIES, check_modes, choose
+from components.quantizer.choice import MODES, check_modes, explain_choice, measure_loss
 from components.quantizer.component import Quantizer
 from components.quantizer.conversion import convert, weight_sparsity
 from components.quantizer.fake_quant import check_representative, emulate_int8
@@ -61,7 +63,8 @@ def quantize(
 
     def run(inputs: dict[str, Any] | None = None, **parameters: Any) -> Outputs:
         inputs = inputs or digits.for_quantizer(model=pruned_digits["pruned_model"])
-        return run_component(Quantizer, inputs, **(LEARNING | {"batch_size": 32} | parameters))
+        settings = LEARNING | {"batch_size": 32, "mode": "int8"}
+        return run_component(Quantizer, inputs, **(settings | parameters))
 
     return run
 
@@ -193,17 +196,50 @@ def test_quantizer_reports_whether_zeros_are_left_out(
     dense = quantize(mode="float16", sparse=False)
     assert measurement(dense, "float16")["stored_sparse"] is False
     assert measurement(unpruned, "int8")["stored_sparse"] is False
+    assert measurement(quantized("float16"), "float16")["storage"] == "without its zeros"
+    assert measurement(dense, "float16")["storage"] == "with its zeros, as configured"
+    assert measurement(unpruned, "int8")["storage"].startswith("with its zeros: no layer has so")
 
 
-def test_quantizer_auto_ships_the_smallest_mode_and_reports_all(quantize: Quantize) -> None:
+def test_quantizer_stores_zeros_and_says_why_where_the_interpreter_fails_without(
+    digits: Digits, quantize: Quantize, tmp_path: Path
+) -> None:
+    network = build_network(layers.Dense(57, "relu"), layers.Dense(64, "relu"))
+    narrow = network.layers[1]
+    kernel = narrow.kernel.numpy()
+    kernel[:48] = 0  # Three of the blocks of 16 inputs; nine inputs are left.
+    narrow.kernel.assign(kernel)
+    model = write_model(tmp_path, network, digits.graph)
+    done = quantize(digits.for_quantizer(model=model, float_model=model))
+    row = measurement(done, "int8")
+    assert row["stored_sparse"] is False
+    assert re.fullmatch(
+        r"with its zeros \([\d,]+ bytes instead of [\d,]+\): without them "
+        r"(predictions are up to \S+ off|the installed interpreter cannot run it)",
+        row["storage"],
+    )
+
+
+def test_quantizer_auto_ships_the_first_mode_that_keeps_the_metric(quantize: Quantize) -> None:
     done = quantize(mode="auto", auto_modes='["dynamic_range", "float16"]', max_loss=0.01)
     report = done["report"].read()
-    sizes = {mode: row["gzip_bytes"] for mode, row in report["modes"].items()}
-    assert list(sizes) == ["none", "dynamic_range", "float16"]
-    assert report["mode"] == min(sizes, key=lambda mode: sizes[mode])
-    assert report["why"] == "smallest of 2 modes that lose at most 0.01 in accuracy"
-    assert len(gzip.compress(tflite_of(done), 9)) == sizes[report["mode"]]
+    assert list(report["modes"]) == [report["mode"]] == ["dynamic_range"]
+    assert report["why"].startswith("auto: dynamic_range ")
+    assert report["why"].endswith(" is the first tried, and loses at most 0.01 in accuracy")
+    row = measurement(done, "dynamic_range")
+    assert len(gzip.compress(tflite_of(done), 9)) == row["gzip_bytes"]
     check_picture(Path(done["report"].uri) / "trade_off.png")
+
+
+def test_quantizer_auto_ships_float_where_every_mode_loses_too_much(
+    digits: Digits, quantize: Quantize, tmp_path: Path
+) -> None:
+    untrained = write_model(tmp_path, build_network(), digits.graph)
+    inputs = digits.for_quantizer(model=untrained)
+    report = quantize(inputs, mode="auto", auto_modes='["float16"]', max_loss=0.01)["report"].read()
+    assert report["mode"] == "none"
+    assert list(report["modes"]) == ["float16", "none"]
+    assert report["why"].startswith("float: every mode loses more than 0.01 in accuracy (float16 ")
 
 
 def check_picture(path: Path) -> None:
@@ -228,86 +264,36 @@ def test_plot_trade_off_draws_where_the_metric_is_undefined(tmp_path: Path) -> N
     assert (tmp_path / "plot.png").stat().st_size > 5000
 
 
-measurements = st.builds(
-    made,
-    gzip_bytes=st.integers(1, 10**6),
-    auc=st.floats(0, 1),
-    p50_ms=st.floats(0.001, 10),
-)
+def test_measure_loss_is_infinite_where_the_metric_is_undefined() -> None:
+    assert measure_loss(made(auc=None), made(), AUC) == math.inf
+    assert measure_loss(made(), made(auc=None), AUC) == math.inf
 
 
-@given(
-    none=measurements,
-    others=st.dictionaries(st.sampled_from(MODES[1:]), measurements, min_size=1),
-    reference=measurements,
-    policy=st.sampled_from(list(POLICIES)),
-    max_loss=st.floats(0, 1),
-)
-def test_choose_auto_takes_the_cheapest_good_mode_or_float(
-    none: Measurement,
-    others: dict[str, Measurement],
-    reference: Measurement,
-    policy: str,
-    max_loss: float,
-) -> None:
-    measured = {"none": none, **others}
-    chosen, why = choose(measured, reference, "auto", policy, max_loss, AUC)
-    best = reference.metrics["auc"] or 0.0
-    good = [o for o in others.values() if best - (o.metrics["auc"] or 0.0) <= max_loss]
-    if not good:
-        assert chosen == "none"
-        assert why.startswith("float: every mode loses more than")
-        return
-    cost = {"smallest": lambda m: m.gzip_bytes, "fastest": lambda m: m.p50_ms}[policy]
-    assert others[chosen] in good
-    assert cost(others[chosen]) == min(map(cost, good))
-    assert why.startswith(f"{policy} of {len(good)} modes")
+@pytest.mark.parametrize(("rmse", "loss"), [(4.0, -0.2), (5.1, 0.02)])
+def test_measure_loss_of_a_regression_is_a_share_of_its_error(rmse: float, loss: float) -> None:
+    worse = dataclasses.replace(made(), metrics={"rmse": rmse})
+    assert measure_loss(worse, made(), RMSE) == pytest.approx(loss)
 
 
-SMALL_AND_SLOW, LARGE_AND_FAST = made(gzip_bytes=10, p50_ms=5), made(gzip_bytes=20, p50_ms=2)
-
-
-@pytest.mark.parametrize(("policy", "mode"), [("smallest", "qat"), ("fastest", "float16")])
-def test_choose_uses_the_cost_of_the_policy(policy: str, mode: str) -> None:
-    measured = {"none": made(), "float16": LARGE_AND_FAST, "qat": SMALL_AND_SLOW}
-    assert choose(measured, made(), "auto", policy, 0.002, AUC)[0] == mode
-
-
-def test_choose_tells_the_loss_of_each_mode_when_float_is_shipped() -> None:
-    measured = {"none": made(), "int8": made(auc=0.8), "qat": made(auc=0.85)}
-    chosen, why = choose(measured, made(), "auto", "smallest", 0.002, AUC)
-    assert chosen == "none"
-    assert why == "float: every mode loses more than 0.002 in AUC (int8 0.1000, qat 0.0500)"
-
-
-def test_choose_takes_the_mode_that_is_set_whatever_its_loss() -> None:
-    measured = {"int8": made(auc=0.1)}
-    assert choose(measured, made(), "int8", "smallest", 0.0, AUC) == (
-        "int8",
-        "int8 is the configured mode",
+def test_explain_choice_tells_the_loss_of_each_mode_when_float_is_shipped() -> None:
+    losses = {"int8": 0.1, "pqat": 0.05, "none": 0.04}
+    assert explain_choice("auto", "none", losses, 0.002, AUC) == (
+        "float: every mode loses more than 0.002 in AUC (int8 0.1000, pqat 0.0500, none 0.0400)"
+    )
+    assert explain_choice("auto", "none", {"int8": 0.022}, 0.02, RMSE) == (
+        "float: every mode loses more than 2% in RMSE (int8 2.2%)"
     )
 
 
-def test_choose_takes_float_where_the_loss_is_unknown() -> None:
-    measured = {"none": made(auc=None), "int8": made(auc=None)}
-    assert choose(measured, made(auc=None), "auto", "smallest", 0.002, AUC)[0] == "none"
-
-
-@pytest.mark.parametrize(("rmse", "chosen"), [(4.0, "int8"), (5.09, "int8"), (5.11, "none")])
-def test_choose_allows_a_regression_a_share_of_its_error(rmse: float, chosen: str) -> None:
-    worse = dataclasses.replace(made(), metrics={"rmse": rmse})
-    mode, why = choose({"none": made(), "int8": worse}, made(), "auto", "smallest", 0.02, RMSE)
-    assert mode == chosen
-    if chosen == "none":
-        assert why == "float: every mode loses more than 2% in RMSE (int8 2.2%)"
-    else:
-        assert why == "smallest of 1 modes that lose at most 2% in RMSE"
+def test_explain_choice_of_a_mode_that_is_set() -> None:
+    assert explain_choice("int8", "int8", {"int8": 0.5}, 0.0, AUC) == "int8 is the configured mode"
 
 
 @given(modes=st.lists(st.sampled_from(MODES), min_size=1))
 def test_check_modes_gives_each_auto_mode_once_and_float(modes: list[str]) -> None:
-    found = check_modes("auto", json.dumps(modes), "smallest", 0.002)
+    found = check_modes("auto", json.dumps(modes), 0.002)
     assert sorted(found) == sorted({"none", *modes})
+    assert found[-1] == "none"
 
 
 WRONG_LABEL = dataclasses.replace(TASK, label="digit").to_json()
@@ -320,11 +306,11 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"mode": "auto", "auto_modes": '["int8", "int4"]'}, "auto_modes = .*: allowed is"),
     ({"mode": "auto", "auto_modes": "[]"}, r"auto_modes = '\[\]': allowed is a JSON list"),
     ({"mode": "auto", "auto_modes": "[[]]"}, r"auto_modes = '\[\[\]\]': allowed is"),
-    ({"mode": "auto", "policy": "best"}, "policy = 'best': allowed is smallest or fastest"),
     ({"max_loss": -0.1}, r"max_loss = -0\.1: allowed is 0 or more"),
     ({"max_loss": float("nan")}, "max_loss = nan: allowed is 0 or more"),
     ({"weight_bits": 4}, "weight_bits = 4: allowed is 5 to 8"),
     ({"weight_bits": 9}, "weight_bits = 9: allowed is 5 to 8"),
+    ({"distillation": -0.1}, r"distillation = -0\.1: allowed is 0 to 1"),
     ({"epochs": -1}, "epochs = -1: allowed is 0 or more"),
     ({"batch_size": 0}, "batch_size = 0: allowed is 1 or more"),
     ({"learning_rate": 2.0}, r"learning_rate = 2\.0: allowed is above 0, to 1"),
@@ -353,7 +339,9 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
 def test_quantizer_refuses_a_wrong_parameter_by_name(
     digits: Digits, refused: Callable[..., None], parameters: dict[str, Any], message: str
 ) -> None:
-    refused(Quantizer, digits.for_quantizer(), message, **(LEARNING | parameters))
+    refused(
+        Quantizer, digits.for_quantizer(), message, **(LEARNING | {"mode": "int8"} | parameters)
+    )
 
 
 def images(*after: tf_keras.layers.Layer) -> tf_keras.Model:
@@ -380,7 +368,18 @@ def test_quantizer_refuses_a_layer_that_cannot_be_quantized_by_name(
 ) -> None:
     model = write_model(tmp_path, UNQUANTIZABLE[case](), digits.graph)
     inputs = digits.for_quantizer(model=model, float_model=model)
-    refused(Quantizer, inputs, r"\bodd\b", **LEARNING)
+    refused(Quantizer, inputs, r"\bodd\b", **(LEARNING | {"mode": "int8"}))
+
+
+def test_quantizer_auto_leaves_out_modes_that_a_network_cannot_have(
+    digits: Digits, quantize: Quantize, tmp_path: Path
+) -> None:
+    model = write_model(tmp_path, UNQUANTIZABLE["activation"](), digits.graph)
+    modes = '["int8", "dynamic_range"]'
+    inputs = digits.for_quantizer(model=model, float_model=model)
+    report = quantize(inputs, mode="auto", auto_modes=modes, max_loss=0.5)["report"].read()
+    assert report["mode"] == "dynamic_range"
+    assert re.search(r"; the network cannot be quantized: .*\bodd\b", report["why"])
 
 
 def test_quantizer_refuses_a_network_with_nothing_to_quantize(
@@ -389,7 +388,12 @@ def test_quantizer_refuses_a_network_with_nothing_to_quantize(
     network = build_network(layers.Reshape((28, 28)), layers.LSTM(8))
     model = write_model(tmp_path, network, digits.graph)
     inputs = digits.for_quantizer(model=model, float_model=model)
-    refused(Quantizer, inputs, "cannot be quantized: .* none that could be", **LEARNING)
+    refused(
+        Quantizer,
+        inputs,
+        "cannot be quantized: .* none that could be",
+        **(LEARNING | {"mode": "int8"}),
+    )
 
 
 def test_quantizer_names_an_operator_that_cannot_be_converted(

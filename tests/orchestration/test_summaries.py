@@ -171,7 +171,7 @@ def test_summarize_shows_the_headline_metric_of_a_pruner_and_why_it_pruned_less(
     report = CompressionReport()
     report.uri = str(tmp_path)
     metrics = {"before": {"metrics": {metric: before}}, "after": {"metrics": {metric: after}}}
-    report.write({"sparsity": 0.593, "target_sparsity": 0.84, "why": why, **metrics})
+    report.write({"sparsity": 0.593, "target_sparsity": 0.84, "why": why, "units": {}, **metrics})
     few = " (too few steps for 84%)" if why else ""
     line = f"59.3% of the weights are zero{few}; {shown}"
     assert summarize("Pruner", {"report": report}) == Summary(line, (why,) if why else ())

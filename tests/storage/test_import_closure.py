@@ -88,7 +88,7 @@ def test_import_closure_refuses_a_file_that_is_not_python(root: Path) -> None:
 
 
 def test_import_closure_of_a_node_leaves_out_what_it_does_not_import() -> None:
-    pruner = closure(PROJECT, "components.pruner.Pruner_Executor")
+    pruner = closure(PROJECT, "components.pruner.component.Pruner_Executor")
     assert "ml/networks.py" in pruner
     assert (
         not {

@@ -1,0 +1,323 @@
+"""Measures what each way to compress the flights model saves and costs, and what zeros are worth.
+
+The first table has the whole model in every mode of the Quantizer, evaluated on the test month,
+next to figures that the TensorFlow Model Optimization Toolkit and TFLite publish (`_SOURCES`). The
+second has its dense layers alone, to see whether TFLite and XNNPACK turn their zeros into speed.
+"""
+
+from __future__ import annotations
+
+import gzip
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+import tensorflow as tf
+import tensorflow_transform as tft
+import tf_keras
+from ai_edge_litert.interpreter import Interpreter, OpResolverType
+
+from benchmarks.common import report, run_measured
+from benchmarks.finished_run import FinishedRun
+from components.quantizer.choice import MODES
+from components.quantizer.conversion import convert, weight_sparsity
+from components.quantizer.fake_quant import emulate_int8
+from components.quantizer.measurement import time_invocations
+from ml import networks
+from ml.artifacts import serving_model_uri
+from ml.examples import read_columns
+from ml.fit import select_inputs
+from ml.predictors import TFLitePredictor
+from ml.scores import headline
+from pipeline.config import load_config
+from storage.names import RAW_SIGNATURE, TFLITE_MODEL
+
+_MONTH = 201312
+_SLICE = "carrier"
+_TRAINED, _PRUNED = ("Trainer", "model"), ("Pruner", "pruned_model")
+# Row of the first table: what it is made from, and the Quantizer's mode.
+_MODELS = {
+    "float": (_TRAINED, "none"),
+    **{mode: (_PRUNED, mode) for mode in MODES},
+    "int8, not pruned": (_TRAINED, "int8"),
+}
+_PUBLISHED = {
+    "none": "3x smaller by gzip at 80% zeros [2]",
+    "float16": "2x smaller [1]",
+    "dynamic_range": "4x smaller, 2-3x faster [1]",
+    "int8": "10x smaller by gzip at 80% zeros [2]",
+    "qat": "4x smaller, 1.5-4x faster [3]",
+    "pqat": "gzip takes off 41% at 50% zeros [4]",
+    "int8, not pruned": "4x smaller, 3x+ faster [1]",
+}
+_SOURCES = (
+    "https://www.tensorflow.org/lite/performance/post_training_quantization",
+    "https://www.tensorflow.org/model_optimization/guide/pruning/pruning_with_keras",
+    "https://www.tensorflow.org/model_optimization/guide/quantization/training",
+    "https://www.tensorflow.org/model_optimization/guide/combine/collaborative_optimization",
+)
+_SINGLE_ROWS, _BATCHES, _BATCH, _INVOCATIONS = 300, 20, 256, 1000
+# Inputs of a unit whose weights are zero together, as TFLite's sparse kernels want them.
+_BLOCKS = {"float32": 4, "int8": 16}
+# Mean error of a kernel, as a share of the mean answer, that is more than rounding.
+_WRONG = 0.05
+
+Timers = dict[Any, Callable[[], np.ndarray]]
+
+
+@click.command()
+@click.option(
+    "--output",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="Output directory of a finished run to measure. Default: run the pipeline first.",
+)
+def main(output: Path | None) -> None:
+    """Compresses the model of a run in every mode and prints what that saves and costs."""
+    # Without a terminal rich assumes 80 columns, in which these tables are hard to read.
+    os.environ["COLUMNS"] = str(shutil.get_terminal_size((180, 50)).columns)
+    with tempfile.TemporaryDirectory() as folder:
+        if output is None:
+            output = Path(folder, "output")
+            arguments = ["local_runner.py", "run", f"--as-of={_MONTH}", f"--output={output}"]
+            run_measured(arguments, allowed=(0, 4))
+        run = FinishedRun(output)
+        compare_modes(run, Path(folder))
+        compare_kernels(run)
+
+
+def quantize(
+    run: FinishedRun, model: tuple[str, str], mode: str, folder: Path
+) -> tuple[bytes, bool]:
+    """Runs the Quantizer on a model into a folder.
+
+    Returns:
+      The TFLite model, and whether it is stored sparse.
+    """
+    done = run.execute("Quantizer", folder, {"model": run.artifact(*model)}, mode=mode)
+    path = Path(serving_model_uri(done["quantized_model"]), TFLITE_MODEL)
+    return path.read_bytes(), done["report"].read()["modes"][mode]["stored_sparse"]
+
+
+def compare_modes(run: FinishedRun, folder: Path) -> None:
+    """Prints the table of the whole model in every mode; the Quantizer writes to a folder."""
+    examples, labels, masks = run.test_rows(_SLICE)
+    single = examples[:_SINGLE_ROWS, np.newaxis]
+    batches = examples[: _BATCHES * _BATCH].reshape(_BATCHES, _BATCH)
+    data: dict[str, dict[str, Any]] = {}
+    timers: Timers = {}
+    task = load_config().make_task()
+    for name, (model, mode) in _MODELS.items():
+        content, sparse = quantize(run, model, mode, folder / name)
+        predictor = TFLitePredictor(content)
+        answers = predictor.predict(examples)
+        aucs = {value: headline(task, labels[mask], answers[mask]) for value, mask in masks.items()}
+        data[name] = {
+            "sparsity": weight_sparsity(content),
+            "stored_sparse": sparse,
+            "bytes": len(content),
+            "gzip_bytes": len(gzip.compress(content, 9)),
+            "auc": aucs.pop(""),
+            f"auc_by_{_SLICE}": aucs,
+        }
+        timers[name, "row_us"] = partial(time_invocations, content, single)
+        timers[name, "batch_us"] = partial(time_invocations, content, batches)
+        rows = [predictor.parse(row) for row in single]
+        timers[name, "numpy_row_us"] = partial(_time, predictor.predict_features, rows)
+    signatures = tf.saved_model.load(serving_model_uri(run.artifact(*_TRAINED))).signatures
+
+    def hand_over(row: Mapping[str, np.ndarray]) -> dict[str, tf.Tensor]:
+        return {name: tf.constant(column) for name, column in row.items()}
+
+    def ask(tensors: Mapping[str, tf.Tensor]) -> np.ndarray:
+        return signatures[RAW_SIGNATURE](**tensors)[load_config().prediction].numpy()
+
+    timers["SavedModel", "row_us"] = partial(_time, ask, list(map(hand_over, rows)))
+    timers["SavedModel", "numpy_row_us"] = partial(_time, lambda row: ask(hand_over(row)), rows)
+    times: dict[str, dict[str, float]] = {}
+    for (name, key), value in _interleave(timers, rounds=9).items():
+        times.setdefault(name, {})[key] = value
+    table = [_mode_row(name, data, times) for name in data]
+    notes = (
+        f"Quantized with the default settings; {len(labels):,} rows. x: times smaller or faster "
+        f"than float; for one row, than the trained SavedModel called from Python: in the "
+        f"interpreter against {times['SavedModel']['row_us']:.0f} µs from tensors, from numpy to "
+        f"numpy against {times['SavedModel']['numpy_row_us']:.0f} µs. Published:\n"
+    ) + "\n".join(f"[{number}] {source}" for number, source in enumerate(_SOURCES, 1))
+    columns = ["mode", "zeros", "stored sparse", "bytes", "gzip", "AUC", f"worst {_SLICE}"]
+    columns += ["1 row, µs", "numpy to numpy, µs", "of 256, µs a row", "published"]
+    report("compression_modes", columns, table, {"modes": data, "times": times}, notes)
+
+
+def _mode_row(name: str, data: Mapping[str, Any], times: Mapping[str, Any]) -> list[str]:
+    row, first, key = data[name], data["float"], f"auc_by_{_SLICE}"
+    lost = {value: first[key][value] - auc for value, auc in row[key].items()}
+    worst = max(lost, key=lambda value: lost[value])
+    return [
+        name,
+        f"{row['sparsity']:.0%}",
+        "yes" if row["stored_sparse"] else "no",
+        *(f"{row[size]:,} {first[size] / row[size]:.1f}x" for size in ("bytes", "gzip_bytes")),
+        f"{row['auc']:.4f} {row['auc'] - first['auc']:+.4f}",
+        f"{worst} {-lost[worst]:+.4f}" if row is not first else "",
+        *(
+            f"{times[name][kind]:.1f} {times['SavedModel'][kind] / times[name][kind]:.0f}x"
+            for kind in ("row_us", "numpy_row_us")
+        ),
+        f"{times[name]['batch_us'] / _BATCH:.2f}",
+        _PUBLISHED.get(name, ""),
+    ]
+
+
+def _time(call: Callable[[Any], Any], values: Iterable[Any]) -> np.ndarray:
+    """Seconds that each call with one of some values takes."""
+    times = []
+    for value in values:
+        start = time.perf_counter()
+        call(value)
+        times.append(time.perf_counter() - start)
+    return np.array(times)
+
+
+def _interleave(timers: Timers, rounds: int) -> dict[Any, float]:
+    """Median times in µs; timers take turns, so that a noisy machine hurts all of them alike."""
+    taken = [{key: np.median(timer()) for key, timer in timers.items()} for _ in range(rounds)]
+    return {key: float(np.median([times[key] for times in taken])) * 1e6 for key in timers}
+
+
+def compare_kernels(run: FinishedRun) -> None:
+    """Prints the table of the dense layers alone, in every form and on every runtime."""
+    trained, pruned = (networks.load_network(run.artifact(*key)) for key in (_TRAINED, _PRUNED))
+    layers = networks.kernel_layers(trained)
+    rows = _rows_of_layer(run, trained, layers[0])
+    dense = [layer.kernel.numpy() for layer in layers]
+    zeros = [layer.kernel.numpy() for layer in networks.kernel_layers(pruned)]
+    models: dict[tuple[str, str, str], bytes] = {}
+    for numbers, block in _BLOCKS.items():
+        shares = [float(np.mean(kernel == 0)) for kernel in zeros]
+        blocks = [_prune_blocks(*pair, block) for pair in zip(dense, shares, strict=True)]
+        forms = {"not pruned": dense, "pruned": zeros, f"pruned {block}x1": blocks}
+        for (form, kernels), stored in product(forms.items(), ("dense", "sparse")):
+            network = _stack(layers, kernels, rows if numbers == "int8" else None)
+            models[numbers, form, stored] = _to_tflite(network, numbers, stored)
+    one = tf_keras.Input((1,))
+    empty = _to_tflite(tf_keras.Model(one, one + 1.0), "float32", "dense")
+    runtimes = _runtimes()
+    timers: Timers = {}
+    problems: dict[Any, str] = {}
+    right: dict[Any, np.ndarray] = {}
+    for runtime, make in runtimes.items():
+        _, timers["", runtime] = _start(make, empty, rows[:1, :1])
+        for key, content in models.items():
+            try:
+                answer, timers[key, runtime] = _start(make, content, rows[:1])
+            except (RuntimeError, ValueError):
+                problems[key, runtime] = "cannot run"
+                continue
+            expected = right.setdefault(key[:2], answer)
+            if np.abs(answer - expected).mean() > _WRONG * np.abs(expected).mean():
+                problems[key, runtime] = "wrong answer"
+    times = _interleave(timers, rounds=50)
+    first = next(iter(models))
+    table, data = [], []
+    for key, content in models.items():
+        cells, sparsity = [], weight_sparsity(content)
+        for runtime in runtimes:
+            now, then = (times.get((name, runtime), np.nan) for name in (key, first))
+            call = times["", runtime]
+            ratios = f"{then / now:.1f}x, {(then - call) / (now - call):.1f}x"
+            cells.append(problems.get((key, runtime)) or f"{now:.2f} ({ratios})")
+        table.append([*key, f"{sparsity:.0%}", f"{len(content):,}", *cells])
+        row_us = {runtime: times.get((key, runtime)) for runtime in runtimes}
+        data.append({"form": key, "sparsity": sparsity, "bytes": len(content), "row_us": row_us})
+    calls = {runtime: times["", runtime] for runtime in runtimes}
+    table.append(["empty call", "", "", "", "", *(f"{call:.2f}" for call in calls.values())])
+    columns = ["numbers", "weights", "stored", "zeros", "bytes", *runtimes]
+    notes = (
+        "µs for one row; in brackets how many times faster than in the first line, as measured and "
+        "with the time of an empty call (one addition) taken off both"
+    )
+    report("compression_kernels", columns, table, {"forms": data, "empty_call_us": calls}, notes)
+
+
+def _rows_of_layer(run: FinishedRun, network: tf_keras.Model, layer: Any) -> np.ndarray:
+    """What a layer of a network reads on the split `eval`, [rows, width]."""
+    graph = tft.TFTransformOutput(run.artifact("Transform", "transform_graph").uri)
+    examples = run.artifact("Transform", "transformed_examples")
+    columns = read_columns(examples, "eval", graph.transformed_metadata.schema)
+    front = tf_keras.Model(network.inputs, layer.input)
+    return front.predict(select_inputs(network, columns), batch_size=8192, verbose=0)
+
+
+def _prune_blocks(kernel: np.ndarray, sparsity: float, block: int) -> np.ndarray:
+    """Sets the weakest blocks of a kernel [inputs, units] to zero.
+
+    So are the last inputs if they fill no block: the converter would drop them without a word.
+    """
+    whole = len(kernel) // block
+    strength = np.abs(kernel[: whole * block]).reshape(whole, block, -1).sum(axis=1)
+    kept = np.repeat(strength > np.quantile(strength, sparsity), block, axis=0)
+    return kernel * np.pad(kept, ((0, len(kernel) - len(kept)), (0, 0)))
+
+
+def _stack(
+    layers: list[Any], kernels: list[np.ndarray], representative: np.ndarray | None
+) -> tf_keras.Model:
+    """Dense layers in a row with other kernels; in int8 if there are representative rows."""
+    features = hidden = tf_keras.Input(kernels[0].shape[:1], name="features")
+    for layer, kernel in zip(layers, kernels, strict=True):
+        copy = type(layer).from_config(layer.get_config())
+        hidden = copy(hidden)
+        copy.set_weights([kernel, *layer.get_weights()[1:]])
+    if representative is None:
+        return tf_keras.Model(features, hidden)
+    # The last layer of a network stays float, so there is one more until the others are quantized.
+    whole = tf_keras.Model(features, tf_keras.layers.Dense(1)(hidden))
+    bits = load_config().quantization.weight_bits
+    quantized = emulate_int8(whole, {"features": representative}, weight_bits=bits).layers[-1]
+    return tf_keras.Model(quantized.inputs, quantized.get_layer(f"quant_{layers[-1].name}").output)
+
+
+def _to_tflite(network: tf_keras.Model, numbers: str, stored: str) -> bytes:
+    with tempfile.TemporaryDirectory() as folder:
+        network.save(folder, save_format="tf")
+        quantize, sparse = numbers == "int8", stored == "sparse"
+        return convert(folder, "serving_default", float16=False, quantize=quantize, sparse=sparse)
+
+
+def _runtimes() -> dict[str, Callable[..., Any]]:
+    """Interpreters by name; newer TensorFlows have none of their own."""
+    kinds = {"LiteRT": (Interpreter, OpResolverType)}
+    if hasattr(tf.lite, "Interpreter"):
+        kinds["TF"] = (tf.lite.Interpreter, tf.lite.experimental.OpResolverType)
+    resolvers = {"XNNPACK": "AUTO", "built-in": "BUILTIN_WITHOUT_DEFAULT_DELEGATES"}
+    return {
+        f"{name}, {kernels}": partial(
+            kind, num_threads=1, experimental_op_resolver_type=getattr(types, resolver)
+        )
+        for name, (kind, types) in kinds.items()
+        for kernels, resolver in resolvers.items()
+    }
+
+
+def _start(
+    make: Callable[..., Any], content: bytes, row: np.ndarray
+) -> tuple[np.ndarray, Callable[[], np.ndarray]]:
+    """Loads a model of floats; returns its answer to a row and a timer of giving it."""
+    interpreter = make(model_content=content)
+    interpreter.allocate_tensors()
+    interpreter.set_tensor(interpreter.get_input_details()[0]["index"], row)
+    interpreter.invoke()
+    answer = interpreter.get_tensor(interpreter.get_output_details()[0]["index"])
+    return answer, partial(_time, lambda _: interpreter.invoke(), range(_INVOCATIONS))
+
+
+if __name__ == "__main__":
+    main()

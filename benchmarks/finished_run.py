@@ -1,0 +1,106 @@
+"""What a finished run left, and its nodes, which can be run again with other parameters."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+import tensorflow as tf
+
+from ml.artifacts import split_files
+from orchestration.local.model_directories import list_directories
+from pipeline.config import load_config
+from pipeline.pipeline import create_pipeline
+from storage.tfrecords import read_records
+
+
+class FinishedRun:
+    """A run of one model in an output directory.
+
+    Args:
+      output: The output directory.
+      settings: `key=value` each, over the model's configuration.
+    """
+
+    def __init__(self, output: Path, settings: Sequence[str] = ()):
+        self._output, self.config = output, load_config(settings=settings)
+        pipeline = create_pipeline(self.config, pipeline_root="", serving_dir="")
+        self._nodes = {node.id: node for node in pipeline.components}
+
+    def artifact(self, node: str, key: str) -> Any:
+        """The newest artifact of an output of a node."""
+        (directory,) = list_directories(self._output)
+        folders = directory.artifacts.glob(f"*/{node}/{key}/*")
+        folder = max(folders, key=lambda folder: int(folder.name), default=None)
+        if folder is None:
+            raise click.UsageError(f"{self._output} is not of a finished run: no {key} of {node}")
+        artifact = self._nodes[node].outputs[key].type()
+        artifact.uri = str(folder)
+        if splits := [path.name.removeprefix("Split-") for path in folder.glob("Split-*")]:
+            artifact.split_names = json.dumps(splits)
+        return artifact
+
+    def execute(
+        self, name: str, folder: Path, others: Mapping[str, Any] | None = None, **parameters: Any
+    ) -> dict[str, Any]:
+        """Runs a node again.
+
+        Args:
+          name: The node.
+          folder: Folder of its outputs.
+          others: Inputs, by key, that are not those of the run.
+          parameters: Parameters that are not those of the configuration.
+
+        Returns:
+          The outputs by key.
+        """
+        node = self._nodes[name]
+        inputs = {
+            key: [(others or {}).get(key) or self.artifact(c.producer_component_id, c.output_key)]
+            for key, c in node.inputs.items()
+        }
+        outputs = {key: channel.type() for key, channel in node.outputs.items()}
+        for key, artifact in outputs.items():
+            artifact.uri = str(folder / key)
+        node.executor_spec.executor_class().Do(
+            inputs,
+            {key: [artifact] for key, artifact in outputs.items()},
+            {**node.exec_properties, **parameters},
+        )
+        return outputs
+
+    def test_rows(self, column: str = "") -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
+        """The rows of `test`.
+
+        Args:
+          column: A feature of texts to make slices of.
+
+        Returns:
+          Serialized examples, encoded labels, and masks: "" of all rows, and by value those of the
+          slices that are evaluated.
+        """
+        files = split_files(self.artifact("SpanExampleGen", "examples"), "test")
+        examples = np.array(list(read_records(files).as_numpy_iterator()), object)
+        task = self.config.make_task()
+        columns = self._column(examples, task.label)
+        labels = task.encode(columns)
+        masks = {"": np.ones(len(labels), bool)}
+        if column:
+            values = self._column(examples, column).astype(str)
+            names, counts = np.unique(values, return_counts=True)
+            large = names[counts >= self.config.evaluation.min_slice_examples]
+            masks |= {str(name): values == name for name in large}
+        return examples, labels, masks
+
+    def _column(self, examples: np.ndarray, name: str) -> np.ndarray:
+        for kind in (tf.int64, tf.float32, tf.string):
+            try:
+                parsed = tf.io.parse_example(examples, {name: tf.io.FixedLenFeature([], kind)})
+            except tf.errors.InvalidArgumentError:
+                continue
+            return np.asarray(parsed[name])
+        raise click.UsageError(f"{name} is not one value in each row of test")
