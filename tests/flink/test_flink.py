@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import re
 import shutil
-import threading
 from pathlib import Path
 
 import apache_beam as beam
 import numpy as np
-import psutil
 import pytest
-import tensorflow_model_analysis as tfma
 
 from orchestration.local.history import list_runs
 from orchestration.local.output_directory import OutputDirectory
-from tests import forked
 from tests.conftest import Cli, PushedRun
 from tests.e2e.test_beam_runners import (
     NODES,
@@ -112,63 +107,6 @@ def test_flink_cluster_pushes_a_model(on_cluster: PushedRun, cluster: Cluster) -
     assert states.count("FINISHED") >= len(NODES) + len(EVALUATORS), states
 
 
-@pytest.mark.parametrize("node", EVALUATORS)
-def test_flink_cluster_evaluates_as_one_process(on_cluster: PushedRun, node: str) -> None:
-    (there,) = folders(on_cluster, node, "evaluation")
-    run_again(on_cluster, node)  # The same models and rows, in one process.
-    here = folders(on_cluster, node, "evaluation")[-1]
-    assert here != there
-    found, expected = metrics_of(there), metrics_of(here)
-    assert expected
-    assert found.keys() == expected.keys()
-    for key, value in expected.items():
-        assert found[key] == pytest.approx(value, rel=1e-6, abs=1e-6, nan_ok=True), key
-
-
-def metrics_of(evaluation: Path) -> dict[tuple[str, ...], float]:
-    """Every value of every slice and model."""
-    values: dict[tuple[str, ...], float] = {}
-    for record in tfma.load_metrics(str(evaluation)):
-        place = str(record.slice_key)
-        for entry in record.metric_keys_and_values:
-            kind = entry.value.WhichOneof("type")
-            value = getattr(entry.value, kind)
-            if kind in ("double_value", "bounded_value"):
-                key = (place, str(entry.key), kind)
-                values[key] = value.value.value if kind == "bounded_value" else value.value
-    return values
-
-
-def test_flink_cluster_goes_on_without_a_lost_task_manager(
-    on_cluster: PushedRun, cluster: Cluster, pushed: PushedRun
-) -> None:
-    known, workers = cluster.jobs().keys(), cluster.workers()
-
-    def lose() -> None:
-        cluster.wait(
-            lambda: all(new - old for new, old in zip(cluster.workers(), workers, strict=True))
-        )
-        cluster.kill_task_manager()
-        cluster.add_task_manager()
-
-    thread = threading.Thread(target=lose)
-    thread.start()
-    run_again(on_cluster, "StatisticsGen", *beam_args(cluster.beam_args))
-    thread.join()
-    (job,) = cluster.jobs().keys() - known
-    assert cluster.restarts(job) >= 1
-    assert_same_statistics(folders(on_cluster, "StatisticsGen", "statistics")[-1], pushed)
-
-
-def test_flink_job_server_of_a_node_ends_with_the_node(
-    on_cluster: PushedRun, jar: Path, pushed: PushedRun
-) -> None:
-    run_again(on_cluster, "StatisticsGen", *beam_args(embedded_args(jar)))
-    assert_same_statistics(folders(on_cluster, "StatisticsGen", "statistics")[-1], pushed)
-    commands = [" ".join(each.info["cmdline"] or ()) for each in psutil.process_iter(["cmdline"])]
-    assert [each for each in commands if str(jar) in each and "[local]" in each] == []
-
-
 def test_flink_cluster_reports_bad_data_of_a_worker_in_one_line(
     cluster: Cluster, small_spans: Path, tmp_path: Path
 ) -> None:
@@ -190,18 +128,3 @@ def test_flink_jar_is_of_the_project_s_beam() -> None:
         if "<beam.version>" in line
     ]
     assert version == beam.__version__
-
-
-def run_again(made: PushedRun, node: str, *options: str) -> None:
-    """Runs one node of a run once more, with the same inputs."""
-    (record,) = list_runs(OutputDirectory(made.cli.directory))
-    command = made.cli.command("--as-of", "201303", "--no-cache", *options)
-    done = forked.run(["tests/e2e/only_node.py", node, *command[2:], "--run-id", record.run_id])
-    # The run itself fails, without a Pusher.
-    assert re.search(rf"^{node} +complete ", done.stdout, re.MULTILINE), done.stdout
-
-
-def folders(made: PushedRun, node: str, key: str) -> list[Path]:
-    """Folders of an output artifact of a node, oldest first."""
-    found = made.cli.directory.glob(f"artifacts/*/{node}/{key}/*")
-    return sorted(found, key=lambda folder: int(folder.name))
