@@ -71,7 +71,8 @@ def kubeflow_run(small_spans: Path, tmp_path_factory: pytest.TempPathFactory) ->
     parameters = {
         "data_as_of": 201302,
         "data_window": 1,
-        "training_epochs": 2,
+        "training_epochs": 10,  # What is pruned learns from the float model alone, which has to be good.
+        "training_patience": 10,
         "training_batch_size": 256,
     }
     runner = "tests/e2e/run_package.py"
@@ -150,7 +151,7 @@ def test_kubeflow_run_parameters_reach_the_tasks(kubeflow_run: KubeflowRun) -> N
     assert record["rows"]["test"] > 1000
     (model_run,) = kubeflow_run.outputs()["Trainer"]["artifacts"]["model_run"]["artifacts"]
     training = json.loads((Path(model_run["uri"]) / "training.json").read_text())
-    assert training["epochs"] == 2
+    assert training["epochs"] == 10
 
 
 @pytest.mark.parametrize(
