@@ -115,7 +115,7 @@ def _rename_arguments(function: function_pb2.FunctionDef) -> None:
     for node in function.node_def:
         for index, text in enumerate(node.input):
             node.input[index] = names.get(text, text)
-    for output, text in function.ret.items():
+    for output, text in list(function.ret.items()):
         function.ret[output] = names.get(text, text)
 
 

@@ -86,6 +86,7 @@ def limit_sparsity(
     """Lowers the sparsity of a pruning spec to what the training steps suffice for.
 
     Example:
+      >>> from ml.tasks import Task
       >>> task = Task("binary", "tip")
       >>> settings = FitSettings(task, "", "", epochs=4, batch_size=64, learning_rate=0.01, seed=7)
       >>> limit_sparsity({"sparsity": 0.84, "m_by_n": None}, settings, steps=24)[0]["sparsity"]

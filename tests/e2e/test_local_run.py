@@ -254,8 +254,7 @@ def test_local_run_does_not_push_below_thresholds_or_over_budgets_and_tells_why(
         "ExampleValidator",
         "BaselineEvaluator",
         "Transform",
-        "Trainer",
-        "Pruner",  # And not the Quantizer, which takes `max_loss` too.
+        "Trainer",  # And neither Pruner nor Quantizer, which take `max_loss` too.
     }
     # Nothing that Beam, TensorFlow or the model server wrote there stays.
     assert list(temporary.iterdir()) == []
