@@ -71,7 +71,8 @@ def kubeflow_run(small_spans: Path, tmp_path_factory: pytest.TempPathFactory) ->
     parameters = {
         "data_as_of": 201302,
         "data_window": 1,
-        "training_epochs": 10,  # What is pruned learns from the float model alone, which has to be good.
+        # What is pruned learns from the float model alone, which has to be good.
+        "training_epochs": 10,
         "training_patience": 10,
         "training_batch_size": 256,
     }
