@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 import pandas as pd
+from tensorflow.core.example import example_pb2
 
 # Fixed, so that the same rows have the same counts in every run.
 _SEED = np.uint64(0x5EED_F11E_77DE_C000)
@@ -16,9 +17,10 @@ _DRAWS_A_WORD = 4  # 16 of 64 bits each.
 def poisson_counts(examples: np.ndarray, replicates: int) -> np.ndarray:
     """Draws the count of each row in each replicate from Poisson(1).
 
-    The counts depend only on the content of the row, not on the order of rows or on a runner's
-    bundles. Equal rows have equal counts: they are resampled as one cluster, which can make an
-    interval wider but not narrower.
+    The counts depend only on the content of the row, not on the order of rows, on a runner's
+    bundles, or on the order of the features in a serialized example, which protobuf chooses anew
+    for each one that it writes. Equal rows have equal counts: they are resampled as one cluster,
+    which can make an interval wider but not narrower.
 
     Chamandy, Muralidharan, Najmi and Naidu, "Estimating Uncertainty for Massive Data
     Streams" (Google, 2012), which is also what TFMA's own `POISSON_BOOTSTRAP` follows.
@@ -36,10 +38,19 @@ def poisson_counts(examples: np.ndarray, replicates: int) -> np.ndarray:
     """
     words = -(-replicates // _DRAWS_A_WORD)
     with np.errstate(over="ignore"):
-        state = pd.util.hash_array(examples, categorize=False)[:, None] ^ _SEED
+        state = pd.util.hash_array(_canonical(examples), categorize=False)[:, None] ^ _SEED
         random = _mix(state + _STEP * np.arange(1, words + 1, dtype=np.uint64))
     draws = np.ascontiguousarray(random).view(np.uint16).reshape(len(examples), -1)
     return _POISSON[draws[:, :replicates]]
+
+
+def _canonical(examples: np.ndarray) -> np.ndarray:
+    """The examples with their features in the order of the names, bytes [rows]."""
+    canonical = np.empty(len(examples), object)
+    for row, example in enumerate(examples):
+        message = example_pb2.Example.FromString(example)
+        canonical[row] = message.SerializeToString(deterministic=True)
+    return canonical
 
 
 def _mix(state: np.ndarray) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +17,7 @@ import tensorflow_model_analysis as tfma
 from google.protobuf import json_format
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
+from tensorflow.core.example import example_pb2
 from tensorflow_model_analysis import extractors as stock_extractors
 
 from components.evaluator import columns, regression_metrics
@@ -410,9 +412,26 @@ def intervals(folder: str) -> dict[tuple[Any, ...], tuple[float, float, float]]:
     }
 
 
+def _example(**features: int) -> bytes:
+    """A serialized example; those of two of them, one after the other, are one example."""
+    example = example_pb2.Example()
+    for name, value in features.items():
+        example.features.feature[name].int64_list.value.append(value)
+    return example.SerializeToString()
+
+
+@given(st.lists(st.integers(-(2**63), 2**63 - 1), min_size=3, max_size=3))
+def test_evaluator_columns_bootstrap_does_not_see_the_order_of_features(values: list[int]) -> None:
+    parts = [_example(**{name: value}) for name, value in zip("abc", values, strict=True)]
+    orders = [b"".join(parts[i] for i in order) for order in itertools.permutations(range(3))]
+    assert len(set(orders)) == 6
+    counts = poisson_counts(np.array(orders, object), 20)
+    assert (counts == counts[0]).all()
+
+
 def test_evaluator_columns_bootstrap_deviation_is_that_of_theory() -> None:
     rows, replicates = 20_000, 40
-    examples = np.array([b"%d" % row for row in range(rows)], object)
+    examples = np.array([_example(row=row) for row in range(rows)], object)
     counts = poisson_counts(examples, replicates)
     assert counts.shape == (rows, replicates)
     assert counts.mean() == pytest.approx(1, abs=0.01)
