@@ -14,7 +14,6 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
-from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -65,10 +64,6 @@ _SOURCES = (
     "https://www.tensorflow.org/model_optimization/guide/combine/collaborative_optimization",
 )
 _SINGLE_ROWS, _BATCHES, _BATCH, _INVOCATIONS = 300, 20, 256, 1000
-# Inputs of a unit whose weights are zero together, as TFLite's sparse kernels want them.
-_BLOCKS = {"float32": 4, "int8": 16}
-# Mean error of a kernel, as a share of the mean answer, that is more than rounding.
-_WRONG = 0.05
 
 Timers = dict[Any, Callable[[], np.ndarray]]
 
@@ -93,17 +88,11 @@ def main(output: Path | None) -> None:
         compare_kernels(run)
 
 
-def quantize(
-    run: FinishedRun, model: tuple[str, str], mode: str, folder: Path
-) -> tuple[bytes, bool]:
-    """Runs the Quantizer on a model into a folder.
-
-    Returns:
-      The TFLite model, and whether it is stored sparse.
-    """
+def quantize(run: FinishedRun, model: tuple[str, str], mode: str, folder: Path) -> bytes:
+    """Runs the Quantizer on a model into a folder; returns the TFLite model."""
     done = run.execute("Quantizer", folder, {"model": run.artifact(*model)}, mode=mode)
     path = Path(serving_model_uri(done["quantized_model"]), TFLITE_MODEL)
-    return path.read_bytes(), done["report"].read()["modes"][mode]["stored_sparse"]
+    return path.read_bytes()
 
 
 def compare_modes(run: FinishedRun, folder: Path) -> None:
@@ -115,13 +104,12 @@ def compare_modes(run: FinishedRun, folder: Path) -> None:
     timers: Timers = {}
     task = load_config().make_task()
     for name, (model, mode) in _MODELS.items():
-        content, sparse = quantize(run, model, mode, folder / name)
+        content = quantize(run, model, mode, folder / name)
         predictor = TFLitePredictor(content)
         answers = predictor.predict(examples)
         aucs = {value: headline(task, labels[mask], answers[mask]) for value, mask in masks.items()}
         data[name] = {
             "sparsity": weight_sparsity(content),
-            "stored_sparse": sparse,
             "bytes": len(content),
             "gzip_bytes": len(gzip.compress(content, 9)),
             "auc": aucs.pop(""),
@@ -151,7 +139,7 @@ def compare_modes(run: FinishedRun, folder: Path) -> None:
         f"interpreter against {times['SavedModel']['row_us']:.0f} µs from tensors, from numpy to "
         f"numpy against {times['SavedModel']['numpy_row_us']:.0f} µs. Published:\n"
     ) + "\n".join(f"[{number}] {source}" for number, source in enumerate(_SOURCES, 1))
-    columns = ["mode", "zeros", "stored sparse", "bytes", "gzip", "AUC", f"worst {_SLICE}"]
+    columns = ["mode", "zeros", "bytes", "gzip", "AUC", f"worst {_SLICE}"]
     columns += ["1 row, µs", "numpy to numpy, µs", "of 256, µs a row", "published"]
     report("compression_modes", columns, table, {"modes": data, "times": times}, notes)
 
@@ -163,7 +151,6 @@ def _mode_row(name: str, data: Mapping[str, Any], times: Mapping[str, Any]) -> l
     return [
         name,
         f"{row['sparsity']:.0%}",
-        "yes" if row["stored_sparse"] else "no",
         *(f"{row[size]:,} {first[size] / row[size]:.1f}x" for size in ("bytes", "gzip_bytes")),
         f"{row['auc']:.4f} {row['auc'] - first['auc']:+.4f}",
         f"{worst} {-lost[worst]:+.4f}" if row is not first else "",
@@ -195,51 +182,35 @@ def _interleave(timers: Timers, rounds: int) -> dict[Any, float]:
 def compare_kernels(run: FinishedRun) -> None:
     """Prints the table of the dense layers alone, in every form and on every runtime."""
     trained, pruned = (networks.load_network(run.artifact(*key)) for key in (_TRAINED, _PRUNED))
-    layers = networks.kernel_layers(trained)
-    rows = _rows_of_layer(run, trained, layers[0])
-    dense = [layer.kernel.numpy() for layer in layers]
-    zeros = [layer.kernel.numpy() for layer in networks.kernel_layers(pruned)]
-    models: dict[tuple[str, str, str], bytes] = {}
-    for numbers, block in _BLOCKS.items():
-        shares = [float(np.mean(kernel == 0)) for kernel in zeros]
-        blocks = [_prune_blocks(*pair, block) for pair in zip(dense, shares, strict=True)]
-        forms = {"not pruned": dense, "pruned": zeros, f"pruned {block}x1": blocks}
-        for (form, kernels), stored in product(forms.items(), ("dense", "sparse")):
-            network = _stack(layers, kernels, rows if numbers == "int8" else None)
-            models[numbers, form, stored] = _to_tflite(network, numbers, stored)
+    rows = _rows_of_layer(run, trained, networks.kernel_layers(trained)[0])
+    models = {
+        (numbers, form): _to_tflite(_stack(network, rows if numbers == "int8" else None), numbers)
+        for numbers in ("float32", "int8")
+        for form, network in (("trained", trained), ("pruned", pruned))
+    }
     one = tf_keras.Input((1,))
-    empty = _to_tflite(tf_keras.Model(one, one + 1.0), "float32", "dense")
+    empty = _to_tflite(tf_keras.Model(one, one + 1.0), "float32")
     runtimes = _runtimes()
     timers: Timers = {}
-    problems: dict[Any, str] = {}
-    right: dict[Any, np.ndarray] = {}
     for runtime, make in runtimes.items():
-        _, timers["", runtime] = _start(make, empty, rows[:1, :1])
+        timers["", runtime] = _start(make, empty, rows[:1, :1])
         for key, content in models.items():
-            try:
-                answer, timers[key, runtime] = _start(make, content, rows[:1])
-            except (RuntimeError, ValueError):
-                problems[key, runtime] = "cannot run"
-                continue
-            expected = right.setdefault(key[:2], answer)
-            if np.abs(answer - expected).mean() > _WRONG * np.abs(expected).mean():
-                problems[key, runtime] = "wrong answer"
+            timers[key, runtime] = _start(make, content, rows[:1])
     times = _interleave(timers, rounds=50)
     first = next(iter(models))
     table, data = [], []
     for key, content in models.items():
-        cells, sparsity = [], weight_sparsity(content)
+        cells = []
         for runtime in runtimes:
-            now, then = (times.get((name, runtime), np.nan) for name in (key, first))
-            call = times["", runtime]
+            now, then, call = (times[name, runtime] for name in (key, first, ""))
             ratios = f"{then / now:.1f}x, {(then - call) / (now - call):.1f}x"
-            cells.append(problems.get((key, runtime)) or f"{now:.2f} ({ratios})")
-        table.append([*key, f"{sparsity:.0%}", f"{len(content):,}", *cells])
-        row_us = {runtime: times.get((key, runtime)) for runtime in runtimes}
-        data.append({"form": key, "sparsity": sparsity, "bytes": len(content), "row_us": row_us})
+            cells.append(f"{now:.2f} ({ratios})")
+        table.append([*key, f"{len(content):,}", *cells])
+        row_us = {runtime: times[key, runtime] for runtime in runtimes}
+        data.append({"form": key, "bytes": len(content), "row_us": row_us})
     calls = {runtime: times["", runtime] for runtime in runtimes}
-    table.append(["empty call", "", "", "", "", *(f"{call:.2f}" for call in calls.values())])
-    columns = ["numbers", "weights", "stored", "zeros", "bytes", *runtimes]
+    table.append(["empty call", "", "", *(f"{call:.2f}" for call in calls.values())])
+    columns = ["numbers", "units", "bytes", *runtimes]
     notes = (
         "µs for one row; in brackets how many times faster than in the first line, as measured and "
         "with the time of an empty call (one addition) taken off both"
@@ -256,26 +227,14 @@ def _rows_of_layer(run: FinishedRun, network: tf_keras.Model, layer: Any) -> np.
     return front.predict(select_inputs(network, columns), batch_size=8192, verbose=0)
 
 
-def _prune_blocks(kernel: np.ndarray, sparsity: float, block: int) -> np.ndarray:
-    """Sets the weakest blocks of a kernel [inputs, units] to zero.
-
-    So are the last inputs if they fill no block: the converter would drop them without a word.
-    """
-    whole = len(kernel) // block
-    strength = np.abs(kernel[: whole * block]).reshape(whole, block, -1).sum(axis=1)
-    kept = np.repeat(strength > np.quantile(strength, sparsity), block, axis=0)
-    return kernel * np.pad(kept, ((0, len(kernel) - len(kept)), (0, 0)))
-
-
-def _stack(
-    layers: list[Any], kernels: list[np.ndarray], representative: np.ndarray | None
-) -> tf_keras.Model:
-    """Dense layers in a row with other kernels; in int8 if there are representative rows."""
-    features = hidden = tf_keras.Input(kernels[0].shape[:1], name="features")
-    for layer, kernel in zip(layers, kernels, strict=True):
+def _stack(network: tf_keras.Model, representative: np.ndarray | None) -> tf_keras.Model:
+    """The dense layers of a network in a row; in int8 if there are representative rows."""
+    layers = networks.kernel_layers(network)
+    features = hidden = tf_keras.Input(layers[0].kernel.shape[:1], name="features")
+    for layer in layers:
         copy = type(layer).from_config(layer.get_config())
         hidden = copy(hidden)
-        copy.set_weights([kernel, *layer.get_weights()[1:]])
+        copy.set_weights(layer.get_weights())
     if representative is None:
         return tf_keras.Model(features, hidden)
     # The last layer of a network stays float, so there is one more until the others are quantized.
@@ -285,11 +244,10 @@ def _stack(
     return tf_keras.Model(quantized.inputs, quantized.get_layer(f"quant_{layers[-1].name}").output)
 
 
-def _to_tflite(network: tf_keras.Model, numbers: str, stored: str) -> bytes:
+def _to_tflite(network: tf_keras.Model, numbers: str) -> bytes:
     with tempfile.TemporaryDirectory() as folder:
         network.save(folder, save_format="tf")
-        quantize, sparse = numbers == "int8", stored == "sparse"
-        return convert(folder, "serving_default", float16=False, quantize=quantize, sparse=sparse)
+        return convert(folder, "serving_default", float16=False, quantize=numbers == "int8")
 
 
 def _runtimes() -> dict[str, Callable[..., Any]]:
@@ -307,16 +265,13 @@ def _runtimes() -> dict[str, Callable[..., Any]]:
     }
 
 
-def _start(
-    make: Callable[..., Any], content: bytes, row: np.ndarray
-) -> tuple[np.ndarray, Callable[[], np.ndarray]]:
-    """Loads a model of floats; returns its answer to a row and a timer of giving it."""
+def _start(make: Callable[..., Any], content: bytes, row: np.ndarray) -> Callable[[], np.ndarray]:
+    """Loads a model of floats; returns a timer of its answer to a row."""
     interpreter = make(model_content=content)
     interpreter.allocate_tensors()
     interpreter.set_tensor(interpreter.get_input_details()[0]["index"], row)
     interpreter.invoke()
-    answer = interpreter.get_tensor(interpreter.get_output_details()[0]["index"])
-    return answer, partial(_time, lambda _: interpreter.invoke(), range(_INVOCATIONS))
+    return partial(_time, lambda _: interpreter.invoke(), range(_INVOCATIONS))
 
 
 if __name__ == "__main__":

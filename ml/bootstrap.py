@@ -33,7 +33,7 @@ def poisson_counts(examples: np.ndarray, replicates: int) -> np.ndarray:
       uint8 [rows, replicates].
 
     Example:
-      >>> poisson_counts(np.array([b"a", b"b"], object), 6).shape
+      >>> poisson_counts(np.array([b"", b""], object), 6).shape
       (2, 6)
     """
     words = -(-replicates // _DRAWS_A_WORD)

@@ -17,7 +17,7 @@ from pipeline.setting_types import (
     RunParameter,
     Share,
     Sparsity,
-    Switch,
+    UnitShare,
     Weight,
 )
 
@@ -61,8 +61,9 @@ class PruningConfig:
     """The pruning of the network; see [compression.md](compression.md).
 
     Attributes:
-      target_sparsity: Share of the weights of the dense layers that become zero, 0 for none; or
-        "auto" for the highest that costs at most half of `compression.max_loss` on `eval`.
+      target_sparsity: Share of the weights of the dense layers that become zero or go with their
+        unit, 0 for none; or "auto" for the highest that costs at most half of
+        `compression.max_loss` on `eval`.
       schedule: "polynomial", from none to the target, or "constant".
       frequency: Largest number of steps between two choices of the weights that are zero.
       block_size: Inputs and outputs of a dense layer whose weights become zero together.
@@ -74,6 +75,8 @@ class PruningConfig:
         rest are labels.
       keep_units: Share of the units of hidden dense layers that are kept; those that matter least
         are removed before weights are pruned, which makes the network smaller and faster.
+        `target_sparsity` is then that of the weights that are left. "auto" removes units for half
+        of what `target_sparsity` keeps to be zeros.
     """
 
     target_sparsity: RunParameter[Sparsity] = "auto"
@@ -83,9 +86,9 @@ class PruningConfig:
     m_by_n: tuple[Positive, Positive] | tuple[()] = ()
     layers: tuple[str, ...] = ()
     epochs: RunParameter[Epochs] = 4
-    learning_rate: RunParameter[LearningRate] = 1e-3
+    learning_rate: RunParameter[LearningRate] = 3e-3
     distillation: Share = 1.0
-    keep_units: Annotated[float, Field(gt=0, le=1)] = 1.0
+    keep_units: RunParameter[UnitShare] = "auto"
 
 
 @dataclass(frozen=True, config=CHECKED)
@@ -97,7 +100,6 @@ class QuantizationConfig:
         `compression.max_loss` on `eval`; float if there is none.
       auto_modes: Modes that "auto" tries, in this order.
       weight_bits: Bits of the 8 that a weight uses; with fewer the file compresses better.
-      sparse: Whether weights that are mostly zero are stored without the zeros.
       representative_rows: Training examples in the representative dataset.
       epochs: Passes over `train` in the modes "qat" and "pqat".
       learning_rate: Adam's learning rate at the start, from which it falls to 0.
@@ -108,7 +110,6 @@ class QuantizationConfig:
     mode: RunParameter[Literal[Mode, "auto"]] = "auto"
     auto_modes: tuple[Mode, ...] = ("int8", "pqat", "dynamic_range", "float16")
     weight_bits: RunParameter[Annotated[int, Field(ge=5, le=8)]] = 8
-    sparse: Switch = True
     representative_rows: Positive = 2000
     epochs: Epochs = 1
     learning_rate: LearningRate = 1e-4

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import (
@@ -73,13 +74,22 @@ def _as_bound(bound: Any) -> Any:
 
 def _check_sparsity(value: Any) -> Any:
     """A share below 1 as text, or "auto"."""
+    return _check_auto(value, lambda share: 0 <= share < 1, "0 to below 1")
+
+
+def _check_units(value: Any) -> Any:
+    """A share above 0 as text, or "auto"."""
+    return _check_auto(value, lambda share: 0 < share <= 1, "above 0, to 1,")
+
+
+def _check_auto(value: Any, allowed: Callable[[float], bool], expected: str) -> Any:
     if value == "auto":
         return value
     try:
-        if isinstance(value, bool) or not 0 <= float(value) < 1:
+        if isinstance(value, bool) or not allowed(float(value)):
             raise ValueError
     except (TypeError, ValueError):
-        raise ValueError('0 to below 1 is expected, or "auto"') from None
+        raise ValueError(f'{expected} is expected, or "auto"') from None
     return str(float(value))
 
 
@@ -87,6 +97,7 @@ def _check_sparsity(value: Any) -> Any:
 Switch = Annotated[bool, BeforeValidator(_check_switch)]
 # A text, because a component's parameter has one type.
 Sparsity = Annotated[str, BeforeValidator(_check_sparsity)]
+UnitShare = Annotated[str, BeforeValidator(_check_units)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=0)]
 Positive = Annotated[int, Field(ge=1)]

@@ -3,15 +3,22 @@
 from typing import Any
 
 import tensorflow_transform as tft
+import tf_keras
 from tfx import v1 as tfx
 
 from components.pruner.dead_units import remove_dead_units
-from components.pruner.least_units import remove_least_units
-from components.pruner.pruning import Pruning, check_prunable, count_weights, measure_sparsity
+from components.pruner.least_units import remove_least_units, split_sparsity
+from components.pruner.pruning import (
+    check_prunable,
+    count_weights,
+    measure_sparsity,
+    prune_weights,
+)
 from components.pruner.search import Judge, measure_sensitivity, search_sparsity
-from components.pruner.spec import check_pruning, limit_sparsity
+from components.pruner.spec import check_pruning, limit_sparsity, read_units
 from ml.artifacts import CompressionReport, serving_model_uri
 from ml.custom_config import bind_custom_config
+from ml.distillation import teach
 from ml.examples import read_columns
 from ml.fit import FitSettings, check_columns, evaluate
 from ml.keras_setup import skip_autograph_of_keras
@@ -43,7 +50,7 @@ def Pruner(
     batch_size: tfx.dsl.components.Parameter[int],
     learning_rate: tfx.dsl.components.Parameter[float],
     distillation: tfx.dsl.components.Parameter[float],
-    keep_units: tfx.dsl.components.Parameter[float],
+    keep_units: tfx.dsl.components.Parameter[str],
     seed: tfx.dsl.components.Parameter[int],
 ) -> None:
     """Prunes a `tf_keras` model by magnitude while fine-tuning it.
@@ -74,7 +81,7 @@ def Pruner(
           batch_size=512,
           learning_rate=1e-3,
           distillation=1.0,
-          keep_units=1.0,
+          keep_units="auto",
           seed=7,
       )
 
@@ -94,9 +101,9 @@ def Pruner(
       task: The task, as JSON.
       loss: Name of the Keras loss to fine-tune with; "" for the task's.
       class_weights: "balanced", a JSON list of a weight for each class, or "".
-      target_sparsity: Share of the weights that become zero, 0 to below 1; 0 passes the network on
-        unchanged. It becomes less if there are too few steps for it. "auto" for the highest that
-        `eval` allows, see `search_sparsity`.
+      target_sparsity: Share of the weights that become zero or go with their unit, 0 to below 1; 0
+        passes the network on unchanged. It becomes less if there are too few steps for it. "auto"
+        for the highest that `eval` allows, see `search_sparsity`.
       max_loss: Largest loss of the headline metric on `eval` by the whole compression, as
         `ml.metrics.Metric.loss` defines it, for "auto".
       schedule: "polynomial": from none to the target in the first 70% of the steps; "constant": the
@@ -115,7 +122,8 @@ def Pruner(
       distillation: Share of the trained network's predictions in what the pruned one learns; the
         rest are labels. With 1 it learns without dropout, noise and penalties.
       keep_units: Share of the units of hidden dense layers that are kept, above 0 to 1; the others
-        are removed before the weights are pruned, see `remove_least_units`. 1 for all.
+        are removed before the weights are pruned, see `remove_least_units`, and `target_sparsity`
+        is that of the weights that are left. "auto" for as many units as `split_sparsity` keeps.
       seed: Seed of all random choices.
 
     Raises:
@@ -128,7 +136,7 @@ def Pruner(
     )
     settings.check()
     require(max_loss >= 0, "max_loss", max_loss, "0 or more")
-    require(0 < keep_units <= 1, "keep_units", keep_units, "above 0, to 1")
+    units = read_units(keep_units)
     require(0 <= distillation <= 1, "distillation", distillation, "0 to 1")
     spec = check_pruning(target_sparsity, schedule, frequency, block_size, m_by_n, epochs)
     wanted = parse_names("layers", layers)
@@ -152,17 +160,32 @@ def Pruner(
         steps = settings.steps(len(train[settings.task.label]))
         # Blocks and patterns stay where they are.
         by_unit = spec["block_size"] == (1, 1) and not spec["m_by_n"]
-        start = remove_least_units(network, train, keep_units) if by_unit else network
-        pruning = Pruning(start, names, spec, train, settings, distillation, teacher=network)
+        targets = teach(network, train, settings.task, distillation)
+
+        def prune(sparsity: float, steps: int = 0) -> tf_keras.Model:
+            share = 1.0 if units is None or not by_unit else units
+            if by_unit and units is None:
+                share, sparsity = split_sparsity(network, names, sparsity)
+            return prune_weights(
+                remove_least_units(network, train, share),
+                names,
+                spec | {"sparsity": sparsity},
+                train,
+                settings,
+                distillation,
+                targets,
+                steps,
+            )
+
         if target is None:
             judge = Judge(network, evaluation, settings.task)
-            found, why, trials = search_sparsity(pruning.run, judge, steps, max_loss)
+            found, why, trials = search_sparsity(prune, judge, steps, max_loss)
             spec, target = spec | {"sparsity": found}, found
             sensitivity = measure_sensitivity(network, names, found, judge)
         else:
             spec, why = limit_sparsity(spec, settings, steps)
         if spec["sparsity"] > 0:
-            pruned = pruning.run(spec["sparsity"])
+            pruned = prune(spec["sparsity"])
             if by_unit:
                 pruned, removed = remove_dead_units(pruned)
             for name, counts in removed.items():

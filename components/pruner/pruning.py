@@ -10,7 +10,7 @@ import tensorflow as tf
 import tensorflow_model_optimization as tfmot
 import tf_keras
 
-from ml.distillation import teach, without_regularization
+from ml.distillation import without_regularization
 from ml.examples import Columns
 from ml.fit import FineTuning, FitSettings
 from ml.networks import clone
@@ -23,105 +23,88 @@ _RAMP = 0.7
 _MIN_CHOICES = 10
 
 
-class Pruning:
-    """Prunes a network while fine-tuning it, if need be several times.
+def prune_weights(
+    network: tf_keras.Model,
+    names: Sequence[str],
+    spec: dict[str, Any],
+    train: Columns,
+    settings: FitSettings,
+    distillation: float,
+    targets: np.ndarray | None,
+    steps: int = 0,
+) -> tf_keras.Model:
+    """Prunes the weights of a network while fine-tuning it.
 
     Args:
       network: The network; it is not changed.
       names: Names of the layers to prune.
-      spec: See `components.pruner.spec.check_pruning`.
+      spec: See `components.pruner.spec.check_pruning`; `sparsity` is that of each layer.
       train: Columns to train on.
       settings: How to fine-tune.
       distillation: See `Pruner`.
-      teacher: The network to learn from; None for `network`.
+      targets: What to learn; see `ml.distillation.teach`.
+      steps: Number of steps; 0 for those of the settings.
+
+    Returns:
+      A network of the same layers, without the toolkit's wrappers.
+
+    Raises:
+      UserError: If fine-tuning diverges.
     """
+    length = steps or settings.steps(len(train[settings.task.label]))
+    schedule = _Schedule(spec["sparsity"], length, spec["frequency"], spec["schedule"])
+    shape = (
+        {"sparsity_m_by_n": spec["m_by_n"]}
+        if spec["m_by_n"]
+        else {"block_size": spec["block_size"]}
+    )
 
-    def __init__(
-        self,
-        network: tf_keras.Model,
-        names: Sequence[str],
-        spec: dict[str, Any],
-        train: Columns,
-        settings: FitSettings,
-        distillation: float,
-        teacher: tf_keras.Model | None = None,
-    ):
-        self._network, self._spec = network, spec
-        self._schedule = _Schedule(constant=spec["schedule"] == "constant")
-        shape = (
-            {"sparsity_m_by_n": spec["m_by_n"]}
-            if spec["m_by_n"]
-            else {"block_size": spec["block_size"]}
-        )
+    def wrap(layer: tf_keras.layers.Layer) -> tf_keras.layers.Layer:
+        if layer.name not in names:
+            return layer
+        return tfmot.sparsity.keras.prune_low_magnitude(layer, pruning_schedule=schedule, **shape)
 
-        def wrap(layer: tf_keras.layers.Layer) -> tf_keras.layers.Layer:
-            if layer.name not in names:
-                return layer
-            return tfmot.sparsity.keras.prune_low_magnitude(
-                layer, pruning_schedule=self._schedule, **shape
-            )
-
-        # A copy, because the wrappers prune layers in place.
-        student = without_regularization(network) if distillation == 1 else clone(network)
-        self._wrapped = tf_keras.models.clone_model(student, clone_function=wrap)
-        targets = teach(teacher or network, train, settings.task, distillation)
-        self._training = FineTuning(self._wrapped, train, settings, targets)
-
-    def run(self, sparsity: float, steps: int = 0) -> tf_keras.Model:
-        """Prunes from the first weights on.
-
-        Args:
-          sparsity: Share of the weights of each layer that become zero.
-          steps: Number of steps; 0 for those of the settings.
-
-        Returns:
-          A network of the same layers, without the toolkit's wrappers.
-
-        Raises:
-          UserError: If fine-tuning diverges.
-        """
-        self._schedule.set(sparsity, steps or self._training.steps, self._spec["frequency"])
-        self._training.run(steps, [tfmot.sparsity.keras.UpdatePruningStep()])
-        weights = tfmot.sparsity.keras.strip_pruning(self._wrapped).get_weights()
-        pruned = tf_keras.models.clone_model(self._network)
-        pruned.set_weights(weights)
-        return pruned
+    # A copy, because the wrappers prune layers in place.
+    student = without_regularization(network) if distillation == 1 else clone(network)
+    wrapped = tf_keras.models.clone_model(student, clone_function=wrap)
+    training = FineTuning(wrapped, train, settings, targets)
+    training.run(steps, [tfmot.sparsity.keras.UpdatePruningStep()])
+    pruned = tf_keras.models.clone_model(network)
+    pruned.set_weights(tfmot.sparsity.keras.strip_pruning(wrapped).get_weights())
+    return pruned
 
 
 class _Schedule(tfmot.sparsity.keras.PruningSchedule):
-    """The toolkit's polynomial or constant schedule, which can be set again.
+    """The toolkit's polynomial or constant schedule, for any number of steps.
 
     Args:
-      constant: Whether the sparsity is the target from the start.
+      target: The sparsity at the end.
+      steps: Steps of the training; the sparsity reaches its target in 70% of them.
+      frequency: Largest number of steps between two choices.
+      kind: "polynomial" or "constant", the target from the start.
     """
 
-    def __init__(self, constant: bool):
-        self._constant = constant
-        self._target = tf.Variable(0.0)
-        self._end = tf.Variable(1, dtype=tf.int64)
-        self._frequency = tf.Variable(1, dtype=tf.int64)
-
-    def set(self, target: float, steps: int, frequency: int) -> None:
-        """Sets target and length; at most `frequency` steps are between two choices."""
+    def __init__(self, target: float, steps: int, frequency: int, kind: str):
+        self._settings = {"target": target, "steps": steps, "frequency": frequency, "kind": kind}
+        self._constant = kind == "constant"
         if not self._constant:
             # The last choice is at a multiple of the frequency, and has to reach the target.
             frequency = min(frequency, max(1, int(_RAMP * steps) // _MIN_CHOICES))
-        self._target.assign(target)
-        self._end.assign(max(1, int(_RAMP * steps) // frequency) * frequency)
-        self._frequency.assign(frequency)
+        self._target, self._frequency = target, frequency
+        self._end = max(1, int(_RAMP * steps) // frequency) * frequency
 
     def __call__(self, step: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """Whether to choose the weights in a step, and the sparsity."""
         step = tf.cast(step, tf.int64)
         if self._constant:
-            return (step - 1) % self._frequency == 0, self._target + 0.0
+            return (step - 1) % self._frequency == 0, tf.constant(self._target)
         progress = tf.cast(tf.minimum(step / self._end, 1.0), tf.float32)
         chosen = (step <= self._end) & (step % self._frequency == 0)
         return chosen, self._target * (1 - (1 - progress) ** 3)
 
     def get_config(self) -> dict[str, Any]:
         """The arguments of the constructor."""
-        return {"class_name": type(self).__name__, "config": {"constant": self._constant}}
+        return {"class_name": type(self).__name__, "config": self._settings}
 
 
 def check_prunable(layers: list[tf_keras.layers.Layer], spec: dict[str, Any]) -> None:

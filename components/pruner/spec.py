@@ -33,7 +33,10 @@ def check_pruning(
     Raises:
       UserError: If a parameter is not allowed; the message has name, value and what is allowed.
     """
-    sparsity = None if target_sparsity == AUTO else _read_share(target_sparsity)
+    sparsity = None
+    if target_sparsity != AUTO:
+        sparsity = _read_number(target_sparsity)
+        require(0 <= sparsity < 1, "target_sparsity", target_sparsity, "0 to below 1, or auto")
     require(schedule in _SCHEDULES, "schedule", schedule, " or ".join(_SCHEDULES))
     require(frequency >= 1, "frequency", frequency, "1 or more")
     block = _read_pair("block_size", block_size)
@@ -53,13 +56,24 @@ def check_pruning(
     }
 
 
-def _read_share(text: str) -> float:
-    try:
-        share = float(text)
-    except ValueError:
-        share = math.nan
-    require(0 <= share < 1, "target_sparsity", text, "0 to below 1, or auto")
+def read_units(keep_units: str) -> float | None:
+    """The share of the units to keep; None for "auto".
+
+    Raises:
+      UserError: If it is neither a share above 0 nor "auto".
+    """
+    if keep_units == AUTO:
+        return None
+    share = _read_number(keep_units)
+    require(0 < share <= 1, "keep_units", keep_units, "above 0, to 1, or auto")
     return share
+
+
+def _read_number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan
 
 
 def _read_pair(name: str, text: str) -> tuple[int, int] | None:

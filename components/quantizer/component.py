@@ -11,7 +11,6 @@ from tfx import v1 as tfx
 from components.quantizer.candidates import (
     EMULATED,
     FINE_TUNED,
-    PROBE_ROWS,
     Candidate,
     CandidateMaker,
 )
@@ -54,7 +53,6 @@ def Quantizer(
     auto_modes: tfx.dsl.components.Parameter[str],
     max_loss: tfx.dsl.components.Parameter[float],
     weight_bits: tfx.dsl.components.Parameter[int],
-    sparse: tfx.dsl.components.Parameter[bool],
     representative_rows: tfx.dsl.components.Parameter[int],
     epochs: tfx.dsl.components.Parameter[int],
     batch_size: tfx.dsl.components.Parameter[int],
@@ -98,7 +96,6 @@ def Quantizer(
           auto_modes='["int8", "dynamic_range"]',
           max_loss=0.002,
           weight_bits=8,
-          sparse=True,
           representative_rows=1000,
           epochs=2,
           batch_size=512,
@@ -116,7 +113,7 @@ def Quantizer(
       quantized_model: Component `outputs` contains: the SavedModel and, in its folder,
         `model.tflite`.
       report: Component `outputs` contains: the chosen mode, the reason, and the measurements of
-        each mode with `storage`, how its file is stored and why, also as `trade_off.png`.
+        each mode, also as `trade_off.png`.
       save_fn: Import path of the function `(network, transform graph, path)` that saves a network
         with its serving signatures.
       custom_config: JSON object that `save_fn` gets, if it has a parameter of this name.
@@ -130,8 +127,6 @@ def Quantizer(
         `ml.metrics.Metric.loss` defines it.
       weight_bits: Bits of the 8 that a weight uses in the modes `int8`, `qat` and `pqat`, 5 to 8;
         with fewer the file compresses better.
-      sparse: Whether to store mostly zero weights without the zeros, if that is smaller and the
-        installed interpreter predicts the same.
       representative_rows: Training examples in the representative dataset.
       epochs: Passes over `train` in `qat` and `pqat`.
       batch_size: Rows per step.
@@ -189,8 +184,6 @@ def Quantizer(
             settings=settings,
             targets=targets,
             weight_bits=weight_bits,
-            store_sparse=sparse,
-            probe=rows.examples[:PROBE_ROWS],
         )
         progress.report("float model")
         float_candidate = maker.make("none", float_network, {}, {})
@@ -213,11 +206,7 @@ def Quantizer(
             "mode": chosen,
             "why": why + unusable,
             "float": dataclasses.asdict(baseline),
-            "modes": {
-                name: dataclasses.asdict(result)
-                | {"stored_sparse": candidates[name].sparse, "storage": candidates[name].storage}
-                for name, result in measured.items()
-            },
+            "modes": {name: dataclasses.asdict(result) for name, result in measured.items()},
         }
     )
     picture = os.path.join(report.uri, "trade_off.png")

@@ -28,9 +28,7 @@ _LARGE = 1024
 _WEIGHTED = ("FULLY_CONNECTED", "CONV_2D", "DEPTHWISE_CONV_2D")
 
 
-def convert(
-    saved_model: str, signature: str, *, float16: bool, quantize: bool, sparse: bool
-) -> bytes:
+def convert(saved_model: str, signature: str, *, float16: bool, quantize: bool) -> bytes:
     """Converts one signature to TFLite.
 
     Args:
@@ -40,7 +38,6 @@ def convert(
       float16: Store weights in 16 bits; small constants, and numbers that 16 bits cannot hold, stay
         in 32.
       quantize: Store large constants in 8 bits, and compute in int8 between fake-quant nodes.
-      sparse: Store mostly zero weights without the zeros.
 
     Returns:
       The TFLite model, ready to serve: its signature is where TensorFlow Serving looks for it, and
@@ -53,10 +50,7 @@ def convert(
         path = os.path.join(folder, "model")
         names = _save_with_tables(saved_model, signature, path)
         write_canonical(path)  # The converter takes operators in the order of the file.
-        optimizations = [
-            *([tf.lite.Optimize.DEFAULT] if quantize or float16 else []),
-            *([tf.lite.Optimize.EXPERIMENTAL_SPARSITY] if sparse else []),
-        ]
+        optimizations = [tf.lite.Optimize.DEFAULT] if quantize or float16 else []
         types = [tf.float16] if float16 else []
         model = _convert_folder(path, signature, optimizations, types)
         if float16:
@@ -93,10 +87,9 @@ def restore_constants(model: schema.ModelT, exact: schema.ModelT) -> None:
       exact: The same model in float32.
     """
     for graph, original in zip(model.subgraphs, exact.subgraphs, strict=True):
-        # The float32 tensors that operators make of constants in 16 bits, and of sparse ones.
+        # The float32 tensors that operators make of constants in 16 bits.
         made = {o.outputs[0]: o for o in graph.operators if _name(model, o) == "DEQUANTIZE"}
         widened = {i: o for i, o in made.items() if _size_of(model, graph, o.inputs[0])}
-        sparse = made.keys() - widened.keys()
         computing, same_ones = _computing(model, graph), _computing(exact, original)
         if [_name(model, o) for o in computing] != [_name(exact, o) for o in same_ones]:
             logging.warning("the float16 model has other operators; its constants have 16 bits")
@@ -107,9 +100,7 @@ def restore_constants(model: schema.ModelT, exact: schema.ModelT) -> None:
                     continue
                 data = exact.buffers[original.tensors[exact_index].buffer].data
                 values = np.frombuffer(np.asarray(data, np.uint8).tobytes(), np.float32)
-                # XNNPACK miscalculates sparse weights in 16 bits with a bias in 32.
-                small = len(values) < _LARGE and sparse.isdisjoint(operator.inputs)
-                if small or np.abs(values).max() > np.finfo(np.float16).max:
+                if len(values) < _LARGE or np.abs(values).max() > np.finfo(np.float16).max:
                     model.buffers.append(schema.BufferT())
                     model.buffers[-1].data = data
                     graph.tensors[index].buffer = len(model.buffers) - 1
@@ -118,7 +109,7 @@ def restore_constants(model: schema.ModelT, exact: schema.ModelT) -> None:
 
 def _computing(model: schema.ModelT, graph: schema.SubGraphT) -> list[schema.OperatorT]:
     """The operators but those that unpack constants."""
-    return [o for o in graph.operators if _name(model, o) not in ("DEQUANTIZE", "DENSIFY")]
+    return [o for o in graph.operators if _name(model, o) != "DEQUANTIZE"]
 
 
 def _name(model: schema.ModelT, operator: schema.OperatorT) -> str:
@@ -248,15 +239,14 @@ def count_weights(content: bytes) -> tuple[int, int]:
     model = tflite.parse(content)
     left = total = 0
     for graph in model.subgraphs:
-        densified: dict[int, int] = {}
+        widened: dict[int, int] = {}
         for operator in graph.operators:
             name = _name(model, operator)
-            if name in ("DENSIFY", "DEQUANTIZE"):
-                source = operator.inputs[0]
-                densified[operator.outputs[0]] = densified.get(source, source)
+            if name == "DEQUANTIZE":
+                widened[operator.outputs[0]] = operator.inputs[0]
             if name in _WEIGHTED:
                 index = operator.inputs[1]
-                tensor = graph.tensors[densified.get(index, index)]
+                tensor = graph.tensors[widened.get(index, index)]
                 size = int(np.prod(tensor.shape))
                 values = np.frombuffer(
                     np.asarray(model.buffers[tensor.buffer].data, np.uint8).tobytes(),

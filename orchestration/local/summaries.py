@@ -146,7 +146,7 @@ def _quantizer(outputs: Outputs) -> Summary:
         f"{report['mode']}: model.tflite {shipped['bytes'] / 1000:.1f} kB, "
         f"{original['bytes'] / shipped['bytes']:.1f} times smaller than float; "
         f"{shipped['p50_ms'] * 1000:.1f} µs a row",
-        (report["why"], f"model.tflite is stored {shipped['storage']}"),
+        (report["why"],),
     )
 
 

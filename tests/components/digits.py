@@ -44,6 +44,7 @@ PRUNING: dict[str, Any] = LEARNING | {
     "learning_rate": 1e-3,
     "frequency": 10,
     "target_sparsity": "0.8",
+    "keep_units": "1.0",
 }
 
 _RAW_SPEC = {

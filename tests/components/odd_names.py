@@ -112,7 +112,7 @@ def make_odd_model(root: Path, run_component: Callable[..., dict[str, Any]]) -> 
     graph_uri = transformed["transform_graph"].uri
     folder = root / "model"
     save(build_network(), tft.TFTransformOutput(graph_uri), str(folder))
-    content = convert(str(folder), RAW_SIGNATURE, float16=False, quantize=False, sparse=False)
+    content = convert(str(folder), RAW_SIGNATURE, float16=False, quantize=False)
     (folder / TFLITE_MODEL).write_bytes(content)
     return OddModel(
         folder, graph_uri, transformed["transformed_examples"], columns, examples, schema

@@ -67,7 +67,7 @@ def export(
     if default is not None:
         _set_default(folder, default)
     if tflite:
-        content = convert(str(folder), SIGNATURE, float16=False, quantize=quantize, sparse=False)
+        content = convert(str(folder), SIGNATURE, float16=False, quantize=quantize)
         (folder / "model.tflite").write_bytes(content)
     return folder
 

@@ -72,7 +72,7 @@ def save(folder: Path, task: Task, *, tflite: bool = True, names: tuple[str, ...
     if tflite:
         from components.quantizer.conversion import convert
 
-        content = convert(str(folder), "raw_features", float16=False, quantize=False, sparse=False)
+        content = convert(str(folder), "raw_features", float16=False, quantize=False)
         (folder / TFLITE_MODEL).write_bytes(content)
     return folder
 

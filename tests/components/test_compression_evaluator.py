@@ -74,7 +74,7 @@ def contrary(pushed: PushedRun, tmp_path_factory: pytest.TempPathFactory) -> Pat
     layer.set_weights([-weight for weight in layer.get_weights()])
     graph = tft.TFTransformOutput(str(pushed.artifact("Transform", "transform_graph")))
     save_model(network, graph, str(path), Model.load(load_config()).custom_config)
-    content = convert(str(path), RAW_SIGNATURE, float16=False, quantize=False, sparse=False)
+    content = convert(str(path), RAW_SIGNATURE, float16=False, quantize=False)
     (path / TFLITE_MODEL).write_bytes(content)
     return path
 

@@ -286,8 +286,6 @@ def make_maker(model: OddModel, folder: Path, save: Callable[..., None]) -> Cand
         settings=SETTINGS,
         targets=None,
         weight_bits=8,
-        store_sparse=False,
-        probe=model.examples,
     )
 
 

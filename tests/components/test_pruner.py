@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import re
 from collections.abc import Callable
 from functools import partial
@@ -20,10 +21,12 @@ from sklearn.metrics import roc_auc_score
 from tfx.v1.types import standard_artifacts as standard
 
 from components.pruner.component import Pruner
+from components.pruner.least_units import split_sparsity
 from components.pruner.pruning import count_weights, measure_sparsity
 from components.pruner.spec import check_pruning, limit_sparsity
 from ml.artifacts import serving_model_uri
 from ml.fit import FitSettings
+from ml.networks import kernel_layers
 from ml.predictors import load_predictor
 from storage.errors import UserError
 from tests.components.digits import (
@@ -96,7 +99,7 @@ def test_pruner_removes_dead_units_and_reports_them(prune: Prune) -> None:
 
 
 def test_pruner_keeps_a_share_of_the_units_and_the_accuracy(prune: Prune) -> None:
-    done = prune(keep_units=0.5, target_sparsity="0.5")
+    done = prune(keep_units="0.5", target_sparsity="0.5")
     kernels, report = load_kernels(done["pruned_model"]), done["report"].read()
     assert kernels["first"].shape[1] == kernels["second"].shape[0] <= 32
     assert kernels["second"].shape[1] == kernels["digit"].shape[0] <= 32
@@ -104,6 +107,46 @@ def test_pruner_keeps_a_share_of_the_units_and_the_accuracy(prune: Prune) -> Non
         assert counts == {"units": 64, "removed": 64 - kernels[name].shape[1]}
     assert report["sparsity"] > 0.74
     assert measure_accuracy(load_predictor(serving_model_uri(done["pruned_model"]))) > 0.9
+
+
+def test_pruner_takes_units_for_half_of_what_is_kept_to_be_zeros(prune: Prune) -> None:
+    done = prune(keep_units="auto")
+    kernels, report = load_kernels(done["pruned_model"]), done["report"].read()
+    assert 0.79 < report["sparsity"] < 0.82
+    for name in ("first", "second"):
+        assert kernels[name].shape[1] == 64 - report["units"][name]["removed"] < 34
+        assert 0.4 < zeros(kernels[name]) < 0.55
+    assert measure_accuracy(load_predictor(serving_model_uri(done["pruned_model"]))) > 0.9
+
+
+@given(widths=st.lists(st.integers(1, 300), min_size=1, max_size=3), sparsity=st.floats(0, 0.999))
+def test_split_sparsity_reaches_the_sparsity_with_half_of_it_zeros(
+    widths: list[int], sparsity: float
+) -> None:
+    names = [f"hidden_{at}" for at in range(len(widths))]
+    hidden = [layers.Dense(width, name=name) for name, width in zip(names, widths, strict=True)]
+    network = tf_keras.Sequential([layers.Input([50]), *hidden, layers.Dense(1)])
+    share, zeros_of_rest = split_sparsity(network, names, sparsity)
+    assert 0 < share <= 1
+    units = [max(1, round(share * width)) for width in widths]
+    left = sum(map(math.prod, zip([50, *units], units, strict=False)))
+    whole = sum(map(math.prod, zip([50, *widths], widths, strict=False)))
+    assert left * (1 - zeros_of_rest) == pytest.approx((1 - sparsity) * whole)
+    if sparsity <= 0.5:
+        assert (share, zeros_of_rest) == (1, sparsity)
+    else:
+        assert zeros_of_rest >= 0.5 - 1e-9
+
+
+def test_split_sparsity_keeps_all_units_where_not_every_layer_can_lose_some() -> None:
+    network = build_network(
+        layers.Reshape((28, 28, 1)), layers.Conv2D(8, 5, 4, name="strokes"), layers.Flatten()
+    )
+    names = [layer.name for layer in kernel_layers(network)]
+    assert "strokes" in names
+    assert split_sparsity(network, names, 0.9) == (1, 0.9)
+    dense = build_network(layers.Dense(8, name="one"), layers.Dense(8, name="two"))
+    assert split_sparsity(dense, ["two"], 0.9) == (1, 0.9)
 
 
 @pytest.mark.parametrize("share", [0.0, 1.0])
@@ -344,8 +387,9 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"m_by_n": "[2, 4]", "block_size": "[4, 1]"}, r"block_size = .* together with m_by_n"),
     ({"distillation": 1.1}, r"distillation = 1\.1: allowed is 0 to 1"),
     ({"distillation": float("nan")}, "distillation = nan: allowed is 0 to 1"),
-    ({"keep_units": 0.0}, r"keep_units = 0\.0: allowed is above 0, to 1"),
-    ({"keep_units": 1.5}, r"keep_units = 1\.5: allowed is above 0, to 1"),
+    ({"keep_units": "0.0"}, r"keep_units = '0\.0': allowed is above 0, to 1, or auto"),
+    ({"keep_units": "1.5"}, r"keep_units = '1\.5': allowed is above 0, to 1, or auto"),
+    ({"keep_units": "half"}, "keep_units = 'half': allowed is above 0, to 1, or auto"),
     ({"layers": '["third"]'}, r"'third' is none of first \(Dense\), second \(Dense\), digit"),
     ({"layers": '["Conv2D"]'}, r"'Conv2D' is none of first \(Dense\), second \(Dense\)"),
     ({"layers": "first"}, "layers.*first"),

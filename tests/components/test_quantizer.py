@@ -177,47 +177,13 @@ def test_quantizer_leaves_its_inputs_unchanged(quantized: Quantize, mode: str) -
     assert quantized(mode)["inputs_stayed"]
 
 
-def test_weight_sparsity_is_the_same_for_dense_and_sparse_files(pruned_digits: Outputs) -> None:
+def test_weight_sparsity_is_that_of_the_network_in_every_form(pruned_digits: Outputs) -> None:
     saved_model = serving_model_uri(pruned_digits["pruned_model"])
-    dense, sparse = (
-        convert(saved_model, "raw_features", float16=True, quantize=False, sparse=sparse)
-        for sparse in (False, True)
-    )
-    assert len(sparse) < 0.7 * len(dense)
     kernels = load_kernels(pruned_digits["pruned_model"]).values()
     zeros = sum(np.sum(kernel == 0) for kernel in kernels) / sum(k.size for k in kernels)
-    assert weight_sparsity(dense) == weight_sparsity(sparse) == pytest.approx(zeros, abs=1e-3)
-
-
-def test_quantizer_reports_whether_zeros_are_left_out(
-    quantize: Quantize, quantized: Quantize, unpruned: Outputs
-) -> None:
-    assert measurement(quantized("float16"), "float16")["stored_sparse"] is True
-    dense = quantize(mode="float16", sparse=False)
-    assert measurement(dense, "float16")["stored_sparse"] is False
-    assert measurement(unpruned, "int8")["stored_sparse"] is False
-    assert measurement(quantized("float16"), "float16")["storage"] == "without its zeros"
-    assert measurement(dense, "float16")["storage"] == "with its zeros, as configured"
-    assert measurement(unpruned, "int8")["storage"].startswith("with its zeros: no layer has so")
-
-
-def test_quantizer_stores_zeros_and_says_why_where_the_interpreter_fails_without(
-    digits: Digits, quantize: Quantize, tmp_path: Path
-) -> None:
-    network = build_network(layers.Dense(57, "relu"), layers.Dense(64, "relu"))
-    narrow = network.layers[1]
-    kernel = narrow.kernel.numpy()
-    kernel[:48] = 0  # Three of the blocks of 16 inputs; nine inputs are left.
-    narrow.kernel.assign(kernel)
-    model = write_model(tmp_path, network, digits.graph)
-    done = quantize(digits.for_quantizer(model=model, float_model=model))
-    row = measurement(done, "int8")
-    assert row["stored_sparse"] is False
-    assert re.fullmatch(
-        r"with its zeros \([\d,]+ bytes instead of [\d,]+\): without them "
-        r"(predictions are up to \S+ off|the installed interpreter cannot run it)",
-        row["storage"],
-    )
+    for float16 in (False, True):
+        content = convert(saved_model, "raw_features", float16=float16, quantize=False)
+        assert weight_sparsity(content) == pytest.approx(zeros, abs=1e-3)
 
 
 def test_quantizer_auto_ships_the_first_mode_that_keeps_the_metric(quantize: Quantize) -> None:

@@ -21,8 +21,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from components.quantizer.conversion import convert
-from storage.names import RAW_SIGNATURE
 from tests.conftest import PROJECT
 from tests.edge.conftest import Deployed, Rows, write_rows
 
@@ -165,32 +163,8 @@ def test_example_refuses_a_row_that_the_model_cannot_take(
     assert re.search(rf"^row 1: .*{message}", done.stderr, re.MULTILINE), done.stderr
 
 
-@pytest.fixture(scope="module")
-def sparse(trips: Deployed, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same model, stored without the zeros."""
-    path = tmp_path_factory.mktemp("sparse") / "model.tflite"
-    options = {"float16": False, "quantize": True, "sparse": True}
-    path.write_bytes(convert(str(trips.folder), RAW_SIGNATURE, **options))
-    assert path.stat().st_size < trips.tflite.stat().st_size
-    return path
-
-
-def test_example_runs_a_model_that_is_stored_sparse_or_says_that_it_cannot(
-    example: Example, trips: Deployed, sparse: Path
-) -> None:
-    """LiteRT.js, of those, prints an error and returns what is in memory."""
-    done = example.run(sparse, trips.rows)
-    if example.folder == "javascript":
-        assert (done.returncode, done.stdout) == (1, "")
-        assert "the model did not run" in done.stderr
-    else:
-        assert done.returncode == 0, done.stderr
-        np.testing.assert_allclose(as_array(done.stdout), trips.expected, atol=trips.tolerance)
-
-
-def test_example_in_python_runs_with_the_newest_litert(trips: Deployed, tmp_path: Path) -> None:
+def test_example_in_python_needs_no_tensorflow(trips: Deployed, tmp_path: Path) -> None:
     root = copy_examples(tmp_path)
-    (root / "python" / "requirements.txt").write_text("ai-edge-litert\nnumpy\n")
     *install, run_command = block("Python")
     done = shell("\n".join(install), root)
     assert done.returncode == 0, done.stderr

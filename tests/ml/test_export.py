@@ -190,7 +190,7 @@ def test_saved_model_becomes_a_tflite_model_that_predicts_the_same(
     saved: tuple[Task, Path, np.ndarray],
 ) -> None:
     _, folder, expected = saved
-    content = convert(str(folder), "raw_features", float16=False, quantize=False, sparse=False)
+    content = convert(str(folder), "raw_features", float16=False, quantize=False)
     found = TFLitePredictor(content).predict(serialize())
     np.testing.assert_allclose(found, expected, rtol=1e-5)
 

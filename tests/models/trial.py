@@ -257,7 +257,7 @@ class Trial:
         return TFLitePredictor(self._tflite()).predict(self.requests)
 
     def _tflite(self) -> bytes:
-        return convert(self.saved_model, RAW_SIGNATURE, float16=False, quantize=False, sparse=False)
+        return convert(self.saved_model, RAW_SIGNATURE, float16=False, quantize=False)
 
     def _request_spec(self) -> dict[str, Any]:
         spec = self.graph.raw_feature_spec()

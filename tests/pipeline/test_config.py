@@ -120,7 +120,7 @@ def test_load_config_prefers_a_setting_to_the_file_and_the_last_setting(tmp_path
         ("gate.warn_only=[]", "gate.warn_only", ()),
         ('beam_args=["--runner=X", "--y"]', "beam_args", ("--runner=X", "--y")),
         ("serving.sign=false", "serving.sign", False),
-        ("quantization.sparse=true", "quantization.sparse", True),
+        ("serving.encrypt=true", "serving.encrypt", True),
         ("kubeflow.cpu=500m", "kubeflow.cpu", "500m"),
         ("kubeflow.memory=1.5Gi", "kubeflow.memory", "1.5Gi"),
         ("kubeflow.pipeline_root=s3://b/v2", "kubeflow.pipeline_root", "s3://b/v2"),

@@ -235,7 +235,7 @@ def test_tflite_model_makes_a_column_without_variance_0_too(
     dense = tf_keras.layers.Dense(1, "sigmoid", kernel_initializer="ones", name=PROBABILITY)
     model = tf_keras.Model(inputs, dense(0.1 * inputs[NUMERIC]))
     save_model(model, constant_graph, str(tmp_path), MODEL.custom_config)
-    content = convert(str(tmp_path), RAW_SIGNATURE, float16=False, quantize=False, sparse=False)
+    content = convert(str(tmp_path), RAW_SIGNATURE, float16=False, quantize=False)
     edge = tf.lite.Interpreter(model_content=content).get_signature_runner(RAW_SIGNATURE)
     saved = tf.saved_model.load(str(tmp_path)).signatures[RAW_SIGNATURE]
     usual = rows[0] | CONSTANT

@@ -122,7 +122,7 @@ def save_scorer(folder: Path, bias: float) -> Path:
 
 def add_tflite(folder: Path) -> None:
     """Adds `raw_features` in TFLite format to a SavedModel, as the pipeline does."""
-    content = convert(str(folder), "raw_features", float16=False, quantize=False, sparse=False)
+    content = convert(str(folder), "raw_features", float16=False, quantize=False)
     (folder / "model.tflite").write_bytes(content)
 
 
