@@ -12,7 +12,9 @@ const copyOf = (template) => at(template).content.firstElementChild.cloneNode(tr
 let token = "";
 let chosen = null; // {model, version, form, inputs: [{field, element, error}]}
 let explains = true; // Whether the server explains the chosen version.
-let turn = 0; // Of what the user does: a response to an earlier one is not shown.
+// Counts what the user asks for: a response to something earlier is not shown.
+let looks = 0; // At models and versions.
+let predictions = 0;
 
 class Refusal extends Error {
   constructor(status, message) {
@@ -83,14 +85,14 @@ function curl(body) {
 // Models.
 
 async function load() {
-  const mine = ++turn;
+  const mine = ++looks;
   let content;
   try {
     content = await send("ui/models");
   } catch (error) {
     return fail(error);
   }
-  if (mine !== turn) return;
+  if (mine !== looks) return;
   say("");
   at("token-form").hidden = true;
   at("refresh").hidden = at("playground").hidden = false;
@@ -158,16 +160,16 @@ function mark() {
 // The form.
 
 async function choose(one) {
-  const mine = ++turn;
+  const mine = ++looks;
   try {
     const form = await send(`ui/models/${encodeURIComponent(one.model)}/versions/${one.version}`);
-    if (mine !== turn) return;
+    if (mine !== looks) return;
     say("");
     chosen = { ...one, form };
     explains = true;
     showForm();
   } catch (error) {
-    if (mine === turn) fail(error);
+    if (mine === looks) fail(error);
   }
 }
 
@@ -193,7 +195,8 @@ function showForm() {
 
 function makeInput(field, index) {
   const part = copyOf("field-template");
-  const kind = field.kind === "list" ? "textarea" : field.kind === "boolean" ? "select" : "input";
+  const long = field.kind === "list" || /[\r\n]/.test(field.value);
+  const kind = long ? "textarea" : field.kind === "boolean" ? "select" : "input";
   const element = document.createElement(kind);
   element.id = `field-${index}`;
   if (kind === "select") {
@@ -262,8 +265,11 @@ function fits(value, [size, ...sizes]) {
   );
 }
 
-/** The body of the request; null, with messages at the inputs, if a value cannot be sent. */
-function readBody() {
+/**
+ * The body of the request; null if a value cannot be sent, with the first such input.
+ * Only if it complains does an input get a message; one that has a message loses it when mended.
+ */
+function readBody(complain) {
   const members = [];
   let first = null;
   for (const { field, element, error } of chosen.inputs) {
@@ -275,6 +281,7 @@ function readBody() {
       message = problem.message;
       first ??= element;
     }
+    if (message && !complain && error.hidden) continue;
     error.textContent = message;
     error.hidden = !message;
     if (message) {
@@ -294,11 +301,11 @@ function readBody() {
 
 /** Shows what belongs to the values in the form before they are sent. */
 function showAnswers() {
-  turn += 1;
+  predictions += 1;
   at("prediction").replaceChildren(hint("Press Predict."));
   at("explanation-part").hidden = true;
   if (!chosen?.form.signature) return;
-  const { body } = readBody();
+  const { body } = readBody(false);
   at("request").textContent = body ? curl(body) : "An input has a value that cannot be sent.";
   at("copy").hidden = !body || !navigator.clipboard;
   at("request-hint").hidden = !token;
@@ -306,18 +313,18 @@ function showAnswers() {
 
 async function predict() {
   showAnswers();
-  const { body, first } = readBody();
+  const { body, first } = readBody(true);
   if (first) return first.focus();
-  const mine = turn;
+  const mine = predictions;
   at("prediction").replaceChildren(hint("…"));
   let best;
   try {
     const content = await send(pathOf(chosen, "predict"), body);
-    if (mine !== turn) return;
+    if (mine !== predictions) return;
     best = showPrediction(content.predictions[0]);
     at("answers").scrollIntoView({ block: "nearest" });
   } catch (error) {
-    if (mine === turn) failIn("prediction", error);
+    if (mine === predictions) failIn("prediction", error);
     return;
   }
   if (explains) await explain(body, best, mine);
@@ -326,10 +333,10 @@ async function predict() {
 async function explain(body, best, mine) {
   try {
     const content = await send(pathOf(chosen, "explain"), body);
-    if (mine !== turn) return;
+    if (mine !== predictions) return;
     showExplanation(content.explanations[0], best);
   } catch (error) {
-    if (mine !== turn) return;
+    if (mine !== predictions) return;
     // Servers that have no such method, as TensorFlow Serving, say that the request is malformed.
     explains = ![404, 405, 501].includes(error.status) && !/^Malformed request/.test(error.message);
     if (!explains) return;
@@ -500,7 +507,8 @@ function failIn(id, error) {
 
 function forget() {
   chosen = null;
-  turn += 1;
+  looks += 1;
+  predictions += 1;
   at("form-part").hidden = at("answers").hidden = true;
   for (const id of ["fields", "prediction", "explanation", "request", "form-model", "form-version"]) {
     at(id).replaceChildren();
