@@ -15,10 +15,15 @@ from urllib.parse import quote
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
+from starlette.requests import Request
 from tensorflow.core.framework import types_pb2
 
+from serving.__main__ import main
+from serving.server.browsers import BrowserRules
+from serving.server.errors import ServingError
 from serving.server.form_maker import _to_text, make_form
 from serving.server.loading import load_version
 from serving.server.models import load_model
@@ -412,3 +417,68 @@ def test_server_takes_requests_of_the_names_and_origins_that_it_is_told(toys: Pa
         assert response.headers["access-control-allow-origin"] == page
         # The rows of the playground are not for other pages.
         assert status(server, "/ui/models", **headers) == 403
+
+
+def sent(method: str = "GET", **headers: str) -> Request:
+    """A request as an application sees it."""
+    names = {name.replace("_", "-").encode(): value for name, value in headers.items()}
+    raw = [(name, value.encode("latin-1")) for name, value in names.items()]
+    return Request({"type": "http", "method": method, "path": "/", "headers": raw})
+
+
+def rules(**settings: Any) -> BrowserRules:
+    return BrowserRules.of(ServerSettings("x", **settings))
+
+
+def test_rules_of_a_server_that_other_machines_reach_leave_its_api_to_a_proxy() -> None:
+    insecure = rules(host="0.0.0.0")
+    insecure.check_api(sent(host="model-server:8501"))
+    with pytest.raises(ServingError, match="has no name 'model-server'"):
+        insecure.check_page(sent(host="model-server:8501"))
+    rules(host="0.0.0.0", allowed_hosts=("model-server",)).check_page(sent(host="model-server"))
+    rules(host="0.0.0.0", allowed_hosts=("*",)).check_page(sent(host="model-server"))
+
+
+def test_rules_of_a_server_with_client_certificates_refuse_other_sites_and_take_any_name() -> None:
+    """A browser sends the certificate of its user by itself."""
+    mutual = rules(tls_certificate="x", tls_key="x", tls_client_ca="x")
+    mutual.check_page(sent(host="models.example"))
+    with pytest.raises(ServingError, match=r"page of https://evil\.example"):
+        mutual.check_api(sent("POST", host="models.example", origin="https://evil.example"))
+    with_token = rules(token_file="x")
+    with_token.check_api(sent("POST", host="models.example", origin="https://evil.example"))
+
+
+@pytest.mark.parametrize(
+    "header", ["localhost", "LOCALHOST:1", "127.0.0.1:80", "[::1]", "[::1]:80"]
+)
+def test_rules_take_an_address_and_the_names_of_the_server(header: str) -> None:
+    rules().check_host(sent(host=header))
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        *("x", "localhost.x", "127.0.0.1.x:80", "x@127.0.0.1", "127.1", "2130706433", "0x7f.1", ""),
+        *(
+            "localhost:x",
+            "localhost, x",
+            "localhost.",
+            "[localhost",
+            "[::1",
+            "::1]:80",
+            "\xff",
+            ":80",
+        ),
+    ],
+)
+def test_rules_refuse_any_other_name(header: str) -> None:
+    with pytest.raises(ServingError, match="the server has no name"):
+        rules().check_host(sent(host=header))
+
+
+@pytest.mark.parametrize("name", ["http://x", "x:8501", "x/y", "", "*.example", "-x"])
+def test_serve_refuses_an_allowed_host_that_is_no_name(name: str) -> None:
+    done = CliRunner().invoke(main, ["serve", ".", "--no-verify", "--allowed-host", name])
+    assert done.exit_code == 2
+    assert f"{name!r} is no name of a host" in done.output
