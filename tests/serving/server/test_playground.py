@@ -459,7 +459,7 @@ def test_rules_take_an_address_and_the_names_of_the_server(header: str) -> None:
 @pytest.mark.parametrize(
     "header",
     [
-        *("x", "localhost.x", "127.0.0.1.x:80", "x@127.0.0.1", "127.1", "2130706433", "0x7f.1", ""),
+        *("x", "localhost.x", "127.0.0.1.x:80", "x@127.0.0.1", "127.1", "2130706433", "0x7f.1"),
         *(
             "localhost:x",
             "localhost, x",
