@@ -132,10 +132,13 @@ def _to_text(array: np.ndarray) -> str | None:
 def _read_vocabulary(folder: str, name: str) -> tuple[str, ...]:
     """The first lines of the asset that has the name of an input; none if there is none."""
     path = Path(folder) / "assets" / name
-    if Path(name).name != name or not path.is_file():
+    if Path(name).name != name:
         return ()
-    with path.open("rb") as file:
-        content = file.read(_MAX_VOCABULARY_BYTES + 1)
+    try:
+        with path.open("rb") as file:
+            content = file.read(_MAX_VOCABULARY_BYTES + 1)
+    except (OSError, ValueError):  # There is none, or no file can have such a name.
+        return ()
     lines = content.split(b"\n")[:-1]  # What is behind the last end of a line may be cut.
     try:
         return tuple(dict.fromkeys(line.decode() for line in lines if line))[:_MAX_CHOICES]

@@ -308,6 +308,8 @@ def test_make_form_leaves_out_a_signature_whose_inputs_no_form_can_hold(
         ("x", b"ab\n" * 30_000, ("ab",)),
         ("../secret", b"a\n", ()),
         ("y", b"a\n", ()),
+        ("y" * 300, b"a\n", ()),  # No file can have that name.
+        ("x\0", b"a\n", ()),
     ],
 )
 def test_make_form_reads_a_vocabulary_that_has_the_name_of_the_input(
