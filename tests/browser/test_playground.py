@@ -31,10 +31,18 @@ STEPS: dict[str, dict[str, Any]] = {
         "version": "1",
         "explanation": {
             "predictions": [[0, 0, 0]],
-            "explanations": [{"base_value": [0.1, 0.2, 0.7], "values": EFFECTS}],
+            "explanations": [{"base_values": [0.1, 0.2, 0.7], "shap_values": EFFECTS}],
         },
     },
-    "binary": {"model": "tips", "version": "2", "values": {"colour": "red", "vector": "[0, 0, 0]"}},
+    "binary": {
+        "model": "tips",
+        "version": "2",
+        "values": {"colour": "red", "vector": "[0, 0, 0]"},
+        "explanation": {
+            "predictions": [[0]],
+            "explanations": [{"base_value": 0.1, "values": {"weather": -0.002, "colour": "NaN"}}],
+        },
+    },
     "regression": {"model": "price", "version": "1", "values": {"vector": "[1,\n 2, NaN]"}},
     "number": {"model": "price", "version": "1", "values": {"vector": "[1, 2, 0.5]"}},
     "wrong": {
@@ -169,6 +177,7 @@ def test_playground_shows_effects_by_size_with_their_sign(found: Any) -> None:
     step = found["steps"]["classes"]
     assert step["explained"]
     assert step["effects"] == [["colour", "-0.500"], [MARKUP, "+0.250"], ["vector", "+0.125"]]
+    assert found["steps"]["binary"]["effects"] == [["weather", "-0.00200"], ["colour", "NaN"]]
 
 
 def test_playground_hides_the_explanation_that_the_server_does_not_offer(found: Any) -> None:

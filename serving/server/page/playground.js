@@ -372,15 +372,15 @@ function showPrediction(row) {
 }
 
 function showExplanation(explanation, best) {
-  const pick = (value) => (Array.isArray(value) ? value[best] : value);
+  const pick = (value) => (Array.isArray(value) ? value[best] : value); // By output, or of the one.
   const size = (value) => (typeof value === "number" ? Math.abs(value) : -1);
-  const effects = Object.entries(explanation.values)
+  const effects = Object.entries(explanation.shap_values ?? explanation.values)
     .map(([name, value]) => [name, pick(value)])
     .sort(([, one], [, other]) => size(other) - size(one));
   const largest = Math.max(...effects.map(([, value]) => size(value)), Number.MIN_VALUE);
   const given = new Map(chosen.inputs.map(({ field, element }) => [field.name, element.value]));
   const parts = [...at("effects-template").content.cloneNode(true).children];
-  const base = decimal(pick(explanation.base_value), 4);
+  const base = decimal(pick(explanation.base_values ?? explanation.base_value), 4);
   parts[0].textContent = `How far each input moves the prediction from ${base}, what it is on average.`;
   const rows = effects.map(([name, value]) => {
     const row = copyOf("effect-template");
