@@ -322,7 +322,7 @@ async function predict() {
     const content = await send(pathOf(chosen, "predict"), body);
     if (mine !== predictions) return;
     best = showPrediction(content.predictions[0]);
-    at("answers").scrollIntoView({ block: "nearest" });
+    at("prediction").scrollIntoView({ block: "nearest" });
   } catch (error) {
     if (mine === predictions) failIn("prediction", error);
     return;
