@@ -21,7 +21,8 @@ from storage.names import DEFAULT_SIGNATURE, RAW_SIGNATURE
 
 _KINDS = {"f": "float", "i": "integer", "u": "integer", "b": "boolean", "O": "text"}
 _EXAMPLE_INPUTS = ("examples", "inputs")  # The names that signatures of tf.Examples use.
-_MAX_VALUES = 4096  # of an input in one row
+_MAX_VALUES = 10_000  # of a row
+_MAX_TEXT = 100_000  # characters of an example
 _MAX_CHOICES, _MAX_VOCABULARY_BYTES = 1000, 64 << 10
 _MAX_BYTES = 1 << 26
 _SECONDS = 10.0
@@ -82,15 +83,14 @@ def _fits(signature: Signature) -> bool:
         and all(
             info.dtype in JSON_DTYPES for info in (*inputs.values(), *signature.outputs.values())
         )
-        and all(_is_row(info) for info in inputs.values())
+        and all(info.shape is None or info.shape[:1] in ((None,), (1,)) for info in inputs.values())
+        and sum(map(_count_values, inputs.values())) <= _MAX_VALUES
     )
 
 
-def _is_row(info: TensorInfo) -> bool:
-    if info.shape is None:
-        return True
-    sizes = [size or 1 for size in info.shape[1:]]
-    return info.shape[:1] in ((None,), (1,)) and math.prod(sizes) <= _MAX_VALUES
+def _count_values(info: TensorInfo) -> int:
+    """Values of an input in one row; of a size that varies, one."""
+    return math.prod(size or 1 for size in (info.shape or ())[1:])
 
 
 def _kind(info: TensorInfo) -> str:
@@ -116,6 +116,11 @@ def _read_row(model: LoadedModel, signature_name: str, folder: str) -> Arrays:
 
 def _to_text(array: np.ndarray) -> str | None:
     """The first row of an input as it stands in a form; None if it cannot be written there."""
+    text = _write(array)
+    return None if text is None or len(text) > _MAX_TEXT else text
+
+
+def _write(array: np.ndarray) -> str | None:
     if array.ndim == 1 and array.dtype == object:
         try:
             return str(array[0].decode())

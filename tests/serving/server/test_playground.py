@@ -323,6 +323,12 @@ def test_make_form_reads_a_vocabulary_that_has_the_name_of_the_input(
     assert field.choices == choices
 
 
+def test_form_shows_no_value_that_is_too_large_or_no_text() -> None:
+    assert _to_text(strings(b"x" * 100_001)) is None
+    assert _to_text(f32([[1] * 100_000])) is None
+    assert _to_text(strings(b"\xff")) is None
+
+
 @given(st.floats(width=32) | st.integers(-(2**63), 2**63 - 1) | st.text())
 def test_form_shows_a_value_so_that_it_reads_back_the_same(value: float | int | str) -> None:
     if isinstance(value, str):
