@@ -18,6 +18,8 @@ _WAITING = "waiting"
 _RUNNING = "running"
 # For a state, a time, and enough of a result to be read.
 _ROOM_BESIDE_NAMES = 40
+# Between two plain lines about the progress of a node.
+_PROGRESS_SECONDS = 5.0
 
 _STYLES = {
     _WAITING: "dim",
@@ -45,6 +47,8 @@ class _Row:
     text: str = ""
     started: float | None = None
     seconds: float | None = None
+    progress_printed: float | None = None
+    has_news: bool = False
 
     def elapsed(self) -> str:
         if self.started is None:
@@ -91,22 +95,27 @@ class RunDisplay:
         self._print(node_id)
 
     def progressed(self, node_id: str, text: str) -> None:
-        """Shows the progress of a running node."""
-        self._rows[node_id].text = text
-        self._print(node_id)
+        """Shows the progress of a running node; as a plain line, at most every few seconds."""
+        row = self._rows[node_id]
+        row.text, row.has_news = text, True
+        self._print_progress(node_id)
 
     def finished(self, node_id: str, result: NodeResult) -> None:
         """Shows how a node ended."""
         row = self._rows[node_id]
-        row.state, row.text = result.state, result.summary.line
+        row.state, row.text, row.has_news = result.state, result.summary.line, False
         if row.started is not None:
             row.seconds = time.monotonic() - row.started
         self._print(node_id)
 
     def tick(self) -> None:
-        """Redraws the live table."""
+        """Redraws the live table, or prints the progress that had to wait."""
         if self._live:
             self._live.update(self._table(), refresh=True)
+            return
+        for node_id, row in self._rows.items():
+            if row.has_news:
+                self._print_progress(node_id)
 
     def _table(self) -> Table:
         table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
@@ -118,6 +127,12 @@ class RunDisplay:
             state = Text(row.state, _STYLES[row.state])
             table.add_row(node_id, state, row.elapsed(), Text(row.text))
         return table
+
+    def _print_progress(self, node_id: str) -> None:
+        row, now = self._rows[node_id], time.monotonic()
+        if row.progress_printed is None or now - row.progress_printed >= _PROGRESS_SECONDS:
+            row.progress_printed, row.has_news = now, False
+            self._print(node_id)
 
     def _print(self, node_id: str) -> None:
         """One plain line about what has just changed, where there is no live table."""

@@ -26,6 +26,7 @@ from storage.memory import MEMORY
 from storage.private_copy import delete_private_copies
 
 _PORT = click.IntRange(0, 65535)
+_HOST = re.compile(r"\*|[a-zA-Z0-9]([a-zA-Z0-9._-]*[a-zA-Z0-9])?")
 _ORIGIN = re.compile(r"\*|https?://[^/\s]+")
 
 
@@ -122,6 +123,15 @@ _ORIGIN = re.compile(r"\*|https?://[^/\s]+")
     "May be given again.",
 )
 @click.option(
+    "--allowed-host",
+    "allowed_hosts",
+    multiple=True,
+    metavar="NAME",
+    help="Without tokens and TLS: allow requests that call the server by this name; * for any. "
+    "Its addresses, localhost and --host are allowed. May be given again.",
+)
+@click.option("--no-ui", is_flag=True, help="Show no page at / on which people try the models.")
+@click.option(
     "--request-log", metavar="DIR", default="", help="Log requests and predictions there."
 )
 @click.option(
@@ -155,6 +165,7 @@ def serve(
     tls_client_ca: str | None,
     insecure: bool,
     no_access_log: bool,
+    no_ui: bool,
     **settings: Any,
 ) -> None:
     """Serves models over TensorFlow Serving's gRPC and REST interfaces.
@@ -180,6 +191,12 @@ def serve(
         if not _ORIGIN.fullmatch(origin):
             raise click.UsageError(
                 f"{origin!r} is no origin: https://example.org or *, without a path, is expected."
+            )
+    for name in settings["allowed_hosts"]:
+        if not _HOST.fullmatch(name):
+            raise click.UsageError(
+                f"{name!r} is no name of a host: models.example.org or *, without scheme, port and "
+                "path, is expected."
             )
     if tls_client_ca and not tls_certificate:
         raise click.UsageError("--tls-client-ca needs --tls-certificate and --tls-key.")
@@ -209,6 +226,7 @@ def serve(
         tls_key=tls_key or "",
         tls_client_ca=tls_client_ca or "",
         access_log=not no_access_log,
+        ui=not no_ui,
         **settings,
     )
     if server_settings.weakness and not insecure:

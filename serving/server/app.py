@@ -18,6 +18,7 @@ import uvicorn
 import uvloop
 
 from serving.server.authentication import Authenticator
+from serving.server.browsers import BrowserRules
 from serving.server.connections import BoundedProtocol, TlsHandshake, allow_connections
 from serving.server.health import HealthService
 from serving.server.loading import load_version
@@ -133,6 +134,8 @@ async def _serve(settings: ServerSettings, decrypt_to: str | None) -> None:
         deadline_seconds=settings.deadline_seconds,
         authenticator=authenticator,
         cors_origins=settings.cors_origins,
+        rules=BrowserRules.of(settings),
+        ui=settings.ui,
     )
     rest_socket = _bind(settings.host, settings.rest_port)
     web = _WebServer(

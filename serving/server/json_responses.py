@@ -65,7 +65,7 @@ def format_predict(outputs: Mapping[str, np.ndarray], row_format: bool) -> bytes
     if not outputs:
         raise invalid("Cannot convert empty tensor map to JSON")
     if not row_format:
-        columns = {name: _tokens(name, array[np.newaxis])[0] for name, array in outputs.items()}
+        columns = {name: tokens(name, array[np.newaxis])[0] for name, array in outputs.items()}
         if len(columns) == 1:
             return _document("outputs", *columns.values())
         members = ",".join(f"\n        {_quote(name)}: {text}" for name, text in columns.items())
@@ -80,7 +80,7 @@ def format_predict(outputs: Mapping[str, np.ndarray], row_format: bool) -> bytes
                 f"expecting: {batch_size}"
             )
         batch_size = len(array)
-    rows = [_tokens(name, array) for name, array in outputs.items()]
+    rows = [tokens(name, array) for name, array in outputs.items()]
     if len(rows) == 1:
         return _list_document("predictions", rows[0])
     keys = [_quote(name) for name in outputs]
@@ -151,8 +151,16 @@ def format_metadata(response: get_model_metadata_pb2.GetModelMetadataResponse) -
     ).encode()
 
 
-def _tokens(name: str, array: np.ndarray) -> list[str]:
-    """The JSON of each element along the first axis of an output."""
+def tokens(name: str, array: np.ndarray) -> list[str]:
+    """The JSON of each element along the first axis of an array.
+
+    Args:
+      name: Name of the output that it is.
+      array: The array, shape [n, ...], of the dtypes in `signatures.NUMPY_DTYPES`.
+
+    Raises:
+      ServingError: INVALID_ARGUMENT, if JSON has nothing for its dtype or strings.
+    """
     if PROTO_DTYPES.get(array.dtype) not in JSON_DTYPES:
         raise invalid(
             f"Failed to write JSON value for tensor type: {array.dtype} of output: {name}"

@@ -6,6 +6,7 @@ import os
 import threading
 import weakref
 
+from serving.server.form_maker import make_form
 from serving.server.logs import log_event
 from serving.server.models import LoadedModel, load_model
 from serving.server.settings import ServerSettings
@@ -51,6 +52,9 @@ def load_version(
         if copy.signed:
             model.key_id = copy.signed.key_id
         warmed = warm_up(model, folder, given_up)
+        if settings.ui:
+            # Of what is encrypted no row is shown.
+            model.form = make_form(model, folder, with_example=not copy.encrypted)
     except BaseException:
         copy.close()
         raise

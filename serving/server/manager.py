@@ -111,6 +111,10 @@ class ModelManager:
         """Whether a model of that name is or was in the Serving directory."""
         return name in self._models
 
+    def watched(self) -> list[WatchedModel]:
+        """The models that are or were in the Serving directory, by name."""
+        return [model for _, model in sorted(self._models.items())]
+
     def status(
         self, name: str, version: int | None = None
     ) -> get_model_status_pb2.GetModelStatusResponse:

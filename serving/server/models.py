@@ -23,6 +23,7 @@ from tensorflow.core.framework import graph_pb2, types_pb2
 from tensorflow.core.protobuf import config_pb2, meta_graph_pb2, saved_model_pb2
 
 from serving.server.errors import ServingError, invalid
+from serving.server.form import Form
 from serving.server.signatures import PROTO_DTYPES, Signature, TensorInfo
 from storage.names import DEFAULT_SIGNATURE, SAVED_MODEL, TFLITE_MODEL
 
@@ -44,6 +45,7 @@ class LoadedModel(Protocol):
         `batching.learn`.
       key_id: Id of the key that it was verified with; empty if it was not.
       ends_by_itself: Whether a run takes a time that only the size of its inputs bounds.
+      form: What a person fills in to try it; empty where the server shows no page.
     """
 
     signatures: Mapping[str, Signature]
@@ -51,6 +53,7 @@ class LoadedModel(Protocol):
     batched: set[str]
     ends_by_itself: bool
     key_id: str
+    form: Form
 
     def run(
         self,
@@ -115,6 +118,7 @@ class SavedModel:
     """A SavedModel; see `LoadedModel`."""
 
     key_id = ""
+    form = Form()
 
     def __init__(self, folder: str):
         saved = saved_model_pb2.SavedModel.FromString((Path(folder) / SAVED_MODEL).read_bytes())
@@ -196,6 +200,7 @@ class TFLiteModel:
     """
 
     key_id = ""
+    form = Form()
 
     def __init__(self, content: bytes, concurrency: int):
         self._content = content

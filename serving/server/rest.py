@@ -18,11 +18,13 @@ from tensorflow_serving.apis import get_model_metadata_pb2
 
 from serving.server import inference, json_requests, json_responses
 from serving.server.authentication import Authenticator, Grant, UnauthenticatedError
+from serving.server.browsers import BrowserRules
 from serving.server.calls import Call
 from serving.server.errors import ServingError, invalid
 from serving.server.estimate import WORST_JSON, inflate, too_large, weigh_json
 from serving.server.model_request import LargeRequest, ModelRequest, examples_request
 from serving.server.models import Arrays
+from serving.server.playground import Playground
 from serving.server.rpc import read_metadata
 from serving.server.service import Service
 from serving.server.settings import METRICS_PATH
@@ -48,6 +50,8 @@ class RestInterface:
       deadline_seconds: Longest time for a client to send its request.
       authenticator: Knows the tokens that requests have to bring.
       cors_origins: Origins whose pages may send requests from a browser; "*" for any.
+      rules: Which requests of browsers are refused.
+      ui: Whether there is a page at `/` on which people try the models.
     """
 
     def __init__(
@@ -59,6 +63,8 @@ class RestInterface:
         deadline_seconds: float,
         authenticator: Authenticator,
         cors_origins: Sequence[str] = (),
+        rules: BrowserRules | None = None,
+        ui: bool = False,
     ):
         self._service = service
         self._max_bytes = max_bytes
@@ -66,14 +72,19 @@ class RestInterface:
         self._deadline_seconds = deadline_seconds
         self._authenticator = authenticator
         self._cors_origins = cors_origins
+        self._rules = rules or BrowserRules()
+        self._playground = Playground(service, self._rules, _peer) if ui else None
 
     def make_app(self) -> Starlette:
         """The application that a server runs."""
+        routes = [
+            Route(METRICS_PATH, self._guarded(self._metrics), methods=["GET"]),
+            Route("/v1/{path:path}", self._guarded(self._respond), methods=_METHODS),
+        ]
+        if self._playground is not None:
+            routes += self._playground.routes(self._guarded, self._explained)
         app = Starlette(
-            routes=[
-                Route(METRICS_PATH, self._guarded(self._metrics), methods=["GET"]),
-                Route("/v1/{path:path}", self._guarded(self._respond), methods=_METHODS),
-            ],
+            routes=routes,
             exception_handlers={404: _not_found},
             middleware=[_cors(self._cors_origins)] if self._cors_origins else [],
         )
@@ -83,10 +94,18 @@ class RestInterface:
     def _guarded(
         self, endpoint: Callable[[Request, Grant], Awaitable[Response]]
     ) -> Callable[[Request], Awaitable[Response]]:
-        async def guarded(request: Request) -> Response:
+        async def authenticated(request: Request) -> Response:
+            grant = self._authenticator.authenticate(request.headers.getlist("authorization"))
+            return await endpoint(request, grant)
+
+        return self._explained(authenticated)
+
+    def _explained(
+        self, endpoint: Callable[[Request], Awaitable[Response]]
+    ) -> Callable[[Request], Awaitable[Response]]:
+        async def explained(request: Request) -> Response:
             try:
-                grant = self._authenticator.authenticate(request.headers.getlist("authorization"))
-                return await endpoint(request, grant)
+                return await endpoint(request)
             except UnauthenticatedError as error:
                 self._authenticator.record(error, "rest", _peer(request))
                 response = _error_response(error.http_status, error.message)
@@ -98,14 +117,16 @@ class RestInterface:
                     response.headers["Connection"] = "close"
                 return response
 
-        return guarded
+        return explained
 
     async def _metrics(self, request: Request, grant: Grant) -> Response:
+        self._rules.check_api(request)
         grant.check("metrics")
         page = generate_latest(self._service.metrics.registry)
         return Response(page, media_type=CONTENT_TYPE_LATEST)
 
     async def _respond(self, request: Request, grant: Grant) -> Response:
+        self._rules.check_api(request)
         path = request.scope["path"]
         if request.method == "POST" and (match := _ASK.fullmatch(path)):
             method = match["method"].lower()

@@ -48,6 +48,9 @@ class ServerSettings:
       tls_client_ca: File of the certificates (PEM) that sign those of clients; empty lets clients
         connect without one.
       cors_origins: Origins whose pages may send requests from a browser; "*" for any.
+      allowed_hosts: Names by which browsers may call a server without tokens and TLS, besides its
+        addresses, localhost and `host`; "*" for any.
+      ui: Whether there is a page at `/` on which people try the models.
       request_log: Folder for the log of requests and predictions; empty for none.
       request_log_sampling: Share of the requests that are logged.
       access_log: Whether each request is a line on the standard output.
@@ -77,14 +80,21 @@ class ServerSettings:
     tls_key: str = ""
     tls_client_ca: str = ""
     cors_origins: tuple[str, ...] = ()
+    allowed_hosts: tuple[str, ...] = ()
+    ui: bool = True
     request_log: str = ""
     request_log_sampling: float = 0.01
     access_log: bool = True
 
     @property
+    def is_loopback(self) -> bool:
+        """Whether only this machine can reach the server."""
+        return _is_loopback(self.host)
+
+    @property
     def weakness(self) -> str:
         """What lets others use the server or read along who should not; empty if nothing does."""
-        if _is_loopback(self.host):
+        if self.is_loopback:
             return ""
         missing = []
         if not (self.token_file or self.tokens_file or self.tls_client_ca):

@@ -59,7 +59,7 @@ def warm_up(model: LoadedModel, folder: str, given_up: threading.Event) -> int:
     runs = 0
     warm: list[Signature] = []
     row: Arrays = {}
-    for request in _read_requests(folder):
+    for request in read_requests(folder):
         _go_on(given_up)
         name = request.model_spec.signature_name or DEFAULT_SIGNATURE
         try:
@@ -84,7 +84,7 @@ def warm_up(model: LoadedModel, folder: str, given_up: threading.Event) -> int:
             continue
         _go_on(given_up)
         try:
-            inputs = _make_inputs(signature, row)
+            inputs = make_inputs(signature, row)
             inference.predict(model, name, inputs, (), _MADE_SECONDS)
             if row and _takes_examples(signature):  # Zeros would tell too little.
                 batching.learn(model, name, inputs)
@@ -105,7 +105,12 @@ def _go_on(given_up: threading.Event) -> None:
         raise InterruptedError("the version is no longer wanted")
 
 
-def _read_requests(folder: str) -> Iterator[predict_pb2.PredictRequest]:
+def read_requests(folder: str) -> Iterator[predict_pb2.PredictRequest]:
+    """The requests of a version's warm-up file; none if it has no such file.
+
+    Raises:
+      ValueError: If the file is damaged.
+    """
     path = Path(folder) / WARMUP_FILE
     if not path.exists():
         return
@@ -122,7 +127,7 @@ def _takes_examples(signature: Signature) -> bool:
     return [info.dtype for info in signature.inputs.values()] == [types_pb2.DT_STRING]
 
 
-def _make_inputs(signature: Signature, row: Arrays) -> Arrays:
+def make_inputs(signature: Signature, row: Arrays) -> Arrays:
     """Inputs of one row: as a tf.Example if the signature may take one, else of zeros.
 
     Raises:
@@ -145,17 +150,19 @@ def _to_example(row: Arrays) -> bytes:
     """The first row of inputs by name as a serialized tf.Example, without what is absent."""
     example = example_pb2.Example()
     for name, array in row.items():
-        values = np.atleast_1d(array)[:1].ravel()
+        values = list(np.atleast_1d(array)[:1].ravel())
+        if array.dtype == object:
+            values = [value for value in values if value]
+        elif array.dtype.kind == "f" and len(values) == 1:
+            # Of a vector no value is left out: it has a fixed length.
+            values = [value for value in values if not np.isnan(value)]
+        if not values:
+            continue  # An empty list is not absent: a parser refuses it.
         feature = example.features.feature[name]
         if array.dtype == object:
-            feature.bytes_list.value.extend(value for value in values if value)
+            feature.bytes_list.value.extend(values)
         elif array.dtype.kind == "f":
-            # Of a vector no value is left out: it has a fixed length.
-            feature.float_list.value.extend(
-                values if len(values) > 1 else values[~np.isnan(values)]
-            )
+            feature.float_list.value.extend(values)
         else:
-            feature.int64_list.value.extend(int(value) for value in values)
-        if not feature.WhichOneof("kind") or not values.size:
-            del example.features.feature[name]
+            feature.int64_list.value.extend(map(int, values))
     return example.SerializeToString()

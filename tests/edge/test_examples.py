@@ -23,6 +23,7 @@ import pytest
 
 from tests.conftest import PROJECT
 from tests.edge.conftest import Deployed, Rows, write_rows
+from tests.programs import find_browser, skip_without
 
 EXAMPLES = PROJECT / "examples" / "edge"
 README = (EXAMPLES / "README.md").read_text(encoding="utf-8")
@@ -34,7 +35,6 @@ TOOLS = {
     "C++": ("g++", "mvn", "unzip"),
 }
 JSON_HEADER = "#include <nlohmann/json.hpp>"
-BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 
 
 @dataclass(frozen=True)
@@ -93,11 +93,6 @@ def block(section: str) -> list[str]:
     (commands,) = re.findall(r"```sh\n(.*?)```", found[1], re.DOTALL)
     lines: list[str] = commands.splitlines()
     return lines
-
-
-def skip_without(*programs: str) -> None:
-    if missing := [name for name in programs if not shutil.which(name)]:
-        pytest.skip(f"{', '.join(missing)}: not installed")
 
 
 @functools.cache
@@ -196,9 +191,7 @@ def page(tmp_path: Path) -> Iterator[str]:
 def test_example_predicts_in_a_browser_as_tensorflow(
     page: str, trips: Deployed, tmp_path: Path
 ) -> None:
-    browser = next(filter(None, map(shutil.which, BROWSERS)), None)
-    if browser is None:
-        pytest.skip(f"{', '.join(BROWSERS)}: not installed")
+    browser = find_browser()
     driver = Path(shutil.copytree(Path(__file__).parent, tmp_path / "driver"))
     rows = tmp_path / "rows.json"
     write_rows(rows, trips.rows)

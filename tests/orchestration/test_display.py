@@ -164,6 +164,40 @@ def test_display_prints_a_plain_line_for_each_change_without_terminal(clock: Clo
     ]
 
 
+def test_display_prints_a_plain_line_of_progress_every_five_seconds_and_no_old_one(
+    clock: Clock,
+) -> None:
+    console, file = plain()
+    with RunDisplay(console, ["Trainer", "Pruner"]) as shown:
+        shown.started("Trainer")
+        shown.started("Pruner")
+        for step in range(1, 101):  # For ten seconds.
+            shown.progressed("Trainer", f"step {step}")
+            if step == 11:
+                shown.progressed("Pruner", "step 1")
+            shown.tick()
+            clock.now += 0.125
+        for _ in range(100):  # Nothing new: what came last is printed once.
+            shown.tick()
+            clock.now += 0.125
+        shown.progressed("Trainer", "step 101")
+        shown.progressed("Trainer", "step 102")
+        shown.finished("Trainer", NodeResult(COMPLETE, Summary("loss 0.4")))
+        clock.now += 60
+        shown.tick()
+    assert [" ".join(line.split()) for line in file.getvalue().splitlines()] == [
+        "Trainer running 0.0 s",
+        "Pruner running 0.0 s",
+        "Trainer running 0.0 s step 1",
+        "Pruner running 1.2 s step 1",
+        "Trainer running 5.0 s step 41",
+        "Trainer running 10.0 s step 81",
+        "Trainer running 15.0 s step 100",
+        "Trainer running 25.0 s step 101",
+        "Trainer complete 25.0 s loss 0.4",
+    ]
+
+
 def test_display_prints_plain_lines_on_a_terminal_that_cannot_redraw(clock: Clock) -> None:
     console, take = terminal(name="dumb")
     with RunDisplay(console, ["Only"]) as shown:
