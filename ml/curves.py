@@ -20,6 +20,7 @@ _POINTS, _BINS, _GROUPS = 200, 40, 12
 # Classes of which a report shows each; the others are one, the last.
 _MOST_CLASSES = 20
 _MOST_CURVES = 6
+_LEAST_RECALL = 0.01
 _THRESHOLDS = np.linspace(0.05, 0.95, 19)
 _QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 # Of a normal distribution: ends of a two-sided interval of 95%.
@@ -149,6 +150,9 @@ def _precision_recall(truth: np.ndarray, scores: np.ndarray, weights: np.ndarray
     if len(np.unique(truth)) < 2:
         return None
     precision, recall, _ = metrics.precision_recall_curve(truth, scores, sample_weight=weights)
+    # Of the first few rows the precision is chance.
+    kept = recall >= _LEAST_RECALL
+    precision, recall = precision[kept], recall[kept]
     at = _evenly(recall, precision)
     return {
         "recall": _rounded(recall[at]),
@@ -175,8 +179,8 @@ def _calibration(truth: np.ndarray, scores: np.ndarray, weights: np.ndarray) -> 
                 "rows": len(rows),
                 "mean_prediction": float(np.average(scores[rows], weights=own)),
                 "share": share,
-                "low": float(low / (1 + _NORMAL**2 / size)),
-                "high": float(high / (1 + _NORMAL**2 / size)),
+                "low": min(float(low / (1 + _NORMAL**2 / size)), share),
+                "high": max(float(high / (1 + _NORMAL**2 / size)), share),
             }
         )
     return groups

@@ -103,7 +103,8 @@ def _features(run: Run, ratios: dict[str, float]) -> dict[str, Any]:
         artifact = find(run, "StatisticsGen", "statistics")
         sources = {"train": _load(artifact, "train"), "test": _load(artifact, "test")}
     except Absent as absent:
-        return {"features": [], "more_features": 0, "features_note": str(absent), "sources": []}
+        nothing = {"features": [], "more_features": 0, "blocking": False, "sources": []}
+        return {**nothing, "features_note": str(absent)}
     if served := run.output("ServedModel", "statistics"):
         with suppress(Absent):  # Nothing was served then.
             sources["served"] = _load(served, "train")
@@ -136,6 +137,7 @@ def _features(run: Run, ratios: dict[str, float]) -> dict[str, Any]:
         "features": shown,
         "more_features": max(len(names) - _MOST_FEATURES, 0),
         "features_note": "",
+        "blocking": any(feature["blocking"] for feature in shown),
         "sources": list(by_source),
     }
 

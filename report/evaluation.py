@@ -14,7 +14,7 @@ from ml.tasks import BINARY, MULTICLASS, Task
 from report.plots import FIRST, MUTED, SECOND, SERIES, draw, finite, label, unzip
 from report.reading import Absent, find, read_json
 from report.run import Run
-from report.texts import number
+from report.texts import number, plain
 
 _OVERALL = "Overall"
 _MOST_SLICES = 60
@@ -82,14 +82,14 @@ def _metric_row(
         if each["metric"] != metric.name or not each["overall"]:
             continue
         low, high = each.get("lowest"), each.get("highest")
-        limits += [f"at least {number(low)}"] if low is not None else []
-        limits += [f"at most {number(high)}"] if high is not None else []
+        limits += [f"at least {plain(low)}"] if low is not None else []
+        limits += [f"at most {plain(high)}"] if high is not None else []
         value = found.get("value")
         if value is not None:
             met &= (low is None or value >= low) and (high is None or value <= high)
         if change := each.get("change", each.get("relative_change")):
             unit = "" if "change" in each else " of it"
-            limits.append(f"at most {number(abs(change))}{unit} worse than served")
+            limits.append(f"at most {plain(abs(change))}{unit} worse than served")
     return {"title": metric.title, "limits": " and ".join(limits), "met": met, **found}
 
 

@@ -103,6 +103,7 @@ def make_index(models: Sequence[Model]) -> str:
             "more_runs": max(len(model.runs) - _MOST_RUNS, 0),
             "versions": model.versions[:_MOST_VERSIONS],
             "live": next((v for v in model.versions if v.state == "live"), None),
+            "title": _title(model.runs),
             "trends": _trends(model.runs),
         }
         for model in models
@@ -110,12 +111,18 @@ def make_index(models: Sequence[Model]) -> str:
     return render("index.html.j2", models=shown)
 
 
+def _title(runs: Sequence[IndexedRun]) -> str:
+    """Name of the headline metric of the newest run that has one."""
+    titles = (str(run.headline.get("title", "")) for run in runs)
+    return next(filter(None, titles), "headline metric")
+
+
 def _trends(runs: Sequence[IndexedRun]) -> list[tuple[str, Markup]]:
     """Plots over the runs that were evaluated, oldest first; none of fewer than two."""
     known = [run for run in runs if run.headline.get("value") is not None][:_MOST_POINTS][::-1]
     if len(known) < 2:
         return []
-    title = str(known[-1].headline.get("title", "metric"))
+    title = _title(known[::-1])
     known = [run for run in known if run.headline.get("title") == title]
     trends = [(f"{title} by run", _plot_headline(known, title))]
     sizes = [_thousandth(run.facts.get("bytes")) for run in known]

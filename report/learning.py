@@ -147,7 +147,6 @@ def _against(run: Run) -> dict[str, Any]:
         rows.append(
             {
                 "name": each["name"],
-                "rows": each["rows"],
                 "value": own["value"],
                 "before": own["baseline"],
                 "loss": metric.loss(own["value"], own["baseline"]),

@@ -37,6 +37,18 @@ CHECKS = {
     "ServingValidator": "Does a real server answer real requests with it?",
     "Pusher": "Was it pushed?",
 }
+_FILTERS: tuple[Callable[..., str], ...] = (
+    texts.clip,
+    texts.duration,
+    texts.moment,
+    texts.number,
+    texts.percent,
+    texts.plain,
+    texts.signed,
+    texts.size,
+    texts.spans,
+    texts.width,
+)
 _SECTIONS: dict[str, tuple[str, Callable[[Run], dict[str, Any]]]] = {
     "data": ("Data", describe_data),
     "training": ("Training", describe_training),
@@ -100,7 +112,17 @@ def render(template: str, **values: Any) -> str:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    for name in ("number", "signed", "percent", "size", "duration", "moment", "spans", "width"):
+    for name in (
+        "number",
+        "plain",
+        "signed",
+        "percent",
+        "size",
+        "duration",
+        "moment",
+        "spans",
+        "width",
+    ):
         environment.filters[name] = getattr(texts, name)
     environment.filters["clip"] = texts.clip
     return environment.get_template(template).render(**values)

@@ -60,7 +60,7 @@ _STYLE = {
     "ytick.major.size": 0,
 }
 # Inches at 72 points: so wide that a text is readable where a page is 400 pixels wide.
-WIDTH, HEIGHT = 4.6, 3.2
+WIDTH, HEIGHT = 4.1, 2.9
 
 
 def draw(
@@ -120,8 +120,10 @@ def _as_part_of_page(svg: bytes, description: str) -> str:
     root = ElementTree.fromstring(svg)
     # Several plots of a page have no id in common, and equal runs have equal pages.
     prefix = f"p{hashlib.sha256(svg).hexdigest()[:8]}-"
-    for child in root.findall(f"{_SVG}metadata"):
-        root.remove(child)
+    for parent in (root, *root.findall(f"{_SVG}defs")):
+        # The style would hold for the whole page, which has the same in its own.
+        for child in [*parent.findall(f"{_SVG}metadata"), *parent.findall(f"{_SVG}style")]:
+            parent.remove(child)
     for element in root.iter():
         for name, value in list(element.attrib.items()):
             if name == "id":
@@ -141,5 +143,5 @@ def _as_part_of_page(svg: bytes, description: str) -> str:
     opening = Markup(
         '<svg xmlns="http://www.w3.org/2000/svg" viewBox="{}" role="img" aria-label="{}" '
         'style="max-width: {:.0f}px">'
-    ).format(box, clip(description, 300), width * 4 / 3)
+    ).format(box, clip(description, 300), width * 1.5)
     return str(opening) + drawing

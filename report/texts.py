@@ -46,21 +46,30 @@ def clip(text: Any, length: int = 40) -> str:
 
 
 def number(value: Any, digits: int = 4) -> str:
-    """A number with about so many significant digits; "-" for none.
+    """A number with so many significant digits, if it has a fraction; "-" for none.
 
     Example:
       >>> number(0.69698), number(27020.0), number(1e-7), number(None), number(float("nan"))
-      ('0.697', '27,020', '1e-07', '-', '-')
+      ('0.6970', '27,020', '1.00e-07', '-', '-')
     """
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         return _NONE
-    if value == 0:
-        return "0"
-    if abs(value) >= 1e15 or abs(value) < 1e-4:
-        return f"{value:.{digits - 1}g}"
+    if value == int(value) and abs(value) < 1e15:
+        return f"{value:,.0f}"
+    if abs(value) >= 1e15 or abs(value) < 1e-5:
+        return f"{value:.{max(digits - 2, 0)}e}"
     places = max(digits - 1 - math.floor(math.log10(abs(value))), 0)
-    text = f"{value:,.{places}f}"
-    return text.rstrip("0").rstrip(".") if "." in text else text
+    return f"{value:,.{places}f}"
+
+
+def plain(value: Any) -> str:
+    """A number as a person wrote it, such as a limit.
+
+    Example:
+      >>> plain(0.62), plain(2.0)
+      ('0.62', '2')
+    """
+    return _NONE if number(value) == _NONE else f"{value:g}"
 
 
 def signed(value: Any, digits: int = 3) -> str:
@@ -68,7 +77,7 @@ def signed(value: Any, digits: int = 3) -> str:
 
     Example:
       >>> signed(0.0031), signed(-2)
-      ('+0.0031', '-2')
+      ('+0.00310', '-2')
     """
     text = number(value, digits)
     return text if text in ("0", _NONE) or text.startswith("-") else f"+{text}"
@@ -101,7 +110,7 @@ def duration(seconds: Any) -> str:
 
     Example:
       >>> duration(7.26), duration(161), duration(7300)
-      ('7.3 s', '2 min 41 s', '2 h 2 min')
+      ('7.3 s', '2 min 41 s', '2 h 1 min')
     """
     if number(seconds) == _NONE or seconds < 0:
         return _NONE

@@ -53,6 +53,41 @@ def report_run(directory: OutputDirectory, record: RunRecord, console: Console) 
     console.print(Text(f"Report: {page}"), soft_wrap=True)
 
 
+def find_run(
+    output: Path, run_id: str | None, model: str | None
+) -> tuple[OutputDirectory, RunRecord]:
+    """Finds the record of a run.
+
+    Args:
+      output: The output directory.
+      run_id: Id of the run; None for the newest one.
+      model: The model, by its folder; None for any.
+
+    Returns:
+      The directory of the run, and its record.
+
+    Raises:
+      UserError: If there is no such run.
+    """
+    found = [
+        (directory, record)
+        for directory in list_directories(output)
+        if model in (None, directory.model)
+        for record in list_runs(directory)
+    ]
+    whose = f" of {model}" if model else ""
+    if not found:
+        raise UserError(f"there are no runs{whose} in {output}")
+    found.sort(key=lambda one: one[1].run_id, reverse=True)
+    chosen = next((one for one in found if run_id in (None, one[1].run_id)), None)
+    if chosen is None:
+        newest = ", ".join(record.run_id for _, record in found[:3])
+        raise UserError(
+            f"there is no run {run_id}{whose} in {output}; the newest of {len(found)} are {newest}"
+        )
+    return chosen
+
+
 def page_of(directory: OutputDirectory, run_id: str) -> Path:
     """Path of the page of a run."""
     return directory.reports / run_id / PAGE
