@@ -20,7 +20,7 @@ KFP_LOCAL_READY := $(KFP_LOCAL)/.ready
 # Beam's job server for Flink, with Flink in it; needs Java and Maven.
 FLINK_JAR := build/flink/flink-job-server.jar
 
-.PHONY: run test image test-containers test-edge flink-jar test-flink lint format docs requirements clean
+.PHONY: run test image test-containers test-edge test-browser flink-jar test-flink lint format docs requirements clean
 
 run: $(READY)
 	$(PYTHON) local_runner.py run $(if $(MODEL),--model $(MODEL)) $(ARGS)
@@ -58,6 +58,10 @@ $(KFP_LOCAL_READY): requirements/containers.txt $(READY) | $(UV)
 # for is skipped.
 test-edge: $(READY)
 	$(PYTHON) -m pytest tests/edge $(ARGS)
+
+# Pages in a real browser, by Node and Chromium; skipped where they are missing.
+test-browser: $(READY)
+	$(PYTHON) -m pytest tests/browser $(ARGS)
 
 # The pipeline on Flink: inside the job server, then on a cluster of this machine.
 test-flink: $(READY) $(FLINK_JAR)

@@ -17,16 +17,20 @@ from report.run import Artifact, Run
 _SPLITS = ("train", "eval", "test")
 # Features of which a page shows statistics; those that matter most first.
 _MOST_FEATURES = 150
-_MOST_DRIFTS = 40
+_MOST_DRIFTS = 100
 
 
 def describe_data(run: Run) -> dict[str, Any]:
     """What the template shows of the data."""
-    drifts, drift_note = _try(list, _drifts, run)
+    drifts, drift_note = [], ""
+    try:
+        drifts = _largest_drifts(run)
+    except Absent as absent:
+        drift_note = str(absent)
     return {
         "splits": _splits(run),
         "notes": _notes(run),
-        "drifts": sorted(drifts, key=lambda drift: -drift["ratio"])[:_MOST_DRIFTS],
+        "drifts": drifts[:_MOST_DRIFTS],
         "drift_note": drift_note,
         **_features(run, {drift["feature"]: drift["ratio"] for drift in drifts}),
     }
@@ -35,16 +39,19 @@ def describe_data(run: Run) -> dict[str, Any]:
 def nearest_drift(run: Run) -> dict[str, Any] | None:
     """The drift that is highest relative to its limit; None if nothing was compared."""
     try:
-        return max(_drifts(run), key=lambda drift: drift["ratio"], default=None)
+        return next(iter(_largest_drifts(run)), None)
     except Absent:
         return None
 
 
-def _try(empty: Any, function: Any, run: Run) -> tuple[Any, str]:
-    try:
-        return [*function(run)], ""
-    except Absent as absent:
-        return empty(), str(absent)
+def _largest_drifts(run: Run) -> list[dict[str, Any]]:
+    """Of each feature the drift of the split that drifted most, the highest first."""
+    found: dict[str, dict[str, Any]] = {}
+    for drift in _drifts(run):
+        known = found.get(drift["feature"])
+        if known is None or known["ratio"] < drift["ratio"]:
+            found[drift["feature"]] = drift
+    return sorted(found.values(), key=lambda drift: (-drift["ratio"], drift["feature"]))
 
 
 def _splits(run: Run) -> list[dict[str, Any]]:

@@ -183,7 +183,7 @@ def _plot_line(
         axes.plot(*unzip(points, 2), color=FIRST, marker="o", markersize=4)
         if limit is not None:
             axes.axhline(limit, color=BAD, linewidth=1.0, linestyle="--")
-        axes.set_ylim(bottom=0)
+        axes.set_ylim(0, max([limit or 0.0, *(value for _, value in points)]) * 1.12 or 1.0)
         axes.set_ylabel(unit)
         _label_runs(axes, runs)
 

@@ -144,8 +144,8 @@ def _checks(run: Run) -> Iterator[dict[str, Any]]:
     for node in run.nodes:
         if node.name in CHECKS or node.state == FAILED:
             tone, verdict = _verdict(node)
-            if node.name == "Pusher" and run.outcome == "nothing new":
-                tone, verdict = PLAIN, "not pushed"
+            if node.name == "Pusher" and tone == GOOD:
+                tone, verdict = (GOOD, "pushed") if run.version else (PLAIN, "not pushed")
             found.append(
                 {
                     "name": node.name,

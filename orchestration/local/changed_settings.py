@@ -7,17 +7,19 @@ import json
 from collections.abc import Iterator
 from typing import Any, get_type_hints
 
-from orchestration.local.origin import flatten, settings_of
+from orchestration.local.origin import flatten
 from pipeline.config import Config, load_config
 from report.run import Setting
 from storage.errors import UserError
 
 # Arguments of Beam, whose values may be secrets.
 _ARGUMENTS = ("beam_args", "node_beam_args")
+# What no run on this machine depends on.
+_ELSEWHERE = ("kubeflow", "monitor")
 
 
 def changed_settings(config: Config) -> tuple[Setting, ...]:
-    """The settings that a model depends on, and that are not the engine's defaults.
+    """The settings of a run that are not the engine's defaults.
 
     Args:
       config: The configuration.
@@ -27,18 +29,28 @@ def changed_settings(config: Config) -> tuple[Setting, ...]:
     """
     defaults = dict(_defaults(Config))
     try:
-        of_model = flatten(_shown(settings_of(load_config(settings=[f"model={config.model}"]))))
+        of_model = _shown(load_config(settings=[f"model={config.model}"]))
     except UserError:  # The model's file has changed since.
         of_model = {}
     return tuple(
-        Setting(key, value, defaults.get(key, ""), of_run=value != of_model.get(key, value))
-        for key, value in flatten(_shown(settings_of(config))).items()
+        Setting(
+            key, value, defaults.get(key, ""), of_run=bool(of_model) and value != of_model.get(key)
+        )
+        for key, value in _shown(config).items()
         if value != defaults.get(key)
     )
 
 
-def _shown(settings: dict[str, Any]) -> dict[str, Any]:
-    return {name: _names(v) if name in _ARGUMENTS else v for name, v in settings.items()}
+def _shown(config: Config) -> dict[str, str]:
+    """The values as JSON, by dotted key."""
+    settings = dataclasses.asdict(config)
+    return flatten(
+        {
+            name: _names(value) if name in _ARGUMENTS else value
+            for name, value in settings.items()
+            if name not in _ELSEWHERE
+        }
+    )
 
 
 def _names(arguments: Any) -> Any:

@@ -150,6 +150,16 @@ def write_index(directory: OutputDirectory) -> Path:
     return directory.index
 
 
+def refresh_index(directory: OutputDirectory) -> None:
+    """Writes the index again where there is one; what goes wrong is only logged."""
+    if not directory.index.is_file():
+        return
+    try:
+        write_index(directory)
+    except Exception:
+        logging.warning("The index cannot be written", exc_info=True)
+
+
 def _write(path: Path, text: str) -> None:
     try:
         # What is no Unicode, as in names of files, becomes a question mark.

@@ -25,6 +25,11 @@ TASKS = {
     "multiclass": Task("multiclass", "kind", ("a", "b", HOSTILE)),
     "regression": Task("regression", HOSTILE),
 }
+# Scripts in pictures do not run.
+PICTURE = (
+    b'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 40 30" width="40" height="30">'
+    b'<script>alert(1)</script><rect width="40" height="30" onload="alert(1)"/></svg>'
+)
 RUN_ID = "20260302-120000-000"
 ROWS = 2000
 
@@ -153,7 +158,7 @@ def make_run(folder: Path, kind: str = "binary") -> Run:
                 "explanations",
                 {
                     "explanations.json": explanations(),
-                    "beeswarm.svg": f"<svg xmlns='http://www.w3.org/2000/svg'>{HOSTILE}</svg>".encode(),
+                    "beeswarm.svg": PICTURE,
                 },
             )
         },
