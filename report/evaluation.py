@@ -32,7 +32,9 @@ def describe_evaluation(run: Run) -> dict[str, Any]:
     task = Task.from_config(summary["task"])
     metric = task.headline
     slices = [each for each in summary["slices"] if each["name"] != _OVERALL]
-    overall = next((e for e in summary["slices"] if e["name"] == _OVERALL), {"metrics": {}})
+    overall: dict[str, Any] = next(
+        (e for e in summary["slices"] if e["name"] == _OVERALL), {"metrics": {}}
+    )
     bounds = {
         where: {t["metric"]: t for t in summary["thresholds"] if t["overall"] == where}
         for where in (True, False)

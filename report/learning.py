@@ -6,6 +6,7 @@ from typing import Any
 
 from markupsafe import Markup
 from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
 
 from ml.file_names import REPORT_FILE, SUMMARY_FILE, TRAINING_FILE
 from ml.tasks import TITLES, Task
@@ -43,7 +44,7 @@ def _plot_losses(losses: dict[str, list[float]], best: Any) -> Markup:
             axes.annotate(" kept", (best, axes.get_ylim()[1]), color=INK, va="top", fontsize=8)
         axes.set_xlabel("epoch")
         axes.set_ylabel("loss")
-        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.legend()
 
     last = ", ".join(f"{split} {number(values[-1])}" for split, values in losses.items())

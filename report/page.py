@@ -219,7 +219,7 @@ def _tiles(found: dict[str, dict[str, Any]]) -> Iterator[dict[str, str]]:
 
 def _facts(run: Run, found: dict[str, dict[str, Any]]) -> dict[str, Any]:
     modes = found["compression"].get("modes") or {"shown": []}
-    chosen = next((mode for mode in modes["shown"] if mode["chosen"]), {})
+    chosen: dict[str, Any] = next((mode for mode in modes["shown"] if mode["chosen"]), {})
     pruning = found["compression"].get("pruning") or {}
     rivals = found["evaluation"].get("rivals") or []
     return {

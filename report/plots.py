@@ -6,6 +6,7 @@ import hashlib
 import io
 import math
 from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 from xml.etree import ElementTree
 
 import matplotlib
@@ -30,7 +31,7 @@ _VARIABLES = {
     BAD: "var(--bad)",
 }
 _SVG, _LINK = "{http://www.w3.org/2000/svg}", "{http://www.w3.org/1999/xlink}href"
-_STYLE = {
+_STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",  # Texts stay texts.
     "text.parse_math": False,
     "font.family": ["sans-serif"],
@@ -95,7 +96,7 @@ def label(text: object, length: int = 24) -> str:
     return clip(text, length)
 
 
-def finite(*columns: Iterable[object]) -> list[tuple[float, ...]]:
+def finite(*columns: Iterable[Any]) -> list[tuple[float, ...]]:
     """The rows of columns in which every value is a finite number.
 
     Example:
@@ -103,7 +104,7 @@ def finite(*columns: Iterable[object]) -> list[tuple[float, ...]]:
       [(1.0, 3.0)]
     """
     return [
-        tuple(float(value) for value in row)  # type: ignore[arg-type]
+        tuple(float(value) for value in row)
         for row in zip(*columns, strict=False)
         if all(isinstance(value, int | float) and math.isfinite(value) for value in row)
     ]

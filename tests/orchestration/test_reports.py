@@ -162,7 +162,7 @@ def test_changed_settings_are_those_of_the_model_and_of_the_run() -> None:
 
 
 def test_nodes_of_a_real_run_have_times_and_artifacts(pushed: PushedRun) -> None:
-    directory = pushed.cli.directory
+    directory = OutputDirectory(pushed.cli.directory, pushed.cli.output, "tests.trips")
     (record,) = list_runs(directory)
     nodes, note = run_artifacts.read_nodes(directory, record)
     assert note == ""

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from matplotlib.axes import Axes
 
 from report.index import IndexedRun, Model, Version, make_index
 from report.page import make_page
@@ -203,7 +204,10 @@ def test_read_json_refuses_what_is_no_file(tmp_path: Path) -> None:
 
 
 def test_plot_texts_stay_texts() -> None:
-    svg = draw(HOSTILE, lambda axes: axes.set_xlabel(label(HOSTILE, 200)))
+    def function(axes: Axes) -> None:
+        axes.set_xlabel(label(HOSTILE, 200))
+
+    svg = draw(HOSTILE, function)
     document = Document(svg)
     assert {tag for tag, _ in document.elements} <= ELEMENTS
     assert "$\\frac{" in document.text
