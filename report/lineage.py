@@ -34,7 +34,7 @@ def describe_lineage(run: Run) -> dict[str, Any]:
                 "key": key,
                 "uri": artifact.uri,
                 "from": _made_by(artifact.uri, run) if node.state == CACHED else "",
-                "there": exists(artifact.uri),
+                "there": _is_there(artifact.uri),
             }
             for node in run.nodes
             for key, artifact in node.outputs.items()
@@ -54,6 +54,14 @@ def describe_lineage(run: Run) -> dict[str, Any]:
         "libraries": sorted((provenance.get("libraries") or {}).items()),
         "code": sorted((origin.get("code") or {}).items())[:_MOST_MODULES],
     }
+
+
+def _is_there(uri: str) -> bool:
+    """Whether an artifact's folder is there, as far as that can be told."""
+    try:
+        return exists(uri)
+    except (OSError, ValueError):
+        return True
 
 
 def _made_by(uri: str, run: Run) -> str:

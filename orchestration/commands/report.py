@@ -28,9 +28,9 @@ _EPILOG = epilog(
     "--again", is_flag=True, help="Make the page anew, of what is left of the run's artifacts."
 )
 def report(run: str | None, output: Path, model: str | None, opens: bool, again: bool) -> None:
-    """Prints the path of the page of a run; makes it where there is none.
+    """Prints the path of the page of a run; makes it, and the index, where there is none.
 
-    The default RUN is the newest one. The index over all runs is rewritten.
+    The default RUN is the newest one.
     """
     from orchestration.local.reports import find_run, page_of, write_index, write_report
 
