@@ -22,7 +22,7 @@ from components.evaluator.evaluation import (
     with_defaults,
 )
 from components.evaluator.results import read_metrics
-from ml.artifacts import SCHEMA_FILE
+from ml.file_names import SCHEMA_FILE
 from orchestration.local.model_directories import list_directories
 from pipeline.config import load_config
 from pipeline.evaluation import make_compression_eval_config

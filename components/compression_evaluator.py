@@ -11,6 +11,7 @@ from tfx import v1 as tfx
 from components.evaluator.blessing import write_blessing
 from components.evaluator.evaluation import evaluate, with_defaults
 from components.evaluator.labels import count_labels
+from components.evaluator.summary import write_summary
 from components.evaluator.verdict import judge
 from ml.artifacts import (
     CompressionReport,
@@ -102,6 +103,7 @@ def CompressionEvaluator(
         evaluate(pipeline, files, raw_schema, learned, config, models, evaluation.uri)
     verdict = judge(evaluation.uri, learned, sample, confidence)
     verdict.write(evaluation.uri)
+    write_summary(evaluation.uri, verdict)
     unmet = unmet_budgets(report.read(), max_bytes, max_p99_ms, min_sparsity)
     with tfx.dsl.io.fileio.open(os.path.join(evaluation.uri, BUDGETS_FILE), "w") as file:
         file.write(json.dumps(unmet) + "\n")

@@ -11,14 +11,8 @@ from tfx import v1 as tfx
 
 from components.evaluator.results import OVERALL, Values, read_intervals, read_metrics, read_verdict
 from components.evaluator.verdict import Verdict
-from ml.artifacts import (
-    BLESSED_FILE,
-    INFRA_BLESSED_FILE,
-    CompressionReport,
-    schema_uri,
-    serving_model_uri,
-    statistics_uri,
-)
+from ml.artifacts import CompressionReport, schema_uri, serving_model_uri, statistics_uri
+from ml.file_names import BLESSED_FILE, INFRA_BLESSED_FILE
 from ml.identity.model import model_identity
 from ml.stack import installed_versions
 from storage.directory import ModelDirectory

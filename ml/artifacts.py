@@ -8,21 +8,11 @@ import tensorflow_data_validation as tfdv
 from tensorflow_metadata.proto.v0 import schema_pb2, statistics_pb2
 from tfx import v1 as tfx
 
+from ml.file_names import ANOMALIES_FILE, REPORT_FILE, SCHEMA_FILE, STATISTICS_FILE
 from storage.errors import SurroundingsError, UserError
 from storage.names import SAVED_MODEL
 
-# The layouts of TFX 1.x; `tfx.v1` has no helper for them.
-SCHEMA_FILE = "schema.pbtxt"
-STATISTICS_FILE = "FeatureStats.pb"
-ANOMALIES_FILE = "SchemaDiff.pb"
 _SERVING_FOLDER = "Format-Serving"
-
-BLESSED_FILE, NOT_BLESSED_FILE = "BLESSED", "NOT_BLESSED"
-# In an `InfraBlessing`, as the stock InfraValidator writes it.
-INFRA_BLESSED_FILE, INFRA_NOT_BLESSED_FILE = "INFRA_BLESSED", "INFRA_NOT_BLESSED"
-REPORT_FILE = "report.json"
-# In a `ModelRun`: the course of training, written by `run_fn`.
-TRAINING_FILE = "training.json"
 
 
 def serving_model_uri(model: tfx.dsl.Artifact) -> str:

@@ -14,10 +14,10 @@ import tensorflow_transform as tft
 import tf_keras
 from tfx import v1 as tfx
 
-from ml.artifacts import TRAINING_FILE
 from ml.determinism import make_deterministic
 from ml.examples import Columns, columns_of_files
 from ml.export import save_model
+from ml.file_names import TRAINING_FILE
 from ml.fit import ReportProgress, check_training, select_inputs
 from ml.keras_setup import skip_autograph_of_keras
 from ml.learning import Learning
@@ -130,8 +130,8 @@ def fit(model: tf_keras.Model, data: TrainingData, log_dir: str) -> dict[str, An
       log_dir: Folder for TensorBoard.
 
     Returns:
-      `epochs`, `best_epoch` (that of the weights that are kept), and the metrics of the task on
-      `eval`.
+      `epochs`, `best_epoch` (that of the weights that are kept), the metrics of the task on `eval`,
+      and the loss of each epoch on `train` and `eval` as `history`.
 
     Raises:
       UserError: If an input of the network is absent or not finite, or training diverges.
@@ -199,6 +199,10 @@ def fit(model: tf_keras.Model, data: TrainingData, log_dir: str) -> dict[str, An
         "metrics": measure(
             task, evaluation[task.label], predictions, evaluation_weights(evaluation, task)
         ),
+        "history": {
+            split: [float(value) for value in history[name]]
+            for split, name in (("train", _LOSS), ("eval", f"val_{_LOSS}"))
+        },
     }
 
 

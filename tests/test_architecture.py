@@ -24,9 +24,10 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "examples": (),
     "serving": ("storage", "terminal"),
     "components": ("ml", "storage"),
+    "report": ("ml", "storage"),
     # It imports a model by the name of its folder, see `pipeline.model`.
     "pipeline": ("components", "ml", "storage"),
-    "orchestration": ("pipeline", "components", "ml", "storage", "terminal"),
+    "orchestration": ("pipeline", "components", "report", "ml", "storage", "terminal"),
 }
 FOLDERS = tuple(ALLOWED)
 RUNNERS = ("local_runner", "kubeflow_runner")

@@ -15,6 +15,7 @@ ROOMS = (
     "models",
     "orchestration",
     "pipeline",
+    "report",
     "serving",
     "storage",
     "terminal",

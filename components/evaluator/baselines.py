@@ -17,6 +17,7 @@ from components.baseline_evaluator import examples_of, load_predictions
 from ml.artifacts import BaselineReport
 from ml.baselines import BOOSTING, COLUMN, CONSTANT
 from ml.bootstrap import poisson_counts
+from ml.file_names import COMPARISON_FILE
 from ml.metrics import Metric
 from ml.predictors import load_predictor
 from ml.tallies import Counter, Problem, Tally
@@ -24,7 +25,6 @@ from ml.task_metrics import METRICS
 from ml.tasks import Task
 from storage.errors import SurroundingsError
 
-COMPARISON_FILE = "baselines.json"
 _MODEL = "model"
 # Bootstrap replicates, and the confidence of the one-sided interval of a difference.
 _REPLICATES = 40

@@ -5,7 +5,7 @@ import os
 from tfx import types
 from tfx import v1 as tfx
 
-from ml.artifacts import BLESSED_FILE, NOT_BLESSED_FILE
+from ml.file_names import BLESSED_FILE, NOT_BLESSED_FILE
 
 
 def write_blessing(blessing: types.Artifact, blessed: bool) -> None:

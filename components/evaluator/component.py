@@ -11,6 +11,7 @@ from components.evaluator.baselines import compare_with_baselines
 from components.evaluator.blessing import write_blessing
 from components.evaluator.evaluation import evaluate, with_defaults
 from components.evaluator.labels import count_labels
+from components.evaluator.summary import write_summary
 from components.evaluator.verdict import judge
 from ml.artifacts import (
     BaselineReport,
@@ -64,7 +65,8 @@ def Evaluator(
       baseline_model: The model it is compared with. If the artifact is empty, as `ServedModel`
         emits it while nothing is served, the change thresholds are left out.
       evaluation: Component `outputs` contains: metrics and validation result, as TFMA writes them,
-        and the verdict with its reasons as `verdict.json`; see `components.evaluator.verdict`.
+        the verdict with its reasons as `verdict.json`, see `components.evaluator.verdict`;
+        `summary.json` and `curves.json`, see `components.evaluator.summary` and `ml.curves`.
       blessing: Component `outputs` contains: whether every threshold was met, on rows enough.
       eval_config: A `tfma.EvalConfig` as JSON, with a candidate and a baseline.
       task: The task, see `ml.tasks.Task.to_json`; it encodes the labels.
@@ -89,7 +91,10 @@ def Evaluator(
         for spec in config.model_specs
     }
     with beam_pipeline as pipeline:
-        evaluate(pipeline, files, raw_schema, learned, config, models, evaluation.uri)
+        evaluate(
+            *(pipeline, files, raw_schema, learned, config, models, evaluation.uri),
+            with_curves=True,
+        )
     verdict = judge(evaluation.uri, learned, sample, confidence)
     if baselines is not None:
         comparison = compare_with_baselines(
@@ -98,4 +103,5 @@ def Evaluator(
         comparison.write(evaluation.uri)
         verdict = replace(verdict, failures=verdict.failures + comparison.failures)
     verdict.write(evaluation.uri)
+    write_summary(evaluation.uri, verdict)
     write_blessing(blessing, not verdict.failures)

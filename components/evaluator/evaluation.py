@@ -14,6 +14,7 @@ from tfx_bsl.coders.example_coder import ExamplesToRecordBatchDecoder
 from tfx_bsl.public import tfxio
 
 from components.evaluator import columns
+from components.evaluator.curves import PLACE, make_curve_writer
 from components.evaluator.extraction import make_extractors
 from components.evaluator.labels import encode_labels
 from components.evaluator.slices import slice_columns
@@ -45,6 +46,8 @@ def evaluate(
     config: tfma.EvalConfig,
     models: Models,
     output: str,
+    *,
+    with_curves: bool = False,
 ) -> None:
     """Adds the evaluation of models to a Beam pipeline: by columns, if all its metrics allow it.
 
@@ -57,6 +60,7 @@ def evaluate(
       models: By name in the configuration: the folder of a SavedModel, and whether the TFLite model
         in it is preferred.
       output: URI of the folder for the evaluation, in TFMA's format.
+      with_curves: Whether to write curves too (see `make_curve_writer`), if it is by columns.
 
     Raises:
       UserError: If a TFLite model has an input that is no feature of the schema.
@@ -65,8 +69,10 @@ def evaluate(
     for uri, prefer_tflite in models.values():
         if prefer_tflite:
             check_model(uri, features)
-    way = evaluate_by_columns if columns.supports(config) else evaluate_by_rows
-    way(pipeline, files, schema, task, config, models, output)
+    if columns.supports(config):
+        evaluate_by_columns(pipeline, files, schema, task, config, models, output, with_curves)
+    else:
+        evaluate_by_rows(pipeline, files, schema, task, config, models, output)
 
 
 def evaluate_by_columns(
@@ -77,9 +83,13 @@ def evaluate_by_columns(
     config: tfma.EvalConfig,
     models: Models,
     output: str,
+    with_curves: bool = False,
 ) -> None:
     """Evaluates by columns; see `evaluate`."""
     predict = beam.ParDo(_Predict(models, config, schema, task))
+    evaluators = [columns.make_evaluator(config, run_after=_PREDICT_STAGE)]
+    if with_curves:
+        evaluators.append(make_curve_writer(config, task, output, run_after=_PREDICT_STAGE))
     _ = (
         pipeline
         | "Files" >> beam.Create([{_FILE: file} for file in files])
@@ -88,7 +98,7 @@ def evaluate_by_columns(
             eval_shared_model=_shared(models, config),
             eval_config=config,
             extractors=[tfma.extractors.Extractor(_PREDICT_STAGE, predict)],
-            evaluators=[columns.make_evaluator(config, run_after=_PREDICT_STAGE)],
+            evaluators=evaluators,
             output_path=output,
         )
     )
@@ -162,9 +172,10 @@ class _Predict(beam.DoFn):
     def process(self, extracts: dict[str, Any]) -> Iterator[dict[str, Any]]:
         """Predicts the rows of a file."""
         records = tf.data.TFRecordDataset(extracts[_FILE], "GZIP").batch(_BATCH)
-        for examples in records.as_numpy_iterator():
+        for number, examples in enumerate(records.as_numpy_iterator()):
             batch = self._decoder.DecodeBatch(examples.tolist())
             yield {
+                PLACE: (extracts[_FILE], number * _BATCH),
                 tfma.INPUT_KEY: examples,
                 columns.COLUMNS: batch,
                 tfma.LABELS_KEY: encode_labels(self._task, batch),

@@ -28,11 +28,11 @@ from components.evaluator.measurements import (
     load_config,
     load_measurements,
 )
+from ml.file_names import VERDICT_FILE
 from ml.metrics import Metric
 from ml.sample import Sample
 from ml.tasks import Task
 
-VERDICT_FILE = "verdict.json"
 # Of the end of a two-sided interval of 95%, which is what people see.
 _CONFIDENCE = 0.975
 

@@ -21,15 +21,9 @@ from components.serving_validator.trial import (
 )
 from components.serving_validator.verdict import Limits
 from components.serving_validator.warmup import write_warmup
-from ml.artifacts import (
-    INFRA_BLESSED_FILE,
-    INFRA_NOT_BLESSED_FILE,
-    REPORT_FILE,
-    load_schema,
-    serving_model_uri,
-    split_files,
-)
+from ml.artifacts import load_schema, serving_model_uri, split_files
 from ml.examples import raw_values
+from ml.file_names import INFRA_BLESSED_FILE, INFRA_NOT_BLESSED_FILE, REPORT_FILE
 from ml.tasks import REGRESSION, Task
 from storage.names import TFLITE_MODEL, WARMUP_FILE
 from storage.uris import copy_tree

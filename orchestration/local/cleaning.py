@@ -11,7 +11,7 @@ import logging
 import os
 import shutil
 import stat
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from orchestration.local import temporary
 from orchestration.local.leftovers import Leftover, find_leftovers, folders
 from orchestration.local.metadata import MetadataGone, open_metadata
 from orchestration.local.output_directory import OutputDirectory
+from orchestration.local.reports import refresh_index
 from storage.errors import UserError
 
 
@@ -104,7 +105,7 @@ def find_directories(directory: OutputDirectory) -> list[OutputDirectory]:
     return found
 
 
-def remove(directory: OutputDirectory, leftovers: Iterable[Leftover]) -> list[str]:
+def remove(directory: OutputDirectory, leftovers: Sequence[Leftover]) -> list[str]:
     """Deletes leftovers and the folders that are empty then, and marks artifacts as deleted.
 
     Args:
@@ -121,6 +122,8 @@ def remove(directory: OutputDirectory, leftovers: Iterable[Leftover]) -> list[st
         except OSError as error:
             errors.append(f"{leftover.path} cannot be deleted: {error.strerror}")
         _delete_empty(leftover.path.parent, directory)
+    if any(directory.reports in leftover.path.parents for leftover in leftovers):
+        refresh_index(directory)
     temporary.remove_leftovers(directory)
     with suppress(MetadataGone):  # Without it there is no cache that could take what is gone.
         _mark_deleted(directory)
@@ -157,7 +160,10 @@ def _delete(path: Path) -> None:
 
 def _delete_empty(folder: Path, directory: OutputDirectory) -> None:
     """Deletes a folder if it is empty, and those above it that are then."""
-    stay = (directory.artifacts, directory.runs, directory.root / "logs", directory.spans)
+    stay = (
+        *(directory.artifacts, directory.runs, directory.reports),
+        *(directory.root / "logs", directory.spans),
+    )
     with suppress(OSError):
         while directory.root in folder.parents and folder not in stay:
             folder.rmdir()

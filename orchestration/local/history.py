@@ -17,11 +17,27 @@ from pydantic.dataclasses import dataclass
 
 from orchestration.local.output_directory import OutputDirectory, write_whole
 from orchestration.outcome import Outcome
+from report.run import Setting
 
 
 def _known(outcome: Any) -> Any:
     """An outcome that this version does not have, of a record that another one wrote."""
     return outcome if outcome in list(Outcome) else Outcome.UNKNOWN
+
+
+@dataclass(frozen=True)
+class NodeNote:
+    """What a run showed of a node.
+
+    Attributes:
+      state: As in `NodeResult`.
+      line: What it produced, or its error.
+      details: Further lines.
+    """
+
+    state: str
+    line: str = ""
+    details: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -41,6 +57,8 @@ class RunRecord:
       log: Its most useful log.
       files: Bytes of each file of the version that it pushed, by path in the Serving directory.
       lasting: Whether it would fail again if nothing changes.
+      nodes: What it showed of its nodes.
+      settings: The settings that differ from the engine's defaults; None if it did not say.
     """
 
     run_id: str
@@ -55,6 +73,8 @@ class RunRecord:
     log: str = ""
     files: dict[str, int] = dataclasses.field(default_factory=dict)
     lasting: bool = False
+    nodes: dict[str, NodeNote] = dataclasses.field(default_factory=dict)
+    settings: tuple[Setting, ...] | None = None
 
     def write(self, directory: OutputDirectory) -> None:
         """Writes the record, over the one that the run has."""

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 # <run>/<node>/<output key>/<execution>, in the URIs of artifacts and below `artifacts/`.
 _PARTS = 4
 _PERIOD = re.compile(r"\d{4}-\d{2}-\d{2}\S*_\d{4}-\d{2}-\d{2}\S*_\d+")
-_REPORT_FILES = ("report.html", "report.json")
+_REPORT_FILES = ("report.html", "report.json")  # Of monitoring, and of runs.
 
 
 @dataclass(frozen=True)
@@ -87,6 +87,7 @@ def find_leftovers(
         *temporary.leftovers(directory),
         *_artifacts(directory, old, needed),
         *_logs(directory, told),
+        *_pages(directory, told),
         *_reports(directory, keep_runs),
         *_outdated(directory),
         # Last: without it a run may not be known any more.
@@ -210,6 +211,12 @@ def _logs(directory: OutputDirectory, old: set[str]) -> Iterator[Path]:
     for run in folders(directory.root / "logs"):
         if run.name in old:
             yield from (path for path in _files(run) if path.suffix == ".log")
+
+
+def _pages(directory: OutputDirectory, old: set[str]) -> Iterator[Path]:
+    for run in folders(directory.reports):
+        if run.name in old:
+            yield from (path for path in _files(run) if path.name in _REPORT_FILES)
 
 
 def _records(directory: OutputDirectory, old: set[str]) -> Iterator[Path]:

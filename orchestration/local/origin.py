@@ -99,7 +99,7 @@ def read_configuration(origin: Origin, where: str) -> Config:
     settings = settings_of(config)
     del settings["serving"]
     read = json.loads(json.dumps(settings))
-    for difference in differences(_flat(origin["configuration"]), _flat(read)):
+    for difference in differences(flatten(origin["configuration"]), flatten(read)):
         raise ConfigError(f"{where}: configuration: {difference}")
     return config
 
@@ -119,12 +119,12 @@ def _show(value: str) -> str:
     return value[:16] or "none"
 
 
-def _flat(table: dict[str, Any], prefix: str = "") -> dict[str, str]:
+def flatten(table: dict[str, Any], prefix: str = "") -> dict[str, str]:
     """The values of nested tables as JSON, by dotted key."""
     found: dict[str, str] = {}
     for name, value in table.items():
         if isinstance(value, dict):
-            found |= _flat(value, f"{prefix}{name}.")
+            found |= flatten(value, f"{prefix}{name}.")
         else:
             found[f"{prefix}{name}"] = json.dumps(value)
     return found

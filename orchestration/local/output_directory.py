@@ -78,6 +78,16 @@ class OutputDirectory:
         return self.root / "runs"
 
     @property
+    def reports(self) -> Path:
+        """Folder of the pages of runs, see `reports`."""
+        return self.root / "reports"
+
+    @property
+    def index(self) -> Path:
+        """The page over the runs of all models of the output directory."""
+        return (self.shared or self.root) / "index.html"
+
+    @property
     def schedule(self) -> Path:
         """State of the schedule."""
         return self.root / "schedule.json"

@@ -13,8 +13,9 @@ from rich.console import Console
 from rich.text import Text
 
 from orchestration.local import cleaning, history
+from orchestration.local.changed_settings import changed_settings
 from orchestration.local.display import show_error, show_log
-from orchestration.local.history import RunRecord
+from orchestration.local.history import NodeNote, RunRecord
 from orchestration.local.keys import encryption_keys, public_keys, signing_key
 from orchestration.local.model_directories import claim
 from orchestration.local.node_process import CACHED, COMPLETE, NodeResult
@@ -22,6 +23,7 @@ from orchestration.local.nodes import begin, error_lines, run_nodes, show_failur
 from orchestration.local.origin import describe_origin
 from orchestration.local.output_directory import OutputDirectory
 from orchestration.local.provenance import pushed_files
+from orchestration.local.reports import report_run
 from orchestration.local.situation import Prepared, prepare
 from orchestration.outcome import Outcome
 from pipeline.config import Config
@@ -87,6 +89,7 @@ def run_locked(
             record,
             months=situation.months,
             run_key=situation.run_key,
+            settings=changed_settings(config),
             log=str(directory.logs(record.run_id) / "runner.log"),
         )
         record.write(directory)
@@ -112,6 +115,8 @@ def run_locked(
         record.write(directory)
     except OSError as error:  # What was done is done.
         show_error(console, f"the record of the run cannot be written: {error}")
+    if record.outcome != Outcome.INTERRUPTED:  # Who stops a run does not wait for a page.
+        report_run(directory, record, console)
     return record
 
 
@@ -172,6 +177,11 @@ def _conclude(
     console: Console,
 ) -> RunRecord:
     """Shows how a run ended, and returns its record with that."""
+    notes = {
+        node_id: NodeNote(result.state, result.summary.line, result.summary.details)
+        for node_id, result in results.items()
+    }
+    record = dataclasses.replace(record, nodes=notes)
     console.print()
     _show_details(results, console)
     failed = show_failures(results, directory, record.run_id, console)

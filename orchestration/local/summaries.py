@@ -22,7 +22,8 @@ from components.evaluator.results import (
 )
 from components.evaluator.verdict import Verdict
 from components.serving_validator.component import read_report
-from ml.artifacts import TRAINING_FILE, anomalies_uri, load_schema
+from ml.artifacts import anomalies_uri, load_schema
+from ml.file_names import TRAINING_FILE
 from ml.metrics import Metric
 from ml.requests import Requests
 from ml.tasks import TITLES, Task

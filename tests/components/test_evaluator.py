@@ -19,6 +19,7 @@ from tensorflow_metadata.proto.v0 import schema_pb2
 from components.evaluator.component import Evaluator
 from components.evaluator.evaluation import evaluate_by_columns, evaluate_by_rows, with_defaults
 from components.evaluator.results import read_failures, read_intervals, read_metrics, read_verdict
+from ml.file_names import CURVES_FILE, SUMMARY_FILE
 from ml.scores import measure
 from ml.tasks import Task
 from pipeline.config import EvaluationConfig, load_config
@@ -170,6 +171,10 @@ def expected(task: Task, rows: Rows) -> dict[str, float | None]:
     return measure(task, task.encode(rows["label"]), rows["prediction"], weights)
 
 
+def read(uri: str, name: str) -> Any:
+    return json.loads((Path(uri) / name).read_text())
+
+
 def test_evaluator_measures_classes_with_text_labels_and_blesses_a_good_model_on_few_rows(
     folders: dict[str, Path],
 ) -> None:
@@ -187,6 +192,13 @@ def test_evaluator_measures_classes_with_text_labels_and_blesses_a_good_model_on
     assert 0.85 < lower < overall["accuracy"] < upper
     # Slices of one class have no curve.
     assert read_metrics(uri)["kind:short"]["macro_auc"] is None
+    counts = np.array(read(uri, CURVES_FILE)["curves"]["model"]["confusion"]["counts"])
+    assert counts.sum() == 75
+    assert np.trace(counts) / 75 == pytest.approx(overall["accuracy"])
+    summary = read(uri, SUMMARY_FILE)
+    assert {"metric": "accuracy", "overall": True, "lowest": 0.8} in summary["thresholds"]
+    (short,) = [each for each in summary["slices"] if each["slice"] == {"kind": "short"}]
+    assert short["metrics"]["macro_auc"]["value"] is None
 
 
 def test_evaluator_refuses_an_accuracy_that_so_few_rows_do_not_show(
@@ -215,6 +227,14 @@ def test_evaluator_measures_a_regression_and_compares_it_by_shares(
     )
     overall = read_metrics(uri)["Overall"]
     assert overall.pop("example_count") == 221
+    curves = read(uri, CURVES_FILE)["curves"]
+    residuals = {name: curves[name]["groups"][0]["residuals"] for name in ("model", "served")}
+    assert residuals["model"] != residuals["served"]
+    whole = read(uri, SUMMARY_FILE)["slices"][0]
+    assert (whole["name"], whole["rows"]) == ("Overall", 221)
+    rmse = whole["metrics"]["rmse"]
+    assert (rmse["value"], rmse["baseline"]) == pytest.approx((own, served), rel=1e-5)
+    assert rmse["change_low"] < rmse["change"] < rmse["change_high"]
     assert overall == pytest.approx(expected(PROGRESS, rows), rel=1e-5)
 
 

@@ -83,11 +83,34 @@ def test_local_run_shows_every_node_complete_with_its_result(pushed: PushedRun) 
         assert re.search(result, pushed.screen), result
 
 
+def test_local_run_leaves_a_page_of_all_that_it_measured(pushed: PushedRun) -> None:
+    (page,) = pushed.cli.directory.glob("reports/*/report.html")
+    assert f"Report: {page}" in pushed.screen
+    html = page.read_text(encoding="utf-8")
+    assert "cannot be shown" not in html
+    (run,) = pushed.cli.directory.glob("runs/*.json")
+    nodes = json.loads(run.read_text())["nodes"]
+    assert set(nodes) == set(NODES)
+    assert nodes["Evaluator"]["line"].split(";")[1].strip() in html
+    titles = ("Loss by epoch", "Quality by size", "ROC curve", "Calibration", "Scores by label")
+    for title in titles:
+        assert f"<figcaption>{title}</figcaption><svg" in html, title
+    facts = json.loads(page.with_name("report.json").read_text())
+    metrics = pushed.version.parent / ".flightdeck" / pushed.version.name / "metrics.json"
+    overall = json.loads(metrics.read_text())["Overall"]
+    assert facts["headline"]["value"] == overall["auc"]
+    assert facts["bytes"] == (pushed.version / "model.tflite").stat().st_size
+    assert "training.epochs" in html[html.index('id="configuration"') :]
+    index = (pushed.cli.output / "index.html").read_text(encoding="utf-8")
+    assert str(page.relative_to(pushed.cli.output)) in index
+    assert f"Version {pushed.version.name} of trip_delay is live" in index
+
+
 def test_local_run_shows_no_logs_of_libraries(pushed: PushedRun) -> None:
     strange = [
         line
         for line in pushed.screen.splitlines()
-        if line and not line.startswith((*NODES, "Importing TFX", "Pushed version"))
+        if line and not line.startswith((*NODES, "Importing TFX", "Pushed version", "Report: "))
     ]
     assert strange == []
     (logs,) = (pushed.cli.directory / "logs").iterdir()
@@ -269,6 +292,9 @@ def test_local_run_stops_at_the_gate_for_a_bad_label(after_push: Cli, tmp_path: 
     write_span(spans, 201303, month.set_column(index, month.field(index), [pa.array(labels)]))
     before = tree(after_push.output / "serving_model")
     done = Cli(spans, after_push.output).run("--as-of", "201303")
+    page = Path(done.stdout.rpartition("Report: ")[2].strip()).read_text(encoding="utf-8")
+    assert re.search(r'name">DataGate<.*?stopped the run.*?delayed', page, re.DOTALL)
+    assert 'bad-text">delayed<' in page
     assert done.returncode == 3
     assert re.search(r"test: delayed: INT_TYPE_BIG_INT: .*7\. .*0 to 1", done.stdout), done.stdout
     states = final_states(done.stdout)

@@ -27,6 +27,7 @@ from orchestration.local.history import RunRecord, list_runs
 from orchestration.local.leftovers import find_leftovers
 from orchestration.local.metadata import open_metadata
 from orchestration.local.output_directory import BusyError, OutputDirectory
+from orchestration.local.reports import write_index
 from orchestration.outcome import Outcome
 from storage.directory import ModelDirectory
 from storage.errors import UserError
@@ -75,6 +76,9 @@ class World:
         for name in ("runner", *NODES):
             (logs / f"{name}.log").write_text("log")
         RunRecord(run_id, started="", outcome=Outcome(outcome)).write(self.directory)
+        (self.directory.reports / run_id).mkdir(parents=True)
+        for name in ("report.html", "report.json"):
+            (self.directory.reports / run_id / name).write_text("report")
         return run_id
 
     def _context(self, store: MetadataStore, kind: str, name: str) -> int:
@@ -179,7 +183,7 @@ def test_clean_keeps_the_newest_runs_and_marks_what_it_deletes(world: World) -> 
     assert world.clean(2) == []
     assert [record.run_id for record in list_runs(world.directory)] == [runs[4], runs[3]]
     root = world.directory.root
-    for folder in ("artifacts", "logs"):
+    for folder in ("artifacts", "logs", "reports"):
         assert sorted(os.listdir(root / folder)) == runs[3:]
     for run_id in runs:
         for path in world.made[run_id]:
@@ -187,6 +191,16 @@ def test_clean_keeps_the_newest_runs_and_marks_what_it_deletes(world: World) -> 
     assert world.clean(2) == []
     with world.directory.cleaned():
         assert find_leftovers(world.directory, 2) == []
+
+
+def test_clean_leaves_no_dead_link_in_the_index(world: World) -> None:
+    runs = [world.run() for _ in range(3)]
+    index = write_index(world.directory)
+    assert f"reports/{runs[0]}/report.html" in index.read_text()
+    world.clean(1)
+    text = index.read_text()
+    assert f"reports/{runs[2]}/report.html" in text
+    assert runs[0] not in text
 
 
 def test_clean_keeps_what_the_next_run_takes_from_the_cache(world: World) -> None:
@@ -239,6 +253,8 @@ def test_clean_deletes_no_file_that_it_does_not_know(world: World, tmp_path: Pat
         root / "logs" / runs[0] / "notes.txt",
         root / "logs" / "my-logs" / "a.log",
         root / "logs" / runs[0] / "folder.log" / "notes.txt",
+        root / "reports" / runs[0] / "notes.txt",
+        root / "reports" / "my-report" / "report.html",
         root / "runs" / "notes.txt",
         root / "runs" / "0-notes.json",
         root / "runs" / "0-folder.json" / "notes.txt",
@@ -273,7 +289,7 @@ def test_clean_does_not_follow_links_in_place_of_its_folders(world: World, tmp_p
     (month / "examples-aa").touch()
     os.utime(month / "examples-aa", (0, 0))
     (month / "examples-bb").touch()
-    for name in ("artifacts", "logs", "runs", "spans"):
+    for name in ("artifacts", "logs", "reports", "runs", "spans"):
         (world.directory.root / name).rename(tmp_path / name)
         (world.directory.root / name).symlink_to(tmp_path / name)
     before = snapshot(tmp_path)

@@ -17,11 +17,12 @@ from ml_metadata.proto import metadata_store_pb2
 from rich.console import Console
 
 import local_runner
-from orchestration.local.history import RunRecord, list_runs, read_run
+from orchestration.local.history import NodeNote, RunRecord, list_runs, read_run
 from orchestration.local.lineage import lineage
 from orchestration.local.output_directory import OutputDirectory
 from orchestration.local.provenance import lost_files, pushed_files, read_provenance
 from orchestration.outcome import Outcome
+from report.run import Setting
 from storage.directory import ModelDirectory
 from storage.encrypted_versions import encrypt_tree
 from storage.encryption_keys import Keys
@@ -58,6 +59,8 @@ def test_run_record_is_read_back_unchanged(output: OutputDirectory) -> None:
         months={"train": (201301, 201302), "test": (201303,)},
         run_key="k3y",
         log="runner.log",
+        nodes={"Trainer": NodeNote("complete", "eval AUC 0.7", ("one", "two"))},
+        settings=(Setting("training.epochs", "3", "5", of_run=True),),
     )
     record.write(output)
     assert read_run(output, record.run_id) == record
