@@ -53,13 +53,13 @@ def compile_config(config: Config, pipeline: str = TRAINING) -> str:
     if chosen.trains:  # Settings of unknown nodes are errors; other pipelines lack some nodes.
         nodes |= {name: _resources(config, name) for name in kubeflow.nodes}
     state = places.state(config)
-    places_of_files = {
+    named = {
         STORE_VARIABLE: places.span_store(config),
         news.STATE_VARIABLE: state,
         alarm.API_VARIABLE: kubeflow.api if state else "",
         alarm.SCHEDULE_VARIABLE: pipeline_name(config, TRAINING) if state and kubeflow.api else "",
     }
-    env = {name: value for name, value in places_of_files.items() if value} | kubeflow.env
+    env = {name: value for name, value in named.items() if value} | kubeflow.env
     env[HASH_SEED_VARIABLE] = HASH_SEED
     platform = Platform(
         image=kubeflow.image,

@@ -144,10 +144,10 @@ def run(task: Task) -> None:
     _answer(task, answer, found)
     summary = describe("orchestration.local.summaries.summarize", task.node_id, made)
     print("\n".join([f"{task.node_id}: {summary.line}", *summary.details]), flush=True)
-    facts = read_facts(made.values())
     if task.node_id == news.LAST and news.NEWS in given:
-        news.note(given[news.NEWS], pushed=facts.version is not None)
-    if facts.report and (said := alarm.publish(Path(facts.report))):
+        news.note(given[news.NEWS])
+    report = read_facts(made.values()).report
+    if report and (said := alarm.publish(Path(report))):
         print(f"{task.node_id}: {said}", flush=True)
 
 

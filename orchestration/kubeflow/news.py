@@ -16,7 +16,6 @@ import json
 import os
 import sys
 from collections.abc import Mapping
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +24,8 @@ from pydantic.dataclasses import dataclass
 
 from orchestration.kubeflow.errors import one_line
 from orchestration.local.output_directory import OutputDirectory
-from orchestration.outcome import Outcome
 from orchestration.schedule.alarms import waiting_alarm
-from orchestration.schedule.state import Attempt, State
+from orchestration.schedule.state import State, remember
 from storage.spans import DataSource, resolve_window
 
 # The environment variable that names the directory in which runs of a model leave notes.
@@ -49,11 +47,13 @@ class _Subject:
     """What a run is about.
 
     Attributes:
-      id: Identifies data, package and parameters.
+      key: Identifies the package and the parameters.
+      data: Fingerprint of the window.
       alarm: Id of the alarm that it obeys, or "".
     """
 
-    id: str
+    key: str
+    data: str
     alarm: str
 
 
@@ -92,29 +92,27 @@ def look(key: str, parameters: Mapping[str, Any]) -> str:
         return _NOT_ASKED
     source = DataSource.of(parameters["data_uri"], parameters["layout"])
     window = resolve_window(source, int(parameters["as_of"]), int(parameters["window"]))
-    subject = hashlib.sha256(f"{key} {window.fingerprint}".encode()).hexdigest()[:16]
     try:
         state = State.read(directory.schedule, _say)
     except OSError as error:
         _say(f"warning: what is new is not known: {directory.schedule}: {one_line(str(error))}")
         return _NOT_ASKED
     alarm = waiting_alarm(directory, state, _say)
-    if subject in state.attempts and alarm is None:
+    if alarm is None and state.inputs.get(key) == {"data": window.fingerprint}:
         return NOTHING
     if alarm:
         _say(f"alarm {alarm.id}: {alarm.reason}")
-    news = _Subject(subject, alarm.id if alarm else "")
+    news = _Subject(key, window.fingerprint, alarm.id if alarm else "")
     return TypeAdapter(_Subject).dump_json(news).decode()
 
 
-def note(news: str, *, pushed: bool) -> None:
-    """Notes that a run has ended, so that the next one does not train on the same.
+def note(news: str) -> None:
+    """Notes that a run has ended, pushed or not, so that the next one does not train on the same.
 
     A run that cannot is none that failed: the next one trains again.
 
     Args:
       news: What `look` returned.
-      pushed: Whether the run has pushed a version.
     """
     directory = state_directory()
     if directory is None or news == _NOT_ASKED:
@@ -122,8 +120,7 @@ def note(news: str, *, pushed: bool) -> None:
     try:
         subject = TypeAdapter(_Subject).validate_json(news)
         state = State.read(directory.schedule, _say)
-        outcome = Outcome.PUSHED if pushed else Outcome.NOT_BLESSED
-        state.attempts = {subject.id: Attempt(outcome, 1, datetime.now(UTC))}
+        remember(state.inputs, subject.key, {"data": subject.data})
         state.obeyed_alarm = subject.alarm or state.obeyed_alarm
         state.write(directory.schedule)
     except (OSError, ValidationError) as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +14,7 @@ import toy_components
 from google.protobuf import json_format
 from tfx import v1 as tfx
 
+from ml.artifacts import MonitoringReport
 from orchestration.kubeflow import entrypoint as kfp_entrypoint
 from orchestration.kubeflow import news, shown
 from orchestration.kubeflow.entrypoint import Task, local_path, parse_task, prepare, restore
@@ -352,11 +354,11 @@ def test_entrypoint_notes_what_a_run_was_about_after_the_last_task(
 ) -> None:
     noted: list[Any] = []
     monkeypatch.setattr(news, "LAST", "Source")
-    monkeypatch.setattr(news, "note", lambda text, pushed: noted.append((text, pushed)))
+    monkeypatch.setattr(news, "note", noted.append)
     call = invocation({}, {"note": output_artifact(str(tmp_path / "note"))}, tmp_path)
     call["inputs"]["parameterValues"] = {"text": "a"} | ({news.NEWS: given} if given else {})
     kfp_entrypoint.run(task_of(toy_components.Source(text="a"), call))
-    assert noted == ([("what it was", False)] if given else [])
+    assert noted == ([given] if given else [])
     assert "parameterValues" not in executor_output(tmp_path)
 
 
@@ -402,3 +404,22 @@ def test_entrypoint_completes_a_task_that_cannot_be_shown(
     kfp_entrypoint.run(task_of(toy_components.Source(text="a"), given))
     assert set(executor_output(tmp_path)["artifacts"]) == {"note", "metrics", "page"}
     assert "warning: Source shows no metrics: no report" in capsys.readouterr().err
+
+
+def test_shown_metrics_and_page_of_the_monitor_are_those_of_its_report(tmp_path: Path) -> None:
+    report = MonitoringReport()
+    report.uri = str(tmp_path)
+    content = {
+        "alarms": ["temp: skew"],
+        "checks": [{}, {}],
+        "requests": {"rows": {"current": 40}},
+        "live": [{"metrics": {"auc": 0.6, "log_loss": None, "calibration": math.inf}}],
+    }
+    report.write(content)
+    Path(report.page).write_text("<p>page</p>")
+    outputs = {"report": report}
+    assert shown.page("ServingMonitor", outputs) == b"<p>page</p>"
+    counts = {"alarms": 1.0, "checks": 2.0, "requests": 40.0}
+    assert shown.metrics("ServingMonitor", outputs) == {"live_auc": 0.6, **counts}
+    report.write(content | {"live": []})
+    assert shown.metrics("ServingMonitor", outputs) == counts

@@ -55,51 +55,61 @@ def raise_alarm(state: Path, name: str) -> None:
 def test_look_finds_nothing_where_the_last_run_had_the_same_data(data: dict[str, Any]) -> None:
     found = news.look(KEY, data)
     assert news.NOTHING not in found
-    # Whether a run pushed or not, the same would come of it again; one that failed notes nothing.
+    # A run that failed notes nothing.
     assert news.look(KEY, data) == found
-    news.note(found, pushed=False)
+    news.note(found)
     assert news.look(KEY, data) == news.NOTHING
 
 
 def test_look_finds_new_data_another_package_and_changed_files(
     data: dict[str, Any], tmp_path: Path
 ) -> None:
-    news.note(news.look(KEY, data), pushed=True)
+    news.note(news.look(KEY, data))
     assert news.look("another", data) != news.NOTHING
     add_month(tmp_path / "data", 201303)
     found = news.look(KEY, data)
     assert found != news.NOTHING
-    news.note(found, pushed=True)
+    news.note(found)
     assert news.look(KEY, data) == news.NOTHING
     os.utime(tmp_path / "data/span-201303/rows.parquet", (1, 1))
     assert news.look(KEY, data) != news.NOTHING
 
 
+def test_look_tells_two_schedules_of_a_model_apart(data: dict[str, Any], tmp_path: Path) -> None:
+    for key in (KEY, "another"):
+        news.note(news.look(key, data))
+    assert {news.look(key, data) for key in (KEY, "another")} == {news.NOTHING}
+    add_month(tmp_path / "data", 201303)
+    news.note(news.look(KEY, data))
+    assert news.look(KEY, data) == news.NOTHING
+    assert news.look("another", data) != news.NOTHING
+
+
 def test_look_obeys_an_alarm_once(data: dict[str, Any], state: Path) -> None:
-    news.note(news.look(KEY, data), pushed=True)
+    news.note(news.look(KEY, data))
     raise_alarm(state, "a")
     found = news.look(KEY, data)
     assert json.loads(found)["alarm"] == "a"
     assert news.look(KEY, data) == found  # Not before the run has ended.
     raise_alarm(state, "b")
-    news.note(found, pushed=True)
+    news.note(found)
     assert json.loads(news.look(KEY, data))["alarm"] == "b"
-    news.note(news.look(KEY, data), pushed=True)
+    news.note(news.look(KEY, data))
     assert news.look(KEY, data) == news.NOTHING
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"[" * 100_000, b'{"attempts": 3}', b"\xff"])
+@pytest.mark.parametrize("content", [b"", b"{", b"[" * 100_000, b'{"inputs": 3}', b"\xff"])
 def test_look_takes_a_damaged_state_for_none(
     content: bytes, data: dict[str, Any], state: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    news.note(news.look(KEY, data), pushed=True)
+    news.note(news.look(KEY, data))
     (state / "schedule.json").write_bytes(content)
     (state / "alarm.json").write_bytes(content)
     found = news.look(KEY, data)
     assert found != news.NOTHING
     assert "alarm.json is not an alarm" in capsys.readouterr().err
     (state / "alarm.json").unlink()
-    news.note(found, pushed=True)
+    news.note(found)
     assert news.look(KEY, data) == news.NOTHING
 
 
@@ -109,13 +119,13 @@ def test_look_trains_in_any_case_where_it_is_not_asked_or_keeps_no_state(
     for _ in range(2):
         found = news.look("", data)
         assert found != news.NOTHING
-        news.note(found, pushed=True)
+        news.note(found)
     assert not state.exists()
     monkeypatch.delenv(news.STATE_VARIABLE)
     for _ in range(2):
         found = news.look(KEY, data)
         assert found != news.NOTHING
-        news.note(found, pushed=True)
+        news.note(found)
 
 
 def test_look_names_the_data_that_is_missing(data: dict[str, Any]) -> None:
@@ -123,11 +133,11 @@ def test_look_names_the_data_that_is_missing(data: dict[str, Any]) -> None:
         news.look(KEY, data | {"data_uri": "/nowhere"})
 
 
-@pytest.mark.parametrize("given", ["", "x", "{}", '{"id": 1, "alarm": ""}'])
+@pytest.mark.parametrize("given", ["", "x", "{}", '{"key": 1, "data": "", "alarm": ""}'])
 def test_note_of_something_else_is_a_warning(
     given: str, state: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    news.note(given, pushed=True)
+    news.note(given)
     assert "warning: the next run trains again" in capsys.readouterr().err
     assert not (state / "schedule.json").exists()
 
@@ -138,7 +148,7 @@ def test_note_that_cannot_be_written_is_a_warning(
     found = news.look(KEY, data)
     state.parent.mkdir(parents=True)
     state.write_text("a file where the folder should be")
-    news.note(found, pushed=True)
+    news.note(found)
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("warning: the next run trains again")
     assert news.look(KEY, data) != news.NOTHING
@@ -181,11 +191,11 @@ def scheduled(monkeypatch: pytest.MonkeyPatch) -> Iterator[KubeflowStub]:
 def test_alarm_waits_for_the_next_run_of_the_schedule(
     report: Path, data: dict[str, Any], state: Path
 ) -> None:
-    news.note(news.look(KEY, data), pushed=True)
+    news.note(news.look(KEY, data))
     said = alarm.publish(report)
     assert said.startswith("Alarm monitor-2013-03-01-")
     assert (state / "monitoring/2013-03-01_2013-04-01_7/report.html").read_text() == "<p>x</p>"
-    news.note(news.look(KEY, data), pushed=True)
+    news.note(news.look(KEY, data))
     assert news.look(KEY, data) == news.NOTHING
     # The same period raises no other alarm.
     assert "was raised before" in alarm.publish(report)
