@@ -224,7 +224,8 @@ def _unwrap(value: Any) -> Any:
 
 
 def _take_own(invocation: dict[str, Any]) -> dict[str, str]:
-    """Takes the parameters out that are not the component's, and returns them."""
+    """Takes the parameters out that are not the component's, and returns those that are given."""
+    invocation.get("outputs", {}).get("parameters", {}).pop(news.NEWS, None)
     parameters = invocation.get("inputs", {}).get("parameterValues", {})
     own = (news.ONLY_IF_NEW, news.NEWS)
     return {name: parameters.pop(name) for name in own if name in parameters}

@@ -316,6 +316,7 @@ def first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Ta
         monkeypatch.setattr(news, "look", lambda key, parameters: f"{found}{key}{parameters}")
         given = invocation({}, {"note": output_artifact(str(tmp_path / "note"))}, tmp_path)
         given["inputs"]["parameterValues"] = {"text": "a", news.ONLY_IF_NEW: ""}
+        given["outputs"]["parameters"] = {news.NEWS: {"outputFile": str(tmp_path / "news")}}
         return task_of(toy_components.Source(text="a"), given)
 
     return make
