@@ -2,6 +2,7 @@
 
 import json
 import os
+import time
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -29,6 +30,7 @@ from storage.periods import SpanPeriod
 from storage.spans import DataSource, Span, filesystem, find_spans
 from storage.tables import read_schema, read_table
 from storage.tfrecords import open_records
+from storage.versions import ModelVersions
 
 # Outputs of the signatures that classify and regress, in the log.
 _SCORES, _OUTPUTS = f"{PREDICTION_PREFIX}scores", f"{PREDICTION_PREFIX}outputs"
@@ -46,6 +48,8 @@ def RequestExampleGen(
     version: tfx.dsl.components.Parameter[int],
     since: tfx.dsl.components.Parameter[int],
     until: tfx.dsl.components.Parameter[int],
+    days: tfx.dsl.components.Parameter[int],
+    serving_dir: tfx.dsl.components.Parameter[str],
     features: tfx.dsl.components.Parameter[str],
     output: tfx.dsl.components.Parameter[str],
     data_uri: tfx.dsl.components.Parameter[str],
@@ -68,6 +72,8 @@ def RequestExampleGen(
           version=1795434497,
           since=1380585600,
           until=1383264000,
+          days=28,
+          serving_dir="output/serving",
           features='["distance", "temp"]',
           output="probability",
           data_uri="data/my_model",
@@ -82,9 +88,13 @@ def RequestExampleGen(
         `Requests`.
       log_uri: Directory of the request log.
       model_name: Name of the model.
-      version: The version whose rows are read; those of other versions are counted.
-      since: When the period begins, seconds since the Unix epoch.
-      until: When it ends.
+      version: The version whose rows are read; those of other versions are counted. 0 means the
+        one with the most requests, of those in the Serving directory.
+      since: When the period begins, seconds since the Unix epoch. 0 means `days` before `until`.
+      until: When it ends. 0 means `days` after `since`. If both are 0, the period is the newest
+        complete one; see `ml.request_log.survey`.
+      days: Length of the period unless both are given.
+      serving_dir: URI of the Serving directory.
       features: JSON list of the features that a request has.
       output: Name of the model's output; rows without it are counted and left out.
       data_uri: Directory of the spans with the labels; "" for none.
@@ -93,19 +103,32 @@ def RequestExampleGen(
       encryption_keys: File of the keys of an encrypted log; "" for the environment.
 
     Raises:
-      DataError: If there is no log, a file of the log or the labels cannot be read, or `current`
-        has no row.
+      DataError: If there is no log, a file of the log or the labels cannot be read, `current` has
+        no row, or no version with requests is in the Serving directory.
     """
-    period = Period(since, until)
     names, learned = json.loads(features), Task.from_json(task)
     label = learned.label
     types = request_log.features_of(load_schema(schema), names)
     widths = {n: width for n, width in widths_of(load_schema(schema)).items() if n in names}
-    requests = Requests(version)
     try:
         keys = load_keys(encryption_keys)
     except EncryptionError as error:
         raise DataError(str(error)) from error
+    period = Period(since, until)
+    if not (version and since and until):
+        found = request_log.survey(
+            log_uri,
+            model_name,
+            since=since or None,
+            until=until or None,
+            days=days,
+            now=time.time(),
+            keys=keys,
+        )
+        period = found.period
+        served = ModelVersions(serving_dir, model_name).versions()
+        version = version or request_log.busiest(found.versions, served, serving_dir)
+    requests = Requests(version, period.since, period.until)
     prediction = PREDICTION_PREFIX + output
     if learned.outputs > 1:
         widths[prediction] = learned.outputs

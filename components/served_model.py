@@ -5,6 +5,7 @@ import json
 from tfx import v1 as tfx
 
 from ml.artifacts import serving_model_uri, statistics_uri
+from ml.requests import Requests
 from storage.encryption_keys import EncryptionError, load_keys
 from storage.errors import SurroundingsError
 from storage.keys import SignatureError, TrustStore
@@ -23,6 +24,7 @@ def ServedModel(
     version: tfx.dsl.components.Parameter[int],
     public_keys: tfx.dsl.components.Parameter[str],
     encryption_keys: tfx.dsl.components.Parameter[str],
+    requests: tfx.dsl.components.InputArtifact[tfx.types.standard_artifacts.Examples] = None,
 ) -> None:
     """Copies the served version and its training statistics out of the Serving directory.
 
@@ -49,12 +51,15 @@ def ServedModel(
         the version is not verified.
       encryption_keys: File of the keys that an encrypted version is decrypted with; "" for the
         environment.
+      requests: Output of RequestExampleGen, whose version is taken instead of `version`.
 
     Raises:
-      UserError: If `version` is not in the Serving directory, cannot be decrypted or does not
+      UserError: If the version is not in the Serving directory, cannot be decrypted or does not
         verify.
     """
     directory = ModelVersions(serving_dir, model_name)
+    if requests:
+        version = Requests.from_examples(requests).version
     if version and version not in directory.versions():
         raise SurroundingsError(f"version {version} of {model_name} is not in {serving_dir}")
     served = version or directory.served()

@@ -130,6 +130,27 @@ def survey(
     return Survey(period, {int(version): int(count) for version, count in counts.items()})
 
 
+def busiest(versions: Mapping[int, int], served: Sequence[int], serving_dir: str) -> int:
+    """Chooses the version with the most requests of those in the Serving directory.
+
+    Args:
+      versions: Number of requests by version.
+      served: The versions in the Serving directory.
+      serving_dir: URI of the Serving directory, for the message.
+
+    Raises:
+      DataError: If none of them is in the Serving directory.
+    """
+    known = [version for version in versions if version in served]
+    if not known:
+        log, there = (", ".join(map(str, sorted(some))) for some in (versions, served))
+        raise DataError(
+            f"the requests were to version {log}, but {serving_dir} has {there or 'none'}: the "
+            "training statistics of the version are missing"
+        )
+    return max(known, key=lambda version: versions[version])
+
+
 def _choose_period(
     seconds: pd.Series, since: int | None, until: int | None, days: int, now: float
 ) -> Period | None:

@@ -17,6 +17,8 @@ class Requests:
 
     Attributes:
       version: The version that made the predictions.
+      since: When the period begins, in seconds since the Unix epoch.
+      until: When it ends.
       rows: Rows by split.
       labelled: Rows with a label, by split; empty if no labels were searched.
       label_months: The months whose labels have arrived, by split.
@@ -25,6 +27,8 @@ class Requests:
     """
 
     version: int
+    since: int
+    until: int
     rows: dict[str, int] = field(default_factory=dict)
     labelled: dict[str, int] = field(default_factory=dict)
     label_months: dict[str, list[int]] = field(default_factory=dict)

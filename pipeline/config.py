@@ -180,6 +180,7 @@ class MonitorConfig:
     The schema limits the difference of a feature from the training data and from the period before.
 
     Attributes:
+      days: Length of the period, unless both ends are named.
       min_rows: A period of fewer rows raises no alarm and is no baseline.
       max_missing_change: Largest difference of the share of rows without a value from that of the
         training data, and of the period before.
@@ -200,6 +201,7 @@ class MonitorConfig:
         evaluated.
     """
 
+    days: Annotated[int, Field(ge=1, le=3660)] = 28
     min_rows: Positive = 2000
     max_missing_change: Annotated[float, Field(gt=0, le=1)] = 0.2
     max_unseen: Share = 0.03

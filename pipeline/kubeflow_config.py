@@ -25,6 +25,8 @@ from pipeline.setting_types import (
     Switch,
     Text,
     VolumeClaim,
+    VolumePath,
+    WebAddress,
 )
 
 
@@ -91,6 +93,12 @@ class KubeflowConfig:
       request_log: Request log for the monitoring pipeline, a path as in `serving_dir`.
       span_store: Directory of shards and analyses of single months, for later runs: a path as in
         `serving_dir`. With "", or a relative path without a volume, nothing is kept.
+      state_dir: Directory on the volume of what schedules have trained on, of alarms, and of
+        reports on requests: an absolute path, or one relative to `mount_path`. With "", or without
+        a volume, each run of a schedule trains, and an alarm starts nothing.
+      api: Address of Kubeflow Pipelines' API inside the cluster, where an alarm starts a run of the
+        training schedule: `http://ml-pipeline.kubeflow:8888`. With "" the alarm waits for the next
+        run of the schedule.
       pipeline_root: Where Kubeflow keeps artifacts; "" for its own default.
       cpu: Processors for each node; "" for no request and no limit.
       memory: Memory for each node; "" for no request and no limit.
@@ -114,6 +122,8 @@ class KubeflowConfig:
     serving_dir: Text = "serving_model"
     request_log: Text = "requests"
     span_store: str = "span_store"
+    state_dir: VolumePath = "state"
+    api: WebAddress = ""
     pipeline_root: BucketUri = ""
     cpu: Cpu = ""
     memory: Memory = ""

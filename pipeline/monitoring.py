@@ -29,6 +29,7 @@ def create_monitoring_pipeline(
     version: int,
     since: int,
     until: int,
+    days: int,
     public_keys: Sequence[str] = (),
     metadata_path: str | None = None,
     pipeline_name: str = PIPELINE_NAME,
@@ -40,9 +41,10 @@ def create_monitoring_pipeline(
       pipeline_root: URI under which TFX keeps artifacts.
       serving_dir: URI of the Serving directory.
       log_uri: Directory of the request log.
-      version: The version.
-      since: Start of the period, in seconds since the Unix epoch.
-      until: End of the period.
+      version: The version; 0 for the one with the most requests.
+      since: Start of the period, in seconds since the Unix epoch; 0 for `days` before `until`.
+      until: End of the period; 0 for `days` after `since`. If both are 0: the newest complete one.
+      days: Length of the period unless both are given.
       public_keys: Public keys, or folders of them, that the version is verified with. With none its
         training statistics are not verified.
       metadata_path: SQLite file of ML Metadata; None if the orchestrator has its own.
@@ -51,7 +53,6 @@ def create_monitoring_pipeline(
     Returns:
       The pipeline, without caching: a log grows, and labels arrive.
     """
-    period = {"since": since, "until": until}
     model = Model.load(config)
     features = json.dumps(model.raw_features)
     schema_gen = ImportSchemaGen(
@@ -66,13 +67,16 @@ def create_monitoring_pipeline(
         log_uri=log_uri,
         model_name=config.model_name,
         version=version,
+        since=since,
+        until=until,
+        days=days,
+        serving_dir=serving_dir,
         features=features,
         output=model.prediction,
         data_uri=config.data.uri,
         layout=config.data.source.layout,
         task=model.task.to_json(),
         encryption_keys=config.serving.encryption_keys,
-        **period,
     )
     statistics_gen = StatisticsGen(
         examples=example_gen.outputs["examples"], schema=schema_gen.outputs["schema"]
@@ -83,6 +87,7 @@ def create_monitoring_pipeline(
         version=version,
         encryption_keys=config.serving.encryption_keys,
         public_keys=json.dumps(public_keys),
+        requests=example_gen.outputs["examples"],
     )
     monitor = ServingMonitor(
         examples=example_gen.outputs["examples"],
@@ -94,7 +99,6 @@ def create_monitoring_pipeline(
         output=model.prediction,
         task=model.task.to_json(),
         slices=json.dumps(model.slices),
-        **period,
         **monitor_settings(config, model),
     )
     return tfx.dsl.Pipeline(
@@ -114,6 +118,7 @@ def create_monitoring_pipeline(
 def monitor_settings(config: Config, model: Model) -> dict[str, Any]:
     """The parameters of ServingMonitor that are settings; the task's thresholds are defaults."""
     settings, task = dataclasses.asdict(config.monitor), model.task
+    del settings["days"]  # That of RequestExampleGen.
     settings["thresholds"] = json.dumps({**task.thresholds, **settings["thresholds"]})
     settings["slice_thresholds"] = json.dumps(
         {**task.slice_thresholds, **settings["slice_thresholds"]}

@@ -142,6 +142,11 @@ Image = Annotated[
 ServiceAccount = Annotated[str, match(_DNS_NAME, "the name of a ServiceAccount")]
 VolumeClaim = Annotated[str, match(_DNS_NAME, "the name of a PersistentVolumeClaim")]
 MountPath = Annotated[str, Field(min_length=2), match(r"/\S+", "an absolute path")]
+VolumePath = Annotated[str, match(r"/?[^\s/:](?!.*://).*", "a path on the volume")]
+# Without a password, which packages would show.
+WebAddress = Annotated[
+    str, match(r"https?://[^\s/@?#]+(/[^\s@?#]*)?", "http://... or https://... without a password")
+]
 BucketUri = Annotated[
     str,
     match(

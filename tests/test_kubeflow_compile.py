@@ -10,8 +10,10 @@ from typing import Any
 
 import pytest
 import yaml
+from google.protobuf import json_format
+from kfp import dsl
 
-from orchestration.kubeflow import compilation
+from orchestration.kubeflow import compilation, news, pipelines, training
 from pipeline import model_folders
 from pipeline.config import load_config
 from pipeline.layers import ConfigError
@@ -55,7 +57,9 @@ def test_kubeflow_package_reads_every_parameter_in_a_task() -> None:
         for given in task["inputs"].get("parameters", {}).values()
     }
     declared = set(spec["root"]["inputDefinitions"]["parameters"])
-    assert declared == {parameter_name(key) for key in KEYS} | {"serving_dir", "fingerprint"}
+    assert declared == {parameter_name(key) for key in KEYS} | {
+        *("serving_dir", "fingerprint", "only_if_new"),
+    }
     assert declared <= read
 
 
@@ -199,7 +203,7 @@ def test_kubeflow_package_retries_are_not_limited_by_the_time_of_attempts() -> N
 
 def test_monitoring_package_has_a_task_for_each_parameter() -> None:
     given = [f"kubeflow.image=flightdeck@{DIGEST}", "kubeflow.volume_claim=flightdeck"]
-    text = compilation.compile_config(load_config(None, given), compilation.MONITORING)
+    text = compilation.compile_config(load_config(None, given), pipelines.MONITORING)
     spec, platform = yaml.safe_load_all(text)
     tasks = spec["root"]["dag"]["tasks"]
     assert {"RequestExampleGen", "StatisticsGen", "ServedModel", "ServingMonitor"} <= set(tasks)
@@ -216,7 +220,7 @@ def test_monitoring_package_has_a_task_for_each_parameter() -> None:
     assert executors["exec-ServingMonitor"]["pvcMount"][0]["mountPath"] == "/mnt/flightdeck"
 
 
-@pytest.mark.parametrize("pipeline", compilation.PIPELINES)
+@pytest.mark.parametrize("pipeline", pipelines.NAMES)
 def test_kubeflow_package_of_a_name_that_another_model_has_is_refused(
     pipeline: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -286,7 +290,7 @@ def test_compile_writes_nothing_when_it_fails(
 
 def test_run_parameters_override_the_configuration_and_are_checked() -> None:
     settings = ("kubeflow.volume_claim=flightdeck", "training.epochs=9", "training.seed=5")
-    values = compilation.run_parameters(
+    values = training.run_parameters(
         None, settings, ("training_epochs=3", "serving_dir=/mnt/elsewhere")
     )
     assert (values["training_epochs"], values["training_seed"]) == (3, 5)
@@ -304,14 +308,14 @@ def test_run_parameters_override_the_configuration_and_are_checked() -> None:
 )
 def test_run_parameters_refuse_a_wrong_value(parameter: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        compilation.run_parameters(None, ("kubeflow.volume_claim=f",), (parameter,))
+        training.run_parameters(None, ("kubeflow.volume_claim=f",), (parameter,))
 
 
 def test_run_parameters_include_the_data_where_ingestion_is_cached(
     small_spans: Path,
 ) -> None:
     settings = ('kubeflow.uncached=["ServedModel", "Pusher"]', f"data.uri={small_spans}")
-    values = compilation.run_parameters(None, (*settings, "kubeflow.volume_claim=f"), ())
+    values = training.run_parameters(None, (*settings, "kubeflow.volume_claim=f"), ())
     assert values["data_as_of"] == 201304
     assert len(str(values["fingerprint"])) == 64
 
@@ -331,3 +335,96 @@ def test_kubeflow_package_sets_the_span_store_of_tasks(
     for executor in spec["deploymentSpec"]["executors"].values():
         env = {e["name"]: e["value"] for e in executor["container"].get("env", [])}
         assert env.get(STORE_VARIABLE) == expected
+
+
+def test_kubeflow_package_skips_all_that_needs_the_data_where_nothing_is_new() -> None:
+    """The tasks that run nevertheless are those that need no data."""
+    spec, _ = compiled()
+    tasks = spec["root"]["dag"]["tasks"]
+    assert tasks["StatisticsGen"]["triggerPolicy"] == {"condition": news.CONDITION}
+    assert "news" in spec["components"]["comp-SpanExampleGen"]["outputDefinitions"]["parameters"]
+    skipped = {"StatisticsGen"}
+    while (
+        more := {
+            name for name, task in tasks.items() if skipped & set(task.get("dependentTasks", ()))
+        }
+        - skipped
+    ):
+        skipped |= more
+    assert set(tasks) - skipped == {"ImportSchemaGen", "SpanExampleGen", "ServedModel"}
+
+
+def test_kubeflow_package_has_its_condition_in_the_form_of_the_sdk() -> None:
+    def look(news: Any) -> Any:
+        return dsl.ContainerSpec(image="image", args=[news])
+
+    look.__annotations__ = {"news": dsl.OutputPath(str)}  # As text the SDK does not know it.
+    first = dsl.container_component(look)
+
+    @dsl.container_component
+    def count():  # type: ignore[no-untyped-def]
+        return dsl.ContainerSpec(image="image")
+
+    @dsl.pipeline(name="of-the-sdk")
+    def pipeline():  # type: ignore[no-untyped-def]
+        with dsl.If(first().outputs["news"] != news.NOTHING):
+            count()
+
+    theirs = json_format.MessageToDict(pipeline.pipeline_spec)["root"]["dag"]["tasks"]
+    ours = compiled()[0]["root"]["dag"]["tasks"]["StatisticsGen"]
+    condition = theirs["condition-1"]["triggerPolicy"]["condition"]
+    assert ours["triggerPolicy"]["condition"] == condition.replace("pipelinechannel--look-", "")
+    (given,) = theirs["condition-1"]["inputs"]["parameters"].values()
+    assert given["taskOutputParameter"].keys() == (
+        ours["inputs"]["parameters"]["news"]["taskOutputParameter"].keys()
+    )
+
+
+def test_kubeflow_package_trains_always_without_a_place_for_its_state() -> None:
+    for settings in (
+        ["kubeflow.state_dir="],
+        ["kubeflow.volume_claim=", "data.uri=s3://b/data", "kubeflow.serving_dir=s3://b/s"],
+    ):
+        spec, *_ = compiled(*settings, "serving.sign=false", "kubeflow.api=http://api:8888")
+        assert "only_if_new" not in spec["root"]["inputDefinitions"]["parameters"]
+        assert "triggerPolicy" not in spec["root"]["dag"]["tasks"]["StatisticsGen"]
+        for executor in spec["deploymentSpec"]["executors"].values():
+            names = {variable["name"] for variable in executor["container"]["env"]}
+            assert not {name for name in names if name.startswith("FLIGHTDECK_KUBEFLOW")}
+
+
+def test_monitoring_package_knows_where_alarms_go_and_what_they_start() -> None:
+    given = [f"kubeflow.image=flightdeck@{DIGEST}", "kubeflow.volume_claim=flightdeck"]
+    config = load_config(None, [*given, "kubeflow.api=http://ml-pipeline.kubeflow:8888"])
+    spec, _ = yaml.safe_load_all(compilation.compile_config(config, pipelines.MONITORING))
+    container = spec["deploymentSpec"]["executors"]["exec-ServingMonitor"]["container"]
+    env = {variable["name"]: variable["value"] for variable in container["env"]}
+    assert env["FLIGHTDECK_KUBEFLOW_STATE"] == "/mnt/flightdeck/state/trip_delay"
+    assert env["FLIGHTDECK_KUBEFLOW_API"] == "http://ml-pipeline.kubeflow:8888"
+    assert env["FLIGHTDECK_KUBEFLOW_SCHEDULE"] == "flightdeck-training-trip-delay"
+
+
+@pytest.mark.parametrize(
+    ("pipeline", "node", "output", "kind"),
+    [
+        (pipelines.TRAINING, "Evaluator", "metrics", "system.Metrics"),
+        (pipelines.MONITORING, "ServingMonitor", "metrics", "system.Metrics"),
+        (pipelines.MONITORING, "ServingMonitor", "page", "system.HTML"),
+    ],
+)
+def test_kubeflow_package_has_outputs_that_the_web_interface_shows(
+    pipeline: str, node: str, output: str, kind: str
+) -> None:
+    given = [f"kubeflow.image=flightdeck@{DIGEST}", "kubeflow.volume_claim=flightdeck"]
+    spec, _ = yaml.safe_load_all(compilation.compile_config(load_config(None, given), pipeline))
+    outputs = spec["components"][f"comp-{node}"]["outputDefinitions"]["artifacts"]
+    assert outputs[output]["artifactType"] == {"schemaTitle": kind, "schemaVersion": "0.0.1"}
+
+
+@pytest.mark.parametrize(
+    "setting",
+    ["state_dir=s3://b/state", "api=ml-pipeline:8888", "api=http://user:secret@ml-pipeline"],
+)
+def test_kubeflow_settings_refuse_another_kind_of_place(setting: str) -> None:
+    with pytest.raises(ConfigError, match=f"kubeflow.{setting.partition('=')[0]}"):
+        load_config(None, [f"kubeflow.{setting}"])

@@ -354,6 +354,40 @@ def test_schedule_of_the_pipeline_is_made_once(stub: KubeflowStub) -> None:
     assert recurring["display_name"] == "monthly"
 
 
+def test_schedule_trains_on_what_is_new_unless_told_otherwise(stub: KubeflowStub) -> None:
+    def scheduled(*arguments: str) -> str:
+        done("schedule", "--cron", "0 6 1 * *", *CONFIGURED, *arguments)
+        (recurring,) = stub.recurring_runs.values()
+        value: str = recurring["runtime_config"]["parameters"]["only_if_new"]
+        return value
+
+    key = scheduled()
+    assert key == scheduled()
+    # Other parameters, and another package, are a reason to train again.
+    keys = {key, scheduled("--param", "training_epochs=3"), scheduled("--set", "serving.rows=9")}
+    assert len(keys - {""}) == 3
+    assert scheduled("--always") == ""
+    done("submit", *CONFIGURED)
+    (run,) = stub.runs.values()
+    assert run["runtime_config"]["parameters"]["only_if_new"] == ""
+
+
+def test_schedules_start_runs_what_the_schedule_would(stub: KubeflowStub) -> None:
+    done("schedule", "--cron", "0 6 1 * *", *CONFIGURED)
+    name = "flightdeck-training-trip-delay"
+    (recurring,) = stub.recurring_runs.values()
+    assert f"of the schedule {name}" in done("schedules", "start", name)
+    assert f"of the schedule {name}" in done("schedules", "start", name)
+    assert len(stub.runs) == 2
+    for run in stub.runs.values():
+        for field in ("runtime_config", "pipeline_version_reference", "experiment_id"):
+            assert run[field] == recurring[field]
+    done("schedules", "disable", name)
+    assert f"None of the schedules '{name}' is enabled" in failed("schedules", "start", name)
+    assert "There is no schedule 'monthly'" in failed("schedules", "start", "monthly")
+    assert len(stub.runs) == 2
+
+
 def test_schedules_of_two_models_have_their_names_and_replace_each_other_never(
     stub: KubeflowStub,
 ) -> None:
@@ -411,25 +445,45 @@ def test_submit_sends_the_monitoring_pipeline_with_version_and_period(
     assert pipeline["name"] == "flightdeck-monitoring-trip-delay"
     assert submitted["runtime_config"]["parameters"] == {
         **{"serving_dir": "/mnt/flightdeck/serving_model", "log_uri": "/mnt/flightdeck/requests"},
-        **{"version": 3, "since": 1380585600, "until": 1383264000},
+        **{"version": 3, "since": 1380585600, "until": 1383264000, "days": 28},
     }
+
+
+def test_schedule_of_the_monitoring_pipeline_leaves_version_and_period_open(
+    stub: KubeflowStub,
+) -> None:
+    done("schedule", "--cron", "0 7 * * mon", *MONITORING[1:], "--param", "days=7")
+    (recurring,) = stub.recurring_runs.values()
+    assert recurring["display_name"] == "flightdeck-monitoring-trip-delay"
+    assert recurring["runtime_config"]["parameters"] == {
+        **{"serving_dir": "/mnt/flightdeck/serving_model", "log_uri": "/mnt/flightdeck/requests"},
+        **{"version": 0, "since": 0, "until": 0, "days": 7},
+    }
+
+
+PERIODS = [
+    (("--param", "since=5", "--param", "until=5"), "since=5 is not before until=5"),
+    (("--param", "version=-1"), "a whole number, or a time"),
+    (("--param", "days=0"), "days 1 to 3660"),
+]
 
 
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [
-        ((), "needs a version and a period"),
+        *PERIODS,
         (("--param", "version=x"), "a whole number, or a time such as 2013-10-01"),
-        (("--param", "data_as_of=201310"), "the name is one of log_uri, serving_dir"),
+        (("--param", "data_as_of=201310"), "the name is one of days, log_uri, serving_dir"),
         (("--param", "log_uri="), "a path or an address is expected"),
     ],
 )
-def test_submit_refuses_the_monitoring_pipeline_without_version_or_period(
+def test_submit_refuses_wrong_parameters_of_the_monitoring_pipeline(
     arguments: tuple[str, ...], reason: str, stub: KubeflowStub
 ) -> None:
     output = failed(*MONITORING, *arguments, status=2)
     assert reason in " ".join(output.split())
-    output = failed("schedule", "--cron", "0 6 * * *", *MONITORING[1:], status=2)
+    period = ("--param", "since=2013-10-01")
+    output = failed("schedule", "--cron", "0 6 * * *", *MONITORING[1:], *period, status=2)
     assert "would monitor the same one again" in " ".join(output.split())
     assert not any(stub.state.values())
 
@@ -441,12 +495,14 @@ def test_paths_of_the_monitoring_pipeline_are_on_the_volume(stub: KubeflowStub) 
     assert submitted["runtime_config"]["parameters"]["log_uri"] == "/mnt/flightdeck/more/requests"
 
 
-def test_read_job_refuses_a_monitoring_package_without_a_period(
+def test_read_job_checks_the_period_of_a_monitoring_package(
     stub: KubeflowStub, tmp_path: Path
 ) -> None:
     path = str(tmp_path / "monitoring.yaml")
     done("compile", "--pipeline", "monitoring", *CONFIGURED, "--output", path)
-    assert "a version and a period" in failed("submit", "--package", path, status=2)
+    for number in ("version=-1", "days=0"):
+        output = failed("submit", "--package", path, "--param", number, status=2)
+        assert "version, since and until are 0 or more" in " ".join(output.split())
     period = ("--param", "since=1", "--param", "until=2", "--param", "version=3")
     output = failed("schedule", "--cron", "0 6 * * *", "--package", path, *period, status=2)
     assert "monitor the same one again" in " ".join(output.split())

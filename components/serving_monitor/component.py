@@ -49,8 +49,6 @@ def ServingMonitor(
     ],
     report: tfx.dsl.components.OutputArtifact[MonitoringReport],
     model_name: tfx.dsl.components.Parameter[str],
-    since: tfx.dsl.components.Parameter[int],
-    until: tfx.dsl.components.Parameter[int],
     features: tfx.dsl.components.Parameter[str],
     output: tfx.dsl.components.Parameter[str],
     task: tfx.dsl.components.Parameter[str],
@@ -80,8 +78,6 @@ def ServingMonitor(
           schema=schema_gen.outputs["schema"],
           served_statistics=served_model.outputs["statistics"],
           model_name="my_model",
-          since=1380585600,
-          until=1383264000,
           features='["distance", "temp"]',
           output="probability",
           task='{"kind": "binary", "label": "tip"}',
@@ -105,8 +101,6 @@ def ServingMonitor(
       served_statistics: Training statistics of the version.
       report: Component `outputs` contains: `report.json` and `report.html`.
       model_name: Name of the model.
-      since: When the period begins, seconds since the Unix epoch.
-      until: When it ends.
       features: JSON list of the features that a request has.
       output: Name of the model's output.
       task: JSON of what the model predicts; see `Task.to_json`.
@@ -191,12 +185,12 @@ def ServingMonitor(
     checks += check_live(learned, live, limits["all"], limits["slice"])
     checks.sort(key=lambda check: (not check.alarms, -check.closeness))
     evaluated = len(current) >= min_rows
-    period = Period(since, until)
+    period = Period(requests.since, requests.until)
     content = {
         "model": model_name,
         "version": requests.version,
-        "since": show_time(since),
-        "until": show_time(until),
+        "since": show_time(period.since),
+        "until": show_time(period.until),
         "previous": str(period.previous),
         "evaluated": evaluated,
         "alarms": [check.text for check in checks if check.alarms and evaluated],

@@ -55,9 +55,8 @@ class _Time(click.ParamType):
 @click.option(
     "--days",
     type=click.IntRange(min=1),
-    default=28,
-    show_default=True,
-    help="Length of the period. Without --since and --until: the newest complete one in the log.",
+    help="Length of the period; default: monitor.days. Without --since and --until: the newest "
+    "complete one in the log.",
 )
 @click.option("--version", type=int, help="Version. Default: the one with the most requests.")
 def monitor(
@@ -77,7 +76,8 @@ def monitor(
 
     console = open_console()
     directory = output_of(config, output)
-    selection = monitoring.Selection(**selected)
+    days = selected["days"] or config.monitor.days
+    selection = monitoring.Selection(**selected | {"days": days})
     finish(
         console,
         lambda: monitoring.monitor(config, directory, selection, console),

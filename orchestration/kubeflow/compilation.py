@@ -8,26 +8,20 @@ import gc
 import logging
 import os
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from orchestration.hash_seed import HASH_SEED, HASH_SEED_VARIABLE
-from orchestration.kubeflow import monitoring, places
-from pipeline.config import Config, load_config
+from orchestration.kubeflow import alarm, news, places
+from orchestration.kubeflow.pipelines import TRAINING, kind, pipeline_name
+from pipeline.config import Config
 from pipeline.kubeflow_config import NodeConfig
-from pipeline.layers import ConfigError
 from pipeline.model_folders import check_single_name
-from storage import spans
 from storage.errors import UserError
 from storage.span_store import STORE_VARIABLE
 
 if TYPE_CHECKING:
-    from tfx import v1 as tfx
-
     from orchestration.kubeflow.spec import Resources
-
-
-TRAINING, MONITORING = PIPELINES = ("training", "monitoring")
 
 
 def compile_config(config: Config, pipeline: str = TRAINING) -> str:
@@ -35,7 +29,7 @@ def compile_config(config: Config, pipeline: str = TRAINING) -> str:
 
     Args:
       config: The configuration.
-      pipeline: One of `PIPELINES`.
+      pipeline: One of `pipelines.NAMES`.
 
     Returns:
       The package, as YAML.
@@ -48,116 +42,35 @@ def compile_config(config: Config, pipeline: str = TRAINING) -> str:
     if not kubeflow.image:
         raise UserError("kubeflow.image is missing: the image by digest, name@sha256:...")
     check_single_name(config.model, config.model_name)
-    trains = pipeline == TRAINING
+    chosen = kind(pipeline)
     with _importing():  # Not before that is said: TFX takes seconds to import.
         from orchestration.kubeflow.spec import Platform, compile_package
         from pipeline.parameters import runtime_parameters
 
-        defaults = pipeline_parameters(config) if trains else monitoring.default_parameters(config)
-        build = _build_training if trains else monitoring.build
-        built = build(config, runtime_parameters(defaults), pipeline_name(config, pipeline))
+        defaults = chosen.defaults(config)
+        built = chosen.build(config, runtime_parameters(defaults), pipeline_name(config, pipeline))
     nodes = {component.id: _resources(config, component.id) for component in built.components}
-    if trains:  # Settings of unknown nodes are errors; the monitoring pipeline lacks some nodes.
+    if chosen.trains:  # Settings of unknown nodes are errors; other pipelines lack some nodes.
         nodes |= {name: _resources(config, name) for name in kubeflow.nodes}
-    env = dict(kubeflow.env)
-    with contextlib.suppress(UserError):  # It can do without.
-        store = places.on_volume("kubeflow.span_store", kubeflow.span_store, kubeflow)
-        env = {STORE_VARIABLE: store} | env if kubeflow.span_store else env
+    state = places.state(config)
+    named = {
+        STORE_VARIABLE: places.span_store(config),
+        news.STATE_VARIABLE: state,
+        alarm.API_VARIABLE: kubeflow.api if state else "",
+        alarm.SCHEDULE_VARIABLE: pipeline_name(config, TRAINING) if state and kubeflow.api else "",
+    }
+    env = {name: value for name, value in named.items() if value} | kubeflow.env
     env[HASH_SEED_VARIABLE] = HASH_SEED
     platform = Platform(
         image=kubeflow.image,
         nodes=nodes,
         volume_claim=kubeflow.volume_claim,
         mount_path=kubeflow.mount_path,
-        uncached=kubeflow.uncached if trains else (),  # The monitoring pipeline is never cached.
+        uncached=kubeflow.uncached if chosen.trains else (),  # The others are never cached.
         env=env,
         secret_env=kubeflow.secret_env,
     )
-    return compile_package(built, platform, defaults)
-
-
-def pipeline_name(config: Config, pipeline: str = TRAINING) -> str:
-    """The name of a model's pipeline on the server, and of its schedule.
-
-    Of the name in the Serving directory, which has no dash, so that no two have the same one.
-    """
-    return f"flightdeck-{pipeline}-{config.model_name.replace('_', '-')}"
-
-
-def _build_training(config: Config, parameters: Mapping[str, Any], name: str) -> tfx.dsl.Pipeline:
-    from pipeline.parameters import with_parameters
-    from pipeline.pipeline import create_pipeline
-
-    return create_pipeline(
-        with_parameters(config, parameters),
-        # Kubeflow Pipelines has its own root; a run may override it.
-        pipeline_root=config.kubeflow.pipeline_root,
-        serving_dir=parameters["serving_dir"],
-        fingerprint=parameters["fingerprint"],
-        signing_key=places.signing_key(config),
-        encryption_keys=places.encryption_keys(config),
-        public_keys=places.public_keys(config),
-        enable_cache=bool(config.kubeflow.cache),
-        pipeline_name=name,
-    )
-
-
-def pipeline_parameters(config: Config) -> dict[str, int | float | str]:
-    """The values of all pipeline parameters in a configuration.
-
-    Raises:
-      UserError: If a path is relative, and there is no volume that it could be on.
-    """
-    from pipeline.parameters import parameter_values
-
-    data = dataclasses.replace(config.data, uri=places.data_uri(config))
-    return {
-        **parameter_values(dataclasses.replace(config, data=data)),
-        "serving_dir": places.serving_dir(config),
-        "fingerprint": "",
-    }
-
-
-def run_parameters(
-    config_path: str | None,
-    settings: Iterable[str],
-    parameters: Iterable[str],
-    pipeline: str = TRAINING,
-) -> dict[str, int | float | str]:
-    """The values of all pipeline parameters for one run.
-
-    Args:
-      config_path: Configuration file.
-      settings: Settings over it.
-      parameters: `NAME=VALUE` each, over both, checked as the configuration is.
-      pipeline: One of `PIPELINES`.
-
-    Raises:
-      ConfigError: If a name is no parameter, or a value is not allowed.
-      UserError: If a path is relative, and there is no volume that it could be on.
-    """
-    if pipeline == MONITORING:
-        return {**monitoring.run_parameters(load_config(config_path, settings), parameters)}
-    from pipeline.parameters import KEYS, parameter_name
-
-    keys = {parameter_name(key): key for key in KEYS} | {"serving_dir": "kubeflow.serving_dir"}
-    over = []
-    for parameter in parameters:
-        name, equals, value = parameter.partition("=")
-        if not equals or name not in keys:
-            raise ConfigError(
-                f"--param {parameter!r}: expected name=value, where the name is one of "
-                f"{', '.join(sorted(keys))}"
-            )
-        over.append(f"{keys[name]}={value}")
-    config = load_config(config_path, (*settings, *over))
-    values = pipeline_parameters(config)
-    if "SpanExampleGen" not in config.kubeflow.uncached:
-        # Taken from the cache, it must be told apart by the data.
-        source = dataclasses.replace(config.data.source, uri=str(values["data_uri"]))
-        data = spans.resolve_window(source, config.data.as_of, config.data.window)
-        values |= {"data_as_of": data.test.number, "fingerprint": data.fingerprint}
-    return values
+    return compile_package(built, platform, defaults, only_new=chosen.trains and bool(state))
 
 
 def _resources(config: Config, node_id: str) -> Resources:

@@ -9,7 +9,9 @@ launcher, and to `kfp.local`, before and after it runs:
 - ML Metadata wraps properties that are lists or mappings, and refuses those that are null.
 - Folders of output artifacts are not there yet; TFX's own launcher makes them. Nor is the mirror of
   an input artifact that holds no file, for a bucket has no empty folders.
-- There may be outputs that are not the component's: the launcher's own logs.
+- There may be outputs that are not the component's: the launcher's own logs, and those that the web
+  interface shows (`shown`).
+- A run may end where nothing is new (`news`), and an alarm may start one (`alarm`).
 - A failing task is known by its termination message.
 
 After `backend/src/v2` of Kubeflow Pipelines: `component/launcher_v2.go` (LocalPathForURI),
@@ -26,11 +28,16 @@ import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from orchestration.kubeflow import alarm, news, shown
+from orchestration.local.node_facts import read_facts
 from orchestration.local.node_process import describe
 from orchestration.local.proxies import spare_loopback
 from storage.errors import UserError, failure_of_job, from_worker_traceback
+
+if TYPE_CHECKING:
+    from tfx import v1 as tfx
 
 # Where the launcher mirrors buckets, by the beginning of their URIs.
 _MOUNTS = {"gs://": "/gcs/", "s3://": "/s3/", "minio://": "/minio/"}
@@ -108,14 +115,22 @@ def run(task: Task) -> None:
     Raises:
       Exception: What the executor raised.
     """
+    invocation, remote = prepare(task)
+    given = _take_own(invocation)
+    found = ""
+    if task.node_id == news.FIRST and news.ONLY_IF_NEW in given:
+        found = news.look(given[news.ONLY_IF_NEW], invocation["inputs"]["parameterValues"])
+    outputs = [artifact["uri"] for _, artifact in _artifacts(invocation["outputs"])]
+    for folder in {*outputs, *remote}:
+        os.makedirs(folder, exist_ok=True)
+    if found == news.NOTHING:
+        _answer(task, restore({"artifacts": invocation["outputs"]["artifacts"]}, remote), found)
+        print(f"{task.node_id}: nothing new: the other tasks are skipped", flush=True)
+        return
     # The public entry of a module that TFX does not list under `tfx.v1`: without it a container
     # would have to be started as `python -m` of it, with nothing before or after.
     from tfx.orchestration.kubeflow.v2.container import kubeflow_v2_run_executor
 
-    invocation, remote = prepare(task)
-    outputs = [artifact["uri"] for _, artifact in _artifacts(invocation["outputs"])]
-    for folder in {*outputs, *remote}:
-        os.makedirs(folder, exist_ok=True)
     arguments = argparse.Namespace(
         executor_class_path=task.executor,
         json_serialized_invocation_args=json.dumps(invocation),
@@ -124,8 +139,16 @@ def run(task: Task) -> None:
     kubeflow_v2_run_executor.main((arguments, list(task.beam_args)))
     local = json.loads(task.output_file.read_text(encoding="utf-8"))
     answer = restore(local, remote)
-    task.output_file.write_text(json.dumps(answer), encoding="utf-8")
-    _summarize(task.node_id, invocation, local)
+    made = _read_outputs(invocation, local)
+    answer["artifacts"] = answer.get("artifacts", {}) | _show(task, made)
+    _answer(task, answer, found)
+    summary = describe("orchestration.local.summaries.summarize", task.node_id, made)
+    print("\n".join([f"{task.node_id}: {summary.line}", *summary.details]), flush=True)
+    if task.node_id == news.LAST and news.NEWS in given:
+        news.note(given[news.NEWS])
+    report = read_facts(made.values()).report
+    if report and (said := alarm.publish(Path(report))):
+        print(f"{task.node_id}: {said}", flush=True)
 
 
 def prepare(task: Task) -> tuple[dict[str, Any], dict[str, str]]:
@@ -200,8 +223,25 @@ def _unwrap(value: Any) -> Any:
     return value
 
 
-def _summarize(node_id: str, invocation: Mapping[str, Any], answer: Mapping[str, Any]) -> None:
-    """Prints what a node produced, in the words of the local runner."""
+def _take_own(invocation: dict[str, Any]) -> dict[str, str]:
+    """Takes the parameters out that are not the component's, and returns those that are given."""
+    invocation.get("outputs", {}).get("parameters", {}).pop(news.NEWS, None)
+    parameters = invocation.get("inputs", {}).get("parameterValues", {})
+    own = (news.ONLY_IF_NEW, news.NEWS)
+    return {name: parameters.pop(name) for name in own if name in parameters}
+
+
+def _answer(task: Task, answer: dict[str, Any], found: str) -> None:
+    """Writes what the task has made, and what it has found new."""
+    if found:
+        answer["parameterValues"] = {news.NEWS: found}
+    task.output_file.write_text(json.dumps(answer), encoding="utf-8")
+
+
+def _read_outputs(
+    invocation: Mapping[str, Any], answer: Mapping[str, Any]
+) -> dict[str, tfx.dsl.Artifact]:
+    """The output artifacts of a task, with the properties that its executor set."""
     from google.protobuf import json_format
     from kfp.pipeline_spec import pipeline_spec_pb2
     from tfx.orchestration.kubeflow.v2.container import kubeflow_v2_entrypoint_utils
@@ -213,9 +253,30 @@ def _summarize(node_id: str, invocation: Mapping[str, Any], answer: Mapping[str,
         dict(invocation), pipeline_spec_pb2.ExecutorInput(), ignore_unknown_fields=True
     )
     outputs = kubeflow_v2_entrypoint_utils.parse_raw_artifact_dict(parsed.outputs.artifacts)
-    made = {name: artifacts[0] for name, artifacts in outputs.items()}
-    summary = describe("orchestration.local.summaries.summarize", node_id, made)
-    print("\n".join([f"{node_id}: {summary.line}", *summary.details]), flush=True)
+    return {name: artifacts[0] for name, artifacts in outputs.items()}
+
+
+def _show(task: Task, made: Mapping[str, tfx.dsl.Artifact]) -> dict[str, Any]:
+    """Fills the outputs that the web interface shows; a task that cannot is complete anyway."""
+    groups = task.invocation["outputs"].get("artifacts", {})
+    filled = {}
+    for output in shown.OUTPUTS.get(task.node_id, ()):
+        (artifact,) = groups.get(output, {}).get("artifacts") or [None]
+        if artifact is None or artifact.get("type", {}).get("schemaTitle") != shown.TYPES[output]:
+            continue
+        artifact = dict(artifact)
+        try:
+            if output == shown.METRICS:
+                artifact["metadata"] = shown.metrics(task.node_id, made)
+            else:
+                path = Path(local_path(artifact["uri"]))
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(shown.page(task.node_id, made))
+        except Exception as error:
+            traceback.print_exc()
+            print(f"warning: {task.node_id} shows no {output}: {error}", file=sys.stderr)
+        filled[output] = {"artifacts": [artifact]}
+    return filled
 
 
 def _report(message: str) -> None:

@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from orchestration.kubeflow import places
-from pipeline.config import Config
+from orchestration.kubeflow.pipelines import Kind, Values
+from pipeline.config import Config, load_config
 from pipeline.layers import ConfigError
 
 if TYPE_CHECKING:
     from tfx import v1 as tfx
 
-_NUMBERS = ("version", "since", "until")
+# Where they are 0, the version with the most requests, and the newest complete period.
+_OPEN = {"version": 0, "since": 0, "until": 0}
+_NUMBERS = (*_OPEN, "days")
+_MOST_DAYS = 3660
 
 
-def default_parameters(config: Config) -> dict[str, int | str]:
-    """The values of all parameters except version and period, which each run sets.
+def default_parameters(config: Config) -> Values:
+    """The values of all parameters in a configuration: the version and period are left open.
 
     Raises:
       UserError: If a path is relative, and there is no volume that it could be on.
@@ -27,22 +31,27 @@ def default_parameters(config: Config) -> dict[str, int | str]:
     return {
         "serving_dir": places.serving_dir(config),
         "log_uri": places.on_volume("kubeflow.request_log", kubeflow.request_log, kubeflow),
-        **dict.fromkeys(_NUMBERS, 0),
+        **_OPEN,
+        "days": config.monitor.days,
     }
 
 
-def run_parameters(config: Config, parameters: Iterable[str]) -> dict[str, Any]:
+def run_parameters(
+    config_path: str | None, settings: Iterable[str], parameters: Iterable[str]
+) -> Values:
     """The values of all parameters for one run.
 
     Args:
-      config: The configuration.
+      config_path: Configuration file.
+      settings: Settings over it.
       parameters: `NAME=VALUE` each; times as 2013-10-01 (UTC) or in seconds since the Unix epoch.
 
     Raises:
-      ConfigError: If a name is no parameter, a value is not allowed, or one is missing.
+      ConfigError: If a name is no parameter, or a value is not allowed.
       UserError: If a path is relative, and there is no volume that it could be on.
     """
-    values: dict[str, Any] = {**default_parameters(config)}
+    config = load_config(config_path, settings)
+    values = default_parameters(config)
     for parameter in parameters:
         name, equals, text = parameter.partition("=")
         if not equals or name not in values:
@@ -56,26 +65,28 @@ def run_parameters(config: Config, parameters: Iterable[str]) -> dict[str, Any]:
             values[name] = places.on_volume(name, text, config.kubeflow)
         else:
             raise ConfigError(f"--param {parameter!r}: a path or an address is expected")
-    check_period(values)
+    check(values, recurring=False)
     return values
 
 
-def is_monitoring(parameters: Container[str]) -> bool:
-    """Whether these are the parameters of a monitoring pipeline."""
-    return all(name in parameters for name in _NUMBERS)
-
-
-def check_period(values: Mapping[str, Any]) -> None:
-    """Checks that the values of all parameters name a version and a period.
+def check(values: Mapping[str, Any], recurring: bool) -> None:
+    """Checks the values of all parameters.
 
     Raises:
-      ConfigError: If they do not.
+      ConfigError: If they are no version and period, or those of a schedule name a period.
     """
-    version, since, until = (values[name] for name in _NUMBERS)
-    if version < 1 or not 0 < since < until:
+    version, since, until, days = (values[name] for name in _NUMBERS)
+    if min(version, since, until) < 0 or not 1 <= days <= _MOST_DAYS:
         raise ConfigError(
-            "the monitoring pipeline needs a version and a period: give --param version=1 "
-            "--param since=2013-10-01 --param until=2013-11-01"
+            f"the monitoring pipeline: version, since and until are 0 or more, days 1 to "
+            f"{_MOST_DAYS}, not {version}, {since}, {until} and {days}"
+        )
+    if until and since >= until:
+        raise ConfigError(f"the monitoring pipeline: since={since} is not before until={until}")
+    if recurring and (since or until):
+        raise ConfigError(
+            "the monitoring pipeline: a schedule that names a period would monitor the same one "
+            "again; leave since and until out, and it monitors the newest complete one"
         )
 
 
@@ -109,3 +120,6 @@ def _number(parameter: str, text: str) -> int:
         raise ConfigError(
             f"--param {parameter!r}: a whole number, or a time such as 2013-10-01, is expected"
         ) from error
+
+
+KIND = Kind(default_parameters, run_parameters, check, build)

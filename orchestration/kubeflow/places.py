@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import posixpath
 
 from pipeline.config import Config
@@ -38,6 +39,23 @@ def on_volume(key: str, path: str, kubeflow: KubeflowConfig) -> str:
             "path is expected"
         )
     return posixpath.join(kubeflow.mount_path, path)
+
+
+def span_store(config: Config) -> str:
+    """The span store; "" if nothing is kept, or there is no volume that it could be on."""
+    return _optional("kubeflow.span_store", config.kubeflow.span_store, config.kubeflow)
+
+
+def state(config: Config) -> str:
+    """Directory of what a model's runs know of each other; "" if nothing is kept."""
+    kept = _optional("kubeflow.state_dir", config.kubeflow.state_dir, config.kubeflow)
+    return posixpath.join(kept, config.model_name) if kept else ""
+
+
+def _optional(key: str, path: str, kubeflow: KubeflowConfig) -> str:
+    with contextlib.suppress(UserError):
+        return on_volume(key, path, kubeflow) if path else ""
+    return ""
 
 
 def signing_key(config: Config) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import datetime
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -132,6 +133,40 @@ class Schedules(Connection):
         self._connect()
         found = map(self._described, self._of_name())
         return sorted(found, key=lambda schedule: schedule.name)
+
+    def start_schedule(self, name: str) -> str:
+        """Starts a run of a schedule now, with the version and the parameters that it has.
+
+        Returns:
+          ID of the run.
+
+        Raises:
+          KubeflowError: If there is no enabled schedule of this name, or several.
+        """
+        found = [one for one in self._recurring_runs_of(name) if _is_enabled(one)]
+        if len(found) != 1:
+            raise KubeflowError(f"{len(found) or 'None'} of the schedules '{name}' is enabled.")
+        (one,) = found
+        now = datetime.datetime.now(datetime.UTC)
+        run_name = f"{name[:200]} {now:%Y-%m-%d %H-%M-%S-%f}"
+        body = kfp_server_api.V2beta1Run(
+            display_name=run_name,
+            experiment_id=one.experiment_id,
+            pipeline_version_reference=one.pipeline_version_reference,
+            runtime_config=one.runtime_config,
+            service_account=one.service_account,
+        )
+
+        def started() -> Any:
+            service = self._runs.run_service_list_runs
+            return next(pages("runs", service, run_name, experiment_id=one.experiment_id), None)
+
+        run = create(
+            f"start a run of the schedule '{name}'",
+            lambda: self._runs.run_service_create_run(body),
+            started,
+        )
+        return str(run.run_id)
 
     def enable_schedule(self, name: str) -> None:
         """Lets a schedule run; if it has missed times, it makes up for the last one at once.

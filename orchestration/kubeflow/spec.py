@@ -17,6 +17,7 @@ from google.protobuf import json_format
 from kfp.kubernetes import kubernetes_executor_config_pb2
 from tfx import v1 as tfx
 
+from orchestration.kubeflow import news, shown
 from orchestration.kubeflow.package import check_package
 from pipeline.quantities import parse_cpu, parse_memory
 from storage.errors import UserError
@@ -98,7 +99,11 @@ _Dumper.add_representer(str, _represent_text)
 
 
 def compile_package(
-    pipeline: tfx.dsl.Pipeline, platform: Platform, defaults: Mapping[str, int | float | str]
+    pipeline: tfx.dsl.Pipeline,
+    platform: Platform,
+    defaults: Mapping[str, int | float | str],
+    *,
+    only_new: bool = False,
 ) -> str:
     """Compiles a pipeline.
 
@@ -106,6 +111,7 @@ def compile_package(
       pipeline: The pipeline; its `RuntimeParameter`s become pipeline parameters.
       platform: Where its tasks run.
       defaults: Default of each pipeline parameter, by name. TFX leaves defaults out.
+      only_new: Whether a run can be told to end where nothing is new; see `news`.
 
     Returns:
       The package as YAML, the same text for the same pipeline.
@@ -122,6 +128,9 @@ def compile_package(
     _set_defaults(spec, defaults)
     _rename(spec)
     _set_tasks(spec, platform)
+    _add_outputs(spec)
+    if only_new:
+        _add_news(spec)
     documents = [spec]
     configs = {name: _executor_config(platform, name) for name in known}
     if any(configs.values()):
@@ -180,6 +189,36 @@ def _set_tasks(spec: dict[str, Any], platform: Platform) -> None:
             task["retryPolicy"] = {"maxRetryCount": resources.retries, **_BACKOFF}
         if limits := _limits(resources):
             container["resources"] = limits
+
+
+def _add_outputs(spec: dict[str, Any]) -> None:
+    """Declares the outputs that the web interface shows."""
+    for name, added in shown.OUTPUTS.items():
+        if component := spec["components"].get(f"comp-{name}"):
+            outputs = component["outputDefinitions"]["artifacts"]
+            for output in added:
+                kind = {"schemaTitle": shown.TYPES[output], "schemaVersion": "0.0.1"}
+                if outputs.setdefault(output, {"artifactType": kind})["artifactType"] != kind:
+                    raise ValueError(f"{name} has an output {output} of its own")
+
+
+def _add_news(spec: dict[str, Any]) -> None:
+    """Lets the first task decide whether the others run, by a parameter that it passes on."""
+    text = {"parameterType": "STRING"}
+    components, tasks = spec["components"], spec["root"]["dag"]["tasks"]
+    spec["root"]["inputDefinitions"]["parameters"][news.ONLY_IF_NEW] = text | {"defaultValue": ""}
+    first = components[f"comp-{news.FIRST}"]
+    first["outputDefinitions"].setdefault("parameters", {})[news.NEWS] = text
+    passed = {"taskOutputParameter": {"producerTask": news.FIRST, "outputParameterKey": news.NEWS}}
+    for name, parameter, source in (
+        (news.FIRST, news.ONLY_IF_NEW, {"componentInputParameter": news.ONLY_IF_NEW}),
+        (news.CONDITIONAL, news.NEWS, passed),
+        (news.LAST, news.NEWS, passed),
+    ):
+        inputs = components[f"comp-{name}"]["inputDefinitions"]
+        inputs.setdefault("parameters", {})[parameter] = text
+        tasks[name]["inputs"].setdefault("parameters", {})[parameter] = source
+    tasks[news.CONDITIONAL]["triggerPolicy"] = {"condition": news.CONDITION}
 
 
 def _limits(resources: Resources) -> dict[str, Any]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import time
 import traceback
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -122,7 +121,9 @@ def _monitor(
         now=time.time(),
         keys=keys,
     )
-    version = selection.version or _busiest(survey.versions, versions, str(directory.serving))
+    version = selection.version or request_log.busiest(
+        survey.versions, versions, str(directory.serving)
+    )
     console.print(
         f"Version {version} of {config.model_name}, requests of {survey.period} (UTC)",
         soft_wrap=True,
@@ -135,6 +136,7 @@ def _monitor(
         version=version,
         since=survey.period.since,
         until=survey.period.until,
+        days=selection.days,
         public_keys=public_keys(config, directory),
         metadata_path=str(work.metadata),
     )
@@ -143,29 +145,13 @@ def _monitor(
     if show_failures(results, work, run_id, console):
         return Outcome.FAILED
     made = Path(results["ServingMonitor"].facts.report)
-    page, said = alarms.publish(directory, made)
+    page, said, _ = alarms.publish(directory, made)
     _show_report(console, json.loads((made / "report.json").read_text(encoding="utf-8")))
     console.print(Text(f"Report: {page}"), soft_wrap=True)
     if not said:
         return Outcome.NO_ALARM
     show_error(console, said)
     return Outcome.ALARM
-
-
-def _busiest(requests: Mapping[int, int], versions: list[int], serving: str) -> int:
-    """The version with the most requests of those in the Serving directory.
-
-    Raises:
-      UserError: If none of them is in the Serving directory.
-    """
-    known = [version for version in requests if version in versions]
-    if not known:
-        log, there = (", ".join(map(str, sorted(some))) for some in (requests, versions))
-        raise UserError(
-            f"the requests were to version {log}, but {serving} has {there}: the training "
-            "statistics of the version are missing"
-        )
-    return max(known, key=lambda version: requests[version])
 
 
 def _show_report(console: Console, report: dict[str, Any]) -> None:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -20,7 +20,29 @@ _PAGE = "report.html"
 _NAMED = 3
 
 
-def publish(directory: OutputDirectory, made: Path) -> tuple[Path, str]:
+class Published(NamedTuple):
+    """Where a report was kept, and what was done about the alarm, in a sentence; "" without one."""
+
+    page: Path
+    said: str
+    raised: bool
+
+
+def waiting_alarm(
+    directory: OutputDirectory, state: State, say: Callable[[str], None]
+) -> Alarm | None:
+    """The alarm that is on and was not obeyed yet."""
+    try:
+        alarm = TypeAdapter(Alarm).validate_json(directory.alarm.read_bytes())
+    except FileNotFoundError:
+        return None
+    except (OSError, ValidationError):
+        say(f"{directory.alarm} is not an alarm: it is ignored.")
+        return None
+    return None if alarm.id == state.obeyed_alarm else alarm
+
+
+def publish(directory: OutputDirectory, made: Path) -> Published:
     """Keeps a report by its period and version, and raises an alarm if it calls for one.
 
     What is wrong with one period raises one alarm, however often the period is looked at.
@@ -30,13 +52,13 @@ def publish(directory: OutputDirectory, made: Path) -> tuple[Path, str]:
       made: Folder with the `report.json` and `report.html` of ServingMonitor.
 
     Returns:
-      The report to look at, and what was done about the alarm, in a sentence; "" without one.
+      The report to look at, and whether it raised an alarm.
     """
     report = json.loads((made / _REPORT).read_text(encoding="utf-8"))
     name = f"{report['since']}_{report['until']}_{report['version']}".replace(":", "")
     folder = directory.monitoring / name
     alarm = make_alarm(report)
-    said = ""
+    said, known = "", False
     if alarm:
         known = alarm.id == _read_json(folder / _REPORT).get("alarm")
         said = f"Alarm {alarm.id} was raised before." if known else raise_alarm(directory, alarm)
@@ -45,7 +67,7 @@ def publish(directory: OutputDirectory, made: Path) -> tuple[Path, str]:
     # Last: what it says was raised, was.
     report["alarm"] = alarm.id if alarm else ""
     write_whole(folder / _REPORT, json.dumps(report, indent=2) + "\n")
-    return folder / _PAGE, said
+    return Published(folder / _PAGE, said, alarm is not None and not known)
 
 
 def make_alarm(report: Mapping[str, Any]) -> Alarm | None:

@@ -16,13 +16,12 @@ from dataclasses import field
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-from pydantic import TypeAdapter, ValidationError
-
 from orchestration.local.history import read_run
 from orchestration.local.model_directories import owner_of
 from orchestration.local.output_directory import BusyError, OutputDirectory
 from orchestration.local.situation import Situation
 from orchestration.outcome import Outcome
+from orchestration.schedule.alarms import waiting_alarm
 from orchestration.schedule.clock import Clock, iso, show
 from orchestration.schedule.completeness import unfinished
 from orchestration.schedule.decision import Backoff, Idle, Later, Retrain, decide, subject
@@ -166,7 +165,7 @@ class Schedule:
                 situation = self.look()
             except DataError as error:
                 return self._hold_up(state, str(error))
-            alarm = self._read_alarm(state)
+            alarm = waiting_alarm(self.directory, state, self.say)
             decision = decide(situation, alarm, state, self.clock.now(), self.backoff)
             if isinstance(decision, Idle):
                 state.problem = None
@@ -206,17 +205,6 @@ class Schedule:
         while began <= (now := self.clock.now()) < due:
             if self.clock.wait(min(_POLL_SECONDS, (due - now).total_seconds())):
                 return
-
-    def _read_alarm(self, state: State) -> Alarm | None:
-        """The alarm that is on and was not obeyed yet."""
-        try:
-            alarm = TypeAdapter(Alarm).validate_json(self.directory.alarm.read_bytes())
-        except FileNotFoundError:
-            return None
-        except (OSError, ValidationError):
-            self.say(f"{self.directory.alarm} is not an alarm: it is ignored.")
-            return None
-        return None if alarm.id == state.obeyed_alarm else alarm
 
     def _hold_up(self, state: State, text: str, *, certain: bool = False) -> Outcome:
         """Ends a firing that something keeps from a run; tells the hooks if it stays.

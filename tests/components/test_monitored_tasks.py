@@ -115,7 +115,7 @@ def monitor(run_component: Callable[..., dict[str, Any]], tmp_path: Path) -> Mon
         for name, artifact in (("e", examples), ("s", statistics), ("t", served)):
             artifact.uri = str(folder / name)
             artifact.split_names = '["current", "previous"]'
-        requests = Requests(7, label_months={"current": [201303]})
+        requests = Requests(7, 0, 86400, label_months={"current": [201303]})
         options = tfdv.StatsOptions(
             schema=tfdv.load_schema_text(str(tmp_path / "schema/schema.pbtxt"))
         )
@@ -155,8 +155,6 @@ def monitor(run_component: Callable[..., dict[str, Any]], tmp_path: Path) -> Mon
             output="p",
             task=task.to_json(),
             slices='["side", "not a feature"]',
-            since=0,
-            until=86400,
             **{k: json.dumps(v) if isinstance(v, dict) else v for k, v in limits.items()},
         )
         report: dict[str, Any] = outputs["report"].read()

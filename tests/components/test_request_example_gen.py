@@ -56,6 +56,8 @@ def generate(
             "version": VERSION,
             "since": SINCE,
             "until": UNTIL,
+            "days": 7,
+            "serving_dir": str(tmp_path / "serving"),
             "features": json.dumps(RAW_FEATURES),
             "output": PROBABILITY,
             "data_uri": str(tmp_path / "spans"),
@@ -309,6 +311,36 @@ def test_request_log_period_can_be_named(trips: pa.Table, tmp_path: Path) -> Non
         survey(tmp_path, now, since=UNTIL)
     with pytest.raises(request_log.DataError, match=r"no complete period of 7 day\(s\) yet"):
         survey(tmp_path, SINCE + 5)
+
+
+def serve(root: Path, *versions: int) -> None:
+    for version in versions:
+        (root / "serving" / MODEL / str(version)).mkdir(parents=True)
+        (root / "serving" / MODEL / str(version) / "saved_model.pb").touch()
+
+
+def test_request_example_gen_chooses_period_and_version_where_none_is_given(
+    trips: pa.Table, tmp_path: Path, generate: Generate
+) -> None:
+    write_log(tmp_path, trips.slice(0, 20), SINCE)
+    write_log(tmp_path, trips.slice(0, 5), UNTIL - 1, version=8)
+    write_log(tmp_path, trips, UNTIL - 1, version=9)  # Not in the Serving directory any more.
+    serve(tmp_path, VERSION, 8)
+    found = Requests.from_examples(generate(version=0, since=0, until=0, data_uri=""))
+    assert (found.version, found.since, found.until) == (VERSION, SINCE, UNTIL)
+    assert found.rows["current"] == 20
+    found = Requests.from_examples(generate(version=8, since=0, until=UNTIL, data_uri=""))
+    assert (found.version, found.since, found.until) == (8, SINCE, UNTIL)
+
+
+def test_request_example_gen_refuses_requests_to_versions_that_are_gone(
+    trips: pa.Table, tmp_path: Path, refusal: Callable[..., str]
+) -> None:
+    write_log(tmp_path, trips, SINCE)
+    serve(tmp_path, 8)
+    message = refusal(version=0)
+    assert f"the requests were to version {VERSION}, but" in message
+    assert "has 8: the training statistics of the version are missing" in message
 
 
 # Other tasks: classes that are text, vectors, and requests to classify or regress.

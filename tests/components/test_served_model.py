@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tfx.v1.types import standard_artifacts as standard
 
 from components import served_model
 from components.served_model import ServedModel
 from ml.artifacts import serving_model_uri, statistics_uri
+from ml.requests import Requests
 from storage.directory import ModelDirectory
 from storage.keys import KeyPair, ensure_key_pair
 from storage.names import SAVED_MODEL, TRAINING_STATISTICS
@@ -94,6 +96,24 @@ def test_served_model_refuses_changed_files(
     path.write_bytes(path.read_bytes()[:-1])
     message = f"version 7 of model_name in {directory.serving_dir} cannot be the baseline: .*"
     refused(ServedModel, {}, message + reason, **parameters, version=version)
+
+
+@pytest.mark.parametrize(("version", "found"), [(7, True), (6, False)])
+def test_served_model_takes_the_version_that_requests_went_to(
+    parameters: dict[str, Any],
+    run_component: Serve,
+    refused: Callable[..., None],
+    version: int,
+    found: bool,
+) -> None:
+    examples = standard.Examples()
+    examples.set_string_custom_property("requests", Requests(version, 1, 2).to_json())
+    inputs = {"requests": examples}
+    if found:
+        made = run_component(ServedModel, inputs, **parameters)["model"]
+        assert made.get_int_custom_property("version") == version
+    else:
+        refused(ServedModel, inputs, "version 6 of model_name is not in", **parameters)
 
 
 def test_served_model_refuses_an_unsigned_version_where_versions_are_signed(

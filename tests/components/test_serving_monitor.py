@@ -39,7 +39,7 @@ LABEL, PROBABILITY = load_config().label, load_config().prediction
 ANSWER = f"prediction.{PROBABILITY}"
 COLUMNS = [*RAW_FEATURES, LABEL, ANSWER]
 VERSION = 1795462379
-MARCH = {"since": 1362096000, "until": 1364774400}
+MARCH = (1362096000, 1364774400)
 
 FEW = load_config(settings=["monitor.min_slice_rows=200"])
 
@@ -89,7 +89,7 @@ def monitor(
         ):
             artifact.uri = str(tmp_path / name)
             artifact.split_names = json.dumps(list(splits))
-        requests = requests or Requests(VERSION, label_months={"current": [201303]})
+        requests = requests or Requests(VERSION, *MARCH, label_months={"current": [201303]})
         requests.rows = {name: len(frame) for name, frame in splits.items()}
         requests.labelled = {n: int(frame[LABEL].notna().sum()) for n, frame in splits.items()}
         examples.set_string_custom_property("requests", requests.to_json())
@@ -114,7 +114,6 @@ def monitor(
             output=PROBABILITY,
             task=load_config().make_task().to_json(),
             slices='["company"]',
-            **MARCH,
             **monitor_settings(FEW, Model.load(FEW)),
         )
         report: dict[str, Any] = outputs["report"].read()
@@ -226,7 +225,7 @@ def test_serving_monitor_raises_no_alarm_for_few_rows(monitor: Monitor) -> None:
 def test_serving_monitor_compares_with_training_without_previous_period_and_labels(
     monitor: Monitor,
 ) -> None:
-    requests = Requests(VERSION, other_versions={"8": 12}, without_prediction=3)
+    requests = Requests(VERSION, *MARCH, other_versions={"8": 12}, without_prediction=3)
     report = monitor(faulty(**{LABEL: np.nan}), previous=None, requests=requests)
     assert report["alarms"] == []
     assert report["live"] == []

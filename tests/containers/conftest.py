@@ -139,8 +139,13 @@ def _compile(package: Path, image: str) -> None:
         f"kubeflow.mount_path={MOUNT_PATH}",
         "data.uri=spans",
         "data.as_of=201303",
-        "training.epochs=2",
+        # `kfp.local` runs no task that has a condition.
+        "kubeflow.state_dir=",
+        # What is pruned learns from the float model alone, which has to be good to be pushed.
+        "training.epochs=10",
+        "training.patience=10",
         "training.batch_size=256",
+        "evaluation.max_loss=0.5",
         "evaluation.thresholds.auc=0.5",
         "evaluation.slice_thresholds.auc=0.4",
         "compression.max_loss=0.5",

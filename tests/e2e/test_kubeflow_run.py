@@ -12,6 +12,8 @@ import pytest
 import tensorflow as tf
 import yaml
 
+from orchestration.kubeflow import news
+from pipeline.config import load_config
 from storage.directory import ModelDirectory
 from storage.keys import TrustStore
 from storage.private_copy import private_copy
@@ -62,6 +64,7 @@ def kubeflow_run(small_spans: Path, tmp_path_factory: pytest.TempPathFactory) ->
         f"kubeflow.image=flightdeck@{DIGEST}",
         f"kubeflow.serving_dir={root / 'serving'}",
         f"serving.signing_key={root / 'keys' / 'signing.key'}",
+        f"kubeflow.state_dir={root / 'state'}",
         f"data.uri={small_spans}",
         *SETTINGS,
     ]
@@ -75,12 +78,24 @@ def kubeflow_run(small_spans: Path, tmp_path_factory: pytest.TempPathFactory) ->
         "training_epochs": 10,
         "training_patience": 10,
         "training_batch_size": 256,
+        "only_if_new": "a schedule",
     }
     runner = "tests/e2e/run_package.py"
     pipeline_root = str(root / "pipeline_root")
     done = forked.run([runner, str(package), pipeline_root, json.dumps(parameters), "forked"])
     assert done.returncode == 0, done.stdout
     return KubeflowRun(root, package, done.stdout)
+
+
+def test_kubeflow_run_of_a_schedule_notes_what_it_trained_on(
+    kubeflow_run: KubeflowRun, small_spans: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(news.STATE_VARIABLE, str(kubeflow_run.root / "state" / "trip_delay"))
+    layout = load_config(None, [f"data.uri={small_spans}"]).data.source.layout
+    data = {"data_uri": str(small_spans), "layout": layout, "as_of": 201302, "window": 1}
+    assert news.look("a schedule", data) == news.NOTHING
+    assert news.look("another schedule", data) != news.NOTHING
+    assert news.look("a schedule", data | {"as_of": 201303}) != news.NOTHING
 
 
 def relative_files(folder: Path) -> set[str]:
@@ -99,8 +114,27 @@ def test_kubeflow_run_tasks_report_artifacts_that_exist(kubeflow_run: KubeflowRu
     for name, output in outputs.items():
         declared = spec["components"][f"comp-{name}"]["outputDefinitions"]["artifacts"]
         assert set(output["artifacts"]) == set(declared)
-        for group in output["artifacts"].values():
-            assert all(Path(artifact["uri"]).is_dir() for artifact in group["artifacts"])
+        for key, group in output["artifacts"].items():
+            for artifact in group["artifacts"]:
+                assert Path(artifact["uri"]).is_dir() or key == "metrics"
+
+
+@pytest.mark.parametrize(
+    ("task", "metrics"),
+    [
+        ("Trainer", {"eval_auc", "epochs"}),
+        ("Quantizer", {"bytes", "p50_ms", "times_smaller_than_float"}),
+        ("CompressionEvaluator", {"auc", "blessed"}),
+        ("Evaluator", {"auc", "calibration", "blessed"}),
+    ],
+)
+def test_kubeflow_run_shows_metrics(
+    task: str, metrics: set[str], kubeflow_run: KubeflowRun
+) -> None:
+    (made,) = kubeflow_run.outputs()[task]["artifacts"]["metrics"]["artifacts"]
+    assert metrics <= set(made["metadata"])
+    assert all(isinstance(value, float) for value in made["metadata"].values())
+    assert made["metadata"].get("blessed", 1) == 1
 
 
 def test_kubeflow_run_pushes_what_the_local_runner_pushes(

@@ -11,7 +11,8 @@ from typing import Any
 Json = dict[str, Any]
 
 # Of a task: its state, or its state and the message with which its container ended. DRIVING is a
-# task whose driver is done and which has not begun; OMITTED one that will not, as another failed.
+# task whose driver is done and which has not begun; SKIPPED one whose condition does not hold;
+# OMITTED one that will not begin, as another failed or was skipped.
 Tasks = Mapping[str, str | tuple[str, str]]
 
 _PHASES = {
@@ -19,6 +20,7 @@ _PHASES = {
     "RUNNING": "Running",
     "SUCCEEDED": "Succeeded",
     "FAILED": "Failed",
+    "SKIPPED": "Skipped",
     "OMITTED": "Omitted",
 }
 _NEVER = "0001-01-01T00:00:00Z"
@@ -41,6 +43,10 @@ def nodes_of(tasks: Tasks) -> dict[str, Json]:
         if state == "DRIVING":
             continue
         phase = _PHASES[state]
+        if state == "SKIPPED":
+            skipped = _node(name, "Skipped", phase, number, root)
+            nodes[name] = skipped | {"message": "when 'false != false' evaluated false"}
+            continue
         own = _add(nodes, name, "DAG", phase, number, root)
         pod = _add(nodes, "executor", "Pod", phase, number, own)
         if error:

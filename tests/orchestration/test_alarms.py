@@ -29,7 +29,8 @@ def publish_report(root: Path, *wrong: str, until: str = "2013-04-01") -> tuple[
     }
     (made / "report.json").write_text(json.dumps(report))
     (made / "report.html").write_text(f"<p>{wrong}</p>")
-    return publish(OutputDirectory(root), made)
+    page, said, _ = publish(OutputDirectory(root), made)
+    return page, said
 
 
 def alarm(root: Path) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +14,9 @@ import toy_components
 from google.protobuf import json_format
 from tfx import v1 as tfx
 
+from ml.artifacts import MonitoringReport
 from orchestration.kubeflow import entrypoint as kfp_entrypoint
+from orchestration.kubeflow import news, shown
 from orchestration.kubeflow.entrypoint import Task, local_path, parse_task, prepare, restore
 from orchestration.kubeflow.package import check_package
 from orchestration.kubeflow.spec import Platform, compile_package
@@ -299,3 +302,125 @@ def test_entrypoint_reaches_its_own_machine_without_a_proxy(
     arguments[arguments.index("{{$}}")] = json.dumps(given)
     assert kfp_entrypoint.main(arguments) == 0
     assert seen == ["a.example,localhost,127.0.0.1,::1"]
+
+
+# What is Kubeflow's alone: a run that finds nothing new, and what the web interface shows.
+
+
+@pytest.fixture
+def first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Task]:
+    """Makes the first task of a run, whose executor writes a note; `look` finds a given thing."""
+
+    def make(found: str) -> Task:
+        monkeypatch.setattr(news, "FIRST", "Source")
+        monkeypatch.setattr(news, "look", lambda key, parameters: f"{found}{key}{parameters}")
+        given = invocation({}, {"note": output_artifact(str(tmp_path / "note"))}, tmp_path)
+        given["inputs"]["parameterValues"] = {"text": "a", news.ONLY_IF_NEW: ""}
+        given["outputs"]["parameters"] = {news.NEWS: {"outputFile": str(tmp_path / "news")}}
+        return task_of(toy_components.Source(text="a"), given)
+
+    return make
+
+
+def test_entrypoint_passes_on_what_the_first_task_found(
+    first: Callable[[str], Task], tmp_path: Path
+) -> None:
+    kfp_entrypoint.run(first("new: "))
+    answer = executor_output(tmp_path)
+    # The component's own parameters, without those of the run.
+    assert answer["parameterValues"] == {"news": "new: {'text': 'a'}"}
+    assert (tmp_path / "note" / "text").read_text() == "a"
+
+
+def test_entrypoint_runs_no_executor_where_nothing_is_new(
+    first: Callable[[str], Task],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    task = first("")
+    monkeypatch.setattr(news, "look", lambda key, parameters: news.NOTHING)
+    kfp_entrypoint.run(task)
+    answer = executor_output(tmp_path)
+    assert answer["parameterValues"] == {"news": "nothing new"}
+    (made,) = answer["artifacts"]["note"]["artifacts"]
+    assert made["uri"] == str(tmp_path / "note")
+    assert list((tmp_path / "note").iterdir()) == []
+    assert "Source: nothing new" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("given", ["what it was", None])
+def test_entrypoint_notes_what_a_run_was_about_after_the_last_task(
+    given: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    noted: list[Any] = []
+    monkeypatch.setattr(news, "LAST", "Source")
+    monkeypatch.setattr(news, "note", noted.append)
+    call = invocation({}, {"note": output_artifact(str(tmp_path / "note"))}, tmp_path)
+    call["inputs"]["parameterValues"] = {"text": "a"} | ({news.NEWS: given} if given else {})
+    kfp_entrypoint.run(task_of(toy_components.Source(text="a"), call))
+    assert noted == ([given] if given else [])
+    assert "parameterValues" not in executor_output(tmp_path)
+
+
+def shown_outputs(folder: str) -> dict[str, Any]:
+    kinds = {"metrics": "system.Metrics", "page": "system.HTML"}
+    return {
+        name: {"type": {"schemaTitle": kind}, "uri": f"{folder}/{name}"}
+        for name, kind in kinds.items()
+    }
+
+
+def test_entrypoint_shows_metrics_and_a_page(mirror: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(shown.OUTPUTS, "Source", ("metrics", "page"))
+    monkeypatch.setitem(shown._METRICS, "Source", lambda outputs: {"auc": 0.7, "none": None})
+    monkeypatch.setitem(shown._PAGES, "Source", lambda outputs: outputs["note"].uri.encode())
+    given = invocation(
+        {},
+        {"note": output_artifact("s3://b/note"), **shown_outputs("s3://b")},
+        mirror / "s3" / "b",
+    )
+    given["inputs"]["parameterValues"] = {"text": "a"}
+    kfp_entrypoint.run(task_of(toy_components.Source(text="a"), given))
+    artifacts = executor_output(mirror / "s3" / "b")["artifacts"]
+    (metrics,), (page,) = (artifacts[name]["artifacts"] for name in ("metrics", "page"))
+    # A metric that is undefined is none; ML Metadata has no null.
+    assert metrics["metadata"] == {"auc": 0.7}
+    assert (metrics["uri"], page["uri"]) == ("s3://b/metrics", "s3://b/page")
+    assert (mirror / "s3" / "b" / "page").read_text() == str(mirror / "s3" / "b" / "note")
+
+
+def test_entrypoint_completes_a_task_that_cannot_be_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(outputs: Any) -> Any:
+        raise ValueError("no report")
+
+    monkeypatch.setitem(shown.OUTPUTS, "Source", ("metrics", "page"))
+    monkeypatch.setitem(shown._METRICS, "Source", fail)
+    monkeypatch.setitem(shown._PAGES, "Source", fail)
+    outputs = {"note": output_artifact(str(tmp_path / "note")), **shown_outputs(str(tmp_path))}
+    given = invocation({}, outputs, tmp_path)
+    given["inputs"]["parameterValues"] = {"text": "a"}
+    kfp_entrypoint.run(task_of(toy_components.Source(text="a"), given))
+    assert set(executor_output(tmp_path)["artifacts"]) == {"note", "metrics", "page"}
+    assert "warning: Source shows no metrics: no report" in capsys.readouterr().err
+
+
+def test_shown_metrics_and_page_of_the_monitor_are_those_of_its_report(tmp_path: Path) -> None:
+    report = MonitoringReport()
+    report.uri = str(tmp_path)
+    content = {
+        "alarms": ["temp: skew"],
+        "checks": [{}, {}],
+        "requests": {"rows": {"current": 40}},
+        "live": [{"metrics": {"auc": 0.6, "log_loss": None, "calibration": math.inf}}],
+    }
+    report.write(content)
+    Path(report.page).write_text("<p>page</p>")
+    outputs = {"report": report}
+    assert shown.page("ServingMonitor", outputs) == b"<p>page</p>"
+    counts = {"alarms": 1.0, "checks": 2.0, "requests": 40.0}
+    assert shown.metrics("ServingMonitor", outputs) == {"live_auc": 0.6, **counts}
+    report.write(content | {"live": []})
+    assert shown.metrics("ServingMonitor", outputs) == counts

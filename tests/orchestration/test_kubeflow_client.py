@@ -774,6 +774,23 @@ def test_status_of_a_task_that_never_started_is_pending_until_the_run_ends(
     assert states[1] == {"Load": "SUCCEEDED", "Train": "FAILED", "Push": "not started"}
 
 
+@pytest.mark.parametrize("compressed", [False, True])
+def test_status_of_a_run_that_found_nothing_new_shows_what_was_skipped(
+    compressed: bool, run_id: str, stub: KubeflowStub, kubeflow: KubeflowPipelines
+) -> None:
+    tasks = {"SpanExampleGen": "SUCCEEDED", "StatisticsGen": "SKIPPED", "DataGate": "OMITTED"}
+    stub.planned, stub.compressed = (*tasks, "Transform"), compressed
+    stub.script = [{"state": "SUCCEEDED", "tasks": tasks}]
+    status = kubeflow.wait(run_id, poll_seconds=0.01)
+    assert status.state == "SUCCEEDED"
+    assert {task.name: (task.state, task.error) for task in status.tasks} == {
+        "SpanExampleGen": ("SUCCEEDED", ""),
+        "StatisticsGen": ("SKIPPED", ""),
+        "DataGate": ("not started", ""),
+        "Transform": ("not started", ""),
+    }
+
+
 def bad_manifests() -> dict[str, str]:
     good = workflow({"Load": "SUCCEEDED"}, planned=(), compressed=False, retry_policy="")
     bomb = base64.b64encode(gzip.compress(b" " * 2**27)).decode()

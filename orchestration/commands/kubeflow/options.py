@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from orchestration.commands.options import config_options, read_config, together, usage_errors
+from orchestration.kubeflow import pipelines
 
 if TYPE_CHECKING:
     from orchestration.kubeflow.client import KubeflowPipelines
@@ -17,8 +18,8 @@ if TYPE_CHECKING:
 
 pipeline_option = click.option(
     "--pipeline",
-    type=click.Choice(["training", "monitoring"]),
-    default="training",
+    type=click.Choice(pipelines.NAMES),
+    default=pipelines.TRAINING,
     show_default=True,
     help="Which pipeline to compile.",
 )
@@ -94,8 +95,12 @@ class Job:
     service_account: str | None
 
 
-def read_job(options: Mapping[str, Any]) -> Job:
+def read_job(options: Mapping[str, Any], *, recurring: bool = False) -> Job:
     """Makes the job that `package_options` describe.
+
+    Args:
+      options: Values of `package_options`.
+      recurring: Whether it is for a schedule.
 
     Raises:
       click.UsageError: If options exclude each other, or a value is not allowed.
@@ -104,10 +109,9 @@ def read_job(options: Mapping[str, Any]) -> Job:
     caching = False if options["no_cache"] else None
     parameters: tuple[str, ...] = options["parameters"]
     if options["package_path"] is None:
-        return _compiled(options, parameters, caching)
+        return _compiled(options, parameters, caching, recurring)
     if options["config_path"] or options["settings"]:
         raise click.UsageError("--package excludes --model, --config and --set: use --param.")
-    from orchestration.kubeflow.monitoring import check_period, is_monitoring
     from orchestration.kubeflow.package import read_package
 
     package = read_package(options["package_path"], caching)
@@ -116,20 +120,24 @@ def read_job(options: Mapping[str, Any]) -> Job:
     pairs = dict(parameter.partition("=")[::2] for parameter in parameters)
     with usage_errors():
         values = package.complete(package.parse(pairs))
-        if is_monitoring(values):
-            check_period(values)
+        if known := pipelines.kind_of_package(package.name):
+            known.check(values, recurring)
     return Job(package, values, options["service_account"])
 
 
-def _compiled(options: Mapping[str, Any], parameters: tuple[str, ...], caching: bool | None) -> Job:
-    from orchestration.kubeflow.compilation import compile_config, run_parameters
+def _compiled(
+    options: Mapping[str, Any], parameters: tuple[str, ...], caching: bool | None, recurring: bool
+) -> Job:
+    from orchestration.kubeflow.compilation import compile_config
     from pipeline.layers import ConfigError
 
     config_path, settings = options["config_path"], options["settings"]
     config = read_config(config_path, settings)
     text = compile_config(config, options["pipeline"])
+    chosen = pipelines.kind(options["pipeline"])
     try:
-        values = run_parameters(config_path, settings, parameters, options["pipeline"])
+        values = chosen.values(config_path, settings, parameters)
+        chosen.check(values, recurring)
     except ConfigError as error:
         raise click.UsageError(str(error)) from error
     # Here, because compiling has silenced the warnings of TFX's libraries.

@@ -16,18 +16,25 @@ from orchestration.commands.options import failures, usage_errors
 
 # Before each model had a pipeline, and so a schedule, of its own.
 _OLD_NAME = "flightdeck"
-_ONE_PERIOD = "is for one period: a schedule would monitor the same one again"
 
 
 @click.command()
 @click.option("--cron", required=True, help='When: "minute hour day month weekday", UTC.')
 @click.option("--name", help="Name of the schedule. Default: that of the pipeline.")
+@click.option("--always", is_flag=True, help="Train in each run, also if nothing is new.")
 @package_options
 @connection_options
 def schedule(
-    cron: str, name: str | None, experiment: str, pipeline_name: str | None, **options: Any
+    cron: str,
+    name: str | None,
+    always: bool,
+    experiment: str,
+    pipeline_name: str | None,
+    **options: Any,
 ) -> None:
     """Creates a schedule for the pipeline, or changes it.
+
+    A run of the training pipeline ends at once if it has no new data and no alarm to obey.
 
     A schedule has one run at a time, and makes up for missed times with one run. If nothing
     changed, this command does nothing. Otherwise it replaces the schedule, unless a run of it is in
@@ -39,28 +46,26 @@ def schedule(
       python kubeflow_runner.py schedule --cron "0 6 1 * *"
       python kubeflow_runner.py schedule --cron "0 6 1 * *" --name monthly --config my.toml
       python kubeflow_runner.py schedule --cron "30 5 * * mon" --package pipeline.yaml
+      python kubeflow_runner.py schedule --cron "0 7 * * mon" --pipeline monitoring
     """
     from orchestration.kubeflow.cron import six_fields
-    from orchestration.kubeflow.monitoring import is_monitoring
+    from orchestration.kubeflow.news import ONLY_IF_NEW, run_key
 
     with usage_errors():
         six_fields(cron)
-    if options["pipeline"] != "training":
-        raise click.UsageError(f"--pipeline monitoring {_ONE_PERIOD}")
     with failures():
-        job = read_job(options)
-        if is_monitoring(job.values):
-            raise click.UsageError(f"--package of the monitoring pipeline {_ONE_PERIOD}")
-        if job.values.get("fingerprint"):
-            raise click.UsageError(
-                "kubeflow.uncached lacks SpanExampleGen: a schedule has to read the data again"
-            )
+        job = read_job(options, recurring=True)
+        values = dict(job.values)
+        if not always and ONLY_IF_NEW in job.package.parameters:
+            # Also the defaults of the package, which `complete` adds.
+            complete = job.package.complete(values)
+            values[ONLY_IF_NEW] = run_key(job.package.version, complete)
         kubeflow = connect(options)
         found, change = kubeflow.schedule(
             name or pipeline_name or job.package.name,
             cron,
             job.package,
-            job.values,
+            values,
             pipeline_name=pipeline_name,
             experiment=experiment,
             service_account=job.service_account,

@@ -12,7 +12,7 @@ from orchestration.commands.options import failures
 
 @click.group()
 def schedules() -> None:
-    """Lists schedules; enables, disables and deletes them by name."""
+    """Lists schedules; starts, enables, disables and deletes them by name."""
 
 
 @schedules.command("list")
@@ -28,6 +28,16 @@ def list_schedules(**connection: Any) -> None:
     for one in found:
         state = "enabled" if one.enabled else "disabled"
         click.echo(f"{one.name:{names}}  {state:8}  {one.cron:{crons}}  {one.url}")
+
+
+@schedules.command()
+@click.argument("name")
+@connection_options
+def start(name: str, **connection: Any) -> None:
+    """Starts a run of a schedule now, with its version and parameters."""
+    with failures():
+        run_id = connect(connection).start_schedule(name)
+    click.echo(f"Started run {run_id} of the schedule {name}.")
 
 
 @schedules.command()
