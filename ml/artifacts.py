@@ -23,6 +23,7 @@ INFRA_BLESSED_FILE, INFRA_NOT_BLESSED_FILE = "INFRA_BLESSED", "INFRA_NOT_BLESSED
 REPORT_FILE = "report.json"
 # In a `ModelRun`: the course of training, written by `run_fn`.
 TRAINING_FILE = "training.json"
+TUNING_FILE = "tuning.json"
 
 
 def serving_model_uri(model: tfx.dsl.Artifact) -> str:
@@ -97,12 +98,14 @@ def split_files(examples: tfx.dsl.Artifact, split: str) -> list[str]:
 
 
 class _Report(tfx.dsl.Artifact):
-    """A folder with a `report.json`."""
+    """A folder with a report in JSON."""
+
+    FILE = REPORT_FILE
 
     @property
     def path(self) -> str:
         """Path of the report."""
-        return os.path.join(self.uri, REPORT_FILE)
+        return os.path.join(self.uri, self.FILE)
 
     def write(self, content: dict[str, Any]) -> None:
         """Writes the report as JSON."""
@@ -130,6 +133,13 @@ class BaselineReport(_Report):
     """Metrics of baselines: `report.json`, and their predictions."""
 
     TYPE_NAME = "components.BaselineReport"
+
+
+class TuningReport(_Report):
+    """A search for better settings: `tuning.json`."""
+
+    TYPE_NAME = "components.TuningReport"
+    FILE = TUNING_FILE
 
 
 class MonitoringReport(_Report):
