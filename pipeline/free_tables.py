@@ -19,8 +19,7 @@ def join_space(layer: Layer) -> Layer:
       {'training.l2': {'low': 0.0}, 'network.units': {'choices': [32, 64]}}
     """
     tuning = layer.values.get("tuning")
-    space = tuning.get("space") if isinstance(tuning, Mapping) else None
-    if not isinstance(space, Mapping):
+    if not isinstance(tuning, Mapping) or not isinstance(space := tuning.get("space"), Mapping):
         return layer
     joined = {"tuning": {**tuning, "space": dict(_leaves(space))}}
     return dataclasses.replace(layer, values={**layer.values, **joined})

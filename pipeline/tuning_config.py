@@ -80,7 +80,7 @@ class TuningConfig:
     space: dict[str, Range] = field(default_factory=dict)
     parallel: Annotated[int, Field(ge=1, le=256)] = 4
     sample_rows: Count = 4000
-    finalists: Count = 3
+    finalists: Count = 2
     trial_minutes: Annotated[Minutes, Field(gt=0)] = 30.0
 
     def check(self, network: NetworkSettings) -> None:
@@ -118,7 +118,7 @@ class TuningConfig:
 
         Bounds and choices have the type of the setting: a whole number is an integer.
         """
-        ranges = {}
+        ranges: dict[str, dict[str, Any]] = {}
         for key, given in self.space.items():
             values = [_typed(key, value, network) for value in given.values.values()]
             if given.choices:
@@ -143,7 +143,7 @@ def _typed(key: str, value: float | str, network: NetworkSettings) -> int | floa
     if table == "network":
         return like(network[name], value)
     try:
-        checked = TrainingConfig(**{name: value})
+        checked = TrainingConfig(**{name: value})  # type: ignore[arg-type]
     except ValidationError as error:
         raise ValueError(error.errors()[0]["msg"]) from error
     typed: int | float | str = getattr(checked, name)

@@ -21,7 +21,7 @@ from pathlib import Path
 
 import psutil
 
-from components.tuner.search import Result, Training
+from components.tuner.results import Result, Training
 from components.tuner.training import Subject, train
 from storage.span_store import SpanStore
 

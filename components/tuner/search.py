@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 import optuna
 
+from components.tuner.results import Result, Training
 from ml import progress
 from ml.hyperparameters import Value
 from ml.metrics import Metric
@@ -37,44 +38,6 @@ _OF_OPTUNA = {
     PRUNED: optuna.trial.TrialState.PRUNED,
     FAILED: optuna.trial.TrialState.FAIL,
 }
-
-
-@dataclass(frozen=True)
-class Training:
-    """A training to run.
-
-    Attributes:
-      trial: Number of the trial.
-      settings: The settings that it changes, by key.
-      rows: Rows of `train`; 0 for all.
-      seed: Seed of all random choices.
-    """
-
-    trial: int
-    settings: Mapping[str, Value]
-    rows: int
-    seed: int
-
-
-@dataclass(frozen=True)
-class Result:
-    """The result of a training.
-
-    Attributes:
-      metrics: The metrics on `eval`; empty if it failed.
-      epochs: Number of epochs.
-      seconds: Time that it took.
-      why: Why it failed; "" if it did not.
-      lasting: Whether it would fail again.
-      kept: Whether it is from an earlier search.
-    """
-
-    metrics: Mapping[str, float | None] = field(default_factory=dict)
-    epochs: int = 0
-    seconds: float = 0.0
-    why: str = ""
-    lasting: bool = False
-    kept: bool = False
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from typing import Any
 import tensorflow as tf
 from tfx import v1 as tfx
 
-from components.tuner.search import Result, Training
+from components.tuner.results import Result, Training
 from ml import hyperparameters
 from ml.artifacts import TRAINING_FILE
 from ml.parameters import load_function
