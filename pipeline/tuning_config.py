@@ -11,7 +11,7 @@ from pydantic.dataclasses import dataclass
 
 from pipeline.free_tables import like
 from pipeline.network_config import TrainingConfig
-from pipeline.setting_types import CHECKED, Count, Minutes, NetworkSettings, Switch
+from pipeline.setting_types import CHECKED, Count, NetworkSettings, Switch
 
 _Number = Annotated[float, Field(allow_inf_nan=False)]
 # Loss and class weights change what is learned, and the Pruner learns it too; a seed is chance.
@@ -81,7 +81,7 @@ class TuningConfig:
     parallel: Annotated[int, Field(ge=1, le=256)] = 4
     sample_rows: Count = 4000
     finalists: Count = 2
-    trial_minutes: Annotated[Minutes, Field(gt=0)] = 30.0
+    trial_minutes: Annotated[float, Field(gt=0, le=60 * 24 * 365)] = 30.0
 
     def check(self, network: NetworkSettings) -> None:
         """Checks that each range is one of a setting that can be tried, and of its type.
