@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
 import pytest
+import yaml
 
+from orchestration.kubeflow import compilation
 from pipeline.config import ConfigError, load_config
 from pipeline.pipeline import create_pipeline
 from pipeline.tuning_config import known_settings
@@ -182,3 +185,19 @@ def test_create_pipeline_has_a_tuner_only_where_there_are_trials() -> None:
     assert tuned["Trainer"].inputs["hyperparameters"] == best  # type: ignore[attr-defined]
     assert tuned["Pusher"].inputs["tuning"] == report  # type: ignore[attr-defined]
     assert [*tuned].index("Tuner") < [*tuned].index("Trainer")
+
+
+def test_create_pipeline_with_a_tuner_compiles_for_kubeflow() -> None:
+    digest = "0123456789abcdef" * 4
+    settings = [f"{EPOCHS}.low=1", f"{EPOCHS}.high=4", "tuning.trials=3", "node_timeouts.Tuner=90"]
+    settings += [f"kubeflow.image=flightdeck@sha256:{digest}", "kubeflow.volume_claim=flightdeck"]
+    spec, _ = yaml.safe_load_all(compilation.compile_config(load_config(None, settings)))
+    tasks = spec["root"]["dag"]["tasks"]
+    given = tasks["Tuner"]["inputs"]["parameters"]
+    assert given["epochs"] == {"componentInputParameter": "training_epochs"}
+    assert json.loads(given["space"]["runtimeValue"]["constant"]) == {
+        "training.epochs": {"low": 1, "high": 4, "log": False}
+    }
+    for task, name in (("Trainer", "hyperparameters"), ("Pusher", "tuning")):
+        made = tasks[task]["inputs"]["artifacts"][name]["taskOutputArtifact"]
+        assert made["producerTask"] == "Tuner"
