@@ -22,7 +22,7 @@ from pathlib import Path
 import psutil
 
 from components.tuner.results import Result, Training
-from components.tuner.training import Subject, train
+from components.tuner.training import LOG, Subject, train
 from storage.span_store import SpanStore
 
 # Imported once, in the server that the processes are forked from.
@@ -76,20 +76,22 @@ class Trainings:
                 while waiting or running:
                     while waiting and len(running) < self._cores:
                         number = waiting.pop(0)
-                        running[number] = self._start(trainings[number], _log(folder, number))
+                        own = Path(folder, str(number))
+                        own.mkdir()
+                        running[number] = self._start(trainings[number], own)
                     for number, result in self._finished(running):
                         results[number] = result
                         self._write(trainings[number], result)
-                        _show(running.pop(number).training, result, _log(folder, number))
+                        _show(running.pop(number).training, result, Path(folder, str(number), LOG))
             finally:
                 for job in running.values():
                     _end(job.process)
         return [result for result in results if result is not None]
 
-    def _start(self, training: Training, log: Path) -> _Running:
+    def _start(self, training: Training, folder: Path) -> _Running:
         ours, theirs = multiprocessing.Pipe(duplex=False)
         process = self._context.Process(
-            target=train, args=(self._subject, training, str(log), theirs)
+            target=train, args=(self._subject, training, str(folder), theirs)
         )
         process.start()
         theirs.close()
@@ -97,12 +99,17 @@ class Trainings:
 
     def _finished(self, running: dict[int, _Running]) -> list[tuple[int, Result]]:
         """Waits a moment, and returns what has ended, by itself or because it took too long."""
-        connection.wait([job.answer for job in running.values()], _POLL_SECONDS)
+        # What a training starts may outlive it, and hold its end of the pipe.
+        deaths = [job.process.sentinel for job in running.values()]
+        connection.wait([*deaths, *(job.answer for job in running.values())], _POLL_SECONDS)
         finished = []
         for number, job in running.items():
             took = time.monotonic() - job.began
+            dead = not job.process.is_alive()
             if job.answer.poll():
                 result = _receive(job, took)
+            elif dead:
+                result = _death(job, took)
             elif took > self._seconds:
                 limit = f"{self._seconds / 60:g} minutes"
                 result = Result(seconds=took, why=f"stopped, for it took longer than {limit}")
@@ -149,24 +156,25 @@ def parse_result(content: bytes) -> Result | None:
     return None
 
 
-def _log(folder: str, number: int) -> Path:
-    return Path(folder, f"{number}.log")
-
-
 def _receive(job: _Running, took: float) -> Result:
     """The result that a process sent, or how it died."""
     try:
         result = job.answer.recv()
     except (EOFError, OSError):
-        job.process.join()
-        code = job.process.exitcode or 0
-        how = f"it ended with status {code}"
-        if code < 0:
-            how = f"it was killed by {signal.Signals(-code).name}"
-            how += ", as when memory runs out" if -code == signal.SIGKILL else ""
-        return Result(seconds=took, why=how)
+        return _death(job, took)
     assert isinstance(result, Result)
     return result
+
+
+def _death(job: _Running, took: float) -> Result:
+    """How a process died."""
+    job.process.join()
+    code = job.process.exitcode or 0
+    why = f"it ended with status {code}"
+    if code < 0:
+        why = f"it was killed by {signal.Signals(-code).name}"
+        why += ", as when memory runs out" if -code == signal.SIGKILL else ""
+    return Result(seconds=took, why=why)
 
 
 def _end(process: ForkServerProcess) -> None:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import multiprocessing
 import os
 import sys
-import tempfile
 import threading
 import time
 import traceback
@@ -26,6 +26,8 @@ from ml.parameters import load_function
 from ml.training import TRIAL_ROWS
 from storage.errors import UserError
 
+# What a process prints, in its folder.
+LOG = "log.txt"
 # Where the kernel reads whom to end first when memory runs out.
 _OOM_SCORE = Path("/proc/self/oom_score_adj")
 
@@ -56,26 +58,25 @@ class Subject:
         return config | {"seed": training.seed, TRIAL_ROWS: training.rows}
 
 
-def train(subject: Subject, training: Training, log: str, answer: Connection) -> None:
+def train(subject: Subject, training: Training, folder: str, answer: Connection) -> None:
     """Trains, and sends a `Result`; the target of a process.
 
     Args:
       subject: What is trained.
       training: How.
-      log: File that takes what the process prints.
+      folder: Empty folder for temporary files, and for what the process prints (`LOG`).
       answer: Takes the result.
     """
     threading.Thread(target=_end_with_node, daemon=True).start()
-    _redirect_output(log)
-    if _OOM_SCORE.exists():
+    _redirect_output(os.path.join(folder, LOG))
+    with contextlib.suppress(OSError):  # Only Linux has it.
         _OOM_SCORE.write_text("1000")
     # One core for each: trainings run side by side, and no result depends on the number of cores.
     tf.config.threading.set_intra_op_parallelism_threads(1)
     tf.config.threading.set_inter_op_parallelism_threads(1)
     began = time.monotonic()
     try:
-        with tempfile.TemporaryDirectory() as folder:
-            record = _run(subject, training, folder)
+        record = _run(subject, training, folder)
         result = Result(record["metrics"], record["epochs"], time.monotonic() - began)
     except (Exception, SystemExit) as error:
         traceback.print_exc()

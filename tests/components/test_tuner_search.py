@@ -191,12 +191,16 @@ def test_search_takes_configured_settings_outside_of_the_ranges() -> None:
 def test_search_tries_values_of_the_ranges_alone(
     low: int, width: int, log: bool, share: float, choices: list[str], seed: int
 ) -> None:
-    space = {
+    space: dict[str, dict[str, Any]] = {
         "training.epochs": {"low": low, "high": low + width, "log": log},
         "training.dropout": {"low": share, "high": share + 0.5, "log": False},
         "network.kind": {"choices": choices},
     }
-    defaults = {"training.epochs": low, "training.dropout": share, "network.kind": choices[0]}
+    defaults: dict[str, Any] = {
+        "training.epochs": low,
+        "training.dropout": share,
+        "network.kind": choices[0],
+    }
     plan = replace(PLAN, space=space, defaults=defaults, trials=6, seed=seed, steps=(0,))
     trials = search(plan, Trainer(lambda training: float(training.trial)))
     for trial in trials:

@@ -22,7 +22,8 @@ def artifact(folder: Path) -> standard.HyperParameters:
 
 
 def test_hyperparameters_are_read_as_written(tmp_path: Path) -> None:
-    values = {"training.epochs": 3, "training.dropout": 0.25, "network.kind": "wide"}
+    values: dict[str, hyperparameters.Value] = {"training.epochs": 3, "training.dropout": 0.25}
+    values["network.kind"] = "wide"
     made = artifact(tmp_path)
     hyperparameters.write(made, values)
     assert hyperparameters.read(made) == values
