@@ -11,8 +11,14 @@ from tfx import v1 as tfx
 
 from components.evaluator.results import OVERALL, Values, read_intervals, read_metrics, read_verdict
 from components.evaluator.verdict import Verdict
-from ml.artifacts import CompressionReport, schema_uri, serving_model_uri, statistics_uri
-from ml.file_names import BLESSED_FILE, INFRA_BLESSED_FILE
+from ml.artifacts import (
+    CompressionReport,
+    TuningReport,
+    schema_uri,
+    serving_model_uri,
+    statistics_uri,
+)
+from ml.file_names import BLESSED_FILE, INFRA_BLESSED_FILE, TUNING_FILE
 from ml.identity.model import model_identity
 from ml.stack import installed_versions
 from storage.directory import ModelDirectory
@@ -52,6 +58,7 @@ def Pusher(
     encryption_keys: tfx.dsl.components.Parameter[str],
     file_mode: tfx.dsl.components.Parameter[str],
     keep_versions: tfx.dsl.components.Parameter[int],
+    tuning: tfx.dsl.components.InputArtifact[TuningReport] = None,
 ) -> None:
     """Publishes the model as a new version, if it is blessed and new.
 
@@ -111,6 +118,8 @@ def Pusher(
       file_mode: Mode of the published files, in octal digits, independent of the umask.
       keep_versions: How many versions to keep, besides those with a label; older ones are deleted
         after the push. 0 keeps all.
+      tuning: The search that found the settings of the training, kept with the version; None for
+        none.
 
     Raises:
       UserError: If the version cannot be signed, another process keeps changing the Serving
@@ -142,9 +151,11 @@ def Pusher(
             for a in (
                 *(model, blessing, infra_blessing, compression_report),
                 *(evaluation, examples, statistics, schema),
+                *([tuning] if tuning else []),
             )
         },
         "compression": compression_report.read()["mode"],
+        "hyperparameters": tuning.read()["best"]["settings"] if tuning else {},
         "libraries": installed_versions(),
         "signed": bool(signing_key),
         "encrypted": bool(encrypt),
@@ -166,6 +177,8 @@ def Pusher(
                 provenance, record, metrics, compression_report.read(), statistics, schema
             )
             _write_json(os.path.join(provenance, "intervals.json"), read_intervals(evaluation.uri))
+            if tuning:
+                _write_json(os.path.join(provenance, TUNING_FILE), tuning.read())
             directory.publish(version, serving_model_uri(model), provenance, finish)
             if keep_versions:
                 directory.retain(keep_versions)

@@ -8,7 +8,13 @@ import tensorflow_data_validation as tfdv
 from tensorflow_metadata.proto.v0 import schema_pb2, statistics_pb2
 from tfx import v1 as tfx
 
-from ml.file_names import ANOMALIES_FILE, REPORT_FILE, SCHEMA_FILE, STATISTICS_FILE
+from ml.file_names import (
+    ANOMALIES_FILE,
+    REPORT_FILE,
+    SCHEMA_FILE,
+    STATISTICS_FILE,
+    TUNING_FILE,
+)
 from storage.errors import SurroundingsError, UserError
 from storage.names import SAVED_MODEL
 
@@ -87,12 +93,14 @@ def split_files(examples: tfx.dsl.Artifact, split: str) -> list[str]:
 
 
 class _Report(tfx.dsl.Artifact):
-    """A folder with a `report.json`."""
+    """A folder with a report in JSON."""
+
+    FILE = REPORT_FILE
 
     @property
     def path(self) -> str:
         """Path of the report."""
-        return os.path.join(self.uri, REPORT_FILE)
+        return os.path.join(self.uri, self.FILE)
 
     def write(self, content: dict[str, Any]) -> None:
         """Writes the report as JSON."""
@@ -120,6 +128,13 @@ class BaselineReport(_Report):
     """Metrics of baselines: `report.json`, and their predictions."""
 
     TYPE_NAME = "components.BaselineReport"
+
+
+class TuningReport(_Report):
+    """A search for better settings: `tuning.json`."""
+
+    TYPE_NAME = "components.TuningReport"
+    FILE = TUNING_FILE
 
 
 class MonitoringReport(_Report):

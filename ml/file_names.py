@@ -13,6 +13,7 @@ INFRA_BLESSED_FILE, INFRA_NOT_BLESSED_FILE = "INFRA_BLESSED", "INFRA_NOT_BLESSED
 REPORT_FILE = "report.json"
 # In a `ModelRun`: the course of training, written by `run_fn`.
 TRAINING_FILE = "training.json"
+TUNING_FILE = "tuning.json"
 
 # In a `ModelEvaluation`, beside TFMA's files: why a model was, or was not, blessed; the model in
 # comparison with its baselines; metrics by slice, with intervals and thresholds; curves.

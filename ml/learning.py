@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from ml.tasks import Task
@@ -25,10 +26,13 @@ class Learning:
     warm_start: float
     loss: str = ""
     class_weights: str = ""
+    network: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
     def from_config(cls, custom_config: Mapping[str, Any]) -> Learning:
         """Reads the settings from `custom_config`; other keys are ignored."""
-        names = {field.name for field in fields(cls)} - {"task"}
+        names = {known.name for known in fields(cls)} - {"task"}
         values = {name: value for name, value in custom_config.items() if name in names}
+        if isinstance(network := values.get("network"), str):
+            values["network"] = json.loads(network)
         return cls(task=Task.from_config(custom_config), **values)

@@ -28,6 +28,9 @@ from ml.weight_average import AverageWeights
 from storage.errors import DataError, UserError
 
 _BATCH = 8192
+# In `custom_config` while Tuner tries settings: the number of rows of `train` to take, 0 for all.
+# Nothing is saved then but the record of the training.
+TRIAL_ROWS = "trial_rows"
 # The loss that early stopping watches: `loss` includes the penalties.
 _LOSS = "data_loss"
 # Losses that take a negative number for 0.
@@ -71,12 +74,21 @@ class TrainingData:
         )
         for split, columns in (("train", train), ("eval", evaluation)):
             check_labels(learning.task, split, columns[learning.task.label], learning.loss)
+        if rows := fn_args.custom_config.get(TRIAL_ROWS):
+            train = _sample(train, rows, learning.seed)
         return cls(learning, graph, train, evaluation)
 
     @property
     def labels(self) -> np.ndarray:
         """The encoded labels of `train`, [rows, 1]."""
         return self.train[self.learning.task.label]
+
+
+def _sample(columns: Columns, rows: int, seed: int) -> Columns:
+    """Some rows at random, in their order; a sample has all rows of a smaller one."""
+    (total, *_) = next(iter(columns.values())).shape
+    chosen = np.sort(np.random.default_rng(seed).permutation(total)[:rows])
+    return {name: column[chosen] for name, column in columns.items()}
 
 
 def check_labels(task: Task, split: str, labels: np.ndarray, loss: str = "") -> None:
@@ -231,6 +243,8 @@ def fit_and_save(
 ) -> None:
     """Trains a network, and saves it with a record of its training: the end of a `run_fn`.
 
+    In a trial of Tuner it saves the record alone.
+
     Args:
       model: The network.
       data: What to train with.
@@ -241,6 +255,7 @@ def fit_and_save(
       UserError: If training diverges.
     """
     summary = fit(model, data, fn_args.model_run_dir) | dict(facts or {})
-    save_model(model, data.graph, fn_args.serving_model_dir, fn_args.custom_config)
+    if TRIAL_ROWS not in fn_args.custom_config:
+        save_model(model, data.graph, fn_args.serving_model_dir, fn_args.custom_config)
     with tfx.dsl.io.fileio.open(os.path.join(fn_args.model_run_dir, TRAINING_FILE), "w") as file:
         file.write(json.dumps(summary))

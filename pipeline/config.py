@@ -16,6 +16,7 @@ from pydantic.dataclasses import dataclass
 
 from ml.tasks import Kind, Task
 from pipeline.data_config import DataConfig
+from pipeline.free_tables import join_space, type_network
 from pipeline.kubeflow_config import KubeflowConfig
 from pipeline.layers import ConfigError as ConfigError
 from pipeline.layers import list_keys, merge, parse_setting, read_toml
@@ -32,6 +33,7 @@ from pipeline.setting_types import (
     Limit,
     Minutes,
     Name,
+    NetworkSettings,
     OptionalColumn,
     Positive,
     RunParameter,
@@ -41,6 +43,7 @@ from pipeline.setting_types import (
     Text,
     Thresholds,
 )
+from pipeline.tuning_config import TuningConfig
 
 
 @dataclass(frozen=True, config=CHECKED)
@@ -243,6 +246,8 @@ class Config:
       node_timeout_minutes: Time after which a node (on Kubeflow: an attempt) is stopped and fails;
         0 for no limit.
       node_timeouts: The same for single nodes of the training pipeline, by id.
+      network: Settings of the model's own network, such as the number of its units, by name. The
+        model's `config.toml` lists them all; other layers change values, but not their type.
     """
 
     model: Text
@@ -268,7 +273,9 @@ class Config:
     node_beam_args: dict[str, tuple[str, ...]] = field(default_factory=dict)
     node_timeout_minutes: Minutes = 1440.0
     node_timeouts: dict[str, Minutes] = field(default_factory=dict)
+    network: NetworkSettings = field(default_factory=dict)
     training: TrainingConfig = field(default_factory=TrainingConfig)
+    tuning: TuningConfig = field(default_factory=TuningConfig)
     pruning: PruningConfig = field(default_factory=PruningConfig)
     quantization: QuantizationConfig = field(default_factory=QuantizationConfig)
     compression: CompressionConfig = field(default_factory=CompressionConfig)
@@ -287,6 +294,7 @@ class Config:
             task.check_training(self.training.loss, self.training.class_weights)
         except ValueError as error:
             raise ValueError(f"training.{error}") from error
+        self.tuning.check(self.network)
         if self.label in self.features:
             raise ValueError(f"features: {self.label!r} is the label, which no request has")
 
@@ -336,7 +344,8 @@ def load_config(path: str | None = None, settings: Iterable[str] = ()) -> Config
     else:
         # Only one that the variable names may not be there.
         model = read_model_layer(default_model(), MODEL_VARIABLE)
-    return merge(Config, [model, *layers])
+    prepared = [join_space(layer) for layer in [model, *layers]]
+    return merge(Config, [prepared[0], *(type_network(layer, model) for layer in prepared[1:])])
 
 
 def config_keys() -> list[str]:

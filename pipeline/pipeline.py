@@ -24,6 +24,7 @@ from components.span_example_gen.component import SpanExampleGen
 from components.statistics_gen import StatisticsGen
 from components.trainer.component import Trainer
 from components.transform.component import Transform
+from components.tuner.component import Tuner
 from pipeline.config import Config
 from pipeline.evaluation import make_compression_eval_config, make_eval_config
 from pipeline.layers import ConfigError
@@ -152,6 +153,21 @@ def create_pipeline(
             split="test",
         )
         baseline_evaluator.add_upstream_node(data_gate)
+    network = json.dumps(config.network)
+    tuner = None
+    if config.tuning.trials:
+        tuner = Tuner(
+            examples=transform.outputs["transformed_examples"],
+            transform_graph=transform.outputs["transform_graph"],
+            schema=schema_gen.outputs["schema"],
+            run_fn=model.run_fn,
+            custom_config=custom_config,
+            task=model.task.to_json(),
+            network=network,
+            space=json.dumps(config.tuning.distributions(config.network)),
+            **_as_parameters(config.tuning, without="space"),
+            **_as_parameters(config.training, without="warm_start"),
+        )
     trainer = Trainer(
         run_fn=model.run_fn,
         examples=transform.outputs["transformed_examples"],
@@ -159,8 +175,9 @@ def create_pipeline(
         schema=schema_gen.outputs["schema"],
         train_args=tfx.proto.TrainArgs(splits=["train"]),
         eval_args=tfx.proto.EvalArgs(splits=["eval"]),
-        settings=training,
+        settings=training | ({"network": network} if config.network else {}),
         custom_config=model.custom_config,
+        hyperparameters=tuner.outputs["best_hyperparameters"] if tuner else None,
         # Only for a warm start, because it is part of the cache key.
         base_model=served_model.outputs["model"] if config.training.warm_start else None,
     )
@@ -263,6 +280,7 @@ def create_pipeline(
         signing_password=config.serving.signing_password,
         file_mode=config.serving.file_mode,
         keep_versions=config.serving.keep_versions,
+        **({"tuning": tuner.outputs["report"]} if tuner else {}),
     )
     connection = (
         tfx.orchestration.metadata.sqlite_metadata_connection_config(metadata_path)
@@ -278,6 +296,7 @@ def create_pipeline(
         data_gate,
         transform,
         *([baseline_evaluator] if baseline_evaluator else []),
+        *([tuner] if tuner else []),
         trainer,
         pruner,
         quantizer,
@@ -323,9 +342,10 @@ def _set_beam_args(components: Sequence[Any], node_args: Mapping[str, Sequence[s
         nodes[name].with_beam_pipeline_args(list(args))
 
 
-def _as_parameters(config: Any) -> dict[str, Any]:
+def _as_parameters(config: Any, without: str = "") -> dict[str, Any]:
     """Converts a table of the configuration to component parameters: tuples become JSON."""
     return {
         name: json.dumps(value) if isinstance(value, tuple) else value
         for name, value in dataclasses.asdict(config).items()
+        if name != without
     }

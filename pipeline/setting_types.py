@@ -109,6 +109,8 @@ Growth = Annotated[float, Field(gt=1)]
 Minutes = Annotated[float, Field(ge=0, le=60 * 24 * 365)]
 Text = Annotated[str, Field(min_length=1)]
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
+# Settings of a model's own network; `pipeline.free_tables` checks their types.
+NetworkSettings = dict[Name, int | float | str]
 # Names of columns of the data.
 Column = Annotated[str, AfterValidator(check_column)]
 OptionalColumn = Annotated[str, AfterValidator(_check_optional_column)]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import tensorflow as tf
 
 _COMPRESSION = "GZIP"
@@ -22,3 +23,8 @@ def open_records(path: str) -> tf.io.TFRecordWriter:
 def read_records(paths: str | Sequence[str]) -> tf.data.TFRecordDataset:
     """The records of files, one after the other."""
     return tf.data.TFRecordDataset(paths, _COMPRESSION)
+
+
+def count_records(paths: Sequence[str]) -> int:
+    """The number of records in files."""
+    return int(read_records(paths).reduce(np.int64(0), lambda count, _: count + 1))

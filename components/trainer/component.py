@@ -14,7 +14,7 @@ class Trainer(tfx.components.Trainer):
 
     Takes the arguments of `tfx.v1.components.Trainer`, and `settings`, which `run_fn` gets with
     `custom_config`. The stock component serializes that into one string; here each setting can be
-    a `RuntimeParameter`.
+    a `RuntimeParameter`. What is in the artifact `hyperparameters` replaces `settings`.
 
     Example:
       trainer = Trainer(

@@ -4,14 +4,16 @@ from typing import Any
 
 from tfx import types
 from tfx.components.trainer.executor import GenericExecutor
-from tfx.types.standard_component_specs import CUSTOM_CONFIG_KEY
+from tfx.types.standard_component_specs import CUSTOM_CONFIG_KEY, HYPERPARAMETERS_KEY
 from tfx.utils import json_utils
+
+from ml import hyperparameters
 
 SETTING = "setting_"
 
 
 class Executor(GenericExecutor):
-    """Passes the settings to `run_fn` in its `custom_config`."""
+    """Passes the settings to `run_fn` in its `custom_config`; those that Tuner found come first."""
 
     def Do(
         self,
@@ -26,5 +28,8 @@ class Executor(GenericExecutor):
             if name.startswith(SETTING)
         }
         given = json_utils.loads(exec_properties.get(CUSTOM_CONFIG_KEY) or "{}") or {}
-        properties = {**exec_properties, CUSTOM_CONFIG_KEY: json_utils.dumps(given | settings)}
+        custom_config = given | settings
+        for artifact in input_dict.get(HYPERPARAMETERS_KEY, ()):
+            custom_config = hyperparameters.apply(custom_config, hyperparameters.read(artifact))
+        properties = {**exec_properties, CUSTOM_CONFIG_KEY: json_utils.dumps(custom_config)}
         super().Do(input_dict, output_dict, properties)

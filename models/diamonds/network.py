@@ -26,7 +26,8 @@ def build_model(learning: Learning, sizes: Mapping[str, int], prices: np.ndarray
     """Builds the network. Its layers add up the logarithm of the price, as its factors multiply.
 
     Args:
-      learning: The name of the prediction.
+      learning: The name of the prediction, and of the network `units`, those of the first of three
+        hidden layers; each other one has half as many.
       sizes: Number of ids of each category.
       prices: Labels of `train`.
 
@@ -41,9 +42,10 @@ def build_model(learning: Learning, sizes: Mapping[str, int], prices: np.ndarray
     ]
     inputs["numbers"] = tf_keras.Input((NUMBERS,), name="numbers")
     hidden = layers.Concatenate()([*embedded, inputs["numbers"]])
-    for number, units in enumerate((128, 64, 32), 1):
+    units = learning.network["units"]
+    for number, width in enumerate((units, units // 2, units // 4), 1):
         hidden = layers.Dense(
-            units, "relu", kernel_initializer="he_normal", name=f"hidden_{number}"
+            width, "relu", kernel_initializer="he_normal", name=f"hidden_{number}"
         )(hidden)
     usual = tf_keras.initializers.Constant(np.log(prices).mean())
     log_price = layers.Dense(1, bias_initializer=usual, name="log_price")(hidden)

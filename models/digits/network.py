@@ -1,4 +1,4 @@
-"""The dense 784-64-64-10 network of the tutorials on pruning and quantization, and its training."""
+"""The dense network of the tutorials on pruning and quantization, and its training."""
 
 from __future__ import annotations
 
@@ -11,8 +11,6 @@ from ml.training import TrainingData, fit_and_save
 
 from .preprocessing import PIXELS
 
-_NOISE = 0.3  # Standard deviation of what is added to pixels in training, against overfitting.
-
 
 def run_fn(fn_args: tfx.components.FnArgs) -> None:
     """Trains and saves the network: the `run_fn` of Trainer."""
@@ -24,17 +22,20 @@ def build_model(learning: Learning) -> tf_keras.Model:
     """Builds the network.
 
     Args:
-      learning: The task, the name of the prediction, and the dropout.
+      learning: The task, the name of the prediction, the dropout, and of the network `units`, those
+        of a hidden layer, and `noise`, the standard deviation of what is added to pixels in
+        training, against overfitting.
 
     Returns:
       A model from `pixels`, [batch, 784], to a probability for each digit, [batch, 10].
     """
     layers = tf_keras.layers
     pixels = tf_keras.Input((PIXELS,), name="pixels")
-    noisy = layers.GaussianNoise(_NOISE)(pixels)
-    hidden = layers.Dense(64, "relu", name="hidden_1")(noisy)
+    units, noise = learning.network["units"], learning.network["noise"]
+    noisy = layers.GaussianNoise(noise)(pixels)
+    hidden = layers.Dense(units, "relu", name="hidden_1")(noisy)
     hidden = layers.Dropout(learning.dropout)(hidden)
-    hidden = layers.Dense(64, "relu", name="hidden_2")(hidden)
+    hidden = layers.Dense(units, "relu", name="hidden_2")(hidden)
     hidden = layers.Dropout(learning.dropout)(hidden)
     logits = layers.Dense(learning.task.outputs, name="logits")(hidden)
     outputs = output_layer(learning.task, logits, learning.prediction)

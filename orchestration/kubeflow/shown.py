@@ -49,7 +49,7 @@ def page(node_id: str, outputs: Mapping[str, tfx.dsl.Artifact]) -> bytes:
 
 
 def _trainer(outputs: Mapping[str, tfx.dsl.Artifact]) -> Mapping[str, Any]:
-    from ml.artifacts import TRAINING_FILE
+    from ml.file_names import TRAINING_FILE
     from storage.uris import read_json
 
     run = read_json(f"{outputs['model_run'].uri}/{TRAINING_FILE}")

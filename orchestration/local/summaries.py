@@ -111,6 +111,21 @@ def _transform(outputs: Outputs) -> Summary:
     return Summary(f"{len(graph.transformed_feature_spec())} transformed features")
 
 
+def _tuner(outputs: Outputs) -> Summary:
+    content = outputs["report"].read()
+    title, best, configured = content["metric"]["title"], content["best"], content["configured"]
+    change = f"eval {title} {_value(best['value'])}, was {_value(configured['value'])}"
+    settings = ", ".join(f"{key} {_setting(value)}" for key, value in best["settings"].items())
+    found = settings if best["number"] else "the configured settings are the best"
+    counts = ", ".join(f"{count} {state}" for state, count in content["counts"].items() if count)
+    failed = (f"trial {t['number']} failed: {t['why']}" for t in content["trials"] if t["why"])
+    return Summary(f"{change}: {found}; {len(content['trials'])} trials: {counts}", tuple(failed))
+
+
+def _setting(value: int | float | str) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
 def _trainer(outputs: Outputs) -> Summary:
     path = os.path.join(outputs["model_run"].uri, TRAINING_FILE)
     if not tfx.dsl.io.fileio.exists(path):
@@ -285,6 +300,7 @@ _BY_NODE: dict[str, Callable[[Outputs], Summary]] = {
     "DataGate": _data_gate,
     "BaselineEvaluator": _baseline_evaluator,
     "Transform": _transform,
+    "Tuner": _tuner,
     "Trainer": _trainer,
     "Pruner": _pruner,
     "Quantizer": _quantizer,

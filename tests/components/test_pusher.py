@@ -18,7 +18,7 @@ from tfx.v1.types import standard_artifacts as standard
 from components.evaluator.verdict import Verdict
 from components.pusher import Pusher
 from components.served_model import ServedModel
-from ml.artifacts import CompressionReport
+from ml.artifacts import CompressionReport, TuningReport
 from ml.tasks import Task
 from storage.directory import ModelDirectory
 from storage.encryption import key_of
@@ -410,3 +410,14 @@ def test_pusher_encrypted_version_becomes_the_baseline_and_is_not_pushed_twice(
     needed = f"is encrypted with the key {name}: .*serving.encryption_keys"
     with pytest.raises(UserError, match=needed):
         baseline()
+
+
+def test_pusher_keeps_the_search_of_the_settings_with_the_version(run: Run) -> None:
+    report = at(TuningReport, run.root / "tuning")
+    content = {"best": {"settings": {"training.epochs": 9}}, "trials": []}
+    report.write(content)
+    run.inputs["tuning"] = report
+    version = int(run.push().get_string_custom_property("pushed_version"))
+    assert run.directory.provenance(version)["hyperparameters"] == {"training.epochs": 9}
+    folder = Path(run.directory.provenance_uri(version))
+    assert json.loads((folder / "tuning.json").read_text()) == content

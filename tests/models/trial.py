@@ -153,7 +153,8 @@ class ModelData:
 
     @property
     def _custom_config(self) -> dict[str, Any]:
-        return dataclasses.asdict(self.config.training) | self.model.custom_config
+        network = {"network": self.config.network}
+        return dataclasses.asdict(self.config.training) | network | self.model.custom_config
 
     @property
     def _spec(self) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from tensorflow_metadata.proto.v0 import anomalies_pb2
 from tfx import v1 as tfx
 
 from components.data_gate.component import GateFacts
-from ml.artifacts import BaselineReport, CompressionReport, MonitoringReport
+from ml.artifacts import BaselineReport, CompressionReport, MonitoringReport, TuningReport
 from ml.comparisons import Drift
 from orchestration.local.node_facts import NodeFacts, read_facts
 from orchestration.local.node_process import Summary
@@ -135,6 +135,31 @@ def test_summarize_shows_the_best_epoch_of_a_trainer_with_a_record(tmp_path: Pat
     record = {"metrics": {"auc": 0.71239, "log_loss": 0.6}, "best_epoch": 3, "epochs": 5}
     (tmp_path / "training.json").write_text(json.dumps(record))
     assert summarize("Trainer", {"model_run": model_run}).line == "eval AUC 0.7124 at epoch 3 of 5"
+
+
+@pytest.mark.parametrize(
+    ("number", "found"),
+    [(3, "training.l2 0.001235, network.units 128"), (0, "the configured settings are the best")],
+)
+def test_summarize_shows_the_best_settings_and_failed_trials_of_a_tuner(
+    tmp_path: Path, number: int, found: str
+) -> None:
+    report = TuningReport()
+    report.uri = str(tmp_path)
+    settings = {"training.l2": 0.00123456, "network.units": 128}
+    report.write(
+        {
+            "metric": {"name": "rmse", "title": "RMSE", "direction": -1},
+            "best": {"number": number, "settings": settings, "value": 510.34},
+            "configured": {"number": 0, "settings": {}, "value": None},
+            "counts": {"complete": 1, "pruned": 0, "failed": 1},
+            "trials": [{"number": 0, "why": ""}, {"number": 1, "why": "diverged"}],
+        }
+    )
+    assert summarize("Tuner", {"report": report}) == Summary(
+        f"eval RMSE 510.3, was undefined: {found}; 2 trials: 1 complete, 1 failed",
+        ("trial 1 failed: diverged",),
+    )
 
 
 def test_summarize_shows_the_baselines_best_first(tmp_path: Path) -> None:
