@@ -220,6 +220,7 @@ def create_pipeline(
         task=model.task.to_json(),
         split="test",
         confidence=config.evaluation.confidence,
+        fairness=config.fairness.to_json(),
         max_baseline_loss=_or_default(
             config.evaluation.max_baseline_loss, model.task.max_baseline_loss
         ),

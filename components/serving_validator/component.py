@@ -29,6 +29,7 @@ from ml.artifacts import (
     serving_model_uri,
     split_files,
 )
+from ml.effort import Stopwatch
 from ml.examples import raw_values
 from ml.tasks import REGRESSION, Task
 from storage.names import TFLITE_MODEL, WARMUP_FILE
@@ -114,6 +115,7 @@ def ServingValidator(
       UserError: Naming the split that is missing, or an input that is no feature of the schema.
       DataError: If the split has no rows, or a row lacks what the model needs.
     """
+    stopwatch = Stopwatch("ServingValidator")
     limits = Limits(
         tolerance=tolerance,
         max_p50_ms=max_p50_ms,
@@ -158,6 +160,7 @@ def ServingValidator(
     if requests and not reasons:
         files[WARMUP_FILE] = requests
     _write_blessing(blessing, report, files)
+    stopwatch.stop(blessing)
 
 
 def _scale(task: Task, sample: np.ndarray) -> float:

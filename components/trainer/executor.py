@@ -7,6 +7,8 @@ from tfx.components.trainer.executor import GenericExecutor
 from tfx.types.standard_component_specs import CUSTOM_CONFIG_KEY
 from tfx.utils import json_utils
 
+from ml.effort import Stopwatch
+
 SETTING = "setting_"
 
 
@@ -20,6 +22,7 @@ class Executor(GenericExecutor):
         exec_properties: dict[str, Any],
     ) -> None:
         """Runs the stock Trainer."""
+        stopwatch = Stopwatch("Trainer")
         settings = {
             name.removeprefix(SETTING): value
             for name, value in exec_properties.items()
@@ -28,3 +31,4 @@ class Executor(GenericExecutor):
         given = json_utils.loads(exec_properties.get(CUSTOM_CONFIG_KEY) or "{}") or {}
         properties = {**exec_properties, CUSTOM_CONFIG_KEY: json_utils.dumps(given | settings)}
         super().Do(input_dict, output_dict, properties)
+        stopwatch.stop(output_dict["model_run"][0])
