@@ -109,6 +109,11 @@ def _order(key: SliceKey) -> tuple[int, str]:
     return len(key), repr(key)
 
 
+def _in_line(text: str) -> str:
+    """A name from the data, in one line."""
+    return text if text.isprintable() else ascii(text)[1:-1]
+
+
 class _Found:
     """The estimates of all slices, and what follows from them."""
 
@@ -141,15 +146,15 @@ class _Found:
     def comparisons(self) -> Iterator[dict[str, Any]]:
         """The two slices of each column that differ most, by metric."""
         for column, quantity in product(self._settings.columns, self._quantities):
-            subject = f"{column}: {self._title(quantity)}"
+            title = self._title(quantity)
+            subject = f"{_in_line(column)}: {title}"
             known = {}
             for key in self._single:
                 if key and key[0][0] == column:
                     estimate = self._estimate(key, quantity)
                     if why := estimate.unknown(quantity.metric):
-                        self.unknown.append(
-                            f"{column}:{key[0][1]}: {self._title(quantity)} is unknown: {why}"
-                        )
+                        place = _in_line(f"{column}:{key[0][1]}")
+                        self.unknown.append(f"{place}: {title} is unknown: {why}")
                     else:
                         known[key[0][1]] = estimate
             if len(known) < 2:
@@ -160,7 +165,8 @@ class _Found:
                 )
                 continue
             highest = max(known, key=lambda value: known[value].value)
-            lowest = min(known, key=lambda value: known[value].value)
+            # Another slice than the highest, if all are equal.
+            lowest = min(reversed(known), key=lambda value: known[value].value)
             high, low = known[highest], known[lowest]
             difference, ratio = difference_of(high, low), ratio_of(high, low, quantity.metric)
             comparison = {"column": column, "metric": quantity.metric.name}
@@ -171,13 +177,12 @@ class _Found:
                 "slices": [highest, lowest],
             }
             pairs = len(known) * (len(known) - 1) // 2
-            if limits := self._broken(quantity.metric, difference, ratio, pairs):
-                show = quantity.metric.show
-                self.failures += [
-                    f"fairness: {subject} is {show(high.value)} for {highest!r} and "
-                    f"{show(low.value)} for {lowest!r}{limit}"
-                    for limit in limits
-                ]
+            show = quantity.metric.show
+            self.failures += [
+                f"fairness: {subject} is {show(high.value)} for {highest!r} and "
+                f"{show(low.value)} for {lowest!r}{limit}"
+                for limit in self._broken(quantity.metric, difference, ratio, pairs)
+            ]
             yield comparison
 
     def worst(self) -> tuple[list[dict[str, Any]], int]:
@@ -251,7 +256,9 @@ class _Found:
         least = settings.min_ratio.get(metric.name)
         if least is not None and min(value, rest) < least * max(value, rest):
             reasons.append(f"a ratio of at least {least:g} is required")
-        where = " and ".join(f"{column} {value!r}" for column, value in one["slice"].items())
+        where = " and ".join(
+            f"{_in_line(column)} {value!r}" for column, value in one["slice"].items()
+        )
         return [
             f"fairness: {where}: {self._title(quantity)} is {metric.show(value)} on "
             f"{one['rows']:,} rows and {metric.show(rest)} on all others, by more than chance "
