@@ -126,7 +126,7 @@ def read_card(name: str) -> str:
     path = _path(name).with_name(_CARD)
     try:
         with path.open("rb") as file:
-            text = file.read(LARGEST_BYTES + 1).decode("utf-8")
+            text = file.read(LARGEST_BYTES + 1).decode("utf-8-sig")
         return read_team_text(text).text
     except FileNotFoundError:
         return ""

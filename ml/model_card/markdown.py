@@ -20,7 +20,6 @@ _MOST_FEATURES = 15
 _NONE = "-"
 _ENTITIES = str.maketrans({"&": "&amp;", "<": "&lt;", ">": "&gt;"})
 _SPECIAL = re.compile(r"([\\`*_\[\](){}#|~$!])")
-_CODE = re.compile(r"(`+)(?:(?!\1).)+\1", re.DOTALL)
 _LINK = re.compile(r"!?\[([^\]\n]*)\]\((?!https://)[^)\n]*\)")
 
 
@@ -45,22 +44,15 @@ def escape(text: Any) -> Markup:
 
 
 def team_markdown(text: str) -> Markup:
-    """A team's Markdown, without HTML, headings, and links to files that are not with the card.
+    """A team's Markdown, without HTML and links to files that are not with the card.
+
+    HTML is text in code too, since where code ends depends on what stands around it.
 
     Example:
       >>> str(team_markdown("See [data](../data) <script>"))
       'See data &lt;script>'
     """
-    parts, end = [], 0
-    for code in _CODE.finditer(text):
-        parts += [_plain(text[end : code.start()]), code[0]]
-        end = code.end()
-    return Markup("".join([*parts, _plain(text[end:])]))
-
-
-def _plain(text: str) -> str:
-    text = _LINK.sub(r"\1", text).replace("<", "&lt;")
-    return re.sub(r"(?m)^(\s*)(#+ |---|===)", r"\1\\\2", text)
+    return Markup(_LINK.sub(r"\1", text).replace("<", "&lt;"))
 
 
 def render(card: dict[str, Any], metadata: dict[str, Any]) -> str:

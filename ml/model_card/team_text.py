@@ -1,7 +1,8 @@
 """Reads what a model's team says of it: `models/<name>/card.md`.
 
-It is Markdown: paragraphs or items that open with a bold title, as in `**Intended use.** ...`, or
-sections under headings. Before it there may be a block of YAML between lines of `---`:
+It is Markdown: paragraphs or items that open with a bold title that ends in a dot or colon, as in
+`**Intended use.** ...`, or sections under headings. Before it there may be a block of YAML between
+lines of `---`:
 
     ---
     license: apache-2.0
@@ -21,7 +22,9 @@ _BLOCK = re.compile(r"\A---\n(.*?)\n?^---\n", re.DOTALL | re.MULTILINE)
 _LICENSE = re.compile(r"[A-Za-z0-9][A-Za-z0-9.+-]{0,63}")
 _KEYS = ("license", "data_license")
 # A bold title or a heading of the second level and below, at the start of a line.
-_TITLE = re.compile(r"^(?:[-*] )?\*\*(?P<bold>[^*\n]+?)\*\*[.:]? ?|^#{2,6} (?P<head>.+)$")
+_TITLE = re.compile(
+    r"^(?:[-*] )?\*\*(?P<bold>[^*\n]+?)(?:[.:]\*\*|\*\*[.:]) ?|^#{2,6} (?P<head>.+)$"
+)
 _HEADING = re.compile(r"^# .*$")
 # What a person calls a section, and its key in a card.
 _NAMES = {
@@ -77,7 +80,8 @@ def read_team_text(text: str) -> TeamText:
     if len(text.encode("utf-8", "surrogatepass")) > LARGEST_BYTES:
         raise ValueError(f"it has more than {LARGEST_BYTES:,} bytes")
     text = "\n".join(map(_plain, text.replace("\r\n", "\n").split("\n")))
-    whole, facts = text, dict[str, str]()
+    whole = text
+    facts: dict[str, str] = {}
     if block := _BLOCK.match(text):
         facts, text = _read_block(block[1]), text[block.end() :]
     found: dict[str, str] = {}

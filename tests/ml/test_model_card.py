@@ -266,18 +266,27 @@ def test_model_card_metadata_is_yaml_whatever_the_name(name: str) -> None:
 def test_model_card_takes_no_markup_but_text_from_the_team() -> None:
     text = "**Intended use.** <img src=x onerror=alert(1)> `<b>` ![p](data:x) [f](file:///etc)\n# h"
     shown = team_markdown(read_team_text(text).intended_use)
-    assert shown == "&lt;img src=x onerror=alert(1)> `<b>` p f"
+    assert shown == "&lt;img src=x onerror=alert(1)> `&lt;b>` p f"
+
+
+@given(st.text("`<b>\n\\~ [](:#-", max_size=40))
+def test_model_card_takes_no_html_from_the_team(text: str) -> None:
+    found = markdown.parse(team_markdown(text))
+    inner = [child for token in found for child in token.children or ()]
+    kinds = {token.type for token in (*found, *inner)}
+    assert kinds.isdisjoint({"html_block", "html_inline"})
 
 
 def test_team_text_reads_items_headings_and_fences() -> None:
     team = read_team_text(
-        "Some words.\n\n- **Use**: for tests.\n\n## Limits\nMany.\n```\n**no title.** x\n```\n"
+        "Some **bold** words.\n\n- **Use**: for tests.\n\n## Limits\nMany.\n"
+        "```\n**no title.** x\n```\n"
         "**Data.** Rows {{secret}}\x07."
     )
     assert team.intended_use == "for tests."
     assert team.limits == "Many.\n```\n**no title.** x\n```"
     assert team.data == "Rows { {secret}}\\x07."
-    assert team.others == (("Description", "Some words."),)
+    assert team.others == (("Description", "Some **bold** words."),)
 
 
 @pytest.mark.parametrize(
