@@ -104,8 +104,8 @@ def plan_fairness(
             (f"not among the {most} largest", large[most:]),
         ):
             if values:
-                rows = sum(found[value] for value in values)
-                left_out.append({"column": name, "slices": len(values), "rows": rows, "why": why})
+                count = sum(found[value] for value in values)
+                left_out.append({"column": name, "slices": len(values), "rows": count, "why": why})
     return Fairness(task, settings, model, task.example_weight, kept, left_out)
 
 

@@ -169,9 +169,10 @@ class _Found:
             lowest = min(reversed(known), key=lambda value: known[value].value)
             high, low = known[highest], known[lowest]
             difference, ratio = difference_of(high, low), ratio_of(high, low, quantity.metric)
-            comparison = {"column": column, "metric": quantity.metric.name}
-            comparison |= self._facts(quantity.point)
-            comparison |= {
+            comparison = {
+                "column": column,
+                "metric": quantity.metric.name,
+                **self._facts(quantity.point),
                 "difference": difference.as_json(),
                 "ratio": ratio.as_json(),
                 "slices": [highest, lowest],

@@ -118,7 +118,8 @@ def make_metadata(card: Mapping[str, Any]) -> dict[str, Any]:
     """Hugging Face's metadata of a card, for the block of YAML at its top."""
     kind = "tabular-regression" if card["task"]["kind"] == REGRESSION else "tabular-classification"
     name = _printable(card["model_name"])
-    overall = next((row for row in card["metrics"] if row["slice"] == _OVERALL), {"values": {}})
+    rows = {row["slice"]: row["values"] for row in card["metrics"]}
+    overall: Mapping[str, Any] = rows.get(_OVERALL, {})
     spans = [str(span) for span in card["data"]["spans"].get("test", [])]
     results = [
         {
@@ -126,7 +127,7 @@ def make_metadata(card: Mapping[str, Any]) -> dict[str, Any]:
             "name": card["titles"][metric],
             "value": estimate["value"],
         }
-        for metric, estimate in overall["values"].items()
+        for metric, estimate in overall.items()
         if metric in card["titles"] and estimate["value"] is not None
     ]
     metadata: dict[str, Any] = {}
