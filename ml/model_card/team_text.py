@@ -96,7 +96,7 @@ def read_team_text(text: str) -> TeamText:
 
 
 def _plain(line: str) -> str:
-    """A line without control characters, and the braces that Kubeflow and Argo replace."""
+    """A line without control characters; braces that Kubeflow and Argo replace are taken apart."""
     shown = line.replace("\t", "    ")
     shown = shown if shown.isprintable() else ascii(shown)[1:-1]
     while "{{" in shown:
