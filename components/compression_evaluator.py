@@ -19,6 +19,7 @@ from ml.artifacts import (
     serving_model_uri,
     split_files,
 )
+from ml.effort import Stopwatch
 from ml.parameters import require
 from ml.tasks import Task
 
@@ -90,6 +91,7 @@ def CompressionEvaluator(
     require(max_bytes >= 0, "max_bytes", max_bytes, "0 or more")
     require(max_p99_ms >= 0, "max_p99_ms", max_p99_ms, "0 or more")
     require(0 <= min_sparsity <= 1, "min_sparsity", min_sparsity, "0 to 1")
+    stopwatch = Stopwatch("CompressionEvaluator")
     learned = Task.from_json(task)
     files, raw_schema = split_files(examples, split), load_schema(schema)
     sample = count_labels(files, raw_schema, learned)
@@ -108,6 +110,7 @@ def CompressionEvaluator(
     with tfx.dsl.io.fileio.open(os.path.join(evaluation.uri, BUDGETS_FILE), "w") as file:
         file.write(json.dumps(unmet) + "\n")
     write_blessing(blessing, not unmet and not verdict.failures)
+    stopwatch.stop(blessing)
 
 
 def unmet_budgets(

@@ -9,6 +9,8 @@ from typing import Any
 
 from tfx import v1 as tfx
 
+from components.evaluator.baselines import COMPARISON_FILE
+from components.evaluator.fairness import read_fairness
 from components.evaluator.results import OVERALL, Values, read_intervals, read_metrics, read_verdict
 from components.evaluator.verdict import Verdict
 from ml.artifacts import (
@@ -18,15 +20,25 @@ from ml.artifacts import (
     serving_model_uri,
     statistics_uri,
 )
+from ml.effort import read_effort
 from ml.file_names import BLESSED_FILE, INFRA_BLESSED_FILE, TUNING_FILE
 from ml.identity.model import model_identity
+from ml.model_card.card import make_card, make_metadata
+from ml.model_card.markdown import render
+from ml.model_card.team_text import read_team_text
 from ml.stack import installed_versions
 from storage.directory import ModelDirectory
 from storage.encrypted_versions import encrypt_tree
 from storage.encryption_keys import EncryptionError, Keys, require_keys
 from storage.errors import SurroundingsError
 from storage.keys import SignatureError, ensure_key_pair, is_file
-from storage.names import PROVENANCE_FILE, TRAINING_STATISTICS, WARMUP_FILE
+from storage.names import (
+    CARD_FILE,
+    CARD_TEXT,
+    PROVENANCE_FILE,
+    TRAINING_STATISTICS,
+    WARMUP_FILE,
+)
 from storage.signing import sign
 from storage.uris import model_digest
 
@@ -58,6 +70,12 @@ def Pusher(
     encryption_keys: tfx.dsl.components.Parameter[str],
     file_mode: tfx.dsl.components.Parameter[str],
     keep_versions: tfx.dsl.components.Parameter[int],
+    card: tfx.dsl.components.Parameter[str],
+    transform_graph: tfx.dsl.components.InputArtifact[
+        tfx.types.standard_artifacts.TransformGraph
+    ] = None,
+    model_run: tfx.dsl.components.InputArtifact[tfx.types.standard_artifacts.ModelRun] = None,
+    pruning_report: tfx.dsl.components.InputArtifact[CompressionReport] = None,
     tuning: tfx.dsl.components.InputArtifact[TuningReport] = None,
 ) -> None:
     """Publishes the model as a new version, if it is blessed and new.
@@ -88,6 +106,7 @@ def Pusher(
           encryption_keys="",
           file_mode="0644",
           keep_versions=10,
+          card="**Intended use.** An example.",
       )
 
     Args:
@@ -118,6 +137,11 @@ def Pusher(
       file_mode: Mode of the published files, in octal digits, independent of the umask.
       keep_versions: How many versions to keep, besides those with a label; older ones are deleted
         after the push. 0 keeps all.
+      card: What the model's team says of it, for the model card, see `ml.model_card.team_text`; ""
+        for nothing.
+      transform_graph: Says what Transform took, for the model card; None if that is not known.
+      model_run: The same of Trainer.
+      pruning_report: The same of Pruner.
       tuning: The search that found the settings of the training, kept with the version; None for
         none.
 
@@ -143,6 +167,7 @@ def Pusher(
         "data": json.loads(examples.get_string_custom_property("digests") or "{}"),
         "spans": json.loads(examples.get_string_custom_property("spans") or "{}"),
         "rows": json.loads(examples.get_string_custom_property("rows") or "{}"),
+        "split": examples.get_string_custom_property("split"),
         "task": verdict.task.kind,
         "headline": _headline(verdict, metrics.get(OVERALL, {})),
         "metrics": metrics.get(OVERALL, {}),
@@ -160,6 +185,10 @@ def Pusher(
         "signed": bool(signing_key),
         "encrypted": bool(encrypt),
     }
+    # In the order in which they ran.
+    made = (examples, statistics, transform_graph, model_run, pruning_report, compression_report)
+    judged = (compression_blessing, blessing, infra_blessing)
+    efforts = [read_effort(artifact) for artifact in (*made, *judged) if artifact is not None]
     provenance = os.path.join(pushed_model.uri, "provenance")
     directory = ModelDirectory(serving_dir, model_name, int(file_mode, 8))
     try:
@@ -176,7 +205,21 @@ def Pusher(
             _write_provenance(
                 provenance, record, metrics, compression_report.read(), statistics, schema
             )
-            _write_json(os.path.join(provenance, "intervals.json"), read_intervals(evaluation.uri))
+            intervals = read_intervals(evaluation.uri)
+            _write_json(os.path.join(provenance, "intervals.json"), intervals)
+            facts = make_card(
+                record,
+                verdict.task,
+                read_team_text(card),
+                metrics,
+                intervals,
+                verdict.not_judged,
+                compression_report.read(),
+                [effort for effort in efforts if effort],
+                baselines=_read_comparison(evaluation),
+                fairness=read_fairness(evaluation.uri),
+            )
+            _write_card(provenance, facts)
             if tuning:
                 _write_json(os.path.join(provenance, TUNING_FILE), tuning.read())
             directory.publish(version, serving_model_uri(model), provenance, finish)
@@ -283,6 +326,23 @@ def _write_provenance(
         _write_json(os.path.join(uri, name), content)
     fileio.copy(statistics_uri(statistics, "train"), os.path.join(uri, TRAINING_STATISTICS))
     fileio.copy(schema_uri(schema), os.path.join(uri, os.path.basename(schema_uri(schema))))
+
+
+def _read_comparison(evaluation: tfx.dsl.Artifact) -> dict[str, Any] | None:
+    """The comparison with baselines, as it is stored; None if there were none."""
+    path = os.path.join(evaluation.uri, COMPARISON_FILE)
+    if not tfx.dsl.io.fileio.exists(path):
+        return None
+    with tfx.dsl.io.fileio.open(path, "r") as file:
+        comparison: dict[str, Any] = json.loads(file.read())
+    return comparison
+
+
+def _write_card(provenance: str, card: dict[str, Any]) -> None:
+    """Writes the model card, for programs and for people."""
+    _write_json(os.path.join(provenance, CARD_FILE), card)
+    with tfx.dsl.io.fileio.open(os.path.join(provenance, CARD_TEXT), "w") as file:
+        file.write(render(card, make_metadata(card)))
 
 
 def _write_json(uri: str, content: Any) -> None:

@@ -22,6 +22,7 @@ from tfx_bsl.coders import example_coder
 
 from ml import accumulators
 from ml.artifacts import load_schema, split_files, statistics_uri
+from ml.effort import Stopwatch
 from storage.span_store import ShardName, SpanStore
 from storage.tfrecords import read_records
 
@@ -55,6 +56,7 @@ def StatisticsGen(
       statistics: Component `outputs` contains: the statistics of each split.
       beam_pipeline: Supplied by TFX.
     """
+    stopwatch = Stopwatch("StatisticsGen")
     expected = load_schema(schema)
     splits = json.loads(examples.split_names)
     files = [(s, f) for s in splits for f in split_files(examples, s)]
@@ -69,6 +71,7 @@ def StatisticsGen(
         )
     statistics.split_names = examples.split_names
     statistics.span = examples.span
+    stopwatch.stop(statistics)
 
 
 # Accumulators of a file, or their kept bytes.

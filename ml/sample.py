@@ -62,7 +62,7 @@ class Sample:
         that are wrong; of other metrics it is 0.
         """
         if metric == ACCURACY:
-            return _share_deviation(value, sum(self.classes))
+            return share_deviation(value, sum(self.classes))
         if metric == AUC:
             return _hanley_mcneil(value, *self.classes)
         if metric == MACRO_AUC:
@@ -73,7 +73,8 @@ class Sample:
         return 0.0
 
 
-def _share_deviation(share: float, rows: float) -> float:
+def share_deviation(share: float, rows: float) -> float:
+    """The standard deviation of a share of so many rows (Agresti and Coull, 1998)."""
     share = (share * rows + 2) / (rows + 4)
     return math.sqrt(share * (1 - share) / (rows + 4))
 

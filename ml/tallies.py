@@ -34,6 +34,27 @@ class Problem(NamedTuple):
     class_id: int | None = None
 
 
+class Above(NamedTuple):
+    """A sum: the weight of the rows whose score is above a decision threshold, as TFMA counts them.
+
+    Attributes:
+      threshold: The threshold; a score that is equal to it is not above.
+      positives: Whether only rows with a positive label count.
+    """
+
+    threshold: float
+    positives: bool
+
+    def __call__(self, labels: np.ndarray, predictions: np.ndarray) -> np.ndarray:
+        """What each row counts, float64 [rows], see `_STATISTICS`."""
+        above = (predictions.astype(float) > self.threshold).astype(float)
+        return above * labels if self.positives else above
+
+
+# What is summed: a name of `_STATISTICS`, or rows above a threshold.
+Sum = str | Above
+
+
 @dataclass(frozen=True)
 class Tally:
     """Counts of the rows of one slice.
@@ -66,12 +87,12 @@ class Counter:
       needs: What to count of each problem: `HISTOGRAM`, and names of sums.
     """
 
-    def __init__(self, needs: Mapping[Problem, frozenset[str]]):
+    def __init__(self, needs: Mapping[Problem, frozenset[Sum]]):
         self._histograms = [problem for problem, names in needs.items() if HISTOGRAM in names]
         self._sums = [
             (problem, name)
             for problem, names in needs.items()
-            for name in sorted(names - {HISTOGRAM})
+            for name in sorted(names - {HISTOGRAM}, key=str)
         ]
 
     def count(
@@ -107,7 +128,8 @@ class Counter:
         ]
         values = np.empty((len(self._sums), len(labels)))
         for number, (problem, name) in enumerate(self._sums):
-            values[number] = _STATISTICS[name](*_view(problem, labels, predictions))
+            compute = name if isinstance(name, Above) else _STATISTICS[name]
+            values[number] = compute(*_view(problem, labels, predictions))
         for key, rows in slices.items():
             own, cells = weights[rows], []
             shares = []
@@ -147,7 +169,7 @@ class Counter:
         both[1, at[negatives:]] = counts[negatives:]
         return buckets, both[0], both[1]
 
-    def sum(self, tally: Tally, problem: Problem, name: str) -> np.ndarray:
+    def sum(self, tally: Tally, problem: Problem, name: Sum) -> np.ndarray:
         """A weighted sum of a problem, float64 [1 + replicates]."""
         return np.asarray(tally.sums[self._sums.index((problem, name))])
 

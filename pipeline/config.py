@@ -1,7 +1,7 @@
 """All settings of a run: meaning, defaults for any model, and allowed values.
 
 Those of the data are in `pipeline.data_config`, those of the network in `pipeline.network_config`,
-those of Kubeflow in `pipeline.kubeflow_config`.
+those of fairness in `pipeline.fairness_config`, those of Kubeflow in `pipeline.kubeflow_config`.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from pydantic.dataclasses import dataclass
 
 from ml.tasks import Kind, Task
 from pipeline.data_config import DataConfig
+from pipeline.fairness_config import FairnessConfig
 from pipeline.free_tables import join_space, type_network
 from pipeline.kubeflow_config import KubeflowConfig
 from pipeline.layers import ConfigError as ConfigError
@@ -280,6 +281,7 @@ class Config:
     quantization: QuantizationConfig = field(default_factory=QuantizationConfig)
     compression: CompressionConfig = field(default_factory=CompressionConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    fairness: FairnessConfig = field(default_factory=FairnessConfig)
     serving: ServingConfig = field(default_factory=ServingConfig)
     monitor: MonitorConfig = field(default_factory=MonitorConfig)
     kubeflow: KubeflowConfig = field(default_factory=KubeflowConfig)
@@ -295,6 +297,7 @@ class Config:
         except ValueError as error:
             raise ValueError(f"training.{error}") from error
         self.tuning.check(self.network)
+        self.fairness.check(task)
         if self.label in self.features:
             raise ValueError(f"features: {self.label!r} is the label, which no request has")
 

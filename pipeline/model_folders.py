@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+from ml.model_card.team_text import LARGEST_BYTES, read_team_text
 from pipeline.layers import ConfigError, Layer, read_toml
 from storage.errors import SurroundingsError
 
@@ -14,6 +15,7 @@ from storage.errors import SurroundingsError
 MODEL_VARIABLE = "FLIGHTDECK_MODEL"
 _PROJECT = Path(__file__).parents[1]
 _FILE = "config.toml"
+_CARD = "card.md"
 _NAME = re.compile(r"[a-z_]\w*(\.[a-z_]\w*)*")
 
 
@@ -113,6 +115,24 @@ def read_model_layer(name: Any, source: str) -> Layer:
     if "model" in values:
         raise ConfigError(f"model = {values['model']!r}: the folder sets the name ({source})")
     return Layer(source, {**values, "model": name})
+
+
+def read_card(name: str) -> str:
+    """The text of a model's `card.md`, as `read_team_text` cleans it; "" if it has none.
+
+    Raises:
+      ConfigError: If it cannot be read; see `read_team_text`.
+    """
+    path = _path(name).with_name(_CARD)
+    try:
+        with path.open("rb") as file:
+            text = file.read(LARGEST_BYTES + 1).decode("utf-8-sig")
+        return read_team_text(text).text
+    except FileNotFoundError:
+        return ""
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise ConfigError(f"{path.relative_to(_PROJECT)}: {reason}") from error
 
 
 def _path(name: str) -> Path:

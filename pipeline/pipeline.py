@@ -29,6 +29,7 @@ from pipeline.config import Config
 from pipeline.evaluation import make_compression_eval_config, make_eval_config
 from pipeline.layers import ConfigError
 from pipeline.model import SAVE_FN, Model
+from pipeline.model_folders import read_card
 from pipeline.schema_checks import check_schema
 from storage.errors import SurroundingsError
 from storage.names import RAW_SIGNATURE
@@ -81,7 +82,8 @@ def create_pipeline(
       The pipeline.
 
     Raises:
-      ConfigError: If the schema does not fit the configuration; see `check_schema`.
+      ConfigError: If the schema does not fit the configuration, see `check_schema`, or the model's
+        `card.md` cannot be read.
     """
     check_schema(config)
     model = Model.load(config)
@@ -237,6 +239,7 @@ def create_pipeline(
         task=model.task.to_json(),
         split="test",
         confidence=config.evaluation.confidence,
+        fairness=config.fairness.to_json(),
         max_baseline_loss=_or_default(
             config.evaluation.max_baseline_loss, model.task.max_baseline_loss
         ),
@@ -281,6 +284,10 @@ def create_pipeline(
         file_mode=config.serving.file_mode,
         keep_versions=config.serving.keep_versions,
         **({"tuning": tuner.outputs["report"]} if tuner else {}),
+        card=read_card(config.model),
+        transform_graph=transform.outputs["transform_graph"],
+        model_run=trainer.outputs["model_run"],
+        pruning_report=pruner.outputs["report"],
     )
     connection = (
         tfx.orchestration.metadata.sqlite_metadata_connection_config(metadata_path)

@@ -37,6 +37,13 @@ def check_schema(config: Config) -> None:
     known = {feature.name: feature for feature in schema.feature}
     if unknown := [name for name in config.features if name not in known]:
         raise ConfigError(f"features: the schema {path} has no feature {', '.join(unknown)}")
+    for name in config.fairness.columns:
+        column = known.get(name)
+        if column is None or column.type == schema_pb2.FLOAT:
+            raise ConfigError(
+                f"fairness.columns: {name!r}: the schema {path} must have it, as BYTES or INT: its "
+                "values are the groups that are compared"
+            )
     if problem := _problem_of_label(config, known.get(config.label)):
         raise ConfigError(f"label = {config.label!r}: {problem} ({path})")
     if config.example_weight:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import click
 
+from serving.commands.card import card
 from serving.commands.mirror import mirror
 from serving.commands.new_key import new_key
 from serving.commands.pin import pin
@@ -43,7 +44,7 @@ def main() -> None:
 
 for command in (serve, predict, versions, rollback, promote, pin, unpin):
     main.add_command(command)
-for command in (sign, verify, mirror, new_key, reencrypt):
+for command in (card, sign, verify, mirror, new_key, reencrypt):
     main.add_command(command)
 
 if __name__ == "__main__":

@@ -20,6 +20,8 @@ PREDICT_METHOD = "tensorflow/serving/predict"
 PROVENANCE = ".flightdeck"
 PROVENANCE_FILE = "provenance.json"
 TRAINING_STATISTICS = "training_statistics.pb"
+CARD_FILE = "card.json"
+CARD_TEXT = "card.md"
 SIGNATURE_FILE = "model.sig"
 # Says which version was signed and when; it is signed with the version.
 STATEMENT_FILE = "signed.json"

@@ -21,7 +21,7 @@ from tensorflow_model_analysis.metrics import metric_specs
 from components.evaluator import regression_metrics
 from components.evaluator.slices import SliceKey, rows_by_slice
 from ml.bootstrap import poisson_counts
-from ml.tallies import Counter, Problem, Tally
+from ml.tallies import Counter, Problem, Sum, Tally
 from ml.task_metrics import METRICS, Metric
 from storage.errors import DataError
 
@@ -146,7 +146,7 @@ class _Evaluate(beam.PTransform):
         metrics = (
             extracts
             | "Count" >> beam.ParDo(_Count(self._config))
-            | "Add" >> beam.CombinePerKey(_add)
+            | "Add" >> beam.CombinePerKey(add_tallies)
             | "Compute" >> beam.ParDo(_Compute(self._config))
         )
         validations = metrics | "Validate" >> beam.Map(
@@ -221,7 +221,8 @@ def _with_interval(values: np.ndarray, metric: Metric) -> Any:
     return ValueWithTDistribution(value, deviation, len(replicates) - 1, value)
 
 
-def _add(tallies: Iterable[Tally]) -> Tally:
+def add_tallies(tallies: Iterable[Tally]) -> Tally:
+    """The sum of tallies of the same slice."""
     iterator = iter(tallies)
     total = next(iterator)
     for tally in iterator:
@@ -251,7 +252,7 @@ def _configured(config: tfma.EvalConfig) -> tuple[list[_Configured], Counter]:
         for key, metric, _ in metric_specs.keys_and_metrics_from_specs(config, [spec]):
             averaged = classes if key.aggregation_type else {}
             metrics.append(_Configured(key, METRICS[metric.class_name], averaged))
-    needs: dict[Problem, frozenset[str]] = defaultdict(frozenset)
+    needs: dict[Problem, frozenset[Sum]] = defaultdict(frozenset)
     for configured in metrics:
         for problem in configured.problems:
             needs[problem] |= configured.metric.needs

@@ -10,6 +10,7 @@ from tfx import v1 as tfx
 from components.evaluator.baselines import compare_with_baselines
 from components.evaluator.blessing import write_blessing
 from components.evaluator.evaluation import evaluate, with_defaults
+from components.evaluator.fairness import plan_fairness, read_fairness
 from components.evaluator.labels import count_labels
 from components.evaluator.summary import write_summary
 from components.evaluator.verdict import judge
@@ -20,6 +21,8 @@ from ml.artifacts import (
     serving_model_uri,
     split_files,
 )
+from ml.effort import Stopwatch
+from ml.fairness.report import FairnessSettings
 from ml.tasks import Task
 
 
@@ -36,6 +39,7 @@ def Evaluator(
     split: tfx.dsl.components.Parameter[str],
     confidence: tfx.dsl.components.Parameter[float],
     max_baseline_loss: tfx.dsl.components.Parameter[float],
+    fairness: tfx.dsl.components.Parameter[str],
     baselines: tfx.dsl.components.InputArtifact[BaselineReport] = None,
     beam_pipeline: tfx.dsl.components.BeamComponentParameter[beam.Pipeline] = None,
 ) -> None:
@@ -55,6 +59,7 @@ def Evaluator(
           split="test",
           confidence=0.95,
           max_baseline_loss=0.02,
+          fairness='{"columns": ["place"], "thresholds": [0.5]}',
           baselines=baseline_evaluator.outputs["baselines"],
       )
 
@@ -65,8 +70,9 @@ def Evaluator(
       baseline_model: The model it is compared with. If the artifact is empty, as `ServedModel`
         emits it while nothing is served, the change thresholds are left out.
       evaluation: Component `outputs` contains: metrics and validation result, as TFMA writes them,
-        the verdict with its reasons as `verdict.json`, see `components.evaluator.verdict`;
-        `summary.json` and `curves.json`, see `components.evaluator.summary` and `ml.curves`.
+        the verdict with its reasons as `verdict.json`, see `components.evaluator.verdict`; what
+        slices were compared as `fairness.json`; `summary.json` and `curves.json`, see
+        `components.evaluator.summary` and `ml.curves`.
       blessing: Component `outputs` contains: whether every threshold was met, on rows enough.
       eval_config: A `tfma.EvalConfig` as JSON, with a candidate and a baseline.
       task: The task, see `ml.tasks.Task.to_json`; it encodes the labels.
@@ -75,12 +81,15 @@ def Evaluator(
         any loss.
       max_baseline_loss: Largest loss of the task's headline metric against gradient boosting; see
         `Metric.loss`.
+      fairness: Which slices are compared, and how far they may differ, as a JSON object, see
+        `ml.fairness.report.FairnessSettings`; "" for none.
       baselines: Baselines that the model has to beat, see `Comparison`; None for none.
       beam_pipeline: Supplied by TFX.
 
     Raises:
       DataError: If a row has no label, or one that the task does not have.
     """
+    stopwatch = Stopwatch("Evaluator")
     learned = Task.from_json(task)
     files, raw_schema = split_files(examples, split), load_schema(schema)
     sample = count_labels(files, raw_schema, learned)
@@ -90,12 +99,24 @@ def Evaluator(
         spec.name: (serving_model_uri(baseline_model if spec.is_baseline else model), True)
         for spec in config.model_specs
     }
+    compared = None
+    if fairness:
+        candidate = next(spec.name for spec in config.model_specs if not spec.is_baseline)
+        settings = FairnessSettings.from_json(fairness, confidence)
+        compared = plan_fairness(files, raw_schema, learned, settings, candidate)
     with beam_pipeline as pipeline:
         evaluate(
             *(pipeline, files, raw_schema, learned, config, models, evaluation.uri),
             with_curves=True,
+            fairness=compared,
         )
     verdict = judge(evaluation.uri, learned, sample, confidence)
+    if found := read_fairness(evaluation.uri):
+        verdict = replace(
+            verdict,
+            failures=verdict.failures + tuple(found["failures"]),
+            not_judged=verdict.not_judged + tuple(found["unknown"]),
+        )
     if baselines is not None:
         comparison = compare_with_baselines(
             files, raw_schema, serving_model_uri(model), baselines, max_baseline_loss
@@ -105,3 +126,4 @@ def Evaluator(
     verdict.write(evaluation.uri)
     write_summary(evaluation.uri, verdict)
     write_blessing(blessing, not verdict.failures)
+    stopwatch.stop(blessing)

@@ -16,6 +16,7 @@ from tfx_bsl.public import tfxio
 from components.evaluator import columns
 from components.evaluator.curves import PLACE, make_curve_writer
 from components.evaluator.extraction import make_extractors
+from components.evaluator.fairness import CompareSlices, Fairness
 from components.evaluator.labels import encode_labels
 from components.evaluator.slices import slice_columns
 from ml.predictors import Predictor, check_model, load_predictor
@@ -48,6 +49,7 @@ def evaluate(
     output: str,
     *,
     with_curves: bool = False,
+    fairness: Fairness | None = None,
 ) -> None:
     """Adds the evaluation of models to a Beam pipeline: by columns, if all its metrics allow it.
 
@@ -61,6 +63,7 @@ def evaluate(
         in it is preferred.
       output: URI of the folder for the evaluation, in TFMA's format.
       with_curves: Whether to write curves too (see `make_curve_writer`), if it is by columns.
+      fairness: What is compared for fairness; None for nothing.
 
     Raises:
       UserError: If a TFLite model has an input that is no feature of the schema.
@@ -70,9 +73,24 @@ def evaluate(
         if prefer_tflite:
             check_model(uri, features)
     if columns.supports(config):
-        evaluate_by_columns(pipeline, files, schema, task, config, models, output, with_curves)
-    else:
-        evaluate_by_rows(pipeline, files, schema, task, config, models, output)
+        evaluate_by_columns(
+            *(pipeline, files, schema, task, config, models, output),
+            with_curves=with_curves,
+            fairness=fairness,
+        )
+        return
+    evaluate_by_rows(pipeline, files, schema, task, config, models, output)
+    if fairness:
+        own = {fairness.model: models[fairness.model]}
+        _ = (
+            _files(pipeline, files)
+            | "Predict groups" >> beam.ParDo(_Predict(own, config, schema, task, fairness))
+            | "Fairness" >> CompareSlices(fairness, output)
+        )
+
+
+def _files(pipeline: beam.Pipeline, files: list[str]) -> beam.PCollection:
+    return pipeline | "Files" >> beam.Create([{_FILE: file} for file in files])
 
 
 def evaluate_by_columns(
@@ -83,24 +101,24 @@ def evaluate_by_columns(
     config: tfma.EvalConfig,
     models: Models,
     output: str,
+    *,
     with_curves: bool = False,
+    fairness: Fairness | None = None,
 ) -> None:
     """Evaluates by columns; see `evaluate`."""
-    predict = beam.ParDo(_Predict(models, config, schema, task))
+    predict = beam.ParDo(_Predict(models, config, schema, task, fairness))
     evaluators = [columns.make_evaluator(config, run_after=_PREDICT_STAGE)]
     if with_curves:
         evaluators.append(make_curve_writer(config, task, output, run_after=_PREDICT_STAGE))
-    _ = (
-        pipeline
-        | "Files" >> beam.Create([{_FILE: file} for file in files])
-        | "Evaluate"
-        >> tfma.ExtractEvaluateAndWriteResults(
-            eval_shared_model=_shared(models, config),
-            eval_config=config,
-            extractors=[tfma.extractors.Extractor(_PREDICT_STAGE, predict)],
-            evaluators=evaluators,
-            output_path=output,
-        )
+    if fairness:
+        compare = CompareSlices(fairness, output)
+        evaluators.append(tfma.evaluators.Evaluator("CompareSlices", _PREDICT_STAGE, compare))
+    _ = _files(pipeline, files) | "Evaluate" >> tfma.ExtractEvaluateAndWriteResults(
+        eval_shared_model=_shared(models, config),
+        eval_config=config,
+        extractors=[tfma.extractors.Extractor(_PREDICT_STAGE, predict)],
+        evaluators=evaluators,
+        output_path=output,
     )
 
 
@@ -154,9 +172,10 @@ class _Predict(beam.DoFn):
         config: tfma.EvalConfig,
         schema: schema_pb2.Schema,
         task: Task,
+        fairness: Fairness | None,
     ):
         self._models, self._task = models, task
-        needed = slice_columns(config)
+        needed = slice_columns(config) | set(fairness.settings.columns if fairness else ())
         for spec in config.model_specs:
             needed |= {spec.label_key, spec.example_weight_key}
         self._schema = schema_pb2.Schema(feature=[f for f in schema.feature if f.name in needed])

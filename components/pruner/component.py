@@ -19,6 +19,7 @@ from components.pruner.spec import check_pruning, limit_sparsity, read_units
 from ml.artifacts import CompressionReport, serving_model_uri
 from ml.custom_config import bind_custom_config
 from ml.distillation import teach
+from ml.effort import Stopwatch
 from ml.examples import read_columns
 from ml.fit import FitSettings, check_columns, evaluate
 from ml.keras_setup import skip_autograph_of_keras
@@ -130,6 +131,7 @@ def Pruner(
       UserError: If a parameter is not allowed, a layer cannot be pruned, or the model is not
         `tf_keras`, before any work is done; or if fine-tuning diverges.
     """
+    stopwatch = Stopwatch("Pruner")
     skip_autograph_of_keras()
     settings = FitSettings(
         Task.from_json(task), loss, class_weights, epochs, batch_size, learning_rate, seed
@@ -206,3 +208,4 @@ def Pruner(
             "sensitivity": sensitivity,
         }
     )
+    stopwatch.stop(report)

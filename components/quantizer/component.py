@@ -23,6 +23,7 @@ from ml import progress
 from ml.artifacts import CompressionReport, serving_model_uri
 from ml.custom_config import bind_custom_config
 from ml.distillation import teach, without_regularization
+from ml.effort import Stopwatch
 from ml.examples import Columns, read_columns
 from ml.fit import FitSettings, check_columns, select_inputs
 from ml.keras_setup import skip_autograph_of_keras
@@ -140,6 +141,7 @@ def Quantizer(
         `tf_keras`, the representative dataset is unusable, TFLite lacks an operator, or the TFLite
         model has an input that is no feature of the raw examples.
     """
+    stopwatch = Stopwatch("Quantizer")
     skip_autograph_of_keras()
     learned = Task.from_json(task)
     settings = FitSettings(learned, loss, class_weights, epochs, batch_size, learning_rate, seed)
@@ -211,6 +213,7 @@ def Quantizer(
     )
     picture = os.path.join(report.uri, "trade_off.png")
     plot_trade_off(picture, baseline, measured, chosen, learned.headline)
+    stopwatch.stop(report)
 
 
 def _write(model: tfx.dsl.Artifact, candidate: Candidate) -> None:

@@ -22,6 +22,7 @@ from components.serving_validator.trial import (
 from components.serving_validator.verdict import Limits
 from components.serving_validator.warmup import write_warmup
 from ml.artifacts import load_schema, serving_model_uri, split_files
+from ml.effort import Stopwatch
 from ml.examples import raw_values
 from ml.file_names import INFRA_BLESSED_FILE, INFRA_NOT_BLESSED_FILE, REPORT_FILE
 from ml.tasks import REGRESSION, Task
@@ -108,6 +109,7 @@ def ServingValidator(
       UserError: Naming the split that is missing, or an input that is no feature of the schema.
       DataError: If the split has no rows, or a row lacks what the model needs.
     """
+    stopwatch = Stopwatch("ServingValidator")
     limits = Limits(
         tolerance=tolerance,
         max_p50_ms=max_p50_ms,
@@ -152,6 +154,7 @@ def ServingValidator(
     if requests and not reasons:
         files[WARMUP_FILE] = requests
     _write_blessing(blessing, report, files)
+    stopwatch.stop(blessing)
 
 
 def _scale(task: Task, sample: np.ndarray) -> float:

@@ -13,6 +13,7 @@ from components.span_example_gen.row_order import RowOrder
 from components.span_example_gen.source_files import TextCopier, source_files
 from components.span_example_gen.writing import ROUNDED, WriteShard
 from ml.artifacts import load_schema
+from ml.effort import Stopwatch
 from ml.example_columns import Columns
 from storage.errors import DataError, from_worker_traceback
 from storage.span_digests import digest_spans
@@ -81,6 +82,7 @@ def SpanExampleGen(
       DataError: If a span, file, row group or column is missing, unreadable, empty or mistyped, if
         rows are of another span than their path says, or if the data does not match `fingerprint`.
     """
+    stopwatch = Stopwatch("SpanExampleGen")
     source = DataSource.of(data_uri, layout)
     chosen = resolve_window(source, as_of, window)
     if fingerprint and fingerprint != chosen.fingerprint:
@@ -113,6 +115,7 @@ def SpanExampleGen(
     examples.set_string_custom_property("split", _describe_split(source, chosen, keys))
     examples.set_string_custom_property("left_out", json.dumps(sorted(files.left_out)))
     examples.set_string_custom_property("rounded", json.dumps(rounded))
+    stopwatch.stop(examples)
 
 
 def _counted(pipeline: beam.Pipeline, namespace: str) -> list[str]:

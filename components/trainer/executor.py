@@ -8,6 +8,7 @@ from tfx.types.standard_component_specs import CUSTOM_CONFIG_KEY, HYPERPARAMETER
 from tfx.utils import json_utils
 
 from ml import hyperparameters
+from ml.effort import Stopwatch
 
 SETTING = "setting_"
 
@@ -22,6 +23,7 @@ class Executor(GenericExecutor):
         exec_properties: dict[str, Any],
     ) -> None:
         """Runs the stock Trainer."""
+        stopwatch = Stopwatch("Trainer")
         settings = {
             name.removeprefix(SETTING): value
             for name, value in exec_properties.items()
@@ -33,3 +35,4 @@ class Executor(GenericExecutor):
             custom_config = hyperparameters.apply(custom_config, hyperparameters.read(artifact))
         properties = {**exec_properties, CUSTOM_CONFIG_KEY: json_utils.dumps(custom_config)}
         super().Do(input_dict, output_dict, properties)
+        stopwatch.stop(output_dict["model_run"][0])

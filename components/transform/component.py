@@ -19,6 +19,7 @@ from components.transform.files import FILE, read_batches, transform_split
 from components.transform.kept_analyses import KeptAnalyses, code_version
 from ml.artifacts import load_schema, split_files, split_uri
 from ml.custom_config import bind_custom_config
+from ml.effort import Stopwatch
 from ml.parameters import load_function
 from storage.errors import from_worker_traceback
 from storage.span_store import SpanStore
@@ -69,6 +70,7 @@ def Transform(
     Raises:
       UserError: If there is no such function or split.
     """
+    stopwatch = Stopwatch("Transform")
     user_function = load_function(preprocessing_fn)
     function = bind_custom_config(user_function, custom_config)
     learned_from = [f for split in json.loads(analyze) for f in split_files(examples, split)]
@@ -127,6 +129,7 @@ def Transform(
         raise
     tf.io.gfile.rmtree(temporary)
     transformed_examples.split_names = json.dumps(list(applied_to))
+    stopwatch.stop(transform_graph)
 
 
 def _raised(error: Exception) -> str:

@@ -13,6 +13,7 @@ from tfx import v1 as tfx
 from components.compression_evaluator import read_budgets
 from components.data_gate.component import GateFacts
 from components.evaluator.baselines import Comparison, show
+from components.evaluator.fairness import describe_fairness, read_fairness
 from components.evaluator.results import (
     OVERALL,
     read_baseline_metrics,
@@ -227,7 +228,10 @@ def _evaluator(outputs: Outputs) -> Summary:
     )
     comparison = Comparison.read(uri)
     if outputs["blessing"].get_int_custom_property("blessed"):
-        return Summary(f"blessed; {values}", (comparison.line,) if comparison else ())
+        details = [comparison.line] if comparison else []
+        if fairness := read_fairness(uri):
+            details.append(describe_fairness(fairness))
+        return Summary(f"blessed; {values}", tuple(details))
     return Summary(f"not blessed; {values}", verdict.failures)
 
 

@@ -84,6 +84,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
         "encryption_keys": "",
         "file_mode": "0644",
         "keep_versions": 0,
+        "card": "",
     },
     "ServedModel": {"version": 0, "public_keys": "[]", "encryption_keys": ""},
     "RequestExampleGen": {

@@ -24,6 +24,7 @@ from ml.scores import measure
 from ml.tasks import Task
 from pipeline.config import EvaluationConfig, load_config
 from pipeline.evaluation import make_eval_config
+from pipeline.fairness_config import FairnessConfig
 from pipeline.model import Model
 from storage.errors import DataError
 from storage.tfrecords import open_records
@@ -136,7 +137,12 @@ def model_of(task: Task) -> Model:
 
 
 def judge_rows(
-    folders: dict[str, Path], task: Task, rows: Rows, served: Any = None, **settings: Any
+    folders: dict[str, Path],
+    task: Task,
+    rows: Rows,
+    served: Any = None,
+    fairness: str = "",
+    **settings: Any,
 ) -> tuple[bool, str]:
     """Runs the Evaluator; returns whether it blessed the model, and the evaluation's folder."""
     write(folders, task, rows, served)
@@ -156,6 +162,7 @@ def judge_rows(
     )
     parameters = {
         "max_baseline_loss": 0.0,
+        "fairness": fairness,
         "eval_config": json_format.MessageToJson(make_eval_config(config, model_of(task))),
         "task": task.to_json(),
         "split": "test",
@@ -274,6 +281,21 @@ def test_evaluator_weighs_rows_and_does_not_judge_slices_of_one_class(
         "kind:all well: AUC is undefined on these rows",
     )
     assert "NaN" not in json.dumps(metrics)
+
+
+def test_evaluator_refuses_a_model_that_treats_slices_too_differently(
+    folders: dict[str, Path],
+) -> None:
+    config = FairnessConfig(
+        ("kind",), (0.4,), {"selection_rate": 0.2, "false_negative_rate": 0.2}, {}, 30
+    )
+    blessed, uri = judge_rows(folders, SICK, sickness(300, quality=0.4), fairness=config.to_json())
+    (line,) = read_failures(uri)
+    assert not blessed
+    assert line.startswith("fairness: kind: selection rate at 0.4 is ")
+    assert line.endswith(" apart: at most 0.2 is allowed (fairness.max_difference)")
+    unknown = "kind:all well: false negative rate at 0.4 is unknown: no row is positive"
+    assert unknown in read_verdict(uri).not_judged
 
 
 def test_evaluator_blesses_nothing_on_a_handful_of_rows_however_good(

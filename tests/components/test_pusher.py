@@ -19,6 +19,7 @@ from components.evaluator.verdict import Verdict
 from components.pusher import Pusher
 from components.served_model import ServedModel
 from ml.artifacts import CompressionReport, TuningReport
+from ml.effort import Stopwatch
 from ml.tasks import Task
 from storage.directory import ModelDirectory
 from storage.encryption import key_of
@@ -138,8 +139,31 @@ def test_pusher_publishes_a_blessed_model_with_its_provenance(run: Run) -> None:
     assert "InfraBlessing" in record["artifacts"]
     assert set(os.listdir(run.directory.provenance_uri(version))) == {
         *("provenance.json", "metrics.json", "compression.json", "schema.pbtxt"),
-        *("training_statistics.pb", "intervals.json"),
+        *("training_statistics.pb", "intervals.json", "card.md", "card.json"),
     }
+
+
+def test_pusher_signs_a_model_card_with_what_nodes_took(run: Run) -> None:
+    model_run = at(standard.ModelRun, run.root / "run")
+    Stopwatch("Trainer").stop(model_run)
+    run.inputs["model_run"] = model_run
+    key = run.root / "keys" / "signing.key"
+    run.push(signing_key=str(key), card="**Intended use.** Tests <b>alone</b>.\n")
+    (version,) = run.directory.versions()
+    folder = Path(run.directory.provenance_uri(version))
+    card = json.loads((folder / "card.json").read_text())
+    assert (card["version"], card["data"]["spans"]["test"]) == (version, [201302])
+    overall = card["metrics"][0]["values"]["auc"]
+    assert overall["value"] == pytest.approx(0.75)
+    assert [node["node"] for node in card["effort"]["nodes"]] == ["Trainer"]
+    text = (folder / "card.md").read_text()
+    assert "The team: Tests &lt;b>alone&lt;/b>." in text
+    assert f"version {version}\n" in text
+    trust = TrustStore([str(key.with_name("signing.pub"))])
+    private_copy(run.directory, version, trust).close()
+    (folder / "card.md").write_text(text.replace("Tests", "Anything"))
+    with pytest.raises(SignatureError, match=f"changed: .flightdeck/{version}/card.md"):
+        private_copy(run.directory, version, trust)
 
 
 @pytest.mark.parametrize("name", ["blessing", "compression_blessing", "infra_blessing"])

@@ -20,7 +20,7 @@ from serving.__main__ import main
 from serving.commands.versions import print_versions
 from storage.directory import ModelDirectory
 from storage.keys import TrustStore, ensure_key_pair, short_id
-from storage.names import PROVENANCE_FILE, SAVED_MODEL
+from storage.names import CARD_FILE, CARD_TEXT, PROVENANCE_FILE, SAVED_MODEL
 from storage.signing import sign
 from terminal import tables
 
@@ -49,6 +49,8 @@ def publish(directory: ModelDirectory, *versions: int, signed: bool = True) -> N
             "spans": {"train": [201306, 201307, 201308], "test": [201309]},
         }
         (provenance / PROVENANCE_FILE).write_text(json.dumps(record))
+        (provenance / CARD_TEXT).write_text(f"# Card of version {version}\n\nß\n")
+        (provenance / CARD_FILE).write_text(json.dumps({"version": version}))
 
         def sign_it(private: ModelDirectory, version: int) -> None:
             sign(private, version, keys.private)
@@ -333,6 +335,45 @@ def test_verify_prints_a_line_for_each_failure_and_exits_with_1(
         first,
         f"version 11: FAILED, version 11 is not, or no longer, in {directory.uri}",
     ]
+
+
+def test_card_prints_what_was_signed(directory: ModelDirectory) -> None:
+    publish(directory, 7, 8, 9)
+    directory.rollback()
+    assert done("card", directory.serving_dir) == "# Card of version 8\n\nß\n"
+    assert done("card", directory.serving_dir, 9) == "# Card of version 9\n\nß\n"
+    assert json.loads(done("card", directory.serving_dir, 7, "--json")) == {"version": 7}
+    card = Path(directory.provenance_uri(8), CARD_TEXT)
+    card.write_text("# Card\x1b[2J\n")
+    result = run("card", directory.serving_dir)
+    assert result.exit_code == 1
+    assert f"changed: .flightdeck/8/{CARD_TEXT}" in result.output
+    assert "Card" not in result.output
+    # Nor does what is not verified reach the terminal as it is.
+    assert done("card", directory.serving_dir, "--no-verify") == "# Card\\x1b[2J\n"
+
+
+def test_card_says_what_is_missing(directory: ModelDirectory) -> None:
+    publish(directory, 7, signed=False)
+    for arguments, status, message in (
+        ((), 1, "there is no signature"),
+        (("6", "--no-verify"), 1, "version 6 is not, or no longer, in"),
+        (("7", "8"), 2, "unexpected extra argument (8)"),
+        (("--no-verify", "--public-key", "x"), 2, "exclude each other"),
+    ):
+        result = run("card", directory.serving_dir, *arguments)
+        assert result.exit_code == status, result.output
+        assert message in result.output
+    Path(directory.provenance_uri(7), CARD_TEXT).unlink()
+    result = run("card", directory.serving_dir, "--no-verify")
+    assert (result.exit_code, result.output) == (
+        1,
+        "Error: version 7 of model_name has no model card: an earlier release, or another "
+        "program, pushed it\n",
+    )
+    directory.rollback(withdraw=True)
+    result = run("card", directory.serving_dir)
+    assert "no version of model_name is live" in result.output
 
 
 def test_verify_accepts_another_public_key(directory: ModelDirectory, tmp_path: Path) -> None:
