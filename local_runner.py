@@ -15,6 +15,7 @@ from orchestration.commands.clean import clean
 from orchestration.commands.lineage import lineage
 from orchestration.commands.monitor import monitor
 from orchestration.commands.new import new
+from orchestration.commands.predict import predict
 from orchestration.commands.reproduce import reproduce
 from orchestration.commands.run import run
 from orchestration.commands.runs import runs
@@ -36,7 +37,19 @@ def main() -> None:
     spare_loopback(os.environ)
 
 
-for command in (new, check, run, schedule, backtest, monitor, runs, lineage, reproduce, clean):
+for command in (
+    new,
+    check,
+    run,
+    schedule,
+    backtest,
+    monitor,
+    predict,
+    runs,
+    lineage,
+    reproduce,
+    clean,
+):
     main.add_command(command)
 
 if __name__ == "__main__":
