@@ -62,8 +62,6 @@ def create_prediction_pipeline(
         public_keys=json.dumps(public_keys),
         encryption_keys=config.serving.encryption_keys,
     )
-    if args := config.node_beam_args.get(predictor.id):
-        predictor.with_beam_pipeline_args(list(args))
     return tfx.dsl.Pipeline(
         pipeline_name=pipeline_name,
         pipeline_root=pipeline_root,

@@ -21,9 +21,6 @@ from orchestration.local.output_directory import OutputDirectory
 from orchestration.outcome import Outcome
 from pipeline.config import Config
 
-# The node of the prediction pipeline, by which `node_beam_args` knows this job too.
-_NODE = "BatchPredictor"
-
 
 @dataclass(frozen=True)
 class Selection:
@@ -76,7 +73,7 @@ def predict(
         time_column=config.data.time_column,
         format=selection.model_format,
     )
-    args = [*config.beam_args, *config.node_beam_args.get(_NODE, ())]
+    args = list(config.beam_args)
 
     def started(version: int, shards: int, left: int) -> None:
         done = f", {shards - left} of them done before" if left < shards else ""
