@@ -15,7 +15,8 @@ import pyarrow as pa
 from google.protobuf import text_format
 from tensorflow_metadata.proto.v0 import schema_pb2
 
-from components.batch_predictor.input_files import ROWS_PER_SHARD, Shard, Table
+from components.batch_predictor import input_files
+from components.batch_predictor.input_files import Shard, Table
 from components.batch_predictor.output_folder import OutputFolder, ShardRecord
 from components.batch_predictor.predicting import Prediction, PredictShard, Work
 from ml.column_inputs import ColumnInputs
@@ -150,7 +151,7 @@ def predict_table(
             "encoding": request.text.encoding,
             "null_values": list(request.text.null_values),
             "time_column": request.time_column,
-            "rows_per_shard": ROWS_PER_SHARD,
+            "rows_per_shard": input_files.ROWS_PER_SHARD,
             "encoding_version": _ENCODING,
         },
     }

@@ -176,6 +176,9 @@ class OutputFolder:
 
     def _check(self, job: Job) -> dict[str, Any] | None:
         """Checks that the folder is free for a job; the manifest if the job is done."""
+        files, root = open_uri(self.uri)
+        if files.get_file_info(root).type not in (fs.FileType.NotFound, fs.FileType.Directory):
+            raise UserError(f"--output {self.uri} is no folder: name one that is not there yet")
         manifest, begun = self._read(_MANIFEST), self._read(f"{_WORK}/{_JOB}")
         if manifest or begun:
             self._check_same(manifest or begun, job)
@@ -190,8 +193,6 @@ class OutputFolder:
 
     def _first_entry(self) -> str:
         files, root = open_uri(self.uri)
-        if files.get_file_info(root).type not in (fs.FileType.NotFound, fs.FileType.Directory):
-            raise UserError(f"--output {self.uri} is no folder: name one that is not there yet")
         try:
             names = {info.base_name for info in list_folder(files, root)}
         except OSError as error:

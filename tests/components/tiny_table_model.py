@@ -27,25 +27,27 @@ feature { name: "delayed" type: INT shape { dim { size: 1 } } }
 class Tiny(tf.Module):
     """Adds up its numbers; the second output is the double. A negative stop is an error."""
 
-    def __init__(self, outputs: int, checks: bool):
+    def __init__(self, outputs: int, checks: bool, width: int):
         super().__init__()
         self.outputs = outputs
         self.checks = checks
+        self.predict = tf.function(
+            self._predict,
+            input_signature=[
+                tf.TensorSpec([None], tf.string, "company"),
+                tf.TensorSpec([None, width] if width > 1 else [None], tf.float32, "legs"),
+                tf.TensorSpec([None], tf.float32, "miles"),
+                tf.TensorSpec([None], tf.int64, "stops"),
+            ],
+        )
 
-    @tf.function(
-        input_signature=[
-            tf.TensorSpec([None], tf.string, "company"),
-            tf.TensorSpec([None, 2], tf.float32, "legs"),
-            tf.TensorSpec([None], tf.float32, "miles"),
-            tf.TensorSpec([None], tf.int64, "stops"),
-        ]
-    )
-    def predict(
+    def _predict(
         self, company: tf.Tensor, legs: tf.Tensor, miles: tf.Tensor, stops: tf.Tensor
     ) -> dict[str, tf.Tensor]:
         if self.checks:
             tf.debugging.assert_non_negative(stops, "stops are negative")
-        one = miles / 100 + tf.cast(stops, tf.float32) + tf.reduce_sum(legs, axis=1)
+        legs = tf.reduce_sum(tf.reshape(legs, [tf.size(miles), -1]), axis=1)
+        one = miles / 100 + tf.cast(stops, tf.float32) + legs
         one += tf.cast(tf.shape(company)[0] - tf.size(company), tf.float32)
         return {"score": tf.stack([one * (n + 1) for n in range(self.outputs)], axis=1)}
 
@@ -56,9 +58,16 @@ def expected(miles: float | None, stops: int, legs: list[float]) -> np.float32:
     return np.float32(miles) / np.float32(100) + np.float32(stops) + np.float32(sum(legs))
 
 
-def push(root: Path, outputs: int = 1, *, checks: bool = False, version: int = VERSION) -> Path:
+def push(
+    root: Path,
+    outputs: int = 1,
+    *,
+    checks: bool = False,
+    width: int = 2,
+    version: int = VERSION,
+) -> Path:
     """Pushes the model as a signed version below a folder, with its keys, and returns it."""
-    module = Tiny(outputs, checks)
+    module = Tiny(outputs, checks, width)
     model = root / f"model-{version}"
     tf.saved_model.save(module, str(model), signatures={RAW_SIGNATURE: module.predict})
     if not checks:  # TFLite has no assertions.
@@ -69,7 +78,7 @@ def push(root: Path, outputs: int = 1, *, checks: bool = False, version: int = V
     assert (model / SAVED_MODEL).exists()
     provenance = root / f"provenance-{version}"
     provenance.mkdir()
-    (provenance / "schema.pbtxt").write_text(SCHEMA)
+    (provenance / "schema.pbtxt").write_text(SCHEMA.replace("size: 2", f"size: {width}"))
     (provenance / "provenance.json").write_text("{}")
     keys = ensure_key_pair(str(root / "keys" / "signing.key"))
     ModelDirectory(str(root / "serving_model"), NAME).publish(
