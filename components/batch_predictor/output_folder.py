@@ -36,6 +36,7 @@ from storage.uris import (
 )
 
 _MANIFEST, _WORK, _JOB, _REJECTED = "_manifest.json", "_work", "job.json", "_rejected"
+_RECORD = "shard-"
 # Parts of a job, and what it means if they differ.
 _PARTS = {
     "input": "the input has changed",
@@ -120,7 +121,11 @@ class OutputFolder:
                 if not manifest:
                     self._delete_parts()
                     write_whole(f"{self.uri}/{_WORK}/{_JOB}", _encode(job))
-                yield manifest
+                try:
+                    yield manifest
+                except BaseException:
+                    self._forget_nothing()
+                    raise
         except OSError as error:
             raise UserError(f"--output {self.uri} cannot be written: {error}") from error
 
@@ -166,7 +171,7 @@ class OutputFolder:
         return manifest
 
     def _record_uri(self, number: int) -> str:
-        return f"{self.uri}/{_WORK}/shard-{number:05d}.json"
+        return f"{self.uri}/{_WORK}/{_RECORD}{number:05d}.json"
 
     def _read(self, name: str) -> dict[str, Any]:
         try:
@@ -249,6 +254,17 @@ class OutputFolder:
             yield
         finally:
             lock.release()
+
+    def _forget_nothing(self) -> None:
+        """Gives the folder back if no shard was written, as when the input is refused."""
+        files, root = open_uri(self.uri)
+        work = list_folder(files, f"{root}/{_WORK}")
+        if any(info.base_name.startswith(_RECORD) for info in work):
+            return
+        delete_tree(f"{self.uri}/{_WORK}")
+        if path := local_path(self.uri):
+            with contextlib.suppress(OSError):
+                os.rmdir(path)
 
     def _delete_parts(self) -> None:
         """Deletes files that a process which was killed has not finished."""

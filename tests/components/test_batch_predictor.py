@@ -316,6 +316,7 @@ def test_batch_predictor_refuses_a_table_that_does_not_fit(
     path = write(tmp_path / "in.parquet", change(rows(10)))
     with pytest.raises(DataError, match=message):
         predict(served, path, tmp_path / "out")
+    assert not (tmp_path / "out").exists()  # It is free for a table that fits.
 
 
 @pytest.mark.parametrize(
@@ -404,8 +405,12 @@ def test_batch_predictor_goes_on_with_nothing_else(
 ) -> None:
     path, output = write(tmp_path / "in.parquet", rows(10)), tmp_path / "out"
 
-    def stop(*arguments: Any) -> None:
-        raise OSError("disk full")
+    written = output_folder.OutputFolder.write_shard
+
+    def stop(folder: Any, number: int, *arguments: Any) -> None:
+        if number:
+            raise OSError("disk full")
+        written(folder, number, *arguments)
 
     with monkeypatch.context() as patch:
         patch.setattr(output_folder.OutputFolder, "write_shard", stop)
