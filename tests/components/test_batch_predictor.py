@@ -536,9 +536,14 @@ def slowly(*arguments):
     write(*arguments)
     time.sleep(0.2)
 output_folder.OutputFolder.write_shard = slowly
-from pathlib import Path
-from tests.components.test_batch_predictor import predict
-predict(*map(Path, sys.argv[1:]))
+import apache_beam as beam
+from components.batch_predictor.job import Request, Source, predict_table
+from ml.tasks import Task
+from storage.table_formats import TextFormat
+source = Source(sys.argv[1] + "/serving_model", "tiny", 0, "", [sys.argv[1] + "/keys"], "")
+task = Task("regression", "delayed")
+request = Request(*sys.argv[2:], TextFormat(), task, "score", "", None)
+predict_table(source, request, beam.Pipeline)
 """
 
 
