@@ -15,6 +15,7 @@ from orchestration.commands.clean import clean
 from orchestration.commands.lineage import lineage
 from orchestration.commands.monitor import monitor
 from orchestration.commands.new import new
+from orchestration.commands.predict import predict
 from orchestration.commands.report import report
 from orchestration.commands.reproduce import reproduce
 from orchestration.commands.run import run
@@ -44,6 +45,7 @@ for command in (
     schedule,
     backtest,
     monitor,
+    predict,
     runs,
     report,
     lineage,

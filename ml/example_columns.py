@@ -85,7 +85,7 @@ class Columns:
             return
         if name == self.time and not is_time(kind):
             raise DataError(f"{path}: column {name!r} is {kind}; {TIME_EXPECTED}")
-        is_vector = _is_list(kind)
+        is_vector = is_list(kind)
         if is_vector and name not in self.lengths:
             raise DataError(
                 f"{path}: column {name!r} is {kind}; one value is expected (a vector has its "
@@ -129,10 +129,10 @@ def to_example_batch(
         if kind is None or pa.types.is_null(array.type):
             continue
         names.append(name)
-        if _is_list(array.type):
+        if is_list(array.type):
             arrays.append(_to_vectors(name, array, columns, rounded))
             continue
-        arrays.append(_to_lists(_convert(name, array, kind, rounded)))
+        arrays.append(_to_lists(convert_values(name, array, kind, rounded)))
     return pa.RecordBatch.from_arrays(arrays, names)
 
 
@@ -172,7 +172,21 @@ def feature_type(kind: pa.DataType) -> int | None:
     return None
 
 
-def _convert(name: str, array: pa.Array, kind: int | None, rounded: set[str]) -> pa.Array:
+def convert_values(name: str, array: pa.Array, kind: int | None, rounded: set[str]) -> pa.Array:
+    """Converts values to a feature's type.
+
+    Args:
+      name: Name of the column, for messages.
+      array: Strings, numbers, booleans, dates or timestamps.
+      kind: TFMD type of the feature.
+      rounded: Gets the name if a 32-bit float rounds whole numbers.
+
+    Returns:
+      Bytes, int64 or float32, null where absent.
+
+    Raises:
+      DataError: See `to_example_batch`.
+    """
     if pa.types.is_dictionary(array.type):
         array = array.cast(array.type.value_type)
     if pa.types.is_date(array.type):
@@ -243,7 +257,8 @@ def _is_rounded(name: str, array: pa.Array, exact: pa.Array, narrow: pa.Array) -
     return bool(lost.any())
 
 
-def _is_list(kind: pa.DataType) -> bool:
+def is_list(kind: pa.DataType) -> bool:
+    """Whether a value of a type is a list."""
     return (
         pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
     )
@@ -269,7 +284,7 @@ def _to_vectors(name: str, array: pa.Array, columns: Columns, rounded: set[str])
     offsets = np.zeros(len(array) + 1, np.int32)
     np.cumsum(present * wanted, out=offsets[1:])
     absent = np.append(~present, False)
-    values = _convert(name, values, kind, rounded)
+    values = convert_values(name, values, kind, rounded)
     return pa.ListArray.from_arrays(pa.array(offsets, mask=absent), values)
 
 

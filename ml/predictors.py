@@ -8,10 +8,10 @@ from typing import Protocol
 
 import numpy as np
 import tensorflow as tf
-from ai_edge_litert.interpreter import Interpreter
 from tfx import v1 as tfx
 
 from ml.parsing import check_known, parse_examples
+from ml.tflite_runner import TFLiteRunner
 from storage.errors import UserError
 from storage.names import DEFAULT_SIGNATURE, TFLITE_MODEL
 
@@ -84,34 +84,12 @@ class SavedModelPredictor:
         return np.asarray(self._signature(**{self._input: tf.constant(examples)})[self._output])
 
 
-class TFLitePredictor:
-    """A TFLite model with one signature, from raw features to one output.
-
-    Args:
-      content: The model.
-      threads: Threads of the interpreter.
-
-    Raises:
-      UserError: If the model has more than one signature, or output.
-    """
-
-    def __init__(self, content: bytes, threads: int = 1):
-        self.interpreter = Interpreter(model_content=content, num_threads=threads)
-        signatures = self.interpreter.get_signature_list()
-        if len(signatures) != 1:
-            raise UserError(f"a TFLite model with one signature is needed, not {len(signatures)}")
-        ((name, parts),) = signatures.items()
-        if len(parts["outputs"]) != 1:
-            raise UserError(f"a TFLite model with one output is needed, not {parts['outputs']}")
-        runner = self.interpreter.get_signature_runner(name)
-        self._inputs = runner.get_input_details()
-        (output,) = runner.get_output_details().values()
-        self._output = output["index"]
-        self._shapes: dict[str, tuple[int, ...]] = {}
+class TFLitePredictor(TFLiteRunner):
+    """A TFLite model with one signature, fed with serialized examples."""
 
     def check_inputs(self, features: Collection[str]) -> None:
         """Checks that every input is one of some features; see `check_known`."""
-        check_known(self._inputs, features, _READER)
+        check_known(self.inputs, features, _READER)
 
     def predict(self, examples: np.ndarray) -> np.ndarray:
         """See `Predictor`.
@@ -123,25 +101,5 @@ class TFLitePredictor:
 
     def parse(self, examples: np.ndarray) -> dict[str, np.ndarray]:
         """Parses serialized examples into the model's inputs, each [batch, ...]."""
-        inputs = {
-            name: (tf.as_dtype(detail["dtype"]), detail["shape_signature"][1:].tolist())
-            for name, detail in self._inputs.items()
-        }
+        inputs = {name: (tf.as_dtype(one.dtype), one.shape) for name, one in self.inputs.items()}
         return parse_examples(examples, inputs, _READER)
-
-    def predict_features(self, features: dict[str, np.ndarray]) -> np.ndarray:
-        """Predicts features by name, each [batch, ...]; returns float32 [batch, outputs]."""
-        self.feed(features)
-        self.interpreter.invoke()
-        return np.asarray(self.interpreter.get_tensor(self._output))
-
-    def feed(self, features: dict[str, np.ndarray]) -> None:
-        """Copies features by name, each [batch, ...], to the interpreter."""
-        shapes = {name: column.shape for name, column in features.items()}
-        if shapes != self._shapes:
-            for name, shape in shapes.items():
-                self.interpreter.resize_tensor_input(self._inputs[name]["index"], shape)
-            self.interpreter.allocate_tensors()
-            self._shapes = shapes
-        for name, column in features.items():
-            self.interpreter.set_tensor(self._inputs[name]["index"], column)

@@ -44,6 +44,7 @@ class Outcome(StrEnum):
     SAME = "same", 0, "all files are the same"
     CLEAN = "clean", 0, "everything unneeded is deleted"
     NO_ALARM = "no alarm", 0, "no alarm"
+    PREDICTED = "predicted", 0, "the table is predicted"
     FAILED = "failed", 1, "failed"
     STOPPED_BY_GATE = "stopped by the gate", 3, "stopped by DataGate"
     NOT_BLESSED = "not blessed", 4, "not blessed"

@@ -38,12 +38,7 @@ def read_csv(
     """See `storage.tables.iter_batches`."""
     names, first = first_rows(path, files, text)
     check_names(path, names)
-    types = {name: types.get(name, pa.string()) for name in names}
-    for name, value in zip(names, first, strict=False):
-        if pa.types.is_timestamp(types[name]) and value.strip().isdecimal():
-            types[name] = pa.int64()
-        elif pa.types.is_timestamp(types[name]):
-            types[name] = pa.timestamp(types[name].unit, "UTC" if _ZONE.search(value) else None)
+    types = dict.fromkeys(names, pa.string()) | times_as_written(names, first, types)
     quotes = _Quotes(files.open_input_stream(path))
     with quotes:
         try:
@@ -78,6 +73,29 @@ def read_csv(
             raise DataError(f"{path}: {_explain_csv(str(error), names, types, text)}") from error
     if quotes.odd and last is not None and _ends_in_line_break(last):
         raise DataError(f'{path}: a quotation mark (") is not closed before the end of the file')
+
+
+def times_as_written(
+    names: list[str], first: list[str], types: Mapping[str, pa.DataType]
+) -> dict[str, pa.DataType]:
+    """The types of a file's columns, where a time may be written in three ways.
+
+    Args:
+      names: The columns.
+      first: The values of the first row.
+      types: Types of columns; others are left out.
+
+    Returns:
+      Types by column: times are whole seconds, or timestamps with a zone or without one.
+    """
+    found = {name: types[name] for name in names if name in types}
+    for name, value in zip(names, first, strict=False):
+        kind = found.get(name)
+        if kind is None or not pa.types.is_timestamp(kind):
+            continue
+        zone = "UTC" if _ZONE.search(value) else None
+        found[name] = pa.int64() if value.strip().isdecimal() else pa.timestamp(kind.unit, zone)
+    return found
 
 
 def _refuse_repeated_header(path: str, batch: pa.RecordBatch, row: int) -> None:

@@ -1,0 +1,87 @@
+"""A model of three raw features, pushed in both formats, whose predictions a test can compute."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+
+from storage.directory import ModelDirectory
+from storage.keys import ensure_key_pair
+from storage.names import RAW_SIGNATURE, SAVED_MODEL, TFLITE_MODEL
+from storage.signing import sign
+
+NAME = "tiny"
+VERSION = 7
+SCHEMA = """
+feature { name: "miles" type: FLOAT shape { dim { size: 1 } } }
+feature { name: "stops" type: INT shape { dim { size: 1 } } }
+feature { name: "company" type: BYTES shape { dim { size: 1 } } }
+feature { name: "legs" type: FLOAT shape { dim { size: 2 } } }
+feature { name: "delayed" type: INT shape { dim { size: 1 } } }
+"""
+
+
+class Tiny(tf.Module):
+    """Adds up its numbers; the second output is the double. A negative stop is an error."""
+
+    def __init__(self, outputs: int, checks: bool, width: int):
+        super().__init__()
+        self.outputs = outputs
+        self.checks = checks
+        self.predict = tf.function(
+            self._predict,
+            input_signature=[
+                tf.TensorSpec([None], tf.string, "company"),
+                tf.TensorSpec([None, width] if width > 1 else [None], tf.float32, "legs"),
+                tf.TensorSpec([None], tf.float32, "miles"),
+                tf.TensorSpec([None], tf.int64, "stops"),
+            ],
+        )
+
+    def _predict(
+        self, company: tf.Tensor, legs: tf.Tensor, miles: tf.Tensor, stops: tf.Tensor
+    ) -> dict[str, tf.Tensor]:
+        if self.checks:
+            tf.debugging.assert_non_negative(stops, "stops are negative")
+        legs = tf.reduce_sum(tf.reshape(legs, [tf.size(miles), -1]), axis=1)
+        one = miles / 100 + tf.cast(stops, tf.float32) + legs
+        one += tf.cast(tf.shape(company)[0] - tf.size(company), tf.float32)
+        return {"score": tf.stack([one * (n + 1) for n in range(self.outputs)], axis=1)}
+
+
+def expected(miles: float | None, stops: int, legs: list[float]) -> np.float32:
+    """What the first output is."""
+    assert miles is not None
+    return np.float32(miles) / np.float32(100) + np.float32(stops) + np.float32(sum(legs))
+
+
+def push(
+    root: Path,
+    outputs: int = 1,
+    *,
+    checks: bool = False,
+    width: int = 2,
+    version: int = VERSION,
+) -> Path:
+    """Pushes the model as a signed version below a folder, with its keys, and returns it."""
+    module = Tiny(outputs, checks, width)
+    model = root / f"model-{version}"
+    tf.saved_model.save(module, str(model), signatures={RAW_SIGNATURE: module.predict})
+    if not checks:  # TFLite has no assertions.
+        converter = tf.lite.TFLiteConverter.from_saved_model(
+            str(model), signature_keys=[RAW_SIGNATURE]
+        )
+        (model / TFLITE_MODEL).write_bytes(converter.convert())
+    assert (model / SAVED_MODEL).exists()
+    provenance = root / f"provenance-{version}"
+    provenance.mkdir()
+    (provenance / "schema.pbtxt").write_text(SCHEMA.replace("size: 2", f"size: {width}"))
+    (provenance / "provenance.json").write_text("{}")
+    keys = ensure_key_pair(str(root / "keys" / "signing.key"))
+    ModelDirectory(str(root / "serving_model"), NAME).publish(
+        version, str(model), str(provenance), partial(sign, private_key=keys.private)
+    )
+    return root
