@@ -15,6 +15,7 @@ from ml.artifacts import (
     BLESSED_FILE,
     INFRA_BLESSED_FILE,
     CompressionReport,
+    Explanations,
     schema_uri,
     serving_model_uri,
     statistics_uri,
@@ -26,7 +27,7 @@ from storage.encrypted_versions import encrypt_tree
 from storage.encryption_keys import EncryptionError, Keys, require_keys
 from storage.errors import SurroundingsError
 from storage.keys import SignatureError, ensure_key_pair, is_file
-from storage.names import PROVENANCE_FILE, TRAINING_STATISTICS, WARMUP_FILE
+from storage.names import BACKGROUND_FILE, PROVENANCE_FILE, TRAINING_STATISTICS, WARMUP_FILE
 from storage.signing import sign
 from storage.uris import model_digest
 
@@ -58,6 +59,10 @@ def Pusher(
     encryption_keys: tfx.dsl.components.Parameter[str],
     file_mode: tfx.dsl.components.Parameter[str],
     keep_versions: tfx.dsl.components.Parameter[int],
+    explanations: tfx.dsl.components.InputArtifact[Explanations] = None,
+    explanation_blessing: tfx.dsl.components.InputArtifact[
+        tfx.types.standard_artifacts.ModelBlessing
+    ] = None,
 ) -> None:
     """Publishes the model as a new version, if it is blessed and new.
 
@@ -117,13 +122,16 @@ def Pusher(
       file_mode: Mode of the published files, in octal digits, independent of the umask.
       keep_versions: How many versions to keep, besides those with a label; older ones are deleted
         after the push. 0 keeps all.
+      explanations: The Explainer's; its background rows are kept with the version. None for none.
+      explanation_blessing: Whether the Explainer accepts the model; None if it was not asked.
 
     Raises:
       UserError: If the version cannot be signed, another process keeps changing the Serving
         directory, or what is there cannot be read.
     """
     pushed_model.set_int_custom_property("pushed", 0)
-    files = [os.path.join(b.uri, BLESSED_FILE) for b in (blessing, compression_blessing)]
+    blessings = [blessing, compression_blessing, *filter(None, [explanation_blessing])]
+    files = [os.path.join(b.uri, BLESSED_FILE) for b in blessings]
     files.append(os.path.join(infra_blessing.uri, INFRA_BLESSED_FILE))
     if not all(tfx.dsl.io.fileio.exists(file) for file in files):
         pushed_model.set_string_custom_property("reason", "not blessed")
@@ -148,6 +156,7 @@ def Pusher(
             for a in (
                 *(model, blessing, infra_blessing, compression_report),
                 *(evaluation, examples, statistics, schema),
+                *filter(None, [explanations]),
             )
         },
         "compression": compression_report.read()["mode"],
@@ -172,6 +181,7 @@ def Pusher(
                 provenance, record, metrics, compression_report.read(), statistics, schema
             )
             _write_json(os.path.join(provenance, "intervals.json"), read_intervals(evaluation.uri))
+            _copy_background(explanations, provenance)
             directory.publish(version, serving_model_uri(model), provenance, finish)
             if keep_versions:
                 directory.retain(keep_versions)
@@ -276,6 +286,15 @@ def _write_provenance(
         _write_json(os.path.join(uri, name), content)
     fileio.copy(statistics_uri(statistics, "train"), os.path.join(uri, TRAINING_STATISTICS))
     fileio.copy(schema_uri(schema), os.path.join(uri, os.path.basename(schema_uri(schema))))
+
+
+def _copy_background(explanations: tfx.dsl.Artifact | None, provenance: str) -> None:
+    """Copies the rows that a server explains predictions with, if there are any."""
+    fileio = tfx.dsl.io.fileio
+    if explanations is not None:
+        path = os.path.join(explanations.uri, BACKGROUND_FILE)
+        if fileio.exists(path):
+            fileio.copy(path, os.path.join(provenance, BACKGROUND_FILE))
 
 
 def _write_json(uri: str, content: Any) -> None:

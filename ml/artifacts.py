@@ -23,6 +23,8 @@ INFRA_BLESSED_FILE, INFRA_NOT_BLESSED_FILE = "INFRA_BLESSED", "INFRA_NOT_BLESSED
 REPORT_FILE = "report.json"
 # In a `ModelRun`: the course of training, written by `run_fn`.
 TRAINING_FILE = "training.json"
+# In an `Explanations`.
+EXPLANATIONS_FILE = "explanations.json"
 
 
 def serving_model_uri(model: tfx.dsl.Artifact) -> str:
@@ -130,6 +132,18 @@ class BaselineReport(_Report):
     """Metrics of baselines: `report.json`, and their predictions."""
 
     TYPE_NAME = "components.BaselineReport"
+
+
+class Explanations(tfx.dsl.Artifact):
+    """Why a model predicts what it predicts: `explanations.json`, plots, background rows."""
+
+    TYPE_NAME = "components.Explanations"
+
+    def read(self) -> dict[str, Any]:
+        """Reads `explanations.json`; docs/explanations.md says what is in it."""
+        with tfx.dsl.io.fileio.open(os.path.join(self.uri, EXPLANATIONS_FILE), "r") as file:
+            content: dict[str, Any] = json.loads(file.read())
+        return content
 
 
 class MonitoringReport(_Report):

@@ -1,7 +1,8 @@
 """All settings of a run: meaning, defaults for any model, and allowed values.
 
 Those of the data are in `pipeline.data_config`, those of the network in `pipeline.network_config`,
-those of Kubeflow in `pipeline.kubeflow_config`.
+those of explanations in `pipeline.explanation_config`, those of Kubeflow in
+`pipeline.kubeflow_config`.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from pydantic.dataclasses import dataclass
 
 from ml.tasks import Kind, Task
 from pipeline.data_config import DataConfig
+from pipeline.explanation_config import ExplanationConfig
 from pipeline.kubeflow_config import KubeflowConfig
 from pipeline.layers import ConfigError as ConfigError
 from pipeline.layers import list_keys, merge, parse_setting, read_toml
@@ -271,6 +273,7 @@ class Config:
     quantization: QuantizationConfig = field(default_factory=QuantizationConfig)
     compression: CompressionConfig = field(default_factory=CompressionConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    explanation: ExplanationConfig = field(default_factory=ExplanationConfig)
     serving: ServingConfig = field(default_factory=ServingConfig)
     monitor: MonitorConfig = field(default_factory=MonitorConfig)
     kubeflow: KubeflowConfig = field(default_factory=KubeflowConfig)
@@ -285,6 +288,7 @@ class Config:
             task.check_training(self.training.loss, self.training.class_weights)
         except ValueError as error:
             raise ValueError(f"training.{error}") from error
+        self.explanation.check_groups(self.features)
         if self.label in self.features:
             raise ValueError(f"features: {self.label!r} is the label, which no request has")
 

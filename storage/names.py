@@ -20,6 +20,8 @@ PREDICT_METHOD = "tensorflow/serving/predict"
 PROVENANCE = ".flightdeck"
 PROVENANCE_FILE = "provenance.json"
 TRAINING_STATISTICS = "training_statistics.pb"
+# Rows that a server explains predictions with.
+BACKGROUND_FILE = "background.json"
 SIGNATURE_FILE = "model.sig"
 # Says which version was signed and when; it is signed with the version.
 STATEMENT_FILE = "signed.json"

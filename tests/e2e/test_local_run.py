@@ -33,6 +33,7 @@ NODES = (
     "Quantizer",
     "CompressionEvaluator",
     "Evaluator",
+    "Explainer",
     "ServingValidator",
     "Pusher",
 )
