@@ -48,10 +48,8 @@ def beeswarm(
     names = [shorten(groups[place].name) for place in reversed(shown)]
     axis.set_yticks(range(len(shown)), names, parse_math=False)
     axis.axvline(0, color="#a0aec0", linewidth=1, zorder=0)
-    axis.set_xlabel(
-        f"SHAP value, {shorten(units)} (blue: low value, red: high, grey: no order)",
-        parse_math=False,
-    )
+    label = f"SHAP value, {shorten(units)} (blue: low value, red: high, grey: no order)"
+    axis.set_xlabel(label, parse_math=False)
     axis.spines[["top", "right", "left"]].set_visible(False)
     return _svg(figure, f"SHAP values of {len(values):,} rows by feature")
 

@@ -56,12 +56,11 @@ def shap_values(model: MaskedModel, rows: Columns, permutations: int, seed: int)
         # A number that is not finite would make a warning of each sum.
         return found if np.isfinite(found).all() else np.full_like(found, np.nan)
 
-    explainer = shap.explainers.Permutation(predict, _Masks())
     evaluations = 2 * groups + 1
     settings = {"main_effects": False, "error_bounds": False, "outputs": None, "silent": True}
     state = np.random.get_state()  # It draws from the generator of all.
     try:
-        np.random.seed(seed)
+        explainer = shap.explainers.Permutation(predict, _Masks(), seed=seed)
         # Called with all rows, shap 0.49 evaluates main effects too, which nobody asked for.
         found = [
             explainer.explain_row(

@@ -6,6 +6,7 @@ import os
 import threading
 import weakref
 
+from serving.server.explaining import read_background
 from serving.server.logs import log_event
 from serving.server.models import LoadedModel, load_model
 from serving.server.settings import ServerSettings
@@ -51,6 +52,7 @@ def load_version(
         if copy.signed:
             model.key_id = copy.signed.key_id
         warmed = warm_up(model, folder, given_up)
+        model.background = read_background(copy.directory.provenance_uri(version), model)
     except BaseException:
         copy.close()
         raise
@@ -67,5 +69,6 @@ def load_version(
         signed=copy.signed.time if copy.signed else None,
         encrypted=copy.encrypted,
         warmup_requests=warmed,
+        explains=model.background is not None,
     )
     return model

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import grpc
 import numpy as np
@@ -25,6 +25,9 @@ from tensorflow.core.protobuf import config_pb2, meta_graph_pb2, saved_model_pb2
 from serving.server.errors import ServingError, invalid
 from serving.server.signatures import PROTO_DTYPES, Signature, TensorInfo
 from storage.names import DEFAULT_SIGNATURE, SAVED_MODEL, TFLITE_MODEL
+
+if TYPE_CHECKING:
+    from serving.server.explaining import Background
 
 _STATUS = {code.value[0]: code for code in grpc.StatusCode}
 
@@ -44,6 +47,7 @@ class LoadedModel(Protocol):
         `batching.learn`.
       key_id: Id of the key that it was verified with; empty if it was not.
       ends_by_itself: Whether a run takes a time that only the size of its inputs bounds.
+      background: Rows that its predictions are explained with, if it has any.
     """
 
     signatures: Mapping[str, Signature]
@@ -51,6 +55,7 @@ class LoadedModel(Protocol):
     batched: set[str]
     ends_by_itself: bool
     key_id: str
+    background: Background | None
 
     def run(
         self,
@@ -115,6 +120,7 @@ class SavedModel:
     """A SavedModel; see `LoadedModel`."""
 
     key_id = ""
+    background: Background | None = None
 
     def __init__(self, folder: str):
         saved = saved_model_pb2.SavedModel.FromString((Path(folder) / SAVED_MODEL).read_bytes())
@@ -196,6 +202,7 @@ class TFLiteModel:
     """
 
     key_id = ""
+    background: Background | None = None
 
     def __init__(self, content: bytes, concurrency: int):
         self._content = content
