@@ -75,28 +75,30 @@ class Background:
 
     Raises:
       ServingError: If it is no such file, or does not fit the model.
+
+    Attributes:
+      signature: The signature of raw features.
+      names: Names of the features and groups that are explained, and of the values of vectors.
+      inputs: The rows by name, each [rows, ...].
+      rows: Their number.
+      output: Name of the output that is explained.
     """
 
     def __init__(self, content: bytes, model: LoadedModel):
         request = json_requests.parse_predict(
             content, lambda name: _signature(model, name), _MOST_BACKGROUND_ROWS
         )
-        self.inputs = request.inputs
         self.signature = _signature(model, RAW_SIGNATURE)
-        check_inputs(self.signature, self.inputs)
-        self.rows = len(next(iter(self.inputs.values())))
-        if not self.rows or {len(array) for array in self.inputs.values()} != {self.rows}:
-            raise invalid("the inputs do not have the same number of rows, one or more")
+        rows = _count_rows(self.signature, request.inputs)
         self.output, self._outputs = _explained_output(self.signature)
-        groups = _read_groups(parse(content).get("groups", {}), self.inputs)
-        self.names = list(groups)
-        self._places = {name: g for g, columns in enumerate(groups.values()) for name in columns}
-        evaluations = 2 * len(groups)
-        used = min(self.rows, max(1, _EVALUATIONS // evaluations))
-        self._permutations = min(_MOST_PERMUTATIONS, max(1, _EVALUATIONS // (evaluations * used)))
-        self.inputs = {name: array[:used] for name, array in self.inputs.items()}
-        self.rows = used
-        self._row_bytes = count_bytes(self.inputs) // used + _VALUE_BYTES * len(groups)
+        groups = _read_groups(parse(content).get("groups", {}), request.inputs)
+        self.names, self._places = _divide(groups, request.inputs)
+        evaluations = 2 * len(self.names)
+        self.rows = min(rows, max(1, _EVALUATIONS // evaluations))
+        self._permutations = max(1, _EVALUATIONS // (evaluations * self.rows))
+        self._permutations = min(self._permutations, _MOST_PERMUTATIONS)
+        self.inputs = {name: array[: self.rows] for name, array in request.inputs.items()}
+        self._row_bytes = count_bytes(self.inputs) // self.rows + _VALUE_BYTES * len(self.names)
 
     def explain(self, model: LoadedModel, inputs: Arrays, end: float) -> Explained:
         """Explains predictions.
@@ -146,9 +148,9 @@ class Background:
         for start in range(0, len(kept), step):
             part = kept[start : start + step]
             mixed = {
-                name: np.where(
-                    part[:, self._places[name]].reshape(-1, *[1] * array.ndim), row[name], array
-                ).reshape(-1, *array.shape[1:])
+                name: np.where(part[:, None, self._places[name]], row[name], array).reshape(
+                    -1, *array.shape[1:]
+                )
                 for name, array in self.inputs.items()
             }
             found = self._predict(model, mixed, end)
@@ -226,11 +228,10 @@ def raw_inputs(inputs: Arrays, signature: Signature) -> Arrays:
     Raises:
       ServingError: If they are neither, or an example has not what the signature takes.
     """
-    if inputs.keys() == signature.inputs.keys():
-        check_inputs(signature, inputs)
+    examples = next(iter(inputs.values()))
+    if inputs.keys() == signature.inputs.keys() or len(inputs) != 1 or examples.dtype != object:
+        _count_rows(signature, inputs)
         return inputs
-    if len(inputs) != 1 or (examples := next(iter(inputs.values()))).dtype != object:
-        check_inputs(signature, inputs)
     columns: dict[str, list[np.ndarray]] = {name: [] for name in signature.inputs}
     for row, content in enumerate(np.ravel(examples)):
         try:
@@ -256,6 +257,17 @@ def raw_inputs(inputs: Arrays, signature: Signature) -> Arrays:
     }
 
 
+def _count_rows(signature: Signature, inputs: Arrays) -> int:
+    """The rows of the inputs of a signature, one or more, of which all have as many."""
+    check_inputs(signature, inputs)
+    if any(not info.shape or info.shape[0] is not None for info in signature.inputs.values()):
+        raise invalid(f"the signature {RAW_SIGNATURE} does not take rows of any number")
+    counts = sorted({len(array) for array in inputs.values()})
+    if len(counts) != 1 or not counts[0]:
+        raise invalid(f"all inputs need one row or more, and as many; they have {counts}")
+    return counts[0]
+
+
 def _feature(feature: feature_pb2.Feature, dtype: np.dtype) -> list[Any]:
     """The values of a feature, none if they are of another kind than a dtype."""
     kind = {"O": "bytes_list", "f": "float_list"}.get(dtype.kind, "int64_list")
@@ -279,7 +291,11 @@ def _explained_output(signature: Signature) -> tuple[str, int]:
 
 
 def _read_groups(given: Any, inputs: Arrays) -> Mapping[str, Sequence[str]]:
-    """The inputs by group; an input of no group is one of its own."""
+    """The inputs of each group.
+
+    Raises:
+      ServingError: If they are no lists of inputs, or an input is in two.
+    """
     groups: dict[str, Sequence[str]] = {}
     seen: set[str] = set()
     for name, columns in given.items() if isinstance(given, dict) else [("groups", None)]:
@@ -294,4 +310,34 @@ def _read_groups(given: Any, inputs: Arrays) -> Mapping[str, Sequence[str]]:
         seen |= set(columns)
     if taken := groups.keys() & (inputs.keys() - seen):
         raise invalid(f"the group {show(min(taken))} is called as an input")
-    return groups | {name: [name] for name in inputs if name not in seen}
+    return groups
+
+
+def _divide(
+    groups: Mapping[str, Sequence[str]], inputs: Arrays
+) -> tuple[list[str], dict[str, np.ndarray]]:
+    """Divides the values of a row, as the node Explainer does.
+
+    An input of no group is one itself; of a vector that is never absent each value is one.
+
+    Returns:
+      The names, and by input the place of each of its values among them, of the shape of one row.
+    """
+    names = list(groups)
+    places = {
+        name: np.full(inputs[name].shape[1:], place)
+        for place, columns in enumerate(groups.values())
+        for name in columns
+    }
+    for name, array in inputs.items():
+        if name in places:
+            continue
+        shape = array.shape[1:]
+        size = math.prod(shape)
+        if size == 1 or (array.dtype.kind == "f" and np.isnan(array).any()):
+            places[name] = np.full(shape, len(names))
+            names.append(name)
+        else:
+            places[name] = np.arange(len(names), len(names) + size).reshape(shape)
+            names += [f"{name}[{', '.join(map(str, place))}]" for place in np.ndindex(shape)]
+    return names, places

@@ -35,6 +35,16 @@ BACKGROUND: dict[str, Any] = {
     "groups": {},
 }
 NAMES = ("kinds", "tips", "price")
+GROUPS: dict[str, dict[str, list[str]]] = {
+    "kinds": {"place": ["vector"]},
+    "tips": {"everything": ["vector", "colour"]},
+    "price": {},
+}
+EXPLAINED = {
+    "kinds": ["place", "colour"],
+    "tips": ["everything"],
+    "price": ["colour", "vector[0]", "vector[1]", "vector[2]"],
+}
 
 
 def write_background(root: Path, name: str, content: Any) -> None:
@@ -53,8 +63,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tasks = dict(zip(NAMES, (task_models.KINDS, task_models.TIPS, task_models.PRICE), strict=True))
     for name, task in tasks.items():
         task_models.save(root / name / "1", task)
-        groups = {"everything": ["vector", "colour"]} if name == "tips" else {}
-        write_background(root, name, BACKGROUND | {"groups": groups})
+        write_background(root, name, BACKGROUND | {"groups": GROUPS[name]})
     task_models.save(root / "plain" / "1", task_models.TIPS, tflite=False)
     task_models.save(root / "damaged" / "1", task_models.TIPS, tflite=False)
     write_background(root, "damaged", '{"inputs": {"vector": [[1, 2]]')
@@ -92,8 +101,7 @@ def test_server_explains_what_it_predicts_with_the_same_body(
         sums = np.sum([one["base_values"], *one["shap_values"].values()], axis=0)
         scale = 1000 if name == "price" else 1  # Predictions are float32.
         np.testing.assert_allclose(sums, prediction, rtol=1e-6, atol=1e-4 * scale)
-        names = ["everything"] if name == "tips" else ["colour", "vector"]
-        assert sorted(one["shap_values"]) == names
+        assert list(one["shap_values"]) == EXPLAINED[name]
     assert server.rest(f"{name}:explain", body()).json() == found
 
 
@@ -118,7 +126,7 @@ def test_server_gives_the_exact_shapley_values_of_two_features(server: RunningSe
     )
     np.testing.assert_allclose(one["base_values"], none, atol=1e-6)
     expected = (first - none + both - second) / 2
-    np.testing.assert_allclose(one["shap_values"]["vector"], expected, atol=1e-6)
+    np.testing.assert_allclose(one["shap_values"]["place"], expected, atol=1e-6)
     expected = (second - none + both - first) / 2
     np.testing.assert_allclose(one["shap_values"]["colour"], expected, atol=1e-6)
 
@@ -165,6 +173,10 @@ def test_server_refuses_what_it_cannot_explain(server: RunningServer) -> None:
         document = {"signature_name": "raw_features", **wrong}
         assert server.rest("kinds:explain", document).status_code == 400
     assert server.rest("absent:explain", body()).status_code == 404
+    for count in (0, 1, 3):
+        columns = {"vector": VECTORS, "colour": COLOURS[:count]}
+        document = {"signature_name": "raw_features", "inputs": columns}
+        assert server.rest("kinds:explain", document).status_code == 400
     nan = body(1)
     nan["instances"][0]["vector"] = [float("nan")] * 3
     assert server.rest("kinds:explain", nan).status_code == 200
@@ -256,7 +268,8 @@ def test_explanation_ends_when_its_time_is_over() -> None:
 def test_explanation_of_a_model_of_one_feature_is_the_whole_difference() -> None:
     model: Any = Wide(2)
     background = wide_background(model, 4)
-    background.names, background._places = ["both"], {"f0": 0, "f1": 0}
+    background.names = ["both"]
+    background._places = dict.fromkeys(("f0", "f1"), np.array(0))
     row = {name: np.ones(1, np.float32) for name in background.inputs}
     found = background.explain(model, row, time.monotonic() + 60)
     assert found.values[0, 0, 0] == pytest.approx(3 - found.base[0], abs=1e-6)
@@ -283,10 +296,10 @@ def test_explain_prints_values_that_sum_to_the_prediction(
     result = explain(server, rows_file, "price", "--rows", "3")
     assert result.exit_code == 0, result.output
     lines = list(csv.DictReader(io.StringIO(result.stdout)))
-    assert list(lines[0]) == ["row", "output", "prediction", "base_value", "colour", "vector"]
+    assert list(lines[0]) == ["row", "output", "prediction", "base_value", *EXPLAINED["price"]]
     assert [line["row"] for line in lines] == ["0", "1", "2"]
     for line in lines:
-        sums = sum(float(line[name]) for name in ("base_value", "colour", "vector"))
+        sums = sum(float(line[name]) for name in ("base_value", *EXPLAINED["price"]))
         assert sums == pytest.approx(float(line["prediction"]), abs=0.1)
 
 
