@@ -26,6 +26,7 @@ from ml.artifacts import (
 from ml.examples import raw_values
 from ml.predictors import load_feature_predictor
 from ml.tasks import BINARY, REGRESSION, Task
+from storage.errors import UserError
 from storage.names import BACKGROUND_FILE, RAW_SIGNATURE
 
 _METHOD = "SHAP, permutation explainer"
@@ -125,10 +126,12 @@ def Explainer(
     report = _report(found, learned, json.loads(slices), lime_rows, seed)
     served = None
     if max_move < 1 and served_model is not None and has_serving_model(served_model):
-        served = explain(
-            load_feature_predictor(serving_model_uri(served_model)), sample, others, **settings
-        )
-        report["move"] = move(report["importance"], served.importance)
+        try:
+            other = load_feature_predictor(serving_model_uri(served_model))
+            served = explain(other, sample, others, **settings)
+            report["move"] = move(report["importance"], served.importance)
+        except UserError as error:  # It reads what there is no more.
+            report["why_no_move"] = f"the served model cannot be explained: {error}"
     reasons = _reasons(report, served, max_share, max_move)
     content = {
         "model": model_name,
@@ -160,6 +163,7 @@ def _report(
     names = [group.name for group in found.groups]
     labels = rows.labels(task) if len(rows) else np.empty(0)
     explained, pairs = [], []
+    lime_rows = lime_rows if names else 0
     for place, why in choose_rows(rows.predictions, labels, task, lime_rows, seed):
         output = int(rows.predictions[place].argmax())
         shap = values[place, :, output]

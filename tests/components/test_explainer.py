@@ -10,6 +10,7 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+import tensorflow as tf
 from tfx.v1.types import standard_artifacts as standard
 
 from components.explainer.component import Explainer
@@ -383,6 +384,34 @@ def test_explainer_writes_no_background_rows_where_that_is_set(
         folder, run_component, "regression", TASKS["regression"], publish_background=False
     )
     assert not Path(outputs["explanations"].uri, "background.json").exists()
+
+
+def test_explainer_of_constant_rows_of_one_class_explains_nothing_and_blesses(
+    folder: Path, run_component: Run, tmp_path: Path
+) -> None:
+    for split in ("train", "test"):
+        (tmp_path / "examples" / f"Split-{split}").mkdir(parents=True)
+        with open_records(str(tmp_path / "examples" / f"Split-{split}" / "data.gz")) as out:
+            for _ in range(30):
+                out.write(task_models.example([1.0, 2.0, 3.0], b"red", kind=b"a"))
+    (tmp_path / "binary").symlink_to(folder / "binary")
+    outputs = run(tmp_path, run_component, "binary", TASKS["binary"])
+    content = outputs["explanations"].read()
+    assert blessed(outputs)
+    assert content["importance"] == content["rows_explained"] == content["interactions"] == []
+    assert {one["feature"] for one in content["left_out"]} >= {"colour"}
+    limited = run(tmp_path, run_component, "binary", TASKS["binary"], max_share=0.5)
+    assert blessed(limited)
+
+
+def test_explainer_passes_over_a_served_model_that_takes_no_raw_features(
+    folder: Path, run_component: Run, tmp_path: Path
+) -> None:
+    tf.saved_model.save(tf.Module(), str(tmp_path / "old" / "Format-Serving"))
+    given = {"max_move": 0.1, "served_model": tmp_path / "old"}
+    outputs = run(folder, run_component, "binary", TASKS["binary"], **given)
+    assert blessed(outputs)
+    assert "no signature raw_features" in outputs["explanations"].read()["why_no_move"]
 
 
 # Plots.
