@@ -232,6 +232,8 @@ def raw_inputs(inputs: Arrays, signature: Signature) -> Arrays:
     if inputs.keys() == signature.inputs.keys() or len(inputs) != 1 or examples.dtype != object:
         _count_rows(signature, inputs)
         return inputs
+    if not examples.size:
+        raise invalid("Input is empty.")
     columns: dict[str, list[np.ndarray]] = {name: [] for name in signature.inputs}
     for row, content in enumerate(np.ravel(examples)):
         try:
@@ -251,10 +253,7 @@ def raw_inputs(inputs: Arrays, signature: Signature) -> Arrays:
                     quotes=False,
                 )
             columns[name].append(np.array(values, info.numpy_dtype).reshape(shape))
-    return {
-        name: np.array(values, signature.inputs[name].numpy_dtype)
-        for name, values in columns.items()
-    }
+    return {name: np.stack(values) for name, values in columns.items()}
 
 
 def _count_rows(signature: Signature, inputs: Arrays) -> int:

@@ -707,7 +707,6 @@ def regression(training: TrainingConfig) -> Config:
         ('wind=["nothing"]', "explanation.groups.wind: 'nothing' is none of the model's features"),
         ('wind=["delayed"]', "explanation.groups.wind: 'delayed' is none of the model's features"),
         ('wind=["temp", "temp"]', "explanation.groups.wind: 'temp' occurs twice"),
-        ('rain=["wind_dir"]', "explanation.groups.rain: 'wind_dir' is in the group 'wind' already"),
         ('temp=["dewp"]', "explanation.groups.temp: 'temp' is a feature that is not in the group"),
     ],
 )
@@ -716,6 +715,12 @@ def test_config_refuses_groups_that_are_no_division_of_the_features(
 ) -> None:
     with pytest.raises(ConfigError, match=re.escape(message)):
         load_config(settings=[f"explanation.groups.{group}"])
+
+
+def test_config_refuses_a_feature_in_two_groups() -> None:
+    settings = [f'explanation.groups.{name}=["temp", "dewp"]' for name in ("air", "rain")]
+    with pytest.raises(ConfigError, match="rain: 'temp' is in the group 'air' already"):
+        load_config(settings=settings)
 
 
 def test_config_takes_groups_of_features() -> None:
