@@ -15,6 +15,7 @@ from components.evaluator.results import OVERALL, Values, read_intervals, read_m
 from components.evaluator.verdict import Verdict
 from ml.artifacts import (
     CompressionReport,
+    Explanations,
     TuningReport,
     schema_uri,
     serving_model_uri,
@@ -33,6 +34,7 @@ from storage.encryption_keys import EncryptionError, Keys, require_keys
 from storage.errors import SurroundingsError
 from storage.keys import SignatureError, ensure_key_pair, is_file
 from storage.names import (
+    BACKGROUND_FILE,
     CARD_FILE,
     CARD_TEXT,
     PROVENANCE_FILE,
@@ -77,6 +79,10 @@ def Pusher(
     model_run: tfx.dsl.components.InputArtifact[tfx.types.standard_artifacts.ModelRun] = None,
     pruning_report: tfx.dsl.components.InputArtifact[CompressionReport] = None,
     tuning: tfx.dsl.components.InputArtifact[TuningReport] = None,
+    explanations: tfx.dsl.components.InputArtifact[Explanations] = None,
+    explanation_blessing: tfx.dsl.components.InputArtifact[
+        tfx.types.standard_artifacts.ModelBlessing
+    ] = None,
 ) -> None:
     """Publishes the model as a new version, if it is blessed and new.
 
@@ -144,13 +150,16 @@ def Pusher(
       pruning_report: The same of Pruner.
       tuning: The search that found the settings of the training, kept with the version; None for
         none.
+      explanations: The Explainer's; its background rows are kept with the version. None for none.
+      explanation_blessing: Whether the Explainer accepts the model; None if it was not asked.
 
     Raises:
       UserError: If the version cannot be signed, another process keeps changing the Serving
         directory, or what is there cannot be read.
     """
     pushed_model.set_int_custom_property("pushed", 0)
-    files = [os.path.join(b.uri, BLESSED_FILE) for b in (blessing, compression_blessing)]
+    blessings = [blessing, compression_blessing, *filter(None, [explanation_blessing])]
+    files = [os.path.join(b.uri, BLESSED_FILE) for b in blessings]
     files.append(os.path.join(infra_blessing.uri, INFRA_BLESSED_FILE))
     if not all(tfx.dsl.io.fileio.exists(file) for file in files):
         pushed_model.set_string_custom_property("reason", "not blessed")
@@ -176,7 +185,7 @@ def Pusher(
             for a in (
                 *(model, blessing, infra_blessing, compression_report),
                 *(evaluation, examples, statistics, schema),
-                *([tuning] if tuning else []),
+                *filter(None, [tuning, explanations]),
             )
         },
         "compression": compression_report.read()["mode"],
@@ -222,6 +231,7 @@ def Pusher(
             _write_card(provenance, facts)
             if tuning:
                 _write_json(os.path.join(provenance, TUNING_FILE), tuning.read())
+            _copy_background(explanations, provenance)
             directory.publish(version, serving_model_uri(model), provenance, finish)
             if keep_versions:
                 directory.retain(keep_versions)
@@ -343,6 +353,15 @@ def _write_card(provenance: str, card: dict[str, Any]) -> None:
     _write_json(os.path.join(provenance, CARD_FILE), card)
     with tfx.dsl.io.fileio.open(os.path.join(provenance, CARD_TEXT), "w") as file:
         file.write(render(card, make_metadata(card)))
+
+
+def _copy_background(explanations: tfx.dsl.Artifact | None, provenance: str) -> None:
+    """Copies the rows that a server explains predictions with, if there are any."""
+    fileio = tfx.dsl.io.fileio
+    if explanations is not None:
+        path = os.path.join(explanations.uri, BACKGROUND_FILE)
+        if fileio.exists(path):
+            fileio.copy(path, os.path.join(provenance, BACKGROUND_FILE))
 
 
 def _write_json(uri: str, content: Any) -> None:

@@ -10,6 +10,7 @@ from tfx import v1 as tfx
 
 from ml.file_names import (
     ANOMALIES_FILE,
+    EXPLANATIONS_FILE,
     REPORT_FILE,
     SCHEMA_FILE,
     STATISTICS_FILE,
@@ -135,6 +136,18 @@ class TuningReport(_Report):
 
     TYPE_NAME = "components.TuningReport"
     FILE = TUNING_FILE
+
+
+class Explanations(tfx.dsl.Artifact):
+    """Why a model predicts what it predicts: `explanations.json`, plots, background rows."""
+
+    TYPE_NAME = "components.Explanations"
+
+    def read(self) -> dict[str, Any]:
+        """Reads `explanations.json`; docs/explanations.md says what is in it."""
+        with tfx.dsl.io.fileio.open(os.path.join(self.uri, EXPLANATIONS_FILE), "r") as file:
+            content: dict[str, Any] = json.loads(file.read())
+        return content
 
 
 class MonitoringReport(_Report):

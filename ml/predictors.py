@@ -11,9 +11,10 @@ import tensorflow as tf
 from tfx import v1 as tfx
 
 from ml.parsing import check_known, parse_examples
+from ml.signature_inputs import read_input_names
 from ml.tflite_runner import TFLiteRunner
 from storage.errors import UserError
-from storage.names import DEFAULT_SIGNATURE, TFLITE_MODEL
+from storage.names import DEFAULT_SIGNATURE, RAW_SIGNATURE, TFLITE_MODEL
 
 _READER = "the TFLite model"
 
@@ -23,6 +24,18 @@ class Predictor(Protocol):
 
     def predict(self, examples: np.ndarray) -> np.ndarray:
         """Predicts serialized tf.Examples, bytes [batch]; returns float32 [batch, outputs]."""
+        ...
+
+
+class FeaturePredictor(Protocol):
+    """A loaded model that takes raw features."""
+
+    def parse(self, examples: np.ndarray) -> dict[str, np.ndarray]:
+        """Parses serialized tf.Examples, bytes [batch], into features, each [batch, ...]."""
+        ...
+
+    def predict_features(self, features: dict[str, np.ndarray]) -> np.ndarray:
+        """Predicts features by name, each [batch, ...]; returns float32 [batch, outputs]."""
         ...
 
 
@@ -38,6 +51,16 @@ def load_predictor(uri: str, *, prefer_tflite: bool = True) -> Predictor:
     """
     content = _read_tflite(uri) if prefer_tflite else None
     return SavedModelPredictor(uri) if content is None else TFLitePredictor(content)
+
+
+def load_feature_predictor(uri: str) -> FeaturePredictor:
+    """Loads the TFLite model of a folder if there is one, else its SavedModel.
+
+    Raises:
+      UserError: If the model has no signature of raw features, or more than one output.
+    """
+    content = _read_tflite(uri)
+    return SavedModelFeaturePredictor(uri) if content is None else TFLitePredictor(content)
 
 
 def check_model(uri: str, features: Collection[str]) -> None:
@@ -82,6 +105,47 @@ class SavedModelPredictor:
     def predict(self, examples: np.ndarray) -> np.ndarray:
         """See `Predictor`."""
         return np.asarray(self._signature(**{self._input: tf.constant(examples)})[self._output])
+
+
+class SavedModelFeaturePredictor:
+    """The signature `raw_features` of a SavedModel; see `FeaturePredictor`.
+
+    Raises:
+      UserError: If there is no such signature, or it has more than one output.
+    """
+
+    def __init__(self, uri: str):
+        self._model = tf.saved_model.load(uri)
+        if RAW_SIGNATURE not in self._model.signatures:
+            raise UserError(f"{uri} has no signature {RAW_SIGNATURE}")
+        self._signature = self._model.signatures[RAW_SIGNATURE]
+        outputs = list(self._signature.structured_outputs)
+        if len(outputs) != 1:
+            raise UserError(
+                f"signature {RAW_SIGNATURE} of {uri} has the outputs {', '.join(outputs)}; one is "
+                "needed"
+            )
+        (self._output,) = outputs
+        self._specs = self._signature.structured_input_signature[1]
+        self._arguments = {
+            name: argument
+            for argument, name in read_input_names(uri, RAW_SIGNATURE, self._specs).items()
+        }
+
+    def parse(self, examples: np.ndarray) -> dict[str, np.ndarray]:
+        """See `FeaturePredictor`.
+
+        Raises:
+          DataError: If an example lacks a required feature.
+        """
+        specs = {name: self._specs[argument] for name, argument in self._arguments.items()}
+        inputs = {name: (spec.dtype, spec.shape[1:].as_list()) for name, spec in specs.items()}
+        return parse_examples(examples, inputs, "the SavedModel")
+
+    def predict_features(self, features: dict[str, np.ndarray]) -> np.ndarray:
+        """See `FeaturePredictor`."""
+        tensors = {self._arguments[name]: tf.constant(v) for name, v in features.items()}
+        return np.asarray(self._signature(**tensors)[self._output])
 
 
 class TFLitePredictor(TFLiteRunner):

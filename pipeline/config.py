@@ -1,7 +1,9 @@
 """All settings of a run: meaning, defaults for any model, and allowed values.
 
 Those of the data are in `pipeline.data_config`, those of the network in `pipeline.network_config`,
-those of fairness in `pipeline.fairness_config`, those of Kubeflow in `pipeline.kubeflow_config`.
+those of fairness in `pipeline.fairness_config`, those of explanations in
+`pipeline.explanation_config`, those of tuning in `pipeline.tuning_config`, those of Kubeflow in
+`pipeline.kubeflow_config`.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ from pydantic.dataclasses import dataclass
 
 from ml.tasks import Kind, Task
 from pipeline.data_config import DataConfig
+from pipeline.explanation_config import ExplanationConfig
 from pipeline.fairness_config import FairnessConfig
 from pipeline.free_tables import join_space, type_network
 from pipeline.kubeflow_config import KubeflowConfig
@@ -282,6 +285,7 @@ class Config:
     compression: CompressionConfig = field(default_factory=CompressionConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     fairness: FairnessConfig = field(default_factory=FairnessConfig)
+    explanation: ExplanationConfig = field(default_factory=ExplanationConfig)
     serving: ServingConfig = field(default_factory=ServingConfig)
     monitor: MonitorConfig = field(default_factory=MonitorConfig)
     kubeflow: KubeflowConfig = field(default_factory=KubeflowConfig)
@@ -298,6 +302,7 @@ class Config:
             raise ValueError(f"training.{error}") from error
         self.tuning.check(self.network)
         self.fairness.check(task)
+        self.explanation.check_groups(self.features)
         if self.label in self.features:
             raise ValueError(f"features: {self.label!r} is the label, which no request has")
 

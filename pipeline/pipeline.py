@@ -14,6 +14,7 @@ from components.baseline_evaluator import BaselineEvaluator
 from components.compression_evaluator import CompressionEvaluator
 from components.data_gate.component import DataGate
 from components.evaluator.component import Evaluator
+from components.explainer.component import Explainer
 from components.import_schema_gen import ImportSchemaGen
 from components.pruner.component import Pruner
 from components.pusher import Pusher
@@ -261,8 +262,23 @@ def create_pipeline(
         timeout_seconds=config.serving.timeout_seconds,
         warmup_rows=config.serving.warmup_rows,
     )
-    # After the two evaluations, which would slow down the requests that it times.
-    serving_validator.add_upstream_nodes([compression_evaluator, evaluator])
+    explainer = None
+    if config.explanation.enabled:
+        explainer = Explainer(
+            examples=example_gen.outputs["examples"],
+            model=quantizer.outputs["quantized_model"],
+            # Only for the limit that needs it, because it is part of the cache key.
+            served_model=served_model.outputs["model"] if config.explanation.max_move < 1 else None,
+            model_name=config.model_name,
+            task=model.task.to_json(),
+            slices=json.dumps(config.slices),
+            split="test",
+            **_explanation_parameters(config),
+        )
+    # After the evaluations and explanations, which would slow down the requests that it times.
+    serving_validator.add_upstream_nodes(
+        [compression_evaluator, evaluator, *([explainer] if explainer else [])]
+    )
     pusher = Pusher(
         model=quantizer.outputs["quantized_model"],
         blessing=evaluator.outputs["blessing"],
@@ -288,6 +304,14 @@ def create_pipeline(
         transform_graph=transform.outputs["transform_graph"],
         model_run=trainer.outputs["model_run"],
         pruning_report=pruner.outputs["report"],
+        **(
+            {
+                "explanations": explainer.outputs["explanations"],
+                "explanation_blessing": explainer.outputs["blessing"],
+            }
+            if explainer
+            else {}
+        ),
     )
     connection = (
         tfx.orchestration.metadata.sqlite_metadata_connection_config(metadata_path)
@@ -309,6 +333,7 @@ def create_pipeline(
         quantizer,
         compression_evaluator,
         evaluator,
+        *([explainer] if explainer else []),
         serving_validator,
         pusher,
     ]
@@ -332,6 +357,12 @@ def create_pipeline(
 
 def _or_default(value: float | None, default: float) -> float:
     return default if value is None else value
+
+
+def _explanation_parameters(config: Config) -> dict[str, Any]:
+    parameters = dataclasses.asdict(config.explanation)
+    del parameters["enabled"]
+    return parameters | {"groups": json.dumps(config.explanation.groups)}
 
 
 def _set_beam_args(components: Sequence[Any], node_args: Mapping[str, Sequence[str]]) -> None:

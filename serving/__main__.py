@@ -8,6 +8,7 @@ from __future__ import annotations
 import click
 
 from serving.commands.card import card
+from serving.commands.explain import explain
 from serving.commands.mirror import mirror
 from serving.commands.new_key import new_key
 from serving.commands.pin import pin
@@ -42,7 +43,7 @@ def main() -> None:
     """
 
 
-for command in (serve, predict, versions, rollback, promote, pin, unpin):
+for command in (serve, predict, explain, versions, rollback, promote, pin, unpin):
     main.add_command(command)
 for command in (card, sign, verify, mirror, new_key, reencrypt):
     main.add_command(command)

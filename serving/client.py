@@ -1,30 +1,30 @@
-"""Requests predictions for the rows of a file, over TensorFlow Serving's REST interface."""
+"""Requests predictions, or explanations, for the rows of a file over the REST interface."""
 
 from __future__ import annotations
 
 import csv
-import ipaddress
 import json
 import math
 import reprlib
 import ssl
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote, urlsplit
-from urllib.request import getproxies, proxy_bypass
+from urllib.parse import quote
 
-import httpx
 import pyarrow as pa
 import pyarrow.compute as pc
 from pyarrow import csv as pa_csv
 
+from serving.http_client import Client, ClientError, request
+from storage.names import RAW_SIGNATURE
 from storage.parquet import open_file
 
 _BATCH = 500
-_SECONDS = 60.0
+_EXPLAINED_BATCH = 50
 
 # Types of a column that an input of a dtype is filled with, and what stands for an absent value.
 _TYPES = {
@@ -53,10 +53,6 @@ class _Tensor:
     def of(cls, info: Mapping[str, Any]) -> _Tensor:
         sizes = [int(dim["size"]) for dim in info.get("tensor_shape", {}).get("dim", ())][1:]
         return cls(info["dtype"], tuple(sizes) if min(sizes, default=1) > 0 else ())
-
-
-class ClientError(Exception):
-    """The rows of a file do not fit the model, or the server does not respond."""
 
 
 def print_predictions(
@@ -98,6 +94,122 @@ def print_predictions(
           0,0.31
           1,0.72
     """
+    with _open_rows(
+        *(file, server, model, version, label, signature, rows, token, ca_file)
+    ) as opened:
+        writer = None
+        for start, found in opened.batches("predict", _BATCH):
+            outputs = found["outputs"]
+            if not isinstance(outputs, dict):
+                (output,) = opened.outputs
+                outputs = {output: outputs}
+            if opened.classes:
+                outputs = _by_class(outputs, opened.wide, opened.classes)
+            if writer is None:
+                writer = csv.writer(sys.stdout)
+                writer.writerow(["row", *outputs])
+            for offset, values in enumerate(zip(*outputs.values(), strict=True)):
+                writer.writerow([start + offset, *map(_flat, values)])
+
+
+def print_explanations(
+    file: str,
+    *,
+    server: str,
+    model: str,
+    version: int | None = None,
+    label: str | None = None,
+    rows: int | None = None,
+    token: str = "",
+    ca_file: str | None = None,
+) -> None:
+    """Prints the explanations of the predictions for the rows of a file, as CSV.
+
+    A line has the row's number, the output, or the class where the model names them, its
+    prediction, the base value, and the SHAP value of each feature. Base and SHAP values sum to the
+    prediction.
+
+    Args:
+      file: A CSV or Parquet file.
+      server: URL of the REST interface of an embedded server.
+      model: Name of the model.
+      version: Version that predicts; None for the live one.
+      label: Label of the version that predicts.
+      rows: How many rows to read; None for all.
+      token: Bearer token; empty for none.
+      ca_file: Certificates to trust; None for the usual ones.
+
+    Raises:
+      ClientError: If the file does not fit the model, the server does not respond, or it cannot
+        explain the model.
+
+    Example:
+      With a server on this machine,
+      `print_explanations("rows.csv", server="http://127.0.0.1:8501", model="taxi")` prints
+
+          row,output,prediction,base_value,company,distance
+          0,probability,0.31,0.25,0.02,0.04
+    """
+    with _open_rows(
+        *(file, server, model, version, label, RAW_SIGNATURE, rows, token, ca_file)
+    ) as opened:
+        writer = None
+        for start, found in opened.batches("explain", _EXPLAINED_BATCH):
+            pairs = zip(found["outputs"], found["explanations"], strict=True)
+            for row, (prediction, explanation) in enumerate(pairs, start):
+                values, base = explanation["shap_values"], explanation["base_values"]
+                if writer is None:
+                    writer = csv.writer(sys.stdout)
+                    writer.writerow(["row", "output", "prediction", "base_value", *values])
+                predictions = prediction if isinstance(prediction, list) else [prediction]
+                names = opened.classes or list(opened.outputs) * len(base)
+                columns = zip(names, predictions, base, *values.values(), strict=True)
+                writer.writerows([row, *column] for column in columns)
+
+
+@dataclass(frozen=True)
+class _Opened:
+    """The rows of a file, and a signature that takes them.
+
+    Attributes:
+      client: A client of the server.
+      url: Of the model.
+      signature: Name of the signature.
+      outputs: Its outputs.
+      columns: Its inputs, each with a value for each row.
+      wide: The output that has a number for each class; "" if there is none.
+      classes: The names of the classes; none if they are not known.
+    """
+
+    client: Client
+    url: str
+    signature: str
+    outputs: Mapping[str, Any]
+    columns: Mapping[str, list[Any]]
+    wide: str
+    classes: Sequence[str]
+
+    def batches(self, method: str, size: int) -> Iterator[tuple[int, dict[str, Any]]]:
+        """Requests so many rows at a time; yields the number of the first, and the response."""
+        for start in range(0, len(next(iter(self.columns.values()))), size):
+            part = {key: values[start : start + size] for key, values in self.columns.items()}
+            body = json.dumps({"signature_name": self.signature, "inputs": part})
+            yield start, request(self.client, "POST", f"{self.url}:{method}", body)
+
+
+@contextmanager
+def _open_rows(
+    file: str,
+    server: str,
+    model: str,
+    version: int | None,
+    label: str | None,
+    signature: str | None,
+    rows: int | None,
+    token: str,
+    ca_file: str | None,
+) -> Iterator[_Opened]:
+    """Reads the rows of a file as a model takes them; see `print_predictions`."""
     table = _read(file)
     url = f"{server.rstrip('/')}/v1/models/{quote(model, safe='')}"
     if version is not None:
@@ -106,32 +218,20 @@ def print_predictions(
         url += f"/labels/{quote(label, safe='')}"
     headers = {"Authorization": f"Bearer {token}"} if token else {}
     trusted = ssl.create_default_context(cafile=ca_file)
-    with _Client(server, headers, trusted) as client:
-        metadata = _request(client, "GET", f"{url}/metadata")["metadata"]
+    with Client(server, headers, trusted) as client:
+        metadata = request(client, "GET", f"{url}/metadata")["metadata"]
         signatures = metadata["signature_def"]["signature_def"]
         name, inputs = _choose(signatures, table, signature)
         texts = [key for key, one in inputs.items() if one.dtype == "DT_STRING" or one.shape]
         table = _read(file, texts).slice(0, rows)
         columns = {key: _fill(table, key, one, file) for key, one in inputs.items()}
-        wide = _wide_output(signatures[name])
+        wide, width = _wide_output(signatures[name]) or ("", 0)
         classes: list[str] = []
         if wide and table.num_rows:
             classes = _class_names(client, url, signatures, columns)
-        writer = None
-        for start in range(0, table.num_rows, _BATCH):
-            part = {key: values[start : start + _BATCH] for key, values in columns.items()}
-            body = json.dumps({"signature_name": name, "inputs": part})
-            outputs = _request(client, "POST", f"{url}:predict", body)["outputs"]
-            if not isinstance(outputs, dict):
-                (output,) = signatures[name]["outputs"]
-                outputs = {output: outputs}
-            if wide and len(classes) == wide[1]:
-                outputs = _by_class(outputs, wide[0], classes)
-            if writer is None:
-                writer = csv.writer(sys.stdout)
-                writer.writerow(["row", *outputs])
-            for offset, values in enumerate(zip(*outputs.values(), strict=True)):
-                writer.writerow([start + offset, *map(_flat, values)])
+        classes = classes if len(classes) == width else []
+        outputs = signatures[name]["outputs"]
+        yield _Opened(client, url, name, outputs, columns, wide, classes)
 
 
 def _read(file: str, texts: Sequence[str] = ()) -> pa.Table:
@@ -149,69 +249,6 @@ def _read(file: str, texts: Sequence[str] = ()) -> pa.Table:
         )
     except (pa.ArrowException, OSError) as error:
         raise ClientError(f"{file}: {error}") from error
-
-
-class _Client(httpx.Client):
-    """Sends requests to a server through the proxy that the environment names for it.
-
-    Raises:
-      ClientError: If the proxy cannot be used.
-    """
-
-    def __init__(self, server: str, headers: Mapping[str, str], trusted: ssl.SSLContext):
-        proxy = _find_proxy(server)
-        self.through = _through(proxy)
-        try:
-            # Given the environment, it fails over proxies that it does not need.
-            super().__init__(
-                headers=headers, timeout=_SECONDS, verify=trusted, proxy=proxy, trust_env=False
-            )
-        except (ImportError, ValueError, httpx.InvalidURL) as error:
-            raise ClientError(f"{server} cannot be reached{self.through}: {error}") from error
-
-
-def _find_proxy(server: str) -> str | None:
-    """The proxy through which a server is reached; none for one on this machine."""
-    try:
-        address = urlsplit(server)
-        host, port = address.hostname or "", address.port
-    except ValueError:
-        return None  # It is no address, which the request will say.
-    if _is_loopback(host) or proxy_bypass(f"{host}:{port}" if port else host):
-        return None
-    proxies = getproxies()
-    proxy = proxies.get(address.scheme) or proxies.get("all")
-    return proxy if proxy is None or "://" in proxy else f"http://{proxy}"
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost" or host.endswith(".localhost")
-
-
-def _through(proxy: str | None) -> str:
-    """Names the proxy in use, without its password."""
-    if proxy is None:
-        return ""
-    return f" through the proxy {proxy.rpartition('@')[2]} (no_proxy exempts servers)"
-
-
-def _request(client: _Client, method: str, url: str, body: str | None = None) -> dict[str, Any]:
-    try:
-        response = client.request(method, url, content=body)
-    except (httpx.HTTPError, httpx.InvalidURL) as error:
-        reason = str(error) or type(error).__name__
-        raise ClientError(f"{url} does not respond{client.through}: {reason}") from error
-    try:
-        content: dict[str, Any] = response.json()
-    except ValueError:
-        content = {"error": response.text[:200]}
-    if response.status_code != 200:
-        reason = content.get("error", content)
-        raise ClientError(f"{url}: {response.status_code}{client.through}: {reason}")
-    return content
 
 
 def _choose(
@@ -291,7 +328,7 @@ def _wide_output(signature: Mapping[str, Any]) -> tuple[str, int] | None:
 
 
 def _class_names(
-    client: _Client, url: str, signatures: Mapping[str, Any], columns: Mapping[str, list[Any]]
+    client: Client, url: str, signatures: Mapping[str, Any], columns: Mapping[str, list[Any]]
 ) -> list[str]:
     """The names by which the model classifies the first row; none if it does not do that."""
     if {"classes", "scores"} != set(signatures.get(_CLASSIFY, {}).get("outputs", ())):
@@ -300,7 +337,7 @@ def _class_names(
     example = {name: value for name, value in first.items() if value == value and value != ""}
     body = json.dumps({"signature_name": _CLASSIFY, "examples": [example]})
     try:
-        (row,) = _request(client, "POST", f"{url}:classify", body)["results"]
+        (row,) = request(client, "POST", f"{url}:classify", body)["results"]
         return [str(name) for name, _ in row]
     except (ClientError, ValueError, KeyError, TypeError):
         return []  # Only the names are missing.

@@ -22,6 +22,8 @@ PROVENANCE_FILE = "provenance.json"
 TRAINING_STATISTICS = "training_statistics.pb"
 CARD_FILE = "card.json"
 CARD_TEXT = "card.md"
+# Rows that a server explains predictions with.
+BACKGROUND_FILE = "background.json"
 SIGNATURE_FILE = "model.sig"
 # Says which version was signed and when; it is signed with the version.
 STATEMENT_FILE = "signed.json"

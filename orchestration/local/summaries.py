@@ -22,6 +22,7 @@ from components.evaluator.results import (
     read_verdict,
 )
 from components.evaluator.verdict import Verdict
+from components.explainer.importance import shares
 from components.serving_validator.component import read_report
 from ml.artifacts import anomalies_uri, load_schema
 from ml.file_names import TRAINING_FILE
@@ -240,6 +241,23 @@ def _margin(verdict: Verdict, metric: Metric) -> float | None:
     return verdict.margins.get(metric.name) if metric == verdict.task.headline else None
 
 
+def _explainer(outputs: Outputs) -> Summary:
+    content = outputs["explanations"].read()
+    if content["importance"]:
+        most = ", ".join(
+            f"{feature} {share:.0%}"
+            for feature, share in list(shares(content["importance"]).items())[:3]
+        )
+        line = f"{content['rows']:,} rows; most important: {most}"
+    else:
+        line = "nothing could be explained"
+    left_out = content["rows_left_out"]
+    notes = tuple(f"{one['rows']:,} rows left out: {one['why']}" for one in left_out)
+    if outputs["blessing"].get_int_custom_property("blessed"):
+        return Summary(line, notes)
+    return Summary(f"not blessed; {line}", tuple(content["reasons"]))
+
+
 def _serving_validator(outputs: Outputs) -> Summary:
     report = read_report(outputs["blessing"])
     times: dict[str, float] = {}
@@ -310,6 +328,7 @@ _BY_NODE: dict[str, Callable[[Outputs], Summary]] = {
     "Quantizer": _quantizer,
     "CompressionEvaluator": _compression_evaluator,
     "Evaluator": _evaluator,
+    "Explainer": _explainer,
     "ServingValidator": _serving_validator,
     "Pusher": _pusher,
     "RequestExampleGen": _request_example_gen,

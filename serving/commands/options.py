@@ -8,6 +8,7 @@ from typing import TypeVar
 
 import click
 
+from serving.server.settings import REST_PORT
 from storage.directory import ModelDirectory
 from storage.encryption_keys import EncryptionError
 from storage.keys import SignatureError, TrustStore, default_trust
@@ -54,6 +55,25 @@ def decrypt_to_disk_option(command: _Command) -> _Command:
     return click.option("--decrypt-to-disk", is_flag=True, help="Allow decrypted files on a disk.")(
         command
     )
+
+
+def server_options(command: _Command) -> _Command:
+    """The options of a server, and of the version of a model on it."""
+    for option in (
+        click.option("--ca-file", type=FILE, help="Certificates to trust, PEM, for https."),
+        click.option("--token-file", type=FILE, help="File of a bearer token for the server."),
+        click.option("--label", help="Label of the version that predicts."),
+        click.option("--version", type=int, help="Version that predicts. Default: the live one."),
+        click.option("--model", metavar="NAME", required=True, help="Name of the model."),
+        click.option(
+            "--server",
+            default=f"http://127.0.0.1:{REST_PORT}",
+            show_default=True,
+            help="Address of the server's REST interface.",
+        ),
+    ):
+        command = option(command)
+    return command
 
 
 def poll_seconds_option(default: float) -> Callable[[_Command], _Command]:

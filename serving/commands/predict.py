@@ -6,28 +6,15 @@ from typing import Any
 
 import click
 
-from serving.commands.options import FILE, refusals
-from serving.server.settings import REST_PORT
+from serving.commands.options import FILE, refusals, server_options
 from storage.protected import read_token
 
 
 @click.command()
 @click.argument("file", type=FILE)
-@click.option(
-    "--server",
-    default=f"http://127.0.0.1:{REST_PORT}",
-    show_default=True,
-    help="Address of the server's REST interface.",
-)
-@click.option("--model", metavar="NAME", required=True, help="Name of the model.")
-@click.option(
-    "--version", "version", type=int, help="Version that predicts. Default: the live one."
-)
-@click.option("--label", help="Label of the version that predicts.")
+@server_options
 @click.option("--signature", help="Signature. Default: the first that the columns fit.")
 @click.option("--rows", type=click.IntRange(min=1), help="Predict the first rows only.")
-@click.option("--token-file", type=FILE, help="File of a bearer token for the server.")
-@click.option("--ca-file", type=FILE, help="Certificates to trust, PEM, for https.")
 def predict(
     file: str, version: int | None, label: str | None, token_file: str | None, **options: Any
 ) -> None:

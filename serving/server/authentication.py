@@ -22,7 +22,7 @@ from serving.server.logs import log_event
 from serving.server.metrics import ServerMetrics
 from storage.protected import read_protected, read_token
 
-Method = Literal["predict", "classify", "regress", "metadata", "status", "metrics"]
+Method = Literal["predict", "explain", "classify", "regress", "metadata", "status", "metrics"]
 _METHODS: frozenset[str] = frozenset(get_args(Method))
 _OF_ALL_MODELS = "metrics"
 

@@ -28,7 +28,7 @@ class Call:
 
     Attributes:
       protocol: "grpc" or "rest".
-      method: "predict", "classify", "regress", "status" or "metadata".
+      method: "predict", "explain", "classify", "regress", "status" or "metadata".
       peer: Address of the client.
       name: Name of the model.
       version: Number of the version that is wanted; None for the newest.

@@ -25,6 +25,7 @@ from tensorflow_serving.apis import (
 )
 
 from serving.server.errors import ServingError, invalid
+from serving.server.explaining import Explained
 from serving.server.json_arrays import JSON_DTYPES
 from serving.server.json_document import BASE64
 from serving.server.signatures import PROTO_DTYPES, SIGNATURE_DEF
@@ -89,6 +90,36 @@ def format_predict(outputs: Mapping[str, np.ndarray], row_format: bool) -> bytes
         for row in zip(*rows, strict=True)
     )
     return _list_document("predictions", [f"\n        {{{item}\n        }}" for item in items], ",")
+
+
+def format_explain(
+    outputs: Mapping[str, np.ndarray], explained: Explained, row_format: bool
+) -> bytes:
+    """Writes the response to an `:explain` request, as KServe's V1 protocol has it.
+
+    It is the response to a `:predict` request with "explanations" besides: for each row an object
+    of `base_values` and, by the names of features and groups, `shap_values`, each a list with a
+    number for each output.
+
+    Raises:
+      ServingError: See `format_predict`.
+    """
+    base = _list(explained.base)
+    rows = []
+    for values in explained.values:
+        members = ", ".join(
+            f"{_quote(name)}: {_list(one)}"
+            for name, one in zip(explained.names, values, strict=True)
+        )
+        rows.append(f'{{"base_values": {base}, "shap_values": {{{members}}}}}')
+    items = ",\n        ".join(rows)
+    predictions = format_predict(outputs, row_format).decode().removesuffix("\n}")
+    document = f'{predictions},\n    "explanations": [\n        {items}\n    ]\n}}'
+    return document.encode(errors="backslashreplace")
+
+
+def _list(values: np.ndarray) -> str:
+    return f"[{', '.join(_decimals(values))}]"
 
 
 def format_classifications(result: classification_pb2.ClassificationResult) -> bytes:

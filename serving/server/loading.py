@@ -6,6 +6,7 @@ import os
 import threading
 import weakref
 
+from serving.server.explaining import read_background
 from serving.server.form_maker import make_form
 from serving.server.logs import log_event
 from serving.server.models import LoadedModel, load_model
@@ -55,6 +56,7 @@ def load_version(
         if settings.ui:
             # Of what is encrypted no row is shown.
             model.form = make_form(model, folder, with_example=not copy.encrypted)
+        model.background = read_background(copy.directory.provenance_uri(version), model)
     except BaseException:
         copy.close()
         raise
@@ -71,5 +73,6 @@ def load_version(
         signed=copy.signed.time if copy.signed else None,
         encrypted=copy.encrypted,
         warmup_requests=warmed,
+        explains=model.background is not None,
     )
     return model

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -29,10 +29,14 @@ class ModelRequest:
       write: Makes the response of the outputs by name.
       outputs: Names of the outputs that are wanted; none named means all.
 
+    Attributes:
+      is_logged: Whether it belongs in the request log.
+
     Raises:
       ServingError: If it does not fit the signature.
     """
 
+    is_logged: ClassVar[bool] = True
     served: Served
     signature: str
     inputs: Arrays

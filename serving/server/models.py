@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import grpc
 import numpy as np
@@ -26,6 +26,9 @@ from serving.server.errors import ServingError, invalid
 from serving.server.form import Form
 from serving.server.signatures import PROTO_DTYPES, Signature, TensorInfo
 from storage.names import DEFAULT_SIGNATURE, SAVED_MODEL, TFLITE_MODEL
+
+if TYPE_CHECKING:
+    from serving.server.explaining import Background
 
 _STATUS = {code.value[0]: code for code in grpc.StatusCode}
 
@@ -46,6 +49,7 @@ class LoadedModel(Protocol):
       key_id: Id of the key that it was verified with; empty if it was not.
       ends_by_itself: Whether a run takes a time that only the size of its inputs bounds.
       form: What a person fills in to try it; empty where the server shows no page.
+      background: Rows that its predictions are explained with, if it has any.
     """
 
     signatures: Mapping[str, Signature]
@@ -54,6 +58,7 @@ class LoadedModel(Protocol):
     ends_by_itself: bool
     key_id: str
     form: Form
+    background: Background | None
 
     def run(
         self,
@@ -119,6 +124,7 @@ class SavedModel:
 
     key_id = ""
     form = Form()
+    background: Background | None = None
 
     def __init__(self, folder: str):
         saved = saved_model_pb2.SavedModel.FromString((Path(folder) / SAVED_MODEL).read_bytes())
@@ -201,6 +207,7 @@ class TFLiteModel:
 
     key_id = ""
     form = Form()
+    background: Background | None = None
 
     def __init__(self, content: bytes, concurrency: int):
         self._content = content

@@ -1,10 +1,11 @@
-"""TensorFlow Serving's REST interface."""
+"""TensorFlow Serving's REST interface, and `:explain` of KServe's V1 protocol."""
 
 from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Awaitable, Callable, Sequence
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 import numpy as np
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
@@ -16,7 +17,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 from tensorflow_serving.apis import get_model_metadata_pb2
 
-from serving.server import inference, json_requests, json_responses
+from serving.server import explaining, inference, json_requests, json_responses
 from serving.server.authentication import Authenticator, Grant, UnauthenticatedError
 from serving.server.browsers import BrowserRules
 from serving.server.calls import Call
@@ -29,10 +30,12 @@ from serving.server.rpc import read_metadata
 from serving.server.service import Service
 from serving.server.settings import METRICS_PATH
 from serving.server.signatures import SIGNATURE_DEF
+from storage.names import RAW_SIGNATURE
 from storage.versions import MAX_VERSION
 
 _MODEL = r"/v1/models/(?P<name>[^/:]+)(?:/versions/(?P<version>\d+)|/labels/(?P<label>[^/:]+))?"
-_ASK = re.compile(_MODEL + r":(?P<method>classify|regress|predict)", re.IGNORECASE | re.ASCII)
+_METHOD = r":(?P<method>classify|explain|regress|predict)"
+_ASK = re.compile(_MODEL + _METHOD, re.IGNORECASE | re.ASCII)
 _LOOK = re.compile(_MODEL + r"(?P<metadata>/metadata)?", re.IGNORECASE | re.ASCII)
 
 _METHODS = ["GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
@@ -74,6 +77,10 @@ class RestInterface:
         self._cors_origins = cors_origins
         self._rules = rules or BrowserRules()
         self._playground = Playground(service, self._rules, _peer) if ui else None
+        self._readers: Mapping[str, Callable[[Call, bytes], ModelRequest]] = {
+            "predict": self._predict,
+            "explain": self._explain,
+        }
 
     def make_app(self) -> Starlette:
         """The application that a server runs."""
@@ -137,7 +144,7 @@ class RestInterface:
                 body = await self._read(request)
             except ServingError as error:
                 self._service.refuse(call, error)
-            to_request = self._predict if method == "predict" else self._examples
+            to_request = self._readers.get(method, self._examples)
 
             def read(most: int) -> ModelRequest:
                 document = inflate(body, self._max_bytes) if compressed else body
@@ -201,6 +208,23 @@ class RestInterface:
             return json_responses.format_predict(outputs, request.row_format)
 
         return ModelRequest(served, request.signature_name, request.inputs, write)
+
+    def _explain(self, call: Call, document: bytes) -> ModelRequest:
+        end = time.monotonic() + self._deadline_seconds
+        served = self._service.find(call)
+        background = explaining.find_background(served)
+        request = json_requests.parse_predict(
+            document,
+            lambda name: inference.find_signature(served.model, name),
+            min(self._max_rows, explaining.MOST_ROWS),
+        )
+        inputs = explaining.raw_inputs(request.inputs, background.signature)
+
+        def write(outputs: Arrays) -> bytes:
+            explained = background.explain(served.model, inputs, end)
+            return json_responses.format_explain(outputs, explained, request.row_format)
+
+        return explaining.ExplainRequest(served, RAW_SIGNATURE, inputs, write)
 
     def _examples(self, call: Call, document: bytes) -> ModelRequest:
         served = self._service.find(call)

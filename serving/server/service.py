@@ -255,7 +255,7 @@ class Service:
                 # Twice in a row is slow; once may be another process's affair.
                 runs[request.signature] = min(count + 1, 3 * _QUICK_RUNS) if quick else count // 2
         call.rows = count_rows(outputs)
-        if self._request_log is not None:
+        if self._request_log is not None and request.is_logged:
             raw = served.model.signatures.get(RAW_SIGNATURE)
             # A TFLite model has only such signatures.
             by_name = raw is not None and raw.inputs.keys() == inputs.keys()

@@ -12,6 +12,7 @@ from pipeline.config import (
     ServingConfig,
     load_config,
 )
+from pipeline.explanation_config import ExplanationConfig
 from pipeline.network_config import PruningConfig, QuantizationConfig, TrainingConfig
 
 LAYOUT = load_config().data.source.layout
@@ -85,6 +86,13 @@ DEFAULTS: dict[str, dict[str, Any]] = {
         "file_mode": "0644",
         "keep_versions": 0,
         "card": "",
+    },
+    "Explainer": {
+        "model_name": "model_name",
+        "slices": "[]",
+        "split": "test",
+        **_parameters(ExplanationConfig(), "enabled"),
+        "groups": "{}",
     },
     "ServedModel": {"version": 0, "public_keys": "[]", "encryption_keys": ""},
     "RequestExampleGen": {

@@ -166,8 +166,24 @@ def test_pusher_signs_a_model_card_with_what_nodes_took(run: Run) -> None:
         private_copy(run.directory, version, trust)
 
 
-@pytest.mark.parametrize("name", ["blessing", "compression_blessing", "infra_blessing"])
-def test_pusher_publishes_nothing_without_all_three_blessings(run: Run, name: str) -> None:
+def test_pusher_publishes_the_background_rows_of_explanations_where_there_are_some(
+    run: Run,
+) -> None:
+    run.inputs["explanations"] = write(run.root / "explanations", {"explanations.json": b"{}"})
+    run.push()
+    write(run.root / "explanations", {"background.json": b"rows"})
+    run.push({**MODEL, "saved_model.pb": b"another"})
+    without, version = run.directory.versions()
+    assert "background.json" not in read(run.directory.provenance_uri(without))
+    assert read(run.directory.provenance_uri(version))["background.json"] == b"rows"
+    assert "Explanations" in run.directory.provenance(version)["artifacts"]
+
+
+@pytest.mark.parametrize(
+    "name", ["blessing", "compression_blessing", "infra_blessing", "explanation_blessing"]
+)
+def test_pusher_publishes_nothing_without_all_blessings(run: Run, name: str) -> None:
+    run.blessings["explanation_blessing"] = write(run.root / "explained", {"BLESSED": b""})
     for file in run.blessings[name].iterdir():
         file.rename(file.with_name(file.name.replace("BLESSED", "NOT_BLESSED")))
     pushed = run.push(signing_key=str(run.root / "keys" / "signing.key"))

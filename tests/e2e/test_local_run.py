@@ -12,10 +12,12 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pytest
 import tensorflow as tf
 
+from ml.artifacts import EXPLANATIONS_FILE
 from pipeline.config import load_config
 from tests.conftest import Cli, PushedRun, read_month, thin, write_span
 
@@ -33,6 +35,7 @@ NODES = (
     "Quantizer",
     "CompressionEvaluator",
     "Evaluator",
+    "Explainer",
     "ServingValidator",
     "Pusher",
 )
@@ -281,6 +284,29 @@ def test_local_run_does_not_push_below_thresholds_or_over_budgets_and_tells_why(
     }
     # Nothing that Beam, TensorFlow or the model server wrote there stays.
     assert list(temporary.iterdir()) == []
+
+
+def test_local_run_publishes_what_a_server_explains_its_own_model_with(
+    pushed: PushedRun,
+) -> None:
+    from serving.server.explaining import read_background
+    from serving.server.models import load_model
+
+    explanations = pushed.artifact("Explainer", "explanations")
+    content = json.loads((explanations / EXPLANATIONS_FILE).read_text())
+    assert content["rows"] == 100
+    assert {"company", "temp"} <= {one["feature"] for one in content["importance"]}
+    provenance = pushed.version.parent / ".flightdeck" / pushed.version.name
+    for prefer_tflite in (True, False):
+        model = load_model(str(pushed.version), prefer_tflite=prefer_tflite, concurrency=1)
+        background = read_background(str(provenance), model)
+        assert background is not None
+        rows = {name: array[:3] for name, array in background.inputs.items()}
+        found = background.explain(model, rows, time.monotonic() + 60)
+        predictions = model.run("raw_features", rows, ["probability"], 60)["probability"]
+        np.testing.assert_allclose(found.values.sum(axis=1) + found.base, predictions, atol=1e-4)
+        # Of the same background; the served format alone may differ.
+        np.testing.assert_allclose(found.base, content["base_values"], atol=0.02)
 
 
 def test_local_run_stops_at_the_gate_for_a_bad_label(after_push: Cli, tmp_path: Path) -> None:

@@ -12,7 +12,13 @@ from tensorflow_metadata.proto.v0 import anomalies_pb2
 from tfx import v1 as tfx
 
 from components.data_gate.component import GateFacts
-from ml.artifacts import BaselineReport, CompressionReport, MonitoringReport, TuningReport
+from ml.artifacts import (
+    BaselineReport,
+    CompressionReport,
+    Explanations,
+    MonitoringReport,
+    TuningReport,
+)
 from ml.comparisons import Drift
 from orchestration.local.node_facts import NodeFacts, read_facts
 from orchestration.local.node_process import Summary
@@ -200,6 +206,31 @@ def test_summarize_shows_the_headline_metric_of_a_pruner_and_why_it_pruned_less(
     few = " (too few steps for 84%)" if why else ""
     line = f"59.3% of the weights are zero{few}; {shown}"
     assert summarize("Pruner", {"report": report}) == Summary(line, (why,) if why else ())
+
+
+def test_summarize_shows_the_most_important_features_and_why_a_model_is_not_blessed(
+    tmp_path: Path,
+) -> None:
+    explanations, blessing = Explanations(), tfx.types.standard_artifacts.ModelBlessing()
+    explanations.uri = str(tmp_path)
+    sizes = {"clock": 6.0, "temp": 3.0, "visib": 1.0, "wind": 0.0}
+    content: dict[str, Any] = {
+        "rows": 1500,
+        "importance": [{"feature": name, "mean_abs": size} for name, size in sizes.items()],
+        "rows_left_out": [{"rows": 1200, "why": "the prediction is not finite"}],
+        "reasons": ["max_share: clock has 60.0% of the importance"],
+    }
+
+    def shown() -> Summary:
+        (tmp_path / "explanations.json").write_text(json.dumps(content))
+        return summarize("Explainer", {"explanations": explanations, "blessing": blessing})
+
+    line = "1,500 rows; most important: clock 60%, temp 30%, visib 10%"
+    assert shown() == Summary(f"not blessed; {line}", tuple(content["reasons"]))
+    blessing.set_int_custom_property("blessed", 1)
+    assert shown() == Summary(line, ("1,200 rows left out: the prediction is not finite",))
+    content["importance"] = []
+    assert shown().line == "nothing could be explained"
 
 
 def serving_report(folder: Path, saved_model: dict[str, Any], reasons: list[str]) -> Any:

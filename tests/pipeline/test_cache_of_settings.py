@@ -67,7 +67,11 @@ def parameters() -> dict[str, str]:
         ("epochs = 5", "epochs = 6", {"Trainer"}),
         ("window = 3", "window = 4", {"SpanExampleGen"}),
         ("tips.pbtxt", "other.pbtxt", {"ImportSchemaGen"}),
-        ('slices = ["company"]', "slices = []", {"Evaluator", "CompressionEvaluator"}),
+        (
+            'slices = ["company"]',
+            "slices = []",
+            {"Evaluator", "CompressionEvaluator", "Explainer"},
+        ),
         (
             'features = ["company"]',
             'features = ["company", "miles"]',
@@ -79,7 +83,7 @@ def parameters() -> dict[str, str]:
             'label = "fare"',
             {"ImportSchemaGen", "DataGate", "BaselineEvaluator"}
             | {"Transform", "Trainer", "Pruner", "Quantizer"}
-            | {"Evaluator", "CompressionEvaluator", "ServingValidator"},
+            | {"Evaluator", "CompressionEvaluator", "Explainer", "ServingValidator"},
         ),
     ],
 )

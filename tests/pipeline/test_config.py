@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import re
 import tomllib
 from dataclasses import replace
 from pathlib import Path
@@ -697,3 +698,31 @@ def regression(training: TrainingConfig) -> Config:
         evaluation=EvaluationConfig(),
         monitor=MonitorConfig(),
     )
+
+
+@pytest.mark.parametrize(
+    ("group", "message"),
+    [
+        ("wind=[]", "explanation.groups.wind: a name and one or more features are expected"),
+        ('wind=["nothing"]', "explanation.groups.wind: 'nothing' is none of the model's features"),
+        ('wind=["delayed"]', "explanation.groups.wind: 'delayed' is none of the model's features"),
+        ('wind=["temp", "temp"]', "explanation.groups.wind: 'temp' occurs twice"),
+        ('temp=["dewp"]', "explanation.groups.temp: 'temp' is a feature that is not in the group"),
+    ],
+)
+def test_config_refuses_groups_that_are_no_division_of_the_features(
+    group: str, message: str
+) -> None:
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        load_config(settings=[f"explanation.groups.{group}"])
+
+
+def test_config_refuses_a_feature_in_two_groups() -> None:
+    settings = [f'explanation.groups.{name}=["temp", "dewp"]' for name in ("air", "rain")]
+    with pytest.raises(ConfigError, match="rain: 'temp' is in the group 'air' already"):
+        load_config(settings=settings)
+
+
+def test_config_takes_groups_of_features() -> None:
+    groups = load_config(settings=['explanation.groups.temp=["temp", "dewp"]']).explanation.groups
+    assert groups["temp"] == ("temp", "dewp")

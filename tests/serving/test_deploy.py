@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.server
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import threading
@@ -174,6 +175,34 @@ def test_manifest_is_valid_for_kubernetes(path: str) -> None:
 def test_kserve_pod_is_valid_for_kubernetes() -> None:
     pod = pods()["kserve/inference-service.yaml"]
     check_resource({"apiVersion": "v1", "kind": "Pod", "spec": pod})
+
+
+def test_kserve_explainer_serves_what_it_verifies_from_the_shared_claim() -> None:
+    service = document("kserve/inference-service.yaml")["spec"]
+    pod = dict(service["explainer"])
+    for name in ("minReplicas", "maxReplicas"):
+        del pod[name]
+    check_resource({"apiVersion": "v1", "kind": "Pod", "spec": pod})
+    (container,) = pod["containers"]
+    assert container["name"] == "kserve-container"
+    # What KServe adds becomes the shell's own arguments, of which it uses none.
+    shell, option, line = container["command"]
+    assert (shell, option) == ("sh", "-c")
+    words = shlex.split(line)
+    assert words[:5] == ["exec", "python", "-m", "serving", "serve"]
+    arguments = [word.replace("$MODEL_NAME", "taxi") for word in words[5:]]
+    given = serve.make_context("serve", arguments).params
+    assert given["models"] == ("taxi",)
+    assert given["serving_dir"] == mounts(container)["serving-directory"]
+    assert given["decrypt_to"] == mounts(container)["decrypted"]
+    assert given["rest_port"] == container["ports"][0]["containerPort"] == 8080
+    assert not given["no_verify"]
+    assert [Path(path).parent for path in given["public_keys"]] == [
+        Path(mounts(container)["trusted-keys"])
+    ]
+    assert {"serving-directory", "trusted-keys"} <= read_only(container)
+    (predictor,) = pods()["kserve/inference-service.yaml"]["initContainers"]
+    assert container["image"] == predictor["image"]
 
 
 @pytest.mark.parametrize("folder", FOLDERS)
