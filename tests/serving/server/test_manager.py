@@ -57,6 +57,7 @@ class Loaded:
     ends_by_itself: bool = True
     key_id: str = ""
     form: Form = field(default_factory=Form)
+    background: None = None
 
     def run(
         self,

@@ -56,6 +56,7 @@ class FunctionModel:
     ends_by_itself = True
     key_id = ""
     form = Form()
+    background = None
 
     def __init__(self, compute: Callable[[np.ndarray], np.ndarray]):
         self.batched: set[str] = set()
