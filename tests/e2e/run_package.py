@@ -7,7 +7,8 @@ is what is wanted here: the command of a task, its placeholders filled in, its o
 "forked" the processes come from one that has TFX imported, which takes each of them 12 s otherwise.
 
 `kfp.local` refuses tasks with a condition. Here they run in any case: the one condition of a
-package holds unless a schedule finds nothing new.
+package holds unless a schedule finds nothing new. Nor does it set the environment variables that a
+package gives to a task: that is done here.
 """
 
 from __future__ import annotations
@@ -23,12 +24,15 @@ from pathlib import Path
 # The package's tasks find the project in their working directory, which is on the path of `-m`.
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
+import yaml
 from kfp import components, local
 from kfp.local import dag_orchestrator, status, subprocess_task_handler
 
 from orchestration.local.fork_server import PRELOAD
 
 _ENTRYPOINT = ["python", "-m", "orchestration.kubeflow.entrypoint"]
+# Environment variables of a task, by node.
+_ENVIRONMENTS: dict[str, dict[str, str]] = {}
 _TFX_ENTRYPOINT = "tfx.orchestration.kubeflow.v2.container.kubeflow_v2_run_executor"
 
 
@@ -44,8 +48,9 @@ class _Timed(subprocess_task_handler.SubprocessTaskHandler):
 
     def run(self) -> status.Status:
         started = time.monotonic()
-        result = self._run()
         node = self.full_command[self.full_command.index("--node_id") + 1]
+        os.environ.update(_ENVIRONMENTS[node])
+        result = self._run()
         print(f"seconds {node} {time.monotonic() - started:.1f}", flush=True)
         return result
 
@@ -60,14 +65,15 @@ class _Forked(_Timed):
         # The server that it is forked from may print elsewhere.
         output = Connection(os.dup(1), readable=False)
         process = multiprocessing.get_context("forkserver").Process(
-            target=_run_task, args=(self.full_command[words:], output)
+            target=_run_task, args=(self.full_command[words:], dict(os.environ), output)
         )
         process.start()
         process.join()
         return status.Status.FAILURE if process.exitcode else status.Status.SUCCESS
 
 
-def _run_task(arguments: list[str], output: Connection) -> None:
+def _run_task(arguments: list[str], environment: dict[str, str], output: Connection) -> None:
+    os.environ.update(environment)
     for descriptor in (1, 2):
         os.dup2(output.fileno(), descriptor)
     from orchestration.kubeflow import entrypoint as kfp_entrypoint
@@ -79,6 +85,11 @@ def main(package: str, pipeline_root: str, parameters: str, how: str = "") -> No
     preload = ["__main__", *PRELOAD, "orchestration.kubeflow.entrypoint", _TFX_ENTRYPOINT]
     multiprocessing.get_context("forkserver").set_forkserver_preload(preload)
     subprocess_task_handler.SubprocessTaskHandler = _Forked if how == "forked" else _Timed
+    executors = next(yaml.safe_load_all(Path(package).read_text()))["deploymentSpec"]["executors"]
+    for label, executor in executors.items():
+        variables = executor["container"].get("env", [])
+        values = {variable["name"]: variable["value"] for variable in variables}
+        _ENVIRONMENTS[label.removeprefix("exec-")] = values
     dag_orchestrator.validate_task_spec_not_loop_or_condition = lambda task_spec: None
     local.init(
         runner=local.SubprocessRunner(use_venv=False),
