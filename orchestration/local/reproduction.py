@@ -53,6 +53,7 @@ _NODES = (
     "ServedModel",
     "DataGate",
     "Transform",
+    "Tuner",
     "Trainer",
     "Pruner",
     "Quantizer",

@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from orchestration.kubeflow import compilation
+from orchestration.local import reproduction
 from pipeline.config import ConfigError, load_config
 from pipeline.pipeline import create_pipeline
 from pipeline.tuning_config import known_settings
@@ -201,3 +202,17 @@ def test_create_pipeline_with_a_tuner_compiles_for_kubeflow() -> None:
     for task, name in (("Trainer", "hyperparameters"), ("Pusher", "tuning")):
         made = tasks[task]["inputs"]["artifacts"][name]["taskOutputArtifact"]
         assert made["producerTask"] == "Tuner"
+
+
+def test_reproduce_runs_all_nodes_that_a_tuned_model_is_made_by() -> None:
+    settings = [f"{EPOCHS}.low=1", f"{EPOCHS}.high=4", "tuning.trials=3"]
+    pipeline = create_pipeline(
+        load_config(settings=settings), pipeline_root="root", serving_dir="serving"
+    )
+    nodes = {node.id: node for node in pipeline.components}
+    needed, waiting = set(), ["Quantizer"]
+    while waiting:
+        needed.add(name := waiting.pop())
+        waiting += [node.id for node in nodes[name].upstream_nodes]
+    assert "Tuner" in needed
+    assert needed == set(reproduction._NODES)
