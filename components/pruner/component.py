@@ -14,7 +14,7 @@ from ml.artifacts import CompressionReport, serving_model_uri
 from ml.custom_config import bind_custom_config
 from ml.examples import read_columns
 from ml.fit import FitSettings, check_columns, evaluate
-from ml.keras_setup import skip_autograph_of_keras
+from ml.keras_setup import skip_autograph_of_libraries
 from ml.networks import choose_layers, load_network
 from ml.parameters import load_function, parse_names, require
 from ml.tasks import Task
@@ -122,7 +122,7 @@ def Pruner(
       UserError: If a parameter is not allowed, a layer cannot be pruned, or the model is not
         `tf_keras`, before any work is done; or if fine-tuning diverges.
     """
-    skip_autograph_of_keras()
+    skip_autograph_of_libraries()
     settings = FitSettings(
         Task.from_json(task), loss, class_weights, epochs, batch_size, learning_rate, seed
     )

@@ -26,7 +26,7 @@ from ml.custom_config import bind_custom_config
 from ml.distillation import teach, without_regularization
 from ml.examples import Columns, read_columns
 from ml.fit import FitSettings, check_columns, select_inputs
-from ml.keras_setup import skip_autograph_of_keras
+from ml.keras_setup import skip_autograph_of_libraries
 from ml.networks import load_network
 from ml.parameters import load_function, require
 from ml.tasks import Task
@@ -145,7 +145,7 @@ def Quantizer(
         `tf_keras`, the representative dataset is unusable, TFLite lacks an operator, or the TFLite
         model has an input that is no feature of the raw examples.
     """
-    skip_autograph_of_keras()
+    skip_autograph_of_libraries()
     learned = Task.from_json(task)
     settings = FitSettings(learned, loss, class_weights, epochs, batch_size, learning_rate, seed)
     settings.check()
