@@ -25,7 +25,9 @@ FLINK_JAR := build/flink/flink-job-server.jar
 run: $(READY)
 	$(PYTHON) local_runner.py run $(if $(MODEL),--model $(MODEL)) $(ARGS)
 
-# The tests of a file run in one process; there is one for each core.
+# The tests of a file run in one process; there is one for each core. What they start finds the project's code compiled,
+# whatever the shell says of that.
+test: export PYTHONDONTWRITEBYTECODE =
 test: $(READY)
 	$(PYTHON) -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder $(ARGS)
 

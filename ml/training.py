@@ -19,7 +19,7 @@ from ml.examples import Columns, columns_of_files
 from ml.export import save_model
 from ml.file_names import TRAINING_FILE
 from ml.fit import ReportProgress, check_training, select_inputs
-from ml.keras_setup import skip_autograph_of_keras
+from ml.keras_setup import skip_autograph_of_libraries
 from ml.learning import Learning
 from ml.row_weights import evaluation_weights, training_weights
 from ml.scores import measure
@@ -63,7 +63,7 @@ class TrainingData:
         Raises:
           DataError: If a network cannot be trained on the labels.
         """
-        skip_autograph_of_keras()
+        skip_autograph_of_libraries()
         learning = Learning.from_config(fn_args.custom_config)
         check_training(learning.task, learning.loss, learning.class_weights)
         make_deterministic(learning.seed)

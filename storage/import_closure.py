@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -42,6 +43,7 @@ class ImportClosure:
     root: Path
     packages: frozenset[str] | None = None
     _read: dict[Path, _Module] = field(default_factory=dict, repr=False)
+    _followed: dict[Path, frozenset[Path]] = field(default_factory=dict, repr=False)
 
     def code(self, names: Iterable[str]) -> dict[str, str]:
         """The syntax trees of the files that run when modules are imported, by path below `root`.
@@ -71,15 +73,16 @@ class ImportClosure:
         while waiting:
             file = waiting.pop()
             found.add(file)
-            waiting |= self._imports(file) - found
+            if file not in self._followed:
+                self._followed[file] = self._imports(file)
+            waiting |= self._followed[file] - found
         return frozenset(found)
 
-    def _imports(self, file: Path) -> set[Path]:
+    def _imports(self, file: Path) -> frozenset[Path]:
         names = self._module(file).imports
         near = {file.parent / name for name in names if "." in name}
-        return {found for name in names for found in self._resolve(name)} | {
-            path for path in near if path.is_file()
-        }
+        modules = {found for name in names for found in self._resolve(name)}
+        return frozenset(modules | {path for path in near if path.is_file()})
 
     def _module(self, file: Path) -> _Module:
         if file not in self._read:
@@ -94,11 +97,9 @@ class ImportClosure:
         if file.suffix != ".py":
             return _Module(frozenset(), content.hex())
         try:
-            tree = ast.parse(content)
+            return _parse(content, file.relative_to(self.root).parent.parts)
         except (SyntaxError, ValueError) as error:
             raise UserError(f"{file} is not Python: {error}") from error
-        imports = _imported(tree, file.relative_to(self.root).parent.parts)
-        return _Module(frozenset(imports), ast.dump(tree))
 
     def _resolve(self, name: str) -> Iterator[Path]:
         """The files that run when a dotted path is imported, as far as it is one of modules."""
@@ -125,6 +126,13 @@ def import_paths(text: str) -> list[str]:
       ['package.model.run_fn']
     """
     return _IMPORT_PATH.findall(text)
+
+
+# A process that lives through many runs reads the same code for each.
+@functools.lru_cache(maxsize=2000)
+def _parse(content: bytes, package: tuple[str, ...]) -> _Module:
+    tree = ast.parse(content)
+    return _Module(frozenset(_imported(tree, package)), ast.dump(tree))
 
 
 def _imported(tree: ast.Module, package: tuple[str, ...]) -> Iterator[str]:

@@ -58,9 +58,24 @@ def _refuse_to_end() -> None:
     os._exit = end_other_process  # type: ignore[assignment]
 
 
+# Files that take a minute or more, longest first.
+LONGEST = (
+    *("test_small_models", "test_local_run", "test_killed_runs", "test_beam_runners"),
+    *("test_data_gate", "test_transform", "test_reproduce", "test_kubeflow_run"),
+    *("test_generated_models", "test_adoption", "test_quantizer", "test_evaluator_columns"),
+    *("test_serving_validator", "test_compressed_regression", "test_odd_surroundings"),
+    *("test_pruner", "test_local_dag_runner"),
+)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Has whole pipelines go first: with several processes, they would otherwise finish last."""
-    items.sort(key=lambda item: item.path.parent.name != "e2e")
+    """Has the longest files go first: with several processes, one would finish last, alone."""
+    places = {name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(item.path.stem, len(places)))
+    if "tensorflow" in sys.modules:  # As the nodes do that train.
+        from ml.keras_setup import skip_autograph_of_libraries
+
+        skip_autograph_of_libraries()
 
 
 @dataclass(frozen=True)

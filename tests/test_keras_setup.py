@@ -62,3 +62,23 @@ def test_keras_is_chosen_in_one_place() -> None:
     files += [path for path in PROJECT.iterdir() if path.is_file()]
     says = [path for path in files if "TF_USE_LEGACY_KERAS" in path.read_text(errors="ignore")]
     assert says == [PROJECT / "ml" / "__init__.py"]
+
+
+def test_skip_autograph_leaves_libraries_alone_and_converts_the_code_of_a_model() -> None:
+    import tensorflow_model_optimization as tfmot
+    import tensorflow_transform as tft
+    import tf_keras
+    from tensorflow.python.autograph.core import config
+    from tensorflow.python.autograph.impl.conversion import is_allowlisted
+
+    from ml.keras_setup import skip_autograph_of_libraries
+    from tests.trips.preprocessing import preprocessing_fn
+
+    skip_autograph_of_libraries()
+    found = config.CONVERSION_RULES
+    skip_autograph_of_libraries()
+    assert found == config.CONVERSION_RULES
+    assert is_allowlisted(tf_keras.layers.Dense.call)
+    assert is_allowlisted(tft.TransformFeaturesLayer.call)
+    assert is_allowlisted(tfmot.sparsity.keras.PruningSchedule.__call__)
+    assert not is_allowlisted(preprocessing_fn)

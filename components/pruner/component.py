@@ -22,7 +22,7 @@ from ml.distillation import teach
 from ml.effort import Stopwatch
 from ml.examples import read_columns
 from ml.fit import FitSettings, check_columns, evaluate
-from ml.keras_setup import skip_autograph_of_keras
+from ml.keras_setup import skip_autograph_of_libraries
 from ml.networks import choose_layers, load_network
 from ml.parameters import load_function, parse_names, require
 from ml.tasks import Task
@@ -132,7 +132,7 @@ def Pruner(
         `tf_keras`, before any work is done; or if fine-tuning diverges.
     """
     stopwatch = Stopwatch("Pruner")
-    skip_autograph_of_keras()
+    skip_autograph_of_libraries()
     settings = FitSettings(
         Task.from_json(task), loss, class_weights, epochs, batch_size, learning_rate, seed
     )

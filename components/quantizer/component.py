@@ -26,7 +26,7 @@ from ml.distillation import teach, without_regularization
 from ml.effort import Stopwatch
 from ml.examples import Columns, read_columns
 from ml.fit import FitSettings, check_columns, select_inputs
-from ml.keras_setup import skip_autograph_of_keras
+from ml.keras_setup import skip_autograph_of_libraries
 from ml.networks import load_network
 from ml.parameters import load_function, require
 from ml.tasks import Task
@@ -142,7 +142,7 @@ def Quantizer(
         model has an input that is no feature of the raw examples.
     """
     stopwatch = Stopwatch("Quantizer")
-    skip_autograph_of_keras()
+    skip_autograph_of_libraries()
     learned = Task.from_json(task)
     settings = FitSettings(learned, loss, class_weights, epochs, batch_size, learning_rate, seed)
     settings.check()

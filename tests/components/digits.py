@@ -26,7 +26,6 @@ from tensorflow_transform.tf_metadata import dataset_metadata, metadata_io, sche
 from tfx.v1.types import standard_artifacts as standard
 
 from ml.artifacts import serving_model_uri
-from ml.keras_setup import skip_autograph_of_keras
 from ml.predictors import Predictor
 from ml.tasks import Task
 
@@ -202,7 +201,6 @@ def build_network(*before: tf_keras.layers.Layer) -> tf_keras.Model:
 
 
 def _train(rows: Rows) -> tf_keras.Model:
-    skip_autograph_of_keras()
     tf_keras.utils.set_random_seed(7)
     network = build_network()
     network.compile(tf_keras.optimizers.Adam(2e-3), LOSS)

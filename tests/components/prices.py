@@ -23,7 +23,6 @@ from tfx.v1.types import standard_artifacts as standard
 
 from ml.artifacts import serving_model_uri
 from ml.export import save_model
-from ml.keras_setup import skip_autograph_of_keras
 from ml.task_layers import label_and_weight, output_layer
 from ml.tasks import Task
 from tests.components.digits import write_records
@@ -151,7 +150,6 @@ def _write_graph(folder: Path, rows: Columns) -> standard.TransformGraph:
 
 def train_network(rows: Columns, loss: str = TASK.loss) -> tf_keras.Model:
     """Trains a network; by the logarithmic error, one that predicts a logarithm."""
-    skip_autograph_of_keras()
     tf_keras.utils.set_random_seed(7)
     layers = tf_keras.layers
     facts = tf_keras.Input((_FACTS,), name="facts")

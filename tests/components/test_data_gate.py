@@ -6,6 +6,7 @@ import json
 import math
 import re
 import shutil
+import tempfile
 from collections.abc import Callable
 from dataclasses import asdict
 from functools import cache
@@ -16,7 +17,6 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
-import tensorflow as tf
 import tensorflow_data_validation as tfdv
 from tensorflow_metadata.proto.v0 import anomalies_pb2, schema_pb2
 from tfx.v1.types import standard_artifacts as standard
@@ -39,6 +39,7 @@ from ml.example_columns import Columns, to_example_batch
 from ml.tasks import Task
 from pipeline.config import load_config
 from storage.errors import BlockingAnomalies, UserError
+from storage.tfrecords import open_records
 from tests.conftest import PROJECT, read_month, thin
 from tests.trips.features import RAW_FEATURES
 
@@ -100,22 +101,39 @@ def write_statistics(uri: Path, **splits: pd.DataFrame) -> standard.ExampleStati
     return artifact
 
 
+@cache
+def example_columns() -> Columns:
+    schema = tfdv.load_schema_text(str(PROJECT / load_config().gate.schema))
+    return Columns.from_schema(schema, "time_hour")
+
+
+def examples_of(frame: pd.DataFrame) -> bytes:
+    return kept_examples(id(frame)) if id(frame) in _KEPT else make_examples(frame)
+
+
+@cache
+def kept_examples(key: int) -> bytes:
+    return make_examples(_KEPT[key])
+
+
+def make_examples(frame: pd.DataFrame) -> bytes:
+    batch = pa.RecordBatch.from_pandas(frame, preserve_index=False)
+    encoder = example_coder.RecordBatchToExamplesEncoder()
+    with tempfile.NamedTemporaryFile(suffix=".gz") as file:
+        with open_records(file.name) as records:
+            for record in encoder.encode(to_example_batch(batch, example_columns())):
+                records.write(record)
+        return Path(file.name).read_bytes()
+
+
 def write_examples(uri: Path, **splits: pd.DataFrame) -> standard.Examples:
     artifact = standard.Examples()
     artifact.uri = str(uri)
     artifact.split_names = json.dumps(list(splits))
-    schema = tfdv.load_schema_text(str(PROJECT / load_config().gate.schema))
-    columns = Columns.from_schema(schema, "time_hour")
     for split, frame in splits.items():
         folder = uri / f"Split-{split}"
         folder.mkdir(parents=True)
-        batch = pa.RecordBatch.from_pandas(frame, preserve_index=False)
-        records = example_coder.RecordBatchToExamplesEncoder().encode(
-            to_example_batch(batch, columns)
-        )
-        with tf.io.TFRecordWriter(str(folder / "data_tfrecord-00000.gz"), "GZIP") as file:
-            for record in records:
-                file.write(record)
+        (folder / "data_tfrecord-00000.gz").write_bytes(examples_of(frame))
     return artifact
 
 

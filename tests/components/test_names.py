@@ -28,7 +28,6 @@ from components.serving_validator.warmup import write_warmup
 from ml.examples import read_columns
 from ml.fit import FitSettings, fine_tune, select_inputs
 from ml.identity.model import model_identity
-from ml.keras_setup import skip_autograph_of_keras
 from ml.names import graph_names
 from ml.predictors import SavedModelPredictor, TFLitePredictor, check_model, load_predictor
 from ml.request_log import read
@@ -264,7 +263,6 @@ def test_evaluate_takes_labels_weights_and_slices_of_any_name(
 def test_networks_of_columns_of_any_name_are_trained_and_converted(
     model: OddModel, tmp_path: Path
 ) -> None:
-    skip_autograph_of_keras()
     graph = tft.TFTransformOutput(model.graph_uri)
     rows = read_columns(model.transformed, "train", graph.transformed_metadata.schema)
     network = build_network()

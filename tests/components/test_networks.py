@@ -16,7 +16,6 @@ from tfx.v1.types import standard_artifacts as standard
 
 from ml.examples import read_columns
 from ml.fit import FitSettings, evaluate, fine_tune
-from ml.keras_setup import skip_autograph_of_keras
 from ml.networks import choose_layers, clone, kernel_layers, load_network
 from ml.parameters import load_function
 from ml.tasks import Task
@@ -36,11 +35,6 @@ layers = tf_keras.layers
 TASK = Task("binary", "label")
 SETTINGS = FitSettings(TASK, "", "", 3, 16, 0.05, 7)
 FARE = Task("regression", "label")
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _quick_first_fit() -> None:
-    skip_autograph_of_keras()
 
 
 def wide_and_deep() -> tf_keras.Model:

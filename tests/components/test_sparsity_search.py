@@ -27,22 +27,28 @@ def scaled(factor: float) -> tf_keras.Model:
 
 
 RIGHT, WRONG = scaled(1.0), scaled(0.0)
-JUDGE = Judge(RIGHT, COLUMNS, TASK)
 
 
-def test_judge_finds_no_loss_in_the_same_network() -> None:
-    loss, error = JUDGE.loss(RIGHT)
+@pytest.fixture(scope="module")
+def judge() -> Judge:
+    return Judge(RIGHT, COLUMNS, TASK)
+
+
+def test_judge_finds_no_loss_in_the_same_network(judge: Judge) -> None:
+    loss, error = judge.loss(RIGHT)
     assert (loss, error) == (0, 1 / 2000)
 
 
-def test_judge_error_covers_what_other_rows_would_show() -> None:
-    loss, error = JUDGE.loss(scaled(0.7))
+def test_judge_error_covers_what_other_rows_would_show(judge: Judge) -> None:
+    loss, error = judge.loss(scaled(0.7))
     # RMSE from 1 to sqrt(1 + 4 * 0.3²): computed from the distribution, not from the rows.
     assert abs(loss - (np.sqrt(1.36) - 1)) < 3 * error < 0.1
 
 
 @given(threshold=st.floats(0.02, 0.99))
-def test_search_sparsity_comes_near_the_highest_that_is_allowed(threshold: float) -> None:
+def test_search_sparsity_comes_near_the_highest_that_is_allowed(
+    judge: Judge, threshold: float
+) -> None:
     tried = []
 
     def prune(sparsity: float, steps: int) -> tf_keras.Model:
@@ -50,7 +56,7 @@ def test_search_sparsity_comes_near_the_highest_that_is_allowed(threshold: float
         assert 1 <= steps <= 400
         return RIGHT if sparsity <= threshold else WRONG
 
-    found, why, trials = search_sparsity(prune, JUDGE, 400, max_loss=0.02)
+    found, why, trials = search_sparsity(prune, judge, 400, max_loss=0.02)
     assert len(tried) <= 5
     assert found <= threshold
     assert [trial["sparsity"] for trial in trials] == sorted(tried)
@@ -63,8 +69,8 @@ def test_search_sparsity_comes_near_the_highest_that_is_allowed(threshold: float
         assert "may lose more than 1.0% in RMSE" in why
 
 
-def test_search_sparsity_finds_none_where_everything_loses() -> None:
-    found, why, trials = search_sparsity(lambda *_: WRONG, JUDGE, 400, max_loss=0.02)
+def test_search_sparsity_finds_none_where_everything_loses(judge: Judge) -> None:
+    found, why, trials = search_sparsity(lambda *_: WRONG, judge, 400, max_loss=0.02)
     assert found == 0
     assert why.startswith("auto: every trial may lose more than 1.0% in RMSE (tried 90.0%")
     assert len(trials) == 5

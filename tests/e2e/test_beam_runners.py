@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
 import signal
@@ -14,6 +13,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ from tfx.orchestration.pipeline import RunOptions
 from pipeline.config import Config, load_config
 from pipeline.pipeline import create_pipeline
 from storage.errors import DataError
+from tests import forked
 from tests.conftest import PROJECT, PushedRun
 
 NODES = ("SpanExampleGen", "StatisticsGen", "Transform")
@@ -44,29 +45,19 @@ def worker_pool(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     with socket.socket() as free:
         free.bind(("", 0))
         port = free.getsockname()[1]
-    command = ["-m", "apache_beam.runners.worker.worker_pool_main", f"--service_port={port}"]
-    # It starts each worker as `python`.
-    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     log = tmp_path_factory.mktemp("pool") / "log"
-    with log.open("w") as output:
-        pool = subprocess.Popen(
-            [sys.executable, *command],
-            cwd=PROJECT,
-            env={**os.environ, "PATH": path},
-            stdout=output,
-            stderr=output,
-        )
+    pool = forked.start(["tests/e2e/worker_pool.py", str(port)], log)
     try:
         wait_until_open(port, pool, log)
         yield f"localhost:{port}"
     finally:
         pool.terminate()
-        pool.wait()
+        pool.join()
 
 
-def wait_until_open(port: int, process: subprocess.Popen[bytes], log: Path) -> None:
+def wait_until_open(port: int, process: ForkServerProcess, log: Path) -> None:
     deadline = time.monotonic() + 120
-    while time.monotonic() < deadline and process.poll() is None:
+    while time.monotonic() < deadline and process.exitcode is None:
         with socket.socket() as client:
             if client.connect_ex(("localhost", port)) == 0:
                 return

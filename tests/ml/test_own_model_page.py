@@ -19,7 +19,6 @@ import tf_keras
 from tensorflow_transform.tf_metadata import dataset_metadata, schema_utils
 
 from ml.export import save_model
-from ml.keras_setup import skip_autograph_of_keras
 from ml.learning import Learning
 from ml.names import graph_names
 from ml.predictors import SavedModelPredictor
@@ -41,7 +40,6 @@ ROWS = 200
 @functools.cache
 def code_of_page() -> dict[str, Any]:
     """The names that the page's two modules define."""
-    skip_autograph_of_keras()
     blocks = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
     modules = [block for block in blocks if block.startswith('"""')]
     assert len(modules) == 2
@@ -115,7 +113,6 @@ def test_model_of_the_page_is_trained_and_saved_for_each_task(tmp_path: Path, ki
 def test_network_of_the_page_is_trained_on_columns_whose_names_tensorflow_cannot_carry(
     tmp_path: Path,
 ) -> None:
-    skip_autograph_of_keras()
     preprocessing, network_code = re.findall(r"```python\n(# \w+\.py:.*?)```", PAGE, re.DOTALL)
     numbers = ("trip.miles", "fare ($)", "größe", "1st")
     task, prediction = Task("binary", "is slow?", ("no", "yes")), "probability"

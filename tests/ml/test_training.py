@@ -12,7 +12,6 @@ import pytest
 import tf_keras
 
 from ml import progress
-from ml.keras_setup import skip_autograph_of_keras
 from ml.learning import Learning
 from ml.scores import measure
 from ml.task_layers import output_layer
@@ -28,11 +27,6 @@ TASKS = {
 }
 # That a network reaches on the rows below, and a constant does not.
 REACHED = {"binary": ("auc", 0.9), "multiclass": ("accuracy", 0.75), "regression": ("r2", 0.9)}
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _quick_first_fit() -> None:
-    skip_autograph_of_keras()
 
 
 def learning(task: Task, **changes: Any) -> Learning:

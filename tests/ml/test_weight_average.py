@@ -6,13 +6,7 @@ import numpy as np
 import pytest
 import tf_keras
 
-from ml.keras_setup import skip_autograph_of_keras
 from ml.weight_average import AverageWeights
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _quick_first_fit() -> None:
-    skip_autograph_of_keras()
 
 
 class Record(tf_keras.callbacks.Callback):

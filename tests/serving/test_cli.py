@@ -551,6 +551,20 @@ def test_cli_help_imports_no_heavy_library() -> None:
     assert not heavy & imported
 
 
+def test_serve_imports_tensorflow_without_keras(tmp_path: Path) -> None:
+    environment = {**os.environ, "PYTHONPROFILEIMPORTTIME": "1"}
+    # The server is ready to start but for its log.
+    options = ["--no-verify", "--request-log", "/proc/none"]
+    command = [sys.executable, "-m", "serving", "serve", str(tmp_path), *options]
+    result = subprocess.run(
+        command, cwd=PROJECT, env=environment, capture_output=True, text=True, check=False
+    )
+    assert "No such file or directory: '/proc/none'" in result.stderr
+    imported = {line.rpartition("|")[2].strip() for line in result.stderr.splitlines()}
+    assert "serving.server.models" in imported
+    assert not {name for name in imported if name.partition(".")[0] in ("keras", "tf_keras")}
+
+
 @pytest.mark.parametrize(
     ("content", "mode", "message"),
     [

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import tf_keras
 
-from ml.keras_setup import skip_autograph_of_keras
 from ml.learning import Learning
 from ml.training import TrainingData, fit
 from models.flights import network as network
@@ -20,11 +19,6 @@ from tests.models.flights.settings import TASK, learning
 LABEL, WEIGHT = TASK.label, TASK.weight
 SIZES = {"carrier": 5, "origin": 4, "dest": 9}
 NUMBERS = 6
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _quick_first_fit() -> None:
-    skip_autograph_of_keras()
 
 
 def make_rows(count: int, seed: int) -> dict[str, np.ndarray]:
