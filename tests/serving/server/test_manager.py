@@ -34,6 +34,7 @@ from tensorflow.core.protobuf import meta_graph_pb2
 from tensorflow_serving.apis import get_model_status_pb2
 
 from serving.server.errors import ServingError
+from serving.server.explaining import Background
 from serving.server.form import Form
 from serving.server.manager import ModelManager
 from serving.server.metrics import ServerMetrics
@@ -57,7 +58,7 @@ class Loaded:
     ends_by_itself: bool = True
     key_id: str = ""
     form: Form = field(default_factory=Form)
-    background: None = None
+    background: Background | None = None
 
     def run(
         self,

@@ -24,6 +24,7 @@ from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
 
 from serving.server.authentication import Authenticator
 from serving.server.errors import ServingError
+from serving.server.explaining import Background
 from serving.server.form import Form
 from serving.server.health import HealthService
 from serving.server.manager import ModelManager
@@ -56,7 +57,7 @@ class FunctionModel:
     ends_by_itself = True
     key_id = ""
     form = Form()
-    background = None
+    background: Background | None = None
 
     def __init__(self, compute: Callable[[np.ndarray], np.ndarray]):
         self.batched: set[str] = set()
