@@ -12,13 +12,14 @@ from tfx import v1 as tfx
 from ml.learning import Learning
 from ml.training import TrainingData, fit_and_save
 
-from .preprocessing import CATEGORIES, NUMBERS
+from .preprocessing import CATEGORIES, NUMBERS, WEIGHT_CLASS, WEIGHT_CLASSES
 
 
 def run_fn(fn_args: tfx.components.FnArgs) -> None:
     """Trains and saves the network: the `run_fn` of Trainer."""
     data = TrainingData.load(fn_args)
     sizes = {name: data.graph.vocabulary_size_by_name(name) + 1 for name in CATEGORIES}
+    sizes[WEIGHT_CLASS] = WEIGHT_CLASSES
     fit_and_save(build_model(data.learning, sizes, data.labels), data, fn_args)
 
 
@@ -28,14 +29,14 @@ def build_model(learning: Learning, sizes: Mapping[str, int], prices: np.ndarray
     Args:
       learning: The name of the prediction, and of the network `units`, those of the first of three
         hidden layers; each other one has half as many.
-      sizes: Number of ids of each category.
+      sizes: Number of ids of each category and of the weight's class.
       prices: Labels of `train`.
 
     Returns:
       A model from the transformed features to the price, float32 [batch, 1].
     """
     layers = tf_keras.layers
-    inputs = {name: tf_keras.Input((1,), dtype=tf.int64, name=name) for name in CATEGORIES}
+    inputs = {name: tf_keras.Input((1,), dtype=tf.int64, name=name) for name in sizes}
     embedded = [
         layers.Flatten()(layers.Embedding(sizes[name], 4, name=f"embedding_{name}")(ids))
         for name, ids in inputs.items()

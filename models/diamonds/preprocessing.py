@@ -9,9 +9,13 @@ import tensorflow as tf
 
 from ml.task_layers import encode_label
 from ml.tasks import Task
-from ml.transforms import category_ids, standard_scores
+from ml.transforms import category_ids, is_absent, standard_scores
 
 CATEGORIES = ("cut", "color", "clarity")
+# Prices jump where a stone reaches a weight that people ask for, such as one carat: each 0.05 carat
+# has a class of its own, up to three carats.
+WEIGHT_CLASS, WEIGHT_CLASSES = "weight_class", 61
+_CLASSES_A_CARAT = 20
 # The numeric features, and the logarithms of weight, length, width and height.
 NUMBERS = 10
 # Length, width and height, and how many mm each has in a round stone of one carat.
@@ -29,8 +33,8 @@ def preprocessing_fn(
       custom_config: The task.
 
     Returns:
-      Ids of `CATEGORIES`, int64 [batch, 1]; `numbers`, float32 [batch, `NUMBERS`]; the label,
-      float32 [batch, 1].
+      Ids of `CATEGORIES`, and `weight_class`, 0 to below `WEIGHT_CLASSES`, int64 [batch, 1];
+      `numbers`, float32 [batch, `NUMBERS`]; the label, float32 [batch, 1].
     """
     task = Task.from_config(custom_config)
     carat = inputs["carat"]
@@ -38,9 +42,17 @@ def preprocessing_fn(
     numbers = [carat, inputs["depth"], inputs["table"], *sizes]
     numbers += [tf.math.log(positive) for positive in (carat, *sizes)]
     outputs = {name: category_ids(inputs[name], name) for name in CATEGORIES}
+    outputs[WEIGHT_CLASS] = _weight_class(carat)
     outputs["numbers"] = standard_scores(tf.concat(numbers, axis=1))
     outputs[task.label] = encode_label(task, inputs[task.label])
     return outputs
+
+
+def _weight_class(carat: tf.Tensor) -> tf.Tensor:
+    # Weights have two decimals; half of the last keeps 0.7 from being 0.699.
+    known = tf.where(is_absent(carat), tf.zeros_like(carat), carat)
+    classes = tf.floor((known + 0.005) * _CLASSES_A_CARAT)
+    return tf.cast(tf.clip_by_value(classes, 0.0, WEIGHT_CLASSES - 1.0), tf.int64)
 
 
 def _size(size: tf.Tensor, carat: tf.Tensor, usual: float) -> tf.Tensor:

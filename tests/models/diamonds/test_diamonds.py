@@ -14,7 +14,7 @@ from click.testing import CliRunner
 
 from data.diamonds import make
 from models.diamonds.network import build_model
-from models.diamonds.preprocessing import CATEGORIES, NUMBERS
+from models.diamonds.preprocessing import CATEGORIES, NUMBERS, WEIGHT_CLASS, WEIGHT_CLASSES
 from tests.models.trial import ModelData, change
 
 DIAMONDS = ModelData("diamonds")
@@ -85,16 +85,32 @@ def test_preprocessing_takes_the_usual_size_for_an_impossible_one(
 def test_preprocessing_stays_finite_for_strange_numbers(
     rows: pa.Table, graph: tft.TFTransformOutput
 ) -> None:
-    strange = [{"carat": 0.0}, {"carat": -1.0}, {"carat": 1e30}, {"depth": 1e30, "table": -1e30}]
+    strange = [
+        {"carat": 0.0},
+        {"carat": -1.0},
+        {"carat": 1e30},
+        {"carat": float("nan")},
+        {"depth": 1e30, "table": -1e30},
+    ]
     made = DIAMONDS.transform(graph, change(rows, 0, *strange, {"cut": "", "color": "Z"}))
     assert np.isfinite(made["numbers"]).all()
     assert (made["cut"].ravel()[-1], made["color"].ravel()[-1]) == (0, 0)
 
 
+def test_preprocessing_gives_each_twentieth_of_a_carat_a_class(
+    rows: pa.Table, graph: tft.TFTransformOutput
+) -> None:
+    weights = [0.2, 0.69, 0.7, 0.74, 0.99, 1.0, 3.0, 5.01]
+    made = DIAMONDS.transform(graph, change(rows, 0, *({"carat": weight} for weight in weights)))
+    found = made[WEIGHT_CLASS].ravel()[-len(weights) :]
+    assert list(found) == [4, 13, 14, 14, 19, 20, 60, 60]
+    assert found.max() == WEIGHT_CLASSES - 1
+
+
 def test_network_starts_at_the_usual_price() -> None:
     prices = np.array([[326.0], [2400.0], [18823.0]])
-    model = build_model(DIAMONDS.learning, dict.fromkeys(CATEGORIES, 9), prices)
-    row = {name: np.zeros((1, 1), np.int64) for name in CATEGORIES}
+    model = build_model(DIAMONDS.learning, dict.fromkeys([*CATEGORIES, WEIGHT_CLASS], 9), prices)
+    row = {name: np.zeros((1, 1), np.int64) for name in (*CATEGORIES, WEIGHT_CLASS)}
     row["numbers"] = np.zeros((1, NUMBERS), np.float32)
     (price,) = model.predict(row, verbose=0)[0]
     assert price == pytest.approx(np.exp(np.log(prices).mean()), rel=0.3)
