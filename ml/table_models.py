@@ -6,7 +6,7 @@ import os
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, Protocol, get_args
 
 import numpy as np
 
@@ -59,8 +59,14 @@ class PackedModel:
           secret: Whether the version is encrypted where it came from.
 
         Raises:
-          UserError: If the version does not have the format, or is too large for a Beam job.
+          UserError: If there is no such format, or the version does not have it or is too large
+            for a Beam job.
         """
+        if wanted not in (None, *get_args(ModelFormat)):
+            raise UserError(
+                f"{wanted!r} is no format of a model; it is one of "
+                f"{', '.join(get_args(ModelFormat))}"
+            )
         sizes = file_sizes(uri)
         chosen = wanted or ("tflite" if TFLITE_MODEL in sizes else "saved_model")
         needed = TFLITE_MODEL if chosen == "tflite" else SAVED_MODEL

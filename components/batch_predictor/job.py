@@ -23,6 +23,7 @@ from ml.column_inputs import ColumnInputs
 from ml.example_columns import Columns
 from ml.table_models import ModelFormat, PackedModel
 from ml.tasks import Task
+from ml.text_columns import TextColumns
 from storage.encryption_keys import EncryptionError, load_keys
 from storage.errors import (
     DataError,
@@ -129,6 +130,7 @@ def predict_table(
         or changes meanwhile.
       UserError: If the output folder cannot be used, the version cannot, or no row can be
         predicted.
+      KeyboardInterrupt: After Ctrl-C; what was written stays.
     """
     output = OutputFolder(request.output_uri.rstrip("/"))
     output.check_apart(request.input_uri)
@@ -188,7 +190,7 @@ class _Plan:
 def _plan(
     table: Table,
     columns: Columns,
-    text: Any,
+    text: TextColumns | None,
     inputs: ColumnInputs,
     output: OutputFolder,
 ) -> _Plan:
@@ -216,12 +218,21 @@ def _run(open_pipeline: OpenPipeline, work: Work, shards: list[Shard]) -> None:
                 | "Predict" >> beam.ParDo(PredictShard(work))
             )
     except Exception as error:
+        if _was_interrupted(error):
+            raise KeyboardInterrupt from None
         raised = "".join(traceback.format_exception_only(error))
         if user_error := from_worker_traceback(raised):
             raise user_error from None
         if failure := failure_of_job(error):
             raise UserError(failure) from error
         raise
+
+
+def _was_interrupted(error: BaseException | None) -> bool:
+    """Whether Ctrl-C is behind an error: Beam makes a RuntimeError of it."""
+    while error and not isinstance(error, KeyboardInterrupt):
+        error = error.__cause__ or error.__context__
+    return error is not None
 
 
 def _records(output: OutputFolder, shards: list[Shard]) -> list[ShardRecord]:

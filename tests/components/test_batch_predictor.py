@@ -434,6 +434,17 @@ def test_batch_predictor_goes_on_with_nothing_else(
         predict(served, path, output)
 
 
+def test_batch_predictor_ends_by_ctrl_c(
+    served: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*arguments: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(output_folder.OutputFolder, "write_shard", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        predict(served, write(tmp_path / "in.parquet", rows(4)), tmp_path / "out")
+
+
 @pytest.fixture(scope="module")
 def whole(
     served: Path, tmp_path_factory: pytest.TempPathFactory
