@@ -8,6 +8,7 @@ from typing import Any
 from ml.file_names import EXPLANATIONS_FILE, FAIRNESS_FILE
 from report.reading import Absent, find, read_json, read_picture
 from report.run import Run
+from report.texts import plain
 
 _MOST_FEATURES, _MOST_ROWS, _MOST_CONTRIBUTIONS = 25, 8, 6
 _MOST_SLICES = 60
@@ -35,13 +36,19 @@ def describe_fairness(run: Run) -> dict[str, Any]:
     return {
         "columns": found.get("columns") or [],
         "names": [name for name in names if name != "slice"],
+        "by_threshold": any("threshold" in row for row in rows),
         "metrics": [{**row, "name": _name(row)} for row in rows[:_MOST_SLICES]],
         "comparisons": [
-            {**each, "between": [_name_of(s) for s in each.get("slices") or ()]}
+            {
+                **each,
+                "metric": _metric(each),
+                "between": [_name_of(s) for s in each.get("slices") or ()],
+            }
             for each in (found.get("comparisons") or [])[:_MOST_SLICES]
         ],
         "worst": [
-            {**each, "name": _name(each)} for each in (found.get("worst_slices") or [])[:_MOST_ROWS]
+            {**each, "name": _name(each), "metric": _metric(each)}
+            for each in (found.get("worst_slices") or [])[:_MOST_ROWS]
         ],
     }
 
@@ -49,6 +56,12 @@ def describe_fairness(run: Run) -> dict[str, Any]:
 def _name(row: Mapping[str, Any]) -> str:
     name = _name_of(row.get("slice"))
     return f"{name}, {row['class']}" if "class" in row else name
+
+
+def _metric(row: Mapping[str, Any]) -> str:
+    """Name of a metric, with the threshold that it is of."""
+    name = str(row.get("metric", "")).replace("_", " ")
+    return f"{name} at {plain(row['threshold'])}" if "threshold" in row else name
 
 
 def _name_of(pairs: Any) -> str:

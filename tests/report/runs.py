@@ -148,7 +148,7 @@ def make_run(folder: Path, kind: str = "binary") -> Run:
                     "summary.json": summary,
                     "curves.json": curves,
                     "baselines.json": {"rivals": [rival]},
-                    "fairness.json": fairness(),
+                    "fairness.json": fairness(kind != "regression"),
                 },
             ),
             "blessing": put("blessing", {}, blessed=1),
@@ -243,13 +243,15 @@ def make_statistics(features: tuple[str, ...] = ("distance", HOSTILE)) -> bytes:
     return data.SerializeToString()
 
 
-def fairness() -> dict[str, Any]:
+def fairness(by_threshold: bool = True) -> dict[str, Any]:
     rate = {"value": 0.2, "low": 0.1, "high": 0.3}
     metrics = [
         {"slice": {"c": HOSTILE}, "rows": 9, "threshold": 0.5, "selection_rate": rate},
         # No row is positive.
         {"slice": {"c": "b"}, "rows": 9, "threshold": 0.5, "selection_rate": None},
     ]
+    if not by_threshold:  # As of a regression.
+        metrics = [{k: v for k, v in row.items() if k != "threshold"} for row in metrics]
     compared = {"column": HOSTILE, "metric": "selection_rate", "difference": rate, "ratio": rate}
     worst = {"slice": {"c": HOSTILE}, "rows": 9, "metric": HOSTILE, "value": 0.1}
     return {
