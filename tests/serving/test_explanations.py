@@ -140,15 +140,20 @@ def test_server_explains_requests_in_column_form(server: RunningServer) -> None:
     assert found["explanations"] == rows["explanations"]
 
 
-def test_server_explains_predictions_of_tf_examples(models: Path) -> None:
+def test_server_explains_predictions_of_tf_examples_and_does_not_log_them(
+    models: Path, tmp_path: Path
+) -> None:
     from tests.components import task_models
     from tests.serving.server.running import running
+    from tests.serving.server.test_request_log import read
 
     examples = [
         base64.b64encode(task_models.example(vector, colour.encode())).decode()
         for vector, colour in zip(VECTORS, COLOURS, strict=True)
     ]
-    with running(models, "--model", "kinds") as server:
+    logged = ["--request-log", str(tmp_path), "--request-log-sampling", "1"]
+    with running(models, "--model", "kinds", *logged) as server:
+        assert server.rest("kinds:predict", body(1)).status_code == 200
         document: dict[str, Any] = {"instances": [{"b64": example} for example in examples]}
         found = server.rest("kinds:explain", document).json()
         assert found == server.rest("kinds:explain", body()).json()
@@ -157,6 +162,7 @@ def test_server_explains_predictions_of_tf_examples(models: Path) -> None:
             refused = server.rest("kinds:explain", document)
             assert refused.status_code == 400
             assert "row 0" in refused.json()["error"]
+    assert len(read(tmp_path / "kinds")) == 1
 
 
 def test_server_refuses_what_it_cannot_explain(server: RunningServer) -> None:
