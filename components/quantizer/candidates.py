@@ -7,7 +7,7 @@ import numpy as np
 import tensorflow_transform as tft
 import tf_keras
 
-from components.quantizer.conversion import convert
+from components.quantizer.conversion import Converter
 from components.quantizer.fake_quant import emulate_int8
 from ml.examples import Columns
 from ml.fit import FitSettings, fine_tune
@@ -80,13 +80,14 @@ class CandidateMaker:
             "float16": mode == "float16",
             "quantize": mode in ("dynamic_range", *EMULATED),
         }
-        content = convert(path, self.signature, **options, sparse=False)
+        converter = Converter(path, self.signature, tempfile.mkdtemp(dir=self.folder))
+        content = converter.convert(**options, sparse=False)
         TFLitePredictor(content).check_inputs(
             [feature.name for feature in graph.raw_metadata.schema.feature]
         )
         if not self.store_sparse or mode == "none":
             return Candidate(path, content, sparse=False, storage="with its zeros, as configured")
-        smaller = convert(path, self.signature, **options, sparse=True)
+        smaller = converter.convert(**options, sparse=True)
         if len(smaller) >= len(content):
             why = "with its zeros: no layer has so many that leaving them out is smaller"
             return Candidate(path, content, sparse=False, storage=why)

@@ -31,42 +31,61 @@ _WEIGHTED = ("FULLY_CONNECTED", "CONV_2D", "DEPTHWISE_CONV_2D")
 def convert(
     saved_model: str, signature: str, *, float16: bool, quantize: bool, sparse: bool
 ) -> bytes:
-    """Converts one signature to TFLite.
+    """Converts one signature to TFLite, as `Converter` does."""
+    with tempfile.TemporaryDirectory() as folder:
+        converter = Converter(saved_model, signature, folder)
+        return converter.convert(float16=float16, quantize=quantize, sparse=sparse)
+
+
+class Converter:
+    """Converts one signature of a SavedModel to TFLite, in one or more ways.
 
     Args:
       saved_model: Path of the SavedModel.
       signature: Name of the signature; that of the TFLite model has the same name, inputs and
         outputs.
-      float16: Store weights in 16 bits; small constants, and numbers that 16 bits cannot hold, stay
-        in 32.
-      quantize: Store large constants in 8 bits, and compute in int8 between fake-quant nodes.
-      sparse: Store mostly zero weights without the zeros.
-
-    Returns:
-      The TFLite model, ready to serve: its signature is where TensorFlow Serving looks for it, and
-      nothing unneeded is left.
+      folder: Folder for what TFLite's own converter reads; it has to last as long as this object.
 
     Raises:
-      UserError: If there is no such signature, or it needs operators that TFLite lacks.
+      UserError: If there is no such signature.
     """
-    with tempfile.TemporaryDirectory() as folder:
-        path = os.path.join(folder, "model")
-        names = _save_with_tables(saved_model, signature, path)
-        write_canonical(path)  # The converter takes operators in the order of the file.
+
+    def __init__(self, saved_model: str, signature: str, folder: str):
+        self._signature = signature
+        self._path = os.path.join(folder, "model")
+        self._names = _save_with_tables(saved_model, signature, self._path)
+        write_canonical(self._path)  # The converter takes operators in the order of the file.
+
+    def convert(self, *, float16: bool, quantize: bool, sparse: bool) -> bytes:
+        """Converts it.
+
+        Args:
+          float16: Store weights in 16 bits; small constants, and numbers that 16 bits cannot hold,
+            stay in 32.
+          quantize: Store large constants in 8 bits, and compute in int8 between fake-quant nodes.
+          sparse: Store mostly zero weights without the zeros.
+
+        Returns:
+          The TFLite model, ready to serve: its signature is where TensorFlow Serving looks for it,
+          and nothing unneeded is left.
+
+        Raises:
+          UserError: If it needs operators that TFLite lacks.
+        """
         optimizations = [
             *([tf.lite.Optimize.DEFAULT] if quantize or float16 else []),
             *([tf.lite.Optimize.EXPERIMENTAL_SPARSITY] if sparse else []),
         ]
         types = [tf.float16] if float16 else []
-        model = _convert_folder(path, signature, optimizations, types)
+        model = _convert_folder(self._path, self._signature, optimizations, types)
         if float16:
-            restore_constants(model, _convert_folder(path, signature, [], []))
-    for part in model.signatureDefs:
-        for entry in part.inputs:
-            entry.name = names[entry.name.decode()].encode()
-    _slim(model)
-    name_signatures(model)
-    return tflite.pack(model)
+            restore_constants(model, _convert_folder(self._path, self._signature, [], []))
+        for part in model.signatureDefs:
+            for entry in part.inputs:
+                entry.name = self._names[entry.name.decode()].encode()
+        _slim(model)
+        name_signatures(model)
+        return tflite.pack(model)
 
 
 def _convert_folder(
