@@ -106,7 +106,15 @@ def DataGate(
     splits = json.loads(statistics.split_names)
     with_rows = [split for split in splits if split in json.loads(examples.split_names)]
     label_schema = only(gate.label_columns, gate.schema)
-    labels = {split: read_rows(examples, split, label_schema) for split in with_rows}
+    # All columns of `test` are looked at if there is a window to compare them with.
+    whole = ["test"] if {"train", "test"} <= {*with_rows} else []
+    rows = {split: read_rows(examples, split, gate.schema) for split in whole}
+    labels = {
+        split: rows[split][[feature.name for feature in label_schema.feature]]
+        if split in rows
+        else read_rows(examples, split, label_schema)
+        for split in with_rows
+    }
     window = None
     if "train" in labels:
         wanted = max(TRAINING_SAMPLE, len(labels.get("test", ())))
@@ -119,9 +127,8 @@ def DataGate(
             of_split += gate.check_labels(split, labels[split], labels.get("train"), of_split)
         if split == "train" and window is not None:
             of_split += gate.check_window(split, window)
-        if split == "test" and window is not None and split in labels:
-            rows = read_rows(examples, "test", gate.schema)
-            of_split += gate.check_rows(split, rows, window)
+        if split in rows and window is not None:
+            of_split += gate.check_rows(split, rows[split], window)
         found += of_split
         write_anomalies(anomalies, split, result, of_split)
     anomalies.split_names = statistics.split_names
