@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy.stats import spearmanr
 
 from components.explainer.groups import Group
@@ -73,7 +74,7 @@ def by_slice(
     return found
 
 
-def rank_correlation(first: Sequence[float], second: Sequence[float]) -> float | None:
+def rank_correlation(first: ArrayLike, second: ArrayLike) -> float | None:
     """Spearman's rank correlation; None if one of them does not vary."""
     one, other = np.asarray(first, float), np.asarray(second, float)
     if len(one) < 2 or np.ptp(one) == 0 or np.ptp(other) == 0:

@@ -80,7 +80,7 @@ def evaluate(
     """Evaluates batches of rows and predictions; returns metrics by slice and key."""
     extracts = [
         {
-            tfma.INPUT_KEY: np.array([b"%d-%d" % (n, i) for i in range(len(batch))], object),
+            tfma.INPUT_KEY: np.array([_example(batch=n, row=i) for i in range(len(batch))], object),
             tfma.PREDICTIONS_KEY: predictions,
             columns.COLUMNS: batch,
             tfma.LABELS_KEY: columns.numbers(batch, "label"),
