@@ -156,6 +156,11 @@ def text_of(card: dict[str, Any]) -> str:
     return render(card, make_metadata(card))
 
 
+def data_of(text: str) -> Any:
+    """A card's metadata, as Hugging Face reads it."""
+    return ModelCard(text).data
+
+
 def tokens(text: str) -> list[Token]:
     """All tokens of a card, without its metadata."""
     found = []
@@ -167,7 +172,7 @@ def tokens(text: str) -> list[Token]:
 @pytest.mark.parametrize("kind", TASKS)
 def test_model_card_is_read_by_hugging_face(kind: str) -> None:
     task = TASKS[kind]
-    data = ModelCard(text_of(card_of(task))).data
+    data = data_of(text_of(card_of(task)))
     assert data.license == "apache-2.0"
     assert data.model_name == "taxi"
     (result,) = data.eval_results
@@ -216,7 +221,7 @@ def test_model_card_says_what_is_not_there() -> None:
     assert "Not described: the model's `card.md` does not say it." in text
     assert "Licence of the data: not stated" in text
     assert "## Time and energy\n\nNot recorded." in text
-    assert ModelCard(text).data.license is None
+    assert data_of(text).license is None
 
 
 def sections(text: str) -> list[str]:
@@ -241,7 +246,7 @@ def test_model_card_shows_hostile_names_as_text(name: str) -> None:
     shown = name if name.isprintable() else ascii(name)[1:-1]
     cells = ["".join(t.content for t in token.children or ()) for token in tokens(text)]
     assert any(shown.strip() in cell for cell in cells)
-    data = ModelCard(text).data
+    data = data_of(text)
     assert data.model_name == shown
     assert data.license == "apache-2.0"
 
