@@ -16,7 +16,8 @@ import numpy as np
 from benchmarks.common import report, run_measured
 from benchmarks.finished_run import FinishedRun
 from components.serving_validator.server import run_server
-from ml.artifacts import EXPLANATIONS_FILE, serving_model_uri
+from ml.artifacts import serving_model_uri
+from ml.file_names import EXPLANATIONS_FILE
 from storage.directory import ModelDirectory
 from storage.names import BACKGROUND_FILE
 

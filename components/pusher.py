@@ -227,6 +227,7 @@ def Pusher(
                 [effort for effort in efforts if effort],
                 baselines=_read_comparison(evaluation),
                 fairness=read_fairness(evaluation.uri),
+                explanations=explanations.read() if explanations else None,
             )
             _write_card(provenance, facts)
             if tuning:

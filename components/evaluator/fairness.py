@@ -24,12 +24,12 @@ from components.evaluator.slices import SliceKey, rows_by_slice
 from ml.bootstrap import poisson_counts
 from ml.fairness.metrics import Quantities
 from ml.fairness.report import FairnessSettings, compare_slices
+from ml.file_names import FAIRNESS_FILE
 from ml.tallies import Tally
 from ml.tasks import Task
 from storage.errors import DataError
 from storage.tfrecords import read_records
 
-FAIRNESS_FILE = "fairness.json"
 _BATCH = 16_384
 # Slices of a column that are compared, the largest; and sums of all crossed slices in memory, of
 # which each has 42 float64.
