@@ -73,7 +73,9 @@ def by_slice(
     return found
 
 
-def rank_correlation(first: Sequence[float], second: Sequence[float]) -> float | None:
+def rank_correlation(
+    first: Sequence[float] | np.ndarray, second: Sequence[float] | np.ndarray
+) -> float | None:
     """Spearman's rank correlation; None if one of them does not vary."""
     one, other = np.asarray(first, float), np.asarray(second, float)
     if len(one) < 2 or np.ptp(one) == 0 or np.ptp(other) == 0:

@@ -95,12 +95,13 @@ def _import_shap() -> Any:
     """
     import numba
 
-    before = numba.config.DISABLE_JIT
-    numba.config.DISABLE_JIT = True
+    config: Any = numba.config
+    before = config.DISABLE_JIT
+    config.DISABLE_JIT = True
     try:
         import shap
     finally:
-        numba.config.DISABLE_JIT = before
+        config.DISABLE_JIT = before
     return shap
 
 
@@ -140,5 +141,4 @@ def interactions(
     finite = np.isfinite(strengths)
     sums = np.where(finite, strengths, 0.0).sum(axis=0)
     means = np.where(finite.any(axis=0), sums / np.maximum(finite.sum(axis=0), 1), np.nan)
-    found = zip(pairs, means.tolist(), strict=True)
-    return sorted(found, key=lambda pair: -np.nan_to_num(pair[1]))
+    return sorted(zip(pairs, means.tolist(), strict=True), key=lambda pair: -np.nan_to_num(pair[1]))

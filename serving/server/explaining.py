@@ -241,12 +241,12 @@ def raw_inputs(inputs: Arrays, signature: Signature) -> Arrays:
         except DecodeError:
             raise invalid(f"row {row} is no tf.Example", quotes=False) from None
         for name, info in signature.inputs.items():
-            shape = tuple(info.shape or ())[1:]
+            shape = tuple(size or 0 for size in info.shape or ())[1:]
             values = _feature(features[name], info.numpy_dtype) if name in features else []
             absent = {"O": b"", "f": np.nan}.get(info.numpy_dtype.kind)
             if not values and not shape and absent is not None:
                 values = [absent]
-            if len(values) != math.prod(size or 0 for size in shape):
+            if len(values) != math.prod(shape):
                 raise invalid(
                     f"feature {name} of row {row} has {len(values)} values of "
                     f"{info.dtype_name}, which is not what the model takes",
@@ -297,7 +297,9 @@ def _read_groups(given: Any, inputs: Arrays) -> Mapping[str, Sequence[str]]:
     """
     groups: dict[str, Sequence[str]] = {}
     seen: set[str] = set()
-    for name, columns in given.items() if isinstance(given, dict) else [("groups", None)]:
+    if not isinstance(given, dict):
+        raise invalid("groups: an object of lists of inputs is expected", quotes=False)
+    for name, columns in given.items():
         known = (
             isinstance(columns, list)
             and columns

@@ -175,12 +175,14 @@ def test_server_refuses_what_it_cannot_explain(server: RunningServer) -> None:
     refused = server.rest("kinds:explain", many)
     assert refused.status_code == 413
     assert "100 are allowed" in refused.json()["error"]
-    for wrong in ({}, {"instances": []}, {"instances": [{"vector": [1.0]}]}, {"instances": ["x"]}):
-        document = {"signature_name": "raw_features", **wrong}
+    wrongs: list[Any] = [None, [], [{"vector": [1.0]}], ["x"]]
+    document: dict[str, Any]
+    for wrong in wrongs:
+        document = {"signature_name": "raw_features", "instances": wrong}
         assert server.rest("kinds:explain", document).status_code == 400
     assert server.rest("absent:explain", body()).status_code == 404
     for count in (0, 1, 3):
-        columns = {"vector": VECTORS, "colour": COLOURS[:count]}
+        columns: dict[str, Any] = {"vector": VECTORS, "colour": COLOURS[:count]}
         document = {"signature_name": "raw_features", "inputs": columns}
         assert server.rest("kinds:explain", document).status_code == 400
     nan = body(1)
