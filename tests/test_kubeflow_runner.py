@@ -488,6 +488,43 @@ def test_submit_refuses_wrong_parameters_of_the_monitoring_pipeline(
     assert not any(stub.state.values())
 
 
+PREDICTION = ("submit", "--pipeline", "prediction", *CONFIGURED)
+TABLE = ("--param", "input_uri=days/monday.csv", "--param", "output_uri=gs://bucket/monday")
+
+
+def test_submit_sends_the_prediction_pipeline_with_a_table(stub: KubeflowStub) -> None:
+    done(*PREDICTION, *TABLE, "--param", "label=stable")
+    (submitted,), (pipeline,) = stub.runs.values(), stub.pipelines.values()
+    assert pipeline["name"] == "flightdeck-prediction-trip-delay"
+    assert submitted["runtime_config"]["parameters"] == {
+        "serving_dir": "/mnt/flightdeck/serving_model",
+        "input_uri": "/mnt/flightdeck/days/monday.csv",
+        "output_uri": "gs://bucket/monday",
+        **{"version": 0, "label": "stable", "model_format": ""},
+    }
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        ((), "input_uri and output_uri must be given"),
+        (TABLE[:2], "output_uri must be given, as in --param output_uri=gs://bucket/path"),
+        ((*TABLE, "--param", "version=new"), "a version, or 0, is expected"),
+        ((*TABLE, "--param", "version=3", "--param", "label=stable"), "not both"),
+        ((*TABLE, "--param", "model_format=onnx"), "is not tflite or saved_model"),
+        ((*TABLE, "--param", "rows=5"), "the name is one of input_uri, label, model_format"),
+    ],
+)
+def test_submit_refuses_wrong_parameters_of_the_prediction_pipeline(
+    arguments: tuple[str, ...], reason: str, stub: KubeflowStub
+) -> None:
+    output = failed(*PREDICTION, *arguments, status=2)
+    assert reason in " ".join(output.split())
+    output = failed("schedule", "--cron", "0 6 * * *", *PREDICTION[1:], *TABLE, status=2)
+    assert "would predict the same table again" in " ".join(output.split())
+    assert not any(stub.state.values())
+
+
 def test_paths_of_the_monitoring_pipeline_are_on_the_volume(stub: KubeflowStub) -> None:
     period = ("--param", "since=1", "--param", "until=2", "--param", "version=3")
     done(*MONITORING, *period, "--param", "log_uri=more/requests")

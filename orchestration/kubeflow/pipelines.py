@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
     from pipeline.config import Config
 
-TRAINING, MONITORING = NAMES = ("training", "monitoring")
+TRAINING, MONITORING, PREDICTION = NAMES = ("training", "monitoring", "prediction")
 
 Values = dict[str, int | float | str]
 
@@ -38,9 +38,15 @@ class Kind:
 
 def kind(name: str) -> Kind:
     """The pipeline of a name, one of `NAMES`."""
-    from orchestration.kubeflow import monitoring, training  # Here: the names alone take no time.
+    # Here: the names alone take no time.
+    from orchestration.kubeflow import monitoring, prediction, training
 
-    return {TRAINING: training.KIND, MONITORING: monitoring.KIND}[name]
+    kinds = {
+        TRAINING: training.KIND,
+        MONITORING: monitoring.KIND,
+        PREDICTION: prediction.KIND,
+    }
+    return kinds[name]
 
 
 def kind_of_package(package_name: str) -> Kind | None:

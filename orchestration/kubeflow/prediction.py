@@ -1,0 +1,112 @@
+"""The prediction pipeline on Kubeflow: its parameters, and how it is built from a configuration."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any, get_args
+
+from ml.table_models import ModelFormat
+from orchestration.kubeflow import places
+from orchestration.kubeflow.pipelines import Kind, Values
+from pipeline.config import Config, load_config
+from pipeline.layers import ConfigError
+
+if TYPE_CHECKING:
+    from tfx import v1 as tfx
+
+_PATHS = ("input_uri", "output_uri")
+# Where they are left out, the version that is served, and TFLite where it has that.
+_OPEN: Values = {"version": 0, "label": "", "model_format": ""}
+_FORMATS = get_args(ModelFormat)
+
+
+def default_parameters(config: Config) -> Values:
+    """The values of all parameters in a configuration: table, version and label are left open.
+
+    Raises:
+      UserError: If a path is relative, and there is no volume that it could be on.
+    """
+    return {"serving_dir": places.serving_dir(config), **dict.fromkeys(_PATHS, ""), **_OPEN}
+
+
+def run_parameters(
+    config_path: str | None, settings: Iterable[str], parameters: Iterable[str]
+) -> Values:
+    """The values of all parameters for one run.
+
+    Args:
+      config_path: Configuration file.
+      settings: Settings over it.
+      parameters: `NAME=VALUE` each; `input_uri` and `output_uri` are needed.
+
+    Raises:
+      ConfigError: If a name is no parameter, or a value is not allowed.
+      UserError: If a path is relative, and there is no volume that it could be on.
+    """
+    config = load_config(config_path, settings)
+    values = default_parameters(config)
+    for parameter in parameters:
+        name, equals, text = parameter.partition("=")
+        if not equals or name not in values:
+            raise ConfigError(
+                f"--param {parameter!r}: expected name=value, where the name is one of "
+                f"{', '.join(sorted(values))}"
+            )
+        if name == "version":
+            if not text.isdecimal():
+                raise ConfigError(f"--param {parameter!r}: a version, or 0, is expected")
+            values[name] = int(text)
+        elif name in _OPEN or not text:
+            values[name] = text
+        else:
+            values[name] = places.on_volume(name, text, config.kubeflow)
+    check(values, recurring=False)
+    return values
+
+
+def check(values: Mapping[str, Any], recurring: bool) -> None:
+    """Checks the values of all parameters.
+
+    Raises:
+      ConfigError: If there is no table or no folder for its predictions, both a version and a label
+        are named, or it is a schedule.
+    """
+    if recurring:
+        raise ConfigError(
+            "the prediction pipeline: a schedule would predict the same table again; submit a run "
+            "for each table"
+        )
+    if missing := [name for name in _PATHS if not values[name]]:
+        raise ConfigError(
+            f"the prediction pipeline: {' and '.join(missing)} must be given, as in "
+            f"--param {missing[0]}=gs://bucket/path"
+        )
+    if values["version"] and values["label"]:
+        raise ConfigError("the prediction pipeline: give a version or a label, not both")
+    if values["model_format"] not in ("", *_FORMATS):
+        raise ConfigError(
+            f"the prediction pipeline: model_format={values['model_format']!r} is not "
+            f"{' or '.join(_FORMATS)}"
+        )
+
+
+def build(config: Config, parameters: Mapping[str, Any], name: str) -> tfx.dsl.Pipeline:
+    """Builds the pipeline of that name; `parameters` are those of a run."""
+    from pipeline.prediction import create_prediction_pipeline
+
+    return create_prediction_pipeline(
+        dataclasses.replace(
+            config,
+            serving=dataclasses.replace(
+                config.serving, encryption_keys=places.encryption_keys(config)
+            ),
+        ),
+        pipeline_root=config.kubeflow.pipeline_root,
+        public_keys=places.public_keys(config),
+        pipeline_name=name,
+        **parameters,
+    )
+
+
+KIND = Kind(default_parameters, run_parameters, check, build)
