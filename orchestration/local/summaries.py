@@ -147,7 +147,8 @@ def _pruner(outputs: Outputs) -> Summary:
     (name, after), *_ = report["after"]["metrics"].items()
     before = report["before"]["metrics"][name]
     why = report["why"]
-    few = f" (too few steps for {report['target_sparsity']:.0%})" if why else ""
+    target = report["target_sparsity"]
+    few = f" (too few steps for {target:.0%})" if report["pruning"]["sparsity"] < target else ""
     line = f"{report['sparsity']:.1%} of the weights are zero{few}"
     if removed := sum(layer["removed"] for layer in report["units"].values()):
         units = sum(layer["units"] for layer in report["units"].values())

@@ -187,7 +187,14 @@ def test_summarize_shows_the_baselines_best_first(tmp_path: Path) -> None:
     )
 
 
-@pytest.mark.parametrize("why", ["", "24 steps are too few for a sparsity of 84%"])
+@pytest.mark.parametrize(
+    ("why", "pruned"),
+    [
+        ("", 0.84),
+        ("24 steps are too few for a sparsity of 84%", 0.59),
+        ("auto: the 156 steps suffice for no more", 0.84),
+    ],
+)
 @pytest.mark.parametrize(
     ("metric", "before", "after", "shown"),
     [
@@ -197,13 +204,20 @@ def test_summarize_shows_the_baselines_best_first(tmp_path: Path) -> None:
     ],
 )
 def test_summarize_shows_the_headline_metric_of_a_pruner_and_why_it_pruned_less(
-    tmp_path: Path, why: str, metric: str, before: float | None, after: float, shown: str
+    tmp_path: Path,
+    why: str,
+    pruned: float,
+    metric: str,
+    before: float | None,
+    after: float,
+    shown: str,
 ) -> None:
     report = CompressionReport()
     report.uri = str(tmp_path)
     metrics = {"before": {"metrics": {metric: before}}, "after": {"metrics": {metric: after}}}
-    report.write({"sparsity": 0.593, "target_sparsity": 0.84, "why": why, "units": {}, **metrics})
-    few = " (too few steps for 84%)" if why else ""
+    facts = {"sparsity": 0.593, "target_sparsity": 0.84, "pruning": {"sparsity": pruned}}
+    report.write({**facts, "why": why, "units": {}, **metrics})
+    few = " (too few steps for 84%)" if pruned < 0.84 else ""
     line = f"59.3% of the weights are zero{few}; {shown}"
     assert summarize("Pruner", {"report": report}) == Summary(line, (why,) if why else ())
 
