@@ -76,8 +76,8 @@ def test_local_run_shows_every_node_complete_with_its_result(pushed: PushedRun) 
         r"\d train, \d+ eval, [\d,]+ test rows; trained on 201301 to 201302, evaluated on 201303",
         r"nothing is served yet",
         r"epoch 1 of 2, step \d+ of \d+, loss 0\.\d+",
-        r"7\d\.\d% of the weights are zero or removed \(too few steps for 84%\), and \d+ of \d+ units "
-        r"removed; eval AUC 0\.\d{4}, was 0\.\d",
+        r"7\d\.\d% of the weights are zero or removed \(too few steps for 84%\), and \d+ of \d+ "
+        r"units removed; eval AUC 0\.\d{4}, was 0\.\d",
         r"int8: model\.tflite [\d.]+ kB, [\d.]+ times smaller than float; [\d.]+ µs a row",
         r"blessed; AUC [+-]0\.\d{4} ±0\.\d{4} against float, [+-]0\.\d{4} at worst \(\w+:\w+\)",
         r"blessed; AUC 0\.\d{4} ±0\.\d{4}, AUC-PR 0\.\d{4}",
