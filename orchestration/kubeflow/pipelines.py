@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+
+from pipeline.layers import ConfigError
 
 if TYPE_CHECKING:
     from tfx import v1 as tfx
@@ -61,6 +63,21 @@ def pipeline_name(config: Config, name: str = TRAINING) -> str:
     Of the name in the Serving directory, which has no dash, so that no two have the same one.
     """
     return _prefix(name) + config.model_name.replace("_", "-")
+
+
+def split_parameter(parameter: str, names: Collection[str]) -> tuple[str, str]:
+    """Splits `NAME=VALUE`.
+
+    Raises:
+      ConfigError: If it is none, or the name is none of `names`.
+    """
+    name, equals, text = parameter.partition("=")
+    if not equals or name not in names:
+        raise ConfigError(
+            f"--param {parameter!r}: expected name=value, where the name is one of "
+            f"{', '.join(sorted(names))}"
+        )
+    return name, text
 
 
 def _prefix(name: str) -> str:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from ml.table_models import ModelFormat
 from orchestration.kubeflow import places
-from orchestration.kubeflow.pipelines import Kind, Values
+from orchestration.kubeflow.pipelines import Kind, Values, split_parameter
 from pipeline.config import Config, load_config
 from pipeline.layers import ConfigError
 
@@ -47,12 +47,7 @@ def run_parameters(
     config = load_config(config_path, settings)
     values = default_parameters(config)
     for parameter in parameters:
-        name, equals, text = parameter.partition("=")
-        if not equals or name not in values:
-            raise ConfigError(
-                f"--param {parameter!r}: expected name=value, where the name is one of "
-                f"{', '.join(sorted(values))}"
-            )
+        name, text = split_parameter(parameter, values)
         if name == "version":
             if not text.isdecimal():
                 raise ConfigError(f"--param {parameter!r}: a version, or 0, is expected")
