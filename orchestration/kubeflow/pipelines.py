@@ -6,8 +6,6 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from pipeline.layers import ConfigError
-
 if TYPE_CHECKING:
     from tfx import v1 as tfx
 
@@ -71,6 +69,8 @@ def split_parameter(parameter: str, names: Collection[str]) -> tuple[str, str]:
     Raises:
       ConfigError: If it is none, or the name is none of `names`.
     """
+    from pipeline.layers import ConfigError
+
     name, equals, text = parameter.partition("=")
     if not equals or name not in names:
         raise ConfigError(

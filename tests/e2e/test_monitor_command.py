@@ -115,7 +115,7 @@ def test_monitor_raises_an_alarm_for_a_corrupted_month_and_the_schedule_retrains
         assert schedule.stdout
         said = schedule.stdout.readline()
         schedule.terminate()
-        schedule.communicate(timeout=60)
+        schedule.communicate(timeout=180)  # Nodes that have begun are waited for.
     assert said.startswith(f"Retraining: alarm {alarm['id']}: requests of 2013-04-01")
 
 

@@ -62,5 +62,5 @@ def test_compiled_package_gives_all_containers_one_hash_seed() -> None:
         {pair["name"]: pair["value"] for pair in executor["container"]["env"]}["PYTHONHASHSEED"]
         for executor in executors
     ]
-    assert len(seeds) == 15
+    assert len(seeds) == 16
     assert set(seeds) == {"0"}

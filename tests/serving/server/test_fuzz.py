@@ -42,7 +42,7 @@ from tests.serving.server.toys import f32, i64
 Json: TypeAlias = Any
 
 FUZZ = settings(max_examples=250, suppress_health_check=[HealthCheck.function_scoped_fixture])
-HTTP_REFUSALS = {400, 404, 405, 413}
+HTTP_REFUSALS = {400, 403, 404, 405, 413}
 GRPC_REFUSALS = {
     grpc.StatusCode.INVALID_ARGUMENT,
     grpc.StatusCode.NOT_FOUND,
@@ -193,8 +193,8 @@ class TestRest:
     @given(st.one_of(damaged(GOOD), damaged(GOOD[:60] + b"\r\n\r\n"), st.binary()))
     @example(b"GET /v1/models/toy/versions/" + 5000 * b"9" + b" HTTP/1.1\r\n\r\n")
     @example(b"GET /v1/models/toy HTTP/1.1\r\nHost: [\r\n\r\n")
-    @example(b"GET //v1/models/toy?%ff#%ff HTTP/1.1\r\nHost: x\r\n\r\n")
-    @example(b"GET /v1/models/%ff%00%0a%2f HTTP/1.1\r\nHost: x\r\n\r\n")
+    @example(b"GET //v1/models/toy?%ff#%ff HTTP/1.1\r\nHost: localhost\r\n\r\n")
+    @example(b"GET /v1/models/%ff%00%0a%2f HTTP/1.1\r\nHost: localhost\r\n\r\n")
     @example(b"OPTIONS * HTTP/1.1\r\n\r\n")
     @example(b"CONNECT x:1 HTTP/1.1\r\n\r\n")
     @example(b"POST /v1/models/toy:predict HTTP/1.1\r\nContent-Length: -1\r\n\r\n")

@@ -195,7 +195,8 @@ class TestDeadline:
     def test_client_that_sends_its_body_slowly_is_refused(self, hasty: RunningServer) -> None:
         with socket.create_connection(("127.0.0.1", hasty.rest_port), PATIENCE) as client:
             client.sendall(
-                b"POST /v1/models/counter:predict HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n{"
+                b"POST /v1/models/counter:predict HTTP/1.1\r\n"
+                b"Host: localhost\r\nContent-Length: 9\r\n\r\n{"
             )
             response = b""
             while piece := client.recv(1000):  # It does not leave the connection open.

@@ -273,7 +273,7 @@ class TestRest:
     ) -> None:
         with socket.create_connection(("127.0.0.1", limited.rest_port), timeout=60) as client:
             client.sendall(
-                b"POST /v1/models/toy:predict HTTP/1.1\r\nHost: x\r\n"
+                b"POST /v1/models/toy:predict HTTP/1.1\r\nHost: localhost\r\n"
                 b"Content-Length: 100000000\r\n\r\n"
             )
             assert client.recv(1000).startswith(b"HTTP/1.1 413 ")
@@ -281,7 +281,8 @@ class TestRest:
     def test_unfinished_bodies_make_room_for_others(self, limited: RunningServer) -> None:
         size = REQUEST * MB
         head = (
-            f"POST /v1/models/toy:predict HTTP/1.1\r\nHost: x\r\nContent-Length: {size}\r\n\r\n"
+            f"POST /v1/models/toy:predict HTTP/1.1\r\n"
+            f"Host: localhost\r\nContent-Length: {size}\r\n\r\n"
         ).encode()
         body = json.dumps({"signature_name": "raw_features", "instances": [ROW] * 5000}).encode()
         with contextlib.ExitStack() as stack, within_budget(limited):
