@@ -208,7 +208,7 @@ def find_background(served: Served) -> Background:
     background = served.model.background
     if background is None:
         raise ServingError(
-            grpc.StatusCode.FAILED_PRECONDITION,
+            grpc.StatusCode.UNIMPLEMENTED,
             f"version {served.version} of {served.name} has no background rows that fit it, so "
             "its predictions cannot be explained",
         )

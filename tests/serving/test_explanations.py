@@ -168,7 +168,7 @@ def test_server_explains_predictions_of_tf_examples_and_does_not_log_them(
 def test_server_refuses_what_it_cannot_explain(server: RunningServer) -> None:
     for name in ("plain", "damaged"):
         refused = server.rest(f"{name}:explain", body())
-        assert refused.status_code == 400
+        assert refused.status_code == 501
         assert f"version 1 of {name} has no background rows" in refused.json()["error"]
         assert server.rest(f"{name}:predict", body()).status_code == 200
     many = body() | {"instances": body()["instances"] * 26}
