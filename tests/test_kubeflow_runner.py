@@ -504,6 +504,16 @@ def test_submit_sends_the_prediction_pipeline_with_a_table(stub: KubeflowStub) -
     }
 
 
+def test_schedule_of_the_prediction_pipeline_writes_each_run_to_a_folder_of_its_own(
+    stub: KubeflowStub,
+) -> None:
+    output = "gs://bucket/[[ScheduledTime.2006-01-02]]"
+    table = ("--param", "input_uri=days/today", "--param", f"output_uri={output}")
+    done("schedule", "--cron", "0 6 * * *", *PREDICTION[1:], *table)
+    (recurring,) = stub.recurring_runs.values()
+    assert recurring["runtime_config"]["parameters"]["output_uri"] == output
+
+
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [
@@ -521,7 +531,7 @@ def test_submit_refuses_wrong_parameters_of_the_prediction_pipeline(
     output = failed(*PREDICTION, *arguments, status=2)
     assert reason in " ".join(output.split())
     output = failed("schedule", "--cron", "0 6 * * *", *PREDICTION[1:], *TABLE, status=2)
-    assert "would predict the same table again" in " ".join(output.split())
+    assert "each run of a schedule needs a folder of its own" in " ".join(output.split())
     assert not any(stub.state.values())
 
 

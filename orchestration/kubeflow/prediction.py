@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 _PATHS = ("input_uri", "output_uri")
 # Where they are left out, the version that is served, and TFLite where it has that.
 _OPEN: Values = {"version": 0, "label": "", "model_format": ""}
+# What the controller of schedules replaces by the time of a run, in the layout of Go's `time`.
+_MACRO = "[[ScheduledTime"
 _FORMATS = get_args(ModelFormat)
 
 
@@ -65,17 +67,17 @@ def check(values: Mapping[str, Any], recurring: bool) -> None:
 
     Raises:
       ConfigError: If there is no table or no folder for its predictions, both a version and a label
-        are named, or it is a schedule.
+        are named, or all runs of a schedule would write to one folder.
     """
-    if recurring:
-        raise ConfigError(
-            "the prediction pipeline: a schedule would predict the same table again; submit a run "
-            "for each table"
-        )
     if missing := [name for name in _PATHS if not values[name]]:
         raise ConfigError(
             f"the prediction pipeline: {' and '.join(missing)} must be given, as in "
             f"--param {missing[0]}=gs://bucket/path"
+        )
+    if recurring and _MACRO not in values["output_uri"]:
+        raise ConfigError(
+            "the prediction pipeline: each run of a schedule needs a folder of its own, as in "
+            f"--param output_uri=gs://bucket/{_MACRO}.2006-01-02]]"
         )
     if values["version"] and values["label"]:
         raise ConfigError("the prediction pipeline: give a version or a label, not both")
