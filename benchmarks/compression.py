@@ -58,7 +58,7 @@ def main(output: Path, model: str, seeds: int, column: str, settings: tuple[str,
         "of a slice: of the one that loses most."
     )
     columns = ["figure", "mean", "std", "worst", "by seed"]
-    report(f"compression_{model}", columns, table, measured, notes)
+    report(f"compression of {model}", columns, table, measured, notes)
 
 
 def compress(run: FinishedRun, folder: Path, seed: int, rows: Any) -> dict[str, Any]:
