@@ -122,7 +122,7 @@ def _report(
         f"Mean of {len(seeds)} seeds. The last column is a difference, and of RMSE a share of the "
         "baseline's; above 0 our model is better. The baselines have scikit-learn's defaults."
     )
-    title = "quality" if set(models) <= set(SMALL) else f"quality of {', '.join(models)}"
+    title = "quality" if set(models) == set(SMALL) else f"quality of {', '.join(models)}"
     report(title, columns, rows, data, notes)
 
 
