@@ -165,7 +165,7 @@ def Pruner(
         targets = teach(network, train, settings.task, distillation)
 
         def prune(sparsity: float, steps: int = 0) -> tf_keras.Model:
-            share = 1.0 if units is None or not by_unit else units
+            share = (units or 1.0) if by_unit else 1.0
             if by_unit and units is None:
                 share, sparsity = split_sparsity(network, names, sparsity)
             return prune_weights(

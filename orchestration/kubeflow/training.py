@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from orchestration.kubeflow import places
-from orchestration.kubeflow.pipelines import Kind, Values
+from orchestration.kubeflow.pipelines import Kind, Values, split_parameter
 from pipeline.config import Config, load_config
 from pipeline.layers import ConfigError
 from storage import spans
@@ -51,12 +51,7 @@ def run_parameters(
     keys = {parameter_name(key): key for key in KEYS} | {"serving_dir": "kubeflow.serving_dir"}
     over = []
     for parameter in parameters:
-        name, equals, value = parameter.partition("=")
-        if not equals or name not in keys:
-            raise ConfigError(
-                f"--param {parameter!r}: expected name=value, where the name is one of "
-                f"{', '.join(sorted(keys))}"
-            )
+        name, value = split_parameter(parameter, keys)
         over.append(f"{keys[name]}={value}")
     config = load_config(config_path, (*settings, *over))
     values = default_parameters(config)
