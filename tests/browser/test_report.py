@@ -15,17 +15,15 @@ import pytest
 from report.index import IndexedRun, Model, Version, make_index
 from report.page import make_page
 from report.run import Run
+from tests.programs import find_browser, skip_without
 from tests.report.runs import HOSTILE, TASKS, make_failed, make_run
-
-BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 
 
 @pytest.fixture(scope="module")
 def driver(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     """The command that checks pages, whose addresses are to follow."""
-    browser = next(filter(None, map(shutil.which, BROWSERS)), None)
-    if browser is None or not (shutil.which("node") and shutil.which("npm")):
-        pytest.skip(f"node, npm or {', '.join(BROWSERS)}: not installed")
+    skip_without("node", "npm")
+    browser = find_browser()
     folder = tmp_path_factory.mktemp("driver") / "driver"
     shutil.copytree(Path(__file__).parent, folder, ignore=shutil.ignore_patterns("node_modules"))
     subprocess.run(["npm", "ci", "--silent"], cwd=folder, check=True, timeout=300)
