@@ -13,7 +13,7 @@ import yaml
 from google.protobuf import json_format
 from kfp import dsl
 
-from orchestration.kubeflow import compilation, news, pipelines, training
+from orchestration.kubeflow import compilation, news, pipelines, run_page, training
 from pipeline import model_folders
 from pipeline.config import load_config
 from pipeline.layers import ConfigError
@@ -408,6 +408,7 @@ def test_monitoring_package_knows_where_alarms_go_and_what_they_start() -> None:
     ("pipeline", "node", "output", "kind"),
     [
         (pipelines.TRAINING, "Evaluator", "metrics", "system.Metrics"),
+        (pipelines.TRAINING, "Pusher", "page", "system.HTML"),
         (pipelines.MONITORING, "ServingMonitor", "metrics", "system.Metrics"),
         (pipelines.MONITORING, "ServingMonitor", "page", "system.HTML"),
     ],
@@ -428,3 +429,16 @@ def test_kubeflow_package_has_outputs_that_the_web_interface_shows(
 def test_kubeflow_settings_refuse_another_kind_of_place(setting: str) -> None:
     with pytest.raises(ConfigError, match=f"kubeflow.{setting.partition('=')[0]}"):
         load_config(None, [f"kubeflow.{setting}"])
+
+
+def test_page_of_a_run_knows_where_the_inputs_of_the_last_task_come_from() -> None:
+    spec, *_ = yaml.safe_load_all((GOLDEN / "pipeline.yaml").read_text())
+    task = spec["root"]["dag"]["tasks"][run_page.LAST]
+    sources = {
+        name: (source["producerTask"], source["outputArtifactKey"])
+        for name, given in task["inputs"]["artifacts"].items()
+        for source in [given["taskOutputArtifact"]]
+    }
+    # The package has no Tuner.
+    assert sources | {"tuning": ("Tuner", "report")} == run_page.SOURCES
+    assert {producer for producer, _ in sources.values()} == set(task["dependentTasks"])

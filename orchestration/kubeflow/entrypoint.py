@@ -9,8 +9,8 @@ launcher, and to `kfp.local`, before and after it runs:
 - ML Metadata wraps properties that are lists or mappings, and refuses those that are null.
 - Folders of output artifacts are not there yet; TFX's own launcher makes them. Nor is the mirror of
   an input artifact that holds no file, for a bucket has no empty folders.
-- There may be outputs that are not the component's: the launcher's own logs, and those that the web
-  interface shows (`shown`).
+- There may be outputs that are not the component's, the launcher's own logs and those that the web
+  interface shows, and inputs that are shown there (`shown`).
 - A run may end where nothing is new (`news`), and an alarm may start one (`alarm`).
 - A failing task is known by its termination message.
 
@@ -116,7 +116,8 @@ def run(task: Task) -> None:
       Exception: What the executor raised.
     """
     invocation, remote = prepare(task)
-    given = _take_own(invocation)
+    inputs = _read_artifacts(invocation, "inputs") if task.node_id in shown.INPUTS else {}
+    given = _take_own(task.node_id, invocation)
     found = ""
     if task.node_id == news.FIRST and news.ONLY_IF_NEW in given:
         found = news.look(given[news.ONLY_IF_NEW], invocation["inputs"]["parameterValues"])
@@ -140,7 +141,7 @@ def run(task: Task) -> None:
     local = json.loads(task.output_file.read_text(encoding="utf-8"))
     answer = restore(local, remote)
     made = _read_outputs(invocation, local)
-    answer["artifacts"] = answer.get("artifacts", {}) | _show(task, made)
+    answer["artifacts"] = answer.get("artifacts", {}) | _show(task, inputs, made)
     _answer(task, answer, found)
     summary = describe("orchestration.local.summaries.summarize", task.node_id, made)
     print("\n".join([f"{task.node_id}: {summary.line}", *summary.details]), flush=True)
@@ -223,8 +224,10 @@ def _unwrap(value: Any) -> Any:
     return value
 
 
-def _take_own(invocation: dict[str, Any]) -> dict[str, str]:
-    """Takes the parameters out that are not the component's, and returns those that are given."""
+def _take_own(node_id: str, invocation: dict[str, Any]) -> dict[str, str]:
+    """Takes out what is not the component's, and returns the parameters of it that are given."""
+    for name in shown.INPUTS.get(node_id, ()):
+        invocation["inputs"]["artifacts"].pop(name, None)
     invocation.get("outputs", {}).get("parameters", {}).pop(news.NEWS, None)
     parameters = invocation.get("inputs", {}).get("parameterValues", {})
     own = (news.ONLY_IF_NEW, news.NEWS)
@@ -242,21 +245,28 @@ def _read_outputs(
     invocation: Mapping[str, Any], answer: Mapping[str, Any]
 ) -> dict[str, tfx.dsl.Artifact]:
     """The output artifacts of a task, with the properties that its executor set."""
+    answered = dict(_artifacts(answer))
+    for name, artifact in _artifacts(invocation["outputs"]):
+        artifact["metadata"] = answered.get(name, {}).get("metadata", {})
+    return _read_artifacts(invocation, "outputs")
+
+
+def _read_artifacts(invocation: Mapping[str, Any], side: str) -> dict[str, tfx.dsl.Artifact]:
+    """The artifacts of one side of an invocation, "inputs" or "outputs", by key."""
     from google.protobuf import json_format
     from kfp.pipeline_spec import pipeline_spec_pb2
     from tfx.orchestration.kubeflow.v2.container import kubeflow_v2_entrypoint_utils
 
-    answered = dict(_artifacts(answer))
-    for name, artifact in _artifacts(invocation["outputs"]):
-        artifact["metadata"] = answered.get(name, {}).get("metadata", {})
     parsed = json_format.ParseDict(
         dict(invocation), pipeline_spec_pb2.ExecutorInput(), ignore_unknown_fields=True
     )
-    outputs = kubeflow_v2_entrypoint_utils.parse_raw_artifact_dict(parsed.outputs.artifacts)
-    return {name: artifacts[0] for name, artifacts in outputs.items()}
+    groups = kubeflow_v2_entrypoint_utils.parse_raw_artifact_dict(getattr(parsed, side).artifacts)
+    return {name: artifacts[0] for name, artifacts in groups.items() if artifacts}
 
 
-def _show(task: Task, made: Mapping[str, tfx.dsl.Artifact]) -> dict[str, Any]:
+def _show(
+    task: Task, inputs: Mapping[str, tfx.dsl.Artifact], made: Mapping[str, tfx.dsl.Artifact]
+) -> dict[str, Any]:
     """Fills the outputs that the web interface shows; a task that cannot is complete anyway."""
     groups = task.invocation["outputs"].get("artifacts", {})
     filled = {}
@@ -271,7 +281,8 @@ def _show(task: Task, made: Mapping[str, tfx.dsl.Artifact]) -> dict[str, Any]:
             else:
                 path = Path(local_path(artifact["uri"]))
                 path.parent.mkdir(parents=True, exist_ok=True)
-                path.write_bytes(shown.page(task.node_id, made))
+                parameters = task.invocation["inputs"].get("parameterValues", {})
+                path.write_bytes(shown.page(task.node_id, parameters, inputs, made))
         except Exception as error:
             traceback.print_exc()
             print(f"warning: {task.node_id} shows no {output}: {error}", file=sys.stderr)

@@ -21,7 +21,16 @@ OUTPUTS = {
     "Quantizer": (METRICS,),
     "CompressionEvaluator": (METRICS,),
     "Evaluator": (METRICS,),
+    "Pusher": (PAGE,),
     "ServingMonitor": (METRICS, PAGE),
+}
+# Inputs of a node that are added to its own, for its page: the node that makes each, and its key.
+INPUTS = {
+    "Pusher": {
+        "shown_anomalies": ("DataGate", "anomalies"),
+        "shown_compression_evaluation": ("CompressionEvaluator", "evaluation"),
+        "shown_served_statistics": ("ServedModel", "statistics"),
+    }
 }
 
 
@@ -39,13 +48,24 @@ def metrics(node_id: str, outputs: Mapping[str, tfx.dsl.Artifact]) -> dict[str, 
     }
 
 
-def page(node_id: str, outputs: Mapping[str, tfx.dsl.Artifact]) -> bytes:
+def page(
+    node_id: str,
+    parameters: Mapping[str, Any],
+    inputs: Mapping[str, tfx.dsl.Artifact],
+    outputs: Mapping[str, tfx.dsl.Artifact],
+) -> bytes:
     """The page of a node, as HTML.
+
+    Args:
+      node_id: Id of the node.
+      parameters: Its parameters.
+      inputs: Its input artifacts, with those of `INPUTS`.
+      outputs: Its output artifacts.
 
     Raises:
       OSError: If it is not there.
     """
-    return _PAGES[node_id](outputs)
+    return _PAGES[node_id](parameters, inputs, outputs)
 
 
 def _trainer(outputs: Mapping[str, tfx.dsl.Artifact]) -> Mapping[str, Any]:
@@ -85,10 +105,24 @@ def _serving_monitor(outputs: Mapping[str, tfx.dsl.Artifact]) -> Mapping[str, An
     }
 
 
-def _monitoring_page(outputs: Mapping[str, tfx.dsl.Artifact]) -> bytes:
+def _monitoring_page(
+    parameters: Mapping[str, Any],
+    inputs: Mapping[str, tfx.dsl.Artifact],
+    outputs: Mapping[str, tfx.dsl.Artifact],
+) -> bytes:
     from storage.uris import read_file
 
     return read_file(outputs["report"].page)
+
+
+def _page_of_run(
+    parameters: Mapping[str, Any],
+    inputs: Mapping[str, tfx.dsl.Artifact],
+    outputs: Mapping[str, tfx.dsl.Artifact],
+) -> bytes:
+    from orchestration.kubeflow.run_page import make_run_page
+
+    return make_run_page(parameters, inputs, outputs)
 
 
 _METRICS: dict[str, Callable[[Mapping[str, tfx.dsl.Artifact]], Mapping[str, Any]]] = {
@@ -98,4 +132,4 @@ _METRICS: dict[str, Callable[[Mapping[str, tfx.dsl.Artifact]], Mapping[str, Any]
     "Evaluator": _evaluation,
     "ServingMonitor": _serving_monitor,
 }
-_PAGES = {"ServingMonitor": _monitoring_page}
+_PAGES = {"Pusher": _page_of_run, "ServingMonitor": _monitoring_page}

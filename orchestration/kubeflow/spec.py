@@ -6,6 +6,7 @@ Kubernetes, which holds what the first has no place for: volumes.
 
 from __future__ import annotations
 
+import json
 import logging
 import math
 from collections.abc import Collection, Mapping, Sequence
@@ -129,6 +130,7 @@ def compile_package(
     _rename(spec)
     _set_tasks(spec, platform)
     _add_outputs(spec)
+    _add_inputs(spec)
     if only_new:
         _add_news(spec)
     documents = [spec]
@@ -200,6 +202,30 @@ def _add_outputs(spec: dict[str, Any]) -> None:
                 kind = {"schemaTitle": shown.TYPES[output], "schemaVersion": "0.0.1"}
                 if outputs.setdefault(output, {"artifactType": kind})["artifactType"] != kind:
                     raise ValueError(f"{name} has an output {output} of its own")
+
+
+def _add_inputs(spec: dict[str, Any]) -> None:
+    """Gives tasks what their pages show of other tasks."""
+    components, tasks = spec["components"], spec["root"]["dag"]["tasks"]
+    for name, added in shown.INPUTS.items():
+        if f"comp-{name}" not in components:
+            continue
+        component, task = components[f"comp-{name}"], tasks[name]
+        for key, (producer, output) in added.items():
+            made = components[f"comp-{producer}"]["outputDefinitions"]["artifacts"][output]
+            component["inputDefinitions"]["artifacts"][key] = made
+            source = {"producerTask": producer, "outputArtifactKey": output}
+            task["inputs"]["artifacts"][key] = {"taskOutputArtifact": source}
+        producers = {producer for producer, _ in added.values()}
+        task["dependentTasks"] = sorted({*task["dependentTasks"], *producers})
+        # The entrypoint reads the types of inputs off this argument.
+        arguments = spec["deploymentSpec"]["executors"][component["executorLabel"]]["container"]
+        place = arguments["args"].index("--json_serialized_inputs_spec_args") + 1
+        declared = json.loads(arguments["args"][place])
+        declared["artifacts"] |= {
+            key: component["inputDefinitions"]["artifacts"][key] for key in added
+        }
+        arguments["args"][place] = json.dumps(declared, indent=2, sort_keys=True)
 
 
 def _add_news(spec: dict[str, Any]) -> None:

@@ -12,7 +12,7 @@ import pytest
 import tensorflow as tf
 import yaml
 
-from orchestration.kubeflow import news
+from orchestration.kubeflow import news, shown
 from pipeline.config import load_config
 from storage.directory import ModelDirectory
 from storage.keys import TrustStore
@@ -116,7 +116,7 @@ def test_kubeflow_run_tasks_report_artifacts_that_exist(kubeflow_run: KubeflowRu
         assert set(output["artifacts"]) == set(declared)
         for key, group in output["artifacts"].items():
             for artifact in group["artifacts"]:
-                assert Path(artifact["uri"]).is_dir() or key == "metrics"
+                assert Path(artifact["uri"]).is_dir() or key in shown.TYPES
 
 
 @pytest.mark.parametrize(
@@ -135,6 +135,24 @@ def test_kubeflow_run_shows_metrics(
     assert metrics <= set(made["metadata"])
     assert all(isinstance(value, float) for value in made["metadata"].values())
     assert made["metadata"].get("blessed", 1) == 1
+
+
+def test_kubeflow_run_shows_the_page_of_the_run(kubeflow_run: KubeflowRun) -> None:
+    (made,) = kubeflow_run.outputs()["Pusher"]["artifacts"]["page"]["artifacts"]
+    assert made["type"]["schemaTitle"] == "system.HTML"
+    page = Path(made["uri"]).read_text()
+    assert f"Version {kubeflow_run.version.name} was pushed." in page
+    # What each section shows, and nothing that could not be read.
+    lines = ["Evaluator", "blessed; AUC 0.", "int8: model.tflite", "200 rows, p99", "trip_delay"]
+    assert [line for line in lines if line not in page] == []
+    for absent in (
+        "Not made: there is no",
+        "Not made: the run",
+        "no summary",
+        "cannot be read",
+        "Without artifacts",
+    ):
+        assert absent not in page
 
 
 def test_kubeflow_run_pushes_what_the_local_runner_pushes(

@@ -374,7 +374,7 @@ def shown_outputs(folder: str) -> dict[str, Any]:
 def test_entrypoint_shows_metrics_and_a_page(mirror: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(shown.OUTPUTS, "Source", ("metrics", "page"))
     monkeypatch.setitem(shown._METRICS, "Source", lambda outputs: {"auc": 0.7, "none": None})
-    monkeypatch.setitem(shown._PAGES, "Source", lambda outputs: outputs["note"].uri.encode())
+    monkeypatch.setitem(shown._PAGES, "Source", lambda *given: given[-1]["note"].uri.encode())
     given = invocation(
         {},
         {"note": output_artifact("s3://b/note"), **shown_outputs("s3://b")},
@@ -393,7 +393,7 @@ def test_entrypoint_shows_metrics_and_a_page(mirror: Path, monkeypatch: pytest.M
 def test_entrypoint_completes_a_task_that_cannot_be_shown(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def fail(outputs: Any) -> Any:
+    def fail(*artifacts: Any) -> Any:
         raise ValueError("no report")
 
     monkeypatch.setitem(shown.OUTPUTS, "Source", ("metrics", "page"))
@@ -419,7 +419,7 @@ def test_shown_metrics_and_page_of_the_monitor_are_those_of_its_report(tmp_path:
     report.write(content)
     Path(report.page).write_text("<p>page</p>")
     outputs = {"report": report}
-    assert shown.page("ServingMonitor", outputs) == b"<p>page</p>"
+    assert shown.page("ServingMonitor", {}, {}, outputs) == b"<p>page</p>"
     counts = {"alarms": 1.0, "checks": 2.0, "requests": 40.0}
     assert shown.metrics("ServingMonitor", outputs) == {"live_auc": 0.6, **counts}
     report.write(content | {"live": []})
