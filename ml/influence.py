@@ -43,8 +43,8 @@ def influences(
       weights: Above 0, [rows].
 
     Returns:
-      By metric, float64 [rows], with the sum 0; without the metrics that the rows do not define, and
-      without AUC-PR and the calibration of several classes, which have no simple one.
+      By metric, float64 [rows], with the sum 0; without the metrics that the rows do not define,
+      and without AUC-PR and the calibration of several classes, which have no simple one.
     """
     if not len(labels):
         return {}

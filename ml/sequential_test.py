@@ -15,6 +15,8 @@ import numpy as np
 BETTER = "better"
 WORSE = "worse"
 NOT_YET = "not yet"
+# Of a test that ends without one.
+UNDECIDED = "undecided"
 
 # Variance of the normal prior of the mean, in variances of a value. With 1 the test decides at 7
 # values on a mean of 1.8 standard deviations, at 30 on 0.6, at 365 on 0.18.

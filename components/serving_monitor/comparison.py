@@ -15,12 +15,11 @@ from ml.chance import is_more
 from ml.influence import influences, testable
 from ml.metrics import Metric
 from ml.scores import Score, measure
-from ml.sequential_test import BETTER, NOT_YET, WORSE, Look, look
+from ml.sequential_test import BETTER, NOT_YET, UNDECIDED, WORSE, Look, look
 from ml.tasks import REGRESSION, Task
+from storage.names import CHALLENGER, CHAMPION
 
-UNDECIDED = "undecided"
 SHADOW, SPLIT = "shadow", "split"
-CHAMPION, CHALLENGER = "champion", "challenger"
 _ROLES = (CHAMPION, CHALLENGER)
 # How far from 0 to 1 a 32-bit probability may round.
 _ROUNDING = 1e-5
@@ -315,9 +314,7 @@ def _differences(
         difference = look(theirs - ours + second - first, alpha)
         looks = {CHAMPION: look(ours + first, alpha), CHALLENGER: look(theirs + second, alpha)}
         intervals = {name: _ends(one) for name, one in (looks | {"difference": difference}).items()}
-        yield Difference(
-            metric.name, metric.title, ours, theirs, intervals, difference.e_value
-        )
+        yield Difference(metric.name, metric.title, ours, theirs, intervals, difference.e_value)
 
 
 def _ends(found: Look) -> tuple[float, float] | None:
