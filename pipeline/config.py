@@ -2,9 +2,8 @@
 
 Those of the data are in `pipeline.data_config`, those of the network in `pipeline.network_config`,
 those of fairness in `pipeline.fairness_config`, those of explanations in
-`pipeline.explanation_config`, those of champion and challenger in
-`pipeline.challenger_config`, those of tuning in `pipeline.tuning_config`, those of Kubeflow in
-`pipeline.kubeflow_config`.
+`pipeline.explanation_config`, those of champion and challenger in `pipeline.challenger_config`,
+those of tuning in `pipeline.tuning_config`, those of Kubeflow in `pipeline.kubeflow_config`.
 """
 
 from __future__ import annotations

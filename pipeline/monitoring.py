@@ -113,7 +113,6 @@ def create_monitoring_pipeline(
         task=model.task.to_json(),
         slices=json.dumps(model.slices),
         traffic=traffic_gen.outputs["examples"],
-        challenger=json.dumps(config.challenger.comparison),
         **monitor_settings(config, model),
     )
     return tfx.dsl.Pipeline(
@@ -145,4 +144,5 @@ def monitor_settings(config: Config, model: Model) -> dict[str, Any]:
     settings["slice_thresholds"] = json.dumps(
         {**task.slice_thresholds, **settings["slice_thresholds"]}
     )
+    settings["challenger"] = json.dumps(config.challenger.comparison)
     return settings

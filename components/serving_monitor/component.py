@@ -63,7 +63,7 @@ def ServingMonitor(
     thresholds: tfx.dsl.components.Parameter[str],
     slice_thresholds: tfx.dsl.components.Parameter[str],
     min_slice_rows: tfx.dsl.components.Parameter[int],
-    challenger: tfx.dsl.components.Parameter[str] = "{}",
+    challenger: tfx.dsl.components.Parameter[str],
     traffic: tfx.dsl.components.InputArtifact[tfx.types.standard_artifacts.Examples] = None,
 ) -> None:
     """Compares a period of requests with the training data, the period before, and labels.
@@ -94,6 +94,7 @@ def ServingMonitor(
           thresholds='{"auc": 0.6, "calibration": [0.7, 1.5]}',
           slice_thresholds='{"auc": 0.5}',
           min_slice_rows=1000,
+          challenger='{}',
       )
 
     Args:
