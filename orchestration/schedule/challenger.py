@@ -198,12 +198,27 @@ def _act(models: ModelDirectory, finding: Finding, action: str) -> Outcome | Non
             dismiss_challenger(models, by=_BY, reason=reason)
             return Outcome.ROLLED_BACK
         return Outcome.WAITING
-    # Done by a firing that was killed before it could tell.
-    if action == PROMOTE and pair == (finding.challenger, None):
+    return _finish(models, finding, action)
+
+
+def _finish(models: ModelDirectory, finding: Finding, action: str) -> Outcome | None:
+    """Finishes what a firing began that was killed before it could tell; None if none did."""
+    labels, policy = models.labels(), read_traffic(models)
+    if action == PROMOTE and labels.get(CHAMPION) == finding.challenger:
+        if labels.get(CHALLENGER) == finding.challenger:
+            promote_challenger(models, by=_BY, reason=finding.verdict)
+        elif policy and policy.mode != OFF and CHALLENGER not in labels:
+            set_traffic(models, OFF, by=_BY, reason=finding.verdict)
         return Outcome.PROMOTED
-    if action == ROLL_BACK and finding.challenger in models.rolled_back():
-        return Outcome.ROLLED_BACK
-    return None
+    if action != ROLL_BACK or policy is None or not policy.history:
+        return None
+    last = policy.history[-1]
+    begun = last.by == _BY and last.what.startswith(f"rolled back {finding.challenger}")
+    if begun and finding.challenger in models.versions():
+        if labels.get(CHALLENGER) == finding.challenger:
+            models.unpin(CHALLENGER)
+        models.rollback(finding.challenger)
+    return Outcome.ROLLED_BACK if finding.challenger in models.rolled_back() else None
 
 
 def _read(path: Path) -> Finding | None:

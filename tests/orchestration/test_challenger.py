@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 from pathlib import Path
@@ -85,6 +86,37 @@ def test_settle_rolls_a_worse_challenger_back(
     assert models.rolled_back() == [2]
     assert outcome(directory, models) == Outcome.ROLLED_BACK
     assert outcome(directory, models, "toy 1 2 worse") is None
+
+
+@pytest.mark.parametrize("verdict", ["better", "worse"])
+@pytest.mark.parametrize("step", ["pin", "unpin", "write_note", "_write_labels", "rollback"])
+def test_settle_finishes_what_was_killed_at_any_step(
+    directory: OutputDirectory,
+    models: ModelDirectory,
+    monkeypatch: pytest.MonkeyPatch,
+    verdict: str,
+    step: str,
+) -> None:
+    find(directory, verdict)
+    whole = getattr(ModelDirectory, step)
+    for number in (1, 2):  # Before the step, and after it.
+
+        def stop(*arguments: Any, number: int = number, **options: Any) -> None:
+            if number == 2:
+                whole(*arguments, **options)
+            raise KeyboardInterrupt
+
+        with monkeypatch.context() as killed:
+            killed.setattr(ModelDirectory, step, stop)
+            with contextlib.suppress(KeyboardInterrupt):
+                settle(directory, models, RULES, "")
+    expected = {"better": Outcome.PROMOTED, "worse": Outcome.ROLLED_BACK}[verdict]
+    assert outcome(directory, models) == expected
+    left = {"better": ({"champion": 2}, [1, 2]), "worse": ({"champion": 1}, [1])}[verdict]
+    assert (models.labels(), models.versions()) == left
+    policy = read_traffic(models)
+    assert policy is not None
+    assert policy.mode == "off"
 
 
 @pytest.mark.parametrize(
