@@ -24,9 +24,6 @@ SCORES = {
     "first_score": "without retraining",
     "baseline_score": "gradient boosting",
 }
-# Strategies of serving.
-REPLACE, CHALLENGE = "retrain-and-replace", "champion-challenger"
-STRATEGIES = (REPLACE, CHALLENGE)
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from rich.text import Text
 
 from orchestration.backtest import report
 from orchestration.backtest.backtest import Backtest
-from orchestration.backtest.months import CHALLENGE, REPLACE
+from orchestration.backtest.strategy_names import CHALLENGE, REPLACE
 from orchestration.backtest.strategy_table import show_strategies
 from orchestration.local.history import RunRecord
 from orchestration.local.nodes import begin

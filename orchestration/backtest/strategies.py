@@ -17,7 +17,8 @@ from ml.influence import testable
 from ml.scores import Score, measure
 from ml.sequential_test import NOT_YET
 from ml.tasks import Task
-from orchestration.backtest.months import CHALLENGE, REPLACE, Served
+from orchestration.backtest.months import Served
+from orchestration.backtest.strategy_names import CHALLENGE, REPLACE
 from pipeline.challenger_config import PROMOTE, ROLL_BACK, WAIT
 
 

@@ -14,7 +14,8 @@ from rich.text import Text
 from ml.influence import testable
 from ml.metrics import Metric
 from orchestration.backtest.backtest import Backtest
-from orchestration.backtest.months import CHALLENGE, REPLACE, Served
+from orchestration.backtest.months import Served
+from orchestration.backtest.strategy_names import CHALLENGE, REPLACE
 from orchestration.local.output_directory import write_whole
 from terminal.tables import print_table
 

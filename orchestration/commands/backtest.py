@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from orchestration.backtest.months import REPLACE, STRATEGIES
+from orchestration.backtest.strategy_names import REPLACE, STRATEGIES
 from orchestration.commands.options import (
     config_options,
     epilog,

@@ -14,8 +14,9 @@ from components.serving_monitor.comparison import Rules
 from ml.metrics import AUC, LOG_LOSS
 from ml.tasks import Task
 from orchestration.backtest.backtest import Backtest
-from orchestration.backtest.months import CHALLENGE, REPLACE, Served
+from orchestration.backtest.months import Served
 from orchestration.backtest.strategies import MonthRows, serve
+from orchestration.backtest.strategy_names import CHALLENGE, REPLACE
 from orchestration.backtest.strategy_table import conclude, make_strategy_table, show_strategies
 from orchestration.local.output_directory import OutputDirectory
 from pipeline.challenger_config import ChallengerConfig
