@@ -70,7 +70,10 @@ def compare_traffic(
         "alpha": rules.alpha,
     }
     if examples.split_names == "[]":
-        found = {"verdict": NOT_YET, "reasons": ["nothing was logged of the two yet"]}
+        found: dict[str, Any] = {
+            "verdict": NOT_YET,
+            "reasons": ["nothing was logged of the two yet"],
+        }
         found |= {"mode": "", "metric": rules.metric, "slices": [], "rows": {}, "latency": {}}
     else:
         wanted = only([*slices, task.label, task.example_weight], schema)

@@ -11,7 +11,7 @@ from rich.text import Text
 from orchestration.backtest import report
 from orchestration.backtest.backtest import Backtest
 from orchestration.backtest.strategy_names import CHALLENGE, REPLACE
-from orchestration.backtest.strategy_table import show_strategies
+from orchestration.backtest.strategy_table import metrics_of, show_strategies
 from orchestration.local.history import RunRecord
 from orchestration.local.nodes import begin
 from orchestration.local.output_directory import OutputDirectory
@@ -150,5 +150,6 @@ def run_backtests(
     decided = all(month.is_decided for months in found.values() for month in months)
     if decided and strategy == CHALLENGE:
         played = {backtest.name: backtest.play(found[backtest.name]) for backtest in backtests}
-        show_strategies(played, backtests[0], directory.root / "strategies.csv", console)
+        metrics = metrics_of(backtests[0].task, backtests[0].challenger.metric)
+        show_strategies(played, metrics, directory.root / "strategies.csv", console)
     return Outcome.DECIDED if decided else Outcome.FAILED

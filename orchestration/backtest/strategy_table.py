@@ -13,7 +13,7 @@ from rich.text import Text
 
 from ml.influence import testable
 from ml.metrics import Metric
-from orchestration.backtest.backtest import Backtest
+from ml.tasks import Task
 from orchestration.backtest.months import Served
 from orchestration.backtest.strategy_names import CHALLENGE, REPLACE
 from orchestration.local.output_directory import write_whole
@@ -23,17 +23,19 @@ _COLUMNS = ("month", "newest", "champion", "challenger", "verdict", "blocks", "d
 
 
 def show_strategies(
-    played: Mapping[str, Sequence[Served]], backtest: Backtest, path: Path, console: Console
+    played: Mapping[str, Sequence[Served]],
+    metrics: Sequence[Metric],
+    path: Path,
+    console: Console,
 ) -> None:
     """Prints a table of both strategies, and writes it.
 
     Args:
       played: What was served, by the name of the backtest.
-      backtest: One of the backtests, for the metrics.
+      metrics: See `metrics_of`.
       path: The CSV file to write.
       console: Where to print.
     """
-    metrics = _metrics(backtest)
     console.print()
     print_table(make_strategy_table(played, metrics), console)
     for name, months in played.items():
@@ -44,10 +46,9 @@ def show_strategies(
     console.print(Text(f"Written to {path}"), soft_wrap=True)
 
 
-def _metrics(backtest: Backtest) -> tuple[Metric, ...]:
-    """The metric that the test is on, and the headline."""
-    task = backtest.task
-    tested = task.metric(backtest.challenger.metric or testable(task)[0])
+def metrics_of(task: Task, metric: str) -> tuple[Metric, ...]:
+    """The metric that the test is on ("" for the task's default), and the headline."""
+    tested = task.metric(metric or testable(task)[0])
     return tuple(dict.fromkeys((tested, task.headline)))
 
 

@@ -79,7 +79,7 @@ def log(
     *,
     request: str = "",
     scores: np.ndarray | None = None,
-    **extra: Any,
+    extra: dict[str, int] | None = None,
 ) -> None:
     """A request for all trips, as the server logs it where there is a policy."""
     rows = trips.to_pandas()
@@ -100,13 +100,14 @@ def log(
     with tf.io.TFRecordWriter(str(path), "GZIP") as file:
         for number, record in enumerate(make_records(version, inputs, outputs, micros)):
             example = tf.train.Example.FromString(record)
-            own = {"request.role": role.encode(), "request.id": request.encode()}
-            own |= {"request.row": number, "request.latency": 1500, **extra}
+            own: dict[str, bytes | int] = {"request.row": number, "request.latency": 1500}
+            own |= {"request.role": role.encode(), "request.id": request.encode()}
+            own |= extra or {}
             for name, value in own.items():
                 feature = example.features.feature[name]
                 if isinstance(value, bytes):
                     feature.bytes_list.value.append(value)
-                elif value is not None:
+                else:
                     feature.int64_list.value.append(value)
             file.write(example.SerializeToString())
 
@@ -173,7 +174,7 @@ def play(root: Path, trips: pa.Table, days: int = 8) -> None:
             CHALLENGER,
             request=request,
             scores=scores,
-            **{"request.shadow": 1, "request.latency": 2500},
+            extra={"request.shadow": 1, "request.latency": 2500},
         )
 
 
@@ -216,10 +217,10 @@ def test_traffic_example_gen_reads_what_is_of_the_pair_alone(
     log(tmp_path, few, DAY + 60, "king", CHAMPION, request="b")
     log(tmp_path, few, DAY + 60, "", CHAMPION, request="c")
     log(tmp_path, few, DAY + 60, "champion", CHAMPION)  # Without an id.
-    log(tmp_path, few, DAY + 60, "champion", CHAMPION, request="d", **{"request.row": -1})
+    log(tmp_path, few, DAY + 60, "champion", CHAMPION, request="d", extra={"request.row": -1})
     log(tmp_path, few, 1e9, "champion", CHAMPION, request="e")  # It has not come yet.
     odd = {"request.latency": -5, "request.shadow": 7}
-    log(tmp_path, few, DAY + 90, "challenger", CHALLENGER, request="\xff" * 99, **odd)
+    log(tmp_path, few, DAY + 90, "challenger", CHALLENGER, request="\xff" * 99, extra=odd)
     found = compared()
     assert found["left_out"] == {"without an id": 20, "repeated": 10}
     assert found["rows"]["champion"]["rows"] == 20

@@ -39,7 +39,7 @@ def test_influences_have_the_spread_of_the_metric_in_other_samples(task: Task) -
         {"calibration"} if task is CLASSES else set()
     )
     for name in found[0]:
-        by_chance = np.std([value[name] for value in values])
+        by_chance = np.std([value[name] or np.nan for value in values])
         expected = np.mean([np.sqrt((one[name] ** 2).sum()) for one in found])
         assert expected == pytest.approx(by_chance, rel=0.15), name
         assert found[0][name].sum() == pytest.approx(0, abs=1e-9)

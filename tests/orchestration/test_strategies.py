@@ -13,12 +13,15 @@ from rich.console import Console
 from components.serving_monitor.comparison import Rules
 from ml.metrics import AUC, LOG_LOSS
 from ml.tasks import Task
-from orchestration.backtest.backtest import Backtest
 from orchestration.backtest.months import Served
 from orchestration.backtest.strategies import MonthRows, serve
 from orchestration.backtest.strategy_names import CHALLENGE, REPLACE
-from orchestration.backtest.strategy_table import conclude, make_strategy_table, show_strategies
-from orchestration.local.output_directory import OutputDirectory
+from orchestration.backtest.strategy_table import (
+    conclude,
+    make_strategy_table,
+    metrics_of,
+    show_strategies,
+)
 from pipeline.challenger_config import ChallengerConfig
 
 TASK = Task("binary", "y")
@@ -47,6 +50,14 @@ def play(*newest: int | None, actions: dict[str, str] | None = None) -> list[Ser
     return list(serve(TASK, months, RULES, actions or CONFIG.actions))
 
 
+def log_losses(served: Served) -> tuple[float, float]:
+    """Of champion-challenger and of retrain-and-replace."""
+    ours, theirs = (served.scores[name]["log_loss"] for name in (CHALLENGE, REPLACE))
+    assert ours is not None
+    assert theirs is not None
+    return ours, theirs
+
+
 def test_strategy_serves_the_challenger_once_the_test_finds_it_better() -> None:
     nothing, first, second, third = play(None, 1, 2, 2)
     assert (nothing.champion, nothing.scores) == (None, {})
@@ -58,7 +69,7 @@ def test_strategy_serves_the_challenger_once_the_test_finds_it_better() -> None:
     assert second.interval is not None
     assert second.interval[1] < 0
     # Until then the champion served, from then on the challenger.
-    served = second.scores[CHALLENGE]["log_loss"], second.scores[REPLACE]["log_loss"]
+    served = log_losses(second)
     assert served[0] > served[1]
     rows = month(3, 2)
     until = rows.blocks <= 300 + second.blocks - 1
@@ -72,7 +83,8 @@ def test_strategy_serves_the_challenger_once_the_test_finds_it_better() -> None:
 def test_strategy_keeps_the_champion_where_the_challenger_is_worse() -> None:
     _, second, third = play(1, 3, 3)
     assert (second.challenger, second.verdict, second.promoted) == (3, "worse", False)
-    assert second.scores[CHALLENGE]["log_loss"] < second.scores[REPLACE]["log_loss"]
+    ours, theirs = log_losses(second)
+    assert ours < theirs
     # It is not tried again.
     assert (third.champion, third.challenger, third.newest) == (1, None, 3)
 
@@ -117,16 +129,10 @@ def test_strategy_table_shows_both_strategies_and_what_was_gained(tmp_path: Path
     assert "better than retrain-and-replace" in log_loss
     assert auc.startswith("mean AUC of champion-challenger")
     assert list(conclude(played["base"][:1], (LOG_LOSS, AUC))) == []
-    backtest = Backtest(
-        *("base", OutputDirectory(tmp_path), {}, _never, lambda: None, TASK, _never, print)
-    )
-    show_strategies(played, backtest, tmp_path / "strategies.csv", console)
+    assert metrics_of(TASK, "") == (LOG_LOSS, AUC)
+    show_strategies(played, (LOG_LOSS, AUC), tmp_path / "strategies.csv", console)
     rows = list(csv.DictReader((tmp_path / "strategies.csv").open()))
     assert [row["month"] for row in rows] == ["1", "2", "3", "4"]
     assert rows[2]["promoted"] == "True"
     assert float(rows[2]["high"]) < 0
     assert rows[0]["auc champion-challenger"] == ""
-
-
-def _never(*_: object) -> None:
-    raise AssertionError
