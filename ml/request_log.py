@@ -28,7 +28,7 @@ from storage.encryption import decrypt, key_of
 from storage.encryption_keys import EncryptionError, Keys
 from storage.errors import DataError
 from storage.memory import in_memory
-from storage.names import REQUEST_LOG_SUFFIX, TIME_FEATURE, VERSION_FEATURE
+from storage.names import REQUEST_LOG_SUFFIX, SHADOW_FEATURE, TIME_FEATURE, VERSION_FEATURE
 from storage.tfrecords import read_records
 
 _BATCH = 8192
@@ -93,6 +93,8 @@ def survey(
 ) -> Survey:
     """Chooses a period, and counts its rows.
 
+    Predictions that nobody waited for (a shadow's) do not count, unless there are no others.
+
     Args:
       uri: Directory of the log, with a folder for each model.
       model: Name of the model.
@@ -110,7 +112,9 @@ def survey(
     Raises:
       DataError: If there is no log, it cannot be read, or it has no request in the period.
     """
-    rows = pd.concat(read(uri, model, {}, keys), ignore_index=True)
+    rows = pd.concat(read(uri, model, {SHADOW_FEATURE: schema_pb2.INT}, keys), ignore_index=True)
+    if (answered := rows[SHADOW_FEATURE] != 1).any():
+        rows = rows[answered]
     seconds = rows[TIME_FEATURE] // _MICROSECONDS
     period = _choose_period(seconds, since, until, days, now)
     if period is None:

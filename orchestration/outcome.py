@@ -39,6 +39,8 @@ class Outcome(StrEnum):
 
     PUSHED = "pushed", 0, "a version was pushed"
     NOTHING_NEW = "nothing new", 0, "there is nothing new"
+    PROMOTED = "promoted", 0, "the challenger is the champion now"
+    ROLLED_BACK = "rolled back", 0, "the challenger was rolled back"
     WAITING = "waiting", 0, "the data is not complete yet"
     DECIDED = "decided", 0, "all months were run, with any outcome"
     SAME = "same", 0, "all files are the same"

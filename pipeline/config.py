@@ -2,8 +2,8 @@
 
 Those of the data are in `pipeline.data_config`, those of the network in `pipeline.network_config`,
 those of fairness in `pipeline.fairness_config`, those of explanations in
-`pipeline.explanation_config`, those of tuning in `pipeline.tuning_config`, those of Kubeflow in
-`pipeline.kubeflow_config`.
+`pipeline.explanation_config`, those of champion and challenger in `pipeline.challenger_config`,
+those of tuning in `pipeline.tuning_config`, those of Kubeflow in `pipeline.kubeflow_config`.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from ml.tasks import Kind, Task
+from pipeline.challenger_config import ChallengerConfig
 from pipeline.data_config import DataConfig
 from pipeline.explanation_config import ExplanationConfig
 from pipeline.fairness_config import FairnessConfig
@@ -288,6 +289,7 @@ class Config:
     explanation: ExplanationConfig = field(default_factory=ExplanationConfig)
     serving: ServingConfig = field(default_factory=ServingConfig)
     monitor: MonitorConfig = field(default_factory=MonitorConfig)
+    challenger: ChallengerConfig = field(default_factory=ChallengerConfig)
     kubeflow: KubeflowConfig = field(default_factory=KubeflowConfig)
 
     def __post_init__(self) -> None:
@@ -302,6 +304,7 @@ class Config:
             raise ValueError(f"training.{error}") from error
         self.tuning.check(self.network)
         self.fairness.check(task)
+        self.challenger.check(task)
         self.explanation.check_groups(self.features)
         if self.label in self.features:
             raise ValueError(f"features: {self.label!r} is the label, which no request has")

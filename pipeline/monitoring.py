@@ -14,6 +14,7 @@ from components.request_example_gen import RequestExampleGen
 from components.served_model import ServedModel
 from components.serving_monitor.component import ServingMonitor
 from components.statistics_gen import StatisticsGen
+from components.traffic_example_gen import TrafficExampleGen
 from pipeline.config import Config
 from pipeline.model import Model
 
@@ -89,6 +90,18 @@ def create_monitoring_pipeline(
         public_keys=json.dumps(public_keys),
         requests=example_gen.outputs["examples"],
     )
+    traffic_gen = TrafficExampleGen(
+        schema=schema_gen.outputs["schema"],
+        log_uri=log_uri,
+        model_name=config.model_name,
+        serving_dir=serving_dir,
+        features=features,
+        output=model.prediction,
+        data_uri=config.data.uri,
+        layout=config.data.source.layout,
+        task=model.task.to_json(),
+        encryption_keys=config.serving.encryption_keys,
+    )
     monitor = ServingMonitor(
         examples=example_gen.outputs["examples"],
         statistics=statistics_gen.outputs["statistics"],
@@ -99,12 +112,20 @@ def create_monitoring_pipeline(
         output=model.prediction,
         task=model.task.to_json(),
         slices=json.dumps(model.slices),
+        traffic=traffic_gen.outputs["examples"],
         **monitor_settings(config, model),
     )
     return tfx.dsl.Pipeline(
         pipeline_name=pipeline_name,
         pipeline_root=pipeline_root,
-        components=[schema_gen, example_gen, statistics_gen, served_model, monitor],
+        components=[
+            schema_gen,
+            example_gen,
+            statistics_gen,
+            served_model,
+            traffic_gen,
+            monitor,
+        ],
         enable_cache=False,
         metadata_connection_config=(
             tfx.orchestration.metadata.sqlite_metadata_connection_config(metadata_path)
@@ -123,4 +144,5 @@ def monitor_settings(config: Config, model: Model) -> dict[str, Any]:
     settings["slice_thresholds"] = json.dumps(
         {**task.slice_thresholds, **settings["slice_thresholds"]}
     )
+    settings["challenger"] = json.dumps(config.challenger.comparison)
     return settings

@@ -26,6 +26,7 @@ from storage.names import (
     SAVED_MODEL,
     SIGNATURE_FILE,
     STATEMENT_FILE,
+    TRAFFIC_FILE,
     WITHDRAWN_FILE,
 )
 from storage.uris import copy_between, copy_tree, delete_tree, exists, open_uri, read_file
@@ -36,7 +37,8 @@ _STAGING = "staging-"
 _DELETED = "deleted-"
 _NEW = ".new"
 _NOTES = tuple(
-    name + _NEW for name in (LABELS_FILE, WITHDRAWN_FILE, STATEMENT_FILE, SIGNATURE_FILE)
+    name + _NEW
+    for name in (LABELS_FILE, TRAFFIC_FILE, WITHDRAWN_FILE, STATEMENT_FILE, SIGNATURE_FILE)
 )
 _UNFINISHED = re.compile(rf"({_STAGING}|{_DELETED})([0-9]+)")
 
@@ -195,7 +197,7 @@ class ModelDirectory(ModelVersions):
         with self.locked():
             for name in (STATEMENT_FILE, SIGNATURE_FILE):
                 content = read_file(os.path.join(private.provenance_uri(version), name))
-                self._write_note(os.path.join(str(version), name), content)
+                self.write_note(os.path.join(str(version), name), content)
 
     def rollback(self, version: int | None = None, *, withdraw: bool = False) -> Change:
         """Rolls a version back: moves it aside, so that servers fall back to the newest one left.
@@ -230,7 +232,7 @@ class ModelDirectory(ModelVersions):
                         "--withdraw to serve nothing"
                     )
                 # First, so that no server thinks the version was lost and keeps serving it.
-                self._write_note(WITHDRAWN_FILE, f"{chosen}\n".encode())
+                self.write_note(WITHDRAWN_FILE, f"{chosen}\n".encode())
             self._move(self.version_uri(chosen), self.rolled_back_uri(chosen))
             return Change(chosen, self.served())
 
@@ -368,14 +370,14 @@ class ModelDirectory(ModelVersions):
 
     def _write_labels(self, labels: dict[str, int]) -> None:
         text = json.dumps(labels, indent=2, sort_keys=True)
-        self._write_note(LABELS_FILE, f"{text}\n".encode())
+        self.write_note(LABELS_FILE, f"{text}\n".encode())
 
     def _end_withdrawal(self) -> None:
         if exists(self.withdrawn_uri):
             files, path = open_uri(self.withdrawn_uri)
             files.delete_file(path)
 
-    def _write_note(self, name: str, content: bytes) -> None:
+    def write_note(self, name: str, content: bytes) -> None:
         """Writes a file next to or in the provenance, readable like the versions."""
         uri = os.path.join(self.home_uri, name)
         files, path = open_uri(uri)

@@ -33,6 +33,11 @@ LABELS_FILE = "labels.json"
 WITHDRAWN_FILE = "withdrawn"
 ROLLED_BACK = "rolled_back"
 LOCK_FILE = "lock"
+TRAFFIC_FILE = "traffic.json"
+
+# Labels of the two versions that share the traffic of a model, and their roles in the request log.
+CHAMPION = "champion"
+CHALLENGER = "challenger"
 
 # The request log: a folder for each model, and in a row what the server adds to the features.
 # A file that is still being written, or was when its server died, has another ending.
@@ -40,3 +45,10 @@ REQUEST_LOG_SUFFIX = ".tfrecord.gz"
 PREDICTION_PREFIX = "prediction."
 TIME_FEATURE = "request.time"
 VERSION_FEATURE = "request.version"
+# Only where a model has a traffic policy: who predicted, and whether nobody waited for it.
+ROLE_FEATURE = "request.role"
+SHADOW_FEATURE = "request.shadow"
+# Microseconds that the model took; the id that both predictions of a request share; its row.
+LATENCY_FEATURE = "request.latency"
+ID_FEATURE = "request.id"
+ROW_FEATURE = "request.row"

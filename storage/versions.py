@@ -4,6 +4,7 @@
     <serving dir>/<model name>/.flightdeck/<version>/              where it came from, and signature
     <serving dir>/<model name>/.flightdeck/rolled_back/<version>/  a version that was moved aside
     <serving dir>/<model name>/.flightdeck/labels.json             names that were given to versions
+    <serving dir>/<model name>/.flightdeck/traffic.json            see `storage.traffic`
     <serving dir>/<model name>/.flightdeck/withdrawn               nothing is to be served
     <serving dir>/<model name>/.flightdeck/lock                    held while the directory changes
 

@@ -4,7 +4,6 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict
 
-import numpy as np
 import pandas as pd
 from tfx import v1 as tfx
 
@@ -26,6 +25,7 @@ from components.serving_monitor.prediction_checks import (
     check_prediction_drift,
 )
 from components.serving_monitor.predictions import Bins, describe
+from components.serving_monitor.traffic import compare_traffic, encode_labels, row_weights
 from components.serving_monitor.training_labels import TrainingLabels, read_training_labels
 from ml.artifacts import MonitoringReport, load_schema, load_statistics
 from ml.comparisons import only
@@ -63,6 +63,8 @@ def ServingMonitor(
     thresholds: tfx.dsl.components.Parameter[str],
     slice_thresholds: tfx.dsl.components.Parameter[str],
     min_slice_rows: tfx.dsl.components.Parameter[int],
+    challenger: tfx.dsl.components.Parameter[str],
+    traffic: tfx.dsl.components.InputArtifact[tfx.types.standard_artifacts.Examples] = None,
 ) -> None:
     """Compares a period of requests with the training data, the period before, and labels.
 
@@ -92,6 +94,7 @@ def ServingMonitor(
           thresholds='{"auc": 0.6, "calibration": [0.7, 1.5]}',
           slice_thresholds='{"auc": 0.5}',
           min_slice_rows=1000,
+          challenger='{}',
       )
 
     Args:
@@ -123,6 +126,8 @@ def ServingMonitor(
         deviations allow for chance.
       slice_thresholds: The same for each slice.
       min_slice_rows: Slices with fewer labelled rows are left out, and so is the whole.
+      challenger: JSON of the settings of `compare_traffic`.
+      traffic: Output of TrafficExampleGen; None to compare no challenger.
 
     Raises:
       UserError: If the version has no training statistics.
@@ -170,15 +175,27 @@ def ServingMonitor(
         )
     training = read_training_labels(learned, served)
     checks += check_means(learned, predicted[CURRENT], training, max_mean_ratio, max_mean_shift)
+    sliced = [name for name in json.loads(slices) if name in single]
     live = measure_live(
         learned,
         current,
-        _encode(learned, current[learned.label]),
+        encode_labels(learned, current[learned.label]),
         predicted[CURRENT],
-        _weights(learned, current),
-        [name for name in json.loads(slices) if name in single],
+        row_weights(learned, current),
+        sliced,
         min_slice_rows,
     )
+    comparison = None
+    if traffic:
+        comparison = compare_traffic(
+            learned,
+            traffic,
+            expected,
+            output,
+            sliced,
+            min_slice_rows,
+            json.loads(challenger),
+        )
     limits = {
         key: json.loads(text) for key, text in (("all", thresholds), ("slice", slice_thresholds))
     }
@@ -207,6 +224,7 @@ def ServingMonitor(
             },
         },
         "live": [asdict(measured) for measured in live],
+        "comparison": comparison,
         "checks": [
             {**asdict(check), "alarms": check.alarms, "closeness": check.closeness}
             for check in checks
@@ -215,22 +233,6 @@ def ServingMonitor(
     report.write(content)
     with tfx.dsl.io.fileio.open(report.page, "w") as file:
         file.write(render(content))
-
-
-def _encode(task: Task, labels: pd.Series) -> np.ndarray:
-    """Encoded labels, [rows]; NaN where there is none."""
-    known = labels.notna().to_numpy()
-    encoded = np.full(len(labels), np.nan)
-    encoded[known] = task.encode(labels[known].to_numpy())
-    return encoded
-
-
-def _weights(task: Task, rows: pd.DataFrame) -> np.ndarray:
-    """Weights, [rows]; 0 where it is absent, 1 if the task has none."""
-    if task.example_weight not in rows:
-        return np.ones(len(rows))
-    weights: np.ndarray = rows[task.example_weight].fillna(0).to_numpy(float)
-    return weights
 
 
 def _training_means(

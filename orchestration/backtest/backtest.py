@@ -9,18 +9,21 @@ Imports neither TFX nor TensorFlow.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import field
 from typing import Any
 
 from ml.tasks import Task
-from orchestration.backtest.months import DECIDED, Month, State
+from orchestration.backtest.months import DECIDED, Month, Served, State
 from orchestration.local.helper_process import Helper
 from orchestration.local.history import RunRecord, list_runs
 from orchestration.local.output_directory import OutputDirectory
 from orchestration.outcome import Outcome
+from pipeline.challenger_config import ChallengerConfig
 from storage.errors import UserError
 
 _MEASURE = "orchestration.backtest.measurement.measure"
+_PLAY = "orchestration.backtest.played_months.play"
 _ADVICE = "choose another directory by --output"
 
 
@@ -41,6 +44,8 @@ class Backtest:
       task: The task of the model.
       prepare: Called before each run; starts the fork server.
       say: Called with each line of progress.
+      time_column: Column with the time of a row; "" for none.
+      challenger: How a challenger is compared with the champion.
     """
 
     name: str
@@ -51,6 +56,8 @@ class Backtest:
     task: Task
     prepare: Callable[[], None]
     say: Callable[[str], None]
+    time_column: str = ""
+    challenger: ChallengerConfig = field(default_factory=ChallengerConfig)
 
     def check(self) -> None:
         """Checks that the directory can be used.
@@ -86,6 +93,30 @@ class Backtest:
                     state.months.append(found)
                     state.write(self.directory.backtest)
         return state.months[: len(wanted)]
+
+    def play(self, months: Sequence[Month]) -> list[Served]:
+        """Plays the strategies of serving on the rows of the months.
+
+        Raises:
+          HelperError: If artifacts of the runs are gone.
+        """
+        self.prepare()
+        logs = self.directory.logs("backtest")
+        logs.mkdir(parents=True, exist_ok=True)
+        rules = self.challenger.comparison
+        playing = Helper(
+            _PLAY,
+            (
+                *(str(self.directory.metadata), str(self.directory.metadata_lock), tuple(months)),
+                *(self.task.to_json(), self.time_column, rules.pop("block_seconds"), rules),
+                self.challenger.actions,
+            ),
+            str(logs / "strategies.log"),
+        )
+        try:
+            return [Served(**one) for one in playing.result()]
+        finally:
+            playing.stop()
 
     def _read(self) -> State:
         root = self.directory.root

@@ -71,6 +71,35 @@ class Month:
         return "\n".join([self.outcome, *self.reasons])
 
 
+@dataclass(frozen=True)
+class Served:
+    """What both strategies served in a month.
+
+    Attributes:
+      month: The month, YYYYMM.
+      newest: The version that retrain-and-replace served; None if nothing was pushed yet.
+      champion: The version that champion-challenger served when the month began.
+      challenger: The version that the champion was compared with; None without one.
+      verdict: The last verdict of the test; "" without a challenger.
+      blocks: Blocks of time of the pair when it was given.
+      difference: The challenger's metric less the champion's, of the metric that the test is on.
+      interval: The confidence sequence of the difference.
+      promoted: Whether the challenger served from then on.
+      scores: By strategy and metric of the task, on the rows of the month.
+    """
+
+    month: int
+    newest: int | None
+    champion: int | None = None
+    challenger: int | None = None
+    verdict: str = ""
+    blocks: int = 0
+    difference: float | None = None
+    interval: tuple[float, float] | None = None
+    promoted: bool = False
+    scores: dict[str, dict[str, float | None]] = field(default_factory=dict)
+
+
 def mean_scores(months: Iterable[Month]) -> dict[str, float]:
     """The mean of each score over the months that have all of them; empty if none has."""
     whole = [m for m in months if all(getattr(m, key) is not None for key in SCORES)]

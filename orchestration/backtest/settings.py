@@ -10,6 +10,8 @@ from rich.text import Text
 
 from orchestration.backtest import report
 from orchestration.backtest.backtest import Backtest
+from orchestration.backtest.strategy_names import CHALLENGE, REPLACE
+from orchestration.backtest.strategy_table import metrics_of, show_strategies
 from orchestration.local.history import RunRecord
 from orchestration.local.nodes import begin
 from orchestration.local.output_directory import OutputDirectory
@@ -108,13 +110,24 @@ def _make(
         task=model.task,
         prepare=lambda: begin(directory.logs("backtest"), console, "backtest.log"),
         say=lambda text: console.print(Text(f"\n{text}", "bold")),
+        time_column=model.time_column,
+        challenger=configs[months[0]].challenger,
     )
 
 
 def run_backtests(
-    backtests: Sequence[Backtest], directory: OutputDirectory, console: Console
+    backtests: Sequence[Backtest],
+    directory: OutputDirectory,
+    console: Console,
+    strategy: str = REPLACE,
 ) -> Outcome:
     """Runs backtests, and shows and writes their results.
+
+    Args:
+      backtests: The backtests.
+      directory: Where to write.
+      console: Where to show.
+      strategy: CHALLENGE also shows what champion-challenger would have served.
 
     Returns:
       The outcome: FAILED if a run did not complete.
@@ -135,4 +148,8 @@ def run_backtests(
         console.print(Text(line), soft_wrap=True)
     console.print(Text(f"Written to {table} and {plot}"), soft_wrap=True)
     decided = all(month.is_decided for months in found.values() for month in months)
+    if decided and strategy == CHALLENGE:
+        played = {backtest.name: backtest.play(found[backtest.name]) for backtest in backtests}
+        metrics = metrics_of(backtests[0].task, backtests[0].challenger.metric)
+        show_strategies(played, metrics, directory.root / "strategies.csv", console)
     return Outcome.DECIDED if decided else Outcome.FAILED

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from orchestration.backtest.strategy_names import REPLACE, STRATEGIES
 from orchestration.commands.options import (
     config_options,
     epilog,
@@ -23,6 +24,7 @@ _EPILOG = epilog(
     [
         "python local_runner.py backtest --from 201306 --to 201312",
         "python local_runner.py backtest --from 201306 --to 201312 --window 3",
+        "python local_runner.py backtest --from 201306 --to 201312 --strategy champion-challenger",
         "python local_runner.py backtest --from 201306 --to 201312 --compare "
         "slow:training.learning_rate=1e-4",
     ],
@@ -50,6 +52,14 @@ _EPILOG = epilog(
     metavar="NAME:KEY=VALUE[,KEY=VALUE]",
     help="Also backtest a variant with these settings. Repeatable.",
 )
+@click.option(
+    "--strategy",
+    type=click.Choice(STRATEGIES),
+    default=REPLACE,
+    show_default=True,
+    help="champion-challenger: also show what would have been served if a new version had to be "
+    "found better on the next span first.",
+)
 def backtest(
     first: int,
     last: int,
@@ -58,6 +68,7 @@ def backtest(
     config_path: str | None,
     settings: tuple[str, ...],
     variants: tuple[str, ...],
+    strategy: str,
 ) -> None:
     """Backtests past spans as the schedule would have run them.
 
@@ -85,6 +96,6 @@ def backtest(
         backtests = make_backtests(directory, config_path, given, variants, months, console)
     finish(
         console,
-        lambda: run_backtests(backtests, directory, console),
+        lambda: run_backtests(backtests, directory, console, strategy),
         stopped="Stopped. The same command continues from there.",
     )

@@ -36,6 +36,8 @@ _EPILOG = epilog(
         'python local_runner.py schedule --cron "0 6 * * *" --model my_model --model other',
     ],
     Outcome.PUSHED,
+    Outcome.PROMOTED,
+    Outcome.ROLLED_BACK,
     Outcome.NOTHING_NEW,
     Outcome.WAITING,
     Outcome.FAILED,
@@ -125,6 +127,8 @@ def schedule(
 ) -> None:
     """Retrains when there is new data, another configuration or code, or a drift alarm.
 
+    Promotes or rolls back a challenger when `monitor` has found it better or worse.
+
     Several models have one run at a time; one that is held up holds up no other.
     """
     if not (once or expression):
@@ -139,13 +143,15 @@ def schedule(
     configs = _read_configs(config_path, given, models, all_models)
     from orchestration.local.model_directories import find_directory
     from orchestration.local.situation import Situation, prepare
-    from orchestration.schedule import several
+    from orchestration.schedule import challenger, several
+    from orchestration.schedule.challenger import Settled
     from orchestration.schedule.clock import SystemClock
     from orchestration.schedule.decision import Backoff
     from orchestration.schedule.hooks import Hooks
     from orchestration.schedule.schedule import Schedule
     from orchestration.schedule.turn import Turn
     from pipeline.config import load_config
+    from storage.directory import ModelDirectory
     from terminal.tables import open_console
 
     console, clock, turn = open_console(), SystemClock(), Turn()
@@ -157,6 +163,14 @@ def schedule(
 
         def look() -> Situation:
             return prepare(load_config(config_path, own), directory).situation
+
+        def settle(settled: str) -> Settled | None:
+            config = load_config(config_path, own)
+            models = ModelDirectory(str(directory.serving), config.model_name)
+            found = challenger.settle(directory, models, config.challenger, settled)
+            if begun := challenger.begin(models, config.challenger):
+                say(begun)
+            return found
 
         def command(run_id: str, afresh: bool) -> list[str]:
             options = [f"--output={output.resolve()}", f"--run-id={run_id}"]
@@ -180,6 +194,7 @@ def schedule(
             settle_seconds=settle_seconds,
             hooks=Hooks(notify, webhook),
             turn=turn,
+            settle=settle,
         )
 
     schedules = [make_schedule(*one) for one in configs.items()]

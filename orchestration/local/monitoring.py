@@ -6,6 +6,7 @@ import json
 import time
 import traceback
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -106,6 +107,7 @@ def _monitor(
     begin(work.logs(run_id), console)
     from ml import request_log
     from orchestration.schedule import alarms
+    from orchestration.schedule.challenger import keep_finding
     from pipeline.monitoring import create_monitoring_pipeline
 
     try:
@@ -145,8 +147,10 @@ def _monitor(
     if show_failures(results, work, run_id, console):
         return Outcome.FAILED
     made = Path(results["ServingMonitor"].facts.report)
+    report = json.loads((made / "report.json").read_text(encoding="utf-8"))
+    keep_finding(directory, report, datetime.now(UTC).isoformat(timespec="seconds"))
     page, said, _ = alarms.publish(directory, made)
-    _show_report(console, json.loads((made / "report.json").read_text(encoding="utf-8")))
+    _show_report(console, report)
     console.print(Text(f"Report: {page}"), soft_wrap=True)
     if not said:
         return Outcome.NO_ALARM
@@ -173,5 +177,11 @@ def _show_report(console: Console, report: dict[str, Any]) -> None:
         )
     print_table(table, console)
     console.print()
+    if comparison := report["comparison"]:
+        said = f"Challenger {comparison['challenger']}, champion {comparison['champion']}"
+        console.print(Text(f"{said}: {comparison['verdict']}", "bold"), soft_wrap=True)
+        for reason in comparison["reasons"]:
+            console.print(Text(f"  {reason}"), soft_wrap=True)
+        console.print()
     for note in report["notes"]:
         console.print(Text(note), soft_wrap=True)

@@ -13,6 +13,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from typing_extensions import TypedDict  # That of Python 3.11 pydantic does not take.
 
 from orchestration.local.cache_keys import CodeVersion
+from pipeline.challenger_config import ChallengerConfig
 from pipeline.config import Config, MonitorConfig
 from pipeline.kubeflow_config import KubeflowConfig
 from pipeline.layers import ConfigError, Layer, merge
@@ -41,7 +42,12 @@ class Origin(TypedDict):
 def settings_of(config: Config) -> dict[str, Any]:
     """The settings that a model depends on."""
     # Where it would run on Kubeflow, what alarms later and how long it may take change no model.
-    other = dataclasses.replace(config, kubeflow=KubeflowConfig(), monitor=MonitorConfig())
+    other = dataclasses.replace(
+        config,
+        kubeflow=KubeflowConfig(),
+        monitor=MonitorConfig(),
+        challenger=ChallengerConfig(),
+    )
     settings = dataclasses.asdict(
         dataclasses.replace(other, node_timeout_minutes=0.0, node_timeouts={})
     )

@@ -103,6 +103,11 @@ class OutputDirectory:
         return self.root / "alarm.json"
 
     @property
+    def challenger(self) -> Path:
+        """The verdict on the challenger, for the schedule."""
+        return self.root / "challenger.json"
+
+    @property
     def monitoring(self) -> Path:
         """Folder of monitoring: its reports, runs, metadata and lock."""
         return self.root / "monitoring"

@@ -25,6 +25,7 @@ from components.evaluator.verdict import Verdict
 from components.explainer.importance import shares
 from components.serving_validator.component import read_report
 from ml.artifacts import anomalies_uri, load_schema
+from ml.compared_requests import Pair
 from ml.file_names import TRAINING_FILE
 from ml.metrics import Metric
 from ml.requests import Requests
@@ -290,6 +291,14 @@ def _request_example_gen(outputs: Outputs) -> Summary:
     return Summary(f"{counts} rows; {sum(requests.labelled.values()):,} of them with a label")
 
 
+def _traffic_example_gen(outputs: Outputs) -> Summary:
+    text = outputs["examples"].get_string_custom_property("pair")
+    if not text:
+        return Summary("no challenger")
+    pair = Pair.from_json(text)
+    return Summary(f"challenger {pair.challenger}, champion {pair.champion}")
+
+
 def _serving_monitor(outputs: Outputs) -> Summary:
     content = outputs["report"].read()
     alarms = content["alarms"]
@@ -333,5 +342,6 @@ _BY_NODE: dict[str, Callable[[Outputs], Summary]] = {
     "ServingValidator": _serving_validator,
     "Pusher": _pusher,
     "RequestExampleGen": _request_example_gen,
+    "TrafficExampleGen": _traffic_example_gen,
     "ServingMonitor": _serving_monitor,
 }

@@ -22,6 +22,7 @@ from orchestration.local.output_directory import BusyError, OutputDirectory
 from orchestration.local.situation import Situation
 from orchestration.outcome import Outcome
 from orchestration.schedule.alarms import waiting_alarm
+from orchestration.schedule.challenger import Settled
 from orchestration.schedule.clock import Clock, iso, show
 from orchestration.schedule.completeness import unfinished
 from orchestration.schedule.decision import Backoff, Idle, Later, Retrain, decide, subject
@@ -55,6 +56,8 @@ class Schedule:
       settle_seconds: Files younger than this may not be complete.
       hooks: Who is told the outcome of a run.
       turn: Has one run at a time go on, of all schedules that share it.
+      settle: Does what follows from the newest verdict on a challenger, unless it is the one with
+        this id; see `schedule.challenger.settle`.
     """
 
     directory: OutputDirectory
@@ -66,6 +69,7 @@ class Schedule:
     settle_seconds: float = 60.0
     hooks: Hooks = field(default_factory=Hooks)
     turn: Turn = field(default_factory=Turn)
+    settle: Callable[[str], Settled | None] = lambda _: None
 
     def keep_firing(self, cron: Cron) -> None:
         """Fires whenever it is time to, until it is to end.
@@ -157,6 +161,7 @@ class Schedule:
     def _fire(self, state: State) -> Outcome:
         self._tell(state)
         self._settle_launched(state)
+        nothing_new = self._settle_challenger(state) or Outcome.NOTHING_NEW
         waited = 0.0
         while not self.clock.stopping:
             if self.directory.in_use():
@@ -170,7 +175,7 @@ class Schedule:
             if isinstance(decision, Idle):
                 state.problem = None
                 self.say(decision.reason)
-                return Outcome.NOTHING_NEW
+                return nothing_new
             if isinstance(decision, Later):
                 self.say(decision.reason)
                 if state.attempts[subject(situation, alarm)].number > self.backoff.retries:
@@ -276,6 +281,25 @@ class Schedule:
         if self.directory.in_use() and (not record or record.outcome == Outcome.RUNNING):
             raise BusyError(f"run {state.launched.run_id}, started earlier, is still going")
         self._account(state, state.launched, None)
+
+    def _settle_challenger(self, state: State) -> Outcome | None:
+        """Promotes or rolls back a challenger, or leaves it to a person; tells the hooks."""
+        settled = self.settle(state.settled_challenger)
+        if settled is None:
+            return None
+        reasons = "".join(f"\n  {line}" for line in settled.reasons)
+        self.say(f"Challenger {settled.version}: {settled.outcome}.{reasons}")
+        state.settled_challenger = settled.id
+        state.untold = _message(
+            settled.outcome,
+            model=settled.model_name,
+            version=settled.version,
+            reasons=settled.reasons,
+            ended=iso(self.clock.now()),
+        )
+        self._save(state)
+        self._tell(state)
+        return settled.outcome
 
     def _account(self, state: State, launched: Launched, status: int | None) -> Outcome:
         """Records the outcome of a run, and tells the hooks unless the run is tried again.

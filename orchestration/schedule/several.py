@@ -20,7 +20,7 @@ _AGAIN_SECONDS = 60.0
 # Of several outcomes the first one here is that of all.
 _WORST = (
     *(Outcome.INTERRUPTED, Outcome.FAILED, Outcome.STOPPED_BY_GATE, Outcome.NOT_BLESSED),
-    *(Outcome.BUSY, Outcome.WAITING, Outcome.PUSHED),
+    *(Outcome.BUSY, Outcome.WAITING, Outcome.PUSHED, Outcome.PROMOTED, Outcome.ROLLED_BACK),
 )
 _T = TypeVar("_T")
 

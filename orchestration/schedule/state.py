@@ -103,6 +103,7 @@ class State:
     Attributes:
       last_firing: When the last complete firing began.
       obeyed_alarm: Id of the alarm that was obeyed last.
+      settled_challenger: Id of the verdict on a challenger that was settled last.
       attempts: How runs ended, by subject.
       inputs: What a run key was made of: "data" and "configuration", by run key.
       launched: A run that is not accounted for yet.
@@ -112,6 +113,7 @@ class State:
 
     last_firing: AwareDatetime | None = None
     obeyed_alarm: str = ""
+    settled_challenger: str = ""
     attempts: dict[str, Attempt] = field(default_factory=dict)
     inputs: dict[str, dict[str, str]] = field(default_factory=dict)
     launched: Launched | None = None

@@ -95,6 +95,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
         "groups": "{}",
     },
     "ServedModel": {"version": 0, "public_keys": "[]", "encryption_keys": ""},
+    "ServingMonitor": {"challenger": "{}"},
     "RequestExampleGen": {
         "data_uri": "",
         "layout": LAYOUT,

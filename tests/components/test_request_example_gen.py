@@ -437,7 +437,7 @@ def test_request_example_gen_joins_labels_of_text_by_vectors(
             "kind": [b"a", b"c", b"a", b"z", b"b"],
         }
     )
-    monkeypatch.setattr(request_example_gen, "_read_labels", lambda *_: (known, [201303]))
+    monkeypatch.setattr(request_example_gen, "read_labels", lambda *_: (known, [201303]))
     examples = generate_vectors(SPECIES, data_uri="any", features=json.dumps(["image"]))
     assert stored(examples, "kind") == [[b"a"], [b"c"], [], [b"z"]]
     assert Requests.from_examples(examples).labelled == {"current": 2}
@@ -450,7 +450,7 @@ def test_request_example_gen_joins_the_weight_of_a_row_with_its_label(
     write_requests(tmp_path, {"image": images}, {PROBABILITY: np.ones((2, 1), np.float32)})
     packed = [row.tobytes() for row in images]
     known = pd.DataFrame({"image": packed[:1], "kind": [b"a"], "x": [2.5]})
-    monkeypatch.setattr(request_example_gen, "_read_labels", lambda *_: (known, [201303]))
+    monkeypatch.setattr(request_example_gen, "read_labels", lambda *_: (known, [201303]))
     task = Task("binary", "kind", ("a", "b"), example_weight="x")
     examples = generate_vectors(task, data_uri="any", features=json.dumps(["image"]))
     assert (stored(examples, "kind"), stored(examples, "x")) == ([[b"a"], []], [[2.5], []])

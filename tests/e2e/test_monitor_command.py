@@ -11,9 +11,11 @@ import pandas as pd
 import pytest
 
 from orchestration.local.output_directory import OutputDirectory
+from storage.directory import ModelDirectory
+from storage.traffic import set_traffic
 from tests import forked
 from tests.conftest import PROJECT, Cli, PushedRun, read_month, thin
-from tests.played_requests import play
+from tests.played_requests import MODEL, play
 
 MARCH = ("--since", "2013-03-01", "--until", "2013-04-01")
 APRIL = ("--since", "2013-04-01", "--until", "2013-05-01")
@@ -59,6 +61,15 @@ def report_of(screen: str) -> Path:
     return Path(line.removeprefix("Report: "))
 
 
+def challenge(cli: Cli, live: int) -> None:
+    """A copy of the live version is its challenger, in a shadow."""
+    models = ModelDirectory(str(cli.output / "serving_model"), MODEL)
+    shutil.copytree(models.version_uri(live), models.version_uri(live + 1))
+    models.pin(live, "champion")
+    models.pin(live + 1, "challenger")
+    set_traffic(models, "shadow", by="ann")
+
+
 def files(root: Path) -> set[Path]:
     return {path for path in root.rglob("*") if path.is_file()}
 
@@ -66,6 +77,8 @@ def files(root: Path) -> set[Path]:
 def test_monitor_reports_a_real_month_without_alarm(
     served: Cli, real: Path, pushed: PushedRun
 ) -> None:
+    live = int(pushed.version.name)
+    challenge(served, live)
     before = files(served.output)
     done = monitor(served, real, *MARCH)
     assert done.returncode == 0, done.stdout
@@ -86,7 +99,14 @@ def test_monitor_reports_a_real_month_without_alarm(
     }
     # Neither runs, nor the schedule, nor ML Metadata of the training pipeline are touched.
     added = files(served.output) - before
-    assert {path.relative_to(served.directory).parts[0] for path in added} == {"monitoring"}
+    assert {path.relative_to(served.directory).parts[0] for path in added} == {
+        *("monitoring", "challenger.json")
+    }
+    # The log is from before the challenger; the schedule gets a verdict all the same.
+    assert f"Challenger {live + 1}, champion {live}: not yet" in done.stdout
+    verdict = json.loads((served.directory / "challenger.json").read_text())
+    assert verdict["verdict"] == "not yet"
+    assert verdict["reasons"] == ["nothing was logged of the two yet"]
 
 
 def test_monitor_raises_an_alarm_for_a_corrupted_month_and_the_schedule_retrains(

@@ -100,6 +100,18 @@ def test_backtest_evaluates_each_month_with_the_version_of_the_month_before(worl
     assert world.said == ["base: 201302, 1 of 3", "base: 201303, 2 of 3", "base: 201304, 3 of 3"]
 
 
+def test_backtest_plays_the_strategies_on_its_months(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(backtest_module, "_PLAY", "toy_measurement.play")
+    backtest = world.backtest()
+    played = backtest.play(backtest.run())
+    assert [(served.month, served.newest) for served in played] == [
+        *((201302, None), (201303, 2), (201304, 3))
+    ]
+    assert (world.directory.root / "played").read_text() == "86400 promote\n"
+
+
 def test_backtest_goes_on_after_a_month_that_is_not_pushed(world: World) -> None:
     world.outcomes = {201302: "not blessed", 201304: "stopped by the gate"}
     months = world.backtest().run()

@@ -60,7 +60,9 @@ def test_run_help_names_the_exit_status_of_each_outcome() -> None:
     no_end = (Outcome.RUNNING, Outcome.KILLED, Outcome.UNKNOWN)
     of_others = (Outcome.WAITING, Outcome.ALARM, Outcome.NO_ALARM, Outcome.CLEAN, Outcome.DECIDED)
     of_reproduce = (Outcome.SAME, Outcome.DIFFERENT)
-    for outcome in set(Outcome) - {*no_end, *of_others, *of_reproduce, Outcome.PREDICTED}:
+    of_schedule = (Outcome.PROMOTED, Outcome.ROLLED_BACK)
+    others = {*of_others, *of_reproduce, *of_schedule, Outcome.PREDICTED}
+    for outcome in set(Outcome) - {*no_end, *others}:
         assert outcome.meaning in shown[outcome.exit_status]
     assert "usage" in shown[USAGE_STATUS]
     assert set(statuses(local_runner.main.commands["schedule"])) == set(shown)

@@ -32,6 +32,7 @@ from orchestration.local.output_directory import OutputDirectory
 from orchestration.local.situation import Situation
 from orchestration.outcome import Outcome
 from orchestration.schedule import hooks as hooks_module
+from orchestration.schedule.challenger import Settled
 from orchestration.schedule.completeness import unfinished
 from orchestration.schedule.cron import Cron
 from orchestration.schedule.decision import Backoff, Idle, Later, Retrain, decide, subject
@@ -920,3 +921,41 @@ def test_schedule_pushes_after_anything_was_killed_at_any_time(world: World, see
         assert "Nothing new" in again.communicate(timeout=30)[0]
     assert outcomes(world)[-1] == "pushed"
     assert "running" not in [record.outcome for record in list_runs(world.directory)]
+
+
+# --- A challenger.
+
+
+def test_schedule_settles_a_challenger_once_and_tells_the_hooks(desk: Desk) -> None:
+    desk.world.serve(7, KEY)
+    asked: list[str] = []
+
+    def settle(settled: str) -> Settled | None:
+        asked.append(settled)
+        done = Settled("1 2 better", Outcome.PROMOTED, "toy", 2, ("0.1 lower",))
+        return None if settled == done.id else done
+
+    assert desk.fire(settle=settle) == Outcome.PROMOTED
+    (told,) = desk.told
+    assert (told["outcome"], told["model"], told["version"]) == ("promoted", "toy", 2)
+    assert told["reasons"] == ["0.1 lower"]
+    assert desk.said[0] == "Challenger 2: promoted.\n  0.1 lower"
+    assert desk.fire(settle=settle) == Outcome.NOTHING_NEW
+    assert asked == ["", "1 2 better"]
+    assert len(desk.told) == 1
+
+
+def test_schedule_retrains_after_it_settled_a_challenger(desk: Desk) -> None:
+    done = Settled("1 2 worse", Outcome.ROLLED_BACK, "toy", 2, ())
+    assert desk.fire(settle=lambda settled: None if settled else done) == Outcome.PUSHED
+    assert [told["outcome"] for told in desk.told] == ["rolled back", "pushed"]
+
+
+def test_schedule_tells_that_a_challenger_cannot_be_settled(desk: Desk) -> None:
+    def settle(_: str) -> Settled | None:
+        raise UserError("the label is gone")
+
+    assert desk.fire(settle=settle) == Outcome.FAILED
+    assert desk.fire(settle=settle) == Outcome.FAILED
+    (told,) = desk.told
+    assert told["reasons"] == ["the label is gone"]

@@ -6,6 +6,9 @@ import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+from components.serving_monitor.comparison import Rules
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,22 @@ def measure(
         baseline_score=None if stopped else 0.72,
         drift=("size", 0.25, 0.5) if served else None,
     )
+
+
+def play(
+    metadata: str,
+    lock: str,
+    months: tuple[Any, ...],
+    task: str,
+    time_column: str,
+    block_seconds: float,
+    rules: dict[str, Any],
+    actions: dict[str, str],
+) -> list[dict[str, Any]]:
+    """The newest version of a month is the one that was served."""
+    Rules(**rules)
+    _note(Path(metadata).parent / "played", f"{block_seconds:g} {actions['better']}")
+    return [{"month": m.month, "newest": m.served_version, "verdict": "not yet"} for m in months]
 
 
 def fail(message: str) -> None:
