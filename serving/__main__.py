@@ -21,6 +21,7 @@ from serving.commands.sign import sign
 from serving.commands.unpin import unpin
 from serving.commands.verify import verify
 from serving.commands.versions import versions
+from serving.commands.vertex import vertex
 from terminal.streams import run_command
 
 
@@ -45,7 +46,7 @@ def main() -> None:
 
 for command in (serve, predict, explain, versions, rollback, promote, pin, unpin):
     main.add_command(command)
-for command in (card, sign, verify, mirror, new_key, reencrypt):
+for command in (card, sign, verify, mirror, new_key, reencrypt, vertex):
     main.add_command(command)
 
 if __name__ == "__main__":
