@@ -16,7 +16,7 @@ import re
 import socket
 import threading
 import urllib.parse
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -660,10 +660,3 @@ def _empty() -> dict[str, Any]:
 
 def _message(kind: str, **fields: Any) -> dict[str, Any]:
     return {"@type": f"type.googleapis.com/google.cloud.aiplatform.v1.{kind}", **fields}
-
-
-def environment(stub: VertexStub, credentials: Path) -> Iterator[tuple[str, str]]:
-    """Environment variables by which Google's libraries find the stub's tokens and storage."""
-    yield "GOOGLE_APPLICATION_CREDENTIALS", str(credentials)
-    yield "STORAGE_EMULATOR_HOST", stub.url
-    yield "GOOGLE_CLOUD_PROJECT", ""
