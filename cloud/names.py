@@ -21,6 +21,7 @@ def _checker(pattern: str, expected: str) -> Callable[[str], str]:
 # Each returns the text, which may be empty, and raises a ValueError that says what is expected.
 check_project = _checker(_PROJECT, 'the ID of a Google Cloud project, such as "my-project"')
 check_location = _checker(_REGION, 'a region such as "europe-west4"')
+check_aws_region = _checker(r"[a-z]{2}(-[a-z]+)+-[0-9]", 'a region such as "eu-central-1"')
 check_service_account = _checker(
     r"[a-zA-Z0-9._-]+@[a-z0-9.-]+\.gserviceaccount\.com",
     'the address of a service account, "name@project.iam.gserviceaccount.com",',

@@ -118,17 +118,12 @@ def container(server: Server, model_name: str, location: str, trust: TrustStore)
     if server.kind == PREBUILT:
         region = _REGIONS.get(location.partition("-")[0], "us")
         return {"image_uri": _PREBUILT_IMAGE.format(region)}
-    keys = [pem.decode() for pem in map(trust.find, trust.key_ids) if pem]
-    if len(keys) != 1:
-        raise ValueError(
-            f"{len(keys)} public keys: a server on Vertex AI trusts one; name it by --public-key"
-        )
     return {
         "image_uri": server.image,
         "command": ["sh", "-c", _START],
         "env": [
             {"name": "MODEL_NAME", "value": model_name},
-            {"name": "FLIGHTDECK_PUBLIC_KEYS", "value": keys[0]},
+            {"name": "FLIGHTDECK_PUBLIC_KEYS", "value": only_key(trust)},
         ],
         "ports": [{"container_port": _PORT}],
         "predict_route": f"/v1/models/{model_name}:predict",
@@ -137,14 +132,14 @@ def container(server: Server, model_name: str, location: str, trust: TrustStore)
 
 
 def model(
-    model_name: str, version: int, artifact_uri: str, spec: Mapping[str, Any], digest: str, key: str
+    model_name: str, version: int, uri: str, spec: Mapping[str, Any], digest: str, key: str
 ) -> dict[str, Any]:
     """The fields of `Model`: a version of the model in the registry.
 
     Args:
       model_name: Name of the model.
       version: Number of the version.
-      artifact_uri: Folder of its files in a bucket.
+      uri: Folder of its files in a bucket, of `artifact_uri`.
       spec: The container, of `container`.
       digest: What `digest_of` says of its files and container.
       key: Key of Cloud KMS that it is encrypted with; "" for Google's own.
@@ -153,7 +148,7 @@ def model(
         "display_name": model_name,
         "version_aliases": [alias(version)],
         "version_description": description(version, digest),
-        "artifact_uri": artifact_uri,
+        "artifact_uri": uri,
         "container_spec": dict(spec),
         "labels": {MODEL_LABEL: label(model_name)},
         **_encryption(key),
@@ -186,6 +181,26 @@ def deployed_model(
         },
         **account,
     }
+
+
+def only_key(trust: TrustStore) -> str:
+    """The PEM of the one public key that servers are to trust.
+
+    Raises:
+      ValueError: If there are several.
+    """
+    keys = [pem.decode() for pem in map(trust.find, trust.key_ids) if pem]
+    if len(keys) != 1:
+        raise ValueError(
+            f"there are {len(keys)} public keys, of which servers trust one: name it by "
+            "--public-key"
+        )
+    return keys[0]
+
+
+def artifact_uri(bucket: str, model_name: str, version: int, digest: str) -> str:
+    """The folder in a bucket for the files of a version; other files have another one."""
+    return f"{bucket.rstrip('/')}/{model_name}/{version}-{digest[:12]}"
 
 
 def version_of(display_name: str) -> int | None:

@@ -77,7 +77,8 @@ class Registry:
             found = self._find(version, digest)
         if found is not None:
             return Registered(found, uploaded=False)
-        staging = self._staging(bucket, version, digest)
+        uri = documents.artifact_uri(bucket, self._model_name, version, digest)
+        staging = Staging(uri, self._vertex.place.project, self._vertex.credentials)
         self._say(f"Copying version {version} to {staging.uri}")
         staging.put(folder)
         document = documents.model(self._model_name, version, staging.uri, spec, digest, key)
@@ -176,7 +177,3 @@ class Registry:
                 "another image: undeploy it with --delete first, or leave it as it is."
             )
         return f"{self.resource}@{found.version_id}"
-
-    def _staging(self, bucket: str, version: int, digest: str) -> Staging:
-        uri = f"{bucket.rstrip('/')}/{self._model_name}/{version}-{digest[:12]}"
-        return Staging(uri, self._vertex.place.project, self._vertex.credentials)
