@@ -77,7 +77,9 @@ class Vertex:
     def __init__(self, place: Place, timeout: float = 60.0) -> None:
         self.place = place
         self._timeout = timeout
-        self.credentials, self._own_project = find_credentials()
+        self.credentials, project = find_credentials()
+        # The environment may name another project than the credentials are of.
+        self._own_project = getattr(self.credentials, "project_id", None) or project
         self._clients: dict[str, Any] = {}
 
     def client(self, service: str) -> Any:
@@ -143,54 +145,77 @@ class Vertex:
         """
         return self._call(what, service, method, request, changes=True)
 
-    def finish(self, what: str, service: str, operation: Any, poll_seconds: float = 5.0) -> None:
+    def begin(self, what: str, service: str, method: str, /, **request: Any) -> str:
+        """As `change`, for a method that takes its time; returns the name of the operation."""
+        return str(self.change(what, service, method, **request).operation.name)
+
+    def finish(self, what: str, operation: str, poll_seconds: float = 5.0) -> None:
         """Waits for the end of an operation.
 
         Args:
           what: What it does, after "Cannot".
-          service: The service that was called.
-          operation: The operation, or what a method that starts one returned.
+          operation: Name of the operation.
           poll_seconds: Longest time between two looks.
 
         Raises:
           CloudError: If it fails, or several looks in a row do.
         """
-        found = getattr(operation, "operation", operation)
         failures, pause = 0, min(0.2, poll_seconds)
-        while not found.done:
-            time.sleep(pause)
-            pause = min(pause * 1.5, poll_seconds)
+        while True:
             try:
-                found = self._call(
-                    what, service, "get_operation", {"name": found.name}, changes=False
-                )
+                found = self._read(what, operation)
                 failures = 0
             except CloudError as error:
                 failures += 1
                 if not error.passing or failures >= _PATIENCE:
                     raise
-        if found.HasField("error"):
+            else:
+                if found.get("done"):
+                    break
+            time.sleep(pause)
+            pause = min(pause * 1.5, poll_seconds)
+        if error := found.get("error"):
             raise CloudError(
-                f"Cannot {what}: {one_line(found.error.message)} (code {found.error.code})."
+                f"Cannot {what}: {one_line(str(error.get('message')))} (code {error.get('code')})."
             )
 
-    def finish_begun(self, what: str, service: str, resource: str, poll_seconds: float) -> bool:
+    def finish_begun(self, what: str, resource: str, poll_seconds: float) -> bool:
         """Waits for operations on a resource that an earlier call began, however they end.
 
         Returns:
           Whether there were any.
         """
-        begun = False
-        listed = self.find(
-            what, service, "list_operations", name=resource, filter="done=false", page_size=100
-        )
-        for operation in listed.operations if listed else ():
-            if not operation.done:
-                begun = True
-                # What it did, or did not, the next look tells.
-                with contextlib.suppress(CloudError):
-                    self.finish(what, service, operation, poll_seconds)
-        return begun
+        try:
+            listed = self._read(what, f"{resource}/operations", filter="done=false")
+        except CloudError as error:
+            if error.status == 404:  # There is no such resource yet.
+                return False
+            raise
+        begun = [one["name"] for one in listed.get("operations", []) if not one.get("done")]
+        for name in begun:
+            # What it did, or did not, the next look tells.
+            with contextlib.suppress(CloudError):
+                self.finish(what, name, poll_seconds)
+        return bool(begun)
+
+    def _read(self, what: str, path: str, **query: str) -> dict[str, Any]:
+        """A resource as JSON. The library's own clients look for operations below /ui."""
+        from google.api_core.exceptions import from_http_response
+        from google.auth.transport.requests import AuthorizedSession
+
+        with self._errors(what, changes=False), AuthorizedSession(self.credentials) as session:
+            response = session.get(
+                f"{self.place.address}/v1/{path}", params=query, timeout=self._timeout
+            )
+            if response.status_code >= 400:
+                raise from_http_response(response)
+            try:
+                found = response.json()
+            except ValueError:
+                found = None
+        if not isinstance(found, dict):
+            raise CloudError(f"Cannot {what}: {self.place.address} does not speak JSON.")
+        return found
 
     def _call(
         self, what: str, service: str, method: str, request: dict[str, Any], *, changes: bool

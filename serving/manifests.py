@@ -15,6 +15,7 @@ from typing import Any
 import yaml
 
 from cloud.names import check_all
+from serving.versions import as_serving_directory
 from serving.vertex import documents
 from serving.vertex.documents import Server
 from serving.vertex.staging import file_digests
@@ -175,7 +176,7 @@ def _vertex(installation: Installation, trust: TrustStore, copy: PrivateCopy) ->
         documents.OURS, installation.image, service_account=installation.service_account
     )
     spec = documents.container(server, name, installation.location, trust)
-    digest = documents.digest_of(file_digests(copy.directory.serving_dir), spec)
+    digest = documents.digest_of(file_digests(as_serving_directory(copy)), spec)
     uri = documents.artifact_uri(installation.google_serving_dir, name, version, digest)
     parent = f"projects/{installation.project}/locations/{installation.location}"
     resource = f"{parent}/models/{documents.model_id(name)}@{documents.alias(version)}"

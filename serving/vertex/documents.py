@@ -227,7 +227,7 @@ def label(text: str) -> str:
 
 def _slug(name: str) -> str:
     """A name in lower-case letters, digits and `_`; with a digest where that loses something."""
-    if re.fullmatch(rf"[a-z0-9_]{{1,{_LONGEST_ID}}}", name, re.ASCII):
+    if re.fullmatch(rf"[a-z0-9_]{{0,{_LONGEST_ID}}}[a-z0-9]", name, re.ASCII):
         return name
     digest = hashlib.sha256(name.encode()).hexdigest()[:8]
     short = re.sub(r"[^a-z0-9_]", "-", name.lower())[:_LONGEST_ID]

@@ -75,7 +75,7 @@ class ModelEndpoint:
             # Before there is one, its operations are the region's.
             self._say(f"Making the endpoint {self.id}")
             try:
-                operation = self._vertex.change(
+                operation = self._vertex.begin(
                     what,
                     _SERVICE,
                     "create_endpoint",
@@ -83,11 +83,11 @@ class ModelEndpoint:
                     endpoint=documents.endpoint(self._model_name, network, key),
                     endpoint_id=self.id,
                 )
-                self._vertex.finish(what, _SERVICE, operation, self._poll_seconds)
+                self._vertex.finish(what, operation, self._poll_seconds)
             except CloudError as error:
                 if not (error.unsure or error.status == 409):
                     raise
-                self._vertex.finish_begun(what, _SERVICE, self.resource, self._poll_seconds)
+                self._vertex.finish_begun(what, self.resource, self._poll_seconds)
                 if self._find() is None:
                     raise
             endpoint = self._find()
@@ -117,13 +117,13 @@ class ModelEndpoint:
         """
         what = f"deploy version {version}"
         # An earlier call may have begun it.
-        self._vertex.finish_begun(what, _SERVICE, self.resource, self._poll_seconds)
+        self._vertex.finish_begun(what, self.resource, self._poll_seconds)
         if self._is_there(version, model):
             return False
         self._say(f"Deploying version {version}: this takes some minutes")
         only = not self.deployed()
         try:
-            operation = self._vertex.change(
+            operation = self._vertex.begin(
                 what,
                 _SERVICE,
                 "deploy_model",
@@ -132,11 +132,11 @@ class ModelEndpoint:
                 # "0" is the one being deployed.
                 traffic_split={"0": _WHOLE} if only else {},
             )
-            self._vertex.finish(what, _SERVICE, operation, self._poll_seconds)
+            self._vertex.finish(what, operation, self._poll_seconds)
         except CloudError as error:
             if not error.unsure:
                 raise
-            self._vertex.finish_begun(what, _SERVICE, self.resource, self._poll_seconds)
+            self._vertex.finish_begun(what, self.resource, self._poll_seconds)
             if not self._is_there(version, model):
                 raise
         return True
@@ -230,18 +230,18 @@ class ModelEndpoint:
         what = f"undeploy version {version}"
         self._say(f"Undeploying version {version}")
         try:
-            operation = self._vertex.change(
+            operation = self._vertex.begin(
                 what,
                 _SERVICE,
                 "undeploy_model",
                 endpoint=self.resource,
                 deployed_model_id=documents.deployed_id(version),
             )
-            self._vertex.finish(what, _SERVICE, operation, self._poll_seconds)
+            self._vertex.finish(what, operation, self._poll_seconds)
         except CloudError as error:
             if error.status != 404 and not error.unsure:
                 raise
-            self._vertex.finish_begun(what, _SERVICE, self.resource, self._poll_seconds)
+            self._vertex.finish_begun(what, self.resource, self._poll_seconds)
             if version in {one.version for one in self.deployed()}:
                 raise
         return True
@@ -249,7 +249,7 @@ class ModelEndpoint:
     def tear_down(self) -> None:
         """Takes all versions off the endpoint, and deletes it."""
         what = f"delete the endpoint {self.id}"
-        self._vertex.finish_begun(what, _SERVICE, self.resource, self._poll_seconds)
+        self._vertex.finish_begun(what, self.resource, self._poll_seconds)
         # Those without traffic first; one that has some must be alone, so it gets all of it.
         for one in sorted(self.deployed(), key=lambda each: each.percent):
             left = self.deployed()
@@ -259,8 +259,8 @@ class ModelEndpoint:
             self.undeploy(one.version)
         if self._find() is not None:
             self._say(f"Deleting the endpoint {self.id}")
-            operation = self._vertex.change(what, _SERVICE, "delete_endpoint", name=self.resource)
-            self._vertex.finish(what, _SERVICE, operation, self._poll_seconds)
+            operation = self._vertex.begin(what, _SERVICE, "delete_endpoint", name=self.resource)
+            self._vertex.finish(what, operation, self._poll_seconds)
 
     def _find(self) -> Any:
         endpoint = self._vertex.find(

@@ -8,6 +8,7 @@ from typing import Any
 
 from cloud.errors import CloudError
 from cloud.vertex import Vertex
+from serving.versions import as_serving_directory
 from serving.vertex import documents
 from serving.vertex.staging import Staging, file_digests
 from storage.keys import SignatureError
@@ -68,11 +69,11 @@ class Registry:
         if copy.signed is None:
             raise SignatureError(f"version {copy.version} was not verified: it is not uploaded")
         version, directory = copy.version, copy.directory
-        folder = directory.serving_dir if whole else directory.version_uri(version)
+        folder = as_serving_directory(copy) if whole else directory.version_uri(version)
         digest = documents.digest_of(file_digests(folder), spec)
         found = self._find(version, digest)
         if found is None and self._vertex.finish_begun(
-            f"upload version {version}", _SERVICE, self.resource, self._poll_seconds
+            f"upload version {version}", self.resource, self._poll_seconds
         ):
             found = self._find(version, digest)
         if found is not None:
@@ -115,8 +116,8 @@ class Registry:
                 name=f"{self.resource}@{newest}",
                 version_aliases=["default"],
             )
-        operation = self._vertex.change(what, _SERVICE, "delete_model_version", name=name)
-        self._vertex.finish(what, _SERVICE, operation, self._poll_seconds)
+        operation = self._vertex.begin(what, _SERVICE, "delete_model_version", name=name)
+        self._vertex.finish(what, operation, self._poll_seconds)
         return True
 
     def delete_model(self) -> bool:
@@ -124,8 +125,8 @@ class Registry:
         what = f"delete the model {documents.model_id(self._model_name)} from the registry"
         if self._vertex.find(what, _SERVICE, "get_model", name=self.resource) is None:
             return False
-        operation = self._vertex.change(what, _SERVICE, "delete_model", name=self.resource)
-        self._vertex.finish(what, _SERVICE, operation, self._poll_seconds)
+        operation = self._vertex.begin(what, _SERVICE, "delete_model", name=self.resource)
+        self._vertex.finish(what, operation, self._poll_seconds)
         return True
 
     def _create(self, version: int, document: Mapping[str, Any]) -> None:
@@ -137,7 +138,7 @@ class Registry:
             else {"model_id": documents.model_id(self._model_name)}
         )
         try:
-            operation = self._vertex.change(
+            operation = self._vertex.begin(
                 what,
                 _SERVICE,
                 "upload_model",
@@ -147,12 +148,10 @@ class Registry:
             )
         except CloudError as error:
             begun = error.unsure or error.status == 409
-            if begun and self._vertex.finish_begun(
-                what, _SERVICE, self.resource, self._poll_seconds
-            ):
+            if begun and self._vertex.finish_begun(what, self.resource, self._poll_seconds):
                 return
             raise
-        self._vertex.finish(what, _SERVICE, operation, self._poll_seconds)
+        self._vertex.finish(what, operation, self._poll_seconds)
 
     def _look(self, version: int) -> Any:
         return self._vertex.find(

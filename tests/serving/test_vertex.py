@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -166,9 +169,6 @@ def test_vertex_server_script_verifies_the_uploaded_files(
     stub: VertexStub, tool: Tool, tmp_path: Path
 ) -> None:
     """The script of the container, run here on what is in the bucket, up to the server."""
-    import subprocess
-    import sys
-
     tool("deploy", str(OLD), "--server", "flightdeck", "--image", IMAGE)
     model = stub.models[MODEL]["1"]
     folder = model["artifactUri"].removeprefix(f"gs://{BUCKET}/")
@@ -255,7 +255,7 @@ def test_vertex_leaves_an_endpoint_that_is_not_its_own(stub: VertexStub, tool: T
         (("--project", "My_Project"), "project 'My_Project'"),
         (("--location", "Europe"), "location 'Europe'"),
         (("--bucket", "s3://bucket"), "gs://bucket/folder is expected"),
-        (("--bucket", "gs://bucket/a/../b"), None),
+        (("--bucket", "gs://bucket/a b"), "gs://bucket/folder is expected"),
         (("--server", "flightdeck"), "needs its image"),
         (("--server", "flightdeck", "--image", "flightdeck:latest"), "by digest"),
         (("--min-replicas", "3"), "at least 1"),
@@ -267,10 +267,8 @@ def test_vertex_leaves_an_endpoint_that_is_not_its_own(stub: VertexStub, tool: T
     ],
 )
 def test_vertex_deploy_refuses_settings_before_anything_is_sent(
-    stub: VertexStub, tool: Tool, options: tuple[str, ...], reason: str | None
+    stub: VertexStub, tool: Tool, options: tuple[str, ...], reason: str
 ) -> None:
-    if reason is None:  # A folder of that name is one that a bucket may have.
-        return
     # The last one of an option counts, and the tool's own come last.
     given = CliRunner().invoke(
         main,
@@ -325,7 +323,7 @@ def test_vertex_of_another_region_is_refused_in_one_line(
 @pytest.mark.parametrize(
     "method", ["upload_model", "create_endpoint", "deploy_model", "update_endpoint"]
 )
-@pytest.mark.parametrize("fault", [429, 503, DROP, DROP_AFTER])
+@pytest.mark.parametrize("fault", [429, DROP, DROP_AFTER])
 def test_vertex_deploy_goes_on_after_a_quota_or_the_network(
     stub: VertexStub, tool: Tool, method: str, fault: int | str
 ) -> None:
@@ -404,8 +402,6 @@ def test_vertex_deploy_names_a_bucket_that_it_may_not_write(stub: VertexStub, to
 def test_vertex_deploy_without_the_library_says_what_to_install(
     tool: Tool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import sys
-
     for name in [one for one in sys.modules if one.startswith("google.cloud.aiplatform_v1")]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "google.cloud.aiplatform_v1", None)
@@ -483,7 +479,7 @@ def test_vertex_undeploy_deletes_the_default_version_of_the_registry_too(
 
 
 @pytest.mark.parametrize("method", ["undeploy_model", "delete_endpoint", "update_endpoint"])
-@pytest.mark.parametrize("fault", [503, DROP, DROP_AFTER])
+@pytest.mark.parametrize("fault", [DROP, DROP_AFTER])
 def test_vertex_teardown_goes_on_and_leaves_nothing(
     stub: VertexStub, tool: Tool, method: str, fault: int | str
 ) -> None:
@@ -505,10 +501,8 @@ def test_vertex_teardown_goes_on_and_leaves_nothing(
 
 @given(st.text(min_size=1, max_size=63))
 def test_vertex_ids_fit_the_api_for_any_model_name(name: str) -> None:
-    import re
-
     assert re.fullmatch(r"[a-z_][a-z0-9_-]{0,62}", documents.model_id(name))
-    assert re.fullmatch(r"[a-z][a-z0-9-]{0,61}[a-z0-9]", documents.endpoint_id(name).rstrip("-"))
+    assert re.fullmatch(r"[a-z][a-z0-9-]{0,61}[a-z0-9]", documents.endpoint_id(name))
 
 
 @given(st.integers(0, 2**63 - 1))
@@ -534,4 +528,5 @@ def test_with_share_adds_up_to_100_and_keeps_proportions(
     assert found[9] == percent
     for one, share in current.items():
         assert abs(found.get(one, 0) - share * (100 - percent) / 100) < 1
-    assert with_share(found, 9, percent) == found
+    again = with_share(found, 9, percent)
+    assert again == {one: share for one, share in found.items() if share or one == 9}
