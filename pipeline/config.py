@@ -48,6 +48,7 @@ from pipeline.setting_types import (
     Thresholds,
 )
 from pipeline.tuning_config import TuningConfig
+from pipeline.vertex_config import VertexConfig
 
 
 @dataclass(frozen=True, config=CHECKED)
@@ -289,6 +290,7 @@ class Config:
     serving: ServingConfig = field(default_factory=ServingConfig)
     monitor: MonitorConfig = field(default_factory=MonitorConfig)
     kubeflow: KubeflowConfig = field(default_factory=KubeflowConfig)
+    vertex: VertexConfig = field(default_factory=VertexConfig)
 
     def __post_init__(self) -> None:
         task = self.make_task()
