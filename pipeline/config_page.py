@@ -30,7 +30,8 @@ that is not allowed are refused with the key, the value, what is allowed, and th
 from. A run on Kubeflow can set a key with ↻ to another value (`--param training_epochs=3`).
 `make docs` makes this page from `pipeline/config.py`, `pipeline/data_config.py`,
 `pipeline/network_config.py`, `pipeline/fairness_config.py`, `pipeline/explanation_config.py`,
-`pipeline/tuning_config.py`, `pipeline/kubeflow_config.py` and the model's `config.toml`.
+`pipeline/tuning_config.py`, `pipeline/kubeflow_config.py`, `pipeline/vertex_config.py` and the
+model's `config.toml`.
 """
 _LIMITS = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<"}
 _KINDS = {"object": "table", "number": "float", "boolean": "true, false"}
