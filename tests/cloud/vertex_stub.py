@@ -9,6 +9,7 @@ an assertion that a service account's key has signed is exchanged for one.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import http.client
 import http.server
 import json
@@ -144,17 +145,11 @@ class VertexStub:
 
     def write_credentials(self, path: Path, project: str = PROJECT) -> Path:
         """Writes the key file of a service account, whose tokens this server gives."""
-        key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
-        pem = key.private_bytes(
-            serialization.Encoding.PEM,
-            serialization.PrivateFormat.PKCS8,
-            serialization.NoEncryption(),
-        )
         account = {
             "type": "service_account",
             "project_id": project,
             "private_key_id": "1",
-            "private_key": pem.decode(),
+            "private_key": _private_key(),
             "client_email": f"deployer@{project}.iam.gserviceaccount.com",
             "client_id": "1",
             "token_uri": f"{self.url}/token",
@@ -482,7 +477,7 @@ class VertexStub:
         if resource in self.jobs:
             raise Refused(409, f"PipelineJob {resource} already exists.")
         document = _dump(job)
-        _check_pipeline(document)
+        check_pipeline(document)
         now = "2026-11-27T06:00:00Z"
         self.jobs[resource] = {
             **document,
@@ -517,7 +512,7 @@ class VertexStub:
         if schedule.create_pipeline_job_request.parent != PARENT:
             raise Refused(400, "create_pipeline_job_request.parent is not that of the schedule.")
         document = _dump(schedule)
-        _check_pipeline(document["createPipelineJobRequest"]["pipelineJob"])
+        check_pipeline(document["createPipelineJobRequest"]["pipelineJob"])
         resource = f"{PARENT}/schedules/{self._number()}"
         self.schedules[resource] = {**document, "name": resource, "state": "ACTIVE"}
         return self.schedules[resource]
@@ -591,6 +586,17 @@ _ROUTES: tuple[tuple[str, str, str], ...] = (
 )
 
 
+@functools.cache
+def _private_key() -> str:
+    key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+    pem = key.private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.PKCS8,
+        serialization.NoEncryption(),
+    )
+    return pem.decode()
+
+
 def _route(verb: str, path: str) -> tuple[str, dict[str, str]]:
     path = urllib.parse.unquote(path)
     for wanted, pattern, method in _ROUTES:
@@ -636,7 +642,7 @@ def _check_labels(labels: Mapping[str, str]) -> None:
         _check(r"[a-z0-9_-]{0,63}", value, "labels")
 
 
-def _check_pipeline(job: Mapping[str, Any]) -> None:
+def check_pipeline(job: Mapping[str, Any]) -> None:
     """What Vertex AI looks at before it runs a pipeline."""
     spec, config = job["pipelineSpec"], job["runtimeConfig"]
     if not re.fullmatch(r"[a-z0-9][a-z0-9-]{0,127}", spec["pipelineInfo"]["name"]):

@@ -139,8 +139,7 @@ def test_overlay_of_the_repository_is_valid_for_kubernetes(target: str, tmp_path
     shutil.copytree(DEPLOY, tmp_path / "deploy")
     (tmp_path / "deploy" / target / "signing.pub").write_text("a key")
     for resource in render(tmp_path / "deploy" / target):
-        for version in KUBERNETES_VERSIONS:
-            kubernetes_validate.validate(resource, version, strict=True)
+        kubernetes_validate.validate(resource, KUBERNETES_VERSIONS[-1], strict=True)
 
 
 @pytest.mark.parametrize("target", [GKE, EKS])
