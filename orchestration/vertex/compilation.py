@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator
 from typing import Any
 
@@ -32,10 +31,10 @@ def compile_config(config: Config, pipeline: str = TRAINING) -> str:
       UserError: If the configuration lacks what Vertex AI needs, or names what it has not.
     """
     _check(config)
-    kubeflow = dataclasses.replace(config.kubeflow, pipeline_root=config.vertex.pipeline_root)
-    package = compilation.compile_config(dataclasses.replace(config, kubeflow=kubeflow), pipeline)
+    package = compilation.compile_config(config, pipeline)
     # The second document is for Kubernetes.
     spec = next(iter(yaml.load_all(package, Loader=yaml.CSafeLoader)))
+    spec["defaultPipelineRoot"] = config.vertex.pipeline_root
     for executor in spec["deploymentSpec"]["executors"].values():
         if accelerator := executor["container"].get("resources", {}).get("accelerator"):
             for name in ("type", "resourceType"):
