@@ -174,10 +174,9 @@ class Vertex:
                     break
             time.sleep(pause)
             pause = min(pause * 1.5, poll_seconds)
-        if error := found.get("error"):
-            raise CloudError(
-                f"Cannot {what}: {one_line(str(error.get('message')))} (code {error.get('code')})."
-            )
+        if failed := found.get("error"):
+            reason = one_line(str(failed.get("message")))
+            raise CloudError(f"Cannot {what}: {reason} (code {failed.get('code')}).")
 
     def finish_begun(self, what: str, resource: str, poll_seconds: float) -> bool:
         """Waits for operations on a resource that an earlier call began, however they end.

@@ -16,8 +16,7 @@ from serving.commands.options import (
     split_versions,
     trust_of,
 )
-
-_TARGETS = ("gke", "eks", "cloud-run", "vertex")
+from serving.manifests import TARGETS, VERTEX, Installation, check_needs, write_manifests
 
 
 @click.command()
@@ -25,7 +24,7 @@ _TARGETS = ("gke", "eks", "cloud-run", "vertex")
 @click.option(
     "--target",
     "targets",
-    type=click.Choice([*_TARGETS, "all"]),
+    type=click.Choice([*TARGETS, "all"]),
     multiple=True,
     required=True,
     help="May be given again.",
@@ -67,12 +66,11 @@ def manifests(
           --service-account model-server@my-project.iam.gserviceaccount.com
       kubectl apply --namespace my-team --kustomize cloud/gke
     """
-    from serving.manifests import VERTEX, Installation, check_needs, write_manifests
     from serving.versions import copy_version
     from storage.encryption_keys import load_keys
 
     serving_dir, versions = split_versions(arguments, at_most=1)
-    chosen = _TARGETS if "all" in targets else tuple(dict.fromkeys(targets))
+    chosen = TARGETS if "all" in targets else tuple(dict.fromkeys(targets))
     with refusals(), ExitStack() as stack:
         installation = Installation(model, **names)
         for target in chosen:  # Nothing is written unless all can be.

@@ -16,6 +16,7 @@ from serving.commands.options import (
     split_versions,
     trust_of,
 )
+from serving.vertex import documents
 from storage.encryption_keys import load_keys
 from storage.errors import UserError
 
@@ -90,8 +91,8 @@ def vertex() -> None:
 @click.option(
     "--server",
     "kind",
-    type=click.Choice(["prebuilt", "flightdeck"]),
-    default="prebuilt",
+    type=click.Choice(documents.SERVERS),
+    default=documents.PREBUILT,
     show_default=True,
     help="Google's container of TensorFlow Serving, or the project's image.",
 )
@@ -119,7 +120,6 @@ def deploy(
     """
     from cloud.names import check_all
     from serving.versions import copy_version
-    from serving.vertex import documents
     from serving.vertex.endpoint import with_share
 
     serving_dir, chosen = split_versions(arguments, at_most=1)
