@@ -49,6 +49,7 @@ from pipeline.setting_types import (
     Thresholds,
 )
 from pipeline.tuning_config import TuningConfig
+from pipeline.vertex_config import VertexConfig
 
 
 @dataclass(frozen=True, config=CHECKED)
@@ -291,6 +292,7 @@ class Config:
     monitor: MonitorConfig = field(default_factory=MonitorConfig)
     challenger: ChallengerConfig = field(default_factory=ChallengerConfig)
     kubeflow: KubeflowConfig = field(default_factory=KubeflowConfig)
+    vertex: VertexConfig = field(default_factory=VertexConfig)
 
     def __post_init__(self) -> None:
         task = self.make_task()

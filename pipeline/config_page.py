@@ -28,10 +28,8 @@ Four layers, each over those before it:
 `--model NAME`, or `--set model=NAME`, chooses another model. A key that does not exist and a value
 that is not allowed are refused with the key, the value, what is allowed, and the layer it came
 from. A run on Kubeflow can set a key with ↻ to another value (`--param training_epochs=3`).
-`make docs` makes this page from `pipeline/config.py`, `pipeline/data_config.py`,
-`pipeline/network_config.py`, `pipeline/fairness_config.py`, `pipeline/explanation_config.py`,
-`pipeline/challenger_config.py`, `pipeline/tuning_config.py`, `pipeline/kubeflow_config.py` and the
-model's `config.toml`.
+`make docs` makes this page from the `*config.py` modules of `pipeline/` and the model's
+`config.toml`.
 """
 _LIMITS = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<"}
 _KINDS = {"object": "table", "number": "float", "boolean": "true, false"}

@@ -9,6 +9,7 @@ import click
 
 from serving.commands.card import card
 from serving.commands.explain import explain
+from serving.commands.manifests import manifests
 from serving.commands.mirror import mirror
 from serving.commands.new_key import new_key
 from serving.commands.pin import pin
@@ -21,6 +22,7 @@ from serving.commands.sign import sign
 from serving.commands.unpin import unpin
 from serving.commands.verify import verify
 from serving.commands.versions import versions
+from serving.commands.vertex import vertex
 from terminal.streams import run_command
 
 
@@ -45,7 +47,7 @@ def main() -> None:
 
 for command in (serve, predict, explain, versions, rollback, promote, pin, unpin):
     main.add_command(command)
-for command in (card, sign, verify, mirror, new_key, reencrypt):
+for command in (card, sign, verify, mirror, new_key, reencrypt, manifests, vertex):
     main.add_command(command)
 
 if __name__ == "__main__":

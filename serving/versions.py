@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,7 +10,7 @@ from storage.directory import ModelDirectory
 from storage.encryption_keys import EncryptionError, Keys
 from storage.keys import SignatureError, TrustStore
 from storage.memory import MEMORY
-from storage.names import TFLITE_MODEL
+from storage.names import SIGNATURE_FILE, TFLITE_MODEL
 from storage.private_copy import PrivateCopy, private_copy
 from storage.signing import claimed_key
 from storage.uris import exists, file_sizes
@@ -72,6 +73,19 @@ def copy_version(
     aside = version in directory.rolled_back()
     parent = MEMORY if keys else None
     return private_copy(directory, version, trust, rolled_back=aside, parent=parent, keys=keys)
+
+
+def as_serving_directory(copy: PrivateCopy) -> str:
+    """Puts the signature of a private copy to where a Serving directory has it.
+
+    Returns:
+      The Serving directory, which holds the version alone and verifies as the first one did.
+    """
+    folder = copy.directory.serving_dir
+    found = os.path.join(folder, SIGNATURE_FILE)
+    if os.path.exists(found):
+        os.replace(found, copy.directory.signature_uri(copy.version))
+    return folder
 
 
 def verifies(directory: ModelDirectory, version: int, trust: TrustStore, keys: Keys | None) -> bool:

@@ -6,6 +6,7 @@ Imports neither TFX nor TensorFlow.
 from __future__ import annotations
 
 import contextlib
+import datetime
 import hashlib
 import json
 import os
@@ -15,6 +16,8 @@ from typing import Any
 from pyarrow import fs
 
 _MAX_JSON_BYTES = 16 << 20
+# How long a request to Google's storage is tried again while it fails.
+_RETRY = datetime.timedelta(seconds=60)
 
 
 class NotAFileError(OSError):
@@ -26,7 +29,8 @@ def open_uri(uri: str) -> tuple[fs.FileSystem, str]:
 
     Args:
       uri: A path, `gs://...` or `s3://...`. As in Amazon's own tools, the environment says where an
-        S3 server is that is not Amazon's (`AWS_ENDPOINT_URL`), and with whose credentials.
+        S3 server is that is not Amazon's (`AWS_ENDPOINT_URL`), and with whose credentials. As in
+        Google's, it says where an emulator of their storage is (`STORAGE_EMULATOR_HOST`).
 
     Raises:
       OSError, ValueError: If there is no such file system.
@@ -39,8 +43,19 @@ def open_uri(uri: str) -> tuple[fs.FileSystem, str]:
             endpoint_override=endpoint, region=os.environ.get("AWS_REGION", "us-east-1")
         )
         return files, rest.rstrip("/")
+    if scheme == "gs" and "?" not in uri:
+        return _google(), rest.rstrip("/")
     files, path = fs.FileSystem.from_uri(uri if separator else os.path.abspath(uri))
     return files, path.rstrip("/")
+
+
+def _google() -> fs.FileSystem:
+    """Google's storage, or the emulator that Google's tools find by the same variable."""
+    options: dict[str, Any] = {"retry_time_limit": _RETRY}  # By itself it tries for 15 minutes.
+    if emulator := os.environ.get("STORAGE_EMULATOR_HOST"):
+        scheme, _, host = emulator.partition("://")
+        options |= {"anonymous": True, "scheme": scheme, "endpoint_override": host}
+    return fs.GcsFileSystem(**options)
 
 
 def local_path(uri: str) -> str | None:
@@ -117,10 +132,24 @@ def _sizes(files: fs.FileSystem, root: str) -> Iterator[tuple[str, int]]:
 
 def list_folder(files: fs.FileSystem, folder: str) -> Iterator[fs.FileInfo]:
     """The content of a folder, without names that are not UTF-8."""
+    if files.type_name == "gcs":
+        yield from _list_google_folder(files, folder)
+        return
     for info in files.get_file_info(fs.FileSelector(folder, allow_not_found=True)):
         with contextlib.suppress(UnicodeDecodeError):
             _ = info.base_name
             yield info
+
+
+def _list_google_folder(files: fs.FileSystem, folder: str) -> Iterator[fs.FileInfo]:
+    """The content of a folder, also of one without an object of its own, as other tools make it."""
+    below = fs.FileSelector(folder, allow_not_found=True, recursive=True)
+    found: dict[str, fs.FileInfo] = {}
+    for info in files.get_file_info(below):
+        name, deeper, _ = info.path[len(folder) + 1 :].rstrip("/").partition("/")
+        path = f"{folder}/{name}"
+        found[name] = fs.FileInfo(path, fs.FileType.Directory) if deeper else info
+    yield from found.values()
 
 
 def model_digest(model_uri: str) -> str:

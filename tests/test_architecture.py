@@ -22,12 +22,13 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "models": ("ml", "storage"),
     "data": (),
     "examples": (),
-    "serving": ("storage", "terminal"),
+    "cloud": ("storage",),
+    "serving": ("cloud", "storage", "terminal"),
     "components": ("ml", "storage"),
     "report": ("ml", "storage"),
     # It imports a model by the name of its folder, see `pipeline.model`.
-    "pipeline": ("components", "ml", "storage"),
-    "orchestration": ("pipeline", "components", "report", "ml", "storage", "terminal"),
+    "pipeline": ("components", "ml", "cloud", "storage"),
+    "orchestration": ("pipeline", "components", "report", "ml", "cloud", "storage", "terminal"),
 }
 FOLDERS = tuple(ALLOWED)
 RUNNERS = ("local_runner", "kubeflow_runner")
@@ -123,7 +124,7 @@ def test_architecture_tests_of_the_engine_import_nothing_of_a_model_or_its_data(
     assert violations(engine, tuple(allowed - {"models", "data"})) == []
 
 
-@pytest.mark.parametrize("folder", ["storage", "terminal", "serving"])
+@pytest.mark.parametrize("folder", ["storage", "terminal", "cloud", "serving"])
 def test_folder_for_serving_imports_nothing_of_tfx(folder: str) -> None:
     found = [
         f"{path.relative_to(PROJECT)}:{line} imports {name}"

@@ -71,7 +71,7 @@ class Task:
     @property
     def output_file(self) -> Path:
         """Path of the output file."""
-        return Path(self.invocation["outputs"]["outputFile"])
+        return Path(local_path(self.invocation["outputs"]["outputFile"]))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -159,6 +159,8 @@ def prepare(task: Task) -> tuple[dict[str, Any], dict[str, str]]:
       The invocation, and the URI in a bucket of each local path in it.
     """
     invocation = json.loads(json.dumps(task.invocation))
+    if "outputFile" in invocation.get("outputs", {}):
+        invocation["outputs"]["outputFile"] = str(task.output_file)
     outputs = invocation.get("outputs", {}).get("artifacts", {})
     for name in [name for name, group in outputs.items() if _is_foreign(group)]:
         del outputs[name]

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import datetime
-import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import kfp_server_api
 
-from orchestration.kubeflow import task_states
+from orchestration.kubeflow import task_states, waiting
 from orchestration.kubeflow.connection import (
     FINAL_STATES,
     Connection,
@@ -32,7 +31,6 @@ _NO_RETRIES = (
     "Tasks that fail will not be tried again: this deployment retries errors of Kubernetes alone "
     "(retryPolicy: OnError); docs/kubeflow.md has the line that an administrator changes."
 )
-_PATIENCE = 10  # polls in a row that may fail before waiting is given up
 
 
 @dataclass(frozen=True)
@@ -191,24 +189,7 @@ class Runs(Connection):
         Raises:
           KubeflowError: If there is no such run, or several requests in a row get no response.
         """
-        states: dict[str, str] = {}
-        failures = 0
-        while True:
-            try:
-                status = self.status(run_id)
-            except KubeflowError as error:
-                failures += 1
-                if not error.passing or failures >= _PATIENCE:
-                    raise
-            else:
-                failures = 0
-                for task in status.tasks:
-                    if states.get(task.name, task_states.PENDING) != task.state and on_change:
-                        on_change(task)
-                    states[task.name] = task.state
-                if status.state in FINAL_STATES:
-                    return status
-            time.sleep(poll_seconds)
+        return waiting.wait(lambda: self.status(run_id), FINAL_STATES, on_change, poll_seconds)
 
     def terminate(self, run_id: str) -> None:
         """Stops a run.

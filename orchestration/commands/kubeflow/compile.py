@@ -6,7 +6,12 @@ from pathlib import Path
 
 import click
 
-from orchestration.commands.kubeflow.options import pipeline_option
+from orchestration.commands.kubeflow.options import (
+    VERTEX,
+    compile_for,
+    pipeline_option,
+    target_option,
+)
 from orchestration.commands.options import config_options, fail, read_config
 from storage.errors import UserError
 
@@ -14,6 +19,7 @@ from storage.errors import UserError
 @click.command()
 @config_options
 @pipeline_option
+@target_option
 @click.option(
     "--output",
     type=click.Path(dir_okay=False, path_type=Path),
@@ -22,20 +28,22 @@ from storage.errors import UserError
     help="Where to write the package.",
 )
 def compile(
-    config_path: str | None, settings: tuple[str, ...], pipeline: str, output: Path
+    config_path: str | None, settings: tuple[str, ...], pipeline: str, target: str, output: Path
 ) -> None:
-    """Writes the pipeline as a package that Kubeflow Pipelines accepts.
+    """Writes the pipeline as a package that Kubeflow Pipelines, or Vertex AI, accepts.
 
     \b
     Examples:
       python kubeflow_runner.py compile --config my.toml --output pipeline.yaml
       python kubeflow_runner.py compile --config my.toml --pipeline monitoring
+      python kubeflow_runner.py compile --config my.toml --target vertex
     """
     config = read_config(config_path, settings)
-    from orchestration.kubeflow.compilation import compile_config
-
     try:
-        output.write_text(compile_config(config, pipeline), encoding="utf-8")
+        output.write_text(compile_for(target, config, pipeline), encoding="utf-8")
     except (UserError, OSError) as error:
         fail(str(error))
-    click.echo(f"Wrote {output}: accepted by the checks of Kubeflow Pipelines.")
+    checked = (
+        "for Vertex AI" if target == VERTEX else "accepted by the checks of Kubeflow Pipelines"
+    )
+    click.echo(f"Wrote {output}: {checked}.")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +17,19 @@ from orchestration.kubeflow import pipelines
 if TYPE_CHECKING:
     from orchestration.kubeflow.client import KubeflowPipelines
     from orchestration.kubeflow.package import Package, Value
+    from orchestration.vertex.client import VertexPipelines
+    from pipeline.config import Config
 
+_OF_KUBEFLOW = ("host", "namespace", "token_file", "ca_file")
+KUBEFLOW, VERTEX = TARGETS = ("kubeflow", "vertex")
+
+target_option = click.option(
+    "--target",
+    type=click.Choice(TARGETS),
+    default=KUBEFLOW,
+    show_default=True,
+    help="Open-source Kubeflow Pipelines, or Vertex AI.",
+)
 pipeline_option = click.option(
     "--pipeline",
     type=click.Choice(pipelines.NAMES),
@@ -69,15 +83,56 @@ connection_options = together(
         show_default=True,
         help="Longest time for a response, in seconds.",
     ),
+    target_option,
+    click.option(
+        "--project", help="For Vertex AI. Default: vertex.project, or GOOGLE_CLOUD_PROJECT."
+    ),
+    click.option(
+        "--location", help="For Vertex AI. Default: vertex.location, or GOOGLE_CLOUD_LOCATION."
+    ),
+    click.option("--api-endpoint", help="Address of Vertex AI. Default: vertex.api_endpoint."),
 )
 
 
-def connect(options: Mapping[str, Any]) -> KubeflowPipelines:
+def connect(options: Mapping[str, Any]) -> KubeflowPipelines | VertexPipelines:
     """The deployment that `connection_options` name."""
+    if options["target"] == VERTEX:
+        return _connect_vertex(options)
     from orchestration.kubeflow.client import KubeflowPipelines
 
     names = ("host", "namespace", "token_file", "ca_file", "timeout")
     return KubeflowPipelines(**{name: options[name] for name in names})
+
+
+def _connect_vertex(options: Mapping[str, Any]) -> VertexPipelines:
+    if foreign := [name for name in _OF_KUBEFLOW if options.get(name)]:
+        raise click.UsageError(f"--{foreign[0].replace('_', '-')} is for Kubeflow, not Vertex AI.")
+    from orchestration.vertex.client import VertexPipelines
+    from pipeline.vertex_config import VertexConfig
+
+    settings = VertexConfig()
+    if not options.get("package_path") and "settings" in options:
+        settings = read_config(options["config_path"], options["settings"]).vertex
+    given = {name: value for name, value in dataclasses.asdict(settings).items() if value}
+    for name in ("project", "location", "api_endpoint"):
+        variable = os.environ.get(f"GOOGLE_CLOUD_{name.upper()}")
+        if value := options[name] or given.get(name) or variable:
+            given[name] = value
+    try:
+        settings = VertexConfig(**given)
+    except ValueError as error:
+        raise click.UsageError(_first_reason(error)) from error
+    return VertexPipelines(settings, options["timeout"])
+
+
+def _first_reason(error: ValueError) -> str:
+    """What pydantic found first, in a line."""
+    errors = getattr(error, "errors", None)
+    if errors is None:
+        return str(error)
+    first = errors()[0]
+    name = "-".join(str(part).replace("_", "-") for part in first["loc"])
+    return f"--{name} {first['input']!r}: {first['msg'].removeprefix('Value error, ')}"
 
 
 @dataclass(frozen=True)
@@ -128,12 +183,11 @@ def read_job(options: Mapping[str, Any], *, recurring: bool = False) -> Job:
 def _compiled(
     options: Mapping[str, Any], parameters: tuple[str, ...], caching: bool | None, recurring: bool
 ) -> Job:
-    from orchestration.kubeflow.compilation import compile_config
     from pipeline.layers import ConfigError
 
     config_path, settings = options["config_path"], options["settings"]
     config = read_config(config_path, settings)
-    text = compile_config(config, options["pipeline"])
+    text = compile_for(options["target"], config, options["pipeline"])
     chosen = pipelines.kind(options["pipeline"])
     try:
         values = chosen.values(config_path, settings, parameters)
@@ -143,8 +197,24 @@ def _compiled(
     # Here, because compiling has silenced the warnings of TFX's libraries.
     from orchestration.kubeflow.package import read_package
 
-    account = options["service_account"] or config.kubeflow.service_account or None
+    configured = config.vertex if options["target"] == VERTEX else config.kubeflow
+    account = options["service_account"] or configured.service_account or None
     return Job(read_package(text.encode(), caching), values, account)
+
+
+def compile_for(target: str, config: Config, pipeline: str) -> str:
+    """Compiles a pipeline for one of `TARGETS`.
+
+    Raises:
+      UserError: If the configuration does not fit.
+    """
+    if target == VERTEX:
+        from orchestration.vertex.compilation import compile_config as compile_vertex
+
+        return compile_vertex(config, pipeline)
+    from orchestration.kubeflow.compilation import compile_config
+
+    return compile_config(config, pipeline)
 
 
 def after(text: str) -> str:

@@ -73,10 +73,11 @@ def schedule(
         names = {one.name for one in kubeflow.schedules() if one.enabled}
     from orchestration.kubeflow.schedules import UNCHANGED
 
+    seconds = "second, " if len(found.cron.split()) == 6 else ""
     verb = "is" if change == UNCHANGED else "was"
     click.echo(
         f"Schedule {found.name} {verb} {change}: version {job.package.version} runs at "
-        f"{found.cron} (second, minute, hour, day, month, weekday)."
+        f"{found.cron} ({seconds}minute, hour, day, month, weekday)."
     )
     if not found.enabled:
         click.echo(f"It is disabled: python kubeflow_runner.py schedules enable {found.name}")

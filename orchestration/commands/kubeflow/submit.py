@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from orchestration.commands.kubeflow.options import (
+    KUBEFLOW,
     after,
     connect,
     connection_options,
@@ -20,6 +21,7 @@ from orchestration.outcome import Outcome
 
 if TYPE_CHECKING:
     from orchestration.kubeflow.client import KubeflowPipelines
+    from orchestration.vertex.client import VertexPipelines
 
 
 @click.command()
@@ -52,6 +54,7 @@ def submit(
       python kubeflow_runner.py submit --host http://localhost:8080 --wait
       python kubeflow_runner.py submit --config my.toml --param training_epochs=3
       python kubeflow_runner.py submit --package pipeline.yaml --experiment nightly
+      python kubeflow_runner.py submit --config my.toml --target vertex --run-name nightly-1 --wait
       python kubeflow_runner.py submit --config my.toml --pipeline monitoring \\
         --param version=1 --param since=2013-10-01 --param until=2013-11-01
     """
@@ -66,10 +69,10 @@ def submit(
             run_name=run_name,
             service_account=job.service_account,
         )
-        there = "Uploaded" if run.uploaded else "Already there:"
-        click.echo(
-            f"{there} version {run.version} of the pipeline {pipeline_name or job.package.name}."
-        )
+        if options["target"] == KUBEFLOW:  # Vertex AI gets the pipeline with each run.
+            there = "Uploaded" if run.uploaded else "Already there:"
+            name = pipeline_name or job.package.name
+            click.echo(f"{there} version {run.version} of the pipeline {name}.")
         click.echo(f"Started run {run.run_id}: {run.url}")
         if run.warning:
             click.echo(f"Warning: {run.warning}", err=True)
@@ -77,7 +80,7 @@ def submit(
             _wait(kubeflow, run.run_id, poll_seconds)
 
 
-def _wait(kubeflow: KubeflowPipelines, run_id: str, poll_seconds: float) -> None:
+def _wait(kubeflow: KubeflowPipelines | VertexPipelines, run_id: str, poll_seconds: float) -> None:
     """Shows the progress of a run; exits with the status of a failure unless it succeeds."""
     from orchestration.kubeflow.task_states import FAILED, SUCCEEDED, TaskStatus
 
