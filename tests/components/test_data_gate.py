@@ -32,6 +32,7 @@ from components.data_gate.label_checks import (
     find_leaks,
     find_weight_unusable,
 )
+from components.data_gate.reading import hash_rows
 from components.data_gate.row_checks import find_duplicates
 from ml.artifacts import schema_uri, statistics_uri
 from ml.baselines import Sample
@@ -731,17 +732,18 @@ def test_find_duplicates_allows_for_tables_where_rows_repeat_by_nature() -> None
     window = pd.DataFrame({"a": random.integers(0, 20, 500), "b": random.integers(0, 20, 500)})
     rows = pd.DataFrame({"a": random.integers(0, 20, 200), "b": random.integers(0, 20, 200)})
     assert rows.duplicated().mean() > 0.1
-    (anomaly,) = find_duplicates("test", rows, window, 0.005)
+    (anomaly,) = find_duplicates("test", hash_rows(rows), hash_rows(window), 0.005)
     assert not anomaly.blocks(frozenset())
     twice = pd.concat([rows, rows], ignore_index=True)
-    (anomaly,) = find_duplicates("test", twice, window, 0.005)
+    (anomaly,) = find_duplicates("test", hash_rows(twice), hash_rows(window), 0.005)
     assert anomaly.blocks(frozenset())
 
 
 def test_find_duplicates_does_not_block_one_row_of_61() -> None:
     rows = pd.DataFrame({"a": np.arange(61.0)})
     rows.loc[60, "a"] = 3.0
-    (anomaly,) = find_duplicates("test", rows, pd.DataFrame({"a": np.arange(61.0)}), 0.005)
+    window = pd.DataFrame({"a": np.arange(61.0)})
+    (anomaly,) = find_duplicates("test", hash_rows(rows), hash_rows(window), 0.005)
     assert not anomaly.blocks(frozenset())
 
 

@@ -1,0 +1,88 @@
+"""Decodes serialized tf.Examples to Arrow."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import tensorflow as tf
+from tensorflow_metadata.proto.v0 import schema_pb2
+
+from storage.tfrecords import read_records
+
+_TYPES = {
+    schema_pb2.BYTES: (tf.string, pa.large_binary()),
+    schema_pb2.INT: (tf.int64, pa.int64()),
+    schema_pb2.FLOAT: (tf.float32, pa.float32()),
+}
+
+
+class RecordBatchDecoder:
+    """Decodes serialized tf.Examples, as `tfx_bsl`'s decoder of a schema does.
+
+    TensorFlow's parser takes 3 µs for a row of 29 features, where that of `tfx_bsl`, which makes an
+    object of each row, takes 20. It does not tell an empty feature from an absent one: both are
+    null.
+
+    Args:
+      schema: The features that become columns.
+
+    Attributes:
+      arrow_schema: Schema of the record batches: a list of int64, float32 or bytes per feature.
+    """
+
+    def __init__(self, schema: schema_pb2.Schema):
+        types = {feature.name: _TYPES[feature.type] for feature in schema.feature}
+        self.arrow_schema = pa.schema(
+            [(name, pa.large_list(arrow)) for name, (_, arrow) in types.items()]
+        )
+        features = {
+            name: tf.io.RaggedFeature(kind, row_splits_dtype=tf.int64)
+            for name, (kind, _) in types.items()
+        }
+
+        @tf.function(input_signature=[tf.TensorSpec([None], tf.string)], autograph=False)
+        def parse(examples: tf.Tensor) -> dict[str, tf.RaggedTensor]:
+            parsed: dict[str, tf.RaggedTensor] = tf.io.parse_example(examples, features)
+            return parsed
+
+        self._parse = parse if features else None
+
+    def decode(self, examples: tf.Tensor | np.ndarray | Sequence[bytes]) -> pa.RecordBatch:
+        """Decodes examples, bytes [rows]; a null is an absent feature.
+
+        Raises:
+          tf.errors.InvalidArgumentError: If one is not a tf.Example, or has values of other types
+            than the schema.
+        """
+        if self._parse is None:
+            return pa.RecordBatch.from_arrays([], schema=self.arrow_schema)
+        if not isinstance(examples, tf.Tensor):
+            examples = tf.constant(examples, tf.string, [len(examples)])
+        parsed = self._parse(examples)
+        columns = [_to_lists(parsed[field.name], field.type) for field in self.arrow_schema]
+        return pa.RecordBatch.from_arrays(columns, schema=self.arrow_schema)
+
+
+def read_record_batches(
+    files: str | Sequence[str], schema: schema_pb2.Schema, rows: int
+) -> Iterator[pa.RecordBatch]:
+    """Reads files of examples, a batch of rows at a time.
+
+    Args:
+      files: Gzipped TFRecords.
+      schema: The features that become columns.
+      rows: Rows of a batch.
+    """
+    decoder = RecordBatchDecoder(schema)
+    for examples in read_records(files).batch(rows):
+        yield decoder.decode(examples)
+
+
+def _to_lists(column: Any, kind: pa.DataType) -> pa.LargeListArray:
+    splits = column.row_splits.numpy()
+    absent = np.append(splits[1:] == splits[:-1], False)
+    values = pa.array(column.flat_values.numpy(), kind.value_type)
+    return pa.LargeListArray.from_arrays(pa.array(splits, mask=absent), values)
