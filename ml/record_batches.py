@@ -10,6 +10,7 @@ import pyarrow as pa
 import tensorflow as tf
 from tensorflow_metadata.proto.v0 import schema_pb2
 
+from storage.errors import DataError
 from storage.tfrecords import read_records
 
 _TYPES = {
@@ -17,6 +18,8 @@ _TYPES = {
     schema_pb2.INT: (tf.int64, pa.int64()),
     schema_pb2.FLOAT: (tf.float32, pa.float32()),
 }
+_UNPARSED = "Could not parse example input"  # Of TensorFlow's message, before the record itself.
+_NO_EXAMPLE = "a record of the examples is no tf.Example"
 
 
 class RecordBatchDecoder:
@@ -54,14 +57,21 @@ class RecordBatchDecoder:
         """Decodes examples, bytes [rows]; a null is an absent feature.
 
         Raises:
-          tf.errors.InvalidArgumentError: If one is not a tf.Example, or has values of other types
-            than the schema.
+          DataError: If one is not a tf.Example, or has values of other types than the schema.
         """
         if self._parse is None:
             return pa.RecordBatch.from_arrays([], schema=self.arrow_schema)
         if not isinstance(examples, tf.Tensor):
             examples = tf.constant(examples, tf.string, [len(examples)])
-        parsed = self._parse(examples)
+        try:
+            parsed = self._parse(examples)
+        except UnicodeDecodeError:  # TensorFlow's message quotes the record.
+            raise DataError(_NO_EXAMPLE) from None
+        except tf.errors.InvalidArgumentError as error:
+            wrong = "" if _UNPARSED in error.message else error.message.splitlines()[0]
+            raise DataError(
+                f"a row does not fit the schema: {wrong}" if wrong else _NO_EXAMPLE
+            ) from None
         columns = [_to_lists(parsed[field.name], field.type) for field in self.arrow_schema]
         return pa.RecordBatch.from_arrays(columns, schema=self.arrow_schema)
 

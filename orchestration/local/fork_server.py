@@ -14,6 +14,7 @@ from storage.errors import SurroundingsError
 # Imported once, in the server that node processes are forked from. The server itself only imports:
 # a process that has started TensorFlow's threads cannot be forked safely.
 PRELOAD = [
+    "orchestration.local.preloading",
     "tfx.v1",
     "tensorflow",
     "tf_keras",
