@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import functools
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -41,17 +42,8 @@ class RecordBatchDecoder:
         self.arrow_schema = pa.schema(
             [(name, pa.large_list(arrow)) for name, (_, arrow) in types.items()]
         )
-        features = {
-            name: tf.io.RaggedFeature(kind, row_splits_dtype=tf.int64)
-            for name, (kind, _) in types.items()
-        }
-
-        @tf.function(input_signature=[tf.TensorSpec([None], tf.string)], autograph=False)
-        def parse(examples: tf.Tensor) -> dict[str, tf.RaggedTensor]:
-            parsed: dict[str, tf.RaggedTensor] = tf.io.parse_example(examples, features)
-            return parsed
-
-        self._parse = parse if features else None
+        kinds = tuple((name, kind) for name, (kind, _) in types.items())
+        self._parse = _make_parser(kinds) if kinds else None
 
     def decode(self, examples: tf.Tensor | np.ndarray | Sequence[bytes]) -> pa.RecordBatch:
         """Decodes examples, bytes [rows]; a null is an absent feature.
@@ -89,6 +81,17 @@ def read_record_batches(
     decoder = RecordBatchDecoder(schema)
     for examples in read_records(files).batch(rows):
         yield decoder.decode(examples)
+
+
+@functools.lru_cache(maxsize=16)  # Tracing takes as long as parsing some thousand rows.
+def _make_parser(kinds: tuple[tuple[str, tf.DType], ...]) -> Callable[[tf.Tensor], Any]:
+    features = {name: tf.io.RaggedFeature(kind, row_splits_dtype=tf.int64) for name, kind in kinds}
+
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.string)], autograph=False)
+    def parse(examples: tf.Tensor) -> Any:
+        return tf.io.parse_example(examples, features)
+
+    return parse  # type: ignore[no-any-return]
 
 
 def _to_lists(column: Any, kind: pa.DataType) -> pa.LargeListArray:

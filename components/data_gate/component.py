@@ -107,17 +107,22 @@ def DataGate(
     with_rows = [split for split in splits if split in json.loads(examples.split_names)]
     label_schema = only(gate.label_columns, gate.schema)
     counts = {split: _count_rows(statistics, split) for split in with_rows}
-    # All columns of `test` are looked at if there is a window to compare them with.
-    whole = ["train", *({"test"} & {*with_rows})] if "train" in with_rows else []
-    read = {}
-    for split in with_rows:
-        hashed = 0
-        if split in whole:
-            wanted = max(TRAINING_SAMPLE, counts.get("test", 0))
-            hashed = max(1, counts[split] // wanted) if split == "train" else 1
-        kept = max(1, counts[split] // max(hashed, 1) // MOST_ROWS)
-        files = split_files(examples, split)
-        read[split] = read_split(files, gate.schema, label_schema, hashed=hashed, kept=kept)
+    # Rows are looked at whole if there is a window to compare those of `test` with, and as many of
+    # the window as of `test`.
+    hashed = {"train": 0, "test": 0}
+    if "train" in counts:
+        wanted = max(TRAINING_SAMPLE, counts.get("test", 0))
+        hashed = {"train": max(1, counts["train"] // wanted), "test": 1}
+    read = {
+        split: read_split(
+            split_files(examples, split),
+            gate.schema,
+            label_schema,
+            hashed=hashed.get(split, 0),
+            kept=max(1, count // max(hashed.get(split, 0), 1) // MOST_ROWS),
+        )
+        for split, count in counts.items()
+    }
     window = read.get("train")
     for split in splits:
         result, of_split = gate.check_statistics(split, load_statistics(statistics, split), served)
@@ -128,7 +133,7 @@ def DataGate(
             )
         if split == "train" and window:
             of_split += gate.check_window(split, window.rows)
-        if split == "test" and split in whole and window:
+        if split == "test" and split in read and window:
             of_split += gate.check_repeated(split, read[split].hashes, window.hashes)
             of_split += gate.check_rows(split, read[split].rows, window.rows)
         found += of_split
