@@ -22,6 +22,7 @@ PRELOAD = [
     "tensorflow_model_optimization",
     "sklearn.metrics",
     "orchestration.local.tfx_internals",
+    "orchestration.local.beam_specs",
 ]
 
 # Of 107 bytes of a socket's path, `multiprocessing` adds 31.
