@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import atexit
 import functools
+import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -19,7 +21,6 @@ _TYPES = {
     schema_pb2.INT: (tf.int64, pa.int64()),
     schema_pb2.FLOAT: (tf.float32, pa.float32()),
 }
-_UNPARSED = "Could not parse example input"  # Of TensorFlow's message, before the record itself.
 _NO_EXAMPLE = "a record of the examples is no tf.Example"
 
 
@@ -60,9 +61,10 @@ class RecordBatchDecoder:
         except UnicodeDecodeError:  # TensorFlow's message quotes the record.
             raise DataError(_NO_EXAMPLE) from None
         except tf.errors.InvalidArgumentError as error:
-            wrong = "" if _UNPARSED in error.message else error.message.splitlines()[0]
+            # Else it may quote a record that could not be parsed.
+            wrong = re.search(r"Key: .*Data types don't match.*", error.message)
             raise DataError(
-                f"a row does not fit the schema: {wrong}" if wrong else _NO_EXAMPLE
+                f"a row does not fit the schema: {wrong[0]}" if wrong else _NO_EXAMPLE
             ) from None
         columns = [_to_lists(parsed[field.name], field.type) for field in self.arrow_schema]
         return pa.RecordBatch.from_arrays(columns, schema=self.arrow_schema)
@@ -92,6 +94,9 @@ def _make_parser(kinds: tuple[tuple[str, tf.DType], ...]) -> Callable[[tf.Tensor
         return tf.io.parse_example(examples, features)
 
     return parse  # type: ignore[no-any-return]
+
+
+atexit.register(_make_parser.cache_clear)  # TensorFlow cannot delete functions any more later.
 
 
 def _to_lists(column: Any, kind: pa.DataType) -> pa.LargeListArray:

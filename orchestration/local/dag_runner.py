@@ -75,8 +75,8 @@ class ConcurrentDagRunner:
       summarize: Import path of the function that describes a node's outputs, see `NodeTask`.
       observer: Observes the run.
       environment: Environment variables of the nodes, over those of this process.
-      workers: Largest number of nodes that run at the same time; one more than there are cores, since
-        nodes also wait for files.
+      workers: Largest number of nodes that run at the same time; one more than there are cores,
+        since nodes also wait for files.
       time_limits: Seconds that a node may take, by id, before it is stopped; any time if absent.
     """
 
