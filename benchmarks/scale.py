@@ -34,6 +34,8 @@ _JITTER = 0.02
 _FEWEST_VALUES = 100
 _ROWS_PER_GROUP = 1 << 20
 _SECONDS = 0.2
+# Logs of the runner and of the server that nodes are forked from.
+_OTHER_LOGS = ("runner", "imports")
 
 
 @click.command()
@@ -155,11 +157,11 @@ def _sample(pid: int, peaks: dict[str, int]) -> None:
             family = runner.children(recursive=True)
         except psutil.NoSuchProcess:
             return
-        # Parents first: what a node starts belongs to the node.
+        # Parents come first: what a node starts belongs to the node.
         nodes: dict[int, str] = {}
         for process in family:
             try:
-                name = nodes.get(process.ppid()) or _node(process.pid)
+                name = _node(process.pid) or nodes.get(process.ppid(), "")
                 if name:
                     nodes[process.pid] = name
                     held[name] += process.memory_info().rss
@@ -171,9 +173,10 @@ def _sample(pid: int, peaks: dict[str, int]) -> None:
 
 
 def _node(pid: int) -> str:
-    """The node whose log a process writes to; "" for another process."""
+    """The node whose log a process writes to, `logs/RUN/NODE.log`; "" for another process."""
     target = Path(os.readlink(f"/proc/{pid}/fd/1"))
-    return target.stem if target.suffix == ".log" and target.stem != "runner" else ""
+    is_node = target.parts[-3:-2] == ("logs",) and target.stem not in _OTHER_LOGS
+    return target.stem if is_node else ""
 
 
 def _table(measured: dict[int, Any]) -> tuple[list[str], list[list[str]]]:
