@@ -1,4 +1,4 @@
-"""Tests that the rows of the scale benchmark are the data's, many times, and that memory is seen."""
+"""Tests that the scale benchmark multiplies the rows of the data, and sees the memory of nodes."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ def test_multiplied_rows_differ_by_noise_within_the_range_of_each_column(tmp_pat
         copy = after.slice(len(before))
         assert copy.schema == before.schema
         total += len(after)
-        temp, jittered = (table["temp"].to_numpy() for table in (before, copy))
-        assert np.nanmax(np.abs(temp - jittered)) > 0
-        assert np.array_equal(np.isnan(temp), np.isnan(jittered))
-        assert np.nanmin(jittered) >= np.nanmin(temp)
-        assert np.nanmax(jittered) <= np.nanmax(temp)
+        measured, jittered = (table["pressure"].to_numpy() for table in (before, copy))
+        assert np.nanmax(np.abs(measured - jittered)) > 0
+        assert np.array_equal(np.isnan(measured), np.isnan(jittered))
+        assert np.nanmin(jittered) >= np.nanmin(measured)
+        assert np.nanmax(jittered) <= np.nanmax(measured)
         assert copy["late"].equals(before["late"])
     assert rows == total
 
