@@ -16,9 +16,9 @@ Columns = dict[str, np.ndarray]
 # Rows that are read one after the other; so many that a disk reads them at once.
 _CHUNK_ROWS = 256
 # Rows that are shuffled at once: chunks from everywhere in the files.
-_SHUFFLED_ROWS = 1 << 17
+_SHUFFLED_ROWS = 1 << 16
 # Rows of a part in a pass over all rows: a multiple of the batches in which networks predict.
-_PART_ROWS = 1 << 18
+_PART_ROWS = 1 << 16
 
 
 class ColumnWriter:
