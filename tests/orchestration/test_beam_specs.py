@@ -45,5 +45,5 @@ def test_beam_specs_are_those_of_beam_and_are_looked_for_once(
         assert userstate.get_dofn_specs(stateful) == ({_STATE}, set())
         assert not userstate.is_stateful_dofn(plain)
         assert not userstate.is_stateful_dofn(unhashable)
-    assert asked[:2] == [stateful, plain]
-    assert asked[2:] == [unhashable] * 3
+    # Of the second, Beam itself wants to know when it is made.
+    assert [asked.count(dofn) for dofn in (stateful, plain, unhashable)] == [1, 1, 3]
