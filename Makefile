@@ -20,7 +20,8 @@ KFP_LOCAL_READY := $(KFP_LOCAL)/.ready
 # Beam's job server for Flink, with Flink in it; needs Java and Maven.
 FLINK_JAR := build/flink/flink-job-server.jar
 
-.PHONY: run test image sbom test-containers test-edge test-browser flink-jar test-flink lint format docs requirements clean
+.PHONY: run test image sbom test-containers test-edge test-browser test-benchmarks flink-jar test-flink lint format docs \
+  requirements clean
 
 run: $(READY)
 	$(PYTHON) local_runner.py run $(if $(MODEL),--model $(MODEL)) $(ARGS)
@@ -69,6 +70,10 @@ test-edge: $(READY)
 # The pages that people look at, in headless Chromium, with what npm installs.
 test-browser: $(READY)
 	$(PYTHON) -m pytest tests/browser $(ARGS)
+
+# Every benchmark on a tiny setting: does it still run?
+test-benchmarks: $(READY)
+	$(PYTHON) -m pytest tests/models/flights/benchmark_runs $(ARGS)
 
 # The pipeline on Flink: inside the job server, then on a cluster of this machine.
 test-flink: $(READY) $(FLINK_JAR)

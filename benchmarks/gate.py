@@ -17,6 +17,7 @@ from tensorflow_metadata.proto.v0 import schema_pb2, statistics_pb2
 
 from benchmarks.common import report
 from components.data_gate.gate import Gate
+from components.data_gate.reading import hash_rows
 from ml.chance import drift_by_chance
 from ml.comparisons import Anomaly
 from pipeline.config import load_config
@@ -108,6 +109,7 @@ class Case:
         """Why the gate stops such rows."""
         new = tfdv.generate_statistics_from_dataframe(rows)
         _, found = self.gate.check_statistics("test", new, self.served)
+        found += self.gate.check_repeated("test", hash_rows(rows), hash_rows(self.window))
         found += self.gate.check_rows("test", rows, self.window)
         return [anomaly for anomaly in found if anomaly.blocks(frozenset())]
 

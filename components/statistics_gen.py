@@ -23,6 +23,7 @@ from tfx_bsl.coders import example_coder
 from ml import accumulators
 from ml.artifacts import load_schema, split_files, statistics_uri
 from ml.effort import Stopwatch
+from ml.record_batches import read_record_batches
 from storage.span_store import ShardName, SpanStore
 from storage.tfrecords import read_records
 
@@ -110,12 +111,12 @@ class _Count(beam.DoFn):
     def _count_or_read(self, path: str) -> _Counted:
         name = ShardName.parse(os.path.basename(path))
         if name is None:  # Not from SpanExampleGen, so its content may change under the same name.
-            return _count(self._generators, path)
+            return _count(self._generators, path, self._schema)
         key = f"{name.key}-{self._version}"
         kept = self._store.read(_KIND, name.span, key)
         if kept is not None and _is_readable(kept):
             return kept
-        counted = _count(self._generators, path)
+        counted = _count(self._generators, path, self._schema)
         try:
             kept = accumulators.encode(counted)
         except ValueError as error:
@@ -140,41 +141,56 @@ class _Merge(beam.DoFn):
         # In a fixed order: quantiles depend on it a little.
         in_order = dict(sorted(of_files, key=operator.itemgetter(0)))
         try:
-            result = self._merge([_load(counted) for counted in in_order.values()])
+            result = self._merge(map(_load, in_order.values()))
         except Exception as error:  # Accumulators that do not fit may raise anything.
             logging.warning(
                 "The kept statistics of %s do not fit together, and are computed again: %s",
                 split,
                 error,
             )
-            result = self._merge([_count(self._generators, path) for path in in_order])
+            result = self._merge(_count(self._generators, path, self._schema) for path in in_order)
         tf.io.gfile.makedirs(os.path.dirname(self._uris[split]))
         with tf.io.gfile.GFile(self._uris[split], "wb") as file:
             file.write(result.SerializeToString(deterministic=True))
         yield from ()
 
-    def _merge(self, of_files: list[list[Any]]) -> statistics_pb2.DatasetFeatureStatisticsList:
-        merged = [
-            generator.merge_accumulators(list(counted))
-            for generator, counted in zip(
-                self._generators, zip(*of_files, strict=True), strict=True
-            )
-        ]
+    def _merge(self, of_files: Iterable[list[Any]]) -> statistics_pb2.DatasetFeatureStatisticsList:
+        """Merges one file after the other: no more than two files' accumulators are in memory."""
+        files = iter(of_files)
+        merged = next(files)
+        for counted in files:
+            merged = [
+                generator.merge_accumulators([before, of_file])
+                for generator, before, of_file in zip(
+                    self._generators, merged, counted, strict=True
+                )
+            ]
         return stats_impl.extract_statistics_output(merged, self._generators)
 
 
-def _count(generators: list[Any], path: str) -> list[Any]:
+def _count(generators: list[Any], path: str, schema: schema_pb2.Schema) -> list[Any]:
     """The accumulators of a file, one per generator."""
     counted = [g.create_accumulator() for g in generators]
-    for batch in _read(path):
+    for batch in _read(path, schema):
         counted = [g.add_input(a, batch) for g, a in zip(generators, counted, strict=True)]
     return [g.compact(a) for g, a in zip(generators, counted, strict=True)]
 
 
-def _read(path: str) -> Iterator[pa.RecordBatch]:
-    decoder = example_coder.ExamplesToRecordBatchDecoder()
-    for records in read_records(path).batch(_BATCH_ROWS).as_numpy_iterator():
-        yield decoder.DecodeBatch(list(records))
+def _read(path: str, schema: schema_pb2.Schema) -> Iterator[pa.RecordBatch]:
+    """The columns that have a value, by name."""
+    if ShardName.parse(os.path.basename(path)) is None:  # It may have other features too.
+        decoder = example_coder.ExamplesToRecordBatchDecoder()
+        for records in read_records(path).batch(_BATCH_ROWS).as_numpy_iterator():
+            yield decoder.DecodeBatch(list(records))
+        return
+    by_name = schema_pb2.Schema(feature=sorted(schema.feature, key=lambda feature: feature.name))
+    for batch in read_record_batches(path, by_name, _BATCH_ROWS):
+        names = [
+            name
+            for name, column in zip(batch.schema.names, batch.columns, strict=True)
+            if column.null_count < batch.num_rows
+        ]
+        yield pa.RecordBatch.from_arrays([batch.column(name) for name in names], names)
 
 
 def _is_readable(kept: bytes) -> bool:

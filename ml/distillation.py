@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import tf_keras
 
+from ml.stored_columns import predict
 from ml.tasks import MULTICLASS, Task
 
 _BATCH = 8192
@@ -63,7 +64,7 @@ def teach(
     if not share:
         return None
     inputs = {name: columns[name] for name in network.input_names}
-    predictions = network.predict(inputs, batch_size=_BATCH, verbose=0)
+    predictions = predict(network, inputs, _BATCH)
     return soft_targets(task, columns[task.label], predictions, share)
 
 

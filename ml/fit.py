@@ -18,6 +18,7 @@ from ml.examples import Columns
 from ml.parameters import require
 from ml.row_weights import evaluation_weights, training_weights
 from ml.scores import measure
+from ml.stored_columns import Batches, is_stored, predict
 from ml.tasks import Task
 from storage.errors import UserError
 
@@ -163,10 +164,10 @@ class FineTuning:
         whole = not 0 < steps < self._epoch
         epochs = settings.epochs if not steps else math.ceil(steps / self._epoch)
         history = network.fit(
-            self._inputs,
-            self._labels,
-            sample_weight=self._weights,
-            batch_size=settings.batch_size,
+            **training_rows(
+                *(self._inputs, self._labels, self._weights),
+                *(settings.batch_size, settings.seed),
+            ),
             steps_per_epoch=None if whole else steps,
             epochs=epochs,
             verbose=0,
@@ -189,9 +190,7 @@ def evaluate(network: tf_keras.Model, columns: Columns, settings: FitSettings) -
     """
     labels = columns[settings.task.label]
     weights = evaluation_weights(columns, settings.task)
-    predictions = network.predict(
-        select_inputs(network, columns), batch_size=_EVALUATION_BATCH, verbose=0
-    )
+    predictions = predict(network, select_inputs(network, columns), _EVALUATION_BATCH)
     losses = np.ravel(tf_keras.losses.get(settings.keras_loss)(labels, predictions))
     mean = np.average(losses, weights=None if weights is None else np.ravel(weights))
     return {
@@ -212,6 +211,22 @@ def select_inputs(network: tf_keras.Model, columns: Columns) -> Columns:
             f"{', '.join(sorted(columns))}"
         )
     return {name: columns[name] for name in network.input_names}
+
+
+def training_rows(
+    inputs: Columns,
+    labels: np.ndarray,
+    weights: np.ndarray | None,
+    batch_size: int,
+    seed: int,
+) -> dict[str, Any]:
+    """The arguments of Keras's `fit` for rows to train on.
+
+    Arrays in memory are given as such; those in files as a stream of batches, shuffled by `seed`.
+    """
+    if is_stored(inputs):
+        return {"x": Batches(inputs, labels, weights, batch_size, seed).dataset()}
+    return {"x": inputs, "y": labels, "sample_weight": weights, "batch_size": batch_size}
 
 
 class ReportProgress(tf_keras.callbacks.Callback):

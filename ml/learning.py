@@ -27,6 +27,7 @@ class Learning:
     loss: str = ""
     class_weights: str = ""
     network: Mapping[str, Any] = field(default_factory=dict)
+    rows_in_memory: int = 0
 
     @classmethod
     def from_config(cls, custom_config: Mapping[str, Any]) -> Learning:

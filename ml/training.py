@@ -18,11 +18,12 @@ from ml.determinism import make_deterministic
 from ml.examples import Columns, columns_of_files
 from ml.export import save_model
 from ml.file_names import TRAINING_FILE
-from ml.fit import ReportProgress, check_training, select_inputs
+from ml.fit import ReportProgress, check_training, select_inputs, training_rows
 from ml.keras_setup import skip_autograph_of_libraries
 from ml.learning import Learning
 from ml.row_weights import evaluation_weights, training_weights
 from ml.scores import measure
+from ml.stored_columns import Batches, count_not_finite, is_stored, predict
 from ml.tasks import REGRESSION, Task
 from ml.weight_average import AverageWeights
 from storage.errors import DataError, UserError
@@ -70,7 +71,8 @@ class TrainingData:
         graph = tft.TFTransformOutput(fn_args.transform_output)
         schema = graph.transformed_metadata.schema
         train, evaluation = (
-            columns_of_files(files, schema) for files in (fn_args.train_files, fn_args.eval_files)
+            columns_of_files(files, schema, learning.rows_in_memory)
+            for files in (fn_args.train_files, fn_args.eval_files)
         )
         for split, columns in (("train", train), ("eval", evaluation)):
             check_labels(learning.task, split, columns[learning.task.label], learning.loss)
@@ -169,18 +171,14 @@ def fit(model: tf_keras.Model, data: TrainingData, log_dir: str) -> dict[str, An
                 f"val_{_LOSS}", mode="min", patience=config.patience, restore_best_weights=True
             )
         ]
+    weights = training_weights(train, task, config.class_weights)
     history = model.fit(
-        select_inputs(model, train),
-        train[task.label],
-        sample_weight=training_weights(train, task, config.class_weights),
-        batch_size=config.batch_size,
-        epochs=config.epochs,
-        validation_data=(
-            select_inputs(model, evaluation),
-            evaluation[task.label],
-            *_validation_weights(data),
+        **training_rows(
+            *(select_inputs(model, train), train[task.label], weights),
+            *(config.batch_size, config.seed),
         ),
-        validation_batch_size=_BATCH,
+        epochs=config.epochs,
+        **_validation_rows(model, data),
         verbose=2,
         callbacks=[
             AverageWeights(),
@@ -204,7 +202,7 @@ def fit(model: tf_keras.Model, data: TrainingData, log_dir: str) -> dict[str, An
             "of train? If not, lower training.learning_rate "
             f"(now {config.learning_rate:g})"
         )
-    predictions = model.predict(select_inputs(model, evaluation), batch_size=_BATCH, verbose=0)
+    predictions = predict(model, select_inputs(model, evaluation), _BATCH)
     return {
         "epochs": len(losses),
         "best_epoch": int(np.argmin(losses)) + 1 if config.patience else len(losses),
@@ -218,17 +216,24 @@ def fit(model: tf_keras.Model, data: TrainingData, log_dir: str) -> dict[str, An
     }
 
 
-def _validation_weights(data: TrainingData) -> tuple[np.ndarray, ...]:
-    """The weights in the loss that early stopping watches, those of training; none if all equal."""
-    config = data.learning
-    weights = training_weights(data.evaluation, config.task, config.class_weights, data.train)
-    return () if weights is None else (weights,)
+def _validation_rows(model: tf_keras.Model, data: TrainingData) -> dict[str, Any]:
+    """The arguments of Keras's `fit` for what early stopping watches.
+
+    The weights in the loss are those of training.
+    """
+    config, evaluation = data.learning, data.evaluation
+    inputs, labels = select_inputs(model, evaluation), evaluation[config.task.label]
+    weights = training_weights(evaluation, config.task, config.class_weights, data.train)
+    if is_stored(inputs):
+        return {"validation_data": Batches(inputs, labels, weights, _BATCH, None).dataset()}
+    values = (inputs, labels) if weights is None else (inputs, labels, weights)
+    return {"validation_data": values, "validation_batch_size": _BATCH}
 
 
 def _check_inputs(split: str, inputs: Columns) -> None:
     for name, column in inputs.items():
-        if column.dtype.kind == "f" and not np.isfinite(column).all():
-            rows = int((~np.isfinite(column)).any(axis=1).sum())
+        rows = count_not_finite(column)
+        if rows:
             raise UserError(
                 f"{split}: the transformed feature {name!r} is NaN or infinite in {rows:,} of "
                 f"{len(column):,} rows; preprocessing.py has to replace absent values"

@@ -9,6 +9,7 @@ from pydantic.dataclasses import dataclass
 
 from pipeline.setting_types import (
     CHECKED,
+    Count,
     Epochs,
     LearningRate,
     Limit,
@@ -42,6 +43,9 @@ class TrainingConfig:
       seed: Seed of all random choices.
       warm_start: Share of the served model's weights in the initial weights, 0 to 1. See
         docs/backtest.md.
+      rows_in_memory: Largest number of rows of a split that Trainer, Pruner and Quantizer hold in
+        memory. Of more rows the columns are in temporary files, and each epoch shuffles them in
+        parts; 0 for any number.
     """
 
     epochs: RunParameter[Epochs] = 5
@@ -54,6 +58,7 @@ class TrainingConfig:
     patience: RunParameter[Annotated[int, Field(ge=0)]] = 2
     seed: RunParameter[Annotated[int, Field(ge=0, lt=2**32)]] = 7
     warm_start: Share = 0.0
+    rows_in_memory: Count = 1_000_000
 
 
 @dataclass(frozen=True, config=CHECKED)

@@ -192,6 +192,7 @@ def create_pipeline(
         "class_weights": training["class_weights"],
         "batch_size": config.training.batch_size,
         "seed": config.training.seed,
+        "rows_in_memory": config.training.rows_in_memory,
     }
     max_loss = _or_default(config.compression.max_loss, model.task.max_loss)
     pruner = Pruner(

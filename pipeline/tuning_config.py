@@ -66,7 +66,7 @@ class TuningConfig:
       trials: Combinations of settings to try, the first of which is the configured one; 0 for no
         search.
       space: The settings to try, and their ranges, by key: those of `training` but `loss`,
-        `class_weights`, `seed` and `warm_start`, and those of `network`.
+        `class_weights`, `seed`, `warm_start` and `rows_in_memory`, and those of `network`.
       parallel: Trials that are chosen together and run side by side, as many at a time as there are
         cores. What is found depends on this number, and not on the cores.
       sample_rows: Rows of `train` that a trial begins with. The better third goes on with three

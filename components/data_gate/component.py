@@ -11,10 +11,10 @@ from components.data_gate.anomalies import (
     parse_warn_only,
     write_anomalies,
 )
-from components.data_gate.gate import TRAINING_SAMPLE, Gate
-from ml.artifacts import load_schema, load_statistics
+from components.data_gate.gate import MOST_ROWS, TRAINING_SAMPLE, Gate
+from components.data_gate.reading import read_split
+from ml.artifacts import load_schema, load_statistics, split_files
 from ml.comparisons import Anomaly, Drift, nearest_limit, only
-from ml.examples import read_rows
 from ml.tasks import Task
 from storage.errors import BlockingAnomalies
 
@@ -106,29 +106,36 @@ def DataGate(
     splits = json.loads(statistics.split_names)
     with_rows = [split for split in splits if split in json.loads(examples.split_names)]
     label_schema = only(gate.label_columns, gate.schema)
-    # All columns of `test` are looked at if there is a window to compare them with.
-    whole = ["test"] if {"train", "test"} <= {*with_rows} else []
-    rows = {split: read_rows(examples, split, gate.schema) for split in whole}
-    labels = {
-        split: rows[split][[feature.name for feature in label_schema.feature]]
-        if split in rows
-        else read_rows(examples, split, label_schema)
-        for split in with_rows
+    counts = {split: _count_rows(statistics, split) for split in with_rows}
+    # Rows are looked at whole if there is a window to compare those of `test` with, and as many of
+    # the window as of `test`.
+    hashed = {"train": 0, "test": 0}
+    if "train" in counts:
+        wanted = max(TRAINING_SAMPLE, counts.get("test", 0))
+        hashed = {"train": max(1, counts["train"] // wanted), "test": 1}
+    read = {
+        split: read_split(
+            split_files(examples, split),
+            gate.schema,
+            label_schema,
+            hashed=hashed.get(split, 0),
+            kept=max(1, count // max(hashed.get(split, 0), 1) // MOST_ROWS),
+        )
+        for split, count in counts.items()
     }
-    window = None
-    if "train" in labels:
-        wanted = max(TRAINING_SAMPLE, len(labels.get("test", ())))
-        step = max(1, len(labels["train"]) // wanted)
-        window = read_rows(examples, "train", gate.schema, step)
+    window = read.get("train")
     for split in splits:
         result, of_split = gate.check_statistics(split, load_statistics(statistics, split), served)
         drift = nearest_limit(result) or drift
-        if split in labels:
-            of_split += gate.check_labels(split, labels[split], labels.get("train"), of_split)
-        if split == "train" and window is not None:
-            of_split += gate.check_window(split, window)
-        if split in rows and window is not None:
-            of_split += gate.check_rows(split, rows[split], window)
+        if split in read:
+            of_split += gate.check_labels(
+                split, read[split].labels, window.labels if window else None, of_split
+            )
+        if split == "train" and window:
+            of_split += gate.check_window(split, window.rows)
+        if split == "test" and split in read and window:
+            of_split += gate.check_repeated(split, read[split].hashes, window.hashes)
+            of_split += gate.check_rows(split, read[split].rows, window.rows)
         found += of_split
         write_anomalies(anomalies, split, result, of_split)
     anomalies.split_names = statistics.split_names
@@ -137,6 +144,11 @@ def DataGate(
         raise BlockingAnomalies(describe_blocking(blocking))
     shown = tuple(map(str, found[:SHOWN]))
     GateFacts(len(found), shown, served is not None, drift).attach(anomalies)
+
+
+def _count_rows(statistics: tfx.dsl.Artifact, split: str) -> int:
+    found = load_statistics(statistics, split)
+    return int(found.datasets[0].num_examples) if found and found.datasets else 0
 
 
 @dataclass(frozen=True)

@@ -39,6 +39,8 @@ from storage.errors import DataError, UserError
 _COMPARED = ("train", "test")
 # Rows of the window that relations are fitted on, or up to twice as many.
 TRAINING_SAMPLE = 10_000
+# Rows of a split of which all columns are in memory at once, or up to twice as many.
+MOST_ROWS = 100_000
 # Types of anomalies that mean something only in a whole month.
 _OF_MONTHS = frozenset({"FEATURE_TYPE_LOW_FRACTION_PRESENT"})
 
@@ -155,15 +157,24 @@ class Gate:
         """
         yield from find_leaks(split, self._sample(window), self.task, self.features)
 
+    def check_repeated(self, split: str, rows: np.ndarray, window: np.ndarray) -> Iterator[Anomaly]:
+        """Checks that the rows of a new month are not there twice.
+
+        Args:
+          split: Name of the split.
+          rows: Hashes of its rows; see `components.data_gate.reading.hash_rows`.
+          window: The same of rows of the window.
+        """
+        yield from find_duplicates(split, rows, window, self.max_duplicates)
+
     def check_rows(self, split: str, rows: pd.DataFrame, window: pd.DataFrame) -> Iterator[Anomaly]:
-        """Checks the rows of a new month.
+        """Checks the rows of a new month, or a sample of them.
 
         Args:
           split: Name of the split.
           rows: All columns; see `read_rows`.
           window: The same of some rows of the window.
         """
-        yield from find_duplicates(split, rows, window, self.max_duplicates)
         window = window.iloc[:: max(1, len(window) // TRAINING_SAMPLE)]
         # Pixels are related too closely, and many are constant.
         scalar = [f.name for f in self.schema.feature if vector_width(f) is None]

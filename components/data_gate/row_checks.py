@@ -13,22 +13,22 @@ from ml.relations import Relations
 
 
 def find_duplicates(
-    split: str, rows: pd.DataFrame, window: pd.DataFrame, limit: float
+    split: str, rows: np.ndarray, window: np.ndarray, limit: float
 ) -> Iterator[Anomaly]:
     """Finds rows that repeat another row in every column, more often than those of the window.
 
     Args:
       split: Name of the split.
-      rows: Its rows.
-      window: Rows of the window; as many of them as there are `rows` say how often rows repeat by
-        nature.
+      rows: A hash of each row; see `components.data_gate.reading.hash_rows`.
+      window: The same of rows of the window; as many of them as there are `rows` say how often rows
+        repeat by nature.
       limit: Largest share of repeated rows above that.
     """
-    repeated = int(rows.duplicated().sum())
+    repeated = _count_repeated(rows)
     if not repeated:
         return
     places = np.linspace(0, len(window) - 1, min(len(rows), len(window))).astype(int)
-    natural = float(window.iloc[places].duplicated().mean()) if len(window) else 0.0
+    natural = _count_repeated(window[places]) / max(len(places), 1)
     deviation = math.sqrt(natural * (1 - natural) / max(len(places), 1))
     allowed = min(1.0, limit + natural + deviation)
     text = (
@@ -37,6 +37,10 @@ def find_duplicates(
     )
     severity = ERROR if is_more(repeated, len(rows), allowed) else WARNING
     yield Anomaly(split, DATA_SET, "DUPLICATE_ROWS", severity, text)
+
+
+def _count_repeated(hashes: np.ndarray) -> int:
+    return len(hashes) - len(np.unique(hashes))
 
 
 def find_constant(split: str, rows: pd.DataFrame, before: pd.DataFrame) -> Iterator[Anomaly]:

@@ -10,7 +10,6 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_model_analysis as tfma
 from tensorflow_metadata.proto.v0 import schema_pb2
-from tfx_bsl.coders.example_coder import ExamplesToRecordBatchDecoder
 from tfx_bsl.public import tfxio
 
 from components.evaluator import columns
@@ -20,6 +19,7 @@ from components.evaluator.fairness import CompareSlices, Fairness
 from components.evaluator.labels import encode_labels
 from components.evaluator.slices import slice_columns
 from ml.predictors import Predictor, check_model, load_predictor
+from ml.record_batches import RecordBatchDecoder
 from ml.tasks import Task
 
 # Rows of a batch. The fixed cost of a batch is that of some hundred rows.
@@ -182,7 +182,7 @@ class _Predict(beam.DoFn):
 
     def setup(self) -> None:
         """Loads the models."""
-        self._decoder = ExamplesToRecordBatchDecoder(self._schema.SerializeToString())
+        self._decoder = RecordBatchDecoder(self._schema)
         self._predictors: dict[str, Predictor] = {
             name: load_predictor(uri, prefer_tflite=tflite)
             for name, (uri, tflite) in self._models.items()
@@ -192,7 +192,7 @@ class _Predict(beam.DoFn):
         """Predicts the rows of a file."""
         records = tf.data.TFRecordDataset(extracts[_FILE], "GZIP").batch(_BATCH)
         for number, examples in enumerate(records.as_numpy_iterator()):
-            batch = self._decoder.DecodeBatch(examples.tolist())
+            batch = self._decoder.decode(examples)
             yield {
                 PLACE: (extracts[_FILE], number * _BATCH),
                 tfma.INPUT_KEY: examples,

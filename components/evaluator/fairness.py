@@ -17,7 +17,6 @@ import pyarrow as pa
 import tensorflow_model_analysis as tfma
 from tensorflow_metadata.proto.v0 import schema_pb2
 from tfx import v1 as tfx
-from tfx_bsl.coders.example_coder import ExamplesToRecordBatchDecoder
 
 from components.evaluator.columns import COLUMNS, REPLICATES, add_tallies, numbers
 from components.evaluator.slices import SliceKey, rows_by_slice
@@ -25,10 +24,10 @@ from ml.bootstrap import poisson_counts
 from ml.fairness.metrics import Quantities
 from ml.fairness.report import FairnessSettings, compare_slices
 from ml.file_names import FAIRNESS_FILE
+from ml.record_batches import read_record_batches
 from ml.tallies import Tally
 from ml.tasks import Task
 from storage.errors import DataError
-from storage.tfrecords import read_records
 
 _BATCH = 16_384
 # Slices of a column that are compared, the largest; and sums of all crossed slices in memory, of
@@ -83,10 +82,8 @@ def plan_fairness(
       DataError: If a value is not UTF-8.
     """
     columns = schema_pb2.Schema(feature=[f for f in schema.feature if f.name in settings.columns])
-    decoder = ExamplesToRecordBatchDecoder(columns.SerializeToString())
     counts: dict[str, Count[Any]] = {name: Count() for name in settings.columns}
-    for examples in read_records(files).batch(_BATCH).as_numpy_iterator():
-        batch = decoder.DecodeBatch(examples.tolist())
+    for batch in read_record_batches(files, columns, _BATCH):
         for key, rows in rows_by_slice(batch, _specs(settings.columns)).items():
             ((name, value),) = key
             counts[name][value] += len(rows)

@@ -8,13 +8,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from tensorflow_metadata.proto.v0 import schema_pb2
-from tfx_bsl.coders.example_coder import ExamplesToRecordBatchDecoder
 
 from components.evaluator.columns import numbers
+from ml.record_batches import read_record_batches
 from ml.sample import Sample
 from ml.tasks import REGRESSION, Task
 from storage.errors import DataError
-from storage.tfrecords import read_records
 
 _BATCH = 16_384
 
@@ -74,11 +73,9 @@ def count_labels(files: Sequence[str], schema: schema_pb2.Schema, task: Task) ->
     """
     needed = {task.label, task.example_weight}
     columns = schema_pb2.Schema(feature=[f for f in schema.feature if f.name in needed])
-    decoder = ExamplesToRecordBatchDecoder(columns.SerializeToString())
     rows, classes = 0, max(len(task.classes), 1)
     sums, squares = np.zeros(classes), np.zeros(classes)
-    for examples in read_records(files).batch(_BATCH).as_numpy_iterator():
-        batch = decoder.DecodeBatch(examples.tolist())
+    for batch in read_record_batches(files, columns, _BATCH):
         labels = encode_labels(task, batch)
         ids = labels.astype(int) if task.classes else np.zeros(len(labels), int)
         weights = np.ones(len(labels))

@@ -53,6 +53,7 @@ def Pruner(
     distillation: tfx.dsl.components.Parameter[float],
     keep_units: tfx.dsl.components.Parameter[str],
     seed: tfx.dsl.components.Parameter[int],
+    rows_in_memory: tfx.dsl.components.Parameter[int],
 ) -> None:
     """Prunes a `tf_keras` model by magnitude while fine-tuning it.
 
@@ -84,6 +85,7 @@ def Pruner(
           distillation=1.0,
           keep_units="auto",
           seed=7,
+          rows_in_memory=1_000_000,
       )
 
     Args:
@@ -126,6 +128,7 @@ def Pruner(
         are removed before the weights are pruned, see `remove_least_units`, and `target_sparsity`
         is that of the weights that are left. "auto" for as many units as `split_sparsity` keeps.
       seed: Seed of all random choices.
+      rows_in_memory: Largest number of rows that are held in memory; see `read_columns`.
 
     Raises:
       UserError: If a parameter is not allowed, a layer cannot be pruned, or the model is not
@@ -149,7 +152,7 @@ def Pruner(
     names = [layer.name for layer in chosen]
     graph = tft.TFTransformOutput(transform_graph.uri)
     schema = graph.transformed_metadata.schema
-    evaluation = read_columns(examples, "eval", schema)
+    evaluation = read_columns(examples, "eval", schema, rows_in_memory)
     check_columns(evaluation, settings.task)
     before, why = evaluate(network, evaluation, settings), ""
     weights, target = count_weights(network, names), spec["sparsity"]
@@ -157,7 +160,7 @@ def Pruner(
     sensitivity: dict[str, float] = {}
     removed: dict[str, dict[str, int]] = {}
     if target != 0:
-        train = read_columns(examples, "train", schema)
+        train = read_columns(examples, "train", schema, rows_in_memory)
         check_columns(train, settings.task)
         steps = settings.steps(len(train[settings.task.label]))
         # Blocks and patterns stay where they are.

@@ -60,6 +60,7 @@ def Quantizer(
     learning_rate: tfx.dsl.components.Parameter[float],
     distillation: tfx.dsl.components.Parameter[float],
     seed: tfx.dsl.components.Parameter[int],
+    rows_in_memory: tfx.dsl.components.Parameter[int],
 ) -> None:
     """Converts a `tf_keras` model to TFLite, quantized in one mode or in the best of several.
 
@@ -103,6 +104,7 @@ def Quantizer(
           learning_rate=1e-4,
           distillation=1.0,
           seed=7,
+          rows_in_memory=1_000_000,
       )
 
     Args:
@@ -135,6 +137,7 @@ def Quantizer(
       distillation: Share of the predictions of `float_model` in what `qat` and `pqat` learn; the
         rest are labels. With 1 they learn without dropout, noise and penalties.
       seed: Seed of all random choices.
+      rows_in_memory: Largest number of rows that are held in memory; see `read_columns`.
 
     Raises:
       UserError: If a parameter is not allowed, a layer cannot be quantized, the model is not
@@ -163,7 +166,9 @@ def Quantizer(
             modes = [name for name in modes if name not in EMULATED]
     train: Columns = {}
     if any(name in EMULATED for name in modes):
-        train = read_columns(transformed_examples, "train", graph.transformed_metadata.schema)
+        train = read_columns(
+            *(transformed_examples, "train", graph.transformed_metadata.schema, rows_in_memory)
+        )
         check_columns(train, learned)
     order = np.random.default_rng(seed).permutation(len(next(iter(train.values()), ())))
     representative = {

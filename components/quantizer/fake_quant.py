@@ -17,6 +17,7 @@ import tensorflow_model_optimization as tfmot
 import tf_keras
 
 from ml.networks import clone, kernel_layers
+from ml.stored_columns import count_not_finite
 from storage.errors import UserError
 
 _quantization = tfmot.quantization.keras
@@ -90,7 +91,7 @@ def check_representative(rows: dict[str, np.ndarray]) -> None:
     for name, column in rows.items():
         if not len(column):
             raise UserError("the representative dataset is empty: there are no training examples")
-        if column.dtype.kind == "f" and not np.isfinite(column).all():
+        if count_not_finite(column):
             row = int(np.argwhere(~np.isfinite(column))[0][0])
             raise UserError(
                 f"the representative dataset has NaN or infinity in {name!r} (row {row}); "

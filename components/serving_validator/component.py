@@ -17,7 +17,7 @@ from components.serving_validator.trial import (
     TFLITE_FORMAT,
     Rows,
     log_path,
-    try_format,
+    try_formats,
 )
 from components.serving_validator.verdict import Limits
 from components.serving_validator.warmup import write_warmup
@@ -128,10 +128,7 @@ def ServingValidator(
         warmed = write_warmup(candidate, model_name, requested.examples[:warmup_rows], features)
         has_tflite = os.path.exists(os.path.join(candidate, TFLITE_MODEL))
         formats = [SAVED_MODEL_FORMAT, *([TFLITE_FORMAT] if has_tflite else [])]
-        trials = {
-            model_format: try_format(model_format, folder, candidate, model_name, requested, limits)
-            for model_format in formats
-        }
+        trials = try_formats(formats, folder, candidate, model_name, requested, limits)
         reasons = [reason for trial in trials.values() for reason in trial.reasons]
         requests = Path(candidate, WARMUP_FILE).read_bytes() if warmed else None
         logs = {

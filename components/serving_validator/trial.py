@@ -77,28 +77,54 @@ class Unfit(Exception):
     """A candidate is not fit to be served, and its server takes no more requests."""
 
 
-def try_format(
-    model_format: str,
+def try_formats(
+    formats: Sequence[str],
     serving_dir: str,
     version_dir: str,
     model_name: str,
     rows: Rows,
     limits: Limits,
-) -> Trial:
-    """Serves a candidate in one format and requests every row, over gRPC and over REST.
+) -> dict[str, Trial]:
+    """Serves a candidate in some formats and requests every row, over gRPC and over REST.
+
+    Each format has a server. All start at once, because most of that time is imports; then one
+    after the other gets requests, so that none slows another one down.
 
     Args:
-      model_format: `SAVED_MODEL_FORMAT` or `TFLITE_FORMAT`.
+      formats: Of `SAVED_MODEL_FORMAT` and `TFLITE_FORMAT`.
       serving_dir: Local folder that holds the candidate as the one version of the one model, and
-        takes the server's log; see `log_path`.
+        takes the servers' logs; see `log_path`.
       version_dir: Folder of that version.
       model_name: Name of the model.
       rows: What to request.
       limits: Its limits.
 
     Returns:
-        The measurements, and the reasons against it.
+      By format the measurements, and the reasons against it.
     """
+    progress.report(f"{' and '.join(formats)}: starting the server")
+    with contextlib.ExitStack() as stack:
+        requesters = {
+            model_format: stack.enter_context(
+                _serve(model_format, serving_dir, model_name, limits.timeout_seconds)
+            )
+            for model_format in formats
+        }
+        loading = list(requesters.values())
+        while loading := [requester for requester in loading if requester.is_loading()]:
+            time.sleep(_POLL_SECONDS)
+        for model_format, requester in requesters.items():
+            requester.run(model_format, rows)
+    for model_format, requester in requesters.items():
+        _compare_with_model(model_format, requester, version_dir, rows, limits)
+    return {model_format: requester.trial for model_format, requester in requesters.items()}
+
+
+@contextlib.contextmanager
+def _serve(
+    model_format: str, serving_dir: str, model_name: str, timeout_seconds: float
+) -> Iterator[_Requester]:
+    """Runs a server for a format."""
     grpc_port, rest_port = free_ports(2)
     command = server_command(
         serving_dir,
@@ -106,16 +132,20 @@ def try_format(
         grpc_port,
         rest_port,
         prefer_tflite=model_format == TFLITE_FORMAT,
-        deadline_seconds=limits.timeout_seconds + _LATER_SECONDS,
+        deadline_seconds=timeout_seconds + _LATER_SECONDS,
     )
-    progress.report(f"{model_format}: starting the server")
     with (
         run_server(command, log_path(serving_dir, model_format)) as server,
         contextlib.closing(GrpcClient(grpc_port, model_name)) as grpc_client,
         contextlib.closing(RestClient(rest_port, model_name)) as rest_client,
     ):
-        requester = _Requester(server, grpc_client, rest_client, limits.timeout_seconds)
-        requester.run(model_format, rows)
+        yield _Requester(server, grpc_client, rest_client, timeout_seconds)
+
+
+def _compare_with_model(
+    model_format: str, requester: _Requester, version_dir: str, rows: Rows, limits: Limits
+) -> None:
+    """Compares what a server predicted with what the model predicts here, and checks the limits."""
     trial = requester.trial
     for request, predictions in requester.predictions.items():
         trial.reasons += non_finite_predictions(request, predictions, rows.numbers)
@@ -135,7 +165,6 @@ def try_format(
             trial.reasons += lines
     trial.reasons += unmet_limits(trial, limits)
     trial.reasons = [f"{model_format}: {reason}" for reason in trial.reasons]
-    return trial
 
 
 def log_path(serving_dir: str, model_format: str) -> str:
@@ -159,11 +188,27 @@ class _Requester:
         self._grpc = grpc_client
         self._rest = rest_client
         self._timeout = timeout_seconds
+        self._started = time.monotonic()
+
+    def is_loading(self) -> bool:
+        """Whether the model is still loading; if not, keeps its time, or why it failed."""
+        try:
+            seconds = time.monotonic() - self._started
+            if not self._is_available():
+                if seconds <= self._timeout:
+                    return True
+                self._server.kill()
+                raise Unfit(f"the server did not load the model within {self._timeout:g} s")
+            self.trial.startup_seconds = seconds
+        except (Refused, Unfit) as error:
+            self.trial.reasons.append(str(error))
+        return False
 
     def run(self, model_format: str, rows: Rows) -> None:
-        """Waits for the model, then requests every row over each protocol until one fails."""
+        """Requests every row over each protocol until one fails; nothing if there is no server."""
+        if self.trial.reasons:
+            return
         try:
-            self.trial.startup_seconds = self._wait_until_ready()
             with self._explain("its signatures"):
                 signatures = self._grpc.signatures(self._timeout)
             inputs = make_inputs(signatures[DEFAULT_SIGNATURE], rows.examples, rows.features)
@@ -183,21 +228,15 @@ class _Requester:
         except (Refused, Unfit) as error:
             self.trial.reasons.append(str(error))
 
-    def _wait_until_ready(self) -> float:
-        start = time.monotonic()
-        while True:
-            state, message = self._grpc.status()
-            seconds = time.monotonic() - start
-            if state == State.AVAILABLE and self._rest.is_up():
-                return seconds
-            if state == State.END:
-                raise Unfit(f"the server did not load the model: {message}")
-            if ending := self._server.ending():
-                raise Unfit(f"while the model was loading: {ending}")
-            if seconds > self._timeout:
-                self._server.kill()
-                raise Unfit(f"the server did not load the model within {self._timeout:g} s")
-            time.sleep(_POLL_SECONDS)
+    def _is_available(self) -> bool:
+        state, message = self._grpc.status()
+        if state == State.AVAILABLE and self._rest.is_up():
+            return True
+        if state == State.END:
+            raise Unfit(f"the server did not load the model: {message}")
+        if ending := self._server.ending():
+            raise Unfit(f"while the model was loading: {ending}")
+        return False
 
     def _request(self, protocol: str, client: Client, inputs: Inputs, numbers: list[int]) -> None:
         requests = [client.prepare(inputs, row) for row in range(len(numbers))]

@@ -10,7 +10,7 @@ from tfx import v1 as tfx
 
 from components.span_example_gen.plan import SPLITS, Shares, plan_shards
 from components.span_example_gen.row_order import RowOrder
-from components.span_example_gen.source_files import TextCopier, source_files
+from components.span_example_gen.source_files import Copier, source_files
 from components.span_example_gen.writing import ROUNDED, WriteShard
 from ml.artifacts import load_schema
 from ml.effort import Stopwatch
@@ -96,7 +96,7 @@ def SpanExampleGen(
     with source_files(source, columns, order, store, examples.uri) as files:
         shards, rows = plan_shards(chosen, files, Shares(eval_days, eval_share, test_share))
         files.copy_unkept((shard.path, shard.name) for shard in shards)
-        write = WriteShard(TextCopier(source, columns, order), files.copies, examples.uri, store)
+        write = WriteShard(Copier(source, columns, order), files.copies, examples.uri, store)
         try:
             with beam_pipeline as pipeline:
                 _ = pipeline | "Shards" >> beam.Create(shards) | "Write" >> beam.ParDo(write)

@@ -1,4 +1,4 @@
-"""The files of a window: text becomes Parquet while it is needed, and what was found is kept."""
+"""The files of a window: copied as small row groups where needed, and what was found is kept."""
 
 from __future__ import annotations
 
@@ -20,18 +20,22 @@ from components.span_example_gen.parquet import open_parquet, unreadable
 from components.span_example_gen.row_order import RowOrder, hash_rows, within
 from ml import progress
 from ml.example_columns import Columns
-from storage.parquet import ParquetFile
+from storage.errors import DataError
+from storage.parquet import ParquetFile, write_row_groups
 from storage.span_store import ShardName, SpanStore
 from storage.spans import DataSource, Span, filesystem
 from storage.table_formats import Format
-from storage.tables import as_parquet
+from storage.tables import ROWS_PER_GROUP, as_parquet
 
 _Item = TypeVar("_Item")
 _FOLDER = ".staged"
 # Kinds of entries of the store.
 EXAMPLES, _ROWS, _DIGEST = "examples", "rows", "digest"
 # Version of the format of kept entries; others are not used.
-_ENCODING = 1
+_ENCODING = 2
+# A Parquet file with a row group of more rows is copied: a row group is read as a whole, and
+# becomes one file of examples.
+_MOST_ROWS_OF_A_GROUP = 2 * ROWS_PER_GROUP
 
 
 @dataclass(frozen=True)
@@ -87,9 +91,9 @@ class SourceFiles:
       columns: The columns to read.
       order: By what rows are split.
       store: What earlier runs found.
-      folder: Folder of the text files' Parquet copies, which all workers can read.
+      folder: Folder of the files' Parquet copies, which all workers can read.
       known: The rows of the files that were read, by path and version.
-      copies: Folder and path of the copy of each text file that has one.
+      copies: Folder and path of the copy of each file that has one.
       lacking: The columns that each copy lacks.
       left_out: Columns of the files that are not read.
     """
@@ -148,29 +152,29 @@ class SourceFiles:
 
     @contextmanager
     def open(self, path: str) -> Iterator[ParquetFile]:
-        """Opens a file, or the copy of a text file, which is made if it is not there."""
-        if Format.of(path) is Format.PARQUET:
-            files, target = filesystem(self.source.uri)[0], path
-        else:
-            self.copy(path)
+        """Opens a file, or the copy of one that needs a copy, which is made if it is not there."""
+        self.copy(path)
+        if path in self.copies:
             files, target = filesystem(self.folder)[0], self.copies[path][1]
+        else:
+            files, target = filesystem(self.source.uri)[0], path
         with open_parquet(files, target, path) as parquet:
             yield parquet
 
     def copy(self, path: str) -> None:
-        """Writes a text file as Parquet, once."""
-        if Format.of(path) is Format.PARQUET or path in self.copies:
+        """Copies a file that needs it, once."""
+        copier = Copier(self.source, self.columns, self.order)
+        if path in self.copies or not copier.is_needed(path):
             return
         progress.report(f"reading {os.path.basename(path)}")
         tf.io.gfile.makedirs(self.folder)
         targets, root = filesystem(self.folder)
         target = f"{root}/{len(self.copies):06d}.parquet"
-        copier = TextCopier(self.source, self.columns, self.order)
         self.lacking[path] = copier.copy(path, targets, target)
         self.copies[path] = self.folder, target
 
     def copy_unkept(self, shards: Iterable[tuple[str, ShardName]]) -> None:
-        """Copies the text files of which examples are not kept.
+        """Copies the files that need it, and of which examples are not kept.
 
         Args:
           shards: The file and the name of each shard.
@@ -202,8 +206,8 @@ class SourceFiles:
 
 
 @dataclass(frozen=True)
-class TextCopier:
-    """Writes text files as Parquet.
+class Copier:
+    """Writes text files, and Parquet files of large row groups, as Parquet of small ones.
 
     Attributes:
       source: The data.
@@ -215,9 +219,35 @@ class TextCopier:
     columns: Columns
     order: RowOrder
 
+    def is_needed(self, path: str) -> bool:
+        """Whether a file is read from a copy.
+
+        Raises:
+          DataError: If it is not a Parquet file, and no text file.
+        """
+        if Format.of(path) is not Format.PARQUET:
+            return True
+        with open_parquet(filesystem(self.source.uri)[0], path, path) as parquet:
+            return has_large_groups(parquet)
+
     def copy(self, path: str, targets: pa.fs.FileSystem, target: str) -> list[str]:
-        """Writes a file; see `storage.tables.as_parquet`."""
+        """Writes a file; returns the names of columns that are left out.
+
+        Raises:
+          DataError: If it cannot be read; see `storage.tables.as_parquet`.
+        """
         files, _ = filesystem(self.source.uri)
+        if Format.of(path) is Format.PARQUET:
+            try:
+                with (
+                    open_parquet(files, path, path) as parquet,
+                    targets.open_output_stream(target) as out,
+                ):
+                    batches = parquet.iter_batches(ROWS_PER_GROUP, use_threads=False)
+                    write_row_groups(batches, out, ROWS_PER_GROUP)
+            except (pa.ArrowException, OSError) as error:
+                raise DataError(f"{path} cannot be read: {' '.join(str(error).split())}") from error
+            return []
         types = self.columns.text_types
         others = [name for name in self.order.key_columns if name not in types]
         return as_parquet(path, files, targets, target, types, self.source.text, others)
@@ -242,6 +272,13 @@ def source_files(
     finally:
         if tf.io.gfile.exists(folder):
             tf.io.gfile.rmtree(folder)
+
+
+def has_large_groups(parquet: ParquetFile) -> bool:
+    """Whether a row group of a file has too many rows for one file of examples."""
+    groups = range(parquet.num_row_groups)
+    rows = (parquet.metadata.row_group(group).num_rows for group in groups)
+    return max(rows, default=0) > _MOST_ROWS_OF_A_GROUP
 
 
 def _number(span: Span) -> int:

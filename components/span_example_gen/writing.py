@@ -14,7 +14,7 @@ from tfx_bsl.coders import example_coder
 from components.span_example_gen.parquet import open_parquet, unreadable
 from components.span_example_gen.plan import ROWS_PER_SHARD, Shard
 from components.span_example_gen.row_order import within
-from components.span_example_gen.source_files import EXAMPLES, TextCopier
+from components.span_example_gen.source_files import EXAMPLES, Copier
 from ml import progress
 from ml.artifacts import split_uri
 from ml.example_columns import to_example_batch
@@ -22,7 +22,6 @@ from storage.errors import DataError
 from storage.parquet import ParquetFile
 from storage.span_store import SpanStore
 from storage.spans import filesystem
-from storage.table_formats import Format
 from storage.tfrecords import open_records, read_records
 
 _PART_BYTES = 1 << 20
@@ -37,7 +36,7 @@ class WriteShard(beam.DoFn):
     """
 
     def __init__(
-        self, copier: TextCopier, copies: dict[str, tuple[str, str]], uri: str, store: SpanStore
+        self, copier: Copier, copies: dict[str, tuple[str, str]], uri: str, store: SpanStore
     ):
         self._copier = copier
         self._copies = copies
@@ -79,14 +78,13 @@ class WriteShard(beam.DoFn):
 
     @contextmanager
     def _open(self, path: str) -> Iterator[ParquetFile]:
-        """Opens a file, or the Parquet copy of a text file."""
-        source = self._copier.source
-        if Format.of(path) is Format.PARQUET:
-            with open_parquet(filesystem(source.uri)[0], path, path) as parquet:
-                yield parquet
-        elif path in self._copies:
+        """Opens a file, or its copy."""
+        if path in self._copies:
             uri, copy = self._copies[path]
             with open_parquet(filesystem(uri)[0], copy, path) as parquet:
+                yield parquet
+        elif not self._copier.is_needed(path):
+            with open_parquet(filesystem(self._copier.source.uri)[0], path, path) as parquet:
                 yield parquet
         else:  # Its examples were kept, but are damaged.
             with tempfile.TemporaryDirectory() as folder:

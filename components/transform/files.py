@@ -14,6 +14,7 @@ from tfx_bsl.public import tfxio
 
 from ml import progress
 from ml.example_columns import feature_type
+from ml.record_batches import RecordBatchDecoder
 from storage.tfrecords import open_records, read_records
 
 _BATCH_ROWS = 65_536  # More than the rows of a file of SpanExampleGen.
@@ -42,12 +43,11 @@ class _Read(beam.DoFn):
         kinds = {name: self._columns.field(name).type.value_type for name in names}
         features = [schema_pb2.Feature(name=n, type=feature_type(k)) for n, k in kinds.items()]
         schema = schema_pb2.Schema(feature=features)
-        self._decoder = example_coder.ExamplesToRecordBatchDecoder(schema.SerializeToString())
+        self._decoder = RecordBatchDecoder(schema)
 
     def process(self, path: str) -> Iterator[pa.RecordBatch]:
-        batches = read_records(path).batch(_BATCH_ROWS).as_numpy_iterator()
-        for number, records in enumerate(batches):
-            batch = self._decoder.DecodeBatch(list(records))
+        for number, records in enumerate(read_records(path).batch(_BATCH_ROWS)):
+            batch = self._decoder.decode(records)
             columns = {name: batch.column(name) for name in batch.schema.names}
             if FILE in self._columns.names:
                 name = os.path.basename(path).removesuffix(".gz")

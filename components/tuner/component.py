@@ -64,6 +64,7 @@ def Tuner(
     class_weights: tfx.dsl.components.Parameter[str],
     patience: tfx.dsl.components.Parameter[int],
     seed: tfx.dsl.components.Parameter[int],
+    rows_in_memory: tfx.dsl.components.Parameter[int],
 ) -> None:
     """Tries settings of the training, and passes the best ones to Trainer.
 
@@ -129,6 +130,7 @@ def Tuner(
       class_weights: "balanced", a JSON list of a weight for each class, or "".
       patience: Epochs without a lower loss on `eval` before training stops; 0 trains all.
       seed: Seed of the search and of its trainings.
+      rows_in_memory: Largest number of rows that a training holds in memory.
 
     Raises:
       UserError: If a parameter is not allowed, or no trial is complete.
@@ -146,7 +148,8 @@ def Tuner(
         **{"patience": patience, "seed": seed},
     }
     # Trials start from random weights, as without `base_model`.
-    config = json.loads(custom_config) | training | {"warm_start": 0.0, "network": network}
+    fixed = {"warm_start": 0.0, "network": network, "rows_in_memory": rows_in_memory}
+    config = json.loads(custom_config) | training | fixed
     files = {split: tuple(split_files(examples, split)) for split in ("train", "eval")}
     ranges = json.loads(space)
     configured = {f"training.{name}": value for name, value in training.items()}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import gc
 import logging
 import os
 import warnings
@@ -19,6 +18,7 @@ from pipeline.kubeflow_config import NodeConfig
 from pipeline.model_folders import check_single_name
 from storage.errors import UserError
 from storage.span_store import STORE_VARIABLE
+from terminal.imports import lasting_imports
 
 if TYPE_CHECKING:
     from orchestration.kubeflow.spec import Resources
@@ -98,17 +98,15 @@ def _resources(config: Config, node_id: str) -> Resources:
 
 @contextlib.contextmanager
 def _importing() -> Iterator[None]:
-    """Imports TFX in two thirds of the time, and keeps its libraries' warnings from the screen."""
+    """Imports TFX, and keeps its libraries' warnings from the screen."""
     warnings.simplefilter("ignore")
     logging.getLogger().setLevel(logging.ERROR)
     kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    gc.disable()  # What modules define stays: looking through it again and again takes seconds.
     try:
         os.dup2(nowhere, 2)  # TensorFlow's C++ part writes there.
-        yield
+        with lasting_imports():
+            yield
     finally:
         os.dup2(kept, 2)
         os.close(kept)
         os.close(nowhere)
-        gc.freeze()  # Nor at the end of the process, where it would take as long again.
-        gc.enable()

@@ -75,7 +75,8 @@ class ConcurrentDagRunner:
       summarize: Import path of the function that describes a node's outputs, see `NodeTask`.
       observer: Observes the run.
       environment: Environment variables of the nodes, over those of this process.
-      workers: Largest number of nodes that run at the same time.
+      workers: Largest number of nodes that run at the same time; one more than there are cores,
+        since nodes also wait for files.
       time_limits: Seconds that a node may take, by id, before it is stopped; any time if absent.
     """
 
@@ -84,7 +85,7 @@ class ConcurrentDagRunner:
     summarize: str
     observer: RunObserver
     environment: dict[str, str] = field(default_factory=dict)
-    workers: int = field(default_factory=lambda: len(os.sched_getaffinity(0)))
+    workers: int = field(default_factory=lambda: len(os.sched_getaffinity(0)) + 1)
     time_limits: Mapping[str, float] = field(default_factory=dict)
 
     def run(self, pipeline: bytes, upstream: dict[str, tuple[str, ...]]) -> dict[str, NodeResult]:

@@ -14,6 +14,7 @@ from storage.errors import SurroundingsError
 # Imported once, in the server that node processes are forked from. The server itself only imports:
 # a process that has started TensorFlow's threads cannot be forked safely.
 PRELOAD = [
+    "orchestration.local.preloading",
     "tfx.v1",
     "tensorflow",
     "tf_keras",
@@ -21,6 +22,7 @@ PRELOAD = [
     "tensorflow_model_optimization",
     "sklearn.metrics",
     "orchestration.local.tfx_internals",
+    "orchestration.local.beam_specs",
 ]
 
 # Of 107 bytes of a socket's path, `multiprocessing` adds 31.

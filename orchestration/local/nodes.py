@@ -17,6 +17,7 @@ from orchestration.local.fork_server import start_fork_server
 from orchestration.local.node_process import FAILED, NodeResult, redirect_output
 from orchestration.local.output_directory import OutputDirectory
 from pipeline.config import Config
+from terminal.imports import lasting_imports
 
 if TYPE_CHECKING:
     from tfx import v1 as tfx
@@ -34,9 +35,10 @@ def begin(logs: Path, console: Console, log: str = "runner.log") -> None:
     start_fork_server(logs / "imports.log")
     redirect_output(str(logs / log))
     spinner = Spinner("dots", "Importing TFX …")
-    with Live(
+    shown = Live(
         spinner, console=console, transient=True, redirect_stdout=False, redirect_stderr=False
-    ):
+    )
+    with shown, lasting_imports():
         import pipeline.pipeline  # noqa: F401
 
 

@@ -25,6 +25,7 @@ from serving.server.settings import GRPC_PORT, REST_PORT, ServerSettings
 from storage.keys import KeyFileError
 from storage.memory import MEMORY
 from storage.private_copy import delete_private_copies
+from terminal.imports import lasting_imports
 
 _PORT = click.IntRange(0, 65535)
 _HOST = re.compile(r"\*|[a-zA-Z0-9]([a-zA-Z0-9._-]*[a-zA-Z0-9])?")
@@ -237,9 +238,10 @@ def serve(
         )
     # Before TensorFlow is imported, to silence its messages on the standard error.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    _import_tensorflow()
-    from serving.server.app import serve as run_server
-    from serving.server.request_log import RequestLogError
+    with lasting_imports():
+        _import_tensorflow()
+        from serving.server.app import serve as run_server
+        from serving.server.request_log import RequestLogError
 
     try:
         with refusals(RequestLogError):

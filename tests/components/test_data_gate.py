@@ -22,6 +22,7 @@ from tensorflow_metadata.proto.v0 import anomalies_pb2, schema_pb2
 from tfx.v1.types import standard_artifacts as standard
 from tfx_bsl.coders import example_coder
 
+from components.data_gate import reading
 from components.data_gate.anomalies import parse_warn_only
 from components.data_gate.component import DataGate, GateFacts
 from components.data_gate.gate import Gate
@@ -32,9 +33,11 @@ from components.data_gate.label_checks import (
     find_leaks,
     find_weight_unusable,
 )
+from components.data_gate.reading import hash_rows
 from components.data_gate.row_checks import find_duplicates
 from ml.artifacts import schema_uri, statistics_uri
 from ml.baselines import Sample
+from ml.comparisons import only
 from ml.example_columns import Columns, to_example_batch
 from ml.tasks import Task
 from pipeline.config import load_config
@@ -731,17 +734,18 @@ def test_find_duplicates_allows_for_tables_where_rows_repeat_by_nature() -> None
     window = pd.DataFrame({"a": random.integers(0, 20, 500), "b": random.integers(0, 20, 500)})
     rows = pd.DataFrame({"a": random.integers(0, 20, 200), "b": random.integers(0, 20, 200)})
     assert rows.duplicated().mean() > 0.1
-    (anomaly,) = find_duplicates("test", rows, window, 0.005)
+    (anomaly,) = find_duplicates("test", hash_rows(rows), hash_rows(window), 0.005)
     assert not anomaly.blocks(frozenset())
     twice = pd.concat([rows, rows], ignore_index=True)
-    (anomaly,) = find_duplicates("test", twice, window, 0.005)
+    (anomaly,) = find_duplicates("test", hash_rows(twice), hash_rows(window), 0.005)
     assert anomaly.blocks(frozenset())
 
 
 def test_find_duplicates_does_not_block_one_row_of_61() -> None:
     rows = pd.DataFrame({"a": np.arange(61.0)})
     rows.loc[60, "a"] = 3.0
-    (anomaly,) = find_duplicates("test", rows, pd.DataFrame({"a": np.arange(61.0)}), 0.005)
+    window = pd.DataFrame({"a": np.arange(61.0)})
+    (anomaly,) = find_duplicates("test", hash_rows(rows), hash_rows(window), 0.005)
     assert not anomaly.blocks(frozenset())
 
 
@@ -853,3 +857,30 @@ def test_data_gate_warns_of_what_chance_explains(tmp_path: Path) -> None:
     content = Path(passed.uri, "Split-test", "SchemaDiff.pb").read_bytes()
     kept = anomalies_pb2.Anomalies.FromString(content).anomaly_info["company"]
     assert kept.severity == anomalies_pb2.AnomalyInfo.WARNING
+
+
+# Reading
+
+
+@pytest.mark.parametrize(("hashed", "kept"), [(0, 1), (1, 1), (3, 1), (3, 4), (20_000, 1)])
+def test_read_split_takes_every_nth_row_of_all_batches(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hashed: int, kept: int
+) -> None:
+    monkeypatch.setattr(reading, "_BATCH", 64)
+    rows = month(201303).iloc[:500].reset_index(drop=True)
+    file = tmp_path / "rows.gz"
+    file.write_bytes(make_examples(rows))
+    schema = tfdv.load_schema_text(str(PROJECT / load_config().gate.schema))
+    read = reading.read_split([str(file)], schema, only([LABEL], schema), hashed=hashed, kept=kept)
+    assert read.labels[LABEL].tolist() == rows[LABEL].tolist()
+    places = list(range(0, 500, hashed)) if hashed else []
+    assert len(read.hashes) == len(places)
+    assert read.rows[LABEL].tolist() == rows[LABEL].iloc[places[::kept]].tolist()
+    assert len(np.unique(read.hashes)) == len(rows.iloc[places].drop_duplicates())
+
+
+def test_hash_rows_is_the_same_with_and_without_an_absent_number_in_the_column() -> None:
+    whole = pd.DataFrame({"n": np.array([1, 2, 3]), "text": [b"a", None, b"c"]})
+    absent = pd.DataFrame({"n": [1.0, 2.0, np.nan], "text": [b"a", None, b"c"]})
+    assert hash_rows(whole)[:2].tolist() == hash_rows(absent)[:2].tolist()
+    assert len(set(hash_rows(whole)) | set(hash_rows(absent))) == 4

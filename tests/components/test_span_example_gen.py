@@ -25,10 +25,11 @@ from hypothesis import strategies as st
 from tensorflow_metadata.proto.v0 import schema_pb2
 from tfx_bsl.coders import example_coder
 
+from components.span_example_gen import plan, source_files
 from components.span_example_gen.component import SpanExampleGen
 from components.span_example_gen.plan import SPLITS, Shares, plan_shards
 from components.span_example_gen.row_order import RowOrder
-from components.span_example_gen.source_files import FileRows, SourceFiles, TextCopier
+from components.span_example_gen.source_files import Copier, FileRows, SourceFiles
 from ml.example_columns import Columns, to_example_batch
 from storage.errors import DataError
 from storage.periods import SpanPeriod
@@ -285,6 +286,26 @@ def test_span_example_gen_reads_each_row_group_of_a_large_file_once(
             assert groups == sorted(set(groups))
         assert len([shard for shard in parts if shard.name.piece == 0]) > 1
     assert rows["test"] == pq.read_metadata(window.test.files[0]).num_rows
+
+
+def test_span_example_gen_writes_small_files_of_large_row_groups(
+    generate: Generate, own_spans: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = span_file(own_spans)
+    table = pq.read_table(path)
+    expected = generate(own_spans)
+    monkeypatch.setattr(plan, "ROWS_PER_SHARD", 32)
+    monkeypatch.setattr(source_files, "ROWS_PER_GROUP", 32)
+    monkeypatch.setattr(source_files, "_MOST_ROWS_OF_A_GROUP", 64)
+    pq.write_table(table, path, row_group_size=len(table))
+    assert len(table) > 64
+    found = generate(own_spans)
+    for split in SPLITS:
+        assert rows_of(found, split) == rows_of(expected, split)
+    sizes = [len(rows) for name, rows in shards(found, "train").items() if str(BAD_MONTH) in name]
+    assert len(sizes) > 1
+    assert max(sizes) <= 32
+    assert not (Path(found.uri) / ".staged").exists()
 
 
 # What is kept
@@ -780,12 +801,12 @@ def test_span_example_gen_keeps_what_text_files_hold(
         text_of(table, data / f"{month}" / "a.csv")
     copied = []
 
-    def copy(self: TextCopier, path: str, *target: Any) -> list[str]:
+    def copy(self: Copier, path: str, *target: Any) -> list[str]:
         copied.append(Path(path).parent.name)
         return copy_of(self, path, *target)
 
-    copy_of = TextCopier.copy
-    monkeypatch.setattr(TextCopier, "copy", copy)
+    copy_of = Copier.copy
+    monkeypatch.setattr(Copier, "copy", copy)
     first = generate(data, pattern="{YYYY}{MM}", as_of=201302, window=1)
     assert copied == ["201301", "201302"]
     more = generate(data, pattern="{YYYY}{MM}", as_of=201303, window=2)
