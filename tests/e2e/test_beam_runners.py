@@ -97,22 +97,18 @@ def prism(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 # Several processes of this machine are in test_odd_surroundings.py, Flink in tests/flink, Spark in
 # tests/spark.
-@pytest.fixture(
-    scope="module",
-    params=[
-        "embed",
-        pytest.param(
-            "prism", marks=pytest.mark.skipif(not PRISM.exists(), reason="not built: make prism")
-        ),
-    ],
-)
+@pytest.fixture(scope="module", params=["prism" if PRISM.exists() else "embed"])
 def elsewhere(
     request: pytest.FixtureRequest,
     pushed: PushedRun,
     worker_pool: str,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Path:
-    """Artifacts of a run of the data of `pushed` up to Transform, with Beam running elsewhere."""
+    """Artifacts of a run of the data of `pushed` up to Transform, with Beam running elsewhere.
+
+    On Prism where it was built, and else on Beam's own job server: one of them in each run of the
+    tests, for the sake of time.
+    """
     root = tmp_path_factory.mktemp("elsewhere")
     job_server = "embed" if request.param == "embed" else request.getfixturevalue(request.param)
     run(configure(pushed.cli.data, submitted(worker_pool, job_server)), root, NODES[1:])

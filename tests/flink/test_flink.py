@@ -178,6 +178,8 @@ def test_flink_cluster_goes_on_without_a_lost_task_manager(
     assert_same_statistics(tmp_path / "statistics", pushed)
 
 
+# Beam reads the messages of a job in a thread of its own, which ends so.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_flink_job_server_that_is_gone_is_named_in_one_line(
     cluster: Cluster, pushed: PushedRun, tmp_path: Path
 ) -> None:
@@ -240,12 +242,17 @@ def embedded_run(jar: Path, small_spans: Path, tmp_path: Path) -> Cli:
     return Cli(Path(shutil.copytree(small_spans, tmp_path / "spans")), tmp_path / "output")
 
 
-def test_flink_job_server_of_a_node_ends_with_a_node_that_fails(
+def test_flink_reports_bad_data_in_one_line_and_leaves_no_job_server(
     embedded_run: Cli, jar: Path
 ) -> None:
-    corrupt(embedded_run.data / "span-201302" / "trips.parquet", 2, "company")
+    file = embedded_run.data / "span-201302" / "trips.parquet"
+    corrupt(file, 2, "company")
     done = embedded_run.run("--as-of", "201303", *beam_args(embedded_args(jar)))
-    assert "row group 2 cannot be read" in done.stdout
+    (record,) = list_runs(OutputDirectory(embedded_run.directory))
+    (reason,) = record.reasons
+    assert reason.startswith(f"SpanExampleGen: {file}: row group 2 cannot be read: "), done.stdout
+    assert "while running" not in reason
+    assert record.lasting
     assert jvms(jar) == []
 
 
@@ -276,20 +283,6 @@ def test_flink_job_server_of_a_node_ends_with_the_run_that_is_killed(
     wait_for(lambda: jvms(jar), "SpanExampleGen starts no job server", run)
     run.kill()
     wait_for(lambda: not jvms(jar), "the job server is still there")
-
-
-def test_flink_cluster_reports_bad_data_of_a_worker_in_one_line(
-    cluster: Cluster, small_spans: Path, tmp_path: Path
-) -> None:
-    cli = Cli(Path(shutil.copytree(small_spans, tmp_path / "spans")), tmp_path / "output")
-    file = cli.data / "span-201302" / "trips.parquet"
-    corrupt(file, 2, "company")
-    done = cli.run("--as-of", "201303", *beam_args(cluster.beam_args))
-    (record,) = list_runs(OutputDirectory(cli.directory))
-    (reason,) = record.reasons
-    assert reason.startswith(f"SpanExampleGen: {file}: row group 2 cannot be read: "), done.stdout
-    assert "while running" not in reason
-    assert record.lasting
 
 
 def test_flink_jar_is_of_the_project_s_beam() -> None:
