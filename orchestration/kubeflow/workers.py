@@ -9,7 +9,9 @@ from collections.abc import Sequence
 from storage.errors import UserError
 
 # Of Beam's runners, in lower case, those whose workers are the task's own threads or processes.
-_IN_PROCESS = {"", "directrunner", "bundlebaseddirectrunner", "fnapirunner"}
+_IN_PROCESS = {
+    *("", "directrunner", "switchingdirectrunner", "bundlebaseddirectrunner", "fnapirunner"),
+}
 _THREADS = "LOOPBACK"
 
 

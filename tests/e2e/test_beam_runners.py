@@ -279,6 +279,21 @@ def corrupt(path: Path, group: int, column: str) -> None:
     path.write_bytes(content)
 
 
+@pytest.mark.parametrize(
+    ("file", "before"),
+    [
+        ("flink/pom.xml", "<beam.version>"),
+        ("spark/pom.xml", "<beam.version>"),
+        ("prism/go.mod", "github.com/apache/beam/sdks/v2 v"),
+    ],
+)
+def test_job_server_is_of_the_beam_of_the_default_stack(file: str, before: str) -> None:
+    required = (PROJECT / "requirements" / "tfx-1.16.txt").read_text()
+    (beam,) = re.findall(r"^apache-beam(?:\[.*\])?==([\d.]+)", required, re.MULTILINE)
+    text = (PROJECT / "orchestration" / file).read_text()
+    assert re.findall(rf"{re.escape(before)}([\d.]+)", text) == [beam]
+
+
 def test_setup_file_packages_every_module(tmp_path: Path) -> None:
     command = ["setup.py", "-q", "egg_info", f"--egg-base={tmp_path}"]
     subprocess.run(

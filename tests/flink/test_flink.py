@@ -37,7 +37,7 @@ from tests.e2e.test_beam_runners import (  # The tests run again, on the artifac
     test_beam_runner_transforms_every_row,  # noqa: F401
     test_beam_runner_writes_the_same_rows_in_every_split,  # noqa: F401
 )
-from tests.flink.cluster import FLINK, Cluster
+from tests.flink.cluster import Cluster
 from tests.flink.conftest import beam_args
 
 # The artifacts that each reads: the node they come from, and their key there.
@@ -283,12 +283,3 @@ def test_flink_job_server_of_a_node_ends_with_the_run_that_is_killed(
     wait_for(lambda: jvms(jar), "SpanExampleGen starts no job server", run)
     run.kill()
     wait_for(lambda: not jvms(jar), "the job server is still there")
-
-
-def test_flink_jar_is_of_the_project_s_beam() -> None:
-    (version,) = [
-        line.split("<")[1].removeprefix("beam.version>")
-        for line in (FLINK / "pom.xml").read_text().splitlines()
-        if "<beam.version>" in line
-    ]
-    assert version == beam.__version__
