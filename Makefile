@@ -17,11 +17,14 @@ BEAM_IMAGE ?=
 KFP_LOCAL := $(VENV)/kfp-local
 KFP_LOCAL_READY := $(KFP_LOCAL)/.ready
 
-# Beam's job server for Flink, with Flink in it; needs Java and Maven.
+# Beam's job servers for Flink and Spark, with these in them; they need Java and Maven.
 FLINK_JAR := build/flink/flink-job-server.jar
+SPARK_JAR := build/spark/spark-job-server.jar
+# Beam's own runner in Go, which needs Go.
+PRISM := build/prism/prism
 
-.PHONY: run test image sbom test-containers test-edge test-browser test-benchmarks flink-jar test-flink lint format docs \
-  requirements clean
+.PHONY: run test image sbom test-containers test-edge test-browser test-benchmarks flink-jar test-flink spark-jar test-spark \
+  prism lint format docs requirements clean
 
 run: $(READY)
 	$(PYTHON) local_runner.py run $(if $(MODEL),--model $(MODEL)) $(ARGS)
@@ -84,6 +87,22 @@ flink-jar: $(FLINK_JAR)
 $(FLINK_JAR): orchestration/flink/pom.xml
 	mvn --batch-mode --quiet --file $< -Dflink.directory=$(abspath $(@D)) package
 	touch $@
+
+# The data nodes on Spark, inside the job server.
+test-spark: $(READY) $(SPARK_JAR)
+	SPARK_JAR=$(SPARK_JAR) $(PYTHON) -m pytest tests/spark $(ARGS)
+
+spark-jar: $(SPARK_JAR)
+
+$(SPARK_JAR): orchestration/spark/pom.xml
+	mvn --batch-mode --quiet --file $< -Dspark.directory=$(abspath $(@D)) package
+	touch $@
+
+# Where it is built, tests/e2e/test_beam_runners.py runs the data nodes on it too.
+prism: $(PRISM)
+
+$(PRISM): orchestration/prism/go.mod orchestration/prism/go.sum
+	cd $(<D) && go build -o $(abspath $@) github.com/apache/beam/sdks/v2/go/cmd/prism
 
 lint: $(READY)
 	$(VENV)/bin/ruff format --check .

@@ -78,6 +78,7 @@ def from_worker_traceback(text: str) -> UserError | None:
     return error
 
 
+_ENDPOINT = "--job_endpoint in beam_args"
 _TRACEBACK = "Traceback (most recent call last):\n"
 _FAILED_JOB = re.compile(r"Pipeline \S+ failed in state \w+: ")
 
@@ -95,9 +96,12 @@ def failure_of_job(error: BaseException) -> str | None:
     # In the process of a node, that of a job server, gRPC is there already.
     grpc = sys.modules.get("grpc")
     if grpc and isinstance(error, grpc.FutureTimeoutError):
-        return "Beam's job server does not answer: look at --job_endpoint in beam_args"
+        return f"Beam's job server does not answer: look at {_ENDPOINT}"
     if grpc and isinstance(error, grpc.RpcError) and isinstance(error, grpc.Call):
-        return f"the job server, or what it calls, failed: {error.code().name}: {error.details()}"
+        said = " ".join(f"{error.code().name}: {error.details()}".split())
+        if error.code() == grpc.StatusCode.UNAVAILABLE:
+            return f"Beam's job server has gone ({said}): look at its log, and at {_ENDPOINT}"
+        return f"the job server, or what it calls, failed: {said}"
     found = _FAILED_JOB.match(str(error))
     if not found:
         return None

@@ -5,7 +5,8 @@ launcher, and to `kfp.local`, before and after it runs:
 
 - Input artifacts come without their type, which is in the component's specification.
 - Artifacts in a bucket are mirrored to a folder, and uploaded from there. The executor gets the
-  folder, and its output names the bucket again.
+  folder, and its output names the bucket again. Beam workers that run elsewhere see no mirror:
+  then the executor gets the bucket's own URIs (`workers`).
 - ML Metadata wraps properties that are lists or mappings, and refuses those that are null.
 - Folders of output artifacts are not there yet; TFX's own launcher makes them. Nor is the mirror of
   an input artifact that holds no file, for a bucket has no empty folders.
@@ -30,7 +31,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from orchestration.kubeflow import alarm, news, shown
+from orchestration.kubeflow import alarm, news, shown, workers
 from orchestration.local.node_facts import read_facts
 from orchestration.local.node_process import describe
 from orchestration.local.proxies import spare_loopback
@@ -123,7 +124,8 @@ def run(task: Task) -> None:
         found = news.look(given[news.ONLY_IF_NEW], invocation["inputs"]["parameterValues"])
     outputs = [artifact["uri"] for _, artifact in _artifacts(invocation["outputs"])]
     for folder in {*outputs, *remote}:
-        os.makedirs(folder, exist_ok=True)
+        if local_path(folder) == folder:  # There are no folders in a bucket.
+            os.makedirs(folder, exist_ok=True)
     if found == news.NOTHING:
         _answer(task, restore({"artifacts": invocation["outputs"]["artifacts"]}, remote), found)
         print(f"{task.node_id}: nothing new: the other tasks are skipped", flush=True)
@@ -157,7 +159,11 @@ def prepare(task: Task) -> tuple[dict[str, Any], dict[str, str]]:
 
     Returns:
       The invocation, and the URI in a bucket of each local path in it.
+
+    Raises:
+      UserError: If Beam workers that run elsewhere cannot open a bucket.
     """
+    runner = workers.runner_elsewhere(task.executor, task.beam_args)
     invocation = json.loads(json.dumps(task.invocation))
     if "outputFile" in invocation.get("outputs", {}):
         invocation["outputs"]["outputFile"] = str(task.output_file)
@@ -171,9 +177,9 @@ def prepare(task: Task) -> tuple[dict[str, Any], dict[str, str]]:
             artifact["type"] = declared[name]["artifactType"]
         metadata = artifact.get("metadata", {})
         artifact["metadata"] = {key: _unwrap(value) for key, value in metadata.items()}
-        _mount(artifact, remote)
+        _mount(artifact, remote, runner)
     for _, artifact in _artifacts(invocation.get("outputs", {})):
-        _mount(artifact, remote)
+        _mount(artifact, remote, runner)
     return invocation, remote
 
 
@@ -211,9 +217,13 @@ def _is_foreign(group: Mapping[str, Any]) -> bool:
     return any(kind.get("schemaTitle", "").startswith(_FOREIGN) for kind in types)
 
 
-def _mount(artifact: dict[str, Any], remote: dict[str, str]) -> None:
+def _mount(artifact: dict[str, Any], remote: dict[str, str], runner: str) -> None:
     path = local_path(artifact["uri"])
-    if path != artifact["uri"]:
+    if path == artifact["uri"]:
+        return
+    if runner:
+        workers.check_reach(artifact["uri"], runner)
+    else:
         remote[path] = artifact["uri"]
         artifact["uri"] = path
 

@@ -124,6 +124,8 @@ def begin() -> None:
     # process starts as well, and SIGINT is how Beam ends its job server.
     signal.signal(signal.SIGINT, lambda *_: None)
     os.setpgid(0, 0)  # What it starts can be ended with it.
+    # TFX has absl read it for flags of Beam: `-v` of another program would be its verbosity.
+    del sys.argv[1:]
     spare_loopback(os.environ)
     threading.Thread(target=_end_with_runner, daemon=True).start()
 

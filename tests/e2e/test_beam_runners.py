@@ -11,9 +11,8 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +33,7 @@ from tests import forked
 from tests.conftest import PROJECT, PushedRun
 
 NODES = ("SpanExampleGen", "StatisticsGen", "Transform")
+PRISM = PROJECT / "build" / "prism" / "prism"
 SPLITS = ("train", "eval", "test")
 
 Row = tuple[tuple[str, bytes], ...]
@@ -42,33 +42,38 @@ Row = tuple[tuple[str, bytes], ...]
 @pytest.fixture(scope="module")
 def worker_pool(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Address of a pool of Beam workers: a process of its own, as next to a Flink TaskManager."""
-    with socket.socket() as free:
-        free.bind(("", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     log = tmp_path_factory.mktemp("pool") / "log"
     pool = forked.start(["tests/e2e/worker_pool.py", str(port)], log)
     try:
-        wait_until_open(port, pool, log)
+        wait_until_open(port, lambda: pool.exitcode is None, log)
         yield f"localhost:{port}"
     finally:
         pool.terminate()
         pool.join()
 
 
-def wait_until_open(port: int, process: ForkServerProcess, log: Path) -> None:
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("", 0))
+        port: int = free.getsockname()[1]
+    return port
+
+
+def wait_until_open(port: int, runs: Callable[[], bool], log: Path) -> None:
     deadline = time.monotonic() + 120
-    while time.monotonic() < deadline and process.exitcode is None:
+    while time.monotonic() < deadline and runs():
         with socket.socket() as client:
             if client.connect_ex(("localhost", port)) == 0:
                 return
         time.sleep(0.2)
-    pytest.fail(f"the worker pool did not start: {log.read_text()}")
+    pytest.fail(f"nobody listens: {log.read_text()}")
 
 
-def submitted(pool: str) -> list[str]:
-    """Settings for Beam's own job server, in Python, with its workers in a pool."""
+def submitted(pool: str, job_server: str) -> list[str]:
+    """Settings for a job server, with its workers in a pool; "embed" is Beam's own, in Python."""
     arguments = [
-        *("--runner=PortableRunner", "--job_endpoint=embed"),
+        *("--runner=PortableRunner", f"--job_endpoint={job_server}"),
         *("--environment_type=EXTERNAL", f"--environment_config={pool}"),
         # The image is named for TFX, which else packages itself for the workers.
         "--sdk_container_image=flightdeck",
@@ -76,16 +81,37 @@ def submitted(pool: str) -> list[str]:
     return [f"beam_args={json.dumps(arguments)}"]
 
 
-# Several processes of this machine are in test_odd_surroundings.py, Flink in tests/flink.
 @pytest.fixture(scope="module")
+def prism(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Address of Prism, Beam's runner in Go."""
+    port = free_port()
+    log = tmp_path_factory.mktemp("prism") / "log"
+    command = [str(PRISM), f"--job_port={port}", "--serve_http=false"]
+    with log.open("w") as output, subprocess.Popen(command, stdout=output, stderr=output) as server:
+        try:
+            wait_until_open(port, lambda: server.poll() is None, log)
+            yield f"localhost:{port}"
+        finally:
+            server.kill()
+
+
+# Several processes of this machine are in test_odd_surroundings.py, Flink in tests/flink, Spark in
+# tests/spark.
+@pytest.fixture(scope="module", params=["prism" if PRISM.exists() else "embed"])
 def elsewhere(
+    request: pytest.FixtureRequest,
     pushed: PushedRun,
     worker_pool: str,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Path:
-    """Artifacts of a run of the data of `pushed` up to Transform, with Beam running elsewhere."""
+    """Artifacts of a run of the data of `pushed` up to Transform, with Beam running elsewhere.
+
+    On Prism where it was built, and else on Beam's own job server: one of them in each run of the
+    tests, for the sake of time.
+    """
     root = tmp_path_factory.mktemp("elsewhere")
-    run(configure(pushed.cli.data, submitted(worker_pool)), root, NODES[1:])
+    job_server = "embed" if request.param == "embed" else request.getfixturevalue(request.param)
+    run(configure(pushed.cli.data, submitted(worker_pool, job_server)), root, NODES[1:])
     return root
 
 
@@ -101,7 +127,9 @@ def run(config: Config, root: Path, to_nodes: tuple[str, ...]) -> None:
         serving_dir=str(root / "serving"),
         metadata_path=str(root / "metadata.sqlite"),
     )
-    with no_longer_than(600):
+    with no_longer_than(600), pytest.MonkeyPatch.context() as patch:
+        # TFX has absl read it for flags of Beam, and absl takes pytest's `-v` for its own.
+        patch.setattr(sys, "argv", sys.argv[:1])
         tfx.orchestration.LocalDagRunner().run(
             pipeline, run_options=RunOptions(to_nodes=list(to_nodes))
         )
@@ -155,7 +183,10 @@ def test_beam_runner_writes_the_same_rows_in_every_split(
 def test_beam_runner_gives_the_same_statistics_but_for_rounding(
     elsewhere: Path, pushed: PushedRun
 ) -> None:
-    found = artifact(elsewhere, "StatisticsGen", "statistics")
+    assert_same_statistics(artifact(elsewhere, "StatisticsGen", "statistics"), pushed)
+
+
+def assert_same_statistics(found: Path, pushed: PushedRun) -> None:
     for split in SPLITS:
         numbers, others = read_statistics(found, split)
         expected = read_statistics(pushed.artifact("StatisticsGen", "statistics"), split)
@@ -231,7 +262,7 @@ def test_beam_runner_reports_bad_data_of_a_worker_in_one_line(
     file = data / "span-201302" / "trips.parquet"
     corrupt(file, 2, "company")
     with pytest.raises(DataError) as failure:
-        run(configure(data, submitted(worker_pool)), tmp_path / "run", NODES[:1])
+        run(configure(data, submitted(worker_pool, "embed")), tmp_path / "run", NODES[:1])
     message = str(failure.value)
     assert message.startswith(f"{file}: row group 2 cannot be read: ")
     assert message == " ".join(message.split())
@@ -246,6 +277,21 @@ def corrupt(path: Path, group: int, column: str) -> None:
     content = bytearray(path.read_bytes())
     content[start : start + chunk.total_compressed_size] = b"\xff" * chunk.total_compressed_size
     path.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    ("file", "before"),
+    [
+        ("flink/pom.xml", "<beam.version>"),
+        ("spark/pom.xml", "<beam.version>"),
+        ("prism/go.mod", "github.com/apache/beam/sdks/v2 v"),
+    ],
+)
+def test_job_server_is_of_the_beam_of_the_default_stack(file: str, before: str) -> None:
+    required = (PROJECT / "requirements" / "tfx-1.16.txt").read_text()
+    (beam,) = re.findall(r"^apache-beam(?:\[.*\])?==([\d.]+)", required, re.MULTILINE)
+    text = (PROJECT / "orchestration" / file).read_text()
+    assert re.findall(rf"{re.escape(before)}([\d.]+)", text) == [beam]
 
 
 def test_setup_file_packages_every_module(tmp_path: Path) -> None:

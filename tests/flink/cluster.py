@@ -49,17 +49,23 @@ class Cluster:
         self._run("jobmanager", f"{_RUNTIME}.entrypoint.StandaloneSessionClusterEntrypoint", 640)
         for _ in range(task_managers):
             self.add_task_manager()
-        self._start_job_server()
+        self.start_job_server()
         self.wait(lambda: self.get("/overview")["taskmanagers"] == task_managers)
-        self.wait(lambda: is_open(self._ports["jobs"]))
 
-    def _start_job_server(self) -> None:
+    def start_job_server(self) -> None:
+        """Starts the job server, and waits until it takes jobs."""
         command = [
             *("java", "-Xmx512m", "-jar", self.jar, "--flink-master", self.address),
             *("--job-port", self._ports["jobs"], "--artifact-port", self._ports["artifacts"]),
             *("--expansion-port", -1, "--artifacts-dir", self.folder / "artifacts"),
         ]
-        self._launch("jobserver", command)
+        self._job_server = self._launch("jobserver", command)
+        self.wait(lambda: is_open(self._ports["jobs"]))
+
+    def kill_job_server(self) -> None:
+        """Kills the job server; the cluster stays."""
+        self._job_server.kill()
+        self._job_server.wait()
 
     def add_task_manager(self) -> None:
         """Starts one more TaskManager, which offers its slot when it is up."""

@@ -2,33 +2,60 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import sqlite3
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
+from typing import Any
 
 import apache_beam as beam
-import numpy as np
+import psutil
 import pytest
+import tensorflow_model_analysis as tfma
 
+from components.compression_evaluator import CompressionEvaluator
+from components.evaluator.component import Evaluator
+from components.statistics_gen import StatisticsGen
 from orchestration.local.history import list_runs
 from orchestration.local.output_directory import OutputDirectory
-from tests.conftest import Cli, PushedRun
-from tests.e2e.test_beam_runners import (
+from pipeline.config import load_config
+from storage.errors import failure_of_job
+from tests import forked
+from tests.conftest import Cli, PushedRun, make_artifacts
+from tests.e2e.test_beam_runners import (  # The tests run again, on the artifacts of Flink.
     NODES,
-    SPLITS,
-    artifact,
+    assert_same_statistics,
     configure,
     corrupt,
-    read_statistics,
-    records,
-    rows_of,
     run,
-    transform,
-    vocabularies,
+    test_beam_runner_gives_the_same_statistics_but_for_rounding,  # noqa: F401
+    test_beam_runner_gives_the_same_transform_graph,  # noqa: F401
+    test_beam_runner_transforms_every_row,  # noqa: F401
+    test_beam_runner_writes_the_same_rows_in_every_split,  # noqa: F401
 )
-from tests.flink.cluster import FLINK, Cluster
+from tests.flink.cluster import Cluster
 from tests.flink.conftest import beam_args
 
-EVALUATORS = ("Evaluator", "CompressionEvaluator")
+# The artifacts that each reads: the node they come from, and their key there.
+EVALUATORS = {
+    Evaluator: {
+        "examples": ("SpanExampleGen", "examples"),
+        "schema": ("ImportSchemaGen", "schema"),
+        "model": ("Quantizer", "quantized_model"),
+        "baseline_model": ("ServedModel", "model"),
+    },
+    CompressionEvaluator: {
+        "examples": ("SpanExampleGen", "examples"),
+        "schema": ("ImportSchemaGen", "schema"),
+        "model": ("Quantizer", "quantized_model"),
+        "float_model": ("Trainer", "model"),
+        "report": ("Quantizer", "report"),
+    },
+}
 
 
 def embedded_args(jar: Path) -> tuple[str, ...]:
@@ -58,73 +85,201 @@ def elsewhere(request: pytest.FixtureRequest) -> Path:
     return Path(made)
 
 
-def test_flink_writes_the_same_rows_in_every_split(elsewhere: Path, pushed: PushedRun) -> None:
-    found = artifact(elsewhere, "SpanExampleGen", "examples")
-    for split in SPLITS:
-        expected = rows_of(pushed.artifact("SpanExampleGen", "examples"), split)
-        assert expected
-        assert rows_of(found, split) == expected
-
-
-def assert_same_statistics(found: Path, pushed: PushedRun) -> None:
-    for split in SPLITS:
-        numbers, others = read_statistics(found, split)
-        expected = read_statistics(pushed.artifact("StatisticsGen", "statistics"), split)
-        assert expected[0]
-        assert numbers == pytest.approx(expected[0], rel=1e-9)
-        assert others == expected[1]
-
-
-def test_flink_gives_the_same_statistics_but_for_rounding(
-    elsewhere: Path, pushed: PushedRun
-) -> None:
-    assert_same_statistics(artifact(elsewhere, "StatisticsGen", "statistics"), pushed)
-
-
-def test_flink_gives_the_same_transform_graph(elsewhere: Path, pushed: PushedRun) -> None:
-    found = artifact(elsewhere, "Transform", "transform_graph")
-    expected = pushed.artifact("Transform", "transform_graph")
-    assert vocabularies(found)
-    assert vocabularies(found) == vocabularies(expected)
-    sample = records(pushed.artifact("SpanExampleGen", "examples"), "test")[:200]
-    made, as_before = transform(found, sample), transform(expected, sample)
-    assert made.keys() == as_before.keys()
-    for name, values in made.items():
-        # Means and deviations are sums of float32, here taken in another order.
-        np.testing.assert_allclose(values, as_before[name], rtol=0, atol=1e-3, err_msg=name)
-
-
-def test_flink_transforms_every_row(elsewhere: Path, pushed: PushedRun) -> None:
-    found = artifact(elsewhere, "Transform", "transformed_examples")
-    for split in ("train", "eval"):
-        expected = records(pushed.artifact("Transform", "transformed_examples"), split)
-        assert len(records(found, split)) == len(expected) > 0
-
-
 def test_flink_cluster_pushes_a_model(on_cluster: PushedRun, cluster: Cluster) -> None:
     assert on_cluster.version.is_dir()
     states = list(cluster.jobs().values())
     assert states.count("FINISHED") >= len(NODES) + len(EVALUATORS), states
 
 
-def test_flink_cluster_reports_bad_data_of_a_worker_in_one_line(
-    cluster: Cluster, small_spans: Path, tmp_path: Path
+def execute(
+    node: Any,
+    run: PushedRun,
+    artifacts: dict[str, tuple[str, str]],
+    parameters: dict[str, Any],
+    beam_args: tuple[str, ...],
+    work: Path,
 ) -> None:
-    cli = Cli(Path(shutil.copytree(small_spans, tmp_path / "spans")), tmp_path / "output")
-    file = cli.data / "span-201302" / "trips.parquet"
+    """Runs the executor of a node on artifacts of a run; `work` takes its outputs."""
+    inputs = {name: run.artifact(*place) for name, place in artifacts.items()}
+    given, made = make_artifacts(node, inputs, work)
+    executor = node.EXECUTOR_SPEC.executor_class
+    context = executor.Context(
+        tmp_dir=str(work), make_beam_pipeline_fn=lambda: beam.Pipeline(argv=list(beam_args))
+    )
+    executor(context).Do(given, made, parameters)
+
+
+@pytest.mark.parametrize("node", EVALUATORS)
+def test_flink_cluster_evaluates_as_one_process(
+    on_cluster: PushedRun, node: Any, tmp_path: Path
+) -> None:
+    parameters = parameters_of(on_cluster, node.__name__)
+    # The same models and rows, in one process.
+    execute(node, on_cluster, EVALUATORS[node], parameters, load_config().beam_args, tmp_path)
+    found = metrics_of(on_cluster.artifact(node.__name__, "evaluation"))
+    expected = metrics_of(tmp_path / "evaluation")
+    assert expected
+    assert found.keys() == expected.keys()
+    for key, value in expected.items():
+        assert found[key] == pytest.approx(value, rel=1e-6, abs=1e-6, nan_ok=True), key
+
+
+def parameters_of(run: PushedRun, node: str) -> dict[str, Any]:
+    """The parameters that a node was run with, as ML Metadata keeps them."""
+    query = """
+        SELECT p.name, COALESCE(p.string_value, p.double_value, p.int_value)
+        FROM Execution e JOIN Type t ON t.id = e.type_id
+        JOIN ExecutionProperty p ON p.execution_id = e.id WHERE t.name LIKE ?
+    """
+    with closing(sqlite3.connect(OutputDirectory(run.cli.directory).metadata)) as database:
+        return dict(database.execute(query, [f"%.{node}"]).fetchall())
+
+
+def metrics_of(evaluation: Path) -> dict[tuple[str, ...], float]:
+    """Every number of every slice and model."""
+    values: dict[tuple[str, ...], float] = {}
+    for record in tfma.load_metrics(str(evaluation)):
+        for entry in record.metric_keys_and_values:
+            kind = entry.value.WhichOneof("type")
+            value = getattr(entry.value, kind)
+            key = (str(record.slice_key), str(entry.key), kind)
+            if kind == "double_value":
+                values[key] = value.value
+            elif kind == "bounded_value":
+                values[key] = value.value.value
+    return values
+
+
+def count_statistics(run: PushedRun, beam_args: tuple[str, ...], work: Path) -> None:
+    """Runs StatisticsGen on the examples of a run."""
+    artifacts = {
+        "examples": ("SpanExampleGen", "examples"),
+        "schema": ("ImportSchemaGen", "schema"),
+    }
+    execute(StatisticsGen, run, artifacts, {}, beam_args, work)
+
+
+def test_flink_cluster_goes_on_without_a_lost_task_manager(
+    cluster: Cluster, pushed: PushedRun, tmp_path: Path
+) -> None:
+    known, workers = cluster.jobs().keys(), set.union(*cluster.workers())
+
+    def lose() -> None:
+        cluster.wait(lambda: bool(set.union(*cluster.workers()) - workers))
+        cluster.kill_task_manager()
+        cluster.add_task_manager()
+
+    with ThreadPoolExecutor() as pool:
+        lost = pool.submit(lose)
+        count_statistics(pushed, (*cluster.beam_args, "--number_of_execution_retries=2"), tmp_path)
+        lost.result()
+    (job,) = cluster.jobs().keys() - known
+    assert cluster.restarts(job) >= 1
+    assert_same_statistics(tmp_path / "statistics", pushed)
+
+
+# Beam reads the messages of a job in a thread of its own, which ends so.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_flink_job_server_that_is_gone_is_named_in_one_line(
+    cluster: Cluster, pushed: PushedRun, tmp_path: Path
+) -> None:
+    workers = set.union(*cluster.workers())
+
+    def lose() -> None:
+        cluster.wait(lambda: bool(set.union(*cluster.workers()) - workers))
+        cluster.kill_job_server()
+
+    with ThreadPoolExecutor() as pool:
+        lost = pool.submit(lose)
+        with pytest.raises(Exception) as gone:  # noqa: PT011  Of gRPC, which has no public name.
+            count_statistics(pushed, cluster.beam_args, tmp_path)
+        lost.result()
+    line = failure_of_job(gone.value)
+    assert line
+    assert line.startswith("Beam's job server has gone (UNAVAILABLE: ")
+    assert "\n" not in line
+    cluster.start_job_server()  # At the same address, for the tests that come.
+
+
+def test_flink_names_the_setting_when_network_memory_is_too_small(
+    jar: Path, pushed: PushedRun, tmp_path: Path
+) -> None:
+    memory = "".join(f"taskmanager.memory.network.{end}: 1m\n" for end in ("min", "max"))
+    (tmp_path / "config.yaml").write_text(memory)
+    arguments = (*embedded_args(jar), f"--flink_conf_dir={tmp_path}")
+    with pytest.raises(RuntimeError) as failed:
+        count_statistics(pushed, arguments, tmp_path / "work")
+    line = failure_of_job(failed.value)
+    assert line
+    assert "Insufficient number of network buffers" in line
+    assert "'taskmanager.memory.network.max'" in line
+    assert "\n" not in line
+
+
+def jvms(jar: Path) -> list[psutil.Process]:
+    """The job servers with Flink in them that run, but for those of this process (`embedded`)."""
+    return [
+        process
+        for process in psutil.process_iter(["cmdline", "ppid"])
+        if {str(jar), "[local]"} <= set(process.info["cmdline"] or [])
+        and process.info["ppid"] != os.getpid()
+    ]
+
+
+def wait_for(condition: Any, what: str, process: ForkServerProcess | None = None) -> Any:
+    deadline = time.monotonic() + 120
+    while not (found := condition()):
+        assert process is None or process.exitcode is None, what
+        assert time.monotonic() < deadline, what
+        time.sleep(0.1)
+    return found
+
+
+@pytest.fixture
+def embedded_run(jar: Path, small_spans: Path, tmp_path: Path) -> Cli:
+    """What runs nodes on Flink inside job servers of their own, of which none is there."""
+    assert jvms(jar) == []
+    return Cli(Path(shutil.copytree(small_spans, tmp_path / "spans")), tmp_path / "output")
+
+
+def test_flink_reports_bad_data_in_one_line_and_leaves_no_job_server(
+    embedded_run: Cli, jar: Path
+) -> None:
+    file = embedded_run.data / "span-201302" / "trips.parquet"
     corrupt(file, 2, "company")
-    done = cli.run("--as-of", "201303", *beam_args(cluster.beam_args))
-    (record,) = list_runs(OutputDirectory(cli.directory))
+    done = embedded_run.run("--as-of", "201303", *beam_args(embedded_args(jar)))
+    (record,) = list_runs(OutputDirectory(embedded_run.directory))
     (reason,) = record.reasons
     assert reason.startswith(f"SpanExampleGen: {file}: row group 2 cannot be read: "), done.stdout
     assert "while running" not in reason
     assert record.lasting
+    assert jvms(jar) == []
 
 
-def test_flink_jar_is_of_the_project_s_beam() -> None:
-    (version,) = [
-        line.split("<")[1].removeprefix("beam.version>")
-        for line in (FLINK / "pom.xml").read_text().splitlines()
-        if "<beam.version>" in line
-    ]
-    assert version == beam.__version__
+def test_flink_job_servers_end_with_nodes_that_end_or_are_killed(
+    embedded_run: Cli, jar: Path, tmp_path: Path
+) -> None:
+    options = ("--as-of", "201303", *beam_args(embedded_args(jar)))
+    run = forked.start(embedded_run.command(*options)[1:], tmp_path / "screen")
+    (first,) = wait_for(lambda: jvms(jar), "SpanExampleGen starts no job server", run)
+    second = wait_for(
+        lambda: [each for each in jvms(jar) if each != first], "StatisticsGen starts none", run
+    )
+    wait_for(lambda: not first.is_running(), "the job server of SpanExampleGen is still there")
+    node = second[0].parent()
+    assert node
+    node.kill()
+    run.join(60)
+    assert "StatisticsGen" in (tmp_path / "screen").read_text()
+    assert run.exitcode == 1
+    assert jvms(jar) == []
+
+
+def test_flink_job_server_of_a_node_ends_with_the_run_that_is_killed(
+    embedded_run: Cli, jar: Path, tmp_path: Path
+) -> None:
+    options = ("--as-of", "201303", *beam_args(embedded_args(jar)))
+    run = forked.start(embedded_run.command(*options)[1:], tmp_path / "screen")
+    wait_for(lambda: jvms(jar), "SpanExampleGen starts no job server", run)
+    run.kill()
+    wait_for(lambda: not jvms(jar), "the job server is still there")

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import os
-from collections.abc import Callable
+import socket
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import tensorflow as tf
 import toy_components
+from apache_beam.runners.worker.worker_pool_main import BeamFnExternalWorkerPoolServicer
 from google.protobuf import json_format
 from tfx import v1 as tfx
 
@@ -20,6 +24,8 @@ from orchestration.kubeflow import news, shown
 from orchestration.kubeflow.entrypoint import Task, local_path, parse_task, prepare, restore
 from orchestration.kubeflow.package import check_package
 from orchestration.kubeflow.spec import Platform, compile_package
+from pipeline.config import load_config
+from storage.errors import UserError
 
 # A TYPE_NAME that TFX accepts on Kubeflow and imports: a module and a class.
 NOTE = "toy_components.Note"
@@ -131,6 +137,97 @@ def test_entrypoint_runs_a_task_on_the_mirror_and_reports_the_bucket(
     assert (on_disk / "join" / "note" / "text").read_text() == "a and b"
     (made,) = executor_output(on_disk / "join")["artifacts"]["note"]["artifacts"]
     assert made["uri"] == f"{root}/join/note"
+
+
+@pytest.fixture
+def bucket(mirror: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """What TensorFlow alone can open, in this process: it stands for gs://, with a note in it."""
+    monkeypatch.setitem(kfp_entrypoint._MOUNTS, "ram://", f"{mirror}/ram/")
+    with tf.io.gfile.GFile("ram://bucket/left/text", "w") as file:
+        file.write("a word")
+    return "ram://bucket"
+
+
+@pytest.fixture
+def worker_pool() -> Iterator[str]:
+    """Address of a pool whose workers are threads of this process."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    _, server = BeamFnExternalWorkerPoolServicer.start(use_process=False, port=port)
+    yield f"localhost:{port}"
+    server.stop(None)
+
+
+def shout(root: str, folder: Path, *beam_args: str) -> Task:
+    component = toy_components.Shout(note=toy_components.Source().with_id("Left").outputs["note"])
+    given = invocation(
+        {"note": driver_artifact(f"{root}/left", "7")},
+        {"loud": output_artifact(f"{root}/loud")},
+        folder,
+    )
+    given["inputs"]["parameterValues"] = {}
+    return dataclasses.replace(task_of(component, given), beam_args=beam_args)
+
+
+def test_entrypoint_gives_beam_workers_elsewhere_the_bucket_itself(
+    bucket: str, worker_pool: str, mirror: Path
+) -> None:
+    elsewhere = (
+        *("--runner=PortableRunner", "--job_endpoint=embed", "--environment_type=EXTERNAL"),
+        *(f"--environment_config={worker_pool}", "--sdk_container_image=flightdeck"),
+    )
+    kfp_entrypoint.run(shout(bucket, mirror, *elsewhere))
+    with tf.io.gfile.GFile(f"{bucket}/loud/text") as file:
+        assert file.read() == "A WORD"
+    (made,) = executor_output(mirror)["artifacts"]["loud"]["artifacts"]
+    assert made["uri"] == f"{bucket}/loud"
+    # Of what is not there, the launcher uploads nothing.
+    assert not (mirror / "ram").exists()
+
+
+@pytest.mark.parametrize(
+    "beam_args",
+    [
+        (),
+        ("--runner", "DirectRunner", "--direct_running_mode=multi_processing"),
+        ("--runner=FlinkRunner", *load_config().beam_args),
+        ("--runner=FlinkRunner", "--flink_master=[local]", "--environment_type=LOOPBACK"),
+    ],
+)
+def test_prepare_gives_beam_workers_of_the_task_the_mirror(
+    beam_args: tuple[str, ...], tmp_path: Path
+) -> None:
+    prepared, remote = prepare(shout("s3://b", tmp_path, *beam_args))
+    (read,) = prepared["inputs"]["artifacts"]["note"]["artifacts"]
+    assert read["uri"] == "/s3/b/left"
+    assert remote == {"/s3/b/left": "s3://b/left", "/s3/b/loud": "s3://b/loud"}
+
+
+@pytest.mark.parametrize("runner", ["FlinkRunner", "SparkRunner", "DataflowRunner", "PrismRunner"])
+def test_prepare_leaves_a_bucket_to_beam_workers_elsewhere(runner: str, tmp_path: Path) -> None:
+    prepared, remote = prepare(shout("gs://b", tmp_path, f"--runner={runner}"))
+    (read,) = prepared["inputs"]["artifacts"]["note"]["artifacts"]
+    (written,) = prepared["outputs"]["artifacts"]["loud"]["artifacts"]
+    assert (read["uri"], written["uri"]) == ("gs://b/left", "gs://b/loud")
+    assert remote == {}
+
+
+def test_prepare_gives_a_task_without_beam_the_mirror(tmp_path: Path) -> None:
+    inputs = {"left": driver_artifact("s3://b/left", "7")}
+    task = task_of(join(), invocation(inputs, {"note": output_artifact("s3://b/n")}, tmp_path))
+    _, remote = prepare(dataclasses.replace(task, beam_args=("--runner=FlinkRunner",)))
+    assert remote == {"/s3/b/left": "s3://b/left", "/s3/b/n": "s3://b/n"}
+
+
+@pytest.mark.parametrize("scheme", ["s3", "minio"])
+def test_entrypoint_refuses_a_bucket_out_of_reach_of_beam_workers(
+    scheme: str, mirror: Path
+) -> None:
+    task = shout(f"{scheme}://b", mirror, "--runner=FlinkRunner", "--job_endpoint=localhost:1")
+    with pytest.raises(UserError, match=rf"^{scheme}://b/left is out of reach .* of FlinkRunner: "):
+        kfp_entrypoint.run(task)
+    assert list(mirror.iterdir()) == []
 
 
 def test_entrypoint_makes_an_empty_mirror_of_an_artifact_without_files(mirror: Path) -> None:

@@ -726,6 +726,19 @@ def test_runner_lets_nodes_reach_this_machine_without_a_proxy(
     assert {"localhost", "127.0.0.1", "::1"} <= set(results["Node"].summary.line.split(","))
 
 
+def test_runner_keeps_its_own_arguments_from_beam_nodes(
+    lab: Lab, toys: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # TFX has absl parse the arguments of the process for flags, and absl has a `-v` too.
+    monkeypatch.setattr(sys, "argv", [sys.argv[0], "-v", "-p"])
+    top = toys.Source(text="quick").with_id("Top")
+    shout = toys.Shout(note=top.outputs["note"]).with_beam_pipeline_args(
+        ["--runner=apache_beam.runners.portability.fn_api_runner.FnApiRunner"]
+    )
+    results = lab.run([top, shout])
+    assert states(results) == {"Top": COMPLETE, "Shout": COMPLETE}
+
+
 @pytest.mark.parametrize("folder", ["long/" * 40, "missing", "file"])
 def test_runner_starts_processes_wherever_tmpdir_points(tmp_path: Path, folder: str) -> None:
     temporary = tmp_path / folder

@@ -12,6 +12,7 @@ from multiprocessing import connection
 from pathlib import Path
 from typing import TypeAlias
 
+import apache_beam as beam
 from tfx import v1 as tfx
 
 from ml import progress
@@ -50,6 +51,24 @@ def summarize(node_id: str, outputs: dict[str, tfx.dsl.Artifact]) -> Summary:
 def Source(note: _Out, text: _Text = "") -> None:
     """Writes its text."""
     _write(note, text)
+
+
+@tfx.dsl.components.component(use_beam=True)
+def Shout(
+    note: _In,
+    loud: _Out,
+    beam_pipeline: tfx.dsl.components.BeamComponentParameter[beam.Pipeline] = None,
+) -> None:
+    """Has a Beam worker write a note again in capital letters."""
+
+    def copy(source: str, target: str) -> None:
+        with tfx.dsl.io.fileio.open(os.path.join(source, "text"), "r") as file:
+            text = file.read().upper()
+        with tfx.dsl.io.fileio.open(os.path.join(target, "text"), "w") as file:
+            file.write(text)
+
+    with beam_pipeline as pipeline:
+        _ = pipeline | beam.Create([(note.uri, loud.uri)]) | beam.MapTuple(copy)
 
 
 @tfx.dsl.components.component

@@ -172,7 +172,8 @@ def test_failure_of_job_tells_that_no_job_server_answers() -> None:
         channel.unary_unary("/job/Run", request_serializer=bytes)(b"", timeout=5)
     line = failure_of_job(refused.value)
     assert line
-    assert line.startswith("the job server, or what it calls, failed: UNAVAILABLE: ")
+    assert line.startswith("Beam's job server has gone (UNAVAILABLE: ")
+    assert line.endswith("): look at its log, and at --job_endpoint in beam_args")
 
 
 @pytest.mark.parametrize("error", [ValueError("bad"), RuntimeError("Pipeline failed"), OSError(2)])
