@@ -18,6 +18,7 @@ from serving.commands.reencrypt import reencrypt
 from serving.commands.rollback import rollback
 from serving.commands.serve import serve
 from serving.commands.sign import sign
+from serving.commands.traffic import traffic
 from serving.commands.unpin import unpin
 from serving.commands.verify import verify
 from serving.commands.versions import versions
@@ -43,7 +44,7 @@ def main() -> None:
     """
 
 
-for command in (serve, predict, explain, versions, rollback, promote, pin, unpin):
+for command in (serve, predict, explain, versions, rollback, promote, pin, unpin, traffic):
     main.add_command(command)
 for command in (card, sign, verify, mirror, new_key, reencrypt):
     main.add_command(command)
