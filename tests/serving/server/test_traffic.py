@@ -14,8 +14,13 @@ from typing import Any
 import pytest
 import tensorflow as tf
 from click.testing import CliRunner
+from hypothesis import given
+from hypothesis import strategies as st
 
 from serving.__main__ import main
+from serving.server.challenger_threads import ChallengerThreads
+from serving.server.models import Served
+from serving.server.traffic import Challenger, feature_key
 from storage.directory import ModelDirectory
 from storage.names import ID_FEATURE, LATENCY_FEATURE, ROLE_FEATURE, ROW_FEATURE, SHADOW_FEATURE
 from storage.tfrecords import read_records
@@ -28,7 +33,7 @@ from tests.serving.server.running import (
     running,
     strings,
 )
-from tests.serving.server.toys import f32
+from tests.serving.server.toys import f32, i64
 
 MODEL = "shared"
 NAN, SLOW, FAILING = -1.0, -2.0, -3.0
@@ -141,6 +146,66 @@ def arena(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Arena]:
     arguments += ("--request-log", str(root / "log"), "--request-log-sampling", "1")
     with running(root / "serving", *arguments) as server:
         yield Arena(directory, server, root / "log")
+
+
+@given(st.text(max_size=5), st.integers(-(2**63), 2**63 - 1), st.floats(width=32))
+def test_feature_key_is_the_same_of_raw_features_and_of_an_example(
+    text: str, number: int, real: float
+) -> None:
+    raw = {"text": strings(text.encode()), "number": i64([number]), "real": f32([real])}
+    given_features: dict[str, Any] = {"number": number}
+    if text:  # As an example has it, an absent value is left out.
+        given_features["text"] = text
+    if real == real:
+        given_features["real"] = real
+    example = {"examples": strings(example_of(**given_features).SerializeToString())}
+    for name in ("text", "number", "real", "absent"):
+        assert feature_key(raw, name) == feature_key(example, name)
+    assert feature_key(raw, "number") == str(number).encode()
+    assert (feature_key(raw, "text") is None) == (not text)
+
+
+def test_feature_key_of_a_vector_or_of_no_example() -> None:
+    assert feature_key({"x": f32([[1, 2], [3, 4]])}, "x") == b"1.0,2.0"
+    assert feature_key({"x": f32([])}, "x") is None
+    assert feature_key({"examples": strings(b"\xff")}, "x") is None
+
+
+def test_challenger_is_taken_out_once_by_failures_among_its_last_hundred() -> None:
+    reasons: list[str] = []
+    served = Served(MODEL, 2, None)  # type: ignore[arg-type]
+    challenger = Challenger(served, 1, 2, lambda one, reason: reasons.append(reason))
+    challenger.failed("slow")
+    for _ in range(100):
+        challenger.predicted()
+    challenger.failed("slow")
+    assert not challenger.is_out
+    for _ in range(3):
+        challenger.failed("NaN")
+    assert reasons == ["2 of its last 100 predictions failed: NaN"]
+    assert challenger.is_out
+
+
+def test_challenger_threads_refuse_what_there_is_no_room_for() -> None:
+    threads = ChallengerThreads("test", 1, 2)
+    begun, go_on = threading.Event(), threading.Event()
+
+    def hang() -> None:
+        begun.set()
+        go_on.wait()
+
+    assert threads.longest() == 0
+    assert threads.offer(hang, 20 << 20)
+    begun.wait()
+    assert not threads.offer(hang, 20 << 20)
+    assert threads.offer(hang, 1)
+    assert threads.offer(hang, 1)
+    assert not threads.offer(hang, 1)
+    assert threads.longest() > 0
+    go_on.set()
+    until(lambda: threads.offer(lambda: None, 20 << 20))
+    threads.close()
+    assert not threads.offer(hang, 1)
 
 
 def until(holds: Callable[[], Any]) -> None:
