@@ -116,6 +116,7 @@ class ModelManager:
 
     def take_out(self, name: str, number: int, version: int, reason: str) -> None:
         """Takes a challenger out of the traffic until the policy of that number changes."""
+        self._metrics.taken_out.labels(name, str(version)).set(1)
         log_event("challenger taken out", logging.ERROR, model=name, version=version, reason=reason)
         record_taken_out(self._models[name].directory, number, version, reason)
 

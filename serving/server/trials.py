@@ -187,9 +187,8 @@ class TrialRunner:
             known = self._challengers.get(served.name)
             # A request that came under an older policy may be late.
             if known is None or known.number < number or known.served is not served:
-                known = Challenger(served, number, self._failures, self._take_out)
+                known = Challenger(served, number, self._failures, self._on_taken_out)
                 self._challengers[served.name] = known
-                self._metrics.taken_out.labels(served.name, str(served.version)).set(0)
             return known
 
     def _workers_of(self, challenger: Challenger) -> tuple[ChallengerThreads, ChallengerThreads]:
@@ -208,11 +207,6 @@ class TrialRunner:
                 )
                 self._workers[served.name] = known
             return known[1], known[2]
-
-    def _take_out(self, challenger: Challenger, reason: str) -> None:
-        served = challenger.served
-        self._metrics.taken_out.labels(served.name, str(served.version)).set(1)
-        self._on_taken_out(challenger, reason)
 
     def _fail(
         self, assignment: Assignment, challenger: Challenger, workers: ChallengerThreads

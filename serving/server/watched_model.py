@@ -203,7 +203,8 @@ class WatchedModel:
         if policy is None or champion is None:
             self.traffic = None
             return
-        challenger = self.loaded.get(self.labels.get(CHALLENGER, -1))
+        labelled = self.labels.get(CHALLENGER)
+        challenger = self.loaded.get(labelled) if labelled is not None else None
         out = policy.taken_out
         if challenger is not None:
             is_out = out is not None and out.version == challenger.version
@@ -211,6 +212,9 @@ class WatchedModel:
                 challenger = None
         self.traffic = Traffic(policy, champion, challenger)
         if before != self.traffic:
+            if labelled is not None:
+                gauge = self._metrics.taken_out.labels(self.name, str(labelled))
+                gauge.set(out is not None and out.version == labelled)
             log_event(
                 "traffic",
                 model=self.name,
