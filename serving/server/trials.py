@@ -185,7 +185,7 @@ class TrialRunner:
             return known
         with self._lock:
             known = self._challengers.get(served.name)
-            # A request that came under an older policy may be late.
+            # A request may have come under an older policy.
             if known is None or known.number < number or known.served is not served:
                 known = Challenger(served, number, self._failures, self._on_taken_out)
                 self._challengers[served.name] = known

@@ -64,7 +64,10 @@ class Shared(tf.Module):
 
     @tf.function(
         input_signature=[
-            {"x": tf.TensorSpec([None], tf.float32, "x"), "who": tf.TensorSpec([None], tf.string)}
+            {
+                "x": tf.TensorSpec([None], tf.float32, "x"),
+                "who": tf.TensorSpec([None], tf.string, "who"),
+            }
         ]
     )
     def raw_features(self, given: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
