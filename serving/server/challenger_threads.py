@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections import deque
 from collections.abc import Callable
+
+from serving.server.logs import log_event
 
 # Bytes of the requests that wait for a challenger.
 _MOST_BYTES = 32 << 20
@@ -69,6 +72,8 @@ class ChallengerThreads:
             self._since[me] = time.monotonic()
             try:
                 work()
+            except Exception as error:  # The thread has other work to do.
+                log_event("unforeseen error", logging.ERROR, error=type(error).__name__)
             finally:
                 del self._since[me], work
                 with self._came:

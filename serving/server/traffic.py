@@ -47,11 +47,13 @@ class Failure:
       challenger: The challenger.
       outcome: As the metrics name it.
       reason: What happened, without values of the request.
+      counts: Whether it is one towards taking the challenger out.
     """
 
     challenger: Challenger
     outcome: str
     reason: str
+    counts: bool = True
 
 
 @dataclass(eq=False)

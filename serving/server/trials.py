@@ -16,6 +16,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+import grpc
+
 from serving.server.calls import Call
 from serving.server.challenger_threads import ChallengerThreads
 from serving.server.errors import ServingError
@@ -31,6 +33,7 @@ from storage.traffic import SHADOW, SPLIT
 
 OK, FAILED, NAN, TOO_SLOW, DROPPED = "OK", "FAILED", "NAN", "TOO_SLOW", "DROPPED"
 _SHADOW_ROLE = "shadow"
+_NOT_FINITE = "NaN or infinite"
 
 # A shadow begins so many seconds later, so that the champion's response is on its way.
 _SHADOW_PAUSE = 0.002
@@ -100,6 +103,7 @@ class TrialRunner:
         self._finish = finish
         self._put_back = put_back
         self._seconds = seconds
+        self._too_slow = f"no prediction within {seconds:g} seconds"
         self._failures = failures
         self._most_waiting = most_waiting
         self._threads = threads
@@ -155,7 +159,7 @@ class TrialRunner:
             challenger = failure.challenger
             self._count(challenger.served, CHALLENGER, failure.outcome)
             # What the champion cannot do either is the request's fault.
-            if failure.outcome != DROPPED and seconds < self._seconds and is_finite(outputs):
+            if failure.counts and seconds < self._seconds and is_finite(outputs):
                 challenger.failed(failure.reason)
         if assignment.traffic.policy.mode == SHADOW:
             self._shadow(assignment, call, request, outputs, seconds)
@@ -214,18 +218,20 @@ class TrialRunner:
         """Notes that there is no room for a request; it is a failure where a prediction hangs."""
         assignment.challenger = None
         hangs = workers.longest() > self._seconds
-        reason = f"no prediction within {self._seconds:g} seconds"
-        assignment.failure = Failure(challenger, TOO_SLOW if hangs else DROPPED, reason)
+        outcome = TOO_SLOW if hangs else DROPPED
+        assignment.failure = Failure(challenger, outcome, self._too_slow, hangs)
 
     def _time_out(self, reference: weakref.ref[Trial]) -> None:
         trial = reference()
         if trial is not None and trial.claim():
-            reason = f"no prediction within {trial.seconds:g} seconds"
-            self._fall_back(trial, Failure(trial.challenger, TOO_SLOW, reason))
+            self._fall_back(trial, TOO_SLOW, self._too_slow)
 
-    def _fall_back(self, trial: Trial, failure: Failure) -> None:
+    def _fall_back(self, trial: Trial, outcome: str, reason: str) -> None:
         """Has the champion predict."""
         task = trial.task
+        # A client may give less time than a challenger has.
+        counts = outcome != TOO_SLOW or trial.seconds >= self._seconds
+        failure = Failure(trial.challenger, outcome, reason, counts)
         assert task.call.assignment is not None
         task.call.assignment.challenger = None
         task.call.assignment.failure = failure
@@ -238,21 +244,22 @@ class TrialRunner:
         served, call = trial.challenger.served, trial.task.call
         try:
             request, outputs, seconds = _run(served, trial.request, trial.seconds)
+            finite = is_finite(outputs)
         except Exception as error:
             if trial.claim():
-                self._fall_back(trial, Failure(trial.challenger, FAILED, _explain(error)))
+                self._fall_back(trial, *self._explain(error))
             return
         if not trial.claim():
             return
-        if not is_finite(outputs):
-            self._fall_back(trial, Failure(trial.challenger, NAN, "NaN or infinite"))
+        if not finite:
+            self._fall_back(trial, NAN, _NOT_FINITE)
             return
         champion, call.version = call.version, served.version
         try:
             response = request.write(outputs)
         except Exception as error:
             call.version = champion
-            self._fall_back(trial, Failure(trial.challenger, FAILED, _explain(error)))
+            self._fall_back(trial, *self._explain(error))
             return
         call.rows = count_rows(outputs)
         trial.challenger.predicted()
@@ -280,7 +287,7 @@ class TrialRunner:
         ):
             self._count(challenger.served, _SHADOW_ROLE, DROPPED)
             if workers.longest() > self._seconds:
-                challenger.failed(f"no prediction within {self._seconds:g} seconds")
+                challenger.failed(self._too_slow)
 
     def _run_shadow(
         self, challenger: Challenger, assignment: Assignment, request: ModelRequest, counts: bool
@@ -291,19 +298,27 @@ class TrialRunner:
         outcome, reason, seconds = OK, "", None
         try:
             request, outputs, seconds = _run(served, request, self._seconds)
-        except Exception as error:
-            outcome, reason = FAILED, _explain(error)
-        else:
             if not is_finite(outputs):
-                outcome, reason = NAN, "NaN or infinite"
+                outcome, reason = NAN, _NOT_FINITE
             elif seconds > self._seconds:
-                outcome, reason = TOO_SLOW, f"no prediction within {self._seconds:g} seconds"
+                outcome, reason = TOO_SLOW, self._too_slow
+        except Exception as error:
+            outcome, reason = self._explain(error)
+        else:
             self._log(request, outputs, assignment, CHALLENGER, seconds, shadow=True)
         self._count(served, _SHADOW_ROLE, outcome, seconds)
         if outcome == OK:
             challenger.predicted()
         elif counts:
             challenger.failed(reason)
+
+    def _explain(self, error: Exception) -> tuple[str, str]:
+        """The outcome and the reason of an error, without what may quote the request."""
+        if not isinstance(error, ServingError):
+            return FAILED, type(error).__name__
+        if error.code is grpc.StatusCode.DEADLINE_EXCEEDED:
+            return TOO_SLOW, self._too_slow
+        return FAILED, error.code.name if error.quotes else str(error)
 
     def _count(self, served: Served, role: str, outcome: str, seconds: float | None = None) -> None:
         version = str(served.version)
@@ -353,10 +368,3 @@ def _run(
     start = time.perf_counter()
     outputs = served.model.run(request.signature, request.inputs, request.outputs, seconds)
     return request, outputs, time.perf_counter() - start
-
-
-def _explain(error: Exception) -> str:
-    """Why a challenger fails, without what may quote the request."""
-    if isinstance(error, ServingError):
-        return error.code.name if error.quotes else str(error)
-    return type(error).__name__
