@@ -115,9 +115,10 @@ class Arena:
         seen = None if version == 4 or mode == "off" else version
         self.server.wait_for("traffic", number=policy.number, challenger=seen)
 
-    def ask(self, x: float = 0.0, who: str = "a", path: str = "", **headers: str) -> float:
+    def ask(self, x: float = 0.0, who: str = "a", path: str = "", user: str = "") -> float:
         """The version that predicts."""
         document = {"signature_name": "raw_features", "inputs": {"x": [x], "who": [who]}}
+        headers = {"X-User": user} if user else {}
         response = self.server.rest(f"{MODEL}{path}:predict", document, headers=headers)
         assert response.status_code == 200, response.text
         outputs = response.json()["outputs"]
@@ -146,8 +147,10 @@ def arena(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Arena]:
     (root / "4" / "saved_model.pb").write_bytes(b"damaged")
     directory.publish(4, str(root / "4"), str(provenance))
     directory.pin(1, "champion")
-    arguments = ("--poll-seconds", "0.05", "--challenger-seconds", "0.3")
-    arguments += ("--request-log", str(root / "log"), "--request-log-sampling", "1")
+    arguments = [
+        *("--poll-seconds", "0.05", "--challenger-seconds", "0.3"),
+        *("--request-log", str(root / "log"), "--request-log-sampling", "1"),
+    ]
     with running(root / "serving", *arguments) as server:
         yield Arena(directory, server, root / "log")
 
@@ -271,7 +274,7 @@ def test_server_gives_a_header_the_same_version_over_both_protocols(arena: Arena
     request = predict_request(MODEL, "raw_features", x=f32([0]), who=strings(b""))
     for user in map(str, range(8)):
         expected = 2 if policy.gives_to_challenger(MODEL, 2, user.encode()) else 1
-        assert arena.ask(**{"X-User": user}) == expected
+        assert arena.ask(user=user) == expected
         response = arena.server.predictions.Predict(request, metadata=[("x-user", user)])
         assert response.model_spec.version.value == expected
 
