@@ -14,7 +14,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Iterable
 
-from storage.names import PREDICTION_PREFIX, TIME_FEATURE, VERSION_FEATURE
+from storage.names import PREDICTION_PREFIX, REQUEST_FEATURES
 
 _LONGEST = 64
 # Inputs of signatures that take serialized tf.Examples.
@@ -44,7 +44,7 @@ def check_column(name: str) -> str:
         reason = "is an empty name"
     elif any(unicodedata.category(character) in _UNUSABLE for character in name):
         reason = "has a line break or a control character"
-    elif name in (TIME_FEATURE, VERSION_FEATURE) or name.startswith(PREDICTION_PREFIX):
+    elif name in REQUEST_FEATURES or name.startswith(PREDICTION_PREFIX):
         reason = "is a name of the request log"
     elif name == "self":
         reason = "is no name that LiteRT takes on a device"

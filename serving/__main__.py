@@ -19,6 +19,7 @@ from serving.commands.reencrypt import reencrypt
 from serving.commands.rollback import rollback
 from serving.commands.serve import serve
 from serving.commands.sign import sign
+from serving.commands.traffic import traffic
 from serving.commands.unpin import unpin
 from serving.commands.verify import verify
 from serving.commands.versions import versions
@@ -45,7 +46,7 @@ def main() -> None:
     """
 
 
-for command in (serve, predict, explain, versions, rollback, promote, pin, unpin):
+for command in (serve, predict, explain, versions, rollback, promote, pin, unpin, traffic):
     main.add_command(command)
 for command in (card, sign, verify, mirror, new_key, reencrypt, manifests, vertex):
     main.add_command(command)

@@ -39,6 +39,8 @@ class Mirror:
       models: Names of the models; none named means all.
       trust: Keys that may have signed versions.
       load_keys: Gives the keys that versions are decrypted with; called for each version.
+      label: Label of the only version of a model that the folder is to have; "" for all that it has
+        without.
 
     Attributes:
       missing: What the last look could not bring up to date, and why: `taxi 12: the reason`.
@@ -51,12 +53,14 @@ class Mirror:
         models: tuple[str, ...],
         trust: TrustStore,
         load_keys: Callable[[], Keys | None],
+        label: str = "",
     ):
         self._serving_dir = serving_dir
         self._target = target
         self._models = models
         self._trust = trust
         self._load_keys = load_keys
+        self._label = label
         self._refused: dict[tuple[str, int], tuple[float, str]] = {}
         self._reported: dict[str, str] = {}
         self.missing: list[str] = []
@@ -127,12 +131,17 @@ class Mirror:
         have, wanted, good = set(target.versions()), set[int](), True
         trusted = {version for version in have if self._is_trusted(target, version)}
         try:
-            labelled = set(source.labels().values())
+            labels = source.labels()
+            labelled = set(labels.values())
         except ValueError as error:  # Those that have one stay until it is known again.
             good = self._report(f"{name} labels", "labels cannot be read", error, model=name)
-            labelled = have
+            labels, labelled = dict.fromkeys([self._label], max(have, default=-1)), have
         for version in sorted(there, reverse=True):
-            if not wanted or version in labelled:
+            if self._label:
+                is_wanted = version == labels.get(self._label)
+            else:
+                is_wanted = not wanted or version in labelled
+            if is_wanted:
                 if version in trusted or self._copy(source, target, version):
                     wanted.add(version)
                 else:
@@ -141,6 +150,9 @@ class Mirror:
             for version in have - wanted:
                 self._remove(target, version)
                 log_event("removed", model=name, version=version)
+        if self._label and not wanted and good:
+            missing = LookupError(f"no version of {name!r} that is there has this label")
+            good = self._report(f"{name} {self._label}", "look failed", missing, model=name)
         if not there:
             self.missing.append(f"{name}: its last version was withdrawn")
         return good and bool(wanted)

@@ -52,3 +52,10 @@ SHADOW_FEATURE = "request.shadow"
 LATENCY_FEATURE = "request.latency"
 ID_FEATURE = "request.id"
 ROW_FEATURE = "request.row"
+# What the server adds to the features, besides the predictions.
+REQUEST_FEATURES = frozenset(
+    (
+        *(TIME_FEATURE, VERSION_FEATURE, ROLE_FEATURE, SHADOW_FEATURE),
+        *(LATENCY_FEATURE, ID_FEATURE, ROW_FEATURE),
+    )
+)

@@ -134,6 +134,27 @@ _ORIGIN = re.compile(r"\*|https?://[^/\s]+")
 )
 @click.option("--no-ui", is_flag=True, help="Show no page at / on which people try the models.")
 @click.option(
+    "--challenger-seconds",
+    type=click.FloatRange(min=0.001),
+    default=ServerSettings.challenger_seconds,
+    show_default=True,
+    help="Longest time for a challenger's prediction; then the champion predicts.",
+)
+@click.option(
+    "--challenger-failures",
+    type=click.IntRange(1, 100),
+    default=ServerSettings.challenger_failures,
+    show_default=True,
+    help="A challenger is taken out after so many failures in its last 100 predictions.",
+)
+@click.option(
+    "--challenger-queue",
+    type=click.IntRange(min=1),
+    default=ServerSettings.challenger_queue,
+    show_default=True,
+    help="Requests that may wait for a challenger; others get the champion, or no shadow.",
+)
+@click.option(
     "--request-log", metavar="DIR", default="", help="Log requests and predictions there."
 )
 @click.option(

@@ -114,6 +114,9 @@ async def _serve(settings: ServerSettings, decrypt_to: str | None) -> None:
         deadline_seconds=settings.deadline_seconds,
         access_log=settings.access_log,
         request_log=request_log,
+        challenger_seconds=settings.challenger_seconds,
+        challenger_failures=settings.challenger_failures,
+        challenger_queue=settings.challenger_queue,
     )
     max_connections = allow_connections(settings.max_connections)
     if max_connections < settings.max_connections:

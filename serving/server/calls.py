@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import grpc
 from prometheus_client import Counter, Histogram
@@ -16,6 +16,9 @@ from serving.server.authentication import NOTHING, Grant
 from serving.server.errors import ServingError
 from serving.server.logs import log_event
 from serving.server.metrics import ServerMetrics
+
+if TYPE_CHECKING:
+    from serving.server.traffic import Assignment
 
 LONGEST_NAME = 256  # more than the name of a folder can have
 # Metrics have no label for each name that somebody made up.
@@ -35,6 +38,8 @@ class Call:
       label: Label of the version that is wanted.
       rows: Rows that got a prediction.
       grant: What the client may use; nothing unless it is said.
+      header: The value of an HTTP header, or of an entry of gRPC's metadata; None if it is absent.
+      assignment: Which version predicts; None where no traffic policy decides.
     """
 
     protocol: str
@@ -45,6 +50,8 @@ class Call:
     label: str | None = None
     rows: int = 0
     grant: Grant = NOTHING
+    header: Callable[[str], str | None] = field(default=lambda name: None, repr=False)
+    assignment: Assignment | None = None
 
 
 class CallRecorder:

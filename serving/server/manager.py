@@ -17,6 +17,7 @@ from serving.server.errors import ServingError, invalid
 from serving.server.logs import log_event
 from serving.server.metrics import ServerMetrics
 from serving.server.models import Served
+from serving.server.traffic import Traffic, record_taken_out
 from serving.server.watched_model import Load, WatchedModel, explain, start_thread
 from storage.versions import ModelVersions, find_models
 
@@ -59,6 +60,7 @@ class ModelManager:
         self._stopping = threading.Event()
         self.decided: Future[None] = Future()
         self._deciding = threading.Lock()
+        self._not_loading: dict[str, tuple[int, int]] = {}
 
     def find(
         self,
@@ -106,6 +108,17 @@ class ModelManager:
             grpc.StatusCode.NOT_FOUND,
             f"Servable not found for request: {wanted}; being served are {there}",
         )
+
+    def traffic(self, name: str) -> Traffic | None:
+        """How champion and challenger share the requests of a model; None if they do not."""
+        model = self._models.get(name)
+        return model.traffic if model is not None else None
+
+    def take_out(self, name: str, number: int, version: int, reason: str) -> None:
+        """Takes a challenger out of the traffic until the policy of that number changes."""
+        self._metrics.taken_out.labels(name, str(version)).set(1)
+        log_event("challenger taken out", logging.ERROR, model=name, version=version, reason=reason)
+        record_taken_out(self._models[name].directory, number, version, reason)
 
     def knows(self, name: str) -> bool:
         """Whether a model of that name is or was in the Serving directory."""
@@ -214,6 +227,11 @@ class ModelManager:
 
     def _looked(self, model: WatchedModel) -> None:
         self._on_change(model.name, model.newest is not None)
+        if found := model.refusal_of_challenger():
+            policy, version, reason = found
+            if self._not_loading.get(model.name) != (policy.number, version):
+                self._not_loading[model.name] = policy.number, version
+                self.take_out(model.name, policy.number, version, reason)
         self._check_decided()
 
     def _check_decided(self) -> None:

@@ -22,6 +22,11 @@ class ServerMetrics:
       versions: 1 for each version that is being served, by model, version and form.
       loads: Versions that were loaded or refused, by model and outcome.
       unauthenticated: Requests without a token that is known, by protocol and reason.
+      traffic: Predictions of models with a traffic policy, by model, version, role (`champion`,
+        `challenger`, `shadow`) and outcome (`OK`, `FAILED`, `NAN`, `TOO_SLOW`, `DROPPED`). An
+        outcome of a challenger that is not OK got the champion's prediction.
+      model_seconds: Seconds that the model took for these, by model, version and role.
+      taken_out: 1 for each challenger that was taken out of the traffic, by model and version.
       logged: Rows written to the request log, and dropped where it could not keep up.
     """
 
@@ -65,6 +70,25 @@ class ServerMetrics:
             f"{prefix}unauthenticated",
             "Requests refused because their token is missing or wrong.",
             ["protocol", "reason"],
+            registry=self.registry,
+        )
+        self.traffic = Counter(
+            f"{prefix}traffic_predictions",
+            "Predictions of models with a traffic policy.",
+            ["model", "version", "role", "outcome"],
+            registry=self.registry,
+        )
+        self.model_seconds = Histogram(
+            f"{prefix}traffic_model_seconds",
+            "Seconds that the model took, of models with a traffic policy.",
+            ["model", "version", "role"],
+            buckets=_SECONDS,
+            registry=self.registry,
+        )
+        self.taken_out = Gauge(
+            f"{prefix}challenger_taken_out",
+            "1 for each challenger that was taken out of the traffic.",
+            ["model", "version"],
             registry=self.registry,
         )
         self.logged = Counter(

@@ -27,7 +27,7 @@ from filelock import FileLock, Timeout
 from serving.server.logs import log_event
 from serving.server.metrics import ServerMetrics
 from serving.server.request_log_file import FLUSH_SECONDS, LogFile, recover
-from serving.server.request_records import count_common_rows, make_records
+from serving.server.request_records import TrafficFields, count_common_rows, make_records
 from serving.server.tensors import count_bytes
 from storage.atomic_write import PART
 from storage.encryption_keys import Keys
@@ -107,6 +107,10 @@ class RequestLog:
         self._thread = threading.Thread(target=self._write, name="request-log", daemon=True)
         self._thread.start()
 
+    def samples(self) -> bool:
+        """Whether the sample takes the next request."""
+        return self._random.random() < self._sampling
+
     def offer(
         self,
         name: str,
@@ -115,6 +119,8 @@ class RequestLog:
         outputs: _Arrays,
         *,
         by_name: bool = False,
+        traffic: TrafficFields | None = None,
+        sampled: bool | None = None,
     ) -> None:
         """Logs a request and its prediction, if the sample takes it; never waits.
 
@@ -125,10 +131,13 @@ class RequestLog:
           outputs: Outputs by name, each [batch, ...].
           by_name: Whether the inputs are features; if not, a single one of strings is taken for
             serialized tf.Examples.
+          traffic: What a model with a traffic policy adds.
+          sampled: Whether the sample takes it, if that was asked before; see `samples`.
         """
-        if self._random.random() >= self._sampling:
+        if not (self.samples() if sampled is None else sampled):
             return
-        request = _Request(name, version, inputs, outputs, int(time.time() * 1e6), by_name)
+        now = int(time.time() * 1e6)
+        request = _Request(name, version, inputs, outputs, now, by_name, traffic)
         size = request.bytes
         with self._counting:
             # One that is too large by itself is taken alone.
@@ -184,6 +193,7 @@ class RequestLog:
                 request.outputs,
                 request.time_us,
                 by_name=request.by_name,
+                traffic=request.traffic,
             )
             if name not in self._files:
                 self._files[name] = self._open(name)
@@ -240,6 +250,7 @@ class _Request:
     outputs: _Arrays
     time_us: int
     by_name: bool
+    traffic: TrafficFields | None
 
     @property
     def rows(self) -> int:

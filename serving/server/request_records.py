@@ -6,18 +6,53 @@ and the prediction, time and version:
     prediction.<output>     float_list, int64_list or bytes_list
     request.time            int64_list: Unix time in microseconds
     request.version         int64_list: version of the model
+
+Where the model has a traffic policy also:
+
+    request.role            bytes_list: champion or challenger
+    request.shadow          int64_list: 1 where nobody waited for the prediction
+    request.latency         int64_list: microseconds that the model took
+    request.id              bytes_list: 16 hexadecimal digits, the same for both of a shadow
+    request.row             int64_list: number of the row in its request, from 0
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 from google.protobuf.message import DecodeError
 
-from storage.names import PREDICTION_PREFIX, TIME_FEATURE, VERSION_FEATURE
+from storage.names import (
+    ID_FEATURE,
+    LATENCY_FEATURE,
+    PREDICTION_PREFIX,
+    ROLE_FEATURE,
+    ROW_FEATURE,
+    SHADOW_FEATURE,
+    TIME_FEATURE,
+    VERSION_FEATURE,
+)
+
+
+@dataclass(frozen=True)
+class TrafficFields:
+    """What a record says of the traffic.
+
+    Attributes:
+      id: Id of the request.
+      role: `champion` or `challenger`.
+      shadow: Whether nobody waited for the prediction.
+      latency_us: Microseconds that the model took.
+    """
+
+    id: str
+    role: str
+    shadow: bool
+    latency_us: int
 
 
 def make_records(
@@ -27,6 +62,7 @@ def make_records(
     time_us: int,
     *,
     by_name: bool = False,
+    traffic: TrafficFields | None = None,
 ) -> list[bytes]:
     """A serialized tf.Example for each row of a request.
 
@@ -36,6 +72,7 @@ def make_records(
       outputs: Outputs by name, each [batch, ...].
       time_us: Unix time in microseconds.
       by_name: See `RequestLog.offer`.
+      traffic: See `RequestLog.offer`.
 
     Returns:
       The records; none if inputs and outputs have no rows in common.
@@ -55,6 +92,12 @@ def make_records(
         features = example.features.feature
         features[TIME_FEATURE].int64_list.value.append(time_us)
         features[VERSION_FEATURE].int64_list.value.append(version)
+        if traffic is not None:
+            features[ROLE_FEATURE].bytes_list.value.append(traffic.role.encode())
+            features[SHADOW_FEATURE].int64_list.value.append(traffic.shadow)
+            features[LATENCY_FEATURE].int64_list.value.append(traffic.latency_us)
+            features[ID_FEATURE].bytes_list.value.append(traffic.id.encode())
+            features[ROW_FEATURE].int64_list.value.append(row)
         for name, kind, values in predictions:
             getattr(features[name], kind).value.extend(values[row].tolist())
         if serialized:

@@ -277,7 +277,12 @@ def _call(method: str, match: re.Match, request: Request, grant: Grant) -> Call:
         raise invalid(f"Failed to convert version: {digits[:_MOST_DIGITS]} to numeric.")
     version = int(digits) if digits else None
     label = match["label"]
-    return Call("rest", method, _peer(request), match["name"], version, label, grant=grant)
+
+    def header(name: str) -> str | None:
+        return ",".join(request.headers.getlist(name)) or None
+
+    peer = _peer(request)
+    return Call("rest", method, peer, match["name"], version, label, grant=grant, header=header)
 
 
 def _error_response(status: int, message: str) -> Response:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import partial
 from typing import Any, TypeAlias
 
 import grpc
@@ -96,7 +97,7 @@ class RpcInterface:
 
         def write(outputs: Arrays) -> bytes:
             response = inference.to_response(outputs)
-            inference.fill_model_spec(response.model_spec, served.name, served.version, signature)
+            _fill_model_spec(response.model_spec, call, signature)
             return _serialize(response)
 
         inputs = inference.read_inputs(request, self._max_bytes, self._max_rows)
@@ -116,8 +117,8 @@ class RpcInterface:
         examples = inference.serialized_examples(request.input, self._max_bytes, self._max_rows)
 
         def write(result: Message) -> bytes:
-            response = kind(result=result)
-            inference.fill_model_spec(response.model_spec, served.name, served.version, signature)
+            response: Any = kind(result=result)
+            _fill_model_spec(response.model_spec, call, signature)
             return _serialize(response)
 
         return examples_request(call.method, served, signature, examples, write)
@@ -173,7 +174,8 @@ class RpcInterface:
             try:
                 given = _authorization(context.invocation_metadata())
                 grant = self._authenticator.authenticate(given)
-                call = Call("grpc", method, context.peer(), grant=grant)
+                header = partial(_metadata_value, context)
+                call = Call("grpc", method, context.peer(), grant=grant, header=header)
                 try:
                     grant.check(method)  # Before anything is read.
                     seconds = self._service.deadline_seconds
@@ -206,6 +208,12 @@ def _parse(call: Call, content: bytes, kind: type[Message]) -> Any:
     call.version = spec.version.value if spec.HasField("version") else None
     call.label = spec.version_label[:LONGEST_NAME] or None
     return request
+
+
+def _fill_model_spec(spec: model_pb2.ModelSpec, call: Call, signature: str) -> None:
+    """Says in a response which version predicted."""
+    assert call.version is not None
+    inference.fill_model_spec(spec, call.name, call.version, signature)
 
 
 def _serialize(message: Message) -> bytes:
@@ -304,6 +312,13 @@ class _TokenInterceptor(grpc.aio.ServerInterceptor):
 
         # Of a stream nothing is read unless it is read.
         return grpc.stream_unary_rpc_method_handler(refuse)
+
+
+def _metadata_value(context: Context, name: str) -> str | None:
+    """The value of an entry of the metadata; several are one, separated by commas."""
+    values = [value for key, value in context.invocation_metadata() or () if key == name]
+    texts = [one if isinstance(one, str) else one.hex() for one in values]
+    return ",".join(texts) if texts else None
 
 
 def _authorization(metadata: Any) -> list[str | bytes]:

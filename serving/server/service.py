@@ -28,8 +28,10 @@ from serving.server.metrics import ServerMetrics
 from serving.server.model_request import LargeRequest, ModelRequest, Read, count_rows, unfolded
 from serving.server.models import Arrays, LoadedModel, Served
 from serving.server.request_log import RequestLog
+from serving.server.settings import ServerSettings
+from serving.server.traffic import Assignment
+from serving.server.trials import TrialRunner
 from serving.server.work_queue import Task, WorkQueue, deadline_exceeded
-from storage.names import RAW_SIGNATURE
 
 Response = TypeVar("Response")
 
@@ -56,6 +58,9 @@ class Service:
       deadline_seconds: Longest time from a request to its response.
       access_log: Whether each request is a line in the log.
       request_log: Where requests and predictions are written, if anywhere.
+      challenger_seconds: See `ServerSettings`, as the next two.
+      challenger_failures: See there.
+      challenger_queue: See there.
 
     Attributes:
       arrivals: Memory for requests that are still arriving, by protocol: over gRPC, none says how
@@ -74,6 +79,9 @@ class Service:
         deadline_seconds: float,
         access_log: bool,
         request_log: RequestLog | None = None,
+        challenger_seconds: float = ServerSettings.challenger_seconds,
+        challenger_failures: int = ServerSettings.challenger_failures,
+        challenger_queue: int = ServerSettings.challenger_queue,
     ):
         self.manager = manager
         self.metrics = metrics
@@ -83,7 +91,19 @@ class Service:
         self._quick_runs: WeakKeyDictionary[LoadedModel, dict[str, int]] = WeakKeyDictionary()
         self.deadline_seconds = deadline_seconds
         self._recorder = CallRecorder(metrics, manager.knows, access_log)
-        self._request_log = request_log
+        self._trials = TrialRunner(
+            metrics,
+            request_log,
+            lambda challenger, reason: manager.take_out(
+                challenger.served.name, challenger.number, challenger.served.version, reason
+            ),
+            lambda task, response: self._finish(task, response, None),
+            lambda task, large: self._queue.put_back(task, large=large),
+            seconds=challenger_seconds,
+            failures=challenger_failures,
+            most_waiting=challenger_queue,
+            threads=workers,
+        )
         metrics.waiting.set_function(lambda: self._queue.size)
         for number in range(workers):
             threading.Thread(target=self._work, name=f"worker-{number}", daemon=True).start()
@@ -117,7 +137,7 @@ class Service:
             limit = min(self.deadline_seconds, seconds or self.deadline_seconds)
             if size <= _TINY_BODY and plain and not self._queue.size:
                 request = self._guarded(lambda: read(_SMALL_BYTES))
-                if self._is_quick(request):
+                if self._is_quick(request) and not self._trials.is_for_challenger(call, request):
                     return self._guarded(lambda: self._write(call, request, None, limit))
                 read = unfolded(request)
             loop = asyncio.get_running_loop()
@@ -139,7 +159,13 @@ class Service:
           ServingError: If the client may not use it, or it is not being served.
         """
         call.grant.check(call.method, call.name)
-        served = self.manager.find(call.name, call.version, call.label, call.grant.models)
+        if call.assignment is None and call.version is None and call.label is None:
+            traffic = self.manager.traffic(call.name)
+            call.assignment = Assignment(traffic) if traffic is not None else None
+        if call.assignment is not None:
+            served = call.assignment.traffic.champion
+        else:
+            served = self.manager.find(call.name, call.version, call.label, call.grant.models)
         call.version = served.version
         return served
 
@@ -156,6 +182,7 @@ class Service:
     def close(self) -> None:
         """Ends the workers; what waits gets no response."""
         self._queue.close()
+        self._trials.close()
 
     def _work(self) -> None:
         """Computes small requests, as many together as there are for each worker."""
@@ -176,10 +203,12 @@ class Service:
                 if taken + size > _SMALL_BYTES:
                     self._compute_batches(batches)
                     taken = 0
+                if self._trials.hand_over(task, request) is not None:
+                    continue
                 taken += size
                 batches.setdefault(request.batch, []).append((task, request))
             except LargeRequest:
-                self._queue.put_back(task)
+                self._queue.put_back(task, large=True)
             except Exception as error:
                 self._finish(task, None, error)
         self._compute_batches(batches)
@@ -193,7 +222,13 @@ class Service:
         while task := self._queue.take_large():
             if self._queue.start(task):
                 try:
-                    self._compute([(task, self._read(task, self._most_unfolded))])
+                    request = self._read(task, self._most_unfolded)
+                    if trial := self._trials.hand_over(task, request, large=True):
+                        trial.settled.wait()  # Its time is limited.
+                        del trial
+                    else:
+                        self._compute([(task, request)])
+                    del request
                 except LargeRequest:
                     most = f"{self._most_unfolded:,} bytes, which is all that a request may"
                     error = exhausted(f"the request takes more than {most}", http_status=413)
@@ -215,6 +250,7 @@ class Service:
                 rows += group[0][1].rows
                 batch.append(group.pop(0))
             batch_outputs: Iterable[Arrays | None] = [None] * len(batch)
+            start = time.perf_counter()
             if len(batch) > 1:
                 # If it fails, each of them gets its own error, or response, below.
                 with contextlib.suppress(Exception):
@@ -225,9 +261,10 @@ class Service:
                         first.outputs,
                         max(task.left() for task, _ in batch),
                     )
+            took = time.perf_counter() - start
             for (task, request), outputs in zip(batch, batch_outputs, strict=True):
                 try:
-                    response = self._write(task.call, request, outputs, task.left())
+                    response = self._write(task.call, request, outputs, task.left(), took)
                     self._finish(task, response, None)
                 except Exception as error:
                     self._finish(task, None, error)
@@ -242,25 +279,28 @@ class Service:
         )
 
     def _write(
-        self, call: Call, request: ModelRequest, outputs: Arrays | None, seconds: float
+        self,
+        call: Call,
+        request: ModelRequest,
+        outputs: Arrays | None,
+        seconds: float,
+        took: float = 0.0,
     ) -> Any:
         served, inputs = request.served, request.inputs
         if outputs is None:
             start = time.perf_counter()
             outputs = served.model.run(request.signature, inputs, request.outputs, seconds)
+            took = time.perf_counter() - start
             if request.rows <= _TINY_ROWS:
                 runs = self._quick_runs.setdefault(served.model, {})
-                quick = time.perf_counter() - start < _QUICK_SECONDS
+                quick = took < _QUICK_SECONDS
                 count = runs.get(request.signature, 0)
                 # Twice in a row is slow; once may be another process's affair.
                 runs[request.signature] = min(count + 1, 3 * _QUICK_RUNS) if quick else count // 2
-        call.rows = count_rows(outputs)
-        if self._request_log is not None and request.is_logged:
-            raw = served.model.signatures.get(RAW_SIGNATURE)
-            # A TFLite model has only such signatures.
-            by_name = raw is not None and raw.inputs.keys() == inputs.keys()
-            self._request_log.offer(served.name, served.version, inputs, outputs, by_name=by_name)
-        return request.write(outputs)
+        call.version, call.rows = served.version, count_rows(outputs)
+        response = request.write(outputs)
+        self._trials.predicted(call, request, outputs, took)
+        return response
 
     def _guarded(self, work: Callable[[], Response]) -> Response:
         """Does some work, of which every error is a `ServingError`."""

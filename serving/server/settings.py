@@ -51,6 +51,11 @@ class ServerSettings:
       allowed_hosts: Names by which browsers may call a server without tokens and TLS, besides its
         addresses, localhost and `host`; "*" for any.
       ui: Whether there is a page at `/` on which people try the models.
+      challenger_seconds: Longest time for a challenger's prediction before the champion predicts.
+      challenger_failures: A challenger is taken out after so many failures within its last hundred
+        predictions.
+      challenger_queue: Requests that may wait for a challenger; for one more the champion predicts,
+        or it has no shadow.
       request_log: Folder for the log of requests and predictions; empty for none.
       request_log_sampling: Share of the requests that are logged.
       access_log: Whether each request is a line on the standard output.
@@ -82,6 +87,9 @@ class ServerSettings:
     cors_origins: tuple[str, ...] = ()
     allowed_hosts: tuple[str, ...] = ()
     ui: bool = True
+    challenger_seconds: float = 1.0
+    challenger_failures: int = 5
+    challenger_queue: int = 100
     request_log: str = ""
     request_log_sampling: float = 0.01
     access_log: bool = True

@@ -22,6 +22,9 @@ from tensorflow_serving.apis import get_model_status_pb2
 from serving.server.logs import log_event
 from serving.server.metrics import ServerMetrics
 from serving.server.models import LoadedModel, Served
+from serving.server.traffic import Traffic
+from storage.names import CHALLENGER, CHAMPION
+from storage.traffic import OFF, TrafficPolicy, read_traffic
 from storage.versions import MAX_VERSION, ModelVersions
 
 _State = get_model_status_pb2.ModelVersionStatus
@@ -76,6 +79,7 @@ class WatchedModel:
       loaded: The versions that are served, by number. It and `labels` are replaced, never
         changed: requests read them without the lock that every change holds.
       labels: The version of each label.
+      traffic: How champion and challenger share the requests; None where there is no policy.
       states: State of each version and the reason for it, as TensorFlow Serving reports them.
       decided: Whether a version is served or all were refused.
     """
@@ -93,6 +97,7 @@ class WatchedModel:
         self.newest: Served | None = None
         self.loaded: Mapping[int, Served] = {}
         self.labels: Mapping[str, int] = {}
+        self.traffic: Traffic | None = None
         self.states: dict[int, tuple[int, str]] = {}
         self.decided = False
         self._load = load
@@ -105,6 +110,9 @@ class WatchedModel:
         self._refused: dict[int, _Refusal] = {}
         self._ignored: list[str] = []
         self._look_error = ""
+        self._policy: TrafficPolicy | None = None
+        self._policy_error = ""
+        self._wanted_labels: Mapping[str, int] = {}
 
     def look(self) -> None:
         """Looks at the Serving directory once; versions are loaded in threads of their own."""
@@ -126,6 +134,7 @@ class WatchedModel:
                 self.newest = None
             self.loaded = loaded
             self.labels = {label: v for label, v in self.labels.items() if v in loaded}
+            self._share_traffic()
             self._unload(gone, reason="its key is no longer trusted")
             self.look()
 
@@ -150,6 +159,7 @@ class WatchedModel:
             log_event("ignored", logging.WARNING, model=self.name, folders=ignored[:_NAMED])
             self._ignored = ignored
         labels = {label: v for label, v in self._labels().items() if v in there}
+        self._wanted_labels = labels
         for version in set(self._refused) - set(there):
             del self._refused[version]
         good = [v for v in sorted(there, reverse=True) if not self._is_refused(v)]
@@ -160,6 +170,7 @@ class WatchedModel:
         for version in wanted - self.loaded.keys() - self._loads.keys():
             self._begin(version)
         self._there = there
+        self._policy = self._read_policy()
         self._choose(there, labels)
 
     def _choose(self, there: list[int], labels: Mapping[str, int]) -> None:
@@ -173,6 +184,7 @@ class WatchedModel:
         # Requests that began with a version that goes keep it until they are answered.
         self.newest, self.loaded = served, loaded
         self.labels = {label: v for label, v in labels.items() if v in loaded}
+        self._share_traffic()
         if served is not None and served is not before:
             log_event("serving", model=self.name, version=served.version)
         for load in list(self._loads.values()):
@@ -183,6 +195,58 @@ class WatchedModel:
         for version in sorted(self.states)[:-_REMEMBERED]:
             if version not in loaded and version not in self._loads:
                 del self.states[version]
+
+    def _share_traffic(self) -> None:
+        """Notes how the requests are shared, of what is loaded."""
+        policy, before = self._policy, self.traffic
+        champion = self.loaded.get(self.labels.get(CHAMPION, -1))
+        if policy is None or champion is None:
+            self.traffic = None
+            return
+        labelled = self.labels.get(CHALLENGER)
+        challenger = self.loaded.get(labelled) if labelled is not None else None
+        out = policy.taken_out
+        if challenger is not None:
+            is_out = out is not None and out.version == challenger.version
+            if is_out or challenger is champion or policy.mode == OFF:
+                challenger = None
+        self.traffic = Traffic(policy, champion, challenger)
+        if before != self.traffic:
+            if labelled is not None:
+                gauge = self._metrics.taken_out.labels(self.name, str(labelled))
+                gauge.set(out is not None and out.version == labelled)
+            log_event(
+                "traffic",
+                model=self.name,
+                policy=policy.describe(),
+                number=policy.number,
+                champion=champion.version,
+                challenger=challenger.version if challenger else None,
+                taken_out=out.reason if out else None,
+            )
+
+    def refusal_of_challenger(self) -> tuple[TrafficPolicy, int, str] | None:
+        """The policy in force, a challenger that does not load, and why; None for none."""
+        traffic = self.traffic
+        version = self._wanted_labels.get(CHALLENGER)
+        if traffic is None or traffic.policy.mode == OFF or traffic.policy.taken_out is not None:
+            return None
+        refusal = self._refused.get(version) if version is not None else None
+        if version is None or refusal is None or refusal.retry_at < math.inf:
+            return None
+        return traffic.policy, version, f"it does not load: {self.states[version][1]}"
+
+    def _read_policy(self) -> TrafficPolicy | None:
+        try:
+            policy = read_traffic(self.directory)
+        except (ValueError, OSError) as error:
+            reason = explain(error)
+            if reason != self._policy_error:
+                log_event("traffic cannot be read", logging.ERROR, model=self.name, reason=reason)
+            self._policy_error = reason
+            return self._policy
+        self._policy_error = ""
+        return policy
 
     def _unload(self, gone: Set[int], reason: str = "") -> None:
         for version in sorted(gone):

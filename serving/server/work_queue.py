@@ -91,11 +91,11 @@ class WorkQueue:
             self._bytes += task.size
             self._append(task, task.size > _SMALL_BODY)
 
-    def put_back(self, task: Task) -> None:
-        """Adds a task again that turned out to be large."""
+    def put_back(self, task: Task, *, large: bool) -> None:
+        """Adds a task again that turned out to be large, or that another version failed over."""
         with self._lock:
             task.started = False
-            self._append(task, True)
+            self._append(task, large)
 
     def take_small(self) -> list[Task]:
         """Waits for small tasks, and takes what there is for each worker; nothing at the end."""

@@ -24,6 +24,7 @@ from serving.commands.mirror import mirror
 from serving.commands.serve import serve
 from serving.server.settings import GRPC_PORT, METRICS_PATH, REST_PORT
 from storage.encryption_keys import KEYS_VARIABLE
+from storage.names import CHALLENGER, CHAMPION
 from tests.test_architecture import EXAMPLE
 
 PROJECT = Path(__file__).parents[2]
@@ -218,6 +219,93 @@ def test_kustomize_applies_every_manifest_of_its_folder(folder: str) -> None:
             check=True,
         )
         assert done.stdout.count("\nkind: ") >= len(names)
+
+
+def backends(route: Document) -> list[tuple[str, int, int]]:
+    """Service, port and weight of what a rule of a route shares the requests among."""
+    found = [
+        (one["name"], one["port"], one["weight"])
+        for rule in route["spec"].get("rules", ())
+        for one in rule["backendRefs"]
+        if "weight" in one
+    ]
+    for rule in route["spec"].get("http", ()):
+        for one in rule["route"]:
+            destination = one["destination"]
+            found.append((destination["host"], destination["port"]["number"], one["weight"]))
+    return found
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["gateway-api/http-route.yaml", "gateway-api/grpc-route.yaml", "istio/virtual-service.yaml"],
+)
+def test_canary_routes_share_all_requests_among_services_that_are_there(path: str) -> None:
+    by_port: dict[int, dict[str, int]] = {}
+    for name, port, weight in backends(document(f"canary/{path}")):
+        assert by_port.setdefault(port, {}).setdefault(name, weight) == weight
+    assert by_port.keys() <= set(PORTS.values())
+    service = document("kubernetes/service.yaml")["metadata"]["name"]
+    for shares in by_port.values():
+        assert shares.keys() == {f"{service}-{role}" for role in (CHAMPION, CHALLENGER)}
+        assert sum(shares.values()) == 100
+
+
+def test_canary_overlays_serve_the_version_of_their_label() -> None:
+    check_resource(document("canary/istio/service.yaml"))
+    for role in (CHAMPION, CHALLENGER):
+        overlay = document(f"canary/{role}/kustomization.yaml")
+        assert overlay["nameSuffix"] == f"-{role}"
+        (added,) = yaml.safe_load(overlay["patches"][0]["patch"])
+        assert added["path"] == "/spec/template/spec/initContainers/0/args/-"
+        (first, *_) = document("kubernetes/deployment.yaml")["spec"]["template"]["spec"][
+            "initContainers"
+        ]
+        words = [*first["command"], *first["args"], added["value"]]
+        given = mirror.make_context("mirror", words[words.index("mirror") + 1 :]).params
+        assert given["label"] == role
+
+
+@pytest.mark.skipif(not shutil.which("kubectl"), reason="kubectl is not installed")
+def test_canary_kustomization_renders_valid_manifests() -> None:
+    done = subprocess.run(
+        ["kubectl", "kustomize", str(DEPLOY / "canary")],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    resources = list(yaml.safe_load_all(done.stdout))
+    for resource in resources:
+        kubernetes_validate.validate(resource, KUBERNETES_VERSIONS[-1], strict=True)
+    for kind in ("Service", "Deployment"):
+        found = {one["metadata"]["name"]: one for one in resources if one["kind"] == kind}
+        assert found.keys() == {f"model-server-{role}" for role in (CHAMPION, CHALLENGER)}
+    for name, deployment in found.items():
+        pod = deployment["spec"]["template"]["spec"]
+        assert f"--label={name.removeprefix('model-server-')}" in pod["initContainers"][0]["args"]
+        claims = [volume.get("persistentVolumeClaim") for volume in pod["volumes"]]
+        claim = document("kubernetes/storage.yaml")["metadata"]["name"]
+        assert {"claimName": claim, "readOnly": True} in claims
+    assert "PersistentVolumeClaim" not in {one["kind"] for one in resources}
+
+
+def test_canary_patch_of_kserve_gives_a_share_to_the_challenger() -> None:
+    service = document("kserve/inference-service.yaml")
+    place = service["spec"]["predictor"]["initContainers"][0]["args"]
+    values = {}
+    for change in document("canary/kserve/patch.yaml"):
+        *parents, last = [
+            word.replace("~1", "/") for word in change["path"].removeprefix("/").split("/")
+        ]
+        found: Any = service
+        for word in parents:
+            found = found[int(word)] if isinstance(found, list) else found[word]
+        assert (last in found) == (change["op"] == "replace")
+        values[last] = change["value"]
+    assert 0 < values["canaryTrafficPercent"] < 100
+    words = [*place, values["-"]]
+    assert mirror.make_context("mirror", words).params["label"] == CHALLENGER
 
 
 @pytest.mark.parametrize("name", ["entrypoint.sh", "healthcheck.sh"])

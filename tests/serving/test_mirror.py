@@ -288,3 +288,28 @@ def test_mirror_once_copies_what_verifies_and_names_the_rest(
     assert error.count("files differ from what was signed; changed: 1/saved_model.pb") == 1
     assert error.startswith(f"Error: {target.serving_dir} lacks toy 3: ")
     assert "; toy 1: " in error
+
+
+def test_mirror_of_a_label_holds_its_version_alone_and_follows_it(
+    sealed: Sealed, target: ModelDirectory, tmp_path: Path
+) -> None:
+    for version in (1, 2, 3):
+        sealed.publish(version)
+    (tmp_path / "target").mkdir()
+    mirror = Mirror(
+        sealed.directory.serving_dir,
+        target.serving_dir,
+        (),
+        sealed.trust,
+        lambda: sealed.keys,
+        label="champion",
+    )
+    assert not mirror.look()
+    assert "no version of 'toy' that is there has this label" in mirror.missing[0]
+    for version in (1, 2):
+        sealed.directory.pin(version, "champion")
+        assert mirror.look()
+        assert target.versions() == [version]
+    sealed.directory.unpin("champion")
+    assert not mirror.look()
+    assert target.versions() == [2]

@@ -37,7 +37,7 @@ _POLICIES = st.builds(
     TrafficPolicy,
     st.just("split"),
     st.floats(0, 100),
-    st.none() | st.sampled_from(["carrier", "header:x-user"]),
+    st.none() | st.sampled_from(["user", "header:x-user"]),
     _NUMBERS,
     st.none() | st.builds(TakenOut, _NUMBERS, _TEXT, _TEXT),
     st.lists(
@@ -127,14 +127,14 @@ def test_policy_file_that_is_damaged_stops_a_change_and_stays(directory: ModelDi
 
 def test_set_traffic_keeps_who_changed_what(directory: ModelDirectory) -> None:
     assert read_traffic(directory) is None
-    set_traffic(directory, "split", challenger_percent=10, key="carrier", by="ann")
+    set_traffic(directory, "split", challenger_percent=10, key="user", by="ann")
     set_traffic(directory, "off", by="schedule", reason="worse")
     policy = read_traffic(directory)
     assert policy is not None
     assert (policy.mode, policy.number) == ("off", 2)
     first, second = policy.history
     assert (first.by, first.champion, first.challenger) == ("ann", 1, 2)
-    assert first.what == "champion 90%, challenger 10%, by the feature carrier"
+    assert first.what == "champion 90%, challenger 10%, by the feature user"
     assert second.what == "off: the champion predicts alone: worse"
 
 
