@@ -197,7 +197,7 @@ def _divide(
         for place, columns in enumerate(groups.values())
         for name in columns
     }
-    for name, array in inputs.items():
+    for name, array in sorted(inputs.items()):  # A model has them in the order of its format.
         if name in places:
             continue
         shape = array.shape[1:]

@@ -25,7 +25,8 @@ from hypothesis import strategies as st
 
 from components.batch_predictor import input_files, output_folder
 from components.batch_predictor.component import BatchPredictor
-from components.batch_predictor.job import Outcome, Request, Source, predict_table
+from components.batch_predictor.job import Outcome, Request, predict_table
+from components.batch_predictor.version import Source
 from ml.tasks import Task
 from serving.server.models import load_model
 from storage.directory import ModelDirectory
@@ -548,7 +549,8 @@ def slowly(*arguments):
     time.sleep(0.2)
 output_folder.OutputFolder.write_shard = slowly
 import apache_beam as beam
-from components.batch_predictor.job import Request, Source, predict_table
+from components.batch_predictor.job import Request, predict_table
+from components.batch_predictor.version import Source
 from ml.tasks import Task
 from storage.table_formats import TextFormat
 source = Source(sys.argv[1] + "/serving_model", "tiny", 0, "", [sys.argv[1] + "/keys"], "")
@@ -630,6 +632,7 @@ def test_batch_predictor_is_a_node(
         version=0,
         label="",
         model_format="",
+        explain=0,
         task=TASK.to_json(),
         prediction="score",
         public_keys=json.dumps([str(served / "keys")]),
