@@ -75,5 +75,5 @@ def create_prediction_pipeline(
             if metadata_path
             else None
         ),
-        beam_pipeline_args=list(config.beam_args),
+        beam_pipeline_args=list(config.prediction_beam_args),
     )

@@ -77,7 +77,7 @@ def predict(
         format=selection.model_format,
         explain=selection.explain,
     )
-    args = list(config.beam_args)
+    args = list(config.prediction_beam_args)
 
     def started(start: Start) -> None:
         done = start.shards - start.left

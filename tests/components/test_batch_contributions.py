@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import apache_beam as beam
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
@@ -14,14 +16,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from components.batch_predictor.contributions import Contributions
+from components.batch_predictor.job import predict_table
 from ml.tasks import Task
 from ml.tflite_runner import Input
 from serving.server.explaining import read_background
 from serving.server.models import load_model
+from storage.encryption_keys import add_key, require_keys
 from storage.errors import DataError, SurroundingsError
+from storage.names import BACKGROUND_FILE
 from storage.versions import ModelVersions
 from tests.components import tiny_table_model
-from tests.components.test_batch_predictor import TASK, predict, rows, write
+from tests.components.test_batch_predictor import TASK, predict, request_of, rows, source_of, write
 from tests.components.tiny_table_model import BACKGROUND, NAME, VERSION
 
 COLUMNS = ("shap.base_value", "shap.way", "shap.company", "shap.legs[0]", "shap.legs[1]")
@@ -153,3 +158,20 @@ def test_batch_predictor_does_not_mix_rows_with_and_without_explanations(
     assert predict(served, path, output, explain=True).reused == 1
     with pytest.raises(DataError, match=r"the settings have changed .*explained_with"):
         predict(served, path, output)
+
+
+def test_batch_predictor_explains_with_an_encrypted_version(tmp_path: Path) -> None:
+    key_file = str(tmp_path / "encryption.keys")
+    add_key(key_file)
+    sealed = tiny_table_model.push(
+        tmp_path / "sealed", background=BACKGROUND, keys=require_keys(key_file)
+    )
+    provenance = ModelVersions(str(sealed / "serving_model"), NAME).provenance_uri(VERSION)
+    assert b"raw_features" not in Path(provenance, BACKGROUND_FILE).read_bytes()
+    path, output = write(tmp_path / "in.parquet", rows(4)), tmp_path / "out"
+    request = replace(request_of(path, output), explain=True)
+    with pytest.raises(SurroundingsError, match="is encrypted with the key"):
+        predict_table(source_of(sealed), request, beam.Pipeline)
+    source = replace(source_of(sealed), encryption_keys=key_file)
+    assert predict_table(source, request, beam.Pipeline).manifest["rows"] == 4
+    assert not np.isnan(pq.read_table(output)["shap.way"].to_numpy()).any()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,8 @@ import numpy as np
 import tensorflow as tf
 
 from storage.directory import ModelDirectory
+from storage.encrypted_versions import encrypt_tree
+from storage.encryption_keys import Keys
 from storage.keys import ensure_key_pair
 from storage.names import BACKGROUND_FILE, RAW_SIGNATURE, SAVED_MODEL, TFLITE_MODEL
 from storage.signing import sign
@@ -78,6 +79,7 @@ def push(
     width: int = 2,
     version: int = VERSION,
     background: Any = None,
+    keys: Keys | None = None,
 ) -> Path:
     """Pushes the model as a signed version below a folder, with its keys, and returns it.
 
@@ -88,6 +90,7 @@ def push(
       width: Values of `legs`.
       version: Number of the version.
       background: Content of `background.json`; None for none.
+      keys: Encrypt it; None if it stays as it is.
     """
     module = Tiny(outputs, checks, width)
     model = root / f"model-{version}"
@@ -104,8 +107,13 @@ def push(
     (provenance / "provenance.json").write_text("{}")
     if background is not None:
         (provenance / BACKGROUND_FILE).write_text(json.dumps(background))
-    keys = ensure_key_pair(str(root / "keys" / "signing.key"))
-    ModelDirectory(str(root / "serving_model"), NAME).publish(
-        version, str(model), str(provenance), partial(sign, private_key=keys.private)
-    )
+    pair = ensure_key_pair(str(root / "keys" / "signing.key"))
+
+    def seal(private: ModelDirectory, number: int) -> None:
+        sign(private, number, private_key=pair.private)
+        if keys:
+            encrypt_tree(private.serving_dir, keys)
+
+    directory = ModelDirectory(str(root / "serving_model"), NAME)
+    directory.publish(version, str(model), str(provenance), seal)
     return root

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import apache_beam as beam
@@ -11,7 +13,9 @@ import pytest
 
 from orchestration.local.history import list_runs
 from orchestration.local.output_directory import OutputDirectory
-from tests.conftest import Cli, PushedRun
+from tests.components import tiny_table_model
+from tests.components.test_batch_predictor import rows, write
+from tests.conftest import PROJECT, Cli, PushedRun
 from tests.e2e.test_beam_runners import (
     NODES,
     SPLITS,
@@ -128,3 +132,36 @@ def test_flink_jar_is_of_the_project_s_beam() -> None:
         if "<beam.version>" in line
     ]
     assert version == beam.__version__
+
+
+@pytest.mark.parametrize("where", ["embedded", "cluster"])
+def test_flink_predicts_the_same_rows(
+    where: str, jar: Path, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    served = tiny_table_model.push(tmp_path, background=tiny_table_model.BACKGROUND)
+    table = write(tmp_path / "in" / "a.parquet", rows(70_000), 65_536)
+    write(tmp_path / "in" / "b.parquet", rows(100, 70_000))
+    arguments = embedded_args(jar)
+    if where == "cluster":
+        arguments = request.getfixturevalue("cluster").beam_args
+    outputs = {"here": (), "flink": beam_args(arguments)}
+    for name, setting in outputs.items():
+        command = [
+            *("local_runner.py", "predict", "--runs", str(served), "--input", str(table.parent)),
+            *("--output", str(tmp_path / name), "--set", f"model_name={tiny_table_model.NAME}"),
+            *("--set", "prediction=score", *setting),
+        ]
+        done = subprocess.run(
+            [sys.executable, *command], cwd=PROJECT, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert "3 shard(s)" in done.stdout
+    made = {
+        name: {
+            str(path.relative_to(tmp_path / name)): path.read_bytes()
+            for path in (tmp_path / name).rglob("*.parquet")
+        }
+        for name in outputs
+    }
+    assert len(made["here"]) == 6  # Three shards, each with rows that have no prediction.
+    assert made["flink"] == made["here"]
