@@ -144,13 +144,10 @@ def predict_table(
             "time_column": request.time_column,
             "rows_per_shard": input_files.ROWS_PER_SHARD,
             "encoding_version": _ENCODING,
-            **(
-                {"explained_with": hashlib.sha256(taken.background).hexdigest()}
-                if taken.background
-                else {}
-            ),
         },
     }
+    if taken.background is not None:  # Such a folder has more columns.
+        job["settings"]["explained_with"] = hashlib.sha256(taken.background).hexdigest()
     with output.opened(job) as done:
         if done:
             shards = len(done["shards"])

@@ -105,8 +105,8 @@ def predict(
         console.print(f"  {name}: {meaning}", soft_wrap=True)
     if explained := manifest.get("contributions"):
         console.print(
-            f"  {', '.join([*explained][:2])} and so on ({len(explained)} columns): what the "
-            "prediction sums up from, by feature",
+            f"  {', '.join([*explained][:2])} and so on ({len(explained)} columns): they sum to "
+            "the prediction, by feature",
             soft_wrap=True,
         )
     if manifest["rejected"]:
