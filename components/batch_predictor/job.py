@@ -30,6 +30,7 @@ from storage.errors import (
     from_worker_traceback,
 )
 from storage.table_formats import TextFormat
+from storage.uris import open_uri
 
 # Version of what is written; a job that an earlier one began is not gone on with.
 _ENCODING = 1
@@ -121,6 +122,8 @@ def predict_table(
         predicted.
       KeyboardInterrupt: After Ctrl-C; what was written stays.
     """
+    for option, uri in (("--input", request.input_uri), ("--output", request.output_uri)):
+        _check_uri(option, uri)
     output = OutputFolder(request.output_uri.rstrip("/"))
     output.check_apart(request.input_uri)
     taken = take_version(source, request.task, request.format, request.explain)
@@ -185,6 +188,19 @@ def predict_table(
     return outcome
 
 
+def _check_uri(option: str, uri: str) -> None:
+    """Checks that a path or an address can be one of a table."""
+    try:
+        if "\0" in uri:
+            raise ValueError("it has a NUL character")
+        _, path = open_uri(uri)
+        if not uri.strip() or not path.strip("/"):
+            raise ValueError("a file or a folder is expected")
+    except (ValueError, OSError) as error:  # An ArrowInvalid is a ValueError.
+        reason = " ".join(str(error).split())
+        raise UserError(f"{option} {uri!r} cannot be used: {reason}") from error
+
+
 @dataclass(frozen=True)
 class _Plan:
     shards: list[Shard]
@@ -204,10 +220,7 @@ def _plan(
         inputs.check(path, text.schema(found) if text else found)
         names[:] = found.names
 
-    try:
-        return _Plan(table.shards(columns, output.copies_uri, check), names)
-    except OSError as error:
-        raise UserError(f"--output {output.uri} cannot be written: {error}") from error
+    return _Plan(table.shards(columns, output.copies_uri, check), names)
 
 
 def _run(open_pipeline: OpenPipeline, work: Work, shards: list[Shard]) -> None:
