@@ -126,7 +126,7 @@ def _read(
 def _array(name: str, given: Any, wanted: Input) -> np.ndarray:
     """The values of an input, [rows, ...]."""
     values = np.array(given, object)
-    if values.shape[:1] + wanted.shape != values.shape:
+    if not values.ndim or values.shape[1:] != wanted.shape:
         raise ValueError(f"the input {name!r} has not the shape {list(wanted.shape)} in each row")
     flat = values.ravel().tolist()
     text = wanted.dtype.kind == "S"
