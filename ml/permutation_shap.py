@@ -21,7 +21,7 @@ import numpy as np
 
 Arrays = Mapping[str, np.ndarray]
 # From inputs by name, each [rows, ...], to float64 [rows, outputs].
-Predict = Callable[[Arrays], np.ndarray]
+Predict = Callable[[dict[str, np.ndarray]], np.ndarray]
 
 # Predictions that the explanation of a row takes, unless its features alone are more.
 _EVALUATIONS = 12_000
@@ -107,7 +107,9 @@ class PermutationShap:
             values.append(self._explain(predict, part, base))
         return Explained(self.names, np.concatenate(values), base)
 
-    def _explain(self, predict: Predict, rows: Arrays, base: np.ndarray) -> np.ndarray:
+    def _explain(
+        self, predict: Predict, rows: dict[str, np.ndarray], base: np.ndarray
+    ) -> np.ndarray:
         """SHAP values of some rows, float64 [rows, names, outputs]."""
         chance = np.random.default_rng(_SEED)  # The same row has the same explanation.
         count = len(self.names)

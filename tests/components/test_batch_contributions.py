@@ -94,7 +94,8 @@ class Picky:
     """A sum of two numbers that no row may make 3."""
 
     def __init__(self) -> None:
-        self.inputs = {name: Input(np.dtype(np.float32), ()) for name in ("a", "b")}
+        number = Input(np.dtype(np.float32), ())
+        self.inputs: Mapping[str, Input] = {"a": number, "b": number}
 
     def predict_features(self, features: Mapping[str, np.ndarray]) -> np.ndarray:
         total = features["a"] + features["b"]

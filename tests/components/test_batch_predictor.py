@@ -397,7 +397,11 @@ def test_batch_predictor_refuses_what_is_no_place_of_a_table(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     request = request_of(write(tmp_path / "in" / "a.parquet", rows(4)), tmp_path / "out")
-    for option, change in (("--output", {"output_uri": uri}), ("--input", {"input_uri": uri})):
+    changes: dict[str, dict[str, Any]] = {
+        "--output": {"output_uri": uri},
+        "--input": {"input_uri": uri},
+    }
+    for option, change in changes.items():
         with pytest.raises(UserError, match=f"{option} .* cannot be used: "):
             predict_table(source_of(served), replace(request, **change), beam.Pipeline)
     assert [path.name for path in tmp_path.iterdir()] == ["in"]
