@@ -64,7 +64,7 @@ def as_json(inputs: dict[str, np.ndarray]) -> dict[str, Any]:
     }
 
 
-def check_tuning(output: Path, provenance: Path, screen: str) -> None:
+def check_tuning(output: Path, provenance: Path) -> None:
     """That the search's best settings went to Trainer, to the provenance and into the report."""
     tuning = json.loads((provenance / TUNING_FILE).read_text())
     assert len(tuning["trials"]) == 2
@@ -73,7 +73,6 @@ def check_tuning(output: Path, provenance: Path, screen: str) -> None:
     assert json.loads((provenance / "provenance.json").read_text())["hyperparameters"] == best
     (report,) = output.glob("models/*/reports/*/report.html")
     assert f"Trial {tuning['best']['number']} was taken" in report.read_text()
-    assert "2 trials: 2 complete" in screen
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -89,7 +88,7 @@ def test_small_model_is_pushed_served_and_monitored(name: str, tmp_path: Path) -
     assert headline["name"] == model.task.headline.name
     assert sign * headline["value"] >= sign * worst
     if name in SETTINGS:
-        check_tuning(output, record.parent, screen)
+        check_tuning(output, record.parent)
     content = (version / "model.tflite").read_bytes()
     interpreter = Interpreter(model_content=content)
     assert any(tensor["dtype"] == np.int8 for tensor in interpreter.get_tensor_details())
