@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import tempfile
 from collections.abc import Mapping
@@ -83,6 +84,14 @@ class PackedModel:
                 f"the model has {size >> 20} MiB; up to {_LARGEST >> 20} MiB fit into a Beam job"
             )
         return cls(chosen, {name: read_file(f"{uri}/{name}") for name in names}, secret)
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of names and contents."""
+        digest = hashlib.sha256()
+        for name, content in sorted(self.files.items()):
+            digest.update(f"{name} {hashlib.sha256(content).hexdigest()}\n".encode())
+        return digest.hexdigest()
 
     def load(self) -> TableModel:
         """Loads the model."""

@@ -141,7 +141,7 @@ def fit(model: tf_keras.Model, data: TrainingData, log_dir: str) -> dict[str, An
     Args:
       model: The network; its weights change.
       data: What to train with.
-      log_dir: Folder for TensorBoard.
+      log_dir: Folder for TensorBoard; "" for none.
 
     Returns:
       `epochs`, `best_epoch` (that of the weights that are kept), the metrics of the task on `eval`,
@@ -172,6 +172,7 @@ def fit(model: tf_keras.Model, data: TrainingData, log_dir: str) -> dict[str, An
             )
         ]
     weights = training_weights(train, task, config.class_weights)
+    watching = [tf_keras.callbacks.TensorBoard(log_dir, update_freq="epoch")] if log_dir else []
     history = model.fit(
         **training_rows(
             *(select_inputs(model, train), train[task.label], weights),
@@ -183,7 +184,7 @@ def fit(model: tf_keras.Model, data: TrainingData, log_dir: str) -> dict[str, An
         callbacks=[
             AverageWeights(),
             *stopping,
-            tf_keras.callbacks.TensorBoard(log_dir, update_freq="epoch"),
+            *watching,
             tf_keras.callbacks.TerminateOnNaN(),
             ReportProgress(config.epochs, steps, _LOSS),
         ],
@@ -259,8 +260,9 @@ def fit_and_save(
     Raises:
       UserError: If training diverges.
     """
-    summary = fit(model, data, fn_args.model_run_dir) | dict(facts or {})
-    if TRIAL_ROWS not in fn_args.custom_config:
+    is_trial = TRIAL_ROWS in fn_args.custom_config
+    summary = fit(model, data, "" if is_trial else fn_args.model_run_dir) | dict(facts or {})
+    if not is_trial:
         save_model(model, data.graph, fn_args.serving_model_dir, fn_args.custom_config)
     with tfx.dsl.io.fileio.open(os.path.join(fn_args.model_run_dir, TRAINING_FILE), "w") as file:
         file.write(json.dumps(summary))

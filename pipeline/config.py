@@ -51,6 +51,9 @@ from pipeline.setting_types import (
 from pipeline.tuning_config import TuningConfig
 from pipeline.vertex_config import VertexConfig
 
+# The Beam node of the prediction pipeline.
+BATCH_PREDICTOR = "BatchPredictor"
+
 
 @dataclass(frozen=True, config=CHECKED)
 class GateConfig:
@@ -248,7 +251,8 @@ class Config:
       keep_runs: Number of newest runs whose artifacts, logs and records are kept, besides those
         that the Serving directory and the cache need; 0 for all.
       beam_args: Arguments of the Beam nodes (`--runner=...`).
-      node_beam_args: Arguments of single Beam nodes, by id; they override `beam_args`.
+      node_beam_args: Arguments of single Beam nodes, by id; they override `beam_args`. Those of
+        `BatchPredictor` are for `predict`.
       node_timeout_minutes: Time after which a node (on Kubeflow: an attempt) is stopped and fails;
         0 for no limit.
       node_timeouts: The same for single nodes of the training pipeline, by id.
@@ -321,6 +325,11 @@ class Config:
             weight=self.weight,
             example_weight=self.example_weight,
         )
+
+    @property
+    def prediction_beam_args(self) -> tuple[str, ...]:
+        """Arguments of the Beam job of batch predictions."""
+        return (*self.beam_args, *self.node_beam_args.get(BATCH_PREDICTOR, ()))
 
     def node_timeout_seconds(self, node_id: str) -> float:
         """Time limit of a node; infinite for none."""

@@ -26,7 +26,7 @@ from components.statistics_gen import StatisticsGen
 from components.trainer.component import Trainer
 from components.transform.component import Transform
 from components.tuner.component import Tuner
-from pipeline.config import Config
+from pipeline.config import BATCH_PREDICTOR, Config
 from pipeline.evaluation import make_compression_eval_config, make_eval_config
 from pipeline.layers import ConfigError
 from pipeline.model import SAVE_FN, Model
@@ -374,10 +374,11 @@ def _set_beam_args(components: Sequence[Any], node_args: Mapping[str, Sequence[s
     """
     nodes = {c.id: c for c in components if isinstance(c, tfx.types.BaseBeamComponent)}
     for name, args in node_args.items():
+        if name == BATCH_PREDICTOR:
+            continue  # It is in another pipeline.
         if name not in nodes:
-            raise ConfigError(
-                f"node_beam_args.{name}: no such Beam node; they are {', '.join(nodes)}"
-            )
+            known = ", ".join([*nodes, BATCH_PREDICTOR])
+            raise ConfigError(f"node_beam_args.{name}: no such Beam node; they are {known}")
         nodes[name].with_beam_pipeline_args(list(args))
 
 

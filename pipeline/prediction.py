@@ -24,6 +24,7 @@ def create_prediction_pipeline(
     version: int = 0,
     label: str = "",
     model_format: str = "",
+    explain: int = 0,
     public_keys: Sequence[str] = (),
     metadata_path: str | None = None,
     pipeline_name: str = PIPELINE_NAME,
@@ -39,6 +40,7 @@ def create_prediction_pipeline(
       version: The version; 0 for the one with the label, or the one that is served.
       label: A label of the Serving directory; "" for none.
       model_format: "tflite" or "saved_model"; "" for TFLite where the version has it.
+      explain: 1 for the contributions of features beside each prediction, else 0.
       public_keys: Public keys, or folders of them, that the version is verified with; with none, it
         is not verified.
       metadata_path: SQLite file of ML Metadata; None if the orchestrator has its own.
@@ -57,6 +59,7 @@ def create_prediction_pipeline(
         version=version,
         label=label,
         model_format=model_format,
+        explain=explain,
         task=model.task.to_json(),
         prediction=model.prediction,
         public_keys=json.dumps(public_keys),
@@ -72,5 +75,5 @@ def create_prediction_pipeline(
             if metadata_path
             else None
         ),
-        beam_pipeline_args=list(config.beam_args),
+        beam_pipeline_args=list(config.prediction_beam_args),
     )

@@ -18,6 +18,7 @@ from report.learning import describe_compression, describe_training, describe_tr
 from report.lineage import describe_lineage
 from report.reading import Absent
 from report.run import COMPLETE, FAILED, SKIPPED, Node, Run
+from report.tuning import describe_tuning
 
 # How an outcome or a check looks: good, bad, or neither.
 GOOD, BAD, PLAIN = "good", "bad", "plain"
@@ -51,6 +52,7 @@ _FILTERS: tuple[Callable[..., str], ...] = (
 )
 _SECTIONS: dict[str, tuple[str, Callable[[Run], dict[str, Any]]]] = {
     "data": ("Data", describe_data),
+    "tuning": ("Tuning", describe_tuning),
     "training": ("Training", describe_training),
     "compression": ("Compression", describe_compression),
     "evaluation": ("Evaluation", describe_evaluation),
@@ -86,7 +88,8 @@ def make_page(run: Run, index: str = "") -> Page:
     Returns:
       The page. Nothing from data, names or files is markup in it.
     """
-    found = {name: _describe(name, describe, run) for name, (_, describe) in _SECTIONS.items()}
+    sections = {n: s for n, s in _SECTIONS.items() if n != "tuning" or run.node("Tuner")}
+    found = {name: _describe(name, describe, run) for name, (_, describe) in sections.items()}
     facts = _facts(run, found)
     html = render(
         "run.html.j2",
@@ -95,7 +98,7 @@ def make_page(run: Run, index: str = "") -> Page:
         tone=TONES.get(run.outcome, PLAIN),
         checks=list(_checks(run)),
         tiles=list(_tiles(found)),
-        titles={name: title for name, (title, _) in _SECTIONS.items()},
+        titles={name: title for name, (title, _) in sections.items()},
         **found,
     )
     return Page(html, facts)

@@ -7,7 +7,8 @@ from typing import cast
 import apache_beam as beam
 from tfx import v1 as tfx
 
-from components.batch_predictor.job import Request, Source, predict_table
+from components.batch_predictor.job import Request, predict_table
+from components.batch_predictor.version import Source
 from ml.table_models import ModelFormat
 from ml.tasks import Task
 from storage.spans import DataSource
@@ -28,6 +29,7 @@ def BatchPredictor(
     version: tfx.dsl.components.Parameter[int],
     label: tfx.dsl.components.Parameter[str],
     model_format: tfx.dsl.components.Parameter[str],
+    explain: tfx.dsl.components.Parameter[int],
     task: tfx.dsl.components.Parameter[str],
     prediction: tfx.dsl.components.Parameter[str],
     public_keys: tfx.dsl.components.Parameter[str],
@@ -49,6 +51,7 @@ def BatchPredictor(
           version=0,
           label="",
           model_format="",
+          explain=0,
           task=Task("binary", "delayed").to_json(),
           prediction="probability",
           public_keys='["output/keys"]',
@@ -66,6 +69,7 @@ def BatchPredictor(
       version: The version; 0 for the one with the label, or the one that is served.
       label: A label of the Serving directory; "" for none.
       model_format: "tflite" or "saved_model"; "" for TFLite where the version has it.
+      explain: 1 for the contributions of features beside each prediction, else 0.
       task: JSON of the model's `Task`.
       prediction: Name of the model's output.
       public_keys: JSON list of the trusted public keys, or folders of them (`*.pub`); with none,
@@ -88,6 +92,7 @@ def BatchPredictor(
             output=prediction,
             time_column=data.time_column,
             format=cast(ModelFormat, model_format) if model_format else None,
+            explain=bool(explain),
         ),
         lambda: beam_pipeline,
     )

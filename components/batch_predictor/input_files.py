@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +15,7 @@ from pyarrow import fs
 from ml.example_columns import Columns
 from ml.text_columns import TextColumns
 from storage.csv_files import first_rows, times_as_written
-from storage.errors import DataError
+from storage.errors import DataError, UserError
 from storage.parquet import ParquetFile, open_file, write_row_groups
 from storage.spans import DataSource, filesystem, find_spans
 from storage.table_formats import Format, TextFormat, check_names
@@ -115,7 +116,8 @@ class Table:
         if self.format is not Format.CSV:
             return None
         files, _ = filesystem(self.uri)
-        names, first = first_rows(self.files[0].path, files, self.text)
+        with _reading(self.files[0].path):
+            names, first = first_rows(self.files[0].path, files, self.text)
         types = times_as_written(names, first, columns.text_types)
         for name in sorted(types.keys() & columns.lengths.keys()):
             raise DataError(
@@ -189,12 +191,30 @@ class Table:
             types, text = dict(columns.text_types), self.text
         batches = iter_batches(file.path, files, types, text)
         if self.format is Format.JSONL:
-            names = read_schema(file.path, files, text)
+            with _reading(file.path):
+                names = read_schema(file.path, files, text)
             batches = (_select(batch, names) for batch in batches)
         targets, path = open_uri(copy)
-        targets.create_dir(os.path.dirname(path), recursive=True)
-        with targets.open_output_stream(path) as out:
-            write_row_groups(batches, out, ROWS_PER_GROUP)
+        try:
+            targets.create_dir(os.path.dirname(path), recursive=True)
+            with targets.open_output_stream(path) as out:
+                write_row_groups(_batches(file.path, batches), out, ROWS_PER_GROUP)
+        except OSError as error:
+            raise UserError(f"--output: {copy} cannot be written: {error}") from error
+
+
+@contextlib.contextmanager
+def _reading(path: str) -> Iterator[None]:
+    """Says which file cannot be read: others are written meanwhile."""
+    try:
+        yield
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(f"{path} cannot be read: {' '.join(str(error).split())}") from error
+
+
+def _batches(path: str, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    with _reading(path):
+        yield from batches
 
 
 def open_table(table: Table, file: InputFile, copy: str) -> ParquetFile:

@@ -2,69 +2,40 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
 import apache_beam as beam
 import pyarrow as pa
-from google.protobuf import text_format
-from tensorflow_metadata.proto.v0 import schema_pb2
 
 from components.batch_predictor import input_files
+from components.batch_predictor.contributions import Contributions
 from components.batch_predictor.input_files import Shard, Table
 from components.batch_predictor.output_folder import OutputFolder, ShardRecord
 from components.batch_predictor.predicting import Prediction, PredictShard, Work
+from components.batch_predictor.version import Source, take_version
 from ml.column_inputs import ColumnInputs
 from ml.example_columns import Columns
-from ml.table_models import ModelFormat, PackedModel
+from ml.table_models import ModelFormat
 from ml.tasks import Task
 from ml.text_columns import TextColumns
-from storage.encryption_keys import EncryptionError, load_keys
 from storage.errors import (
     DataError,
-    SurroundingsError,
     UserError,
     failure_of_job,
     from_worker_traceback,
 )
-from storage.keys import SignatureError, TrustStore
-from storage.memory import MEMORY
-from storage.private_copy import private_copy
 from storage.table_formats import TextFormat
-from storage.uris import read_file
-from storage.versions import ModelVersions
+from storage.uris import open_uri
 
-_SCHEMA_FILE = "schema.pbtxt"
 # Version of what is written; a job that an earlier one began is not gone on with.
 _ENCODING = 1
 
 OpenPipeline = Callable[[], AbstractContextManager[beam.Pipeline]]
-
-
-@dataclass(frozen=True)
-class Source:
-    """Where a version is, and what it is verified and decrypted with.
-
-    Attributes:
-      serving_dir: URI of the Serving directory.
-      model_name: Name of the model in it.
-      version: The version; 0 for the one with the label, or the one that is served.
-      label: The label; "" for none.
-      public_keys: Trusted public keys, or folders of them; with none, the version is not verified.
-      encryption_keys: File of the keys that it is decrypted with; "" for the environment.
-    """
-
-    serving_dir: str
-    model_name: str
-    version: int
-    label: str
-    public_keys: Sequence[str]
-    encryption_keys: str
 
 
 @dataclass(frozen=True)
@@ -79,6 +50,7 @@ class Request:
       output: Name of the model's output.
       time_column: The column with the time of a row; "" for none.
       format: Format of the model; None for TFLite where the version has it.
+      explain: Whether the contributions of features stand beside each prediction.
     """
 
     input_uri: str
@@ -88,6 +60,24 @@ class Request:
     output: str
     time_column: str
     format: ModelFormat | None
+    explain: bool = False
+
+
+@dataclass(frozen=True)
+class Start:
+    """What is to be done.
+
+    Attributes:
+      version: The version.
+      shards: Number of shards.
+      left: How many of them no earlier process has written.
+      evaluations: Predictions that the explanation of a row takes; 0 if there are none.
+    """
+
+    version: int
+    shards: int
+    left: int
+    evaluations: int
 
 
 @dataclass(frozen=True)
@@ -109,7 +99,7 @@ def predict_table(
     source: Source,
     request: Request,
     open_pipeline: OpenPipeline,
-    started: Callable[[int, int, int], None] = lambda version, shards, left: None,
+    started: Callable[[Start], None] = lambda start: None,
 ) -> Outcome:
     """Predicts a table, or goes on where an earlier process was stopped.
 
@@ -120,7 +110,7 @@ def predict_table(
       source: The version.
       request: What to predict with it.
       open_pipeline: Opens the Beam pipeline.
-      started: Is told the version, the number of shards and how many are left, before it begins.
+      started: Is told what is to be done, before it begins.
 
     Returns:
       The outcome.
@@ -132,18 +122,20 @@ def predict_table(
         predicted.
       KeyboardInterrupt: After Ctrl-C; what was written stays.
     """
+    for option, uri in (("--input", request.input_uri), ("--output", request.output_uri)):
+        _check_uri(option, uri)
     output = OutputFolder(request.output_uri.rstrip("/"))
     output.check_apart(request.input_uri)
-    version, record, model, schema = _take_version(source, request.format)
-    _check_task(source, version, record, request.task)
+    taken = take_version(source, request.task, request.format, request.explain)
+    version, model, schema = taken.version, taken.model, taken.schema
     table = Table.find(request.input_uri, request.text)
-    job = {
+    job: dict[str, Any] = {
         "input": table.facts,
         "model": {
             "name": source.model_name,
             "version": version,
             "format": model.format,
-            "sha256": _digest(model),
+            "sha256": model.digest,
         },
         "settings": {
             "task": request.task.kind,
@@ -157,28 +149,56 @@ def predict_table(
             "encoding_version": _ENCODING,
         },
     }
+    if taken.background is not None:  # Such a folder has more columns.
+        job["settings"]["explained_with"] = hashlib.sha256(taken.background).hexdigest()
     with output.opened(job) as done:
         if done:
             shards = len(done["shards"])
-            started(version, shards, 0)
+            started(Start(version, shards, 0, 0))
             outcome = Outcome(done, shards, shards)
         else:
             columns = Columns.from_schema(schema, request.time_column)
             text = table.text_columns(columns)
-            inputs = ColumnInputs(model.load().inputs, schema)
+            loaded = model.load()
+            inputs = ColumnInputs(loaded.inputs, schema)
+            explaining = None
+            if taken.background is not None:
+                explaining = Contributions(taken.background, loaded, request.task)
+                explaining.check()
             planned = _plan(table, columns, text, inputs, output)
-            prediction = Prediction.of(request.task, request.output, planned.names)
-            work = Work(table, output, model, schema.SerializeToString(), text, prediction)
+            features = explaining.names if explaining else None
+            prediction = Prediction.of(request.task, request.output, planned.names, features)
+            work = Work(
+                *(table, output, model, schema.SerializeToString(), text, prediction),
+                taken.background,
+            )
             left = [s for s in planned.shards if output.read_shard(s.number) is None]
-            started(version, len(planned.shards), len(left))
+            evaluations = explaining.evaluations if explaining else 0
+            started(Start(version, len(planned.shards), len(left), evaluations))
             _run(open_pipeline, work, left)
             for file in table.files:
                 table.check_unchanged(file)
             records = _records(output, planned.shards)
-            manifest = output.finish(job, records, {"predictions": prediction.describe()})
+            facts: dict[str, Any] = {"predictions": prediction.describe()}
+            if prediction.explained:
+                facts["contributions"] = dict(prediction.explained)
+            manifest = output.finish(job, records, facts)
             outcome = Outcome(manifest, len(records), len(records) - len(left))
     _check_any(outcome.manifest, request)
     return outcome
+
+
+def _check_uri(option: str, uri: str) -> None:
+    """Checks that a path or an address can be one of a table."""
+    try:
+        if "\0" in uri:
+            raise ValueError("it has a NUL character")
+        _, path = open_uri(uri)
+        if not uri.strip() or not path.strip("/"):
+            raise ValueError("a file or a folder is expected")
+    except (ValueError, OSError) as error:  # An ArrowInvalid is a ValueError.
+        reason = " ".join(str(error).split())
+        raise UserError(f"{option} {uri!r} cannot be used: {reason}") from error
 
 
 @dataclass(frozen=True)
@@ -200,10 +220,7 @@ def _plan(
         inputs.check(path, text.schema(found) if text else found)
         names[:] = found.names
 
-    try:
-        return _Plan(table.shards(columns, output.copies_uri, check), names)
-    except OSError as error:
-        raise UserError(f"--output {output.uri} cannot be written: {error}") from error
+    return _Plan(table.shards(columns, output.copies_uri, check), names)
 
 
 def _run(open_pipeline: OpenPipeline, work: Work, shards: list[Shard]) -> None:
@@ -253,87 +270,6 @@ def _records(output: OutputFolder, shards: list[Shard]) -> list[ShardRecord]:
     return records
 
 
-def _take_version(
-    source: Source, wanted: ModelFormat | None
-) -> tuple[int, dict[str, Any], PackedModel, schema_pb2.Schema]:
-    """The version, its provenance, its files and its schema, of one verified private copy."""
-    directory = ModelVersions(source.serving_dir, source.model_name)
-    version = _find_version(directory, source)
-    try:
-        trust = TrustStore(source.public_keys) if source.public_keys else None
-        keys = load_keys(source.encryption_keys)
-        copy = private_copy(directory, version, trust, parent=MEMORY if keys else None, keys=keys)
-    except (SignatureError, EncryptionError, OSError) as error:
-        raise SurroundingsError(
-            f"version {version} of {source.model_name} in {source.serving_dir} cannot be used: "
-            f"{error}"
-        ) from error
-    with copy:
-        where = copy.directory
-        model = PackedModel.read(where.version_uri(version), wanted, copy.encrypted)
-        schema = schema_pb2.Schema()
-        try:
-            content = read_file(f"{where.provenance_uri(version)}/{_SCHEMA_FILE}")
-            text_format.Parse(content.decode(), schema)
-            record = where.provenance(version)
-        except (OSError, ValueError, text_format.ParseError) as error:
-            raise SurroundingsError(
-                f"version {version} of {source.model_name} cannot be used: its schema or its "
-                f"provenance cannot be read: {error}"
-            ) from error
-    return version, record, model, schema
-
-
-def _find_version(directory: ModelVersions, source: Source) -> int:
-    versions = directory.versions()
-    has = ", ".join(map(str, versions)) or "none"
-    where = f"{source.model_name} in {source.serving_dir}"
-    if source.version:
-        if source.version not in versions:
-            raise SurroundingsError(
-                f"there is no version {source.version} of {where}; it has {has}"
-            )
-        return source.version
-    if source.label:
-        try:
-            labels = directory.labels()
-        except ValueError as error:
-            raise SurroundingsError(str(error)) from error
-        if source.label not in labels:
-            known = ", ".join(labels) or "none"
-            raise SurroundingsError(
-                f"there is no label {source.label!r} of {where}; it has {known}"
-            )
-        if labels[source.label] not in versions:
-            raise SurroundingsError(
-                f"label {source.label!r} is version {labels[source.label]}, which is not a version "
-                f"of {where}; it has {has}"
-            )
-        return labels[source.label]
-    if not versions:
-        raise SurroundingsError(f"nothing is served yet: there is no version of {where}")
-    return max(versions)
-
-
-def _check_task(source: Source, version: int, record: dict[str, Any], task: Task) -> None:
-    """Checks that a version has the task of the configuration, by what its provenance says."""
-    name = f"version {version} of {source.model_name}"
-    if record.get("task", task.kind) != task.kind:
-        raise UserError(
-            f"{name} is of a {record['task']} task, and the configuration of a {task.kind} task: "
-            "name the model by --model"
-        )
-    with contextlib.suppress(KeyError, TypeError, ValueError):  # One from elsewhere has no record.
-        was = Task.from_config(
-            {**record["origin"]["configuration"], "kind": record["origin"]["configuration"]["task"]}
-        )
-        if was.class_names != task.class_names:
-            raise UserError(
-                f"{name} has the classes {', '.join(was.class_names)}, and the configuration "
-                f"{', '.join(task.class_names)}: use the configuration that it was made with"
-            )
-
-
 def _check_any(manifest: dict[str, Any], request: Request) -> None:
     if not manifest["rows"]:
         reason = next((shard["reason"] for shard in manifest["shards"] if shard["reason"]), "")
@@ -341,10 +277,3 @@ def _check_any(manifest: dict[str, Any], request: Request) -> None:
             f"no row of {request.input_uri} can be predicted; the first: {reason} (all are in "
             f"{request.output_uri}/_rejected)"
         )
-
-
-def _digest(model: PackedModel) -> str:
-    digest = hashlib.sha256()
-    for name, content in sorted(model.files.items()):
-        digest.update(f"{name} {hashlib.sha256(content).hexdigest()}\n".encode())
-    return digest.hexdigest()

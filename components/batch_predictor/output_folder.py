@@ -182,7 +182,11 @@ class OutputFolder:
     def _check(self, job: Job) -> dict[str, Any] | None:
         """Checks that the folder is free for a job; the manifest if the job is done."""
         files, root = open_uri(self.uri)
-        if files.get_file_info(root).type not in (fs.FileType.NotFound, fs.FileType.Directory):
+        try:
+            kind = files.get_file_info(root).type
+        except OSError as error:
+            raise UserError(f"--output {self.uri} cannot be used: {error}") from error
+        if kind not in (fs.FileType.NotFound, fs.FileType.Directory):
             raise UserError(f"--output {self.uri} is no folder: name one that is not there yet")
         manifest, begun = self._read(_MANIFEST), self._read(f"{_WORK}/{_JOB}")
         if manifest or begun:

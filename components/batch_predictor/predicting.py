@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 from tensorflow_metadata.proto.v0 import schema_pb2
 
+from components.batch_predictor.contributions import Contributions
 from components.batch_predictor.input_files import Shard, Table, open_table
 from components.batch_predictor.output_folder import OutputFolder
 from ml.column_inputs import ColumnInputs
@@ -26,6 +27,8 @@ _ROWS_OF_A_BATCH = 8192
 _LONGEST_REASON = 300
 # A model that fails on more rows, one after the other, is no matter of rows.
 _MOST_FAILURES = 1000
+# Columns of explained predictions: the base value and, by feature, the contribution.
+_SHAP, _BASE = "shap.", "base_value"
 # Columns of rows without a prediction: file, number of the row in it from 1, and reason.
 _OF_REJECTED = ("rejected.file", "rejected.row", "rejected.reason")
 
@@ -38,14 +41,19 @@ class Prediction:
       task: What the model predicts.
       output: Name of its output.
       names: Names of the columns, in their order.
+      explained: What the base value and the contributions beside them are of, by column; empty if
+        predictions are not explained.
     """
 
     task: Task
     output: str
     names: tuple[str, ...]
+    explained: Mapping[str, str]
 
     @classmethod
-    def of(cls, task: Task, output: str, taken: list[str]) -> Prediction:
+    def of(
+        cls, task: Task, output: str, taken: list[str], features: Sequence[str] | None = None
+    ) -> Prediction:
         """Names the columns, so that they are not those of the table.
 
         Example:
@@ -57,9 +65,15 @@ class Prediction:
           task: What the model predicts.
           output: Name of its output.
           taken: Columns of the table.
+          features: What contributes to predictions; None if they are not explained.
         """
         wanted = ("class", output) if task.kind == MULTICLASS else (output,)
-        return cls(task, output, free_names([PREDICTION_PREFIX + n for n in wanted], taken))
+        names = free_names([PREDICTION_PREFIX + n for n in wanted], taken)
+        if features is None:
+            return cls(task, output, names, {})
+        shap = [f"{_SHAP}{_BASE}", *(_SHAP + name for name in features)]
+        columns = free_names(shap, [*taken, *names])
+        return cls(task, output, names, dict(zip(columns, (_BASE, *features), strict=True)))
 
     def columns(self, values: np.ndarray) -> list[pa.Array]:
         """The columns of predictions, float32 [rows, outputs]."""
@@ -69,6 +83,15 @@ class Prediction:
         offsets = np.arange(0, values.size + 1, values.shape[1], dtype=np.int32)
         lists = pa.ListArray.from_arrays(pa.array(offsets), pa.array(values.ravel(), pa.float32()))
         return [names.take(pa.array(values.argmax(axis=1))), lists]
+
+    def schema(self, columns: pa.Schema) -> pa.Schema:
+        """The columns of a file of predictions, of those of the table."""
+        empty = np.empty((0, self.task.outputs), np.float32)
+        for name, array in zip(self.names, self.columns(empty), strict=True):
+            columns = columns.append(pa.field(name, array.type))
+        for name in self.explained:
+            columns = columns.append(pa.field(name, pa.float32()))
+        return columns
 
     def describe(self) -> dict[str, str]:
         """What is in each column, for a person."""
@@ -107,6 +130,7 @@ class Work:
       schema: Serialized schema of the columns.
       text: Types of the columns of CSV files; None for other formats.
       prediction: The columns that predictions become.
+      background: The rows of the version that predictions are explained with; None for none.
     """
 
     table: Table
@@ -115,6 +139,7 @@ class Work:
     schema: bytes
     text: TextColumns | None
     prediction: Prediction
+    background: bytes | None
 
 
 class PredictShard(beam.DoFn):
@@ -153,6 +178,9 @@ class RowPredictor:
         self._model: TableModel = work.model.load()
         schema = schema_pb2.Schema.FromString(work.schema)
         self._inputs = ColumnInputs(self._model.inputs, schema)
+        self._contributions = None
+        if work.background is not None:
+            self._contributions = Contributions(work.background, self._model, work.prediction.task)
         self._failed_in_a_row = 0
 
     def predict_shard(self, shard: Shard) -> tuple[bytes, bytes | None, dict[str, Any]]:
@@ -171,7 +199,8 @@ class RowPredictor:
         try:
             with open_table(table, shard.file, shard.copy) as parquet:
                 found = parquet.schema_arrow
-                predicted = ParquetBuffer(self._schema(text.schema(found) if text else found))
+                schema = self._work.prediction.schema(text.schema(found) if text else found)
+                predicted = ParquetBuffer(schema)
                 rejected = ParquetBuffer(_rejected_schema(found))
                 batches = parquet.iter_batches(
                     _ROWS_OF_A_BATCH, row_groups=list(shard.row_groups), use_threads=False
@@ -204,6 +233,11 @@ class RowPredictor:
             problems[int(rows[place])] = failed.get(place, "the prediction is not a finite number")
         kept = typed if finite.all() and not problems else typed.take(pa.array(rows[finite]))
         columns = [*kept.columns, *self._work.prediction.columns(values[finite])]
+        if self._contributions:
+            if not finite.all():
+                arrays = {name: array[finite] for name, array in arrays.items()}
+            explained = self._contributions.explain(arrays, values[finite])
+            columns += [pa.array(column) for column in explained.T]
         predicted.add(pa.Table.from_arrays(columns, schema=predicted.schema))
         return problems
 
@@ -236,15 +270,6 @@ class RowPredictor:
         second, others = self._run({n: a[middle:] for n, a in arrays.items()}, rows - middle)
         problems |= {middle + place: reason for place, reason in others.items()}
         return np.concatenate([first, second]), problems
-
-    def _schema(self, columns: pa.Schema) -> pa.Schema:
-        """The columns of a file of predictions."""
-        empty = np.empty((0, self._work.prediction.task.outputs), np.float32)
-        for name, array in zip(
-            self._work.prediction.names, self._work.prediction.columns(empty), strict=True
-        ):
-            columns = columns.append(pa.field(name, array.type))
-        return columns
 
 
 def _rejected_schema(columns: pa.Schema) -> pa.Schema:

@@ -11,6 +11,7 @@ import logging
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from statistics import fmean
 from typing import Any, Literal
 
@@ -34,10 +35,6 @@ _RANDOM_TRIALS = 8
 # Seeds with which finalists are trained, besides that of the search.
 _MORE_SEEDS = 2
 _SEEDS = 2**32
-_OF_OPTUNA = {
-    PRUNED: optuna.trial.TrialState.PRUNED,
-    FAILED: optuna.trial.TrialState.FAIL,
-}
 
 
 @dataclass(frozen=True)
@@ -126,10 +123,11 @@ def search(plan: Plan, train: Callable[[Sequence[Training]], Sequence[Result]]) 
     """Runs the trials.
 
     Settings are chosen by a tree-structured Parzen estimator (Bergstra et al. 2011,
-    https://papers.nips.cc/paper/4443), several at once; their results are told to it in the order
-    of their numbers, whichever was ready first. Of all trials that have learned from a sample, the
-    best third goes on with a larger one (successive halving in batches, Li et al. 2020,
-    https://arxiv.org/abs/1810.05934). The configured settings always do, and are a finalist.
+    https://papers.nips.cc/paper/4443), several at once, by what trials reach on the first number of
+    rows; that is told to it in the order of their numbers, whichever was ready first. When all have
+    learned from so many rows, the better third goes on with more (successive halving, Jamieson and
+    Talwalkar 2016, https://arxiv.org/abs/1502.07943). The configured settings always do, and are a
+    finalist.
 
     Args:
       plan: What to search, and how.
@@ -154,11 +152,16 @@ def search(plan: Plan, train: Callable[[Sequence[Training]], Sequence[Result]]) 
         while len(trials) < min(begun + plan.parallel, plan.trials):
             asked[len(trials)] = chosen = study.ask(space)
             trials.append(Trial(len(trials), {key: chosen.params[key] for key in space}))
-        _climb(plan, trials, trials[begun:], train)
+        _train(plan, trials[begun:], plan.steps[0], train)
         for trial in trials[begun:]:
             _tell(plan, study, trial, space, asked.get(trial.number))
         begun = len(trials)
         _report(plan, trials)
+    for before, rows in pairwise(plan.steps):
+        _prune(plan, trials, before)
+        going = [trial for trial in trials if trial.state is None]
+        progress.report(f"{len(going)} of {plan.trials} trials go on with {rows or 'all'} rows")
+        _train(plan, going, rows, train)
     if not any(trial.state == COMPLETE for trial in trials):
         first = next(trial for trial in trials if trial.state == FAILED)
         raise UserError(
@@ -195,42 +198,36 @@ def _distribution(given: Mapping[str, Any]) -> optuna.distributions.BaseDistribu
     return optuna.distributions.FloatDistribution(low, high, log)
 
 
-def _climb(
+def _train(
     plan: Plan,
     trials: Sequence[Trial],
-    batch: Sequence[Trial],
+    rows: int,
     train: Callable[[Sequence[Training]], Sequence[Result]],
 ) -> None:
-    """Trains the trials of a batch on more and more rows, and gives up the worse ones."""
-    going = list(batch)
-    for rows in plan.steps:
-        trainings = [Training(t.number, t.settings, rows, plan.seed) for t in going]
-        for trial, result in zip(going, train(trainings), strict=True):
-            trial.results[rows] = result
-            if result.why or result.metrics.get(plan.metric.name) is None:
-                trial.state = FAILED
-            elif rows == 0:
-                trial.state = COMPLETE
-        going = [trial for trial in going if trial.state is None]
-        if rows:
-            least = _threshold(plan, trials, rows)
-            for trial in going:
-                if trial.number and _score(plan, trial, rows) < least:
-                    trial.state = PRUNED
-            going = [trial for trial in going if trial.state is None]
+    """Trains trials on a number of rows, 0 for all."""
+    trainings = [Training(t.number, t.settings, rows, plan.seed) for t in trials]
+    for trial, result in zip(trials, train(trainings), strict=True):
+        trial.results[rows] = result
+        if result.why or result.metrics.get(plan.metric.name) is None:
+            trial.state = FAILED
+        elif rows == 0:
+            trial.state = COMPLETE
+
+
+def _prune(plan: Plan, trials: Sequence[Trial], rows: int) -> None:
+    """Gives up the trials that are not in the better third of those with as many rows."""
+    scores = sorted((_score(plan, trial, rows) for trial in trials), reverse=True)
+    known = [score for score in scores if score > -math.inf]
+    least = known[math.ceil(len(known) / _REDUCTION) - 1] if known else -math.inf
+    for trial in trials:
+        if trial.state is None and trial.number and _score(plan, trial, rows) < least:
+            trial.state = PRUNED
 
 
 def _score(plan: Plan, trial: Trial, rows: int) -> float:
     """The metric on a number of rows, so that more is better; -inf if it is unknown."""
     value = trial.results.get(rows, Result()).metrics.get(plan.metric.name)
     return -math.inf if value is None else plan.metric.direction * value
-
-
-def _threshold(plan: Plan, trials: Iterable[Trial], rows: int) -> float:
-    """The score from which a trial goes on, that of the last of the better third."""
-    scores = sorted((_score(plan, trial, rows) for trial in trials), reverse=True)
-    known = [score for score in scores if score > -math.inf]
-    return known[math.ceil(len(known) / _REDUCTION) - 1] if known else -math.inf
 
 
 def _tell(
@@ -240,31 +237,19 @@ def _tell(
     space: Mapping[str, optuna.distributions.BaseDistribution],
     asked: optuna.Trial | None,
 ) -> None:
-    """Tells Optuna what came of a trial."""
-    # Its position, since Optuna takes 0 for the first step.
-    values = {
-        step: result.metrics[plan.metric.name]
-        for step, rows in enumerate(plan.steps)
-        if (result := trial.results.get(rows)) and not result.why
-    }
-    known = {step: value for step, value in values.items() if value is not None}
-    assert trial.state is not None
+    """Tells Optuna what a trial reached on the first number of rows."""
+    value = trial.results[plan.steps[0]].metrics.get(plan.metric.name)
     if asked is not None:
-        for step, value in known.items():
-            asked.report(value, step)
-        if trial.state == COMPLETE:
-            study.tell(asked, known[len(plan.steps) - 1])
+        if trial.state == FAILED:
+            study.tell(asked, state=optuna.trial.TrialState.FAIL)
         else:
-            study.tell(asked, state=_OF_OPTUNA[trial.state])
-    elif trial.state == COMPLETE:
+            study.tell(asked, value)
+    elif trial.state != FAILED:
         # The configured settings may be outside of the ranges.
         with contextlib.suppress(ValueError):
             study.add_trial(
                 optuna.trial.create_trial(
-                    params=dict(trial.settings),
-                    distributions=dict(space),
-                    value=known[len(plan.steps) - 1],
-                    intermediate_values=known,
+                    params=dict(trial.settings), distributions=dict(space), value=value
                 )
             )
 
@@ -293,9 +278,10 @@ def _train_finalists(
 
 
 def _report(plan: Plan, trials: Sequence[Trial]) -> None:
-    complete = [trial for trial in trials if trial.state == COMPLETE]
-    best = min(complete, key=lambda trial: _rank(plan, trial), default=None)
-    shown = plan.metric.show(best.mean(plan.metric)) if best else "none complete"
-    line = f"{len(trials)} of {plan.trials} trials, best {plan.metric.title} {shown}"
+    rows = plan.steps[0]
+    best = max(_score(plan, trial, rows) for trial in trials)
+    shown = plan.metric.show(best * plan.metric.direction) if best > -math.inf else "none"
+    line = f"{len(trials)} of {plan.trials} trials on {rows or 'all'} rows"
+    line += f", best {plan.metric.title} {shown}"
     logging.info("%s", line)
     progress.report(line)

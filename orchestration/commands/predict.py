@@ -20,6 +20,7 @@ _EPILOG = epilog(
     [
         "python local_runner.py predict --input today.parquet --output predictions/today",
         "python local_runner.py predict --input days/ --output predictions/days --label stable",
+        "python local_runner.py predict --input today.parquet --output why/today --explain",
         "python local_runner.py predict --input today.csv --output predictions/today \\",
         "    --format saved_model --set 'beam_args=[\"--runner=FlinkRunner\"]'",
     ],
@@ -51,6 +52,11 @@ _EPILOG = epilog(
     "model_format",
     type=click.Choice(["tflite", "saved_model"]),
     help="Format of the model. Default: tflite where the version has it.",
+)
+@click.option(
+    "--explain",
+    is_flag=True,
+    help="Add the contribution of each feature; it takes thousands of predictions a row.",
 )
 @click.option(
     "--runs",

@@ -16,8 +16,9 @@ if TYPE_CHECKING:
     from tfx import v1 as tfx
 
 _PATHS = ("input_uri", "output_uri")
-# Where they are left out, the version that is served, and TFLite where it has that.
-_OPEN: Values = {"version": 0, "label": "", "model_format": ""}
+# Where they are left out: the version that is served, TFLite where it has that, no explanations.
+_OPEN: Values = {"version": 0, "label": "", "model_format": "", "explain": 0}
+_SWITCH = {"0": 0, "1": 1, "false": 0, "true": 1}
 # What the controller of schedules replaces by the time of a run, in the layout of Go's `time`.
 _MACRO = "[[ScheduledTime"
 _FORMATS = get_args(ModelFormat)
@@ -54,6 +55,10 @@ def run_parameters(
             if not text.isdecimal():
                 raise ConfigError(f"--param {parameter!r}: a version, or 0, is expected")
             values[name] = int(text)
+        elif name == "explain":
+            if text not in _SWITCH:
+                raise ConfigError(f"--param {parameter!r}: one of {', '.join(_SWITCH)} is expected")
+            values[name] = _SWITCH[text]
         elif name in _OPEN or not text:
             values[name] = text
         else:

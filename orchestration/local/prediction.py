@@ -13,7 +13,8 @@ import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions
 from rich.console import Console
 
-from components.batch_predictor.job import Request, Source, predict_table
+from components.batch_predictor.job import Request, Start, predict_table
+from components.batch_predictor.version import Source
 from ml.table_models import ModelFormat
 from orchestration.local.keys import public_keys
 from orchestration.local.model_directories import check_name
@@ -32,6 +33,7 @@ class Selection:
       version: The version; None for the one with the label, or the one that is served.
       label: A label of the Serving directory; None for none.
       model_format: Format of the model; None for TFLite where the version has it.
+      explain: Whether the contributions of features stand beside each prediction.
     """
 
     input_uri: str
@@ -39,6 +41,7 @@ class Selection:
     version: int | None
     label: str | None
     model_format: ModelFormat | None
+    explain: bool
 
 
 def predict(
@@ -72,14 +75,19 @@ def predict(
         output=config.prediction,
         time_column=config.data.time_column,
         format=selection.model_format,
+        explain=selection.explain,
     )
-    args = list(config.beam_args)
+    args = list(config.prediction_beam_args)
 
-    def started(version: int, shards: int, left: int) -> None:
-        done = f", {shards - left} of them done before" if left < shards else ""
+    def started(start: Start) -> None:
+        done = start.shards - start.left
+        before = f", {done} of them done before" if done else ""
         console.print(
-            f"Version {version} of {config.model_name}: {shards} shard(s){done}", soft_wrap=True
+            f"Version {start.version} of {config.model_name}: {start.shards} shard(s){before}",
+            soft_wrap=True,
         )
+        if start.evaluations:
+            console.print(f"The explanation of a row takes {start.evaluations:,} predictions.")
 
     begin = time.monotonic()
     outcome = predict_table(
@@ -95,6 +103,12 @@ def predict(
     )
     for name, meaning in manifest["predictions"].items():
         console.print(f"  {name}: {meaning}", soft_wrap=True)
+    if explained := manifest.get("contributions"):
+        console.print(
+            f"  {', '.join([*explained][:2])} and so on ({len(explained)} columns): they sum to "
+            "the prediction, by feature",
+            soft_wrap=True,
+        )
     if manifest["rejected"]:
         reason = next(shard["reason"] for shard in manifest["shards"] if shard["reason"])
         console.print(

@@ -24,8 +24,8 @@ from tensorflow_serving.apis import (
     regression_pb2,
 )
 
+from ml.permutation_shap import Explained
 from serving.server.errors import ServingError, invalid
-from serving.server.explaining import Explained
 from serving.server.json_arrays import JSON_DTYPES
 from serving.server.json_document import BASE64
 from serving.server.signatures import PROTO_DTYPES, SIGNATURE_DEF

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import gzip
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -25,7 +27,8 @@ from hypothesis import strategies as st
 
 from components.batch_predictor import input_files, output_folder
 from components.batch_predictor.component import BatchPredictor
-from components.batch_predictor.job import Outcome, Request, Source, predict_table
+from components.batch_predictor.job import Outcome, Request, predict_table
+from components.batch_predictor.version import Source
 from ml.tasks import Task
 from serving.server.models import load_model
 from storage.directory import ModelDirectory
@@ -330,6 +333,9 @@ def test_batch_predictor_refuses_a_table_that_does_not_fit(
         ("in.csv", b"company,legs,miles,stops\n", "'legs' is a list of 2 values"),
         ("in.csv", b"miles,stops\n1,2,3\n", "row 2 has 3 values; 2 are expected"),
         ("in.xlsx", b"rows", "no file of rows"),
+        ("in.csv.gz", b"\x1f\x8bxxxx", r"in.csv.gz cannot be read: zlib inflate failed"),
+        ("in.jsonl.gz", gzip.compress(b'{"miles": 1}\n' * 9)[:-9], "in.jsonl.gz cannot be read: "),
+        ("in.csv", b"\0\0\0", "has NUL characters"),
     ],
 )
 def test_batch_predictor_refuses_a_file_without_a_table(
@@ -368,6 +374,7 @@ def test_batch_predictor_refuses_files_with_different_columns(served: Path, tmp_
         ("in", "full", "is not empty, it has 'mine.txt'"),
         ("in", "file", "is no folder"),
         ("in", "file/out", "cannot be"),
+        ("in", "x" * 300, "cannot be used: .* too long"),
     ],
 )
 def test_batch_predictor_refuses_an_output_that_is_not_its_own(
@@ -382,6 +389,44 @@ def test_batch_predictor_refuses_an_output_that_is_not_its_own(
     with pytest.raises(UserError, match=message):
         predict(served, tmp_path / input_name, tmp_path / output_name)
     assert contents(tmp_path) == before
+
+
+@pytest.mark.parametrize("uri", ["", "/", "s3://", "ftp://a/b", "a\0b", "s3:///"])
+def test_batch_predictor_refuses_what_is_no_place_of_a_table(
+    served: Path, tmp_path: Path, uri: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    request = request_of(write(tmp_path / "in" / "a.parquet", rows(4)), tmp_path / "out")
+    changes: dict[str, dict[str, Any]] = {
+        "--output": {"output_uri": uri},
+        "--input": {"input_uri": uri},
+    }
+    for option, change in changes.items():
+        with pytest.raises(UserError, match=f"{option} .* cannot be used: "):
+            predict_table(source_of(served), replace(request, **change), beam.Pipeline)
+    assert [path.name for path in tmp_path.iterdir()] == ["in"]
+
+
+@pytest.mark.parametrize("make", ["fifo", "folder", "broken", "loop", "pattern", "mixed"])
+def test_batch_predictor_refuses_an_input_that_is_no_table(
+    served: Path, tmp_path: Path, make: str
+) -> None:
+    path = tmp_path / "in.parquet"
+    if make == "fifo":
+        os.mkfifo(path)  # To read it would be to wait for ever.
+    elif make == "folder":
+        write(path / "more" / "a.parquet", rows(4))
+    elif make in ("broken", "loop"):
+        path.symlink_to("nothing.parquet" if make == "broken" else path.name)
+    elif make == "pattern":
+        write(path, rows(4))
+        path = tmp_path / "*.parquet"
+    else:
+        write(path / "a.parquet", rows(4))
+        (path / "b.csv").write_text("miles\n1\n")
+    with pytest.raises(DataError, match=re.escape(path.name)):
+        predict(served, path, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_batch_predictor_notices_an_input_that_changes(
@@ -548,7 +593,8 @@ def slowly(*arguments):
     time.sleep(0.2)
 output_folder.OutputFolder.write_shard = slowly
 import apache_beam as beam
-from components.batch_predictor.job import Request, Source, predict_table
+from components.batch_predictor.job import Request, predict_table
+from components.batch_predictor.version import Source
 from ml.tasks import Task
 from storage.table_formats import TextFormat
 source = Source(sys.argv[1] + "/serving_model", "tiny", 0, "", [sys.argv[1] + "/keys"], "")
@@ -630,6 +676,7 @@ def test_batch_predictor_is_a_node(
         version=0,
         label="",
         model_format="",
+        explain=0,
         task=TASK.to_json(),
         prediction="score",
         public_keys=json.dumps([str(served / "keys")]),

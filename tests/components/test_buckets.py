@@ -8,20 +8,25 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import apache_beam as beam
 import pytest
 from moto.server import ThreadedMotoServer
 from pyarrow import fs
 
+from components.batch_predictor import input_files
+from components.batch_predictor.job import predict_table
 from components.span_example_gen.component import SpanExampleGen
 from ml.artifacts import has_serving_model, statistics_uri
 from pipeline.config import load_config
 from storage import spans
 from storage.directory import ModelDirectory
-from storage.errors import DataError
+from storage.errors import DataError, UserError
 from storage.keys import TrustStore
 from storage.private_copy import private_copy
 from storage.span_store import SpanStore
 from storage.uris import copy_tree, open_uri
+from tests.components import tiny_table_model
+from tests.components.test_batch_predictor import request_of, rows, source_of, write
 from tests.components.test_publishing import push, serve
 from tests.conftest import PushedRun, read_month, thin
 
@@ -166,3 +171,32 @@ def test_open_uri_uses_the_endpoint_for_s3_only(bucket: str, tmp_path: Path) -> 
     assert (files.type_name, path) == ("local", str(tmp_path))
     files, path = open_uri(f"{bucket}/a/")
     assert (files.type_name, path) == ("s3", "flightdeck/a")
+
+
+def test_batch_predictor_reads_and_writes_a_bucket(
+    bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    served = tiny_table_model.push(tmp_path / "served", background=tiny_table_model.BACKGROUND)
+    monkeypatch.setattr(input_files, "ROWS_PER_SHARD", 4)
+    write(tmp_path / "in" / "a.parquet", rows(10))
+    write(tmp_path / "in" / "b.parquet", rows(5, 10))
+    copy_tree(str(tmp_path / "in"), f"{bucket}/in")
+    copy_tree(str(served / "serving_model"), f"{bucket}/predicting")
+    source = dataclasses.replace(source_of(served), serving_dir=f"{bucket}/predicting")
+    request = request_of(tmp_path / "in", tmp_path / "out")
+    request = dataclasses.replace(request, explain=True)
+    predict_table(source_of(served), request, beam.Pipeline)
+    there = dataclasses.replace(request, input_uri=f"{bucket}/in", output_uri=f"{bucket}/out")
+    manifest = predict_table(source, there, beam.Pipeline).manifest
+    files, root = open_uri(there.output_uri)
+    here = sorted(
+        str(path.relative_to(tmp_path / "out")) for path in tmp_path.glob("out/*.parquet")
+    )
+    assert [*manifest["shards"][0]["files"]] == [here[0]]
+    for name in here:
+        content = files.open_input_file(f"{root}/{name}").read()
+        assert content == (tmp_path / "out" / name).read_bytes()
+    assert predict_table(source, there, beam.Pipeline).reused == len(manifest["shards"])
+    inside = dataclasses.replace(there, output_uri=f"{bucket}/in/out")
+    with pytest.raises(UserError, match="is inside the input"):
+        predict_table(source, inside, beam.Pipeline)

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from functools import partial
+import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
 from storage.directory import ModelDirectory
+from storage.encrypted_versions import encrypt_tree
+from storage.encryption_keys import Keys
 from storage.keys import ensure_key_pair
-from storage.names import RAW_SIGNATURE, SAVED_MODEL, TFLITE_MODEL
+from storage.names import BACKGROUND_FILE, RAW_SIGNATURE, SAVED_MODEL, TFLITE_MODEL
 from storage.signing import sign
 
 NAME = "tiny"
@@ -22,6 +25,16 @@ feature { name: "company" type: BYTES shape { dim { size: 1 } } }
 feature { name: "legs" type: FLOAT shape { dim { size: 2 } } }
 feature { name: "delayed" type: INT shape { dim { size: 1 } } }
 """
+BACKGROUND: dict[str, Any] = {
+    "signature_name": RAW_SIGNATURE,
+    "inputs": {
+        "miles": [100.0, 300.0],
+        "stops": [0, 2],
+        "company": ["a", {"b64": "/w=="}],
+        "legs": [[0.0, 1.0], [2.0, 3.0]],
+    },
+    "groups": {"way": ["miles", "stops"]},
+}
 
 
 class Tiny(tf.Module):
@@ -65,8 +78,20 @@ def push(
     checks: bool = False,
     width: int = 2,
     version: int = VERSION,
+    background: Any = None,
+    keys: Keys | None = None,
 ) -> Path:
-    """Pushes the model as a signed version below a folder, with its keys, and returns it."""
+    """Pushes the model as a signed version below a folder, with its keys, and returns it.
+
+    Args:
+      root: The folder.
+      outputs: Number of outputs.
+      checks: Whether a negative stop is an error; then there is no TFLite model.
+      width: Values of `legs`.
+      version: Number of the version.
+      background: Content of `background.json`; None for none.
+      keys: Encrypt it; None if it stays as it is.
+    """
     module = Tiny(outputs, checks, width)
     model = root / f"model-{version}"
     tf.saved_model.save(module, str(model), signatures={RAW_SIGNATURE: module.predict})
@@ -80,8 +105,15 @@ def push(
     provenance.mkdir()
     (provenance / "schema.pbtxt").write_text(SCHEMA.replace("size: 2", f"size: {width}"))
     (provenance / "provenance.json").write_text("{}")
-    keys = ensure_key_pair(str(root / "keys" / "signing.key"))
-    ModelDirectory(str(root / "serving_model"), NAME).publish(
-        version, str(model), str(provenance), partial(sign, private_key=keys.private)
-    )
+    if background is not None:
+        (provenance / BACKGROUND_FILE).write_text(json.dumps(background))
+    pair = ensure_key_pair(str(root / "keys" / "signing.key"))
+
+    def seal(private: ModelDirectory, number: int) -> None:
+        sign(private, number, private_key=pair.private)
+        if keys:
+            encrypt_tree(private.serving_dir, keys)
+
+    directory = ModelDirectory(str(root / "serving_model"), NAME)
+    directory.publish(version, str(model), str(provenance), seal)
     return root

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import shutil
 import sqlite3
+import subprocess
+import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -25,7 +27,9 @@ from orchestration.local.output_directory import OutputDirectory
 from pipeline.config import load_config
 from storage.errors import failure_of_job
 from tests import forked
-from tests.conftest import Cli, PushedRun, make_artifacts
+from tests.components import tiny_table_model
+from tests.components.test_batch_predictor import rows, write
+from tests.conftest import PROJECT, Cli, PushedRun, make_artifacts
 from tests.e2e.test_beam_runners import (  # The tests run again, on the artifacts of Flink.
     NODES,
     assert_same_statistics,
@@ -283,3 +287,36 @@ def test_flink_job_server_of_a_node_ends_with_the_run_that_is_killed(
     wait_for(lambda: jvms(jar), "SpanExampleGen starts no job server", run)
     run.kill()
     wait_for(lambda: not jvms(jar), "the job server is still there")
+
+
+@pytest.mark.parametrize("where", ["embedded", "cluster"])
+def test_flink_predicts_the_same_rows(
+    where: str, jar: Path, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    served = tiny_table_model.push(tmp_path, background=tiny_table_model.BACKGROUND)
+    table = write(tmp_path / "in" / "a.parquet", rows(70_000), 65_536)
+    write(tmp_path / "in" / "b.parquet", rows(100, 70_000))
+    arguments = embedded_args(jar)
+    if where == "cluster":
+        arguments = request.getfixturevalue("cluster").beam_args
+    outputs = {"here": (), "flink": beam_args(arguments)}
+    for name, setting in outputs.items():
+        command = [
+            *("local_runner.py", "predict", "--runs", str(served), "--input", str(table.parent)),
+            *("--output", str(tmp_path / name), "--set", f"model_name={tiny_table_model.NAME}"),
+            *("--set", "prediction=score", *setting),
+        ]
+        done = subprocess.run(
+            [sys.executable, *command], cwd=PROJECT, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert "3 shard(s)" in done.stdout
+    made = {
+        name: {
+            str(path.relative_to(tmp_path / name)): path.read_bytes()
+            for path in (tmp_path / name).rglob("*.parquet")
+        }
+        for name in outputs
+    }
+    assert len(made["here"]) == 6  # Three shards, each with rows that have no prediction.
+    assert made["flink"] == made["here"]

@@ -15,6 +15,7 @@ import tensorflow as tf
 from ai_edge_litert.interpreter import Interpreter
 from tensorflow_serving.apis import predict_pb2
 
+from ml.file_names import TUNING_FILE
 from storage.names import RAW_SIGNATURE
 from tests import forked
 from tests.models.trial import ModelData
@@ -22,6 +23,14 @@ from tests.serving.server.running import running
 
 # The worst allowed value of the headline metric, and the sign that makes higher better.
 MODELS = {"penguins": (0.95, 1), "digits": (0.95, 1), "diamonds": (650.0, -1)}
+# Settings of a run by the model's name; one model has its network tuned on the way.
+SETTINGS = {
+    "penguins": (
+        *("--set", "tuning.trials=2", "--set", "tuning.finalists=0"),
+        *("--set", "tuning.space.training.learning_rate.low=0.004"),
+        *("--set", "tuning.space.training.learning_rate.high=0.006"),
+    )
+}
 ROWS = 300
 
 
@@ -55,11 +64,22 @@ def as_json(inputs: dict[str, np.ndarray]) -> dict[str, Any]:
     }
 
 
+def check_tuning(output: Path, provenance: Path) -> None:
+    """That the search's best settings went to Trainer, to the provenance and into the report."""
+    tuning = json.loads((provenance / TUNING_FILE).read_text())
+    assert len(tuning["trials"]) == 2
+    best = tuning["best"]["settings"]
+    assert [*best] == ["training.learning_rate"]
+    assert json.loads((provenance / "provenance.json").read_text())["hyperparameters"] == best
+    (report,) = output.glob("models/*/reports/*/report.html")
+    assert f"Trial {tuning['best']['number']} was taken" in report.read_text()
+
+
 @pytest.mark.parametrize("name", MODELS)
 def test_small_model_is_pushed_served_and_monitored(name: str, tmp_path: Path) -> None:
     model = ModelData(name)
     output, requests = tmp_path / "output", tmp_path / "requests"
-    screen = local_runner("run", name, output)
+    screen = local_runner("run", name, output, *SETTINGS.get(name, ()))
     (version,) = output.glob(f"serving_model/{model.config.model_name}/[0-9]*")
     assert f"Pushed version {version.name}" in screen
     (record,) = output.glob("serving_model/*/.flightdeck/*/provenance.json")
@@ -67,6 +87,8 @@ def test_small_model_is_pushed_served_and_monitored(name: str, tmp_path: Path) -
     worst, sign = MODELS[name]
     assert headline["name"] == model.task.headline.name
     assert sign * headline["value"] >= sign * worst
+    if name in SETTINGS:
+        check_tuning(output, record.parent)
     content = (version / "model.tflite").read_bytes()
     interpreter = Interpreter(model_content=content)
     assert any(tensor["dtype"] == np.int8 for tensor in interpreter.get_tensor_details())

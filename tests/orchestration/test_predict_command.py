@@ -17,7 +17,8 @@ from tests.components import tiny_table_model
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An output directory with a version; not to be changed."""
-    return tiny_table_model.push(tmp_path_factory.mktemp("output"))
+    root = tmp_path_factory.mktemp("output")
+    return tiny_table_model.push(root, background=tiny_table_model.BACKGROUND)
 
 
 def run(served: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -61,3 +62,21 @@ def test_predict_command_fails_in_one_line(served: Path, tmp_path: Path) -> None
     wrong = run(served, "--input", str(path), "--output", str(tmp_path / "other"), *both)
     assert wrong.returncode == 2
     assert "--version and --label exclude each other" in wrong.stdout
+
+
+def test_predict_command_explains_in_several_processes(served: Path, tmp_path: Path) -> None:
+    table = write(tmp_path / "in.parquet", [*range(100)])
+    pq.write_table(pq.read_table(table), table, row_group_size=10)
+    workers = ["--direct_running_mode=multi_processing", "--direct_num_workers=2"]
+    beam = ("--set", f"node_beam_args.BatchPredictor={json.dumps(workers)}")
+    one, two = tmp_path / "one", tmp_path / "two"
+    for output, more in ((one, ()), (two, beam)):
+        done = run(served, "--input", str(table), "--output", str(output), "--explain", *more)
+        assert done.returncode == 0, done.stdout
+        assert "The explanation of a row takes 97 predictions." in done.stdout
+        assert "shap.base_value, shap.way and so on (5 columns)" in done.stdout
+    for path in sorted(one.glob("*.parquet")):
+        assert (two / path.name).read_bytes() == path.read_bytes()
+    done = run(served, "--input", str(table), "--output", str(one))
+    assert done.returncode == 1
+    assert "the settings have changed (explained_with:" in done.stdout

@@ -99,6 +99,7 @@ def make_run(folder: Path, kind: str = "binary") -> Run:
         "DataGate": {
             "anomalies": put("anomalies", {f"Split-{s}/SchemaDiff.pb": drifts for s in splits})
         },
+        "Tuner": {"report": put("tuner", {"tuning.json": tuning()})},
         "Trainer": {
             "model_run": put(
                 "model_run",
@@ -241,6 +242,38 @@ def make_statistics(features: tuple[str, ...] = ("distance", HOSTILE)) -> bytes:
     text.string_stats.unique = 2
     text.string_stats.top_values.add(value=HOSTILE, frequency=30)
     return data.SerializeToString()
+
+
+def tuning() -> dict[str, Any]:
+    """What Tuner writes of three trials: the configured one, a better one, and one that failed."""
+    key = f"network.{HOSTILE}"
+
+    def trial(number: int, state: str, values: tuple[float, ...], why: str = "") -> dict[str, Any]:
+        value = values[-1] if state == "complete" else None
+        rows = zip((100, 900), values, strict=False)
+        return {
+            **{"number": number, "settings": {key: 0.1 * number}, "value": value, "state": state},
+            **{"why": why, "seconds": 2.5},
+            "trainings": [
+                {"rows": count, "value": one, "epochs": 2, "seconds": 1.0} for count, one in rows
+            ],
+            "by_seed": {"7": value, "8": value} if state == "complete" else {},
+        }
+
+    trials = [
+        trial(0, "complete", (0.5, 0.6)),
+        trial(1, "failed", (), HOSTILE),
+        trial(2, "pruned", (0.4,)),
+        trial(3, "complete", (0.6, 0.7)),
+    ]
+    return {
+        "metric": {"name": "auc", "title": "AUC", "direction": 1},
+        **{"split": "eval", "seed": 7, "rows": 900, "steps": [100, 900]},
+        "space": {key: {"low": 0.0, "high": 1.0, "log": False}},
+        "counts": {"complete": 2, "pruned": 1, "failed": 1},
+        **{"kept_trainings": 0, "seconds": 12.0, "configured": trials[0], "best": trials[3]},
+        "trials": trials,
+    }
 
 
 def fairness(by_threshold: bool = True) -> dict[str, Any]:

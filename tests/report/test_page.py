@@ -24,7 +24,7 @@ from report.run import Artifact, Node, Run
 from tests.report.runs import HOSTILE, RUN_ID, TASKS, make_failed, make_run, make_statistics
 
 SECTIONS = (
-    *("decision", "data", "training", "compression", "evaluation", "fairness"),
+    *("decision", "data", "tuning", "training", "compression", "evaluation", "fairness"),
     *("explanations", "serving", "lineage", "configuration"),
 )
 # All that a page is made of.
@@ -99,6 +99,20 @@ def test_page_has_no_markup_from_data_and_refers_to_nothing_outside(
     assert "\x00" not in document.text
 
 
+def test_page_shows_the_search_for_settings_where_the_run_has_one(tmp_path: Path) -> None:
+    run = make_run(tmp_path)
+    tuning = section(make_page(run).html, "tuning")
+    assert "Trial 3 was taken: AUC 0.7000 on eval; the configured settings reach 0.6000" in tuning
+    assert "each the mean over seeds 7, 8" in tuning
+    assert "2 complete, 1 pruned, 1 failed" in tuning
+    assert re.findall(r'<th scope="row">(\d)', tuning) == ["3", "0", "1", "2"]
+    assert tuning.count("<svg") == 1
+    assert 'class="strong"><th scope="row">3<' in tuning
+    without = tuple(node for node in run.nodes if node.name != "Tuner")
+    page = make_page(dataclasses.replace(run, nodes=without)).html
+    assert "tuning" not in page
+
+
 def test_page_of_a_failed_run_shows_the_failing_check_first(tmp_path: Path) -> None:
     lines = ("1 blocking anomaly in the data:", f"  test: distance: DRIFT: {HOSTILE}")
     run = make_failed(make_run(tmp_path), "DataGate", lines, "stopped by the gate")
@@ -151,8 +165,8 @@ def test_page_of_a_run_that_left_nothing_but_its_record_is_made() -> None:
 
 
 FILES = (
-    *("training.json", "report.json", "summary.json", "curves.json", "fairness.json"),
-    *("explanations.json", "baselines.json", "FeatureStats.pb", "SchemaDiff.pb"),
+    *("training.json", "tuning.json", "report.json", "summary.json", "curves.json"),
+    *("fairness.json", "explanations.json", "baselines.json", "FeatureStats.pb", "SchemaDiff.pb"),
 )
 
 
