@@ -16,6 +16,7 @@ ROOMS = (
     "orchestration",
     "pipeline",
     "report",
+    "cloud",
     "serving",
     "storage",
     "terminal",
