@@ -108,6 +108,11 @@ class EvaluatedRun:
         return divide(self.model.task, read_split(self.model, self._folder, "test"))
 
     @property
+    def labels(self) -> np.ndarray:
+        """The encoded labels of `test`, float64 [rows]."""
+        return self._rows[1]
+
+    @property
     def features(self) -> pd.DataFrame:
         """The raw features of `test`; texts are `str`."""
         rows = self._rows[0].copy()
@@ -159,7 +164,7 @@ class EvaluatedRun:
             files = {split: split_files(transformed, split) for split in ("train", "eval")}
             if segment:
                 files = {
-                    split: [_select(paths, graph, segment, f"{folder}/{split}")]
+                    split: [select_segment(paths, graph, segment, f"{folder}/{split}")]
                     for split, paths in files.items()
                 }
             load_function(self.model.run_fn)(
@@ -190,7 +195,7 @@ class EvaluatedRun:
         Returns:
           float64 [1 + replicates]; NaN where the rows do not define it.
         """
-        labels = self._rows[1]
+        labels = self.labels
         kept = np.flatnonzero(np.isfinite(labels) & (True if rows is None else rows))
         computed = METRICS[self._metric(metric).tfma_class]
         if not len(kept):
@@ -247,15 +252,25 @@ def find_runs(output: Path) -> list[EvaluatedRun]:
     return [EvaluatedRun(directory, record) for record in kept]
 
 
-def _select(paths: Sequence[str], graph: str, segment: Segment, target: str) -> str:
-    """Writes the transformed examples of a segment to one file; returns its path."""
+def select_segment(paths: Sequence[str], graph: str, segment: Segment, folder: str) -> str:
+    """Writes the transformed examples of a segment to one file.
+
+    Args:
+      paths: Files of transformed examples.
+      graph: Folder of the transformation; the column's vocabulary has the column's name.
+      segment: The segment.
+      folder: Folder to make for the file.
+
+    Returns:
+      The file's path.
+    """
     column, value = segment
     transform = tft.TFTransformOutput(graph)
     known = [name.decode() for name in transform.vocabulary_by_name(column)]
     columns = columns_of_files(list(paths), transform.transformed_metadata.schema)
     chosen = np.ravel(columns[column]) == known.index(value)
-    Path(target).mkdir()
-    path = f"{target}/examples.gz"
+    Path(folder).mkdir()
+    path = f"{folder}/examples.gz"
     with open_records(path) as writer:
         for record, wanted in zip(
             read_records(list(paths)).as_numpy_iterator(), chosen, strict=True
