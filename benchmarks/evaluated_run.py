@@ -12,6 +12,7 @@ from typing import Any
 import click
 import numpy as np
 import pandas as pd
+import tensorflow as tf
 import tensorflow_transform as tft
 import tf_keras
 from scipy import stats
@@ -163,8 +164,11 @@ class EvaluatedRun:
         with tempfile.TemporaryDirectory() as folder:
             files = {split: split_files(transformed, split) for split in ("train", "eval")}
             if segment:
+                column, value = segment
+                example = self.records[(self.features[column] == value).to_numpy()][0]
+                transform = tft.TFTransformOutput(graph)
                 files = {
-                    split: [select_segment(paths, graph, segment, f"{folder}/{split}")]
+                    split: [select_segment(paths, transform, column, example, f"{folder}/{split}")]
                     for split, paths in files.items()
                 }
             load_function(self.model.run_fn)(
@@ -252,29 +256,30 @@ def find_runs(output: Path) -> list[EvaluatedRun]:
     return [EvaluatedRun(directory, record) for record in kept]
 
 
-def select_segment(paths: Sequence[str], graph: str, segment: Segment, folder: str) -> str:
-    """Writes the transformed examples of a segment to one file.
+def select_segment(
+    paths: Sequence[str], graph: tft.TFTransformOutput, column: str, example: bytes, folder: str
+) -> str:
+    """Writes the transformed examples that have one value to one file.
 
     Args:
       paths: Files of transformed examples.
-      graph: Folder of the transformation; the column's vocabulary has the column's name.
-      segment: The segment.
+      graph: The transformation, which keeps the column, as an id, under its own name.
+      column: The column.
+      example: A serialized raw example with the value.
       folder: Folder to make for the file.
 
     Returns:
       The file's path.
     """
-    column, value = segment
-    transform = tft.TFTransformOutput(graph)
-    known = [name.decode() for name in transform.vocabulary_by_name(column)]
-    columns = columns_of_files(list(paths), transform.transformed_metadata.schema)
-    chosen = np.ravel(columns[column]) == known.index(value)
+    raw = tf.io.parse_example([example], graph.raw_feature_spec())
+    wanted = np.ravel(graph.transform_features_layer()(raw)[column])[0]
+    columns = columns_of_files(list(paths), graph.transformed_metadata.schema)
+    chosen = np.ravel(columns[column]) == wanted
     Path(folder).mkdir()
     path = f"{folder}/examples.gz"
     with open_records(path) as writer:
-        for record, wanted in zip(
-            read_records(list(paths)).as_numpy_iterator(), chosen, strict=True
-        ):
-            if wanted:
+        records = read_records(list(paths)).as_numpy_iterator()
+        for record, one in zip(records, chosen, strict=True):
+            if one:
                 writer.write(record)
     return path

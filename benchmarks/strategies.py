@@ -225,6 +225,8 @@ def report_segments(runs: Sequence[EvaluatedRun], seeds: Sequence[int]) -> None:
                     routed[rows] = own
                     gains[column, value].append(run.gain(routed, one, rows))
                 gains[column, "all rows"].append(run.gain(routed, one))
+    if not gains:
+        return
     headline = runs[0].model.task.headline
     where = f" of {', '.join(run.title for run in runs)}" if len(runs) > 1 else ""
     report(

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import tensorflow_data_validation as tfdv
+import tensorflow_transform as tft
 from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
@@ -117,11 +118,12 @@ def test_select_segment_keeps_the_rows_of_one_value(
     run: EvaluatedRun, pushed: PushedRun, tmp_path: Path
 ) -> None:
     known = categories(run.statistics, _COLUMN)
-    graph = str(pushed.artifact("Transform", "transform_graph"))
+    graph = tft.TFTransformOutput(str(pushed.artifact("Transform", "transform_graph")))
     files = pushed.artifact("Transform", "transformed_examples") / "Split-train"
     paths = [str(path) for path in sorted(files.iterdir())]
     for value, rows in known.items():
-        selected = select_segment(paths, graph, (_COLUMN, value), f"{tmp_path}/{value}")
+        example = run.records[(run.features[_COLUMN] == value).to_numpy()][0]
+        selected = select_segment(paths, graph, _COLUMN, example, f"{tmp_path}/{value}")
         assert count_records([selected]) == rows
 
 
