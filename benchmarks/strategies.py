@@ -348,8 +348,9 @@ def _report_seeds(
         show = run.model.task.headline.show
         metric = f"{run.model.task.headline.title} {run.title}"
         rows.append([metric, show(float(np.mean(scores[1:]))), show(scores[0]), str(gains[-1])])
-    name = f"ensemble of seeds{f' of {runs[0].name}' if len(runs) > 1 else ''}"
-    if len({run.name for run in runs}) == 1 and len(runs) > 1:
+    name = "ensemble of seeds"
+    if len(runs) > 1 and len({run.name for run in runs}) == 1:
+        name += f" of {runs[0].name}"
         rows.append(["mean", "", "", summarize(gains)])
     report(
         name,
