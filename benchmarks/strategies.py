@@ -77,6 +77,10 @@ def main(
     """
     runs = find_runs(backtest) if backtest else []
     alone = [run for output in single for run in find_runs(output)[-1:]]
+    if not runs and not alone:
+        raise click.UsageError("--backtest, --run or both are needed")
+    if unknown := sorted(set(months) - {run.title for run in runs}):
+        raise click.UsageError(f"--month {unknown[0]}: the backtest has no run of it")
     if ENSEMBLE in strategies:
         if runs:
             report_versions(runs)
