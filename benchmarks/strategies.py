@@ -240,7 +240,8 @@ def report_segments(runs: Sequence[EvaluatedRun], seeds: Sequence[int]) -> None:
             "Float networks trained on the rows of one value alone, for each value that "
             f"{_LEAST_SHARE:.0%} of the training rows have, against one network for all: on the "
             "rows of the value, and on all rows with each predicted by its own. Mean and interval "
-            f"over {count} seeds{months}." + (" A gain is a share." if headline.relative else ""),
+            f"over {count} {'seed' if count == 1 else 'seeds'}{months}."
+            + (" A gain is a share." if headline.relative else ""),
         )
 
 
