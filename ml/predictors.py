@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Collection
 from typing import Protocol
@@ -76,6 +77,20 @@ def check_model(uri: str, features: Collection[str]) -> None:
     content = _read_tflite(uri)
     if content is not None:
         TFLitePredictor(content).check_inputs(features)
+
+
+def can_load_tflite(uri: str) -> bool:
+    """Whether the interpreter loads the `model.tflite` in a folder, if there is one.
+
+    That of a version that an earlier release pushed may have operators that the interpreter lacks.
+    """
+    try:
+        if (content := _read_tflite(uri)) is not None:
+            TFLitePredictor(content)
+    except UserError as error:
+        logging.warning("%s: %s; its SavedModel is taken instead", uri, error)
+        return False
+    return True
 
 
 def _read_tflite(uri: str) -> bytes | None:
