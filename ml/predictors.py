@@ -55,12 +55,12 @@ def load_predictor(uri: str, *, prefer_tflite: bool = True) -> Predictor:
 
 
 def load_feature_predictor(uri: str) -> FeaturePredictor:
-    """Loads the TFLite model of a folder if there is one, else its SavedModel.
+    """Loads the TFLite model of a folder if there is one that loads, else its SavedModel.
 
     Raises:
       UserError: If the model has no signature of raw features, or more than one output.
     """
-    content = _read_tflite(uri)
+    content = _read_tflite(uri) if can_load_tflite(uri) else None
     return SavedModelFeaturePredictor(uri) if content is None else TFLitePredictor(content)
 
 

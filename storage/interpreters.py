@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from functools import cache
 
 from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.interpreter import Interpreter, OpResolverType
@@ -30,14 +31,20 @@ def open_interpreter(content: bytes, threads: int = 1) -> Interpreter:
     interpreter = Interpreter(model_content=content, num_threads=threads)
     if not has_sparse_weights(content):
         return interpreter
-    logging.warning(
-        "model.tflite stores weights sparse, as earlier releases did; it runs without XNNPACK, "
-        "slower. A version that is pushed now stores them dense"
-    )
+    warn_of_sparse_weights()
     return Interpreter(
         model_content=content,
         num_threads=threads,
         experimental_op_resolver_type=OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES,
+    )
+
+
+@cache
+def warn_of_sparse_weights() -> None:
+    """Logs, once in a process, that a model is slower than it could be."""
+    logging.warning(
+        "model.tflite stores weights sparse, as earlier releases did; it runs without XNNPACK, "
+        "slower. A version that is pushed now stores them dense"
     )
 
 
