@@ -26,7 +26,7 @@ from benchmarks.finished_run import FinishedRun
 from components.pruner.dead_units import rebuild
 from components.quantizer.candidates import CandidateMaker
 from components.quantizer.measurement import Rows, measure
-from ml import networks
+from ml import networks, tflite
 from ml.custom_config import bind_custom_config
 from ml.distillation import teach, without_regularization
 from ml.examples import read_columns
@@ -223,7 +223,7 @@ class Ways:
         import_module("numpy.typing")  # It takes this for imported.
         quantizer_module = import_module("ai_edge_quantizer.quantizer")
         rules = getattr(import_module("ai_edge_quantizer.recipe"), recipe)()
-        quantizer = quantizer_module.Quantizer(bytearray(content), rules)
+        quantizer = quantizer_module.Quantizer(bytearray(_name_tensors(content)), rules)
         calibration = None
         if quantizer.need_calibration:
             predictor = TFLitePredictor(content)
@@ -232,6 +232,15 @@ class Ways:
             rows = [predictor.parse(row) for row in examples[:, np.newaxis]]
             calibration = quantizer.calibrate({signature: rows})
         return bytes(quantizer.quantize(calibration).quantized_model)
+
+
+def _name_tensors(content: bytes) -> bytes:
+    """The model with a name for each tensor, which ai-edge-quantizer needs and we leave out."""
+    model = tflite.parse(content)
+    for graph in model.subgraphs:
+        for number, tensor in enumerate(graph.tensors):
+            tensor.name = tensor.name or f"tensor_{number}".encode()
+    return tflite.pack(model)
 
 
 def _insert_layers(network: tf_keras.Model, widths: dict[str, int]) -> tf_keras.Model:
