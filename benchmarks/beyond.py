@@ -7,6 +7,7 @@ is installed: `uv pip install ai-edge-quantizer`.
 
 from __future__ import annotations
 
+import gzip
 import os
 import shutil
 import tempfile
@@ -25,7 +26,7 @@ from benchmarks.common import report
 from benchmarks.finished_run import FinishedRun
 from components.pruner.dead_units import rebuild
 from components.quantizer.candidates import CandidateMaker
-from components.quantizer.measurement import Rows, measure
+from components.quantizer.measurement import time_invocations
 from ml import networks, tflite
 from ml.custom_config import bind_custom_config
 from ml.distillation import teach, without_regularization
@@ -34,9 +35,11 @@ from ml.fit import FineTuning, FitSettings, select_inputs
 from ml.keras_setup import skip_autograph_of_libraries
 from ml.parameters import load_function
 from ml.predictors import TFLitePredictor
+from ml.scores import headline
 from ml.tasks import Task
 
 _OURS, _INT8, _FLOAT = "units and zeros, int8", "int8", "none"
+_ROWS, _BATCHES, _BATCH = 300, 20, 256
 # What the makers of each method publish.
 _PUBLISHED = {
     _OURS: "zeros alone: 10x smaller by gzip at 80% [1]",
@@ -71,42 +74,21 @@ def main(output: Path, model: str, seed: int) -> None:
     run = FinishedRun(output, [f"model={model}"])
     examples, labels, _ = run.test_rows()
     task = run.config.make_task()
-    rows = Rows(task, examples, labels, None)
-    table, data = [], {}
     metric = task.headline
+    table: list[list[str]] = []
+    data: dict[str, dict[str, Any]] = {}
     with tempfile.TemporaryDirectory() as folder:
-        ways = Ways(run, Path(folder), task, seed)
-        first = None
-        for name, content in ways.all():
-            found = measure(content, rows)
-            value = found.metrics[metric.name]
-            if value is None:
-                raise click.ClickException(f"{name}: {metric.title} is undefined")
-            first = first or (found, value)
-            loss = metric.loss(value, first[1])
-            data[name] = {
-                "bytes": found.bytes,
-                "gzip_bytes": found.gzip_bytes,
-                "loss": loss,
-                "row_us": 1000 * found.p50_ms,
-                "batch_us": found.batch_us_per_row,
-            }
-            table.append(
-                [
-                    name,
-                    metric.format_loss(loss),
-                    *(
-                        f"{now:,} ({before / now:.1f}x)"
-                        for now, before in (
-                            (found.bytes, first[0].bytes),
-                            (found.gzip_bytes, first[0].gzip_bytes),
-                        )
-                    ),
-                    f"{1000 * found.p50_ms:.2f}",
-                    f"{found.batch_us_per_row:.2f}",
-                    _PUBLISHED.get(name, ""),
-                ]
+        for name, content in Ways(run, Path(folder), task, seed).all():
+            data[name] = found = _measure(content, task, examples, labels)
+            first = next(iter(data.values()))
+            found["loss"] = metric.loss(found["value"], first["value"])
+            sizes = (
+                f"{found[size]:,} ({first[size] / found[size]:.1f}x)"
+                for size in ("bytes", "gzip_bytes")
             )
+            times = (f"{found[time]:.2f}" for time in ("row_us", "batch_us"))
+            loss = metric.format_loss(found["loss"])
+            table.append([name, loss, *sizes, *times, _PUBLISHED.get(name, "")])
             print(table[-1], flush=True)
     notes = (
         f"{model}, seed {seed}, {len(labels):,} rows of test, which none has seen. Losses are of "
@@ -114,6 +96,24 @@ def main(output: Path, model: str, seed: int) -> None:
     ) + "\n".join(f"[{number}] {source}" for number, source in enumerate(_SOURCES, 1))
     columns = ["way", "loss", "bytes", "gzip", "1 row, µs", "of 256, µs a row", "published"]
     report(f"beyond {model}", columns, table, data, notes)
+
+
+def _measure(
+    content: bytes, task: Task, examples: np.ndarray, labels: np.ndarray
+) -> dict[str, Any]:
+    """The headline metric, sizes in bytes, and times of a row in µs."""
+    value = headline(task, labels, TFLitePredictor(content).predict(examples))
+    if value is None:
+        raise click.ClickException(f"{task.headline.title} is undefined on test")
+    single = time_invocations(content, examples[:_ROWS, np.newaxis])
+    batches = time_invocations(content, np.resize(examples, (_BATCHES, _BATCH)))
+    return {
+        "value": value,
+        "bytes": len(content),
+        "gzip_bytes": len(gzip.compress(content, 9)),
+        "row_us": float(np.median(single)) * 1e6,
+        "batch_us": float(np.median(batches)) / _BATCH * 1e6,
+    }
 
 
 class Ways:
