@@ -39,6 +39,7 @@ from ml.scores import headline
 from ml.tasks import Task
 
 _OURS, _INT8, _FLOAT = "units and zeros, int8", "int8", "none"
+_NOT_POSSIBLE = "not with features of text"
 _ROWS, _BATCHES, _BATCH = 300, 20, 256
 # What the makers of each method publish.
 _PUBLISHED = {
@@ -79,6 +80,9 @@ def main(output: Path, model: str, seed: int) -> None:
     data: dict[str, dict[str, Any]] = {}
     with tempfile.TemporaryDirectory() as folder:
         for name, content in Ways(run, Path(folder), task, seed).all():
+            if content is None:
+                table.append([name, _NOT_POSSIBLE, *("" for _ in range(4)), ""])
+                continue
             data[name] = found = _measure(content, task, examples, labels)
             first = next(iter(data.values()))
             found["loss"] = metric.loss(found["value"], first["value"])
@@ -158,8 +162,8 @@ class Ways:
             for name, column in select_inputs(self._network, self._train).items()
         }
 
-    def all(self) -> Iterator[tuple[str, bytes]]:
-        """Each way and its TFLite model; the float model first, then what the project does."""
+    def all(self) -> Iterator[tuple[str, bytes | None]]:
+        """Each way and its TFLite model, if it can be made; float first, then what we do."""
         yield "float", self._make(self._network, _FLOAT)
         yield _OURS, self._make(self._pruned, _INT8)
         yield "zeros alone, int8", self._make(self._prune_weights(), _INT8)
@@ -218,8 +222,8 @@ class Ways:
                 layer.set_weights(weights[layer.name])
         return self._fit(split)
 
-    def _requantize(self, content: bytes, recipe: str) -> bytes:
-        """A float TFLite model, quantized by ai-edge-quantizer."""
+    def _requantize(self, content: bytes, recipe: str) -> bytes | None:
+        """A float TFLite model, quantized by ai-edge-quantizer; None if it cannot be calibrated."""
         import_module("numpy.typing")  # It takes this for imported.
         quantizer_module = import_module("ai_edge_quantizer.quantizer")
         rules = getattr(import_module("ai_edge_quantizer.recipe"), recipe)()
@@ -230,7 +234,10 @@ class Ways:
             examples = self._run.test_rows()[0][:500]
             (signature,) = predictor.interpreter.get_signature_list()
             rows = [predictor.parse(row) for row in examples[:, np.newaxis]]
-            calibration = quantizer.calibrate({signature: rows})
+            try:
+                calibration = quantizer.calibrate({signature: rows})
+            except ValueError:  # It reads all tensors as arrays, also those of texts.
+                return None
         return bytes(quantizer.quantize(calibration).quantized_model)
 
 
