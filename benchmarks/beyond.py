@@ -140,8 +140,15 @@ class Ways:
             run.artifact("Transform", "transformed_examples"), "train", schema
         )
         settings = run.parameters("Pruner")
-        names = ("loss", "class_weights", "epochs", "batch_size", "learning_rate")
-        self._settings = FitSettings(task, *(settings[name] for name in names), seed)
+        self._settings = FitSettings(
+            task,
+            settings["loss"],
+            settings["class_weights"],
+            settings["epochs"],
+            settings["batch_size"],
+            settings["learning_rate"],
+            seed,
+        )
         self._targets = teach(self._network, self._train, task, 1.0)
         quantizer = run.parameters("Quantizer")
         self._maker = CandidateMaker(

@@ -92,7 +92,7 @@ def main(
                 promises.append(
                     {key: done[key] for key in ("seed", "loss_on_eval", "loss")} | {"month": month}
                 )
-    limit = found[months[0]].config.compression.max_loss
+    limit = found[months[0]].parameters("Quantizer")["max_loss"]
     _report_seeds(seeds, measured, boosted)
     _report_promises(promises, limit)
 
