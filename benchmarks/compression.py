@@ -18,9 +18,17 @@ import numpy as np
 
 from benchmarks.common import report
 from benchmarks.finished_run import FinishedRun
+from components.quantizer.choice import measure_loss
+from components.quantizer.measurement import Measurement
 from ml.artifacts import serving_model_uri
+from ml.metrics import Metric
 from ml.predictors import load_predictor
 from ml.scores import headline
+
+# 1 for figures of which more is better.
+_DIRECTIONS = {"sparsity": 1, "times_smaller": 1}
+# The headline metric of the compressed model on `test`.
+SHIPPED = "compressed"
 
 
 @click.command()
@@ -49,7 +57,8 @@ def main(output: Path, model: str, seeds: int, column: str, settings: tuple[str,
     table = []
     for key in figures:
         values = np.array([row[key] for row in measured], float)
-        worst = values.min() if key in (metric.name, "sparsity") else values.max()
+        direction = metric.direction if key in (metric.name, SHIPPED) else _DIRECTIONS.get(key, -1)
+        worst = values.min() if direction > 0 else values.max()
         shown = [f"{value:.4g}" for value in (values.mean(), values.std(), worst)]
         table.append([key.replace("_", " "), *shown, ", ".join(f"{value:.4g}" for value in values)])
     notes = (
@@ -65,7 +74,8 @@ def compress(run: FinishedRun, folder: Path, seed: int, rows: Any) -> dict[str, 
     """Trains and compresses with one seed.
 
     Returns:
-      The metric of the float model, losses, size, and seconds of the Pruner and the Quantizer.
+      The metric of the float model and of the compressed one, losses on `test` and on `eval`, size,
+      and seconds of the Pruner and the Quantizer.
     """
     examples, labels, masks = rows
     task = run.config.make_task()
@@ -90,7 +100,8 @@ def compress(run: FinishedRun, folder: Path, seed: int, rows: Any) -> dict[str, 
     total = losses.pop("")
     result = quantized["report"].read()
     shipped = result["modes"][result["mode"]]
-    figures = {"seed": seed, task.headline.name: before[""], "loss": total}
+    figures = {"seed": seed, task.headline.name: before[""], SHIPPED: after[""], "loss": total}
+    figures["loss_on_eval"] = loss_on_eval(quantized["report"], task.headline)
     if losses:
         worst = max(losses, key=lambda name: losses[name])
         figures |= {"worst_slice": worst, "loss_of_worst_slice": losses[worst]}
@@ -103,6 +114,13 @@ def compress(run: FinishedRun, folder: Path, seed: int, rows: Any) -> dict[str, 
         "pruner_seconds": pruner_seconds,
         "quantizer_seconds": quantizer_seconds,
     }
+
+
+def loss_on_eval(report: Any, metric: Metric) -> float:
+    """What the Quantizer found that its model loses on `eval` against the float model."""
+    found = report.read()
+    shipped = Measurement(**found["modes"][found["mode"]])
+    return measure_loss(shipped, Measurement(**found["float"]), metric)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 The first table has the whole model in every mode of the Quantizer, evaluated on the test month,
 next to figures that the TensorFlow Model Optimization Toolkit and TFLite publish (`_SOURCES`). The
 second has its dense layers alone, to see whether TFLite and XNNPACK turn their zeros into speed.
+The third has the SavedModels, as TensorFlow Serving runs them.
 """
 
 from __future__ import annotations
@@ -34,14 +35,18 @@ from ml import networks
 from ml.artifacts import serving_model_uri
 from ml.examples import read_columns
 from ml.fit import select_inputs
-from ml.predictors import TFLitePredictor
+from ml.predictors import SavedModelFeaturePredictor, TFLitePredictor
 from ml.scores import headline
 from pipeline.config import load_config
-from storage.names import RAW_SIGNATURE, TFLITE_MODEL
+from serving.server.models import SavedModel
+from storage.names import DEFAULT_SIGNATURE, RAW_SIGNATURE, TFLITE_MODEL
 
 _MONTH = 201312
 _SLICE = "carrier"
 _TRAINED, _PRUNED = ("Trainer", "model"), ("Pruner", "pruned_model")
+_QUANTIZED = ("Quantizer", "quantized_model")
+_SAVED = {"float": _TRAINED, "pruned": _PRUNED, "pushed": _QUANTIZED}
+_SAVED_ROWS = (1, 64, 256, 1024, 8192)
 # Row of the first table: what it is made from, and the Quantizer's mode.
 _MODELS = {
     "float": (_TRAINED, "none"),
@@ -86,6 +91,7 @@ def main(output: Path | None) -> None:
         run = FinishedRun(output)
         compare_modes(run, Path(folder))
         compare_kernels(run)
+        compare_saved_models(run)
 
 
 def quantize(run: FinishedRun, model: tuple[str, str], mode: str, folder: Path) -> bytes:
@@ -216,6 +222,41 @@ def compare_kernels(run: FinishedRun) -> None:
         "with the time of an empty call (one addition) taken off both"
     )
     report("compression_kernels", columns, table, {"forms": data, "empty_call_us": calls}, notes)
+
+
+def compare_saved_models(run: FinishedRun) -> None:
+    """Prints the table of the SavedModels, run in sessions as TensorFlow Serving runs them."""
+    models = {
+        name: SavedModel(serving_model_uri(run.artifact(*key))) for name, key in _SAVED.items()
+    }
+    predictor = SavedModelFeaturePredictor(serving_model_uri(run.artifact(*_QUANTIZED)))
+    examples = run.test_rows()[0]
+    timers: Timers = {}
+    for rows in _SAVED_ROWS:
+        features = predictor.parse(examples[:rows])
+        calls = _SINGLE_ROWS // rows + 5
+        for name, model in models.items():
+            (only,) = model.signatures[DEFAULT_SIGNATURE].inputs
+            for signature, given in (
+                (RAW_SIGNATURE, features),
+                (DEFAULT_SIGNATURE, {only: examples[:rows]}),
+            ):
+                outputs = list(model.signatures[signature].outputs)
+                ask = partial(model.run, signature, outputs=outputs, seconds=60.0)
+                timers[signature, rows, name] = partial(_time, ask, [given] * calls)
+    times = _interleave(timers, rounds=15)
+    table = []
+    for signature in (RAW_SIGNATURE, DEFAULT_SIGNATURE):
+        for rows in _SAVED_ROWS:
+            first, *others = (times[signature, rows, name] for name in _SAVED)
+            shown = (f"{one:.0f} ({first / one:.2f}x)" for one in others)
+            table.append([signature, f"{rows:,}", f"{first:.0f}", *shown])
+    notes = (
+        f"µs for a request, in the embedded server's sessions; {RAW_SIGNATURE} takes tensors, "
+        f"{DEFAULT_SIGNATURE} serialized examples, which TensorFlow has to parse."
+    )
+    data = [[*key, value] for key, value in times.items()]
+    report("compression_saved_models", ["signature", "rows", *_SAVED], table, data, notes)
 
 
 def _rows_of_layer(run: FinishedRun, network: tf_keras.Model, layer: Any) -> np.ndarray:

@@ -24,17 +24,25 @@ class FinishedRun:
     Args:
       output: The output directory.
       settings: `key=value` each, over the model's configuration.
+      artifacts: Folder of the run's artifacts. What is not in it came from the cache, and is the
+        newest before it. Default: the newest of all runs.
     """
 
-    def __init__(self, output: Path, settings: Sequence[str] = ()):
+    def __init__(self, output: Path, settings: Sequence[str] = (), artifacts: Path | None = None):
         self._output, self.config = output, load_config(settings=settings)
+        self._artifacts = artifacts
         pipeline = create_pipeline(self.config, pipeline_root="", serving_dir="")
         self._nodes = {node.id: node for node in pipeline.components}
 
     def artifact(self, node: str, key: str) -> Any:
         """The newest artifact of an output of a node."""
         (directory,) = list_directories(self._output)
-        folders = directory.artifacts.glob(f"*/{node}/{key}/*")
+        last = self._artifacts.name if self._artifacts else ""
+        folders = [
+            folder
+            for folder in directory.artifacts.glob(f"*/{node}/{key}/*")
+            if not last or folder.parents[2].name <= last
+        ]
         folder = max(folders, key=lambda folder: int(folder.name), default=None)
         if folder is None:
             raise click.UsageError(f"{self._output} is not of a finished run: no {key} of {node}")
@@ -43,6 +51,10 @@ class FinishedRun:
         if splits := [path.name.removeprefix("Split-") for path in folder.glob("Split-*")]:
             artifact.split_names = json.dumps(splits)
         return artifact
+
+    def parameters(self, name: str) -> dict[str, Any]:
+        """The parameters of a node, by their names."""
+        return dict(self._nodes[name].exec_properties)
 
     def execute(
         self, name: str, folder: Path, others: Mapping[str, Any] | None = None, **parameters: Any

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Collection
 from typing import Protocol
@@ -54,12 +55,12 @@ def load_predictor(uri: str, *, prefer_tflite: bool = True) -> Predictor:
 
 
 def load_feature_predictor(uri: str) -> FeaturePredictor:
-    """Loads the TFLite model of a folder if there is one, else its SavedModel.
+    """Loads the TFLite model of a folder if there is one that loads, else its SavedModel.
 
     Raises:
       UserError: If the model has no signature of raw features, or more than one output.
     """
-    content = _read_tflite(uri)
+    content = _read_tflite(uri) if can_load_tflite(uri) else None
     return SavedModelFeaturePredictor(uri) if content is None else TFLitePredictor(content)
 
 
@@ -76,6 +77,20 @@ def check_model(uri: str, features: Collection[str]) -> None:
     content = _read_tflite(uri)
     if content is not None:
         TFLitePredictor(content).check_inputs(features)
+
+
+def can_load_tflite(uri: str) -> bool:
+    """Whether the interpreter loads the `model.tflite` in a folder, if there is one.
+
+    That of a version that an earlier release pushed may have operators that the interpreter lacks.
+    """
+    try:
+        if (content := _read_tflite(uri)) is not None:
+            TFLitePredictor(content)
+    except UserError as error:
+        logging.warning("%s: %s; its SavedModel is taken instead", uri, error)
+        return False
+    return True
 
 
 def _read_tflite(uri: str) -> bytes | None:

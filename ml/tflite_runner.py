@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from ai_edge_litert.interpreter import Interpreter
 
 from storage.errors import UserError
+from storage.interpreters import open_interpreter
 
 
 @dataclass(frozen=True)
@@ -35,11 +35,16 @@ class TFLiteRunner:
       inputs: Its inputs by name.
 
     Raises:
-      UserError: If the model has more than one signature, or output.
+      UserError: If the interpreter cannot load the model, or it has more than one signature, or
+        output.
     """
 
     def __init__(self, content: bytes, threads: int = 1):
-        self.interpreter = Interpreter(model_content=content, num_threads=threads)
+        try:
+            self.interpreter = open_interpreter(content, threads)
+        except ValueError as error:
+            (reason, *_) = str(error).splitlines() or [""]
+            raise UserError(f"the interpreter cannot load the TFLite model: {reason}") from error
         signatures = self.interpreter.get_signature_list()
         if len(signatures) != 1:
             raise UserError(f"a TFLite model with one signature is needed, not {len(signatures)}")

@@ -23,6 +23,7 @@ from ml.artifacts import (
 )
 from ml.effort import Stopwatch
 from ml.fairness.report import FairnessSettings
+from ml.predictors import can_load_tflite
 from ml.tasks import Task
 
 
@@ -95,10 +96,11 @@ def Evaluator(
     sample = count_labels(files, raw_schema, learned)
     has_baseline = has_serving_model(baseline_model)
     config = with_defaults(json_format.Parse(eval_config, tfma.EvalConfig()), has_baseline)
-    models = {
-        spec.name: (serving_model_uri(baseline_model if spec.is_baseline else model), True)
-        for spec in config.model_specs
-    }
+    models = {}
+    for spec in config.model_specs:
+        uri = serving_model_uri(baseline_model if spec.is_baseline else model)
+        # The candidate's TFLite model is what is pushed; nothing may stand in for it.
+        models[spec.name] = (uri, not spec.is_baseline or can_load_tflite(uri))
     compared = None
     if fairness:
         candidate = next(spec.name for spec in config.model_specs if not spec.is_baseline)

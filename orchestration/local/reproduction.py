@@ -119,8 +119,9 @@ def reproduce(request: Request, console: Console) -> Outcome:
         where = f"{models.provenance_uri(version)}/{PROVENANCE_FILE}"
         if not provenance.get("origin") or not provenance.get("data"):
             raise UserError(
-                f"{name} has no record of what it was made from ({where}): an earlier release, "
-                "Kubeflow or another program pushed it"
+                f"{name} has no record of what it was made from ({where}): Kubeflow, an earlier "
+                "release or another program pushed it. Only what `local_runner.py` pushed can be "
+                "built again"
             )
         origin = read_origin(provenance["origin"], where)
         config = _check(name, request, origin, provenance, where)
@@ -182,7 +183,10 @@ def _check(
     if config.training.warm_start and (base := origin["base_version"]):
         models = ModelDirectory(str(OutputDirectory(request.output).serving), config.model_name)
         if base not in models.versions():
-            lines.append(f"data: it was trained from version {base}, which is gone")
+            lines.append(
+                f"data: it was trained from the weights of version {base} (training.warm_start "
+                f"{config.training.warm_start:g}), which is not in {models.serving_dir}"
+            )
     if lines:
         raise _refused(name, lines)
     return config

@@ -18,13 +18,13 @@ from typing import TYPE_CHECKING, Any, Protocol
 import grpc
 import numpy as np
 import tensorflow as tf
-from ai_edge_litert.interpreter import Interpreter
 from tensorflow.core.framework import graph_pb2, types_pb2
 from tensorflow.core.protobuf import config_pb2, meta_graph_pb2, saved_model_pb2
 
 from serving.server.errors import ServingError, invalid
 from serving.server.form import Form
 from serving.server.signatures import PROTO_DTYPES, Signature, TensorInfo
+from storage.interpreters import open_interpreter
 from storage.names import DEFAULT_SIGNATURE, SAVED_MODEL, TFLITE_MODEL
 
 if TYPE_CHECKING:
@@ -251,7 +251,7 @@ class _Interpreter:
     """An interpreter, for one request at a time."""
 
     def __init__(self, content: bytes):
-        self._interpreter = Interpreter(model_content=content, num_threads=1)
+        self._interpreter = open_interpreter(content)
         operations = self._interpreter._get_ops_details()
         self.ends_by_itself = not any(one["op_name"] == "WHILE" for one in operations)
         self.names = list(self._interpreter.get_signature_list())

@@ -245,6 +245,19 @@ def test_evaluator_measures_a_regression_and_compares_it_by_shares(
     assert overall == pytest.approx(expected(PROGRESS, rows), rel=1e-5)
 
 
+def test_evaluator_compares_with_a_saved_model_where_its_tflite_model_cannot_be_loaded(
+    folders: dict[str, Path],
+) -> None:
+    rows = diabetes(columns=3)
+    served = folders["baseline"] / "Format-Serving"
+    served.mkdir()
+    (served / "model.tflite").write_bytes(b"an operator of another release")
+    assert judge_rows(folders, PROGRESS, rows, diabetes()["prediction"])[0] is False
+    whole = read(str(folders["examples"].parent / "work" / "evaluation"), SUMMARY_FILE)["slices"][0]
+    expected_rmse = expected(PROGRESS, diabetes())["rmse"]
+    assert whole["metrics"]["rmse"]["baseline"] == pytest.approx(expected_rmse, rel=1e-5)
+
+
 def test_evaluator_blesses_a_better_regression(folders: dict[str, Path]) -> None:
     blessed, uri = judge_rows(
         folders, PROGRESS, diabetes(), diabetes(columns=2)["prediction"], thresholds={"rmse": 65}

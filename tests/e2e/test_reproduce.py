@@ -101,6 +101,26 @@ def test_reproduce_refuses_a_version_of_an_earlier_release(served: ModelDirector
     assert "has no record of what it was made from" in refusal(request_of(served))
 
 
+def test_reproduce_refuses_a_version_that_kubeflow_pushed(served: ModelDirectory) -> None:
+    change_record(served, lambda record: record.update(origin={}))
+    assert ": Kubeflow, an earlier release or another program pushed it." in refusal(
+        request_of(served)
+    )
+
+
+def test_reproduce_refuses_a_warm_start_from_a_version_that_is_gone(served: ModelDirectory) -> None:
+    def start_warm(record: dict[str, Any]) -> None:
+        record["origin"]["base_version"] = 5
+        record["origin"]["configuration"]["training"]["warm_start"] = 0.5
+
+    change_record(served, start_warm)
+    *_, line = refusal(request_of(served)).splitlines()
+    assert line == (
+        "  data: it was trained from the weights of version 5 (training.warm_start 0.5), which is "
+        f"not in {served.serving_dir}"
+    )
+
+
 def test_reproduce_refuses_a_record_that_was_changed(served: ModelDirectory) -> None:
     change_record(served, lambda record: record["data"].clear(), signed=False)
     assert "signature not valid: files differ from what was signed" in refusal(request_of(served))
