@@ -17,7 +17,7 @@ from .features import IDS, NUMERIC, VOCABULARIES
 Tensors = dict[str, tf.Tensor]
 
 _RARE = 20  # Categories with fewer rows share the id of unknown categories.
-_HALF_LIFE = 120 * 24 * 3600  # Seconds; a row this much older than the newest has half the weight.
+_HALF_LIFE = 60 * 24 * 3600  # Seconds; a row this much older than the newest has half the weight.
 _STEADY = 1e-5  # Share of the mean; smaller deviations are rounding of 32-bit numbers.
 _CLIP = 4.0  # Standard deviations; extremes would saturate the network.
 
