@@ -93,7 +93,7 @@ def _make_parser(kinds: tuple[tuple[str, tf.DType], ...]) -> Callable[[tf.Tensor
     def parse(examples: tf.Tensor) -> Any:
         return tf.io.parse_example(examples, features)
 
-    return parse  # type: ignore[no-any-return]
+    return parse
 
 
 atexit.register(_make_parser.cache_clear)  # TensorFlow cannot delete functions any more later.

@@ -22,6 +22,7 @@ from typing import Any
 from pyarrow import fs
 
 from storage.names import (
+    CHAMPION,
     LABELS_FILE,
     PROVENANCE,
     PROVENANCE_FILE,
@@ -30,6 +31,7 @@ from storage.names import (
     SIGNATURE_FILE,
     WITHDRAWN_FILE,
 )
+from storage.traffic_policy import read_traffic
 from storage.uris import exists, list_folder, open_uri, read_json
 
 # Model servers hold the number of a version in 64 bits.
@@ -78,9 +80,24 @@ class ModelVersions:
         """The versions that a server can load, oldest first."""
         return _models(self.uri)
 
-    def served(self) -> int | None:
-        """The version a server takes by default: the newest, or None if there is none."""
+    def newest(self) -> int | None:
+        """The newest version that a server can load; None if there is none."""
         return max(self.versions(), default=None)
+
+    def served(self) -> int | None:
+        """The version that answers requests that name none; None if there is none.
+
+        The newest; where there is a traffic policy, the champion, if a server can load it.
+
+        Raises:
+          ValueError: If the file of labels or of the traffic policy is damaged.
+        """
+        versions = self.versions()
+        if versions and read_traffic(self):
+            champion = self.labels().get(CHAMPION)
+            if champion in versions:
+                return champion
+        return max(versions, default=None)
 
     def rolled_back(self) -> list[int]:
         """The versions that were rolled back and can be promoted, oldest first."""

@@ -157,7 +157,7 @@ def begin(models: ModelDirectory, config: ChallengerConfig) -> str:
     Raises:
       UserError: If the Serving directory cannot be changed.
     """
-    if config.start == BY_HAND or models.served() is None:
+    if config.start == BY_HAND or models.newest() is None:
         return ""
     try:
         with models.locked():
@@ -167,7 +167,7 @@ def begin(models: ModelDirectory, config: ChallengerConfig) -> str:
 
 
 def _begin(models: ModelDirectory, config: ChallengerConfig) -> str:
-    newest, labels, policy = models.served(), models.labels(), read_traffic(models)
+    newest, labels, policy = models.newest(), models.labels(), read_traffic(models)
     champion, challenger = labels.get(CHAMPION), labels.get(CHALLENGER)
     if newest is None:
         return ""

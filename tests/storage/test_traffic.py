@@ -162,6 +162,16 @@ def test_set_traffic_refuses_one_version_as_both(directory: ModelDirectory) -> N
         set_traffic(directory, "shadow", by="test")
 
 
+def test_served_is_the_champion_where_there_is_a_policy(directory: ModelDirectory) -> None:
+    assert directory.served() == 2
+    set_traffic(directory, "off", by="me")
+    assert (directory.served(), directory.newest()) == (1, 2)
+    promote_challenger(directory, by="me")
+    assert directory.served() == 2
+    directory.unpin("champion")
+    assert directory.served() == 2
+
+
 def test_promote_challenger_moves_the_champion_label(directory: ModelDirectory) -> None:
     set_traffic(directory, "split", challenger_percent=10, by="test")
     policy = promote_challenger(directory, by="test", reason="better")
