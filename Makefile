@@ -76,7 +76,7 @@ test-browser: $(READY)
 
 # Every benchmark on a tiny setting: does it still run?
 test-benchmarks: $(READY)
-	$(PYTHON) -m pytest tests/models/flights/benchmark_runs $(ARGS)
+	$(PYTHON) -m pytest tests/models/benchmark_runs $(ARGS)
 
 # The pipeline on Flink: inside the job server, then on a cluster of this machine.
 test-flink: $(READY) $(FLINK_JAR)

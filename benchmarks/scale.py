@@ -18,13 +18,12 @@ import numpy as np
 import psutil
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from benchmarks.common import PROJECT, node_seconds, report
 from orchestration.local.model_directories import list_directories
 from pipeline.config import Config, load_config
 from storage import spans
-from storage.parquet import open_file
+from storage.parquet import open_file, write_row_groups
 
 # What each node may hold at most, with all that it starts.
 _MOST_BYTES = 2.5e9
@@ -97,11 +96,16 @@ def multiply_rows(config: Config, times: int, root: Path) -> int:
             table = open_file(path).read()
             target = root / Path(path).relative_to(Path(source.uri).absolute())
             target.parent.mkdir(parents=True, exist_ok=True)
-            with pq.ParquetWriter(target, table.schema) as out:
-                for copy in range(times):
-                    part = table if not copy else jitter(table, 1000 * span.number + copy)
-                    out.write_table(part, row_group_size=_ROWS_PER_GROUP)
-                    total += len(part)
+            batches = (
+                batch
+                for copy in range(times)
+                for batch in (
+                    table if not copy else jitter(table, 1000 * span.number + copy)
+                ).to_batches()
+            )
+            with open(target, "wb") as out:
+                write_row_groups(batches, out, _ROWS_PER_GROUP)
+            total += times * len(table)
     return total
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from benchmarks.common import PAGE_VARIABLE, PROJECT
 from pipeline.model_folders import MODEL_VARIABLE
-from tests.models.flights.tiny_benchmarks import TINY
+from tests.models.tiny_benchmarks import TINY
 
 _SECONDS = 1800
 

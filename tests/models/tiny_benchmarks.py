@@ -40,6 +40,7 @@ class Tiny:
 
 
 TINY = {
+    "beyond": Tiny(("--output={run}",)),
     "compression": Tiny(("--output={run}", "--seeds=1", "--slice=carrier")),
     "compression_modes": Tiny(("--output={run}",)),
     "evaluation": Tiny(("--run={run}",)),
@@ -47,6 +48,7 @@ TINY = {
     "gate": Tiny(("--month=201302", "--rows=100", "--seeds=1", "--fault-seeds=1")),
     "ingestion": Tiny(("--window=1", "--repeats=1")),
     "kubeflow": Tiny(("--commands",)),
+    "manifests": Tiny(("--repetitions=1",)),
     "new_model": Tiny(("--rows=5000", "--run-rows=2000", "--part=tables")),
     "predict": Tiny(("--rows=1000", "--runs={run}")),
     "quality": Tiny(("--model=penguins", "--seed=7")),
@@ -56,6 +58,10 @@ TINY = {
     "serving": Tiny(("{run}/serving_model", "--tiny")),
     "steady": Tiny(("--runs={run}", "--seed=7"), {"MONTHS": (201312,)}),
     "stock": Tiny(("--window=1",)),
+    "strategies": Tiny(("--run={run}", "--strategy=ensemble", "--seed=7")),
+    "traffic": Tiny(
+        ("{run}/serving_model", "--rate=20", "--rounds=1", "--seconds=1", "--changes=5")
+    ),
     "tuning": Tiny(("--model=penguins", "--trials=2", "--seed=7")),
     "window": Tiny(("--window=1",)),
 }

@@ -9,7 +9,7 @@ import click
 import pytest
 
 from benchmarks.common import PROJECT
-from tests.models.flights.tiny_benchmarks import TINY
+from tests.models.tiny_benchmarks import TINY
 
 # They are run by `stock`.
 _PARTS = {"stock_pipeline"}
