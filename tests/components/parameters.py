@@ -24,6 +24,7 @@ _FIT = {
     "class_weights": "",
     "batch_size": _TRAINING.batch_size,
     "seed": _TRAINING.seed,
+    "rows_in_memory": _TRAINING.rows_in_memory,
 }
 
 

@@ -31,7 +31,7 @@ TASK = Task("regression", "y")
 CONFIG = {**vars(TASK), "prediction": "p"}
 LEARNING = {
     **{"epochs": 2, "batch_size": 32, "learning_rate": 0.01, "dropout": 0.0, "l2": 0.0},
-    **{"loss": "", "class_weights": "", "patience": 0, "seed": 7},
+    **{"loss": "", "class_weights": "", "patience": 0, "seed": 7, "rows_in_memory": 1000},
 }
 NETWORK = {"units": 4, "conduct": "trains"}
 ROWS = {"train": 240, "eval": 80}
