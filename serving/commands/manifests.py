@@ -65,6 +65,9 @@ def manifests(
           --google-serving-dir gs://my-bucket/serving_model \\
           --service-account model-server@my-project.iam.gserviceaccount.com
       kubectl apply --namespace my-team --kustomize cloud/gke
+      python -m serving manifests --target vertex --output cloud --model my_model \\
+          --image registry.example.com/flightdeck@sha256:... \\
+          --google-serving-dir gs://my-bucket/models --project my-project --location europe-west4
     """
     from serving.versions import copy_version
     from storage.encryption_keys import load_keys
