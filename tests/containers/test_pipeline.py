@@ -44,6 +44,9 @@ def test_pipeline_in_containers_hands_over_the_outputs_of_every_task(
             for artifact in made["artifacts"]:
                 if name == "metrics":  # They are their own properties.
                     assert artifact["metadata"], f"{task} has no metrics"
+                elif name == "page":
+                    page = Path(artifact["uri"]).read_text(encoding="utf-8")
+                    assert page.startswith("<!DOCTYPE html>"), f"{task} has no page"
                 else:
                     assert Path(artifact["uri"]).is_dir(), f"{task}: {name} is missing"
 
