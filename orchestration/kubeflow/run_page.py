@@ -103,12 +103,9 @@ def _node(name: str, outputs: Mapping[str, tfx.dsl.Artifact]) -> Node:
 
 
 def _properties(artifact: tfx.dsl.Artifact) -> dict[str, Any]:
-    found = {}
-    for name, value in artifact.mlmd_artifact.custom_properties.items():
-        kind = value.WhichOneof("value")
-        if kind in ("int_value", "double_value", "string_value"):
-            found[name] = getattr(value, kind)
-    return found
+    """The custom properties; TFX wraps those that come from Kubeflow, and numbers are floats."""
+    names = artifact.mlmd_artifact.custom_properties
+    return {name: artifact.get_custom_property(name) for name in names}
 
 
 def _provenance(destination: str, version: int | None) -> dict[str, Any]:

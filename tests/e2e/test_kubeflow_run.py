@@ -144,6 +144,9 @@ def test_kubeflow_run_shows_the_page_of_the_run(kubeflow_run: KubeflowRun) -> No
     assert f"Version {kubeflow_run.version.name} was pushed." in page
     # What each section shows, and nothing that could not be read.
     lines = ["Evaluator", "blessed; AUC 0.", "int8: model.tflite", "200 rows, p99", "trip_delay"]
+    record = json.loads((provenance(kubeflow_run.version) / "provenance.json").read_text())
+    lines += [f'<td class="n">{record["rows"]["test"]:,}</td>']
+    lines += [f'<p class="lead">version {kubeflow_run.version.name}</p>']
     assert [line for line in lines if line not in page] == []
     for absent in (
         "Not made: there is no",
