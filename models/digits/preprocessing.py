@@ -10,7 +10,8 @@ import tensorflow as tf
 from ml.task_layers import encode_label
 from ml.tasks import Task
 
-PIXELS = 28 * 28
+SIDE = 28
+PIXELS = SIDE * SIDE
 _BLACK = 255
 
 

@@ -99,7 +99,11 @@ def build_network(task: Task) -> tf_keras.Model:
         "pixels": tf_keras.Input((3,), name="pixels"),
     }
     colour = tf_keras.layers.Flatten()(tf_keras.layers.Embedding(3, 2)(inputs["colour"]))
-    hidden = tf_keras.layers.Concatenate()([colour, inputs["size"], inputs["pixels"]])
+    # Called by itself the layer would move the image; what is saved must not.
+    image = tf_keras.layers.Reshape((3, 1, 1))(inputs["pixels"])
+    moved = tf_keras.layers.RandomTranslation(0.9, 0.0, "constant")(image)
+    pixels = tf_keras.layers.Reshape((3,))(moved)
+    hidden = tf_keras.layers.Concatenate()([colour, inputs["size"], pixels])
     logits = tf_keras.layers.Dense(task.outputs)(hidden)
     return tf_keras.Model(inputs, output_layer(task, logits, "answer", LABELS))
 
@@ -122,7 +126,7 @@ def saved(
         "size": np.nan_to_num(raw["size"]).reshape(-1, 1).astype(np.float32),
         "pixels": (raw["pixels"] / 9).astype(np.float32),
     }
-    expected = network(transformed).numpy()
+    expected = network(transformed, training=False).numpy()
     save_model(network, graph, str(folder), settings(task))
     return task, folder, expected
 

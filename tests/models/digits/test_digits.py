@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import tensorflow as tf
 import tensorflow_transform as tft
 from click.testing import CliRunner
 from sklearn.datasets import load_digits
@@ -89,3 +90,15 @@ def test_network_is_that_of_the_tutorial() -> None:
     assert [tuple(shape) for shape in kernels] == [(784, 64), (64, 64), (64, 10)]
     predictions = model.predict(np.zeros((2, PIXELS), np.float32), verbose=0)
     np.testing.assert_allclose(predictions.sum(axis=1), 1, atol=1e-5)
+
+
+def test_network_sees_changed_images_in_training_alone() -> None:
+    model = build_model(DIGITS.learning)
+    pixels = np.random.default_rng(7).random((4, PIXELS), np.float32)
+    served = np.array(model(pixels, training=False))
+    assert not np.allclose(served, np.array(model(pixels, training=True)), atol=1e-3)
+    dense = [layer for layer in model.layers if layer.weights]
+    hidden = pixels
+    for layer in dense:
+        hidden = layer(hidden)
+    np.testing.assert_allclose(tf.nn.softmax(hidden), served, atol=1e-6)
