@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterable, Sequence
 
@@ -91,8 +92,10 @@ def _make(
     configs = {m: load_config(config_path, [*settings, f"data.as_of={m}"]) for m in months}
     model = Model.load(configs[months[0]])
 
+    following = {m: configs[later] for m, later in itertools.pairwise(months)}
+
     def run_month(month: int) -> RunRecord:
-        return run_locked(configs[month], directory, console)
+        return run_locked(configs[month], directory, console, ahead=following.get(month))
 
     def served() -> tuple[int, str] | None:
         models = ModelDirectory(str(directory.serving), configs[months[0]].model_name)

@@ -19,7 +19,7 @@ from orchestration.local.history import NodeNote, RunRecord
 from orchestration.local.keys import encryption_keys, public_keys, signing_key
 from orchestration.local.model_directories import claim
 from orchestration.local.node_process import CACHED, COMPLETE, NodeResult
-from orchestration.local.nodes import begin, error_lines, run_nodes, show_failures
+from orchestration.local.nodes import Ahead, begin, error_lines, run_nodes, show_failures
 from orchestration.local.origin import describe_origin
 from orchestration.local.output_directory import OutputDirectory
 from orchestration.local.provenance import pushed_files
@@ -70,8 +70,18 @@ def run_locked(
     *,
     run_id: str | None = None,
     use_cache: bool = True,
+    ahead: Config | None = None,
 ) -> RunRecord:
     """As `run`, for a caller who holds the lock of the directory; cleans nothing.
+
+    Args:
+      config: The configuration.
+      directory: The output directory.
+      console: Where to show the run.
+      run_id: Names the run; None for the time.
+      use_cache: Whether what is there already is taken from there.
+      ahead: Configuration of the next run, if it is known: the same but for the span. Its data
+        nodes run beside the training of this run.
 
     Returns:
       The record, which is written unless nothing is new.
@@ -93,7 +103,7 @@ def run_locked(
             log=str(directory.logs(record.run_id) / "runner.log"),
         )
         record.write(directory)
-        results = _run_pipeline(prepared, directory, console, record.run_id, use_cache)
+        results = _run_pipeline(prepared, directory, console, record.run_id, use_cache, ahead)
         record = _conclude(record, results, directory, console)
     except UserError as error:
         show_error(console, str(error))
@@ -127,7 +137,12 @@ def _failed(record: RunRecord, reasons: Iterable[str], *, lasting: bool = False)
 
 
 def _run_pipeline(
-    prepared: Prepared, directory: OutputDirectory, console: Console, run_id: str, use_cache: bool
+    prepared: Prepared,
+    directory: OutputDirectory,
+    console: Console,
+    run_id: str,
+    use_cache: bool,
+    ahead: Config | None,
 ) -> dict[str, NodeResult]:
     config, situation = prepared.config, prepared.situation
     # First: a key that cannot be used would be found out last.
@@ -153,8 +168,28 @@ def _run_pipeline(
     )
     environment = {STORE_VARIABLE: str(directory.spans) if use_cache else ""}
     return run_nodes(
-        pipeline, config, directory, run_id, console, prepared.code_version, environment
+        *(pipeline, config, directory, run_id, console, prepared.code_version, environment),
+        ahead=_look_ahead(ahead, directory) if ahead and use_cache else None,
     )
+
+
+def _look_ahead(config: Config, directory: OutputDirectory) -> Ahead | None:
+    """What can be run of a later run; None if it cannot be prepared, as that run will show."""
+    from pipeline.pipeline import create_pipeline
+
+    try:
+        prepared = prepare(config, directory)
+        pipeline = create_pipeline(
+            prepared.config,
+            pipeline_root=str(directory.artifacts),
+            serving_dir=str(directory.serving),
+            fingerprint=prepared.window.fingerprint,
+            metadata_path=str(directory.metadata),
+        )
+    except Exception:
+        traceback.print_exc()
+        return None
+    return Ahead(str(prepared.window.test.number), pipeline)
 
 
 def _show_details(results: Mapping[str, NodeResult], console: Console) -> None:

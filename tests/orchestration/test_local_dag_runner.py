@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 from orchestration.local import dag_runner as local_dag_runner
-from orchestration.local.dag_runner import SKIPPED, ConcurrentDagRunner
+from orchestration.local.dag_runner import SKIPPED, ConcurrentDagRunner, Node
 from orchestration.local.fork_server import start_fork_server
 from orchestration.local.node_process import CACHED, COMPLETE, FAILED, NodeResult, Summary
 from orchestration.local.output_directory import OutputDirectory
@@ -104,7 +104,6 @@ class Lab:
         compiled = tfx_internals.compile_pipeline(pipeline, self.run_id, code_version)
         runner = ConcurrentDagRunner(
             self.output,
-            self.run_id,
             "toy_components.summarize",
             observer or Recorder(),
             workers=workers,
@@ -113,7 +112,8 @@ class Lab:
         upstream = tfx_internals.node_ids(compiled)
         if only:
             upstream = dict.fromkeys(only, ())
-        return runner.run(compiled.SerializeToString(), upstream)
+        serialized = compiled.SerializeToString()
+        return runner.run({n: Node(n, serialized, self.run_id, upstream[n]) for n in upstream})
 
     @property
     def run_id(self) -> str:
