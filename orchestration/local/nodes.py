@@ -33,10 +33,12 @@ class Ahead:
     It finds their results in the cache. A node that fails ahead runs, and fails, again there.
 
     Attributes:
-      name: What the later run is of, for the screen.
+      run_id: Its id, which it has to be run with.
+      name: What it is of, for the screen.
       pipeline: Its pipeline.
     """
 
+    run_id: str
     name: str
     pipeline: tfx.dsl.Pipeline
 
@@ -96,9 +98,11 @@ def run_nodes(
     compiled = tfx_internals.compile_pipeline(pipeline, run_id, code_version)
     nodes = own = _nodes(compiled, run_id, only)
     if ahead:
-        later = f"{run_id}-ahead"
-        compiled = tfx_internals.compile_pipeline(ahead.pipeline, later, code_version)
-        nodes = _with_ahead(own, _nodes(compiled, later), ahead.name)
+        directory.logs(ahead.run_id).mkdir(parents=True, exist_ok=True)
+        compiled = tfx_internals.compile_pipeline(
+            ahead.pipeline, ahead.run_id, code_version, ahead=True
+        )
+        nodes = _with_ahead(own, _nodes(compiled, ahead.run_id), ahead.name)
     tfx_internals.cancel_unfinished(store)
     try:
         with RunDisplay(console, list(nodes)) as display:

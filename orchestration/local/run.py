@@ -7,6 +7,7 @@ import json
 import time
 import traceback
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
@@ -30,6 +31,19 @@ from pipeline.config import Config
 from storage.directory import ModelDirectory
 from storage.errors import BlockingAnomalies, UserError, lasts
 from storage.span_store import STORE_VARIABLE
+
+
+@dataclass(frozen=True)
+class Following:
+    """The next run.
+
+    Attributes:
+      run_id: The id that it is going to have.
+      config: Its configuration: that of the run before it but for the span.
+    """
+
+    run_id: str
+    config: Config
 
 
 def run(
@@ -70,7 +84,7 @@ def run_locked(
     *,
     run_id: str | None = None,
     use_cache: bool = True,
-    ahead: Config | None = None,
+    ahead: Following | None = None,
 ) -> RunRecord:
     """As `run`, for a caller who holds the lock of the directory; cleans nothing.
 
@@ -80,8 +94,7 @@ def run_locked(
       console: Where to show the run.
       run_id: Names the run; None for the time.
       use_cache: Whether what is there already is taken from there.
-      ahead: Configuration of the next run, if it is known: the same but for the span. Its data
-        nodes run beside the training of this run.
+      ahead: The next run, if it is known. Its data nodes run beside the training of this one.
 
     Returns:
       The record, which is written unless nothing is new.
@@ -142,7 +155,7 @@ def _run_pipeline(
     console: Console,
     run_id: str,
     use_cache: bool,
-    ahead: Config | None,
+    ahead: Following | None,
 ) -> dict[str, NodeResult]:
     config, situation = prepared.config, prepared.situation
     # First: a key that cannot be used would be found out last.
@@ -173,12 +186,12 @@ def _run_pipeline(
     )
 
 
-def _look_ahead(config: Config, directory: OutputDirectory) -> Ahead | None:
-    """What can be run of a later run; None if it cannot be prepared, as that run will show."""
+def _look_ahead(following: Following, directory: OutputDirectory) -> Ahead | None:
+    """What can be run of the next run; None if it cannot be prepared, as that run will show."""
     from pipeline.pipeline import create_pipeline
 
     try:
-        prepared = prepare(config, directory)
+        prepared = prepare(following.config, directory)
         pipeline = create_pipeline(
             prepared.config,
             pipeline_root=str(directory.artifacts),
@@ -189,7 +202,7 @@ def _look_ahead(config: Config, directory: OutputDirectory) -> Ahead | None:
     except Exception:
         traceback.print_exc()
         return None
-    return Ahead(str(prepared.window.test.number), pipeline)
+    return Ahead(following.run_id, str(prepared.window.test.number), pipeline)
 
 
 def _show_details(results: Mapping[str, NodeResult], console: Console) -> None:

@@ -129,8 +129,8 @@ class Lab:
         from orchestration.local.nodes import Ahead, run_nodes
 
         self.runs += 1
-        self.output.logs(self.run_id).mkdir(parents=True)
-        screen = io.StringIO()
+        self.output.logs(self.run_id).mkdir(parents=True, exist_ok=True)
+        screen, later = io.StringIO(), f"run-{self.runs + 1}"
         results = run_nodes(
             self.pipeline(components),
             load_config(),
@@ -139,7 +139,7 @@ class Lab:
             Console(file=screen, width=120),
             lambda executor, parameters: "1",  # type: ignore[arg-type]
             {},
-            ahead=Ahead("201304", self.pipeline(following)) if following else None,
+            ahead=Ahead(later, "201304", self.pipeline(following)) if following else None,
         )
         return results, screen.getvalue()
 
@@ -366,6 +366,14 @@ def test_data_nodes_of_the_next_run_go_ahead_and_it_takes_them_from_the_cache(
         **dict.fromkeys(["Trainer", "ServingValidator"], COMPLETE),
     }
     assert results["BaselineEvaluator"].summary.line == "a month without rows"
+    # All that a run is made of is in its own folders, whoever made it.
+    folders = {path.relative_to(lab.output.artifacts).parts[0] for path in transforms(lab)}
+    assert folders == {"run-1", "run-2"}
+    assert "Not taken" not in lab.log("Transform").read_text()
+
+
+def transforms(lab: Lab) -> list[Path]:
+    return list(lab.output.artifacts.glob("*/Transform/note/*"))
 
 
 def test_next_run_does_not_go_ahead_where_this_one_has_no_data(lab: Lab, toys: ModuleType) -> None:
