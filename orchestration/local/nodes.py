@@ -83,7 +83,7 @@ def run_nodes(
       console: Where to show it.
       code_version: Versions of the code that nodes depend on.
       environment: Environment variables of the nodes.
-      only: The nodes to run, with all that they need; none for the whole pipeline.
+      only: The nodes to run, of which none waits for others; none for the whole pipeline.
       ahead: A later run with the same code, whose data nodes run too.
 
     Returns:
@@ -126,7 +126,7 @@ def _nodes(
 
     serialized = compiled.SerializeToString()
     return {
-        node_id: Node(node_id, serialized, run_id, needs)
+        node_id: Node(node_id, serialized, run_id, tuple(n for n in needs if not only or n in only))
         for node_id, needs in tfx_internals.node_ids(compiled).items()
         if not only or node_id in only
     }
