@@ -151,9 +151,13 @@ def time_invocations(content: bytes, batches: np.ndarray) -> np.ndarray:
       The times in seconds, [batches].
     """
     predictor = TFLitePredictor(content)
+    features = {
+        name: column.reshape(*batches.shape, *column.shape[1:])
+        for name, column in predictor.parse(batches.ravel()).items()
+    }
     times = []
-    for features in [predictor.parse(batch) for batch in batches]:
-        predictor.feed(features)
+    for number in range(len(batches)):
+        predictor.feed({name: column[number] for name, column in features.items()})
         start = time.perf_counter()
         predictor.interpreter.invoke()
         times.append(time.perf_counter() - start)
