@@ -31,6 +31,7 @@ from pipeline.config import Config
 from storage.directory import ModelDirectory
 from storage.errors import BlockingAnomalies, UserError, lasts
 from storage.span_store import STORE_VARIABLE
+from storage.spans import resolve_window
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ class Following:
 
     Attributes:
       run_id: The id that it is going to have.
-      config: Its configuration: that of the run before it but for the span.
+      config: Its configuration: that of the run before it but for the span, `data.as_of`.
     """
 
     run_id: str
@@ -190,19 +191,20 @@ def _look_ahead(following: Following, directory: OutputDirectory) -> Ahead | Non
     """What can be run of the next run; None if it cannot be prepared, as that run will show."""
     from pipeline.pipeline import create_pipeline
 
+    config = following.config
     try:
-        prepared = prepare(following.config, directory)
+        window = resolve_window(config.data.source, config.data.as_of, config.data.window)
         pipeline = create_pipeline(
-            prepared.config,
+            config,
             pipeline_root=str(directory.artifacts),
             serving_dir=str(directory.serving),
-            fingerprint=prepared.window.fingerprint,
+            fingerprint=window.fingerprint,
             metadata_path=str(directory.metadata),
         )
     except Exception:
         traceback.print_exc()
         return None
-    return Ahead(following.run_id, str(prepared.window.test.number), pipeline)
+    return Ahead(following.run_id, str(config.data.as_of), pipeline)
 
 
 def _show_details(results: Mapping[str, NodeResult], console: Console) -> None:
