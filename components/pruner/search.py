@@ -94,9 +94,8 @@ class Judge:
         ]
         known = [value for value in losses if np.isfinite(value)]
         error = float(np.std(known)) if len(known) > 1 else math.inf
-        return self._loss(self._score(after, self._weights), self._before), max(
-            error, 1 / self.rows
-        )
+        loss = self._loss(self._score(after, self._weights), self._before)
+        return loss, max(error, 1 / self.rows)
 
     def _loss(self, after: Score, before: Score) -> float:
         if after is None or before is None:
