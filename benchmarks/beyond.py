@@ -159,7 +159,7 @@ class Ways:
             ),
             signature=quantizer["signature"],
             settings=self._settings,
-            targets=self._targets,
+            targets=lambda: self._targets,
             weight_bits=quantizer["weight_bits"],
         )
         count = len(self._train[task.label])

@@ -23,6 +23,8 @@ from ml.tasks import Task
 from storage.errors import UserError
 
 _EVALUATION_BATCH = 8192
+# How often an epoch reports its progress.
+_REPORTS = 10
 
 
 @dataclass(frozen=True)
@@ -142,7 +144,11 @@ class FineTuning:
         self._length = tf.Variable(1.0)
         schedule = tf_keras.optimizers.schedules.CosineDecay(settings.learning_rate, self._length)
         loss = settings.keras_loss if targets is None else settings.loss_of_targets
-        network.compile(tf_keras.optimizers.Adam(schedule), loss)
+        network.compile(
+            tf_keras.optimizers.Adam(schedule),
+            loss,
+            steps_per_execution=steps_per_call(self._inputs, self._epoch),
+        )
         self._start = network.get_weights()
 
     def run(self, steps: int = 0, callbacks: Sequence[tf_keras.callbacks.Callback] = ()) -> None:
@@ -229,6 +235,20 @@ def training_rows(
     return {"x": inputs, "y": labels, "sample_weight": weights, "batch_size": batch_size}
 
 
+def steps_per_call(inputs: Columns, steps: int) -> int:
+    """How many steps Keras should take at once: with small batches, calls take longer than steps.
+
+    Args:
+      inputs: Inputs of the network by name.
+      steps: Steps per epoch.
+
+    Returns:
+      The steps between two reports of progress; 1 for rows that are streamed from files, since
+      Keras does not know how many batches there are.
+    """
+    return 1 if is_stored(inputs) else max(1, steps // _REPORTS)
+
+
 class ReportProgress(tf_keras.callbacks.Callback):
     """Reports epoch, step and loss about ten times an epoch.
 
@@ -250,7 +270,7 @@ class ReportProgress(tf_keras.callbacks.Callback):
     def on_train_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
         """Reports every tenth of an epoch."""
         step = batch + 1
-        if step % max(1, self._steps // 10) and step != self._steps:
+        if step % max(1, self._steps // _REPORTS) and step != self._steps:
             return
         value = (logs or {}).get(self._metric, math.nan)
         progress.report(

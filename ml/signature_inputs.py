@@ -10,7 +10,7 @@ import os
 from collections.abc import Iterable, Mapping
 
 import tensorflow as tf
-from tensorflow.core.protobuf import saved_model_pb2
+from tensorflow.core.protobuf import meta_graph_pb2, saved_model_pb2
 
 from ml.names import graph_names
 from storage.names import SAVED_MODEL
@@ -45,6 +45,17 @@ def name_inputs(path: str, signature: str, names: Mapping[str, str]) -> None:
         tf.io.gfile.remove(fingerprint)
 
 
+def read_signatures(path: str) -> dict[str, meta_graph_pb2.SignatureDef]:
+    """The signatures of a SavedModel by name, as model servers read them.
+
+    Args:
+      path: Folder of the SavedModel.
+    """
+    content = read_file(os.path.join(path, SAVED_MODEL))
+    (graph,) = saved_model_pb2.SavedModel.FromString(content).meta_graphs
+    return dict(graph.signature_def)
+
+
 def read_input_names(path: str, signature: str, arguments: Iterable[str]) -> dict[str, str]:
     """What model servers call the inputs of a signature; see `name_inputs`.
 
@@ -56,8 +67,6 @@ def read_input_names(path: str, signature: str, arguments: Iterable[str]) -> dic
     Returns:
       The name of each.
     """
-    content = read_file(os.path.join(path, SAVED_MODEL))
-    (graph,) = saved_model_pb2.SavedModel.FromString(content).meta_graphs
-    inputs = graph.signature_def[signature].inputs
+    inputs = read_signatures(path)[signature].inputs
     named = {argument: name for name, argument in graph_names(inputs).items()}
     return {argument: named.get(argument, argument) for argument in arguments}

@@ -18,7 +18,13 @@ from ml.determinism import make_deterministic
 from ml.examples import Columns, columns_of_files
 from ml.export import save_model
 from ml.file_names import TRAINING_FILE
-from ml.fit import ReportProgress, check_training, select_inputs, training_rows
+from ml.fit import (
+    ReportProgress,
+    check_training,
+    select_inputs,
+    steps_per_call,
+    training_rows,
+)
 from ml.keras_setup import skip_autograph_of_libraries
 from ml.learning import Learning
 from ml.row_weights import evaluation_weights, training_weights
@@ -163,6 +169,7 @@ def fit(model: tf_keras.Model, data: TrainingData, log_dir: str) -> dict[str, An
         tf_keras.optimizers.Adam(schedule),
         loss,
         weighted_metrics=[tf_keras.metrics.MeanMetricWrapper(loss, name=_LOSS)],
+        steps_per_execution=steps_per_call(select_inputs(model, train), steps),
     )
     stopping = []
     if config.patience:

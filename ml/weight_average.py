@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import tensorflow as tf
 import tf_keras
 
@@ -11,7 +13,8 @@ class AverageWeights(tf_keras.callbacks.Callback):
 
     Training continues from the weights themselves. Put this callback before `EarlyStopping` with
     `restore_best_weights`, which then compares and restores averages. The optimizer's own `use_ema`
-    would overwrite the restored weights with the averages of the last step.
+    would overwrite the restored weights with the averages of the last step. The averages are
+    updated in the graph of a training step: Keras may take many steps between two callbacks.
 
     Polyak and Juditsky 1992, https://doi.org/10.1137/0330046.
 
@@ -22,21 +25,33 @@ class AverageWeights(tf_keras.callbacks.Callback):
     def __init__(self, momentum: float = 0.99):
         super().__init__()
         self._momentum = momentum
-        self._steps = 0
         self._averages: list[tf.Variable] = []
         self._kept: list[tf.Tensor] | None = None
 
     def on_train_begin(self, logs: dict[str, float] | None = None) -> None:
-        """Starts from the current weights."""
-        self._steps = 0
+        """Starts from the current weights, and has each training step update the averages."""
+        steps = tf.Variable(0, dtype=tf.int64)
         self._averages = [tf.Variable(weight) for weight in self.model.trainable_variables]
-        self._update(tf.constant(0.0))
+        train = self.model.train_step
 
-    def on_train_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
-        """Updates the averages; with a lower momentum at first, to forget the random start."""
-        self._steps += 1
-        momentum = min(self._momentum, (1 + self._steps) / (10 + self._steps))
-        self._update(tf.constant(1 - momentum))
+        def train_step(data: Any) -> dict[str, tf.Tensor]:
+            logs: dict[str, tf.Tensor] = train(data)
+            self._update(tf.cast(steps.assign_add(1), tf.float64))
+            return logs
+
+        self.model.train_step = train_step
+        self.model.make_train_function(force=True)
+
+    def on_train_end(self, logs: dict[str, float] | None = None) -> None:
+        """Has training steps update nothing any more."""
+        del self.model.train_step
+
+    def _update(self, steps: tf.Tensor) -> None:
+        # With a lower momentum at first, to forget the random start.
+        momentum = tf.minimum(tf.constant(self._momentum, tf.float64), (1 + steps) / (10 + steps))
+        rate = tf.cast(1 - momentum, tf.float32)
+        for weight, average in zip(self.model.trainable_variables, self._averages, strict=True):
+            average.assign_add(rate * (weight - average))
 
     def on_test_begin(self, logs: dict[str, float] | None = None) -> None:
         """Swaps the averages in, for validation and the callbacks after this one."""
@@ -50,8 +65,3 @@ class AverageWeights(tf_keras.callbacks.Callback):
             for weight, kept in zip(self.model.trainable_variables, self._kept, strict=True):
                 weight.assign(kept)
             self._kept = None
-
-    @tf.function
-    def _update(self, rate: tf.Tensor) -> None:
-        for weight, average in zip(self.model.trainable_variables, self._averages, strict=True):
-            average.assign_add(rate * (weight - average))

@@ -36,6 +36,13 @@ from storage.errors import SurroundingsError
 from storage.names import RAW_SIGNATURE
 
 PIPELINE_NAME = "flightdeck"
+# The nodes that depend on the data alone: neither on a model nor on what is served.
+DATA_NODES = (
+    *("ImportSchemaGen", "SpanExampleGen", "StatisticsGen", "ExampleValidator"),
+    *("BaselineEvaluator", "Transform"),
+)
+# The node that measures times, which other nodes would change.
+TIMED_NODE = "ServingValidator"
 
 
 def create_pipeline(

@@ -16,7 +16,7 @@ from ml.examples import Columns
 from ml.fit import select_inputs
 from ml.networks import clone
 from ml.row_weights import evaluation_weights
-from ml.scores import headline
+from ml.scores import Score, headline
 from ml.tasks import Task
 
 # A part of `max_loss` is left to the quantization, and to months that differ from `eval`.
@@ -70,27 +70,40 @@ class Judge:
         random = np.random.default_rng(seed)
         # The bootstrap of Chamandy et al. 2012: a Poisson count of each row.
         self._counts = random.poisson(1, (_REPLICATES, len(self._labels)))
-        self._before = self._predict(network)
+        predictions = self._predict(network)
+        self._before = self._score(predictions, self._weights)
+        self._replicates_before = [
+            self._score(predictions, self._weights * counts) for counts in self._counts
+        ]
 
-    def loss(self, network: tf_keras.Model) -> tuple[float, float]:
+    def loss(self, network: tf_keras.Model) -> float:
+        """The loss of the headline metric; infinite if the metric is undefined."""
+        return self._loss(self._score(self._predict(network), self._weights), self._before)
+
+    def loss_and_error(self, network: tf_keras.Model) -> tuple[float, float]:
         """The loss of the headline metric, and its standard error.
 
         Returns:
-          The loss, infinite if the metric is undefined; and the bootstrap's standard error, at
-          least that of one row more that is wrong: few rows that all agree are no proof.
+          The loss, see `loss`; and the bootstrap's standard error, at least that of one row more
+          that is wrong: few rows that all agree are no proof.
         """
         after = self._predict(network)
-        loss = self._compare(after, self._weights)
-        losses = [self._compare(after, self._weights * counts) for counts in self._counts]
+        losses = [
+            self._loss(self._score(after, self._weights * counts), before)
+            for counts, before in zip(self._counts, self._replicates_before, strict=True)
+        ]
         known = [value for value in losses if np.isfinite(value)]
         error = float(np.std(known)) if len(known) > 1 else math.inf
+        loss = self._loss(self._score(after, self._weights), self._before)
         return loss, max(error, 1 / self.rows)
 
-    def _compare(self, after: np.ndarray, weights: np.ndarray) -> float:
-        values = [headline(self.task, self._labels, p, weights) for p in (after, self._before)]
-        if None in values:
+    def _loss(self, after: Score, before: Score) -> float:
+        if after is None or before is None:
             return math.inf
-        return self.task.headline.loss(*values) + 0.0  # type: ignore[arg-type]  # No -0.0.
+        return self.task.headline.loss(after, before) + 0.0  # No -0.0.
+
+    def _score(self, predictions: np.ndarray, weights: np.ndarray) -> Score:
+        return headline(self.task, self._labels, predictions, weights)
 
     def _predict(self, network: tf_keras.Model) -> np.ndarray:
         predictions = network.predict(
@@ -127,7 +140,7 @@ def search_sparsity(
     trials: list[Trial] = []
 
     def allows(sparsity: float) -> bool:
-        loss, error = judge.loss(prune(sparsity, few))
+        loss, error = judge.loss_and_error(prune(sparsity, few))
         trials.append(Trial(sparsity, loss, error, loss + _ERRORS * error <= limit))
         progress.report(f"{sparsity:.1%} loses {metric.format_loss(loss)} in {few} steps")
         return trials[-1].allowed
@@ -176,5 +189,5 @@ def measure_sensitivity(
                 values = weight.numpy()
                 smallest = np.abs(values) <= np.quantile(np.abs(values), sparsity)
                 weight.assign(np.where(smallest, 0, values))
-        losses[name], _ = judge.loss(copy)
+        losses[name] = judge.loss(copy)
     return losses

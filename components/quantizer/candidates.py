@@ -1,18 +1,22 @@
 """Makes a candidate of a network for each mode: a SavedModel and a TFLite model."""
 
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import tensorflow_transform as tft
 import tf_keras
+from tfx import v1 as tfx
 
 from components.quantizer.conversion import convert
 from components.quantizer.fake_quant import emulate_int8
+from ml.artifacts import serving_model_uri
 from ml.examples import Columns
 from ml.fit import FitSettings, fine_tune
-from ml.networks import SaveFn, clone
+from ml.networks import SaveFn, clone, load_network
 from ml.predictors import TFLitePredictor
+from ml.signature_inputs import read_signatures
 
 EMULATED = ("int8", "qat", "pqat")
 FINE_TUNED = ("qat", "pqat")
@@ -33,15 +37,38 @@ class Candidate:
 
 @dataclass(frozen=True)
 class CandidateMaker:
-    """Makes candidates in a folder."""
+    """Makes candidates in a folder.
+
+    Attributes:
+      folder: The folder.
+      graph_uri: Where the transformation is.
+      save: Saves a network.
+      signature: Signature of the TFLite model.
+      settings: How to fine-tune.
+      targets: Gives what is learned in fine-tuning; see `ml.distillation.teach`.
+      weight_bits: See `Quantizer`.
+    """
 
     folder: str
     graph_uri: str
     save: SaveFn
     signature: str
     settings: FitSettings
-    targets: np.ndarray | None
+    targets: Callable[[], np.ndarray | None]
     weight_bits: int
+
+    def convert_float(self, model: tfx.dsl.Artifact) -> bytes:
+        """The trained model as a TFLite model.
+
+        Its SavedModel is converted as it is; one without the signature is saved again first.
+
+        Raises:
+          UserError: See `make`.
+        """
+        path = serving_model_uri(model)
+        if self.signature in read_signatures(path):
+            return self._convert("none", path)
+        return self.make("none", load_network(model), {}, {}).tflite
 
     def make(
         self, mode: str, network: tf_keras.Model, representative: Columns, train: Columns
@@ -61,17 +88,20 @@ class CandidateMaker:
         else:
             network = clone(network)  # Saving attaches objects to it.
         if mode in FINE_TUNED:
-            fine_tune(network, train, self.settings, self.targets)
+            fine_tune(network, train, self.settings, self.targets())
         path = tempfile.mkdtemp(dir=self.folder)
-        graph = tft.TFTransformOutput(self.graph_uri)
-        self.save(network, graph, path)
+        self.save(network, tft.TFTransformOutput(self.graph_uri), path)
+        return Candidate(path, self._convert(mode, path))
+
+    def _convert(self, mode: str, path: str) -> bytes:
         content = convert(
             path,
             self.signature,
             float16=mode == "float16",
             quantize=mode in ("dynamic_range", *EMULATED),
         )
+        graph = tft.TFTransformOutput(self.graph_uri)
         TFLitePredictor(content).check_inputs(
             [feature.name for feature in graph.raw_metadata.schema.feature]
         )
-        return Candidate(path, content)
+        return content

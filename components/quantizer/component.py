@@ -1,6 +1,7 @@
 """Quantizer: adds a TFLite model to the SavedModel, quantized in the cheapest mode."""
 
 import dataclasses
+import functools
 import os
 import tempfile
 
@@ -177,11 +178,13 @@ def Quantizer(
     }
     check_representative(select_inputs(network, train) if train else {})
     rows = read_rows(examples, learned, graph.raw_feature_spec())
-    float_network, targets = load_network(float_model), None
-    if any(name in FINE_TUNED for name in modes):
-        targets = teach(float_network, train, learned, distillation)
-        if distillation == 1:
-            network = without_regularization(network)
+    if any(name in FINE_TUNED for name in modes) and distillation == 1:
+        network = without_regularization(network)
+
+    @functools.cache
+    def targets() -> np.ndarray | None:
+        return teach(load_network(float_model), train, learned, distillation)
+
     with tempfile.TemporaryDirectory() as folder:
         maker = CandidateMaker(
             folder=folder,
@@ -193,9 +196,9 @@ def Quantizer(
             weight_bits=weight_bits,
         )
         progress.report("float model")
-        float_candidate = maker.make("none", float_network, {}, {})
-        baseline = measure(float_candidate.tflite, rows)
-        weights, _ = count_weights(float_candidate.tflite)
+        float_tflite = maker.convert_float(float_model)
+        baseline = measure(float_tflite, rows)
+        weights, _ = count_weights(float_tflite)
         candidates: dict[str, Candidate] = {}
         measured: dict[str, Measurement] = {}
         losses: dict[str, float] = {}

@@ -83,8 +83,8 @@ def read_rows(examples: tfx.dsl.Artifact, task: Task, spec: Mapping[str, Any]) -
     Raises:
       UserError: If there is no row, or a row has no label, or one that is not the task's.
     """
-    dataset = read_records(split_files(examples, "eval")).take(_EVALUATION_ROWS)
-    serialized = np.array(list(dataset.as_numpy_iterator()), object)
+    batches = read_records(split_files(examples, "eval")).batch(_EVALUATION_ROWS)
+    serialized = next(batches.as_numpy_iterator(), np.array([], object))
     if not len(serialized):
         raise UserError("the split 'eval' is empty; there is nothing to measure on")
     labels = task.encode(_read_column(serialized, "label", task.label, spec))
@@ -151,9 +151,13 @@ def time_invocations(content: bytes, batches: np.ndarray) -> np.ndarray:
       The times in seconds, [batches].
     """
     predictor = TFLitePredictor(content)
+    features = {
+        name: column.reshape(*batches.shape, *column.shape[1:])
+        for name, column in predictor.parse(batches.ravel()).items()
+    }
     times = []
-    for features in [predictor.parse(batch) for batch in batches]:
-        predictor.feed(features)
+    for number in range(len(batches)):
+        predictor.feed({name: column[number] for name, column in features.items()})
         start = time.perf_counter()
         predictor.interpreter.invoke()
         times.append(time.perf_counter() - start)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import itertools
 import json
 import os
 import random
@@ -22,6 +23,7 @@ from storage.tfrecords import read_records
 Inputs = Mapping[str, np.ndarray]
 
 _SEED = 7
+_BATCH = 8192
 
 
 def sample_rows(files: Sequence[str], count: int) -> tuple[np.ndarray, list[int]]:
@@ -40,7 +42,8 @@ def sample_rows(files: Sequence[str], count: int) -> tuple[np.ndarray, list[int]
     # Algorithm R (Vitter, Random Sampling with a Reservoir, 1985): one pass, however long.
     chance = random.Random(_SEED)
     kept: list[tuple[int, bytes]] = []
-    for number, row in enumerate(read_records(files).as_numpy_iterator()):
+    batches = read_records(files).batch(_BATCH).as_numpy_iterator()
+    for number, row in enumerate(itertools.chain.from_iterable(batches)):
         if len(kept) < count:
             kept.append((number, row))
         elif (place := chance.randrange(number + 1)) < count:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterable, Sequence
 
@@ -16,7 +17,7 @@ from orchestration.local.history import RunRecord
 from orchestration.local.nodes import begin
 from orchestration.local.output_directory import OutputDirectory
 from orchestration.local.provenance import known_provenance
-from orchestration.local.run import run_locked
+from orchestration.local.run import Following, run_locked
 from orchestration.local.situation import prepare
 from orchestration.outcome import Outcome
 from pipeline.config import load_config
@@ -91,8 +92,16 @@ def _make(
     configs = {m: load_config(config_path, [*settings, f"data.as_of={m}"]) for m in months}
     model = Model.load(configs[months[0]])
 
+    after = dict(itertools.pairwise(months))
+    run_ids: dict[int, str] = {}
+
     def run_month(month: int) -> RunRecord:
-        return run_locked(configs[month], directory, console)
+        run_id = run_ids.get(month) or directory.new_run_id()
+        ahead, later = None, after.get(month)
+        if later:
+            run_ids[later] = directory.new_run_id(after=run_id)
+            ahead = Following(run_ids[later], configs[later])
+        return run_locked(configs[month], directory, console, run_id=run_id, ahead=ahead)
 
     def served() -> tuple[int, str] | None:
         models = ModelDirectory(str(directory.serving), configs[months[0]].model_name)

@@ -38,24 +38,44 @@ _POLL_SECONDS = 0.1
 class RunObserver(Protocol):
     """Observes a run."""
 
-    def started(self, node_id: str) -> None:
+    def started(self, name: str) -> None:
         """A node's process has started."""
 
-    def progressed(self, node_id: str, text: str) -> None:
+    def progressed(self, name: str, text: str) -> None:
         """A running node has reported its progress."""
 
-    def finished(self, node_id: str, result: NodeResult) -> None:
+    def finished(self, name: str, result: NodeResult) -> None:
         """A node has ended, or is skipped."""
 
     def tick(self) -> None:
         """Time has passed; called about ten times a second."""
 
 
+@dataclass(frozen=True)
+class Node:
+    """A node of a compiled pipeline.
+
+    Attributes:
+      node_id: Its id in the pipeline.
+      pipeline: Serialized intermediate representation of its run.
+      run_id: Identifies its run; names the folder of its log.
+      needs: Names of the nodes that have to be done before it starts; if one fails, it is skipped.
+      after: Names of the nodes that have to have ended before it starts, done or not.
+    """
+
+    node_id: str
+    pipeline: bytes
+    run_id: str
+    needs: tuple[str, ...] = ()
+    after: tuple[str, ...] = ()
+
+
 @dataclass
 class _Running:
     process: ForkServerProcess
     answer: connection.Connection
-    deadline: float
+    limit: float
+    deadline: float = math.inf
     is_stopping: bool = False
     family: list[psutil.Process] = field(default_factory=list)
     result: NodeResult | None = None
@@ -63,7 +83,7 @@ class _Running:
 
 @dataclass
 class ConcurrentDagRunner:
-    """Runs the nodes of a compiled pipeline, each as soon as its upstream nodes are done.
+    """Runs nodes of compiled pipelines, each as soon as the nodes that it needs are done.
 
     If a node fails, the nodes that depend on it are skipped and all others run. A node whose
     inputs, parameters and code did not change is taken from the cache, so a second run resumes
@@ -71,7 +91,6 @@ class ConcurrentDagRunner:
 
     Attributes:
       output: The output directory.
-      run_id: Identifies the run; names its folder of logs.
       summarize: Import path of the function that describes a node's outputs, see `NodeTask`.
       observer: Observes the run.
       environment: Environment variables of the nodes, over those of this process.
@@ -81,43 +100,39 @@ class ConcurrentDagRunner:
     """
 
     output: OutputDirectory
-    run_id: str
     summarize: str
     observer: RunObserver
     environment: dict[str, str] = field(default_factory=dict)
     workers: int = field(default_factory=lambda: len(os.sched_getaffinity(0)) + 1)
     time_limits: Mapping[str, float] = field(default_factory=dict)
 
-    def run(self, pipeline: bytes, upstream: dict[str, tuple[str, ...]]) -> dict[str, NodeResult]:
-        """Runs a pipeline.
+    def run(self, nodes: Mapping[str, Node]) -> dict[str, NodeResult]:
+        """Runs nodes.
 
         Args:
-          pipeline: Serialized intermediate representation of the run.
-          upstream: For each node, in topological order, the nodes it must wait for.
+          nodes: The nodes by name, in topological order. Of those that may start, the first do.
 
         Returns:
-          How each node ended.
+          How each node ended, by name.
 
         Raises:
           KeyboardInterrupt: After all node processes were stopped.
         """
         with temporary_folder(self.output) as temporary:
-            return self._run(pipeline, upstream, temporary)
+            return self._run(nodes, temporary)
 
-    def _run(
-        self, pipeline: bytes, upstream: dict[str, tuple[str, ...]], temporary: Path
-    ) -> dict[str, NodeResult]:
+    def _run(self, nodes: Mapping[str, Node], temporary: Path) -> dict[str, NodeResult]:
         results: dict[str, NodeResult] = {}
         running: dict[str, _Running] = {}
         try:
-            while len(results) < len(upstream):
-                for node_id in self._ready(upstream, results, running):
-                    self._start(node_id, pipeline, running, temporary)
-                self._skip_unreachable(upstream, results, running)
+            while len(results) < len(nodes):
+                for name in self._ready(nodes, results, running):
+                    self._start(name, nodes[name], running, temporary)
+                self._skip_unreachable(nodes, results, running)
                 self._listen(running)
                 self._end_overdue(running)
-                for node_id in [n for n, r in running.items() if r.result]:
-                    self._finish(node_id, running.pop(node_id), results)
+                for name in [n for n, r in running.items() if r.result]:
+                    self._finish(name, running.pop(name), results)
                 self.observer.tick()
         except BaseException:
             self._stop(running)
@@ -126,51 +141,55 @@ class ConcurrentDagRunner:
 
     def _ready(
         self,
-        upstream: dict[str, tuple[str, ...]],
+        nodes: Mapping[str, Node],
         results: dict[str, NodeResult],
         running: dict[str, _Running],
     ) -> list[str]:
-        done = {n for n, result in results.items() if result.state not in (FAILED, SKIPPED)}
+        done = {name for name, result in results.items() if result.state not in (FAILED, SKIPPED)}
         ready = [
-            node_id
-            for node_id, needs in upstream.items()
-            if node_id not in results and node_id not in running and done.issuperset(needs)
+            name
+            for name, node in nodes.items()
+            if name not in results
+            and name not in running
+            and done.issuperset(node.needs)
+            and results.keys() >= set(node.after)
         ]
         return ready[: self.workers - len(running)]
 
-    def _start(
-        self, node_id: str, pipeline: bytes, running: dict[str, _Running], temporary: Path
-    ) -> None:
+    def _start(self, name: str, node: Node, running: dict[str, _Running], temporary: Path) -> None:
         ours, theirs = multiprocessing.Pipe(duplex=False)
         task = NodeTask(
-            node_id=node_id,
-            pipeline=pipeline,
+            node_id=node.node_id,
+            pipeline=node.pipeline,
             metadata_path=str(self.output.metadata),
             lock_path=str(self.output.metadata_lock),
-            log_path=str(self.output.node_log(self.run_id, node_id)),
+            log_path=str(self.output.node_log(node.run_id, node.node_id)),
             summarize=self.summarize,
             environment={**self.environment, "TMPDIR": tempfile.mkdtemp(dir=temporary, prefix="")},
         )
         context = multiprocessing.get_context("forkserver")
-        process = context.Process(target=run_node, args=(task, theirs), name=node_id)
+        process = context.Process(target=run_node, args=(task, theirs), name=name)
         # Before it starts, so that `_stop` finds it.
-        running[node_id] = node = _Running(process, ours, deadline=math.inf)
+        limit = self.time_limits.get(node.node_id, math.inf)
+        running[name] = started = _Running(process, ours, limit)
         process.start()
-        node.deadline = time.monotonic() + self.time_limits.get(node_id, math.inf)
+        started.deadline = time.monotonic() + limit
         theirs.close()
-        self.observer.started(node_id)
+        self.observer.started(name)
 
     def _skip_unreachable(
         self,
-        upstream: dict[str, tuple[str, ...]],
+        nodes: Mapping[str, Node],
         results: dict[str, NodeResult],
         running: dict[str, _Running],
     ) -> None:
-        for node_id, needs in upstream.items():
-            broken = [n for n in needs if n in results and results[n].state in (FAILED, SKIPPED)]
-            if broken and node_id not in results and node_id not in running:
-                results[node_id] = NodeResult(SKIPPED, Summary(f"needs {', '.join(broken)}"))
-                self.observer.finished(node_id, results[node_id])
+        for name, node in nodes.items():
+            broken = [
+                n for n in node.needs if n in results and results[n].state in (FAILED, SKIPPED)
+            ]
+            if broken and name not in results and name not in running:
+                results[name] = NodeResult(SKIPPED, Summary(f"needs {', '.join(broken)}"))
+                self.observer.finished(name, results[name])
 
     def _listen(self, running: dict[str, _Running]) -> None:
         """Receives messages of node processes, waiting a moment for them."""
@@ -178,14 +197,14 @@ class ConcurrentDagRunner:
         # A child of a node's process may outlive it and hold its end of the pipe.
         deaths = [node.process.sentinel for node in running.values()]
         ready = connection.wait([*answers, *deaths], _POLL_SECONDS) if running else []
-        for node_id, node in running.items():
+        for name, node in running.items():
             dead = node.process.sentinel in ready
             if node.answer in ready or (dead and node.answer.poll()):
-                self._hear(node_id, node)
+                self._hear(name, node)
             elif dead:
                 node.result = death(node.process)
 
-    def _hear(self, node_id: str, node: _Running) -> None:
+    def _hear(self, name: str, node: _Running) -> None:
         try:
             message = node.answer.recv()
         except (EOFError, OSError):  # OSError: in the middle of a message.
@@ -194,7 +213,7 @@ class ConcurrentDagRunner:
         if isinstance(message, NodeResult):
             node.result = message
         else:
-            self.observer.progressed(node_id, message)
+            self.observer.progressed(name, message)
 
     def _end_overdue(self, running: dict[str, _Running]) -> None:
         """Stops nodes that exceed their time limit: by SIGTERM, then by SIGKILL."""
@@ -209,18 +228,18 @@ class ConcurrentDagRunner:
                 node.family = descendants(node.process)
                 signal_group(node.process, signal.SIGTERM)
 
-    def _finish(self, node_id: str, node: _Running, results: dict[str, NodeResult]) -> None:
+    def _finish(self, name: str, node: _Running, results: dict[str, NodeResult]) -> None:
         end(node.process, STOP_SECONDS)
         kill_each(node.family)
         node.answer.close()
         assert node.result is not None
         if node.is_stopping and node.result.state == FAILED:
-            seconds = self.time_limits[node_id]
+            seconds = node.limit
             limit = f"{seconds:g} s" if seconds < 120 else f"{seconds / 60:g} minutes"
             line = f"it was stopped because it took longer than {limit}"
             node.result = NodeResult(FAILED, Summary(line), "TookTooLong")
-        results[node_id] = node.result
-        self.observer.finished(node_id, node.result)
+        results[name] = node.result
+        self.observer.finished(name, node.result)
 
     def _stop(self, running: dict[str, _Running]) -> None:
         """Stops all node processes: politely, then, or on a second Ctrl-C, for good."""

@@ -19,7 +19,7 @@ from orchestration.local import temporary
 from orchestration.local.history import list_runs
 from orchestration.local.metadata import MetadataGone, open_metadata
 from orchestration.local.model_directories import served_models
-from orchestration.local.output_directory import OutputDirectory
+from orchestration.local.output_directory import AHEAD, OutputDirectory
 from orchestration.outcome import Outcome
 from storage.directory import ModelDirectory
 from storage.errors import UserError
@@ -76,9 +76,9 @@ def find_leftovers(
             with open_metadata(directory) as store:
                 contexts = sorted(_contexts(store, "pipeline_run"), key=lambda run: -run.id)
                 # Both, because clocks go back.
-                kept |= {run.name for run in contexts[:keep_runs]}
-                known |= {run.name for run in contexts}
-                needed |= _outputs_to_keep(store, [r for r in contexts if r.name in kept])
+                kept |= {_run_id(run) for run in contexts[:keep_runs]}
+                known |= {_run_id(run) for run in contexts}
+                needed |= _outputs_to_keep(store, [r for r in contexts if _run_id(r) in kept])
         except MetadataGone as gone:
             raise UserError(f"{gone}; nothing is deleted, since it says what is needed") from gone
     old = known - kept
@@ -160,6 +160,10 @@ def _logged(directory: OutputDirectory) -> Iterator[str]:
     for folder in folders(directory.root / "logs"):
         if any((folder / name).is_file() for name in ("runner.log", "screen.log")):
             yield folder.name
+
+
+def _run_id(context: Any) -> str:
+    return str(context.name).removesuffix(AHEAD)
 
 
 def _contexts(store: MetadataStore, kind: str) -> list[Any]:

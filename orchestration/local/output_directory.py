@@ -19,6 +19,8 @@ from storage.errors import UserError
 # A process that only looks whether the directory is in use holds its lock for less than this.
 _LOOK_SECONDS = 0.2
 _RUN_ID = "%Y%m%d-%H%M%S-%f"
+# Ends what ML Metadata calls a run of which some nodes go ahead: its id and this.
+AHEAD = "-ahead"
 # TFMA, TFT, TensorFlow's checkpoints and Beam's files look for what they wrote by patterns in which
 # a path cannot be quoted: they would find nothing, or the files of another folder.
 _PATTERN_CHARACTERS = "*?[\\"
@@ -134,13 +136,17 @@ class OutputDirectory:
         """File that takes what a node of a run prints and logs."""
         return self.logs(run_id) / f"{node_id}.log"
 
-    def new_run_id(self) -> str:
+    def new_run_id(self, after: str = "") -> str:
         """An id for a new run: the time, UTC, but later than all ids there are.
 
         So ids sort as the runs began, also where the clock was put back. It is a good file name.
+
+        Args:
+          after: The id of a run that has not begun, to be later than that one too.
         """
         now = datetime.now(UTC)
         names = [path.stem for path in (*self.runs.glob("*.json"), *self.root.glob("logs/*"))]
+        names.append(after)
         for name in names:
             with suppress(ValueError, OverflowError):
                 then = datetime.strptime(name, _RUN_ID).replace(tzinfo=UTC)

@@ -7,6 +7,7 @@ import json
 import time
 import traceback
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
@@ -19,7 +20,7 @@ from orchestration.local.history import NodeNote, RunRecord
 from orchestration.local.keys import encryption_keys, public_keys, signing_key
 from orchestration.local.model_directories import claim
 from orchestration.local.node_process import CACHED, COMPLETE, NodeResult
-from orchestration.local.nodes import begin, error_lines, run_nodes, show_failures
+from orchestration.local.nodes import Ahead, begin, error_lines, run_nodes, show_failures
 from orchestration.local.origin import describe_origin
 from orchestration.local.output_directory import OutputDirectory
 from orchestration.local.provenance import pushed_files
@@ -30,6 +31,20 @@ from pipeline.config import Config
 from storage.directory import ModelDirectory
 from storage.errors import BlockingAnomalies, UserError, lasts
 from storage.span_store import STORE_VARIABLE
+from storage.spans import resolve_window
+
+
+@dataclass(frozen=True)
+class Following:
+    """The next run.
+
+    Attributes:
+      run_id: The id that it is going to have.
+      config: Its configuration: that of the run before it but for the span, `data.as_of`.
+    """
+
+    run_id: str
+    config: Config
 
 
 def run(
@@ -70,8 +85,17 @@ def run_locked(
     *,
     run_id: str | None = None,
     use_cache: bool = True,
+    ahead: Following | None = None,
 ) -> RunRecord:
     """As `run`, for a caller who holds the lock of the directory; cleans nothing.
+
+    Args:
+      config: The configuration.
+      directory: The output directory.
+      console: Where to show the run.
+      run_id: Names the run; None for the time.
+      use_cache: Whether what is there already is taken from there.
+      ahead: The next run, if it is known. Its data nodes run beside the training of this one.
 
     Returns:
       The record, which is written unless nothing is new.
@@ -93,7 +117,7 @@ def run_locked(
             log=str(directory.logs(record.run_id) / "runner.log"),
         )
         record.write(directory)
-        results = _run_pipeline(prepared, directory, console, record.run_id, use_cache)
+        results = _run_pipeline(prepared, directory, console, record.run_id, use_cache, ahead)
         record = _conclude(record, results, directory, console)
     except UserError as error:
         show_error(console, str(error))
@@ -127,7 +151,12 @@ def _failed(record: RunRecord, reasons: Iterable[str], *, lasting: bool = False)
 
 
 def _run_pipeline(
-    prepared: Prepared, directory: OutputDirectory, console: Console, run_id: str, use_cache: bool
+    prepared: Prepared,
+    directory: OutputDirectory,
+    console: Console,
+    run_id: str,
+    use_cache: bool,
+    ahead: Following | None,
 ) -> dict[str, NodeResult]:
     config, situation = prepared.config, prepared.situation
     # First: a key that cannot be used would be found out last.
@@ -153,8 +182,29 @@ def _run_pipeline(
     )
     environment = {STORE_VARIABLE: str(directory.spans) if use_cache else ""}
     return run_nodes(
-        pipeline, config, directory, run_id, console, prepared.code_version, environment
+        *(pipeline, config, directory, run_id, console, prepared.code_version, environment),
+        ahead=_look_ahead(ahead, directory) if ahead and use_cache else None,
     )
+
+
+def _look_ahead(following: Following, directory: OutputDirectory) -> Ahead | None:
+    """What can be run of the next run; None if it cannot be prepared, as that run will show."""
+    from pipeline.pipeline import create_pipeline
+
+    config = following.config
+    try:
+        window = resolve_window(config.data.source, config.data.as_of, config.data.window)
+        pipeline = create_pipeline(
+            config,
+            pipeline_root=str(directory.artifacts),
+            serving_dir=str(directory.serving),
+            fingerprint=window.fingerprint,
+            metadata_path=str(directory.metadata),
+        )
+    except Exception:
+        traceback.print_exc()
+        return None
+    return Ahead(following.run_id, str(config.data.as_of), pipeline)
 
 
 def _show_details(results: Mapping[str, NodeResult], console: Console) -> None:

@@ -25,6 +25,7 @@ from tfx.proto.orchestration import executable_spec_pb2, pipeline_pb2
 from tfx.types import artifact_utils
 
 from orchestration.local.manifest import manifest
+from orchestration.local.output_directory import AHEAD
 
 _Execution = metadata_store_pb2.Execution
 _DONE = (_Execution.COMPLETE, _Execution.CACHED)
@@ -71,7 +72,11 @@ class LockedMetadata(metadata.Metadata):
 
 
 def compile_pipeline(
-    pipeline: tfx.dsl.Pipeline, run_id: str, code_version: Callable[[str, str], str]
+    pipeline: tfx.dsl.Pipeline,
+    run_id: str,
+    code_version: Callable[[str, str], str],
+    *,
+    ahead: bool = False,
 ) -> pipeline_pb2.Pipeline:
     """Compiles a pipeline to the intermediate representation of one run.
 
@@ -84,13 +89,15 @@ def compile_pipeline(
       run_id: Identifies the run in ML Metadata.
       code_version: Gives the version of the code that a node runs, from the import path of its
         executor and the text of its parameters.
+      ahead: Whether it is for nodes that go ahead of the run. ML Metadata has them as of another
+        run: the nodes that follow in the run itself take what it makes or finds in the cache.
 
     Returns:
       The representation, nodes in topological order.
     """
     compiled = compiler.Compiler().compile(pipeline)
     runtime_parameter_utils.substitute_runtime_parameter(
-        compiled, {constants.PIPELINE_RUN_ID_PARAMETER_NAME: run_id}
+        compiled, {constants.PIPELINE_RUN_ID_PARAMETER_NAME: f"{run_id}{AHEAD if ahead else ''}"}
     )
     # A folder for each run: artifacts' folders are named after execution ids, and those start again
     # at 1 where the metadata was lost.

@@ -282,7 +282,7 @@ def make_maker(model: OddModel, folder: Path, save: Callable[..., None]) -> Cand
         save=save,
         signature=RAW_SIGNATURE,
         settings=SETTINGS,
-        targets=None,
+        targets=lambda: None,
         weight_bits=8,
     )
 

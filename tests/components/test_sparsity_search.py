@@ -35,12 +35,12 @@ def judge() -> Judge:
 
 
 def test_judge_finds_no_loss_in_the_same_network(judge: Judge) -> None:
-    loss, error = judge.loss(RIGHT)
+    loss, error = judge.loss_and_error(RIGHT)
     assert (loss, error) == (0, 1 / 2000)
 
 
 def test_judge_error_covers_what_other_rows_would_show(judge: Judge) -> None:
-    loss, error = judge.loss(scaled(0.7))
+    loss, error = judge.loss_and_error(scaled(0.7))
     # RMSE from 1 to sqrt(1 + 4 * 0.3²): computed from the distribution, not from the rows.
     assert abs(loss - (np.sqrt(1.36) - 1)) < 3 * error < 0.1
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 import shutil
@@ -16,9 +17,16 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import tensorflow as tf
+from rich.console import Console
 
 from ml.artifacts import EXPLANATIONS_FILE
+from orchestration.local.nodes import run_nodes
+from orchestration.local.output_directory import OutputDirectory
+from orchestration.local.situation import prepare
 from pipeline.config import load_config
+from pipeline.pipeline import DATA_NODES, create_pipeline
+from storage.span_store import STORE_VARIABLE
+from tests import forked
 from tests.conftest import Cli, PushedRun, read_month, thin, write_span
 
 NODES = (
@@ -173,20 +181,61 @@ def test_local_run_with_nothing_new_says_so_and_pushes_nothing(after_push: Cli) 
     assert tree(after_push.output / "serving_model") == before
 
 
-def test_backcontinues_after_a_finished_month(
-    after_push: Cli,
+def run_alone(cli: Cli, folder: Path, month: int, nodes: tuple[str, ...]) -> Path:
+    """Runs nodes for a month with nothing kept and nothing beside them; returns what they made."""
+    forked.start_server()
+    directory = OutputDirectory(folder)
+    directory.logs("alone").mkdir(parents=True)
+    config = load_config(settings=[f"data.uri={cli.data}", f"data.as_of={month}"])
+    prepared = prepare(config, directory)
+    pipeline = create_pipeline(
+        prepared.config,
+        pipeline_root=str(directory.artifacts),
+        serving_dir=str(directory.serving),
+        fingerprint=prepared.window.fingerprint,
+        metadata_path=str(directory.metadata),
+    )
+    screen = Console(file=io.StringIO())
+    code, environment = prepared.code_version, {STORE_VARIABLE: ""}
+    run_nodes(pipeline, prepared.config, directory, "alone", screen, code, environment, only=nodes)
+    return directory.artifacts / "alone"
+
+
+def read_files(run: Path, output: str) -> dict[str, list[tf.train.Example]]:
+    """The examples of each file; protobuf writes their features in any order."""
+    (folder,) = run.glob(f"{output}/*")
+    return {
+        str(path.relative_to(folder)): [
+            tf.train.Example.FromString(record)
+            for record in tf.data.TFRecordDataset(str(path), "GZIP").as_numpy_iterator()
+        ]
+        for path in folder.glob("*/*")
+    }
+
+
+def test_backtest_runs_the_data_nodes_of_the_next_month_ahead_with_the_same_result(
+    after_push: Cli, tmp_path: Path
 ) -> None:
-    (old,) = after_push.versions()
-    (record,) = (after_push.directory / "runs").glob("*.json")
-    key = json.loads(record.read_text())["run_key"]
-    # As a backtest leaves it that was killed right after its first run.
-    (after_push.directory / "backtest.json").write_text(json.dumps({"run_keys": {"201303": key}}))
+    # All of the first month but what depends on the Serving directory comes from the cache.
+    shutil.rmtree(after_push.output / "serving_model")
+    shutil.rmtree(after_push.directory / "runs")
     done = after_push.run("--from", "201303", "--to", "201304", command="backtest")
     assert done.returncode == 0, done.stdout
-    assert f"version {old.name}" in done.stdout
     assert "drift: compared" in done.stdout
-    assert after_push.versions()[0].name == old.name
     assert len(after_push.versions()) == 2
+    now, then = done.stdout.split("201304, 2 of 2")
+    for node in DATA_NODES:
+        assert re.search(rf"^{node} of 201304 +(complete|cached)", now, re.MULTILINE), node
+        assert final_states(then)[node] == "cached"
+    old, _ = after_push.versions()
+    state = json.loads((after_push.directory / "backtest.json").read_text())
+    run = after_push.directory / "artifacts" / state["months"][1]["run_id"]
+    alone = run_alone(
+        *(after_push, tmp_path / "alone", 201304),
+        ("ImportSchemaGen", "SpanExampleGen", "Transform"),
+    )
+    for output in ("SpanExampleGen/examples", "Transform/transformed_examples"):
+        assert read_files(run, output) == read_files(alone, output) != {}
     runs = after_push.directory.glob("artifacts/*/Evaluator/evaluation/*")
     newest = max(runs, key=lambda path: int(path.name))
     assert '"isBaseline": true' in (newest / "eval_config.json").read_text()

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 import tf_keras
 
-from ml import progress
+from ml import progress, training
+from ml.determinism import make_deterministic
 from ml.learning import Learning
 from ml.scores import measure
 from ml.task_layers import output_layer
@@ -100,6 +101,27 @@ def test_fit_stops_early_and_keeps_the_best_epoch(tmp_path: Path) -> None:
     rows = draw(task, 400, 2)
     kept = network.evaluate(rows["numbers"], rows["y"], verbose=0, return_dict=True)
     assert kept["data_loss"] == pytest.approx(summary["metrics"]["rmse"] ** 2, rel=1e-4)
+
+
+def test_fit_learns_the_same_however_many_steps_keras_takes_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def weights() -> list[np.ndarray]:
+        config = learning(TASKS["multiclass"], epochs=3, patience=2)
+        make_deterministic(config.seed)
+        rows = draw(config.task, 1500, 1)
+        data = TrainingData(config, None, rows, draw(config.task, 400, 2))
+        layers, inputs = tf_keras.layers, tf_keras.Input((2,), name="numbers")
+        hidden = layers.Dropout(0.3)(layers.Dense(16, "relu")(inputs))
+        logits = layers.Dense(config.task.outputs)(hidden)
+        network = tf_keras.Model(inputs, output_layer(config.task, logits, "p", rows["y"]))
+        fit(network, data, str(tmp_path))
+        return list(network.get_weights())
+
+    many = weights()
+    monkeypatch.setattr(training, "steps_per_call", lambda inputs, steps: 1)
+    for one, other in zip(many, weights(), strict=True):
+        np.testing.assert_array_equal(one, other)
 
 
 def test_fit_without_patience_trains_all_epochs_and_keeps_the_last(tmp_path: Path) -> None:

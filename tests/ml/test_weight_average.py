@@ -24,11 +24,13 @@ class Record(tf_keras.callbacks.Callback):
         self.validated.append(float(self.model.get_weights()[0]))
 
 
-def learn(*callbacks: tf_keras.callbacks.Callback, epochs: int = 3) -> tuple[Record, float]:
+def learn(
+    *callbacks: tf_keras.callbacks.Callback, epochs: int = 3, at_once: int = 1
+) -> tuple[Record, float]:
     """Learns y = 2x one row at a time with a rate that makes the weight swing."""
     layer = tf_keras.layers.Dense(1, use_bias=False, kernel_initializer="zeros")
     model = tf_keras.Sequential([tf_keras.Input((1,)), layer])
-    model.compile(tf_keras.optimizers.SGD(0.8), "mse")
+    model.compile(tf_keras.optimizers.SGD(0.8), "mse", steps_per_execution=at_once)
     x = np.ones((6, 1), np.float32)
     record = Record()
     model.fit(
@@ -56,6 +58,13 @@ def test_average_weights_validates_the_average_and_trains_the_weights() -> None:
             expected.append(average)
     np.testing.assert_allclose(averaged.validated, expected, rtol=1e-4)
     assert last == pytest.approx(expected[-1], rel=1e-4)
+
+
+def test_average_weights_updates_in_each_step_however_many_keras_takes_at_once() -> None:
+    one_by_one, last = learn(AverageWeights(0.5))
+    four_at_once, same = learn(AverageWeights(0.5), at_once=4)
+    assert len(four_at_once.steps) < len(one_by_one.steps)
+    assert (four_at_once.validated, same) == (one_by_one.validated, last)
 
 
 def test_average_weights_lets_early_stopping_restore_the_best_average() -> None:

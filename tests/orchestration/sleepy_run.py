@@ -42,5 +42,5 @@ if __name__ == "__main__":
     fork_server.start_fork_server(Path("imports.log"))
     output = OutputDirectory(Path.cwd())
     output.logs("run").mkdir(parents=True)
-    runner = local_dag_runner.ConcurrentDagRunner(output, "run", "", Silent())
-    runner.run(b"", {"Sleep": ()})
+    runner = local_dag_runner.ConcurrentDagRunner(output, "", Silent())
+    runner.run({"Sleep": local_dag_runner.Node("Sleep", b"", "run")})

@@ -26,7 +26,7 @@ from orchestration.local.cleaning import clean_after_run, clean_all, find_direct
 from orchestration.local.history import RunRecord, list_runs
 from orchestration.local.leftovers import find_leftovers
 from orchestration.local.metadata import open_metadata
-from orchestration.local.output_directory import BusyError, OutputDirectory
+from orchestration.local.output_directory import AHEAD, BusyError, OutputDirectory
 from orchestration.local.reports import write_index
 from orchestration.outcome import Outcome
 from storage.directory import ModelDirectory
@@ -191,6 +191,19 @@ def test_clean_keeps_the_newest_runs_and_marks_what_it_deletes(world: World) -> 
     assert world.clean(2) == []
     with world.directory.cleaned():
         assert find_leftovers(world.directory, 2) == []
+
+
+def test_clean_deletes_what_went_ahead_of_a_run_that_never_began(world: World) -> None:
+    never, store = "20251231-000000-000", world.store()
+    world.made[never] = []
+    context = world._context(store, "pipeline_run", f"{never}{AHEAD}")
+    world._execute(store, never, context, NODES[0], COMPLETE)
+    world.directory.logs(never).mkdir(parents=True)
+    (world.directory.logs(never) / f"{NODES[0]}.log").write_text("log")
+    run = world.run()
+    world.clean(1)
+    for folder in ("artifacts", "logs"):
+        assert os.listdir(world.directory.root / folder) == [run]
 
 
 def test_clean_leaves_no_dead_link_in_the_index(world: World) -> None:

@@ -1,5 +1,6 @@
 """Tests of the concurrent runner with real node processes from a real fork server."""
 
+import io
 import multiprocessing
 import os
 import re
@@ -17,12 +18,14 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from orchestration.local import dag_runner as local_dag_runner
-from orchestration.local.dag_runner import SKIPPED, ConcurrentDagRunner
+from orchestration.local.dag_runner import SKIPPED, ConcurrentDagRunner, Node
 from orchestration.local.fork_server import start_fork_server
 from orchestration.local.node_process import CACHED, COMPLETE, FAILED, NodeResult, Summary
 from orchestration.local.output_directory import OutputDirectory
+from pipeline.config import load_config
 
 Components = list[Any]
 
@@ -74,6 +77,19 @@ class Lab:
     output: OutputDirectory
     runs: int = 0
 
+    def pipeline(self, components: Components) -> Any:
+        from tfx import v1 as tfx
+
+        return tfx.dsl.Pipeline(
+            pipeline_name="toys",
+            pipeline_root=str(self.output.artifacts),
+            components=components,
+            enable_cache=True,
+            metadata_connection_config=tfx.orchestration.metadata.sqlite_metadata_connection_config(
+                str(self.output.metadata)
+            ),
+        )
+
     def run(
         self,
         components: Components,
@@ -85,26 +101,16 @@ class Lab:
         only: tuple[str, ...] = (),
         time_limits: Mapping[str, float] | None = None,
     ) -> dict[str, NodeResult]:
-        from tfx import v1 as tfx
-
         from orchestration.local import tfx_internals
 
         self.runs += 1
         if logs:
             self.output.logs(self.run_id).mkdir(parents=True, exist_ok=True)
-        pipeline = tfx.dsl.Pipeline(
-            pipeline_name="toys",
-            pipeline_root=str(self.output.artifacts),
-            components=components,
-            enable_cache=True,
-            metadata_connection_config=tfx.orchestration.metadata.sqlite_metadata_connection_config(
-                str(self.output.metadata)
-            ),
+        compiled = tfx_internals.compile_pipeline(
+            self.pipeline(components), self.run_id, code_version
         )
-        compiled = tfx_internals.compile_pipeline(pipeline, self.run_id, code_version)
         runner = ConcurrentDagRunner(
             self.output,
-            self.run_id,
             "toy_components.summarize",
             observer or Recorder(),
             workers=workers,
@@ -113,7 +119,29 @@ class Lab:
         upstream = tfx_internals.node_ids(compiled)
         if only:
             upstream = dict.fromkeys(only, ())
-        return runner.run(compiled.SerializeToString(), upstream)
+        serialized = compiled.SerializeToString()
+        return runner.run({n: Node(n, serialized, self.run_id, upstream[n]) for n in upstream})
+
+    def run_with_ahead(
+        self, components: Components, following: Components | None = None
+    ) -> tuple[dict[str, NodeResult], str]:
+        """Runs a pipeline as a backtest does; returns what the screen shows, too."""
+        from orchestration.local.nodes import Ahead, run_nodes
+
+        self.runs += 1
+        self.output.logs(self.run_id).mkdir(parents=True, exist_ok=True)
+        screen, later = io.StringIO(), f"run-{self.runs + 1}"
+        results = run_nodes(
+            self.pipeline(components),
+            load_config(),
+            self.output,
+            self.run_id,
+            Console(file=screen, width=120),
+            lambda executor, parameters: "1",  # type: ignore[arg-type]
+            {},
+            ahead=Ahead(later, "201304", self.pipeline(following)) if following else None,
+        )
+        return results, screen.getvalue()
 
     @property
     def run_id(self) -> str:
@@ -290,6 +318,73 @@ def test_runner_repeats_a_node_whose_outputs_were_damaged(lab: Lab, toys: Module
     }
     assert "Not taken from the cache" in lab.log("CutShort").read_text()
     assert set(states(lab.run(components())).values()) == {CACHED}
+
+
+def month(toys: ModuleType, span: Any, baseline: Any, trainer: Any) -> Components:
+    """Some nodes with the names that they have in a run."""
+    span, baseline = span.with_id("SpanExampleGen"), baseline.with_id("BaselineEvaluator")
+    note = span.outputs["note"]
+    transform = toys.Join(left=note, right=note).with_id("Transform")
+    trainer = trainer.with_id("Trainer")
+    trainer.add_upstream_node(transform)
+    validator = toys.Source(text="valid").with_id("ServingValidator")
+    validator.add_upstream_node(trainer)
+    return [span, baseline, transform, trainer, validator]
+
+
+def test_data_nodes_of_the_next_run_go_ahead_and_it_takes_them_from_the_cache(
+    lab: Lab, toys: ModuleType, tmp_path: Path
+) -> None:
+    one, two = str(tmp_path / "one"), str(tmp_path / "two")
+
+    def following() -> Components:
+        failing = toys.Fail(kind="DataError", message="a month without rows")
+        return month(toys, toys.Wait(touch=one, file=two), failing, toys.Source(text="other"))
+
+    training = toys.Wait(touch=two, file=one)
+    now = month(toys, toys.Source(text="a"), toys.Source(text="b"), training)
+    results, screen = lab.run_with_ahead(now, following())
+    own = ["SpanExampleGen", "BaselineEvaluator", "Transform", "Trainer", "ServingValidator"]
+    assert states(results) == dict.fromkeys(own, COMPLETE)
+    events = re.findall(r"^(\w+(?: of 201304)?) +(\w+)", screen, re.MULTILINE)
+    ends = dict(events)
+    ahead = {name: state for name, state in ends.items() if name.endswith(" of 201304")}
+    assert ahead == {
+        "SpanExampleGen of 201304": COMPLETE,
+        "BaselineEvaluator of 201304": FAILED,
+        "Transform of 201304": COMPLETE,
+    }
+    for name, state in ahead.items():
+        for before in own[:3]:  # Else both would make the same things at once.
+            assert events.index((before, COMPLETE)) < events.index((name, "running"))
+        assert events.index((name, state)) < events.index(("ServingValidator", "running"))
+
+    results, _ = lab.run_with_ahead(following())
+    assert states(results) == {
+        **dict.fromkeys(["SpanExampleGen", "Transform", "ServingValidator"], CACHED),
+        "BaselineEvaluator": FAILED,
+        "Trainer": COMPLETE,
+    }
+    assert results["BaselineEvaluator"].summary.line == "a month without rows"
+    # All that a run is made of is in its own folders, whoever made it.
+    folders = {path.relative_to(lab.output.artifacts).parts[0] for path in transforms(lab)}
+    assert folders == {"run-1", "run-2"}
+    assert "Not taken" not in lab.log("Transform").read_text()
+
+
+def transforms(lab: Lab) -> list[Path]:
+    return list(lab.output.artifacts.glob("*/Transform/note/*"))
+
+
+def test_next_run_does_not_go_ahead_where_this_one_has_no_data(lab: Lab, toys: ModuleType) -> None:
+    def components(span: Any) -> Components:
+        return month(toys, span, toys.Source(text="b"), toys.Source(text="c"))
+
+    now, following = components(toys.Fail()), components(toys.Source(text="a"))
+    results, screen = lab.run_with_ahead(now, following)
+    assert results["SpanExampleGen"].state == FAILED
+    assert results["Trainer"].state == SKIPPED
+    assert not re.search("of 201304 +(running|complete)", screen)
 
 
 def test_runner_deletes_temporary_files_and_lets_libraries_clean_up(
