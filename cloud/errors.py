@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from storage.errors import SurroundingsError
 
-_LONGEST_DETAIL = 400
 EXTRA = "vertex"
 
 
@@ -32,9 +31,3 @@ def missing_library(error: ImportError) -> CloudError:
         f"{error.name or error} is not installed, which Vertex AI needs: install the extra, "
         f"uv pip install '.[{EXTRA}]'"
     )
-
-
-def one_line(text: str) -> str:
-    """A text without line breaks, cut where it is long."""
-    line = " ".join(text.split()).rstrip(".")
-    return line if len(line) <= _LONGEST_DETAIL else f"{line[:_LONGEST_DETAIL]} …"

@@ -16,6 +16,7 @@ from components.serving_monitor.component import ServingMonitor
 from components.statistics_gen import StatisticsGen
 from components.traffic_example_gen import TrafficExampleGen
 from pipeline.config import Config
+from pipeline.metadata import connect
 from pipeline.model import Model
 
 PIPELINE_NAME = "flightdeck-monitoring"
@@ -127,11 +128,7 @@ def create_monitoring_pipeline(
             monitor,
         ],
         enable_cache=False,
-        metadata_connection_config=(
-            tfx.orchestration.metadata.sqlite_metadata_connection_config(metadata_path)
-            if metadata_path
-            else None
-        ),
+        metadata_connection_config=connect(metadata_path),
         beam_pipeline_args=list(config.beam_args),
     )
 

@@ -12,6 +12,7 @@ _OS_ERRORS = "|".join(
     for name, kind in vars(builtins).items()
     if isinstance(kind, type) and issubclass(kind, OSError)
 )
+_LONGEST_DETAIL = 400
 
 
 class UserError(Exception):
@@ -48,6 +49,17 @@ def lasts(error: BaseException) -> bool:
             return False
         cause = cause.__cause__
     return True
+
+
+def one_line(said: object) -> str:
+    """What an error, or another program, says: without line breaks, cut where it is long.
+
+    Example:
+      >>> one_line(ValueError("no such\\n  host."))
+      'no such host'
+    """
+    line = " ".join(str(said).split()).rstrip(".")
+    return line if len(line) <= _LONGEST_DETAIL else f"{line[:_LONGEST_DETAIL]} …"
 
 
 def from_worker_traceback(text: str) -> UserError | None:

@@ -22,6 +22,9 @@ from storage.table_formats import (
     not_encoded,
 )
 
+# A column of rows as they are written. No column of a file can have a blank name.
+LINE = " "
+
 
 def read_json(
     path: str,
@@ -30,11 +33,12 @@ def read_json(
     text: TextFormat,
     columns: list[str] | None,
     left_out: set[str],
+    with_lines: bool = False,
 ) -> Iterator[pa.RecordBatch]:
     """See `storage.tables.iter_batches`.
 
     The names of columns that are not read are added to `left_out`. A column without a type has that
-    of its first values.
+    of its first values. `with_lines` adds the column `LINE`.
     """
     types = {name: kind for name, kind in types.items() if columns is None or name in columns}
     row = 0
@@ -50,6 +54,11 @@ def read_json(
                 table = _parse(block, types, "ignore")
             except pa.ArrowInvalid as error:
                 raise DataError(f"{path}: {_explain_json(str(error), row, types)}") from error
+            if with_lines:
+                lines = [line for line in block.split(b"\n") if line.strip()]
+                if len(lines) != len(table):
+                    raise DataError(f"{path}: after row {row}: one object in a line is expected")
+                table = table.append_column(LINE, pa.array(lines, pa.string()))
             row += len(table)
             yield from table.combine_chunks().to_batches()
     if not row:

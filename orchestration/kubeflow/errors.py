@@ -6,8 +6,6 @@ from collections.abc import Iterable
 
 from storage.errors import UserError
 
-_LONGEST_DETAIL = 400
-
 
 class KubeflowError(UserError):
     """Something that Kubeflow Pipelines refused, or that it would refuse.
@@ -34,12 +32,6 @@ class KubeflowError(UserError):
             unsure=self.unsure if unsure is None else unsure,
             passing=self.passing,
         )
-
-
-def one_line(text: str) -> str:
-    """A text without line breaks, cut where it is long."""
-    line = " ".join(text.split()).rstrip(".")
-    return line if len(line) <= _LONGEST_DETAIL else f"{line[:_LONGEST_DETAIL]} …"
 
 
 def listed(names: Iterable[str]) -> str:

@@ -116,8 +116,7 @@ class Registry:
                 name=f"{self.resource}@{newest}",
                 version_aliases=["default"],
             )
-        operation = self._vertex.begin(what, _SERVICE, "delete_model_version", name=name)
-        self._vertex.finish(what, operation, self._poll_seconds)
+        self._vertex.run(what, _SERVICE, "delete_model_version", self._poll_seconds, name=name)
         return True
 
     def delete_model(self) -> bool:
@@ -125,8 +124,7 @@ class Registry:
         what = f"delete the model {documents.model_id(self._model_name)} from the registry"
         if self._vertex.find(what, _SERVICE, "get_model", name=self.resource) is None:
             return False
-        operation = self._vertex.begin(what, _SERVICE, "delete_model", name=self.resource)
-        self._vertex.finish(what, operation, self._poll_seconds)
+        self._vertex.run(what, _SERVICE, "delete_model", self._poll_seconds, name=self.resource)
         return True
 
     def _create(self, version: int, document: Mapping[str, Any]) -> None:
