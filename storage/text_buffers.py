@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from storage.json_files import LINE
-from storage.row_texts import csv_rows, json_texts
+from storage.row_texts import csv_rows, join_texts, json_members, json_texts, text_bytes
 
 _SHOWN = 60
 _PARQUET = "write Parquet, or leave it out"
@@ -77,11 +77,11 @@ class TextBuffer(ABC):
         return self._out.getvalue()
 
     @abstractmethod
-    def _texts(self, batch: pa.RecordBatch) -> list[str]:
+    def _texts(self, batch: pa.RecordBatch) -> pa.Array:
         """Rows without line ends."""
 
-    def _add(self, rows: list[str]) -> None:
-        text = "".join(f"{row}\n" for row in rows)
+    def _add(self, rows: pa.Array) -> None:
+        text = text_bytes(join_texts(rows, "\n")).decode()
         try:
             self._file.write(self._encode(text))
         except UnicodeEncodeError as error:
@@ -120,7 +120,7 @@ class CsvBuffer(TextBuffer):
         self._separator, self._empty = separator, empty
         self._add(csv_rows([pa.array([name]) for name in schema.names], separator, empty))
 
-    def _texts(self, batch: pa.RecordBatch) -> list[str]:
+    def _texts(self, batch: pa.RecordBatch) -> pa.Array:
         return csv_rows(batch.columns, self._separator, self._empty)
 
 
@@ -142,21 +142,24 @@ class JsonLinesBuffer(TextBuffer):
     def __init__(self, schema: pa.Schema, encoding: str = "utf-8", packed: bool = False):
         super().__init__(schema, encoding, packed)
 
-    def _texts(self, batch: pa.RecordBatch) -> list[str]:
-        names = batch.schema.names
-        values = dict(zip(names, batch.columns, strict=True))
+    def _texts(self, batch: pa.RecordBatch) -> pa.Array:
+        values = dict(zip(batch.schema.names, batch.columns, strict=True))
         lines = values.pop(LINE, None)
-        rows = json_texts(pa.StructArray.from_arrays([*values.values()], [*values])).to_pylist()
+        members = json_members([*values], [*values.values()])
         if lines is None:
-            return rows
+            return join_texts("{", members, "}")
         _check_new(lines, [*values])
-        return [_extend(line, row) for line, row in zip(lines.to_pylist(), rows, strict=True)]
+        return _extend(lines.cast(members.type), members)
 
 
-def _extend(line: str, row: str) -> str:
-    """A line with the members of another object behind its own."""
-    begin = line.strip().removesuffix("}").rstrip()
-    return f"{begin}{'' if begin == '{' else ', '}{row[1:]}"
+def _extend(lines: pa.Array, members: pa.Array) -> pa.Array:
+    """JSON objects with more members behind their own."""
+    own = pc.replace_substring_regex(
+        pc.ascii_trim_whitespace(lines), pattern=r"\s*\}$", replacement=""
+    )
+    none = pc.equal(own, "{")
+    between = pc.if_else(none, pa.scalar("", own.type), pa.scalar(", ", own.type))
+    return join_texts(own, between, members, "}")
 
 
 def _check_new(lines: pa.Array, names: list[str]) -> None:
