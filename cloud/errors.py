@@ -2,27 +2,13 @@
 
 from __future__ import annotations
 
-from storage.errors import SurroundingsError
+from storage.errors import ApiError, SurroundingsError
 
 EXTRA = "vertex"
 
 
-class CloudError(SurroundingsError):
-    """Something that a cloud refused, or did not answer.
-
-    Attributes:
-      status: HTTP status of the response; 0 if there was none.
-      unsure: Whether the request may have been carried out nevertheless.
-      passing: Whether the same request may succeed later.
-    """
-
-    def __init__(
-        self, message: str, *, status: int = 0, unsure: bool = False, passing: bool = False
-    ) -> None:
-        super().__init__(message)
-        self.status = status
-        self.unsure = unsure
-        self.passing = passing
+class CloudError(ApiError, SurroundingsError):
+    """Something that a cloud refused, or did not answer."""
 
 
 def missing_library(error: ImportError) -> CloudError:

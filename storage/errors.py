@@ -30,6 +30,24 @@ class SurroundingsError(UserError):
     """
 
 
+class ApiError(UserError):
+    """Something that the API of another program refused, or did not answer.
+
+    Attributes:
+      status: HTTP status of the response; 0 if there was none.
+      unsure: Whether the request may have been carried out nevertheless.
+      passing: Whether the same request may succeed later.
+    """
+
+    def __init__(
+        self, message: str, *, status: int = 0, unsure: bool = False, passing: bool = False
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.unsure = unsure
+        self.passing = passing
+
+
 class BlockingAnomalies(UserError):
     """The data gate found anomalies that stop the run."""
 

@@ -64,8 +64,10 @@ class TextBuffer(ABC):
             try:
                 texts = self._texts(batch)
             except pa.ArrowInvalid as error:
+                if not (name := _not_text(batch)):
+                    raise
                 raise TextError(
-                    f"{_not_text(batch)} has bytes that are no UTF-8 text: {_PARQUET}"
+                    f"column {name!r} has bytes that are no UTF-8 text: {_PARQUET}"
                 ) from error
             self._add(texts)
         self.rows += len(rows)
@@ -174,10 +176,10 @@ def _check_new(lines: pa.Array, names: list[str]) -> None:
 
 
 def _not_text(batch: pa.RecordBatch) -> str:
-    """The first column that has no text."""
+    """The first column whose bytes are no text; "" if there is none."""
     for name, column in zip(batch.schema.names, batch.columns, strict=True):
         try:
             json_texts(column)
         except pa.ArrowInvalid:
-            return f"column {name!r}"
-    return "a column"
+            return name
+    return ""

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from cloud.errors import CloudError
-from cloud.vertex import Vertex
 from serving.vertex import documents
 from serving.vertex.documents import Server
+from serving.vertex.model import VertexModel
 
 _SERVICE = "endpoint_service"
 _WHOLE = 100
@@ -34,25 +34,18 @@ class Deployed:
     replicas: tuple[int, int]
 
 
-class ModelEndpoint:
-    """The endpoint of one model.
+class ModelEndpoint(VertexModel):
+    """The endpoint of one model; see `VertexModel`."""
 
-    Args:
-      vertex: The connection.
-      model_name: Name of the model in the Serving directory.
-      poll_seconds: Longest time between two looks while Vertex AI works.
-      say: Called with a line about each step.
-    """
+    @property
+    def id(self) -> str:
+        """Its id in the region."""
+        return documents.endpoint_id(self._model_name)
 
-    def __init__(
-        self, vertex: Vertex, model_name: str, poll_seconds: float, say: Callable[[str], None]
-    ) -> None:
-        self._vertex = vertex
-        self._model_name = model_name
-        self._poll_seconds = poll_seconds
-        self._say = say
-        self.id = documents.endpoint_id(model_name)
-        self.resource = f"{vertex.place.parent}/endpoints/{self.id}"
+    @property
+    def resource(self) -> str:
+        """Its name: `projects/…/endpoints/…`."""
+        return f"{self._vertex.place.parent}/endpoints/{self.id}"
 
     def deployed(self) -> list[Deployed]:
         """The versions on the endpoint, newest first; none if there is no endpoint.
