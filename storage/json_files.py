@@ -135,6 +135,7 @@ def _utf8(path: str, block: bytes, text: TextFormat) -> bytes:
 # Columns that are not in the schema are looked for in so many rows.
 _ROWS_WITH_NAMES = 100
 _JSON_ROW = re.compile(r" in row (\d+)")
+_NO_OBJECT = re.compile(r"Column\(\) changed from object")
 _CHANGED = re.compile(r"Column\(/(?P<name>.*)\) (?:changed from|was specified to be) (?P<facts>.+)")
 
 
@@ -142,6 +143,8 @@ def _explain_json(message: str, rows_before: int, types: Mapping[str, pa.DataTyp
     found = _JSON_ROW.search(message)
     row = f"row {rows_before + int(found[1]) + 1}" if found else f"after row {rows_before}"
     detail = _JSON_ROW.sub("", message.removeprefix("JSON parse error: "))
+    if _NO_OBJECT.search(detail):
+        return f"{row}: one object in a line is expected"
     if changed := _CHANGED.search(detail):
         expected = describe_type(types[changed["name"]]) if changed["name"] in types else "one type"
         return f"{row}: column {changed['name']!r} is of another type; {expected} is expected"

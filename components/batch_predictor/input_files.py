@@ -91,8 +91,10 @@ class Table:
         Raises:
           DataError: If there are none, or something else besides them.
         """
+        files, path = filesystem(uri)
+        if files.get_file_info(path).type == fs.FileType.NotFound:
+            raise DataError(f"--input {uri} does not exist")
         (span,) = find_spans(DataSource(uri, text=text))
-        files, _ = filesystem(uri)
         found = []
         for path, version in zip(span.files, span.versions, strict=True):
             digest = version
@@ -301,6 +303,10 @@ def _difference(first: pa.Schema, found: pa.Schema) -> str:
     """The first difference of two tables' columns, for a person."""
     ours, theirs = dict(_types(first)), dict(_types(found))
     for name in ours | theirs:
-        if ours.get(name) != theirs.get(name):
-            return f"{name!r} is {theirs.get(name, 'absent')}, not {ours.get(name, 'absent')}"
+        if name not in theirs:
+            return f"{name!r} is absent"
+        if name not in ours:
+            return f"{name!r} is one more"
+        if ours[name] != theirs[name]:
+            return f"{name!r} is {theirs[name]}, not {ours[name]}"
     return f"their order is {', '.join(found.names)}"

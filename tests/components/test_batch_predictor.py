@@ -6,7 +6,6 @@ import contextlib
 import gzip
 import json
 import os
-import re
 import shutil
 import signal
 import subprocess
@@ -331,6 +330,8 @@ def test_batch_predictor_refuses_a_table_that_does_not_fit(
         ("in.parquet", b"PAR1 and no more PAR1", "is not a readable Parquet file"),
         ("in.csv", b"", "is empty"),
         ("in.jsonl", b"", "is empty"),
+        ("in.jsonl", b"[1, 2]\n", "in.jsonl: row 1: one object in a line is expected"),
+        ("in.jsonl", b'{"miles": \n', "in.jsonl: row 1: "),
         ("in.csv", b"miles,stops\n", "column 'company' is missing"),
         ("in.csv", b"company,legs,miles,stops\n", "'legs' is a list of 2 values"),
         ("in.csv", b"miles,stops\n1,2,3\n", "row 2 has 3 values; 2 are expected"),
@@ -413,9 +414,20 @@ def test_batch_predictor_refuses_what_is_no_place_of_a_table(
     assert [path.name for path in tmp_path.iterdir()] == ["in"]
 
 
-@pytest.mark.parametrize("make", ["fifo", "folder", "broken", "loop", "pattern", "mixed"])
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        ("fifo", "'.*in.parquet' is neither a file nor a folder and no file of rows"),
+        ("folder", "in.parquet/more' is a folder"),
+        ("broken", "--input .*in.parquet does not exist"),
+        ("loop", "in.parquet"),
+        ("pattern", "--input .*[*].parquet does not exist"),
+        ("sheet", "'.*in.xlsx' is no file of rows"),
+        ("mixed", "a.parquet and .*b.csv differ in format; a table has one"),
+    ],
+)
 def test_batch_predictor_refuses_an_input_that_is_no_table(
-    served: Path, tmp_path: Path, make: str
+    served: Path, tmp_path: Path, make: str, message: str
 ) -> None:
     path = tmp_path / "in.parquet"
     if make == "fifo":
@@ -424,13 +436,16 @@ def test_batch_predictor_refuses_an_input_that_is_no_table(
         write(path / "more" / "a.parquet", rows(4))
     elif make in ("broken", "loop"):
         path.symlink_to("nothing.parquet" if make == "broken" else path.name)
+    elif make == "sheet":
+        path = tmp_path / "in.xlsx"
+        path.write_bytes(b"PK")
     elif make == "pattern":
         write(path, rows(4))
         path = tmp_path / "*.parquet"
     else:
         write(path / "a.parquet", rows(4))
         (path / "b.csv").write_text("miles\n1\n")
-    with pytest.raises(DataError, match=re.escape(path.name)):
+    with pytest.raises(DataError, match=message):
         predict(served, path, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
