@@ -35,12 +35,16 @@ class TextBuffer(ABC):
       rows: Number of rows so far.
 
     Raises:
-      TextError: If a column has a type without a text.
+      TextError: If a column has a type without a text, or there is no such encoding.
     """
 
-    def __init__(self, schema: pa.Schema, encoding: str, packed: bool):
+    def __init__(self, schema: pa.Schema, encoding: str = "utf-8", packed: bool = False):
         self.schema = schema
         self.rows = 0
+        try:
+            "".encode(encoding)
+        except (LookupError, UnicodeError) as error:
+            raise TextError(f"data.encoding = {encoding!r}: there is no such encoding") from error
         self._encoding = encoding
         self._encode = codecs.getincrementalencoder(encoding)().encode
         self._out = io.BytesIO()
@@ -140,9 +144,6 @@ class JsonLinesBuffer(TextBuffer):
       >>> buffer.close()
       b'{"x":1.50, "y": 7}\\n'
     """
-
-    def __init__(self, schema: pa.Schema, encoding: str = "utf-8", packed: bool = False):
-        super().__init__(schema, encoding, packed)
 
     def _texts(self, batch: pa.RecordBatch) -> pa.Array:
         values = dict(zip(batch.schema.names, batch.columns, strict=True))

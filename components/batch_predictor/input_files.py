@@ -92,8 +92,11 @@ class Table:
           DataError: If there are none, or something else besides them.
         """
         files, path = filesystem(uri)
-        if files.get_file_info(path).type == fs.FileType.NotFound:
+        kind = files.get_file_info(path).type
+        if kind == fs.FileType.NotFound:
             raise DataError(f"--input {uri} does not exist")
+        if kind == fs.FileType.Unknown:
+            raise DataError(f"--input {uri} is neither a file nor a folder")
         (span,) = find_spans(DataSource(uri, text=text))
         found = []
         for path, version in zip(span.files, span.versions, strict=True):
@@ -101,9 +104,9 @@ class Table:
             if isinstance(files, fs.LocalFileSystem):
                 digest = _digest(path)
             found.append(InputFile(path, version, digest))
-        kind = Format.of(span.files[0])
-        assert kind is not None  # `find_spans` finds no other files.
-        return cls(uri, text, kind, tuple(found))
+        format = Format.of(span.files[0])
+        assert format is not None  # `find_spans` finds no other files.
+        return cls(uri, text, format, tuple(found))
 
     @property
     def facts(self) -> dict[str, Any]:

@@ -417,7 +417,7 @@ def test_batch_predictor_refuses_what_is_no_place_of_a_table(
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        ("fifo", "'.*in.parquet' is neither a file nor a folder and no file of rows"),
+        ("fifo", "--input .*in.parquet is neither a file nor a folder"),
         ("folder", "in.parquet/more' is a folder"),
         ("broken", "--input .*in.parquet does not exist"),
         ("loop", "in.parquet"),

@@ -107,6 +107,9 @@ def test_csv_buffer_tells_an_empty_text_from_an_absent_one() -> None:
         ([[1.0, None], None], pa.list_(pa.float32()), ['"[1.0, null]"', ""]),
         ([[1, 2], None, [3, 4]], pa.list_(pa.int8(), 2), ['"[1, 2]"', "", '"[3, 4]"']),
         ([{"a": "x"}], pa.struct([("a", pa.string())]), ['"{""a"": ""x""}"']),
+        ([{}, None], pa.struct([]), ["{}", ""]),
+        ([[["é"], []], []], pa.list_(pa.large_list(pa.string())), ['"[[""é""], []]"', "[]"]),
+        ([datetime.time(7, 30)], pa.time32("s"), ["07:30:00"]),
     ],
 )
 def test_csv_buffer_writes_all_types(values: list[Any], kind: pa.DataType, expected: Any) -> None:
@@ -199,6 +202,13 @@ def test_text_buffer_writes_other_encodings(make: Any) -> None:
     assert marked.count(b"\xef\xbb\xbf") == 1
     with pytest.raises(TextError, match=r"'日' cannot be written as latin-1 \(data.encoding\)"):
         make(pa.table({"a": ["日"]}), encoding="latin-1")
+
+
+@pytest.mark.parametrize("make", [as_csv, as_json])
+@pytest.mark.parametrize("encoding", ["klingon", "rot13", "undefined", ""])
+def test_text_buffer_refuses_an_encoding_that_there_is_not(make: Any, encoding: str) -> None:
+    with pytest.raises(TextError, match=f"data.encoding = '{encoding}': there is no such encoding"):
+        make(pa.table({"a": [1]}), encoding=encoding)
 
 
 @pytest.mark.parametrize("make", [as_csv, as_json])
