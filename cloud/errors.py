@@ -2,28 +2,13 @@
 
 from __future__ import annotations
 
-from storage.errors import SurroundingsError
+from storage.errors import ApiError, SurroundingsError
 
-_LONGEST_DETAIL = 400
 EXTRA = "vertex"
 
 
-class CloudError(SurroundingsError):
-    """Something that a cloud refused, or did not answer.
-
-    Attributes:
-      status: HTTP status of the response; 0 if there was none.
-      unsure: Whether the request may have been carried out nevertheless.
-      passing: Whether the same request may succeed later.
-    """
-
-    def __init__(
-        self, message: str, *, status: int = 0, unsure: bool = False, passing: bool = False
-    ) -> None:
-        super().__init__(message)
-        self.status = status
-        self.unsure = unsure
-        self.passing = passing
+class CloudError(ApiError, SurroundingsError):
+    """Something that a cloud refused, or did not answer."""
 
 
 def missing_library(error: ImportError) -> CloudError:
@@ -32,9 +17,3 @@ def missing_library(error: ImportError) -> CloudError:
         f"{error.name or error} is not installed, which Vertex AI needs: install the extra, "
         f"uv pip install '.[{EXTRA}]'"
     )
-
-
-def one_line(text: str) -> str:
-    """A text without line breaks, cut where it is long."""
-    line = " ".join(text.split()).rstrip(".")
-    return line if len(line) <= _LONGEST_DETAIL else f"{line[:_LONGEST_DETAIL]} …"

@@ -15,8 +15,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from cloud.errors import CloudError, missing_library, one_line
+from cloud.errors import CloudError, missing_library
 from cloud.names import check_all
+from storage.errors import one_line
 
 if TYPE_CHECKING:
     from google.auth.credentials import Credentials
@@ -178,6 +179,12 @@ class Vertex:
             reason = one_line(str(failed.get("message")))
             raise CloudError(f"Cannot {what}: {reason} (code {failed.get('code')}).")
 
+    def run(
+        self, what: str, service: str, method: str, poll_seconds: float, /, **request: Any
+    ) -> None:
+        """Begins an operation, and waits for its end; see `begin` and `finish`."""
+        self.finish(what, self.begin(what, service, method, **request), poll_seconds)
+
     def finish_begun(self, what: str, resource: str, poll_seconds: float) -> bool:
         """Waits for operations on a resource that an earlier call began, however they end.
 
@@ -240,7 +247,7 @@ class Vertex:
             never = isinstance(error, ConnectionError) and "NewConnection" in str(error)
             host = urllib.parse.urlsplit(self.place.address).netloc
             raise CloudError(
-                f"Cannot {what}: {host} gave no answer ({one_line(str(error))[:160]}): run the "
+                f"Cannot {what}: {host} gave no answer ({one_line(error)[:160]}): run the "
                 "command again when the network is back; it goes on where it stopped.",
                 unsure=changes and not never,
                 passing=True,
@@ -285,8 +292,7 @@ def find_credentials() -> tuple[Credentials, str | None]:
             found: tuple[Credentials, str | None] = auth.default(scopes=[_SCOPE])
     except (GoogleAuthError, OSError, ValueError) as error:
         raise CloudError(
-            f"There are no credentials for Google Cloud ({one_line(str(error))[:160]}): "
-            f"{HOW_TO_LOG_IN}."
+            f"There are no credentials for Google Cloud ({one_line(error)[:160]}): {HOW_TO_LOG_IN}."
         ) from error
     return found
 

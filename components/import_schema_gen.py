@@ -8,7 +8,7 @@ from tfx import v1 as tfx
 
 from ml.artifacts import schema_uri
 from ml.complete_schema import complete_schema
-from storage.errors import UserError
+from storage.errors import UserError, one_line
 
 
 @tfx.dsl.components.component
@@ -50,7 +50,7 @@ def ImportSchemaGen(
             text = file.read()
         given = text_format.Parse(text, schema_pb2.Schema())
     except (text_format.ParseError, UnicodeDecodeError) as error:
-        reason = " ".join(str(error).split())
+        reason = one_line(error)
         raise UserError(f"{schema_file} is no schema: {reason} (gate.schema)") from error
     try:
         whole = complete_schema(given, label, json.loads(features), time_column, example_weight)

@@ -72,7 +72,7 @@ class PackedModel:
         chosen = wanted or ("tflite" if TFLITE_MODEL in sizes else "saved_model")
         needed = TFLITE_MODEL if chosen == "tflite" else SAVED_MODEL
         if needed not in sizes:
-            raise UserError(f"the version has no {needed}: choose the other --format")
+            raise UserError(f"the version has no {needed}: choose the other model format")
         if chosen == "tflite":
             names = [TFLITE_MODEL]
         else:

@@ -9,7 +9,7 @@ those of tuning in `pipeline.tuning_config`, those of Kubeflow in `pipeline.kube
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import field
 from typing import Annotated
 
@@ -21,7 +21,7 @@ from pipeline.challenger_config import ChallengerConfig
 from pipeline.data_config import DataConfig
 from pipeline.explanation_config import ExplanationConfig
 from pipeline.fairness_config import FairnessConfig
-from pipeline.free_tables import join_space, type_network
+from pipeline.free_tables import join_space, lay_space, type_network
 from pipeline.kubeflow_config import KubeflowConfig
 from pipeline.layers import ConfigError as ConfigError
 from pipeline.layers import list_keys, merge, parse_setting, read_toml
@@ -48,7 +48,7 @@ from pipeline.setting_types import (
     Text,
     Thresholds,
 )
-from pipeline.tuning_config import TuningConfig
+from pipeline.tuning_config import TuningConfig, known_settings
 from pipeline.vertex_config import VertexConfig
 
 # The Beam node of the prediction pipeline.
@@ -348,8 +348,8 @@ def load_config(path: str | None = None, settings: Iterable[str] = ()) -> Config
 
     Args:
       path: TOML file with keys of `Config`; None for none.
-      settings: `key=value` each; a key inside a table is dotted, as in `training.epochs=3`, and a
-        list is written as JSON. `model=NAME` chooses the model.
+      settings: `key=value` each, see `parse_setting`; a key inside a table is dotted, as in
+        `training.epochs=3`. `model=NAME` chooses the model.
 
     Returns:
       The configuration.
@@ -366,7 +366,9 @@ def load_config(path: str | None = None, settings: Iterable[str] = ()) -> Config
     else:
         # Only one that the variable names may not be there.
         model = read_model_layer(default_model(), MODEL_VARIABLE)
-    prepared = [join_space(layer) for layer in [model, *layers]]
+    network = model.values.get("network")
+    known = known_settings(network if isinstance(network, Mapping) else {})
+    prepared = lay_space([join_space(layer) for layer in [model, *layers]], known)
     return merge(Config, [prepared[0], *(type_network(layer, model) for layer in prepared[1:])])
 
 

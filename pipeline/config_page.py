@@ -23,7 +23,8 @@ Four layers, each over those before it:
 1. the engine's defaults; `required` where only the model can say the value;
 2. the model's `models/<name>/config.toml`; the column `{model}` shows the default model's;
 3. a TOML file, `--config FILE`;
-4. the command line, `--set key=value`. Lists are JSON; switches are `true` or `false`.
+4. the command line, `--set key=value`. Lists are JSON, tables as in TOML; switches are `true` or
+   `false`.
 
 `--model NAME`, or `--set model=NAME`, chooses another model. A key that does not exist and a value
 that is not allowed are refused with the key, the value, what is allowed, and the layer it came

@@ -60,7 +60,7 @@ class DataConfig:
     eval_share: Annotated[float, Field(gt=0, le=0.5)] = 0.1
     test_share: Annotated[float, Field(gt=0, le=0.5)] = 0.2
     key_columns: tuple[str, ...] = ()
-    separator: Annotated[str, Field(min_length=1, max_length=1)] = ","
+    separator: Annotated[str, Field(min_length=1, max_length=1, pattern=r'^[^"\r\n]$')] = ","
     encoding: Text = "utf-8"
     null_values: tuple[str, ...] = TextFormat().null_values
 

@@ -42,12 +42,20 @@ class ConfigError(UserError):
     """A configuration key that does not exist, or a value that is not allowed."""
 
 
+# The source of a setting of the command line.
+COMMAND_LINE = "--set"
+
+
+class TableValue(dict[str, Any]):
+    """A table that a setting of the command line gives as one value, not key by key."""
+
+
 @dataclass(frozen=True)
 class Layer:
     """Settings from one source.
 
     Attributes:
-      source: A file, or "--set".
+      source: A file, or `COMMAND_LINE`.
       values: The values by name; those of a table in a dictionary.
     """
 
@@ -83,16 +91,36 @@ def parse_setting(setting: str) -> Layer:
       >>> parse_setting("training.epochs=3").values
       {'training': {'epochs': '3'}}
 
+    A list is written as JSON, and a table as in TOML, `{ low = 1, high = 3 }`, or JSON.
+
     Raises:
       ConfigError: If it is not `key=value`, or a list is not JSON.
     """
     key, equals, text = (part.strip() for part in setting.partition("="))
     if not equals:
         raise ConfigError(f"--set {setting!r}: expected key=value, as in training.epochs=3")
-    value: Any = _parse_list(key, text) if text.startswith("[") else text
+    value: Any = _parse_list(key, text) if text.startswith("[") else _parse_table(text)
     for name in reversed(key.split(".")):
         value = {name: value}
-    return Layer("--set", value)
+    return Layer(COMMAND_LINE, value)
+
+
+def _parse_table(text: str) -> Any:
+    """A table; the text itself if it is none, as `{YYYY}-{MM}` is."""
+    if not text.startswith("{"):
+        return text
+    for parse in (lambda: tomllib.loads(f"table = {text}")["table"], lambda: json.loads(text)):
+        try:
+            return _as_one_value(parse())
+        except (ValueError, RecursionError):
+            continue
+    return text
+
+
+def _as_one_value(value: Any) -> Any:
+    if not isinstance(value, dict):
+        return value
+    return TableValue({name: _as_one_value(inner) for name, inner in value.items()})
 
 
 def _parse_list(key: str, text: str) -> Any:

@@ -16,6 +16,7 @@ from components.serving_monitor.component import ServingMonitor
 from components.statistics_gen import StatisticsGen
 from components.traffic_example_gen import TrafficExampleGen
 from pipeline.config import Config
+from pipeline.metadata import connect
 from pipeline.model import Model
 
 PIPELINE_NAME = "flightdeck-monitoring"
@@ -63,22 +64,19 @@ def create_monitoring_pipeline(
         time_column=model.time_column,
         example_weight=model.task.example_weight,
     )
-    example_gen = RequestExampleGen(
-        schema=schema_gen.outputs["schema"],
-        log_uri=log_uri,
-        model_name=config.model_name,
-        version=version,
-        since=since,
-        until=until,
-        days=days,
-        serving_dir=serving_dir,
-        features=features,
-        output=model.prediction,
-        data_uri=config.data.uri,
-        layout=config.data.source.layout,
-        task=model.task.to_json(),
-        encryption_keys=config.serving.encryption_keys,
-    )
+    log: dict[str, Any] = {
+        "schema": schema_gen.outputs["schema"],
+        "log_uri": log_uri,
+        "model_name": config.model_name,
+        "serving_dir": serving_dir,
+        "features": features,
+        "output": model.prediction,
+        "data_uri": config.data.uri,
+        "layout": config.data.source.layout,
+        "task": model.task.to_json(),
+        "encryption_keys": config.serving.encryption_keys,
+    }
+    example_gen = RequestExampleGen(version=version, since=since, until=until, days=days, **log)
     statistics_gen = StatisticsGen(
         examples=example_gen.outputs["examples"], schema=schema_gen.outputs["schema"]
     )
@@ -90,18 +88,7 @@ def create_monitoring_pipeline(
         public_keys=json.dumps(public_keys),
         requests=example_gen.outputs["examples"],
     )
-    traffic_gen = TrafficExampleGen(
-        schema=schema_gen.outputs["schema"],
-        log_uri=log_uri,
-        model_name=config.model_name,
-        serving_dir=serving_dir,
-        features=features,
-        output=model.prediction,
-        data_uri=config.data.uri,
-        layout=config.data.source.layout,
-        task=model.task.to_json(),
-        encryption_keys=config.serving.encryption_keys,
-    )
+    traffic_gen = TrafficExampleGen(**log)
     monitor = ServingMonitor(
         examples=example_gen.outputs["examples"],
         statistics=statistics_gen.outputs["statistics"],
@@ -127,11 +114,7 @@ def create_monitoring_pipeline(
             monitor,
         ],
         enable_cache=False,
-        metadata_connection_config=(
-            tfx.orchestration.metadata.sqlite_metadata_connection_config(metadata_path)
-            if metadata_path
-            else None
-        ),
+        metadata_connection_config=connect(metadata_path),
         beam_pipeline_args=list(config.beam_args),
     )
 

@@ -29,6 +29,7 @@ from components.tuner.component import Tuner
 from pipeline.config import BATCH_PREDICTOR, Config
 from pipeline.evaluation import make_compression_eval_config, make_eval_config
 from pipeline.layers import ConfigError
+from pipeline.metadata import connect
 from pipeline.model import SAVE_FN, Model
 from pipeline.model_folders import read_card
 from pipeline.schema_checks import check_schema
@@ -321,11 +322,6 @@ def create_pipeline(
             else {}
         ),
     )
-    connection = (
-        tfx.orchestration.metadata.sqlite_metadata_connection_config(metadata_path)
-        if metadata_path
-        else None
-    )
     components = [
         schema_gen,
         example_gen,
@@ -358,7 +354,7 @@ def create_pipeline(
         pipeline_root=pipeline_root,
         components=components,
         enable_cache=enable_cache,
-        metadata_connection_config=connection,
+        metadata_connection_config=connect(metadata_path),
         beam_pipeline_args=list(config.beam_args),
     )
 

@@ -9,6 +9,7 @@ from tfx import v1 as tfx
 
 from components.batch_predictor.component import BatchPredictor
 from pipeline.config import Config
+from pipeline.metadata import connect
 from pipeline.model import Model
 
 PIPELINE_NAME = "flightdeck-prediction"
@@ -24,6 +25,7 @@ def create_prediction_pipeline(
     version: int = 0,
     label: str = "",
     model_format: str = "",
+    output_format: str = "",
     explain: int = 0,
     public_keys: Sequence[str] = (),
     metadata_path: str | None = None,
@@ -40,6 +42,7 @@ def create_prediction_pipeline(
       version: The version; 0 for the one with the label, or the one that is served.
       label: A label of the Serving directory; "" for none.
       model_format: "tflite" or "saved_model"; "" for TFLite where the version has it.
+      output_format: "parquet", "csv" or "jsonl"; "" for that of the input.
       explain: 1 for the contributions of features beside each prediction, else 0.
       public_keys: Public keys, or folders of them, that the version is verified with; with none, it
         is not verified.
@@ -59,6 +62,7 @@ def create_prediction_pipeline(
         version=version,
         label=label,
         model_format=model_format,
+        output_format=output_format,
         explain=explain,
         task=model.task.to_json(),
         prediction=model.prediction,
@@ -70,10 +74,6 @@ def create_prediction_pipeline(
         pipeline_root=pipeline_root,
         components=[predictor],
         enable_cache=False,
-        metadata_connection_config=(
-            tfx.orchestration.metadata.sqlite_metadata_connection_config(metadata_path)
-            if metadata_path
-            else None
-        ),
+        metadata_connection_config=connect(metadata_path),
         beam_pipeline_args=list(config.prediction_beam_args),
     )

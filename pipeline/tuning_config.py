@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import field
 from typing import Annotated, Any
 
@@ -128,8 +128,8 @@ class TuningConfig:
         return ranges
 
 
-def known_settings(network: NetworkSettings) -> list[str]:
-    """The keys of the settings that a search may change."""
+def known_settings(network: Iterable[str]) -> list[str]:
+    """The keys of the settings that a search may change, with those of the model's network."""
     return [f"training.{name}" for name in _TRAINING] + [f"network.{name}" for name in network]
 
 

@@ -48,7 +48,7 @@ def read_csv(
                     use_threads=False, block_size=BLOCK_BYTES, encoding=text.encoding
                 ),
                 parse_options=arrow_csv.ParseOptions(
-                    delimiter=_separator(path, text), newlines_in_values=True
+                    delimiter=separator_of(path, text), newlines_in_values=True
                 ),
                 convert_options=arrow_csv.ConvertOptions(
                     column_types=types,
@@ -164,7 +164,7 @@ def first_rows(path: str, files: fs.FileSystem, text: TextFormat) -> tuple[list[
     except UnicodeDecodeError as error:
         line = start.count(b"\n", 0, error.start) + 1
         raise DataError(f"{path}: {not_encoded(line, text)}") from error
-    separator = _separator(path, text)
+    separator = separator_of(path, text)
     rows = csv.reader(io.StringIO(decoded), delimiter=separator)
     try:
         names, second = next(rows), next(rows, [])
@@ -179,7 +179,8 @@ def first_rows(path: str, files: fs.FileSystem, text: TextFormat) -> tuple[list[
     return names, second
 
 
-def _separator(path: str, text: TextFormat) -> str:
+def separator_of(path: str, text: TextFormat) -> str:
+    """What stands between two values of a CSV file of this name."""
     return "\t" if re.search(r"\.tsv(\.gz)?$", path, re.IGNORECASE) else text.separator
 
 

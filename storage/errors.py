@@ -12,6 +12,7 @@ _OS_ERRORS = "|".join(
     for name, kind in vars(builtins).items()
     if isinstance(kind, type) and issubclass(kind, OSError)
 )
+_LONGEST_DETAIL = 400
 
 
 class UserError(Exception):
@@ -27,6 +28,24 @@ class SurroundingsError(UserError):
 
     Fixing them changes neither the data nor the configuration nor the code of a run.
     """
+
+
+class ApiError(UserError):
+    """Something that the API of another program refused, or did not answer.
+
+    Attributes:
+      status: HTTP status of the response; 0 if there was none.
+      unsure: Whether the request may have been carried out nevertheless.
+      passing: Whether the same request may succeed later.
+    """
+
+    def __init__(
+        self, message: str, *, status: int = 0, unsure: bool = False, passing: bool = False
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.unsure = unsure
+        self.passing = passing
 
 
 class BlockingAnomalies(UserError):
@@ -48,6 +67,17 @@ def lasts(error: BaseException) -> bool:
             return False
         cause = cause.__cause__
     return True
+
+
+def one_line(said: object) -> str:
+    """What an error, or another program, says: without line breaks, cut where it is long.
+
+    Example:
+      >>> one_line(ValueError("no such\\n  host."))
+      'no such host'
+    """
+    line = " ".join(str(said).split()).rstrip(".")
+    return line if len(line) <= _LONGEST_DETAIL else f"{line[:_LONGEST_DETAIL]} …"
 
 
 def from_worker_traceback(text: str) -> UserError | None:

@@ -22,6 +22,9 @@ from storage.table_formats import (
     not_encoded,
 )
 
+# A column of rows as they are written. No column of a file can have a blank name.
+LINE = " "
+
 
 def read_json(
     path: str,
@@ -30,11 +33,12 @@ def read_json(
     text: TextFormat,
     columns: list[str] | None,
     left_out: set[str],
+    with_lines: bool = False,
 ) -> Iterator[pa.RecordBatch]:
     """See `storage.tables.iter_batches`.
 
     The names of columns that are not read are added to `left_out`. A column without a type has that
-    of its first values.
+    of its first values. `with_lines` adds the column `LINE`.
     """
     types = {name: kind for name, kind in types.items() if columns is None or name in columns}
     row = 0
@@ -50,6 +54,11 @@ def read_json(
                 table = _parse(block, types, "ignore")
             except pa.ArrowInvalid as error:
                 raise DataError(f"{path}: {_explain_json(str(error), row, types)}") from error
+            if with_lines:
+                lines = [line for line in block.split(b"\n") if line.strip()]
+                if len(lines) != len(table):
+                    raise DataError(f"{path}: after row {row}: one object in a line is expected")
+                table = table.append_column(LINE, pa.array(lines, pa.string()))
             row += len(table)
             yield from table.combine_chunks().to_batches()
     if not row:
@@ -126,6 +135,7 @@ def _utf8(path: str, block: bytes, text: TextFormat) -> bytes:
 # Columns that are not in the schema are looked for in so many rows.
 _ROWS_WITH_NAMES = 100
 _JSON_ROW = re.compile(r" in row (\d+)")
+_NO_OBJECT = re.compile(r"Column\(\) changed from object")
 _CHANGED = re.compile(r"Column\(/(?P<name>.*)\) (?:changed from|was specified to be) (?P<facts>.+)")
 
 
@@ -133,6 +143,8 @@ def _explain_json(message: str, rows_before: int, types: Mapping[str, pa.DataTyp
     found = _JSON_ROW.search(message)
     row = f"row {rows_before + int(found[1]) + 1}" if found else f"after row {rows_before}"
     detail = _JSON_ROW.sub("", message.removeprefix("JSON parse error: "))
+    if _NO_OBJECT.search(detail):
+        return f"{row}: one object in a line is expected"
     if changed := _CHANGED.search(detail):
         expected = describe_type(types[changed["name"]]) if changed["name"] in types else "one type"
         return f"{row}: column {changed['name']!r} is of another type; {expected} is expected"

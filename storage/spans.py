@@ -298,6 +298,8 @@ def _files_of_folder(files: fs.FileSystem, folder: str, uri: str) -> list[fs.Fil
     here = files.get_file_info(folder)
     if here.type == fs.FileType.NotFound:
         raise DataError(f"data directory {uri!r} does not exist")
+    if here.type == fs.FileType.File and not Format.of(here.base_name):
+        raise DataError(f"{folder!r} is no file of rows ({ENDINGS})")
     infos = [here] if here.type == fs.FileType.File else _entries(files, folder)
     kept = []
     for info in infos:
@@ -323,7 +325,7 @@ def _make_span(number: int, infos: list[fs.FileInfo], within: bool = False) -> S
     infos = sorted(infos, key=lambda info: info.path)
     by_format = {Format.of(info.base_name): info.path for info in infos}
     if len(by_format) > 1:
-        raise DataError(f"{' and '.join(by_format.values())} differ in format; a span has one")
+        raise DataError(f"{' and '.join(by_format.values())} differ in format; a table has one")
     return Span(
         number=number,
         files=tuple(info.path for info in infos),

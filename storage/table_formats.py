@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
-from storage.errors import DataError
+from storage.errors import DataError, UserError
 
 BLOCK_BYTES = 4 << 20
 LONGEST_REASON = 500
@@ -36,6 +36,25 @@ class Format(enum.Enum):
         """
         match = _FORMATS.fullmatch(name)
         return cls(match.lastgroup) if match and match.lastgroup else None
+
+    @classmethod
+    def named(cls, name: str) -> Format | None:
+        """The format of this name; None for "".
+
+        Raises:
+          UserError: If there is none.
+        """
+        known = {format.value: format for format in cls} | {"": None}
+        if name not in known:
+            raise UserError(
+                f"{name!r} is no format of a table; it is one of {', '.join(cls.names())}"
+            )
+        return known[name]
+
+    @classmethod
+    def names(cls) -> tuple[str, ...]:
+        """The names of all formats."""
+        return tuple(format.value for format in cls)
 
 
 ENDINGS = ".parquet, .pq, .csv, .tsv, .jsonl or .ndjson, the texts also .gz"

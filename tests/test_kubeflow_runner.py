@@ -493,7 +493,15 @@ TABLE = ("--param", "input_uri=days/monday.csv", "--param", "output_uri=gs://buc
 
 
 def test_submit_sends_the_prediction_pipeline_with_a_table(stub: KubeflowStub) -> None:
-    done(*PREDICTION, *TABLE, "--param", "label=stable", "--param", "explain=true")
+    done(
+        *PREDICTION,
+        *TABLE,
+        "--param",
+        "label=stable",
+        "--param",
+        "explain=true",
+        *("--param", "output_format=parquet"),
+    )
     (submitted,), (pipeline,) = stub.runs.values(), stub.pipelines.values()
     assert pipeline["name"] == "flightdeck-prediction-trip-delay"
     assert submitted["runtime_config"]["parameters"] == {
@@ -501,6 +509,7 @@ def test_submit_sends_the_prediction_pipeline_with_a_table(stub: KubeflowStub) -
         "input_uri": "/mnt/flightdeck/days/monday.csv",
         "output_uri": "gs://bucket/monday",
         **{"version": 0, "label": "stable", "model_format": "", "explain": 1},
+        "output_format": "parquet",
     }
 
 
@@ -521,7 +530,8 @@ def test_schedule_of_the_prediction_pipeline_writes_each_run_to_a_folder_of_its_
         (TABLE[:2], "output_uri must be given, as in --param output_uri=gs://bucket/path"),
         ((*TABLE, "--param", "version=new"), "a version, or 0, is expected"),
         ((*TABLE, "--param", "version=3", "--param", "label=stable"), "not both"),
-        ((*TABLE, "--param", "model_format=onnx"), "is not tflite or saved_model"),
+        ((*TABLE, "--param", "model_format=onnx"), "is none of tflite, saved_model"),
+        ((*TABLE, "--param", "output_format=xlsx"), "is none of parquet, csv, jsonl"),
         ((*TABLE, "--param", "rows=5"), "the name is one of explain, input_uri, label"),
         ((*TABLE, "--param", "explain=maybe"), "one of 0, 1, false, true is expected"),
     ],

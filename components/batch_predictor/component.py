@@ -12,6 +12,7 @@ from components.batch_predictor.version import Source
 from ml.table_models import ModelFormat
 from ml.tasks import Task
 from storage.spans import DataSource
+from storage.table_formats import Format
 
 MANIFEST_FILE = "manifest.json"
 
@@ -29,6 +30,7 @@ def BatchPredictor(
     version: tfx.dsl.components.Parameter[int],
     label: tfx.dsl.components.Parameter[str],
     model_format: tfx.dsl.components.Parameter[str],
+    output_format: tfx.dsl.components.Parameter[str],
     explain: tfx.dsl.components.Parameter[int],
     task: tfx.dsl.components.Parameter[str],
     prediction: tfx.dsl.components.Parameter[str],
@@ -36,7 +38,7 @@ def BatchPredictor(
     encryption_keys: tfx.dsl.components.Parameter[str],
     beam_pipeline: tfx.dsl.components.BeamComponentParameter[beam.Pipeline] = None,
 ) -> None:
-    """Predicts a table: writes its columns and the predictions as Parquet files.
+    """Predicts a table: writes its columns and the predictions in its format, or another.
 
     It takes the place of the stock BulkInferrer, which reads tf.Examples, keeps no columns and
     loads a model that nobody has verified. A node that was stopped goes on where it was.
@@ -51,6 +53,7 @@ def BatchPredictor(
           version=0,
           label="",
           model_format="",
+          output_format="",
           explain=0,
           task=Task("binary", "delayed").to_json(),
           prediction="probability",
@@ -69,6 +72,7 @@ def BatchPredictor(
       version: The version; 0 for the one with the label, or the one that is served.
       label: A label of the Serving directory; "" for none.
       model_format: "tflite" or "saved_model"; "" for TFLite where the version has it.
+      output_format: "parquet", "csv" or "jsonl"; "" for that of the input.
       explain: 1 for the contributions of features beside each prediction, else 0.
       task: JSON of the model's `Task`.
       prediction: Name of the model's output.
@@ -91,7 +95,8 @@ def BatchPredictor(
             task=Task.from_json(task),
             output=prediction,
             time_column=data.time_column,
-            format=cast(ModelFormat, model_format) if model_format else None,
+            model_format=cast(ModelFormat, model_format) if model_format else None,
+            output_format=Format.named(output_format),
             explain=bool(explain),
         ),
         lambda: beam_pipeline,

@@ -14,7 +14,7 @@ from ml.permutation_shap import Arrays, PermutationShap, check_groups
 from ml.table_models import TableModel
 from ml.tasks import Task
 from ml.tflite_runner import Input
-from storage.errors import SurroundingsError
+from storage.errors import SurroundingsError, one_line
 from storage.names import BACKGROUND_FILE, RAW_SIGNATURE
 
 
@@ -55,7 +55,7 @@ class Contributions:
         try:
             base = self._shap.base(self._predict)
         except Exception as error:  # Whatever the model has to say about a row.
-            reason = " ".join(str(error).split())[:300]
+            reason = one_line(error)[:300]
             raise SurroundingsError(
                 f"predictions cannot be explained: the model fails on {BACKGROUND_FILE} of the "
                 f"version: {reason}"

@@ -15,7 +15,8 @@ from pyarrow import fs
 from ml.example_columns import Columns
 from ml.text_columns import TextColumns
 from storage.csv_files import first_rows, times_as_written
-from storage.errors import DataError, UserError
+from storage.errors import DataError, UserError, one_line
+from storage.json_files import LINE, read_json
 from storage.parquet import ParquetFile, open_file, write_row_groups
 from storage.spans import DataSource, filesystem, find_spans
 from storage.table_formats import Format, TextFormat, check_names
@@ -90,17 +91,22 @@ class Table:
         Raises:
           DataError: If there are none, or something else besides them.
         """
+        files, path = filesystem(uri)
+        kind = files.get_file_info(path).type
+        if kind == fs.FileType.NotFound:
+            raise DataError(f"--input {uri} does not exist")
+        if kind == fs.FileType.Unknown:
+            raise DataError(f"--input {uri} is neither a file nor a folder")
         (span,) = find_spans(DataSource(uri, text=text))
-        files, _ = filesystem(uri)
         found = []
         for path, version in zip(span.files, span.versions, strict=True):
             digest = version
             if isinstance(files, fs.LocalFileSystem):
                 digest = _digest(path)
             found.append(InputFile(path, version, digest))
-        kind = Format.of(span.files[0])
-        assert kind is not None  # `find_spans` finds no other files.
-        return cls(uri, text, kind, tuple(found))
+        format = Format.of(span.files[0])
+        assert format is not None  # `find_spans` finds no other files.
+        return cls(uri, text, format, tuple(found))
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -127,13 +133,18 @@ class Table:
         return TextColumns(types, self.text.null_values)
 
     def shards(
-        self, columns: Columns, copies_uri: str, check: Callable[[str, pa.Schema], None]
+        self,
+        columns: Columns,
+        copies_uri: str,
+        with_lines: bool,
+        check: Callable[[str, pa.Schema], None],
     ) -> list[Shard]:
         """Cuts the table into shards; text files are copied as Parquet.
 
         Args:
           columns: Types of the schema, by which JSON lines are read.
           copies_uri: Folder of the copies, which all workers can read.
+          with_lines: Whether copies of JSON lines have the column `LINE`.
           check: Checks the columns of a file; called with its name and its Arrow schema.
 
         Raises:
@@ -147,9 +158,11 @@ class Table:
             copy = ""
             if self.format is not Format.PARQUET or _has_large_groups(file, files):
                 copy = f"{copies_uri}/{number:05d}.parquet"
-                self._copy(file, columns, copy)
+                self._copy(file, columns, copy, with_lines)
             with open_table(self, file, copy) as parquet:
                 found = parquet.schema_arrow
+                if with_lines:
+                    found = without_line(found)
                 check_names(file.path, found.names)
                 check(file.path, found)
                 if first is not None and _types(found) != _types(first):
@@ -182,18 +195,15 @@ class Table:
                 f"{file.path} changed while it was read: predict it again, into another folder"
             )
 
-    def _copy(self, file: InputFile, columns: Columns, copy: str) -> None:
+    def _copy(self, file: InputFile, columns: Columns, copy: str, with_lines: bool) -> None:
         files, _ = filesystem(self.uri)
-        if self.format is Format.CSV:  # As written: the types of values are the workers' matter.
-            types: dict[str, pa.DataType] = {}
-            text = TextFormat(self.text.separator, self.text.encoding, ())
-        else:
-            types, text = dict(columns.text_types), self.text
-        batches = iter_batches(file.path, files, types, text)
         if self.format is Format.JSONL:
-            with _reading(file.path):
-                names = read_schema(file.path, files, text)
-            batches = (_select(batch, names) for batch in batches)
+            batches = self._json_lines(file, columns, with_lines)
+        elif self.format is Format.CSV:  # As written: the types of values are the workers' matter.
+            text = TextFormat(self.text.separator, self.text.encoding, ())
+            batches = iter_batches(file.path, files, {}, text)
+        else:
+            batches = iter_batches(file.path, files, {}, self.text)
         targets, path = open_uri(copy)
         try:
             targets.create_dir(os.path.dirname(path), recursive=True)
@@ -202,14 +212,28 @@ class Table:
         except OSError as error:
             raise UserError(f"--output: {copy} cannot be written: {error}") from error
 
+    def _json_lines(
+        self, file: InputFile, columns: Columns, with_lines: bool
+    ) -> Iterator[pa.RecordBatch]:
+        files, _ = filesystem(self.uri)
+        names = read_schema(file.path, files, self.text)
+        types = dict(columns.text_types)
+        for batch in read_json(file.path, files, types, self.text, None, set(), with_lines):
+            yield _select(batch, [*names, LINE] if with_lines else names)
+
+
+def without_line(schema: pa.Schema) -> pa.Schema:
+    """The columns of a table, of those of its copy."""
+    return pa.schema([field for field in schema if field.name != LINE])
+
 
 @contextlib.contextmanager
 def _reading(path: str) -> Iterator[None]:
     """Says which file cannot be read: others are written meanwhile."""
     try:
         yield
-    except (pa.ArrowException, OSError) as error:
-        raise DataError(f"{path} cannot be read: {' '.join(str(error).split())}") from error
+    except (pa.ArrowException, OSError, UnicodeDecodeError, EOFError) as error:
+        raise DataError(f"{path} cannot be read: {one_line(error)}") from error
 
 
 def _batches(path: str, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
@@ -228,7 +252,7 @@ def open_table(table: Table, file: InputFile, copy: str) -> ParquetFile:
         parquet = open_file(path, files)
         _ = parquet.schema_arrow.names  # Fails if a name is not UTF-8.
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-        reason = " ".join(str(error).split())
+        reason = one_line(error)
         raise DataError(f"{file.path} is not a readable Parquet file: {reason}") from error
     return parquet
 
@@ -282,6 +306,10 @@ def _difference(first: pa.Schema, found: pa.Schema) -> str:
     """The first difference of two tables' columns, for a person."""
     ours, theirs = dict(_types(first)), dict(_types(found))
     for name in ours | theirs:
-        if ours.get(name) != theirs.get(name):
-            return f"{name!r} is {theirs.get(name, 'absent')}, not {ours.get(name, 'absent')}"
+        if name not in theirs:
+            return f"{name!r} is absent"
+        if name not in ours:
+            return f"{name!r} is one more"
+        if ours[name] != theirs[name]:
+            return f"{name!r} is {theirs[name]}, not {ours[name]}"
     return f"their order is {', '.join(found.names)}"

@@ -16,6 +16,7 @@ from components.batch_predictor import input_files
 from components.batch_predictor.contributions import Contributions
 from components.batch_predictor.input_files import Shard, Table
 from components.batch_predictor.output_folder import OutputFolder, ShardRecord
+from components.batch_predictor.output_format import OutputFormat
 from components.batch_predictor.predicting import Prediction, PredictShard, Work
 from components.batch_predictor.version import Source, take_version
 from ml.column_inputs import ColumnInputs
@@ -28,8 +29,10 @@ from storage.errors import (
     UserError,
     failure_of_job,
     from_worker_traceback,
+    one_line,
 )
-from storage.table_formats import TextFormat
+from storage.table_formats import Format, TextFormat
+from storage.text_buffers import TextError
 from storage.uris import open_uri
 
 # Version of what is written; a job that an earlier one began is not gone on with.
@@ -49,7 +52,8 @@ class Request:
       task: What the model predicts.
       output: Name of the model's output.
       time_column: The column with the time of a row; "" for none.
-      format: Format of the model; None for TFLite where the version has it.
+      model_format: Format of the model; None for TFLite where the version has it.
+      output_format: Format of the predictions; None for that of the input.
       explain: Whether the contributions of features stand beside each prediction.
     """
 
@@ -59,7 +63,8 @@ class Request:
     task: Task
     output: str
     time_column: str
-    format: ModelFormat | None
+    model_format: ModelFormat | None
+    output_format: Format | None = None
     explain: bool = False
 
 
@@ -126,9 +131,10 @@ def predict_table(
         _check_uri(option, uri)
     output = OutputFolder(request.output_uri.rstrip("/"))
     output.check_apart(request.input_uri)
-    taken = take_version(source, request.task, request.format, request.explain)
+    taken = take_version(source, request.task, request.model_format, request.explain)
     version, model, schema = taken.version, taken.model, taken.schema
     table = Table.find(request.input_uri, request.text)
+    written = OutputFormat.of(table, request.output_format)
     job: dict[str, Any] = {
         "input": table.facts,
         "model": {
@@ -141,6 +147,7 @@ def predict_table(
             "task": request.task.kind,
             "class_names": list(request.task.class_names),
             "output": request.output,
+            "output_format": written.ending,
             "separator": request.text.separator,
             "encoding": request.text.encoding,
             "null_values": list(request.text.null_values),
@@ -165,11 +172,11 @@ def predict_table(
             if taken.background is not None:
                 explaining = Contributions(taken.background, loaded, request.task)
                 explaining.check()
-            planned = _plan(table, columns, text, inputs, output)
+            planned = _plan(table, columns, text, inputs, output, written)
             features = explaining.names if explaining else None
             prediction = Prediction.of(request.task, request.output, planned.names, features)
             work = Work(
-                *(table, output, model, schema.SerializeToString(), text, prediction),
+                *(table, output, written, model, schema.SerializeToString(), text, prediction),
                 taken.background,
             )
             left = [s for s in planned.shards if output.read_shard(s.number) is None]
@@ -197,7 +204,7 @@ def _check_uri(option: str, uri: str) -> None:
         if not uri.strip() or not path.strip("/"):
             raise ValueError("a file or a folder is expected")
     except (ValueError, OSError) as error:  # An ArrowInvalid is a ValueError.
-        reason = " ".join(str(error).split())
+        reason = one_line(error)
         raise UserError(f"{option} {uri!r} cannot be used: {reason}") from error
 
 
@@ -213,14 +220,19 @@ def _plan(
     text: TextColumns | None,
     inputs: ColumnInputs,
     output: OutputFolder,
+    written: OutputFormat,
 ) -> _Plan:
     names: list[str] = []
 
     def check(path: str, found: pa.Schema) -> None:
+        try:
+            written.open(found)
+        except TextError as error:
+            raise DataError(f"{path}: {error}") from error
         inputs.check(path, text.schema(found) if text else found)
         names[:] = found.names
 
-    return _Plan(table.shards(columns, output.copies_uri, check), names)
+    return _Plan(table.shards(columns, output.copies_uri, written.keeps_lines, check), names)
 
 
 def _run(open_pipeline: OpenPipeline, work: Work, shards: list[Shard]) -> None:

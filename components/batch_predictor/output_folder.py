@@ -1,10 +1,10 @@
-"""The folder that predictions are written to: a Parquet dataset, and what makes it resumable.
+"""The folder that predictions are written to: a dataset of files, and what makes it resumable.
 
-    <output>/predictions-00000.parquet ...   all columns of the input, and the predictions
-    <output>/_rejected/00000.parquet ...     rows without a prediction, with the reason
-    <output>/_manifest.json                  written last: version, input, settings, files
-    <output>/_work/                          while predictions are made: job.json, a record of each
-                                             finished shard, and Parquet copies of text files
+    <output>/predictions-00000.csv ...   all columns of the input, and the predictions
+    <output>/_rejected/00000.csv ...     rows without a prediction, with the reason
+    <output>/_manifest.json              written last: version, input, settings, files
+    <output>/_work/                      while predictions are made: job.json, a record of each
+                                         finished shard, and Parquet copies of text files
 
 Readers of datasets (Spark, pyarrow) skip names that begin with an underscore.
 """
@@ -130,19 +130,25 @@ class OutputFolder:
             raise UserError(f"--output {self.uri} cannot be written: {error}") from error
 
     def write_shard(
-        self, number: int, predictions: bytes, rejected: bytes | None, record: Mapping[str, Any]
+        self,
+        number: int,
+        ending: str,
+        predictions: bytes,
+        rejected: bytes | None,
+        record: Mapping[str, Any],
     ) -> None:
         """Writes the files of a shard, each of them whole or not at all, then its record.
 
         Args:
           number: Number of the shard.
-          predictions: The Parquet file of rows with a prediction.
+          ending: Ending of their names, such as ".parquet".
+          predictions: The file of rows with a prediction.
           rejected: That of the others; None if there are none.
           record: The other fields of the `ShardRecord`.
         """
-        files = {f"predictions-{number:05d}.parquet": predictions}
+        files = {f"predictions-{number:05d}{ending}": predictions}
         if rejected is not None:
-            files[f"{_REJECTED}/{number:05d}.parquet"] = rejected
+            files[f"{_REJECTED}/{number:05d}{ending}"] = rejected
         for name, content in files.items():
             write_whole(f"{self.uri}/{name}", content)
         digests = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}

@@ -14,14 +14,15 @@ from tensorflow_metadata.proto.v0 import schema_pb2
 from components.batch_predictor.contributions import Contributions
 from components.batch_predictor.input_files import Shard, Table, open_table
 from components.batch_predictor.output_folder import OutputFolder
+from components.batch_predictor.output_format import OutputFormat, TableBuffer
 from ml.column_inputs import ColumnInputs
 from ml.row_problems import Problems
 from ml.table_models import PackedModel, TableModel
 from ml.tasks import BINARY, MULTICLASS, Task
 from ml.text_columns import TextColumns
-from storage.errors import DataError, UserError
+from storage.errors import DataError, UserError, one_line
 from storage.names import PREDICTION_PREFIX
-from storage.parquet import ParquetBuffer
+from storage.text_buffers import TextError
 
 _ROWS_OF_A_BATCH = 8192
 _LONGEST_REASON = 300
@@ -126,6 +127,7 @@ class Work:
     Attributes:
       table: The table.
       output: Where predictions go.
+      format: How they are written.
       model: The verified files of the model.
       schema: Serialized schema of the columns.
       text: Types of the columns of CSV files; None for other formats.
@@ -135,6 +137,7 @@ class Work:
 
     table: Table
     output: OutputFolder
+    format: OutputFormat
     model: PackedModel
     schema: bytes
     text: TextColumns | None
@@ -158,8 +161,9 @@ class PredictShard(beam.DoFn):
     def process(self, shard: Shard) -> Iterator[None]:
         """Writes the files of a shard; yields nothing."""
         predictions, rejected, record = self._rows.predict_shard(shard)
+        ending = self._work.format.ending
         try:
-            self._work.output.write_shard(shard.number, predictions, rejected, record)
+            self._work.output.write_shard(shard.number, ending, predictions, rejected, record)
         except OSError as error:
             uri = self._work.output.uri
             raise UserError(f"--output {uri} cannot be written: {error}") from error
@@ -187,38 +191,41 @@ class RowPredictor:
         """Predicts the rows of a shard.
 
         Returns:
-          The Parquet file of the rows with a prediction, that of the others or None, and the facts
-          of a `ShardRecord`.
+          The file of the rows with a prediction, that of the others or None, and the facts of a
+          `ShardRecord`.
 
         Raises:
-          DataError: If the file cannot be read, or has changed.
+          DataError: If the file cannot be read, or has changed, or the format of the output does
+            not hold a value.
         """
-        table, text = self._work.table, self._work.text
+        table, written = self._work.table, self._work.format
         table.check_unchanged(shard.file)
         row, reason = shard.first_row, ""
         try:
             with open_table(table, shard.file, shard.copy) as parquet:
                 found = parquet.schema_arrow
-                schema = self._work.prediction.schema(text.schema(found) if text else found)
-                predicted = ParquetBuffer(schema)
-                rejected = ParquetBuffer(_rejected_schema(found))
+                columns = written.columns(found, self._work.text)
+                predicted = written.open(self._work.prediction.schema(columns))
+                rejected = written.open(_rejected_schema(found, written.columns(found, None)))
                 batches = parquet.iter_batches(
                     _ROWS_OF_A_BATCH, row_groups=list(shard.row_groups), use_threads=False
                 )
                 for batch in batches:
                     problems = self._predict(batch, predicted)
                     if problems:
-                        _reject(batch, problems, shard.file.name, row, rejected)
+                        kept = written.rows(batch, batch)
+                        _reject(kept, problems, shard.file.name, row, rejected)
                         reason = reason or problems[min(problems)]
                     row += batch.num_rows
+        except TextError as error:
+            raise DataError(f"{shard.file.path}: {error}") from error
         except (pa.ArrowException, OSError) as error:
-            one_line = " ".join(str(error).split())
-            raise DataError(f"{shard.file.path} cannot be read: {one_line}") from error
+            raise DataError(f"{shard.file.path} cannot be read: {one_line(error)}") from error
         table.check_unchanged(shard.file)
         record = {"rows": predicted.rows, "rejected": rejected.rows, "reason": reason}
         return predicted.close(), rejected.close() if rejected.rows else None, record
 
-    def _predict(self, batch: pa.RecordBatch, predicted: ParquetBuffer) -> Problems:
+    def _predict(self, batch: pa.RecordBatch, predicted: TableBuffer) -> Problems:
         """Writes the rows that have a prediction, and returns why the others have none."""
         typed, problems = self._work.text.parse(batch) if self._work.text else (batch, {})
         inputs = self._inputs.convert(typed)
@@ -231,7 +238,9 @@ class RowPredictor:
         finite = np.isfinite(values).all(axis=1)
         for place in np.flatnonzero(~finite).tolist():
             problems[int(rows[place])] = failed.get(place, "the prediction is not a finite number")
-        kept = typed if finite.all() and not problems else typed.take(pa.array(rows[finite]))
+        kept = self._work.format.rows(batch, typed)
+        if problems:
+            kept = kept.take(pa.array(rows[finite]))
         columns = [*kept.columns, *self._work.prediction.columns(values[finite])]
         if self._contributions:
             if not finite.all():
@@ -250,7 +259,7 @@ class RowPredictor:
             values = self._model.predict_features(arrays)
         except Exception as error:  # Whatever the model has to say about a row.
             if rows == 1:
-                reason = " ".join(str(error).split())[:_LONGEST_REASON]
+                reason = one_line(error)[:_LONGEST_REASON]
                 self._failed_in_a_row += 1
                 if self._failed_in_a_row > _MOST_FAILURES:
                     raise UserError(
@@ -272,16 +281,16 @@ class RowPredictor:
         return np.concatenate([first, second]), problems
 
 
-def _rejected_schema(columns: pa.Schema) -> pa.Schema:
-    """The columns of a file of rows without a prediction."""
-    names = free_names(_OF_REJECTED, columns.names)
+def _rejected_schema(found: pa.Schema, columns: pa.Schema) -> pa.Schema:
+    """The columns of a file of rows without a prediction, of those read and those written."""
+    names = free_names(_OF_REJECTED, found.names)
     for name, kind in zip(names, (pa.string(), pa.int64(), pa.string()), strict=True):
         columns = columns.append(pa.field(name, kind))
     return columns
 
 
 def _reject(
-    batch: pa.RecordBatch, problems: Problems, file: str, first_row: int, rejected: ParquetBuffer
+    batch: pa.RecordBatch, problems: Problems, file: str, first_row: int, rejected: TableBuffer
 ) -> None:
     """Writes rows without a prediction, as they were read, with their place and the reason."""
     places = sorted(problems)

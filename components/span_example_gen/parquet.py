@@ -2,7 +2,7 @@
 
 import pyarrow as pa
 
-from storage.errors import DataError
+from storage.errors import DataError, one_line
 from storage.parquet import ParquetFile, open_file
 
 
@@ -21,15 +21,10 @@ def open_parquet(files: pa.fs.FileSystem, path: str, name: str) -> ParquetFile:
         parquet = open_file(path, files)
         _ = parquet.schema_arrow.names  # Fails if a name is not UTF-8.
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{name} is not a readable Parquet file: {_one_line(error)}") from error
+        raise DataError(f"{name} is not a readable Parquet file: {one_line(error)}") from error
     return parquet
 
 
 def unreadable(path: str, group: int, error: Exception) -> DataError:
     """The error for a row group that cannot be read."""
-    return DataError(f"{path}: row group {group} cannot be read: {_one_line(error)}")
-
-
-def _one_line(error: Exception) -> str:
-    """The message of an error without Parquet's line breaks."""
-    return " ".join(str(error).split())
+    return DataError(f"{path}: row group {group} cannot be read: {one_line(error)}")

@@ -22,7 +22,7 @@ _EPILOG = epilog(
         "python local_runner.py predict --input days/ --output predictions/days --label stable",
         "python local_runner.py predict --input today.parquet --output why/today --explain",
         "python local_runner.py predict --input today.csv --output predictions/today \\",
-        "    --format saved_model --set 'beam_args=[\"--runner=FlinkRunner\"]'",
+        "    --output-format parquet --set 'beam_args=[\"--runner=FlinkRunner\"]'",
     ],
     Outcome.PREDICTED,
     Outcome.FAILED,
@@ -48,8 +48,12 @@ _EPILOG = epilog(
 @click.option("--version", type=click.IntRange(min=1), help="Version. Default: the served one.")
 @click.option("--label", metavar="NAME", help="The version that has a label.")
 @click.option(
-    "--format",
-    "model_format",
+    "--output-format",
+    type=click.Choice(["parquet", "csv", "jsonl"]),
+    help="Format of the predictions. Default: that of the input.",
+)
+@click.option(
+    "--model-format",
     type=click.Choice(["tflite", "saved_model"]),
     help="Format of the model. Default: tflite where the version has it.",
 )
@@ -69,7 +73,7 @@ _EPILOG = epilog(
 def predict(
     runs: Path, config_path: str | None, settings: tuple[str, ...], **selected: Any
 ) -> None:
-    """Predicts a table with a version: writes its columns and the predictions as Parquet files.
+    """Predicts a table with a version: writes its columns and the predictions, in its format.
 
     The version is verified first. Rows that cannot be predicted are written to _rejected, with the
     reason. After a stop, the same command goes on.

@@ -4,27 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from storage.errors import UserError
-
-_LONGEST_DETAIL = 400
+from storage.errors import ApiError
 
 
-class KubeflowError(UserError):
-    """Something that Kubeflow Pipelines refused, or that it would refuse.
-
-    Attributes:
-      status: HTTP status of the response; 0 if there was none.
-      unsure: Whether the request may have been carried out nevertheless.
-      passing: Whether the same request may succeed later.
-    """
-
-    def __init__(
-        self, message: str, *, status: int = 0, unsure: bool = False, passing: bool = False
-    ) -> None:
-        super().__init__(message)
-        self.status = status
-        self.unsure = unsure
-        self.passing = passing
+class KubeflowError(ApiError):
+    """Something that Kubeflow Pipelines refused, or that it would refuse."""
 
     def but(self, message: str, *, unsure: bool | None = None) -> KubeflowError:
         """The same error with another message."""
@@ -34,12 +18,6 @@ class KubeflowError(UserError):
             unsure=self.unsure if unsure is None else unsure,
             passing=self.passing,
         )
-
-
-def one_line(text: str) -> str:
-    """A text without line breaks, cut where it is long."""
-    line = " ".join(text.split()).rstrip(".")
-    return line if len(line) <= _LONGEST_DETAIL else f"{line[:_LONGEST_DETAIL]} …"
 
 
 def listed(names: Iterable[str]) -> str:

@@ -22,10 +22,10 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
-from orchestration.kubeflow.errors import one_line
 from orchestration.local.output_directory import OutputDirectory
 from orchestration.schedule.alarms import waiting_alarm
 from orchestration.schedule.state import State, remember
+from storage.errors import one_line
 from storage.spans import DataSource, resolve_window
 
 # The environment variable that names the directory in which runs of a model leave notes.
@@ -95,7 +95,7 @@ def look(key: str, parameters: Mapping[str, Any]) -> str:
     try:
         state = State.read(directory.schedule, _say)
     except OSError as error:
-        _say(f"warning: what is new is not known: {directory.schedule}: {one_line(str(error))}")
+        _say(f"warning: what is new is not known: {directory.schedule}: {one_line(error)}")
         return _NOT_ASKED
     alarm = waiting_alarm(directory, state, _say)
     if alarm is None and state.inputs.get(key) == {"data": window.fingerprint}:
@@ -124,7 +124,7 @@ def note(news: str) -> None:
         state.obeyed_alarm = subject.alarm or state.obeyed_alarm
         state.write(directory.schedule)
     except (OSError, ValidationError) as error:
-        _say(f"warning: the next run trains again: {directory.schedule}: {one_line(str(error))}")
+        _say(f"warning: the next run trains again: {directory.schedule}: {one_line(error)}")
 
 
 def _say(text: str) -> None:

@@ -16,7 +16,8 @@ from google.protobuf import json_format
 from kfp.kubernetes import kubernetes_executor_config_pb2
 from kfp.pipeline_spec import pipeline_spec_pb2
 
-from orchestration.kubeflow.errors import KubeflowError, listed, one_line
+from orchestration.kubeflow.errors import KubeflowError, listed
+from storage.errors import one_line
 
 Value = int | float | str
 _SCHEMA_VERSION = "2.1.0"
@@ -159,7 +160,7 @@ def check_package(
             pipeline_spec_pb2.PipelineDeploymentConfig(),
         )
     except json_format.ParseError as error:
-        raise KubeflowError(f"deploymentSpec: {one_line(str(error))}") from error
+        raise KubeflowError(f"deploymentSpec: {one_line(error)}") from error
     for parameter, declared in spec.root.input_definitions.parameters.items():
         if not declared.parameter_type:
             raise KubeflowError(f"parameter {parameter} has no parameterType")
@@ -181,7 +182,7 @@ def _parse(
             document for document in yaml.load_all(package, Loader=yaml.CSafeLoader) if document
         ]
     except yaml.YAMLError as error:
-        raise KubeflowError(f"it is not YAML: {one_line(str(error))}") from error
+        raise KubeflowError(f"it is not YAML: {one_line(error)}") from error
     spec, platform = None, {}
     for document in documents:
         if not isinstance(document, dict):
@@ -194,7 +195,7 @@ def _parse(
         try:
             spec = json_format.ParseDict(document, pipeline_spec_pb2.PipelineSpec())
         except json_format.ParseError as error:
-            raise KubeflowError(f"it is not a pipeline spec: {one_line(str(error))}") from error
+            raise KubeflowError(f"it is not a pipeline spec: {one_line(error)}") from error
     if spec is None:
         raise KubeflowError("it holds no pipeline spec")
     return spec, platform
@@ -235,7 +236,7 @@ def _check_platform(
         try:
             json_format.ParseDict(config, kubernetes_executor_config_pb2.KubernetesExecutorConfig())
         except json_format.ParseError as error:
-            raise KubeflowError(f"platform spec of {label}: {one_line(str(error))}") from error
+            raise KubeflowError(f"platform spec of {label}: {one_line(error)}") from error
 
 
 def _mistyped(name: str, value: object, kind: str) -> list[str]:

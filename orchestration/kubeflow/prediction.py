@@ -11,17 +11,22 @@ from orchestration.kubeflow import places
 from orchestration.kubeflow.pipelines import Kind, Values, split_parameter
 from pipeline.config import Config, load_config
 from pipeline.layers import ConfigError
+from storage.table_formats import Format
 
 if TYPE_CHECKING:
     from tfx import v1 as tfx
 
 _PATHS = ("input_uri", "output_uri")
-# Where they are left out: the version that is served, TFLite where it has that, no explanations.
-_OPEN: Values = {"version": 0, "label": "", "model_format": "", "explain": 0}
+# Where they are left out: the version that is served, TFLite where it has that, the format of the
+# table, no explanations.
+_OPEN: Values = {"version": 0, "label": "", "model_format": "", "output_format": "", "explain": 0}
 _SWITCH = {"0": 0, "1": 1, "false": 0, "true": 1}
 # What the controller of schedules replaces by the time of a run, in the layout of Go's `time`.
 _MACRO = "[[ScheduledTime"
-_FORMATS = get_args(ModelFormat)
+_FORMATS = {
+    "model_format": get_args(ModelFormat),
+    "output_format": Format.names(),
+}
 
 
 def default_parameters(config: Config) -> Values:
@@ -86,11 +91,11 @@ def check(values: Mapping[str, Any], recurring: bool) -> None:
         )
     if values["version"] and values["label"]:
         raise ConfigError("the prediction pipeline: give a version or a label, not both")
-    if values["model_format"] not in ("", *_FORMATS):
-        raise ConfigError(
-            f"the prediction pipeline: model_format={values['model_format']!r} is not "
-            f"{' or '.join(_FORMATS)}"
-        )
+    for name, formats in _FORMATS.items():
+        if values[name] not in ("", *formats):
+            raise ConfigError(
+                f"the prediction pipeline: {name}={values[name]!r} is none of {', '.join(formats)}"
+            )
 
 
 def build(config: Config, parameters: Mapping[str, Any], name: str) -> tfx.dsl.Pipeline:

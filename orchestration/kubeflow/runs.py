@@ -21,8 +21,9 @@ from orchestration.kubeflow.connection import (
     pages,
     taken_back_on_failure,
 )
-from orchestration.kubeflow.errors import KubeflowError, one_line
+from orchestration.kubeflow.errors import KubeflowError
 from orchestration.kubeflow.task_states import TaskStatus
+from storage.errors import one_line
 
 if TYPE_CHECKING:
     from orchestration.kubeflow.package import Package, Value

@@ -8,7 +8,8 @@ from typing import Any
 
 import urllib3
 
-from orchestration.kubeflow.errors import KubeflowError, one_line
+from orchestration.kubeflow.errors import KubeflowError
+from storage.errors import one_line
 
 TOKEN_ENV = "KF_PIPELINES_TOKEN"
 PORT_FORWARD = "kubectl port-forward -n kubeflow svc/ml-pipeline-ui 8080:80"
@@ -58,7 +59,7 @@ class Transport:
     def _no_answer(self, error: Exception, *, changes: bool) -> KubeflowError:
         host = self._host
         if isinstance(error, urllib3.exceptions.SSLError):
-            reason = one_line(str(error))
+            reason = one_line(error)
             if "WRONG_VERSION_NUMBER" in reason:
                 return KubeflowError(f"{host} does not speak TLS: is it meant to be http://?")
             return KubeflowError(

@@ -21,6 +21,7 @@ from orchestration.local.model_directories import check_name
 from orchestration.local.output_directory import OutputDirectory
 from orchestration.outcome import Outcome
 from pipeline.config import Config
+from storage.table_formats import Format
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,8 @@ class Selection:
       version: The version; None for the one with the label, or the one that is served.
       label: A label of the Serving directory; None for none.
       model_format: Format of the model; None for TFLite where the version has it.
+      output_format: Format of the predictions, "parquet", "csv" or "jsonl"; None for that of the
+        input.
       explain: Whether the contributions of features stand beside each prediction.
     """
 
@@ -41,6 +44,7 @@ class Selection:
     version: int | None
     label: str | None
     model_format: ModelFormat | None
+    output_format: str | None
     explain: bool
 
 
@@ -74,7 +78,8 @@ def predict(
         task=config.make_task(),
         output=config.prediction,
         time_column=config.data.time_column,
-        format=selection.model_format,
+        model_format=selection.model_format,
+        output_format=Format.named(selection.output_format or ""),
         explain=selection.explain,
     )
     args = list(config.prediction_beam_args)

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from orchestration.new_model.columns import Facts, Kind
-from storage.errors import DataError
+from storage.errors import DataError, one_line
 from storage.spans import DataSource, filesystem, find_spans
 from storage.tables import iter_batches, read_schema, seconds_of
 
@@ -161,7 +161,7 @@ def _plain(path: str, name: str, array: pa.Array) -> pa.Array:
     try:
         return _converted(array)
     except pa.ArrowException as error:
-        reason = " ".join(str(error).split())
+        reason = one_line(error)
         raise DataError(
             f"{path}: column {name!r} is {array.type} and cannot be taken ({reason}): leave it out "
             "of the data"

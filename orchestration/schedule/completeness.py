@@ -9,6 +9,7 @@ from pyarrow import fs
 
 from orchestration.local.situation import Situation
 from storage import spans
+from storage.errors import one_line
 from storage.table_formats import Format
 
 
@@ -35,7 +36,7 @@ def unfinished(situation: Situation, now: datetime, settle_seconds: float) -> tu
             if Format.of(info.path) is Format.PARQUET:  # Of a text file, only the age tells.
                 open_file(info.path, files)
         except (OSError, pa.ArrowException) as error:
-            reason = " ".join(str(error).split())
+            reason = one_line(error)
             return f"{info.path} ({info.size:,} bytes) is not a whole Parquet file: {reason}", 0.0
         age = (now - info.mtime).total_seconds() if info.mtime else settle_seconds
         if abs(age) < settle_seconds and settle_seconds - age > wait:

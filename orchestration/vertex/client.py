@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from cloud.errors import CloudError, one_line
+from cloud.errors import CloudError
 from cloud.vertex import Place, Vertex
 from orchestration.kubeflow import waiting
 from orchestration.kubeflow.cron import six_fields
@@ -16,6 +16,7 @@ from orchestration.kubeflow.runs import RunStatus, SubmittedRun
 from orchestration.kubeflow.schedules import CREATED, UNCHANGED, UPDATED, Schedule
 from orchestration.kubeflow.task_states import TaskStatus
 from pipeline.vertex_config import VertexConfig
+from storage.errors import one_line
 
 if TYPE_CHECKING:
     from orchestration.kubeflow.package import Package, Value
@@ -266,8 +267,7 @@ class VertexPipelines:
         """Deletes a schedule; its runs stay, also those that have begun."""
         for one in self._needed(name):
             what = f"delete the schedule '{name}'"
-            operation = self._vertex.begin(what, _SCHEDULES, "delete_schedule", name=one.name)
-            self._vertex.finish(what, operation, 1.0)
+            self._vertex.run(what, _SCHEDULES, "delete_schedule", 1.0, name=one.name)
 
     def _each(self, name: str, verb: str, method: str) -> None:
         for one in self._needed(name):

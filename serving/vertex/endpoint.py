@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from cloud.errors import CloudError
-from cloud.vertex import Vertex
 from serving.vertex import documents
 from serving.vertex.documents import Server
+from serving.vertex.model import VertexModel
 
 _SERVICE = "endpoint_service"
 _WHOLE = 100
@@ -34,25 +34,18 @@ class Deployed:
     replicas: tuple[int, int]
 
 
-class ModelEndpoint:
-    """The endpoint of one model.
+class ModelEndpoint(VertexModel):
+    """The endpoint of one model; see `VertexModel`."""
 
-    Args:
-      vertex: The connection.
-      model_name: Name of the model in the Serving directory.
-      poll_seconds: Longest time between two looks while Vertex AI works.
-      say: Called with a line about each step.
-    """
+    @property
+    def id(self) -> str:
+        """Its id in the region."""
+        return documents.endpoint_id(self._model_name)
 
-    def __init__(
-        self, vertex: Vertex, model_name: str, poll_seconds: float, say: Callable[[str], None]
-    ) -> None:
-        self._vertex = vertex
-        self._model_name = model_name
-        self._poll_seconds = poll_seconds
-        self._say = say
-        self.id = documents.endpoint_id(model_name)
-        self.resource = f"{vertex.place.parent}/endpoints/{self.id}"
+    @property
+    def resource(self) -> str:
+        """Its name: `projects/…/endpoints/…`."""
+        return f"{self._vertex.place.parent}/endpoints/{self.id}"
 
     def deployed(self) -> list[Deployed]:
         """The versions on the endpoint, newest first; none if there is no endpoint.
@@ -74,22 +67,15 @@ class ModelEndpoint:
         if endpoint is None:
             # Before there is one, its operations are the region's.
             self._say(f"Making the endpoint {self.id}")
-            try:
-                operation = self._vertex.begin(
-                    what,
-                    _SERVICE,
-                    "create_endpoint",
-                    parent=self._vertex.place.parent,
-                    endpoint=documents.endpoint(self._model_name, network, key),
-                    endpoint_id=self.id,
-                )
-                self._vertex.finish(what, operation, self._poll_seconds)
-            except CloudError as error:
-                if not (error.unsure or error.status == 409):
-                    raise
-                self._vertex.finish_begun(what, self.resource, self._poll_seconds)
-                if self._find() is None:
-                    raise
+            self._carry_out(
+                what,
+                "create_endpoint",
+                lambda: self._find() is not None,
+                409,
+                parent=self._vertex.place.parent,
+                endpoint=documents.endpoint(self._model_name, network, key),
+                endpoint_id=self.id,
+            )
             endpoint = self._find()
             if endpoint is None:
                 raise CloudError(f"Cannot {what}: it was made, and is not there. Try again.")
@@ -122,23 +108,15 @@ class ModelEndpoint:
             return False
         self._say(f"Deploying version {version}: this takes some minutes")
         only = not self.deployed()
-        try:
-            operation = self._vertex.begin(
-                what,
-                _SERVICE,
-                "deploy_model",
-                endpoint=self.resource,
-                deployed_model=documents.deployed_model(self._model_name, version, model, server),
-                # "0" is the one being deployed.
-                traffic_split={"0": _WHOLE} if only else {},
-            )
-            self._vertex.finish(what, operation, self._poll_seconds)
-        except CloudError as error:
-            if not error.unsure:
-                raise
-            self._vertex.finish_begun(what, self.resource, self._poll_seconds)
-            if not self._is_there(version, model):
-                raise
+        self._carry_out(
+            what,
+            "deploy_model",
+            lambda: self._is_there(version, model),
+            endpoint=self.resource,
+            deployed_model=documents.deployed_model(self._model_name, version, model, server),
+            # "0" is the one being deployed.
+            traffic_split={"0": _WHOLE} if only else {},
+        )
         return True
 
     def split(self, wanted: Mapping[int, int]) -> bool:
@@ -229,21 +207,14 @@ class ModelEndpoint:
             )
         what = f"undeploy version {version}"
         self._say(f"Undeploying version {version}")
-        try:
-            operation = self._vertex.begin(
-                what,
-                _SERVICE,
-                "undeploy_model",
-                endpoint=self.resource,
-                deployed_model_id=documents.deployed_id(version),
-            )
-            self._vertex.finish(what, operation, self._poll_seconds)
-        except CloudError as error:
-            if error.status != 404 and not error.unsure:
-                raise
-            self._vertex.finish_begun(what, self.resource, self._poll_seconds)
-            if version in {one.version for one in self.deployed()}:
-                raise
+        self._carry_out(
+            what,
+            "undeploy_model",
+            lambda: version not in {one.version for one in self.deployed()},
+            404,
+            endpoint=self.resource,
+            deployed_model_id=documents.deployed_id(version),
+        )
         return True
 
     def tear_down(self) -> None:
@@ -259,8 +230,36 @@ class ModelEndpoint:
             self.undeploy(one.version)
         if self._find() is not None:
             self._say(f"Deleting the endpoint {self.id}")
-            operation = self._vertex.begin(what, _SERVICE, "delete_endpoint", name=self.resource)
-            self._vertex.finish(what, operation, self._poll_seconds)
+            self._vertex.run(
+                what, _SERVICE, "delete_endpoint", self._poll_seconds, name=self.resource
+            )
+
+    def _carry_out(
+        self,
+        what: str,
+        method: str,
+        is_done: Callable[[], bool],
+        done_before: int | None = None,
+        /,
+        **request: Any,
+    ) -> None:
+        """Runs an operation on the endpoint.
+
+        Args:
+          what: What it does, after "Cannot".
+          method: Name of the method.
+          is_done: Looks whether it is done, where the response does not tell.
+          done_before: The status that says that it had been done, or begun, before.
+          **request: Fields of the request.
+        """
+        try:
+            self._vertex.run(what, _SERVICE, method, self._poll_seconds, **request)
+        except CloudError as error:
+            if not error.unsure and error.status != done_before:
+                raise
+            self._vertex.finish_begun(what, self.resource, self._poll_seconds)
+            if not is_done():
+                raise
 
     def _find(self) -> Any:
         endpoint = self._vertex.find(

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from cloud.errors import CloudError
-from cloud.vertex import Vertex
 from serving.versions import as_serving_directory
 from serving.vertex import documents
+from serving.vertex.model import VertexModel
 from serving.vertex.staging import Staging, file_digests
 from storage.keys import SignatureError
 from storage.private_copy import PrivateCopy
@@ -30,24 +30,13 @@ class Registered:
     uploaded: bool
 
 
-class Registry:
-    """Versions of one model in the registry.
+class Registry(VertexModel):
+    """Versions of one model in the registry; see `VertexModel`."""
 
-    Args:
-      vertex: The connection.
-      model_name: Name of the model in the Serving directory.
-      poll_seconds: Longest time between two looks while Vertex AI works.
-      say: Called with a line about each step.
-    """
-
-    def __init__(
-        self, vertex: Vertex, model_name: str, poll_seconds: float, say: Callable[[str], None]
-    ) -> None:
-        self._vertex = vertex
-        self._model_name = model_name
-        self._poll_seconds = poll_seconds
-        self._say = say
-        self.resource = f"{vertex.place.parent}/models/{documents.model_id(model_name)}"
+    @property
+    def resource(self) -> str:
+        """The name of the model: `projects/…/models/…`."""
+        return f"{self._vertex.place.parent}/models/{documents.model_id(self._model_name)}"
 
     def upload(
         self, copy: PrivateCopy, bucket: str, spec: Mapping[str, Any], *, whole: bool, key: str = ""
@@ -116,8 +105,7 @@ class Registry:
                 name=f"{self.resource}@{newest}",
                 version_aliases=["default"],
             )
-        operation = self._vertex.begin(what, _SERVICE, "delete_model_version", name=name)
-        self._vertex.finish(what, operation, self._poll_seconds)
+        self._vertex.run(what, _SERVICE, "delete_model_version", self._poll_seconds, name=name)
         return True
 
     def delete_model(self) -> bool:
@@ -125,8 +113,7 @@ class Registry:
         what = f"delete the model {documents.model_id(self._model_name)} from the registry"
         if self._vertex.find(what, _SERVICE, "get_model", name=self.resource) is None:
             return False
-        operation = self._vertex.begin(what, _SERVICE, "delete_model", name=self.resource)
-        self._vertex.finish(what, operation, self._poll_seconds)
+        self._vertex.run(what, _SERVICE, "delete_model", self._poll_seconds, name=self.resource)
         return True
 
     def _create(self, version: int, document: Mapping[str, Any]) -> None:

@@ -10,8 +10,9 @@ import warnings
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from cloud.errors import CloudError, missing_library, one_line
+from cloud.errors import CloudError, missing_library
 from cloud.vertex import HOW_TO_LOG_IN
+from storage.errors import one_line
 from storage.names import SAVED_MODEL
 
 if TYPE_CHECKING:
@@ -140,7 +141,7 @@ class Staging:
             ) from error
         except (RequestException, ConnectionError, TimeoutError) as error:
             raise CloudError(
-                f"{what}: the storage gave no answer ({one_line(str(error))[:160]}): {_AGAIN}.",
+                f"{what}: the storage gave no answer ({one_line(error)[:160]}): {_AGAIN}.",
                 passing=True,
             ) from error
 

@@ -24,6 +24,7 @@ from serving.server.models import load_model
 from storage.encryption_keys import add_key, require_keys
 from storage.errors import DataError, SurroundingsError
 from storage.names import BACKGROUND_FILE
+from storage.table_formats import Format
 from storage.versions import ModelVersions
 from tests.components import tiny_table_model
 from tests.components.test_batch_predictor import TASK, predict, request_of, rows, source_of, write
@@ -43,7 +44,7 @@ def test_batch_predictor_explains_as_the_server_does(
     served: Path, tmp_path: Path, model_format: Any
 ) -> None:
     path = write(tmp_path / "in.parquet", rows(20))
-    outcome = predict(served, path, tmp_path / "out", explain=True, format=model_format)
+    outcome = predict(served, path, tmp_path / "out", explain=True, model_format=model_format)
     table = pq.read_table(tmp_path / "out")
     assert table.column_names[-6:] == ["prediction.score", *COLUMNS]
     assert outcome.manifest["contributions"]["shap.way"] == "way"
@@ -77,7 +78,7 @@ def test_batch_predictor_explains_the_predicted_class_of_csv(tmp_path: Path) -> 
     path = tmp_path / "in.csv"
     path.write_text("miles,stops,company,legs,shap.way\n100,1,a,1,mine\n300,0,b,2,mine\nx,1,a,1,\n")
     task = Task("multiclass", "delayed", ("0", "1"), ("no", "yes"))
-    predict(served, path, tmp_path / "out", task=task, explain=True)
+    predict(served, path, tmp_path / "out", task=task, explain=True, output_format=Format.PARQUET)
     table = pq.read_table(tmp_path / "out")
     assert table.column_names[-4:] == [
         *("shap.base_value", "shap.way_2", "shap.company", "shap.legs")

@@ -6,7 +6,6 @@ import contextlib
 import gzip
 import json
 import os
-import re
 import shutil
 import signal
 import subprocess
@@ -35,7 +34,7 @@ from storage.directory import ModelDirectory
 from storage.errors import DataError, UserError
 from storage.names import RAW_SIGNATURE
 from storage.spans import DataSource
-from storage.table_formats import TextFormat
+from storage.table_formats import Format, TextFormat
 from tests.components import tiny_table_model
 from tests.components.tiny_table_model import NAME, VERSION, expected
 from tests.conftest import PROJECT, HostileFile
@@ -128,7 +127,7 @@ def test_batch_predictor_predicts_with_either_format(
     served: Path, tmp_path: Path, model_format: Any
 ) -> None:
     path = write(tmp_path / "in.parquet", rows(5))
-    outcome = predict(served, path, tmp_path / "out", format=model_format)
+    outcome = predict(served, path, tmp_path / "out", model_format=model_format)
     assert outcome.manifest["model"]["format"] == model_format
     found = pq.read_table(tmp_path / "out")["prediction.score"].to_pylist()
     assert found == [expected(n * 1.5, n % 3, [n, 0.5]) for n in range(5)]
@@ -159,7 +158,7 @@ def test_batch_predictor_rejects_rows_with_the_reason(
         }
     )
     path = write(tmp_path / "in.parquet", table, 8)
-    outcome = predict(served, path, tmp_path / "out", format=model_format)
+    outcome = predict(served, path, tmp_path / "out", model_format=model_format)
     assert pq.read_table(tmp_path / "out")["miles"].to_pylist() == [1.0]
     found = rejected_of(tmp_path / "out")
     assert [row["rejected.row"] for row in found] == [2, 3, 4, 5, 6, 7, 8]
@@ -217,7 +216,7 @@ def test_batch_predictor_types_the_columns_of_the_schema_in_csv(tmp_path: Path) 
     served = tiny_table_model.push(tmp_path / "served", width=1)
     path = tmp_path / "in.csv"
     path.write_text(CSV)
-    predict(served, path, tmp_path / "out")
+    predict(served, path, tmp_path / "out", output_format=Format.PARQUET)
     found = pq.read_table(tmp_path / "out")
     assert found.to_pydict() == {
         "id": ["007", "009"],
@@ -247,7 +246,9 @@ def test_batch_predictor_predicts_what_the_server_does(
     served: Path, tmp_path: Path, model_format: Any
 ) -> None:
     table = rows(50).filter(pa.array([n % 7 != 5 for n in range(50)]))
-    predict(served, write(tmp_path / "in.parquet", table), tmp_path / "out", format=model_format)
+    predict(
+        served, write(tmp_path / "in.parquet", table), tmp_path / "out", model_format=model_format
+    )
     version = ModelDirectory(str(served / "serving_model"), NAME).version_uri(VERSION)
     model = load_model(version, prefer_tflite=model_format == "tflite", concurrency=1)
     inputs = {
@@ -275,7 +276,7 @@ def test_batch_predictor_reads_json_lines(served: Path, tmp_path: Path) -> None:
         for n in range(3)
     ]
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    predict(served, path, tmp_path / "out")
+    predict(served, path, tmp_path / "out", output_format=Format.PARQUET)
     found = pq.read_table(tmp_path / "out")
     assert found.column_names == [*lines[0], "prediction.score"]
     assert found["a"].to_pylist() == [[0], [1], [2]]
@@ -329,6 +330,8 @@ def test_batch_predictor_refuses_a_table_that_does_not_fit(
         ("in.parquet", b"PAR1 and no more PAR1", "is not a readable Parquet file"),
         ("in.csv", b"", "is empty"),
         ("in.jsonl", b"", "is empty"),
+        ("in.jsonl", b"[1, 2]\n", "in.jsonl: row 1: one object in a line is expected"),
+        ("in.jsonl", b'{"miles": \n', "in.jsonl: row 1: "),
         ("in.csv", b"miles,stops\n", "column 'company' is missing"),
         ("in.csv", b"company,legs,miles,stops\n", "'legs' is a list of 2 values"),
         ("in.csv", b"miles,stops\n1,2,3\n", "row 2 has 3 values; 2 are expected"),
@@ -411,9 +414,20 @@ def test_batch_predictor_refuses_what_is_no_place_of_a_table(
     assert [path.name for path in tmp_path.iterdir()] == ["in"]
 
 
-@pytest.mark.parametrize("make", ["fifo", "folder", "broken", "loop", "pattern", "mixed"])
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        ("fifo", "--input .*in.parquet is neither a file nor a folder"),
+        ("folder", "in.parquet/more' is a folder"),
+        ("broken", "--input .*in.parquet does not exist"),
+        ("loop", "in.parquet"),
+        ("pattern", "--input .*[*].parquet does not exist"),
+        ("sheet", "'.*in.xlsx' is no file of rows"),
+        ("mixed", "a.parquet and .*b.csv differ in format; a table has one"),
+    ],
+)
 def test_batch_predictor_refuses_an_input_that_is_no_table(
-    served: Path, tmp_path: Path, make: str
+    served: Path, tmp_path: Path, make: str, message: str
 ) -> None:
     path = tmp_path / "in.parquet"
     if make == "fifo":
@@ -422,13 +436,16 @@ def test_batch_predictor_refuses_an_input_that_is_no_table(
         write(path / "more" / "a.parquet", rows(4))
     elif make in ("broken", "loop"):
         path.symlink_to("nothing.parquet" if make == "broken" else path.name)
+    elif make == "sheet":
+        path = tmp_path / "in.xlsx"
+        path.write_bytes(b"PK")
     elif make == "pattern":
         write(path, rows(4))
         path = tmp_path / "*.parquet"
     else:
         write(path / "a.parquet", rows(4))
         (path / "b.csv").write_text("miles\n1\n")
-    with pytest.raises(DataError, match=re.escape(path.name)):
+    with pytest.raises(DataError, match=message):
         predict(served, path, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
@@ -468,7 +485,7 @@ def test_batch_predictor_goes_on_with_nothing_else(
     with pytest.raises(DataError, match="the settings have changed"):
         predict(served, path, output, output="other")
     with pytest.raises(DataError, match="the version is another one"):
-        predict(served, path, output, format="saved_model")
+        predict(served, path, output, model_format="saved_model")
     write(path, rows(11))
     with pytest.raises(DataError, match="the input has changed"):
         predict(served, path, output)
@@ -600,7 +617,7 @@ import apache_beam as beam
 from components.batch_predictor.job import Request, predict_table
 from components.batch_predictor.version import Source
 from ml.tasks import Task
-from storage.table_formats import TextFormat
+from storage.table_formats import Format, TextFormat
 source = Source(sys.argv[1] + "/serving_model", "tiny", 0, "", [sys.argv[1] + "/keys"], "")
 task = Task("regression", "delayed")
 request = Request(*sys.argv[2:], TextFormat(), task, "score", "", None)
@@ -680,6 +697,7 @@ def test_batch_predictor_is_a_node(
         version=0,
         label="",
         model_format="",
+        output_format="",
         explain=0,
         task=TASK.to_json(),
         prediction="score",

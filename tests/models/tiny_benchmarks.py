@@ -50,7 +50,7 @@ TINY = {
     "kubeflow": Tiny(("--commands",)),
     "manifests": Tiny(("--repetitions=1",)),
     "new_model": Tiny(("--rows=5000", "--run-rows=2000", "--part=tables")),
-    "predict": Tiny(("--rows=1000", "--runs={run}")),
+    "predict": Tiny(("--rows=1000", "--explained-rows=2", "--runs={run}")),
     "quality": Tiny(("--model=penguins", "--seed=7")),
     "reports": Tiny(("--run={run}", "--newest=1")),
     "scale": Tiny(("--times=2", "--window=1", "--set", "training.epochs=1")),

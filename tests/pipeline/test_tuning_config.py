@@ -83,6 +83,62 @@ def test_tuning_space_of_a_later_layer_changes_single_ends(tmp_path: Path) -> No
     assert config.tuning.distributions({})["training.epochs"]["high"] == 30
 
 
+CHOICES = "[tuning.space]\ntraining.epochs = { choices = [3, 7] }"
+ENDS = "[tuning.space]\ntraining.epochs = { low = 2, high = 9, log = true }"
+
+
+def ranges_of(tmp_path: Path, text: str, *settings: str) -> dict[str, object]:
+    file = tmp_path / "my.toml"
+    file.write_text(text)
+    config = load_config(str(file), settings)
+    return {**config.tuning.distributions(config.network)}
+
+
+@pytest.mark.parametrize(
+    ("text", "settings", "expected"),
+    [
+        (CHOICES, [f"{EPOCHS}={{ low = 2, high = 9 }}"], {"low": 2, "high": 9, "log": False}),
+        (CHOICES, [f'{EPOCHS}={{"low": 2, "high": 9}}'], {"low": 2, "high": 9, "log": False}),
+        (CHOICES, [f"{EPOCHS}.low=2", f"{EPOCHS}.high=9"], {"low": 2, "high": 9, "log": False}),
+        (CHOICES, [f"{EPOCHS}.choices=[4, 5]"], {"choices": [4, 5]}),
+        (ENDS, [f"{EPOCHS}={{ choices = [4, 5] }}"], {"choices": [4, 5]}),
+        (ENDS, [f"{EPOCHS}.choices=[4, 5]"], {"choices": [4, 5]}),
+        (ENDS, [f"{EPOCHS}={{ low = 3, high = 4 }}"], {"low": 3, "high": 4, "log": False}),
+        (ENDS, [f"{EPOCHS}.low=3", f"{EPOCHS}.log=false"], {"low": 3, "high": 9, "log": False}),
+        (ENDS, [f"{EPOCHS}={{}}"], None),
+        (ENDS, [f"{EPOCHS}={{}}", f"{EPOCHS}.choices=[4, 5]"], {"choices": [4, 5]}),
+        (ENDS, ["tuning.space={}"], None),
+        ("", [f"{EPOCHS}={{}}"], None),
+        ("[tuning.space]\ntraining.epochs = {}", [], None),
+    ],
+)
+def test_tuning_space_replaces_and_removes_a_range(
+    tmp_path: Path, text: str, settings: list[str], expected: object
+) -> None:
+    found = ranges_of(tmp_path, text, *settings)
+    assert found == ({} if expected is None else {"training.epochs": expected})
+
+
+def test_tuning_space_of_a_file_replaces_and_removes_ranges_of_the_model(
+    own_network: Path, tmp_path: Path
+) -> None:
+    with own_network.open("a") as file:
+        file.write(
+            "[tuning.space]\nnetwork.units = { choices = [32, 64] }\n"
+            "network.noise = { low = 0, high = 1 }\ntraining.epochs = { low = 2, high = 9 }\n"
+        )
+    text = "[tuning.space]\nnetwork.units = { low = 8, high = 16 }\nnetwork.noise = {}"
+    assert ranges_of(tmp_path, text) == {
+        "training.epochs": {"low": 2, "high": 9, "log": False},
+        "network.units": {"low": 8, "high": 16, "log": False},
+    }
+    # Half a range is no range, whatever the model has.
+    with pytest.raises(
+        ConfigError, match=r"network.units: low and high are expected.* \(.*my.toml"
+    ):
+        ranges_of(tmp_path, "[tuning.space]\nnetwork.units = { low = 8 }")
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
@@ -105,7 +161,19 @@ def test_tuning_space_of_a_later_layer_changes_single_ends(tmp_path: Path) -> No
         ([f'{EPOCHS}.choices=[4, "many"]'], r"choices\[1\] = 'many': .*integer"),
         ([f"{EPOCHS}.choices=[4, 5]", f"{EPOCHS}.low=1"], "choices do not go with low"),
         ([f"{EPOCHS}.lowest=4"], f"{EPOCHS}.lowest: no such key"),
-        ([f"{EPOCHS}=4"], f"{EPOCHS} = '4': a table is expected"),
+        ([f"{EPOCHS}=4"], f"{EPOCHS} = '4': a table is expected, as in . low = 1, high = 9 "),
+        ([f"{EPOCHS}="], f"{EPOCHS} = '': a table is expected"),
+        ([f"{EPOCHS}=[1, 2]"], f"{EPOCHS} = .1, 2.: a table is expected"),
+        ([f"{EPOCHS}={{low: 1}}"], f"{EPOCHS} = '.low: 1.': a table is expected"),
+        ([f"{EPOCHS}={{ low = 1"], f"{EPOCHS} = '. low = 1': a table is expected"),
+        ([f"{EPOCHS}={{ low = 1 }}"], "low and high are expected, or choices"),
+        ([f"{EPOCHS}={{ lowest = 1 }}"], f"{EPOCHS}.lowest: no such key"),
+        ([f"{EPOCHS}={{ low = [1], high = 2 }}"], f"{EPOCHS}.low = .1.: .*number"),
+        ([f"{EPOCHS}={{ choices = 4 }}"], f"{EPOCHS}.choices = 4: "),
+        ([f"{EPOCHS}={{ low = true, high = 4 }}"], "true and false are not allowed here"),
+        (["tuning.space.training.epoch={}"], "tuning.space.training.epoch: no setting to try"),
+        (["tuning.space.training={}"], "tuning.space.training: no setting to try"),
+        (["tuning=4"], "tuning = '4': a table is expected"),
         (["tuning.space=4"], "tuning.space = '4': a table is expected"),
         (["tuning.space.training.seed.choices=[1, 2]"], "no setting to try; they are training."),
         (["tuning.space.training.loss.choices=[1, 2]"], "no setting to try"),

@@ -488,7 +488,11 @@ def test_find_spans_reads_the_highest_version_of_a_span(tmp_path: Path) -> None:
     ("pattern", "names", "reason"),
     [
         ("{YYYY}{MM}*", ("201301/a.pq", "201301.pq"), "201301* is a folder and a file"),
-        ("{YYYY}{MM}", ("201301/a.pq", "201301/b.csv"), "differ in format; a span has one"),
+        (
+            "{YYYY}{MM}",
+            ("201301/a.pq", "201301/b.csv"),
+            "differ in format; a table has one",
+        ),
         ("{YYYY}-{MM}", ("2013-13/a.pq",), "is a folder and no span"),
         ("year={YYYY}/month={MM}", ("year=2013/01/a.pq",), "is a folder and no span"),
         ("year={YYYY}/month={MM}", ("year=2013/a.pq",), "is a file and no span"),
