@@ -82,6 +82,24 @@ def parts(columns: Mapping[str, np.ndarray], rows: int = 0) -> Iterator[Columns]
         release(columns)
 
 
+def take(columns: Columns, places: np.ndarray, rows_in_memory: int) -> Columns:
+    """Some rows: arrays in memory, or in files if they are more than memory should hold.
+
+    Args:
+      columns: Arrays, in memory or in files.
+      places: The rows, int64.
+      rows_in_memory: Largest number of rows that are held in memory.
+    """
+    if not is_stored(columns) or len(places) <= rows_in_memory:
+        return {name: column[places] for name, column in columns.items()}
+    writer = ColumnWriter()
+    for start in range(0, len(places), _PART_ROWS):
+        part = places[start : start + _PART_ROWS]
+        writer.add({name: column[part] for name, column in columns.items()})
+        release(columns)
+    return writer.close()
+
+
 def release(columns: Mapping[str, np.ndarray]) -> None:
     """Has what was read of files leave this process's memory."""
     for column in columns.values():

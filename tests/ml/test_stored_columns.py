@@ -25,6 +25,7 @@ from ml.stored_columns import (
     is_stored,
     parts,
     predict,
+    take,
 )
 from ml.tasks import Task
 from ml.training import TrainingData, fit
@@ -89,6 +90,18 @@ def test_parts_cover_every_row_in_order() -> None:
     columns = store({"x": np.arange(10)[:, None]})
     found = [part["x"].ravel().tolist() for part in parts(columns, 4)]
     assert found == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
+
+
+def test_take_keeps_more_rows_than_memory_should_hold_in_files(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(stored_columns, "_PART_ROWS", 8)
+    columns = store({"x": np.arange(100)[:, None]})
+    places = np.arange(0, 100, 3)
+    for most in (len(places), len(places) - 1):
+        found = take(columns, places, most)
+        assert is_stored(found) == (most < len(places))
+        np.testing.assert_array_equal(found["x"], columns["x"][places])
 
 
 def test_count_not_finite_counts_rows(monkeypatch: pytest.MonkeyPatch) -> None:
