@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import tempfile
@@ -66,6 +67,8 @@ def main(
 
     Memory does not depend on the number of epochs: `--set training.epochs=1` makes a run shorter.
     """
+    # So that the run ends with this program, and what was measured is written.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     config = load_config(settings=[f"data.window={window}", *settings])
     measured = _read() if add else {}
     for count in times:

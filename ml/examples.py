@@ -72,7 +72,8 @@ def columns_of_files(
         return stored.close()
     if not batches:
         raise UserError(f"there are no examples in {', '.join(patterns)}")
-    return {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
+    # A column leaves the batches when it is whole: no more than one is in memory twice.
+    return {name: np.concatenate([batch.pop(name) for batch in batches]) for name in [*batches[0]]}
 
 
 def _to_matrix(column: pa.Array) -> np.ndarray:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import mmap
 import tempfile
+import weakref
 from collections.abc import Iterator, Mapping
 from typing import IO
 
@@ -164,11 +165,22 @@ class Batches:
             name: tf.TensorSpec([None, *column.shape[1:]], column.dtype)
             for name, column in (self._columns | self._others).items()
         }
-        batches = tf.data.Dataset.from_generator(self._batches, output_signature=rows)
-        return batches.map(self._split).prefetch(2)
+        # TensorFlow keeps the functions of a dataset for ever. So they may not hold the rows, of
+        # which each training would leave the labels and weights; the dataset itself does.
+        own, inputs, others = weakref.ref(self), list(self._columns), list(self._others)
 
-    def _split(self, rows: dict[str, tf.Tensor]) -> tuple[object, ...]:
-        return {name: rows[name] for name in self._columns}, *(rows[n] for n in self._others)
+        def generate() -> Iterator[Columns]:
+            batches = own()
+            assert batches is not None
+            return batches._batches()
+
+        def split(rows: dict[str, tf.Tensor]) -> tuple[object, ...]:
+            return {name: rows[name] for name in inputs}, *(rows[name] for name in others)
+
+        batches = tf.data.Dataset.from_generator(generate, output_signature=rows)
+        dataset = batches.map(split).prefetch(2)
+        dataset.rows = self
+        return dataset
 
     def _batches(self) -> Iterator[Columns]:
         self._passes += 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import gc
 import tempfile
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -176,6 +177,23 @@ def test_fit_counts_the_rows_of_files_that_are_not_finite(tmp_path: Path) -> Non
     data = TrainingData(learning(task), None, store(rows), draw(task, 100, 2))
     with pytest.raises(UserError, match="NaN or infinite in 2 of 300 rows"):
         fit(build(task, data.labels), data, str(tmp_path))
+
+
+def test_rows_of_a_training_are_free_when_it_has_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[weakref.ref[Batches]] = []
+    init = Batches.__init__
+
+    def remember(self: Batches, *arguments: Any) -> None:
+        init(self, *arguments)
+        made.append(weakref.ref(self))
+
+    monkeypatch.setattr(Batches, "__init__", remember)
+    columns, settings = store(draw(SPECIES, 600, 1)), FitSettings(SPECIES, "", "", 2, 32, 0.02, 7)
+    training = FineTuning(build(SPECIES, columns["y"]), columns, settings)
+    for steps in (5, 0):  # A pass that is not finished, and whole ones.
+        training.run(steps)
+    gc.collect()
+    assert [batches() for batches in made] == [None, None]
 
 
 def test_fine_tuning_of_columns_in_files_starts_again_with_the_same_rows() -> None:
