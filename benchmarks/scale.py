@@ -192,19 +192,23 @@ def sample_nodes(pid: int, ended: Callable[[str, NodeCost], None]) -> None:
 
     Args:
       pid: The runner.
-      ended: Called with the name and the cost of each node that has ended.
+      ended: Called with the name and the cost of each node that has ended, or that runs when this
+        is interrupted.
     """
     started: dict[str, float] = {}
     peaks: dict[str, int] = {}
-    while started or _is_running(pid):
-        now = time.monotonic()
-        held = _held_by_nodes(pid)
-        for name, size in held.items():
-            started.setdefault(name, now)
-            peaks[name] = max(peaks.get(name, 0), size)
-        for name in started.keys() - held.keys():
-            ended(name, NodeCost(now - started.pop(name), peaks.pop(name)))
-        time.sleep(_SECONDS)
+    try:
+        while started or _is_running(pid):
+            held = _held_by_nodes(pid)
+            for name, size in held.items():
+                started.setdefault(name, time.monotonic())
+                peaks[name] = max(peaks.get(name, 0), size)
+            for name in [name for name in started if name not in held]:
+                ended(name, NodeCost(time.monotonic() - started.pop(name), peaks.pop(name)))
+            time.sleep(_SECONDS)
+    finally:
+        for name, since in started.items():
+            ended(name, NodeCost(time.monotonic() - since, peaks[name]))
 
 
 def _is_running(pid: int) -> bool:
@@ -307,7 +311,7 @@ def _notes(measured: _Measured) -> str:
         if run["settings"]:
             notes.append(f"Settings of {count} x: {', '.join(run['settings'])}.")
         if not run["complete"]:
-            notes.append(f"The run of {count} x did not end.")
+            notes.append(f"The run of {count} x did not end; its last nodes may have been stopped.")
     return " ".join(notes)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -68,6 +69,20 @@ def _sample(folder: Path, node: str) -> scale.NodeCost:
     process.wait()
     assert set(costs) == {"Trainer"}
     return costs["Trainer"]
+
+
+def test_sampling_that_is_interrupted_has_the_costs_so_far(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def interrupt(seconds: float) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(scale, "_held_by_nodes", lambda pid: {"Transform": 7})
+    monkeypatch.setattr(scale.time, "sleep", interrupt)
+    costs: dict[str, scale.NodeCost] = {}
+    with pytest.raises(KeyboardInterrupt):
+        scale.sample_nodes(os.getpid(), costs.__setitem__)
+    assert costs["Transform"].peak_bytes == 7
 
 
 def test_scale_benchmark_keeps_the_nodes_of_a_run_that_failed(
