@@ -22,7 +22,7 @@ import psutil
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from benchmarks.common import PROJECT, RESULTS, report
+from benchmarks.common import PROJECT, RESULTS, origin, report
 from pipeline.config import Config, load_config
 from storage import spans
 from storage.parquet import open_file, write_row_groups
@@ -38,8 +38,8 @@ _SECONDS = 0.2
 # Logs of the runner and of the server that nodes are forked from.
 _OTHER_LOGS = ("runner", "imports")
 
-# By how often each row is written: `rows`, `settings`, whether it is `complete`, and the cost of
-# each of the `nodes`; as JSON has it.
+# By how often each row is written: `rows`, the `origin` of the figures, whether the run is
+# `complete`, and the cost of each of the `nodes`; as JSON has it.
 _Measured = dict[str, dict[str, Any]]
 
 
@@ -76,7 +76,7 @@ def main(
             rows = multiply_rows(config, count, Path(root, "data"))
             run = measured[str(count)] = {
                 "rows": rows,
-                "settings": list(settings),
+                "origin": origin(),
                 "complete": False,
                 "nodes": {},
             }
@@ -308,8 +308,8 @@ def _notes(measured: _Measured) -> str:
     ]
     for count in sorted(measured, key=int):
         run = measured[count]
-        if run["settings"]:
-            notes.append(f"Settings of {count} x: {', '.join(run['settings'])}.")
+        if run["origin"] != origin():
+            notes.append(f"{count} x: {run['origin']}.")
         if not run["complete"]:
             notes.append(f"The run of {count} x did not end; its last nodes may have been stopped.")
     return " ".join(notes)
