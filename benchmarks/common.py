@@ -122,7 +122,7 @@ def report(
     path = RESULTS / f"{name}.json"
     path.write_text(json.dumps(data, indent=2) + "\n")
     page = Path(os.environ.get(PAGE_VARIABLE) or PROJECT / "docs" / "results.md")
-    section = [_origin(), "", _markdown(columns), _markdown(["---"] * len(columns))]
+    section = [origin(), "", _markdown(columns), _markdown(["---"] * len(columns))]
     section += [_markdown(row) for row in rows]
     section += ["", notes] if notes else []
     before = page.read_text(encoding="utf-8") if page.exists() else "# Measured\n"
@@ -144,7 +144,7 @@ def replace_section(page: str, name: str, content: str) -> str:
     return "\n".join([f"{head.strip()}\n", *parts])
 
 
-def _origin() -> str:
+def origin() -> str:
     """When, on which commit and where a section was measured, and with which command."""
     git = ["git", "-C", str(PROJECT)]
     commit = subprocess.run(

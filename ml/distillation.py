@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import tf_keras
 
-from ml.stored_columns import predict
+from ml.stored_columns import parts
 from ml.tasks import MULTICLASS, Task
 
 _BATCH = 8192
@@ -63,9 +63,13 @@ def teach(
     """
     if not share:
         return None
-    inputs = {name: columns[name] for name in network.input_names}
-    predictions = predict(network, inputs, _BATCH)
-    return soft_targets(task, columns[task.label], predictions, share)
+    names, found = network.input_names, []
+    # In parts: nothing of all rows is there twice.
+    for part in parts({name: columns[name] for name in {*names, task.label}}):
+        inputs = {name: part[name] for name in names}
+        predictions = network.predict(inputs, batch_size=_BATCH, verbose=0)
+        found.append(soft_targets(task, part[task.label], predictions, share))
+    return np.concatenate(found)
 
 
 def without_regularization(network: tf_keras.Model) -> tf_keras.Model:

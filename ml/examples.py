@@ -72,7 +72,8 @@ def columns_of_files(
         return stored.close()
     if not batches:
         raise UserError(f"there are no examples in {', '.join(patterns)}")
-    return {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
+    # A column leaves the batches when it is whole: no more than one is in memory twice.
+    return {name: np.concatenate([batch.pop(name) for batch in batches]) for name in [*batches[0]]}
 
 
 def _to_matrix(column: pa.Array) -> np.ndarray:
@@ -174,7 +175,9 @@ def raw_values(records: Sequence[bytes] | np.ndarray, name: str) -> np.ndarray:
 def first_values(column: pa.ChunkedArray) -> np.ndarray:
     """The first value of each list, shape [rows]; NaN or None if there is none."""
     present = pc.fill_null(pc.list_value_length(column), 0).to_numpy() > 0
-    return _with_absent(pc.list_element(column.filter(pa.array(present)), 0).to_numpy(), present)
+    values = pc.list_element(column.filter(pa.array(present)), 0)
+    # pandas gets equal texts as one object, numpy an object for each row.
+    return _with_absent(values.to_pandas().to_numpy(), present)
 
 
 def _vectors(column: pa.ChunkedArray, width: int) -> np.ndarray:

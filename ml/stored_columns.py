@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import mmap
 import tempfile
+import weakref
 from collections.abc import Iterator, Mapping
 from typing import IO
 
@@ -82,6 +83,24 @@ def parts(columns: Mapping[str, np.ndarray], rows: int = 0) -> Iterator[Columns]
         release(columns)
 
 
+def take(columns: Columns, places: np.ndarray, rows_in_memory: int) -> Columns:
+    """Some rows: arrays in memory, or in files if they are more than memory should hold.
+
+    Args:
+      columns: Arrays, in memory or in files.
+      places: The rows, int64.
+      rows_in_memory: Largest number of rows that are held in memory.
+    """
+    if not is_stored(columns) or len(places) <= rows_in_memory:
+        return {name: column[places] for name, column in columns.items()}
+    writer = ColumnWriter()
+    for start in range(0, len(places), _PART_ROWS):
+        part = places[start : start + _PART_ROWS]
+        writer.add({name: column[part] for name, column in columns.items()})
+        release(columns)
+    return writer.close()
+
+
 def release(columns: Mapping[str, np.ndarray]) -> None:
     """Has what was read of files leave this process's memory."""
     for column in columns.values():
@@ -146,11 +165,22 @@ class Batches:
             name: tf.TensorSpec([None, *column.shape[1:]], column.dtype)
             for name, column in (self._columns | self._others).items()
         }
-        batches = tf.data.Dataset.from_generator(self._batches, output_signature=rows)
-        return batches.map(self._split).prefetch(2)
+        # TensorFlow keeps the functions of a dataset for ever. So they may not hold the rows, of
+        # which each training would leave the labels and weights; the dataset itself does.
+        own, inputs, others = weakref.ref(self), list(self._columns), list(self._others)
 
-    def _split(self, rows: dict[str, tf.Tensor]) -> tuple[object, ...]:
-        return {name: rows[name] for name in self._columns}, *(rows[n] for n in self._others)
+        def generate() -> Iterator[Columns]:
+            batches = own()
+            assert batches is not None
+            return batches._batches()
+
+        def split(rows: dict[str, tf.Tensor]) -> tuple[object, ...]:
+            return {name: rows[name] for name in inputs}, *(rows[name] for name in others)
+
+        batches = tf.data.Dataset.from_generator(generate, output_signature=rows)
+        dataset = batches.map(split).prefetch(2)
+        dataset.rows = self
+        return dataset
 
     def _batches(self) -> Iterator[Columns]:
         self._passes += 1

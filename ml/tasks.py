@@ -327,7 +327,8 @@ class Task:
                 found[values == (np.float32(number) if rounded else number)] = class_id
             return found
         known = numbers | {name: class_id for class_id, name in enumerate(self.classes)}
-        return np.array([float(known.get(_plain(value), np.nan)) for value in values])
+        found_ids = (float(known.get(_plain(value), np.nan)) for value in values)
+        return np.fromiter(found_ids, float, len(values))
 
     def _as_numbers(self, values: np.ndarray) -> np.ndarray:
         if values.dtype.kind not in "biuf":

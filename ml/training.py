@@ -29,7 +29,7 @@ from ml.keras_setup import skip_autograph_of_libraries
 from ml.learning import Learning
 from ml.row_weights import evaluation_weights, training_weights
 from ml.scores import measure
-from ml.stored_columns import Batches, count_not_finite, is_stored, predict
+from ml.stored_columns import Batches, count_not_finite, is_stored, predict, take
 from ml.tasks import REGRESSION, Task
 from ml.weight_average import AverageWeights
 from storage.errors import DataError, UserError
@@ -83,7 +83,7 @@ class TrainingData:
         for split, columns in (("train", train), ("eval", evaluation)):
             check_labels(learning.task, split, columns[learning.task.label], learning.loss)
         if rows := fn_args.custom_config.get(TRIAL_ROWS):
-            train = _sample(train, rows, learning.seed)
+            train = _sample(train, rows, learning.seed, learning.rows_in_memory)
         return cls(learning, graph, train, evaluation)
 
     @property
@@ -92,11 +92,11 @@ class TrainingData:
         return self.train[self.learning.task.label]
 
 
-def _sample(columns: Columns, rows: int, seed: int) -> Columns:
+def _sample(columns: Columns, rows: int, seed: int, rows_in_memory: int) -> Columns:
     """Some rows at random, in their order; a sample has all rows of a smaller one."""
     (total, *_) = next(iter(columns.values())).shape
     chosen = np.sort(np.random.default_rng(seed).permutation(total)[:rows])
-    return {name: column[chosen] for name, column in columns.items()}
+    return take(columns, chosen, rows_in_memory)
 
 
 def check_labels(task: Task, split: str, labels: np.ndarray, loss: str = "") -> None:

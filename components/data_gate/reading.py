@@ -52,19 +52,24 @@ def read_split(
     labels, rows, hashes = [], [], [np.empty(0, np.uint64)]
     seen = taken = 0  # Rows so far, and those of them that were hashed.
     for examples in read_records(files).batch(_BATCH):
-        labels.append(decode_label.batch(examples))
+        # As lists, which Arrow has them in, they take three times the memory.
+        labels.append(_rows(decode_label, [decode_label.batch(examples)]))
         if not hashed:
             continue
         batch = decode.batch(examples[-seen % hashed :: hashed])
-        hashes.append(hash_rows(decode.rows(pa.Table.from_batches([batch]))))
+        hashes.append(hash_rows(_rows(decode, [batch])))
         places = np.arange(-taken % kept, batch.num_rows, kept)
         rows.append(batch if kept == 1 else batch.take(pa.array(places)))
         seen, taken = seen + len(examples), taken + batch.num_rows
     return SplitRows(
-        decode_label.rows(pa.Table.from_batches(labels, decode_label.arrow_schema)),
-        decode.rows(pa.Table.from_batches(rows, decode.arrow_schema)),
+        pd.concat(labels or [_rows(decode_label, [])], ignore_index=True),
+        _rows(decode, rows),
         np.concatenate(hashes),
     )
+
+
+def _rows(decoder: RowDecoder, batches: list[pa.RecordBatch]) -> pd.DataFrame:
+    return decoder.rows(pa.Table.from_batches(batches, decoder.arrow_schema))
 
 
 def hash_rows(rows: pd.DataFrame) -> np.ndarray:

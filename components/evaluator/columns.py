@@ -146,7 +146,7 @@ class _Evaluate(beam.PTransform):
         metrics = (
             extracts
             | "Count" >> beam.ParDo(_Count(self._config))
-            | "Add" >> beam.CombinePerKey(add_tallies)
+            | "Add" >> beam.CombinePerKey(AddTallies())
             | "Compute" >> beam.ParDo(_Compute(self._config))
         )
         validations = metrics | "Validate" >> beam.Map(
@@ -221,13 +221,31 @@ def _with_interval(values: np.ndarray, metric: Metric) -> Any:
     return ValueWithTDistribution(value, deviation, len(replicates) - 1, value)
 
 
-def add_tallies(tallies: Iterable[Tally]) -> Tally:
-    """The sum of tallies of the same slice."""
-    iterator = iter(tallies)
-    total = next(iterator)
-    for tally in iterator:
-        total = total + tally
-    return total
+class AddTallies(beam.CombineFn):
+    """Adds the tallies of a slice, each as it comes.
+
+    Beam would gather those of ten batches of every slice before it calls a function that adds.
+    """
+
+    def create_accumulator(self) -> Tally | None:
+        """Nothing."""
+        return None
+
+    def add_input(self, accumulator: Tally | None, tally: Tally) -> Tally:
+        """Adds a tally."""
+        return tally if accumulator is None else accumulator + tally
+
+    def merge_accumulators(self, accumulators: Iterable[Tally | None]) -> Tally | None:
+        """Adds several sums."""
+        total = None
+        for tally in accumulators:
+            if tally is not None:
+                total = self.add_input(total, tally)
+        return total
+
+    def extract_output(self, accumulator: Tally | None) -> Tally | None:
+        """The sum."""
+        return accumulator
 
 
 def numbers(batch: Any, name: str) -> np.ndarray:

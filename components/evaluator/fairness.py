@@ -18,7 +18,7 @@ import tensorflow_model_analysis as tfma
 from tensorflow_metadata.proto.v0 import schema_pb2
 from tfx import v1 as tfx
 
-from components.evaluator.columns import COLUMNS, REPLICATES, add_tallies, numbers
+from components.evaluator.columns import COLUMNS, REPLICATES, AddTallies, numbers
 from components.evaluator.slices import SliceKey, rows_by_slice
 from ml.bootstrap import poisson_counts
 from ml.fairness.metrics import Quantities
@@ -125,7 +125,7 @@ class CompareSlices(beam.PTransform):
         written = (
             extracts
             | "CountGroups" >> beam.ParDo(_CountGroups(self._fairness))
-            | "AddGroups" >> beam.CombinePerKey(add_tallies)
+            | "AddGroups" >> beam.CombinePerKey(AddTallies())
             | "Gather" >> beam.CombineGlobally(beam.combiners.ToListCombineFn())
             | "Compare" >> beam.Map(_write, self._fairness, self._output)
         )

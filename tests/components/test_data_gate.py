@@ -39,6 +39,7 @@ from ml.artifacts import schema_uri, statistics_uri
 from ml.baselines import Sample
 from ml.comparisons import only
 from ml.example_columns import Columns, to_example_batch
+from ml.examples import RowDecoder
 from ml.tasks import Task
 from pipeline.config import load_config
 from storage.errors import BlockingAnomalies, UserError
@@ -877,6 +878,28 @@ def test_read_split_takes_every_nth_row_of_all_batches(
     assert len(read.hashes) == len(places)
     assert read.rows[LABEL].tolist() == rows[LABEL].iloc[places[::kept]].tolist()
     assert len(np.unique(read.hashes)) == len(rows.iloc[places].drop_duplicates())
+
+
+def test_read_split_converts_the_labels_of_one_batch_at_a_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reading, "_BATCH", 64)
+    converted: list[int] = []
+    convert = RowDecoder.rows
+
+    def count(self: RowDecoder, table: pa.Table) -> pd.DataFrame:
+        converted.append(len(table))
+        return convert(self, table)
+
+    monkeypatch.setattr(RowDecoder, "rows", count)
+    rows = month(201303).iloc[:500].reset_index(drop=True)
+    rows.loc[100, LABEL] = None  # Whole numbers in one batch, floats in another.
+    file = tmp_path / "rows.gz"
+    file.write_bytes(make_examples(rows))
+    schema = tfdv.load_schema_text(str(PROJECT / load_config().gate.schema))
+    read = reading.read_split([str(file)], schema, only([LABEL], schema))
+    assert max(converted) == 64
+    pd.testing.assert_series_equal(read.labels[LABEL], rows[LABEL], check_dtype=False)
 
 
 def test_hash_rows_is_the_same_with_and_without_an_absent_number_in_the_column() -> None:

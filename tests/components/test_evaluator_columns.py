@@ -368,6 +368,22 @@ def two_batches(rng: np.random.Generator) -> list[Any]:
     return [make_batch(rng, 300, ("candidate", "served"), False, False) for _ in range(2)]
 
 
+def test_evaluator_columns_hold_one_tally_of_a_slice_however_many_batches() -> None:
+    random = np.random.default_rng(1)
+    counter = Counter({Problem("model"): METRICS["AUC"].needs})
+    adding, weights = columns.AddTallies(), np.ones((500, 3))
+    total = adding.create_accumulator()
+    for _ in range(30):
+        scores = random.integers(0, 50, 500) / 50
+        labels = random.integers(0, 2, 500).astype(float)
+        ((_, tally),) = counter.count(labels, {"model": scores}, weights, {(): np.arange(500)})
+        total = adding.add_input(total, tally)
+        assert total.counts.shape <= (2 * 50, 3)
+    total = adding.extract_output(adding.merge_accumulators([None, total, total]))
+    assert total is not None
+    assert total.rows == total.counts[:, 0].sum() == 2 * 30 * 500
+
+
 def test_evaluator_columns_intervals_hold_the_value_in_any_order_of_batches() -> None:
     config = make_config(
         [{"class_name": name} for name in BINARY],

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import tf_keras
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ml import distillation, stored_columns
 from ml.distillation import soft_targets, teach, without_regularization
 from ml.fit import FitSettings, fine_tune
 from ml.tasks import Task
@@ -67,6 +70,32 @@ def test_fine_tune_with_targets_comes_nearer_to_the_teacher(task: Task) -> None:
     settings = FitSettings(task, "", "", 20, 32, 0.01, 7)
     fine_tune(student, columns, settings, targets=targets)
     assert np.abs(student(rows) - targets).mean() < before / 2
+
+
+@pytest.mark.parametrize("task", [BINARY, KINDS, PRICE], ids=lambda task: task.kind)
+def test_teach_in_parts_gives_the_targets_of_all_rows(
+    task: Task, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    random = np.random.default_rng(1)
+    columns: dict[str, np.ndarray] = {
+        "x": random.normal(size=(50, 3)).astype(np.float32),
+        task.label: random.integers(0, task.outputs, (50, 1)),
+    }
+    teacher = network(task)
+    expected = teach(teacher, columns, task, 0.5)
+    mixed: list[int] = []
+
+    def count(task: Task, labels: np.ndarray, *rest: Any) -> np.ndarray:
+        mixed.append(len(labels))
+        return soft_targets(task, labels, *rest)
+
+    monkeypatch.setattr(distillation, "soft_targets", count)
+    monkeypatch.setattr(stored_columns, "_PART_ROWS", 16)
+    found = teach(teacher, columns, task, 0.5)
+    assert expected is not None
+    assert found is not None
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+    assert mixed == [16, 16, 16, 2]
 
 
 def test_teach_gives_no_targets_where_only_labels_count() -> None:

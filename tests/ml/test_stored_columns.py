@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import gc
 import tempfile
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from ml.stored_columns import (
     is_stored,
     parts,
     predict,
+    take,
 )
 from ml.tasks import Task
 from ml.training import TrainingData, fit
@@ -89,6 +91,18 @@ def test_parts_cover_every_row_in_order() -> None:
     columns = store({"x": np.arange(10)[:, None]})
     found = [part["x"].ravel().tolist() for part in parts(columns, 4)]
     assert found == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
+
+
+def test_take_keeps_more_rows_than_memory_should_hold_in_files(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(stored_columns, "_PART_ROWS", 8)
+    columns = store({"x": np.arange(100)[:, None]})
+    places = np.arange(0, 100, 3)
+    for most in (len(places), len(places) - 1):
+        found = take(columns, places, most)
+        assert is_stored(found) == (most < len(places))
+        np.testing.assert_array_equal(found["x"], columns["x"][places])
 
 
 def test_count_not_finite_counts_rows(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -163,6 +177,23 @@ def test_fit_counts_the_rows_of_files_that_are_not_finite(tmp_path: Path) -> Non
     data = TrainingData(learning(task), None, store(rows), draw(task, 100, 2))
     with pytest.raises(UserError, match="NaN or infinite in 2 of 300 rows"):
         fit(build(task, data.labels), data, str(tmp_path))
+
+
+def test_rows_of_a_training_are_free_when_it_has_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[weakref.ref[Batches]] = []
+    init = Batches.__init__
+
+    def remember(self: Batches, *arguments: Any) -> None:
+        init(self, *arguments)
+        made.append(weakref.ref(self))
+
+    monkeypatch.setattr(Batches, "__init__", remember)
+    columns, settings = store(draw(SPECIES, 600, 1)), FitSettings(SPECIES, "", "", 2, 32, 0.02, 7)
+    training = FineTuning(build(SPECIES, columns["y"]), columns, settings)
+    for steps in (5, 0):  # A pass that is not finished, and whole ones.
+        training.run(steps)
+    gc.collect()
+    assert [batches() for batches in made] == [None, None]
 
 
 def test_fine_tuning_of_columns_in_files_starts_again_with_the_same_rows() -> None:
