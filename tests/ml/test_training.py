@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import tf_keras
 
-from ml import progress
+from ml import progress, training
 from ml.learning import Learning
 from ml.scores import measure
 from ml.task_layers import output_layer
@@ -102,7 +102,7 @@ def test_fit_stops_early_and_keeps_the_best_epoch(tmp_path: Path) -> None:
     assert kept["data_loss"] == pytest.approx(summary["metrics"]["rmse"] ** 2, rel=1e-4)
 
 
-def test_fit_without_patience_trains_all_epochs_and_keeps_the_last(tmp_path: Path) -> None:
+def test_fit_without_patience_trains_all_epochs_and_keeps_their_average(tmp_path: Path) -> None:
     task = TASKS["regression"]
     wanted = {"epochs": 12, "learning_rate": 0.05}
     stopped, early = run(task, tmp_path, patience=1, **wanted)
@@ -113,6 +113,25 @@ def test_fit_without_patience_trains_all_epochs_and_keeps_the_last(tmp_path: Pat
     found, best = (model.predict(rows["numbers"], verbose=0) for model in (network, stopped))
     assert summary["metrics"] == pytest.approx(measure(task, rows["y"], found), rel=1e-4)
     assert np.abs(found - best).max() > 1
+    assert float(network.optimizer.learning_rate) == pytest.approx(0.3 * 0.05, rel=1e-3)
+    assert float(stopped.optimizer.learning_rate) < 0.05
+
+
+def test_fit_without_patience_varies_less_from_seed_to_seed_than_its_last_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task, rows = TASKS["binary"], draw(TASKS["binary"], 400, 2)
+    wanted = {"epochs": 4, "patience": 0, "learning_rate": 0.1, "batch_size": 32}
+
+    def spread() -> float:
+        networks = [run(task, tmp_path / str(seed), seed=seed, **wanted)[0] for seed in (1, 2, 3)]
+        return float(
+            np.std([n.predict(rows["numbers"], verbose=0) for n in networks], axis=0).mean()
+        )
+
+    averaged = spread()
+    monkeypatch.setattr(training, "AverageWeights", lambda *_: tf_keras.callbacks.Callback())
+    assert averaged < 0.8 * spread()
 
 
 def test_fit_that_diverges_says_what_to_lower(tmp_path: Path) -> None:

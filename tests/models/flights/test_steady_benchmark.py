@@ -58,10 +58,9 @@ def test_tables_show_worst_seed_and_which_targets_are_reached(
     page = tmp_path / "results.md"
     monkeypatch.setenv(common.PAGE_VARIABLE, str(page))
     monkeypatch.setattr(common, "RESULTS", common.PROJECT / "output" / "benchmarks" / "test")
-    monkeypatch.setattr(steady, "methods", lambda: ("trees",))
     measured = {
         month: steady.Month(
-            [compressed(1, auc, 0.0), compressed(2, auc + 0.004, 0.003)], {"trees": auc - 0.01}
+            [compressed(1, auc, 0.0), compressed(2, auc + 0.004, 0.003)], auc - 0.01
         )
         for month, auc in ((201308, 0.71), (201311, 0.69), (201312, 0.7))
     }
