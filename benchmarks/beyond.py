@@ -76,7 +76,7 @@ def main(output: Path, model: str, seed: int) -> None:
                 continue
             data[name] = found = _measure(content, task, examples, labels)
             first = next(iter(data.values()))
-            found["loss"] = metric.loss(found["value"], first["value"])
+            found["loss"] = metric.loss(found["value"], first["value"]) + 0.0  # No -0.0.
             sizes = (
                 f"{found[size]:,} ({first[size] / found[size]:.1f}x)"
                 for size in ("bytes", "gzip_bytes")

@@ -14,7 +14,7 @@ import json
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -127,14 +127,14 @@ def plan(months: Sequence[str], seeds: int, known: Sequence[int]) -> dict[int, i
 
 
 def _measure(month: int, run: FinishedRun, seeds: int) -> Month:
-    rows = run.test_rows(_SLICE)
+    read_rows = cache(partial(run.test_rows, _SLICE))
 
     def boost() -> float:
         return measure_lightgbm(Model.load(run.config), run.folder)
 
     def compress_with(seed: int) -> dict[str, Any]:
         with tempfile.TemporaryDirectory() as folder:
-            return compress(run, Path(folder), seed, rows)
+            return compress(run, Path(folder), seed, read_rows())
 
     lightgbm = float("nan")
     if has_lightgbm():
