@@ -8,8 +8,6 @@ is installed: `uv pip install ai-edge-quantizer`.
 from __future__ import annotations
 
 import gzip
-import os
-import shutil
 import tempfile
 from collections.abc import Iterator
 from importlib import import_module
@@ -23,7 +21,7 @@ import tensorflow_transform as tft
 import tf_keras
 
 from benchmarks.common import report
-from benchmarks.finished_run import FinishedRun
+from benchmarks.finished_run import FinishedRun, run_options
 from components.pruner.dead_units import rebuild
 from components.quantizer.candidates import CandidateMaker
 from components.quantizer.measurement import time_invocations
@@ -60,17 +58,10 @@ _SOURCES = (
 
 
 @click.command()
-@click.option(
-    "--output",
-    required=True,
-    type=click.Path(exists=True, file_okay=False, path_type=Path),
-    help="Output directory of a finished run of the model.",
-)
-@click.option("--model", default="flights", show_default=True, help="Name of the model.")
+@run_options
 @click.option("--seed", default=7, show_default=True)
 def main(output: Path, model: str, seed: int) -> None:
     """Compresses the network of a run in each way; prints losses, sizes and times."""
-    os.environ["COLUMNS"] = str(shutil.get_terminal_size((180, 50)).columns)
     skip_autograph_of_libraries()
     run = FinishedRun(output, [f"model={model}"])
     examples, labels, _ = run.test_rows()
@@ -85,7 +76,7 @@ def main(output: Path, model: str, seed: int) -> None:
                 continue
             data[name] = found = _measure(content, task, examples, labels)
             first = next(iter(data.values()))
-            found["loss"] = metric.loss(found["value"], first["value"])
+            found["loss"] = metric.loss(found["value"], first["value"]) + 0.0  # No -0.0.
             sizes = (
                 f"{found[size]:,} ({first[size] / found[size]:.1f}x)"
                 for size in ("bytes", "gzip_bytes")

@@ -7,6 +7,7 @@ import os
 import platform
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 import threading
@@ -18,6 +19,8 @@ from importlib.metadata import version as library_version
 from pathlib import Path
 from typing import Any
 
+import click
+from click.core import ParameterSource
 from ml_metadata import MetadataStore
 from ml_metadata.proto import metadata_store_pb2
 from rich.console import Console
@@ -104,25 +107,32 @@ def report(
 ) -> None:
     """Prints a table, writes its figures as JSON, and puts it into docs/results.md.
 
+    The section names the command that is running, so a benchmark has to be a `click` command.
+
     Args:
       name: Name of the measurement and of its section of the page, which it replaces.
       columns: Heads of the columns.
       rows: Cells of the rows.
       data: The figures behind the table, for programs.
       notes: What a reader of the table has to know.
+
+    Raises:
+      RuntimeError: If no command is running.
     """
+    measured = origin()
     table = Table(title=name, caption=notes or None)
     for index, column in enumerate(columns):
         table.add_column(column, justify="right" if index else "left")
     for row in rows:
         table.add_row(*row)
-    console = Console()
+    # Without a terminal rich assumes 80 columns, in which the wide tables are hard to read.
+    console = Console(width=shutil.get_terminal_size((180, 50)).columns)
     console.print(table)
     RESULTS.mkdir(parents=True, exist_ok=True)
     path = RESULTS / f"{name}.json"
     path.write_text(json.dumps(data, indent=2) + "\n")
     page = Path(os.environ.get(PAGE_VARIABLE) or PROJECT / "docs" / "results.md")
-    section = [origin(), "", _markdown(columns), _markdown(["---"] * len(columns))]
+    section = [measured, "", _markdown(columns), _markdown(["---"] * len(columns))]
     section += [_markdown(row) for row in rows]
     section += ["", notes] if notes else []
     before = page.read_text(encoding="utf-8") if page.exists() else "# Measured\n"
@@ -150,14 +160,40 @@ def origin() -> str:
     commit = subprocess.run(
         [*git, "describe", "--always", "--dirty"], capture_output=True, text=True, check=False
     ).stdout.strip()
-    module = Path(sys.argv[0]).stem
-    command = shlex.join(["python", "-m", f"benchmarks.{module}", *sys.argv[1:]])
     gigabytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     return (
-        f"`{command}`, {datetime.now(UTC):%Y-%m-%d}, commit {commit or 'unknown'}, "
+        f"`{_command()}`, {datetime.now(UTC):%Y-%m-%d}, commit {commit or 'unknown'}, "
         f"{len(os.sched_getaffinity(0))} cores ({platform.machine()}), {gigabytes:.0f} GiB, "
         f"TFX {library_version('tfx')}"
     )
+
+
+def _command() -> str:
+    """The command that is running, with the options that it was given."""
+    context = click.get_current_context()
+    module = Path(context.command.callback.__code__.co_filename).stem  # type: ignore[union-attr]
+    words = ["python", "-m", f"benchmarks.{module}"]
+    for parameter in context.command.params:
+        if context.get_parameter_source(str(parameter.name)) is ParameterSource.DEFAULT:
+            continue
+        given = context.params[str(parameter.name)]
+        values = [_without_folder(v) for v in (given if isinstance(given, tuple) else [given])]
+        if isinstance(parameter, click.Argument):
+            words += values
+        elif parameter.is_flag:  # type: ignore[attr-defined]
+            words.append((parameter.opts if given else parameter.secondary_opts)[0])
+        else:
+            words += [word for value in values for word in (parameter.opts[0], value)]
+    return shlex.join(words)
+
+
+def _without_folder(value: object) -> str:
+    """A value of an option; of a path that only this machine has, the last name."""
+    key, equals, text = str(value).rpartition("=")
+    path = Path(text)
+    if path.is_absolute() or ".." in path.parts:
+        text = path.name
+    return f"{key}{equals}{text}"
 
 
 def _markdown(cells: Iterable[str]) -> str:

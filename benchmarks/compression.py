@@ -6,8 +6,6 @@ evaluated on the split `test`, which none of them has seen.
 
 from __future__ import annotations
 
-import os
-import shutil
 import tempfile
 import time
 from pathlib import Path
@@ -17,7 +15,7 @@ import click
 import numpy as np
 
 from benchmarks.common import report
-from benchmarks.finished_run import FinishedRun
+from benchmarks.finished_run import FinishedRun, run_options
 from components.quantizer.choice import measure_loss
 from components.quantizer.measurement import Measurement
 from ml.artifacts import serving_model_uri
@@ -32,19 +30,12 @@ SHIPPED = "compressed"
 
 
 @click.command()
-@click.option(
-    "--output",
-    required=True,
-    type=click.Path(exists=True, file_okay=False, path_type=Path),
-    help="Output directory of a finished run of the model.",
-)
-@click.option("--model", default="flights", show_default=True, help="Name of the model.")
+@run_options
 @click.option("--seeds", type=click.IntRange(1), default=5, show_default=True)
 @click.option("--slice", "column", default="", help="Feature whose worst value is shown.")
 @click.option("--set", "settings", multiple=True, help="KEY=VALUE of the configuration.")
 def main(output: Path, model: str, seeds: int, column: str, settings: tuple[str, ...]) -> None:
     """Trains, prunes and quantizes with several seeds and prints what compression costs."""
-    os.environ["COLUMNS"] = str(shutil.get_terminal_size((180, 50)).columns)
     run = FinishedRun(output, [f"model={model}", *settings])
     rows = run.test_rows(column)
     measured = []

@@ -9,8 +9,6 @@ The third has the SavedModels, as TensorFlow Serving runs them.
 from __future__ import annotations
 
 import gzip
-import os
-import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -70,6 +68,8 @@ _SOURCES = (
 )
 _SINGLE_ROWS, _BATCHES, _BATCH, _INVOCATIONS = 300, 20, 256, 1000
 
+_PARTS = ("modes", "kernels", "saved models")
+
 Timers = dict[Any, Callable[[], np.ndarray]]
 
 
@@ -79,19 +79,29 @@ Timers = dict[Any, Callable[[], np.ndarray]]
     type=click.Path(exists=True, file_okay=False, path_type=Path),
     help="Output directory of a finished run to measure. Default: run the pipeline first.",
 )
-def main(output: Path | None) -> None:
+@click.option(
+    "--part",
+    "parts",
+    type=click.Choice(_PARTS),
+    multiple=True,
+    default=_PARTS,
+    show_default=True,
+    help="A table; may be repeated.",
+)
+def main(output: Path | None, parts: tuple[str, ...]) -> None:
     """Compresses the model of a run in every mode and prints what that saves and costs."""
-    # Without a terminal rich assumes 80 columns, in which these tables are hard to read.
-    os.environ["COLUMNS"] = str(shutil.get_terminal_size((180, 50)).columns)
     with tempfile.TemporaryDirectory() as folder:
         if output is None:
             output = Path(folder, "output")
             arguments = ["local_runner.py", "run", f"--as-of={_MONTH}", f"--output={output}"]
             run_measured(arguments, allowed=(0, 4))
         run = FinishedRun(output)
-        compare_modes(run, Path(folder))
-        compare_kernels(run)
-        compare_saved_models(run)
+        if "modes" in parts:
+            compare_modes(run, Path(folder))
+        if "kernels" in parts:
+            compare_kernels(run)
+        if "saved models" in parts:
+            compare_saved_models(run)
 
 
 def quantize(run: FinishedRun, model: tuple[str, str], mode: str, folder: Path) -> bytes:

@@ -3,19 +3,32 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 import numpy as np
 import tensorflow as tf
+import tf_keras
 
 from ml.artifacts import split_files
 from orchestration.local.model_directories import list_directories
 from pipeline.config import load_config
 from pipeline.pipeline import create_pipeline
 from storage.tfrecords import read_records
+
+
+def run_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Adds the options `--output` and `--model` of a finished run to a command."""
+    output = click.option(
+        "--output",
+        required=True,
+        type=click.Path(exists=True, file_okay=False, path_type=Path),
+        help="Output directory of a finished run of the model.",
+    )
+    model = click.option("--model", default="flights", show_default=True, help="Name of the model.")
+    return output(model(command))
 
 
 class FinishedRun:
@@ -33,6 +46,11 @@ class FinishedRun:
         self._artifacts = artifacts
         pipeline = create_pipeline(self.config, pipeline_root="", serving_dir="")
         self._nodes = {node.id: node for node in pipeline.components}
+
+    @property
+    def folder(self) -> Path:
+        """Folder of the artifacts of the run that read the data."""
+        return Path(self.artifact("SpanExampleGen", "examples").uri).parents[2]
 
     def artifact(self, node: str, key: str) -> Any:
         """The newest artifact of an output of a node."""
@@ -70,6 +88,7 @@ class FinishedRun:
         Returns:
           The outputs by key.
         """
+        tf_keras.backend.clear_session()  # A node has a process of its own.
         node = self._nodes[name]
         inputs = {
             key: [(others or {}).get(key) or self.artifact(c.producer_component_id, c.output_key)]

@@ -18,7 +18,6 @@ import contextlib
 import gc
 import http.client
 import json
-import shutil
 import sys
 import tempfile
 import time
@@ -115,8 +114,6 @@ TINY = Scale(rounds=1, round_seconds=0.2, swaps=1, bombs=1, nonsense=False)
 @click.option("--tiny", is_flag=True, help="Measure little, to see that it works.")
 def main(serving_dir: Path, no_access_log: bool, against: Path | None, tiny: bool) -> None:
     """Serves the live version of SERVING_DIR, which stays as it is, and prints what that does."""
-    # Without a terminal rich assumes 80 columns, in which this table is hard to read.
-    os.environ["COLUMNS"] = str(shutil.get_terminal_size((120, 50)).columns)
     rows = _read_newest_month()
     data: dict[str, Any] = {}
     scale = TINY if tiny else Scale()

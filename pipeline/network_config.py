@@ -30,7 +30,8 @@ class TrainingConfig:
     Attributes:
       epochs: Largest number of passes over the split `train`.
       batch_size: Rows per step.
-      learning_rate: Adam's learning rate at the start, from which it falls along a cosine to 0.
+      learning_rate: Adam's learning rate at the start, from which it falls along a cosine to 0;
+        without `patience` to 0.3 of it.
       dropout: Share of inputs dropped in training, at the places that the model's network chooses.
       l2: Weight of the L2 penalty on the dense kernels.
       loss: Name of the Keras loss, of those that fit the task; "" for the task's:
@@ -39,7 +40,8 @@ class TrainingConfig:
         class in the order of `classes`; "" if all weigh the same. Predictions are then no longer
         calibrated.
       patience: Epochs without a lower loss on `eval` before training stops and the best epoch is
-        kept; 0 trains all epochs and keeps the last, which varies less from seed to seed.
+        kept; 0 trains all epochs and keeps the average of about their second half, which varies
+        less from seed to seed.
       seed: Seed of all random choices.
       warm_start: Share of the served model's weights in the initial weights, 0 to 1. See
         docs/backtest.md.

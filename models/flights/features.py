@@ -1,5 +1,7 @@
 """The columns of the flights data, by their role in the model."""
 
+import itertools
+
 # Strings, with a vocabulary each.
 VOCABULARIES = ("carrier", "origin", "dest")
 
@@ -7,7 +9,7 @@ VOCABULARIES = ("carrier", "origin", "dest")
 IDS = {"hour": 24, "weekday": 7}
 
 # Pairs of ids; each combination has its own weight in the wide part.
-CROSSES = (("carrier", "origin"), ("carrier", "dest"), ("origin", "hour"), ("carrier", "hour"))
+CROSSES = tuple(itertools.combinations((*VOCABULARIES, *IDS), 2))
 
 SCHEDULE = ("day_of_week", "sched_dep_time", "sched_arr_time", "distance")
 WEATHER = (

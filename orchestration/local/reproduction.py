@@ -124,10 +124,11 @@ def reproduce(request: Request, console: Console) -> Outcome:
                 "built again"
             )
         origin = read_origin(provenance["origin"], where)
-        config = _check(name, request, origin, provenance, where)
+        config = _check(models, name, request, origin, provenance, where)
+        keys = _keys(models, request)
         folder = Path(tempfile.mkdtemp(prefix="reproduce-"))
         try:
-            outcome = _build_and_compare(name, models, copy, config, origin, folder, console)
+            outcome = _build_and_compare(name, models, copy, config, origin, keys, folder, console)
         except (UserError, KeyboardInterrupt):
             shutil.rmtree(folder, ignore_errors=True)
             raise
@@ -147,18 +148,29 @@ def _check_signature(
     models: ModelDirectory, version: int, signature: str, request: Request
 ) -> None:
     """Refuses a version whose signature is not valid, or is missing where there are keys."""
-    keys = Path(default_trust(models.serving_dir))
-    if signature == UNSIGNED and (request.public_keys or any(keys.glob("*.pub"))):
+    keys = _keys(models, request)
+    if signature == UNSIGNED and keys:
         raise UserError(
             f"version {version} of {models.model_name} is not signed, but there are keys to verify "
-            f"it with ({', '.join(request.public_keys) or keys}): its provenance may be anybody's"
+            f"it with ({', '.join(keys)}): its provenance may be anybody's"
         )
     if signature not in (VALID, UNSIGNED):
         raise UserError(f"version {version} of {models.model_name}: {signature}")
 
 
+def _keys(models: ModelDirectory, request: Request) -> list[str]:
+    """Keys, or folders of keys, to verify versions with; none where there are none."""
+    own = default_trust(models.serving_dir)
+    return list(request.public_keys) or ([own] if any(Path(own).glob("*.pub")) else [])
+
+
 def _check(
-    name: str, request: Request, origin: Origin, provenance: Mapping[str, Any], where: str
+    models: ModelDirectory,
+    name: str,
+    request: Request,
+    origin: Origin,
+    provenance: Mapping[str, Any],
+    where: str,
 ) -> Config:
     """The configuration to build with.
 
@@ -181,15 +193,27 @@ def _check(
         config = dataclasses.replace(config, data=data)
     lines += [f"data: {line}" for line in _data_lines(config, provenance["data"])]
     if config.training.warm_start and (base := origin["base_version"]):
-        models = ModelDirectory(str(OutputDirectory(request.output).serving), config.model_name)
-        if base not in models.versions():
-            lines.append(
-                f"data: it was trained from the weights of version {base} (training.warm_start "
-                f"{config.training.warm_start:g}), which is not in {models.serving_dir}"
-            )
+        lines += [
+            f"data: it was trained from the weights of version {base} (training.warm_start "
+            f"{config.training.warm_start:g}), {line}"
+            for line in _base_lines(models, base, request)
+        ]
     if lines:
         raise _refused(name, lines)
     return config
+
+
+def _base_lines(models: ModelDirectory, base: int, request: Request) -> Iterator[str]:
+    """Why a training cannot start from a version."""
+    if base not in models.versions():
+        yield f"which is not in {models.serving_dir}"
+        return
+    try:
+        signature, copy = verified_copy(models, base, request.public_keys)
+        copy.close()
+        _check_signature(models, base, signature, request)
+    except (UserError, SignatureError, EncryptionError, OSError, ValueError) as error:
+        yield str(error)
 
 
 def _refused(name: str, lines: list[str]) -> UserError:
@@ -219,12 +243,13 @@ def _build_and_compare(
     copy: PrivateCopy,
     config: Config,
     origin: Origin,
+    keys: list[str],
     folder: Path,
     console: Console,
 ) -> Outcome:
     directory = OutputDirectory(folder / "output")
     with directory.locked():
-        if not _build(models, config, origin, directory, console):
+        if not _build(models, config, origin, keys, directory, console):
             return Outcome.FAILED
     built, pushed = _built_files(directory), _pushed_files(copy)
     console.print()
@@ -242,6 +267,7 @@ def _build(
     models: ModelDirectory,
     config: Config,
     origin: Origin,
+    keys: list[str],
     directory: OutputDirectory,
     console: Console,
 ) -> bool:
@@ -256,6 +282,7 @@ def _build(
         pipeline_root=str(directory.artifacts),
         serving_dir=models.serving_dir if base else str(directory.serving),
         served_version=base,
+        public_keys=keys,
         metadata_path=str(directory.metadata),
         enable_cache=False,
     )

@@ -23,7 +23,7 @@ from storage.errors import UserError
 from storage.private_copy import private_copy
 from storage.signing import sign
 from tests import forked
-from tests.conftest import PROJECT, PushedRun
+from tests.conftest import PROJECT, PushedRun, make_artifacts
 
 
 def test_reproduce_builds_the_same_bytes_in_other_surroundings(
@@ -108,17 +108,59 @@ def test_reproduce_refuses_a_version_that_kubeflow_pushed(served: ModelDirectory
     )
 
 
-def test_reproduce_refuses_a_warm_start_from_a_version_that_is_gone(served: ModelDirectory) -> None:
-    def start_warm(record: dict[str, Any]) -> None:
-        record["origin"]["base_version"] = 5
+def start_warm_from(served: ModelDirectory, base: int) -> None:
+    def change(record: dict[str, Any]) -> None:
+        record["origin"]["base_version"] = base
         record["origin"]["configuration"]["training"]["warm_start"] = 0.5
 
-    change_record(served, start_warm)
+    change_record(served, change)
+
+
+def test_reproduce_refuses_a_warm_start_from_a_version_that_is_gone(served: ModelDirectory) -> None:
+    start_warm_from(served, 5)
     *_, line = refusal(request_of(served)).splitlines()
     assert line == (
         "  data: it was trained from the weights of version 5 (training.warm_start 0.5), which is "
         f"not in {served.serving_dir}"
     )
+
+
+def test_reproduce_refuses_a_warm_start_from_a_version_that_nobody_signed(
+    served: ModelDirectory,
+) -> None:
+    request = request_of(served)
+    for uri in (served.version_uri, served.provenance_uri):
+        shutil.copytree(uri(request.version), uri(5))  # The signature names another version.
+    start_warm_from(served, 5)
+    *_, line = refusal(request).splitlines()
+    assert "from the weights of version 5 (training.warm_start 0.5), version 5 of" in line
+    assert "signature not valid" in line
+
+
+def test_reproduce_starts_a_warm_training_from_the_version_that_was_served_then(
+    served: ModelDirectory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    request = request_of(served)
+    start_warm_from(served, request.version)
+    nodes: dict[str, Any] = {}
+
+    def keep_nodes(pipeline: Any, *_: object) -> None:
+        nodes.update({node.id: node for node in pipeline.components})
+        raise UserError("enough")
+
+    monkeypatch.setattr(reproduction, "begin", lambda *_: None)
+    monkeypatch.setattr(reproduction, "run_nodes", keep_nodes)
+    assert refusal(request) == "enough"
+    base_model = nodes["Trainer"].inputs["base_model"]
+    assert (base_model.producer_component_id, base_model.output_key) == ("ServedModel", "model")
+    node = nodes["ServedModel"]
+    inputs, outputs = make_artifacts(type(node), {}, tmp_path / "made")
+    node.executor_spec.executor_class().Do(inputs, outputs, node.exec_properties)
+    (found,) = tmp_path.glob("made/model/**/saved_model.pb")
+    version = Path(served.version_uri(request.version))
+    assert found.read_bytes() == (version / "saved_model.pb").read_bytes()
+    # With the keys of the version: what is verified is what is started from.
+    assert node.exec_properties["public_keys"] == json.dumps([str(tmp_path / "output" / "keys")])
 
 
 def test_reproduce_refuses_a_record_that_was_changed(served: ModelDirectory) -> None:
@@ -186,7 +228,12 @@ def test_reproduce_shows_which_file_differs_and_keeps_what_was_built(
     pushed: PushedRun, served: ModelDirectory, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     def build(
-        models: object, config: object, origin: object, directory: OutputDirectory, *_: object
+        models: object,
+        config: object,
+        origin: object,
+        keys: object,
+        directory: OutputDirectory,
+        *_: object,
     ) -> bool:
         for node in (
             "Quantizer/quantized_model",

@@ -124,7 +124,7 @@ def test_fit_learns_the_same_however_many_steps_keras_takes_at_once(
         np.testing.assert_array_equal(one, other)
 
 
-def test_fit_without_patience_trains_all_epochs_and_keeps_the_last(tmp_path: Path) -> None:
+def test_fit_without_patience_trains_all_epochs_and_keeps_their_average(tmp_path: Path) -> None:
     task = TASKS["regression"]
     wanted = {"epochs": 12, "learning_rate": 0.05}
     stopped, early = run(task, tmp_path, patience=1, **wanted)
@@ -135,6 +135,25 @@ def test_fit_without_patience_trains_all_epochs_and_keeps_the_last(tmp_path: Pat
     found, best = (model.predict(rows["numbers"], verbose=0) for model in (network, stopped))
     assert summary["metrics"] == pytest.approx(measure(task, rows["y"], found), rel=1e-4)
     assert np.abs(found - best).max() > 1
+    assert float(network.optimizer.learning_rate) == pytest.approx(0.3 * 0.05, rel=1e-3)
+    assert float(stopped.optimizer.learning_rate) < 0.05
+
+
+def test_fit_without_patience_varies_less_from_seed_to_seed_than_its_last_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task, rows = TASKS["binary"], draw(TASKS["binary"], 400, 2)
+    wanted = {"epochs": 4, "patience": 0, "learning_rate": 0.1, "batch_size": 32}
+
+    def spread() -> float:
+        networks = [run(task, tmp_path / str(seed), seed=seed, **wanted)[0] for seed in (1, 2, 3)]
+        return float(
+            np.std([n.predict(rows["numbers"], verbose=0) for n in networks], axis=0).mean()
+        )
+
+    averaged = spread()
+    monkeypatch.setattr(training, "AverageWeights", lambda *_: tf_keras.callbacks.Callback())
+    assert averaged < 0.8 * spread()
 
 
 def test_fit_that_diverges_says_what_to_lower(tmp_path: Path) -> None:

@@ -56,7 +56,7 @@ TINY = {
     "scale": Tiny(("--times=2", "--window=1", "--set", "training.epochs=1")),
     "security": Tiny(("--megabytes=0.5", "--rounds=2")),
     "serving": Tiny(("{run}/serving_model", "--tiny")),
-    "steady": Tiny(("--runs={run}", "--seed=7"), {"MONTHS": (201312,)}),
+    "steady": Tiny(("--runs={run}", "--seeds=1")),
     "stock": Tiny(("--window=1",)),
     "strategies": Tiny(("--run={run}", "--strategy=ensemble", "--seed=7")),
     "traffic": Tiny(

@@ -34,7 +34,8 @@ def make_rows(count: int, seed: int) -> dict[str, np.ndarray]:
 
 
 def build(config: Learning) -> tf_keras.Model:
-    return network.build_model(config, SIZES, NUMBERS, np.array([[0], [1], [0], [1], [0]]))
+    numeric = make_rows(1000, 4)[NUMERIC]
+    return network.build_model(config, SIZES, numeric, np.array([[0], [1], [0], [1], [0]]))
 
 
 def fit_rows(model: tf_keras.Model, config: Learning, folder: Path, rows: int) -> dict[str, Any]:
@@ -68,6 +69,24 @@ def test_network_ids_share_no_embedding_and_no_weight() -> None:
     for looked_up in tables.predict({name: rows[name] for name in model.input_names}, verbose=0):
         ranges = [(column.min(), column.max()) for column in looked_up.T]
         assert all(end < start for (_, end), (start, _) in pairwise(ranges))
+
+
+def test_network_reads_each_number_in_bins_that_hold_as_many_rows() -> None:
+    rng = np.random.default_rng(5)
+    skewed = rng.exponential(size=80_000).astype(np.float32)
+    tied = np.where(rng.random(80_000) < 0.9, 0, skewed).astype(np.float32)
+    numeric = np.stack([skewed, tied, np.full(80_000, 3, np.float32)], axis=1)
+    model = network.build_model(learning(), SIZES, numeric, np.array([[0], [1]]))
+    (bins,) = (layer.output for layer in model.layers if "clip_by_value" in layer.name)
+    found = tf_keras.Model(model.inputs, bins).predict(make_rows(80_000, 6) | {NUMERIC: numeric})
+    assert found.shape == (80_000, 8 + 1)  # Nine tenths of `tied` are one value; one is constant.
+    assert found.min() == 0
+    assert found.max() == 1
+    # A row lies in the bin that it has come into but not through; the rows are spread evenly.
+    lies = ((found[:, :8] > 0) & (found[:, :8] < 1)).mean(axis=0)
+    np.testing.assert_allclose(lies, 1 / 8, atol=0.02)
+    order = np.argsort(skewed)
+    assert (np.diff(found[order, :8], axis=0) >= 0).all()
 
 
 def test_network_learns_the_number_and_the_pair_of_ids(tmp_path: Path) -> None:

@@ -29,7 +29,8 @@ NEW = {
 def build(vocabularies: dict[str, list[bytes]], seed: int) -> tf_keras.Model:
     tf_keras.utils.set_random_seed(seed)
     sizes = {name: len(values) + 1 for name, values in vocabularies.items()}
-    return network.build_model(learning(), sizes, NUMBERS, np.array([[0], [1], [0]]))
+    numeric = np.random.default_rng(1).normal(size=(100, NUMBERS)).astype(np.float32)
+    return network.build_model(learning(), sizes, numeric, np.array([[0], [1], [0]]))
 
 
 @pytest.fixture(scope="module")
