@@ -143,7 +143,8 @@ def test_report_fallback_writes_its_table(
 ) -> None:
     monkeypatch.setenv(common.PAGE_VARIABLE, str(tmp_path / "results.md"))
     monkeypatch.setattr(common, "RESULTS", common.PROJECT / "output" / "benchmarks" / "test")
-    report_fallback([run, run])
+    command = click.Command("strategies", callback=lambda: report_fallback([run, run]))
+    command(args=[], standalone_mode=False)
     page = (tmp_path / "results.md").read_text()
     outside = out_of_domain(run.features, run.statistics).sum()
     assert 0 < outside < len(run.records)
