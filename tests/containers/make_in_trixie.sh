@@ -20,7 +20,8 @@ git init --quiet "$work/flightdeck"
 git -C "$work/flightdeck" fetch --quiet --depth=1 "$project" HEAD
 git -C "$work/flightdeck" checkout --quiet --force --detach FETCH_HEAD
 git -C "$work/flightdeck" clean --quiet --force -d
-exec podman run --rm --init --shm-size=1g --pids-limit=-1 \
+# Bash is the container's first process, so that somebody waits for processes whose parents ended.
+exec podman run --rm --shm-size=1g --pids-limit=-1 \
   --env=ARGS --env=MODEL --env='PIP_*' --env='UV_*' --env=UV_CACHE_DIR=/build/cache \
   ${SSL_CERT_FILE:+--env=SSL_CERT_FILE --volume="$SSL_CERT_FILE:$SSL_CERT_FILE:ro"} \
-  --volume="$work:/build" --workdir=/build/flightdeck localhost/flightdeck-trixie make "$@"
+  --volume="$work:/build" --workdir=/build/flightdeck localhost/flightdeck-trixie bash -c 'make "$@"; exit' bash "$@"
