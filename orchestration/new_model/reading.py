@@ -327,7 +327,8 @@ def _typed(values: pd.Series, kind: Kind) -> pd.Series:
     if kind in (Kind.INTEGER, Kind.NUMBER):
         return pd.to_numeric(values)
     if kind is Kind.TIME:
-        return pd.to_datetime(values, utc=True, **_ANY_ISO_FORMAT)
+        # pandas 2 would keep the unit of the data, such as seconds.
+        return pd.to_datetime(values, utc=True, **_ANY_ISO_FORMAT).astype("datetime64[ns, UTC]")
     if kind is Kind.BOOLEAN:
         text = values.astype("string").str.lower()
         return text.map({"true": 1.0, "false": 0.0, "1": 1.0, "0": 0.0}).astype(float)
