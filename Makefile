@@ -1,6 +1,11 @@
 # `make run` and `make test` set up everything they need in .venv, once.
-# STACK chooses the versions: tfx-1.16 (default, any glibc from 2.17) or tfx-1.21 (glibc 2.38 or newer).
-STACK ?= tfx-1.16
+# STACK chooses the versions: tfx-1.21, whose wheels need glibc 2.38 or newer, or tfx-1.16, for any glibc from 2.17.
+ifndef STACK
+GLIBC := $(word 2,$(shell getconf GNU_LIBC_VERSION 2>/dev/null))
+STACK := $(shell printf '2.38\n$(GLIBC)\n' | sort -CV && echo tfx-1.21 || echo tfx-1.16)
+endif
+# The Debian that has such a glibc.
+SUITE := $(if $(filter tfx-1.21,$(STACK)),trixie,bookworm)
 VENV := .venv
 PYTHON := $(VENV)/bin/python
 READY := $(VENV)/.ready-$(STACK)
@@ -10,21 +15,21 @@ UV := $(shell command -v uv || echo .uv/bin/uv)
 CONTAINER_TOOL ?= $(shell docker info >/dev/null 2>&1 && echo docker || echo podman)
 IMAGE ?= flightdeck:$(STACK)
 # The Containerfile says what these are; empty for its defaults.
-BASE ?=
+BASE ?= $(if $(filter trixie,$(SUITE)),docker.io/library/python:3.11-slim-trixie)
 BEAM_IMAGE ?=
 
 # `make test-containers` runs what is compiled by a newer SDK than the project's own.
 KFP_LOCAL := $(VENV)/kfp-local
 KFP_LOCAL_READY := $(KFP_LOCAL)/.ready
 
-# Beam's job servers for Flink and Spark, with these in them; they need Java and Maven.
+# Beam's job servers for Flink and Spark, of the Beam of TFX 1.16, with these in them; they need Java and Maven.
 FLINK_JAR := build/flink/flink-job-server.jar
 SPARK_JAR := build/spark/spark-job-server.jar
 # Beam's own runner in Go, which needs Go.
 PRISM := build/prism/prism
 
-.PHONY: run test image sbom test-containers test-edge test-browser test-benchmarks flink-jar test-flink spark-jar test-spark \
-  prism lint format docs requirements clean
+.PHONY: run test test-trixie image sbom test-containers test-edge test-browser test-benchmarks \
+  beam-of-tfx-1.16 flink-jar test-flink spark-jar test-spark prism lint format docs requirements clean
 
 run: $(READY)
 	$(PYTHON) local_runner.py run $(if $(MODEL),--model $(MODEL)) $(ARGS)
@@ -34,6 +39,12 @@ run: $(READY)
 test: export PYTHONDONTWRITEBYTECODE =
 test: $(READY)
 	$(PYTHON) -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder $(ARGS)
+
+# The same on TFX 1.21, where glibc is too old for it: in a container of Debian 13, with root, podman and mmdebstrap from
+# Debian's packages. `GOAL=run` or `GOAL=lint` makes that instead.
+GOAL ?= test
+test-trixie:
+	tests/containers/make_in_trixie.sh $(GOAL)
 
 # What says here where packages come from, and whose certificates to trust, holds inside as well; neither is kept in the
 # image.
@@ -53,7 +64,7 @@ sbom:
 # The compiled pipeline, task by task, in containers of the image; with root and `podman runc netavark iptables mmdebstrap` from
 # Debian's packages. The image is built upon a base of Debian's packages.
 test-containers: export CONTAINERS_CONF = $(CURDIR)/tests/containers/containers.conf
-test-containers: BASE = localhost/debian:bookworm
+test-containers: BASE = localhost/debian:$(SUITE)
 test-containers: IMAGE = localhost/flightdeck:$(STACK)
 test-containers: $(READY) $(KFP_LOCAL_READY)
 	tests/containers/bootstrap_base.sh $(BASE)
@@ -78,8 +89,11 @@ test-browser: $(READY)
 test-benchmarks: $(READY)
 	$(PYTHON) -m pytest tests/models/benchmark_runs $(ARGS)
 
+beam-of-tfx-1.16:
+	@[ $(STACK) = tfx-1.16 ] || { echo "the job servers are of the Beam of TFX 1.16; try: make STACK=tfx-1.16 $(MAKECMDGOALS)" >&2; exit 1; }
+
 # The pipeline on Flink: inside the job server, then on a cluster of this machine.
-test-flink: $(READY) $(FLINK_JAR)
+test-flink: beam-of-tfx-1.16 $(READY) $(FLINK_JAR)
 	FLINK_JAR=$(FLINK_JAR) $(PYTHON) -m pytest tests/flink $(ARGS)
 
 flink-jar: $(FLINK_JAR)
@@ -89,7 +103,7 @@ $(FLINK_JAR): orchestration/flink/pom.xml
 	touch $@
 
 # The data nodes on Spark, inside the job server.
-test-spark: $(READY) $(SPARK_JAR)
+test-spark: beam-of-tfx-1.16 $(READY) $(SPARK_JAR)
 	SPARK_JAR=$(SPARK_JAR) $(PYTHON) -m pytest tests/spark $(ARGS)
 
 spark-jar: $(SPARK_JAR)
@@ -99,7 +113,7 @@ $(SPARK_JAR): orchestration/spark/pom.xml
 	touch $@
 
 # Where it is built, tests/e2e/test_beam_runners.py runs the data nodes on it too.
-prism: $(PRISM)
+prism: beam-of-tfx-1.16 $(PRISM)
 
 $(PRISM): orchestration/prism/go.mod orchestration/prism/go.sum
 	cd $(<D) && go build -o $(abspath $@) github.com/apache/beam/sdks/v2/go/cmd/prism

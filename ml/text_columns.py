@@ -62,7 +62,8 @@ class TextColumns:
 
     def _parse(self, name: str, kind: pa.DataType, array: pa.Array) -> pa.Array:
         absent = pc.is_in(array, value_set=pa.array(self.null_values, pa.string()))
-        array = pc.if_else(absent, pa.scalar(None, array.type), array)
+        # With a null scalar, pyarrow returns wrong bytes of a slice (apache/arrow, issue 49410).
+        array = pc.if_else(absent, pa.nulls(len(array), array.type), array)
         if pa.types.is_string(kind):
             return array
         trimmed = pc.utf8_trim_whitespace(array)

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import absl.logging  # noqa: F401  Its handler keeps the standard error of this moment.
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pyarrow_hotfix  # noqa: F401  See storage/parquet.py.
@@ -130,6 +131,11 @@ def write_span(root: Path, month: int, table: pa.Table) -> Path:
 def read_month(month: int) -> pa.Table:
     """About 5,000 rows of a real month."""
     return pq.read_table(TRIPS / f"span-{month}" / "trips.parquet")
+
+
+def seconds_of(times: pd.Series) -> pd.Series:
+    """Seconds since 1970 of times of any unit: pandas 2 keeps that of a file."""
+    return times.astype("datetime64[ns, UTC]").astype("int64") // 10**9
 
 
 def thin(table: pa.Table, rows: int) -> pa.Table:

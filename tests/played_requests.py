@@ -14,6 +14,7 @@ from pipeline.config import load_config
 from serving.server import request_log
 from serving.server.metrics import ServerMetrics
 from storage.names import RAW_SIGNATURE
+from tests.conftest import seconds_of
 from tests.trips.features import RAW_FEATURES, VOCABULARIES
 
 CONFIG = load_config()
@@ -37,7 +38,7 @@ def play(folder: Path, version: Path, trips: pa.Table, fault: Fault | None = Non
     ask = tf.saved_model.load(str(version)).signatures[RAW_SIGNATURE]
     dtypes = {name: spec.dtype for name, spec in ask.structured_input_signature[1].items()}
     rows = trips.to_pandas()
-    rows["sent"] = rows[CONFIG.data.time_column].astype("int64") / 1e9 - 3600
+    rows["sent"] = seconds_of(rows[CONFIG.data.time_column]) - 3600.0
     if fault:
         fault(rows)
     log = request_log.RequestLog(str(folder), 1.0, ServerMetrics())

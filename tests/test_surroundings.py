@@ -20,6 +20,7 @@ import pytest
 from orchestration.local.history import RunRecord
 from orchestration.local.output_directory import OutputDirectory
 from orchestration.outcome import Outcome
+from terminal.imports import silent_imports
 from tests.conftest import PROJECT
 
 PYTHON = sys.executable
@@ -92,6 +93,19 @@ def on_terminal(command: list[str], columns: int, **environment: str) -> str:
         os.close(ours)
         assert process.wait(60) == 0, shown
     return shown.decode()
+
+
+def test_silent_imports_keeps_noise_off_the_screen_and_loses_no_error(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    def fail() -> None:
+        os.write(2, b"noise")
+        raise ImportError("lost")
+
+    with pytest.raises(ImportError, match="lost"), silent_imports():
+        fail()
+    os.write(2, b"news")
+    assert capfd.readouterr().err == "news"
 
 
 @pytest.mark.parametrize("columns", [200, 80, 40, 10])

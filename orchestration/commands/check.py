@@ -8,6 +8,7 @@ import click
 
 from orchestration.commands.options import config_options, epilog, hush_libraries, read_config
 from orchestration.outcome import Outcome
+from terminal.imports import silent_imports
 
 _EPILOG = epilog(
     ["python local_runner.py check", "python local_runner.py check --set data.window=3"],
@@ -22,7 +23,8 @@ def check(config_path: str | None, settings: tuple[str, ...]) -> None:
     """Lists what a run would refuse of a model's folder, schema and data; trains nothing."""
     config = read_config(config_path, settings)
     hush_libraries()
-    from orchestration.checking import find_problems
+    with silent_imports():
+        from orchestration.checking import find_problems
 
     problems = 0
     for problem in find_problems(config):

@@ -12,6 +12,7 @@ import click
 
 from orchestration.commands.options import click_errors, epilog, hush_libraries, set_option
 from orchestration.outcome import Outcome
+from terminal.imports import silent_imports
 
 if TYPE_CHECKING:
     from ml.tasks import Kind
@@ -72,9 +73,10 @@ def new(
             f"NAME = {name!r}: lower-case letters, digits and _ are expected, a letter first"
         )
     hush_libraries()
-    from orchestration.new_model import writing
-    from orchestration.new_model.drafting import Wishes, draft_model
-    from orchestration.new_model.showing import show
+    with silent_imports():
+        from orchestration.new_model import writing
+        from orchestration.new_model.drafting import Wishes, draft_model
+        from orchestration.new_model.showing import show
 
     with click_errors():
         if not compare:

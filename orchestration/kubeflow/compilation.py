@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import logging
-import os
 import warnings
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
@@ -18,7 +17,7 @@ from pipeline.kubeflow_config import NodeConfig
 from pipeline.model_folders import check_single_name
 from storage.errors import UserError
 from storage.span_store import STORE_VARIABLE
-from terminal.imports import lasting_imports
+from terminal.imports import silent_imports
 
 if TYPE_CHECKING:
     from orchestration.kubeflow.spec import Resources
@@ -101,12 +100,5 @@ def _importing() -> Iterator[None]:
     """Imports TFX, and keeps its libraries' warnings from the screen."""
     warnings.simplefilter("ignore")
     logging.getLogger().setLevel(logging.ERROR)
-    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    try:
-        os.dup2(nowhere, 2)  # TensorFlow's C++ part writes there.
-        with lasting_imports():
-            yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-        os.close(nowhere)
+    with silent_imports():
+        yield

@@ -24,10 +24,6 @@ if TYPE_CHECKING:
     from ml_metadata.metadata_store import MetadataStore
 
 _LONGEST_VALUE = 60
-# ML Metadata's longest way; a pipeline of ten nodes one after the other has twenty.
-_MAX_HOPS = 100
-# ML Metadata's most artifacts to start from.
-_MAX_STARTS = 100
 
 
 def trace(output: Path, version: int | None, model: str | None) -> Tree:
@@ -133,44 +129,52 @@ def _made_of(store: MetadataStore, provenance: Mapping[str, Any]) -> list[Any]:
     known = [a for uri in sorted(filter(None, uris)) for a in store.get_artifacts_by_uri(uri)]
     if not known:
         raise MetadataGone("ML Metadata does not know this version")
-    return known[:_MAX_STARTS]
+    return known
 
 
 class _Graph:
-    """What artifacts were made from, as ML Metadata's own lineage query tells it."""
+    """What artifacts were made from, as the events of ML Metadata tell it.
+
+    ML Metadata 1.21 answers no lineage queries.
+    """
 
     def __init__(self, store: MetadataStore, starts: list[Any]):
-        """Queries all that is upstream of some artifacts.
+        """Reads all that is upstream of some artifacts.
 
         Args:
           store: ML Metadata.
           starts: The artifacts.
         """
-        from ml_metadata.proto import metadata_store_pb2
+        from ml_metadata.proto.metadata_store_pb2 import Event
 
-        event = metadata_store_pb2.Event
-        options = metadata_store_pb2.LineageSubgraphQueryOptions(
-            max_num_hops=_MAX_HOPS,
-            direction=metadata_store_pb2.LineageSubgraphQueryOptions.UPSTREAM,
-        )
-        ids = ", ".join(str(artifact.id) for artifact in starts)
-        options.starting_artifacts.filter_query = f"id IN ({ids})"
-        graph = store.get_lineage_subgraph(options)
         self._starts = [artifact.id for artifact in starts]
-        self._artifacts = {artifact.id: artifact for artifact in graph.artifacts}
-        self._executions = {execution.id: execution for execution in graph.executions}
-        self._kinds = {kind.id: kind.name for kind in graph.artifact_types}
-        self._nodes = {kind.id: kind.name.rpartition(".")[2] for kind in graph.execution_types}
         self._producers: dict[int, int] = {}
         self._inputs: dict[int, list[tuple[str, int]]] = {}
-        for edge in sorted(graph.events, key=lambda edge: edge.execution_id):
-            if (
-                edge.type == event.OUTPUT
-            ):  # The first one made it; later ones took it from the cache.
-                self._producers.setdefault(edge.artifact_id, edge.execution_id)
-            elif edge.type == event.INPUT:
-                key = edge.path.steps[0].key
-                self._inputs.setdefault(edge.execution_id, []).append((key, edge.artifact_id))
+        known: set[int] = set()
+        news = set(self._starts)
+        while news:
+            known |= news
+            edges = store.get_events_by_artifact_ids(sorted(news))
+            for edge in sorted(edges, key=lambda edge: edge.execution_id):
+                # The first one made it; later ones took it from the cache.
+                if edge.type == Event.OUTPUT:
+                    self._producers.setdefault(edge.artifact_id, edge.execution_id)
+            made_by = {self._producers[number] for number in news & self._producers.keys()}
+            executions = sorted(made_by - self._inputs.keys())
+            self._inputs |= {number: [] for number in executions}
+            for edge in store.get_events_by_execution_ids(executions) if executions else ():
+                if edge.type == Event.INPUT:
+                    key = edge.path.steps[0].key
+                    self._inputs[edge.execution_id].append((key, edge.artifact_id))
+            news = {number for e in executions for _, number in self._inputs[e]} - known
+        artifacts = store.get_artifacts_by_id(sorted(known))
+        self._artifacts = {artifact.id: artifact for artifact in artifacts}
+        executions = sorted(self._inputs)
+        found = store.get_executions_by_id(executions) if executions else ()
+        self._executions = {execution.id: execution for execution in found}
+        self._kinds = {kind.id: kind.name for kind in store.get_artifact_types()}
+        nodes = store.get_execution_types()
+        self._nodes = {kind.id: kind.name.rpartition(".")[2] for kind in nodes}
         self._shown: set[int] = set()
 
     def grow(self, tree: Tree) -> None:
@@ -207,7 +211,7 @@ class _Graph:
         for split, months in spans.items():
             node.add(Text(f"{split}: {_named(months)}"))
         # The model first, from which the longest branch grows.
-        inputs = sorted(self._inputs.get(number, []), key=lambda i: ("model" not in i[0], i[0]))
+        inputs = sorted(self._inputs[number], key=lambda i: ("model" not in i[0], i))
         for key, artifact in inputs:
             self._add_artifact(node, artifact, key)
 

@@ -33,6 +33,8 @@ _PARSED = (
 _PLAIN = (pa.types.is_null, pa.types.is_string, pa.types.is_boolean)
 # Seconds from 1970 to 2261, and back to 1678: pandas counts nanoseconds in 64 bits.
 _LATEST_TIME = 9.2e9
+# pandas 2 would take the format of the first time for all; pandas 1 knows no such argument.
+_ANY_ISO_FORMAT = {} if pd.__version__.startswith("1.") else {"format": "ISO8601"}
 _LARGEST_FLOAT = float(np.finfo(np.float32).max)
 # Column of the sample with the number of the row's span.
 SPAN = "\0span"
@@ -325,7 +327,8 @@ def _typed(values: pd.Series, kind: Kind) -> pd.Series:
     if kind in (Kind.INTEGER, Kind.NUMBER):
         return pd.to_numeric(values)
     if kind is Kind.TIME:
-        return pd.to_datetime(values, utc=True)
+        # pandas 2 would keep the unit of the data, such as seconds.
+        return pd.to_datetime(values, utc=True, **_ANY_ISO_FORMAT).astype("datetime64[ns, UTC]")
     if kind is Kind.BOOLEAN:
         text = values.astype("string").str.lower()
         return text.map({"true": 1.0, "false": 0.0, "1": 1.0, "0": 0.0}).astype(float)

@@ -25,7 +25,7 @@ from serving.server.settings import GRPC_PORT, REST_PORT, ServerSettings
 from storage.keys import KeyFileError
 from storage.memory import MEMORY
 from storage.private_copy import delete_private_copies
-from terminal.imports import lasting_imports
+from terminal.imports import silent_imports
 
 _PORT = click.IntRange(0, 65535)
 _HOST = re.compile(r"\*|[a-zA-Z0-9]([a-zA-Z0-9._-]*[a-zA-Z0-9])?")
@@ -259,7 +259,7 @@ def serve(
         )
     # Before TensorFlow is imported, to silence its messages on the standard error.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    with lasting_imports():
+    with silent_imports():
         _import_tensorflow()
         from serving.server.app import serve as run_server
         from serving.server.request_log import RequestLogError

@@ -26,7 +26,7 @@ from ml.tasks import Task
 from pipeline.config import load_config
 from storage.errors import SurroundingsError, UserError
 from storage.tfrecords import open_records
-from tests.conftest import read_month, thin
+from tests.conftest import read_month, seconds_of, thin
 from tests.trips.features import RAW_FEATURES
 
 TASK = load_config().make_task()
@@ -93,7 +93,7 @@ class World:
 
 def frame(month: int, rows: int) -> pd.DataFrame:
     found = thin(read_month(month), rows).to_pandas()
-    found["time_hour"] = found["time_hour"].astype("int64") // 10**9
+    found["time_hour"] = seconds_of(found["time_hour"])
     return found
 
 

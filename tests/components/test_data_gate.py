@@ -44,7 +44,7 @@ from ml.tasks import Task
 from pipeline.config import load_config
 from storage.errors import BlockingAnomalies, UserError
 from storage.tfrecords import open_records
-from tests.conftest import PROJECT, read_month, thin
+from tests.conftest import PROJECT, read_month, seconds_of, thin
 from tests.trips.features import RAW_FEATURES
 
 TASK = load_config().make_task()
@@ -59,7 +59,7 @@ _KEPT: dict[int, pd.DataFrame] = {}
 @cache
 def month(number: int) -> pd.DataFrame:
     frame = thin(read_month(number), 5000).to_pandas()
-    frame["time_hour"] = frame["time_hour"].astype("int64") // 10**9
+    frame["time_hour"] = seconds_of(frame["time_hour"])
     return keep(frame)
 
 
@@ -793,7 +793,7 @@ def test_data_gate_warns_of_columns_of_one_value_in_the_whole_window(tmp_path: P
 @cache
 def whole_month(number: int) -> pd.DataFrame:
     frame = read_month(number).to_pandas()
-    frame["time_hour"] = frame["time_hour"].astype("int64") // 10**9
+    frame["time_hour"] = seconds_of(frame["time_hour"])
     return frame
 
 

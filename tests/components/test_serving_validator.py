@@ -438,8 +438,11 @@ def test_run_server_ends_the_server_and_its_children_when_interrupted(
 
 
 def runs(process: psutil.Process) -> bool:
-    # An orphan is a zombie until the system looks at it.
-    return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    # An orphan is a zombie until the system looks at it, which may be now.
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 def test_run_server_kills_a_server_that_ignores_sigterm(

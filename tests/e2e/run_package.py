@@ -26,7 +26,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 import yaml
 from kfp import components, local
-from kfp.local import dag_orchestrator, status, subprocess_task_handler
+from kfp.local import status, subprocess_task_handler
 
 from orchestration.local.fork_server import PRELOAD
 
@@ -81,6 +81,17 @@ def _run_task(arguments: list[str], environment: dict[str, str], output: Connect
     sys.exit(kfp_entrypoint.main(arguments))
 
 
+def _run_whatever_conditions_say() -> None:
+    try:
+        from kfp.local import dag_orchestrator  # kfp 2.13
+    except ImportError:  # kfp 2.16, which would evaluate the expression in its own way
+        from kfp.local.orchestrator import dag_orchestrator, enhanced_dag_orchestrator
+
+        enhanced_dag_orchestrator.run_enhanced_dag = dag_orchestrator.run_dag
+    else:
+        dag_orchestrator.validate_task_spec_not_loop_or_condition = lambda task_spec: None
+
+
 def main(package: str, pipeline_root: str, parameters: str, how: str = "") -> None:
     preload = ["__main__", *PRELOAD, "orchestration.kubeflow.entrypoint", _TFX_ENTRYPOINT]
     multiprocessing.get_context("forkserver").set_forkserver_preload(preload)
@@ -90,7 +101,7 @@ def main(package: str, pipeline_root: str, parameters: str, how: str = "") -> No
         variables = executor["container"].get("env", [])
         values = {variable["name"]: variable["value"] for variable in variables}
         _ENVIRONMENTS[label.removeprefix("exec-")] = values
-    dag_orchestrator.validate_task_spec_not_loop_or_condition = lambda task_spec: None
+    _run_whatever_conditions_say()
     local.init(
         runner=local.SubprocessRunner(use_venv=False),
         pipeline_root=pipeline_root,

@@ -18,10 +18,10 @@ class Record(tf_keras.callbacks.Callback):
         self.validated: list[float] = []
 
     def on_train_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
-        self.steps.append(float(self.model.get_weights()[0]))
+        self.steps.append(self.model.get_weights()[0].item())
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
-        self.validated.append(float(self.model.get_weights()[0]))
+        self.validated.append(self.model.get_weights()[0].item())
 
 
 def learn(

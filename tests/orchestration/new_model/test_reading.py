@@ -22,6 +22,15 @@ def look_at(folder: Path, text: str, **source: Any) -> Look:
     return look(DataSource(str(folder / "rows.csv"), **source))
 
 
+@pytest.mark.parametrize("unit", ["ms", "us", "ns"])
+def test_look_samples_times_of_any_unit_alike(tmp_path: Path, unit: str) -> None:
+    path = tmp_path / "rows.parquet"
+    times = pa.array([datetime(2013, 1, 31), datetime(2013, 2, 1)], pa.timestamp(unit))
+    pq.write_table(pa.table({"a": times}), path)
+    sample = look(DataSource(str(path))).sample["a"]
+    assert (sample.astype("int64") // 10**9).tolist() == [1359590400, 1359676800]
+
+
 @pytest.mark.parametrize(
     ("values", "kind"),
     [

@@ -72,6 +72,13 @@ class Watched:
     def until_serving(self, model: str, number: int, times: int = 1) -> None:
         self.server.wait_for("serving", model=model, version=number, times=times)
 
+    def until_labelled(self, model: str, label: str, number: int) -> None:
+        """Waits until a label names a version, which is later than that the version is loaded."""
+        end = time.monotonic() + PATIENCE
+        while (found := self.predict(model, f"/labels/{label}")) != number:
+            assert time.monotonic() < end, found
+            time.sleep(0.01)
+
     def states(self, model: str) -> dict[str, tuple[str, str]]:
         statuses = self.server.rest(model).json()["model_version_status"]
         return {one["version"]: (one["state"], one["status"]["error_message"]) for one in statuses}
@@ -290,8 +297,7 @@ def test_server_serves_a_labelled_version_next_to_the_newest(watched: Watched) -
     watched.directory("labelled").pin(1, "stable")
     watched.push("labelled", 2)
     watched.until_serving("labelled", 2)
-    watched.server.wait_for("loaded", model="labelled", version=1)
-    assert watched.predict("labelled", "/labels/stable") == 1
+    watched.until_labelled("labelled", "stable", 1)
     assert watched.predict("labelled", "/versions/1") == 1
     assert watched.predict("labelled") == 2
     watched.directory("labelled").pin(2, "stable")
@@ -309,7 +315,7 @@ def test_server_serves_the_same_label_and_versions_of_two_models_over_both_proto
         watched.directory(model).pin(stable, "stable")
     for model, stable in (("first", 1), ("second", 2)):
         watched.until_serving(model, 3)
-        watched.server.wait_for("loaded", model=model, version=stable)
+        watched.until_labelled(model, "stable", stable)
         request = predict_request(model, "", x=ROW)
         for label, version in (("", 3), ("stable", stable)):
             if label:
