@@ -11,11 +11,10 @@ import tensorflow_transform as tft
 import tensorflow_transform.beam as tft_beam
 from tensorflow_transform.tf_metadata import dataset_metadata
 from tfx import v1 as tfx
-from tfx_bsl.public import tfxio
 
 # Replaces TFT's merging.
 from components.transform import ordered_merges  # noqa: F401
-from components.transform.files import FILE, read_batches, transform_split
+from components.transform.files import FILE, OrderedRecords, read_batches, transform_split
 from components.transform.kept_analyses import KeptAnalyses, code_version
 from ml.artifacts import load_schema, split_files, split_uri
 from ml.custom_config import bind_custom_config
@@ -76,7 +75,7 @@ def Transform(
     learned_from = [f for split in json.loads(analyze) for f in split_files(examples, split)]
     applied_to = {split: split_files(examples, split) for split in json.loads(transform)}
     raw = load_schema(schema)
-    source = tfxio.TFExampleBeamRecord("in memory", schema=raw)
+    source = OrderedRecords("in memory", schema=raw)
     specs = source.TensorAdapter().OriginalTypeSpecs()
     to_analyze = source.Project(tft.get_analyze_input_columns(function, specs))
     version = code_version(user_function, custom_config, raw.SerializeToString(deterministic=True))

@@ -23,6 +23,18 @@ _BATCH_ROWS = 65_536  # More than the rows of a file of SpanExampleGen.
 FILE = "file\n"
 
 
+class OrderedRecords(tfxio.TFExampleBeamRecord):
+    """Examples whose tensors are in the order of their names, also in the transform graph.
+
+    A schema holds their representations in a map, and protobuf 6 goes through a map in another
+    order in each process.
+    """
+
+    def TensorRepresentations(self) -> Any:
+        """What TFT makes its tensors of, by name, ascending."""
+        return dict(sorted(super().TensorRepresentations().items()))
+
+
 def read_batches(pipeline: beam.Pipeline, label: str, files: list[str], source: tfxio.TFXIO) -> Any:
     """Record batches of the columns of `source`."""
     return (

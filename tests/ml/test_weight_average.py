@@ -43,7 +43,7 @@ def learn(
         verbose=0,
         callbacks=[*callbacks, record],
     )
-    return record, float(model.get_weights()[0])
+    return record, model.get_weights()[0].item()
 
 
 def test_average_weights_validates_the_average_and_trains_the_weights() -> None:
