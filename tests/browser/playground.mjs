@@ -37,9 +37,13 @@ async function signIn(page, given) {
 
 async function choose(page, { model, version }) {
   const part = page.locator(".model").filter({ has: page.getByText(model, { exact: true }) });
+  const fields = page.locator("#fields > *");
+  await fields.evaluateAll((all) => all.forEach((one) => (one.dataset.before = "")));
   await part.locator(".version", { hasText: new RegExp(`^${version}`) }).click();
-  await page.locator(".version[aria-current=true]").filter({ hasText: version }).waitFor();
-  await page.locator("#form-model").filter({ hasText: model }).waitFor();
+  // What is filled in before the new form is there goes with the old one, also of the same version.
+  await page.locator("#fields > [data-before]").first().waitFor({ state: "detached" });
+  await page.locator("#form-model", { hasText: model }).waitFor();
+  await page.locator("#form-version", { hasText: new RegExp(`^version ${version}$`) }).waitFor();
 }
 
 async function take(page, step) {
