@@ -8,13 +8,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import tensorflow as tf
 import tensorflow_transform as tft
 from click.testing import CliRunner
 from sklearn.datasets import load_digits
 
 from data.digits import make
-from models.digits.network import build_model
+from models.digits.network import build_model, change_images
 from models.digits.preprocessing import PIXELS
 from storage.errors import DataError
 from tests.models.trial import ModelData, change
@@ -92,13 +91,24 @@ def test_network_is_that_of_the_tutorial() -> None:
     np.testing.assert_allclose(predictions.sum(axis=1), 1, atol=1e-5)
 
 
-def test_network_sees_changed_images_in_training_alone() -> None:
-    model = build_model(DIGITS.learning)
-    pixels = np.random.default_rng(7).random((4, PIXELS), np.float32)
-    served = np.array(model(pixels, training=False))
-    assert not np.allclose(served, np.array(model(pixels, training=True)), atol=1e-3)
-    dense = [layer for layer in model.layers if layer.weights]
-    hidden = pixels
-    for layer in dense:
-        hidden = layer(hidden)
-    np.testing.assert_allclose(tf.nn.softmax(hidden), served, atol=1e-6)
+def test_training_has_changed_copies_of_the_images(rows: pa.Table) -> None:
+    images = {"pixels": _pixels(rows, 4), "digit": np.arange(4).reshape(-1, 1)}
+    made = change_images(images, dict(DIGITS.learning.network, copies=3))
+    assert made["pixels"].shape == (12, PIXELS)
+    assert made["digit"].ravel().tolist() == [0, 1, 2, 3] * 3
+    copies = made["pixels"].reshape(3, 4, PIXELS)
+    assert not np.allclose(copies[0], copies[1], atol=0.01)
+    # A little: an image is nearer to its own copies than to other images.
+    far = np.abs(copies[:, :, np.newaxis] - images["pixels"]).mean(axis=-1)
+    assert (far.argmin(axis=-1) == np.arange(4)).all()
+
+
+def test_images_that_nothing_changes_stay_as_they_are(rows: pa.Table) -> None:
+    pixels = _pixels(rows, 4)
+    nothing = {"copies": 2, "rotation": 0.0, "zoom": 0.0, "shift": 0.0}
+    made = change_images({"pixels": pixels}, nothing)
+    np.testing.assert_allclose(made["pixels"], np.tile(pixels, (2, 1)), atol=1e-6)
+
+
+def _pixels(rows: pa.Table, count: int) -> np.ndarray:
+    return np.array(rows["image"].slice(0, count).to_pylist(), np.float32) / 255
