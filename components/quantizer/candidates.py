@@ -57,8 +57,8 @@ class CandidateMaker:
     targets: Callable[[], np.ndarray | None]
     weight_bits: int
 
-    def convert_float(self, model: tfx.dsl.Artifact) -> bytes:
-        """The trained model as a TFLite model.
+    def convert_float(self, model: tfx.dsl.Artifact) -> Candidate:
+        """The trained model in both formats.
 
         Its SavedModel is converted as it is; one without the signature is saved again first.
 
@@ -67,8 +67,8 @@ class CandidateMaker:
         """
         path = serving_model_uri(model)
         if self.signature in read_signatures(path):
-            return self._convert("none", path)
-        return self.make("none", load_network(model), {}, {}).tflite
+            return Candidate(path, self._convert("none", path))
+        return self.make("none", load_network(model), {}, {})
 
     def make(
         self, mode: str, network: tf_keras.Model, representative: Columns, train: Columns

@@ -9,6 +9,7 @@ import numpy as np
 import tensorflow_transform as tft
 from tfx import v1 as tfx
 
+from components.quantizer.absent_values import check_absent_values
 from components.quantizer.candidates import (
     EMULATED,
     FINE_TUNED,
@@ -143,7 +144,8 @@ def Quantizer(
     Raises:
       UserError: If a parameter is not allowed, a layer cannot be quantized, the model is not
         `tf_keras`, the representative dataset is unusable, TFLite lacks an operator, or the TFLite
-        model has an input that is no feature of the raw examples.
+        model has an input that is no feature of the raw examples, or predicts otherwise than the
+        SavedModel where a feature is absent.
     """
     stopwatch = Stopwatch("Quantizer")
     skip_autograph_of_libraries()
@@ -196,9 +198,10 @@ def Quantizer(
             weight_bits=weight_bits,
         )
         progress.report("float model")
-        float_tflite = maker.convert_float(float_model)
-        baseline = measure(float_tflite, rows)
-        weights, _ = count_weights(float_tflite)
+        trained = maker.convert_float(float_model)
+        check_absent_values(trained, rows, graph.raw_feature_spec())
+        baseline = measure(trained.tflite, rows)
+        weights, _ = count_weights(trained.tflite)
         candidates: dict[str, Candidate] = {}
         measured: dict[str, Measurement] = {}
         losses: dict[str, float] = {}

@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from ml.task_layers import encode_label
 from ml.tasks import Task
-from ml.transforms import category_ids, is_absent, standard_scores
+from ml.transforms import category_ids, is_absent, of_known, standard_scores
 
 CATEGORIES = ("cut", "color", "clarity")
 # Prices jump where a stone reaches a weight that people ask for, such as one carat: each 0.05 carat
@@ -40,7 +40,7 @@ def preprocessing_fn(
     carat = inputs["carat"]
     sizes = [_size(inputs[name], carat, usual) for name, usual in _SIZES.items()]
     numbers = [carat, inputs["depth"], inputs["table"], *sizes]
-    numbers += [tf.math.log(positive) for positive in (carat, *sizes)]
+    numbers += [of_known(tf.math.log, positive) for positive in (carat, *sizes)]
     outputs = {name: category_ids(inputs[name], name) for name in CATEGORIES}
     outputs[WEIGHT_CLASS] = _weight_class(carat)
     outputs["numbers"] = standard_scores(tf.concat(numbers, axis=1))

@@ -11,6 +11,7 @@ import tensorflow_transform as tft
 
 from ml.task_layers import encode_label
 from ml.tasks import Task
+from ml.transforms import of_known
 
 from .features import IDS, NUMERIC, VOCABULARIES
 
@@ -99,11 +100,11 @@ def _numeric_features(inputs: Tensors, departure: tf.Tensor) -> tf.Tensor:
             inputs["temp"],
             inputs["dewp"],
             inputs["humid"],
-            tf.where(calm, tf.zeros_like(wind), wind * tf.sin(toward)),
-            tf.where(calm, tf.zeros_like(wind), wind * tf.cos(toward)),
+            tf.where(calm, tf.zeros_like(wind), wind * of_known(tf.sin, toward)),
+            tf.where(calm, tf.zeros_like(wind), wind * of_known(tf.cos, toward)),
             wind,
             tf.where(tf.math.is_nan(gust), tf.zeros_like(gust), gust),
-            tf.math.log1p(100 * inputs["precip"]),
+            of_known(tf.math.log1p, 100 * inputs["precip"]),
             inputs["pressure"],
             inputs["visib"],
         ],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import apache_beam as beam
@@ -10,7 +11,7 @@ import tensorflow as tf
 import tensorflow_transform.beam as tft_beam
 from tensorflow_transform.tf_metadata import dataset_metadata, schema_utils
 
-from ml.transforms import quantile_ranks, shares
+from ml.transforms import of_known, quantile_ranks, shares
 
 ROWS = 500
 
@@ -56,3 +57,15 @@ def test_quantile_ranks_are_those_of_each_column_and_shares_are_bounded(tmp_path
         np.testing.assert_allclose(np.sort(found[:, column]), np.sort(expected), atol=0.06)
     expected = np.clip(counts / 255, 0, 1)
     np.testing.assert_allclose(np.sort(found[:, 2:].ravel()), np.sort(expected.ravel()), atol=1e-6)
+
+
+def test_of_known_keeps_absent_numbers_from_a_function() -> None:
+    seen = []
+
+    def logarithm(values: tf.Tensor) -> tf.Tensor:
+        seen.append(values.numpy())
+        return tf.math.log(values)
+
+    found = of_known(logarithm, tf.constant([[math.e], [math.nan], [math.inf]]))
+    np.testing.assert_allclose(found, np.array([[1], [math.nan], [math.inf]]), rtol=1e-6)
+    assert not np.isnan(seen).any()

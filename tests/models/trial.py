@@ -202,8 +202,10 @@ class Trial:
 
     @property
     def requests(self) -> np.ndarray:
-        """Rows to predict, serialized, bytes [rows]."""
-        return np.array(self.data.examples(self.rows.slice(0, _REQUESTS)), object)
+        """Rows to predict, without each feature that may be absent too, bytes [rows]."""
+        examples = self.data.examples(self.rows.slice(0, _REQUESTS))
+        rows = [*examples, *(self._without(examples[0], [name]) for name in self._optional())]
+        return np.array(rows, object)
 
     def anomalies(self) -> dict[str, str]:
         """What TFDV finds wrong with the rows, by feature."""
@@ -217,11 +219,7 @@ class Trial:
 
     def empty_rows(self) -> list[bytes]:
         """A row without any value that may be absent."""
-        example = tf.train.Example.FromString(self.requests[0])
-        for name, part in self._request_spec().items():
-            if part.default_value is not None:
-                del example.features.feature[name]
-        return [example.SerializeToString()]
+        return [self._without(self.requests[0], self._optional())]
 
     def extreme_rows(self) -> list[bytes]:
         """Rows with an unknown text, and very large and very small numbers."""
@@ -256,6 +254,18 @@ class Trial:
     def on_device(self) -> np.ndarray:
         """Predictions of the TFLite model without quantization, float32 [rows, outputs]."""
         return TFLitePredictor(self._tflite()).predict(self.requests)
+
+    def _optional(self) -> list[str]:
+        """The features that may be absent."""
+        spec = self._request_spec()
+        return [name for name, part in spec.items() if part.default_value is not None]
+
+    @staticmethod
+    def _without(serialized: bytes, names: list[str]) -> bytes:
+        example = tf.train.Example.FromString(serialized)
+        for name in names:
+            example.features.feature.pop(name, None)
+        return example.SerializeToString()
 
     def _tflite(self) -> bytes:
         return convert(self.saved_model, RAW_SIGNATURE, float16=False, quantize=False)
