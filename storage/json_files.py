@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import io
 import json
 import re
@@ -38,7 +39,7 @@ def read_json(
     """See `storage.tables.iter_batches`.
 
     The names of columns that are not read are added to `left_out`. A column without a type has that
-    of its first values. `with_lines` adds the column `LINE`.
+    of its first values. `with_lines` adds the column `LINE`: the lines, without white space around.
     """
     types = {name: kind for name, kind in types.items() if columns is None or name in columns}
     row = 0
@@ -54,15 +55,39 @@ def read_json(
                 table = _parse(block, types, "ignore")
             except pa.ArrowInvalid as error:
                 raise DataError(f"{path}: {_explain_json(str(error), row, types)}") from error
+            lines = [line for line in map(bytes.strip, block.split(b"\n")) if line]
+            _check_lines(path, lines, len(table), row)
             if with_lines:
-                lines = [line for line in block.split(b"\n") if line.strip()]
-                if len(lines) != len(table):
-                    raise DataError(f"{path}: after row {row}: one object in a line is expected")
                 table = table.append_column(LINE, pa.array(lines, pa.string()))
             row += len(table)
             yield from table.combine_chunks().to_batches()
     if not row:
         raise DataError(f"{path} is empty: one object in a line is expected")
+
+
+def _check_lines(path: str, lines: list[bytes], rows: int, rows_before: int) -> None:
+    """Checks that pyarrow made a row of each line, and has not left out any.
+
+    It takes objects wherever they begin, and at a comma, a colon, a bracket or a NUL that stands
+    between them it ends as if the file did. No object goes over two lines of which the first ends
+    in `}` and the second begins with `{`: so there are as many lines as rows only if each is one.
+    What follows the last object is in the last line.
+    """
+    whole = all(line[:1] == b"{" and line[-1:] == b"}" for line in lines)
+    if whole and len(lines) == rows and (not lines or parse_object(lines[-1]) is not None):
+        return
+    wrong = next((n for n, line in enumerate(lines, 1) if parse_object(line) is None), None)
+    where = f"row {rows_before + wrong}" if wrong else f"after row {rows_before}"
+    raise DataError(f"{path}: {where}: one object in a line is expected")
+
+
+def parse_object(line: bytes | str) -> dict[str, Any] | None:
+    """The object of a line, its numbers as texts; None if the line is none, or nested too deep."""
+    try:
+        found = json.loads(line, parse_int=str, parse_float=str)
+    except (ValueError, RecursionError):
+        return None
+    return found if isinstance(found, dict) else None
 
 
 def first_names(path: str, files: fs.FileSystem, text: TextFormat) -> list[str]:
@@ -125,7 +150,7 @@ def _blocks(path: str, stream: Any, text: TextFormat) -> Iterator[bytes]:
 
 def _utf8(path: str, block: bytes, text: TextFormat) -> bytes:
     try:
-        return block.decode(text.encoding).encode()
+        return block.decode(text.encoding).encode().removeprefix(codecs.BOM_UTF8)
     except UnicodeDecodeError as error:
         raise DataError(
             f"{path}: {not_encoded(block.count(bytes([10]), 0, error.start) + 1, text)}"

@@ -184,6 +184,23 @@ def test_json_lines_buffer_refuses_a_name_that_a_later_row_has() -> None:
     assert as_json(table.slice(0, 1)) == b'{"b": "\\"p\\"", "p": 1}\n'
 
 
+@pytest.mark.parametrize("key", ["a/é", "\\u0061/é", "a\\/é", "a/\\u00e9"])
+def test_json_lines_buffer_refuses_a_name_however_it_is_escaped(key: str) -> None:
+    table = pa.table({LINE: [f'{{"{key}": 1}}'], "a/é": [1]})
+    with pytest.raises(TextError, match="a row has 'a/é', which the first rows do not have"):
+        as_json(table)
+
+
+@pytest.mark.parametrize("depth", [3, 100_000])
+def test_json_lines_buffer_writes_or_refuses_a_deep_row(depth: int) -> None:
+    table = pa.table({LINE: [f'{{"b": {"[" * depth}"p"{"]" * depth}}}'], "p": [1]})
+    if depth == 3:
+        assert as_json(table) == b'{"b": [[["p"]]], "p": 1}\n'
+        return
+    with pytest.raises(TextError, match="is nested too deep: write Parquet"):
+        as_json(table)
+
+
 @pytest.mark.parametrize("make", [as_csv, as_json])
 def test_text_buffer_packs_the_same_rows_to_the_same_bytes(make: Any) -> None:
     table = pa.table({"a": [1.5] * 999})
