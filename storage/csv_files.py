@@ -14,10 +14,9 @@ import pyarrow.compute as pc
 from pyarrow import csv as arrow_csv
 from pyarrow import fs
 
-from storage.errors import DataError
+from storage.errors import DataError, one_line
 from storage.table_formats import (
     BLOCK_BYTES,
-    LONGEST_REASON,
     TextFormat,
     check_names,
     describe_type,
@@ -215,4 +214,4 @@ def _explain_csv(
         )
     if "straddl" in message:
         return "a row is longer than 4 MiB: is a quotation mark not closed?"
-    return " ".join(message.split())[:LONGEST_REASON]
+    return one_line(message)

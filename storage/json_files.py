@@ -13,10 +13,9 @@ import pyarrow as pa
 from pyarrow import fs
 from pyarrow import json as arrow_json
 
-from storage.errors import DataError
+from storage.errors import DataError, one_line
 from storage.table_formats import (
     BLOCK_BYTES,
-    LONGEST_REASON,
     TextFormat,
     check_names,
     describe_type,
@@ -173,4 +172,4 @@ def _explain_json(message: str, rows_before: int, types: Mapping[str, pa.DataTyp
     if changed := _CHANGED.search(detail):
         expected = describe_type(types[changed["name"]]) if changed["name"] in types else "one type"
         return f"{row}: column {changed['name']!r} is of another type; {expected} is expected"
-    return f"{row}: {' '.join(detail.split())[:LONGEST_REASON]}"
+    return f"{row}: {one_line(detail)}"

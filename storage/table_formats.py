@@ -12,7 +12,6 @@ import pyarrow as pa
 from storage.errors import DataError, UserError
 
 BLOCK_BYTES = 4 << 20
-LONGEST_REASON = 500
 _FORMATS = re.compile(
     r".*\.(?:(?P<parquet>parquet|pq)|(?P<csv>csv|tsv)(?:\.gz)?|(?P<jsonl>jsonl|ndjson)(?:\.gz)?)",
     re.DOTALL | re.IGNORECASE,
