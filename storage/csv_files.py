@@ -158,8 +158,6 @@ def first_rows(path: str, files: fs.FileSystem, text: TextFormat) -> tuple[list[
     encoding = "utf-8-sig" if text.encoding.lower().replace("-", "") == "utf8" else text.encoding
     try:
         decoded = start.decode(encoding, "ignore" if len(start) == BLOCK_BYTES else "strict")
-    except LookupError as error:
-        raise DataError(f"data.encoding = {text.encoding!r}: there is no such encoding") from error
     except UnicodeDecodeError as error:
         line = start.count(b"\n", 0, error.start) + 1
         raise DataError(f"{path}: {not_encoded(line, text)}") from error

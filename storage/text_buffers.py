@@ -36,16 +36,12 @@ class TextBuffer(ABC):
       rows: Number of rows so far.
 
     Raises:
-      TextError: If a column has a type without a text, or there is no such encoding.
+      TextError: If a column has a type without a text.
     """
 
     def __init__(self, schema: pa.Schema, encoding: str = "utf-8", packed: bool = False):
         self.schema = schema
         self.rows = 0
-        try:
-            "".encode(encoding)
-        except (LookupError, UnicodeError) as error:
-            raise TextError(f"data.encoding = {encoding!r}: there is no such encoding") from error
         self._encoding = encoding
         self._encode = codecs.getincrementalencoder(encoding)().encode
         self._out = io.BytesIO()

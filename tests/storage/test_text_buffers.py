@@ -222,13 +222,6 @@ def test_text_buffer_writes_other_encodings(make: Any) -> None:
 
 
 @pytest.mark.parametrize("make", [as_csv, as_json])
-@pytest.mark.parametrize("encoding", ["klingon", "rot13", "undefined", ""])
-def test_text_buffer_refuses_an_encoding_that_there_is_not(make: Any, encoding: str) -> None:
-    with pytest.raises(TextError, match=f"data.encoding = '{encoding}': there is no such encoding"):
-        make(pa.table({"a": [1]}), encoding=encoding)
-
-
-@pytest.mark.parametrize("make", [as_csv, as_json])
 @pytest.mark.parametrize(
     ("column", "message"),
     [
