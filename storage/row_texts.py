@@ -26,7 +26,7 @@ def csv_rows(columns: Sequence[pa.Array], separator: str, empty: str) -> pa.Arra
     Args:
       columns: One or more, of the same length.
       separator: What stands between cells; one character.
-      empty: How a text without a character is written, which is no absent one.
+      empty: How an empty text is written; an absent one is written as nothing.
 
     Raises:
       pa.ArrowNotImplementedError: If a type has no text, such as that of a duration.

@@ -102,7 +102,7 @@ class CsvBuffer(TextBuffer):
       separator: What stands between two values.
       encoding: Its characters.
       packed: Whether it is gzipped.
-      empty: How a text without a character is written.
+      empty: How an empty text is written; an absent one is written as nothing.
 
     Example:
       >>> buffer = CsvBuffer(pa.schema([("x", pa.int8()), ("y", pa.string())]), ";")

@@ -222,7 +222,7 @@ class Table:
 
 
 def without_line(schema: pa.Schema) -> pa.Schema:
-    """The columns of a table, of those of its copy."""
+    """The columns of a copy without `LINE`, which the table does not have."""
     return pa.schema([field for field in schema if field.name != LINE])
 
 
@@ -300,7 +300,7 @@ def _difference(first: pa.Schema, found: pa.Schema) -> str:
         if name not in theirs:
             return f"{name!r} is absent"
         if name not in ours:
-            return f"{name!r} is one more"
+            return f"{name!r} is additional"
         if ours[name] != theirs[name]:
             return f"{name!r} is {theirs[name]}, not {ours[name]}"
     return f"their order is {', '.join(found.names)}"

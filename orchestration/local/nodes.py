@@ -34,7 +34,7 @@ class Ahead:
 
     Attributes:
       run_id: Its id, which it has to be run with.
-      name: What it is of, for the screen.
+      name: The span that it is as of, for the screen.
       pipeline: Its pipeline.
     """
 
