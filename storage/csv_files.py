@@ -99,17 +99,11 @@ def times_as_written(
 
 def _refuse_repeated_header(path: str, batch: pa.RecordBatch, row: int) -> None:
     """Refuses rows that repeat the names of the columns, as of files that were put together."""
-    names = [
-        name
-        for name, column in zip(batch.schema.names, batch.columns, strict=True)
-        if pa.types.is_string(column.type)
-    ]
-    repeats = None
-    for name in names:
-        same = pc.equal(batch.column(batch.schema.get_field_index(name)), name)
-        repeats = same if repeats is None else pc.and_(repeats, same)
-    if repeats is None:
-        return
+    if not all(map(pa.types.is_string, batch.schema.types)):
+        return  # pyarrow has refused the name of a column of another type.
+    repeats = pa.array([True] * batch.num_rows, pa.bool_())
+    for name, column in zip(batch.schema.names, batch.columns, strict=True):
+        repeats = pc.and_(repeats, pc.equal(column, name))
     index = pc.index(repeats, True).as_py()
     if index >= 0:
         raise DataError(f"{path}: row {row + index + 1} is a header again")
