@@ -44,6 +44,10 @@ def read_json(
     row = 0
     with files.open_input_stream(path) as stream:
         for block in _blocks(path, stream, text):
+            lines = [line for line in map(bytes.strip, block.split(b"\n")) if line]
+            # Before pyarrow reads them, which may crash at a `null` before an object.
+            if not all(line[:1] == b"{" and line[-1:] == b"}" for line in lines):
+                raise _no_object(path, lines, row)
             if not row:
                 names = _names_of(path, block)
                 left_out |= set(names) - set(names if columns is None else columns)
@@ -53,9 +57,15 @@ def read_json(
             try:
                 table = _parse(block, types, "ignore")
             except pa.ArrowInvalid as error:
+                if any(parse_object(line) is None for line in lines):
+                    raise _no_object(path, lines, row) from error
                 raise DataError(f"{path}: {_explain_json(str(error), row, types)}") from error
-            lines = [line for line in map(bytes.strip, block.split(b"\n")) if line]
-            _check_lines(path, lines, len(table), row)
+            # pyarrow takes objects wherever they begin, and at a comma, a bracket or a NUL between
+            # them it ends as if the file did. An object that goes over two lines cannot end the
+            # first with `}` and begin the second with `{`: so there are as many lines as rows only
+            # if each line is one object, but for what follows the last object in its line.
+            if len(lines) != len(table) or (lines and parse_object(lines[-1]) is None):
+                raise _no_object(path, lines, row)
             if with_lines:
                 table = table.append_column(LINE, pa.array(lines, pa.string()))
             row += len(table)
@@ -64,20 +74,11 @@ def read_json(
         raise DataError(f"{path} is empty: one object in a line is expected")
 
 
-def _check_lines(path: str, lines: list[bytes], rows: int, rows_before: int) -> None:
-    """Checks that pyarrow made a row of each line, and has not left out any.
-
-    It takes objects wherever they begin, and at a comma, a colon, a bracket or a NUL that stands
-    between them it ends as if the file did. No object goes over two lines of which the first ends
-    in `}` and the second begins with `{`: so there are as many lines as rows only if each is one.
-    What follows the last object is in the last line.
-    """
-    whole = all(line[:1] == b"{" and line[-1:] == b"}" for line in lines)
-    if whole and len(lines) == rows and (not lines or parse_object(lines[-1]) is not None):
-        return
+def _no_object(path: str, lines: list[bytes], rows_before: int) -> DataError:
+    """The error for the first line that is no object."""
     wrong = next((n for n, line in enumerate(lines, 1) if parse_object(line) is None), None)
     where = f"row {rows_before + wrong}" if wrong else f"after row {rows_before}"
-    raise DataError(f"{path}: {where}: one object in a line is expected")
+    return DataError(f"{path}: {where}: one object in a line is expected")
 
 
 def parse_object(line: bytes | str) -> dict[str, Any] | None:
@@ -159,7 +160,6 @@ def _utf8(path: str, block: bytes, text: TextFormat) -> bytes:
 # Columns that are not in the schema are looked for in so many rows.
 _ROWS_WITH_NAMES = 100
 _JSON_ROW = re.compile(r" in row (\d+)")
-_NO_OBJECT = re.compile(r"Column\(\) changed from object")
 _CHANGED = re.compile(r"Column\(/(?P<name>.*)\) (?:changed from|was specified to be) (?P<facts>.+)")
 
 
@@ -167,8 +167,6 @@ def _explain_json(message: str, rows_before: int, types: Mapping[str, pa.DataTyp
     found = _JSON_ROW.search(message)
     row = f"row {rows_before + int(found[1]) + 1}" if found else f"after row {rows_before}"
     detail = _JSON_ROW.sub("", message.removeprefix("JSON parse error: "))
-    if _NO_OBJECT.search(detail):
-        return f"{row}: one object in a line is expected"
     if changed := _CHANGED.search(detail):
         expected = describe_type(types[changed["name"]]) if changed["name"] in types else "one type"
         return f"{row}: column {changed['name']!r} is of another type; {expected} is expected"

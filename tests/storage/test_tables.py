@@ -196,7 +196,8 @@ def test_as_parquet_of_a_header_alone_has_no_row(tmp_path: Path) -> None:
         ("bracket.jsonl", '{"a": 1}\n{"a": 2}}\n', "row 2: one object in a line is expected"),
         ("two.jsonl", '{"a": 1}\n{"a": 2}{"a": 3}\n{"a":\n4}\n', "row 2: one object in a line"),
         ("nul.jsonl", '{"a": 1}\n\0\n{"a": 2}', "row 2: one object in a line is expected"),
-        ("null.jsonl", '{"a": 1}\nnull\n', "row 2: one object in a line is expected"),
+        ("null.jsonl", 'null\n{"a": 1}\n', "row 1: one object in a line is expected"),
+        ("number.jsonl", '{"a": 1}\n{"a": 2} 5 {"a": 3}\n', "row 2: one object in a line"),
     ],
 )
 def test_as_parquet_refuses_a_file_by_row_and_reason(
@@ -213,6 +214,10 @@ def test_as_parquet_refuses_a_header_among_texts(tmp_path: Path) -> None:
     path = write(tmp_path, "a.csv", "a,b\nx,y\na,b\n")
     with pytest.raises(DataError, match="row 3 is a header again"):
         read(path, {"a": pa.string(), "b": pa.string()})
+
+
+def test_as_parquet_reads_a_text_that_is_the_name_of_its_column(tmp_path: Path) -> None:
+    assert read(write(tmp_path, "a.csv", "a,b\n1,b\n")).to_pylist() == [{"a": 1, "b": "b"}]
 
 
 def test_as_parquet_refuses_what_is_not_gzipped(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import example, given
+from hypothesis import assume, example, given
 from hypothesis import strategies as st
 from pyarrow import fs
 
@@ -30,7 +30,9 @@ _texts = st.text(
     | st.sampled_from('",;\n\r'),
     max_size=6,
 )
-_names = st.lists(_texts.filter(str.strip), min_size=2, max_size=4, unique_by=str.casefold)
+# The first name may not begin with what UTF-8 files may begin with.
+_name = _texts.filter(lambda text: text.strip() and not text.startswith("\ufeff"))
+_names = st.lists(_name, min_size=2, max_size=4, unique_by=str.casefold)
 
 
 def written(buffer: TextBuffer, *tables: pa.Table) -> bytes:
@@ -68,6 +70,7 @@ def test_csv_buffer_writes_texts_that_all_readers_read(
     columns = [pa.array([row[place] for row in rows], pa.string()) for place in range(len(names))]
     content = as_csv(pa.table(dict(zip(names, columns, strict=True))), separator)
     expected = [[cell or "" for cell in row] for row in rows]
+    assume(names not in expected)  # We refuse a header among the rows.
     reader = csv.reader(io.StringIO(content.decode(), newline=""), delimiter=separator)
     assert [*reader] == [names, *expected]
     assert [[*row.values()] for row in read_here(content, separator)] == expected
