@@ -67,8 +67,6 @@ def main(
 
     Memory does not depend on the number of epochs: `--set training.epochs=1` makes a run shorter.
     """
-    # So that the run ends with this program, and what was measured is written.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     config = load_config(settings=[f"data.window={window}", *settings])
     measured = _read() if add else {}
     for count in times:
@@ -316,4 +314,6 @@ def _notes(measured: _Measured) -> str:
 
 
 if __name__ == "__main__":
+    # So that the run ends with this program, and what was measured is written.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     main()

@@ -45,7 +45,7 @@ def name_inputs(path: str, signature: str, names: Mapping[str, str]) -> None:
         tf.io.gfile.remove(fingerprint)
 
 
-def read_signatures(path: str) -> dict[str, meta_graph_pb2.SignatureDef]:
+def saved_signatures(path: str) -> dict[str, meta_graph_pb2.SignatureDef]:
     """The signatures of a SavedModel by name, as model servers read them.
 
     Args:
@@ -67,6 +67,6 @@ def read_input_names(path: str, signature: str, arguments: Iterable[str]) -> dic
     Returns:
       The name of each.
     """
-    inputs = read_signatures(path)[signature].inputs
+    inputs = saved_signatures(path)[signature].inputs
     named = {argument: name for name, argument in graph_names(inputs).items()}
     return {argument: named.get(argument, argument) for argument in arguments}

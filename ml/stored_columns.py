@@ -165,8 +165,8 @@ class Batches:
             name: tf.TensorSpec([None, *column.shape[1:]], column.dtype)
             for name, column in (self._columns | self._others).items()
         }
-        # TensorFlow keeps the functions of a dataset for ever. So they may not hold the rows, of
-        # which each training would leave the labels and weights; the dataset itself does.
+        # TensorFlow never frees the functions of a dataset. So the dataset itself holds the rows:
+        # in the functions, the labels and weights of each training would stay in memory.
         own, inputs, others = weakref.ref(self), list(self._columns), list(self._others)
 
         def generate() -> Iterator[Columns]:

@@ -43,8 +43,9 @@ class AverageWeights(tf_keras.callbacks.Callback):
         self.model.make_train_function(force=True)
 
     def on_train_end(self, logs: dict[str, float] | None = None) -> None:
-        """Has training steps update nothing any more."""
+        """Has the steps of a later training update nothing."""
         del self.model.train_step
+        self.model.train_function = None
 
     def _update(self, steps: tf.Tensor) -> None:
         # With a lower momentum at first, to forget the random start.

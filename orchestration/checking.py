@@ -17,7 +17,7 @@ from ml.tasks import REGRESSION
 from pipeline.config import Config
 from pipeline.model import Model
 from pipeline.schema_checks import check_schema
-from storage.errors import UserError
+from storage.errors import UserError, one_line
 from storage.parquet import open_file
 from storage.spans import Window, filesystem, resolve_window
 from storage.table_formats import Format
@@ -66,7 +66,7 @@ def _read_schema(config: Config) -> Generator[str, None, schema_pb2.Schema | Non
     try:
         text_format.Parse(Path(path).read_text("utf-8"), schema)
     except (OSError, ValueError, text_format.ParseError) as error:
-        yield f"gate.schema = {path!r}: {' '.join(str(error).split())}"
+        yield f"gate.schema = {path!r}: {one_line(error)}"
         return None
     try:
         check_schema(config)

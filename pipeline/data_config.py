@@ -12,7 +12,7 @@ from storage.errors import DataError
 from storage.periods import SpanPeriod
 from storage.span_pattern import SpanPattern
 from storage.spans import DataSource
-from storage.table_formats import TextFormat
+from storage.table_formats import TextFormat, check_encoding, check_separator
 
 
 def _check_pattern(text: str) -> str:
@@ -60,8 +60,8 @@ class DataConfig:
     eval_share: Annotated[float, Field(gt=0, le=0.5)] = 0.1
     test_share: Annotated[float, Field(gt=0, le=0.5)] = 0.2
     key_columns: tuple[str, ...] = ()
-    separator: Annotated[str, Field(min_length=1, max_length=1, pattern=r'^[^"\r\n]$')] = ","
-    encoding: Text = "utf-8"
+    separator: Annotated[str, AfterValidator(check_separator)] = ","
+    encoding: Annotated[str, AfterValidator(check_encoding)] = "utf-8"
     null_values: tuple[str, ...] = TextFormat().null_values
 
     @field_validator("as_of")

@@ -14,10 +14,9 @@ import pyarrow.compute as pc
 from pyarrow import csv as arrow_csv
 from pyarrow import fs
 
-from storage.errors import DataError
+from storage.errors import DataError, one_line
 from storage.table_formats import (
     BLOCK_BYTES,
-    LONGEST_REASON,
     TextFormat,
     check_names,
     describe_type,
@@ -100,17 +99,11 @@ def times_as_written(
 
 def _refuse_repeated_header(path: str, batch: pa.RecordBatch, row: int) -> None:
     """Refuses rows that repeat the names of the columns, as of files that were put together."""
-    names = [
-        name
-        for name, column in zip(batch.schema.names, batch.columns, strict=True)
-        if pa.types.is_string(column.type)
-    ]
-    repeats = None
-    for name in names:
-        same = pc.equal(batch.column(batch.schema.get_field_index(name)), name)
-        repeats = same if repeats is None else pc.and_(repeats, same)
-    if repeats is None:
-        return
+    if not all(map(pa.types.is_string, batch.schema.types)):
+        return  # pyarrow has refused the name of a column of another type.
+    repeats = pa.array([True] * batch.num_rows, pa.bool_())
+    for name, column in zip(batch.schema.names, batch.columns, strict=True):
+        repeats = pc.and_(repeats, pc.equal(column, name))
     index = pc.index(repeats, True).as_py()
     if index >= 0:
         raise DataError(f"{path}: row {row + index + 1} is a header again")
@@ -159,8 +152,6 @@ def first_rows(path: str, files: fs.FileSystem, text: TextFormat) -> tuple[list[
     encoding = "utf-8-sig" if text.encoding.lower().replace("-", "") == "utf8" else text.encoding
     try:
         decoded = start.decode(encoding, "ignore" if len(start) == BLOCK_BYTES else "strict")
-    except LookupError as error:
-        raise DataError(f"data.encoding = {text.encoding!r}: there is no such encoding") from error
     except UnicodeDecodeError as error:
         line = start.count(b"\n", 0, error.start) + 1
         raise DataError(f"{path}: {not_encoded(line, text)}") from error
@@ -215,4 +206,4 @@ def _explain_csv(
         )
     if "straddl" in message:
         return "a row is longer than 4 MiB: is a quotation mark not closed?"
-    return " ".join(message.split())[:LONGEST_REASON]
+    return one_line(message)

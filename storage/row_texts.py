@@ -26,7 +26,7 @@ def csv_rows(columns: Sequence[pa.Array], separator: str, empty: str) -> pa.Arra
     Args:
       columns: One or more, of the same length.
       separator: What stands between cells; one character.
-      empty: How a text without a character is written, which is no absent one.
+      empty: How an empty text is written; an absent one is written as nothing.
 
     Raises:
       pa.ArrowNotImplementedError: If a type has no text, such as that of a duration.
@@ -67,7 +67,7 @@ def json_texts(array: pa.Array) -> pa.Array:
     else:
         texts = _plain_texts(array)
         if pa.types.is_floating(kind):
-            texts = pc.if_else(pc.is_finite(array), texts, pa.scalar(None, _TEXT))
+            texts = _only_where(pc.is_finite(array), texts)
         elif not (_is_number(kind) or pa.types.is_boolean(kind)):
             texts = _quoted(texts)
     return pc.fill_null(texts, "null")
@@ -100,7 +100,7 @@ def _json_structs(array: pa.Array) -> pa.Array:
     if not names:
         return pc.if_else(array.is_valid(), pa.scalar("{}", _TEXT), pa.scalar(None, _TEXT))
     texts = join_texts("{", json_members(names, array.flatten()), "}")
-    return pc.if_else(array.is_valid(), texts, pa.scalar(None, _TEXT))
+    return _only_where(array.is_valid(), texts)
 
 
 def _plain_texts(array: pa.Array) -> pa.Array:
@@ -108,7 +108,7 @@ def _plain_texts(array: pa.Array) -> pa.Array:
     array = _decoded(array)
     kind = array.type
     if _is_list(kind) or pa.types.is_struct(kind):
-        return pc.if_else(array.is_valid(), json_texts(array), pa.scalar(None, _TEXT))
+        return _only_where(array.is_valid(), json_texts(array))
     if pa.types.is_decimal(kind):  # pyarrow 10 casts none.
         return pa.array([None if v is None else f"{v:f}" for v in array.to_pylist()], _TEXT)
     if pa.types.is_timestamp(kind) and kind.tz:
@@ -121,6 +121,12 @@ def _plain_texts(array: pa.Array) -> pa.Array:
         bare = pc.and_not(whole, pc.match_substring(texts, "e"))
         texts = pc.if_else(bare, join_texts(texts, ".0"), texts)
     return texts
+
+
+def _only_where(kept: pa.Array, texts: pa.Array) -> pa.Array:
+    """Texts, or null where they are not kept."""
+    # With a null scalar, pyarrow returns wrong bytes of a slice (apache/arrow, issue 49410).
+    return pc.if_else(kept, texts, pa.nulls(len(texts), _TEXT))
 
 
 def _quoted(texts: pa.Array) -> pa.Array:

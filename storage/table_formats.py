@@ -12,7 +12,6 @@ import pyarrow as pa
 from storage.errors import DataError, UserError
 
 BLOCK_BYTES = 4 << 20
-LONGEST_REASON = 500
 _FORMATS = re.compile(
     r".*\.(?:(?P<parquet>parquet|pq)|(?P<csv>csv|tsv)(?:\.gz)?|(?P<jsonl>jsonl|ndjson)(?:\.gz)?)",
     re.DOTALL | re.IGNORECASE,
@@ -73,6 +72,30 @@ class TextFormat:
     separator: str = ","
     encoding: str = "utf-8"
     null_values: tuple[str, ...] = ("", "NA", "N/A", "NaN", "nan", "NULL", "null", "None")
+
+
+def check_separator(separator: str) -> str:
+    """Returns a separator that CSV files can have.
+
+    Raises:
+      ValueError: If it is none.
+    """
+    if len(separator) != 1 or not separator.isascii() or separator in '\0"\r\n':
+        raise ValueError("an ASCII character is expected that is no quotation mark or line break")
+    return separator
+
+
+def check_encoding(name: str) -> str:
+    """Returns the name of an encoding of texts.
+
+    Raises:
+      ValueError: If there is no such encoding.
+    """
+    try:
+        "".encode(name)
+    except (LookupError, ValueError) as error:
+        raise ValueError("there is no such encoding") from error
+    return name
 
 
 def check_names(path: str, names: list[str]) -> None:

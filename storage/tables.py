@@ -14,10 +14,10 @@ import pyarrow as pa
 from pyarrow import fs
 
 from storage.csv_files import first_rows, read_csv
-from storage.errors import DataError
+from storage.errors import DataError, one_line
 from storage.json_files import first_names, read_json
 from storage.parquet import open_file, write_row_groups
-from storage.table_formats import LONGEST_REASON, Format, TextFormat, check_names
+from storage.table_formats import Format, TextFormat, check_names
 
 ROWS_PER_GROUP = 16_384
 # The end of the year 9999, seconds since the Unix epoch.
@@ -33,7 +33,7 @@ def read_schema(path: str, files: fs.FileSystem, text: TextFormat) -> list[str]:
       DataError: If it cannot be read, or two columns have the same name but for capitals.
     """
     kind = Format.of(path)
-    with _readable(path):
+    with readable(path):
         if kind is Format.PARQUET:
             with open_file(path, files) as parquet:
                 names = list(parquet.schema_arrow.names)
@@ -58,7 +58,7 @@ def read_times(path: str, files: fs.FileSystem, column: str, text: TextFormat) -
     names = read_schema(path, files, text)
     if column not in names:
         raise DataError(f"{path}: column {column!r} is missing; it has {', '.join(names)}")
-    with _readable(path):
+    with readable(path):
         if Format.of(path) is Format.PARQUET:
             with open_file(path, files) as parquet:
                 return [
@@ -130,7 +130,7 @@ def as_parquet(
     """
     left_out: set[str] = set()
     columns = [*types, *others]
-    with _readable(path):
+    with readable(path):
         if Format.of(path) is Format.CSV:
             names = read_schema(path, files, text)
             left_out |= set(names) - set(columns)
@@ -156,7 +156,7 @@ def read_table(
     columns: list[str],
 ) -> pa.Table:
     """Reads columns of a file of any format into memory; see `iter_batches`."""
-    with _readable(path):
+    with readable(path):
         if Format.of(path) is Format.PARQUET:
             with open_file(path, files) as parquet:
                 return parquet.read(columns)
@@ -182,7 +182,7 @@ def iter_batches(
     Raises:
       DataError: If it cannot be read as that, naming the row and the column.
     """
-    with _readable(path):
+    with readable(path):
         kind = Format.of(path)
         if kind is Format.PARQUET:
             with open_file(path, files) as parquet:
@@ -194,10 +194,13 @@ def iter_batches(
 
 
 @contextmanager
-def _readable(path: str) -> Iterator[None]:
-    """Tells an error of reading by the file's name."""
+def readable(path: str) -> Iterator[None]:
+    """Names the file in errors of reading it; a block of nothing else.
+
+    Raises:
+      DataError: If it cannot be read.
+    """
     try:
         yield
     except (pa.ArrowException, OSError, UnicodeDecodeError, EOFError) as error:
-        reason = " ".join(str(error).split())[:LONGEST_REASON]
-        raise DataError(f"{path} cannot be read: {reason}") from error
+        raise DataError(f"{path} cannot be read: {one_line(error)}") from error

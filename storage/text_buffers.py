@@ -6,12 +6,13 @@ import codecs
 import gzip
 import io
 import json
+import re
 from abc import ABC, abstractmethod
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from storage.json_files import LINE
+from storage.json_files import LINE, parse_object
 from storage.row_texts import csv_rows, join_texts, json_members, json_texts, text_bytes
 
 _SHOWN = 60
@@ -35,16 +36,12 @@ class TextBuffer(ABC):
       rows: Number of rows so far.
 
     Raises:
-      TextError: If a column has a type without a text, or there is no such encoding.
+      TextError: If a column has a type without a text.
     """
 
     def __init__(self, schema: pa.Schema, encoding: str = "utf-8", packed: bool = False):
         self.schema = schema
         self.rows = 0
-        try:
-            "".encode(encoding)
-        except (LookupError, UnicodeError) as error:
-            raise TextError(f"data.encoding = {encoding!r}: there is no such encoding") from error
         self._encoding = encoding
         self._encode = codecs.getincrementalencoder(encoding)().encode
         self._out = io.BytesIO()
@@ -105,7 +102,7 @@ class CsvBuffer(TextBuffer):
       separator: What stands between two values.
       encoding: Its characters.
       packed: Whether it is gzipped.
-      empty: How a text without a character is written.
+      empty: How an empty text is written; an absent one is written as nothing.
 
     Example:
       >>> buffer = CsvBuffer(pa.schema([("x", pa.int8()), ("y", pa.string())]), ";")
@@ -167,13 +164,19 @@ def _extend(lines: pa.Array, members: pa.Array) -> pa.Array:
 
 def _check_new(lines: pa.Array, names: list[str]) -> None:
     """Checks that no line has a member of one of these names."""
-    for name in names:
-        suspects = lines.filter(pc.match_substring(lines, json.dumps(name, ensure_ascii=False)))
-        if any(name in json.loads(line) for line in suspects.to_pylist()):
-            raise TextError(
-                f"a row has {name!r}, which the first rows do not have, so that it was taken for "
-                "free: rename it"
-            )
+    quoted = [re.escape(json.dumps(name, ensure_ascii=False)) for name in names]
+    # Any character of a name may be written as an escape.
+    suspects = pc.match_substring_regex(lines, "|".join([*quoted, r"\\[u/]"]))
+    for line in lines.filter(suspects).to_pylist():
+        row = parse_object(line)
+        if row is None:
+            raise TextError(f"{line[:_SHOWN]!r} … is nested too deep: {_PARQUET}")
+        for name in names:
+            if name in row:
+                raise TextError(
+                    f"a row has {name!r}, which the first rows do not have, so that it was taken "
+                    "for free: rename it"
+                )
 
 
 def _not_text(batch: pa.RecordBatch) -> str:

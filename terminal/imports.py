@@ -31,8 +31,8 @@ def lasting_imports() -> Iterator[None]:
 def silent_imports() -> Iterator[None]:
     """A block of lasting imports in which nothing is written to the standard error.
 
-    The C++ part of TensorFlow writes there when it is imported, of TensorFlow 2.21 also where
-    TF_CPP_MIN_LOG_LEVEL is 3. What the block raises is not lost.
+    The C++ part of TensorFlow writes there when it is imported, that of TensorFlow 2.21 even where
+    TF_CPP_MIN_LOG_LEVEL is 3. Exceptions pass through.
 
     Example:
       >>> with silent_imports():

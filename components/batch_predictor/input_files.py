@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import os
 from collections.abc import Callable, Iterable, Iterator
@@ -20,7 +19,7 @@ from storage.json_files import LINE, read_json
 from storage.parquet import ParquetFile, open_file, write_row_groups
 from storage.spans import DataSource, filesystem, find_spans
 from storage.table_formats import Format, TextFormat, check_names
-from storage.tables import ROWS_PER_GROUP, iter_batches, read_schema
+from storage.tables import ROWS_PER_GROUP, iter_batches, read_schema, readable
 from storage.uris import open_uri
 
 ROWS_PER_SHARD = 65_536
@@ -122,7 +121,7 @@ class Table:
         if self.format is not Format.CSV:
             return None
         files, _ = filesystem(self.uri)
-        with _reading(self.files[0].path):
+        with readable(self.files[0].path):
             names, first = first_rows(self.files[0].path, files, self.text)
         types = times_as_written(names, first, columns.text_types)
         for name in sorted(types.keys() & columns.lengths.keys()):
@@ -223,21 +222,13 @@ class Table:
 
 
 def without_line(schema: pa.Schema) -> pa.Schema:
-    """The columns of a table, of those of its copy."""
+    """The columns of a copy without `LINE`, which the table does not have."""
     return pa.schema([field for field in schema if field.name != LINE])
 
 
-@contextlib.contextmanager
-def _reading(path: str) -> Iterator[None]:
-    """Says which file cannot be read: others are written meanwhile."""
-    try:
-        yield
-    except (pa.ArrowException, OSError, UnicodeDecodeError, EOFError) as error:
-        raise DataError(f"{path} cannot be read: {one_line(error)}") from error
-
-
 def _batches(path: str, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-    with _reading(path):
+    """The batches of a file, whose errors name it: another file is written meanwhile."""
+    with readable(path):
         yield from batches
 
 
@@ -309,7 +300,7 @@ def _difference(first: pa.Schema, found: pa.Schema) -> str:
         if name not in theirs:
             return f"{name!r} is absent"
         if name not in ours:
-            return f"{name!r} is one more"
+            return f"{name!r} is additional"
         if ours[name] != theirs[name]:
             return f"{name!r} is {theirs[name]}, not {ours[name]}"
     return f"their order is {', '.join(found.names)}"

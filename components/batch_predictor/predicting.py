@@ -282,7 +282,12 @@ class RowPredictor:
 
 
 def _rejected_schema(found: pa.Schema, columns: pa.Schema) -> pa.Schema:
-    """The columns of a file of rows without a prediction, of those read and those written."""
+    """The columns of a file of rows without a prediction.
+
+    Args:
+      found: The columns of the table, whose names are taken.
+      columns: Those of them that are written.
+    """
     names = free_names(_OF_REJECTED, found.names)
     for name, kind in zip(names, (pa.string(), pa.int64(), pa.string()), strict=True):
         columns = columns.append(pa.field(name, kind))

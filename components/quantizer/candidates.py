@@ -16,7 +16,7 @@ from ml.examples import Columns
 from ml.fit import FitSettings, fine_tune
 from ml.networks import SaveFn, clone, load_network
 from ml.predictors import TFLitePredictor
-from ml.signature_inputs import read_signatures
+from ml.signature_inputs import saved_signatures
 
 EMULATED = ("int8", "qat", "pqat")
 FINE_TUNED = ("qat", "pqat")
@@ -66,7 +66,7 @@ class CandidateMaker:
           UserError: See `make`.
         """
         path = serving_model_uri(model)
-        if self.signature in read_signatures(path):
+        if self.signature in saved_signatures(path):
             return Candidate(path, self._convert("none", path))
         return self.make("none", load_network(model), {}, {})
 

@@ -20,12 +20,11 @@ from components.span_example_gen.parquet import open_parquet, unreadable
 from components.span_example_gen.row_order import RowOrder, hash_rows, within
 from ml import progress
 from ml.example_columns import Columns
-from storage.errors import DataError
 from storage.parquet import ParquetFile, write_row_groups
 from storage.span_store import ShardName, SpanStore
 from storage.spans import DataSource, Span, filesystem
 from storage.table_formats import Format
-from storage.tables import ROWS_PER_GROUP, as_parquet
+from storage.tables import ROWS_PER_GROUP, as_parquet, readable
 
 _Item = TypeVar("_Item")
 _FOLDER = ".staged"
@@ -238,15 +237,13 @@ class Copier:
         """
         files, _ = filesystem(self.source.uri)
         if Format.of(path) is Format.PARQUET:
-            try:
-                with (
-                    open_parquet(files, path, path) as parquet,
-                    targets.open_output_stream(target) as out,
-                ):
-                    batches = parquet.iter_batches(ROWS_PER_GROUP, use_threads=False)
-                    write_row_groups(batches, out, ROWS_PER_GROUP)
-            except (pa.ArrowException, OSError) as error:
-                raise DataError(f"{path} cannot be read: {' '.join(str(error).split())}") from error
+            with (
+                readable(path),
+                open_parquet(files, path, path) as parquet,
+                targets.open_output_stream(target) as out,
+            ):
+                batches = parquet.iter_batches(ROWS_PER_GROUP, use_threads=False)
+                write_row_groups(batches, out, ROWS_PER_GROUP)
             return []
         types = self.columns.text_types
         others = [name for name in self.order.key_columns if name not in types]

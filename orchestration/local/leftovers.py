@@ -76,8 +76,9 @@ def find_leftovers(
             with open_metadata(directory) as store:
                 contexts = sorted(_contexts(store, "pipeline_run"), key=lambda run: -run.id)
                 # Both, because clocks go back.
-                kept |= {_run_id(run) for run in contexts[:keep_runs]}
-                known |= {_run_id(run) for run in contexts}
+                run_ids = list(dict.fromkeys(map(_run_id, contexts)))
+                kept |= set(run_ids[:keep_runs])
+                known |= set(run_ids)
                 needed |= _outputs_to_keep(store, [r for r in contexts if _run_id(r) in kept])
         except MetadataGone as gone:
             raise UserError(f"{gone}; nothing is deleted, since it says what is needed") from gone
@@ -163,6 +164,7 @@ def _logged(directory: OutputDirectory) -> Iterator[str]:
 
 
 def _run_id(context: Any) -> str:
+    """The run of a context, which has two if some of its nodes went ahead."""
     return str(context.name).removesuffix(AHEAD)
 
 

@@ -34,7 +34,7 @@ class Ahead:
 
     Attributes:
       run_id: Its id, which it has to be run with.
-      name: What it is of, for the screen.
+      name: The span that it is as of, for the screen.
       pipeline: Its pipeline.
     """
 
@@ -83,7 +83,7 @@ def run_nodes(
       console: Where to show it.
       code_version: Versions of the code that nodes depend on.
       environment: Environment variables of the nodes.
-      only: The nodes to run, of which none waits for others; none for the whole pipeline.
+      only: The nodes to run, which wait for each other alone; none for the whole pipeline.
       ahead: A later run with the same code, whose data nodes run too.
 
     Returns:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 import pytest
 import tf_keras
@@ -65,6 +67,20 @@ def test_average_weights_updates_in_each_step_however_many_keras_takes_at_once()
     four_at_once, same = learn(AverageWeights(0.5), at_once=4)
     assert len(four_at_once.steps) < len(one_by_one.steps)
     assert (four_at_once.validated, same) == (one_by_one.validated, last)
+
+
+def test_average_weights_changes_nothing_in_a_later_training() -> None:
+    model = tf_keras.Sequential([tf_keras.Input((1,)), tf_keras.layers.Dense(1)])
+    model.compile(tf_keras.optimizers.SGD(0.1), "mse")
+    rows, average = np.ones((6, 1), np.float32), AverageWeights(0.5)
+    fit = functools.partial(model.fit, batch_size=1, verbose=0)
+    fit(rows, rows, validation_data=(rows, rows), callbacks=[average])
+    (kept, *_) = model.get_weights()
+    fit(rows, 5 * rows)
+    (trained, *_) = model.get_weights()
+    assert abs(trained - kept) > 0.1
+    average.on_test_begin()  # Puts the averages in place of the weights.
+    np.testing.assert_array_equal(model.get_weights()[0], kept)
 
 
 def test_average_weights_lets_early_stopping_restore_the_best_average() -> None:

@@ -206,6 +206,16 @@ def test_clean_deletes_what_went_ahead_of_a_run_that_never_began(world: World) -
         assert os.listdir(world.directory.root / folder) == [run]
 
 
+def test_clean_counts_a_run_and_what_went_ahead_of_it_as_one(world: World) -> None:
+    runs = [f"20260101-{number:06}-000" for number in range(3)]
+    for run_id in runs:
+        world._context(world.store(), "pipeline_run", f"{run_id}{AHEAD}")
+        assert world.run() == run_id
+    shutil.rmtree(world.directory.runs)  # Only ML Metadata knows them now.
+    world.clean(2)
+    assert sorted(os.listdir(world.directory.artifacts)) == runs[1:]
+
+
 def test_clean_leaves_no_dead_link_in_the_index(world: World) -> None:
     runs = [world.run() for _ in range(3)]
     index = write_index(world.directory)

@@ -6,10 +6,13 @@ import json
 import subprocess
 from pathlib import Path
 
+import click
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from orchestration.commands.predict import predict
+from storage.table_formats import Format
 from tests import forked
 from tests.components import tiny_table_model
 
@@ -49,6 +52,19 @@ def test_predict_command_predicts_once(served: Path, tmp_path: Path) -> None:
     again = run(served, "--input", str(path), "--output", str(output), "--version", "7")
     assert again.returncode == 0
     assert "There was nothing left to predict." in again.stdout
+
+
+def test_predict_command_writes_any_format_of_a_table(served: Path, tmp_path: Path) -> None:
+    path, output = write(tmp_path / "in.parquet", [1, 3]), tmp_path / "out"
+    files = ("--input", str(path), "--output", str(output))
+    done = run(served, *files, "--output-format", "jsonl", "--model-format", "saved_model")
+    assert done.returncode == 0, done.stdout
+    lines = (output / "predictions-00000.jsonl").read_text().splitlines()
+    assert [json.loads(line)["stops"] for line in lines] == [1, 3]
+    assert json.loads((output / "_manifest.json").read_text())["model"]["format"] == "saved_model"
+    (option,) = (one for one in predict.params if one.name == "output_format")
+    assert isinstance(option.type, click.Choice)
+    assert tuple(option.type.choices) == Format.names()
 
 
 def test_predict_command_fails_in_one_line(served: Path, tmp_path: Path) -> None:

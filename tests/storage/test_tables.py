@@ -20,6 +20,7 @@ from pyarrow import fs
 
 from storage import csv_files, tables
 from storage.errors import DataError
+from storage.json_files import LINE, read_json
 from storage.table_formats import Format, TextFormat
 from storage.tables import as_parquet, read_schema, read_times
 
@@ -106,6 +107,39 @@ def test_as_parquet_reads_what_python_wrote(values: list[tuple[int | None, str |
     assert from_json.to_pylist() == rows
 
 
+@given(
+    st.lists(
+        st.dictionaries(st.sampled_from("ab"), st.just("}\n{") | st.text(), min_size=1), min_size=1
+    ),
+    st.data(),
+)
+def test_read_json_reads_the_object_of_each_line_or_refuses_the_file(
+    rows: list[dict[str, str]], data: st.DataObject
+) -> None:
+    text = "\n".join(f" {json.dumps(row)}" for row in rows)
+    for _ in range(data.draw(st.integers(0, 2))):
+        place = data.draw(st.integers(0, len(text)))
+        added = data.draw(st.sampled_from([*'\n\r {}[],:\0"', "null", '{"a": "x"}']))
+        text = text[:place] + added + text[place:]
+    types = {"a": pa.string(), "b": pa.string()}
+    with tempfile.TemporaryDirectory() as folder:
+        path = write(Path(folder), "a.jsonl", text)
+        try:
+            batches = [*read_json(path, FILES, types, TextFormat(), None, set(), with_lines=True)]
+        except DataError:
+            return
+    found = pa.Table.from_batches(batches)
+    lines = [line.strip() for line in text.split("\n") if line.strip()]
+    assert found[LINE].to_pylist() == lines
+    expected = [{name: json.loads(line).get(name) for name in "ab"} for line in lines]
+    assert found.select(["a", "b"]).to_pylist() == expected
+
+
+def test_as_parquet_reads_json_lines_that_begin_with_a_byte_order_mark(tmp_path: Path) -> None:
+    path = write(tmp_path, "a.jsonl", '\ufeff{"a": 1, "b": "x"}\n{"a": 2, "b": "y"}\n')
+    assert read(path).to_pylist() == [{"a": 1, "b": "x"}, {"a": 2, "b": "y"}]
+
+
 def test_as_parquet_writes_row_groups_of_one_size(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -158,6 +192,12 @@ def test_as_parquet_of_a_header_alone_has_no_row(tmp_path: Path) -> None:
         ("twice.jsonl", '{"a": 1, "a": 2}\n', "row 1: "),
         ("empty.jsonl", "", "is empty"),
         ("latin.jsonl", '{"b": "é"}\n'.encode("latin-1"), "row 1 is not utf-8"),
+        ("comma.jsonl", '{"a": 1},\n{"a": 2}\n', "row 1: one object in a line is expected"),
+        ("bracket.jsonl", '{"a": 1}\n{"a": 2}}\n', "row 2: one object in a line is expected"),
+        ("two.jsonl", '{"a": 1}\n{"a": 2}{"a": 3}\n{"a":\n4}\n', "row 2: one object in a line"),
+        ("nul.jsonl", '{"a": 1}\n\0\n{"a": 2}', "row 2: one object in a line is expected"),
+        ("null.jsonl", 'null\n{"a": 1}\n', "row 1: one object in a line is expected"),
+        ("number.jsonl", '{"a": 1}\n{"a": 2} 5 {"a": 3}\n', "row 2: one object in a line"),
     ],
 )
 def test_as_parquet_refuses_a_file_by_row_and_reason(
@@ -174,6 +214,10 @@ def test_as_parquet_refuses_a_header_among_texts(tmp_path: Path) -> None:
     path = write(tmp_path, "a.csv", "a,b\nx,y\na,b\n")
     with pytest.raises(DataError, match="row 3 is a header again"):
         read(path, {"a": pa.string(), "b": pa.string()})
+
+
+def test_as_parquet_reads_a_text_that_is_the_name_of_its_column(tmp_path: Path) -> None:
+    assert read(write(tmp_path, "a.csv", "a,b\n1,b\n")).to_pylist() == [{"a": 1, "b": "b"}]
 
 
 def test_as_parquet_refuses_what_is_not_gzipped(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import example, given
+from hypothesis import assume, example, given
 from hypothesis import strategies as st
 from pyarrow import fs
 
@@ -30,7 +30,9 @@ _texts = st.text(
     | st.sampled_from('",;\n\r'),
     max_size=6,
 )
-_names = st.lists(_texts.filter(str.strip), min_size=2, max_size=4, unique_by=str.casefold)
+# The first name may not begin with what UTF-8 files may begin with.
+_name = _texts.filter(lambda text: text.strip() and not text.startswith("\ufeff"))
+_names = st.lists(_name, min_size=2, max_size=4, unique_by=str.casefold)
 
 
 def written(buffer: TextBuffer, *tables: pa.Table) -> bytes:
@@ -68,6 +70,7 @@ def test_csv_buffer_writes_texts_that_all_readers_read(
     columns = [pa.array([row[place] for row in rows], pa.string()) for place in range(len(names))]
     content = as_csv(pa.table(dict(zip(names, columns, strict=True))), separator)
     expected = [[cell or "" for cell in row] for row in rows]
+    assume(names not in expected)  # We refuse a header among the rows.
     reader = csv.reader(io.StringIO(content.decode(), newline=""), delimiter=separator)
     assert [*reader] == [names, *expected]
     assert [[*row.values()] for row in read_here(content, separator)] == expected
@@ -184,6 +187,23 @@ def test_json_lines_buffer_refuses_a_name_that_a_later_row_has() -> None:
     assert as_json(table.slice(0, 1)) == b'{"b": "\\"p\\"", "p": 1}\n'
 
 
+@pytest.mark.parametrize("key", ["a/é", "\\u0061/é", "a\\/é", "a/\\u00e9"])
+def test_json_lines_buffer_refuses_a_name_however_it_is_escaped(key: str) -> None:
+    table = pa.table({LINE: [f'{{"{key}": 1}}'], "a/é": [1]})
+    with pytest.raises(TextError, match="a row has 'a/é', which the first rows do not have"):
+        as_json(table)
+
+
+@pytest.mark.parametrize("depth", [3, 100_000])
+def test_json_lines_buffer_writes_or_refuses_a_deep_row(depth: int) -> None:
+    table = pa.table({LINE: [f'{{"b": {"[" * depth}"p"{"]" * depth}}}'], "p": [1]})
+    if depth == 3:
+        assert as_json(table) == b'{"b": [[["p"]]], "p": 1}\n'
+        return
+    with pytest.raises(TextError, match="is nested too deep: write Parquet"):
+        as_json(table)
+
+
 @pytest.mark.parametrize("make", [as_csv, as_json])
 def test_text_buffer_packs_the_same_rows_to_the_same_bytes(make: Any) -> None:
     table = pa.table({"a": [1.5] * 999})
@@ -202,13 +222,6 @@ def test_text_buffer_writes_other_encodings(make: Any) -> None:
     assert marked.count(b"\xef\xbb\xbf") == 1
     with pytest.raises(TextError, match=r"'日' cannot be written as latin-1 \(data.encoding\)"):
         make(pa.table({"a": ["日"]}), encoding="latin-1")
-
-
-@pytest.mark.parametrize("make", [as_csv, as_json])
-@pytest.mark.parametrize("encoding", ["klingon", "rot13", "undefined", ""])
-def test_text_buffer_refuses_an_encoding_that_there_is_not(make: Any, encoding: str) -> None:
-    with pytest.raises(TextError, match=f"data.encoding = '{encoding}': there is no such encoding"):
-        make(pa.table({"a": [1]}), encoding=encoding)
 
 
 @pytest.mark.parametrize("make", [as_csv, as_json])

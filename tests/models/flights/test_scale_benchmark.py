@@ -47,7 +47,7 @@ def test_sampled_memory_is_that_of_a_node_and_what_it_started(tmp_path: Path) ->
         f"subprocess.run([sys.executable, '-c', {child!r}], stdout=subprocess.DEVNULL)",
     )
     assert 120e6 < cost.peak_bytes < 400e6
-    assert 1 < cost.seconds < 20
+    assert cost.seconds > 1
 
 
 def test_sampled_memory_includes_what_was_held_between_two_samples(tmp_path: Path) -> None:
