@@ -109,9 +109,11 @@ def _parse_table(text: str) -> Any:
     """A table; the text itself if it is none, as `{YYYY}-{MM}` is."""
     if not text.startswith("{"):
         return text
-    for parse in (lambda: tomllib.loads(f"table = {text}")["table"], lambda: json.loads(text)):
+    for parse in (lambda: tomllib.loads(f"table = {text}"), lambda: {"table": json.loads(text)}):
         try:
-            return _as_one_value(parse())
+            # One value: another key on a line behind the table would be ignored.
+            (value,) = parse().values()
+            return _as_one_value(value)
         except (ValueError, RecursionError):
             continue
     return text

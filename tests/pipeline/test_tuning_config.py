@@ -166,6 +166,7 @@ def test_tuning_space_of_a_file_replaces_and_removes_ranges_of_the_model(
         ([f"{EPOCHS}=[1, 2]"], f"{EPOCHS} = .1, 2.: a table is expected"),
         ([f"{EPOCHS}={{low: 1}}"], f"{EPOCHS} = '.low: 1.': a table is expected"),
         ([f"{EPOCHS}={{ low = 1"], f"{EPOCHS} = '. low = 1': a table is expected"),
+        ([f"{EPOCHS}={{ low = 1 }}\nother = 2"], "other = 2': a table is expected"),
         ([f"{EPOCHS}={{ low = 1 }}"], "low and high are expected, or choices"),
         ([f"{EPOCHS}={{ lowest = 1 }}"], f"{EPOCHS}.lowest: no such key"),
         ([f"{EPOCHS}={{ low = [1], high = 2 }}"], f"{EPOCHS}.low = .1.: .*number"),
