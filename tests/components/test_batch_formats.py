@@ -199,7 +199,7 @@ def test_batch_predictor_writes_json_lines_as_they_are_written(
         "\"column 'stops' is absent, and the model needs it\"}\n"
     )
     path.write_text(lines[0] + lines[3])
-    with pytest.raises(DataError, match=r"in.jsonl: after row 0: one object in a line is expected"):
+    with pytest.raises(DataError, match=r"in.jsonl: row 1: one object in a line is expected"):
         predict(served, path, tmp_path / "other")
     last = '{"miles": 1, "stops": 1, "legs": 1, "prediction.score": 7}'
     path.write_text("\n".join([lines[0]] * 100 + [last]))
