@@ -11,24 +11,32 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
+from tensorflow_metadata.proto.v0 import schema_pb2
 
+from ml.example_columns import convert_values
 from orchestration.new_model.columns import Facts, Kind
 from storage.errors import DataError, one_line
 from storage.spans import DataSource, filesystem, find_spans
+from storage.table_formats import Format
 from storage.tables import iter_batches, read_schema, seconds_of
 
 SAMPLE_ROWS = 100_000
 _SAMPLE_CELLS = 8_000_000
 _SHOWN_VALUES = 1000
 _LARGEST_EXACT = 2**24  # Of whole numbers in 32-bit floats.
-# In this order text is tried as values of another kind.
-_PARSED = (
-    (Kind.INTEGER, pa.int64()),
-    (Kind.NUMBER, pa.float64()),
-    (Kind.BOOLEAN, pa.bool_()),
-    (Kind.TIME, pa.timestamp("us")),
-    (Kind.TIME, pa.timestamp("us", "UTC")),
+_TIMES = tuple(
+    (Kind.TIME, pa.timestamp(unit, zone)) for unit in ("us", "ns") for zone in (None, "UTC")
 )
+# In this order text of a format is tried as values of another kind. That of Parquet says its type.
+_PARSED = {
+    Format.CSV: (
+        (Kind.INTEGER, pa.int64()),
+        (Kind.NUMBER, pa.float64()),
+        (Kind.BOOLEAN, pa.bool_()),
+        *_TIMES,
+    ),
+    Format.JSONL: _TIMES,
+}
 # Types that are taken as they are.
 _PLAIN = (pa.types.is_null, pa.types.is_string, pa.types.is_boolean)
 # Seconds from 1970 to 2261, and back to 1678: pandas counts nanoseconds in 64 bits.
@@ -181,8 +189,10 @@ def _converted(array: pa.Array) -> pa.Array:
         return array.cast(pa.timestamp("s"))
     if pa.types.is_timestamp(kind):
         return array.cast(pa.timestamp("s", kind.tz), safe=False)
-    if pa.types.is_uint64(kind) or pa.types.is_decimal(kind) or pa.types.is_float16(kind):
+    if pa.types.is_decimal(kind) or pa.types.is_float16(kind):
         return pa.array(array.to_pandas().astype(np.float64), from_pandas=True)
+    if pa.types.is_uint64(kind) and (pc.max(array).as_py() or 0) >= 2**63:
+        return array.cast(pa.float64(), safe=False)
     if pa.types.is_integer(kind):
         return array.cast(pa.int64())
     if pa.types.is_floating(kind):
@@ -228,7 +238,7 @@ def _update(path: str, name: str, state: _State, array: pa.Array) -> None:
         return
     kind = _kind(array.type)
     if kind is Kind.TEXT and state.kind is not Kind.TEXT:
-        kind, array = _parse(array, state.kind)
+        kind, array = _parse(path, array, state.kind)
     if state.kind is Kind.NOTHING or state.kind is kind:
         state.kind = kind
     elif {state.kind, kind} == {Kind.INTEGER, Kind.NUMBER}:
@@ -268,15 +278,17 @@ def _update_vector(state: _State, array: pa.Array) -> pa.Array:
     return values
 
 
-def _parse(array: pa.Array, likely: Kind = Kind.NOTHING) -> tuple[Kind, pa.Array]:
+def _parse(path: str, array: pa.Array, likely: Kind = Kind.NOTHING) -> tuple[Kind, pa.Array]:
     """Text as values of the first kind that all of it is; numbers with leading zeros are text.
 
     Args:
+      path: Its file, whose format says what text may be.
       array: Text.
       likely: The kind that is tried first.
     """
     leading_zero = pc.any(pc.match_substring_regex(array, r"^[+-]?0[0-9]")).as_py()
-    for kind, dtype in sorted(_PARSED, key=lambda parsed: parsed[0] is not likely):
+    kinds = _PARSED.get(Format.of(path) or Format.PARQUET, ())
+    for kind, dtype in sorted(kinds, key=lambda parsed: parsed[0] is not likely):
         if leading_zero and kind in (Kind.INTEGER, Kind.NUMBER):
             continue
         try:
@@ -297,7 +309,7 @@ def _spans(
         return np.full(rows, number or 0)
     times = arrays[source.time_column]
     if pa.types.is_string(times.type):
-        _, times = _parse(times)
+        _, times = _parse(path, times)
     return source.period.numbers_of(seconds_of(path, times, source.time_column))
 
 
@@ -349,7 +361,8 @@ def _facts(name: str, state: _State, rows: int, sample: pd.DataFrame) -> Facts:
         maximum=state.maximum,
         length=state.length,
         exact=state.whole
-        and largest <= (_LARGEST_EXACT if state.kind is Kind.INTEGER else _LARGEST_FLOAT),
+        and largest <= (_LARGEST_EXACT if state.kind is Kind.INTEGER else _LARGEST_FLOAT)
+        and _are_told_apart(name, state, sample),
         integral=state.kind is Kind.VECTOR and state.integral,
         zone=state.zone,
     )
@@ -368,6 +381,21 @@ def _facts(name: str, state: _State, rows: int, sample: pd.DataFrame) -> Facts:
         skewness=float(np.nan_to_num(values.skew())) if numeric and len(values) > 2 else 0.0,
         words=float(texts.str.count(r"\S+").mean()) if len(texts) else 0.0,
     )
+
+
+def _are_told_apart(name: str, state: _State, sample: pd.DataFrame) -> bool:
+    """Whether a feature of 32-bit floats, if it becomes one, has different values of a column."""
+    is_float = state.kind is Kind.NUMBER or (state.kind is Kind.TIME and state.missing)
+    if not is_float or name not in sample:
+        return True
+    values = sample[name].dropna()
+    if state.kind is Kind.TIME:
+        values = values.astype("int64") // 10**9
+    try:
+        convert_values(name, pa.array(values.to_numpy()), schema_pb2.FLOAT, set())
+    except DataError:
+        return False
+    return True
 
 
 def _show(value: Any, kind: Kind) -> str:

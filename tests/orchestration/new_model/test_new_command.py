@@ -10,19 +10,24 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Callable
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner, Result
 from google.protobuf import text_format
+from pyarrow import fs
 from tensorflow_metadata.proto.v0 import schema_pb2
 
+from ml.example_columns import Columns, to_example_batch
 from orchestration.commands import new as command
+from storage.table_formats import TextFormat
+from storage.tables import read_table
 
 HEADER = "when,shop,kind_code,price,note,empty,ordered\n"
 
@@ -313,6 +318,85 @@ def test_new_leaves_out_what_numbers_the_rows(run_new: Run, project: Path) -> No
     assert run_new(f"place,{HEADER}" + "".join(given), *ARGUMENTS).exit_code == 0
     settings = tomllib.loads((project / "models/orders/config.toml").read_text())
     assert "place" not in settings["features"]
+
+
+@pytest.mark.parametrize("suffix", ["csv", "jsonl", "parquet"])
+def test_new_writes_a_model_that_takes_its_data_in_every_format(
+    run_new: Run, project: Path, tmp_path: Path, suffix: str
+) -> None:
+    """Numbers as text, true and false, and times: what `new` reads, a run reads."""
+    random = np.random.default_rng(7)
+    count = 300
+    numbers = random.integers(0, 9, count)
+    hours = [datetime(2013, 1, 1) + timedelta(hours=int(n)) for n in range(count)]
+    table = pd.DataFrame(
+        {
+            "digit": [str(n) for n in numbers],
+            "flag": [bool(n % 2) for n in numbers],
+            "maybe": [None if n == 3 else bool(n > 4) for n in numbers],
+            "at": hours,
+            "seen": [None if n == 3 else hour for n, hour in zip(numbers, hours, strict=True)],
+            "label": (numbers > 4) ^ (random.random(count) < 0.3),
+        }
+    )
+    data = tmp_path / f"rows.{suffix}"
+    if suffix == "csv":
+        table.to_csv(data, index=False)
+    elif suffix == "jsonl":
+        table.to_json(data, orient="records", lines=True, date_format="iso")
+    else:
+        table.to_parquet(data, index=False)
+    result = run_new("", "--label", "label", "--data", str(data))
+    assert result.exit_code == 0, result.output
+    schema = text_format.Parse((project / "schema/orders.pbtxt").read_text(), schema_pb2.Schema())
+    columns = Columns.from_schema(schema, "")
+    assert columns.types.keys() == set(table)
+    files = fs.LocalFileSystem()
+    read = read_table(str(data), files, columns.text_types, TextFormat(), list(table))
+    columns.check(str(data), read.schema)
+    batches = [to_example_batch(batch, columns) for batch in read.to_batches()]
+    found = pa.Table.from_batches(batches)
+    assert found["flag"].to_pylist() == [[n % 2] for n in numbers]
+    assert found["maybe"].to_pylist() == [None if n == 3 else [n > 4] for n in numbers]
+    seconds = [int(hour.replace(tzinfo=UTC).timestamp()) for hour in hours]
+    assert found["at"].to_pylist() == [[second] for second in seconds]
+    kept = [v is None for v in found["seen"].to_pylist()]
+    assert kept == [n == 3 for n in numbers]
+    expected = [[n] if suffix == "csv" else [str(n).encode()] for n in numbers]
+    assert found["digit"].to_pylist() == expected
+
+
+@pytest.mark.parametrize("label", ["ids", "numeric"])
+def test_new_gives_transformed_features_other_names_than_the_label(
+    run_new: Run, project: Path, label: str
+) -> None:
+    table = TABLE.replace("ordered", label, 1)
+    assert run_new(table, "--label", label, "--time", "when").exit_code == 0
+    code = (project / "models/orders/preprocessing.py").read_text()
+    names = re.findall(r'^(?:IDS|NUMERIC) = "(\w+)"', code, re.MULTILINE)
+    assert len(names) == 2
+    assert label not in names
+
+
+def test_new_lists_no_texts_that_statistics_do_not_keep(run_new: Run, project: Path) -> None:
+    table = TABLE.replace(",north,", f",{'north' * 300},")
+    assert run_new(table, *ARGUMENTS).exit_code == 0
+    assert "northnorth" not in (project / "schema/orders.pbtxt").read_text()
+
+
+def test_new_says_that_texts_stand_for_absent_labels(run_new: Run) -> None:
+    result = run_new(TABLE.replace(",no\n", ",None\n"), *ARGUMENTS)
+    assert result.exit_code == 1
+    assert "rows have no value; every row needs one (data.null_values" in result.output
+
+
+def test_new_refuses_a_time_column_of_text_in_parquet(run_new: Run, tmp_path: Path) -> None:
+    data = tmp_path / "rows.parquet"
+    columns = {"x": range(200), "label": ["a", "b"] * 100, "t": ["2013-01-31"] * 200}
+    pq.write_table(pa.table(columns), data)
+    result = run_new("", "--label", "label", "--time", "t", "--data", str(data))
+    assert result.exit_code == 1
+    assert "column 't' is string; a timestamp, a date or whole seconds" in result.output
 
 
 def test_new_takes_columns_of_any_name_that_a_request_can_carry(
