@@ -24,6 +24,14 @@ def _check_pattern(text: str) -> str:
     return text
 
 
+def _check_encoding(name: str) -> str:
+    try:
+        " ".encode(name)
+    except LookupError as error:
+        raise ValueError('an encoding is expected, such as "utf-8" or "latin-1"') from error
+    return name
+
+
 @dataclass(frozen=True, config=CHECKED)
 class DataConfig:
     """The data of a run, and how they are split.
@@ -61,7 +69,7 @@ class DataConfig:
     test_share: Annotated[float, Field(gt=0, le=0.5)] = 0.2
     key_columns: tuple[str, ...] = ()
     separator: Annotated[str, Field(min_length=1, max_length=1, pattern=r'^[^"\r\n]$')] = ","
-    encoding: Text = "utf-8"
+    encoding: Annotated[Text, AfterValidator(_check_encoding)] = "utf-8"
     null_values: tuple[str, ...] = TextFormat().null_values
 
     @field_validator("as_of")

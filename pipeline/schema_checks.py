@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 
+import numpy as np
 from google.protobuf import text_format
 from tensorflow_metadata.proto.v0 import schema_pb2
 from tfx import v1 as tfx
@@ -69,6 +71,21 @@ def _problem_of_label(config: Config, label: schema_pb2.Feature | None) -> str:
     elif label.type in _NUMBERS and not task.class_numbers():
         shown = ", ".join(task.classes[:3])
         return f"the schema says {kind}, the classes are text ({shown}); BYTES is expected"
+    elif label.type == schema_pb2.FLOAT:
+        return _problem_of_floats(task.class_numbers())
+    return ""
+
+
+def _problem_of_floats(numbers: Iterable[float]) -> str:
+    """What is wrong with classes that are 32-bit floats; "" for nothing."""
+    ids: dict[float, float] = {}
+    for number in numbers:
+        other = ids.setdefault(float(np.float32(number)), number)
+        if other != number:
+            return (
+                f"the schema says FLOAT, whose 32 bits do not tell the classes {other}, {number} "
+                "apart; INT or BYTES is expected"
+            )
     return ""
 
 

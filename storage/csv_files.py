@@ -70,7 +70,7 @@ def read_csv(
                     column_types=types,
                     null_values=list(text.null_values),
                     strings_can_be_null=True,
-                    include_columns=columns,
+                    include_columns=read,
                     true_values=["true", "True", "TRUE", "1", "yes", "t"],
                     false_values=["false", "False", "FALSE", "0", "no", "f"],
                 ),

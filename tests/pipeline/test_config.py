@@ -227,6 +227,7 @@ def test_config_refuses_a_malformed_key(key: str) -> None:
         ("data.window", "1001", "less than or equal to 1000"),
         ("data.spans", "{SPAM}", "is no placeholder"),
         ("data.separator", '"', "match pattern"),
+        ("data.encoding", "klingon", "an encoding is expected"),
         ("data.eval_days", "0", "greater than or equal to 1"),
         ("data.eval_days", "", "valid integer"),
         ("training.epochs", "0", "greater than or equal to 1"),

@@ -41,6 +41,11 @@ SPECIES: dict[str, Any] = {"task": "multiclass", "classes": ("Adelie", "Gentoo")
         (A + feature("y", "BYTES"), REGRESSION, "BYTES; a regression needs FLOAT or INT"),
         (A + feature("y", "INT"), SPECIES, r"INT, the classes are text \(Adelie, Gentoo\); BYTES"),
         (A + feature("y", "INT", 3), {}, "a row has several values; a label is one"),
+        (
+            A + feature("y", "FLOAT"),
+            {"classes": ("1073741824", "1073741825"), **UNSET},
+            "FLOAT, whose 32 bits do not tell the classes 1073741824, 1073741825 apart; INT",
+        ),
         (A + feature("y", "INT"), {"example_weight": "w"}, "example_weight = 'w': the schema"),
         (
             A + feature("y", "INT") + feature("w", "BYTES"),

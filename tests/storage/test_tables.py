@@ -198,19 +198,19 @@ def test_as_parquet_refuses_a_file_by_row_and_reason(
 
 def test_as_parquet_refuses_a_mark_of_utf_8_in_a_file_of_another_encoding(tmp_path: Path) -> None:
     path = write(tmp_path, "a.csv", b"\xef\xbb\xbfa,b\n1,x\n")
-    with pytest.raises(DataError, match="begins as UTF-8 does, and data.encoding is 'latin-1'"):
+    with pytest.raises(DataError, match=r"begins as UTF-8 does, and data.encoding is 'latin-1'"):
         read(path, encoding="latin-1")
 
 
 def test_as_parquet_refuses_an_encoding_that_there_is_not(tmp_path: Path) -> None:
     for name, content in (("a.csv", "a,b\n1,x\n"), ("a.jsonl", '{"a": 1}\n')):
-        with pytest.raises(DataError, match="data.encoding = 'klingon': there is no such"):
+        with pytest.raises(DataError, match=r"data.encoding = 'klingon': there is no such"):
             read(write(tmp_path, name, content), encoding="klingon")
 
 
 def test_as_parquet_refuses_a_vector_in_csv_by_name(tmp_path: Path) -> None:
     path = write(tmp_path, "a.csv", 'v,a\n"[1, 2]",3\n')
-    with pytest.raises(DataError, match="column 'v' is a list.*no CSV file holds: use Parquet"):
+    with pytest.raises(DataError, match=r"column 'v' is a list.*no CSV file holds: use Parquet"):
         read(path, {"v": pa.list_(pa.float64()), "a": pa.int64()})
 
 
