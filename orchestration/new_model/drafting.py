@@ -14,7 +14,7 @@ from ml.tasks import Task
 from orchestration.new_model.columns import Column, Facts, Kind, Role, allowed_roles, decide
 from orchestration.new_model.dangers import Danger, find_dangers
 from orchestration.new_model.layout import recognize
-from orchestration.new_model.reading import SPAN, Look, look
+from orchestration.new_model.reading import SPAN, Look, look, seconds_of_sample
 from orchestration.new_model.schema import make_schema
 from orchestration.new_model.settings import choose_period, choose_settings
 from orchestration.new_model.task import Target, guess_target
@@ -109,15 +109,17 @@ def draft_model(wishes: Wishes, ask: Ask) -> tuple[Draft, list[Danger], list[Que
 def _with_period(found: Look) -> Look:
     """The look with spans of a period that fits the times."""
     column = found.source.time_column
-    if not column or found.source.pattern:
+    if column not in found.facts:  # None, or `_check_names` says so.
         return found
     facts = found.facts[column]
+    seconds = seconds_of_sample(found)
     if facts.kind is Kind.INTEGER and _dates_as_numbers(facts):
         raise DataError(
             f"--time {column}: {facts.values[0][0]} looks like a date, but whole numbers are "
             "seconds since 1970: write dates as 2013-01-31"
         )
-    seconds = found.sample[column].astype("int64").to_numpy() // 10**9
+    if found.source.pattern:
+        return found
     source = choose_period(found.source, seconds)
     spans = source.period.numbers_of(seconds)
     numbers, counts = np.unique(spans, return_counts=True)

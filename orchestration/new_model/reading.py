@@ -18,7 +18,7 @@ from orchestration.new_model.columns import Facts, Kind
 from storage.errors import DataError, one_line
 from storage.spans import DataSource, filesystem, find_spans
 from storage.table_formats import Format
-from storage.tables import iter_batches, read_schema, seconds_of
+from storage.tables import TIME_EXPECTED, iter_batches, read_schema, seconds_of
 
 SAMPLE_ROWS = 100_000
 _SAMPLE_CELLS = 8_000_000
@@ -131,6 +131,25 @@ def look(source: DataSource) -> Look:
     return Look(source, {int(number): count for number, count in rows.items()}, facts, sample)
 
 
+def seconds_of_sample(found: Look) -> np.ndarray:
+    """The times of the sampled rows, int64 seconds since the Unix epoch, [rows].
+
+    Raises:
+      DataError: If the time column has no times, or lacks one.
+    """
+    name = found.source.time_column
+    facts = found.facts[name]
+    if facts.kind not in (Kind.TIME, Kind.INTEGER):
+        raise DataError(f"--time {name}: the column is {facts.kind.value}; {TIME_EXPECTED}")
+    if facts.missing:
+        raise DataError(
+            f"--time {name}: {facts.missing:,} of {facts.rows:,} rows have no value; every row "
+            "needs a time"
+        )
+    values = found.sample[name].astype("int64").to_numpy()
+    return values if facts.kind is Kind.INTEGER else values // 10**9
+
+
 def nearly_numbers(values: pd.Series) -> str:
     """A value that makes a column text although nearly all others are numbers; "" for none."""
     present = values.dropna().astype(str)
@@ -158,8 +177,8 @@ def _batches(source: DataSource) -> Iterator[tuple[int | None, str, pa.RecordBat
 def _check_same(path: str, states: Mapping[str, _State], batch: pa.RecordBatch) -> None:
     names = set(batch.schema.names)
     for name in sorted(names ^ states.keys()):
-        has, lacks = ("this file", "others") if name in names else ("others", "this file")
-        raise DataError(f"{path}: {has} have column {name!r}, {lacks} not: all need the same")
+        found = "has column {!r}, and others do not" if name in names else "lacks column {!r}"
+        raise DataError(f"{path} {found.format(name)}: all files need the same columns")
 
 
 def _plain(path: str, name: str, array: pa.Array) -> pa.Array:
@@ -237,14 +256,20 @@ def _update(path: str, name: str, state: _State, array: pa.Array) -> None:
     if array.null_count == len(array):
         return
     kind = _kind(array.type)
+    texts = {Kind.TEXT, *(parsed for parsed, _ in _PARSED.get(_format(path), ()))}
     if kind is Kind.TEXT and state.kind is not Kind.TEXT:
         kind, array = _parse(path, array, state.kind)
     if state.kind is Kind.NOTHING or state.kind is kind:
         state.kind = kind
     elif {state.kind, kind} == {Kind.INTEGER, Kind.NUMBER}:
         state.kind = Kind.NUMBER
-    else:
+    elif state.kind in texts and kind in texts:
         state.kind = Kind.TEXT
+    else:
+        raise DataError(
+            f"{path}: column {name!r} is {kind.value}, and {state.kind.value} in other files or "
+            "rows: give it one type"
+        )
     if kind is Kind.VECTOR:
         array = _update_vector(state, array)
     if kind is Kind.TIME:
@@ -287,7 +312,7 @@ def _parse(path: str, array: pa.Array, likely: Kind = Kind.NOTHING) -> tuple[Kin
       likely: The kind that is tried first.
     """
     leading_zero = pc.any(pc.match_substring_regex(array, r"^[+-]?0[0-9]")).as_py()
-    kinds = _PARSED.get(Format.of(path) or Format.PARQUET, ())
+    kinds = _PARSED.get(_format(path), ())
     for kind, dtype in sorted(kinds, key=lambda parsed: parsed[0] is not likely):
         if leading_zero and kind in (Kind.INTEGER, Kind.NUMBER):
             continue
@@ -299,6 +324,10 @@ def _parse(path: str, array: pa.Array, likely: Kind = Kind.NOTHING) -> tuple[Kin
             found = found.cast(pa.timestamp("s", dtype.tz), safe=False)
         return kind, found
     return Kind.TEXT, array
+
+
+def _format(path: str) -> Format:
+    return Format.of(path) or Format.PARQUET
 
 
 def _spans(

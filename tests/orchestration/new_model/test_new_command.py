@@ -396,7 +396,61 @@ def test_new_refuses_a_time_column_of_text_in_parquet(run_new: Run, tmp_path: Pa
     pq.write_table(pa.table(columns), data)
     result = run_new("", "--label", "label", "--time", "t", "--data", str(data))
     assert result.exit_code == 1
-    assert "column 't' is string; a timestamp, a date or whole seconds" in result.output
+    assert "'t' is string; a timestamp, a date or whole seconds" in result.output
+
+
+def days(count: int) -> list[datetime]:
+    return [datetime(2013, 1 + day // 28, 1 + day % 28) for day in range(count)]
+
+
+@pytest.mark.parametrize("spans", [True, False])
+def test_new_takes_times_as_whole_seconds(
+    run_new: Run, project: Path, tmp_path: Path, spans: bool
+) -> None:
+    random = np.random.default_rng(7)
+    for month in (1, 2, 3, 4, 5):
+        path = (
+            tmp_path
+            / "data"
+            / (f"2013-0{month}.parquet" if spans else f"{'abcdef'[month]}.parquet")
+        )
+        path.parent.mkdir(exist_ok=True)
+        start = int(datetime(2013, month, 1, tzinfo=UTC).timestamp())
+        seconds = start + np.sort(random.integers(0, 27 * 24 * 3600, 100))
+        columns = {"x": random.random(100), "label": random.choice(["a", "b"], 100)}
+        pq.write_table(pa.table(columns | {"t": seconds}), path)
+    data = str(tmp_path / "data")
+    result = run_new("", "--label", "label", "--time", "t", "--data", data)
+    assert result.exit_code == 0, result.output
+    settings = tomllib.loads((project / "models/orders/config.toml").read_text())
+    assert settings["data"]["window"] == 4
+
+
+BAD_TIMES = {
+    "text": (
+        lambda times: [str(time) for time in times],
+        "--time t: the column is text; a timesta",
+    ),
+    "a gap": (lambda times: [None, *times[1:]], "--time t: 1 of 112 rows have no value"),
+    "fractions": (lambda times: [time.timestamp() for time in times], "the column is number"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_TIMES)
+def test_new_refuses_a_time_column_of_spans_that_has_no_times(
+    run_new: Run, project: Path, tmp_path: Path, case: str
+) -> None:
+    change, message = BAD_TIMES[case]
+    times = days(112)
+    for month in range(4):
+        some = slice(28 * month, 28 * month + 28)
+        columns = {"x": range(28), "label": ["a", "b"] * 14, "t": change(times)[some]}
+        (tmp_path / "data").mkdir(exist_ok=True)
+        pq.write_table(pa.table(columns), tmp_path / "data" / f"2013-0{month + 1}.parquet")
+    result = run_new("", "--label", "label", "--time", "t", "--data", str(tmp_path / "data"))
+    assert result.exit_code == 1, result.output
+    assert message in result.output
+    assert not project.exists()
 
 
 def test_new_takes_columns_of_any_name_that_a_request_can_carry(

@@ -155,6 +155,14 @@ def test_look_samples_a_large_table_the_same_way_each_time(
     assert abs(first.sample["a"].mean() - 10_000) < 1000
 
 
+@pytest.mark.parametrize("other", [pa.array(["x"]), pa.array([True]), pa.array([[1.0]])])
+def test_look_refuses_a_column_of_another_type_in_one_file(tmp_path: Path, other: pa.Array) -> None:
+    pq.write_table(pa.table({"a": [1.5]}), tmp_path / "a.parquet")
+    pq.write_table(pa.table({"a": other}), tmp_path / "b.parquet")
+    with pytest.raises(DataError, match=r"b.parquet: column 'a' is \w+, and number in other files"):
+        look(DataSource(str(tmp_path)))
+
+
 def test_look_refuses_a_file_with_other_columns(tmp_path: Path) -> None:
     (tmp_path / "1.csv").write_text("a,b\n1,2\n")
     (tmp_path / "2.csv").write_text("a,c\n1,2\n")
