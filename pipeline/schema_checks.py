@@ -18,7 +18,7 @@ _NUMBERS = (schema_pb2.INT, schema_pb2.FLOAT)
 
 
 def check_schema(config: Config) -> None:
-    """Checks that the schema has the features, a label of the task, and numbers as weights.
+    """Checks that the schema has features and slices, a label of the task, and numbers as weights.
 
     A schema that cannot be read is left to ImportSchemaGen.
 
@@ -39,6 +39,8 @@ def check_schema(config: Config) -> None:
     known = {feature.name: feature for feature in schema.feature}
     if unknown := [name for name in config.features if name not in known]:
         raise ConfigError(f"features: the schema {path} has no feature {', '.join(unknown)}")
+    if unknown := [name for name in config.slices if name not in known]:
+        raise ConfigError(f"slices: the schema {path} has no feature {', '.join(unknown)}")
     for name in config.fairness.columns:
         column = known.get(name)
         if column is None or column.type == schema_pb2.FLOAT:

@@ -173,10 +173,12 @@ def _check_weight(facts: Facts) -> None:
         reason = f"it has values of the kind {facts.kind.value}"
     elif facts.missing:
         reason = f"{facts.missing:,} of {facts.rows:,} rows have no value"
-    elif not facts.exact or (facts.minimum or 0) < 0:
+    elif not facts.exact or (facts.minimum or 0) < 0 or not facts.maximum:
         reason = f"it has values from {facts.minimum:g} to {facts.maximum:g}"
     if reason:
-        raise UserError(f"--weight {facts.name}: {reason}; a number of 0 or more is expected")
+        raise UserError(
+            f"--weight {facts.name}: {reason}; a number of 0 or more is expected, not 0 everywhere"
+        )
 
 
 def _ask_positive(target: Target, answer: Ask) -> Target:

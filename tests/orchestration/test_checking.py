@@ -66,6 +66,14 @@ def test_find_problems_names_a_label_that_is_missing(tmp_path: Path, suffix: str
     assert problem == f"{data}: there is no label 'y'; it has a, z"
 
 
+def test_find_problems_names_a_key_column_that_is_missing(tmp_path: Path) -> None:
+    data = write(tmp_path / "rows.csv", ROWS)
+    config = config_of(tmp_path, data)
+    config = replace(config, data=replace(config.data, key_columns=("shop",)))
+    (problem,) = find_problems(config)
+    assert problem == f"{data}: there is no key column 'shop'; it has a, y"
+
+
 def test_find_problems_names_labels_that_are_no_class(tmp_path: Path) -> None:
     data = write(tmp_path / "rows.csv", ROWS | {"y": ["no", "maybe", "yes", None] * 10})
     absent, strange = find_problems(config_of(tmp_path, data))

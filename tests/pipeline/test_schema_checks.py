@@ -17,7 +17,8 @@ def config_of(folder: Path, schema: str, **settings: Any) -> Config:
     path.write_text(schema)
     config = load_config()
     gate = replace(config.gate, schema=str(path))
-    return replace(config, gate=gate, features=("a",), label="y", **settings)
+    given = {"features": ("a",), "label": "y", "slices": (), **settings}
+    return replace(config, gate=gate, **given)
 
 
 def feature(name: str, kind: str, width: int = 1) -> str:
@@ -37,6 +38,7 @@ SPECIES: dict[str, Any] = {"task": "multiclass", "classes": ("Adelie", "Gentoo")
     ("schema", "settings", "problem"),
     [
         (feature("y", "INT"), {}, "features: the schema .* has no feature a"),
+        (A + feature("y", "INT"), {"slices": ("a", "b")}, "slices: the schema .* has no feature b"),
         (A, {}, "label = 'y': the schema has no such feature"),
         (A + feature("y", "BYTES"), REGRESSION, "BYTES; a regression needs FLOAT or INT"),
         (A + feature("y", "INT"), SPECIES, r"INT, the classes are text \(Adelie, Gentoo\); BYTES"),

@@ -226,6 +226,11 @@ BAD = {
     "two headers": (TABLE + HEADER, ARGUMENTS, "header again"),
     "text as weight": (TABLE, (*ARGUMENTS, "--weight", "shop"), "--weight shop.*kind text"),
     "weight with gaps": (TABLE, (*ARGUMENTS, "--weight", "price"), "--weight price.*no value"),
+    "weight of zeros": (
+        HEADER.replace("\n", ",w\n") + "".join(rows()).replace("\n", ",0\n"),
+        (*ARGUMENTS, "--weight", "w"),
+        "--weight w: it has values from 0 to 0",
+    ),
     "no label": (TABLE, ("--label", ""), "--label ''"),
     "label with a role": (TABLE, (*ARGUMENTS, "--as", "ordered=category"), "it is the label"),
     "label of two spellings": (
