@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import itertools
@@ -56,6 +57,7 @@ def read_csv(
                 "Parquet or JSON lines"
             )
     quotes = _Quotes(path, files.open_input_stream(path), separator_of(path, text))
+    reader = None
     with quotes:
         try:
             reader = arrow_csv.open_csv(
@@ -88,6 +90,12 @@ def read_csv(
                 yield _no_row([(name, types[name]) for name in read])
                 return
             raise DataError(f"{path}: {_explain_csv(str(error), names, types, text)}") from error
+        finally:
+            # pyarrow's threads read ahead; one that does so when Python ends aborts the process.
+            quotes.end()
+            with contextlib.suppress(pa.ArrowException):
+                for _ in reader or ():
+                    pass
     if quotes.odd and last is not None and _ends_in_line_break(last):
         raise DataError(f'{path}: a quotation mark (") is not closed before the end of the file')
 
@@ -135,11 +143,18 @@ class _Quotes(io.RawIOBase):
         ends = re.escape(f'"\r\n{separator}')
         self._escaped = re.compile(rf'\\"[^{ends}]'.encode())
         self.odd = False
+        self._ended = False
+
+    def end(self) -> None:
+        """Makes it end here for whoever reads on."""
+        self._ended = True
 
     def readable(self) -> bool:
         return True
 
     def read(self, size: int = -1) -> bytes:
+        if self._ended:
+            return b""
         chunk: bytes = self._stream.read(None if size < 0 else size)
         self.odd ^= bool(chunk.count(b'"') % 2)
         if b'\\"' in chunk and (found := self._escaped.search(chunk)):

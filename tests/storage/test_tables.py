@@ -8,6 +8,7 @@ import io
 import json
 import re
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from pyarrow import fs
 from storage import csv_files, tables
 from storage.errors import DataError
 from storage.table_formats import Format, TextFormat
-from storage.tables import as_parquet, read_schema, read_times
+from storage.tables import as_parquet, iter_batches, read_schema, read_times
 
 FILES = fs.LocalFileSystem()
 TYPES = {"a": pa.int64(), "b": pa.string()}
@@ -118,6 +119,31 @@ def test_as_parquet_writes_row_groups_of_one_size(
     groups = pq.ParquetFile(f"{path}.parquet")
     sizes = [groups.metadata.row_group(g).num_rows for g in range(groups.num_row_groups)]
     assert sizes == [100] * 10 + [50]
+
+
+def test_iter_batches_reads_no_further_when_it_is_closed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A thread of pyarrow that reads on when Python ends aborts the process."""
+    monkeypatch.setattr(csv_files, "BLOCK_BYTES", 300)
+    rows = [{"a": number, "b": "x" * 50} for number in range(20_000)]
+    path = write(tmp_path, "a.csv", as_csv(rows))
+    reads = []
+    read_chunk = csv_files._Quotes.read
+
+    def read_and_count(stream: Any, size: int = -1) -> bytes:
+        chunk = read_chunk(stream, size)
+        reads.append(len(chunk))
+        return chunk
+
+    monkeypatch.setattr(csv_files._Quotes, "read", read_and_count)
+    batches = iter_batches(path, FILES, TYPES, TextFormat())
+    assert next(batches).num_rows
+    batches.close()  # type: ignore[attr-defined]
+    seen = len(reads)
+    assert reads[-1] == 0
+    time.sleep(0.2)
+    assert len(reads) == seen < 1000
 
 
 def test_as_parquet_keeps_vectors_and_leaves_out_columns_that_nobody_named(tmp_path: Path) -> None:
