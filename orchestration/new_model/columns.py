@@ -153,7 +153,7 @@ def allowed_roles(facts: Facts) -> tuple[Role, ...]:
         Kind.NOTHING: (),
     }
     roles = by_kind[facts.kind]
-    if facts.kind is Kind.VECTOR and (facts.missing or not facts.exact):
+    if facts.kind is Kind.VECTOR and (facts.missing or not facts.exact or facts.length < 2):
         roles = ()
     if facts.kind is Kind.NUMBER and not facts.exact:
         roles = ()
@@ -248,8 +248,13 @@ def _of_time(facts: Facts) -> Column:
 
 def _of_vector(facts: Facts) -> Column:
     if facts.missing or not facts.exact:
-        why = "vectors that are absent, differ in length, or hold values that are not finite"
+        why = (
+            "vectors that are absent, differ in length, or hold values that are not finite or that "
+            "32-bit floats cannot tell apart"
+        )
         return Column(facts, Role.LEFT_OUT, why)
+    if facts.length < 2:
+        return Column(facts, Role.LEFT_OUT, "lists of one value or none: write the value itself")
     shown = f"{facts.length:,} values a row"
     if _counts(facts):
         return Column(facts, Role.SHARES, f"{shown}, whole numbers to {facts.maximum:,.0f}")

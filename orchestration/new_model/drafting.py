@@ -86,7 +86,9 @@ def draft_model(wishes: Wishes, ask: Ask) -> tuple[Draft, list[Danger], list[Que
     found = _with_period(found)
     roles = dict(wishes.roles or {})
     _check_names(found, wishes, roles)
-    target = guess_target(found.facts[wishes.label], found.sample[wishes.label], wishes.task)
+    # The sample has no vectors.
+    labels = found.sample.get(wishes.label, pd.Series(dtype=object))
+    target = guess_target(found.facts[wishes.label], labels, wishes.task)
     asked: list[Question] = []
 
     def answer(question: Question) -> str:

@@ -297,7 +297,7 @@ def _update_vector(state: _State, array: pa.Array) -> pa.Array:
     values = pc.list_flatten(array).cast(pa.float64(), safe=False)
     finite = bool(pc.all(pc.is_finite(values), min_count=0).as_py())
     state.whole &= shortest == longest and (first or longest == state.length)
-    state.whole &= finite and not values.null_count
+    state.whole &= finite and not values.null_count and _holds(values)
     state.integral &= bool(pc.all(pc.equal(pc.floor(values), values), min_count=0).as_py())
     state.length = longest if first else max(longest, state.length)
     return values
@@ -420,8 +420,13 @@ def _are_told_apart(name: str, state: _State, sample: pd.DataFrame) -> bool:
     values = sample[name].dropna()
     if state.kind is Kind.TIME:
         values = values.astype("int64") // 10**9
+    return _holds(pa.array(values.to_numpy()))
+
+
+def _holds(numbers: pa.Array) -> bool:
+    """Whether 32-bit floats hold numbers, as SpanExampleGen requires."""
     try:
-        convert_values(name, pa.array(values.to_numpy()), schema_pb2.FLOAT, set())
+        convert_values("", numbers, schema_pb2.FLOAT, set())
     except DataError:
         return False
     return True

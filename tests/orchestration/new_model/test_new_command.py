@@ -496,6 +496,14 @@ def test_new_refuses_a_column_that_no_model_can_take_by_its_name(
     assert not project.exists()
 
 
+def test_new_refuses_a_vector_as_label(run_new: Run, tmp_path: Path) -> None:
+    data = tmp_path / "rows.parquet"
+    pq.write_table(pa.table({"x": range(200), "label": [[1.0, 2.0]] * 200}), data)
+    result = run_new("", "--label", "label", "--data", str(data))
+    assert result.exit_code == 1
+    assert "label 'label' has values of the kind vector" in result.output
+
+
 def test_new_refuses_two_columns_of_one_name_in_parquet(run_new: Run, tmp_path: Path) -> None:
     data = tmp_path / "rows.parquet"
     columns = [pa.array(range(200)), pa.array(range(200)), pa.array(["a", "b"] * 100)]
@@ -518,6 +526,8 @@ VECTORS = {
     "absent": ([None if n == 4 else [1.0, float(n)] for n in range(200)], []),
     "with gaps": ([[None if n == 4 else 1.0, float(n)] for n in range(200)], []),
     "infinite": ([[math.inf if n == 4 else 1.0, float(n)] for n in range(200)], []),
+    "of one value": ([[float(n)] for n in range(200)], []),
+    "of ids": ([[2**30 + n, 2**30 + 3 * n] for n in range(200)], []),
     "counts": ([[0, n] for n in range(200)], ["odd"]),
     "numbers": ([[-0.5, float(n)] for n in range(200)], ["odd"]),
 }
