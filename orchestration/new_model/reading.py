@@ -15,28 +15,15 @@ from tensorflow_metadata.proto.v0 import schema_pb2
 
 from ml.example_columns import convert_values
 from orchestration.new_model.columns import Facts, Kind
+from orchestration.new_model.text_kinds import parse_text, text_kinds
 from storage.errors import DataError, one_line
 from storage.spans import DataSource, filesystem, find_spans
-from storage.table_formats import Format
 from storage.tables import TIME_EXPECTED, iter_batches, read_schema, seconds_of
 
 SAMPLE_ROWS = 100_000
 _SAMPLE_CELLS = 8_000_000
 _SHOWN_VALUES = 1000
 _LARGEST_EXACT = 2**24  # Of whole numbers in 32-bit floats.
-_TIMES = tuple(
-    (Kind.TIME, pa.timestamp(unit, zone)) for unit in ("us", "ns") for zone in (None, "UTC")
-)
-# In this order text of a format is tried as values of another kind. That of Parquet says its type.
-_PARSED = {
-    Format.CSV: (
-        (Kind.INTEGER, pa.int64()),
-        (Kind.NUMBER, pa.float64()),
-        (Kind.BOOLEAN, pa.bool_()),
-        *_TIMES,
-    ),
-    Format.JSONL: _TIMES,
-}
 # Types that are taken as they are.
 _PLAIN = (pa.types.is_null, pa.types.is_string, pa.types.is_boolean)
 # Seconds from 1970 to 2261, and back to 1678: pandas counts nanoseconds in 64 bits.
@@ -256,9 +243,9 @@ def _update(path: str, name: str, state: _State, array: pa.Array) -> None:
     if array.null_count == len(array):
         return
     kind = _kind(array.type)
-    texts = {Kind.TEXT, *(parsed for parsed, _ in _PARSED.get(_format(path), ()))}
+    texts = text_kinds(path)
     if kind is Kind.TEXT and state.kind is not Kind.TEXT:
-        kind, array = _parse(path, array, state.kind)
+        kind, array = parse_text(path, array, state.kind)
     if state.kind is Kind.NOTHING or state.kind is kind:
         state.kind = kind
     elif {state.kind, kind} == {Kind.INTEGER, Kind.NUMBER}:
@@ -303,33 +290,6 @@ def _update_vector(state: _State, array: pa.Array) -> pa.Array:
     return values
 
 
-def _parse(path: str, array: pa.Array, likely: Kind = Kind.NOTHING) -> tuple[Kind, pa.Array]:
-    """Text as values of the first kind that all of it is; numbers with leading zeros are text.
-
-    Args:
-      path: Its file, whose format says what text may be.
-      array: Text.
-      likely: The kind that is tried first.
-    """
-    leading_zero = pc.any(pc.match_substring_regex(array, r"^[+-]?0[0-9]")).as_py()
-    kinds = _PARSED.get(_format(path), ())
-    for kind, dtype in sorted(kinds, key=lambda parsed: parsed[0] is not likely):
-        if leading_zero and kind in (Kind.INTEGER, Kind.NUMBER):
-            continue
-        try:
-            found = array.cast(dtype)
-        except pa.ArrowInvalid:
-            continue
-        if kind is Kind.TIME:
-            found = found.cast(pa.timestamp("s", dtype.tz), safe=False)
-        return kind, found
-    return Kind.TEXT, array
-
-
-def _format(path: str) -> Format:
-    return Format.of(path) or Format.PARQUET
-
-
 def _spans(
     source: DataSource, number: int | None, path: str, arrays: Mapping[str, pa.Array], rows: int
 ) -> np.ndarray:
@@ -338,7 +298,7 @@ def _spans(
         return np.full(rows, number or 0)
     times = arrays[source.time_column]
     if pa.types.is_string(times.type):
-        _, times = _parse(path, times)
+        _, times = parse_text(path, times)
     return source.period.numbers_of(seconds_of(path, times, source.time_column))
 
 

@@ -192,7 +192,7 @@ def test_as_parquet_of_a_header_alone_has_no_row(tmp_path: Path) -> None:
         ("colon.jsonl", '{"a": 1}:\n{"a": 2}\n', "row 1: one object in a line is expected"),
         ("nul.jsonl", '{"a": 1}\n\0\n{"a": 2}\n', "row 2: one object in a line is expected"),
         ("null.jsonl", 'null\n{"a": 1}\n', "row 1: one object in a line is expected"),
-        ("late null.jsonl", '{"a": 1}\nnull\n', "row 2: one object in a line is expected"),
+        ("second null.jsonl", '{"a": 1}\nnull\n', "row 2: one object in a line is expected"),
         ("pretty.jsonl", '{\n "a": 1\n}\n', "row 2: one object in a line is expected"),
         ("pair.jsonl", '{"a": 1}{"a": 2}\n', "row 1: one object in a line is expected"),
         ("csv.jsonl", "a,b\n1,x\n", "row 1: one object in a line is expected"),
@@ -325,9 +325,9 @@ def test_as_parquet_refuses_times_of_json_lines_with_and_without_a_zone(tmp_path
 
 
 def test_as_parquet_names_a_key_that_is_first_there_in_a_late_row(tmp_path: Path) -> None:
-    path = write(tmp_path, "a.jsonl", '{"a": 1}\n' * 300 + '{"a": 1, "late": 2}\n')
+    path = write(tmp_path, "a.jsonl", '{"a": 1}\n' * 300 + '{"a": 1, "last": 2}\n')
     target = str(tmp_path / "copy.parquet")
-    assert as_parquet(path, FILES, FILES, target, TYPES, TextFormat()) == ["late"]
+    assert as_parquet(path, FILES, FILES, target, TYPES, TextFormat()) == ["last"]
 
 
 @settings(deadline=None)
