@@ -287,7 +287,7 @@ def test_as_parquet_reads_numbers_written_as_true_and_false_or_times(
     ]
 
 
-JSON_WRITTEN = {
+JSON_WRITTEN: dict[str, list[tuple[Any, int]]] = {
     "true": [(True, 1), (False, 0)],
     "time": [("2013-01-31 00:00:01.5", 1359590401), ("2013-02-01", 1359676800)],
     "zone": [("2013-01-31T01:00:00+01:00", 1359590400), ("2013-02-01T00:00:00Z", 1359676800)],
