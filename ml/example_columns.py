@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 from tensorflow_metadata.proto.v0 import schema_pb2
 
 from storage.errors import DataError
-from storage.table_formats import check_names
+from storage.table_formats import check_names, difference, fold_name
 from storage.tables import TIME_EXPECTED, is_time
 
 
@@ -71,9 +71,16 @@ class Columns:
         Raises:
           DataError: If one is missing, or has a type that does not convert without loss.
         """
+        check_names(path, found.names)
+        similar = {fold_name(name): name for name in found.names}
+        for name in sorted(self.read - set(found.names)):
+            if other := similar.get(fold_name(name)):
+                raise DataError(
+                    f"{path}: column {name!r} is missing; it has {other!r}, which differs in "
+                    f"{difference(other, name)} alone: rename it"
+                )
         for name in sorted(self.required - set(found.names)):
             raise DataError(f"{path}: column {name!r} is missing; it has {', '.join(found.names)}")
-        check_names(path, found.names)
         for column in found:
             if column.name in self.types or column.name == self.time:
                 self.check_type(path, column)
@@ -111,16 +118,17 @@ def to_example_batch(
 
     Args:
       batch: Columns of strings, numbers, booleans, dates or timestamps, or of vectors of them; null
-        where absent.
+        or NaN where absent.
       columns: The feature type of each; columns without one are left out.
-      rounded: Gets the names of columns with whole numbers that a 32-bit float rounds.
+      rounded: Gets the names of columns with numbers that a 32-bit float rounds so that it shows:
+        whole numbers, and numbers that hardly differ.
 
     Returns:
       The columns as lists of bytes, int64 or float32, null where absent.
 
     Raises:
       DataError: If a vector has another length than the schema says, or a number is too large for a
-        32-bit float, or different whole numbers become equal as one.
+        32-bit float, or different numbers become equal as one.
     """
     rounded = set() if rounded is None else rounded
     names, arrays = [], []
@@ -152,6 +160,12 @@ _TEXT_TYPES = {
 _EXACT = 2**24
 # Share of different numbers that rounding may make equal.
 _MELTED = 0.1
+# Digits by which numbers differ: those behind are noise of calculations.
+_DIGITS = 12
+# Error of rounding, in standard deviations of the column, from which it is told.
+_COARSE = 1e-3
+# Fewer different numbers may be alike by chance.
+_SEVERAL = 10
 _ALLOWED = {
     schema_pb2.BYTES: "string",
     schema_pb2.INT: "integer",
@@ -201,12 +215,21 @@ def convert_values(name: str, array: pa.Array, kind: int | None, rounded: set[st
         except pa.ArrowInvalid as error:  # An unsigned value is too large.
             raise DataError(f"column {name!r}: {error}") from error
     if pa.types.is_float32(array.type):
-        return array
-    exact = _widen(array)
+        return _without_nan(array)
+    exact = _without_nan(_widen(array))
     narrow = pc.cast(exact, pa.float32(), safe=False)
     if _is_rounded(name, array, exact, narrow):
         rounded.add(name)
     return narrow
+
+
+def _without_nan(array: pa.Array) -> pa.Array:
+    """Floating point numbers, null where they are NaN: both say that there is no number."""
+    absent = pc.is_nan(array)
+    if not pc.any(absent).as_py():
+        return array
+    # With a null scalar, pyarrow returns wrong values of a slice (apache/arrow, issue 49410).
+    return pc.if_else(absent, pa.nulls(len(array), array.type), array)
 
 
 def _floor_to_seconds(times: pa.Array) -> pa.Array:
@@ -241,20 +264,54 @@ def _is_rounded(name: str, array: pa.Array, exact: pa.Array, narrow: pa.Array) -
             f"column {name!r} has {before[too_large][0]}, which is too large for a 32-bit float: "
             "scale the column, or leave it out of the schema"
         )
-    # Only whole numbers are ids; beyond 2**24 they are rounded.
-    whole = before[(np.abs(before) > _EXACT) & (before == np.floor(before)) & np.isfinite(before)]
+    if not after.any() and len(np.unique(before)) > 1 and before.any():
+        raise DataError(
+            f"column {name!r} has {before[before != 0][0]:g}, and a 32-bit float makes 0 of all "
+            "such numbers: scale the column, or leave it out of the schema"
+        )
+    # Beyond 2**24, whole numbers are rounded, and times with fractions of a second.
+    large = before[(np.abs(before) > _EXACT) & np.isfinite(before)]
     if pa.types.is_integer(array.type) and array.type.bit_width == 64:
         values = array.drop_null().to_numpy()
-        whole = values[np.abs(before) > _EXACT]
-    kept = whole.astype(np.float32)
-    lost = kept.astype(np.float64) != whole.astype(np.float64)
-    several, left = len(np.unique(whole)), len(np.unique(kept))
+        large = values[np.abs(before) > _EXACT]
+    kept = large.astype(np.float32)
+    lost = kept.astype(np.float64) != large.astype(np.float64)
+    several, left = _count_different(large), len(np.unique(kept))
     if left < several * (1 - _MELTED):
         raise DataError(
-            f"column {name!r} has {whole[lost][0]:.0f}, and a 32-bit float leaves {left} of "
+            f"column {name!r} has {_show(large[lost][0])}, and a 32-bit float leaves {left} of "
             f"{several} such numbers: make it an INT feature, or a string if it is an id"
         )
-    return bool(lost.any())
+    whole = large == np.floor(large)
+    return bool(lost[whole].any()) or _is_coarse(before, after)
+
+
+def _is_coarse(before: np.ndarray, after: np.ndarray) -> bool:
+    """Whether rounding makes numbers equal that differ by as much as such numbers do."""
+    finite = np.isfinite(before)
+    before, after = before[finite], after[finite].astype(np.float64)
+    if not len(before):
+        return False
+    with np.errstate(over="ignore", invalid="ignore"):
+        error, spread = np.sqrt(np.mean((before - after) ** 2)), before.std()
+    if not error > _COARSE * spread:
+        return False
+    several = _count_different(before)
+    return several >= _SEVERAL and len(np.unique(after)) < several * (1 - _MELTED)
+
+
+def _show(number: float) -> str:
+    return f"{number:.0f}" if number == np.floor(number) else f"{number:.15g}"
+
+
+def _count_different(numbers: np.ndarray) -> int:
+    """The number of different numbers, floats by their first digits."""
+    if numbers.dtype.kind == "f" and len(numbers):
+        with np.errstate(divide="ignore", over="ignore", invalid="ignore"):
+            digits = _DIGITS - 1 - np.floor(np.log10(np.abs(numbers)))
+            scale = 10.0 ** np.clip(np.where(np.isfinite(digits), digits, 0), -300, 300)
+            numbers = np.round(numbers * scale) / scale
+    return len(np.unique(numbers))
 
 
 def is_list(kind: pa.DataType) -> bool:
@@ -267,8 +324,6 @@ def is_list(kind: pa.DataType) -> bool:
 def _to_vectors(name: str, array: pa.Array, columns: Columns, rounded: set[str]) -> pa.ListArray:
     """A column of vectors, null where absent."""
     values = array.drop_null().flatten()
-    if values.null_count:
-        raise DataError(f"column {name!r} has vectors in which a value is absent")
     present = np.asarray(array.is_valid())
     if pa.types.is_fixed_size_list(array.type):
         lengths = np.full(len(array), array.type.list_size)
@@ -285,6 +340,8 @@ def _to_vectors(name: str, array: pa.Array, columns: Columns, rounded: set[str])
     np.cumsum(present * wanted, out=offsets[1:])
     absent = np.append(~present, False)
     values = convert_values(name, values, kind, rounded)
+    if values.null_count:
+        raise DataError(f"column {name!r} has vectors in which a value is absent, or NaN")
     return pa.ListArray.from_arrays(pa.array(offsets, mask=absent), values)
 
 

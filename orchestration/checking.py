@@ -17,7 +17,7 @@ from ml.tasks import REGRESSION
 from pipeline.config import Config
 from pipeline.model import Model
 from pipeline.schema_checks import check_schema
-from storage.errors import UserError, one_line
+from storage.errors import DataError, UserError, one_line
 from storage.parquet import open_file
 from storage.spans import Window, filesystem, resolve_window
 from storage.table_formats import Format
@@ -90,6 +90,7 @@ def _check_files(config: Config, schema: schema_pb2.Schema, window: Window) -> I
             if Format.of(path) is Format.PARQUET:
                 with open_file(path, files) as parquet:
                     columns.check(path, parquet.schema_arrow)
+                    _check_has(path, parquet.schema_arrow.names, config)
                     if rows < _LABEL_ROWS and parquet.num_row_groups:
                         found = parquet.read_row_group(0, columns=[config.label])[config.label]
                         labels.append(found.combine_chunks())
@@ -99,6 +100,7 @@ def _check_files(config: Config, schema: schema_pb2.Schema, window: Window) -> I
                 columns.check(
                     path, pa.schema([(n, columns.text_types.get(n, pa.string())) for n in names])
                 )
+                _check_has(path, names, config)
                 batch = next(
                     iter_batches(path, files, columns.text_types, source.text, list(columns.types))
                 )
@@ -107,6 +109,16 @@ def _check_files(config: Config, schema: schema_pb2.Schema, window: Window) -> I
             yield str(error)
     if labels:
         yield from _check_labels(config, np.concatenate([_values(array) for array in labels]))
+
+
+def _check_has(path: str, names: list[str], config: Config) -> None:
+    """Checks that a file has the label and the keys, which a schema may say are optional."""
+    needed = {config.label: "label"}
+    if not config.data.time_column:
+        needed |= dict.fromkeys(config.data.key_columns, "key column")
+    for name, role in needed.items():
+        if name not in names:
+            raise DataError(f"{path}: there is no {role} {name!r}; it has {', '.join(names)}")
 
 
 def _values(array: pa.Array) -> np.ndarray:

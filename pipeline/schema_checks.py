@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 
+import numpy as np
 from google.protobuf import text_format
 from tensorflow_metadata.proto.v0 import schema_pb2
 from tfx import v1 as tfx
@@ -16,7 +18,7 @@ _NUMBERS = (schema_pb2.INT, schema_pb2.FLOAT)
 
 
 def check_schema(config: Config) -> None:
-    """Checks that the schema has the features, a label of the task, and numbers as weights.
+    """Checks that the schema has features and slices, a label of the task, and numbers as weights.
 
     A schema that cannot be read is left to ImportSchemaGen.
 
@@ -37,6 +39,8 @@ def check_schema(config: Config) -> None:
     known = {feature.name: feature for feature in schema.feature}
     if unknown := [name for name in config.features if name not in known]:
         raise ConfigError(f"features: the schema {path} has no feature {', '.join(unknown)}")
+    if unknown := [name for name in config.slices if name not in known]:
+        raise ConfigError(f"slices: the schema {path} has no feature {', '.join(unknown)}")
     for name in config.fairness.columns:
         column = known.get(name)
         if column is None or column.type == schema_pb2.FLOAT:
@@ -69,6 +73,21 @@ def _problem_of_label(config: Config, label: schema_pb2.Feature | None) -> str:
     elif label.type in _NUMBERS and not task.class_numbers():
         shown = ", ".join(task.classes[:3])
         return f"the schema says {kind}, the classes are text ({shown}); BYTES is expected"
+    elif label.type == schema_pb2.FLOAT:
+        return _problem_of_floats(task.class_numbers())
+    return ""
+
+
+def _problem_of_floats(numbers: Iterable[float]) -> str:
+    """What is wrong with classes that are 32-bit floats; "" for nothing."""
+    ids: dict[float, float] = {}
+    for number in numbers:
+        other = ids.setdefault(float(np.float32(number)), number)
+        if other != number:
+            return (
+                f"the schema says FLOAT, whose 32 bits do not tell the classes {other}, {number} "
+                "apart; INT or BYTES is expected"
+            )
     return ""
 
 

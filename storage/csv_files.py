@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
+import itertools
 import json
 import re
 from collections.abc import Iterator, Mapping
@@ -18,13 +20,19 @@ from storage.errors import DataError, one_line
 from storage.table_formats import (
     BLOCK_BYTES,
     TextFormat,
+    check_content,
     check_names,
     describe_type,
+    is_utf8,
     not_encoded,
+    types_as_written,
 )
 
 _SHOWN = 60
 _OTHER_SEPARATORS = ";\t|,"
+# The first value of a column is looked for in so many rows.
+_ROWS_WITH_VALUES = 1000
+_NO_ROW = "Empty CSV file"
 
 
 def read_csv(
@@ -37,8 +45,18 @@ def read_csv(
     """See `storage.tables.iter_batches`."""
     names, first = first_rows(path, files, text)
     check_names(path, names)
-    types = dict.fromkeys(names, pa.string()) | times_as_written(names, first, types)
-    quotes = _Quotes(files.open_input_stream(path))
+    read = names if columns is None else [name for name in names if name in columns]
+    types = dict.fromkeys(names, pa.string()) | types_as_written(
+        {name: types[name] for name in names if name in types}, first
+    )
+    for name in read:
+        if pa.types.is_list(types[name]):
+            raise DataError(
+                f"{path}: column {name!r} is a list in the schema, which no CSV file holds: use "
+                "Parquet or JSON lines"
+            )
+    quotes = _Quotes(path, files.open_input_stream(path), separator_of(path, text))
+    reader = None
     with quotes:
         try:
             reader = arrow_csv.open_csv(
@@ -53,7 +71,7 @@ def read_csv(
                     column_types=types,
                     null_values=list(text.null_values),
                     strings_can_be_null=True,
-                    include_columns=columns,
+                    include_columns=read,
                     true_values=["true", "True", "TRUE", "1", "yes", "t"],
                     false_values=["false", "False", "FALSE", "0", "no", "f"],
                 ),
@@ -65,36 +83,25 @@ def read_csv(
                 row += last.num_rows
                 yield last
             if last is None:
-                yield pa.RecordBatch.from_arrays(
-                    [pa.array([], field.type) for field in reader.schema], schema=reader.schema
-                )
+                yield _no_row([(field.name, field.type) for field in reader.schema])
         except pa.ArrowInvalid as error:
+            if _NO_ROW in str(error):  # A header without a line break.
+                yield _no_row([(name, types[name]) for name in read])
+                return
             raise DataError(f"{path}: {_explain_csv(str(error), names, types, text)}") from error
+        finally:
+            # pyarrow's threads read ahead; one that does so when Python ends aborts the process.
+            quotes.end()
+            with contextlib.suppress(pa.ArrowException):
+                for _ in reader or ():
+                    pass
     if quotes.odd and last is not None and _ends_in_line_break(last):
         raise DataError(f'{path}: a quotation mark (") is not closed before the end of the file')
 
 
-def times_as_written(
-    names: list[str], first: list[str], types: Mapping[str, pa.DataType]
-) -> dict[str, pa.DataType]:
-    """The types of a file's columns, where a time may be written in three ways.
-
-    Args:
-      names: The columns.
-      first: The values of the first row.
-      types: Types of columns; others are left out.
-
-    Returns:
-      Types by column: times are whole seconds, or timestamps with a zone or without one.
-    """
-    found = {name: types[name] for name in names if name in types}
-    for name, value in zip(names, first, strict=False):
-        kind = found.get(name)
-        if kind is None or not pa.types.is_timestamp(kind):
-            continue
-        zone = "UTC" if _ZONE.search(value) else None
-        found[name] = pa.int64() if value.strip().isdecimal() else pa.timestamp(kind.unit, zone)
-    return found
+def _no_row(fields: list[tuple[str, pa.DataType]]) -> pa.RecordBatch:
+    arrays = [pa.array([], kind) for _, kind in fields]
+    return pa.RecordBatch.from_arrays(arrays, schema=pa.schema(fields))
 
 
 def _refuse_repeated_header(path: str, batch: pa.RecordBatch, row: int) -> None:
@@ -120,18 +127,36 @@ def _ends_in_line_break(batch: pa.RecordBatch) -> bool:
 
 
 class _Quotes(io.RawIOBase):
-    """A stream of a CSV file, whose quotation marks are counted."""
+    """A stream of a CSV file, whose quotation marks are counted, and refused behind a backslash."""
 
-    def __init__(self, stream: Any):
+    def __init__(self, path: str, stream: Any, separator: str):
+        self._path = path
         self._stream = stream
+        # At the end of a value, the backslash is a part of it.
+        ends = re.escape(f'"\r\n{separator}')
+        self._escaped = re.compile(rf'\\"[^{ends}]'.encode())
         self.odd = False
+        self._ended = False
+
+    def end(self) -> None:
+        """Makes it end here for whoever reads on."""
+        self._ended = True
 
     def readable(self) -> bool:
         return True
 
     def read(self, size: int = -1) -> bytes:
+        if self._ended:
+            return b""
         chunk: bytes = self._stream.read(None if size < 0 else size)
         self.odd ^= bool(chunk.count(b'"') % 2)
+        if b'\\"' in chunk and (found := self._escaped.search(chunk)):
+            start = max(0, found.start() - _SHOWN // 2)
+            value = chunk[start : found.end()].decode("utf-8", "replace")
+            raise DataError(
+                f'{self._path}: a quotation mark in a value is doubled (""), not written behind a '
+                f"backslash as in {value!r}"
+            )
         return chunk
 
     def close(self) -> None:
@@ -139,26 +164,29 @@ class _Quotes(io.RawIOBase):
         super().close()
 
 
-def first_rows(path: str, files: fs.FileSystem, text: TextFormat) -> tuple[list[str], list[str]]:
-    """The names in the first row of a CSV file, and the values of the second."""
+def first_rows(
+    path: str, files: fs.FileSystem, text: TextFormat
+) -> tuple[list[str], dict[str, str]]:
+    """The names in the first row of a CSV file, and the first value of each column."""
     with files.open_input_stream(path) as stream:
         start = stream.read(BLOCK_BYTES)
-    if start.startswith((b"\xff\xfe", b"\xfe\xff")):
-        raise DataError(f"{path}: it is UTF-16: save it as UTF-8")
+    check_content(path, start, text)
     if not start.strip():
         raise DataError(f"{path} is empty: a first row with the names of the columns is expected")
     if b"\0" in start:
         raise DataError(f"{path}: it is no text, but has NUL characters")
-    encoding = "utf-8-sig" if text.encoding.lower().replace("-", "") == "utf8" else text.encoding
+    if b"\r" in start and b"\n" not in start:
+        raise DataError(f"{path}: it is no CSV: its lines end in CR alone; LF or CR LF is expected")
+    encoding = "utf-8-sig" if is_utf8(text) else text.encoding
     try:
         decoded = start.decode(encoding, "ignore" if len(start) == BLOCK_BYTES else "strict")
     except UnicodeDecodeError as error:
         line = start.count(b"\n", 0, error.start) + 1
         raise DataError(f"{path}: {not_encoded(line, text)}") from error
     separator = separator_of(path, text)
-    rows = csv.reader(io.StringIO(decoded), delimiter=separator)
+    rows = (row for row in csv.reader(io.StringIO(decoded), delimiter=separator) if row)
     try:
-        names, second = next(rows), next(rows, [])
+        names, *some = itertools.islice(rows, _ROWS_WITH_VALUES)
     except csv.Error as error:
         raise DataError(f"{path}: its first rows are no CSV: {error}") from error
     others = [other for other in _OTHER_SEPARATORS if other != separator and other in names[0]]
@@ -167,7 +195,12 @@ def first_rows(path: str, files: fs.FileSystem, text: TextFormat) -> tuple[list[
             f"{path}: its only column is {names[0][:_SHOWN]!r}: if another character separates "
             f"columns, say which, as in data.separator = {json.dumps(others[0])}"
         )
-    return names, second
+    first: dict[str, str] = {}
+    for row in some:
+        for name, value in zip(names, row, strict=False):
+            if value not in text.null_values:
+                first.setdefault(name, value)
+    return names, first
 
 
 def separator_of(path: str, text: TextFormat) -> str:
@@ -179,7 +212,6 @@ _ROW = re.compile(r"(?:In CSV column #(?P<column>\d+): )?(?:CSV parse error: )?R
 _VALUE = re.compile(
     r"CSV conversion error to (?P<type>.+?): invalid value '(?P<value>.*)'", re.DOTALL
 )
-_ZONE = re.compile(r":\d\d(\.\d+)?(Z|[+-]\d\d(:?\d\d)?)$")
 _COUNT = re.compile(r"Expected (?P<expected>\d+) columns, got (?P<got>\d+)")
 
 

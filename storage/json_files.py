@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import contextlib
 import io
 import json
 import re
@@ -17,9 +18,13 @@ from storage.errors import DataError, one_line
 from storage.table_formats import (
     BLOCK_BYTES,
     TextFormat,
+    check_content,
     check_names,
     describe_type,
+    has_zone,
+    is_utf8,
     not_encoded,
+    types_as_written,
 )
 
 # A column of rows as they are written. No column of a file can have a blank name.
@@ -41,44 +46,71 @@ def read_json(
     of its first values. `with_lines` adds the column `LINE`: the lines, without white space around.
     """
     types = {name: kind for name, kind in types.items() if columns is None or name in columns}
+    known: dict[str, None] = {}
     row = 0
     with files.open_input_stream(path) as stream:
         for block in _blocks(path, stream, text):
-            lines = [line for line in map(bytes.strip, block.split(b"\n")) if line]
-            # Before pyarrow reads them, which may crash at a `null` before an object.
-            if not all(line[:1] == b"{" and line[-1:] == b"}" for line in lines):
-                raise _no_object(path, lines, row)
+            lines = _lines_of(path, block, row)
+            some = _some_rows(lines)
+            known |= _names_of(some)
+            check_names(path, list(known))
+            if columns is not None:
+                left_out |= known.keys() - set(columns)
             if not row:
-                names = _names_of(path, block)
-                left_out |= set(names) - set(names if columns is None else columns)
-                if untyped := set(names) - left_out - types.keys():
-                    found = _infer(path, block)
+                types = _types_as_written(types, _first_values(some))
+                if untyped := known.keys() - left_out - types.keys():
+                    found = _infer(path, block, lines)
                     types |= {name: kind for name, kind in found.items() if name in untyped}
+            _check_zones(path, some, types)
             try:
                 table = _parse(block, types, "ignore")
             except pa.ArrowInvalid as error:
-                if any(parse_object(line) is None for line in lines):
-                    raise _no_object(path, lines, row) from error
-                raise DataError(f"{path}: {_explain_json(str(error), row, types)}") from error
+                raise DataError(f"{path}: {_explain_json(error, row, lines, types)}") from error
             # pyarrow takes objects wherever they begin, and at a comma, a bracket or a NUL between
             # them it ends as if the file did. An object that goes over two lines cannot end the
             # first with `}` and begin the second with `{`: so there are as many lines as rows only
             # if each line is one object, but for what follows the last object in its line.
-            if len(lines) != len(table) or (lines and parse_object(lines[-1]) is None):
+            if len(table) != len(lines) or parse_object(lines[-1]) is None:
                 raise _no_object(path, lines, row)
             if with_lines:
                 table = table.append_column(LINE, pa.array(lines, pa.string()))
             row += len(table)
             yield from table.combine_chunks().to_batches()
     if not row:
-        raise DataError(f"{path} is empty: one object in a line is expected")
+        raise DataError(f"{path} is empty: {_EXPECTED}")
 
 
-def _no_object(path: str, lines: list[bytes], rows_before: int) -> DataError:
+def first_names(path: str, files: fs.FileSystem, text: TextFormat) -> list[str]:
+    """The columns of the first rows."""
+    with files.open_input_stream(path) as stream:
+        for block in _blocks(path, stream, text):
+            names = list(_names_of(_some_rows(_lines_of(path, block, 0))))
+            check_names(path, names)
+            return names
+    raise DataError(f"{path} is empty: {_EXPECTED}")
+
+
+def _lines_of(path: str, block: bytes, before: int) -> list[bytes]:
+    """The lines of a block that are not blank; each begins and ends as an object does.
+
+    pyarrow crashes where the first one is null.
+    """
+    lines = [line for line in map(bytes.strip, block.split(b"\n")) if line]
+    if not all(line[:1] == b"{" and line[-1:] == b"}" for line in lines):
+        raise _no_object(path, lines, before)
+    return lines
+
+
+def _no_object(path: str, lines: list[bytes], before: int) -> DataError:
     """The error for the first line that is no object."""
-    wrong = next((n for n, line in enumerate(lines, 1) if parse_object(line) is None), None)
-    where = f"row {rows_before + wrong}" if wrong else f"after row {rows_before}"
-    return DataError(f"{path}: {where}: one object in a line is expected")
+    wrong = _first_wrong(lines)
+    where = f"row {before + wrong}" if wrong else f"after row {before}"
+    return DataError(f"{path}: {where}: {_EXPECTED}")
+
+
+def _first_wrong(lines: list[bytes]) -> int:
+    """Number of the first line that is no object, from 1; 0 if there is none."""
+    return next((n for n, line in enumerate(lines, 1) if parse_object(line) is None), 0)
 
 
 def parse_object(line: bytes | str) -> dict[str, Any] | None:
@@ -90,34 +122,58 @@ def parse_object(line: bytes | str) -> dict[str, Any] | None:
     return found if isinstance(found, dict) else None
 
 
-def first_names(path: str, files: fs.FileSystem, text: TextFormat) -> list[str]:
-    """The columns of the first rows."""
-    with files.open_input_stream(path) as stream:
-        for block in _blocks(path, stream, text):
-            return _names_of(path, block)
-    raise DataError(f"{path} is empty: one object in a line is expected")
+def _some_rows(lines: list[bytes]) -> list[dict[str, Any]]:
+    """Some rows, from everywhere in a block; those that cannot be read are left to pyarrow."""
+    rows = []
+    for line in lines[:: -(-len(lines) // _ROWS_WITH_NAMES) or 1]:
+        with contextlib.suppress(ValueError, RecursionError):
+            rows.append(json.loads(line))
+    return rows
 
 
-def _names_of(path: str, block: bytes) -> list[str]:
-    """The columns of the first rows of a block."""
+def _names_of(rows: list[dict[str, Any]]) -> dict[str, None]:
+    """The columns of some rows, in their order."""
     names: dict[str, None] = {}
-    for line in block.split(b"\n", _ROWS_WITH_NAMES)[:_ROWS_WITH_NAMES]:
-        try:
-            row = json.loads(line) if line.strip() else {}
-        except (ValueError, RecursionError):
-            break  # pyarrow says what is wrong.
-        if isinstance(row, dict):
-            names |= dict.fromkeys(row)
-    check_names(path, list(names))
-    return list(names)
+    for row in rows:
+        names |= dict.fromkeys(row)
+    return names
 
 
-def _infer(path: str, block: bytes) -> dict[str, pa.DataType]:
+def _first_values(rows: list[dict[str, Any]]) -> dict[str, str]:
+    """The first value of each column that is there, as CSV would have it."""
+    values: dict[str, str] = {}
+    for row in rows:
+        for name, value in row.items():
+            if value is not None and name not in values:
+                values[name] = value if isinstance(value, str) else json.dumps(value)
+    return values
+
+
+def _types_as_written(
+    types: Mapping[str, pa.DataType], values: Mapping[str, str]
+) -> dict[str, pa.DataType]:
+    """The same as for CSV, but that pyarrow reads no number as true or false."""
+    found = types_as_written(types, values)
+    switches = [name for name, kind in found.items() if pa.types.is_boolean(kind)]
+    return found | {name: pa.int64() for name in switches if values.get(name, "").isdecimal()}
+
+
+def _check_zones(path: str, rows: list[dict[str, Any]], types: Mapping[str, pa.DataType]) -> None:
+    """Refuses times of which some say their zone and others do not."""
+    for name in [name for name, kind in types.items() if pa.types.is_timestamp(kind)]:
+        times = [row[name] for row in rows if isinstance(row.get(name), str)]
+        if len({has_zone(time) for time in times}) > 1:
+            raise DataError(
+                f"{path}: column {name!r} has times with a time zone and times without one"
+            )
+
+
+def _infer(path: str, block: bytes, lines: list[bytes]) -> dict[str, pa.DataType]:
     """What the values of each column look like."""
     try:
         schema = _parse(block, {}, "infer").schema
     except pa.ArrowInvalid as error:
-        raise DataError(f"{path}: {_explain_json(str(error), 0, {})}") from error
+        raise DataError(f"{path}: {_explain_json(error, 0, lines, {})}") from error
     return dict(zip(schema.names, schema.types, strict=True))
 
 
@@ -133,13 +189,19 @@ def _parse(block: bytes, types: Mapping[str, pa.DataType], unexpected: str) -> p
 
 
 def _blocks(path: str, stream: Any, text: TextFormat) -> Iterator[bytes]:
-    """Whole lines of some megabytes, in UTF-8."""
+    """Whole lines of some megabytes, in UTF-8, none of them without a row."""
     rest = b""
+    first = True
     while chunk := stream.read(BLOCK_BYTES):
+        if first:
+            check_content(path, chunk, text)
+            chunk = chunk.removeprefix(codecs.BOM_UTF8) if is_utf8(text) else chunk
+            first = False
         whole, newline, tail = chunk.rpartition(b"\n")
         if newline:
-            yield _utf8(path, rest + whole + newline, text)
-            rest = tail
+            block, rest = rest + whole + newline, tail
+            if not block.isspace():
+                yield _utf8(path, block, text)
         else:
             rest += chunk
             if len(rest) > 4 * BLOCK_BYTES:
@@ -150,24 +212,47 @@ def _blocks(path: str, stream: Any, text: TextFormat) -> Iterator[bytes]:
 
 def _utf8(path: str, block: bytes, text: TextFormat) -> bytes:
     try:
-        return block.decode(text.encoding).encode().removeprefix(codecs.BOM_UTF8)
+        return block.decode(text.encoding).encode()
     except UnicodeDecodeError as error:
         raise DataError(
             f"{path}: {not_encoded(block.count(bytes([10]), 0, error.start) + 1, text)}"
         ) from error
 
 
-# Columns that are not in the schema are looked for in so many rows.
-_ROWS_WITH_NAMES = 100
+_EXPECTED = "one object in a line is expected"
+# Names of columns are looked for in so many rows of a block.
+_ROWS_WITH_NAMES = 1000
 _JSON_ROW = re.compile(r" in row (\d+)")
 _CHANGED = re.compile(r"Column\(/(?P<name>.*)\) (?:changed from|was specified to be) (?P<facts>.+)")
+_NO_NUMBER = re.compile(r"couldn't parse:(?P<number>.+)", re.DOTALL)
 
 
-def _explain_json(message: str, rows_before: int, types: Mapping[str, pa.DataType]) -> str:
+def _explain_json(
+    error: Exception, rows_before: int, lines: list[bytes], types: Mapping[str, pa.DataType]
+) -> str:
+    """What pyarrow found in a block, in terms of the file."""
+    message = str(error)
     found = _JSON_ROW.search(message)
     row = f"row {rows_before + int(found[1]) + 1}" if found else f"after row {rows_before}"
     detail = _JSON_ROW.sub("", message.removeprefix("JSON parse error: "))
+    if wrong := _first_wrong(lines):
+        return f"row {rows_before + wrong}: {_EXPECTED} ({one_line(detail).rstrip('.')})"
     if changed := _CHANGED.search(detail):
-        expected = describe_type(types[changed["name"]]) if changed["name"] in types else "one type"
-        return f"{row}: column {changed['name']!r} is of another type; {expected} is expected"
+        # Behind its name are the places inside it.
+        name = changed["name"] if changed["name"] in types else changed["name"].partition("/")[0]
+        expected = describe_type(types[name]) if name in types else "one type"
+        return f"{row}: column {name!r} is of another type; {expected} is expected"
+    if number := _NO_NUMBER.search(detail):
+        return _explain_number(number["number"], rows_before, lines, types) or f"{row}: {detail}"
     return f"{row}: {one_line(detail)}"
+
+
+def _explain_number(
+    number: str, rows_before: int, lines: list[bytes], types: Mapping[str, pa.DataType]
+) -> str:
+    """Where a number is that is none of its column's type; "" if it is not found."""
+    for place, line in enumerate(lines, rows_before + 1):
+        for name, value in json.loads(line, parse_int=str, parse_float=str).items():
+            if value == number and pa.types.is_integer(types.get(name, pa.null())):
+                return f"row {place}: column {name!r} is {number}; a whole number is expected"
+    return ""

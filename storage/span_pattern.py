@@ -1,7 +1,8 @@
 """Patterns of the paths of spans, as TFX's ExampleGens and Hive write them.
 
 `span-{YYYY}{MM}`, `{YYYY}-{MM}-{DD}`, `year={YYYY}/month={MM}`, `span-{SPAN}/version-{VERSION}`,
-`sales-{YYYY}-{MM}.csv`. A `*` stands for any text in one name.
+`sales-{YYYY}-{MM}.csv`. A `*` stands for any text in one name. Hive's months, days and hours may
+have one digit.
 """
 
 from __future__ import annotations
@@ -71,7 +72,8 @@ class SpanPattern:
         """The number of the span with these values of the placeholders; None if there is none."""
         if self.period is SpanPeriod.NUMBER:
             return int(groups[_COUNTED])
-        number = int("".join(groups[name] for name in _WIDTHS if name in groups))
+        parts = (groups[name].zfill(width) for name, width in _WIDTHS.items() if name in groups)
+        number = int("".join(parts))
         return number if self.period.is_number(number) else None
 
     @staticmethod
@@ -106,6 +108,8 @@ def _level(text: str, name: str, found: list[str]) -> re.Pattern[str]:
         placeholder, colon, width = match[1].partition(":")
         if placeholder in _WIDTHS and not colon:
             digits = f"[0-9]{{{_WIDTHS[placeholder]}}}"
+            if name[: match.start()].endswith("=") and end == len(name) and placeholder != "YYYY":
+                digits = "[0-9]{1,2}"  # Spark writes month=1.
         elif placeholder in (_COUNTED, _VERSION) and re.fullmatch("[1-9]?", width):
             digits = f"[0-9]{{{width}}}" if width else "[0-9]{1,18}"
         else:

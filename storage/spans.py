@@ -355,6 +355,16 @@ def _numbers_of_file(source: DataSource, path: str, size: int, mtime_ns: int) ->
     return tuple(np.unique(source.period.numbers_of(seconds)).tolist())
 
 
+def is_skipped(name: str) -> bool:
+    """Whether files and folders of this name are no data, wherever they are.
+
+    Example:
+    >>> [is_skipped(name) for name in ("_SUCCESS", ".a.csv.crc", "a.csv")]
+    [True, True, False]
+    """
+    return bool(_SKIPPED.fullmatch(name))
+
+
 def _entries(files: fs.FileSystem, folder: str) -> list[fs.FileInfo]:
     """The content of a folder without skipped names."""
     if isinstance(files, fs.LocalFileSystem):
@@ -363,7 +373,7 @@ def _entries(files: fs.FileSystem, folder: str) -> list[fs.FileInfo]:
         found = files.get_file_info(names)
     else:
         found = files.get_file_info(fs.FileSelector(folder))
-    return [info for info in found if not _SKIPPED.fullmatch(info.base_name)]
+    return [info for info in found if not is_skipped(info.base_name)]
 
 
 def _describe(info: fs.FileInfo) -> str:

@@ -138,7 +138,7 @@ def as_parquet(
             if not columns:
                 raise DataError(
                     f"{path}: none of its columns {', '.join(names)} is in the schema: is the "
-                    "first row a header?"
+                    f"first row a header, and data.separator {text.separator!r} right?"
                 )
             batches = read_csv(path, files, types, text, columns)
         else:

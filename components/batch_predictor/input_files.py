@@ -13,12 +13,12 @@ from pyarrow import fs
 
 from ml.example_columns import Columns
 from ml.text_columns import TextColumns
-from storage.csv_files import first_rows, times_as_written
+from storage.csv_files import first_rows
 from storage.errors import DataError, UserError, one_line
 from storage.json_files import LINE, read_json
 from storage.parquet import ParquetFile, open_file, write_row_groups
 from storage.spans import DataSource, filesystem, find_spans
-from storage.table_formats import Format, TextFormat, check_names
+from storage.table_formats import Format, TextFormat, check_names, types_as_written
 from storage.tables import ROWS_PER_GROUP, iter_batches, read_schema, readable
 from storage.uris import open_uri
 
@@ -123,7 +123,8 @@ class Table:
         files, _ = filesystem(self.uri)
         with readable(self.files[0].path):
             names, first = first_rows(self.files[0].path, files, self.text)
-        types = times_as_written(names, first, columns.text_types)
+        known = {name: kind for name, kind in columns.text_types.items() if name in names}
+        types = types_as_written(known, first)
         for name in sorted(types.keys() & columns.lengths.keys()):
             raise DataError(
                 f"{self.files[0].path}: column {name!r} is a list of {columns.lengths[name]} "

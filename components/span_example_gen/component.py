@@ -62,8 +62,8 @@ def SpanExampleGen(
         days), `eval` (its last days) and `test` (the span `as_of`), as gzipped TFRecords. The
         custom properties `rows` and `spans` hold, as JSON, the number of rows and the spans of
         each split; `split` tells by what rows were split, and `left_out` the columns of the
-        files that the schema lacks, and `rounded` those with whole numbers, newly read, that a
-        32-bit float rounds.
+        files that the schema lacks, and `rounded` those with numbers, newly read, that a 32-bit
+        float rounds so that it shows.
       data_uri: Directory of the data, or its one file.
       layout: The division into spans, and the format of text files; the JSON of
         `DataSource.layout`.

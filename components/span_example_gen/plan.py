@@ -16,7 +16,7 @@ from storage.spans import DataSource, Span, Window
 SPLITS = ("train", "eval", "test")
 ROWS_PER_SHARD = 16_384
 # Version of the format of kept files; others are not used.
-_ENCODING = 4
+_ENCODING = 5
 _DAY = 24 * 3600
 
 

@@ -31,7 +31,7 @@ _FOLDER = ".staged"
 # Kinds of entries of the store.
 EXAMPLES, _ROWS, _DIGEST = "examples", "rows", "digest"
 # Version of the format of kept entries; others are not used.
-_ENCODING = 2
+_ENCODING = 3
 # A Parquet file with a row group of more rows is copied: a row group is read as a whole, and
 # becomes one file of examples.
 _MOST_ROWS_OF_A_GROUP = 2 * ROWS_PER_GROUP

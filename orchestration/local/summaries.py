@@ -69,8 +69,8 @@ def _span_example_gen(outputs: Outputs) -> Summary:
         notes.append(f"left out, for the schema lacks them: {', '.join(left_out)}")
     if rounded:
         notes.append(
-            f"rounded, for a 32-bit float holds whole numbers up to 16,777,216: "
-            f"{', '.join(rounded)} (make an id a string or INT feature)"
+            f"rounded, for a 32-bit float holds seven digits: {', '.join(rounded)} (make an id a "
+            "string or INT feature; scale what hardly differs)"
         )
     return Summary(line, tuple(notes))
 

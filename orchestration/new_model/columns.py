@@ -81,8 +81,9 @@ class Facts:
       skewness: Third standardized moment of the sample; 0 where there is none.
       words: Mean number of words; 0 of what is no text.
       length: Values of a vector; 1 otherwise.
-      exact: Whether 32-bit floats hold the values: whole numbers exactly, others without overflow;
-        of vectors also whether all have the same length and no value is absent.
+      exact: Whether 32-bit floats hold the values: whole numbers exactly, others without overflow
+        and apart, as times that may be absent; of vectors also whether all have the same length and
+        no value is absent.
       integral: Whether the values of vectors are whole numbers.
       zone: Whether times say their zone.
     """
@@ -147,12 +148,14 @@ def allowed_roles(facts: Facts) -> tuple[Role, ...]:
         Kind.INTEGER: (Role.NUMBER, Role.LOGARITHM, Role.SKEWED, Role.CODE),
         Kind.NUMBER: (Role.NUMBER, Role.LOGARITHM, Role.SKEWED),
         Kind.BOOLEAN: (Role.NUMBER,),
-        Kind.TIME: (Role.TIME,),
+        Kind.TIME: (Role.TIME,) if facts.exact else (),
         Kind.VECTOR: (Role.SHARES, Role.VECTOR) if _counts(facts) else (Role.VECTOR,),
         Kind.NOTHING: (),
     }
     roles = by_kind[facts.kind]
-    if facts.kind is Kind.VECTOR and (facts.missing or not facts.exact):
+    if facts.kind is Kind.VECTOR and (facts.missing or not facts.exact or facts.length < 2):
+        roles = ()
+    if facts.kind is Kind.NUMBER and not facts.exact:
         roles = ()
     if facts.missing or facts.distinct > _MOST_CODES * 10:
         # A whole number may be absent only as a float, and codes are listed in the code.
@@ -182,9 +185,7 @@ def decide(facts: Facts) -> Column:
         Kind.INTEGER: _of_integer,
         Kind.NUMBER: _of_number,
         Kind.BOOLEAN: lambda facts: Column(facts, Role.NUMBER, "true is 1, false is 0"),
-        Kind.TIME: lambda facts: Column(
-            facts, Role.TIME, "a time", "is it known when a prediction is asked for?"
-        ),
+        Kind.TIME: _of_time,
         Kind.VECTOR: _of_vector,
     }
     return decisions[facts.kind](facts)
@@ -228,7 +229,7 @@ def _of_integer(facts: Facts) -> Column:
 
 def _of_number(facts: Facts) -> Column:
     if not facts.exact:
-        why = "numbers that are infinite, or too large for 32-bit floats: scale them"
+        why = "numbers that are infinite, or that 32-bit floats cannot tell apart: scale them"
         return Column(facts, Role.LEFT_OUT, why)
     if Role.LOGARITHM in allowed_roles(facts) and facts.skewness > _FACTORS:
         why = f"positive and skewed ({facts.skewness:.1f})"
@@ -238,10 +239,22 @@ def _of_number(facts: Facts) -> Column:
     return Column(facts, Role.NUMBER, "a number")
 
 
+def _of_time(facts: Facts) -> Column:
+    if not facts.exact:
+        why = "times that may be absent are 32-bit floats, which cannot tell these apart: fill them"
+        return Column(facts, Role.LEFT_OUT, why)
+    return Column(facts, Role.TIME, "a time", "is it known when a prediction is asked for?")
+
+
 def _of_vector(facts: Facts) -> Column:
     if facts.missing or not facts.exact:
-        why = "vectors that are absent, differ in length, or hold values that are not finite"
+        why = (
+            "vectors that are absent, differ in length, or hold values that are not finite or that "
+            "32-bit floats cannot tell apart"
+        )
         return Column(facts, Role.LEFT_OUT, why)
+    if facts.length < 2:
+        return Column(facts, Role.LEFT_OUT, "lists of one value or none: write the value itself")
     shown = f"{facts.length:,} values a row"
     if _counts(facts):
         return Column(facts, Role.SHARES, f"{shown}, whole numbers to {facts.maximum:,.0f}")

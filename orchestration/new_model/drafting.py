@@ -14,7 +14,7 @@ from ml.tasks import Task
 from orchestration.new_model.columns import Column, Facts, Kind, Role, allowed_roles, decide
 from orchestration.new_model.dangers import Danger, find_dangers
 from orchestration.new_model.layout import recognize
-from orchestration.new_model.reading import SPAN, Look, look
+from orchestration.new_model.reading import SPAN, Look, look, seconds_of_sample
 from orchestration.new_model.schema import make_schema
 from orchestration.new_model.settings import choose_period, choose_settings
 from orchestration.new_model.task import Target, guess_target
@@ -86,7 +86,9 @@ def draft_model(wishes: Wishes, ask: Ask) -> tuple[Draft, list[Danger], list[Que
     found = _with_period(found)
     roles = dict(wishes.roles or {})
     _check_names(found, wishes, roles)
-    target = guess_target(found.facts[wishes.label], found.sample[wishes.label], wishes.task)
+    # The sample has no vectors.
+    labels = found.sample.get(wishes.label, pd.Series(dtype=object))
+    target = guess_target(found.facts[wishes.label], labels, wishes.task)
     asked: list[Question] = []
 
     def answer(question: Question) -> str:
@@ -109,15 +111,17 @@ def draft_model(wishes: Wishes, ask: Ask) -> tuple[Draft, list[Danger], list[Que
 def _with_period(found: Look) -> Look:
     """The look with spans of a period that fits the times."""
     column = found.source.time_column
-    if not column or found.source.pattern:
+    if column not in found.facts:  # None, or `_check_names` says so.
         return found
     facts = found.facts[column]
+    seconds = seconds_of_sample(found)
     if facts.kind is Kind.INTEGER and _dates_as_numbers(facts):
         raise DataError(
             f"--time {column}: {facts.values[0][0]} looks like a date, but whole numbers are "
             "seconds since 1970: write dates as 2013-01-31"
         )
-    seconds = found.sample[column].astype("int64").to_numpy() // 10**9
+    if found.source.pattern:
+        return found
     source = choose_period(found.source, seconds)
     spans = source.period.numbers_of(seconds)
     numbers, counts = np.unique(spans, return_counts=True)
@@ -171,10 +175,12 @@ def _check_weight(facts: Facts) -> None:
         reason = f"it has values of the kind {facts.kind.value}"
     elif facts.missing:
         reason = f"{facts.missing:,} of {facts.rows:,} rows have no value"
-    elif not facts.exact or (facts.minimum or 0) < 0:
+    elif not facts.exact or (facts.minimum or 0) < 0 or not facts.maximum:
         reason = f"it has values from {facts.minimum:g} to {facts.maximum:g}"
     if reason:
-        raise UserError(f"--weight {facts.name}: {reason}; a number of 0 or more is expected")
+        raise UserError(
+            f"--weight {facts.name}: {reason}; a number of 0 or more is expected, not 0 everywhere"
+        )
 
 
 def _ask_positive(target: Target, answer: Ask) -> Target:

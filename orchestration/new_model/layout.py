@@ -10,7 +10,7 @@ from dataclasses import replace
 from pyarrow import fs
 
 from storage.errors import DataError
-from storage.spans import DataSource, filesystem, find_spans
+from storage.spans import DataSource, filesystem, find_spans, is_skipped
 from storage.table_formats import Format
 
 # Parts of names that are periods, the longest first.
@@ -26,10 +26,11 @@ _PERIODS = (
 )
 _HIVE = (
     (r"(?<=year=)\d{4}$", "{YYYY}"),
-    (r"(?<=month=)\d{2}$", "{MM}"),
-    (r"(?<=day=)\d{2}$", "{DD}"),
-    (r"(?<=hour=)\d{2}$", "{HH}"),
+    (r"(?<=month=)\d{1,2}$", "{MM}"),
+    (r"(?<=day=)\d{1,2}$", "{DD}"),
+    (r"(?<=hour=)\d{1,2}$", "{HH}"),
 )
+_VERSION = re.compile(r"((?:v|ver|version)[-_.=]?)\d+", re.IGNORECASE)
 _DEEPEST = 4
 _LEAST_SPANS = 2
 
@@ -74,6 +75,8 @@ def _tables(files: fs.FileSystem, folder: str, names: tuple[str, ...]) -> Iterat
     """The paths of tables below a folder, by level."""
     infos = sorted(files.get_file_info(fs.FileSelector(folder)), key=lambda info: info.path)
     for info in infos:
+        if is_skipped(info.base_name):
+            continue
         path = (*names, info.base_name)
         if info.type == fs.FileType.File and Format.of(info.base_name):
             yield path
@@ -91,6 +94,8 @@ def _patterns(names: tuple[str, ...]) -> Iterator[str]:
         for expression, placeholder in _PERIODS:
             if re.search(expression, name):
                 new = re.sub(expression, lambda _: placeholder, name, count=1)  # noqa: B023
+                if version := _VERSION.fullmatch(names[level + 1]) if names[level + 1 :] else None:
+                    yield "/".join([*names[:level], new, f"{version[1]}{{VERSION}}"])
                 yield "/".join([*names[:level], new])
 
 

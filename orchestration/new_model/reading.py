@@ -11,24 +11,19 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
+from tensorflow_metadata.proto.v0 import schema_pb2
 
+from ml.example_columns import convert_values
 from orchestration.new_model.columns import Facts, Kind
+from orchestration.new_model.text_kinds import parse_text, text_kinds
 from storage.errors import DataError, one_line
 from storage.spans import DataSource, filesystem, find_spans
-from storage.tables import iter_batches, read_schema, seconds_of
+from storage.tables import TIME_EXPECTED, iter_batches, read_schema, seconds_of
 
 SAMPLE_ROWS = 100_000
 _SAMPLE_CELLS = 8_000_000
 _SHOWN_VALUES = 1000
 _LARGEST_EXACT = 2**24  # Of whole numbers in 32-bit floats.
-# In this order text is tried as values of another kind.
-_PARSED = (
-    (Kind.INTEGER, pa.int64()),
-    (Kind.NUMBER, pa.float64()),
-    (Kind.BOOLEAN, pa.bool_()),
-    (Kind.TIME, pa.timestamp("us")),
-    (Kind.TIME, pa.timestamp("us", "UTC")),
-)
 # Types that are taken as they are.
 _PLAIN = (pa.types.is_null, pa.types.is_string, pa.types.is_boolean)
 # Seconds from 1970 to 2261, and back to 1678: pandas counts nanoseconds in 64 bits.
@@ -123,6 +118,25 @@ def look(source: DataSource) -> Look:
     return Look(source, {int(number): count for number, count in rows.items()}, facts, sample)
 
 
+def seconds_of_sample(found: Look) -> np.ndarray:
+    """The times of the sampled rows, int64 seconds since the Unix epoch, [rows].
+
+    Raises:
+      DataError: If the time column has no times, or lacks one.
+    """
+    name = found.source.time_column
+    facts = found.facts[name]
+    if facts.kind not in (Kind.TIME, Kind.INTEGER):
+        raise DataError(f"--time {name}: the column is {facts.kind.value}; {TIME_EXPECTED}")
+    if facts.missing:
+        raise DataError(
+            f"--time {name}: {facts.missing:,} of {facts.rows:,} rows have no value; every row "
+            "needs a time"
+        )
+    values = found.sample[name].astype("int64").to_numpy()
+    return values if facts.kind is Kind.INTEGER else values // 10**9
+
+
 def nearly_numbers(values: pd.Series) -> str:
     """A value that makes a column text although nearly all others are numbers; "" for none."""
     present = values.dropna().astype(str)
@@ -150,8 +164,8 @@ def _batches(source: DataSource) -> Iterator[tuple[int | None, str, pa.RecordBat
 def _check_same(path: str, states: Mapping[str, _State], batch: pa.RecordBatch) -> None:
     names = set(batch.schema.names)
     for name in sorted(names ^ states.keys()):
-        has, lacks = ("this file", "others") if name in names else ("others", "this file")
-        raise DataError(f"{path}: {has} have column {name!r}, {lacks} not: all need the same")
+        found = "has column {!r}, and others do not" if name in names else "lacks column {!r}"
+        raise DataError(f"{path} {found.format(name)}: all files need the same columns")
 
 
 def _plain(path: str, name: str, array: pa.Array) -> pa.Array:
@@ -181,8 +195,10 @@ def _converted(array: pa.Array) -> pa.Array:
         return array.cast(pa.timestamp("s"))
     if pa.types.is_timestamp(kind):
         return array.cast(pa.timestamp("s", kind.tz), safe=False)
-    if pa.types.is_uint64(kind) or pa.types.is_decimal(kind) or pa.types.is_float16(kind):
+    if pa.types.is_decimal(kind) or pa.types.is_float16(kind):
         return pa.array(array.to_pandas().astype(np.float64), from_pandas=True)
+    if pa.types.is_uint64(kind) and (pc.max(array).as_py() or 0) >= 2**63:
+        return array.cast(pa.float64(), safe=False)
     if pa.types.is_integer(kind):
         return array.cast(pa.int64())
     if pa.types.is_floating(kind):
@@ -227,14 +243,20 @@ def _update(path: str, name: str, state: _State, array: pa.Array) -> None:
     if array.null_count == len(array):
         return
     kind = _kind(array.type)
+    texts = text_kinds(path)
     if kind is Kind.TEXT and state.kind is not Kind.TEXT:
-        kind, array = _parse(array, state.kind)
+        kind, array = parse_text(path, array, state.kind)
     if state.kind is Kind.NOTHING or state.kind is kind:
         state.kind = kind
     elif {state.kind, kind} == {Kind.INTEGER, Kind.NUMBER}:
         state.kind = Kind.NUMBER
-    else:
+    elif state.kind in texts and kind in texts:
         state.kind = Kind.TEXT
+    else:
+        raise DataError(
+            f"{path}: column {name!r} is {kind.value}, and {state.kind.value} in other files or "
+            "rows: give it one type"
+        )
     if kind is Kind.VECTOR:
         array = _update_vector(state, array)
     if kind is Kind.TIME:
@@ -262,31 +284,10 @@ def _update_vector(state: _State, array: pa.Array) -> pa.Array:
     values = pc.list_flatten(array).cast(pa.float64(), safe=False)
     finite = bool(pc.all(pc.is_finite(values), min_count=0).as_py())
     state.whole &= shortest == longest and (first or longest == state.length)
-    state.whole &= finite and not values.null_count
+    state.whole &= finite and not values.null_count and _holds(values)
     state.integral &= bool(pc.all(pc.equal(pc.floor(values), values), min_count=0).as_py())
     state.length = longest if first else max(longest, state.length)
     return values
-
-
-def _parse(array: pa.Array, likely: Kind = Kind.NOTHING) -> tuple[Kind, pa.Array]:
-    """Text as values of the first kind that all of it is; numbers with leading zeros are text.
-
-    Args:
-      array: Text.
-      likely: The kind that is tried first.
-    """
-    leading_zero = pc.any(pc.match_substring_regex(array, r"^[+-]?0[0-9]")).as_py()
-    for kind, dtype in sorted(_PARSED, key=lambda parsed: parsed[0] is not likely):
-        if leading_zero and kind in (Kind.INTEGER, Kind.NUMBER):
-            continue
-        try:
-            found = array.cast(dtype)
-        except pa.ArrowInvalid:
-            continue
-        if kind is Kind.TIME:
-            found = found.cast(pa.timestamp("s", dtype.tz), safe=False)
-        return kind, found
-    return Kind.TEXT, array
 
 
 def _spans(
@@ -297,7 +298,7 @@ def _spans(
         return np.full(rows, number or 0)
     times = arrays[source.time_column]
     if pa.types.is_string(times.type):
-        _, times = _parse(times)
+        _, times = parse_text(path, times)
     return source.period.numbers_of(seconds_of(path, times, source.time_column))
 
 
@@ -349,7 +350,8 @@ def _facts(name: str, state: _State, rows: int, sample: pd.DataFrame) -> Facts:
         maximum=state.maximum,
         length=state.length,
         exact=state.whole
-        and largest <= (_LARGEST_EXACT if state.kind is Kind.INTEGER else _LARGEST_FLOAT),
+        and largest <= (_LARGEST_EXACT if state.kind is Kind.INTEGER else _LARGEST_FLOAT)
+        and _are_told_apart(name, state, sample),
         integral=state.kind is Kind.VECTOR and state.integral,
         zone=state.zone,
     )
@@ -368,6 +370,26 @@ def _facts(name: str, state: _State, rows: int, sample: pd.DataFrame) -> Facts:
         skewness=float(np.nan_to_num(values.skew())) if numeric and len(values) > 2 else 0.0,
         words=float(texts.str.count(r"\S+").mean()) if len(texts) else 0.0,
     )
+
+
+def _are_told_apart(name: str, state: _State, sample: pd.DataFrame) -> bool:
+    """Whether a feature of 32-bit floats, if it becomes one, has different values of a column."""
+    is_float = state.kind is Kind.NUMBER or (state.kind is Kind.TIME and state.missing)
+    if not is_float or name not in sample:
+        return True
+    values = sample[name].dropna()
+    if state.kind is Kind.TIME:
+        values = values.astype("int64") // 10**9
+    return _holds(pa.array(values.to_numpy()))
+
+
+def _holds(numbers: pa.Array) -> bool:
+    """Whether 32-bit floats hold numbers, as SpanExampleGen requires."""
+    try:
+        convert_values("", numbers, schema_pb2.FLOAT, set())
+    except DataError:
+        return False
+    return True
 
 
 def _show(value: Any, kind: Kind) -> str:

@@ -24,6 +24,7 @@ _MOST_PERIODS = 7
 _ROWS = 30_000
 _ROOM = 0.5  # Ranges are wider than the data by this share of their width.
 _LISTED = 1000
+_LONGEST_LISTED = 1024  # Bytes: TFDV's statistics have one placeholder for all longer texts.
 _LESS_PRESENT = 0.75  # Of the smallest share of rows with a value that a span has.
 
 
@@ -91,7 +92,8 @@ def _add(schema: schema_pb2.Schema, column: Column, least_present: float) -> Non
         feature.value_count.min = feature.value_count.max = 1
     if facts.kind is Kind.TEXT:
         values = [value for value, _ in facts.values]
-        if facts.distinct <= _LISTED:
+        longest = max((len(value.encode()) for value in values), default=0)
+        if facts.distinct <= _LISTED and longest <= _LONGEST_LISTED:
             feature.domain = facts.name
             schema.string_domain.add(name=facts.name, value=sorted(values))
             feature.distribution_constraints.min_domain_mass = (

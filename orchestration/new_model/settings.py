@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from orchestration.new_model.columns import Column, Role
-from orchestration.new_model.reading import SPAN, Look
+from orchestration.new_model.reading import SPAN, Look, seconds_of_sample
 from orchestration.new_model.task import Target
 from pipeline.data_config import DataConfig
 from storage.periods import SpanPeriod
@@ -169,8 +169,8 @@ def _eval_days(look: Look, window: int) -> int:
     if not column:
         return 7
     spans = sorted(look.rows)[-window - 1 : -1]
-    times = look.sample[look.sample[SPAN].isin(spans)][column]
-    days = (times.max() - times.min()).total_seconds() / _DAY if len(times) else 7
+    times = seconds_of_sample(look)[look.sample[SPAN].isin(spans).to_numpy()]
+    days = (times.max() - times.min()) / _DAY if len(times) else 7
     rows = sum(look.rows[span] for span in spans)
     enough = _EVAL_ROWS * days / max(1, rows)
     return int(np.clip(np.ceil(max(7, enough)), 1, max(1, min(28, days / 5))))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
 import pandas as pd
 
 from ml.tasks import BINARY, MOST_CLASSES, MULTICLASS, REGRESSION
@@ -12,11 +13,13 @@ from ml.tasks import Kind as TaskKind
 from orchestration.new_model.columns import Facts, Kind
 from orchestration.new_model.reading import nearly_numbers
 from storage.errors import DataError
+from storage.table_formats import fold_name
 
 # Whole numbers with more values are numbers to predict.
 _MOST_NUMBERED_CLASSES = 20
 _MOST_GUESSED_CLASSES = 200
 _POSITIVE = ("1", "1.0", "true", "t", "yes", "y", "positive", "bad", "fraud", "churn")
+_ONES, _OPPOSITES = ("1", "1.0"), {"0", "-1", "0.0", "-1.0"}
 LEAST_ROWS = 100
 _LEAST_OF_CLASS = 10
 
@@ -56,7 +59,8 @@ def guess_target(facts: Facts, values: pd.Series, task: TaskKind | None) -> Targ
     where = f"label {facts.name!r}"
     if facts.missing:
         raise DataError(
-            f"{where}: {facts.missing:,} of {facts.rows:,} rows have no value; every row needs one"
+            f"{where}: {facts.missing:,} of {facts.rows:,} rows have no value; every row needs one "
+            "(data.null_values says which texts of a CSV file are absent values)"
         )
     if facts.kind in (Kind.VECTOR, Kind.TIME, Kind.NOTHING):
         raise DataError(
@@ -95,6 +99,8 @@ def _binary(where: str, facts: Facts, guessed: bool) -> Target:
     _check_classes(where, facts)
     (frequent, _), (rare, _) = facts.values
     named = next((v for v, _ in facts.values if v.lower() in _POSITIVE), None)
+    if named in _ONES and not {frequent, rare} & _OPPOSITES:
+        named = None
     positive = named or rare
     negative = frequent if positive == rare else rare
     reason = "by its name" if named else "the rarer value"
@@ -125,7 +131,10 @@ def _regression(where: str, facts: Facts, guessed: bool) -> Target:
     if facts.kind not in (Kind.INTEGER, Kind.NUMBER):
         raise DataError(f"{where} has {facts.kind.value}; a regression needs numbers")
     if not facts.exact:
-        raise DataError(f"{where}: its numbers are too large for 32-bit floats: scale the column")
+        raise DataError(
+            f"{where}: its numbers are infinite, too large for 32-bit floats, or not told apart by "
+            "them: scale the column"
+        )
     positive = facts.minimum is not None and facts.minimum > 0
     skewed = positive and facts.skewness > 1
     why = "numbers that span powers of ten" if skewed else "numbers"
@@ -137,11 +146,22 @@ def _check_classes(where: str, facts: Facts) -> None:
         raise DataError(f"{where} has fractions, such as {facts.values[0][0]}; classes have none")
     written: dict[str, str] = {}
     for value, _ in facts.values:
-        other = written.setdefault(value.strip().casefold(), value)
+        if not value.strip():
+            raise DataError(
+                f"{where}: {value!r} is a text without a character: give the class a name"
+            )
+        other = written.setdefault(fold_name(value.strip()), value)
         if other != value:
             raise DataError(
-                f"{where}: the values {other!r} and {value!r} differ in capitals or blanks alone: "
-                "make them one"
+                f"{where}: the values {other!r} and {value!r} differ in capitals, accents or "
+                "blanks alone: make them one"
+            )
+    if facts.kind is Kind.NUMBER:
+        numbers = np.array([float(value) for value, _ in facts.values])
+        if len(np.unique(numbers.astype(np.float32))) < len(numbers):
+            raise DataError(
+                f"{where}: 32-bit floats do not tell its numbers apart, such as {numbers[0]:.0f}: "
+                "write classes as text"
             )
     value, count = facts.values[-1]
     expected = count * facts.rows / max(1, facts.sampled)

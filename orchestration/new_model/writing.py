@@ -122,6 +122,10 @@ def _facts(draft: Draft) -> dict[str, Any]:
         for c in sorted(numbers + logarithms + buckets, key=lambda c: -c.facts.share_missing)
         if c.facts.share_missing > _ABSENT
     ][:_MOST_INDICATORS]
+    ids, numeric = (
+        next(name for name in (name, f"{name}_features") if name != target.facts.name)
+        for name in ("ids", "numeric")
+    )
     has_ids = bool(categories or codes)
     has_numeric = bool(numbers or logarithms or buckets or times or vectors or shares)
     starts = [c.facts.minimum for c in times if c.facts.minimum is not None]
@@ -179,6 +183,8 @@ def _facts(draft: Draft) -> dict[str, Any]:
         "shares": {c.name: int(c.facts.maximum or 1) for c in shares},
         "monday": _monday_before(int(min(starts, default=0))),
         "rare": 20 if settings.train_rows > 20_000 else 2,
+        "ids_name": ids,
+        "numeric_name": numeric,
         "has_ids": has_ids,
         "has_numeric": has_numeric,
         "hidden": settings.hidden,

@@ -59,7 +59,7 @@ class Model(tf.Module):
             )
             for name, usual in self._usual.items()
         ]
-        return {"late": tf.reshape(tf.sigmoid(tf.add_n([*known, distance])), [-1, 1])}
+        return {"score": tf.reshape(tf.sigmoid(tf.add_n([*known, distance])), [-1, 1])}
 
 
 def save(folder: Path, rain: float = 0.5, wind: float = -0.5) -> str:
@@ -83,7 +83,7 @@ def rows() -> Rows:
         for name in SPEC:
             example.features.feature[name].float_list.value.append(random.normal())
         serialized.append(example.SerializeToString())
-    task = Task("binary", "late")
+    task = Task("binary", "score")
     return Rows(task, np.array(serialized, object), random.integers(0, 2, ROWS).astype(float))
 
 
@@ -132,8 +132,8 @@ def test_a_difference_with_all_values_is_not_laid_upon_an_absent_one(
 ) -> None:
     class Shifted(Model):
         def _predict(self, *values: tf.Tensor, **named: tf.Tensor) -> dict[str, tf.Tensor]:
-            (late,) = super()._predict(*values, **named).values()
-            return {"late": late + 0.2}
+            (score,) = super()._predict(*values, **named).values()
+            return {"score": score + 0.2}
 
     model = Shifted(0.5, -0.5)
     signatures = {DEFAULT_SIGNATURE: model.examples, RAW_SIGNATURE: model.features}

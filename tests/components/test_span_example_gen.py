@@ -415,7 +415,7 @@ def encode(array: pa.Array, kind: int) -> list[Any]:
     ]
 
 
-@given(st.lists(st.none() | st.floats(width=32)))
+@given(st.lists(st.none() | st.floats(width=32, allow_nan=False)))
 def test_encode_keeps_float32_exactly(values: list[float | None]) -> None:
     found = encode(pa.array(values, pa.float32()), schema_pb2.FLOAT)
     assert [v if v is None else v.hex() for v in found] == [
@@ -471,6 +471,11 @@ def test_encode_writes_booleans_as_zero_and_one(values: list[bool | None]) -> No
 def test_encode_writes_doubles_as_the_nearest_float32() -> None:
     values = pa.array([0.1, None, -1e-9])
     assert encode(values, schema_pb2.FLOAT) == [np.float32(0.1), None, np.float32(-1e-9)]
+
+
+def test_encode_writes_nan_as_absent() -> None:
+    for kind in (pa.float32(), pa.float64()):
+        assert encode(pa.array([1.5, float("nan")], kind), schema_pb2.FLOAT) == [1.5, None]
 
 
 def test_span_example_gen_writes_a_column_of_nulls_as_absent(

@@ -131,6 +131,21 @@ def test_to_example_batch_takes_vectors_of_one_length(kind: pa.DataType) -> None
             "type: FLOAT",
             "column 'x' has 17031010101, and a 32-bit float leaves 1 of 2",
         ),
+        (
+            pa.array([1359590400.25, 1359590400.5]),
+            "type: FLOAT",
+            "column 'x' has 1359590400.25, and a 32-bit float leaves 1 of 2 such numbers",
+        ),
+        (
+            pa.array([1e-300, 2e-300, None]),
+            "type: FLOAT",
+            "column 'x' has 1e-300, and a 32-bit float makes 0 of all such numbers: scale",
+        ),
+        (
+            pa.array([[1.0, np.nan]]),
+            "type: FLOAT shape { dim { size: 2 } }",
+            "column 'x' has vectors in which a value is absent, or NaN",
+        ),
     ],
 )
 def test_columns_refuse_what_does_not_fit_by_name(
@@ -138,6 +153,26 @@ def test_columns_refuse_what_does_not_fit_by_name(
 ) -> None:
     with pytest.raises(DataError, match=re.escape(reason)):
         convert(array, feature)
+
+
+@pytest.mark.parametrize("kind", [pa.float16(), pa.float32(), pa.float64()], ids=str)
+def test_to_example_batch_takes_nan_as_absent(kind: pa.DataType) -> None:
+    array = pa.array(np.array([1.5, np.nan, 2.0], kind.to_pandas_dtype()))
+    assert convert(array, "type: FLOAT") == [[1.5], None, [2.0]]
+
+
+def test_to_example_batch_tells_numbers_that_hardly_differ() -> None:
+    """Of a Julian date, a 32-bit float holds a quarter of a day."""
+    rounded: set[str] = set()
+    convert(pa.array(2_456_324 + np.arange(24 * 60) / 24), "type: FLOAT", rounded)
+    assert rounded == {"x"}
+
+
+def test_to_example_batch_does_not_tell_noise_of_calculations() -> None:
+    rounded: set[str] = set()
+    noise = np.tile([0.1 + 0.2, 0.3, 20_000_000.1 + 0.2, 20_000_000.3], 20)
+    convert(pa.array(noise + np.repeat(np.arange(20), 4) * 1e6), "type: FLOAT", rounded)
+    assert not rounded
 
 
 def test_to_example_batch_tells_whole_numbers_that_are_rounded() -> None:
@@ -162,7 +197,7 @@ def test_to_example_batch_keeps_whole_numbers_that_a_float_holds(values: list[in
 
 @given(st.lists(st.floats(width=64, allow_nan=False, min_value=-1e30, max_value=1e30)))
 def test_to_example_batch_rounds_fractions_without_a_word(values: list[float]) -> None:
-    fractions = [value for value in values if abs(value) < 2**24]
+    fractions = [value for value in values if abs(value) < 2**24 and not 0 < abs(value) < 1e-37]
     rounded: set[str] = set()
     found = convert(pa.array(fractions, pa.float64()), "type: FLOAT", rounded)
     assert found == [[np.float32(value)] for value in fractions]
@@ -184,9 +219,16 @@ def test_columns_take_a_time_of_any_kind_and_refuse_a_text() -> None:
         (["x", "X"], "columns 'x' and 'X' differ in capitals alone: rename one"),
         (["x", " "], "column 2 has no name: name it, or leave it out (pandas writes"),
         (["y"], "column 'x' is missing; it has y"),
+        (["X"], "column 'x' is missing; it has 'X', which differs in capitals alone: rename it"),
     ],
 )
 def test_columns_refuse_names_that_cannot_be_told_apart(names: list[str], reason: str) -> None:
     columns = columns_of("type: INT presence { min_count: 1 }")
     with pytest.raises(DataError, match=re.escape(reason)):
         columns.check("a", pa.schema([pa.field(name, pa.int64()) for name in names]))
+
+
+def test_columns_refuse_an_optional_column_under_another_spelling() -> None:
+    """It would be absent in every row."""
+    with pytest.raises(DataError, match="it has 'X', which differs in capitals alone"):
+        columns_of("type: INT").check("a", pa.schema([pa.field("X", pa.int64())]))

@@ -63,8 +63,8 @@ def test_summarize_tells_a_split_by_a_hash_and_what_is_not_read_as_it_is() -> No
         "241 train, 35 eval, 68 test rows; split by a hash of the row",
         (
             "left out, for the schema lacks them: note, Unnamed",
-            "rounded, for a 32-bit float holds whole numbers up to 16,777,216: fare (make an id a "
-            "string or INT feature)",
+            "rounded, for a 32-bit float holds seven digits: fare (make an id a string or INT "
+            "feature; scale what hardly differs)",
         ),
     )
 

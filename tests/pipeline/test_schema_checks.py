@@ -17,7 +17,8 @@ def config_of(folder: Path, schema: str, **settings: Any) -> Config:
     path.write_text(schema)
     config = load_config()
     gate = replace(config.gate, schema=str(path))
-    return replace(config, gate=gate, features=("a",), label="y", **settings)
+    given = {"features": ("a",), "label": "y", "slices": (), **settings}
+    return replace(config, gate=gate, **given)
 
 
 def feature(name: str, kind: str, width: int = 1) -> str:
@@ -37,10 +38,16 @@ SPECIES: dict[str, Any] = {"task": "multiclass", "classes": ("Adelie", "Gentoo")
     ("schema", "settings", "problem"),
     [
         (feature("y", "INT"), {}, "features: the schema .* has no feature a"),
+        (A + feature("y", "INT"), {"slices": ("a", "b")}, "slices: the schema .* has no feature b"),
         (A, {}, "label = 'y': the schema has no such feature"),
         (A + feature("y", "BYTES"), REGRESSION, "BYTES; a regression needs FLOAT or INT"),
         (A + feature("y", "INT"), SPECIES, r"INT, the classes are text \(Adelie, Gentoo\); BYTES"),
         (A + feature("y", "INT", 3), {}, "a row has several values; a label is one"),
+        (
+            A + feature("y", "FLOAT"),
+            {"classes": ("1073741824", "1073741825"), **UNSET},
+            "FLOAT, whose 32 bits do not tell the classes 1073741824, 1073741825 apart; INT",
+        ),
         (A + feature("y", "INT"), {"example_weight": "w"}, "example_weight = 'w': the schema"),
         (
             A + feature("y", "INT") + feature("w", "BYTES"),

@@ -25,6 +25,8 @@ def groups_of(pattern: SpanPattern, path: str) -> dict[str, str] | None:
         ("span-{YYYY}{MM}", "span-201301", SpanPeriod.MONTH, 201301, -1),
         ("{YYYY}-{MM}-{DD}", "2012-02-29", SpanPeriod.DAY, 20120229, -1),
         ("year={YYYY}/month={MM}", "year=2013/month=01", SpanPeriod.MONTH, 201301, -1),
+        ("year={YYYY}/month={MM}", "year=2013/month=1", SpanPeriod.MONTH, 201301, -1),
+        ("y={YYYY}/m={MM}/d={DD}", "y=2013/m=10/d=2", SpanPeriod.DAY, 20131002, -1),
         ("{YYYY}/{MM}/{DD}/{HH}", "2013/01/02/03", SpanPeriod.HOUR, 2013010203, -1),
         ("{DD}.{MM}.{YYYY}", "02.01.2013", SpanPeriod.DAY, 20130102, -1),
         ("span-{SPAN}/version-{VERSION}", "span-7/version-12", SpanPeriod.NUMBER, 7, 12),
@@ -50,6 +52,8 @@ def test_parse_reads_number_and_version_off_a_path(
         ("span-{YYYY}{MM}", "span-\uff12\uff10\uff11\uff1301"),
         ("span-{YYYY}{MM}", "span-201301\n"),
         ("span-{SPAN:3}", "span-7"),
+        ("{YYYY}-{MM}", "2013-1"),
+        ("year={YYYY}", "year=13"),
         ("a.b-{SPAN}", "axb-1"),
     ],
 )

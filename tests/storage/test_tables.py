@@ -8,6 +8,7 @@ import io
 import json
 import re
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from storage import csv_files, tables
 from storage.errors import DataError
 from storage.json_files import LINE, read_json
 from storage.table_formats import Format, TextFormat
-from storage.tables import as_parquet, read_schema, read_times
+from storage.tables import as_parquet, iter_batches, read_schema, read_times
 
 FILES = fs.LocalFileSystem()
 TYPES = {"a": pa.int64(), "b": pa.string()}
@@ -154,6 +155,31 @@ def test_as_parquet_writes_row_groups_of_one_size(
     assert sizes == [100] * 10 + [50]
 
 
+def test_iter_batches_reads_no_further_when_it_is_closed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A thread of pyarrow that reads on when Python ends aborts the process."""
+    monkeypatch.setattr(csv_files, "BLOCK_BYTES", 300)
+    rows = [{"a": number, "b": "x" * 50} for number in range(20_000)]
+    path = write(tmp_path, "a.csv", as_csv(rows))
+    reads = []
+    read_chunk = csv_files._Quotes.read
+
+    def read_and_count(stream: Any, size: int = -1) -> bytes:
+        chunk = read_chunk(stream, size)
+        reads.append(len(chunk))
+        return chunk
+
+    monkeypatch.setattr(csv_files._Quotes, "read", read_and_count)
+    batches = iter_batches(path, FILES, TYPES, TextFormat())
+    assert next(batches).num_rows
+    batches.close()  # type: ignore[attr-defined]
+    seen = len(reads)
+    assert reads[-1] == 0
+    time.sleep(0.2)
+    assert len(reads) == seen < 1000
+
+
 def test_as_parquet_keeps_vectors_and_leaves_out_columns_that_nobody_named(tmp_path: Path) -> None:
     path = write(tmp_path, "a.jsonl", '{"a": 1, "v": [1, 2.5], "c": true}\n{"a": 2, "v": [3, 4]}\n')
     table = read(path, {"a": pa.int64(), "v": pa.list_(pa.float32())})
@@ -192,12 +218,34 @@ def test_as_parquet_of_a_header_alone_has_no_row(tmp_path: Path) -> None:
         ("twice.jsonl", '{"a": 1, "a": 2}\n', "row 1: "),
         ("empty.jsonl", "", "is empty"),
         ("latin.jsonl", '{"b": "é"}\n'.encode("latin-1"), "row 1 is not utf-8"),
-        ("comma.jsonl", '{"a": 1},\n{"a": 2}\n', "row 1: one object in a line is expected"),
-        ("bracket.jsonl", '{"a": 1}\n{"a": 2}}\n', "row 2: one object in a line is expected"),
         ("two.jsonl", '{"a": 1}\n{"a": 2}{"a": 3}\n{"a":\n4}\n', "row 2: one object in a line"),
-        ("nul.jsonl", '{"a": 1}\n\0\n{"a": 2}', "row 2: one object in a line is expected"),
-        ("null.jsonl", 'null\n{"a": 1}\n', "row 1: one object in a line is expected"),
         ("number.jsonl", '{"a": 1}\n{"a": 2} 5 {"a": 3}\n', "row 2: one object in a line"),
+        # pyarrow ends at the first of these marks, and drops all rows behind it.
+        ("commas.jsonl", '{"a": 1},\n{"a": 2},\n', "row 1: one object in a line is expected"),
+        ("comma.jsonl", '{"a": 1}, {"a": 2}\n', "row 1: one object in a line is expected"),
+        ("closed.jsonl", '{"a": 1}\n]\n{"a": 2}\n', "row 2: one object in a line is expected"),
+        ("brace.jsonl", '{"a": 1}}\n{"a": 2}\n', "row 1: one object in a line is expected"),
+        ("colon.jsonl", '{"a": 1}:\n{"a": 2}\n', "row 1: one object in a line is expected"),
+        ("nul.jsonl", '{"a": 1}\n\0\n{"a": 2}\n', "row 2: one object in a line is expected"),
+        ("null.jsonl", 'null\n{"a": 1}\n', "row 1: one object in a line is expected"),
+        ("second null.jsonl", '{"a": 1}\nnull\n', "row 2: one object in a line is expected"),
+        ("pretty.jsonl", '{\n "a": 1\n}\n', "row 1: one object in a line is expected"),
+        ("pair.jsonl", '{"a": 1}{"a": 2}\n', "row 1: one object in a line is expected"),
+        ("csv.jsonl", "a,b\n1,x\n", "row 1: one object in a line is expected"),
+        ("fraction.jsonl", '{"a": 1}\n{"a": 1.5}\n', "row 2: column 'a' is 1.5; a whole number is"),
+        ("huge.jsonl", f'{{"a": {2**63}}}\n', f"row 1: column 'a' is {2**63}; a whole number is"),
+        ("list.jsonl", '{"a": [1]}\n', "row 1: column 'a' is of another type; a whole number is"),
+        ("case.jsonl", '{"a": 1}\n{"A": 2}\n', "columns 'a' and 'A' differ in capitals alone"),
+        ("parquet.jsonl", b"PAR1\x15\x04", "it is a Parquet file: name it .parquet"),
+        ("parquet.csv", b"PAR1\x15\x04", "it is a Parquet file: name it .parquet"),
+        ("gzip.csv", gzip.compress(b"a,b\n1,x\n"), "it is gzipped: add .gz to its name"),
+        ("gzip.jsonl", gzip.compress(b'{"a": 1}\n'), "it is gzipped: add .gz to its name"),
+        ("book.csv", b"PK\x03\x04\x14\0\6\0", "it is a zip archive, or a workbook of a spread"),
+        ("utf16.jsonl", '{"a": 1}\n'.encode("utf-16"), "it is UTF-16"),
+        ("escaped.csv", 'a,b\n1,"x\\"y"\n', 'a quotation mark in a value is doubled ("")'),
+        ("mac.csv", "a,b\r1,x\r", "its lines end in CR alone"),
+        ("colons.csv", "x:y\n1:2\n", "is the first row a header, and data.separator ',' right?"),
+        ("accents.csv", "caf\u00e9,cafe\u0301\n1,2\n", "differ in how an accent is written alone"),
     ],
 )
 def test_as_parquet_refuses_a_file_by_row_and_reason(
@@ -208,6 +256,143 @@ def test_as_parquet_refuses_a_file_by_row_and_reason(
         read(path)
     assert str(refusal.value).startswith(path)
     assert "\n" not in str(refusal.value)
+
+
+def test_as_parquet_refuses_a_mark_of_utf_8_in_a_file_of_another_encoding(tmp_path: Path) -> None:
+    path = write(tmp_path, "a.csv", b"\xef\xbb\xbfa,b\n1,x\n")
+    with pytest.raises(DataError, match=r"begins as UTF-8 does, and data.encoding is 'latin-1'"):
+        read(path, encoding="latin-1")
+
+
+def test_as_parquet_refuses_an_encoding_that_there_is_not(tmp_path: Path) -> None:
+    for name, content in (("a.csv", "a,b\n1,x\n"), ("a.jsonl", '{"a": 1}\n')):
+        with pytest.raises(DataError, match=r"data.encoding = 'klingon': there is no such"):
+            read(write(tmp_path, name, content), encoding="klingon")
+
+
+def test_as_parquet_refuses_a_vector_in_csv_by_name(tmp_path: Path) -> None:
+    path = write(tmp_path, "a.csv", 'v,a\n"[1, 2]",3\n')
+    with pytest.raises(DataError, match=r"column 'v' is a list.*no CSV file holds: use Parquet"):
+        read(path, {"v": pa.list_(pa.float64()), "a": pa.int64()})
+
+
+@pytest.mark.parametrize("content", ["a,b", "a,b\n", "\n\na,b\n", "a,b\r\n"])
+def test_as_parquet_takes_a_header_alone_with_and_without_a_line_break(
+    tmp_path: Path, content: str
+) -> None:
+    assert read(write(tmp_path, "a.csv", content)).num_rows == 0
+
+
+def test_as_parquet_skips_blank_lines(tmp_path: Path) -> None:
+    rows = [{"a": 1, "b": "x"}, {"a": 2, "b": "y"}]
+    assert read(write(tmp_path, "a.csv", "\n\na,b\n\n1,x\n\n2,y\n\n")).to_pylist() == rows
+    lines = '\ufeff{"a": 1, "b": "x"}\r\n\r\n  {"a": 2, "b": "y"} \n \n'
+    assert read(write(tmp_path, "a.jsonl", lines)).to_pylist() == rows
+
+
+def test_as_parquet_keeps_a_backslash_that_ends_a_value(tmp_path: Path) -> None:
+    path = write(tmp_path, "a.csv", 'a,b\n1,"C:\\"\n2,"D:\\"\n')
+    assert read(path)["b"].to_pylist() == ["C:\\", "D:\\"]
+
+
+WRITTEN = {
+    "true": [("True", 1), ("False", 0)],
+    "small letters": [("true", 1), ("false", 0)],
+    "date": [("2013-01-31", 1359590400), ("2013-02-01", 1359676800)],
+    "time": [("2013-01-31 00:00:01", 1359590401), ("2013-02-01 00:00:00", 1359676800)],
+    "zone": [("2013-01-31T01:00:00+01:00", 1359590400), ("2013-02-01T00:00:00Z", 1359676800)],
+    "nanoseconds": [("2013-01-31 00:00:00.123456789", 1359590400), ("2013-02-01", 1359676800)],
+    "seconds": [("1359590400", 1359590400), ("-5", -5)],
+}
+
+
+@pytest.mark.parametrize("kind", [pa.int64(), pa.float64()])
+@pytest.mark.parametrize("absent", [False, True])
+@pytest.mark.parametrize("case", WRITTEN)
+def test_as_parquet_reads_numbers_written_as_true_and_false_or_times(
+    tmp_path: Path, case: str, absent: bool, kind: pa.DataType
+) -> None:
+    """Parquet has such columns too, and INT and FLOAT features take them."""
+    rows = [(text, number) for text, number in WRITTEN[case]]
+    path = write(
+        tmp_path, "a.csv", "q,b\n" + ",x\n" * absent + "".join(f"{text},x\n" for text, _ in rows)
+    )
+    assert as_numbers(read(path, {"q": kind, "b": pa.string()})["q"]) == [
+        *[None] * absent,
+        *[number for _, number in rows],
+    ]
+
+
+JSON_WRITTEN: dict[str, list[tuple[Any, int]]] = {
+    "true": [(True, 1), (False, 0)],
+    "time": [("2013-01-31 00:00:01.5", 1359590401), ("2013-02-01", 1359676800)],
+    "zone": [("2013-01-31T01:00:00+01:00", 1359590400), ("2013-02-01T00:00:00Z", 1359676800)],
+    "seconds": [(1359590400, 1359590400), (-5, -5)],
+}
+
+
+@pytest.mark.parametrize("kind", [pa.int64(), pa.float64()])
+@pytest.mark.parametrize("case", JSON_WRITTEN)
+def test_as_parquet_reads_such_numbers_of_json_lines(
+    tmp_path: Path, case: str, kind: pa.DataType
+) -> None:
+    lines = [{"q": None}, *({"q": value} for value, _ in JSON_WRITTEN[case])]
+    path = write(tmp_path, "a.jsonl", "\n".join(map(json.dumps, lines)))
+    numbers = as_numbers(read(path, {"q": kind})["q"])
+    assert numbers == [None, *(number for _, number in JSON_WRITTEN[case])]
+
+
+def as_numbers(column: pa.ChunkedArray) -> list[Any]:
+    """Numbers, booleans, or times as seconds since 1970."""
+    if pa.types.is_timestamp(column.type):
+        column = column.cast(pa.timestamp("s", column.type.tz), safe=False).cast(pa.int64())
+    return [value if value is None else int(value) for value in column.to_pylist()]
+
+
+def test_as_parquet_reads_a_switch_of_json_lines_as_numbers(tmp_path: Path) -> None:
+    path = write(tmp_path, "a.jsonl", '{"q": 1}\n{"q": 0}\n')
+    assert as_numbers(read(path, {"q": pa.bool_()})["q"]) == [1, 0]
+
+
+def test_as_parquet_refuses_times_of_json_lines_with_and_without_a_zone(tmp_path: Path) -> None:
+    path = write(tmp_path, "a.jsonl", '{"t": "2013-01-01T00:00:00Z"}\n{"t": "2013-01-01"}\n')
+    with pytest.raises(DataError, match="column 't' has times with a time zone and times without"):
+        read(path, {"t": pa.timestamp("us")})
+
+
+def test_as_parquet_names_a_key_that_is_first_there_in_a_late_row(tmp_path: Path) -> None:
+    path = write(tmp_path, "a.jsonl", '{"a": 1}\n' * 300 + '{"a": 1, "last": 2}\n')
+    target = str(tmp_path / "copy.parquet")
+    assert as_parquet(path, FILES, FILES, target, TYPES, TextFormat()) == ["last"]
+
+
+@settings(deadline=None)
+@given(
+    lines=st.lists(
+        st.sampled_from(
+            ['{"a": 1}', '{"a": 2, "b": "}"}', "", " ", "null", "[", "]", "}", ",", "5", "{}"]
+        )
+        | st.text('{}[],:"a1 \n', max_size=12),
+        max_size=6,
+    )
+)
+def test_as_parquet_takes_each_line_of_json_or_refuses_the_file(lines: list[str]) -> None:
+    def is_object(line: str) -> bool:
+        try:
+            return isinstance(json.loads(line), dict)
+        except ValueError:
+            return False
+
+    content = "\n".join(lines)
+    written = [line for line in content.split("\n") if line.strip()]
+    with tempfile.TemporaryDirectory() as folder:
+        path = write(Path(folder), "a.jsonl", content)
+        try:
+            rows = read(path).num_rows
+        except DataError:
+            return
+    assert all(map(is_object, written))
+    assert rows == len(written)
 
 
 def test_as_parquet_refuses_a_header_among_texts(tmp_path: Path) -> None:

@@ -27,7 +27,13 @@ def lay_out(folder: Path, paths: list[str]) -> DataSource:
         (["year=2013/month=01/a.csv", "year=2013/month=02/a.csv"], "year={YYYY}/month={MM}"),
         (["year=2013/a.csv", "year=2014/a.csv"], "year={YYYY}"),
         (["trips-201301.csv", "trips-201302.csv"], "trips-{YYYY}{MM}.csv"),
+        (["year=2013/month=1/a.csv", "year=2013/month=10/a.csv"], "year={YYYY}/month={MM}"),
         (["span-1/a.csv", "span-2/a.csv"], "span-{SPAN}"),
+        (
+            ["span-1/version-1/a.csv", "span-1/version-2/a.csv", "span-2/version-1/a.csv"],
+            "span-{SPAN}/version-{VERSION}",
+        ),
+        ([".cache/b.csv", "_old/1/c.csv", "2013-01/a.csv", "2013-02/a.csv"], "{YYYY}-{MM}"),
         (["rows.csv"], ""),
     ],
 )

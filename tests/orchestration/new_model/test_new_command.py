@@ -10,19 +10,24 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Callable
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner, Result
 from google.protobuf import text_format
+from pyarrow import fs
 from tensorflow_metadata.proto.v0 import schema_pb2
 
+from ml.example_columns import Columns, to_example_batch
 from orchestration.commands import new as command
+from storage.table_formats import TextFormat
+from storage.tables import read_table
 
 HEADER = "when,shop,kind_code,price,note,empty,ordered\n"
 
@@ -221,6 +226,11 @@ BAD = {
     "two headers": (TABLE + HEADER, ARGUMENTS, "header again"),
     "text as weight": (TABLE, (*ARGUMENTS, "--weight", "shop"), "--weight shop.*kind text"),
     "weight with gaps": (TABLE, (*ARGUMENTS, "--weight", "price"), "--weight price.*no value"),
+    "weight of zeros": (
+        HEADER.replace("\n", ",w\n") + "".join(rows()).replace("\n", ",0\n"),
+        (*ARGUMENTS, "--weight", "w"),
+        "--weight w: it has values from 0 to 0",
+    ),
     "no label": (TABLE, ("--label", ""), "--label ''"),
     "label with a role": (TABLE, (*ARGUMENTS, "--as", "ordered=category"), "it is the label"),
     "label of two spellings": (
@@ -315,6 +325,139 @@ def test_new_leaves_out_what_numbers_the_rows(run_new: Run, project: Path) -> No
     assert "place" not in settings["features"]
 
 
+@pytest.mark.parametrize("suffix", ["csv", "jsonl", "parquet"])
+def test_new_writes_a_model_that_takes_its_data_in_every_format(
+    run_new: Run, project: Path, tmp_path: Path, suffix: str
+) -> None:
+    """Numbers as text, true and false, and times: what `new` reads, a run reads."""
+    random = np.random.default_rng(7)
+    count = 300
+    numbers = random.integers(0, 9, count)
+    hours = [datetime(2013, 1, 1) + timedelta(hours=int(n)) for n in range(count)]
+    table = pd.DataFrame(
+        {
+            "digit": [str(n) for n in numbers],
+            "flag": [bool(n % 2) for n in numbers],
+            "maybe": [None if n == 3 else bool(n > 4) for n in numbers],
+            "at": hours,
+            "seen": [None if n == 3 else hour for n, hour in zip(numbers, hours, strict=True)],
+            "label": (numbers > 4) ^ (random.random(count) < 0.3),
+        }
+    )
+    data = tmp_path / f"rows.{suffix}"
+    if suffix == "csv":
+        table.to_csv(data, index=False)
+    elif suffix == "jsonl":
+        table.to_json(data, orient="records", lines=True, date_format="iso")
+    else:
+        table.to_parquet(data, index=False)
+    result = run_new("", "--label", "label", "--data", str(data))
+    assert result.exit_code == 0, result.output
+    schema = text_format.Parse((project / "schema/orders.pbtxt").read_text(), schema_pb2.Schema())
+    columns = Columns.from_schema(schema, "")
+    assert columns.types.keys() == set(table)
+    files = fs.LocalFileSystem()
+    read = read_table(str(data), files, columns.text_types, TextFormat(), list(table))
+    columns.check(str(data), read.schema)
+    batches = [to_example_batch(batch, columns) for batch in read.to_batches()]
+    found = pa.Table.from_batches(batches)
+    assert found["flag"].to_pylist() == [[n % 2] for n in numbers]
+    assert found["maybe"].to_pylist() == [None if n == 3 else [n > 4] for n in numbers]
+    seconds = [int(hour.replace(tzinfo=UTC).timestamp()) for hour in hours]
+    assert found["at"].to_pylist() == [[second] for second in seconds]
+    kept = [v is None for v in found["seen"].to_pylist()]
+    assert kept == [n == 3 for n in numbers]
+    expected = [[n] if suffix == "csv" else [str(n).encode()] for n in numbers]
+    assert found["digit"].to_pylist() == expected
+
+
+@pytest.mark.parametrize("label", ["ids", "numeric"])
+def test_new_gives_transformed_features_other_names_than_the_label(
+    run_new: Run, project: Path, label: str
+) -> None:
+    table = TABLE.replace("ordered", label, 1)
+    assert run_new(table, "--label", label, "--time", "when").exit_code == 0
+    code = (project / "models/orders/preprocessing.py").read_text()
+    names = re.findall(r'^(?:IDS|NUMERIC) = "(\w+)"', code, re.MULTILINE)
+    assert len(names) == 2
+    assert label not in names
+
+
+def test_new_lists_no_texts_that_statistics_do_not_keep(run_new: Run, project: Path) -> None:
+    table = TABLE.replace(",north,", f",{'north' * 300},")
+    assert run_new(table, *ARGUMENTS).exit_code == 0
+    assert "northnorth" not in (project / "schema/orders.pbtxt").read_text()
+
+
+def test_new_says_that_texts_stand_for_absent_labels(run_new: Run) -> None:
+    result = run_new(TABLE.replace(",no\n", ",None\n"), *ARGUMENTS)
+    assert result.exit_code == 1
+    assert "rows have no value; every row needs one (data.null_values" in result.output
+
+
+def test_new_refuses_a_time_column_of_text_in_parquet(run_new: Run, tmp_path: Path) -> None:
+    data = tmp_path / "rows.parquet"
+    columns = {"x": range(200), "label": ["a", "b"] * 100, "t": ["2013-01-31"] * 200}
+    pq.write_table(pa.table(columns), data)
+    result = run_new("", "--label", "label", "--time", "t", "--data", str(data))
+    assert result.exit_code == 1
+    assert "'t' is string; a timestamp, a date or whole seconds" in result.output
+
+
+def days(count: int) -> list[datetime]:
+    return [datetime(2013, 1 + day // 28, 1 + day % 28) for day in range(count)]
+
+
+@pytest.mark.parametrize("spans", [True, False])
+def test_new_takes_times_as_whole_seconds(
+    run_new: Run, project: Path, tmp_path: Path, spans: bool
+) -> None:
+    random = np.random.default_rng(7)
+    for month in (1, 2, 3, 4, 5):
+        path = (
+            tmp_path
+            / "data"
+            / (f"2013-0{month}.parquet" if spans else f"{'abcdef'[month]}.parquet")
+        )
+        path.parent.mkdir(exist_ok=True)
+        start = int(datetime(2013, month, 1, tzinfo=UTC).timestamp())
+        seconds = start + np.sort(random.integers(0, 27 * 24 * 3600, 100))
+        columns = {"x": random.random(100), "label": random.choice(["a", "b"], 100)}
+        pq.write_table(pa.table(columns | {"t": seconds}), path)
+    data = str(tmp_path / "data")
+    result = run_new("", "--label", "label", "--time", "t", "--data", data)
+    assert result.exit_code == 0, result.output
+    settings = tomllib.loads((project / "models/orders/config.toml").read_text())
+    assert settings["data"]["window"] == 4
+
+
+BAD_TIMES = {
+    "text": (
+        lambda times: [str(time) for time in times],
+        "--time t: the column is text; a timesta",
+    ),
+    "a gap": (lambda times: [None, *times[1:]], "--time t: 1 of 112 rows have no value"),
+    "fractions": (lambda times: [time.timestamp() for time in times], "the column is number"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_TIMES)
+def test_new_refuses_a_time_column_of_spans_that_has_no_times(
+    run_new: Run, project: Path, tmp_path: Path, case: str
+) -> None:
+    change, message = BAD_TIMES[case]
+    times = days(112)
+    for month in range(4):
+        some = slice(28 * month, 28 * month + 28)
+        columns = {"x": range(28), "label": ["a", "b"] * 14, "t": change(times)[some]}
+        (tmp_path / "data").mkdir(exist_ok=True)
+        pq.write_table(pa.table(columns), tmp_path / "data" / f"2013-0{month + 1}.parquet")
+    result = run_new("", "--label", "label", "--time", "t", "--data", str(tmp_path / "data"))
+    assert result.exit_code == 1, result.output
+    assert message in result.output
+    assert not project.exists()
+
+
 def test_new_takes_columns_of_any_name_that_a_request_can_carry(
     run_new: Run, project: Path, tmp_path: Path
 ) -> None:
@@ -353,6 +496,14 @@ def test_new_refuses_a_column_that_no_model_can_take_by_its_name(
     assert not project.exists()
 
 
+def test_new_refuses_a_vector_as_label(run_new: Run, tmp_path: Path) -> None:
+    data = tmp_path / "rows.parquet"
+    pq.write_table(pa.table({"x": range(200), "label": [[1.0, 2.0]] * 200}), data)
+    result = run_new("", "--label", "label", "--data", str(data))
+    assert result.exit_code == 1
+    assert "label 'label' has values of the kind vector" in result.output
+
+
 def test_new_refuses_two_columns_of_one_name_in_parquet(run_new: Run, tmp_path: Path) -> None:
     data = tmp_path / "rows.parquet"
     columns = [pa.array(range(200)), pa.array(range(200)), pa.array(["a", "b"] * 100)]
@@ -375,6 +526,8 @@ VECTORS = {
     "absent": ([None if n == 4 else [1.0, float(n)] for n in range(200)], []),
     "with gaps": ([[None if n == 4 else 1.0, float(n)] for n in range(200)], []),
     "infinite": ([[math.inf if n == 4 else 1.0, float(n)] for n in range(200)], []),
+    "of one value": ([[float(n)] for n in range(200)], []),
+    "of ids": ([[2**30 + n, 2**30 + 3 * n] for n in range(200)], []),
     "counts": ([[0, n] for n in range(200)], ["odd"]),
     "numbers": ([[-0.5, float(n)] for n in range(200)], ["odd"]),
 }

@@ -1,5 +1,6 @@
 """Tests of the facts that one pass over a table finds."""
 
+import json
 from datetime import date, datetime
 from decimal import Decimal
 from pathlib import Path
@@ -11,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from orchestration.new_model import reading
-from orchestration.new_model.columns import Kind
+from orchestration.new_model.columns import Kind, Role, allowed_roles, decide
 from orchestration.new_model.reading import Look, look, nearly_numbers
 from storage.errors import DataError
 from storage.spans import DataSource
@@ -42,6 +43,7 @@ def test_look_samples_times_of_any_unit_alike(tmp_path: Path, unit: str) -> None
         (["2013-01-31 23:59:00", "2013-02-01T00:00:00"], Kind.TIME),
         (["2013-01-31 23:59:00Z", "2013-02-01 00:00:00+02:00"], Kind.TIME),
         (["2013-01-31 23:59:00.123", "2013-02-01 00:00:00.5"], Kind.TIME),
+        (["2013-01-31 23:59:00.123456789", "2013-02-01 00:00:00.000000001"], Kind.TIME),
         (["02139", "10001"], Kind.TEXT),
         (["1", "one"], Kind.TEXT),
         (["", ""], Kind.NOTHING),
@@ -58,7 +60,12 @@ def test_look_finds_the_kind_of_text(tmp_path: Path, values: list[str], kind: Ki
         (pa.array(["a", "b"]).dictionary_encode(), Kind.TEXT),
         (pa.array(["a", "b"], pa.large_string()), Kind.TEXT),
         (pa.array([1, 2], pa.uint8()), Kind.INTEGER),
-        (pa.array([1, 2], pa.uint64()), Kind.NUMBER),
+        (pa.array([1, 2], pa.uint64()), Kind.INTEGER),
+        (pa.array([2**63, 2], pa.uint64()), Kind.NUMBER),
+        # What Parquet says is text is text, whatever it looks like.
+        (pa.array(["1", "2"]), Kind.TEXT),
+        (pa.array(["true", "False"]), Kind.TEXT),
+        (pa.array(["2013-01-31", "2013-02-01"]), Kind.TEXT),
         (pa.array([1.5, 2], pa.float32()), Kind.NUMBER),
         (pa.array([Decimal("1.5"), None]), Kind.NUMBER),
         (pa.array([True, False]), Kind.BOOLEAN),
@@ -73,6 +80,43 @@ def test_look_finds_the_kind_of_arrow_types(tmp_path: Path, array: pa.Array, kin
     path = tmp_path / "rows.parquet"
     pq.write_table(pa.table({"a": array}), path)
     assert look(DataSource(str(path))).facts["a"].kind is kind
+
+
+@pytest.mark.parametrize(
+    ("values", "kind"),
+    [
+        (["1", "2"], Kind.TEXT),
+        (["2013-01-31 23:59:00.5", "2013-02-01"], Kind.TIME),
+        ([True, False], Kind.BOOLEAN),
+        ([1, 2.5], Kind.NUMBER),
+    ],
+)
+def test_look_finds_the_kind_of_json(tmp_path: Path, values: list[Any], kind: Kind) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps({"a": value}) + "\n" for value in values))
+    assert look(DataSource(str(path))).facts["a"].kind is kind
+
+
+SECONDS = [1359590400 + number for number in range(200)]
+
+
+@pytest.mark.parametrize(
+    "array",
+    [
+        pa.array([*SECONDS, None], pa.timestamp("s")),
+        pa.array([second + 0.25 for second in SECONDS]),
+        pa.array([number * 1e-300 for number in range(200)]),
+    ],
+    ids=["times that may be absent", "seconds with fractions", "tiny numbers"],
+)
+def test_look_tells_numbers_that_32_bits_cannot_tell_apart(tmp_path: Path, array: pa.Array) -> None:
+    """SpanExampleGen would refuse them."""
+    path = tmp_path / "rows.parquet"
+    pq.write_table(pa.table({"a": array}), path)
+    facts = look(DataSource(str(path))).facts["a"]
+    assert not facts.exact
+    assert decide(facts).role is Role.LEFT_OUT
+    assert allowed_roles(facts) == (Role.LEFT_OUT,)
 
 
 def test_look_counts_absent_and_different_values(tmp_path: Path) -> None:
@@ -109,6 +153,14 @@ def test_look_samples_a_large_table_the_same_way_each_time(
     assert first.count == 20_000
     pd.testing.assert_frame_equal(first.sample, second.sample)
     assert abs(first.sample["a"].mean() - 10_000) < 1000
+
+
+@pytest.mark.parametrize("other", [pa.array(["x"]), pa.array([True]), pa.array([[1.0]])])
+def test_look_refuses_a_column_of_another_type_in_one_file(tmp_path: Path, other: pa.Array) -> None:
+    pq.write_table(pa.table({"a": [1.5]}), tmp_path / "a.parquet")
+    pq.write_table(pa.table({"a": other}), tmp_path / "b.parquet")
+    with pytest.raises(DataError, match=r"b.parquet: column 'a' is \w+, and number in other files"):
+        look(DataSource(str(tmp_path)))
 
 
 def test_look_refuses_a_file_with_other_columns(tmp_path: Path) -> None:

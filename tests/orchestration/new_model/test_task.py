@@ -37,6 +37,11 @@ def target(values: list[Any], kind: Kind, task: Any = None, missing: int = 0) ->
         (["yes"] * 80 + ["no"] * 40, Kind.TEXT, "binary", ("no", "yes")),
         (["kept"] * 80 + ["lost"] * 40, Kind.TEXT, "binary", ("kept", "lost")),
         ([0] * 80 + [1] * 40, Kind.INTEGER, "binary", ("0", "1")),
+        ([0] * 40 + [1] * 80, Kind.INTEGER, "binary", ("0", "1")),
+        ([-1] * 40 + [1] * 80, Kind.INTEGER, "binary", ("-1", "1")),
+        # Which of them is "yes" is not to be seen: the rarer one is a guess.
+        ([2] * 40 + [1] * 80, Kind.INTEGER, "binary", ("1", "2")),
+        ([2] * 80 + [1] * 40, Kind.INTEGER, "binary", ("2", "1")),
         (["false"] * 80 + ["true"] * 40, Kind.BOOLEAN, "binary", ("false", "true")),
         (["b"] * 50 + ["a"] * 60 + ["c"] * 40, Kind.TEXT, "multiclass", ("a", "b", "c")),
         ([2, 10, 1] * 50, Kind.INTEGER, "multiclass", ("1", "2", "10")),
@@ -49,6 +54,11 @@ def test_guess_target_finds_task_and_classes(
 ) -> None:
     found = target(values, kind)
     assert (found.kind, found.classes) == (task, classes)
+
+
+def test_guess_target_asks_which_of_1_and_2_is_positive() -> None:
+    assert target([2] * 40 + [1] * 80, Kind.INTEGER).guess
+    assert not target([0] * 40 + [1] * 80, Kind.INTEGER).guess
 
 
 def test_guess_target_knows_prices_by_their_skew() -> None:
@@ -68,6 +78,15 @@ def test_guess_target_knows_prices_by_their_skew() -> None:
         (["a", "b", "c"] * 60, Kind.TEXT, "binary", "a binary task has two"),
         (["a", "b", "c"] * 60, Kind.TEXT, "regression", "a regression needs numbers"),
         ([1.5, 2.5] * 60, Kind.NUMBER, "multiclass", "fractions"),
+        (["", "a"] * 60, Kind.TEXT, None, "'' is a text without a character"),
+        ([2.0**30, 2.0**30 + 1] * 60, Kind.NUMBER, None, "32-bit floats do not tell .* apart"),
+        (
+            ["caf\u00e9", "cafe\u0301"] * 60,
+            Kind.TEXT,
+            None,
+            "differ in capitals, accents or blanks",
+        ),
+        (["a", "a "] * 60, Kind.TEXT, None, "differ in capitals, accents or blanks"),
     ],
 )
 def test_guess_target_refuses_what_cannot_be_learned(
