@@ -132,9 +132,9 @@ class _Quotes(io.RawIOBase):
     def __init__(self, path: str, stream: Any, separator: str):
         self._path = path
         self._stream = stream
-        # At the end of a value, the backslash is a part of it.
+        # At the end of a value, the backslash is a part of it; as a separator it is no escape.
         ends = re.escape(f'"\r\n{separator}')
-        self._escaped = re.compile(rf'\\"[^{ends}]'.encode())
+        self._escaped = None if separator == "\\" else re.compile(rf'\\"[^{ends}]'.encode())
         self.odd = False
         self._ended = False
 
@@ -150,7 +150,7 @@ class _Quotes(io.RawIOBase):
             return b""
         chunk: bytes = self._stream.read(None if size < 0 else size)
         self.odd ^= bool(chunk.count(b'"') % 2)
-        if b'\\"' in chunk and (found := self._escaped.search(chunk)):
+        if self._escaped and b'\\"' in chunk and (found := self._escaped.search(chunk)):
             start = max(0, found.start() - _SHOWN // 2)
             value = chunk[start : found.end()].decode("utf-8", "replace")
             raise DataError(

@@ -76,6 +76,12 @@ def test_csv_buffer_writes_texts_that_all_readers_read(
     assert [[*row.values()] for row in read_here(content, separator)] == expected
 
 
+def test_csv_with_backslashes_between_quoted_values_is_read() -> None:
+    content = as_csv(pa.table({"a": ["x\\y"], "b\\": ["z"]}), "\\")
+    assert content == b'a\\"b\\"\n"x\\y"\\z\n'
+    assert read_here(content, "\\") == [{"a": "x\\y", "b\\": "z"}]
+
+
 @given(st.lists(st.floats(width=32) | st.none()), st.lists(st.floats()))
 def test_csv_buffer_writes_numbers_without_a_loss(
     singles: list[float | None], doubles: list[float]

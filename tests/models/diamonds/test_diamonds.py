@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import gzip
 import importlib.metadata
+import math
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pytest
+import tensorflow as tf
 import tensorflow_transform as tft
 from click.testing import CliRunner
 
@@ -89,12 +91,21 @@ def test_preprocessing_stays_finite_for_strange_numbers(
         {"carat": 0.0},
         {"carat": -1.0},
         {"carat": 1e30},
-        {"carat": float("nan")},
         {"depth": 1e30, "table": -1e30},
     ]
     made = DIAMONDS.transform(graph, change(rows, 0, *strange, {"cut": "", "color": "Z"}))
     assert np.isfinite(made["numbers"]).all()
     assert (made["cut"].ravel()[-1], made["color"].ravel()[-1]) == (0, 0)
+
+
+def test_preprocessing_takes_an_unknown_weight_for_the_mean(
+    rows: pa.Table, graph: tft.TFTransformOutput
+) -> None:
+    (row,) = rows.slice(0, 1).to_pylist()
+    request = {name: tf.constant([[value]]) for name, value in (row | {"carat": math.nan}).items()}
+    made = graph.transform_raw_features(request)
+    assert np.isfinite(made["numbers"]).all()
+    assert made["numbers"][0, 0] == 0
 
 
 def test_preprocessing_gives_each_twentieth_of_a_carat_a_class(
