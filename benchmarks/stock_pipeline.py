@@ -40,7 +40,9 @@ def write_csv(config: Config, root: Path) -> None:
         frame = tables[split].to_pandas()
         frame[data.time_column] = frame[data.time_column].astype("int64") // 10**9
         (root / split).mkdir(parents=True)
-        frame.to_csv(root / split / "rows.csv", index=False)
+        # What is absent is written as NaN, which the schema's default is: of nothing CsvExampleGen
+        # makes a list without values, which Transform refuses.
+        frame.to_csv(root / split / "rows.csv", index=False, na_rep="nan")
 
 
 def create_stock_pipeline(config: Config, csv: Path, output: Path) -> tfx.dsl.Pipeline:
