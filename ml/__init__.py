@@ -6,4 +6,7 @@ package with a module that imports TensorFlow imports this one first.
 
 import os
 
+from ml.postponed_imports import postpone
+
 os.environ["TF_USE_LEGACY_KERAS"] = "1"
+postpone()

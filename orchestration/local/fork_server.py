@@ -21,7 +21,9 @@ PRELOAD = [
     "tensorflow_model_analysis",
     "tensorflow_model_optimization",
     "sklearn.metrics",
+    "pipeline.pipeline",
     "orchestration.local.tfx_internals",
+    "orchestration.local.summaries",
     "orchestration.local.beam_specs",
 ]
 
