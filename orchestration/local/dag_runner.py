@@ -124,6 +124,8 @@ class ConcurrentDagRunner:
     def _run(self, nodes: Mapping[str, Node], temporary: Path) -> dict[str, NodeResult]:
         results: dict[str, NodeResult] = {}
         running: dict[str, _Running] = {}
+        # Done, and cleaning up, which the next nodes do not wait for.
+        ending: list[_Running] = []
         try:
             while len(results) < len(nodes):
                 for name in self._ready(nodes, results, running):
@@ -132,11 +134,16 @@ class ConcurrentDagRunner:
                 self._listen(running)
                 self._end_overdue(running)
                 for name in [n for n, r in running.items() if r.result]:
-                    self._finish(name, running.pop(name), results)
+                    ending.append(running.pop(name))
+                    self._finish(name, ending[-1], results)
+                ending = [node for node in ending if not self._has_ended(node)]
                 self.observer.tick()
         except BaseException:
             self._stop(running)
             raise
+        finally:
+            for node in ending:
+                end(node.process, node.deadline - time.monotonic())
         return results
 
     def _ready(
@@ -229,17 +236,27 @@ class ConcurrentDagRunner:
                 signal_group(node.process, signal.SIGTERM)
 
     def _finish(self, name: str, node: _Running, results: dict[str, NodeResult]) -> None:
-        end(node.process, STOP_SECONDS)
-        kill_each(node.family)
         node.answer.close()
         assert node.result is not None
+        if node.is_stopping:
+            end(node.process, STOP_SECONDS)
+            kill_each(node.family)
         if node.is_stopping and node.result.state == FAILED:
             seconds = node.limit
             limit = f"{seconds:g} s" if seconds < 120 else f"{seconds / 60:g} minutes"
             line = f"it was stopped because it took longer than {limit}"
             node.result = NodeResult(FAILED, Summary(line), "TookTooLong")
+        node.deadline = time.monotonic() + STOP_SECONDS
         results[name] = node.result
         self.observer.finished(name, node.result)
+
+    @staticmethod
+    def _has_ended(node: _Running) -> bool:
+        """Whether the process of a node has ended; it is killed if it takes too long."""
+        if node.process.is_alive() and time.monotonic() < node.deadline:
+            return False
+        end(node.process, 0.0)
+        return True
 
     def _stop(self, running: dict[str, _Running]) -> None:
         """Stops all node processes: politely, then, or on a second Ctrl-C, for good."""

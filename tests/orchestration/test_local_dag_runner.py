@@ -32,6 +32,11 @@ Components = list[Any]
 PATIENCE_SECONDS = 8.0
 
 
+def node_processes() -> set[str]:
+    """Names of the processes of nodes that have not ended."""
+    return {process.name for process in multiprocessing.active_children()}
+
+
 @dataclass
 class Recorder:
     """A `RunObserver` that keeps what it is told, and loses patience with a run that hangs."""
@@ -411,6 +416,26 @@ def test_runner_deletes_temporary_files_and_lets_libraries_clean_up(
     assert not lab.output.temporary.exists()
 
 
+def test_runner_starts_a_node_while_the_one_before_cleans_up(lab: Lab, toys: ModuleType) -> None:
+    @dataclass
+    class AtStart(Recorder):
+        beside: list[set[str]] = field(default_factory=list)
+
+        def started(self, node_id: str) -> None:
+            self.beside.append(node_processes() - {node_id})
+            super().started(node_id)
+
+    recorder = AtStart()
+    hanging = toys.LeaveFiles(hang=1).with_id("Hanging")
+    after = toys.Shout(note=hanging.outputs["note"]).with_id("After")
+
+    results = lab.run([hanging, after], recorder, workers=1)
+
+    assert states(results) == {"Hanging": COMPLETE, "After": COMPLETE}
+    assert recorder.beside == [set(), {"Hanging"}]
+    assert not node_processes()
+
+
 def test_runner_works_with_metadata_that_is_empty_or_gone(lab: Lab, toys: ModuleType) -> None:
     lab.run([toys.Source(text="a")])
     for lose in (lambda: os.truncate(lab.output.metadata, 0), lab.output.metadata.unlink):
@@ -715,7 +740,7 @@ def test_runner_stops_all_processes_at_ctrl_c_and_resumes(
         return [quick, one, two, end]
 
     def all_wait(observer: InterruptedWhen) -> bool:
-        done = (COMPLETE, "Quick") in observer.events
+        done = (COMPLETE, "Quick") in observer.events and len(node_processes()) == 2
         return done and polite.exists() and stubborn.exists()
 
     observer = InterruptedWhen(all_wait)
