@@ -12,8 +12,8 @@ import tensorflow_transform.beam as tft_beam
 from tensorflow_transform.tf_metadata import dataset_metadata
 from tfx import v1 as tfx
 
-# Replaces TFT's merging.
-from components.transform import ordered_merges  # noqa: F401
+# `ordered_merges` replaces TFT's merging.
+from components.transform import in_process, ordered_merges  # noqa: F401
 from components.transform.files import FILE, OrderedRecords, read_batches, transform_split
 from components.transform.kept_analyses import KeptAnalyses, code_version
 from ml.artifacts import load_schema, split_files, split_uri
@@ -82,13 +82,10 @@ def Transform(
     kept = KeptAnalyses(SpanStore.of_environment(), version, function, specs)
     temporary = os.path.join(transform_graph.uri, ".temp")
 
-    def compute(beam_pipeline: beam.Pipeline) -> None:
-        with (
-            beam_pipeline as pipeline,
-            # Unlike the stock component, without deep copies of what a second phase reads: TFT
-            # 1.16 makes them in a way that its Beam no longer supports.
-            tft_beam.Context(temp_dir=temporary),
-        ):
+    def compute(pipeline: beam.Pipeline) -> None:
+        # Unlike the stock component, without deep copies of what a second phase reads: TFT 1.16
+        # makes them in a way that its Beam no longer supports.
+        with tft_beam.Context(temp_dir=temporary):
             if kept.store.uri:
                 learned = kept.analyze(pipeline, learned_from, to_analyze)
             else:
@@ -110,7 +107,7 @@ def Transform(
 
     try:
         try:
-            compute(beam_pipeline)
+            in_process.run(compute, beam_pipeline)
         except Exception as error:
             if not (kept.used and _is_of_worker(error)):
                 raise
@@ -121,7 +118,7 @@ def Transform(
                 tf.io.gfile.rmtree(uri)
                 tf.io.gfile.makedirs(uri)
             kept.ignored = True
-            compute(beam.Pipeline(beam_pipeline.runner, beam_pipeline.options))
+            in_process.run(compute, beam_pipeline)
     except Exception as error:
         if user_error := from_worker_traceback(_raised(error)):
             raise user_error from None
