@@ -64,7 +64,9 @@ class _Read(beam.DoFn):
             if FILE in self._columns.names:
                 name = os.path.basename(path).removesuffix(".gz")
                 name += f"-{number}.gz" if number else ".gz"
-                columns[FILE] = pa.array([[name.encode()]] * batch.num_rows)
+                names = pa.repeat(pa.scalar(name.encode(), pa.large_binary()), batch.num_rows)
+                rows = pa.array(range(batch.num_rows + 1), pa.int64())
+                columns[FILE] = pa.LargeListArray.from_arrays(rows, names)
             yield pa.RecordBatch.from_arrays(
                 [columns[name] for name in self._columns.names], schema=self._columns
             )

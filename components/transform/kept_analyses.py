@@ -110,10 +110,9 @@ class KeptAnalyses:
         config = source.TensorAdapterConfig()
         # TFX's Transform checks in the same way whether the kept analyses suffice. They do not if
         # one analyzer reads the result of another: such a function needs all rows again.
-        needed = tft_beam.analysis_graph_builder.get_analysis_dataset_keys(
+        if kept and _KEPT in tft_beam.analysis_graph_builder.get_analysis_dataset_keys(
             self.function, self.specs, [*new, *cache], cache, False
-        )
-        if _KEPT in needed:
+        ):
             rows = (read_batches(pipeline, "Analyze", files, source), config)
             return rows | "Analyze" >> tft_beam.AnalyzeDataset(self.function)
         data: dict[analyzer_cache.DatasetKey, Any] = {
