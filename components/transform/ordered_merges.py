@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import base64
 import json
+import pickle
 from collections.abc import Iterable
 from typing import Any
 
@@ -74,6 +75,9 @@ def merge_in_order(combiner: analyzer_nodes.Combiner, accumulators: Iterable[Any
       The merged accumulator.
     """
     coder = combiner.accumulator_coder
+    if coder is None:  # TFT keeps none of these.
+        made = sorted(accumulators, key=pickle.dumps)
+        return combiner.merge_accumulators([combiner.create_accumulator(), *made])
     encoded = sorted(tf.compat.as_bytes(coder.encode_cache(each)) for each in accumulators)
     # After an empty one, as TFT's own wrapper has it: what is decoded may be of another type.
     decoded = [coder.decode_cache(each) for each in encoded]
@@ -98,12 +102,14 @@ class _UnmergedCoder(analyzer_nodes.CacheCoder):
         return [self._coder.decode_cache(base64.b64decode(e)) for e in json.loads(encoded_cache)]
 
 
-def _coder(operation: Any) -> analyzer_nodes.CacheCoder:
-    return _UnmergedCoder(operation.combiner.accumulator_coder)
+def _coder(operation: Any) -> analyzer_nodes.CacheCoder | None:
+    coder = operation.combiner.accumulator_coder
+    return coder and _UnmergedCoder(coder)
 
 
-def _coder_per_key(operation: Any) -> analyzer_nodes.CacheCoder:
-    return analyzer_nodes._CombinerPerKeyAccumulatorCoder(_coder(operation))
+def _coder_per_key(operation: Any) -> analyzer_nodes.CacheCoder | None:
+    coder = _coder(operation)
+    return coder and analyzer_nodes._CombinerPerKeyAccumulatorCoder(coder)
 
 
 analyzer_impls._CombinerWrapper = _OrderedCombine
