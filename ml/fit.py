@@ -20,6 +20,7 @@ from ml.row_weights import evaluation_weights, training_weights
 from ml.scores import measure
 from ml.stored_columns import Batches, is_stored, predict
 from ml.tasks import Task
+from ml.training_step import trace_as_keras, trace_once
 from storage.errors import UserError
 
 _EVALUATION_BATCH = 8192
@@ -169,6 +170,7 @@ class FineTuning:
         self._length.assign(max(1, steps or self.steps))
         whole = not 0 < steps < self._epoch
         epochs = settings.epochs if not steps else math.ceil(steps / self._epoch)
+        trace_once(network)
         history = network.fit(
             **training_rows(
                 *(self._inputs, self._labels, self._weights),
@@ -179,6 +181,7 @@ class FineTuning:
             verbose=0,
             callbacks=[*callbacks, ReportProgress(epochs, self._epoch if whole else steps)],
         ).history
+        trace_as_keras(network)
         # The loss may be finite although weights are not: a ReLU turns NaN into 0.
         values = [history.get("loss", []), *network.get_weights()]
         if not all(np.isfinite(array).all() for array in values):

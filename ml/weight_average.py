@@ -7,6 +7,8 @@ from typing import Any
 import tensorflow as tf
 import tf_keras
 
+from ml.training_step import trace_as_keras, trace_once
+
 
 class AverageWeights(tf_keras.callbacks.Callback):
     """Validates and keeps an exponential moving average of the weights.
@@ -39,13 +41,11 @@ class AverageWeights(tf_keras.callbacks.Callback):
             self._update(tf.cast(steps.assign_add(1), tf.float64))
             return logs
 
-        self.model.train_step = train_step
-        self.model.make_train_function(force=True)
+        trace_once(self.model, train_step)
 
     def on_train_end(self, logs: dict[str, float] | None = None) -> None:
         """Has the steps of a later training update nothing."""
-        del self.model.train_step
-        self.model.train_function = None
+        trace_as_keras(self.model)
 
     def _update(self, steps: tf.Tensor) -> None:
         # With a lower momentum at first, to forget the random start.
