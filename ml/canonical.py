@@ -28,15 +28,17 @@ _NAME = "_user_specified_name"
 _TABLES = ("HashTable", "HashTableV2")
 
 
-def write_canonical(path: str) -> None:
+def write_canonical(path: str, assets_of: str = "") -> None:
     """Rewrites `saved_model.pb` of a SavedModel in its canonical form; see `canonical_form`.
 
     Args:
       path: Folder of the SavedModel.
+      assets_of: Folder of the SavedModel whose assets name the lookup tables, if it is another one.
     """
     file = os.path.join(path, SAVED_MODEL)
-    assets = sorted(name for name in file_sizes(path) if name.startswith("assets/"))
-    digests = [hashlib.sha256(read_file(os.path.join(path, name))).hexdigest() for name in assets]
+    source = assets_of or path
+    assets = sorted(name for name in file_sizes(source) if name.startswith("assets/"))
+    digests = [hashlib.sha256(read_file(os.path.join(source, name))).hexdigest() for name in assets]
     content = canonical_form(read_file(file), "".join(digests))
     with tf.io.gfile.GFile(file, "wb") as out:
         out.write(content)

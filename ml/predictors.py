@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Collection
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import tensorflow as tf
@@ -103,10 +103,15 @@ def _read_tflite(uri: str) -> bytes | None:
 
 
 class SavedModelPredictor:
-    """A SavedModel with a signature `serving_default` from serialized examples to one output."""
+    """A SavedModel with a signature `serving_default` from serialized examples to one output.
 
-    def __init__(self, uri: str):
-        self._model = tf.saved_model.load(uri)
+    Args:
+      uri: Its folder.
+      loaded: What `tf.saved_model.load` made of it, if it is loaded already.
+    """
+
+    def __init__(self, uri: str, loaded: Any = None):
+        self._model = tf.saved_model.load(uri) if loaded is None else loaded
         self._signature = self._model.signatures[DEFAULT_SIGNATURE]
         (self._input,) = self._signature.structured_input_signature[1]
         outputs = list(self._signature.structured_outputs)

@@ -45,7 +45,7 @@ def check_absent_values(candidate: Candidate, rows: Rows, spec: Mapping[str, Any
     count = min(len(rows.examples), max(1, min(_ROWS, _PREDICTIONS // len(without))))
     chosen = rows.examples[np.linspace(0, len(rows.examples) - 1, count).astype(int)]
     examples = np.concatenate([_remove(chosen, names) for names in without])
-    expected = SavedModelPredictor(candidate.saved_model).predict(examples)
+    expected = SavedModelPredictor(candidate.saved_model, candidate.loaded).predict(examples)
     found = TFLitePredictor(candidate.tflite).predict(examples)
     scale = (float(np.std(rows.labels)) or 1.0) if task.kind == REGRESSION else 1.0
     wrong = np.isfinite(expected) & ~np.isclose(found, expected, _TOLERANCE, _TOLERANCE * scale)

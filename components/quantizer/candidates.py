@@ -3,8 +3,10 @@
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import tensorflow as tf
 import tensorflow_transform as tft
 import tf_keras
 from tfx import v1 as tfx
@@ -29,10 +31,12 @@ class Candidate:
     Attributes:
       saved_model: Folder of the SavedModel.
       tflite: The TFLite model.
+      loaded: The SavedModel, loaded.
     """
 
     saved_model: str
     tflite: bytes
+    loaded: Any
 
 
 @dataclass(frozen=True)
@@ -67,7 +71,7 @@ class CandidateMaker:
         """
         path = serving_model_uri(model)
         if self.signature in saved_signatures(path):
-            return Candidate(path, self._convert("none", path))
+            return self._convert("none", path)
         return self.make("none", load_network(model), {}, {})
 
     def make(
@@ -91,17 +95,19 @@ class CandidateMaker:
             fine_tune(network, train, self.settings, self.targets())
         path = tempfile.mkdtemp(dir=self.folder)
         self.save(network, tft.TFTransformOutput(self.graph_uri), path)
-        return Candidate(path, self._convert(mode, path))
+        return self._convert(mode, path)
 
-    def _convert(self, mode: str, path: str) -> bytes:
+    def _convert(self, mode: str, path: str) -> Candidate:
+        loaded = tf.saved_model.load(path)
         content = convert(
             path,
             self.signature,
             float16=mode == "float16",
             quantize=mode in ("dynamic_range", *EMULATED),
+            loaded=loaded,
         )
         graph = tft.TFTransformOutput(self.graph_uri)
         TFLitePredictor(content).check_inputs(
             [feature.name for feature in graph.raw_metadata.schema.feature]
         )
-        return content
+        return Candidate(path, content, loaded)

@@ -18,7 +18,11 @@ from components.quantizer.candidates import (
 )
 from components.quantizer.choice import check_modes, explain_choice, measure_loss
 from components.quantizer.conversion import count_weights
-from components.quantizer.fake_quant import check_quantizable, check_representative
+from components.quantizer.fake_quant import (
+    NotQuantizable,
+    check_quantizable,
+    check_representative,
+)
 from components.quantizer.measurement import Measurement, measure, read_rows
 from components.quantizer.trade_off import plot_trade_off
 from ml import progress
@@ -32,7 +36,6 @@ from ml.keras_setup import skip_autograph_of_libraries
 from ml.networks import load_network
 from ml.parameters import load_function, require
 from ml.tasks import Task
-from storage.errors import UserError
 from storage.names import TFLITE_MODEL
 from storage.uris import copy_tree
 
@@ -162,7 +165,7 @@ def Quantizer(
     if any(name in EMULATED for name in modes):
         try:
             check_quantizable(network)
-        except UserError as error:
+        except NotQuantizable as error:
             if mode != "auto":
                 raise
             unusable = f"; {error}"
@@ -206,8 +209,16 @@ def Quantizer(
         measured: dict[str, Measurement] = {}
         losses: dict[str, float] = {}
         for chosen in modes:
+            if unusable and chosen in EMULATED:
+                continue
             progress.report(f"mode {chosen}")
-            candidates[chosen] = maker.make(chosen, network, representative, train)
+            try:
+                candidates[chosen] = maker.make(chosen, network, representative, train)
+            except NotQuantizable as error:
+                if mode != "auto":
+                    raise
+                unusable = f"; {error}"
+                continue
             measured[chosen] = measure(candidates[chosen].tflite, rows, weights)
             losses[chosen] = measure_loss(measured[chosen], baseline, learned.headline)
             if losses[chosen] <= max_loss:

@@ -28,7 +28,9 @@ _LARGE = 1024
 _WEIGHTED = ("FULLY_CONNECTED", "CONV_2D", "DEPTHWISE_CONV_2D")
 
 
-def convert(saved_model: str, signature: str, *, float16: bool, quantize: bool) -> bytes:
+def convert(
+    saved_model: str, signature: str, *, float16: bool, quantize: bool, loaded: Any = None
+) -> bytes:
     """Converts one signature to TFLite.
 
     Args:
@@ -38,6 +40,7 @@ def convert(saved_model: str, signature: str, *, float16: bool, quantize: bool) 
       float16: Store weights in 16 bits; small constants, and numbers that 16 bits cannot hold, stay
         in 32.
       quantize: Store large constants in 8 bits, and compute in int8 between fake-quant nodes.
+      loaded: What `tf.saved_model.load` made of the SavedModel, if it is loaded already.
 
     Returns:
       The TFLite model, ready to serve: its signature is where TensorFlow Serving looks for it, and
@@ -48,8 +51,11 @@ def convert(saved_model: str, signature: str, *, float16: bool, quantize: bool) 
     """
     with tempfile.TemporaryDirectory() as folder:
         path = os.path.join(folder, "model")
-        names = _save_with_tables(saved_model, signature, path)
-        write_canonical(path)  # The converter takes operators in the order of the file.
+        if loaded is None:
+            loaded = tf.saved_model.load(saved_model)
+        names = _save_with_tables(saved_model, loaded, signature, path)
+        # The converter takes operators in the order of the file.
+        write_canonical(path, assets_of=saved_model)
         optimizations = [tf.lite.Optimize.DEFAULT] if quantize or float16 else []
         types = [tf.float16] if float16 else []
         model = _convert_folder(path, signature, optimizations, types)
@@ -137,7 +143,7 @@ class _Bundle(tf.Module):
         self.parts = parts
 
 
-def _save_with_tables(saved_model: str, signature: str, path: str) -> dict[str, str]:
+def _save_with_tables(saved_model: str, loaded: Any, signature: str, path: str) -> dict[str, str]:
     """Saves one signature of a SavedModel with its lookup tables as constants.
 
     TFLite cannot read vocabulary files, and changes names of inputs that are not valid in a graph.
@@ -145,7 +151,6 @@ def _save_with_tables(saved_model: str, signature: str, path: str) -> dict[str, 
     Returns:
       By name of an input in the new SavedModel, its name for model servers in the old one.
     """
-    loaded = tf.saved_model.load(saved_model)
     if signature not in loaded.signatures:
         raise UserError(
             f"the model has no signature {signature!r}; it has {', '.join(loaded.signatures)}"
@@ -153,8 +158,9 @@ def _save_with_tables(saved_model: str, signature: str, path: str) -> dict[str, 
     function = loaded.signatures[signature]
     tables = []
     captures = []
+    before = list(function.captured_inputs)
     variables = {id(variable.handle) for variable in function.variables}
-    for capture in function.captured_inputs:
+    for capture in before:
         if capture.dtype == tf.resource and id(capture) not in variables:
             tables.append(_copy_table(capture))
             capture = tables[-1].resource_handle
@@ -174,9 +180,11 @@ def _save_with_tables(saved_model: str, signature: str, path: str) -> dict[str, 
     def serve(features: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         return function(**{name: features[valid[name]] for name in inputs})
 
-    bundle = _Bundle(loaded, tables)
+    # Not all that was loaded: it would be traced, saved and converted too.
+    bundle = _Bundle(function.variables, tables)
     bundle.serve = serve
     tf.saved_model.save(bundle, path, signatures={signature: serve})
+    function.set_external_captures(before)
     served = read_input_names(saved_model, signature, inputs)
     return {valid[name]: served[name] for name in inputs}
 

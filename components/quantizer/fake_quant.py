@@ -41,6 +41,10 @@ _VALUE_KEEPING = (
 _BARRIER = 1e-30
 
 
+class NotQuantizable(UserError):
+    """A network has layers that cannot be quantized."""
+
+
 def emulate_int8(
     network: tf_keras.Model,
     representative: dict[str, np.ndarray],
@@ -63,8 +67,8 @@ def emulate_int8(
       A network with the same inputs and outputs that can be trained further.
 
     Raises:
-      UserError: If there are no representative rows, if they hold NaN or infinity, or if a layer
-        cannot be quantized.
+      NotQuantizable: If a layer cannot be quantized.
+      UserError: If there are no representative rows, or if they hold NaN or infinity.
     """
     check_representative(representative)
     quantized = _insert_nodes(network, weight_bits, keep_zeros)
@@ -73,17 +77,20 @@ def emulate_int8(
 
 
 def check_quantizable(network: tf_keras.Model) -> None:
-    """Raises a `UserError` if layers of a network cannot be quantized."""
+    """Checks the kinds of a network's layers; `emulate_int8` finds what else is in the way.
+
+    Raises:
+      NotQuantizable: If layers cannot be quantized, or there is none that could be.
+    """
     found = kernel_layers(network)
     unsupported = [layer for layer in found if type(layer) not in _SUPPORTED]
     unsupported += [layer for layer in network.layers if hasattr(layer, "depthwise_kernel")]
     if unsupported or not found:
         names = ", ".join(f"{layer.name} ({type(layer).__name__})" for layer in unsupported)
-        raise UserError(
+        raise NotQuantizable(
             f"layers that cannot be quantized: {names or 'the network has none that could be'}; "
             f"can be: {', '.join(kind.__name__ for kind in _SUPPORTED)} before the output layer"
         )
-    _insert_nodes(network, bits=8, keep_zeros=False)
 
 
 def check_representative(rows: dict[str, np.ndarray]) -> None:
@@ -120,7 +127,7 @@ def _insert_nodes(network: tf_keras.Model, bits: int, keep_zeros: bool) -> tf_ke
             return _quantization.quantize_apply(annotated)
     except (NotImplementedError, RuntimeError, TypeError, ValueError) as error:
         layers = ", ".join(f"{layer.name} ({type(layer).__name__})" for layer in network.layers)
-        raise UserError(
+        raise NotQuantizable(
             f"the network cannot be quantized: {str(error).splitlines()[0]} Its layers are {layers}"
         ) from error
 
