@@ -26,7 +26,7 @@ from apache_beam.utils.windowed_value import WindowedValue
 _GLOBAL = core.Windowing(window.GlobalWindows())
 _in_global_window: Callable[[Any], WindowedValue] = window.GlobalWindows.windowed_value
 _KEYS = coders.FastPrimitivesCoder()
-# Transforms that only matter to other runners.
+# Transforms that give what they take, as far as one process is concerned.
 _AS_IT_IS = (beam.Flatten, beam.Reshuffle)
 
 

@@ -1,6 +1,6 @@
 """What TFT alone learns of examples, in a process without our Transform; with many analyzers.
 
-python -m tests.components.stock_analysis FUNCTION SCHEMA EXAMPLES OUTPUT
+python -m tests.components.stock_analysis SCHEMA EXAMPLES OUTPUT
 """
 
 from __future__ import annotations
@@ -89,23 +89,25 @@ def learn_from_what_was_learned(inputs: Tensors) -> Tensors:
     }
 
 
-def main(function: str, schema: str, examples: str, output: str) -> None:
+def main(schema: str, examples: str, output: str) -> None:
+    """Writes a transform graph of each function into the folder `output`."""
     raw = tfdv.load_schema_text(schema)
     sources = [
         tfxio.TFExampleRecord(str(path), schema=raw) for path in sorted(Path(examples).iterdir())
     ]
-    with (
-        beam.Pipeline(FnApiRunner()) as pipeline,
-        tft_beam.Context(temp_dir=f"{output}.temp", use_deep_copy_optimization=False),
-    ):
+    with beam.Pipeline(FnApiRunner()) as pipeline:
         # A batch of each file, since the result of some analyzers depends on the batches.
         files = [pipeline | f"{i}" >> s.BeamSource(10_000) for i, s in enumerate(sources)]
         data = files | beam.Flatten(), sources[0].TensorAdapterConfig()
-        learned = data | tft_beam.AnalyzeDataset(globals()[function])
-        _ = learned | tft_beam.WriteTransformFn(output)
-        metadata = tft.DatasetMetadata(raw)
-        folder = f"{output}/{tft.TFTransformOutput.RAW_METADATA_DIR}"
-        _ = metadata | tft_beam.WriteMetadata(folder, pipeline)
+        for function in (learn_broadly, learn_from_what_was_learned):
+            name = function.__name__
+            folder = f"{output}/{name}"
+            with tft_beam.Context(f"{folder}.temp", use_deep_copy_optimization=False):
+                learned = data | name >> tft_beam.AnalyzeDataset(function)
+                _ = learned | f"Write {name}" >> tft_beam.WriteTransformFn(folder)
+            metadata = tft.DatasetMetadata(raw)
+            folder = f"{folder}/{tft.TFTransformOutput.RAW_METADATA_DIR}"
+            _ = metadata | f"Raw {name}" >> tft_beam.WriteMetadata(folder, pipeline)
 
 
 if __name__ == "__main__":
