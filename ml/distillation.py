@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import tf_keras
 
-from ml.stored_columns import parts
+from ml.stored_columns import parts, predict
 from ml.tasks import MULTICLASS, Task
 
 _BATCH = 8192
@@ -67,7 +67,7 @@ def teach(
     # In parts: nothing of all rows is there twice.
     for part in parts({name: columns[name] for name in {*names, task.label}}):
         inputs = {name: part[name] for name in names}
-        predictions = network.predict(inputs, batch_size=_BATCH, verbose=0)
+        predictions = predict(network, inputs, _BATCH)
         found.append(soft_targets(task, part[task.label], predictions, share))
     return np.concatenate(found)
 

@@ -13,6 +13,7 @@ import tensorflow as tf
 import tf_keras
 
 from ml import progress
+from ml.batches import shuffled_batches
 from ml.determinism import make_deterministic
 from ml.examples import Columns
 from ml.parameters import require
@@ -174,9 +175,9 @@ class FineTuning:
         history = network.fit(
             **training_rows(
                 *(self._inputs, self._labels, self._weights),
-                *(settings.batch_size, settings.seed),
+                *(settings.batch_size, settings.seed, epochs),
+                steps=0 if whole else steps,
             ),
-            steps_per_epoch=None if whole else steps,
             epochs=epochs,
             verbose=0,
             callbacks=[*callbacks, ReportProgress(epochs, self._epoch if whole else steps)],
@@ -228,14 +229,22 @@ def training_rows(
     weights: np.ndarray | None,
     batch_size: int,
     seed: int,
+    epochs: int,
+    steps: int = 0,
 ) -> dict[str, Any]:
-    """The arguments of Keras's `fit` for rows to train on.
+    """The arguments of Keras's `fit` for rows to train on, in batches.
 
-    Arrays in memory are given as such; those in files as a stream of batches, shuffled by `seed`.
+    Arrays in memory are shuffled by TensorFlow's seed, those in files by `seed`. An epoch has
+    `steps`, or if that is 0 all rows.
     """
     if is_stored(inputs):
-        return {"x": Batches(inputs, labels, weights, batch_size, seed).dataset()}
-    return {"x": inputs, "y": labels, "sample_weight": weights, "batch_size": batch_size}
+        batches = Batches(inputs, labels, weights, batch_size, seed).dataset()
+        return {"x": batches, "steps_per_epoch": steps or None}
+    arrays = (inputs, labels) if weights is None else (inputs, labels, weights)
+    return {
+        "x": shuffled_batches(arrays, batch_size, epochs),
+        "steps_per_epoch": steps or math.ceil(len(labels) / batch_size),
+    }
 
 
 def steps_per_call(inputs: Columns, steps: int) -> int:

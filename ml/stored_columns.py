@@ -12,6 +12,9 @@ import numpy as np
 import tensorflow as tf
 import tf_keras
 
+from ml.batches import ordered_batches
+from storage.tfrecords import without_tuning
+
 Columns = dict[str, np.ndarray]
 
 # Rows that are read one after the other; so many that a disk reads them at once.
@@ -126,7 +129,7 @@ def predict(network: tf_keras.Model, inputs: Mapping[str, np.ndarray], batch: in
       inputs: Its inputs by name.
       batch: Rows that it predicts at once.
     """
-    found = [network.predict(part, batch_size=batch, verbose=0) for part in parts(inputs)]
+    found = [network.predict(ordered_batches(part, batch), verbose=0) for part in parts(inputs)]
     return np.asarray(found[0] if len(found) == 1 else np.concatenate(found))
 
 
@@ -178,7 +181,7 @@ class Batches:
             return {name: rows[name] for name in inputs}, *(rows[name] for name in others)
 
         batches = tf.data.Dataset.from_generator(generate, output_signature=rows)
-        dataset = batches.map(split).prefetch(2)
+        dataset = without_tuning(batches.map(split).prefetch(2))
         dataset.rows = self
         return dataset
 

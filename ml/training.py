@@ -14,6 +14,7 @@ import tensorflow_transform as tft
 import tf_keras
 from tfx import v1 as tfx
 
+from ml.batches import ordered_batches
 from ml.determinism import make_deterministic
 from ml.examples import Columns, columns_of_files
 from ml.export import save_model
@@ -191,7 +192,7 @@ def fit(model: tf_keras.Model, data: TrainingData, log_dir: str) -> dict[str, An
     history = model.fit(
         **training_rows(
             *(select_inputs(model, train), train[task.label], weights),
-            *(config.batch_size, config.seed),
+            *(config.batch_size, config.seed, config.epochs),
         ),
         epochs=config.epochs,
         **_validation_rows(model, data),
@@ -243,7 +244,7 @@ def _validation_rows(model: tf_keras.Model, data: TrainingData) -> dict[str, Any
     if is_stored(inputs):
         return {"validation_data": Batches(inputs, labels, weights, _BATCH, None).dataset()}
     values = (inputs, labels) if weights is None else (inputs, labels, weights)
-    return {"validation_data": values, "validation_batch_size": _BATCH}
+    return {"validation_data": ordered_batches(values, _BATCH)}
 
 
 def _check_inputs(split: str, inputs: Columns) -> None:

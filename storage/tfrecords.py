@@ -20,9 +20,20 @@ def open_records(path: str) -> tf.io.TFRecordWriter:
     return tf.io.TFRecordWriter(path, _OPTIONS)
 
 
-def read_records(paths: str | Sequence[str]) -> tf.data.TFRecordDataset:
+def read_records(paths: str | Sequence[str]) -> tf.data.Dataset:
     """The records of files, one after the other."""
-    return tf.data.TFRecordDataset(paths, _COMPRESSION)
+    return without_tuning(tf.data.TFRecordDataset(paths, _COMPRESSION))
+
+
+def without_tuning(dataset: tf.data.Dataset) -> tf.data.Dataset:
+    """A dataset whose iterators end at once.
+
+    The thread in which TensorFlow tunes a dataset now and then misses that an iterator ends, and
+    then holds up the program for up to as long as the iterator was there before.
+    """
+    options = tf.data.Options()
+    options.autotune.enabled = False
+    return dataset.with_options(options)
 
 
 def count_records(paths: Sequence[str]) -> int:

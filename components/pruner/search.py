@@ -17,6 +17,7 @@ from ml.fit import select_inputs
 from ml.networks import clone
 from ml.row_weights import evaluation_weights
 from ml.scores import Score, headline
+from ml.stored_columns import predict
 from ml.tasks import Task
 
 # A part of `max_loss` is left to the quantization, and to months that differ from `eval`.
@@ -106,10 +107,7 @@ class Judge:
         return headline(self.task, self._labels, predictions, weights)
 
     def _predict(self, network: tf_keras.Model) -> np.ndarray:
-        predictions = network.predict(
-            select_inputs(network, self._rows), batch_size=_BATCH, verbose=0
-        )
-        return np.asarray(predictions)
+        return predict(network, select_inputs(network, self._rows), _BATCH)
 
 
 def search_sparsity(
@@ -181,13 +179,15 @@ def measure_sensitivity(
       The loss by layer.
     """
     losses = {}
+    copy = clone(network)
     for name in names:
-        copy = clone(network)
         layer = copy.get_layer(name)
+        trained = layer.get_weights()
         for weight in layer.weights:
             if weight.shape.rank > 1:
                 values = weight.numpy()
                 smallest = np.abs(values) <= np.quantile(np.abs(values), sparsity)
                 weight.assign(np.where(smallest, 0, values))
         losses[name] = judge.loss(copy)
+        layer.set_weights(trained)
     return losses

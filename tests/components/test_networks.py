@@ -14,12 +14,15 @@ import tf_keras
 from sklearn.metrics import roc_auc_score
 from tfx.v1.types import standard_artifacts as standard
 
+from components.pruner.pruning import prune_weights
+from components.quantizer.fake_quant import emulate_int8
 from ml.examples import read_columns
 from ml.fit import FitSettings, evaluate, fine_tune
 from ml.networks import choose_layers, clone, kernel_layers, load_network
 from ml.parameters import load_function
 from ml.tasks import Task
 from storage.errors import UserError
+from tests.components.counting import Counting
 from tests.components.digits import (
     SAVE_FN,
     Digits,
@@ -149,6 +152,35 @@ def test_fine_tune_uses_only_relative_weights_of_rows() -> None:
     fine_tune(networks[2], columns | {"weight": columns["weight"] ** 2}, settings)
     assert same_weights(networks[0], networks[1])
     assert not same_weights(networks[0], networks[2])
+
+
+@pytest.mark.parametrize("path", ["plain", "pruned", "int8"])
+@pytest.mark.parametrize("rows", [100, 5000])  # One step and many at a time.
+def test_fine_tune_traces_a_step_once(path: str, rows: int) -> None:
+    columns = draw_columns(rows)
+    inputs = tf_keras.Input((4,), name="deep")
+    hidden = Counting()(layers.Dense(8, "relu", name="hidden")(inputs))
+    network = tf_keras.Model(inputs, layers.Dense(1, "sigmoid", name="top")(hidden))
+    if path == "int8":
+        network = emulate_int8(network, {"deep": columns["deep"]})
+    Counting.traced.clear()
+    if path == "pruned":
+        spec = {"sparsity": 0.5, "schedule": "polynomial", "frequency": 10, "m_by_n": ()}
+        spec["block_size"] = (1, 1)
+        prune_weights(network, ["hidden"], spec, columns, SETTINGS, 1.0, None)
+    else:
+        fine_tune(network, columns, SETTINGS)
+    assert Counting.traced.count(True) == 1
+
+
+def test_fine_tune_a_second_time_learns_by_the_new_settings() -> None:
+    network, columns = wide_and_deep(), draw_columns()
+    fine_tune(network, columns, SETTINGS)
+    before = [weight.numpy() for weight in network.trainable_weights]
+    fine_tune(network, columns, dataclasses.replace(SETTINGS, learning_rate=1e-9))
+    for weight, old in zip(network.trainable_weights, before, strict=True):
+        np.testing.assert_allclose(weight, old, atol=1e-6)
+    assert "train_step" not in vars(network)
 
 
 @pytest.mark.parametrize("odd", [1e30, np.nan])

@@ -20,6 +20,7 @@ from ml.tasks import Task
 from ml.training import TrainingData, check_labels, fit
 from pipeline.config import load_config
 from storage.errors import DataError, UserError
+from tests.components.counting import Counting
 
 TASKS = {
     "binary": Task("binary", "y", ("no", "yes")),
@@ -79,6 +80,17 @@ def test_fit_learns_each_task_and_reports_its_metrics_on_eval(tmp_path: Path, ki
     name, least = REACHED[kind]
     assert summary["metrics"][name] > least
     assert any(line.startswith("epoch 1 of 10, step ") for line in lines)
+
+
+def test_fit_traces_a_step_once(tmp_path: Path) -> None:
+    task = TASKS["binary"]
+    data = TrainingData(learning(task), None, draw(task, 1500, 1), draw(task, 400, 2))
+    plain = build(task, data.labels)
+    network = tf_keras.Model(plain.inputs, Counting()(plain.outputs[0]))
+    Counting.traced.clear()
+    fit(network, data, str(tmp_path))
+    assert Counting.traced.count(True) == 1
+    assert not {"train_step", "test_step"} & vars(network).keys()
 
 
 @pytest.mark.parametrize("kind", TASKS)
