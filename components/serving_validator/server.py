@@ -160,7 +160,7 @@ def server_command(
         *(sys.executable, "-m", "serving", "serve", serving_dir),
         *("--model", model_name, "--host", HOST),
         *("--grpc-port", str(grpc_port), "--rest-port", str(rest_port), "--no-verify"),
-        *("--deadline-seconds", str(deadline_seconds), "--no-access-log"),
+        *("--deadline-seconds", str(deadline_seconds), "--no-access-log", "--no-ui"),
         *(["--prefer-tflite"] if prefer_tflite else []),
     ]
 

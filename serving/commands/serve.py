@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib
 import os
 import re
 import sys
@@ -22,6 +21,7 @@ from serving.commands.options import (
     trust_of,
 )
 from serving.server.settings import GRPC_PORT, REST_PORT, ServerSettings
+from serving.tensorflow_import import import_protocol, import_tensorflow
 from storage.keys import KeyFileError
 from storage.memory import MEMORY
 from storage.private_copy import delete_private_copies
@@ -260,7 +260,11 @@ def serve(
     # Before TensorFlow is imported, to silence its messages on the standard error.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     with silent_imports():
-        _import_tensorflow()
+        # The request log is written by TensorFlow too.
+        if settings["prefer_tflite"] and not settings["request_log"]:
+            import_protocol()
+        else:
+            import_tensorflow()
         from serving.server.app import serve as run_server
         from serving.server.request_log import RequestLogError
 
@@ -271,19 +275,6 @@ def serve(
         error.show()
         _end(error.exit_code)
     _end(0)
-
-
-def _import_tensorflow() -> None:
-    """Imports TensorFlow without Keras, which takes almost as long and which no server needs.
-
-    TensorFlow imports Keras where it is installed, and does without where it is not.
-    """
-    absent = [name for name in ("keras", "tf_keras") if name not in sys.modules]
-    for name in absent:
-        sys.modules[name] = None  # type: ignore[assignment]  # As if it were not installed.
-    importlib.import_module("tensorflow")
-    for name in absent:
-        del sys.modules[name]
 
 
 def _end(status: int) -> NoReturn:

@@ -17,13 +17,13 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import grpc
 import numpy as np
-import tensorflow as tf
 from tensorflow.core.framework import graph_pb2, types_pb2
 from tensorflow.core.protobuf import config_pb2, meta_graph_pb2, saved_model_pb2
 
 from serving.server.errors import ServingError, invalid
 from serving.server.form import Form
 from serving.server.signatures import PROTO_DTYPES, Signature, TensorInfo
+from serving.tensorflow_import import import_tensorflow
 from storage.interpreters import open_interpreter
 from storage.names import DEFAULT_SIGNATURE, SAVED_MODEL, TFLITE_MODEL
 
@@ -127,6 +127,7 @@ class SavedModel:
     background: Background | None = None
 
     def __init__(self, folder: str):
+        self._tf = tf = import_tensorflow()
         saved = saved_model_pb2.SavedModel.FromString((Path(folder) / SAVED_MODEL).read_bytes())
         tag = tf.saved_model.SERVING
         graphs = [graph for graph in saved.meta_graphs if tag in graph.meta_info_def.tags]
@@ -163,10 +164,10 @@ class SavedModel:
         options: dict[str, Any] = {}
         if not self.ends_by_itself:
             milliseconds = max(1, int(seconds * 1000))
-            options["options"] = tf.compat.v1.RunOptions(timeout_in_ms=milliseconds)
+            options["options"] = self._tf.compat.v1.RunOptions(timeout_in_ms=milliseconds)
         try:
             arrays = call(*(inputs[name] for name in self.signatures[signature].inputs), **options)
-        except tf.errors.OpError as error:
+        except self._tf.errors.OpError as error:
             code, message = _STATUS[error.error_code], error.message
         except UnicodeDecodeError as error:
             # In place of an OpError whose message quotes bytes of the request.

@@ -13,14 +13,12 @@ import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-import tensorflow as tf
-
 from serving.server.logs import log_event
+from serving.tensorflow_import import import_tensorflow
 from storage.atomic_write import PART
 from storage.encryption import Encryptor, decrypt, key_of
 from storage.encryption_keys import Keys
 from storage.memory import in_memory
-from storage.tfrecords import read_records
 
 _MENDED = ".mended"
 _GZIP = 31  # zlib's `wbits`
@@ -118,7 +116,7 @@ class LogFile:
 def _frame(records: Iterable[bytes]) -> bytes:
     """The records as a TFRecord file has them."""
     with in_memory(b"") as path:
-        with tf.io.TFRecordWriter(path) as writer:
+        with import_tensorflow().io.TFRecordWriter(path) as writer:
             for record in records:
                 writer.write(record)
         return Path(path).read_bytes()
@@ -145,6 +143,9 @@ def recover(part: Path, keys: Keys | None) -> None:
 
 
 def _read_part(part: Path, path: Path, keys: Keys | None) -> Iterator[bytes]:
+    tf = import_tensorflow()
+    from storage.tfrecords import read_records
+
     with contextlib.ExitStack() as stack:
         file = stack.enter_context(part.open("rb"))
         readable = str(part)

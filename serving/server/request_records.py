@@ -23,8 +23,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import tensorflow as tf
 from google.protobuf.message import DecodeError
+from tensorflow.core.example import example_pb2
 
 from storage.names import (
     ID_FEATURE,
@@ -88,7 +88,7 @@ def make_records(
     columns = [(name, *_by_row(array)) for name, array in inputs.items()]
     records = []
     for row in range(rows):
-        example = tf.train.Example()
+        example = example_pb2.Example()
         features = example.features.feature
         features[TIME_FEATURE].int64_list.value.append(time_us)
         features[VERSION_FEATURE].int64_list.value.append(version)
@@ -139,7 +139,7 @@ def _by_row(array: np.ndarray) -> tuple[str, np.ndarray]:
 def _is_example(text: bytes) -> bool:
     """Whether a string is a serialized tf.Example and nothing else."""
     try:
-        example = tf.train.Example.FromString(text)
+        example = example_pb2.Example.FromString(text)
     except DecodeError:
         return False
     return bool(example.features.feature) or not text

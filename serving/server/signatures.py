@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+import ml_dtypes
 import numpy as np
-import tensorflow as tf
 from tensorflow.core.framework import tensor_shape_pb2, types_pb2
 from tensorflow.core.protobuf import meta_graph_pb2
 
+from serving.tensorflow_import import import_tensorflow
 from storage.names import PREDICT_METHOD
 
 # The field of a model's metadata that holds its signatures.
@@ -31,7 +32,7 @@ NUMPY_DTYPES: dict[int, np.dtype] = {
     types_pb2.DT_BOOL: np.dtype(bool),
     types_pb2.DT_STRING: np.dtype(object),
     types_pb2.DT_HALF: np.dtype(np.float16),
-    types_pb2.DT_BFLOAT16: np.dtype(tf.bfloat16.as_numpy_dtype),
+    types_pb2.DT_BFLOAT16: np.dtype(ml_dtypes.bfloat16),
     types_pb2.DT_COMPLEX64: np.dtype(np.complex64),
     types_pb2.DT_COMPLEX128: np.dtype(np.complex128),
 }
@@ -98,7 +99,10 @@ class Signature:
         return cls(
             {name: TensorInfo.from_proto(info) for name, info in sorted(signature.inputs.items())},
             {name: TensorInfo.from_proto(info) for name, info in sorted(signature.outputs.items())},
-            {name: tf.make_ndarray(proto) for name, proto in signature.defaults.items()},
+            {
+                name: import_tensorflow().make_ndarray(proto)
+                for name, proto in signature.defaults.items()
+            },
         )
 
     def unknown_dtypes(self) -> list[str]:

@@ -15,7 +15,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-import tensorflow as tf
 from google.protobuf.message import DecodeError
 from tensorflow.core.example import example_pb2
 from tensorflow.core.framework import types_pb2
@@ -25,6 +24,7 @@ from serving.server import batching, inference
 from serving.server.errors import ServingError
 from serving.server.logs import log_event
 from serving.server.models import Arrays, LoadedModel
+from serving.server.record_file import read_record_file
 from serving.server.signatures import Signature
 from serving.server.tensors import check_inputs
 from storage.names import DEFAULT_SIGNATURE, WARMUP_FILE
@@ -115,11 +115,11 @@ def read_requests(folder: str) -> Iterator[predict_pb2.PredictRequest]:
     if not path.exists():
         return
     try:
-        for record in tf.data.TFRecordDataset(str(path)).as_numpy_iterator():
+        for record in read_record_file(path):
             log = prediction_log_pb2.PredictionLog.FromString(record)
             if log.HasField("predict_log"):
                 yield log.predict_log.request
-    except (tf.errors.DataLossError, DecodeError) as error:
+    except (ValueError, DecodeError) as error:
         raise ValueError(f"{WARMUP_FILE} is damaged: {error}") from error
 
 

@@ -567,6 +567,26 @@ runpy.run_module("serving", run_name="__main__", alter_sys=True)
     assert not {name for name in imported if name.partition(".")[0] in ("keras", "tf_keras")}
 
 
+def test_serve_of_tflite_models_does_not_import_tensorflow(toys: Path) -> None:
+    program = """
+import runpy, sys
+sys.addaudithook(lambda name, facts: name == "import" and print(facts[0], flush=True))
+runpy.run_module("serving", run_name="__main__", alter_sys=True)
+"""
+    options = ["--no-verify", "--prefer-tflite", "--grpc-port", "0", "--rest-port", "0"]
+    command = [sys.executable, "-c", program, "serve", str(toys), *options]
+    with subprocess.Popen(command, cwd=PROJECT, stdout=subprocess.PIPE, text=True) as server:
+        assert server.stdout is not None
+        imported = set()
+        for line in server.stdout:
+            imported.add(line.strip())
+            if '"listening"' in line:
+                server.terminate()
+    assert server.returncode == 0
+    assert "serving.server.models" in imported
+    assert not {name for name in imported if name.startswith("tensorflow.python")}
+
+
 @pytest.mark.parametrize(
     ("content", "mode", "message"),
     [
