@@ -128,11 +128,11 @@ class RowDecoder:
         for name in table.column_names:
             values, width = table[name], self._widths[name]
             if width is None:
-                columns[name] = first_values(values)
+                columns[name] = _without_infinity(first_values(values))
             else:
-                vectors = _vectors(values, width)
+                vectors = _without_infinity(_vectors(values, width))
                 columns |= {f"{name}[{i}]": vectors[:, i] for i in range(width)}
-        return pd.DataFrame(columns).replace([np.inf, -np.inf], np.nan)
+        return pd.DataFrame(columns)
 
 
 def vector_width(feature: schema_pb2.Feature) -> int | None:
@@ -185,6 +185,13 @@ def _vectors(column: pa.ChunkedArray, width: int) -> np.ndarray:
     present = pc.fill_null(pc.list_value_length(column), 0).to_numpy() == width
     values = pc.list_flatten(column.filter(pa.array(present))).to_numpy()
     return _with_absent(values.reshape(-1, width), present)
+
+
+def _without_infinity(values: np.ndarray) -> np.ndarray:
+    """Values with NaN in place of infinity."""
+    if values.dtype.kind != "f" or not (infinite := np.isinf(values)).any():
+        return values
+    return np.where(infinite, np.nan, values)
 
 
 def _with_absent(values: np.ndarray, present: np.ndarray) -> np.ndarray:
