@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import base64
 import json
-import pickle
 from collections.abc import Iterable
 from typing import Any
 
@@ -22,6 +21,7 @@ import tensorflow as tf
 from tensorflow_transform import analyzer_nodes
 from tensorflow_transform.beam import analyzer_impls
 
+_ANY = beam.coders.FastPrimitivesCoder()
 # The accumulators of single files, in any order.
 _Unmerged = list[Any]
 
@@ -76,7 +76,7 @@ def merge_in_order(combiner: analyzer_nodes.Combiner, accumulators: Iterable[Any
     """
     coder = combiner.accumulator_coder
     if coder is None:  # TFT keeps none of these.
-        made = sorted(accumulators, key=pickle.dumps)
+        made = sorted(accumulators, key=_ANY.encode)
         return combiner.merge_accumulators([combiner.create_accumulator(), *made])
     encoded = sorted(tf.compat.as_bytes(coder.encode_cache(each)) for each in accumulators)
     # After an empty one, as TFT's own wrapper has it: what is decoded may be of another type.

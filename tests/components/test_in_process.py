@@ -197,14 +197,14 @@ def test_run_takes_an_element_through_all_steps_before_the_next() -> None:
         return number
 
     def build(pipeline: beam.Pipeline) -> None:
-        late = pipeline | "Late" >> beam.Create([1]) | "Note late" >> beam.Map(note, "late")
+        side = pipeline | "One" >> beam.Create([1]) | "Note side" >> beam.Map(note, "side")
         read = numbers(pipeline) | "Read" >> beam.Map(note, "read")
         _ = read | "Size" >> beam.CombineGlobally(sum)
-        _ = read | "Used" >> beam.Map(note, "used", pvalue.AsSingleton(late))
+        _ = read | "Used" >> beam.Map(note, "used", pvalue.AsSingleton(side))
 
     preferably_here(build)
     reads = [f"{what} {number}" for number in (3, 1, 2) for what in ("read", "used")]
-    assert log == ["late 1", *reads]
+    assert log == ["side 1", *reads]
 
 
 def test_run_of_a_failing_step_raises_its_traceback_and_label() -> None:
