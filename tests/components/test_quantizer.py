@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 import gzip
 import json
 import math
@@ -15,7 +16,9 @@ from typing import Any
 import matplotlib.image
 import numpy as np
 import pytest
+import tensorflow as tf
 import tf_keras
+from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.interpreter import Interpreter
 from hypothesis import given
 from hypothesis import strategies as st
@@ -29,9 +32,10 @@ from components.quantizer.trade_off import plot_trade_off
 from ml.artifacts import serving_model_uri
 from ml.metrics import AUC, RMSE
 from ml.predictors import load_predictor
-from ml.tflite import read_signatures
+from ml.tflite import parse, read_signatures
 from storage.errors import UserError
 from storage.names import TFLITE_MODEL
+from tests.components import small_model
 from tests.components.digits import (
     LEARNING,
     PIXELS,
@@ -184,6 +188,33 @@ def test_weight_sparsity_is_that_of_the_network_in_every_form(pruned_digits: Out
     for float16 in (False, True):
         content = convert(saved_model, "raw_features", float16=float16, quantize=False)
         assert weight_sparsity(content) == pytest.approx(zeros, abs=1e-3)
+
+
+def test_convert_leaves_a_loaded_model_as_it_was(tmp_path: Path) -> None:
+    path = str(small_model.export(tmp_path / "model", tflite=False))
+    loaded = tf.saved_model.load(path)
+
+    def predict() -> np.ndarray:
+        inputs = {"colour": tf.constant(["red", "none"]), "number": tf.constant([1.0, 2.0])}
+        return np.asarray(loaded.signatures[small_model.SIGNATURE](**inputs)["probability"])
+
+    before = predict()
+    content = convert(path, small_model.SIGNATURE, float16=False, quantize=False, loaded=loaded)
+    gc.collect()  # Tables of the conversion are gone.
+    np.testing.assert_array_equal(predict(), before)
+    assert content == convert(path, small_model.SIGNATURE, float16=False, quantize=False)
+
+
+def test_convert_names_tables_of_other_words_differently(tmp_path: Path) -> None:
+    def table(vocabulary: tuple[str, ...]) -> set[int]:
+        folder = small_model.export(tmp_path / vocabulary[0], vocabulary=vocabulary)
+        model = parse((folder / TFLITE_MODEL).read_bytes())
+        options = [o.builtinOptions for graph in model.subgraphs for o in graph.operators]
+        return {one.tableId for one in options if isinstance(one, schema.HashtableOptionsT)}
+
+    one, other = table(("red", "green")), table(("green", "red"))
+    assert len(one) == len(other) == 1
+    assert one != other
 
 
 def test_quantizer_auto_ships_the_first_mode_that_keeps_the_metric(quantize: Quantize) -> None:
