@@ -73,6 +73,10 @@ def tflite(saved_model: str) -> bytes:
     return convert(saved_model, RAW_SIGNATURE, float16=False, quantize=False)
 
 
+def candidate(saved_model: str, content: bytes) -> Candidate:
+    return Candidate(saved_model, content, tf.saved_model.load(saved_model))
+
+
 @pytest.fixture(scope="module")
 def rows() -> Rows:
     """Rows in which no feature is absent."""
@@ -93,7 +97,7 @@ def saved_model(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def test_formats_of_one_model_take_absent_values_alike(saved_model: str, rows: Rows) -> None:
-    check_absent_values(Candidate(saved_model, tflite(saved_model)), rows, SPEC)
+    check_absent_values(candidate(saved_model, tflite(saved_model)), rows, SPEC)
 
 
 @pytest.mark.parametrize("name", WITH_NAN)
@@ -102,7 +106,7 @@ def test_a_feature_is_named_that_the_interpreter_makes_a_number_of(
 ) -> None:
     other = tflite(save(tmp_path / "other", **{name: 88.0}))
     with pytest.raises(UserError, match=f"without {name}: 1 in place of 0.*of_known"):
-        check_absent_values(Candidate(saved_model, other), rows, SPEC)
+        check_absent_values(candidate(saved_model, other), rows, SPEC)
 
 
 def test_a_number_that_is_nan_in_the_interpreter_alone_is_an_error(
@@ -110,13 +114,13 @@ def test_a_number_that_is_nan_in_the_interpreter_alone_is_an_error(
 ) -> None:
     other = tflite(save(tmp_path / "other", rain=math.nan))
     with pytest.raises(UserError, match="without rain: nan in place of 0"):
-        check_absent_values(Candidate(saved_model, other), rows, SPEC)
+        check_absent_values(candidate(saved_model, other), rows, SPEC)
 
 
 def test_what_the_saved_model_does_not_know_either_is_no_error(rows: Rows, tmp_path: Path) -> None:
     path = save(tmp_path / "nan", rain=math.nan)
     other = tflite(save(tmp_path / "other", rain=88.0))
-    check_absent_values(Candidate(path, other), rows, SPEC)
+    check_absent_values(candidate(path, other), rows, SPEC)
 
 
 def test_features_that_are_always_there_or_never_read_are_left_in(
@@ -124,7 +128,7 @@ def test_features_that_are_always_there_or_never_read_are_left_in(
 ) -> None:
     unread = {"remarks": tf.io.VarLenFeature(tf.string)}
     required = SPEC | {"rain": tf.io.FixedLenFeature([1], tf.float32)} | unread
-    check_absent_values(Candidate(saved_model, tflite(saved_model)), rows, required)
+    check_absent_values(candidate(saved_model, tflite(saved_model)), rows, required)
 
 
 def test_a_difference_with_all_values_is_not_laid_upon_an_absent_one(
@@ -138,4 +142,4 @@ def test_a_difference_with_all_values_is_not_laid_upon_an_absent_one(
     model = Shifted(0.5, -0.5)
     signatures = {DEFAULT_SIGNATURE: model.examples, RAW_SIGNATURE: model.features}
     tf.saved_model.save(model, str(tmp_path / "shifted"), signatures)
-    check_absent_values(Candidate(saved_model, tflite(str(tmp_path / "shifted"))), rows, SPEC)
+    check_absent_values(candidate(saved_model, tflite(str(tmp_path / "shifted"))), rows, SPEC)
