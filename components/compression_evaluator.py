@@ -20,6 +20,7 @@ from ml.artifacts import (
     split_files,
 )
 from ml.effort import Stopwatch
+from ml.in_process_beam import run_in_process
 from ml.parameters import require
 from ml.tasks import Task
 
@@ -101,8 +102,11 @@ def CompressionEvaluator(
         SAVED_MODEL: (serving_model_uri(model), False),
         FLOAT: (serving_model_uri(float_model), False),
     }
-    with beam_pipeline as pipeline:
+
+    def build(pipeline: beam.Pipeline) -> None:
         evaluate(pipeline, files, raw_schema, learned, config, models, evaluation.uri)
+
+    run_in_process(build, beam_pipeline)
     verdict = judge(evaluation.uri, learned, sample, confidence)
     verdict.write(evaluation.uri)
     write_summary(evaluation.uri, verdict)

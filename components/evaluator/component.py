@@ -23,6 +23,7 @@ from ml.artifacts import (
 )
 from ml.effort import Stopwatch
 from ml.fairness.report import FairnessSettings
+from ml.in_process_beam import run_in_process
 from ml.predictors import can_load_tflite
 from ml.tasks import Task
 
@@ -106,12 +107,15 @@ def Evaluator(
         candidate = next(spec.name for spec in config.model_specs if not spec.is_baseline)
         settings = FairnessSettings.from_json(fairness, confidence)
         compared = plan_fairness(files, raw_schema, learned, settings, candidate)
-    with beam_pipeline as pipeline:
+
+    def build(pipeline: beam.Pipeline) -> None:
         evaluate(
             *(pipeline, files, raw_schema, learned, config, models, evaluation.uri),
             with_curves=True,
             fairness=compared,
         )
+
+    run_in_process(build, beam_pipeline)
     verdict = judge(evaluation.uri, learned, sample, confidence)
     if found := read_fairness(evaluation.uri):
         verdict = replace(

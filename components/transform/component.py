@@ -13,12 +13,13 @@ from tensorflow_transform.tf_metadata import dataset_metadata
 from tfx import v1 as tfx
 
 # `faster_steps` and `ordered_merges` replace steps of TFT.
-from components.transform import faster_steps, in_process, ordered_merges  # noqa: F401
+from components.transform import faster_steps, ordered_merges  # noqa: F401
 from components.transform.files import FILE, OrderedRecords, read_batches, transform_split
 from components.transform.kept_analyses import KeptAnalyses, code_version
 from ml.artifacts import load_schema, split_files, split_uri
 from ml.custom_config import bind_custom_config
 from ml.effort import Stopwatch
+from ml.in_process_beam import run_in_process
 from ml.parameters import load_function
 from storage.errors import from_worker_traceback
 from storage.span_store import SpanStore
@@ -107,7 +108,7 @@ def Transform(
 
     try:
         try:
-            in_process.run(compute, beam_pipeline)
+            run_in_process(compute, beam_pipeline)
         except Exception as error:
             if not (kept.used and _is_of_worker(error)):
                 raise
@@ -118,7 +119,7 @@ def Transform(
                 tf.io.gfile.rmtree(uri)
                 tf.io.gfile.makedirs(uri)
             kept.ignored = True
-            in_process.run(compute, beam_pipeline)
+            run_in_process(compute, beam_pipeline)
     except Exception as error:
         if user_error := from_worker_traceback(_raised(error)):
             raise user_error from None

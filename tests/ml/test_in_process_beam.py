@@ -12,7 +12,7 @@ from apache_beam import pvalue
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 from apache_beam.transforms.userstate import BagStateSpec
 
-from components.transform.in_process import InProcessPipeline, run
+from ml.in_process_beam import InProcessPipeline, run_in_process
 
 WORDS = ["a", "b", "a", "", "c", "a", "b"]
 
@@ -166,7 +166,7 @@ def here(build: Callable[[Any], Any]) -> None:
 
 
 def preferably_here(build: Callable[[Any], Any]) -> None:
-    run(build, beam.Pipeline(FnApiRunner()))
+    run_in_process(build, beam.Pipeline(FnApiRunner()))
 
 
 @pytest.mark.parametrize("build", KNOWN)

@@ -20,13 +20,13 @@ from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 from apache_beam.transforms import core, ptransform
 from apache_beam.transforms.combiners import ToListCombineFn, curry_combine_fn
 
-from components.transform import steps
+from ml import beam_steps as steps
 
 # Transforms that give what they take, as far as one process is concerned.
 _AS_IT_IS = (beam.Flatten, beam.Reshuffle)
 
 
-def run(build: Callable[[beam.Pipeline], None], like: beam.Pipeline) -> None:
+def run_in_process(build: Callable[[beam.Pipeline], None], like: beam.Pipeline) -> None:
     """Builds a pipeline and runs it: in this process if that is possible.
 
     It is if the runner is Beam's own with one worker in the process, and all steps are known here;
