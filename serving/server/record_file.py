@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import struct
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,12 +18,15 @@ def read_record_file(path: Path) -> Iterator[bytes]:
       ValueError: If the file is cut or damaged; the records before that are given first.
     """
     with path.open("rb") as file:
+        size = os.fstat(file.fileno()).st_size
         while header := file.read(_LENGTH.size):
             if len(header) < _LENGTH.size:
                 raise ValueError("truncated record")
             length, checksum = _LENGTH.unpack(header)
             if _masked_crc32c(header[:8]) != checksum:
                 raise ValueError("the checksum of a record's length is wrong")
+            if length > size:  # Before memory is taken for it.
+                raise ValueError("truncated record")
             record, trailer = file.read(length), file.read(_CHECKSUM.size)
             if len(record) < length or len(trailer) < _CHECKSUM.size:
                 raise ValueError("truncated record")

@@ -10,6 +10,7 @@ import tensorflow as tf
 from hypothesis import given
 from hypothesis import strategies as st
 
+from serving.server import record_file
 from serving.server.record_file import read_record_file
 
 
@@ -47,3 +48,15 @@ def test_read_record_file_refuses_each_changed_byte_and_each_cut(
         path.write_bytes(content[:cut])
         with pytest.raises(ValueError, match="truncated"):
             list(read_record_file(path))
+
+
+@pytest.mark.parametrize("length", [20, 1 << 40, (1 << 64) - 1])
+def test_read_record_file_takes_no_memory_for_a_record_that_is_not_there(
+    length: int, tmp_path: Path
+) -> None:
+    header = length.to_bytes(8, "little")
+    checksum = record_file._masked_crc32c(header).to_bytes(4, "little")
+    path = tmp_path / "records"
+    path.write_bytes(header + checksum + b"short")
+    with pytest.raises(ValueError, match="truncated"):
+        list(read_record_file(path))
