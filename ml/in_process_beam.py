@@ -2,7 +2,8 @@
 
 Beam's own in-process runner takes the way to a cluster: it infers the type of each step's elements,
 pickles the steps, sends them to workers of the same process, and encodes what passes between them.
-TFT makes some thousand steps for little data, and that way took more time than the steps.
+TFT makes some thousand steps for little data, and that way took more time than the steps; of TFMA's
+pipelines it took a third.
 """
 
 from __future__ import annotations
