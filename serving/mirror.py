@@ -7,7 +7,6 @@ import os
 import shutil
 import signal
 import tempfile
-import threading
 import time
 from collections.abc import Callable
 
@@ -19,6 +18,7 @@ from storage.private_copy import PREFIX, private_copy
 from storage.signing import claimed_key
 from storage.uris import exists
 from storage.versions import ModelVersions, find_models
+from terminal.signals import StopSignal
 
 # A version that was refused is looked at again after so many seconds.
 _RETRY_SECONDS = 60.0
@@ -102,14 +102,12 @@ class Mirror:
         Args:
           seconds: Time between two looks.
         """
-        stopping, reloading = threading.Event(), threading.Event()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda *_: stopping.set())
-        signal.signal(signal.SIGHUP, lambda *_: reloading.set())
+        stop, reloads = StopSignal(), list[int]()
+        signal.signal(signal.SIGHUP, lambda number, _: reloads.append(number))
         self.look()
-        while not stopping.wait(seconds):
-            if reloading.is_set():
-                reloading.clear()
+        while not stop.wait(seconds):
+            if reloads:
+                reloads.clear()
                 self._reload()
             self.look()
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import signal
-import threading
 from datetime import UTC, datetime
 from typing import Protocol
+
+from terminal.signals import StopSignal
 
 
 class Clock(Protocol):
@@ -26,14 +26,12 @@ class SystemClock:
     """The clock of this machine; SIGTERM and Ctrl-C end the schedule."""
 
     def __init__(self) -> None:
-        self._stop = threading.Event()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda *_: self._stop.set())
+        self._stop = StopSignal()
 
     @property
     def stopping(self) -> bool:
         """Whether the schedule is to end."""
-        return self._stop.is_set()
+        return bool(self._stop)
 
     def now(self) -> datetime:
         """The time, UTC."""

@@ -5,14 +5,12 @@ from __future__ import annotations
 import json
 import re
 import shutil
-import signal
 import socket
 import subprocess
 import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -127,28 +125,12 @@ def run(config: Config, root: Path, to_nodes: tuple[str, ...]) -> None:
         serving_dir=str(root / "serving"),
         metadata_path=str(root / "metadata.sqlite"),
     )
-    with no_longer_than(600), pytest.MonkeyPatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch:
         # TFX has absl read it for flags of Beam, and absl takes pytest's `-v` for its own.
         patch.setattr(sys, "argv", sys.argv[:1])
         tfx.orchestration.LocalDagRunner().run(
             pipeline, run_options=RunOptions(to_nodes=list(to_nodes))
         )
-
-
-@contextmanager
-def no_longer_than(seconds: int) -> Iterator[None]:
-    """A job waits for ever for a worker that does not come up."""
-
-    def give_up(*_: object) -> None:
-        raise TimeoutError(f"not done after {seconds} seconds")
-
-    before = signal.signal(signal.SIGALRM, give_up)
-    signal.alarm(seconds)
-    try:
-        yield
-    finally:
-        signal.alarm(0)
-        signal.signal(signal.SIGALRM, before)
 
 
 def artifact(root: Path, node: str, key: str) -> Path:
