@@ -87,6 +87,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         skip_autograph_of_libraries()
 
 
+def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
+    """Names a test by no bytes but text: gzip writes the time, and protobuf maps as they come.
+
+    The processes of pytest-xdist find the tests each for itself, and refuse to run different ones.
+    """
+    if isinstance(val, bytes) and not (val.isascii() and val.decode().isprintable()):
+        return argname
+    return None
+
+
 @dataclass(frozen=True)
 class Cli:
     """Runs `local_runner.py` on one data and one output directory, as a person would."""

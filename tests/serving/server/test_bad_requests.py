@@ -405,10 +405,7 @@ class TestGrpc:
         assert code is grpc.StatusCode.UNIMPLEMENTED
 
     @pytest.mark.parametrize("method", ["Predict", "Classify", "Regress", "GetModelMetadata"])
-    @pytest.mark.parametrize(
-        "content",  # The same in each process of pytest-xdist, as they are names of tests.
-        [b"\xff", b"\n\x05abc", changed().SerializeToString(deterministic=True)[:-1]],
-    )
+    @pytest.mark.parametrize("content", [b"\xff", b"\n\x05abc", changed().SerializeToString()[:-1]])
     def test_truncated_message_is_refused(
         self, server: RunningServer, method: str, content: bytes
     ) -> None:
