@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import functools
+import gc
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -131,8 +132,14 @@ def import_paths(text: str) -> list[str]:
 # A process that lives through many runs reads the same code for each.
 @functools.lru_cache(maxsize=2000)
 def _parse(content: bytes, package: tuple[str, ...]) -> _Module:
-    tree = ast.parse(content)
-    return _Module(frozenset(_imported(tree, package)), ast.dump(tree))
+    collects = gc.isenabled()
+    gc.disable()  # A tree has no cycles; to look for some in it takes as long as to make it.
+    try:
+        tree = ast.parse(content)
+        return _Module(frozenset(_imported(tree, package)), ast.dump(tree))
+    finally:
+        if collects:
+            gc.enable()
 
 
 def _imported(tree: ast.Module, package: tuple[str, ...]) -> Iterator[str]:

@@ -14,7 +14,7 @@ from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
-from scipy import stats
+from scipy.special import stdtr, stdtrit  # `scipy.stats` takes half a second to import.
 
 from ml.metrics import RMSE
 from ml.sample import share_deviation
@@ -225,7 +225,7 @@ class Estimate:
 
     def margin(self, confidence: float) -> float:
         """Distance of the value to the end of a one-sided interval."""
-        return self.error * float(stats.t.ppf(confidence, self.degrees))
+        return self.error * float(stdtrit(self.degrees, confidence))
 
     def unknown(self, metric: FairnessMetric) -> str:
         """Why the value says nothing; "" if it does."""
@@ -282,5 +282,5 @@ def p_value_of(metric: FairnessMetric, whole: Fraction, own: Estimate, other: Es
         return 0.0 if difference.value > 0 or not metric.higher_is_worse else 1.0
     distance = difference.value / difference.error
     if metric.higher_is_worse:
-        return float(stats.t.sf(distance, difference.degrees))
-    return float(2 * stats.t.sf(abs(distance), difference.degrees))
+        return float(stdtr(difference.degrees, -distance))
+    return float(2 * stdtr(difference.degrees, -abs(distance)))

@@ -117,7 +117,7 @@ def _make(
         run_month=run_month,
         served=served,
         task=model.task,
-        prepare=lambda: begin(directory.logs("backtest"), console, "backtest.log"),
+        prepare=lambda: begin(directory.logs("backtest"), "backtest.log"),
         say=lambda text: console.print(Text(f"\n{text}", "bold")),
         time_column=model.time_column,
         challenger=configs[months[0]].challenger,

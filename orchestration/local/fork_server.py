@@ -8,6 +8,8 @@ import tempfile
 from multiprocessing import util
 from pathlib import Path
 
+import psutil
+
 from orchestration.hash_seed import HASH_SEED, HASH_SEED_VARIABLE
 from storage.errors import SurroundingsError
 
@@ -31,12 +33,17 @@ PRELOAD = [
 _LONGEST_SOCKET_FOLDER = 70
 
 
-def start_fork_server(log_path: Path) -> None:
+def start_fork_server(log_path: Path) -> bool:
     """Starts importing the libraries that node processes need, in the background.
 
     Args:
-      log_path: File that takes what the libraries print while they are imported.
+      log_path: File that takes what the libraries print while they are imported; its folder is
+        made.
+
+    Returns:
+      Whether this process had no such server before.
     """
+    before = psutil.Process().children()
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(PRELOAD)
     from multiprocessing import forkserver
@@ -44,6 +51,7 @@ def start_fork_server(log_path: Path) -> None:
     _place_sockets()
     # Of the server and so of all that is forked from it, and of what these start.
     os.environ[HASH_SEED_VARIABLE] = HASH_SEED
+    log_path.parent.mkdir(parents=True, exist_ok=True)
     log = os.open(log_path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     kept = [os.dup(1), os.dup(2)]
     try:
@@ -55,6 +63,13 @@ def start_fork_server(log_path: Path) -> None:
             os.dup2(copy, descriptor)
             os.close(copy)
         os.close(log)
+    return psutil.Process().children() != before
+
+
+def stop_fork_server() -> None:
+    """Ends the server, which else imports everything before it sees that this process has ended."""
+    for process in psutil.Process().children():
+        process.terminate()
 
 
 def _place_sockets() -> None:

@@ -18,7 +18,7 @@ from orchestration.local.cleaning import clean_after_run
 from orchestration.local.display import show_error
 from orchestration.local.keys import public_keys
 from orchestration.local.model_directories import check_name
-from orchestration.local.nodes import begin, run_nodes, show_failures
+from orchestration.local.nodes import begin, run_nodes, show_failures, show_imports
 from orchestration.local.output_directory import OutputDirectory
 from orchestration.local.situation import code_version_of
 from orchestration.outcome import Outcome
@@ -104,11 +104,13 @@ def _monitor(
     console: Console,
 ) -> Outcome:
     run_id = work.new_run_id()
-    begin(work.logs(run_id), console)
-    from ml import request_log
-    from orchestration.schedule import alarms
-    from orchestration.schedule.challenger import keep_finding
-    from pipeline.monitoring import create_monitoring_pipeline
+    begin(work.logs(run_id))
+    with show_imports(console):
+        from ml import request_log
+        from orchestration.local.compilation import compile_nodes
+        from orchestration.schedule import alarms
+        from orchestration.schedule.challenger import keep_finding
+        from pipeline.monitoring import create_monitoring_pipeline
 
     try:
         keys = load_keys(config.serving.encryption_keys)
@@ -142,7 +144,8 @@ def _monitor(
         public_keys=public_keys(config, directory),
         metadata_path=str(work.metadata),
     )
-    results = run_nodes(pipeline, config, work, run_id, console, code_version_of(config), {})
+    nodes = compile_nodes(pipeline, run_id, code_version_of(config))
+    results = run_nodes(nodes, config, work, run_id, console, {})
     console.print()
     if show_failures(results, work, run_id, console):
         return Outcome.FAILED

@@ -19,7 +19,7 @@ from rich.text import Text
 
 from ml.stack import installed_versions
 from orchestration.local.display import show_error
-from orchestration.local.nodes import begin, run_nodes, show_failures
+from orchestration.local.nodes import begin, run_nodes, show_failures, show_imports
 from orchestration.local.origin import (
     Origin,
     differences,
@@ -273,8 +273,10 @@ def _build(
 ) -> bool:
     """Runs the nodes that make a model; whether all of them completed."""
     run_id = directory.new_run_id()
-    begin(directory.logs(run_id), console)
-    from pipeline.pipeline import create_pipeline
+    begin(directory.logs(run_id))
+    with show_imports(console):
+        from orchestration.local.compilation import compile_nodes
+        from pipeline.pipeline import create_pipeline
 
     base = origin["base_version"] if config.training.warm_start else 0
     pipeline = create_pipeline(
@@ -286,11 +288,8 @@ def _build(
         metadata_path=str(directory.metadata),
         enable_cache=False,
     )
-    code_version = code_version_of(config)
-    environment = {STORE_VARIABLE: ""}
-    results = run_nodes(
-        pipeline, config, directory, run_id, console, code_version, environment, _NODES
-    )
+    nodes = compile_nodes(pipeline, run_id, code_version_of(config), _NODES)
+    results = run_nodes(nodes, config, directory, run_id, console, {STORE_VARIABLE: ""})
     return not show_failures(results, directory, run_id, console)
 
 

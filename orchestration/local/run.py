@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 import time
 import traceback
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.text import Text
@@ -16,11 +18,19 @@ from rich.text import Text
 from orchestration.local import cleaning, history
 from orchestration.local.changed_settings import changed_settings
 from orchestration.local.display import show_error, show_log
+from orchestration.local.fork_server import start_fork_server, stop_fork_server
 from orchestration.local.history import NodeNote, RunRecord
 from orchestration.local.keys import encryption_keys, public_keys, signing_key
 from orchestration.local.model_directories import claim
-from orchestration.local.node_process import CACHED, COMPLETE, NodeResult
-from orchestration.local.nodes import Ahead, begin, error_lines, run_nodes, show_failures
+from orchestration.local.node_process import CACHED, COMPLETE, NodeResult, redirect_output
+from orchestration.local.nodes import (
+    Recipe,
+    compile_apart,
+    error_lines,
+    run_nodes,
+    show_failures,
+    show_imports,
+)
 from orchestration.local.origin import describe_origin
 from orchestration.local.output_directory import OutputDirectory
 from orchestration.local.provenance import pushed_files
@@ -102,11 +112,17 @@ def run_locked(
     """
     began = time.monotonic()
     record = RunRecord(run_id or directory.new_run_id(), started=history.now())
+    logs = directory.logs(record.run_id)
     try:
+        # First: the imports take longer than all that is done before the nodes run.
+        is_started = start_fork_server(logs / "imports.log")
         prepared = prepare(config, directory)
         claim(directory, config.model_name)
         situation = prepared.situation
         if use_cache and situation.is_served:
+            if is_started:
+                stop_fork_server()
+            shutil.rmtree(logs)
             console.print(situation.nothing_new, soft_wrap=True)
             return dataclasses.replace(record, outcome=Outcome.NOTHING_NEW)
         record = dataclasses.replace(
@@ -114,7 +130,7 @@ def run_locked(
             months=situation.months,
             run_key=situation.run_key,
             settings=changed_settings(config),
-            log=str(directory.logs(record.run_id) / "runner.log"),
+            log=str(logs / "runner.log"),
         )
         record.write(directory)
         results = _run_pipeline(prepared, directory, console, record.run_id, use_cache, ahead)
@@ -164,47 +180,48 @@ def _run_pipeline(
         "signing_key": signing_key(config, directory),
         "encryption_keys": encryption_keys(config),
     }
-    begin(directory.logs(run_id), console)
-    from pipeline.pipeline import create_pipeline
-
-    pipeline = create_pipeline(
+    redirect_output(str(directory.logs(run_id) / "runner.log"))
+    recipe = _recipe(
         config,
-        pipeline_root=str(directory.artifacts),
-        serving_dir=str(directory.serving),
+        directory,
+        run_id,
         fingerprint=prepared.window.fingerprint,
         served_version=situation.served or 0,
         run_key=situation.run_key,
         origin=json.dumps(describe_origin(config, prepared.code_version, situation.served or 0)),
         public_keys=public_keys(config, directory),
-        metadata_path=str(directory.metadata),
         enable_cache=use_cache,
         **keys,
     )
+    following = _look_ahead(ahead, directory) if ahead and use_cache else None
+    with show_imports(console):
+        nodes = compile_apart(recipe, prepared.code_version, directory, following)
     environment = {STORE_VARIABLE: str(directory.spans) if use_cache else ""}
-    return run_nodes(
-        *(pipeline, config, directory, run_id, console, prepared.code_version, environment),
-        ahead=_look_ahead(ahead, directory) if ahead and use_cache else None,
+    return run_nodes(nodes, config, directory, run_id, console, environment)
+
+
+def _recipe(config: Config, directory: OutputDirectory, run_id: str, **arguments: Any) -> Recipe:
+    return Recipe(
+        run_id,
+        {
+            "config": config,
+            "pipeline_root": str(directory.artifacts),
+            "serving_dir": str(directory.serving),
+            "metadata_path": str(directory.metadata),
+            **arguments,
+        },
     )
 
 
-def _look_ahead(following: Following, directory: OutputDirectory) -> Ahead | None:
-    """What can be run of the next run; None if it cannot be prepared, as that run will show."""
-    from pipeline.pipeline import create_pipeline
-
+def _look_ahead(following: Following, directory: OutputDirectory) -> Recipe | None:
+    """What can be run of the next run; None if its data cannot be used, as that run will show."""
     config = following.config
     try:
         window = resolve_window(config.data.source, config.data.as_of, config.data.window)
-        pipeline = create_pipeline(
-            config,
-            pipeline_root=str(directory.artifacts),
-            serving_dir=str(directory.serving),
-            fingerprint=window.fingerprint,
-            metadata_path=str(directory.metadata),
-        )
-    except Exception:
+    except UserError:
         traceback.print_exc()
         return None
-    return Ahead(following.run_id, str(config.data.as_of), pipeline)
+    return _recipe(config, directory, following.run_id, fingerprint=window.fingerprint)
 
 
 def _show_details(results: Mapping[str, NodeResult], console: Console) -> None:

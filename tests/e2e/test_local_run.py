@@ -20,6 +20,7 @@ import tensorflow as tf
 from rich.console import Console
 
 from ml.artifacts import EXPLANATIONS_FILE
+from orchestration.local.compilation import compile_nodes
 from orchestration.local.nodes import run_nodes
 from orchestration.local.output_directory import OutputDirectory
 from orchestration.local.situation import prepare
@@ -174,11 +175,11 @@ def test_local_run_refuses_a_served_version_that_lost_files(after_push: Cli) -> 
 
 
 def test_local_run_with_nothing_new_says_so_and_pushes_nothing(after_push: Cli) -> None:
-    before = tree(after_push.output / "serving_model")
+    before = tree(after_push.output)
     done = after_push.run("--as-of", "201303")
     assert done.returncode == 0
     assert done.stdout.startswith("Nothing new: version ")
-    assert tree(after_push.output / "serving_model") == before
+    assert tree(after_push.output) == before
 
 
 def run_alone(cli: Cli, folder: Path, month: int, nodes: tuple[str, ...]) -> Path:
@@ -196,8 +197,8 @@ def run_alone(cli: Cli, folder: Path, month: int, nodes: tuple[str, ...]) -> Pat
         metadata_path=str(directory.metadata),
     )
     screen = Console(file=io.StringIO())
-    code, environment = prepared.code_version, {STORE_VARIABLE: ""}
-    run_nodes(pipeline, prepared.config, directory, "alone", screen, code, environment, only=nodes)
+    compiled = compile_nodes(pipeline, "alone", prepared.code_version, nodes)
+    run_nodes(compiled, prepared.config, directory, "alone", screen, {STORE_VARIABLE: ""})
     return directory.artifacts / "alone"
 
 

@@ -9,12 +9,12 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 from rich.console import Console
 
-from orchestration.local import reproduction
+from orchestration.local import compilation, reproduction
 from orchestration.local.output_directory import OutputDirectory
 from orchestration.local.reproduction import Request, reproduce
 from orchestration.outcome import Outcome
@@ -144,12 +144,12 @@ def test_reproduce_starts_a_warm_training_from_the_version_that_was_served_then(
     start_warm_from(served, request.version)
     nodes: dict[str, Any] = {}
 
-    def keep_nodes(pipeline: Any, *_: object) -> None:
+    def keep_nodes(pipeline: Any, *_: object) -> NoReturn:
         nodes.update({node.id: node for node in pipeline.components})
         raise UserError("enough")
 
     monkeypatch.setattr(reproduction, "begin", lambda *_: None)
-    monkeypatch.setattr(reproduction, "run_nodes", keep_nodes)
+    monkeypatch.setattr(compilation, "compile_nodes", keep_nodes)
     assert refusal(request) == "enough"
     base_model = nodes["Trainer"].inputs["base_model"]
     assert (base_model.producer_component_id, base_model.output_key) == ("ServedModel", "model")

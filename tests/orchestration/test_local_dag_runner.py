@@ -131,21 +131,17 @@ class Lab:
         self, components: Components, following: Components | None = None
     ) -> tuple[dict[str, NodeResult], str]:
         """Runs a pipeline as a backtest does; returns what the screen shows, too."""
-        from orchestration.local.nodes import Ahead, run_nodes
+        from orchestration.local.compilation import add_ahead, compile_nodes
+        from orchestration.local.nodes import run_nodes
 
         self.runs += 1
-        self.output.logs(self.run_id).mkdir(parents=True, exist_ok=True)
         screen, later = io.StringIO(), f"run-{self.runs + 1}"
-        results = run_nodes(
-            self.pipeline(components),
-            load_config(),
-            self.output,
-            self.run_id,
-            Console(file=screen, width=120),
-            lambda executor, parameters: "1",  # type: ignore[arg-type]
-            {},
-            ahead=Ahead(later, "201304", self.pipeline(following)) if following else None,
-        )
+        version: Any = lambda executor, parameters: "1"  # noqa: E731
+        nodes = compile_nodes(self.pipeline(components), self.run_id, version)
+        if following:
+            nodes = add_ahead(nodes, self.pipeline(following), later, "201304", version)
+        console = Console(file=screen, width=120)
+        results = run_nodes(nodes, load_config(), self.output, self.run_id, console, {})
         return results, screen.getvalue()
 
     @property
