@@ -9,9 +9,11 @@ It imports neither TFX nor TensorFlow.
 
 from __future__ import annotations
 
+import importlib
 import json
 import logging
 import os
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +34,14 @@ if TYPE_CHECKING:
     from report.index import Model
 
 PAGE, FACTS = "report.html", "report.json"
+
+
+def begin_imports() -> None:
+    """Imports what a report needs, in a thread: it takes a second, which a run has while it waits.
+
+    Whoever imports it meanwhile waits for that; an error comes up there.
+    """
+    threading.Thread(target=importlib.import_module, args=("report.page",)).start()
 
 
 def report_run(directory: OutputDirectory, record: RunRecord, console: Console) -> None:

@@ -34,7 +34,7 @@ from orchestration.local.nodes import (
 from orchestration.local.origin import describe_origin
 from orchestration.local.output_directory import OutputDirectory
 from orchestration.local.provenance import pushed_files
-from orchestration.local.reports import report_run
+from orchestration.local.reports import begin_imports, report_run
 from orchestration.local.situation import Prepared, prepare
 from orchestration.outcome import Outcome
 from pipeline.config import Config
@@ -197,6 +197,7 @@ def _run_pipeline(
     with show_imports(console):
         nodes = compile_apart(recipe, prepared.code_version, directory, following)
     environment = {STORE_VARIABLE: str(directory.spans) if use_cache else ""}
+    begin_imports()
     return run_nodes(nodes, config, directory, run_id, console, environment)
 
 
