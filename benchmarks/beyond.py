@@ -29,7 +29,7 @@ from ml import networks, tflite
 from ml.custom_config import bind_custom_config
 from ml.distillation import teach, without_regularization
 from ml.examples import read_columns
-from ml.fit import FineTuning, FitSettings, select_inputs
+from ml.fit import FitSettings, fine_tune, select_inputs
 from ml.keras_setup import skip_autograph_of_libraries
 from ml.parameters import load_function
 from ml.predictors import TFLitePredictor
@@ -181,7 +181,7 @@ class Ways:
 
     def _fit(self, network: tf_keras.Model) -> tf_keras.Model:
         tf_keras.utils.set_random_seed(self._seed)
-        FineTuning(network, self._train, self._settings, self._targets).run()
+        fine_tune(network, self._train, self._settings, self._targets)
         return network
 
     def _prune_weights(self) -> tf_keras.Model:

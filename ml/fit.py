@@ -115,12 +115,14 @@ def fine_tune(
       UserError: If training diverges.
     """
     FineTuning(network, columns, settings, targets).run()
+    trace_as_keras(network)
 
 
 class FineTuning:
     """Trains a network further, if need be several times from the weights that it had at first.
 
-    A second run need not be traced and compiled again, which takes longer than a hundred steps.
+    A second run need not be traced and compiled again, which takes longer than a hundred steps. See
+    `trace_as_keras` for a network that is trained otherwise afterwards.
 
     Args:
       network: The network; its weights change.
@@ -151,6 +153,7 @@ class FineTuning:
             loss,
             steps_per_execution=steps_per_call(self._inputs, self._epoch),
         )
+        trace_once(network)
         self._start = network.get_weights()
 
     def run(self, steps: int = 0, callbacks: Sequence[tf_keras.callbacks.Callback] = ()) -> None:
@@ -171,7 +174,6 @@ class FineTuning:
         self._length.assign(max(1, steps or self.steps))
         whole = not 0 < steps < self._epoch
         epochs = settings.epochs if not steps else math.ceil(steps / self._epoch)
-        trace_once(network)
         history = network.fit(
             **training_rows(
                 *(self._inputs, self._labels, self._weights),
@@ -182,7 +184,6 @@ class FineTuning:
             verbose=0,
             callbacks=[*callbacks, ReportProgress(epochs, self._epoch if whole else steps)],
         ).history
-        trace_as_keras(network)
         # The loss may be finite although weights are not: a ReLU turns NaN into 0.
         values = [history.get("loss", []), *network.get_weights()]
         if not all(np.isfinite(array).all() for array in values):

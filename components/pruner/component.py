@@ -1,5 +1,6 @@
 """Pruner: sets the small weights of a trained network to zero while fine-tuning the others."""
 
+import functools
 from typing import Any
 
 import tensorflow_transform as tft
@@ -9,10 +10,10 @@ from tfx import v1 as tfx
 from components.pruner.dead_units import remove_dead_units
 from components.pruner.least_units import remove_least_units, split_sparsity
 from components.pruner.pruning import (
+    Pruning,
     check_prunable,
     count_weights,
     measure_sparsity,
-    prune_weights,
 )
 from components.pruner.search import Judge, measure_sensitivity, search_sparsity
 from components.pruner.spec import check_pruning, limit_sparsity, read_units
@@ -167,20 +168,17 @@ def Pruner(
         by_unit = spec["block_size"] == (1, 1) and not spec["m_by_n"]
         targets = teach(network, train, settings.task, distillation)
 
+        @functools.cache
+        def pruning(share: float) -> Pruning:
+            """The pruning of a share of the units."""
+            smaller = remove_least_units(network, train, share)
+            return Pruning(smaller, names, spec, train, settings, distillation, targets)
+
         def prune(sparsity: float, steps: int = 0) -> tf_keras.Model:
             share = (units or 1.0) if by_unit else 1.0
             if by_unit and units is None:
                 share, sparsity = split_sparsity(network, names, sparsity)
-            return prune_weights(
-                remove_least_units(network, train, share),
-                names,
-                spec | {"sparsity": sparsity},
-                train,
-                settings,
-                distillation,
-                targets,
-                steps,
-            )
+            return pruning(share).run(sparsity, steps)
 
         if target is None:
             judge = Judge(network, evaluation, settings.task)

@@ -23,81 +23,108 @@ _RAMP = 0.7
 _MIN_CHOICES = 10
 
 
-def prune_weights(
-    network: tf_keras.Model,
-    names: Sequence[str],
-    spec: dict[str, Any],
-    train: Columns,
-    settings: FitSettings,
-    distillation: float,
-    targets: np.ndarray | None,
-    steps: int = 0,
-) -> tf_keras.Model:
-    """Prunes the weights of a network while fine-tuning it.
+class Pruning:
+    """Prunes the weights of a network while fine-tuning it, if need be several times.
+
+    Each run starts from the network's weights. All of them train one copy, which is traced once.
 
     Args:
       network: The network; it is not changed.
       names: Names of the layers to prune.
-      spec: See `components.pruner.spec.check_pruning`; `sparsity` is that of each layer.
+      spec: See `components.pruner.spec.check_pruning`; `sparsity` does not count here.
       train: Columns to train on.
       settings: How to fine-tune.
       distillation: See `Pruner`.
       targets: What to learn; see `ml.distillation.teach`.
-      steps: Number of steps; 0 for those of the settings.
-
-    Returns:
-      A network of the same layers, without the toolkit's wrappers.
-
-    Raises:
-      UserError: If fine-tuning diverges.
     """
-    length = steps or settings.steps(len(train[settings.task.label]))
-    schedule = _Schedule(spec["sparsity"], length, spec["frequency"], spec["schedule"])
-    shape = (
-        {"sparsity_m_by_n": spec["m_by_n"]}
-        if spec["m_by_n"]
-        else {"block_size": spec["block_size"]}
-    )
 
-    def wrap(layer: tf_keras.layers.Layer) -> tf_keras.layers.Layer:
-        if layer.name not in names:
-            return layer
-        return tfmot.sparsity.keras.prune_low_magnitude(layer, pruning_schedule=schedule, **shape)
+    def __init__(
+        self,
+        network: tf_keras.Model,
+        names: Sequence[str],
+        spec: dict[str, Any],
+        train: Columns,
+        settings: FitSettings,
+        distillation: float,
+        targets: np.ndarray | None,
+    ):
+        self._network = network
+        self._schedule = _Schedule(spec["schedule"], spec["frequency"])
+        shape = (
+            {"sparsity_m_by_n": spec["m_by_n"]}
+            if spec["m_by_n"]
+            else {"block_size": spec["block_size"]}
+        )
 
-    # A copy, because the wrappers prune layers in place.
-    student = without_regularization(network) if distillation == 1 else clone(network)
-    wrapped = tf_keras.models.clone_model(student, clone_function=wrap)
-    training = FineTuning(wrapped, train, settings, targets)
-    training.run(steps, [tfmot.sparsity.keras.UpdatePruningStep()])
-    pruned = tf_keras.models.clone_model(network)
-    pruned.set_weights(tfmot.sparsity.keras.strip_pruning(wrapped).get_weights())
-    return pruned
+        def wrap(layer: tf_keras.layers.Layer) -> tf_keras.layers.Layer:
+            if layer.name not in names:
+                return layer
+            return tfmot.sparsity.keras.prune_low_magnitude(
+                layer, pruning_schedule=self._schedule, **shape
+            )
+
+        # A copy, because the wrappers, which hold its layers, prune them in place.
+        self._copy = without_regularization(network) if distillation == 1 else clone(network)
+        wrapped = tf_keras.models.clone_model(self._copy, clone_function=wrap)
+        self._training = FineTuning(wrapped, train, settings, targets)
+
+    def run(self, sparsity: float, steps: int = 0) -> tf_keras.Model:
+        """Prunes the weights.
+
+        Args:
+          sparsity: That of each layer.
+          steps: Number of steps; 0 for those of the settings.
+
+        Returns:
+          A network of the same layers, without the toolkit's wrappers.
+
+        Raises:
+          UserError: If fine-tuning diverges.
+        """
+        self._schedule.set(sparsity, steps or self._training.steps)
+        self._training.run(steps, [tfmot.sparsity.keras.UpdatePruningStep()])
+        pruned = tf_keras.models.clone_model(self._network)
+        pruned.set_weights(self._copy.get_weights())
+        return pruned
 
 
 class _Schedule(tfmot.sparsity.keras.PruningSchedule):
     """The toolkit's polynomial or constant schedule, for any number of steps.
 
+    What `set` changes counts in a step that has been traced, too.
+
     Args:
-      target: The sparsity at the end.
-      steps: Steps of the training; the sparsity reaches its target in 70% of them.
-      frequency: Largest number of steps between two choices.
       kind: "polynomial" or "constant", the target from the start.
+      frequency: Largest number of steps between two choices.
     """
 
-    def __init__(self, target: float, steps: int, frequency: int, kind: str):
-        self._settings = {"target": target, "steps": steps, "frequency": frequency, "kind": kind}
-        self._constant = kind == "constant"
+    def __init__(self, kind: str, frequency: int):
+        self._settings = {"kind": kind, "frequency": frequency}
+        self._constant, self._largest = kind == "constant", frequency
+        self._target = tf.Variable(0.0)
+        self._frequency = tf.Variable(1, dtype=tf.int64)
+        self._end = tf.Variable(1, dtype=tf.int64)
+
+    def set(self, target: float, steps: int) -> None:
+        """Sets what is reached in a training.
+
+        Args:
+          target: The sparsity at the end.
+          steps: Steps of the training; the sparsity reaches its target in 70% of them.
+        """
+        ramp, frequency = int(_RAMP * steps), self._largest
         if not self._constant:
             # The last choice is at a multiple of the frequency, and has to reach the target.
-            frequency = min(frequency, max(1, int(_RAMP * steps) // _MIN_CHOICES))
-        self._target, self._frequency = target, frequency
-        self._end = max(1, int(_RAMP * steps) // frequency) * frequency
+            frequency = min(frequency, max(1, ramp // _MIN_CHOICES))
+        self._target.assign(target)
+        self._frequency.assign(frequency)
+        self._end.assign(max(1, ramp // frequency) * frequency)
 
     def __call__(self, step: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """Whether to choose the weights in a step, and the sparsity."""
         step = tf.cast(step, tf.int64)
         if self._constant:
-            return (step - 1) % self._frequency == 0, tf.constant(self._target)
+            return (step - 1) % self._frequency == 0, tf.identity(self._target)
         progress = tf.cast(tf.minimum(step / self._end, 1.0), tf.float32)
         chosen = (step <= self._end) & (step % self._frequency == 0)
         return chosen, self._target * (1 - (1 - progress) ** 3)

@@ -14,8 +14,9 @@ import tf_keras
 from sklearn.metrics import roc_auc_score
 from tfx.v1.types import standard_artifacts as standard
 
-from components.pruner.pruning import prune_weights
+from components.pruner.pruning import Pruning
 from components.quantizer.fake_quant import emulate_int8
+from ml.distillation import teach
 from ml.examples import read_columns
 from ml.fit import FitSettings, evaluate, fine_tune
 from ml.networks import choose_layers, clone, kernel_layers, load_network
@@ -38,6 +39,7 @@ layers = tf_keras.layers
 TASK = Task("binary", "label")
 SETTINGS = FitSettings(TASK, "", "", 3, 16, 0.05, 7)
 FARE = Task("regression", "label")
+SPEC = {"schedule": "polynomial", "frequency": 10, "m_by_n": None, "block_size": (1, 1)}
 
 
 def wide_and_deep() -> tf_keras.Model:
@@ -165,9 +167,9 @@ def test_fine_tune_traces_a_step_once(path: str, rows: int) -> None:
         network = emulate_int8(network, {"deep": columns["deep"]})
     Counting.traced.clear()
     if path == "pruned":
-        spec = {"sparsity": 0.5, "schedule": "polynomial", "frequency": 10, "m_by_n": ()}
-        spec["block_size"] = (1, 1)
-        prune_weights(network, ["hidden"], spec, columns, SETTINGS, 1.0, None)
+        pruning = Pruning(network, ["hidden"], SPEC, columns, SETTINGS, 1.0, None)
+        for sparsity, steps in ((0.9, 4), (0.5, 0)):  # A trial, and the pruning itself.
+            pruning.run(sparsity, steps)
     else:
         fine_tune(network, columns, SETTINGS)
     assert Counting.traced.count(True) == 1
@@ -181,6 +183,32 @@ def test_fine_tune_a_second_time_learns_by_the_new_settings() -> None:
     for weight, old in zip(network.trainable_weights, before, strict=True):
         np.testing.assert_allclose(weight, old, atol=1e-6)
     assert "train_step" not in vars(network)
+
+
+@pytest.mark.parametrize("schedule", ["polynomial", "constant"])
+@pytest.mark.parametrize("distillation", [0.0, 1.0])  # With dropout, and without it.
+@pytest.mark.parametrize("rows", [100, 5000])  # One step and many at a time.
+def test_pruning_prunes_the_same_whatever_it_has_pruned_before(
+    schedule: str, distillation: float, rows: int
+) -> None:
+    columns, spec = draw_columns(rows), SPEC | {"schedule": schedule}
+    inputs = tf_keras.Input((4,), name="deep")
+    hidden = layers.BatchNormalization()(layers.Dense(8, "relu", name="hidden")(inputs))
+    outputs = layers.Dense(1, "sigmoid", name="top")(layers.Dropout(0.3)(hidden))
+    network = tf_keras.Model(inputs, outputs)
+    targets = teach(network, columns, TASK, distillation)
+
+    def pruning() -> Pruning:
+        return Pruning(network, ["hidden"], spec, columns, SETTINGS, distillation, targets)
+
+    once, several = pruning(), pruning()
+    trial = several.run(0.75, 12)
+    several.run(0.9, 5)
+    pruned = several.run(0.5)
+    assert same_weights(pruned, once.run(0.5))
+    assert same_weights(trial, pruning().run(0.75, 12))
+    for found, sparsity in ((trial, 0.75), (pruned, 0.5)):
+        assert np.mean(found.get_layer("hidden").get_weights()[0] == 0) == sparsity
 
 
 @pytest.mark.parametrize("odd", [1e30, np.nan])
