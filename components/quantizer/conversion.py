@@ -11,9 +11,11 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 from ai_edge_litert import schema_py_generated as schema
+from tensorflow.lite.python.conversion_metadata_schema_py_generated import ModelType
 
-# The converter's error has no public name in TensorFlow.
+# The converter's error, and the converter without the loading, have no public names in TensorFlow.
 from tensorflow.lite.python.convert import ConverterError
+from tensorflow.lite.python.lite import TFLiteConverterBase, TFLiteSavedModelConverterV2
 
 from components.quantizer.signatures import name_signatures
 from ml import tflite
@@ -58,9 +60,9 @@ def convert(
         write_canonical(path, assets_of=saved_model)
         optimizations = [tf.lite.Optimize.DEFAULT] if quantize or float16 else []
         types = [tf.float16] if float16 else []
-        model = _convert_folder(path, signature, optimizations, types)
+        model = _convert_folder(path, loaded, signature, optimizations, types)
         if float16:
-            restore_constants(model, _convert_folder(path, signature, [], []))
+            restore_constants(model, _convert_folder(path, loaded, signature, [], []))
     for part in model.signatureDefs:
         for entry in part.inputs:
             entry.name = names[entry.name.decode()].encode()
@@ -70,9 +72,14 @@ def convert(
 
 
 def _convert_folder(
-    path: str, signature: str, optimizations: list[Any], types: list[tf.DType]
+    path: str, loaded: Any, signature: str, optimizations: list[Any], types: list[tf.DType]
 ) -> schema.ModelT:
-    converter = tf.lite.TFLiteConverter.from_saved_model(path, signature_keys=[signature])
+    # `TFLiteConverter.from_saved_model` loads the SavedModel, which takes as long as converting it,
+    # to check that it has the signature and to keep the debug information, which none here has.
+    TFLiteConverterBase._set_original_model_type(ModelType.TF_SAVED_MODEL)
+    converter = TFLiteSavedModelConverterV2(
+        path, {tf.saved_model.SERVING}, [signature], trackable_obj=loaded
+    )
     converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
     converter.target_spec.supported_types = types
     converter.optimizations = optimizations
@@ -170,12 +177,13 @@ def _save_with_tables(saved_model: str, loaded: Any, signature: str, path: str) 
     valid = graph_names(inputs)
 
     @tf.function(
+        autograph=False,
         input_signature=[
             {
                 valid[name]: tf.TensorSpec(spec.shape, spec.dtype, valid[name])
                 for name, spec in inputs.items()
             }
-        ]
+        ],
     )
     def serve(features: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         return function(**{name: features[valid[name]] for name in inputs})

@@ -22,6 +22,10 @@ from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.interpreter import Interpreter
 from hypothesis import given
 from hypothesis import strategies as st
+from tensorflow.lite.python.conversion_metadata_schema_py_generated import (
+    ConversionMetadata,
+    ModelType,
+)
 
 from components.quantizer.choice import MODES, check_modes, explain_choice, measure_loss
 from components.quantizer.component import Quantizer
@@ -203,6 +207,14 @@ def test_convert_leaves_a_loaded_model_as_it_was(tmp_path: Path) -> None:
     gc.collect()  # Tables of the conversion are gone.
     np.testing.assert_array_equal(predict(), before)
     assert content == convert(path, small_model.SIGNATURE, float16=False, quantize=False)
+
+
+def test_convert_records_that_the_model_came_from_a_saved_model(tmp_path: Path) -> None:
+    path = str(small_model.export(tmp_path / "model", tflite=False))
+    model = parse(convert(path, small_model.SIGNATURE, float16=False, quantize=False))
+    (buffer,) = [e.buffer for e in model.metadata if e.name == b"CONVERSION_METADATA"]
+    found = ConversionMetadata.GetRootAs(bytes(model.buffers[buffer].data))
+    assert found.Environment().ModelType() == ModelType.TF_SAVED_MODEL
 
 
 def test_convert_names_tables_of_other_words_differently(tmp_path: Path) -> None:
