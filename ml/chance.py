@@ -3,8 +3,6 @@
 import math
 
 import numpy as np
-from scipy.spatial.distance import jensenshannon
-from scipy.stats import binom
 from tensorflow_metadata.proto.v0 import schema_pb2, statistics_pb2
 
 from ml.statistics import Statistics, count_present, find_feature
@@ -90,6 +88,8 @@ def is_more(count: float, rows: float, limit: float) -> bool:
 
     It is if so many or more would be improbable with the true share `limit`.
     """
+    from scipy.stats import binom  # Takes half a second, and each command imports this module.
+
     return bool(count > limit * rows and binom.sf(count - 1, rows, limit) < FALSE_ALARMS)
 
 
@@ -115,6 +115,8 @@ def jensen_shannon(first: np.ndarray, second: np.ndarray) -> np.ndarray:
       first: Probabilities, shape [..., bins].
       second: The other's.
     """
+    from scipy.spatial.distance import jensenshannon
+
     # Of nearly equal distributions SciPy may take the root of -1e-17.
     with np.errstate(invalid="ignore"):
         distance = jensenshannon(first, second, base=2, axis=-1)
