@@ -61,6 +61,7 @@ class Node:
       run_id: Identifies its run; names the folder of its log.
       needs: Names of the nodes that have to be done before it starts; if one fails, it is skipped.
       after: Names of the nodes that have to have ended before it starts, done or not.
+      niceness: How far it gives way to other nodes; niceness of its process over the runner's.
     """
 
     node_id: str
@@ -68,6 +69,7 @@ class Node:
     run_id: str
     needs: tuple[str, ...] = ()
     after: tuple[str, ...] = ()
+    niceness: int = 0
 
 
 @dataclass
@@ -173,6 +175,7 @@ class ConcurrentDagRunner:
             log_path=str(self.output.node_log(node.run_id, node.node_id)),
             summarize=self.summarize,
             environment={**self.environment, "TMPDIR": tempfile.mkdtemp(dir=temporary, prefix="")},
+            niceness=node.niceness,
         )
         context = multiprocessing.get_context("forkserver")
         process = context.Process(target=run_node, args=(task, theirs), name=name)

@@ -46,6 +46,7 @@ class NodeTask:
       summarize: Import path of the function that makes a `Summary` from the id of a node and its
         output artifacts by key.
       environment: Environment variables to set.
+      niceness: Niceness of the process over that of the runner.
     """
 
     node_id: str
@@ -55,6 +56,7 @@ class NodeTask:
     log_path: str
     summarize: str
     environment: dict[str, str]
+    niceness: int = 0
 
 
 @dataclass(frozen=True)
@@ -99,6 +101,7 @@ def run_node(task: NodeTask, answer: Connection) -> None:
     Sends progress lines (`str`), and at last one `NodeResult`, through `answer`.
     """
     begin()
+    os.nice(task.niceness)
     signal.signal(signal.SIGTERM, _interrupt)
     try:
         redirect_output(task.log_path)

@@ -53,6 +53,7 @@ TINY = {
     "predict": Tiny(("--rows=1000", "--explained-rows=2", "--runs={run}")),
     "quality": Tiny(("--model=penguins", "--seed=7")),
     "reports": Tiny(("--run={run}", "--newest=1")),
+    "runs": Tiny(("--window=1", "--from=201302", "--to=201302")),
     "scale": Tiny(("--times=2", "--window=1", "--set", "training.epochs=1")),
     "security": Tiny(("--megabytes=0.5", "--rounds=2")),
     "serving": Tiny(("{run}/serving_model", "--tiny")),

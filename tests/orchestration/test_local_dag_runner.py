@@ -359,6 +359,10 @@ def test_data_nodes_of_the_next_run_go_ahead_and_it_takes_them_from_the_cache(
         for before in own[:3]:  # Else both would make the same things at once.
             assert events.index((before, COMPLETE)) < events.index((name, "running"))
         assert events.index((name, state)) < events.index(("ServingValidator", "running"))
+    # What goes ahead gives way.
+    assert f"niceness {os.nice(0)}\n" in lab.log("Trainer").read_text()
+    gone_ahead = lab.output.logs("run-2") / "SpanExampleGen.log"
+    assert f"niceness {os.nice(0) + 10}\n" in gone_ahead.read_text()
 
     results, _ = lab.run_with_ahead(following())
     assert states(results) == {

@@ -127,6 +127,7 @@ def Wait(
     own, are noted in a file.
     """
     note.set_float_custom_property("start", time.monotonic())
+    print(f"niceness {os.nice(0)}")
     if stubborn:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
     if children:
