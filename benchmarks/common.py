@@ -41,7 +41,7 @@ class Measured:
     Attributes:
       seconds: Wall-clock time.
       peak_bytes: Most memory that the command and its descendants held at once, each shared page
-        counted once (proportional set size, sampled four times a second).
+        counted once (proportional set size, sampled four times a second); 0 if not sampled.
       output: What it printed.
     """
 
@@ -50,8 +50,15 @@ class Measured:
     output: str
 
 
-def run_measured(arguments: list[str], allowed: Iterable[int] = (0,)) -> Measured:
+def run_measured(
+    arguments: list[str], allowed: Iterable[int] = (0,), *, with_memory: bool = True
+) -> Measured:
     """Runs a command of this project's Python and measures it.
+
+    Args:
+      arguments: Of Python.
+      allowed: Exit statuses that are no error.
+      with_memory: Whether to sample its memory, which takes up to a quarter of a core.
 
     Raises:
       RuntimeError: If its exit status is not among `allowed`.
@@ -73,10 +80,12 @@ def run_measured(arguments: list[str], allowed: Iterable[int] = (0,)) -> Measure
             peak[0] = max(peak[0], _session_memory(process.pid))
 
     sampler = threading.Thread(target=sample)
-    sampler.start()
+    if with_memory:
+        sampler.start()
     output = process.communicate()[0]
-    done.set()
-    sampler.join()
+    if with_memory:
+        done.set()
+        sampler.join()
     if process.returncode not in allowed:
         raise RuntimeError(f"{arguments} ended with status {process.returncode}:\n{output}")
     return Measured(time.perf_counter() - started, peak[0], output)

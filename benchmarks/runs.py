@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -28,21 +29,23 @@ def main(as_of: int | None, window: int | None, first: int | None, last: int | N
     with tempfile.TemporaryDirectory() as folder:
         output = Path(folder)
         command = ["local_runner.py", "run", f"--output={output / 'run'}", *options]
-        run = run_measured([*command, *([f"--as-of={as_of}"] if as_of else [])], _ENDINGS)
+        command += [f"--as-of={as_of}"] if as_of else []
+        run = run_measured(command, _ENDINGS, with_memory=False)
         (directory,) = list_directories(output / "run")
         nodes = node_seconds(directory.metadata)
         rows = [[name, f"{seconds:.1f}"] for name, seconds in nodes.items()]
         rows.append(["whole run", f"{run.seconds:.1f}"])
-        data = {"nodes": nodes, "run": run.seconds, "peak_bytes": run.peak_bytes}
+        data: dict[str, Any] = {"nodes": nodes, "run": run.seconds}
         if first and last:
             months = [f"--from={first}", f"--to={last}", f"--output={output / 'backtest'}"]
-            backtest = run_measured(["local_runner.py", "backtest", *months, *options])
+            command = ["local_runner.py", "backtest", *months, *options]
+            backtest = run_measured(command, with_memory=False)
             rows.append([f"backtest, {first} to {last}", f"{backtest.seconds:.1f}"])
             data["backtest"] = backtest.seconds
     data["additions"] = [before, after := _seconds_of_additions()]
     notes = (
-        f"Twenty million additions in Python took {before:.2f} s before and {after:.2f} s after: so "
-        f"fast is the machine. The run's processes held {run.peak_bytes / 1e9:.2f} GB at most."
+        f"Twenty million additions in Python took {before:.2f} s before and {after:.2f} s after: "
+        "so fast is the machine."
     )
     report("runs", ["node or command", "seconds"], rows, data, notes)
 
