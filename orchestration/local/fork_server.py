@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import tempfile
+from collections.abc import Iterator
 from multiprocessing import util
 from pathlib import Path
 
@@ -33,17 +35,29 @@ PRELOAD = [
 _LONGEST_SOCKET_FOLDER = 70
 
 
-def start_fork_server(log_path: Path) -> bool:
+@contextlib.contextmanager
+def fork_server(log_path: Path) -> Iterator[None]:
+    """Has a server as long as the context lasts, as `start_fork_server` starts it.
+
+    One that was there before stays. Another would go on importing after this process has ended.
+    """
+    before = psutil.Process().children()
+    try:
+        start_fork_server(log_path)
+        yield
+    finally:
+        for process in psutil.Process().children():
+            if process not in before:
+                process.terminate()
+
+
+def start_fork_server(log_path: Path) -> None:
     """Starts importing the libraries that node processes need, in the background.
 
     Args:
       log_path: File that takes what the libraries print while they are imported; its folder is
         made.
-
-    Returns:
-      Whether this process had no such server before.
     """
-    before = psutil.Process().children()
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(PRELOAD)
     from multiprocessing import forkserver
@@ -63,13 +77,6 @@ def start_fork_server(log_path: Path) -> bool:
             os.dup2(copy, descriptor)
             os.close(copy)
         os.close(log)
-    return psutil.Process().children() != before
-
-
-def stop_fork_server() -> None:
-    """Ends the server, which else imports everything before it sees that this process has ended."""
-    for process in psutil.Process().children():
-        process.terminate()
 
 
 def _place_sockets() -> None:

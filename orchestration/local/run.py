@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
-import shutil
 import time
 import traceback
 from collections.abc import Iterable, Mapping
@@ -18,7 +18,7 @@ from rich.text import Text
 from orchestration.local import cleaning, history
 from orchestration.local.changed_settings import changed_settings
 from orchestration.local.display import show_error, show_log
-from orchestration.local.fork_server import start_fork_server, stop_fork_server
+from orchestration.local.fork_server import fork_server
 from orchestration.local.history import NodeNote, RunRecord
 from orchestration.local.keys import encryption_keys, public_keys, signing_key
 from orchestration.local.model_directories import claim
@@ -115,26 +115,26 @@ def run_locked(
     logs = directory.logs(record.run_id)
     try:
         # First: the imports take longer than all that is done before the nodes run.
-        is_started = start_fork_server(logs / "imports.log")
-        prepared = prepare(config, directory)
-        claim(directory, config.model_name)
-        situation = prepared.situation
-        if use_cache and situation.is_served:
-            if is_started:
-                stop_fork_server()
-            shutil.rmtree(logs)
-            console.print(situation.nothing_new, soft_wrap=True)
-            return dataclasses.replace(record, outcome=Outcome.NOTHING_NEW)
-        record = dataclasses.replace(
-            record,
-            months=situation.months,
-            run_key=situation.run_key,
-            settings=changed_settings(config),
-            log=str(logs / "runner.log"),
-        )
-        record.write(directory)
-        results = _run_pipeline(prepared, directory, console, record.run_id, use_cache, ahead)
-        record = _conclude(record, results, directory, console)
+        with fork_server(logs / "imports.log"):
+            prepared = prepare(config, directory)
+            claim(directory, config.model_name)
+            situation = prepared.situation
+            if use_cache and situation.is_served:
+                (logs / "imports.log").unlink()
+                with contextlib.suppress(OSError):  # A schedule has what the run shows in it.
+                    logs.rmdir()
+                console.print(situation.nothing_new, soft_wrap=True)
+                return dataclasses.replace(record, outcome=Outcome.NOTHING_NEW)
+            record = dataclasses.replace(
+                record,
+                months=situation.months,
+                run_key=situation.run_key,
+                settings=changed_settings(config),
+                log=str(logs / "runner.log"),
+            )
+            record.write(directory)
+            results = _run_pipeline(prepared, directory, console, record.run_id, use_cache, ahead)
+            record = _conclude(record, results, directory, console)
     except UserError as error:
         show_error(console, str(error))
         record = _failed(record, str(error).splitlines(), lasting=lasts(error))

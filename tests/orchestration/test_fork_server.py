@@ -14,14 +14,20 @@ from pathlib import Path
 import psutil
 from orchestration.local import fork_server
 
+def servers():
+    found = psutil.Process().children()
+    return [process for process in found if "forkserver" in " ".join(process.cmdline())]
+
 sys.path.append(".")  # The server's too.
 fork_server.PRELOAD[:] = ["slow"]
 log = Path("logs", "imports.log")
-print(fork_server.start_fork_server(log), fork_server.start_fork_server(log))
-servers = psutil.Process().children()
-fork_server.stop_fork_server()
-gone, alive = psutil.wait_procs(servers, 20)
-print(len(servers) > 0, [p for p in alive if "forkserver" in " ".join(p.cmdline())])
+with fork_server.fork_server(log):
+    first = servers()
+    with fork_server.fork_server(log):
+        pass
+    print(len(first), servers() == first, log.exists())
+psutil.wait_procs(first, 20)
+print(servers())
 """
 
 
@@ -35,7 +41,7 @@ def test_fork_server_is_started_once_and_ends_while_it_still_imports(tmp_path: P
         cwd=tmp_path,
         env={"PYTHONPATH": str(PROJECT)},
     )
-    assert done.stdout == "True False\nTrue []\n", done.stderr
+    assert done.stdout == "1 True True\n[]\n", done.stderr
 
 
 def test_process_of_a_run_imports_no_tfx_which_its_fork_server_does() -> None:
