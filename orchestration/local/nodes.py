@@ -93,7 +93,7 @@ def run_nodes(
     console: Console,
     environment: Mapping[str, str],
 ) -> dict[str, NodeResult]:
-    """Runs the nodes of a pipeline; whose libraries a fork server has imported.
+    """Runs the nodes of a pipeline, forked from a server that was started before.
 
     Args:
       nodes: The nodes by name, in topological order. Those of another run go ahead of it.
